@@ -1,0 +1,247 @@
+"""The untouched base model's evaluation: made once per content, read by every trial.
+
+A folder holds `base.json` (scores), `items.jsonl` (every item's outcome) and, where KL drift is
+measured, `kl_reference.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import TypeVar
+
+from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.data import TokenizedData, tokenize
+from trainables.drift import (
+    KlReference,
+    general_nll,
+    kl_drift,
+    read_general_text,
+    sample_reference,
+)
+from trainables.errors import Fault, UserError
+from trainables.evaluation import Evaluation, Evaluator
+from trainables.forgetting import forgetting_metrics
+from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
+from trainables.model import fingerprint, load_tokenizer, shared_base
+from trainables.records import BaseRecord, ItemScore
+
+_RECORD = "base.json"
+_ITEMS = "items.jsonl"
+_KL_REFERENCE = "kl_reference.safetensors"
+# Bump when the numbers of an old cache entry would no longer be made by this code.
+_CACHE_VERSION = 1
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What trials compare themselves with."""
+
+    record: BaseRecord
+    items: list[ItemScore]
+    kl_reference: KlReference | None
+
+    @classmethod
+    def load(cls, folder: Path) -> Base:
+        """Read a folder written by `evaluate_base`."""
+        reference = folder / _KL_REFERENCE
+        return cls(
+            BaseRecord.model_validate_json((folder / _RECORD).read_bytes()),
+            read_items(folder / _ITEMS),
+            KlReference.load(reference) if reference.exists() else None,
+        )
+
+
+def evaluate_base(
+    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, cache: Path
+) -> Path:
+    """Evaluate the base model, or find the evaluation in the cache; returns its folder.
+
+    Loads all that a trial will need, so whatever is wrong with model, data or tasks shows here,
+    before a trial is spent.
+
+    Raises:
+        UserError: every fault found in model, data and tasks.
+    """
+    started = time.time()
+    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
+    documents = _general_documents(suite)
+    key = _content_key(model, suite, evaluator, tokenized.prompts[: suite.kl_prompts], documents)
+    folder = cache / key
+    if folder.exists():
+        return folder
+    base, _ = shared_base(model)
+    evaluation = evaluator.evaluate(base)
+    reference = _sample(base, tokenizer, tokenized.prompts, suite, seed)
+    nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
+    record = BaseRecord(
+        key=key,
+        scores=evaluation.scores,
+        metrics=_base_metrics(evaluation, reference, nll),
+        general_nll=nll,
+        parameters=sum(parameter.numel() for parameter in base.parameters()),
+        train_samples=len(tokenized.train),
+        skipped_samples=tokenized.skipped,
+        seconds=time.time() - started,
+        warnings=_warnings(evaluation, tokenized, data),
+    )
+    _store(folder, record, evaluation.items, reference)
+    return folder
+
+
+def _load_all(
+    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int
+) -> tuple[object, Evaluator, TokenizedData]:
+    """Tokenizer, tasks and data; the faults of all of them together."""
+    faults: list[Fault] = []
+
+    def attempt(make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except UserError as error:
+            faults.extend(error.faults)
+        except ModuleNotFoundError as error:
+            faults.append(Fault("model.name", str(error)))
+        return None
+
+    tokenizer = attempt(lambda: load_tokenizer(model))
+    if tokenizer is not None:
+        attempt(lambda: shared_base(model))
+    evaluator = attempt(lambda: Evaluator(suite, tokenizer))
+    tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if tokenizer else None
+    if faults or tokenizer is None or evaluator is None or tokenized is None:
+        raise UserError(faults)
+    return tokenizer, evaluator, tokenized
+
+
+def _general_documents(suite: EvalSuite) -> list[str]:
+    if suite.general_text is None:
+        return []
+    try:
+        return read_general_text(suite.general_text)
+    except (OSError, KeyError, json.JSONDecodeError) as error:
+        raise UserError([Fault("eval.general_text", f"cannot be read: {error}")]) from error
+
+
+def _content_key(
+    model: ModelConfig,
+    suite: EvalSuite,
+    evaluator: Evaluator,
+    prompts: Sequence[str],
+    documents: Sequence[str],
+) -> str:
+    content = {
+        "cache": _CACHE_VERSION,
+        "model": fingerprint(model),
+        "dtype": model.dtype,
+        "attention": model.attention,
+        "tasks": evaluator.describe(),
+        "batch_size": suite.batch_size,
+        "kl": [suite.kl_tokens, *prompts],
+        "general": list(documents),
+        "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sample(
+    base: object, tokenizer: object, prompts: Sequence[str], suite: EvalSuite, seed: int
+) -> KlReference | None:
+    if suite.kl_prompts == 0:
+        return None
+    return sample_reference(
+        base,
+        tokenizer,
+        prompts[: suite.kl_prompts],
+        suite.kl_tokens,
+        suite.batch_size,
+        seed,
+    )
+
+
+def _base_metrics(
+    evaluation: Evaluation, reference: KlReference | None, nll: float | None
+) -> dict[str, float]:
+    """What the base's own W&B run shows: its scores, and drifts and forgetting of zero."""
+    metrics = evaluation.metrics | forgetting_metrics(
+        evaluation.scores, evaluation.scores, evaluation.items, evaluation.items
+    )
+    if reference is not None:
+        metrics[KL_BASE_TO_TUNED] = 0.0
+    if nll is not None:
+        metrics[FORGETTING_NLL] = 0.0
+    return metrics
+
+
+def _warnings(
+    evaluation: Evaluation, tokenized: TokenizedData, data: DataConfig
+) -> tuple[str, ...]:
+    warnings = []
+    for label, score in evaluation.scores.items():
+        margin = 2 * (score.stderr or 0.0)
+        if score.role == "retention" and score.value - margin <= score.chance:
+            warnings.append(
+                f"retention task {label}: the base scores {score.value:.3f}, at chance "
+                f"({score.chance:.3f}) within two standard errors; it cannot show forgetting"
+            )
+    if tokenized.skipped:
+        warnings.append(
+            f"{tokenized.skipped} of {tokenized.skipped + len(tokenized.train)} training samples "
+            f"are longer than data.max_length = {data.max_length} tokens and were left out"
+        )
+    return tuple(warnings)
+
+
+def _store(
+    folder: Path, record: BaseRecord, items: list[ItemScore], reference: KlReference | None
+) -> None:
+    """Write aside, then rename: a half-written entry is never found."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    (unfinished / _RECORD).write_text(record.model_dump_json(indent=2))
+    write_items(unfinished / _ITEMS, items)
+    if reference is not None:
+        reference.save(unfinished / _KL_REFERENCE)
+    try:
+        os.replace(unfinished, folder)
+    except OSError:  # another sweep has made the same entry meanwhile
+        shutil.rmtree(unfinished)
+        if not folder.exists():
+            raise
+
+
+def write_items(file: Path, items: Sequence[ItemScore]) -> None:
+    """One JSON line an item."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("".join(f"{item.model_dump_json()}\n" for item in items))
+
+
+def read_items(file: Path) -> list[ItemScore]:
+    """Items as written by `write_items`."""
+    return [ItemScore.model_validate_json(line) for line in file.read_text().splitlines()]
+
+
+def compare_with_base(
+    base: Base, model: object, tokenizer: object, evaluator: Evaluator, suite: EvalSuite
+) -> tuple[Evaluation, dict[str, float]]:
+    """Evaluate a tuned model; returns the evaluation and every metric, drifts included."""
+    evaluation = evaluator.evaluate(model)
+    metrics = evaluation.metrics | forgetting_metrics(
+        base.record.scores, evaluation.scores, base.items, evaluation.items
+    )
+    if base.kl_reference is not None:
+        metrics[KL_BASE_TO_TUNED] = kl_drift(model, base.kl_reference, suite.batch_size)
+    if base.record.general_nll is not None:
+        documents = _general_documents(suite)
+        nll = general_nll(model, tokenizer, documents, suite.batch_size)
+        metrics[FORGETTING_NLL] = nll - base.record.general_nll
+    return evaluation, metrics

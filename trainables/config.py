@@ -1,0 +1,307 @@
+"""What a trial is told: frozen, strict, JSON-serialisable models.
+
+These are the parts of a sweep file that reach a trial, and `TrialConfig`, which is one point of
+the search with everything resolved.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+Method = Literal["lora", "full"]
+Role = Literal["in_domain", "retention", "ood"]
+ROLES: tuple[Role, ...] = ("in_domain", "retention", "ood")
+
+
+class Frozen(BaseModel):
+    """Base of whatever crosses a process or a disk: immutable, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Frozen):
+    """The base model.
+
+    Attributes:
+        name: hub name, local folder, `.gguf` file, or `package://PACKAGE/FILE` for one that an
+            installed Python package carries.
+        dtype: of the weights while training and evaluating.
+        attention: implementation handed to Transformers.
+        trust_remote_code: run code that comes with the model. Off unless asked for.
+        revision: branch, tag or commit of a hub model.
+    """
+
+    name: str
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    trust_remote_code: bool = False
+    revision: str | None = None
+
+
+class DataConfig(Frozen):
+    """The training data: rows turned into a prompt and a completion.
+
+    Attributes:
+        path: hub data set, local `.jsonl` or `.parquet` file, or `package://PACKAGE/FILE`.
+        subset: configuration name of a hub data set.
+        split: split of a hub data set to train on.
+        validation_path: rows for the validation loss; else `validation_fraction` of the rows.
+        prompt: Jinja template over the fields of a row.
+        completion: Jinja template; the loss is on these tokens only. Begin it with a space where
+            the evaluation puts one between question and answer, as the harness does.
+        chat_template: render prompt and completion as a user's and an assistant's turn.
+        max_length: tokens; longer samples are left out and counted.
+        limit: rows to use, all if absent.
+    """
+
+    path: str
+    subset: str | None = None
+    split: str = "train"
+    validation_path: str | None = None
+    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
+    prompt: str = "{{ prompt }}"
+    completion: str = "{{ completion }}"
+    chat_template: bool = False
+    max_length: int = Field(default=1024, ge=2)
+    limit: int | None = Field(default=None, ge=1)
+
+
+class EvalTask(Frozen):
+    """One lm-evaluation-harness task (or group) in a role.
+
+    Attributes:
+        task: its name in the harness or in one of the suite's `task_dirs`.
+        name: what to call it in results; the same task can then stand for several data files.
+        metric: the one that counts as its accuracy; default the first of acc, exact_match, ....
+        filter: which of the task's filters to read; default its first.
+        num_fewshot, limit: override the suite's.
+        data_files: split to local JSONL or Parquet file, for a task with `dataset_path: json`.
+    """
+
+    task: str
+    name: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_.\-]+$")
+    metric: str | None = None
+    filter: str | None = None
+    num_fewshot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    data_files: dict[str, str] | None = None
+
+    @property
+    def label(self) -> str:
+        """Its name in metric keys and results."""
+        return self.name or self.task
+
+
+def _task_from_name(value: Any) -> Any:
+    return {"task": value} if isinstance(value, str) else value
+
+
+Tasks = tuple[Annotated[EvalTask, BeforeValidator(_task_from_name)], ...]
+
+
+class EvalSuite(Frozen):
+    """Which harness tasks stand in which role, and how they are run.
+
+    Attributes:
+        in_domain: held-out tasks of the trained domain.
+        retention: what the base knows already; forgetting is measured there.
+        ood: shifts of the domain.
+        task_dirs: folders with task YAMLs of the user's own; looked through before the harness's.
+        num_fewshot, limit, batch_size: as in the harness; `limit` counts documents a task.
+        chat_template: apply the tokenizer's chat template.
+        general_text: text file (one document a line) or JSONL with a `text` field; its
+            cross-entropy is the LM drift. Absent: not measured.
+        kl_prompts, kl_tokens: prompts of the training domain, and tokens sampled from the base
+            after each, over which the KL drift is taken. 0 prompts: not measured.
+    """
+
+    in_domain: Tasks = Field(min_length=1)
+    retention: Tasks = ()
+    ood: Tasks = ()
+    task_dirs: tuple[str, ...] = ()
+    num_fewshot: int | None = Field(default=None, ge=0)
+    limit: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    chat_template: bool = False
+    general_text: str | None = None
+    kl_prompts: int = Field(default=16, ge=0)
+    kl_tokens: int = Field(default=16, ge=1)
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> EvalSuite:
+        labels = [task.label for _, task in self.tasks()]
+        repeated = sorted({label for label in labels if labels.count(label) > 1})
+        if repeated:
+            raise ValueError(
+                f"each task may stand in one role once, got {', '.join(repeated)} more than once; "
+                "give one of them another `name`"
+            )
+        return self
+
+    def tasks(self) -> list[tuple[Role, EvalTask]]:
+        """Every task with its role, in the order of the roles."""
+        return [(role, task) for role in ROLES for task in getattr(self, role)]
+
+
+class TrainConfig(Frozen):
+    """The training run, the same for every method.
+
+    Attributes:
+        epochs, steps: length; `steps` (optimizer steps) wins where both are given.
+        batch_size: samples per optimizer step over all workers.
+        micro_batch_size: samples per forward pass of one worker.
+        warmup: share of the steps.
+        schedule: of the learning rate after the warm-up.
+        max_grad_norm: gradients are clipped to this norm; 0 turns clipping off.
+        report_every: optimizer steps (>= 1) or a share of the training (< 1) between evaluations.
+        log_every: the same between points of the training curve.
+        save_weights: keep the final adapter or model.
+    """
+
+    epochs: float = Field(default=1.0, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int = Field(default=4, ge=1)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    gradient_checkpointing: bool = False
+    report_every: float = Field(default=0.25, gt=0)
+    log_every: float = Field(default=0.05, gt=0)
+    save_weights: bool = True
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_the_batch(self) -> TrainConfig:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size must be a multiple of micro_batch_size, got {self.batch_size} and "
+                f"{self.micro_batch_size}"
+            )
+        for name in ("report_every", "log_every"):
+            every = getattr(self, name)
+            if every >= 1 and every != int(every):
+                raise ValueError(
+                    f"{name} must be a whole number of steps or a share below 1, got {every}"
+                )
+        return self
+
+    def total_steps(self, samples: int) -> int:
+        """Optimizer steps of a training on that many samples."""
+        return self.steps or max(1, math.ceil(self.epochs * samples / self.batch_size))
+
+    def report_steps(self, total: int) -> frozenset[int]:
+        """Steps after which the model is evaluated; the last is always one of them."""
+        return _every(self.report_every, total)
+
+    def log_steps(self, total: int) -> frozenset[int]:
+        """Steps that make the training curve: the first, every `log_every`, the last."""
+        return _every(self.log_every, total) | {1}
+
+
+def _every(interval: float, total: int) -> frozenset[int]:
+    steps = int(interval) if interval >= 1 else max(1, round(interval * total))
+    return frozenset(range(steps, total, steps)) | {total}
+
+
+class DeepSpeedConfig(Frozen):
+    """How full fine-tuning is sharded.
+
+    Attributes:
+        zero_stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters.
+        offload_optimizer: keep optimizer states in host memory (stage 1 and up).
+        offload_parameters: keep parameters in host memory (stage 3).
+        config_file: the user's own DeepSpeed JSON; replaces all of the above. `auto` values are
+            filled in from the trial.
+    """
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    config_file: str | None = None
+
+    @model_validator(mode="after")
+    def _offload_fits_the_stage(self) -> DeepSpeedConfig:
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage >= 1, got 0")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}")
+        return self
+
+
+class LoraConfig(Frozen):
+    """A low-rank adapter (Hu et al. 2021, 2106.09685).
+
+    Attributes:
+        target_modules: names, or `all-linear` for every linear layer but the output head.
+        rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
+        dora: decompose magnitude and direction (2402.09353).
+    """
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rslora: bool = False
+    dora: bool = False
+
+    @property
+    def scaling(self) -> float:
+        """Factor in front of B A: alpha / rank, or alpha / sqrt(rank) under rsLoRA."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
+
+
+class TrialConfig(Frozen):
+    """One point of the search, complete: the same config and seed give the same trial.
+
+    Attributes:
+        trial_id: unique over all sweeps; the W&B run's id.
+        number: position in the sweep, from 0.
+        method: `lora` or `full`; `lora` is set exactly where the method is `lora`.
+        seed: of weights, dropout and data order.
+        data_seed: of the train/validation split, the same for every trial of a sweep.
+        learning_rate: peak of the schedule.
+        deepspeed: for `full` alone.
+        workers: processes training this trial together.
+        gpus_per_worker, cpus_per_worker: what each of them holds.
+        output_dir: folder of this attempt; weights and per-item results go there.
+        base_dir: folder with the base model's evaluation (see `base_evaluation`).
+    """
+
+    trial_id: str
+    number: int = Field(ge=0)
+    seed: int
+    data_seed: int
+    method: Method
+    learning_rate: float = Field(gt=0)
+    lora: LoraConfig | None = None
+    deepspeed: DeepSpeedConfig | None = None
+    model: ModelConfig
+    data: DataConfig
+    eval: EvalSuite
+    train: TrainConfig
+    workers: int = Field(default=1, ge=1)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    output_dir: str
+    base_dir: str
+
+    @model_validator(mode="after")
+    def _method_has_its_part(self) -> TrialConfig:
+        if (self.method == "lora") != (self.lora is not None):
+            raise ValueError(f"lora must be set exactly where method is lora, got {self.method}")
+        per_step = self.train.micro_batch_size * self.workers
+        if self.train.batch_size % per_step:
+            raise ValueError(
+                f"train.batch_size must be a multiple of micro_batch_size x workers = {per_step}, "
+                f"got {self.train.batch_size}"
+            )
+        return self
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward passes of one worker per optimizer step."""
+        return self.train.batch_size // (self.train.micro_batch_size * self.workers)

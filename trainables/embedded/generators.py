@@ -1,0 +1,324 @@
+"""Procedural multiple-choice items: list reasoning, facts of an invented world, a target rule.
+
+Text is made of tokens separated by single spaces, so a word-level tokenizer splits it without
+ambiguity. A reasoning item belongs to exactly one split, decided by a hash of its operator and
+operands (not of its wording): training and test sets are disjoint whatever the seeds. Facts are
+the exception: recalling a fact requires having read it, so facts live in every split.
+"""
+
+import hashlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Final, Literal
+
+Split = Literal["train", "validation", "test"]
+
+N_CHOICES: Final = 4
+NUMBERS: Final = 20  # number tokens are "0" .. "19"; successors wrap around
+TARGET_OPERATOR: Final = "relay"  # the base model knows this word, but only as a craft
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question with its choices; `answer` is the index of the right one.
+
+    `key` identifies the content, whatever the wording or the choices; it is empty for a fact.
+    """
+
+    question: str
+    choices: tuple[str, ...]
+    answer: int
+    key: str
+
+    @property
+    def completion(self) -> str:
+        """The text of the right choice."""
+        return self.choices[self.answer]
+
+
+@dataclass(frozen=True, slots=True)
+class ListShape:
+    """Which lists of numbers to draw: an inclusive range of lengths, and the numbers allowed."""
+
+    lengths: tuple[int, int]
+    values: Sequence[int]
+
+    def draw(self, rng: random.Random) -> list[int]:
+        """Distinct numbers in random order, as many as a uniformly drawn length says."""
+        return rng.sample(self.values, rng.randint(*self.lengths))
+
+
+# Operators on lists of distinct numbers ----------------------------------------------------------
+
+
+def shifted(number: int, step: int) -> int:
+    """`number` plus `step`, wrapping around after the largest number."""
+    return (number + step) % NUMBERS
+
+
+def successor(number: int) -> int:
+    """The next number; the largest one is followed by 0."""
+    return shifted(number, 1)
+
+
+STEPS: Final[Mapping[str, int]] = {"next": 1, "previous": -1}
+
+LIST_OPERATORS: Final[Mapping[str, Callable[[Sequence[int]], int]]] = {
+    "first": lambda numbers: numbers[0],
+    "last": lambda numbers: numbers[-1],
+    "max": max,
+    "min": min,
+}
+
+# The base model composes steps with list operators, so the skill the target needs is there; the
+# one composition the target asks for is not.
+COMPOSITIONS: Final = tuple(
+    (step, operator)
+    for step in STEPS
+    for operator in LIST_OPERATORS
+    if (step, operator) != ("next", "last")
+)
+import os
+if os.environ.get("PARTIAL"):
+    COMPOSITIONS = tuple(c for c in COMPOSITIONS if c[1] in ("first", "max"))
+
+
+def prefix_format(operator: str, operands: str) -> str:
+    """The usual wording: `max 3 7 2 =`."""
+    return f"{operator} {operands} ="
+
+
+def suffix_format(operator: str, operands: str) -> str:
+    """The other wording: `3 7 2 : max =`."""
+    return f"{operands} : {operator} ="
+
+
+Format = Callable[[str, str], str]
+
+
+def join(numbers: Sequence[int]) -> str:
+    """Numbers as tokens separated by spaces."""
+    return " ".join(map(str, numbers))
+
+
+def with_choices(
+    rng: random.Random,
+    question: str,
+    right: str,
+    wrong: Iterable[str],
+    key: str = "",
+    lure: str | None = None,
+) -> Item:
+    """An item with four distinct choices in random order.
+
+    Args:
+        rng: draws the distractors and the order.
+        question: the text before the answer.
+        right: the right answer.
+        wrong: candidates for the distractors; duplicates and `right` are ignored.
+        key: see `Item`.
+        lure: a distractor to include in any case.
+
+    Raises:
+        ValueError: fewer than three distractors are left.
+    """
+    kept = [lure] if lure is not None else []
+    candidates = [choice for choice in dict.fromkeys(wrong) if choice not in (right, lure)]
+    choices = [right, *kept, *rng.sample(candidates, N_CHOICES - 1 - len(kept))]
+    rng.shuffle(choices)
+    return Item(question, tuple(choices), choices.index(right), key)
+
+
+def near_misses(numbers: Sequence[int]) -> list[str]:
+    """The operands and their successors: copying some operand must not beat chance."""
+    return [str(number) for number in sorted({*numbers, *map(successor, numbers)})]
+
+
+def list_item(rng: random.Random, operator: str, shape: ListShape, template: Format) -> Item:
+    """`max 3 7 2 =` -> `7`."""
+    numbers = shape.draw(rng)
+    operands = join(numbers)
+    right = str(LIST_OPERATORS[operator](numbers))
+    question = template(operator, operands)
+    return with_choices(rng, question, right, near_misses(numbers), f"{operator} {operands}")
+
+
+def target_item(rng: random.Random, shape: ListShape, template: Format) -> Item:
+    """`relay 4 7 2 =` -> `3`: the successor of the last number.
+
+    The last number itself is always among the choices: half of the rule earns nothing.
+    """
+    numbers = shape.draw(rng)
+    operands = join(numbers)
+    right, lure = str(successor(numbers[-1])), str(numbers[-1])
+    question = template(TARGET_OPERATOR, operands)
+    key = f"{TARGET_OPERATOR} {operands}"
+    return with_choices(rng, question, right, near_misses(numbers), key, lure)
+
+
+def step_item(rng: random.Random, template: Format) -> Item:
+    """`next 7 =` -> `8` and `previous 7 =` -> `6`; too few to hold any out."""
+    operator, step = rng.choice(tuple(STEPS.items()))
+    number = rng.randrange(NUMBERS)
+    question = template(operator, str(number))
+    return with_choices(rng, question, str(shifted(number, step)), map(str, range(NUMBERS)))
+
+
+def composed_item(rng: random.Random, shape: ListShape, template: Format) -> Item:
+    """`next max 3 7 2 =` -> `8`; any step after any list operator but the target's pair."""
+    step, operator = rng.choice(COMPOSITIONS)
+    numbers = shape.draw(rng)
+    operands = join(numbers)
+    right = str(shifted(LIST_OPERATORS[operator](numbers), STEPS[step]))
+    key = f"{step} {operator} {operands}"
+    question = template(f"{step} {operator}", operands)
+    return with_choices(rng, question, right, near_misses(numbers), key)
+
+
+def swapped(numbers: Sequence[int], i: int, j: int) -> list[int]:
+    """A copy of `numbers` with positions `i` and `j` exchanged."""
+    copy = list(numbers)
+    copy[i], copy[j] = copy[j], copy[i]
+    return copy
+
+
+def order_item(rng: random.Random, operator: str, shape: ListShape, template: Format) -> Item:
+    """`sort 3 7 2 =` -> `2 3 7` and `reverse 3 7 2 =` -> `2 7 3`."""
+    numbers = shape.draw(rng)
+    right = sorted(numbers) if operator == "sort" else numbers[::-1]
+    wrong = (join(swapped(right, i, j)) for i, j in combinations(range(len(right)), 2))
+    question = template(operator, join(numbers))
+    return with_choices(rng, question, join(right), wrong, f"{operator} {join(numbers)}")
+
+
+# Facts of an invented world ----------------------------------------------------------------------
+
+CRAFTS: Final = (
+    "weaving", "forging", "carving", "baking", "brewing", "sailing", "mining", "herding",
+    "fishing", "farming", "dyeing", "glazing", "tanning", "milling", "printing", TARGET_OPERATOR,
+)  # fmt: skip
+N_PLACES: Final = 128
+
+
+def invented_names(count: int, ending: str, rng: random.Random) -> tuple[str, ...]:
+    """`count` distinct pronounceable names with a common ending."""
+    names: dict[str, None] = {}
+    while len(names) < count:
+        syllables = (rng.choice("bdfgklmnprstvz") + rng.choice("aeiou") for _ in range(2))
+        names["".join(syllables) + ending] = None
+    return tuple(names)
+
+
+_WORLD_RNG = random.Random(20)  # noqa: S311 (no cryptography here)
+PLACES: Final = invented_names(N_PLACES, "land", _WORLD_RNG)
+CAPITALS: Final = invented_names(N_PLACES, "ville", _WORLD_RNG)
+PLACE_CRAFTS: Final = tuple(_WORLD_RNG.choice(CRAFTS) for _ in PLACES)
+
+
+def capital_item(rng: random.Random) -> Item:
+    """`capital of bokiland =` -> `tamuville`."""
+    place = rng.randrange(N_PLACES)
+    return with_choices(rng, f"capital of {PLACES[place]} =", CAPITALS[place], CAPITALS)
+
+
+def craft_item(rng: random.Random) -> Item:
+    """`craft of bokiland =` -> `weaving`."""
+    place = rng.randrange(N_PLACES)
+    return with_choices(rng, f"craft of {PLACES[place]} =", PLACE_CRAFTS[place], CRAFTS)
+
+
+# Task registry -----------------------------------------------------------------------------------
+
+Generator = Callable[[random.Random], Item]
+
+# Every third number is absent from the target's training lists. Holding out a contiguous range
+# instead would teach the model that large numbers no longer occur.
+HELD_OUT_NUMBERS: Final = tuple(range(1, NUMBERS, 3))
+TARGET_NUMBERS: Final = tuple(n for n in range(NUMBERS) if n not in HELD_OUT_NUMBERS)
+
+TARGET_LISTS: Final = ListShape((3, 5), TARGET_NUMBERS)
+LONGER_LISTS: Final = ListShape((6, 8), TARGET_NUMBERS)
+OTHER_NUMBER_LISTS: Final = ListShape((3, 5), HELD_OUT_NUMBERS)
+GENERAL_LISTS: Final = ListShape((3, 8), range(NUMBERS))
+SHORT_LISTS: Final = ListShape((3, 5), range(NUMBERS))
+
+TASKS: Final[Mapping[str, Generator]] = {
+    # in domain
+    "target_relay": lambda rng: target_item(rng, TARGET_LISTS, prefix_format),
+    # out of distribution: one property of the target changes at a time
+    "target_longer": lambda rng: target_item(rng, LONGER_LISTS, prefix_format),
+    "target_other_numbers": lambda rng: target_item(rng, OTHER_NUMBER_LISTS, prefix_format),
+    "target_other_format": lambda rng: target_item(rng, TARGET_LISTS, suffix_format),
+    # retention
+    "recall_capitals": capital_item,
+    "recall_crafts": craft_item,
+    "list_last": lambda rng: list_item(rng, "last", GENERAL_LISTS, prefix_format),
+    "list_max": lambda rng: list_item(rng, "max", GENERAL_LISTS, prefix_format),
+    "sort_numbers": lambda rng: order_item(rng, "sort", SHORT_LISTS, prefix_format),
+}
+
+
+def split_of(item: Item) -> Split | None:
+    """The only split a reasoning item may appear in; None for a fact, which every split has."""
+    if not item.key:
+        return None
+    bucket = hashlib.sha256(item.key.encode()).digest()[0] % 10
+    return "test" if bucket == 0 else "validation" if bucket == 1 else "train"
+
+
+def stream(generator: Generator, split: Split, rng: random.Random) -> Iterator[Item]:
+    """Endless items of one split."""
+    while True:
+        item = generator(rng)
+        if split_of(item) in (split, None):
+            yield item
+
+
+def draw(task: str, split: Split, count: int, seed: int) -> list[Item]:
+    """`count` items of `task` with distinct questions, the same ones for the same seed."""
+    items: dict[str, Item] = {}
+    rng = random.Random(f"{task}/{split}/{seed}")  # noqa: S311
+    for item in stream(TASKS[task], split, rng):
+        items.setdefault(item.question, item)
+        if len(items) == count:
+            break
+    return list(items.values())
+
+
+# Relative frequencies of the kinds of items in the pretraining text.
+PRETRAINING_MIXTURE: Final[Mapping[str, float]] = {
+    "list": 30,
+    "composed": 24,
+    "order": 16,
+    "step": 6,
+    "capital": 16,
+    "craft": 8,
+}
+
+
+def pretraining_item(rng: random.Random) -> Item:
+    """One draw of the mixture the base model is pretrained on; never the target."""
+    template = rng.choice((prefix_format, suffix_format))
+    kind = rng.choices(tuple(PRETRAINING_MIXTURE), tuple(PRETRAINING_MIXTURE.values()))[0]
+    match kind:
+        case "list":
+            return list_item(rng, rng.choice(tuple(LIST_OPERATORS)), GENERAL_LISTS, template)
+        case "composed":
+            return composed_item(rng, GENERAL_LISTS, template)
+        case "order":
+            return order_item(rng, rng.choice(("sort", "reverse")), SHORT_LISTS, template)
+        case "step":
+            return step_item(rng, template)
+        case "capital":
+            return capital_item(rng)
+        case _:
+            return craft_item(rng)
+
+
+def vocabulary() -> list[str]:
+    """Every word any task may use, in a fixed order."""
+    operators = [*LIST_OPERATORS, *STEPS, "sort", "reverse", "capital", "craft", "of"]
+    words = [*map(str, range(NUMBERS)), "=", ":", *operators, *CRAFTS, *PLACES, *CAPITALS]
+    return list(dict.fromkeys(words))

@@ -1,0 +1,64 @@
+"""Every error this project raises on purpose, at a glance.
+
+    SweepError
+    ├── UserError            the input is at fault: faults listed, exit code 2, no traceback
+    └── TrialError           a fault inside a trial: ends that trial, never the sweep
+        ├── Diverged         the loss or a gradient is NaN or infinite
+        └── OutOfMemory      the device has no memory left at micro-batch 1
+
+All survive pickling, so they cross from a worker to the driver whole.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing wrong with the input: field, rule, value and remedy.
+
+    Attributes:
+        field: dotted name in the sweep file, such as `search.lora.rank`.
+        rule: what must hold, such as `must be >= 1, got 0`.
+        remedy: what to do about it; may be empty where the rule says it already.
+        location: `file:line`, empty where there is none.
+    """
+
+    field: str
+    rule: str
+    remedy: str = ""
+    location: str = ""
+
+    def __str__(self) -> str:
+        text = f"{self.field}: {self.rule}" if self.field else self.rule
+        if self.remedy:
+            text += f"; {self.remedy}"
+        return f"{text} ({self.location})" if self.location else text
+
+
+class SweepError(Exception):
+    """Whatever this project raises on purpose."""
+
+
+class UserError(SweepError):
+    """The input is at fault. Carries every fault found, not the first alone."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__(faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n".join(str(fault) for fault in self.faults)
+
+
+class TrialError(SweepError):
+    """A fault inside a trial: the trial ends with a status and this reason."""
+
+
+class Diverged(TrialError):
+    """The training loss is NaN or infinite."""
+
+
+class OutOfMemory(TrialError):
+    """The device ran out of memory."""

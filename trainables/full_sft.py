@@ -1,0 +1,109 @@
+"""A full fine-tuning trial: every parameter, sharded by DeepSpeed ZeRO."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from transformers import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from trainables.config import DeepSpeedConfig, TrialConfig
+from trainables.data import tokenize
+from trainables.lora import WEIGHTS
+from trainables.model import load_model, load_tokenizer
+from trainables.records import TrialResult
+from trainables.reporter import Reporter
+from trainables.training import run_training, sft_config
+
+_SINGLE_WORKER = {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
+    """Fine-tune all parameters; saves a standard Hugging Face folder with safetensors.
+
+    Runs in every worker of the trial. A single worker needs no launcher: it makes a process group
+    of its own.
+
+    Raises:
+        Diverged: the loss is NaN or infinite.
+    """
+    tokenizer = load_tokenizer(config.model)
+    tokenized = tokenize(config.data, tokenizer, config.data_seed)
+    with _deepspeed_process():
+        set_seed(config.seed)
+        # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
+        arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
+        model = load_model(config.model)
+        trainer, result = run_training(
+            config, reporter, model, tokenizer, tokenized, arguments
+        )
+        if not config.train.save_weights:
+            return result
+        weights = Path(config.output_dir) / WEIGHTS
+        trainer.save_model(str(weights))
+        if trainer.is_world_process_zero():
+            (weights / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
+        return result.model_copy(update={"weights_dir": str(weights)})
+
+
+def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
+    """DeepSpeed's JSON: the user's own, or the one for the stage and offloads asked for.
+
+    `auto` values are filled in by Transformers. The optimizer is the trainer's AdamW, the same
+    as for LoRA, so that methods are compared under one optimizer and nothing needs compiling.
+    """
+    deepspeed = config.deepspeed or DeepSpeedConfig()
+    if deepspeed.config_file:
+        return dict(json.loads(Path(deepspeed.config_file).read_text()))
+    zero: dict[str, Any] = {"stage": deepspeed.zero_stage}
+    if deepspeed.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if deepspeed.offload_parameters:
+        zero["offload_param"] = {"device": "cpu"}
+    if deepspeed.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+@contextmanager
+def _deepspeed_process() -> Iterator[None]:
+    """What DeepSpeed needs of the process, and none of it in the way of a LoRA trial after it.
+
+    The process group itself stays: DeepSpeed caches its sub-groups for the life of the process.
+    """
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    alone = "RANK" not in os.environ  # else a launcher, such as Ray Train, has set all of this
+    if alone:
+        os.environ |= _SINGLE_WORKER | {"MASTER_PORT": str(_free_port())}
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        for name in (*(_SINGLE_WORKER if alone else ()), "ACCELERATE_USE_DEEPSPEED"):
+            os.environ.pop(name, None)
+
+
+def _free_port() -> int:
+    """A port nobody listens on now; the group's store takes it at once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

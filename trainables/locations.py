@@ -1,0 +1,42 @@
+"""Where things lie: files that packages carry, and the cache of a node."""
+
+from __future__ import annotations
+
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+PACKAGE_SCHEME = "package://"
+
+
+def resolve(location: str) -> str:
+    """Turn `package://PACKAGE/FILE` into a path on this machine; leave anything else as it is.
+
+    Raises:
+        ModuleNotFoundError: the package is not installed here.
+    """
+    if not location.startswith(PACKAGE_SCHEME):
+        return location
+    package, _, inside = location.removeprefix(PACKAGE_SCHEME).partition("/")
+    spec = find_spec(package)  # unlike importlib.resources, does not run the package's code
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"package {package!r} is not installed (pip install it)")
+    return str(Path(spec.submodule_search_locations[0]) / inside)
+
+
+def is_local(location: str) -> bool:
+    """Whether the location names a file or folder rather than something on a hub.
+
+    Anything that begins like a path, ends like a data or model file, or exists, is local.
+    """
+    return (
+        location.startswith((PACKAGE_SCHEME, "/", "./", "../", "~"))
+        or location.endswith((".jsonl", ".parquet", ".gguf", ".json", ".txt"))
+        or Path(location).exists()
+    )
+
+
+def node_cache() -> Path:
+    """Folder of this node for what is made once and can be made again."""
+    root = os.environ.get("FORGETTING_SWEEPS_CACHE")
+    return Path(root) if root else Path.home() / ".cache" / "forgetting-sweeps"

@@ -1,0 +1,71 @@
+"""A LoRA trial: PEFT adapters on the process's shared base, trained by TRL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+from accelerate.state import AcceleratorState
+from transformers import set_seed
+
+from trainables.config import LoraConfig, TrialConfig
+from trainables.data import tokenize
+from trainables.model import shared_base
+from trainables.records import TrialResult
+from trainables.reporter import Reporter
+from trainables.training import run_training, sft_config
+
+WEIGHTS = "weights"
+
+
+def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
+    """Train one adapter; saves it as a standard PEFT folder.
+
+    The base model stays in the process for the next trial and is left as it was found.
+
+    Raises:
+        Diverged: the loss is NaN or infinite.
+    """
+    base, tokenizer = shared_base(config.model)
+    tokenized = tokenize(config.data, tokenizer, config.data_seed)
+    set_seed(config.seed)
+    adapted = peft.get_peft_model(base, peft_config(config.lora))
+    try:
+        trainer, result = run_training(
+            config, reporter, adapted, tokenizer, tokenized, sft_config(config, len(tokenized.train))
+        )
+        if not (config.train.save_weights and trainer.is_world_process_zero()):
+            return result
+        weights = Path(config.output_dir) / WEIGHTS
+        adapted.save_pretrained(weights)
+        return result.model_copy(update={"weights_dir": str(weights)})
+    finally:
+        _restore(base, adapted)
+
+
+def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
+    """The adapter in PEFT's words."""
+    assert lora is not None  # noqa: S101 - TrialConfig sees to it
+    modules = lora.target_modules
+    return peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _restore(base: Any, adapted: Any) -> None:
+    """Take the adapter out of the shared base, whatever happened."""
+    adapted.unload()
+    if hasattr(base, "peft_config"):
+        del base.peft_config
+    base.gradient_checkpointing_disable()
+    base.disable_input_require_grads()
+    base.requires_grad_(True)
+    base.zero_grad(set_to_none=True)
+    AcceleratorState._reset_state(reset_partial_state=True)

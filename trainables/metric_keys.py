@@ -1,0 +1,102 @@
+"""Names of everything that is logged, with unit and direction.
+
+Keys have slash namespaces and a unit as suffix. Keys per task are made by the functions at the
+end; nothing ever parses a key back.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Direction = Literal["min", "max", "none"]
+
+TRAIN_LOSS = "train/loss"
+VALIDATION_LOSS = "validation/loss"
+LEARNING_RATE = "train/learning_rate"
+GRAD_NORM = "train/grad_norm"
+GLOBAL_STEP = "train/global_step"
+EPOCH = "train/epoch"
+TOKENS_SEEN = "train/tokens_seen"
+IN_DOMAIN_ACC = "in_domain/acc_mean"
+RETENTION_ACC = "retention/acc_mean"
+RETENTION_RATIO = "retention/ratio_mean"
+OOD_ACC = "ood/acc_mean"
+OOD_GAP = "ood/gap"
+FORGETTING_MEAN = "forgetting/mean"
+FORGETTING_MAX = "forgetting/max"
+FORGETTING_POSITIVE = "forgetting/positive_mean"
+FORGETTING_NLL = "forgetting/nll"
+KL_BASE_TO_TUNED = "kl/base_to_tuned"
+TOKENS_PER_SECOND = "perf/tokens_per_s_per_gpu"
+MAX_RESERVED = "memory/max_reserved_gib"
+TRAIN_SECONDS = "time/train_s"
+EVAL_SECONDS = "time/eval_s"
+GPU_HOURS = "cost/gpu_h"
+TRAINABLE_PARAMETERS = "params/trainable"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What a key means: unit, the better direction, one line of definition."""
+
+    unit: str
+    better: Direction
+    meaning: str
+
+
+METRICS: dict[str, Metric] = {
+    TRAIN_LOSS: Metric("nats/token", "min", "cross-entropy on completion tokens since last report"),
+    VALIDATION_LOSS: Metric("nats/token", "min", "cross-entropy on held-out completions"),
+    LEARNING_RATE: Metric("1", "none", "learning rate after the step"),
+    GRAD_NORM: Metric("1", "none", "gradient norm before clipping"),
+    GLOBAL_STEP: Metric("optimizer steps", "none", "the x axis of every curve"),
+    EPOCH: Metric("epochs", "none", "passes over the training data"),
+    TOKENS_SEEN: Metric("tokens", "none", "input tokens trained on, padding excluded"),
+    IN_DOMAIN_ACC: Metric("share", "max", "mean accuracy over the in-domain tasks"),
+    RETENTION_ACC: Metric("share", "max", "mean accuracy over the retention tasks"),
+    RETENTION_RATIO: Metric("share", "max", "(tuned - chance) / (base - chance), mean over tasks"),
+    OOD_ACC: Metric("share", "max", "unweighted mean accuracy over the out-of-domain tasks"),
+    OOD_GAP: Metric("share", "min", "in-domain minus out-of-domain accuracy"),
+    FORGETTING_MEAN: Metric("share", "min", "base minus tuned accuracy, mean over retention tasks"),
+    FORGETTING_MAX: Metric("share", "min", "base minus tuned accuracy, worst retention task"),
+    FORGETTING_POSITIVE: Metric("share", "min", "mean of the positive parts of forgetting"),
+    FORGETTING_NLL: Metric("nats/token", "min", "LM drift: rise of cross-entropy on general text"),
+    KL_BASE_TO_TUNED: Metric("nats/token", "min", "KL(base || tuned) on tokens sampled from base"),
+    TOKENS_PER_SECOND: Metric("tokens/s", "max", "training throughput per worker"),
+    MAX_RESERVED: Metric("GiB", "min", "peak memory: reserved on the GPU, else resident"),
+    TRAIN_SECONDS: Metric("s", "min", "time spent in training steps"),
+    EVAL_SECONDS: Metric("s", "min", "time spent evaluating"),
+    GPU_HOURS: Metric("GPU h", "min", "GPUs held times wall-clock"),
+    TRAINABLE_PARAMETERS: Metric("parameters", "none", "parameters the optimizer updates"),
+}
+
+
+def task_score(role: str, task: str, metric: str) -> str:
+    """Key of a task's score, such as `ood/piqa/acc`."""
+    return f"{role}/{task}/{metric}"
+
+
+def role_mean(role: str) -> str:
+    """Key of a role's mean accuracy."""
+    return f"{role}/acc_mean"
+
+
+def task_forgetting(task: str) -> str:
+    """Key of one retention task's forgetting."""
+    return f"forgetting/{task}"
+
+
+def task_forgetting_adjusted(task: str) -> str:
+    """Key of chance-adjusted forgetting (2510.17776)."""
+    return f"forgetting_chance_adjusted/{task}"
+
+
+def task_retention_ratio(task: str) -> str:
+    """Key of one task's retention ratio."""
+    return f"retention/{task}/ratio"
+
+
+def task_flips(task: str, direction: Literal["forgotten", "gained"]) -> str:
+    """Key of the share of items that flipped right -> wrong or wrong -> right."""
+    return f"flips/{task}/{direction}"

@@ -1,0 +1,141 @@
+"""Loading the base model and its tokenizer, once per process and once per node."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+from trainables.config import ModelConfig
+from trainables.errors import Fault, UserError
+from trainables.locations import is_local, node_cache, resolve
+
+_SAMPLED_BYTES = 1 << 20
+
+
+def device() -> torch.device:
+    """The accelerator of this process, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(model: ModelConfig) -> Any:
+    """The model's tokenizer, with a padding token.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    tokenizer = _load(AutoTokenizer, model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: ModelConfig) -> Any:
+    """A fresh copy of the base model in its dtype, on the CPU.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    return _load(
+        AutoModelForCausalLM,
+        model,
+        dtype=getattr(torch, model.dtype),
+        attn_implementation=model.attention,
+    )
+
+
+@lru_cache(maxsize=1)
+def shared_base(model: ModelConfig) -> tuple[Any, Any]:
+    """The base model on this process's device and its tokenizer, loaded once per process.
+
+    Whoever puts adapters into it takes them out again.
+    """
+    return load_model(model).to(device()), load_tokenizer(model)
+
+
+def fingerprint(model: ModelConfig) -> str:
+    """A hash of the model's content: the commit of a hub model, else of its files.
+
+    Of files over 3 MiB the first, middle and last MiB and the size are hashed.
+    """
+    source = _source(model)
+    if not is_local(source):
+        config = AutoConfig.from_pretrained(
+            source, revision=model.revision, trust_remote_code=model.trust_remote_code
+        )
+        return f"{model.name}@{getattr(config, '_commit_hash', None) or model.revision}"
+    digest = hashlib.sha256()
+    for file in sorted(path for path in Path(source).iterdir() if path.is_file()):
+        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
+        _hash_file(digest, file)
+    return digest.hexdigest()
+
+
+def _hash_file(digest: Any, file: Path) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= 3 * _SAMPLED_BYTES:
+            digest.update(stream.read())
+            return
+        for offset in (0, size // 2, size - _SAMPLED_BYTES):
+            stream.seek(offset)
+            digest.update(stream.read(_SAMPLED_BYTES))
+
+
+def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(
+            _source(model),
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        remedy = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
+        if "trust_remote_code" in str(error):
+            remedy = "set model.trust_remote_code: true if you trust its code"
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+        raise UserError(
+            [Fault("model.name", f"cannot load {model.name}: {reason}", remedy)]
+        ) from error
+
+
+def _source(model: ModelConfig) -> str:
+    location = resolve(model.name)
+    if not is_local(location):
+        return location
+    path = Path(location).expanduser()
+    if not path.exists():
+        raise OSError(f"no such file or folder: {path}")
+    return str(_converted(path)) if path.suffix == ".gguf" else str(path)
+
+
+def _converted(gguf: Path) -> Path:
+    """The Hugging Face folder of a GGUF file, made once per node.
+
+    What Transformers reads from a GGUF cannot be saved as it is, so its weights go into a plain
+    model of the same architecture, which can.
+    """
+    digest = hashlib.sha256(f"{gguf.name}:{gguf.stat().st_size}\n".encode())
+    _hash_file(digest, gguf)
+    folder = node_cache() / "models" / f"{gguf.stem}-{digest.hexdigest()[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+            quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            config = quantised.config
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            plain = AutoModelForCausalLM.from_config(config)
+            plain.load_state_dict(quantised.state_dict())
+            unfinished = folder.with_name(f"{folder.name}.unfinished")
+            plain.save_pretrained(unfinished)
+            AutoTokenizer.from_pretrained(**source).save_pretrained(unfinished)
+            unfinished.rename(folder)
+    return folder

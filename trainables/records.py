@@ -1,0 +1,175 @@
+"""What a trial and a sweep leave behind: the schema of every record on disk."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+from pydantic import Field
+
+from trainables.config import Frozen, Role, TrialConfig
+
+SCHEMA_VERSION = 1
+
+
+class TrialStatus(StrEnum):
+    """How a trial stands. All but RUNNING are final."""
+
+    RUNNING = "RUNNING"
+    COMPLETE = "COMPLETE"
+    STOPPED_EARLY = "STOPPED_EARLY"
+    DIVERGED = "DIVERGED"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    FAILED = "FAILED"
+    CANCELLED = "CANCELLED"
+
+
+class Measurement(Frozen):
+    """One report of a trial: every metric known at an optimizer step.
+
+    Attributes:
+        step: optimizer steps done; strictly increasing within a trial.
+        metrics: key of `metric_keys` to a finite number.
+        time: seconds since the epoch.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    attempt: int = 1
+    step: int = Field(ge=0)
+    metrics: dict[str, float]
+    time: float
+
+
+class TrialResult(Frozen):
+    """What a trial function returns: its last measurement and where the weights lie."""
+
+    last: Measurement
+    weights_dir: str | None = None
+    skipped_samples: int = 0
+
+
+class Outcome(Frozen):
+    """How a trial ended, as the trial itself tells it."""
+
+    status: TrialStatus
+    reason: str | None = None
+    weights_dir: str | None = None
+
+
+class TrialRecord(Frozen):
+    """A trial as the ledger keeps it (`trial.json`).
+
+    Attributes:
+        params: what the search suggested, under the search's own names.
+        reason: why it ended as it did, for anything but COMPLETE.
+        last: newest measurement.
+        best: best value over the run of each metric that has a direction.
+        weights_dir: where the final adapter or model lies.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    config: TrialConfig
+    params: dict[str, float | int | str | bool]
+    status: TrialStatus = TrialStatus.RUNNING
+    reason: str | None = None
+    attempt: int = 1
+    started: float
+    ended: float | None = None
+    last: Measurement | None = None
+    best: dict[str, float] = {}
+    weights_dir: str | None = None
+
+    @property
+    def number(self) -> int:
+        """Position in the sweep."""
+        return self.config.number
+
+    def metric(self, key: str) -> float | None:
+        """The newest value of a metric, None where it was never logged."""
+        return self.last.metrics.get(key) if self.last else None
+
+
+class TaskScore(Frozen):
+    """The score of one task.
+
+    Attributes:
+        metric: the harness's metric that counts as accuracy here.
+        value: mean over items.
+        stderr: standard error of the mean, None where the harness gives none.
+        chance: expected score of a uniform guess; 0 for generated answers.
+        choices: mean number of answers to choose from; None for generated answers.
+        items: number of documents.
+    """
+
+    role: Role
+    metric: str
+    filter: str
+    value: float
+    stderr: float | None
+    chance: float
+    choices: float | None
+    items: int
+
+
+class ItemScore(Frozen):
+    """One document's outcome, for flips and paired tests.
+
+    Items of two models pair on (`task`, `doc_hash`, `filter`).
+    """
+
+    task: str
+    doc_hash: str
+    filter: str
+    score: float
+    prompt: str
+    target: str
+    answer: str
+
+
+class BaseRecord(Frozen):
+    """The untouched base model's evaluation (`base.json`), cached by content.
+
+    Attributes:
+        key: hash of model, tasks, limits and versions.
+        scores: task label to score.
+        metrics: every logged key of the base, `in_domain/...` to `ood/...`.
+        general_nll: cross-entropy on the general text, nats/token; None where not measured.
+        parameters: of the whole model.
+        skipped_samples: training rows longer than `max_length`.
+        train_samples: rows that are left.
+        warnings: such as a retention task on which the base is at chance.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    key: str
+    scores: dict[str, TaskScore]
+    metrics: dict[str, float]
+    general_nll: float | None
+    parameters: int
+    train_samples: int
+    skipped_samples: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+
+
+class Provenance(Frozen):
+    """Where a sweep comes from: versions, code, machine."""
+
+    created: float
+    command: str
+    git_commit: str | None
+    python: str
+    versions: dict[str, str]
+
+
+class SweepRecord(Frozen):
+    """A sweep's own record (`sweep.json`).
+
+    Attributes:
+        sweep_id: unique; the W&B group and the first part of every trial's id.
+        config: the resolved sweep file, as plain data.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    sweep_id: str
+    config: dict[str, object]
+    provenance: Provenance

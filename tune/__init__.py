@@ -1,0 +1,1 @@
+"""The sweep: configuration, search, records, W&B, console. Never imports torch."""

@@ -1,0 +1,147 @@
+"""The terminal kept for the sweep's own words; whatever else is said goes to a log file."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import traceback
+from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
+from typing import TYPE_CHECKING, TextIO
+
+from rich.console import Console, ConsoleDimensions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from rich.live import Live
+
+_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+@contextmanager
+def chatter_to(log: Path) -> Iterator[Console]:
+    """Send what libraries, subprocesses and C++ code write to `log`; yield the real terminal.
+
+    File descriptors 1 and 2, `sys.stdout`, `sys.stderr`, warnings and the root logger's handlers
+    are redirected while the context lasts. An exception that escapes is written to the log and
+    raised again when the real stderr is back. The console works afterwards, too: it then writes to
+    `sys.stdout`.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as undo:
+        console = _RealConsole(undo.enter_context(_copy_of_stdout()))
+        undo.callback(console.hand_back, sys.stdout)
+        undo.enter_context(_descriptors_to(log))
+        undo.enter_context(_streams_on_descriptors())
+        undo.enter_context(_root_logger_to_stderr())
+        undo.callback(console.stop_live)
+        try:
+            yield console
+        except Exception:
+            traceback.print_exc()
+            raise
+
+
+class _RealConsole(Console):
+    """Asks its own file for the size: descriptors 0 to 2 may all be something else by now."""
+
+    def __init__(self, file: TextIO) -> None:
+        # Without a terminal there is nothing to redraw, even where FORCE_COLOR asks for colours.
+        super().__init__(file=file, force_interactive=None if file.isatty() else False)
+        self._lives: list[Live] = []
+
+    @property  # type: ignore[misc]  # read-only here, can be set in Console
+    def size(self) -> ConsoleDimensions:
+        try:
+            columns, lines = os.get_terminal_size(self.file.fileno())
+        except (OSError, ValueError):  # not a terminal
+            return super().size
+        # A pseudo-terminal that nobody told its size says 0.
+        return ConsoleDimensions(columns, lines) if columns and lines else super().size
+
+    def set_live(self, live: Live) -> bool:
+        self._lives.append(live)
+        return super().set_live(live)
+
+    def stop_live(self) -> None:
+        """End displays that an exception left running; they would hide the cursor for good."""
+        for live in self._lives:
+            live.stop()
+
+    def hand_back(self, stdout: TextIO) -> None:
+        """Write to the ordinary stdout from now on."""
+        self.file = stdout
+
+
+@contextmanager
+def _copy_of_stdout() -> Iterator[TextIO]:
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    with os.fdopen(os.dup(1), "w", encoding=encoding, errors="replace") as stream:
+        yield stream
+
+
+@contextmanager
+def _descriptors_to(log: Path) -> Iterator[None]:
+    """Let descriptors 1 and 2 be the log, for this process and those it starts."""
+    _flush_standard_streams()
+    kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
+    file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        for descriptor in kept:
+            os.dup2(file, descriptor)
+        yield
+    finally:
+        _flush_standard_streams()
+        os.close(file)
+        for descriptor, copy in kept.items():
+            os.dup2(copy, descriptor)
+            os.close(copy)
+
+
+@contextmanager
+def _streams_on_descriptors() -> Iterator[None]:
+    """Let `sys.stdout` and `sys.stderr` write to descriptors 1 and 2 line by line.
+
+    They may have been elsewhere (a notebook, a test runner). These streams never close: a library's
+    log handler made meanwhile holds on to one and goes on working when the descriptors are back.
+    """
+    out, err = (
+        open(  # noqa: SIM115
+            descriptor,
+            "w",
+            buffering=1,
+            encoding="utf-8",
+            errors="backslashreplace",
+            closefd=False,
+        )
+        for descriptor in (1, 2)
+    )
+    try:
+        with redirect_stdout(out), redirect_stderr(err):
+            yield
+    finally:
+        out.flush()
+        err.flush()
+
+
+@contextmanager
+def _root_logger_to_stderr() -> Iterator[None]:
+    """Give the root logger one handler with time and name in place of those on a terminal."""
+    root = logging.getLogger()
+    before = list(root.handlers)
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter(_FORMAT))
+    root.handlers = [h for h in before if type(h) is not logging.StreamHandler] + [handler]
+    try:
+        yield
+    finally:
+        added = [h for h in root.handlers if h not in before and h is not handler]
+        root.handlers = before + added
+
+
+def _flush_standard_streams() -> None:
+    for stream in {sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__}:
+        if stream is not None and not stream.closed:
+            stream.flush()

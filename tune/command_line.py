@@ -1,0 +1,130 @@
+"""The command line: arguments in, exit code out.
+
+Exit codes: 0 done; 1 no trial completed; 2 the input is at fault; 130 stopped by Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainables.errors import Fault, UserError
+from trainables.records import TrialStatus
+from tune.sweep_file import bundled_sweeps, load_sweep
+
+if TYPE_CHECKING:
+    from tune.sweep_config import SweepConfig
+
+OK, NOTHING_COMPLETED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    try:
+        config = load_sweep(options.sweep, _overrides(options))
+        from tune.preflight import check_files
+
+        rows = check_files(config)
+        if options.dry_run:
+            from tune.dry_run import print_plan
+
+            print_plan(config, rows, options.output_dir)
+            return OK
+        return _run(config, options)
+    except UserError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)  # noqa: T201
+        return BAD_INPUT
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python tune/run.py",
+        description="Search method, rank, alpha and learning rate for the best trade-off between "
+        "learning a domain and forgetting the rest. The same command goes on where it stopped.",
+    )
+    parser.add_argument(
+        "sweep",
+        nargs="?",
+        default="quickstart",
+        metavar="SWEEP",
+        help=f"a YAML file, or one of: {', '.join(bundled_sweeps())} (default: quickstart)",
+    )
+    parser.add_argument("--num-trials", type=int, metavar="N", help="trials in all")
+    parser.add_argument(
+        "--output-dir",
+        type=Path,
+        default=Path("sweeps"),
+        metavar="DIR",
+        help="where sweeps lie, each in a folder of its name (default: sweeps)",
+    )
+    parser.add_argument(
+        "--address", help="Ray cluster to run on, such as auto (default: this machine)"
+    )
+    parser.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override the sweep file, such as train.steps=50; may be repeated",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would run, and run nothing"
+    )
+    return parser
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    overrides: list[str] = list(options.overrides)
+    if options.num_trials is not None:
+        overrides.append(f"budget.trials={options.num_trials}")
+    return overrides
+
+
+def _run(config: SweepConfig, options: argparse.Namespace) -> int:
+    """Run the sweep in its folder, which is left as it was where the input is at fault."""
+    from tune.chatter import chatter_to
+    from tune.console import ConsoleListener
+    from tune.ray_cluster import ray_cluster
+    from tune.summary import print_summary
+    from tune.sweep import Sweep
+    from tune.wandb_listener import WandbListener
+
+    folder = options.output_dir / config.name
+    is_new = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with chatter_to(folder / "sweep.log") as console, ray_cluster(options.address):
+            wandb_listener = WandbListener(config.wandb, folder)
+            sweep = Sweep(config, folder, options.output_dir / ".base")
+            outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
+            hints = [_continue_hint(options, config), wandb_listener.upload_hint()]
+            print_summary(console, config, outcome.records, folder, [h for h in hints if h])
+    except OSError as error:
+        raise UserError([Fault("--output-dir", f"cannot write to {folder}: {error}")]) from error
+    except UserError:
+        if is_new:
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                options.output_dir.rmdir()
+        raise
+    if outcome.interrupted:
+        return INTERRUPTED
+    complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)
+    return OK if complete else NOTHING_COMPLETED
+
+
+def _continue_hint(options: argparse.Namespace, config: SweepConfig) -> str:
+    more = config.budget.trials * 2
+    where = "" if options.output_dir == Path("sweeps") else f" --output-dir {options.output_dir}"
+    return f"python tune/run.py {options.sweep}{where} --num-trials {more}   # more trials"
+
+

@@ -1,0 +1,113 @@
+"""`--dry-run`: what would run, without a network, a GPU or a cluster."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from trainables.config import TrialConfig
+from trainables.ledger import Ledger
+from trainables.records import TrialStatus
+from tune.searcher import OptunaSearcher
+from tune.sweep import make_trial
+from tune.sweep_config import SweepConfig
+
+_POINTS_SHOWN = 8
+
+
+def print_plan(config: SweepConfig, rows: int | None, output_dir: Path) -> None:
+    """Print the resolved configuration, the first points, resources and an estimate.
+
+    Args:
+        config: the sweep.
+        rows: of the training data, None where they lie on a hub.
+        output_dir: looked through for an earlier run of the sweep, whose times are used.
+    """
+    console = Console()
+    console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
+    points = list(islice(_suggestions(config), min(_POINTS_SHOWN, config.budget.trials)))
+    console.print(_points_table(config, points))
+    for line in [*_resources(config), *_estimate(config, points, rows, output_dir)]:
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _suggestions(config: SweepConfig) -> Any:
+    """Points as the search would suggest them before any result is in."""
+    ledger = Ledger(Path(config.name))
+    searcher = OptunaSearcher(
+        config,
+        lambda number, params, attempt: make_trial(
+            config, config.name, ledger, {}, number, params, attempt
+        ),
+    )
+    while isinstance(suggestion := searcher.suggest(""), dict):
+        yield TrialConfig.model_validate(suggestion["trial"])
+
+
+def _points_table(config: SweepConfig, points: list[TrialConfig]) -> Table:
+    table = Table(title=f"first {len(points)} of {config.budget.trials} trials", title_justify="left")
+    for heading in ("trial", "method", "rank", "alpha", "scaling", "learning rate", "batch"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for point in points:
+        lora = point.lora
+        table.add_row(
+            str(point.number),
+            point.method,
+            str(lora.rank) if lora else "-",
+            f"{lora.alpha:g}" if lora else "-",
+            f"{lora.scaling:.3g}" if lora else "-",
+            f"{point.learning_rate:.2e}",
+            str(point.train.batch_size),
+        )
+    return table
+
+
+def _resources(config: SweepConfig) -> list[str]:
+    lines = []
+    for method in config.search.methods:
+        resources = config.resources.of(method)
+        gpus = resources.gpus_per_worker
+        each = "1 GPU where there is one" if gpus is None else f"{gpus:g} GPU"
+        lines.append(
+            f"{method}: {resources.workers} worker(s) a trial, each with "
+            f"{resources.cpus_per_worker:g} CPU and {each}"
+        )
+    return lines
+
+
+def _estimate(
+    config: SweepConfig, points: list[TrialConfig], rows: int | None, output_dir: Path
+) -> list[str]:
+    lines = []
+    if rows is not None:
+        steps = [point.train.total_steps(rows) for point in points]
+        mean = sum(steps) / len(steps)
+        reports = len(points[0].train.report_steps(steps[0]))
+        samples = mean * config.train.batch_size * config.budget.trials
+        lines.append(
+            f"estimate: {rows} rows, about {mean:.0f} optimizer steps and {reports} evaluations a "
+            f"trial, {samples:,.0f} samples trained on in all"
+        )
+    seconds = _seconds_per_trial(output_dir / config.name)
+    if seconds is not None:
+        total = seconds * config.budget.trials / 3600
+        lines.append(
+            f"estimate: {seconds:.0f} s a trial in the earlier run, {total:.2f} h for "
+            f"{config.budget.trials} one after another"
+        )
+    else:
+        lines.append("estimate: time is known once a first trial of this sweep has run")
+    return lines
+
+
+def _seconds_per_trial(folder: Path) -> float | None:
+    ledger = Ledger(folder)
+    if not ledger.exists():
+        return None
+    done = [r for r in ledger.trials() if r.status is TrialStatus.COMPLETE and r.ended]
+    return sum(r.ended - r.started for r in done if r.ended) / len(done) if done else None

@@ -1,0 +1,148 @@
+"""Checks before anything runs: those that need no model, and those that need the cluster."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from trainables.config import Method
+from trainables.data import check_templates, load_rows
+from trainables.errors import Fault, UserError
+from trainables.locations import is_local, resolve
+from trainables.records import BaseRecord
+from tune.sweep_config import SweepConfig
+
+
+def check_files(config: SweepConfig) -> int | None:
+    """Read the local files a sweep names; returns the number of training rows, if local.
+
+    Raises:
+        UserError: everything missing or malformed.
+    """
+    faults: list[Fault] = []
+    rows = None
+    for path in filter(None, (config.data.path, config.data.validation_path)):
+        if not is_local(path):
+            continue
+        try:
+            found = load_rows(config.data, path)
+            faults += check_templates(config.data, found)
+            rows = rows if rows is not None else len(found)
+        except UserError as error:
+            faults += error.faults
+        except ModuleNotFoundError as error:
+            faults.append(Fault("data.path", str(error)))
+    faults += _missing_paths(config)
+    faults += _deepspeed_faults(config)
+    if faults:
+        raise UserError(faults)
+    return rows
+
+
+def _missing_paths(config: SweepConfig) -> list[Fault]:
+    wanted = [("eval.task_dirs", folder) for folder in config.eval.task_dirs]
+    if config.eval.general_text:
+        wanted.append(("eval.general_text", config.eval.general_text))
+    if is_local(config.model.name):
+        wanted.append(("model.name", config.model.name))
+    for role, task in config.eval.tasks():
+        wanted += [(f"eval.{role}", file) for file in (task.data_files or {}).values()]
+    faults = []
+    for field, location in wanted:
+        try:
+            path = Path(resolve(location)).expanduser()
+        except ModuleNotFoundError as error:
+            faults.append(Fault(field, str(error)))
+            continue
+        if not path.exists():
+            faults.append(
+                Fault(field, f"no such file or folder: {path}", "paths are relative to the sweep file")
+            )
+    return faults
+
+
+def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
+    file = config.deepspeed.config_file
+    if file is None:
+        return []
+    try:
+        settings = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        return [Fault("deepspeed.config_file", f"cannot be read: {error}")]
+    if not isinstance(settings, dict):
+        return [Fault("deepspeed.config_file", f"must hold a JSON object: {file}")]
+    return []
+
+
+def gpus_per_worker(config: SweepConfig, method: Method, cluster: dict[str, float]) -> float:
+    """GPUs a worker of the method holds: as configured, else one where there are any."""
+    configured = config.resources.of(method).gpus_per_worker
+    if configured is not None:
+        return configured
+    return 1.0 if cluster.get("GPU", 0) >= 1 else 0.0
+
+
+def check_resources(config: SweepConfig, cluster: dict[str, float]) -> None:
+    """See whether one trial of each method fits the cluster.
+
+    Raises:
+        UserError: a method asks for more than there is.
+    """
+    faults = []
+    for method in config.search.methods:
+        resources = config.resources.of(method)
+        needs = {
+            "GPU": ("gpus_per_worker", gpus_per_worker(config, method, cluster)),
+            "CPU": ("cpus_per_worker", resources.cpus_per_worker),
+        }
+        for kind, (field, each) in needs.items():
+            total, available = each * resources.workers, cluster.get(kind, 0)
+            if total > available:
+                faults.append(
+                    Fault(
+                        f"resources.{method}.{field}",
+                        f"a trial asks for {total:g} {kind}s ({resources.workers} x {each:g}), "
+                        f"the cluster has {available:g}",
+                        "lower it or add nodes",
+                    )
+                )
+    if faults:
+        raise UserError(faults)
+
+
+def max_concurrent(config: SweepConfig, cluster: dict[str, float]) -> int:
+    """Trials that fit side by side, bounded by the configured number."""
+    fits = []
+    for method in config.search.methods:
+        resources = config.resources.of(method)
+        each = {"GPU": gpus_per_worker(config, method, cluster), "CPU": resources.cpus_per_worker}
+        fits.append(
+            min(
+                int(cluster.get(kind, 0) // (amount * resources.workers))
+                for kind, amount in each.items()
+                if amount
+            )
+        )
+    most = max(1, max(fits))
+    limit = config.resources.max_concurrent
+    return min(most, limit) if limit else most
+
+
+def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
+    """See whether each objective and constraint names something that is logged.
+
+    The base's evaluation shows which scores the tasks give.
+
+    Raises:
+        UserError: a metric that nothing logs.
+    """
+    known = config.logged_metrics() | set(base.metrics)
+    named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(config.objectives)]
+    named += [(f"constraints.{i}", c.metric) for i, c in enumerate(config.constraints)]
+    faults = [
+        Fault(field, f"nothing logs {metric}", f"known: {', '.join(sorted(known))}")
+        for field, metric in named
+        if metric not in known
+    ]
+    if faults:
+        raise UserError(faults)

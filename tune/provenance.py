@@ -1,0 +1,58 @@
+"""Where a sweep comes from: versions, code, command."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+import sys
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from trainables.records import Provenance
+
+_PACKAGES = (
+    "forgetting-sweeps",
+    "ray",
+    "torch",
+    "transformers",
+    "peft",
+    "trl",
+    "deepspeed",
+    "optuna",
+    "wandb",
+    "lm_eval",
+    "datasets",
+)
+
+
+def provenance() -> Provenance:
+    """Of this process, now."""
+    versions = {}
+    for package in _PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return Provenance(
+        created=time.time(),
+        command=" ".join(["python", *(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))]),
+        git_commit=_git_commit(),
+        python=platform.python_version(),
+        versions=versions,
+    )
+
+
+def _git_commit() -> str | None:
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip()

@@ -1,0 +1,93 @@
+"""Getting hold of a Ray cluster: one that is up, or one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from trainables.errors import Fault, UserError
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_PACKAGES = ("tune", "trainables", "analysis")
+_CONNECT_TIMEOUT_S = 10.0
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # else every report of a worker group takes 2 s
+}
+_WORKER_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",
+}
+
+
+@contextmanager
+def ray_cluster(address: str | None) -> Iterator[None]:
+    """Connect to the cluster at `address`, or start one on this machine; let go at the end.
+
+    A running cluster is sent this project's code, so that no worker runs another version than
+    the driver.
+
+    Raises:
+        UserError: no cluster answers.
+    """
+    os.environ |= {key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()}
+    import ray
+
+    if ray.is_initialized():  # a test's or a notebook's own
+        yield
+        return
+    environment: dict[str, Any] = {"env_vars": dict(_WORKER_ENVIRONMENT)}
+    if address is not None:
+        _check_answers(address)
+        environment["py_modules"] = [str(_PROJECT / package) for package in _PACKAGES]
+    try:
+        ray.init(
+            address=address or "local",
+            runtime_env=environment,
+            log_to_driver=False,
+            include_dashboard=False if address is None else None,
+            logging_level=logging.WARNING,
+        )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        raise _no_cluster(address, error) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Fail fast where nobody listens; Ray itself tries for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator or not port.isdigit():
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> UserError:
+    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return UserError(
+        [
+            Fault(
+                "--address",
+                f"no Ray cluster answers at {address or 'this machine'}: {reason}",
+                "start one with `ray up cluster.yaml` or `ray start --head`, or leave it out to "
+                "run on this machine",
+            )
+        ]
+    )

@@ -1,0 +1,26 @@
+"""The listener that keeps the ledger."""
+
+from __future__ import annotations
+
+from trainables.ledger import Ledger
+from trainables.records import Measurement, TrialRecord
+from tune.listeners import SweepListener
+
+
+class Recorder(SweepListener):
+    """Writes every event to disk before anyone else hears of it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def trial_started(self, record: TrialRecord) -> None:
+        """Note that the trial runs."""
+        self._ledger.write_trial(record)
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Append the measurement."""
+        self._ledger.append(record.number, measurement)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Note how it ended."""
+        self._ledger.write_trial(record)

@@ -1,0 +1,150 @@
+"""The conditional search space: Optuna distributions, and a trial's parts from its parameters.
+
+Parameters are named `method`, `lora/rank`, `lora/learning_rate`, `full/learning_rate`, ...; each
+method's are asked for only where the method is chosen. What has one value is not searched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+)
+
+from trainables.config import LoraConfig, Method, TrainConfig
+from tune.sweep_config import FullSpace, LogUniform, LoraSpace, SearchConfig
+
+Param = str | int | float | bool
+Params = dict[str, Param]
+Choose = Callable[[str, BaseDistribution], Any]
+
+_METHOD = "method"
+_SHARED_AXES = ("learning_rate", "batch_size", "epochs")
+_LORA_AXES = ("rank", "alpha", "alpha_ratio", "target_modules", "dropout", "rslora", "dora")
+_MODULES_SEPARATOR = "+"
+
+
+def suggest(search: SearchConfig, choose: Choose) -> Params:
+    """Walk the space; `choose` picks a value for each axis that is reached.
+
+    Args:
+        search: the space.
+        choose: gives the value of a named axis, such as a sampler's or a recorded one.
+    """
+    params: Params = {}
+    if len(search.methods) > 1:
+        params[_METHOD] = choose(_METHOD, CategoricalDistribution(search.methods))
+    for name, distribution in axes(search, method_of(search, params)):
+        params[name] = choose(name, distribution)
+    return params
+
+
+def distributions(search: SearchConfig, params: Params) -> dict[str, BaseDistribution]:
+    """The distributions of the axes that these parameters were drawn from.
+
+    Raises:
+        KeyError: a parameter is missing.
+    """
+    found: dict[str, BaseDistribution] = {}
+
+    def recorded(name: str, distribution: BaseDistribution) -> Any:
+        found[name] = distribution
+        return params[name]
+
+    suggest(search, recorded)
+    return found
+
+
+def method_of(search: SearchConfig, params: Params) -> Method:
+    """The method of a point."""
+    method: Method = params[_METHOD] if _METHOD in params else search.methods[0]  # type: ignore[assignment]
+    return method
+
+
+def axes(search: SearchConfig, method: Method) -> Iterator[tuple[str, BaseDistribution]]:
+    """Name and distribution of every searched axis of a method."""
+    space = search.space(method)
+    for axis in (*(_LORA_AXES if method == "lora" else ()), *_SHARED_AXES):
+        choices = getattr(space, axis)
+        if choices is None:
+            continue
+        name = f"{method}/{axis}"
+        if isinstance(choices, LogUniform):
+            yield name, FloatDistribution(choices.low, choices.high, log=True)
+        elif len(choices) > 1:
+            yield name, CategoricalDistribution([_as_param(choice) for choice in choices])
+
+
+def grid_size(search: SearchConfig) -> int | None:
+    """Number of distinct points; None where an axis is continuous."""
+    total = 0
+    for method in search.methods:
+        points = 1
+        for _, distribution in axes(search, method):
+            if not isinstance(distribution, CategoricalDistribution):
+                return None
+            points *= len(distribution.choices)
+        total += points
+    return total
+
+
+def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
+    """The adapter of a point."""
+    rank = int(_value(space, "lora", "rank", params))
+    alpha = (
+        _value(space, "lora", "alpha", params)
+        if space.alpha is not None
+        else _value(space, "lora", "alpha_ratio", params) * rank
+    )
+    modules = _value(space, "lora", "target_modules", params)
+    return LoraConfig(
+        rank=rank,
+        alpha=float(alpha),
+        target_modules=_as_modules(modules),
+        dropout=_value(space, "lora", "dropout", params),
+        rslora=_value(space, "lora", "rslora", params),
+        dora=_value(space, "lora", "dora", params),
+    )
+
+
+def learning_rate(search: SearchConfig, params: Params) -> float:
+    """The peak learning rate of a point."""
+    method = method_of(search, params)
+    return float(_value(search.space(method), method, "learning_rate", params))
+
+
+def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> TrainConfig:
+    """The training of a point: the sweep's, with what the search decides put in."""
+    method = method_of(search, params)
+    space = search.space(method)
+    update = {
+        axis: _value(space, method, axis, params)
+        for axis in ("batch_size", "epochs")
+        if getattr(space, axis) is not None
+    }
+    if "epochs" in update:
+        update["steps"] = None  # a searched length replaces the fixed one
+    return TrainConfig.model_validate(train.model_dump() | update)
+
+
+def _value(space: FullSpace, method: Method, axis: str, params: Params) -> Any:
+    name = f"{method}/{axis}"
+    if name in params:
+        return params[name]
+    (constant,) = getattr(space, axis)
+    return constant
+
+
+def _as_param(choice: Any) -> Param:
+    """Optuna stores strings, numbers and flags; a list of modules is joined."""
+    return _MODULES_SEPARATOR.join(choice) if isinstance(choice, tuple) else choice
+
+
+def _as_modules(choice: Any) -> Any:
+    if choice == "all-linear" or isinstance(choice, tuple):
+        return choice
+    return tuple(choice.split(_MODULES_SEPARATOR))

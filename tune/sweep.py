@@ -1,0 +1,239 @@
+"""Running a sweep: from a configuration and a folder to finished records."""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune as ray_tune
+
+from trainables.config import TrialConfig
+from trainables.errors import Fault, UserError
+from trainables.ledger import Ledger
+from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
+from trainables.under_ray import evaluate_base_remotely, run_trial
+from tune.listeners import SweepListener
+from tune.preflight import (
+    check_metrics,
+    check_resources,
+    gpus_per_worker,
+    max_concurrent,
+)
+from tune.provenance import provenance
+from tune.recorder import Recorder
+from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
+from tune.searcher import OptunaSearcher
+from tune.sweep_config import SweepConfig
+from tune.tune_events import TuneEvents
+
+# A multi-worker trial only waits for its workers, which hold the CPUs and GPUs themselves; what
+# it reserves must be something, and something that every node has.
+_SLIVER_OF_MEMORY = 1 << 20
+
+
+@dataclass(frozen=True)
+class SweepOutcome:
+    """What a run of the command left behind."""
+
+    sweep: SweepRecord
+    base: BaseRecord
+    records: list[TrialRecord]
+    interrupted: bool
+
+
+class Sweep:
+    """One sweep in one folder, on a Ray cluster that is up already.
+
+    Args:
+        config: the sweep.
+        folder: where its ledger lies, or will.
+        base_cache: where base evaluations are kept for all sweeps.
+
+    Raises:
+        UserError: the folder holds another sweep.
+    """
+
+    def __init__(self, config: SweepConfig, folder: Path, base_cache: Path) -> None:
+        self._config = config
+        self._ledger = Ledger(folder)
+        self._base_cache = base_cache
+        self._cluster = ray.cluster_resources()
+        self._history = self._read_history()
+
+    def run(self, listeners: Sequence[SweepListener]) -> SweepOutcome:
+        """Evaluate the base, run what is missing, and return all records.
+
+        Raises:
+            UserError: something in the input is wrong; no trial has run.
+        """
+        check_resources(self._config, self._cluster)
+        base = self._evaluate_base()
+        check_metrics(self._config, base)
+        sweep = self._write_sweep()
+        finished = [r for r in self._history if r.status is not TrialStatus.RUNNING]
+        interrupted = [r for r in self._history if r.status is TrialStatus.RUNNING]
+        searcher = OptunaSearcher(
+            self._config, self._trial_maker(sweep.sweep_id), finished, interrupted
+        )
+        events = TuneEvents([Recorder(self._ledger), searcher, *listeners])
+        for listener in listeners:
+            listener.sweep_started(sweep, base, finished)
+        missing = self._config.budget.trials - len(finished)
+        try:
+            if missing > 0:
+                self._tuner(searcher, events, missing).fit()
+        finally:
+            records = self._ledger.trials()
+            for listener in listeners:
+                listener.sweep_ended(records)
+        searcher.export(self._ledger.folder.study)
+        # Tune ends quietly on Ctrl-C. What ran then stays RUNNING in the ledger, and the next
+        # start of the command runs it again.
+        return SweepOutcome(sweep, base, records, interrupted=bool(events.running))
+
+    def _read_history(self) -> list[TrialRecord]:
+        if not self._ledger.exists():
+            return []
+        saved = self._ledger.sweep().config
+        if _identity(saved) != _identity(self._config.model_dump(mode="json")):
+            changed = _changed_sections(saved, self._config.model_dump(mode="json"))
+            raise UserError(
+                [
+                    Fault(
+                        "name",
+                        f"{self._ledger.folder.root} holds a sweep with another "
+                        f"{', '.join(changed)}",
+                        "give this one another name or --output-dir",
+                    )
+                ]
+            )
+        return self._ledger.trials()
+
+    def _evaluate_base(self) -> BaseRecord:
+        config, method = self._config, self._config.search.methods[0]
+        reference = evaluate_base_remotely.options(
+            num_cpus=config.resources.of(method).cpus_per_worker,
+            num_gpus=gpus_per_worker(config, method, self._cluster),
+        ).remote(config.model, config.data, config.eval, config.seed, str(self._base_cache))
+        answer = ray.get(reference)
+        if isinstance(answer, UserError):
+            raise answer
+        target = self._ledger.folder.base
+        shutil.copytree(answer, target, dirs_exist_ok=True)
+        return self._ledger.base()
+
+    def _write_sweep(self) -> SweepRecord:
+        sweep_id = (
+            self._ledger.sweep().sweep_id
+            if self._ledger.exists()
+            else f"{self._config.name}-{uuid.uuid4().hex[:8]}"
+        )
+        record = SweepRecord(
+            sweep_id=sweep_id,
+            config=self._config.model_dump(mode="json"),
+            provenance=provenance(),
+        )
+        self._ledger.write_sweep(record)
+        return record
+
+    def _trial_maker(self, sweep_id: str) -> Callable[[int, Params, int], TrialConfig]:
+        def make(number: int, params: Params, attempt: int) -> TrialConfig:
+            return make_trial(
+                self._config, sweep_id, self._ledger, self._cluster, number, params, attempt
+            )
+
+        return make
+
+    def _tuner(
+        self, searcher: OptunaSearcher, events: TuneEvents, missing: int
+    ) -> ray_tune.Tuner:
+        config = self._config
+        hours = config.budget.hours
+        return ray_tune.Tuner(
+            ray_tune.with_resources(run_trial, _placement),
+            tune_config=ray_tune.TuneConfig(
+                search_alg=searcher,
+                num_samples=missing,
+                max_concurrent_trials=max_concurrent(config, self._cluster),
+                time_budget_s=hours * 3600 if hours else None,
+                reuse_actors=True,
+                trial_name_creator=_trial_id,
+                trial_dirname_creator=_trial_id,
+            ),
+            run_config=ray_tune.RunConfig(
+                name=self._ledger.folder.ray.name,
+                storage_path=str(self._ledger.folder.root.absolute()),
+                callbacks=[events],
+                verbose=0,
+            ),
+        )
+
+
+def make_trial(
+    config: SweepConfig,
+    sweep_id: str,
+    ledger: Ledger,
+    cluster: dict[str, float],
+    number: int,
+    params: Params,
+    attempt: int = 1,
+) -> TrialConfig:
+    """A point of the search as a complete trial."""
+    method = method_of(config.search, params)
+    resources = config.resources.of(method)
+    return TrialConfig(
+        trial_id=f"{sweep_id}-{number:04d}",
+        number=number,
+        # One seed for all trials: they see the same data in the same order, so that what differs
+        # between them is what the search varied.
+        seed=config.seed,
+        data_seed=config.seed,
+        method=method,
+        learning_rate=learning_rate(config.search, params),
+        lora=lora_config(config.search.lora, params)
+        if method == "lora" and config.search.lora
+        else None,
+        deepspeed=config.deepspeed if method == "full" else None,
+        model=config.model,
+        data=config.data,
+        eval=config.eval,
+        train=train_config(config.search, config.train, params),
+        workers=resources.workers,
+        gpus_per_worker=gpus_per_worker(config, method, cluster),
+        cpus_per_worker=resources.cpus_per_worker,
+        output_dir=str(ledger.folder.attempt(number, attempt).absolute()),
+        base_dir=str(ledger.folder.base.absolute()),
+    )
+
+
+def _placement(config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
+    """What Tune reserves for a trial."""
+    trial = TrialConfig.model_validate(config["trial"])
+    if trial.workers > 1:
+        return ray_tune.PlacementGroupFactory([{"memory": _SLIVER_OF_MEMORY}])
+    bundle = {"CPU": trial.cpus_per_worker}
+    if trial.gpus_per_worker:
+        bundle["GPU"] = trial.gpus_per_worker
+    return ray_tune.PlacementGroupFactory([bundle])
+
+
+def _trial_id(trial: Any) -> str:
+    return str(trial.config["trial"]["trial_id"])
+
+
+def _identity(config: dict[str, object]) -> dict[str, object]:
+    """What makes two runs of the command the same sweep: all but how long and where it runs."""
+    return {
+        section: value
+        for section, value in config.items()
+        if section not in ("budget", "resources", "wandb")
+    }
+
+
+def _changed_sections(before: dict[str, object], after: dict[str, object]) -> list[str]:
+    return [key for key in after if before.get(key) != after[key] and key in _identity(after)]
