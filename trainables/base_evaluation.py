@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import time
 from collections.abc import Callable, Sequence
@@ -212,7 +211,7 @@ def _store(
     if reference is not None:
         reference.save(unfinished / _KL_REFERENCE)
     try:
-        os.replace(unfinished, folder)
+        unfinished.replace(folder)
     except OSError:  # another sweep has made the same entry meanwhile
         shutil.rmtree(unfinished)
         if not folder.exists():

@@ -302,6 +302,11 @@ class TrialConfig(Frozen):
         return self
 
     @property
+    def weights_dir(self) -> str:
+        """Where the final adapter or model is saved."""
+        return f"{self.output_dir}/weights"
+
+    @property
     def accumulation_steps(self) -> int:
         """Forward passes of one worker per optimizer step."""
         return self.train.batch_size // (self.train.micro_batch_size * self.workers)

@@ -54,9 +54,7 @@ class KlReference:
     def load(cls, file: Path) -> KlReference:
         """Read it back."""
         saved = load_file(file)
-        return cls(
-            saved["input_ids"], saved["attention_mask"], saved["scored"], saved["log_probs"]
-        )
+        return cls(saved["input_ids"], saved["attention_mask"], saved["scored"], saved["log_probs"])
 
 
 def sample_reference(
@@ -94,7 +92,7 @@ def sample_reference(
 def kl_drift(model: Any, reference: KlReference, batch_size: int) -> float:
     """KL(base || tuned), nats per token, >= 0 (RL's Razor, 2509.04259).
 
-        mean over sampled tokens of sum_v p0(v) log(p0(v) / p(v))
+    mean over sampled tokens of sum_v p0(v) log(p0(v) / p(v))
     """
     tuned_TV = _log_probs(
         model,

@@ -82,10 +82,8 @@ class Evaluator:
 
     def _run(self, loaded: _LoadedTask, model: Any) -> dict[str, Any]:
         torch.manual_seed(_SEED)
-        np.random.seed(_SEED)  # noqa: NPY002 - the harness draws from the global generator
-        lm = HFLM(
-            pretrained=model, tokenizer=self._tokenizer, batch_size=self._suite.batch_size
-        )
+        np.random.seed(_SEED)
+        lm = HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=self._suite.batch_size)
         result = evaluate(
             lm=lm,
             task_dict=loaded.tasks,
@@ -103,14 +101,14 @@ class Evaluator:
 def evaluating(model: Any) -> Iterator[None]:
     """Evaluation mode, without gradients and without touching the training's random state."""
     was_training = model.training
-    state = np.random.get_state()  # noqa: NPY002
+    state = np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             model.eval()
             yield
     finally:
-        np.random.set_state(state)  # noqa: NPY002
+        np.random.set_state(state)
         model.train(was_training)
 
 
@@ -175,9 +173,7 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
     return built
 
 
-def _read_score(
-    loaded: _LoadedTask, result: dict[str, Any]
-) -> tuple[TaskScore, dict[str, float]]:
+def _read_score(loaded: _LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
     """The task's accuracy, and all its numeric metrics under our keys."""
     label = loaded.task.label
     by_name = {**result["results"], **result.get("groups", {})}
@@ -228,9 +224,7 @@ def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
     if (task.metric and metric != task.metric) or (metric, filter_name) not in found:
         known = ", ".join(f"{name} (filter {used})" for name, used in found) or "no number"
         wanted = f"{task.metric or metric} (filter {filter_name})"
-        raise UserError(
-            [Fault("eval", f"task {task.task} gives no {wanted}", f"it gives {known}")]
-        )
+        raise UserError([Fault("eval", f"task {task.task} gives no {wanted}", f"it gives {known}")])
     return metric, filter_name
 
 
@@ -261,9 +255,7 @@ def _mean_choices(loaded: _LoadedTask, result: dict[str, Any]) -> float | None:
     return float(np.mean(counts)) if counts else None
 
 
-def _read_items(
-    loaded: _LoadedTask, result: dict[str, Any], score: TaskScore
-) -> list[ItemScore]:
+def _read_items(loaded: _LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
     return [
         ItemScore(
             task=loaded.task.label,
@@ -304,7 +296,5 @@ def _role_means(scores: dict[str, TaskScore]) -> dict[str, float]:
         if by_role[role]
     }
     if by_role["ood"]:
-        means[metric_keys.OOD_GAP] = (
-            means[metric_keys.IN_DOMAIN_ACC] - means[metric_keys.OOD_ACC]
-        )
+        means[metric_keys.OOD_GAP] = means[metric_keys.IN_DOMAIN_ACC] - means[metric_keys.OOD_ACC]
     return means

@@ -17,7 +17,6 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.data import tokenize
-from trainables.lora import WEIGHTS
 from trainables.model import load_model, load_tokenizer
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
@@ -42,16 +41,13 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
         arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
         model = load_model(config.model)
-        trainer, result = run_training(
-            config, reporter, model, tokenizer, tokenized, arguments
-        )
+        trainer, result = run_training(config, reporter, model, tokenizer, tokenized, arguments)
         if not config.train.save_weights:
             return result
-        weights = Path(config.output_dir) / WEIGHTS
-        trainer.save_model(str(weights))
-        if trainer.is_world_process_zero():
-            (weights / "training_args.bin").unlink(missing_ok=True)  # a pickle nobody needs
-        return result.model_copy(update={"weights_dir": str(weights)})
+        trainer.save_model(config.weights_dir)
+        if trainer.is_world_process_zero():  # a pickle nobody needs
+            Path(config.weights_dir, "training_args.bin").unlink(missing_ok=True)
+        return result.model_copy(update={"weights_dir": config.weights_dir})
 
 
 def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:

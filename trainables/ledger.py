@@ -126,6 +126,4 @@ def _write_atomically(file: Path, text: str) -> None:
         stream.write(text)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(unfinished, file)
-
-
+    unfinished.replace(file)

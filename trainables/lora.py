@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import peft
@@ -15,8 +14,6 @@ from trainables.model import shared_base
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
 from trainables.training import run_training, sft_config
-
-WEIGHTS = "weights"
 
 
 def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
@@ -33,13 +30,17 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     adapted = peft.get_peft_model(base, peft_config(config.lora))
     try:
         trainer, result = run_training(
-            config, reporter, adapted, tokenizer, tokenized, sft_config(config, len(tokenized.train))
+            config,
+            reporter,
+            adapted,
+            tokenizer,
+            tokenized,
+            sft_config(config, len(tokenized.train)),
         )
         if not (config.train.save_weights and trainer.is_world_process_zero()):
             return result
-        weights = Path(config.output_dir) / WEIGHTS
-        adapted.save_pretrained(weights)
-        return result.model_copy(update={"weights_dir": str(weights)})
+        adapted.save_pretrained(config.weights_dir)
+        return result.model_copy(update={"weights_dir": config.weights_dir})
     finally:
         _restore(base, adapted)
 

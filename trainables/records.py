@@ -75,7 +75,7 @@ class TrialRecord(Frozen):
     started: float
     ended: float | None = None
     last: Measurement | None = None
-    best: dict[str, float] = {}
+    best: dict[str, float] = Field(default_factory=dict)
     weights_dir: str | None = None
 
     @property

@@ -14,7 +14,7 @@ class Reporter(Protocol):
         """Take one measurement. May end the trial by raising `StopTrial`."""
 
 
-class StopTrial(Exception):  # noqa: N818 - a signal, not an error
+class StopTrial(Exception):
     """Raised by a reporter to end the trial now, without fault."""
 
 

@@ -163,7 +163,7 @@ class _Reports(TrainerCallback):
         }
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate on rank 0; under ZeRO-3 on every rank, since each forward pass needs them all."""
+        """On rank 0; with DeepSpeed on every rank: a ZeRO-3 forward pass needs them all."""
         if not (self._trainer.is_world_process_zero() or self._is_sharded()):
             return {}
         started = time.perf_counter()

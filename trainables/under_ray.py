@@ -7,7 +7,6 @@ The heavy libraries are imported where a worker needs them, so that the driver n
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -52,31 +51,31 @@ def evaluate_base_remotely(
 
 def _outcome(trial: TrialConfig) -> Outcome:
     """Run the trial; whatever happens to it becomes a status and a reason."""
-    import torch
-
     try:
-        result = _train(trial)
-        return Outcome(status=TrialStatus.COMPLETE, weights_dir=result.weights_dir)
-    except Diverged as error:
-        return Outcome(status=TrialStatus.DIVERGED, reason=str(error))
-    except torch.OutOfMemoryError as error:
-        return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=_first_line(error))
+        _train(trial)
     except Exception as error:  # a trial's fault never ends the sweep
         traceback.print_exc()
-        cause = _root_cause(error)
-        return Outcome(
-            status=TrialStatus.FAILED, reason=f"{type(cause).__name__}: {_first_line(cause)}"
-        )
+        return _verdict(_root_cause(error))
+    weights_dir = trial.weights_dir if trial.train.save_weights else None
+    return Outcome(status=TrialStatus.COMPLETE, weights_dir=weights_dir)
 
 
-def _train(trial: TrialConfig) -> TrialResult:
-    if trial.workers > 1:
-        return _train_on_workers(trial)
+def _verdict(cause: BaseException) -> Outcome:
     import torch
 
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, int(os.environ.get("OMP_NUM_THREADS", "1"))))
-    return _trial_function(trial)(trial, _TuneReporter())
+    if isinstance(cause, Diverged):
+        return Outcome(status=TrialStatus.DIVERGED, reason=str(cause))
+    reason = f"{type(cause).__name__}: {_first_line(cause)}"
+    if isinstance(cause, torch.OutOfMemoryError):
+        return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=reason)
+    return Outcome(status=TrialStatus.FAILED, reason=reason)
+
+
+def _train(trial: TrialConfig) -> None:
+    if trial.workers > 1:
+        _train_on_workers(trial)
+    else:
+        _trial_function(trial)(trial, _TuneReporter())
 
 
 def _trial_function(trial: TrialConfig) -> TrialFunction:
@@ -89,7 +88,7 @@ def _trial_function(trial: TrialConfig) -> TrialFunction:
     return train_full_sft
 
 
-def _train_on_workers(trial: TrialConfig) -> TrialResult:
+def _train_on_workers(trial: TrialConfig) -> None:
     """Let Ray Train run the trial function in every worker of a group."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -111,8 +110,7 @@ def _train_on_workers(trial: TrialConfig) -> TrialResult:
             callbacks=[TuneReportCallback()],
         ),
     )
-    result = trainer.fit()
-    return TrialResult.model_validate(result.metrics["result"])
+    trainer.fit()
 
 
 def _work(loop_config: dict[str, Any]) -> None:
@@ -122,10 +120,7 @@ def _work(loop_config: dict[str, Any]) -> None:
     trial = TrialConfig.model_validate(loop_config["trial"])
     rank = ray.train.get_context().get_world_rank()
     with _log_to(Path(trial.output_dir) / f"worker_{rank}.log"):
-        result = _trial_function(trial)(trial, _WorkerReporter())
-    ray.train.report(
-        {MEASUREMENT: result.last.model_dump(), "result": result.model_dump(mode="json")}
-    )
+        _trial_function(trial)(trial, _WorkerReporter())
 
 
 class _TuneReporter:

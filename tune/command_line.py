@@ -126,5 +126,3 @@ def _continue_hint(options: argparse.Namespace, config: SweepConfig) -> str:
     more = config.budget.trials * 2
     where = "" if options.output_dir == Path("sweeps") else f" --output-dir {options.output_dir}"
     return f"python tune/run.py {options.sweep}{where} --num-trials {more}   # more trials"
-
-

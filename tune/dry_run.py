@@ -50,7 +50,9 @@ def _suggestions(config: SweepConfig) -> Any:
 
 
 def _points_table(config: SweepConfig, points: list[TrialConfig]) -> Table:
-    table = Table(title=f"first {len(points)} of {config.budget.trials} trials", title_justify="left")
+    table = Table(
+        title=f"first {len(points)} of {config.budget.trials} trials", title_justify="left"
+    )
     for heading in ("trial", "method", "rank", "alpha", "scaling", "learning rate", "batch"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
     for point in points:

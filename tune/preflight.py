@@ -56,7 +56,9 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
             continue
         if not path.exists():
             faults.append(
-                Fault(field, f"no such file or folder: {path}", "paths are relative to the sweep file")
+                Fault(
+                    field, f"no such file or folder: {path}", "paths are relative to the sweep file"
+                )
             )
     return faults
 

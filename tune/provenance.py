@@ -36,7 +36,9 @@ def provenance() -> Provenance:
             continue
     return Provenance(
         created=time.time(),
-        command=" ".join(["python", *(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))]),
+        command=" ".join(
+            ["python", *(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))]
+        ),
         git_commit=_git_commit(),
         python=platform.python_version(),
         versions=versions,

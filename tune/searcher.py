@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-import os
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -86,7 +85,7 @@ class OptunaSearcher(Searcher, SweepListener):
             record = self._again.pop(0)
             return self._for_tune(record.number, record.params, record.attempt + 1)
         if self._is_exhausted():
-            return Searcher.FINISHED
+            return str(Searcher.FINISHED)
         number = len(self.study.get_trials(deepcopy=False))
         self.study.sampler = _sampler(self._config, number)
         trial = self.study.ask()
@@ -126,7 +125,7 @@ class OptunaSearcher(Searcher, SweepListener):
             from_storage=self.study._storage,
             to_storage=storage,
         )
-        os.replace(unfinished, file)
+        unfinished.replace(file)
 
     def _for_tune(self, number: int, params: Params, attempt: int) -> dict[str, Any]:
         trial = self._make_trial(number, params, attempt)

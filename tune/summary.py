@@ -132,7 +132,7 @@ def _least_infeasible(config: SweepConfig, ranked: list[TrialRecord]) -> Recomme
 
     trial = min(ranked, key=lambda record: (total(record), record.number))
     broken = [
-        f"{c.metric} is {metric_text(c.metric, trial.metric(c.metric))}, not {c.operator} {c.bound:g}"
+        f"{c.metric} is {_exactly(trial.metric(c.metric))}, not {c.operator} {c.bound:g}"
         for c in config.constraints
         if _violation(c, trial) > 0
     ]
@@ -141,6 +141,11 @@ def _least_infeasible(config: SweepConfig, ranked: list[TrialRecord]) -> Recomme
         f"the least: {' and '.join(broken)}."
     )
     return Recommendation(trial, reason, feasible=False)
+
+
+def _exactly(value: float | None) -> str:
+    """Finer than elsewhere: 0.0502 is not <= 0.05, but 0.050 would seem to be."""
+    return "missing" if value is None else f"{value:.4g}"
 
 
 def _best(
@@ -195,12 +200,13 @@ def _trials(count: int) -> str:
 
 
 def _as_good(others: list[TrialRecord]) -> str:
-    return f" (as good: trial {_numbers(others)})" if others else ""
+    return f" (as good: {_numbers(others)})" if others else ""
 
 
 def _numbers(records: Sequence[TrialRecord]) -> str:
-    told = ", ".join(str(record.number) for record in records[:_MOST_NUMBERS])
+    numbers = ", ".join(str(record.number) for record in records[:_MOST_NUMBERS])
     more = len(records) - _MOST_NUMBERS
+    told = f"trial{'s' if len(records) > 1 else ''} {numbers}"
     return f"{told} and {more} more" if more > 0 else told
 
 
@@ -217,7 +223,7 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
         writer.writerows(rows)
         stream.flush()
         os.fsync(stream.fileno())
-    os.replace(unfinished, file)
+    unfinished.replace(file)
 
 
 _SETTING_COLUMNS = (
@@ -350,7 +356,7 @@ def _print_failures(console: Console, records: Sequence[TrialRecord]) -> None:
     _say(console, "\nNot trained to the end:", "bold")
     ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[1][0].number))
     for (status, reason), failed in ordered[:_MOST_REASONS]:
-        line = f"  {len(failed)} x {status_in_full(status)}: {reason} (trial {_numbers(failed)})"
+        line = f"  {len(failed)} x {status_in_full(status)}: {reason} ({_numbers(failed)})"
         _say(console, line, STATUS[status].style)
     if len(ordered) > _MOST_REASONS:
         _say(console, f"  and {len(ordered) - _MOST_REASONS} more reasons, see results.csv")

@@ -149,9 +149,7 @@ class Sweep:
 
         return make
 
-    def _tuner(
-        self, searcher: OptunaSearcher, events: TuneEvents, missing: int
-    ) -> ray_tune.Tuner:
+    def _tuner(self, searcher: OptunaSearcher, events: TuneEvents, missing: int) -> ray_tune.Tuner:
         config = self._config
         hours = config.budget.hours
         return ray_tune.Tuner(

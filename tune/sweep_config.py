@@ -122,9 +122,7 @@ class SearchConfig(Frozen):
     @property
     def methods(self) -> tuple[Method, ...]:
         """The methods that have a space."""
-        return tuple(
-            name for name in ("lora", "full") if getattr(self, name) is not None
-        )
+        return tuple(name for name in ("lora", "full") if getattr(self, name) is not None)
 
     def space(self, method: Method) -> FullSpace:
         """The space of one method."""
@@ -163,9 +161,7 @@ class Constraint(Frozen):
             return value
         match = _CONSTRAINT.fullmatch(value)
         if match is None:
-            raise ValueError(
-                f"must read `metric <= number` (or <, >=, >), got {value!r}"
-            )
+            raise ValueError(f"must read `metric <= number` (or <, >=, >), got {value!r}")
         metric, symbol, bound = match.groups()
         return {"metric": metric, "operator": symbol, "bound": bound}
 

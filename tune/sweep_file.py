@@ -47,7 +47,7 @@ def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
         raise UserError([Fault("", f"is no valid YAML: {error}", location=where)]) from error
     if not isinstance(raw, dict):
         raise UserError([Fault("", "a sweep file must be a mapping", location=str(file))])
-    raw = _expand_variables(raw, ())
+    raw = {str(key): _expand_variables(value, (str(key),)) for key, value in raw.items()}
     for override in overrides:
         _override(raw, override)
     try:
@@ -133,7 +133,7 @@ def _scalar(text: str) -> Any:
     return value
 
 
-_PATHS: tuple[Location, ...] = (
+_PATHS: tuple[tuple[str, str], ...] = (
     ("model", "name"),
     ("data", "path"),
     ("data", "validation_path"),
@@ -158,8 +158,7 @@ def _anchor_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
             for task in suite.get(role) or ():
                 if isinstance(task, dict) and isinstance(task.get("data_files"), dict):
                     task["data_files"] = {
-                        split: _anchored(path, folder)
-                        for split, path in task["data_files"].items()
+                        split: _anchored(path, folder) for split, path in task["data_files"].items()
                     }
     return raw
 
@@ -201,7 +200,7 @@ def _faults(error: ValidationError, lines: dict[Location, int], file: Path) -> l
 
 def _is_written(part: str | int) -> bool:
     """Pydantic puts names of validators and of union members into locations; leave them out."""
-    return isinstance(part, int) or bool(re.fullmatch(r"[a-z_0-9]+", part)) and part != "tuple"
+    return isinstance(part, int) or (bool(re.fullmatch(r"[a-z_0-9]+", part)) and part != "tuple")
 
 
 def _split(dotted: str) -> Location:
@@ -220,7 +219,7 @@ def _dotted(location: Location) -> str:
 
 def _unknown_key(location: Location) -> tuple[str, str]:
     """The fault of an unknown key, with the nearest one known at the same place."""
-    models = [SweepConfig]
+    models: list[type[BaseModel]] = [SweepConfig]
     for part in location[:-1]:
         annotations = [
             model.model_fields[str(part)].annotation

@@ -62,8 +62,6 @@ class TuneEvents(Callback):
             self._end(trial, Outcome.model_validate(result[OUTCOME]))
         elif MEASUREMENT in result:
             measurement = Measurement.model_validate(result[MEASUREMENT])
-            if record.last is not None and measurement.step <= record.last.step:
-                return  # a worker group repeats its last report when it ends
             record = record.model_copy(
                 update={"last": measurement, "best": _best(record.best, measurement)}
             )

@@ -81,6 +81,7 @@ COMPOSITIONS: Final = tuple(
     if (step, operator) != ("next", "last")
 )
 import os
+
 if os.environ.get("PARTIAL"):
     COMPOSITIONS = tuple(c for c in COMPOSITIONS if c[1] in ("first", "max"))
 

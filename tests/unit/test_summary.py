@@ -1,0 +1,419 @@
+"""What a sweep's end says: Pareto front, recommendation, table of results, summary."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import random
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from trainables import metric_keys
+from trainables.config import TrialConfig
+from trainables.records import Measurement, TrialRecord, TrialStatus
+from tune.summary import pareto_front, print_summary, recommend, write_results_csv
+from tune.sweep_config import SweepConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GAIN, LOSS, OOD = metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
+TWO = [{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}]
+THREE = [*TWO, {"metric": OOD, "mode": "max"}]
+DATA: dict[str, Any] = {
+    "model": {"name": "m"},
+    "data": {"path": "d.jsonl"},
+    "eval": {"in_domain": ["a"], "retention": ["b"], "ood": ["c"]},
+}
+
+
+def sweep(objectives: list[dict[str, str]] | None = None, *constraints: str) -> SweepConfig:
+    return SweepConfig(
+        name="tiny",
+        search={
+            "lora": {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4]},
+            "full": {"learning_rate": [1e-5]},
+        },
+        objectives=objectives or TWO,
+        constraints=constraints,
+        budget={"trials": 20},
+        **DATA,
+    )
+
+
+def trial(
+    number: int,
+    metrics: dict[str, float] | None = None,
+    status: TrialStatus = TrialStatus.COMPLETE,
+    method: str = "lora",
+    lora: dict[str, Any] | None = None,
+    **fields: Any,
+) -> TrialRecord:
+    config = TrialConfig(
+        trial_id=f"tiny-{number}",
+        number=number,
+        seed=0,
+        data_seed=0,
+        method=method,
+        learning_rate=3.2e-4,
+        lora={"rank": 8, "alpha": 16, **(lora or {})} if method == "lora" else None,
+        train={},
+        output_dir="o",
+        base_dir="b",
+        **DATA,
+    )
+    last = Measurement(step=10, metrics=metrics, time=0.0) if metrics is not None else None
+    record: dict[str, Any] = {"started": 100.0, "ended": 160.5, "params": {}, "last": last}
+    return TrialRecord(config=config, status=status, **{**record, **fields})
+
+
+def numbers(records: list[TrialRecord]) -> list[int]:
+    return [record.number for record in records]
+
+
+def random_records(seed: int, objectives: list[dict[str, str]]) -> list[TrialRecord]:
+    draw = random.Random(seed)  # noqa: S311
+    levels = [round(0.1 * level, 1) for level in range(8)]  # few, so that ties happen
+    return [
+        trial(
+            number,
+            {objective["metric"]: draw.choice(levels) for objective in objectives},
+            draw.choice([TrialStatus.COMPLETE] * 4 + [TrialStatus.FAILED, TrialStatus.RUNNING]),
+        )
+        for number in range(draw.randrange(25))
+    ]
+
+
+def brute_force_front(config: SweepConfig, records: list[TrialRecord]) -> list[int]:
+    def losses(record: TrialRecord) -> list[float]:
+        signs = [1 if objective.mode == "min" else -1 for objective in config.objectives]
+        return [
+            sign * record.last.metrics[objective.metric]
+            for sign, objective in zip(signs, config.objectives, strict=True)
+        ]
+
+    candidates = [
+        record
+        for record in records
+        if record.status is TrialStatus.COMPLETE
+        and all(c.holds(record.last.metrics[c.metric]) for c in config.constraints)
+    ]
+    return [
+        own.number
+        for own in candidates
+        if not any(
+            losses(other) != losses(own)
+            and all(a <= b for a, b in zip(losses(other), losses(own), strict=True))
+            for other in candidates
+        )
+    ]
+
+
+@pytest.mark.parametrize("objectives", [TWO[:1], TWO[1:], TWO, THREE], ids=str)
+@pytest.mark.parametrize("constraints", [(), (f"{LOSS} <= 0.3",), (f"{LOSS} < 0.3", f"{GAIN} > 0")])
+def test_the_front_is_what_brute_force_finds(objectives, constraints):
+    sizes = set()
+    for seed in range(25):
+        named = [*objectives, *({"metric": m} for m in (GAIN, LOSS))]
+        records = random_records(seed, named)
+        config = sweep(objectives, *constraints)
+        expected = brute_force_front(config, records)
+        assert numbers(pareto_front(config, records)) == expected
+        sizes.add(len(expected))
+    assert len(sizes) > 1
+
+
+def test_a_strict_bound_excludes_its_own_value():
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.1})]
+    assert numbers(pareto_front(sweep(TWO, f"{LOSS} <= 0.1"), records)) == [0]
+    assert pareto_front(sweep(TWO, f"{LOSS} < 0.1"), records) == []
+
+
+def test_a_trial_without_an_objective_or_a_constrained_metric_is_not_on_the_front():
+    records = [trial(0, {GAIN: 0.9}), trial(1, {GAIN: 0.5, LOSS: 0.1}), trial(2, None)]
+    assert numbers(pareto_front(sweep(), records)) == [1]
+    assert numbers(pareto_front(sweep(TWO[:1], f"{LOSS} <= 1"), records)) == [1]
+
+
+def test_optuna_is_silent_and_left_as_it_was(capfd):
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.INFO)
+    optuna.logging.enable_default_handler()
+    pareto_front(sweep(TWO, f"{LOSS} <= 1"), [trial(0, {GAIN: 0.5, LOSS: 0.1})])
+    assert capfd.readouterr() == ("", "")
+    assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def test_one_objective_recommends_the_best_and_the_lower_number_on_a_tie():
+    records = [trial(n, {GAIN: gain}) for n, gain in [(0, 0.5), (1, 0.75), (2, 0.75), (3, 0.7)]]
+    found = recommend(sweep(TWO[:1]), records)
+    assert found.trial.number == 1
+    assert found.reason == (f"highest {GAIN} (0.750) of 4 complete trials (as good: trial 2).")
+    assert recommend(sweep([{"metric": GAIN, "mode": "min"}]), records).trial.number == 0
+
+
+def test_several_objectives_recommend_the_knee():
+    # Scaled losses: (1, 0), (0.4, 0.2), (0, 1); 0.45 from the ideal is the least.
+    records = [
+        trial(0, {GAIN: 0.5, LOSS: 0.0}),
+        trial(1, {GAIN: 0.8, LOSS: 0.02}),
+        trial(2, {GAIN: 1.0, LOSS: 0.1}),
+        trial(3, {GAIN: 0.79, LOSS: 0.03}),
+    ]
+    found = recommend(sweep(), records)
+    assert found.trial.number == 1
+    assert found.feasible
+    assert "the knee of the front's 3 trials" in found.reason
+    assert f"{GAIN} 0.800, {LOSS} +0.020" in found.reason
+
+
+def test_the_knee_scales_over_the_front_and_not_over_all_trials():
+    front = [{GAIN: 0.0, LOSS: 0.0}, {GAIN: 0.45, LOSS: 0.4}, {GAIN: 1.0, LOSS: 1.0}]
+    records = [trial(n, metrics) for n, metrics in enumerate(front)]
+    # Scaled over the front all are sqrt(0.55² + 0.4²) = 0.68 or 1 away. Over all trials, of which
+    # trial 3 forgets 100 times as much, forgetting would not count and trial 2 would win.
+    dominated = trial(3, {GAIN: 0.0, LOSS: 100.0})
+    assert recommend(sweep(), [*records, dominated]).trial.number == 1
+
+
+def test_the_lower_number_wins_where_two_are_as_near_but_for_rounding():
+    # |(0, 0.7 - 0.3 ...)|: the same two distances, computed in another order.
+    records = [
+        trial(5, {GAIN: 0.1 + 0.2, LOSS: 0.1}),
+        trial(2, {GAIN: 0.7, LOSS: 0.5}),
+        trial(4, {GAIN: 0.5, LOSS: 0.3 - 1e-17}),
+    ]
+    corners = recommend(sweep(), records[:2])
+    assert corners.trial.number == 2
+    assert "as good: trial 5" in corners.reason
+    mirrored = [{GAIN: 0.0, LOSS: 0.0}, {GAIN: 0.7, LOSS: 0.6}, {GAIN: 0.4, LOSS: 0.3}]
+    mirrored += [{GAIN: 1.0, LOSS: 1.0}]
+    tied = [trial(9 - n, metrics) for n, metrics in enumerate(mirrored)]
+    assert recommend(sweep(), tied).trial.number == 7
+
+
+def test_one_trial_on_the_front_is_said_to_be_best_in_all():
+    records = [trial(0, {GAIN: 0.9, LOSS: 0.0}), trial(1, {GAIN: 0.5, LOSS: 0.1})]
+    found = recommend(sweep(), records)
+    assert found.trial.number == 0
+    assert found.reason.startswith("best in every objective of 2 complete trials")
+
+
+def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_said():
+    records = [
+        trial(0, {GAIN: 0.9, LOSS: 0.3}),
+        trial(1, {GAIN: 0.65, LOSS: 0.0502}),  # misses by 0.05 and 0.0002
+        trial(2, {GAIN: 0.5, LOSS: 0.0}),
+        trial(3, {GAIN: 0.7}),
+    ]
+    found = recommend(sweep(TWO, f"{LOSS} <= 0.05", f"{GAIN} >= 0.7"), records)
+    assert (found.trial.number, found.feasible) == (1, False)
+    assert found.reason == (
+        "no trial keeps every constraint, and of 3 complete trials this one misses them by the "
+        f"least: {LOSS} is 0.0502, not <= 0.05 and {GAIN} is 0.65, not >= 0.7."
+    )
+
+
+def test_a_feasible_trial_comes_before_a_better_one_that_breaks_a_constraint():
+    records = [trial(0, {GAIN: 0.9, LOSS: 0.3}), trial(1, {GAIN: 0.4, LOSS: 0.01})]
+    assert recommend(sweep(TWO[:1], f"{LOSS} <= 0.05"), records).trial.number == 1
+
+
+def test_nothing_is_recommended_where_nothing_is_complete():
+    assert recommend(sweep(), []) is None
+    assert recommend(sweep(), [trial(0, {GAIN: 1.0, LOSS: 0.0}, TrialStatus.STOPPED_EARLY)]) is None
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="", encoding="utf-8") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
+    metrics = {"zebra": 1.0, "forgetting/b": 0.1 + 0.2, OOD: 1 / 3, metric_keys.TRAIN_LOSS: 1e-17}
+    records = [
+        trial(1, None, TrialStatus.FAILED, reason='ValueError: "a", b\nand more', ended=None),
+        trial(
+            0,
+            metrics,
+            best={OOD: 0.5, metric_keys.TRAIN_LOSS: 0.25},
+            lora={"alpha": 4.0, "target_modules": ("q", "v"), "dropout": 0.1, "rslora": True},
+            weights_dir="w/é",
+        ),
+        trial(2, {OOD: 0.25}, method="full"),
+    ]
+    file = tmp_path / "new" / "results.csv"
+    write_results_csv(file, records)
+    first, second, third = read(file)
+    assert list(first)[17:] == [
+        metric_keys.TRAIN_LOSS,
+        OOD,
+        "forgetting/b",
+        "zebra",
+        f"best/{metric_keys.TRAIN_LOSS}",
+        f"best/{OOD}",
+    ]
+    assert {key: float(first[key]) for key in metrics} == metrics
+    assert float(first[f"best/{OOD}"]) == 0.5
+    assert first["trial_id"] == "tiny-0"
+    assert (first["rank"], float(first["alpha"])) == ("8", 4.0)
+    assert float(first["scaling"]) == 4.0 / 8**0.5
+    assert (first["target_modules"], first["dropout"], first["rslora"]) == ("q v", "0.1", "True")
+    assert (first["batch_size"], first["learning_rate"]) == ("16", "0.00032")
+    assert (first["status"], first["seconds"], first["weights_dir"]) == ("COMPLETE", "60.5", "w/é")
+    assert (second["status"], second["seconds"], second[OOD]) == ("FAILED", "", "")
+    assert second["reason"] == 'ValueError: "a", b\nand more'
+    assert (third["method"], third["rank"], third["target_modules"]) == ("full", "", "")
+
+
+def test_the_csv_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
+    file = tmp_path / "results.csv"
+    write_results_csv(file, [trial(0)])
+    before = file.read_text()
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="no space"):
+        write_results_csv(file, [trial(0), trial(1)])
+    assert file.read_text() == before
+    monkeypatch.undo()
+    write_results_csv(file, [trial(0), trial(1)])
+    assert len(read(file)) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["results.csv"]
+
+
+def summary(
+    config: SweepConfig, records: list[TrialRecord], folder: Path, *hints: str, width: int = 100
+) -> str:
+    console = Console(file=io.StringIO(), width=width, _environ={})
+    print_summary(console, config, records, folder, list(hints))
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(tmp_path):
+    records = [
+        trial(0, {GAIN: 0.5, LOSS: -0.00004, OOD: 0.4}),
+        trial(1, {GAIN: 0.8, LOSS: 0.02, OOD: 0.5}, weights_dir="/w/it's"),
+        trial(2, {GAIN: 1.0, LOSS: 0.1, OOD: 0.3}, method="full"),
+        trial(3, {GAIN: 0.1, LOSS: 0.9, OOD: 0.3}),
+        trial(4, status=TrialStatus.FAILED, reason="KeyError: [/bold] \x1b[31mx\n  y"),
+        trial(5, status=TrialStatus.OUT_OF_MEMORY, reason="no memory"),
+        trial(6, status=TrialStatus.FAILED, reason="KeyError: [/bold] \x1b[31mx\n  y"),
+        trial(7, status=TrialStatus.RUNNING, ended=None),
+        trial(8, {GAIN: 0.1}, status=TrialStatus.STOPPED_EARLY, reason="too bad"),
+    ]
+    text = summary(sweep(), records, tmp_path / "x", "python tune/run.py tiny --num-trials 40")
+    lines = text.splitlines()
+    assert lines[1] == (
+        "tiny: 9 trials: 1 interrupted, 4 complete, 1 stopped early, 1 out of memory, 2 failed"
+    )
+    table = [line.split() for line in lines[4:8]]
+    assert table == [
+        ["trial", "rank", "alpha", "lr", "in-domain", "forgetting", "OOD"],
+        ["2", "full", "-", "3.2e-04", "1.000", "+0.100", "0.300"],
+        ["1", "8", "16", "3.2e-04", "0.800", "+0.020", "0.500"],
+        ["0", "8", "16", "3.2e-04", "0.500", "+0.000", "0.400"],
+    ]
+    assert "Recommended: trial 1 (lora, rank 8, alpha 16, lr 3.2e-04)" in lines
+    assert "  2 x failed: KeyError: [/bold] x y (trials 4, 6)" in lines
+    assert "  1 x out of memory: no memory (trial 5)" in lines
+    assert "too bad" not in text
+    assert f"  everything   {tmp_path}/x" in lines
+    assert f"  all trials   {tmp_path}/x/results.csv" in lines
+    assert "  weights      /w/it's" in lines
+    assert "  python tune/run.py tiny --num-trials 40" in lines
+    load = next(line for line in lines if "from_pretrained" in line).strip()
+    assert load == (
+        "from peft import AutoPeftModelForCausalLM; "
+        'model = AutoPeftModelForCausalLM.from_pretrained("/w/it\'s")'
+    )
+    compile(load, "hint", "exec")
+
+
+def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, method="full", weights_dir="w")]
+    text = summary(sweep(), records, tmp_path)
+    assert "from transformers import AutoModelForCausalLM; " in text
+    assert "Peft" not in text
+
+
+def test_weights_that_were_not_kept_are_not_to_be_loaded(tmp_path):
+    text = summary(sweep(), [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
+    assert "weights      not kept" in text
+    assert "from_pretrained" not in text
+
+
+@pytest.mark.parametrize(
+    ("records", "told"),
+    [
+        ([], "tiny: no trials\n"),
+        ([trial(0, status=TrialStatus.FAILED, reason="x")], "tiny: 1 trial: 1 failed\n"),
+    ],
+    ids=["no trial", "none complete"],
+)
+def test_without_a_complete_trial_it_says_so(records, told, tmp_path):
+    text = summary(sweep(), records, tmp_path)
+    assert told in text
+    assert "No trial to recommend" in text
+    assert "front" not in text
+    assert "weights" not in text
+
+
+def test_infeasible_trials_alone_give_a_recommendation_and_no_front(tmp_path):
+    text = summary(sweep(TWO, f"{LOSS} < 0"), [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
+    assert "Pareto front" not in text
+    assert "no trial keeps every constraint" in text
+
+
+@pytest.mark.parametrize(("objectives", "title"), [(TWO[:1], "Best (max"), (THREE, "Pareto front")])
+def test_every_objective_and_constraint_has_one_column(objectives, title, tmp_path):
+    metrics = {GAIN: 0.5, LOSS: 0.01, OOD: 0.25, metric_keys.GPU_HOURS: 0.123456}
+    config = sweep(objectives, f"{metric_keys.GPU_HOURS} <= 1")
+    text = summary(config, [trial(0, metrics)], tmp_path, width=140)
+    assert title in text
+    header, row = text.splitlines()[4:6]
+    for column in ("in-domain", "forgetting", "OOD", metric_keys.GPU_HOURS):
+        assert header.split().count(column) == 1
+    assert {"0.500", "+0.010", "0.250", "0.1235"} <= set(row.split())
+
+
+def test_hundreds_of_trials_give_a_short_summary(tmp_path):
+    records = [trial(n, {GAIN: n / 500, LOSS: n / 500, OOD: 0.0}) for n in range(300)]
+    records += [
+        trial(n, status=TrialStatus.FAILED, reason=f"reason {n % 50}") for n in range(300, 600)
+    ]
+    text = summary(sweep(), records, tmp_path)
+    assert "and 280 more, see results.csv" in text
+    assert "and 42 more reasons, see results.csv" in text
+    assert len(text.splitlines()) < 60
+
+
+def test_long_paths_stay_on_one_line_in_a_narrow_terminal(tmp_path):
+    folder = tmp_path / ("long" * 30)
+    text = summary(sweep(), [trial(0, {GAIN: 0.5, LOSS: 0.0})], folder, width=40)
+    assert f"  all trials   {folder}/results.csv" in text.splitlines()
+
+
+def test_the_driver_starts_without_optuna():
+    code = (
+        "import sys, tune.console, tune.summary, tune.chatter; "
+        "print({'optuna', 'ray', 'torch', 'wandb', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_the_level_of_other_loggers_is_left_alone():
+    level = logging.getLogger().level
+    pareto_front(sweep(), [trial(0, {GAIN: 0.5, LOSS: 0.1})])
+    assert logging.getLogger().level == level
