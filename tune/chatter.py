@@ -40,6 +40,7 @@ def chatter_to(log: Path) -> Iterator[Console]:
         try:
             yield console
         except Exception:
+            sys.stdout.flush()
             traceback.print_exc()
             raise
 

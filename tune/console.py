@@ -372,4 +372,4 @@ def duration(seconds: float) -> str:
 
 def one_line(text: str) -> str:
     """The text without line breaks and a terminal's control sequences."""
-    return " ".join(Text.from_ansi(text.replace("\n", " ")).plain.split())
+    return Text.from_ansi(" ".join(text.split())).plain

@@ -1,0 +1,576 @@
+"""The sweep on the terminal: live table, plain lines, and chatter kept out of both."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import logging
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+import textwrap
+import threading
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from rich.console import Console
+
+from trainables import metric_keys
+from trainables.config import TrialConfig
+from trainables.records import (
+    BaseRecord,
+    Measurement,
+    Provenance,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+from tune.chatter import chatter_to
+from tune.console import STATUS, ConsoleListener, duration, metric_text, one_line, rate
+from tune.sweep_config import SweepConfig
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+GAIN, LOSS, OOD = metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
+DATA: dict[str, Any] = {
+    "model": {"name": "m"},
+    "data": {"path": "d.jsonl"},
+    "eval": {"in_domain": ["a"], "retention": ["b"], "ood": ["c"]},
+}
+SWEEP = SweepRecord(
+    sweep_id="s",
+    config={},
+    provenance=Provenance(created=0, command="", git_commit=None, python="", versions={}),
+)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def sweep(trials: int = 20, **fields: Any) -> SweepConfig:
+    return SweepConfig(
+        name="tiny",
+        search={"lora": {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}},
+        objectives=[{"metric": GAIN, "mode": "max"}],
+        budget={"trials": trials},
+        **DATA,
+        **fields,
+    )
+
+
+def base(*warned: str) -> BaseRecord:
+    return BaseRecord(
+        key="k",
+        scores={},
+        metrics={GAIN: 0.4, metric_keys.RETENTION_ACC: 0.65, OOD: 0.38},
+        general_nll=None,
+        parameters=1,
+        train_samples=1,
+        skipped_samples=0,
+        seconds=1.0,
+        warnings=warned,
+    )
+
+
+def trial(
+    number: int,
+    status: TrialStatus = TrialStatus.RUNNING,
+    metrics: dict[str, float] | None = None,
+    method: str = "lora",
+    **fields: Any,
+) -> TrialRecord:
+    config = TrialConfig(
+        trial_id=f"tiny-{number}",
+        number=number,
+        seed=0,
+        data_seed=0,
+        method=method,
+        learning_rate=3.2e-4,
+        lora={"rank": 8, "alpha": 16} if method == "lora" else None,
+        train={},
+        output_dir="o",
+        base_dir="b",
+        **DATA,
+    )
+    return TrialRecord(
+        config=config,
+        status=status,
+        last=Measurement(step=120, metrics=metrics, time=0.0) if metrics else None,
+        **{"started": 1000.0, "params": {}, **fields},
+    )
+
+
+def ended(number: int, gain: float = 0.5, seconds: float = 60.0, **fields: Any) -> TrialRecord:
+    fields = {"status": TrialStatus.COMPLETE, "ended": 1000.0 + seconds, **fields}
+    return trial(number, metrics={GAIN: gain, LOSS: 0.01}, **fields)
+
+
+class CountingFile(io.StringIO):
+    """A file that knows how often it was flushed: once for each time a console draws."""
+
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+
+
+def terminal(width: int = 100, height: int = 30, **options: Any) -> Console:
+    return Console(
+        file=CountingFile(),
+        force_terminal=True,
+        width=width,
+        height=height,
+        color_system=options.pop("color_system", None),
+        _environ={},
+        **options,
+    )
+
+
+def no_terminal(width: int = 80) -> Console:
+    return Console(file=io.StringIO(), width=width, _environ={})
+
+
+def text(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def last_frame(console: Console) -> list[str]:
+    """What stays on the screen when the display has stopped."""
+    drawn = re.split(r"\x1b\[2K(?:\x1b\[1A\x1b\[2K)+", text(console))[-1]
+    return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn).replace("\r", "").rstrip().splitlines()
+
+
+def test_plain_lines_tell_the_sweep_event_by_event():
+    console, clock = no_terminal(), Clock()
+    listener = ConsoleListener(sweep(), console, clock)
+    listener.sweep_started(SWEEP, base("base at chance", "[b] odd", "base at chance"), [])
+    listener.trial_started(trial(0))
+    listener.trial_started(trial(1, method="full", attempt=2))
+    curve = {metric_keys.TRAIN_LOSS: 0.7}
+    listener.measured(trial(0, metrics=curve), Measurement(step=60, metrics=curve, time=0))
+    evaluated = {metric_keys.TRAIN_LOSS: 0.512, GAIN: 0.733, LOSS: -0.0214, OOD: 0.7}
+    listener.measured(trial(0, metrics=evaluated), Measurement(step=120, metrics=evaluated, time=0))
+    clock.now += 60
+    listener.trial_ended(ended(0))
+    reason = "ValueError: [/red] \x1b[31mbad\n  thing " + "x" * 100
+    listener.trial_ended(trial(1, TrialStatus.OUT_OF_MEMORY, reason=reason, ended=1003.0))
+    listener.sweep_ended([])
+    assert text(console).splitlines() == [
+        "warning: base at chance",
+        "warning: [b] odd",
+        "base: in-domain 0.400, retention 0.650, OOD 0.380",
+        "trial 0 started: lora, rank 8, alpha 16, lr 3.2e-04",
+        "trial 1 started again, attempt 2: full, lr 3.2e-04",
+        "trial 0 step 120: loss 0.512, in-domain 0.733, forgetting -0.021, OOD 0.700",
+        # 18 trials of 60 s that wait, two at a time.
+        "trial 0 complete after 1 min 00 s "
+        "(1/20 finished, 1 running, 1 min 00 s elapsed, about 9 min 00 s left)",
+        f"trial 1 out of memory after 3 s: ValueError: [/red] bad thing {'x' * 100} "
+        "(2/20 finished, 1 min 00 s elapsed, about 4 min 44 s left)",
+    ]
+
+
+def test_earlier_runs_are_counted_as_finished():
+    console = no_terminal()
+    listener = ConsoleListener(sweep(), console, Clock())
+    failed = trial(1, TrialStatus.FAILED, reason="x", ended=1001.0)
+    listener.sweep_started(SWEEP, base(), [ended(0), failed])
+    listener.trial_ended(ended(2))
+    assert "2 trials of earlier runs: 1 complete, 1 failed" in text(console)
+    assert "(3/20 finished" in text(console)
+
+
+def test_nothing_is_said_about_the_time_left_before_a_trial_has_finished():
+    listener = ConsoleListener(sweep(), no_terminal(), Clock())
+    listener.trial_started(trial(0))
+    assert listener._progress() == "0/20 finished, 1 running, 0 s elapsed"
+    listener.trial_ended(trial(0, TrialStatus.CANCELLED))  # has no duration
+    assert "left" not in listener._progress()
+
+
+def test_the_time_left_is_that_of_the_longest_where_no_trial_waits():
+    console, clock = no_terminal(), Clock()
+    listener = ConsoleListener(sweep(trials=4), console, clock)
+    for number in range(4):
+        listener.trial_started(trial(number))
+    listener.trial_ended(ended(0, seconds=100))
+    listener.trial_ended(ended(1, seconds=100))
+    clock.now += 70
+    assert "about 30 s left" in listener._progress()
+    clock.now += 40
+    assert "left" not in listener._progress()
+
+
+def test_a_grid_plans_no_more_trials_than_it_has_points():
+    listener = ConsoleListener(sweep(sampler="grid"), no_terminal(), Clock())
+    assert listener._progress().startswith("0/4 finished")
+
+
+def test_the_table_has_the_base_first_and_all_columns():
+    console = terminal(width=80)
+    listener = ConsoleListener(sweep(), console, Clock())
+    listener.sweep_started(SWEEP, base("careful"), [])
+    listener.trial_started(trial(0))
+    evaluated = {metric_keys.TRAIN_LOSS: 0.512, GAIN: 0.733, LOSS: 0.0214, OOD: 0.7}
+    listener.measured(trial(0, metrics=evaluated), Measurement(step=120, metrics=evaluated, time=0))
+    # A point of the training curve moves the loss and leaves the scores.
+    curve = {metric_keys.TRAIN_LOSS: 0.3}
+    listener.measured(trial(0, metrics=curve), Measurement(step=120, metrics=curve, time=0))
+    listener.trial_started(trial(1, method="full"))
+    listener.sweep_ended([])
+    header, titles, *rows = last_frame(console)
+    assert header == "tiny: 0/20 finished, 2 running, 0 s elapsed"
+    assert [" ".join(line.split()) for line in (titles, *rows)] == [
+        "trial method rank alpha lr step loss in-domain forgetting OOD status",
+        "base - - - - - - 0.400 - 0.380 -",
+        "0 lora 8 16 3.2e-04 120 0.300 0.733 +0.021 0.700 running",
+        "1 full - - 3.2e-04 - - - - - running",
+    ]
+    assert text(console).count("careful") == 1
+    assert "trial 0 started" not in text(console)
+    assert not [line for line in (header, titles, *rows) if len(line) > 80]
+
+
+@pytest.mark.parametrize("height", [3, 12, 24])
+@pytest.mark.parametrize("width", [30, 60, 80, 160])
+def test_hundreds_of_trials_fit_the_terminal(width, height):
+    console = terminal(width, height)
+    listener = ConsoleListener(sweep(trials=500), console, Clock())
+    listener.sweep_started(SWEEP, base(), [ended(n) for n in range(300)])
+    for number in range(300, 310):
+        listener.trial_started(trial(number))
+    for _ in range(3):
+        listener._live.refresh()
+    listener.sweep_ended([])
+    frame = last_frame(console)
+    assert len(frame) <= max(height - 1, 4)
+    assert max(len(line) for line in frame) <= width
+    assert "status" in frame[1] or width < 42
+    assert "…" in frame[-1]
+
+
+def test_running_trials_come_first_then_the_best_then_the_newest():
+    console = terminal(height=20)
+    listener = ConsoleListener(sweep(trials=300), console, Clock())
+    listener.sweep_started(SWEEP, base(), [])
+    for number in range(200):
+        gain = {17: 0.9, 23: 0.8, 5: 0.7}.get(number, 0.5)
+        listener.trial_ended(ended(number, gain))
+    listener.trial_ended(ended(200, 0.95, status=TrialStatus.STOPPED_EARLY))
+    for number in range(201, 210):
+        listener.trial_started(trial(number))
+    listener.sweep_ended([])
+    frame = last_frame(console)
+    shown = [int(line.split()[0]) for line in frame[3:-1]]
+    assert shown[:9] == list(range(201, 210))
+    assert shown[9:] == [17, 23, 5, 200, 199, 198][: len(shown) - 9]
+    assert len(shown) >= 13
+    assert frame[-1].startswith(f"… and {210 - len(shown)} more")
+
+
+def test_the_best_keep_the_constraints():
+    config = sweep(constraints=(f"{LOSS} <= 0.05",))
+    listener = ConsoleListener(config, no_terminal(), Clock())
+    forgetful = trial(1, TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.3}, ended=1001.0)
+    listener.sweep_started(SWEEP, base(), [ended(0, 0.5), forgetful, ended(2, 0.6)])
+    assert listener._best_first() == [2, 0, 1]
+
+
+def test_few_trials_are_all_shown_running_ones_first():
+    console = terminal()
+    listener = ConsoleListener(sweep(), console, Clock())
+    listener.sweep_started(SWEEP, base(), [])
+    for number in range(3):
+        listener.trial_started(trial(number))
+    listener.trial_ended(ended(0))
+    listener.trial_ended(trial(2, TrialStatus.FAILED, reason="KeyError: k", ended=1001.0))
+    # An ending of which only the ledger knows counts as well.
+    listener.sweep_ended([ended(0), ended(3)])
+    frame = last_frame(console)
+    assert [line.split()[0] for line in frame[3:]] == ["1", "3", "2", "0"]
+    assert "trial 2 failed after 1 s: KeyError: k" in text(console)
+    assert "3/20 finished" in frame[0]
+
+
+def test_every_status_has_its_own_word_and_colour():
+    assert set(STATUS) == set(TrialStatus)
+    assert len({word.short for word in STATUS.values()}) == len(TrialStatus)
+    console = terminal(color_system="standard")
+    listener = ConsoleListener(sweep(), console, Clock())
+    listener.sweep_started(SWEEP, base(), [ended(0), trial(1, TrialStatus.DIVERGED)])
+    listener.sweep_ended([])
+    assert "\x1b[32mcomplete" in text(console)
+    assert "\x1b[35mdiverged" in text(console)
+
+
+def test_events_do_not_redraw():
+    console = terminal()
+    listener = ConsoleListener(sweep(), console, Clock())
+    listener.sweep_started(SWEEP, base(), [])
+    listener.trial_started(trial(0))
+    assert isinstance(console.file, CountingFile)
+    before, began = console.file.flushes, time.monotonic()
+    metrics = {GAIN: 0.5, metric_keys.TRAIN_LOSS: 1.0}
+    record = trial(0, metrics=metrics)
+    for step in range(5000):
+        listener.measured(record, Measurement(step=step, metrics=metrics, time=0.0))
+    drawn, seconds = console.file.flushes - before, time.monotonic() - began
+    listener.sweep_ended([])
+    assert drawn <= 4 * (seconds + 1)
+
+
+def test_the_display_survives_events_while_it_draws():
+    """Draws as fast as it can while events come: neither a deadlock nor an error in the drawing."""
+    console = terminal()
+    listener = ConsoleListener(sweep(trials=400), console, Clock())
+    listener.sweep_started(SWEEP, base(), [])
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def draw() -> None:
+        try:
+            while not done.is_set():
+                listener._live.refresh()
+        except BaseException as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=draw, daemon=True)
+    thread.start()
+    for number in range(40):
+        listener.trial_started(trial(number))
+        listener.trial_ended(trial(number, TrialStatus.FAILED, reason="r", ended=1001.0))
+    done.set()
+    thread.join(20)
+    assert not thread.is_alive()
+    assert not errors
+    listener.sweep_ended([])
+    assert text(console).count("failed after 1 s: r") == 40
+
+
+def test_the_end_of_the_sweep_stops_the_display():
+    console = terminal()
+    listener = ConsoleListener(sweep(), console, Clock())
+    threads = threading.active_count()
+    listener.sweep_started(SWEEP, base(), [])
+    assert threading.active_count() == threads + 1
+    assert text(console).count("\x1b[?25l") == 1
+    listener.sweep_ended([])
+    deadline = time.monotonic() + 10
+    while threading.active_count() > threads and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == threads
+    assert text(console).count("\x1b[?25h") == 1
+    listener.sweep_ended([])  # again: nothing to stop
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "shown"),
+    [
+        (GAIN, 0.5, "0.500"),
+        (LOSS, 0.0125, "+0.013"),
+        (LOSS, -0.25, "-0.250"),
+        (LOSS, -0.0001, "+0.000"),
+        (GAIN, None, "-"),
+        (metric_keys.LEARNING_RATE, 3.2e-4, "3.2e-04"),
+        (metric_keys.TRAINABLE_PARAMETERS, 1234, "1234"),
+        (metric_keys.MAX_RESERVED, 1.23456, "1.235"),
+        ("ood/piqa/acc", 0.75, "0.750"),
+    ],
+)
+def test_metrics_are_shown_in_their_style(key, value, shown):
+    assert metric_text(key, value) == shown
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(-1, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (192, "3 min 12 s"), (7500, "2 h 05 min")],
+)
+def test_durations_are_short(seconds, shown):
+    assert duration(seconds) == shown
+
+
+def test_rates_and_reasons_are_short():
+    assert rate(0.00032) == "3.2e-04"
+    assert one_line("a\n\n  b\x1b[1mc\x1b[0m\r\nd") == "a bc d"
+
+
+# --- chatter -------------------------------------------------------------------------------------
+
+
+def test_all_chatter_goes_to_the_log_and_the_console_to_stdout(tmp_path, capfd):
+    log = tmp_path / "new" / "sweep.log"
+    logger = logging.getLogger("some.library")
+    with chatter_to(log) as console:
+        os.write(2, b"from C++\n")
+        os.write(1, b"from C\n")
+        print("from print", flush=False)  # noqa: T201
+        sys.stderr.write("from stderr\n")
+        logger.warning("from logging")
+        subprocess.run(["sh", "-c", "echo child out; echo child err >&2"], check=True)
+        console.print("from the sweep")
+    out, err = capfd.readouterr()
+    assert (out, err) == ("from the sweep\n", "")
+    said = log.read_text()
+    for source in ("C++", "C", "print", "stderr", "logging"):
+        assert f"from {source}\n" in said
+    assert "child out\nchild err\n" in said
+    assert re.search(r"^\d{4}-\S+ \S+ WARNING some.library: from logging$", said, re.MULTILINE)
+    assert "from the sweep" not in said
+
+
+def test_everything_is_as_before_afterwards(tmp_path, capfd):
+    root = logging.getLogger()
+    printed = logging.StreamHandler()
+    root.addHandler(printed)
+    handlers = list(root.handlers)
+    streams = (sys.stdout, sys.stderr)
+    descriptors = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0  # noqa: PTH112, PTH208
+    try:
+        with chatter_to(tmp_path / "log") as console:
+            assert sys.stdout is not streams[0]
+            logging.getLogger("x").warning("once")
+            library = logging.StreamHandler()  # as Ray's is made: on what stderr is just now
+        assert (sys.stdout, sys.stderr) == streams
+        assert root.handlers == handlers
+    finally:
+        root.removeHandler(printed)
+    if descriptors:
+        assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
+    os.write(2, b"err\n")
+    print("out")  # noqa: T201
+    console.print("console")
+    library.emit(logging.makeLogRecord({"msg": "library"}))
+    assert capfd.readouterr() == ("out\nconsole\n", "err\nlibrary\n")
+    assert (tmp_path / "log").read_text().count("once") == 1
+
+
+def test_the_log_is_appended_to(tmp_path):
+    for word in ("one", "two"):
+        with chatter_to(tmp_path / "log"):
+            os.write(1, word.encode())
+    assert (tmp_path / "log").read_text() == "onetwo"
+
+
+def test_an_exception_escapes_whole_and_is_logged(tmp_path, capfd):
+    def break_off() -> None:
+        with chatter_to(tmp_path / "log"):
+            sys.stdout.write("half a line ")
+            raise ValueError("what went wrong")
+
+    streams = (sys.stdout, sys.stderr)
+    with pytest.raises(ValueError, match="what went wrong"):
+        break_off()
+    assert (sys.stdout, sys.stderr) == streams
+    os.write(2, b"err\n")
+    assert capfd.readouterr() == ("", "err\n")
+    said = (tmp_path / "log").read_text()
+    assert said.startswith("half a line ")
+    assert "Traceback" in said
+    assert "ValueError: what went wrong" in said
+
+
+def test_a_log_that_cannot_be_opened_leaves_the_streams_alone(tmp_path, capfd):
+    streams = (sys.stdout, sys.stderr)
+    with pytest.raises(IsADirectoryError), chatter_to(tmp_path):
+        pass
+    assert (sys.stdout, sys.stderr) == streams
+    os.write(1, b"out\n")
+    assert capfd.readouterr().out == "out\n"
+
+
+def test_without_a_terminal_nothing_redraws_even_in_colour(tmp_path, monkeypatch, capfd):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    with chatter_to(tmp_path / "log") as console:
+        assert console.is_terminal
+        listener = ConsoleListener(sweep(), console, Clock())
+        listener.sweep_started(SWEEP, base(), [])
+        listener.sweep_ended([])
+    out = capfd.readouterr().out
+    assert "base: in-domain" in out
+    assert "\x1b[?25l" not in out
+
+
+ON_A_TERMINAL = """
+import os, sys, warnings
+sys.path.insert(0, {here!r})
+from pathlib import Path
+from test_console import SWEEP, base, ended, sweep, trial
+from tune.chatter import chatter_to
+from tune.console import ConsoleListener
+
+with chatter_to(Path({log!r})) as console:
+    assert console.is_terminal, "no terminal"
+    assert tuple(console.size) == (91, 17), console.size
+    assert console.encoding == "utf-8", console.encoding
+    listener = ConsoleListener(sweep(trials=400), console)
+    listener.sweep_started(SWEEP, base("careful"), [ended(n) for n in range(200)])
+    listener.trial_started(trial(200))
+    os.write(2, b"chatter of a library\\n")
+    print("more chatter")
+    warnings.warn("a library's warning")
+    if {fails}:
+        raise RuntimeError("the driver broke")
+    listener.sweep_ended([])
+"""
+
+
+def run_on_a_terminal(tmp_path: Path, *, fails: bool) -> tuple[int, str, str]:
+    """Exit code, what the terminal received, and the log."""
+    log = tmp_path / "log"
+    code = textwrap.dedent(ON_A_TERMINAL).format(
+        here=os.path.dirname(__file__),  # noqa: PTH120
+        log=str(log),
+        fails=fails,
+    )
+    master, slave = pty.openpty()
+    fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 17, 91, 0, 0))
+    environment = {k: v for k, v in os.environ.items() if k not in ("COLUMNS", "LINES", "NO_COLOR")}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.DEVNULL,  # the size must come from stdout's terminal
+        stdout=slave,
+        stderr=slave,
+        env=environment | {"TERM": "xterm-256color", "PYTHONUTF8": "1"},
+    )
+    os.close(slave)
+    received = bytearray()
+    try:
+        while chunk := os.read(master, 65536):
+            received += chunk
+    except OSError:  # Linux's way to say that the other end is closed
+        pass
+    os.close(master)
+    return process.wait(), received.decode(), log.read_text()
+
+
+def test_on_a_real_terminal_the_table_is_drawn_and_chatter_is_not(tmp_path):
+    code, received, log = run_on_a_terminal(tmp_path, fails=False)
+    assert code == 0, received
+    assert "careful" in received
+    assert "in-domain" in received
+    assert "running" in received
+    assert "… and " in received
+    assert received.index("\x1b[?25l") < received.index("\x1b[?25h")
+    assert "chatter" not in received
+    assert log.startswith("chatter of a library\nmore chatter\n")
+    assert "UserWarning: a library's warning" in log
+    assert "warning" not in received.replace("warning: careful", "")
+
+
+def test_on_a_real_terminal_a_failure_shows_the_cursor_and_its_traceback(tmp_path):
+    code, received, log = run_on_a_terminal(tmp_path, fails=True)
+    assert code == 1
+    assert received.index("\x1b[?25h") < received.index("RuntimeError: the driver broke")
+    assert "RuntimeError: the driver broke" in log

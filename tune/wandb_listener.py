@@ -1,0 +1,292 @@
+"""W&B as a mirror of the sweep: one run per trial and one for the base, all in one group.
+
+The ledger is the truth. Whatever W&B raises is logged, and the sweep goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import wandb
+
+from trainables import metric_keys
+from trainables.config import Frozen, ModelConfig, TrialConfig
+from trainables.ledger import Ledger
+from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
+from tune.listeners import SweepListener
+from tune.sweep_config import WandbConfig
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline", "disabled"]
+
+# W&B shows 0 as finished and anything else as failed (254 as crashed); why a trial failed stands
+# in its summary. 130 is what a shell gives a process that was interrupted.
+_FINISHED, _FAILED, _INTERRUPTED = 0, 1, 130
+_EXIT_CODES = {
+    TrialStatus.COMPLETE: _FINISHED,
+    TrialStatus.STOPPED_EARLY: _FINISHED,
+    TrialStatus.CANCELLED: _INTERRUPTED,
+}
+
+# The driver is no place to collect anything: it does not train, its metadata would show the wrong
+# machine, and git state and versions are in the sweep's own record.
+_RUN_SETTINGS: dict[str, Any] = {
+    "silent": True,
+    "console": "off",
+    "disable_git": True,
+    "disable_code": True,
+    "x_disable_stats": True,
+    "x_disable_meta": True,
+    "x_save_requirements": False,
+    # A driver that is killed loses what is not flushed; the default is 15 s.
+    "x_transaction_log_flush_interval": 1.0,
+    # The sweep waits meanwhile, so a network that is gone must not hold it for long.
+    "init_timeout": 30,
+    "finish_timeout": 30,
+    "finish_timeout_raises": True,
+}
+
+
+class WandbListener(SweepListener):
+    """Logs each trial as a run whose x axis is the optimizer step.
+
+    A trial that is run again under a later attempt continues its run; steps that the run has
+    already are not logged twice, so the curve keeps the earlier attempt's points.
+
+    Args:
+        config: where to log.
+        folder: the sweep's folder; W&B's files go to `wandb/` below it.
+    """
+
+    def __init__(self, config: WandbConfig, folder: Path) -> None:
+        self._config = config
+        self._folder = folder
+        self._group: str | None = None
+        self._runs: dict[str, Any] = {}
+        self._newest_step: dict[str, int] = {}
+        self._chosen_mode: Mode | None = None
+        self._has_warned = False
+
+    def upload_hint(self) -> str | None:
+        """The command that uploads what was logged offline; None where there is nothing to do."""
+        if self._mode() != "offline":
+            return None
+        folder = self._folder / "wandb"
+        if folder.is_relative_to(Path.cwd()):
+            folder = folder.relative_to(Path.cwd())
+        return f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
+
+    def sweep_started(
+        self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
+    ) -> None:
+        """Log the base, unless an earlier start of the command did."""
+        self._group = sweep.sweep_id
+        run_id = f"{sweep.sweep_id}-base"
+        if self._has_files(run_id):
+            return
+        with self._guarded("the run of the base"):
+            run = self._start(run_id, "base", "base", _base_config(sweep, base))
+            if run is None:
+                return
+            self._runs[run_id] = run
+            run.log({**base.metrics, metric_keys.GLOBAL_STEP: 0}, step=0, commit=True)
+        self._close(run_id, _base_summary(base), _FINISHED)
+
+    def trial_started(self, record: TrialRecord) -> None:
+        """Open the trial's run, or go on with it."""
+        trial_id = record.config.trial_id
+        with self._guarded(f"the run of trial {record.number}"):
+            if trial_id in self._runs:
+                self._runs[trial_id].config.update(_trial_config(record), allow_val_change=True)
+                return
+            self._newest_step.setdefault(trial_id, self._logged_before(record))
+            config, name = _trial_config(record), _trial_name(record.config)
+            run = self._start(trial_id, name, record.config.method, config)
+            if run is not None:
+                self._runs[trial_id] = run
+                run.summary.update({"status": record.status.value, "reason": None})
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Add a point to the trial's curves."""
+        trial_id, step = record.config.trial_id, measurement.step
+        run = self._runs.get(trial_id)
+        if run is None or step <= self._newest_step[trial_id]:
+            return
+        with self._guarded(f"step {step} of trial {record.number}"):
+            point = {**measurement.metrics, metric_keys.GLOBAL_STEP: step}
+            # W&B's own step is ours too: it then orders the points of several attempts, which
+            # are joined when they are uploaded.
+            run.log(point, step=step, commit=True)
+            self._newest_step[trial_id] = step
+            run.summary.update(_best(record))
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Close the trial's run with its final values and its true exit code."""
+        final = record.last.metrics if record.last else {}
+        verdict = {"status": record.status.value, "reason": record.reason}
+        code = _EXIT_CODES.get(record.status, _FAILED)
+        self._close(record.config.trial_id, {**final, **_best(record), **verdict}, code)
+
+    def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
+        """Close the runs of trials that were interrupted; the next start continues them."""
+        verdict = {"status": "INTERRUPTED", "reason": "the sweep ended before the trial"}
+        for run_id in list(self._runs):
+            self._close(run_id, verdict, _INTERRUPTED)
+
+    def _start(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
+        """A run, or None where W&B is disabled."""
+        if self._mode() == "disabled":
+            return None
+        try:
+            return self._init(run_id, name, job_type, config)
+        except Exception as error:
+            # The id stays in use in W&B's service process, so only a new one can take it again,
+            # and ending the old one would end every open run.
+            if self._mode() != "online" or self._runs:
+                raise
+            self._note(f"W&B cannot be reached, logging offline: {error}")
+            self._chosen_mode = "offline"
+            wandb.teardown()
+            _set_up()
+            return self._init(run_id, name, job_type, config)
+
+    def _init(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=self._config.project,
+            entity=self._config.entity,
+            id=run_id,
+            name=name,
+            group=self._group,
+            job_type=job_type,
+            tags=list(self._config.tags),
+            config=config,
+            dir=str(self._folder),
+            mode=self._mode(),
+            reinit="create_new",
+            resume="allow",
+            settings=wandb.Settings(**_RUN_SETTINGS),
+        )
+        run.define_metric(metric_keys.GLOBAL_STEP)
+        run.define_metric("*", step_metric=metric_keys.GLOBAL_STEP)
+        return run
+
+    def _close(self, run_id: str, summary: Mapping[str, Any], exit_code: int) -> None:
+        run = self._runs.pop(run_id, None)
+        if run is None:
+            return
+        with self._guarded(f"the summary of run {run_id}"):
+            run.summary.update(dict(summary))
+        with self._guarded(f"the end of run {run_id}"):
+            run.finish(exit_code=exit_code)
+
+    def _has_files(self, run_id: str) -> bool:
+        return any(self._folder.glob(f"wandb/*/run-{run_id}.wandb"))
+
+    def _logged_before(self, record: TrialRecord) -> int:
+        """The last step that an earlier attempt logged, -1 if there is none."""
+        if not self._has_files(record.config.trial_id):
+            return -1
+        measurements = Ledger(self._folder).measurements(record.number)
+        return measurements[-1].step if measurements else -1
+
+    def _mode(self) -> Mode:
+        if self._chosen_mode is None:
+            self._chosen_mode = "offline"
+            with self._guarded("its settings"):
+                self._chosen_mode = _find_mode(self._config)
+        return self._chosen_mode
+
+    @contextmanager
+    def _guarded(self, what: str) -> Iterator[None]:
+        """Keep what W&B raises away from the sweep; later runs do not try the network again."""
+        try:
+            yield
+        except Exception as error:
+            self._note(f"W&B failed at {what}; the ledger has it all: {error!r}")
+            if self._chosen_mode == "online":
+                self._chosen_mode = "offline"
+
+    def _note(self, message: str) -> None:
+        """Warn the first time; a mirror that is broken must not fill the log."""
+        logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message)
+        self._has_warned = True
+
+
+def _set_up(**settings: Any) -> Any:
+    """W&B's session of this process, silent from the start."""
+    return wandb.setup(wandb.Settings(silent=True, console="off", **settings))
+
+
+def _find_mode(config: WandbConfig) -> Mode:
+    """The sweep file's mode, else that of W&B's own settings; online takes a key.
+
+    The key is only looked for: nothing is asked for, verified, or saved.
+    """
+    wanted = _set_up(**({"mode": config.mode} if config.mode else {})).settings.mode
+    if wanted == "disabled":
+        return "disabled"
+    if wanted in ("offline", "dryrun"):
+        return "offline"
+    if wandb.login(prompt=False, verify=False):
+        return "online"
+    if config.mode == "online":
+        logger.warning("wandb.mode is online but W&B finds no key, logging offline")
+    return "offline"
+
+
+def _trial_config(record: TrialRecord) -> dict[str, Any]:
+    """The trial's configuration under flat keys, which W&B's tables filter by."""
+    config = record.config
+    return {
+        "method": config.method,
+        "trial/number": config.number,
+        "trial/attempt": record.attempt,
+        "seed": config.seed,
+        "data/path": config.data.path,
+        **_flat("model", config.model),
+        **_flat("train", config.train),
+        "train/learning_rate": config.learning_rate,
+        **_flat("deepspeed", config.deepspeed),
+        **_flat("lora", config.lora),
+        **({"lora/scaling": config.lora.scaling} if config.lora else {}),
+        **{f"search/{key}": value for key, value in record.params.items()},
+    }
+
+
+def _flat(name: str, part: Frozen | None) -> dict[str, Any]:
+    values = part.model_dump(mode="json") if part else {}
+    return {f"{name}/{key}": value for key, value in values.items()}
+
+
+def _trial_name(config: TrialConfig) -> str:
+    """Such as `lora r=8 alpha=16 lr=3e-4 #7`."""
+    adapter = f" r={config.lora.rank} alpha={config.lora.alpha:g}" if config.lora else ""
+    mantissa, exponent = f"{config.learning_rate:.2e}".split("e")
+    rate = f"{float(mantissa):g}e{int(exponent)}"
+    return f"{config.method}{adapter} lr={rate} #{config.number}"
+
+
+def _best(record: TrialRecord) -> dict[str, float]:
+    return {f"best/{key}": value for key, value in record.best.items()}
+
+
+def _base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
+    model = ModelConfig.model_validate(sweep.config["model"])
+    return {"method": "base", **_flat("model", model), "model/parameters": base.parameters}
+
+
+def _base_summary(base: BaseRecord) -> dict[str, Any]:
+    counts = ("parameters", "train_samples", "skipped_samples", "general_nll", "seconds")
+    return {
+        **base.metrics,
+        **{f"base/{key}": getattr(base, key) for key in counts},
+        "base/warnings": "\n".join(base.warnings),
+        "status": TrialStatus.COMPLETE.value,
+    }
