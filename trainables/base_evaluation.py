@@ -206,6 +206,7 @@ def _store(
     """Write aside, then rename: a half-written entry is never found."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    unfinished.chmod(0o755)  # workers may run as other users
     (unfinished / _RECORD).write_text(record.model_dump_json(indent=2))
     write_items(unfinished / _ITEMS, items)
     if reference is not None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from trainables.ledger import Ledger
 from trainables.records import Measurement, TrialRecord
 from tune.listeners import SweepListener
+from tune.summary import write_results_csv
 
 
 class Recorder(SweepListener):
@@ -24,3 +27,7 @@ class Recorder(SweepListener):
     def trial_ended(self, record: TrialRecord) -> None:
         """Note how it ended."""
         self._ledger.write_trial(record)
+
+    def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
+        """Write the table of all trials."""
+        write_results_csv(self._ledger.folder.results_csv, records)

@@ -79,6 +79,10 @@ class OptunaSearcher(Searcher, SweepListener):
             else:
                 self._add_finished(record)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for a restore that is never asked for."""
+        return {}
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial for Tune, or that there is none."""
         if self._again:

@@ -80,8 +80,9 @@ class Sweep:
         searcher = OptunaSearcher(
             self._config, self._trial_maker(sweep.sweep_id), finished, interrupted
         )
-        events = TuneEvents([Recorder(self._ledger), searcher, *listeners])
-        for listener in listeners:
+        everyone = [Recorder(self._ledger), searcher, *listeners]
+        events = TuneEvents(everyone)
+        for listener in everyone:
             listener.sweep_started(sweep, base, finished)
         missing = self._config.budget.trials - len(finished)
         try:
@@ -89,7 +90,7 @@ class Sweep:
                 self._tuner(searcher, events, missing).fit()
         finally:
             records = self._ledger.trials()
-            for listener in listeners:
+            for listener in everyone:
                 listener.sweep_ended(records)
         searcher.export(self._ledger.folder.study)
         # Tune ends quietly on Ctrl-C. What ran then stays RUNNING in the ledger, and the next

@@ -7,7 +7,14 @@ import re
 from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Discriminator,
+    Field,
+    Tag,
+    model_validator,
+)
 
 from trainables import metric_keys
 from trainables.config import (
@@ -25,7 +32,7 @@ class LogUniform(Frozen):
     """A range searched on a log scale; both ends belong to it."""
 
     low: float = Field(gt=0)
-    high: float = Field(gt=0)
+    high: float = Field(gt=0, allow_inf_nan=False)
 
     @model_validator(mode="after")
     def _low_is_below_high(self) -> LogUniform:
@@ -40,26 +47,43 @@ def _values(value: Any) -> Any:
 
 
 def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    if len(set(values)) < len(values):
-        raise ValueError(f"values must be distinct, got {list(values)}")
+    repeated = next((value for value in values if values.count(value) > 1), None)
+    if repeated is not None:
+        raise ValueError(f"values must be distinct, got {repeated} more than once")
     return values
 
 
-Rate = Annotated[float, Field(gt=0)]
+def _module_choice(value: Any) -> Any:
+    is_list = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+    if value != "all-linear" and not (is_list and value):
+        raise ValueError(
+            f"must be all-linear or a list of module names, got {value!r}; "
+            "one choice of two modules reads [[q_proj, v_proj]]"
+        )
+    return value
+
+
+def _range_or_list(value: Any) -> str:
+    return "<range>" if isinstance(value, (dict, LogUniform)) else "<list>"
+
+
+_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_Count = Annotated[int, Field(ge=1)]
+_Share = Annotated[float, Field(ge=0, lt=1)]
+_Modules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_choice)]
+_NotEmpty = Field(min_length=1)
+_Distinct = AfterValidator(_distinct)
+_OneOrMore = BeforeValidator(_values)
+Rates = Annotated[tuple[_Rate, ...], _NotEmpty, _Distinct, _OneOrMore]
+Counts = Annotated[tuple[_Count, ...], _NotEmpty, _Distinct, _OneOrMore]
+Shares = Annotated[tuple[_Share, ...], _NotEmpty, _Distinct, _OneOrMore]
+Flags = Annotated[tuple[bool, ...], _NotEmpty, _Distinct, _OneOrMore]
+ModuleChoices = Annotated[tuple[_Modules, ...], _NotEmpty, _Distinct, _OneOrMore]
+# The tags keep pydantic from trying both members and complaining about each.
 LearningRates = Annotated[
-    LogUniform | Annotated[tuple[Rate, ...], Field(min_length=1)], BeforeValidator(_values)
+    Annotated[LogUniform, Tag("<range>")] | Annotated[Rates, Tag("<list>")],
+    Discriminator(_range_or_list),
 ]
-Positive = Annotated[
-    tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1), BeforeValidator(_values)
-]
-Counts = Annotated[
-    tuple[Annotated[int, Field(ge=1)], ...], Field(min_length=1), BeforeValidator(_values)
-]
-Flags = Annotated[tuple[bool, ...], Field(min_length=1), BeforeValidator(_values)]
-Shares = Annotated[
-    tuple[Annotated[float, Field(ge=0, lt=1)], ...], Field(min_length=1), BeforeValidator(_values)
-]
-ModuleNames = Annotated[tuple[str, ...], Field(min_length=1)]
 
 
 class FullSpace(Frozen):
@@ -72,7 +96,7 @@ class FullSpace(Frozen):
 
     learning_rate: LearningRates
     batch_size: Counts | None = None
-    epochs: Positive | None = None
+    epochs: Rates | None = None
 
 
 class LoraSpace(FullSpace):
@@ -86,13 +110,9 @@ class LoraSpace(FullSpace):
     """
 
     rank: Counts
-    alpha: Positive | None = None
-    alpha_ratio: Positive | None = None
-    target_modules: Annotated[
-        tuple[Literal["all-linear"] | ModuleNames, ...],
-        Field(min_length=1),
-        BeforeValidator(_values),
-    ] = ("all-linear",)
+    alpha: Rates | None = None
+    alpha_ratio: Rates | None = None
+    target_modules: ModuleChoices = ("all-linear",)
     dropout: Shares = (0.0,)
     rslora: Flags = (False,)
     dora: Flags = (False,)
@@ -102,8 +122,6 @@ class LoraSpace(FullSpace):
         if (self.alpha is None) == (self.alpha_ratio is None):
             given = "neither" if self.alpha is None else "both"
             raise ValueError(f"give exactly one of alpha and alpha_ratio, got {given}")
-        for name in ("rank", "alpha", "alpha_ratio", "dropout", "rslora", "dora"):
-            _distinct(getattr(self, name) or ())
         return self
 
 
@@ -144,7 +162,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     ">": operator.gt,
 }
-_CONSTRAINT = re.compile(r"\s*(\S+)\s*(<=|>=|<|>)\s*(\S+)\s*")
+_CONSTRAINT = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
 
 
 class Constraint(Frozen):
@@ -152,7 +170,7 @@ class Constraint(Frozen):
 
     metric: str
     operator: Literal["<=", "<", ">=", ">"]
-    bound: float
+    bound: float = Field(allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod

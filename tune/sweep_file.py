@@ -5,20 +5,42 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from trainables.errors import Fault, UserError
 from trainables.locations import PACKAGE_SCHEME, is_local
 from tune.sweep_config import SweepConfig
+from tune.sweep_faults import Location, dotted, faults_of, split_key
 
 BUNDLED = Path(__file__).parent / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
-Location = tuple[str | int, ...]
+_EXTENDS = "extends"
+# Values that are paths, `*` standing for an index or a key; the second group is never on a hub.
+_PATHS = {"model.name", "data.path", "data.validation_path"}
+_LOCAL_PATHS = {"eval.general_text", "eval.task_dirs.*", "deepspeed.config_file"} | {
+    f"eval.{role}.*.data_files.*" for role in ("in_domain", "retention", "ood")
+}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Values of a sweep file, and where (`file:line` or `--set ...`) each of them stands."""
+
+    values: dict[str, Any]
+    places: dict[Location, str]
+    file: Path
+
+    def where(self, location: Location) -> str:
+        """Where a value stands, or the section that it is in."""
+        while location and location not in self.places:
+            location = location[:-1]
+        return self.places.get(location, str(self.file))
 
 
 def bundled_sweeps() -> list[str]:
@@ -29,6 +51,10 @@ def bundled_sweeps() -> list[str]:
 def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
     """Read, override and validate a sweep.
 
+    A file may build on another with `extends: NAME_OR_PATH`; its sections are merged into the
+    other's, its lists and values replace them. Paths in a file are relative to the file; those
+    given by `overrides` or beginning with an environment variable, to the working directory.
+
     Args:
         name_or_path: a bundled sweep's name, or a path.
         overrides: `KEY=VALUE`, KEY dotted, VALUE in YAML.
@@ -36,203 +62,211 @@ def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
     Raises:
         UserError: every fault found.
     """
-    file = _find(name_or_path)
-    text = file.read_text(encoding="utf-8")
+    source = _read(_find(name_or_path, Path(), "SWEEP"), ())
+    faults: list[Fault] = []
+    for override in overrides:
+        try:
+            _override(source, override)
+        except UserError as error:
+            faults += error.faults
+    faults += _unset_variables(source)
+    if faults:
+        raise UserError(faults)
     try:
+        return SweepConfig.model_validate(source.values)
+    except ValidationError as error:
+        raise UserError(faults_of(error, source.where)) from error
+
+
+def _find(name_or_path: str, folder: Path, field: str) -> Path:
+    bundled = BUNDLED / f"{name_or_path}.yaml"
+    path = bundled if bundled.is_file() else folder / Path(name_or_path).expanduser()
+    if not path.is_file():
+        names = bundled_sweeps()
+        near = get_close_matches(Path(name_or_path).stem, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
+        raise UserError([Fault(field, f"no such file or bundled sweep: {name_or_path}", hint)])
+    return path
+
+
+def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
+    """Values of a file on top of those of the one it extends, paths made absolute."""
+    if file.resolve() in extending:
+        raise UserError([Fault(_EXTENDS, f"goes in a circle: {file}")])
+    try:
+        text = file.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
-        lines = dict(_lines(yaml.compose(text, Loader=yaml.SafeLoader), ()))
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
-        raise UserError([Fault("", f"is no valid YAML: {error}", location=where)]) from error
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError(
+            [Fault("SWEEP", f"is no valid YAML: {problem}", location=where)]
+        ) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
     if not isinstance(raw, dict):
-        raise UserError([Fault("", "a sweep file must be a mapping", location=str(file))])
-    raw = {str(key): _expand_variables(value, (str(key),)) for key, value in raw.items()}
-    for override in overrides:
-        _override(raw, override)
-    try:
-        config = SweepConfig.model_validate(_anchor_paths(raw, file.parent.absolute()))
-    except ValidationError as error:
-        raise UserError(_faults(error, lines, file)) from error
-    return config
+        raise UserError([Fault("SWEEP", "must be a mapping of sections", location=str(file))])
+    places: dict[Location, str] = {}
+    repeated: list[Fault] = []
+    for location, line in _lines(node, ()):
+        place = f"{file}:{line}"
+        if location in places:
+            repeated.append(
+                Fault(
+                    dotted(location),
+                    f"is given twice, first at {places[location]}",
+                    "remove one",
+                    place,
+                )
+            )
+        places[location] = place
+    if repeated:
+        raise UserError(repeated)
+    source = _Source(_resolved(raw, (), file.parent.absolute()), places, file)
+    if _EXTENDS not in source.values:
+        return source
+    name = source.values.pop(_EXTENDS)
+    if not isinstance(name, str):
+        raise UserError(
+            [Fault(_EXTENDS, "must name one sweep", location=source.where((_EXTENDS,)))]
+        )
+    parent = _read(_find(name, file.parent, _EXTENDS), (*extending, file.resolve()))
+    places = {key: place for key, place in parent.places.items() if not _replaced(key, source)}
+    return _Source(_merged(parent.values, source.values), places | source.places, file)
 
 
-def _find(name_or_path: str) -> Path:
-    bundled = BUNDLED / f"{name_or_path}.yaml"
-    path = bundled if bundled.is_file() else Path(name_or_path).expanduser()
-    if not path.is_file():
-        names = bundled_sweeps()
-        near = get_close_matches(name_or_path, names, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
-        raise UserError([Fault("SWEEP", f"no such file or bundled sweep: {name_or_path}", hint)])
-    return path
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = dict(below)
+    for key, value in above.items():
+        under = below.get(key)
+        is_section = isinstance(value, dict) and isinstance(under, dict)
+        both[key] = _merged(under, value) if is_section else value  # type: ignore[arg-type]
+    return both
+
+
+def _replaced(location: Location, above: _Source) -> bool:
+    """Whether a place in the extended file is hidden by a list or value of the extending one."""
+    value: Any = above.values
+    for part in location:
+        if not isinstance(value, dict):
+            return True
+        if part not in value:
+            return False
+        value = value[part]
+    return True
 
 
 def _lines(node: Any, location: Location) -> Iterator[tuple[Location, int]]:
     """Line (from 1) of each key and item of a YAML document."""
-    if node is None:
-        return
-    yield location, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             inner = (*location, key.value)
-            yield from _lines(value, inner)
             yield inner, key.start_mark.line + 1
+            yield from _lines(value, inner)
     elif isinstance(node, yaml.SequenceNode):
         for index, value in enumerate(node.value):
-            yield from _lines(value, (*location, index))
+            inner = (*location, index)
+            yield inner, value.start_mark.line + 1
+            yield from _lines(value, inner)
 
 
-def _expand_variables(value: Any, location: Location) -> Any:
-    """Replace `${NAME}` and `${NAME:-default}` by environment variables."""
+def _resolved(value: Any, location: Location, folder: Path) -> Any:
+    """The value with variables filled in and paths made absolute."""
     if isinstance(value, dict):
-        return {key: _expand_variables(inner, (*location, key)) for key, inner in value.items()}
+        return {
+            str(key): _resolved(inner, (*location, str(key)), folder)
+            for key, inner in value.items()
+        }
     if isinstance(value, list):
-        return [_expand_variables(inner, (*location, i)) for i, inner in enumerate(value)]
+        return [_resolved(inner, (*location, i), folder) for i, inner in enumerate(value)]
     if not isinstance(value, str):
         return value
-
-    def replace(match: re.Match[str]) -> str:
-        name, default = match.groups()
-        found = os.environ.get(name, default)
-        if found is None:
-            raise UserError(
-                [
-                    Fault(
-                        _dotted(location),
-                        f"needs the environment variable {name}, which is not set",
-                        f"export {name}=...",
-                    )
-                ]
-            )
-        return found
-
-    return _VARIABLE.sub(replace, value)
+    filled_in = _VARIABLE.sub(_variable, value)
+    kind = _path_kind(location)
+    if kind is None or filled_in.startswith(PACKAGE_SCHEME):
+        return filled_in
+    path = (Path.cwd() if value.startswith("${") else folder) / Path(filled_in).expanduser()
+    local = kind in _LOCAL_PATHS or is_local(filled_in) or path.exists()
+    return str(path) if local else filled_in
 
 
-def _override(raw: dict[str, Any], override: str) -> None:
-    key, separator, text = override.partition("=")
-    if not separator or not key:
-        raise UserError([Fault("--set", f"must read KEY=VALUE, got {override!r}")])
-    *parents, last = key.split(".")
-    target: Any = raw
-    for part in parents:
-        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
-        if not isinstance(target, (dict, list)):
-            raise UserError([Fault("--set", f"{key}: {part} holds a value, not a section")])
-    target[int(last) if isinstance(target, list) else last] = _scalar(text)
+def _path_kind(location: Location) -> str | None:
+    """The entry of `_PATHS` or `_LOCAL_PATHS` that the location is, if any."""
+    parts = ["*" if isinstance(part, int) else part for part in location]
+    for kind in (dotted(tuple(parts)), dotted((*parts[:-1], "*"))):
+        if kind in _PATHS | _LOCAL_PATHS:
+            return kind
+    return None
 
 
-def _scalar(text: str) -> Any:
-    value = yaml.safe_load(text)
-    if isinstance(value, str):  # YAML 1.1 reads 1e-4 as text
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
+def _variable(match: re.Match[str]) -> str:
+    """The value of `${NAME}` or `${NAME:-default}`; the text itself where there is none."""
+    name, default = match.groups()
+    found = os.environ.get(name)
+    if default is not None:
+        return found or default
+    return match[0] if found is None else found
 
 
-_PATHS: tuple[tuple[str, str], ...] = (
-    ("model", "name"),
-    ("data", "path"),
-    ("data", "validation_path"),
-    ("eval", "general_text"),
-    ("deepspeed", "config_file"),
-)
-
-
-def _anchor_paths(raw: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Make paths absolute: they are written relative to the sweep file."""
-    for section, key in _PATHS:
-        part = raw.get(section)
-        if isinstance(part, dict) and isinstance(part.get(key), str):
-            part[key] = _anchored(part[key], folder)
-    suite = raw.get("eval")
-    if isinstance(suite, dict):
-        if isinstance(suite.get("task_dirs"), list):
-            suite["task_dirs"] = [
-                _anchored(path, folder, must_be_local=True) for path in suite["task_dirs"]
-            ]
-        for role in ("in_domain", "retention", "ood"):
-            for task in suite.get(role) or ():
-                if isinstance(task, dict) and isinstance(task.get("data_files"), dict):
-                    task["data_files"] = {
-                        split: _anchored(path, folder) for split, path in task["data_files"].items()
-                    }
-    return raw
-
-
-def _anchored(path: Any, folder: Path, must_be_local: bool = False) -> Any:
-    if not isinstance(path, str) or path.startswith(PACKAGE_SCHEME):
-        return path
-    expanded = Path(path).expanduser()
-    local = must_be_local or is_local(path) or (folder / expanded).exists()
-    return str(folder / expanded) if local else path
-
-
-def _faults(error: ValidationError, lines: dict[Location, int], file: Path) -> list[Fault]:
+def _unset_variables(source: _Source) -> list[Fault]:
     faults = []
-    for detail in error.errors():
-        location = tuple(part for part in detail["loc"] if _is_written(part))
-        field, rule, remedy = _dotted(location), detail["msg"], ""
-        if detail["type"] == "extra_forbidden":
-            rule, remedy = _unknown_key(location)
-        elif detail["type"] == "missing":
-            rule = "is required and absent"
-        elif detail["type"] == "value_error":
-            for message in str(detail["ctx"]["error"]).splitlines():
-                inner, separator, rest = message.partition(": ")
-                named = separator and re.fullmatch(r"[a-z_0-9]+(\.[a-z_0-9]+)+", inner)
+
+    def look(value: Any, location: Location) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                look(inner, (*location, key))
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                look(inner, (*location, index))
+        elif isinstance(value, str):
+            for match in _VARIABLE.finditer(value):
                 faults.append(
                     Fault(
-                        inner if named else field,
-                        rest if named else message,
-                        location=_where(lines, _split(inner) if named else location, file),
+                        dotted(location),
+                        f"needs the environment variable {match[1]}, which is not set",
+                        f"export {match[1]}=...",
+                        source.where(location),
                     )
                 )
-            continue
+
+    look(source.values, ())
+    return faults
+
+
+def _override(source: _Source, override: str) -> None:
+    """Put `KEY=VALUE` into the source."""
+    key, separator, text = override.partition("=")
+    location = split_key(key)
+    if not separator or "" in location:
+        raise UserError([Fault("--set", f"must read KEY=VALUE, got {override!r}")])
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise UserError(
+            [Fault("--set", f"{override}: the value is no valid YAML: {problem}", "quote it")]
+        ) from error
+    target: Any = source.values
+    for depth, part in enumerate(location):
+        is_last = depth == len(location) - 1
+        if isinstance(target, dict):
+            part = str(part)  # noqa: PLW2901
+            if not is_last and target.get(part) is None:
+                target[part] = {}
+        elif not isinstance(target, list):
+            held = dotted(location[:depth])
+            raise UserError([Fault("--set", f"{key}: {held} holds a value, not a section")])
+        elif not isinstance(part, int) or part >= len(target):
+            held = dotted(location[:depth])
+            raise UserError(
+                [Fault("--set", f"{key}: {held} is a list of {len(target)}, it has no {part}")]
+            )
+        if is_last:
+            target[part] = _resolved(value, location, Path.cwd())
         else:
-            rule = f"{rule[0].lower()}{rule[1:]}, got {detail['input']!r}"
-        faults.append(Fault(field, rule, remedy, _where(lines, location, file)))
-    return list(dict.fromkeys(faults))
-
-
-def _is_written(part: str | int) -> bool:
-    """Pydantic puts names of validators and of union members into locations; leave them out."""
-    return isinstance(part, int) or (bool(re.fullmatch(r"[a-z_0-9]+", part)) and part != "tuple")
-
-
-def _split(dotted: str) -> Location:
-    return tuple(int(part) if part.isdigit() else part for part in dotted.split("."))
-
-
-def _where(lines: dict[Location, int], location: Location, file: Path) -> str:
-    while location and location not in lines:
-        location = location[:-1]
-    return f"{file}:{lines[location]}" if location in lines else str(file)
-
-
-def _dotted(location: Location) -> str:
-    return ".".join(map(str, location))
-
-
-def _unknown_key(location: Location) -> tuple[str, str]:
-    """The fault of an unknown key, with the nearest one known at the same place."""
-    models: list[type[BaseModel]] = [SweepConfig]
-    for part in location[:-1]:
-        annotations = [
-            model.model_fields[str(part)].annotation
-            for model in models
-            if str(part) in model.model_fields
-        ]
-        models = [found for each in annotations for found in _models_in(each)] or models
-    known = sorted({name for model in models for name in model.model_fields})
-    near = get_close_matches(str(location[-1]), known, n=1, cutoff=0.5)
-    return "unknown key", f"did you mean {near[0]}?" if near else f"known: {', '.join(known)}"
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+            target = target[part]
+    for place in [place for place in source.places if place[: len(location)] == location]:
+        del source.places[place]
+    source.places[location] = f"--set {override}"

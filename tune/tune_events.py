@@ -27,6 +27,10 @@ class TuneEvents(Callback):
         self._listeners = listeners
         self._records: dict[str, TrialRecord] = {}
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its callbacks for a restore that is never asked for."""
+        return {}
+
     @property
     def running(self) -> list[TrialRecord]:
         """Records of the trials that have no final status yet."""

@@ -153,7 +153,7 @@ class WandbListener(SweepListener):
             self._note(f"W&B cannot be reached, logging offline: {error}")
             self._chosen_mode = "offline"
             wandb.teardown()
-            _set_up()
+            _set_up(mode="offline")
             return self._init(run_id, name, job_type, config)
 
     def _init(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
@@ -238,6 +238,8 @@ def _find_mode(config: WandbConfig) -> Mode:
         return "online"
     if config.mode == "online":
         logger.warning("wandb.mode is online but W&B finds no key, logging offline")
+    # W&B's service would otherwise send its own telemetry.
+    _set_up(mode="offline")
     return "offline"
 
 

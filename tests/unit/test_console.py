@@ -449,10 +449,12 @@ def test_everything_is_as_before_afterwards(tmp_path, capfd):
     if descriptors:
         assert len(os.listdir("/proc/self/fd")) == descriptors  # noqa: PTH208
     os.write(2, b"err\n")
-    print("out")  # noqa: T201
+    os.write(1, b"out\n")
     console.print("console")
     library.emit(logging.makeLogRecord({"msg": "library"}))
-    assert capfd.readouterr() == ("out\nconsole\n", "err\nlibrary\n")
+    del library  # and with it the last use of the stream, which must leave descriptor 2 open
+    os.write(2, b"raw\n")
+    assert capfd.readouterr() == ("out\nconsole\n", "err\nlibrary\nraw\n")
     assert (tmp_path / "log").read_text().count("once") == 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import random
 import subprocess
 import sys
@@ -139,15 +140,23 @@ def test_a_trial_without_an_objective_or_a_constrained_metric_is_not_on_the_fron
     assert numbers(pareto_front(sweep(TWO[:1], f"{LOSS} <= 1"), records)) == [1]
 
 
-def test_optuna_is_silent_and_left_as_it_was(capfd):
+def test_optuna_is_silent_and_left_as_it_was(monkeypatch):
     import optuna
 
-    optuna.logging.set_verbosity(optuna.logging.INFO)
-    optuna.logging.enable_default_handler()
-    pareto_front(sweep(TWO, f"{LOSS} <= 1"), [trial(0, {GAIN: 0.5, LOSS: 0.1})])
-    assert capfd.readouterr() == ("", "")
-    assert optuna.logging.get_verbosity() == optuna.logging.INFO
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    said: list[logging.LogRecord] = []
+    logger = logging.getLogger("optuna")
+    handler = logging.Handler()
+    monkeypatch.setattr(handler, "emit", said.append)
+    logger.addHandler(handler)
+    before = optuna.logging.get_verbosity()
+    try:
+        optuna.logging.set_verbosity(optuna.logging.INFO)
+        pareto_front(sweep(TWO, f"{LOSS} <= 1"), [trial(0, {GAIN: 0.5, LOSS: 0.1})])
+        assert said == []
+        assert optuna.logging.get_verbosity() == optuna.logging.INFO
+    finally:
+        optuna.logging.set_verbosity(before)
+        logger.removeHandler(handler)
 
 
 def test_one_objective_recommends_the_best_and_the_lower_number_on_a_tie():
@@ -298,8 +307,8 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
         trial(1, {GAIN: 0.8, LOSS: 0.02, OOD: 0.5}, weights_dir="/w/it's"),
         trial(2, {GAIN: 1.0, LOSS: 0.1, OOD: 0.3}, method="full"),
         trial(3, {GAIN: 0.1, LOSS: 0.9, OOD: 0.3}),
-        trial(4, status=TrialStatus.FAILED, reason="KeyError: [/bold] \x1b[31mx\n  y"),
-        trial(5, status=TrialStatus.OUT_OF_MEMORY, reason="no memory"),
+        trial(4, status=TrialStatus.OUT_OF_MEMORY, reason="no memory"),
+        trial(5, status=TrialStatus.FAILED, reason="KeyError: [/bold] \x1b[31mx\n  y"),
         trial(6, status=TrialStatus.FAILED, reason="KeyError: [/bold] \x1b[31mx\n  y"),
         trial(7, status=TrialStatus.RUNNING, ended=None),
         trial(8, {GAIN: 0.1}, status=TrialStatus.STOPPED_EARLY, reason="too bad"),
@@ -317,8 +326,11 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
         ["0", "8", "16", "3.2e-04", "0.500", "+0.000", "0.400"],
     ]
     assert "Recommended: trial 1 (lora, rank 8, alpha 16, lr 3.2e-04)" in lines
-    assert "  2 x failed: KeyError: [/bold] x y (trials 4, 6)" in lines
-    assert "  1 x out of memory: no memory (trial 5)" in lines
+    failures = lines.index("Not trained to the end:")
+    assert lines[failures + 1 : failures + 3] == [
+        "  2 x failed: KeyError: [/bold] x y (trials 5, 6)",
+        "  1 x out of memory: no memory (trial 4)",
+    ]
     assert "too bad" not in text
     assert f"  everything   {tmp_path}/x" in lines
     assert f"  all trials   {tmp_path}/x/results.csv" in lines

@@ -1,0 +1,509 @@
+"""The W&B mirror against real offline runs, read back with `wandb leet inspect`."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import wandb
+
+from trainables.config import (
+    DataConfig,
+    DeepSpeedConfig,
+    EvalSuite,
+    LoraConfig,
+    ModelConfig,
+    TrainConfig,
+    TrialConfig,
+)
+from trainables.ledger import Ledger
+from trainables.records import (
+    BaseRecord,
+    Measurement,
+    Provenance,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+from tune import wandb_listener
+from tune.sweep_config import WandbConfig
+from tune.wandb_listener import WandbListener
+
+WANDB = str(Path(sys.executable).with_name("wandb"))
+FAKE_KEY = "f00d" * 10
+OFFLINE = WandbConfig(mode="offline", project="tests", tags=("a", "b"))
+SWEEP_ID = "quickstart-0a1b2c3d"
+MODEL = ModelConfig(name="tiny-model", dtype="float32", attention="eager")
+
+
+@pytest.fixture(autouse=True)
+def _fresh_wandb(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No key, no settings and no service left over from elsewhere."""
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "no-config"))
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    yield
+    wandb.teardown()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "sweeps" / "quickstart"
+
+
+def sweep_record() -> SweepRecord:
+    provenance = Provenance(created=0, command="tune", git_commit=None, python="3", versions={})
+    config = {"name": "quickstart", "model": MODEL.model_dump(mode="json")}
+    return SweepRecord(sweep_id=SWEEP_ID, config=config, provenance=provenance)
+
+
+def base_record() -> BaseRecord:
+    return BaseRecord(
+        key="k",
+        scores={},
+        metrics={"in_domain/acc_mean": 0.25, "ood/piqa/acc": 0.5123456789},
+        general_nll=3.25,
+        parameters=134_515_008,
+        train_samples=90,
+        skipped_samples=3,
+        seconds=1.5,
+        warnings=("at chance",),
+    )
+
+
+def trial(
+    number: int = 7,
+    *,
+    full: bool = False,
+    status: TrialStatus = TrialStatus.RUNNING,
+    attempt: int = 1,
+    **fields: Any,
+) -> TrialRecord:
+    config = TrialConfig(
+        trial_id=f"{SWEEP_ID}-{number:04d}",
+        number=number,
+        seed=11,
+        data_seed=12,
+        method="full" if full else "lora",
+        learning_rate=3e-4,
+        lora=None if full else LoraConfig(rank=4, alpha=16, rslora=True),
+        deepspeed=DeepSpeedConfig(zero_stage=3) if full else None,
+        model=MODEL,
+        data=DataConfig(path="rows.jsonl"),
+        eval=EvalSuite.model_validate({"in_domain": ["arc_easy"]}),
+        train=TrainConfig(batch_size=8),
+        output_dir="out",
+        base_dir="base",
+    )
+    params = {"lora/rank": 4, "lora/learning_rate": 3e-4}
+    return TrialRecord(
+        config=config, params=params, started=0, status=status, attempt=attempt, **fields
+    )
+
+
+def measurement(step: int, offset: float = 0.0) -> Measurement:
+    metrics = {
+        "train/loss": 2.0 / step + offset,
+        "train/global_step": float(step),
+        "forgetting/mean": 0.1 * step + offset,
+        "forgetting/arc.easy": 1 / 3 + offset,
+        "ood/acc_mean": 0.5 - 0.01 * step + offset,
+    }
+    return Measurement(step=step, metrics=metrics, time=0)
+
+
+def listener_of(folder: Path, config: WandbConfig = OFFLINE) -> WandbListener:
+    listener = WandbListener(config, folder)
+    listener.sweep_started(sweep_record(), base_record(), [])
+    return listener
+
+
+def run_trial(
+    listener: WandbListener, record: TrialRecord, status: TrialStatus, reason: str | None = None
+) -> None:
+    listener.trial_started(record)
+    listener.measured(record, measurement(1))
+    listener.trial_ended(record.model_copy(update={"status": status, "reason": reason}))
+
+
+class LoggedRun:
+    """One `.wandb` file, as W&B's own reader prints it."""
+
+    def __init__(self, file: Path) -> None:
+        command = [WANDB, "leet", "inspect", "--json", str(file)]
+        environment = {**os.environ, "WANDB_MODE": "offline"}
+        lines = subprocess.run(
+            command, check=True, capture_output=True, text=True, env=environment
+        ).stdout
+        self._records: list[dict[str, Any]] = [json.loads(line) for line in lines.splitlines()]
+        self.run = self._of("run")[0]
+        self.exit_codes = [record.get("exit_code", 0) for record in self._of("exit")]
+        self.points = [
+            {key: value for key, value in record["item"].items() if not key.startswith("_")}
+            for record in self._of("history")
+        ]
+        self.wandb_steps = [record["item"]["_step"] for record in self._of("history")]
+        self.config = self._merged("config", self.run["config"]["update"])
+        self.summary = self._merged("summary", {})
+
+    def _of(self, kind: str) -> list[dict[str, Any]]:
+        return [record[kind] for record in self._records if record["type"] == kind]
+
+    def _merged(self, kind: str, start: dict[str, Any]) -> dict[str, Any]:
+        merged = dict(start)
+        for record in self._of(kind):
+            merged.update(record.get("update", {}))
+        return merged
+
+    def metric_definitions(self) -> list[dict[str, Any]]:
+        return self._of("metric")
+
+
+def logged(folder: Path, *run_ids: str) -> list[LoggedRun]:
+    """Every file of these runs, oldest first; read side by side, as the reader starts slowly."""
+    files = [
+        f for run_id in run_ids for f in folder.glob(f"wandb/offline-run-*/run-{run_id}.wandb")
+    ]
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(LoggedRun, sorted(files, key=lambda file: file.stat().st_mtime_ns)))
+
+
+def logged_trials(folder: Path, *numbers: int) -> dict[int, LoggedRun]:
+    """The runs of these trials, each of which must have one file."""
+    runs = logged(folder, *(f"{SWEEP_ID}-{number:04d}" for number in numbers))
+    assert sorted(run.config["trial/number"] for run in runs) == sorted(numbers)
+    return {run.config["trial/number"]: run for run in runs}
+
+
+def logged_once(folder: Path, number: int = 7) -> LoggedRun:
+    return logged_trials(folder, number)[number]
+
+
+def open_files() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def points_of(measurements: list[Measurement]) -> list[dict[str, float]]:
+    return [m.metrics for m in measurements]
+
+
+def test_two_open_runs_hold_each_its_own_values(folder: Path) -> None:
+    listener = listener_of(folder)
+    first, second = trial(7), trial(8)
+    curves = {7: [measurement(s) for s in (1, 5, 9)], 8: [measurement(s, 0.7) for s in (1, 5, 9)]}
+    listener.trial_started(first)
+    listener.trial_started(second)
+    for point, other in zip(curves[7], curves[8], strict=True):
+        listener.measured(first, point)
+        listener.measured(second, other)
+    for record in (first, second):
+        last = curves[record.number][-1]
+        best = {"forgetting/mean": 0.1 + record.number}
+        listener.trial_ended(
+            record.model_copy(update={"status": TrialStatus.COMPLETE, "last": last, "best": best})
+        )
+    listener.sweep_ended([first, second])
+
+    runs = logged_trials(folder, *curves)
+    for number, curve in curves.items():
+        run = runs[number]
+        assert run.points == points_of(curve)
+        assert run.wandb_steps == [1, 5, 9]
+        assert curve[-1].metrics.items() <= run.summary.items()
+        assert run.summary["best/forgetting/mean"] == 0.1 + number
+        assert run.summary["status"] == "COMPLETE"
+        assert run.summary["reason"] is None
+        assert run.exit_codes == [0]
+        definition = {d.get("glob_name"): d.get("step_metric") for d in run.metric_definitions()}
+        assert definition["*"] == "train/global_step"
+
+
+def test_a_lora_run_tells_what_was_trained(folder: Path) -> None:
+    run_trial(listener_of(folder), trial(7), TrialStatus.STOPPED_EARLY)
+    logged_run = logged_once(folder)
+    assert logged_run.exit_codes == [0]
+    run = logged_run.run
+    assert run["run_id"] == f"{SWEEP_ID}-0007"
+    assert run["display_name"] == "lora r=4 alpha=16 lr=3e-4 #7"
+    assert run["run_group"] == SWEEP_ID
+    assert run["job_type"] == "lora"
+    assert run["tags"] == ["a", "b"]
+    assert run["project"] == "tests"
+    expected = {
+        "method": "lora",
+        "lora/rank": 4,
+        "lora/alpha": 16,
+        "lora/scaling": 8.0,  # 16 / sqrt(4)
+        "lora/target_modules": "all-linear",
+        "train/learning_rate": 3e-4,
+        "train/batch_size": 8,
+        "model/name": "tiny-model",
+        "model/dtype": "float32",
+        "trial/number": 7,
+        "trial/attempt": 1,
+        "seed": 11,
+        "search/lora/rank": 4,
+    }
+    assert expected.items() <= logged_run.config.items()
+    assert not [key for key in logged_run.config if key.startswith("deepspeed/")]
+
+
+def test_a_full_run_has_no_adapter(folder: Path) -> None:
+    run_trial(listener_of(folder), trial(3, full=True), TrialStatus.OUT_OF_MEMORY)
+    run = logged_once(folder, 3)
+    assert run.exit_codes == [1]
+    assert run.run["display_name"] == "full lr=3e-4 #3"
+    assert run.run["job_type"] == "full"
+    assert run.config["deepspeed/zero_stage"] == 3
+    assert not [key for key in run.config if key.startswith("lora/")]
+
+
+@pytest.mark.parametrize(
+    ("rate", "text"), [(1e-5, "1e-5"), (3.1623e-4, "3.16e-4"), (0.02, "2e-2"), (1.0, "1e0")]
+)
+def test_a_name_shows_the_rate_as_people_write_it(rate: float, text: str) -> None:
+    config = trial(0, full=True).config.model_copy(update={"learning_rate": rate})
+    assert wandb_listener._trial_name(config) == f"full lr={text} #0"
+
+
+def test_each_ending_has_its_exit_code_and_reason(folder: Path) -> None:
+    codes = {
+        TrialStatus.COMPLETE: 0,
+        TrialStatus.DIVERGED: 1,
+        TrialStatus.FAILED: 1,
+        TrialStatus.CANCELLED: 130,
+    }
+    listener = listener_of(folder)
+    for number, status in enumerate(codes):
+        run_trial(listener, trial(number), status, reason=f"why {number}")
+    runs = logged_trials(folder, *range(len(codes)))
+    for number, (status, code) in enumerate(codes.items()):
+        run = runs[number]
+        assert run.exit_codes == [code], status
+        assert (run.summary["status"], run.summary["reason"]) == (status.value, f"why {number}")
+
+
+def test_the_base_is_a_run_of_its_own_and_logged_once(folder: Path) -> None:
+    for _ in range(2):
+        listener_of(folder).sweep_ended([])
+    [run] = logged(folder, f"{SWEEP_ID}-base")
+    base = base_record()
+    assert run.run["job_type"] == "base"
+    assert run.run["run_group"] == SWEEP_ID
+    assert run.points == [{**base.metrics, "train/global_step": 0}]
+    assert run.wandb_steps == [0]
+    assert base.metrics.items() <= run.summary.items()
+    assert run.summary["base/parameters"] == base.parameters
+    assert run.summary["base/general_nll"] == 3.25
+    assert run.summary["base/warnings"] == "at chance"
+    assert run.config["model/name"] == "tiny-model"
+    assert run.config["model/parameters"] == base.parameters
+    assert run.exit_codes == [0]
+
+
+def test_an_interrupted_trial_goes_on_under_its_id_without_repeating_steps(folder: Path) -> None:
+    ledger, listener, record = Ledger(folder), listener_of(folder), trial(7)
+    listener.trial_started(record)
+    for step in (2, 4):
+        ledger.append(7, measurement(step))
+        listener.measured(record, measurement(step))
+    listener.sweep_ended([record])
+    wandb.teardown()
+
+    again, record = listener_of(folder), trial(7, attempt=2)
+    again.trial_started(record)
+    for step in (2, 4, 6):
+        again.measured(record, measurement(step))
+    last = measurement(6)
+    again.trial_ended(record.model_copy(update={"status": TrialStatus.COMPLETE, "last": last}))
+
+    first, second = logged(folder, f"{SWEEP_ID}-0007")
+    assert first.run["run_id"] == second.run["run_id"]
+    assert second.run["resume"] is True
+    assert first.points == points_of([measurement(2), measurement(4)])
+    assert second.points == points_of([measurement(6)])
+    assert (first.exit_codes, first.summary["status"]) == ([130], "INTERRUPTED")
+    assert (second.exit_codes, second.summary["status"]) == ([0], "COMPLETE")
+    assert second.summary["reason"] is None
+    assert second.config["trial/attempt"] == 2
+
+
+def test_steps_measured_while_wandb_was_disabled_are_logged_by_a_later_attempt(
+    folder: Path,
+) -> None:
+    ledger, disabled = Ledger(folder), listener_of(folder, WandbConfig(mode="disabled"))
+    disabled.trial_started(trial(7))
+    ledger.append(7, measurement(2))
+    disabled.measured(trial(7), measurement(2))
+    disabled.sweep_ended([])
+    assert disabled.upload_hint() is None
+    assert not (folder / "wandb").exists()
+    wandb.teardown()
+
+    listener, record = listener_of(folder), trial(7, attempt=2)
+    listener.trial_started(record)
+    listener.measured(record, measurement(2))
+    listener.trial_ended(record.model_copy(update={"status": TrialStatus.COMPLETE}))
+    assert logged_once(folder).points == points_of([measurement(2)])
+
+
+def test_a_trial_started_again_while_open_keeps_its_run(folder: Path) -> None:
+    listener = listener_of(folder)
+    listener.trial_started(trial(7))
+    listener.measured(trial(7), measurement(1))
+    record = trial(7, attempt=2)
+    listener.trial_started(record)
+    for step in (1, 2):
+        listener.measured(record, measurement(step))
+    listener.trial_ended(record.model_copy(update={"status": TrialStatus.COMPLETE}))
+    run = logged_once(folder)
+    assert run.points == points_of([measurement(1), measurement(2)])
+    assert run.config["trial/attempt"] == 2
+
+
+def test_many_trials_leave_no_threads_and_no_open_files(folder: Path) -> None:
+    listener = listener_of(folder)
+    run_trial(listener, trial(0), TrialStatus.COMPLETE)
+    threads, files = threading.active_count(), open_files()
+    for number in range(1, 25):
+        run_trial(listener, trial(number), TrialStatus.COMPLETE)
+    assert threading.active_count() <= threads
+    assert open_files() <= files
+
+
+def test_the_upload_hint_finds_every_offline_run(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    listener = listener_of(folder)
+    run_trial(listener, trial(7), TrialStatus.COMPLETE)
+    hint = listener.upload_hint()
+    assert hint == "wandb sync sweeps/quickstart/wandb/offline-run-*"
+    command = hint.replace("wandb sync", f"{WANDB} sync --dry-run", 1)
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+    assert "Would sync 2 run(s)" in done.stderr
+
+
+def test_the_upload_hint_survives_a_folder_with_a_space(tmp_path: Path) -> None:
+    hint = WandbListener(OFFLINE, tmp_path / "my sweep").upload_hint()
+    assert hint == f"wandb sync '{tmp_path}/my sweep/wandb'/offline-run-*"
+
+
+@pytest.mark.parametrize(
+    ("mode", "environment", "expected"),
+    [
+        (None, {}, "offline"),
+        (None, {"WANDB_API_KEY": FAKE_KEY}, "online"),
+        (None, {"WANDB_API_KEY": "malformed"}, "offline"),
+        (None, {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "offline"}, "offline"),
+        (None, {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "disabled"}, "disabled"),
+        ("offline", {"WANDB_API_KEY": FAKE_KEY}, "offline"),
+        ("online", {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "offline"}, "online"),
+        ("online", {}, "offline"),
+    ],
+)
+def test_the_mode_follows_the_file_then_the_environment_then_the_key(
+    mode: Any,
+    environment: dict[str, str],
+    expected: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    assert WandbListener(WandbConfig(mode=mode), tmp_path)._mode() == expected
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_key_in_a_netrc_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    netrc = tmp_path / "netrc"
+    netrc.write_text(f"machine 127.0.0.1:9\n login user\n password {FAKE_KEY}\n")
+    monkeypatch.setenv("NETRC", str(netrc))
+    listener = WandbListener(WandbConfig(), tmp_path)
+    assert listener._mode() == "online"
+    assert listener.upload_hint() is None
+
+
+def test_an_offline_sweep_is_silent_and_writes_no_key(
+    tmp_path: Path,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
+    listener = listener_of(folder)
+    run_trial(listener, trial(7), TrialStatus.FAILED)
+    listener.sweep_ended([])
+    wandb.teardown()
+    assert capfd.readouterr() == ("", "")
+    files = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert any(file.suffix == ".wandb" for file in files)
+    assert all(file.is_relative_to(folder / "wandb") for file in files)
+    assert not [file for file in files if FAKE_KEY.encode() in file.read_bytes()]
+
+
+def test_a_server_out_of_reach_turns_the_sweep_offline(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
+    monkeypatch.setitem(wandb_listener._RUN_SETTINGS, "init_timeout", 1)
+    listener = listener_of(folder, WandbConfig(project="tests"))
+    run_trial(listener, trial(7), TrialStatus.COMPLETE)
+    assert [r.levelno for r in caplog.records if r.name == wandb_listener.__name__] == [
+        logging.WARNING
+    ]
+    assert "logging offline" in caplog.text
+    assert FAKE_KEY not in caplog.text
+    assert listener.upload_hint() is not None
+    assert logged_once(folder).points == points_of([measurement(1)])
+    assert len(logged(folder, f"{SWEEP_ID}-base")) == 1
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_broken_wandb_never_reaches_the_sweep(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.mkdir(parents=True)
+    (folder / "wandb").write_text("a file where W&B wants its folder")
+    listener = listener_of(folder)
+    for number in (1, 2):
+        run_trial(listener, trial(number), TrialStatus.COMPLETE)
+    listener.sweep_ended([])
+    warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
+    assert len([r for r in warnings if r.name == wandb_listener.__name__]) == 1
+
+
+def test_a_run_that_breaks_midway_is_still_ended(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    listener = listener_of(folder)
+    record = trial(7)
+    listener.trial_started(record)
+    listener.measured(record, measurement(1))
+    run = listener._runs[record.config.trial_id]
+
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise wandb.errors.CommError("gone")
+
+    monkeypatch.setattr(run, "log", broken)
+    monkeypatch.setattr(type(run.summary), "update", broken)
+    listener.measured(record, measurement(2))
+    listener.trial_ended(record.model_copy(update={"status": TrialStatus.DIVERGED}))
+    assert "step 2 of trial 7" in caplog.text
+    assert logged_once(folder).exit_codes == [1]
