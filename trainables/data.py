@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Literal, TypedDict
 
-from jinja2 import StrictUndefined, TemplateError, meta
-from jinja2.sandbox import SandboxedEnvironment
+from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
@@ -18,6 +18,18 @@ from trainables.locations import is_local, resolve
 
 Row = dict[str, Any]
 IGNORED_LABEL = -100
+Source = Literal["path", "validation_path"]
+SOURCES: tuple[Source, ...] = ("path", "validation_path")
+_TEMPLATES = ("prompt", "completion")
+# What the code of a template can raise, being the user's.
+_TEMPLATE_FAILS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+)
 _MAX_FAULTS = 5
 
 
@@ -38,64 +50,81 @@ class TokenizedData:
     prompts: list[str]
 
 
-def load_rows(data: DataConfig, path: str | None = None) -> list[Row]:
+def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
     """Read the rows of a local file or a hub data set.
+
+    Args:
+        data: what to read.
+        source: the field of `data` that names it.
 
     Raises:
         UserError: a file is missing, empty or malformed (with its line).
     """
-    location = path or data.path
-    if not is_local(location):
-        import datasets
-
-        hub = datasets.load_dataset(location, data.subset, split=data.split)
-        rows = [dict(row) for row in (hub.select(range(data.limit)) if data.limit else hub)]
-    else:
-        file = Path(resolve(location)).expanduser()
+    field, location = f"data.{source}", str(getattr(data, source))
+    if is_local(location):
+        try:
+            file = Path(resolve(location)).expanduser()
+        except ModuleNotFoundError as error:
+            raise UserError([Fault(field, str(error))]) from error
         if not file.is_file():
-            raise UserError(
-                [Fault("data.path", f"no such file: {file}", "give a .jsonl or .parquet file")]
-            )
-        rows = _read_parquet(file) if file.suffix == ".parquet" else _read_jsonl(file)
+            raise UserError([Fault(field, f"no such file: {file}", "give a .jsonl or .parquet")])
+        read = _read_parquet if file.suffix == ".parquet" else _read_jsonl
+        rows = read(file, field)
+    else:
+        rows = _read_hub(location, data, field)
     if not rows:
-        raise UserError([Fault("data.path", f"holds no rows: {location}")])
+        raise UserError([Fault(field, f"holds no rows: {location}")])
     return rows[: data.limit]
 
 
-def _read_jsonl(file: Path) -> list[Row]:
+def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
+    import datasets
+
+    try:
+        hub = datasets.load_dataset(name, data.subset, split=data.split)
+    except (OSError, ValueError) as error:
+        raise UserError([Fault(field, f"cannot load data set {name}: {error}")]) from error
+    limit = len(hub) if data.limit is None else min(data.limit, len(hub))
+    return [dict(row) for row in hub.select(range(limit))]
+
+
+def _read_jsonl(file: Path, field: str) -> list[Row]:
     rows: list[Row] = []
     faults: list[Fault] = []
-    with file.open(encoding="utf-8") as lines:
+    with file.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
+            except UnicodeDecodeError:
+                problem = "text that is not UTF-8"
             except json.JSONDecodeError as error:
-                row = error.msg
-            if isinstance(row, dict):
-                rows.append(row)
+                problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
             else:
-                why = row if isinstance(row, str) else f"a {type(row).__name__}"
-                faults.append(
-                    Fault(
-                        "data.path",
-                        f"each line must be a JSON object, got {why}",
-                        location=f"{file}:{number}",
-                    )
+                if isinstance(row, dict):
+                    rows.append(row)
+                    continue
+                problem = f"a {type(row).__name__}"
+            faults.append(
+                Fault(
+                    field,
+                    f"each line must be a JSON object, got {problem}",
+                    location=f"{file}:{number}",
                 )
+            )
     if faults:
         raise UserError(_first(faults))
     return rows
 
 
-def _read_parquet(file: Path) -> list[Row]:
+def _read_parquet(file: Path, field: str) -> list[Row]:
     import pyarrow.parquet
 
     try:
         return list(pyarrow.parquet.read_table(file).to_pylist())
-    except pyarrow.ArrowInvalid as error:
-        raise UserError([Fault("data.path", f"is no Parquet file: {file} ({error})")]) from error
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError([Fault(field, f"is no Parquet file: {file} ({error})")]) from error
 
 
 def _first(faults: list[Fault]) -> list[Fault]:
@@ -105,7 +134,7 @@ def _first(faults: list[Fault]) -> list[Fault]:
     return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
 
 
-_ENVIRONMENT = SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
+_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
 
 
 def template_fields(template: str) -> set[str]:
@@ -117,26 +146,43 @@ def template_fields(template: str) -> set[str]:
     return meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
 
 
-def check_templates(data: DataConfig, rows: Iterable[Row]) -> list[Fault]:
-    """Faults of the templates against the rows: malformed ones, and absent fields."""
+def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Fault]:
+    """Faults of the templates against the rows: malformed ones, and absent fields.
+
+    A field that a template asks for only where it is defined may be absent.
+    """
     faults: list[Fault] = []
-    for field, template in (("data.prompt", data.prompt), ("data.completion", data.completion)):
+    for name in _TEMPLATES:
+        field, text = f"data.{name}", getattr(data, name)
         try:
-            wanted = template_fields(template)
+            wanted = template_fields(text)
+            template = _ENVIRONMENT.from_string(text)
         except TemplateError as error:
             faults.append(Fault(field, f"is no valid template: {error}"))
             continue
         for index, row in enumerate(rows):
-            if absent := sorted(wanted - row.keys()):
+            absent = sorted(wanted - row.keys())
+            if absent and _needs_more_than(template, row):
                 faults.append(
                     Fault(
                         field,
-                        f"names {', '.join(absent)}, absent from row {index + 1} of {data.path}",
+                        f"names {', '.join(absent)}, absent from row {index + 1} of "
+                        f"{getattr(data, source)}",
                         f"the row has {', '.join(map(str, row)) or 'no fields'}",
                     )
                 )
                 break
     return faults
+
+
+def _needs_more_than(template: Template, row: Row) -> bool:
+    try:
+        template.render(row)
+    except UndefinedError:
+        return True
+    except _TEMPLATE_FAILS:
+        return False  # `render` says what is wrong
+    return False
 
 
 def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
@@ -145,15 +191,17 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
     Raises:
         UserError: a template cannot be rendered on a row.
     """
-    prompt = _ENVIRONMENT.from_string(data.prompt)
-    completion = _ENVIRONMENT.from_string(data.completion)
+    templates = {name: _ENVIRONMENT.from_string(getattr(data, name)) for name in _TEMPLATES}
     for index, row in enumerate(rows):
-        try:
-            yield prompt.render(row), completion.render(row)
-        except (TemplateError, TypeError, LookupError) as error:
-            raise UserError(
-                [Fault("data.prompt", f"cannot be rendered on row {index + 1}: {error}")]
-            ) from error
+        texts = []
+        for name, template in templates.items():
+            try:
+                texts.append(template.render(row))
+            except _TEMPLATE_FAILS as error:
+                raise UserError(
+                    [Fault(f"data.{name}", f"cannot be rendered on row {index + 1}: {error}")]
+                ) from error
+        yield texts[0], texts[1]
 
 
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
@@ -170,10 +218,13 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         raise UserError(faults)
     texts = list(render(data, rows))
     if data.validation_path:
-        held_out = list(render(data, load_rows(data, data.validation_path)))
+        held_out_rows = load_rows(data, "validation_path")
+        if faults := check_templates(data, held_out_rows, "validation_path"):
+            raise UserError(faults)
+        held_out = list(render(data, held_out_rows))
     else:
         random.Random(seed).shuffle(texts)  # noqa: S311 - a split, not a secret
-        count = round(len(texts) * data.validation_fraction)
+        count = min(round(len(texts) * data.validation_fraction), len(texts) - 1)
         held_out, texts = texts[:count], texts[count:]
     train = [_encode(tokenizer, data, *text) for text in texts]
     validation = [_encode(tokenizer, data, *text) for text in held_out]
@@ -221,7 +272,7 @@ def _encode(tokenizer: Any, data: DataConfig, prompt: str, completion: str) -> S
     special = not data.chat_template  # a chat template writes its special tokens itself
     prompt_ids = tokenizer(context, add_special_tokens=special)["input_ids"]
     ids = tokenizer(context + completion, add_special_tokens=special)["input_ids"]
-    if ids[-1] != tokenizer.eos_token_id:
+    if ids[-1:] != [tokenizer.eos_token_id]:
         ids = [*ids, tokenizer.eos_token_id]
     start = min(len(prompt_ids), len(ids) - 1)
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}

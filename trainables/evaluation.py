@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from trainables.locations import resolve
 from trainables.records import ItemScore, TaskScore
 
 # The harness's own default seeds; few-shot examples are drawn from the last one.
+_PYTHON_SEED = 0
 _SEED = 1234
 _PREFERRED_METRICS = ("acc", "exact_match", "mcq_acc", "em", "f1", "bleu")
 _STDERR_RESAMPLES = 100
@@ -81,8 +83,9 @@ class Evaluator:
         ] + [{"chat_template": self._suite.chat_template}]
 
     def _run(self, loaded: _LoadedTask, model: Any) -> dict[str, Any]:
-        torch.manual_seed(_SEED)
+        random.seed(_PYTHON_SEED)
         np.random.seed(_SEED)
+        torch.manual_seed(_SEED)
         lm = HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=self._suite.batch_size)
         result = evaluate(
             lm=lm,
@@ -101,13 +104,14 @@ class Evaluator:
 def evaluating(model: Any) -> Iterator[None]:
     """Evaluation mode, without gradients and without touching the training's random state."""
     was_training = model.training
-    state = np.random.get_state()
+    state, python_state = np.random.get_state(), random.getstate()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             model.eval()
             yield
     finally:
+        random.setstate(python_state)
         np.random.set_state(state)
         model.train(was_training)
 
@@ -162,6 +166,7 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
             files = {split: resolve(file) for split, file in task.data_files.items()}
             spec["dataset_kwargs"] = {**spec.get("dataset_kwargs", {}), "data_files": files}
     built = manager.load([spec])
+    _check_has_one_score(built, task)
     shots = task.num_fewshot if task.num_fewshot is not None else suite.num_fewshot
     for member in built["tasks"].values():
         # As simple_evaluate does: a task that says 0 itself is never given examples.
@@ -171,6 +176,19 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
             member.set_config(key="num_fewshot", value=0)
         member.set_fewshot_seed(seed=_SEED)
     return built
+
+
+def _check_has_one_score(built: Any, task: EvalTask) -> None:
+    """See that one number will stand for the task: a task's own, or its group's aggregate."""
+    if task.name or task.data_files:
+        if set(built["tasks"]) != {task.label}:
+            raise ValueError("only a single task takes `name` and `data_files`, this is a group")
+    elif task.task in built.get("groups", {}):
+        if not built["groups"][task.task].has_aggregation:
+            raise ValueError("the group has no aggregate_metric_list; name its tasks one by one")
+    elif task.task not in built["tasks"]:
+        members = ", ".join(built["tasks"])
+        raise ValueError(f"it is a tag without a score of its own; name its tasks: {members}")
 
 
 def _read_score(loaded: _LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
@@ -197,16 +215,19 @@ def _read_score(loaded: _LoadedTask, result: dict[str, Any]) -> tuple[TaskScore,
     stderr = errors.get((metric, filter_name))
     if stderr is not None:
         metrics[metric_keys.task_score(loaded.role, label, f"{metric}_stderr")] = stderr
-    choices = _mean_choices(loaded, result)
+    counts = [
+        _count_choices(task, sample) for task, sample in _samples(loaded, result, filter_name)
+    ]
+    choices = [count for count in counts if count is not None]
     score = TaskScore(
         role=loaded.role,
         metric=metric,
         filter=filter_name,
         value=found[metric, filter_name],
         stderr=stderr,
-        chance=_mean_chance(loaded, result),
-        choices=choices,
-        items=sum(len(samples) for _, samples in _members(loaded, result)),
+        chance=float(np.mean([1 / count if count else 0.0 for count in counts])),
+        choices=float(np.mean(choices)) if choices else None,
+        items=len(counts),
     )
     return score, metrics
 
@@ -228,31 +249,23 @@ def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
     return metric, filter_name
 
 
-def _members(
-    loaded: _LoadedTask, result: dict[str, Any]
-) -> Iterator[tuple[Any, list[dict[str, Any]]]]:
+def _samples(
+    loaded: _LoadedTask, result: dict[str, Any], filter_name: str
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each document's sample under one filter, with its task."""
     for name, task in loaded.tasks["tasks"].items():
-        yield task, result["samples"][name]
+        for sample in result["samples"][name]:
+            if sample["filter"] == filter_name:
+                yield task, sample
 
 
-def _mean_chance(loaded: _LoadedTask, result: dict[str, Any]) -> float:
-    """Expected score of a uniform guess over the listed choices."""
-    chances = [
-        1 / len(sample["arguments"]) if task.OUTPUT_TYPE == "multiple_choice" else 0.0
-        for task, samples in _members(loaded, result)
-        for sample in samples
-    ]
-    return float(np.mean(chances)) if chances else 0.0
-
-
-def _mean_choices(loaded: _LoadedTask, result: dict[str, Any]) -> float | None:
-    counts = [
-        len(sample["arguments"])
-        for task, samples in _members(loaded, result)
-        if task.OUTPUT_TYPE == "multiple_choice"
-        for sample in samples
-    ]
-    return float(np.mean(counts)) if counts else None
+def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
+    """Listed answers; None where the answer is generated."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    # Mutual information also asks for each answer without the question.
+    twice = "acc_mutual_info" in sample["metrics"]
+    return len(sample["arguments"]) // (2 if twice else 1)
 
 
 def _read_items(loaded: _LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
@@ -266,9 +279,8 @@ def _read_items(loaded: _LoadedTask, result: dict[str, Any], score: TaskScore) -
             target=_target_text(task, sample),
             answer=_answer_text(task, sample),
         )
-        for task, samples in _members(loaded, result)
-        for sample in samples
-        if sample["filter"] == score.filter and _is_number(sample.get(score.metric))
+        for task, sample in _samples(loaded, result, score.filter)
+        if _is_number(sample.get(score.metric))
     ]
 
 
@@ -280,8 +292,9 @@ def _target_text(task: Any, sample: dict[str, Any]) -> str:
 
 
 def _answer_text(task: Any, sample: dict[str, Any]) -> str:
-    if task.OUTPUT_TYPE == "multiple_choice":
-        likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
+    count = _count_choices(task, sample)
+    if count is not None:
+        likelihoods = [float(response[0]) for response in sample["filtered_resps"][:count]]
         return str(sample["arguments"][int(np.argmax(likelihoods))][1]).strip()
     return str(sample["filtered_resps"][0])
 

@@ -35,6 +35,8 @@ def forgetting_metrics(
     ratios: list[float] = []
     flips = count_flips(base_items, tuned_items)
     for task in tasks:
+        if task not in tuned or task not in flips:
+            raise ValueError(f"task {task}: only one of base and tuned was evaluated on it")
         loss = base[task].value - tuned[task].value
         losses.append(loss)
         metrics[metric_keys.task_forgetting(task)] = loss
@@ -82,9 +84,7 @@ def count_flips(
     after = _by_task(tuned_items)
     flips: dict[str, tuple[float, float]] = {}
     for task, items in before.items():
-        if task not in after:
-            continue
-        partners = after[task]
+        partners = after.get(task, {})
         if items.keys() != partners.keys():
             raise ValueError(
                 f"task {task}: base and tuned were evaluated on different items "

@@ -18,7 +18,9 @@ def resolve(location: str) -> str:
     if not location.startswith(PACKAGE_SCHEME):
         return location
     package, _, inside = location.removeprefix(PACKAGE_SCHEME).partition("/")
-    spec = find_spec(package)  # unlike importlib.resources, does not run the package's code
+    spec = (
+        find_spec(package) if package else None
+    )  # unlike importlib.resources, does not run the package's code
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"package {package!r} is not installed (pip install it)")
     return str(Path(spec.submodule_search_locations[0]) / inside)
@@ -27,12 +29,11 @@ def resolve(location: str) -> str:
 def is_local(location: str) -> bool:
     """Whether the location names a file or folder rather than something on a hub.
 
-    Anything that begins like a path, ends like a data or model file, or exists, is local.
+    Anything that begins like a path or ends like a data or model file is local. Whether there is
+    such a file here does not count: a trial may ask on another machine, from another folder.
     """
-    return (
-        location.startswith((PACKAGE_SCHEME, "/", "./", "../", "~"))
-        or location.endswith((".jsonl", ".parquet", ".gguf", ".json", ".txt"))
-        or Path(location).exists()
+    return location.startswith((PACKAGE_SCHEME, "/", "./", "../", "~")) or location.endswith(
+        (".jsonl", ".parquet", ".gguf", ".json", ".txt")
     )
 
 

@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 
 from trainables.config import Method
-from trainables.data import check_templates, load_rows
+from trainables.data import SOURCES, check_templates, load_rows
 from trainables.errors import Fault, UserError
 from trainables.locations import is_local, resolve
+from trainables.metric_keys import METRICS
 from trainables.records import BaseRecord
-from tune.sweep_config import SweepConfig
+from tune.sweep_config import EVALUATED, SweepConfig
+
+_ROUNDING = 1e-6  # 1 / 0.1 GPUs are 10 trials, though 1 // 0.1 is 9
 
 
 def check_files(config: SweepConfig) -> int | None:
@@ -20,18 +23,19 @@ def check_files(config: SweepConfig) -> int | None:
         UserError: everything missing or malformed.
     """
     faults: list[Fault] = []
-    rows = None
-    for path in filter(None, (config.data.path, config.data.validation_path)):
-        if not is_local(path):
+    rows: int | None = None
+    for source in SOURCES:
+        path = getattr(config.data, source)
+        if path is None or not is_local(path):
             continue
         try:
-            found = load_rows(config.data, path)
-            faults += check_templates(config.data, found)
-            rows = rows if rows is not None else len(found)
+            found = load_rows(config.data, source)
         except UserError as error:
             faults += error.faults
-        except ModuleNotFoundError as error:
-            faults.append(Fault("data.path", str(error)))
+            continue
+        faults += check_templates(config.data, found, source)
+        if source == "path":
+            rows = len(found)
     faults += _missing_paths(config)
     faults += _deepspeed_faults(config)
     if faults:
@@ -120,7 +124,7 @@ def max_concurrent(config: SweepConfig, cluster: dict[str, float]) -> int:
         each = {"GPU": gpus_per_worker(config, method, cluster), "CPU": resources.cpus_per_worker}
         fits.append(
             min(
-                int(cluster.get(kind, 0) // (amount * resources.workers))
+                int(cluster.get(kind, 0) / (amount * resources.workers) + _ROUNDING)
                 for kind, amount in each.items()
                 if amount
             )
@@ -138,7 +142,8 @@ def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
     Raises:
         UserError: a metric that nothing logs.
     """
-    known = config.logged_metrics() | set(base.metrics)
+    of_training = set(METRICS) & config.logged_metrics() - set(EVALUATED)
+    known = of_training | set(base.metrics)
     named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(config.objectives)]
     named += [(f"constraints.{i}", c.metric) for i, c in enumerate(config.constraints)]
     faults = [

@@ -16,7 +16,7 @@ from optuna.distributions import (
 )
 
 from trainables.config import LoraConfig, Method, TrainConfig
-from tune.sweep_config import FullSpace, LogUniform, LoraSpace, SearchConfig
+from tune.search_config import FullSpace, LogUniform, LoraSpace, SearchConfig
 
 Param = str | int | float | bool
 Params = dict[str, Param]

@@ -5,16 +5,10 @@ from __future__ import annotations
 import operator
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal
+from difflib import get_close_matches
+from typing import Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BeforeValidator,
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import Field, model_validator
 
 from trainables import metric_keys
 from trainables.config import (
@@ -26,127 +20,7 @@ from trainables.config import (
     ModelConfig,
     TrainConfig,
 )
-
-
-class LogUniform(Frozen):
-    """A range searched on a log scale; both ends belong to it."""
-
-    low: float = Field(gt=0)
-    high: float = Field(gt=0, allow_inf_nan=False)
-
-    @model_validator(mode="after")
-    def _low_is_below_high(self) -> LogUniform:
-        if self.low >= self.high:
-            raise ValueError(f"low must be below high, got {self.low} and {self.high}")
-        return self
-
-
-def _values(value: Any) -> Any:
-    """A single value stands for a list of one."""
-    return value if isinstance(value, (list, tuple, dict)) else [value]
-
-
-def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
-    repeated = next((value for value in values if values.count(value) > 1), None)
-    if repeated is not None:
-        raise ValueError(f"values must be distinct, got {repeated} more than once")
-    return values
-
-
-def _module_choice(value: Any) -> Any:
-    is_list = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
-    if value != "all-linear" and not (is_list and value):
-        raise ValueError(
-            f"must be all-linear or a list of module names, got {value!r}; "
-            "one choice of two modules reads [[q_proj, v_proj]]"
-        )
-    return value
-
-
-def _range_or_list(value: Any) -> str:
-    return "<range>" if isinstance(value, (dict, LogUniform)) else "<list>"
-
-
-_Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-_Count = Annotated[int, Field(ge=1)]
-_Share = Annotated[float, Field(ge=0, lt=1)]
-_Modules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_choice)]
-_NotEmpty = Field(min_length=1)
-_Distinct = AfterValidator(_distinct)
-_OneOrMore = BeforeValidator(_values)
-Rates = Annotated[tuple[_Rate, ...], _NotEmpty, _Distinct, _OneOrMore]
-Counts = Annotated[tuple[_Count, ...], _NotEmpty, _Distinct, _OneOrMore]
-Shares = Annotated[tuple[_Share, ...], _NotEmpty, _Distinct, _OneOrMore]
-Flags = Annotated[tuple[bool, ...], _NotEmpty, _Distinct, _OneOrMore]
-ModuleChoices = Annotated[tuple[_Modules, ...], _NotEmpty, _Distinct, _OneOrMore]
-# The tags keep pydantic from trying both members and complaining about each.
-LearningRates = Annotated[
-    Annotated[LogUniform, Tag("<range>")] | Annotated[Rates, Tag("<list>")],
-    Discriminator(_range_or_list),
-]
-
-
-class FullSpace(Frozen):
-    """The search space of full fine-tuning; each list of one value is a constant.
-
-    Attributes:
-        learning_rate: `{low, high}` on a log scale, or a list of values.
-        batch_size, epochs: replace those of `train`.
-    """
-
-    learning_rate: LearningRates
-    batch_size: Counts | None = None
-    epochs: Rates | None = None
-
-
-class LoraSpace(FullSpace):
-    """The search space of LoRA.
-
-    Attributes:
-        rank: values to choose from.
-        alpha: values; or
-        alpha_ratio: values of alpha / rank. Exactly one of the two.
-        target_modules: choices, each `all-linear` or a list of module names.
-    """
-
-    rank: Counts
-    alpha: Rates | None = None
-    alpha_ratio: Rates | None = None
-    target_modules: ModuleChoices = ("all-linear",)
-    dropout: Shares = (0.0,)
-    rslora: Flags = (False,)
-    dora: Flags = (False,)
-
-    @model_validator(mode="after")
-    def _one_rule_for_alpha(self) -> LoraSpace:
-        if (self.alpha is None) == (self.alpha_ratio is None):
-            given = "neither" if self.alpha is None else "both"
-            raise ValueError(f"give exactly one of alpha and alpha_ratio, got {given}")
-        return self
-
-
-class SearchConfig(Frozen):
-    """Which methods are searched, each over its own space."""
-
-    lora: LoraSpace | None = None
-    full: FullSpace | None = None
-
-    @model_validator(mode="after")
-    def _searches_something(self) -> SearchConfig:
-        if not self.methods:
-            raise ValueError("give a space for at least one method: lora, full")
-        return self
-
-    @property
-    def methods(self) -> tuple[Method, ...]:
-        """The methods that have a space."""
-        return tuple(name for name in ("lora", "full") if getattr(self, name) is not None)
-
-    def space(self, method: Method) -> FullSpace:
-        """The space of one method."""
-        space: FullSpace | None = self.lora if method == "lora" else self.full
-        assert space is not None  # noqa: S101 - methods come from `methods`
-        return space
+from tune.search_config import LogUniform, SearchConfig
 
 
 class Objective(Frozen):
@@ -255,6 +129,24 @@ class WandbConfig(Frozen):
     tags: tuple[str, ...] = ()
 
 
+_OF_RETENTION = (
+    metric_keys.RETENTION_ACC,
+    metric_keys.RETENTION_RATIO,
+    metric_keys.FORGETTING_MEAN,
+    metric_keys.FORGETTING_MAX,
+    metric_keys.FORGETTING_POSITIVE,
+)
+_OF_OOD = (metric_keys.OOD_ACC, metric_keys.OOD_GAP)
+# Metrics of the evaluation, which the base's own evaluation has wherever a trial's will.
+EVALUATED = (
+    metric_keys.IN_DOMAIN_ACC,
+    *_OF_RETENTION,
+    *_OF_OOD,
+    metric_keys.FORGETTING_NLL,
+    metric_keys.KL_BASE_TO_TUNED,
+)
+
+
 class SweepConfig(Frozen):
     """A whole sweep file."""
 
@@ -276,6 +168,12 @@ class SweepConfig(Frozen):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> SweepConfig:
         faults = [*self._batch_faults(), *self._metric_faults(), *self._grid_faults()]
+        metrics = [objective.metric for objective in self.objectives]
+        faults += [
+            f"objectives.{i}.metric: each objective must be another metric, got {metric} again"
+            for i, metric in enumerate(metrics)
+            if metric in metrics[:i]
+        ]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -283,11 +181,13 @@ class SweepConfig(Frozen):
     def _batch_faults(self) -> list[str]:
         faults = []
         for method in self.search.methods:
-            sizes = self.search.space(method).batch_size or (self.train.batch_size,)
+            searched = self.search.space(method).batch_size
+            sizes = searched or (self.train.batch_size,)
+            field = f"search.{method}.batch_size" if searched else "train.batch_size"
             workers = self.resources.of(method).workers
             per_pass = self.train.micro_batch_size * workers
             faults += [
-                f"search.{method}.batch_size: must be a multiple of train.micro_batch_size x "
+                f"{field}: must be a multiple of train.micro_batch_size x "
                 f"resources.{method}.workers = {per_pass}, got {size}"
                 for size in sizes
                 if size % per_pass
@@ -298,11 +198,14 @@ class SweepConfig(Frozen):
         known = self.logged_metrics()
         named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(self.objectives)]
         named += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
-        return [
-            f"{field}: nothing logs {metric}{_near(metric, known)}"
-            for field, metric in named
-            if metric not in known and not self._may_be_logged(metric)
-        ]
+        faults = []
+        for field, metric in named:
+            if metric in known or self._may_be_logged(metric):
+                continue
+            lacking = self._lacking(metric)
+            remedy = f"; it needs {lacking}" if lacking else _near(metric, known)
+            faults.append(f"{field}: nothing logs {metric}{remedy}")
+        return faults
 
     def _grid_faults(self) -> list[str]:
         if self.sampler != "grid":
@@ -316,17 +219,7 @@ class SweepConfig(Frozen):
 
     def logged_metrics(self) -> set[str]:
         """Keys a trial of this sweep logs at its end, but for the scores of single tasks."""
-        keys = set(metric_keys.METRICS)
-        if not self.eval.retention:
-            keys -= {key for key in keys if key.startswith(("forgetting/", "retention/"))}
-        if not self.eval.ood:
-            keys -= {metric_keys.OOD_ACC, metric_keys.OOD_GAP}
-        if self.eval.general_text is None:
-            keys.discard(metric_keys.FORGETTING_NLL)
-        else:
-            keys.add(metric_keys.FORGETTING_NLL)
-        if self.eval.kl_prompts == 0:
-            keys.discard(metric_keys.KL_BASE_TO_TUNED)
+        keys = {key for key in metric_keys.METRICS if not self._lacking(key)}
         for task in self.eval.retention:
             keys |= {
                 metric_keys.task_forgetting(task.label),
@@ -337,6 +230,25 @@ class SweepConfig(Frozen):
             }
         return keys
 
+    def _lacking(self, metric: str) -> str | None:
+        """What the sweep file must have for a metric to be logged, and does not."""
+        data, suite = self.data, self.eval
+        needs: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+            ("tasks in eval.retention", suite.retention, _OF_RETENTION),
+            ("tasks in eval.ood", suite.ood, _OF_OOD),
+            ("eval.general_text", suite.general_text, (metric_keys.FORGETTING_NLL,)),
+            ("eval.kl_prompts above 0", suite.kl_prompts, (metric_keys.KL_BASE_TO_TUNED,)),
+            (
+                "data.validation_path or data.validation_fraction above 0",
+                data.validation_path or data.validation_fraction,
+                (metric_keys.VALIDATION_LOSS,),
+            ),
+        )
+        for name, given, metrics in needs:
+            if metric in metrics and not given:
+                return name
+        return None
+
     def _may_be_logged(self, metric: str) -> bool:
         """Whether it is a score of one of the tasks; the base's evaluation tells for sure."""
         return any(
@@ -346,7 +258,5 @@ class SweepConfig(Frozen):
 
 
 def _near(metric: str, known: set[str]) -> str:
-    from difflib import get_close_matches
-
     near = get_close_matches(metric, known, n=1, cutoff=0.5)
     return f"; did you mean {near[0]}?" if near else ""

@@ -33,7 +33,7 @@ _RULES = {
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "tuple_type": "must be a list",
-    "too_short": "must hold at least {min_length} value(s)",
+    "too_short": "must hold at least {min_length} value",
     "dict_type": "must be a section with keys of its own",
     "model_type": "must be a section with keys of its own",
 }
@@ -77,7 +77,8 @@ def faults_of(error: ValidationError, where: Callable[[Location], str]) -> list[
         elif kind == "missing":
             rule, remedy = "is required and absent", ""
         else:
-            rule, remedy = f"{_rule(detail)}, got {shown(detail['input'])}", _remedy(detail)
+            rule = f"{_rule(detail)}, got {shown(detail['input'])}"
+            remedy = _remedy(detail, _fields_at(place))
         faults.append(Fault(dotted(place), rule, remedy, where(place)))
     return list(dict.fromkeys(faults))
 
@@ -102,9 +103,7 @@ def shown(value: Any) -> str:
 
 def _written(location: Location) -> Location:
     """The location without the tags of union members, which are written `<tag>`."""
-    return tuple(
-        part for part in location if not (isinstance(part, str) and part.startswith("<"))
-    )
+    return tuple(part for part in location if not (isinstance(part, str) and part.startswith("<")))
 
 
 def _is_inside(inner: Location, outer: Location) -> bool:
@@ -122,7 +121,7 @@ def _rule(detail: ErrorDetails) -> str:
     return detail["msg"].replace("Input should", "must")
 
 
-def _remedy(detail: ErrorDetails) -> str:
+def _remedy(detail: ErrorDetails, keys: list[str]) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "literal_error" and isinstance(value, str):
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
@@ -133,8 +132,8 @@ def _remedy(detail: ErrorDetails) -> str:
         return f"write [{value}]"
     if kind == "string_type" and is_scalar:
         return f'write "{value}"'
-    if kind == "model_type" and value is None:
-        return "fill it in or leave it out"
+    if kind == "model_type":
+        return "fill it in or leave it out" if value is None else f"known: {', '.join(keys)}"
     return ""
 
 

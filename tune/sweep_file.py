@@ -37,10 +37,15 @@ class _Source:
     file: Path
 
     def where(self, location: Location) -> str:
-        """Where a value stands, or the section that it is in."""
-        while location and location not in self.places:
+        """Where a value stands, or else the nearest that does."""
+        while location:
+            if location in self.places:
+                return self.places[location]
+            for inside, place in self.places.items():
+                if inside[: len(location)] == location:
+                    return place
             location = location[:-1]
-        return self.places.get(location, str(self.file))
+        return str(self.file)
 
 
 def bundled_sweeps() -> list[str]:
@@ -101,9 +106,7 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError(
-            [Fault("SWEEP", f"is no valid YAML: {problem}", location=where)]
-        ) from error
+        raise UserError([Fault("SWEEP", f"is no valid YAML: {problem}", location=where)]) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
     if not isinstance(raw, dict):
@@ -252,7 +255,7 @@ def _override(source: _Source, override: str) -> None:
     for depth, part in enumerate(location):
         is_last = depth == len(location) - 1
         if isinstance(target, dict):
-            part = str(part)  # noqa: PLW2901
+            part = str(part)
             if not is_last and target.get(part) is None:
                 target[part] = {}
         elif not isinstance(target, list):

@@ -65,14 +65,9 @@ class ListShape:
 # Operators on lists of distinct numbers ----------------------------------------------------------
 
 
-def shifted(number: int, step: int) -> int:
-    """`number` plus `step`, wrapping around after the largest number."""
-    return (number + step) % NUMBERS
-
-
 def successor(number: int) -> int:
     """The next number; the largest one is followed by 0."""
-    return shifted(number, 1)
+    return (number + 1) % NUMBERS
 
 
 STEPS: Final[Mapping[str, int]] = {"next": 1, "previous": -1}
@@ -162,8 +157,8 @@ def step_item(rng: random.Random, template: Format) -> Item:
     """`next 7 =` -> `8` and `previous 7 =` -> `6`; too few to hold any out."""
     operator, step = rng.choice(tuple(STEPS.items()))
     number = rng.randrange(NUMBERS)
-    question = template(operator, str(number))
-    return with_choices(rng, question, str(shifted(number, step)), map(str, range(NUMBERS)))
+    right = str((number + step) % NUMBERS)
+    return with_choices(rng, template(operator, str(number)), right, map(str, range(NUMBERS)))
 
 
 def swapped(numbers: Sequence[int], i: int, j: int) -> list[int]:
@@ -277,19 +272,13 @@ def draw(task: str, split: Split, count: int, seed: int) -> list[Item]:
 
 
 # Relative frequencies of the kinds of items in the pretraining text.
-PRETRAINING_MIXTURE: Final[Mapping[str, float]] = {
-    "list": 40,
-    "order": 20,
-    "step": 8,
-    "capital": 20,
-    "craft": 12,
-}
+MIXTURE: Final[Mapping[str, int]] = {"list": 40, "order": 20, "step": 8, "capital": 20, "craft": 12}
 
 
 def pretraining_item(rng: random.Random) -> Item:
     """One draw of the mixture the base model is pretrained on; never the target."""
     template = rng.choice((prefix_format, suffix_format))
-    kind = rng.choices(tuple(PRETRAINING_MIXTURE), tuple(PRETRAINING_MIXTURE.values()))[0]
+    kind = rng.choices(tuple(MIXTURE), tuple(MIXTURE.values()))[0]
     match kind:
         case "list":
             return list_item(rng, rng.choice(tuple(LIST_OPERATORS)), GENERAL_LISTS, template)

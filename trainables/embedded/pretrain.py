@@ -193,7 +193,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, default=HERE / "model", help="model folder")
     parser.add_argument("--steps", type=int, default=2500, help="optimizer steps")
     parser.add_argument(
-        "--seed", type=int, default=0, help="of the initial weights and of the pretraining text"
+        "--seed", type=int, default=1, help="of the initial weights and of the pretraining text"
     )
     return parser.parse_args()
 

@@ -1,0 +1,166 @@
+"""The main job: one command, and the trade-off is there."""
+
+from __future__ import annotations
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import Command, run_command
+from scipy.stats import spearmanr
+
+from trainables.config import TrialConfig
+from trainables.ledger import Ledger
+from trainables.records import TrialRecord, TrialStatus
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+Quickstart = tuple[Path, Command]
+
+
+@pytest.fixture(scope="module")
+def records(quickstart: Quickstart) -> list[TrialRecord]:
+    return Ledger(quickstart[0]).trials()
+
+
+def strength(config: TrialConfig) -> float:
+    """Learning rate x scale, what a LoRA update grows with."""
+    assert config.lora is not None
+    return config.learning_rate * config.lora.scaling
+
+
+def value(record: TrialRecord, key: str) -> float:
+    found = record.metric(key)
+    assert found is not None, f"trial {record.number} has no {key}"
+    return found
+
+
+def test_every_trial_completes_and_three_are_full_fine_tuning(records: list[TrialRecord]) -> None:
+    assert len(records) >= 12
+    assert {record.status for record in records} == {TrialStatus.COMPLETE}
+    assert sum(record.config.method == "full" for record in records) >= 3
+
+
+def test_base_knows_its_retention_tasks_and_not_the_target(quickstart: Quickstart) -> None:
+    base = Ledger(quickstart[0]).base()
+    for label, score in base.scores.items():
+        if score.role == "retention":
+            assert score.value >= 0.9, label
+    target = [s for s in base.scores.values() if s.role == "in_domain" and s.choices]
+    for score in target:
+        assert abs(score.value - score.chance) < 0.12
+
+
+def test_a_good_trial_learns_the_target(records: list[TrialRecord]) -> None:
+    assert max(value(record, "in_domain/acc_mean") for record in records) >= 0.8
+
+
+def test_ood_accuracy_differs_between_trials(records: list[TrialRecord]) -> None:
+    learned = [r for r in records if value(r, "in_domain/acc_mean") >= 0.8]
+    ood = [value(record, "ood/acc_mean") for record in learned]
+    assert max(ood) - min(ood) > 0.05
+    assert 0.3 < np.mean(ood) < 0.98
+
+
+def test_forgetting_grows_with_learning_rate_times_scale(records: list[TrialRecord]) -> None:
+    lora = [record for record in records if record.config.method == "lora"]
+    trend = spearmanr(
+        [strength(record.config) for record in lora],
+        [value(record, "kl/base_to_tuned") for record in lora],
+    )
+    assert trend.statistic > 0.5
+    gentlest = min(lora, key=lambda record: strength(record.config))
+    full = [record for record in records if record.config.method == "full"]
+    hardest = max(full, key=lambda record: record.config.learning_rate)
+    assert value(hardest, "forgetting/mean") > value(gentlest, "forgetting/mean") + 0.1
+
+
+def test_metrics_on_disk_end_in_the_recorded_values(
+    quickstart: Quickstart, records: list[TrialRecord]
+) -> None:
+    ledger = Ledger(quickstart[0])
+    for record in records:
+        history = ledger.measurements(record.number)
+        assert [m.step for m in history] == sorted({m.step for m in history})
+        assert history[-1] == record.last
+
+
+def test_results_csv_has_a_row_for_each_trial(
+    quickstart: Quickstart, records: list[TrialRecord]
+) -> None:
+    with (quickstart[0] / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["number"]) for row in rows] == [record.number for record in records]
+    for row, record in zip(rows, records, strict=True):
+        assert float(row["forgetting/mean"]) == value(record, "forgetting/mean")
+
+
+def test_wandb_has_a_run_for_each_trial_and_the_base(
+    quickstart: Quickstart, records: list[TrialRecord]
+) -> None:
+    folder, command = quickstart
+    runs = list((folder / "wandb").glob("offline-run-*"))
+    assert len(runs) == len(records) + 1
+    assert "wandb sync" in command.output
+
+
+def test_offline_runs_hold_what_the_ledger_holds(
+    quickstart: Quickstart, records: list[TrialRecord]
+) -> None:
+    folder, _ = quickstart
+    record = records[0]
+    (file,) = (folder / "wandb").glob(f"offline-run-*{record.config.trial_id}/*.wandb")
+    shown = subprocess.run(
+        [str(Path(sys.executable).parent / "wandb"), "leet", "inspect", "--json", str(file)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    logged = [
+        entry["history"] for entry in map(json.loads, shown.stdout.splitlines())
+        if "history" in entry
+    ]
+    measured = Ledger(folder).measurements(record.number)
+    assert len(logged) == len(measured)
+
+
+def test_summary_names_the_front_the_winner_and_what_to_type_next(quickstart: Quickstart) -> None:
+    output = quickstart[1].output
+    for part in ("Pareto front", "Recommended: trial", "results.csv", "--num-trials"):
+        assert part in output
+    assert quickstart[1].errors == ""
+
+
+def test_the_same_command_again_changes_nothing(
+    quickstart: Quickstart, records: list[TrialRecord]
+) -> None:
+    folder, _ = quickstart
+    again = run_command("quickstart", "--output-dir", folder.parent)
+    assert again.exit_code == 0
+    assert Ledger(folder).trials() == records
+
+
+def test_a_finished_sweep_is_extended(quickstart: Quickstart, records: list[TrialRecord]) -> None:
+    folder, _ = quickstart
+    more = run_command(
+        "quickstart", "--output-dir", folder.parent, "--num-trials", len(records) + 1
+    )
+    assert more.exit_code == 0
+    extended = Ledger(folder).trials()
+    assert extended[:-1] == records
+    assert extended[-1].status is TrialStatus.COMPLETE
+
+
+def test_saved_adapter_and_model_load_as_they_are(records: list[TrialRecord]) -> None:
+    from peft import AutoPeftModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    loaders = {"lora": AutoPeftModelForCausalLM, "full": AutoModelForCausalLM}
+    for method, loader in loaders.items():
+        record = next(r for r in records if r.config.method == method)
+        assert record.weights_dir is not None
+        assert loader.from_pretrained(record.weights_dir) is not None
+        assert not list(Path(record.weights_dir).glob("*.bin"))

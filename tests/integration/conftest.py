@@ -1,0 +1,248 @@
+"""What the integration tests share: one base evaluation, one Ray cluster, small trials."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pytest
+import torch
+
+from trainables.base_evaluation import Base, evaluate_base
+from trainables.config import DeepSpeedConfig, LoraConfig, TrialConfig
+from trainables.model import load_model, load_tokenizer
+from trainables.reporter import ListReporter
+from tune.ray_cluster import ray_cluster
+from tune.sweep_file import load_sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from trainables.records import Measurement, TrialResult
+    from tune.sweep_config import SweepConfig
+
+SMALL = (
+    "eval.limit=20",
+    "eval.batch_size=16",
+    "eval.kl_prompts=4",
+    "eval.kl_tokens=4",
+    "train.steps=10",
+    "train.batch_size=8",
+    "train.micro_batch_size=8",
+    "train.warmup=0",
+    "train.schedule=constant",
+    "train.report_every=10",
+    "train.log_every=1",
+)
+
+
+class Run:
+    """A trial that has run: its result and what it reported."""
+
+    def __init__(self, result: TrialResult, measurements: list[Measurement]) -> None:
+        self.result = result
+        self.measurements = measurements
+
+    def curve(self, key: str = "train/loss") -> list[float]:
+        return [m.metrics[key] for m in self.measurements]
+
+    @property
+    def last(self) -> dict[str, float]:
+        return self.measurements[-1].metrics
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def load() -> Callable[..., SweepConfig]:
+    """The quickstart sweep made small, with overrides."""
+    return lambda *overrides: load_sweep("quickstart", [*SMALL, *overrides])
+
+
+@pytest.fixture(scope="session")
+def sweep_config(load: Callable[..., SweepConfig]) -> SweepConfig:
+    return load()
+
+
+@pytest.fixture(scope="session")
+def base_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("base")
+
+
+@pytest.fixture(scope="session")
+def base_dir(sweep_config: SweepConfig, base_cache: Path) -> Path:
+    """The one evaluation of the base that all trials compare themselves with."""
+    return evaluate_base(
+        sweep_config.model, sweep_config.data, sweep_config.eval, sweep_config.seed, base_cache
+    )
+
+
+@pytest.fixture(scope="session")
+def base(base_dir: Path) -> Base:
+    return Base.load(base_dir)
+
+
+@pytest.fixture(scope="session")
+def tokenizer(sweep_config: SweepConfig) -> Any:
+    return load_tokenizer(sweep_config.model)
+
+
+@pytest.fixture
+def base_model(sweep_config: SweepConfig) -> Any:
+    """A copy of the base of the test's own."""
+    return load_model(sweep_config.model).eval()
+
+
+@pytest.fixture(scope="session")
+def make_trial(
+    sweep_config: SweepConfig, base_dir: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., TrialConfig]:
+    """A small trial; `train`, `lora`, `deepspeed`, `model` and `data` change parts of it."""
+
+    def make(method: str = "lora", **changes: Any) -> TrialConfig:
+        parts: dict[str, Any] = {
+            part: getattr(sweep_config, part).model_copy(update=changes.pop(part, {}))
+            for part in ("model", "data", "eval", "train")
+        }
+        lora = {"rank": 4, "alpha": 8.0} | changes.pop("lora", {})
+        deepspeed = changes.pop("deepspeed", {})
+        fields = {
+            "trial_id": "trial",
+            "number": 0,
+            "seed": 0,
+            "data_seed": 0,
+            "learning_rate": 1e-3,
+            "output_dir": str(tmp_path_factory.mktemp(method)),
+            "base_dir": str(base_dir),
+            "lora": LoraConfig(**lora) if method == "lora" else None,
+            "deepspeed": DeepSpeedConfig(**deepspeed) if method == "full" else None,
+        }
+        return TrialConfig(method=method, **(fields | parts | changes))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def run() -> Callable[[TrialConfig], Run]:
+    """Runs a trial in this process."""
+
+    def run(config: TrialConfig) -> Run:
+        from trainables.full_sft import train_full_sft
+        from trainables.lora import train_lora
+
+        reporter = ListReporter()
+        train = train_lora if config.method == "lora" else train_full_sft
+        return Run(train(config, reporter), reporter.measurements)
+
+    return run
+
+
+@pytest.fixture
+def trained_logits(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> list[torch.Tensor]:
+    """Logits of each trial's model right after its training, on `logits_of`'s text."""
+    from trainables import full_sft, lora, training
+
+    seen: list[torch.Tensor] = []
+
+    def spy(*arguments: Any) -> Any:
+        trainer, result = training.run_training(*arguments)
+        seen.append(logits_of(trainer.model, tokenizer))
+        return trainer, result
+
+    monkeypatch.setattr(lora, "run_training", spy)
+    monkeypatch.setattr(full_sft, "run_training", spy)
+    return seen
+
+
+def logits_of(model: Any, tokenizer: Any) -> torch.Tensor:
+    ids = tokenizer("max 4 7 2 =", return_tensors="pt")["input_ids"]
+    was_training = model.training
+    model.eval()
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits.float()
+    model.train(was_training)
+    return logits
+
+
+@pytest.fixture(scope="session")
+def logits() -> Callable[[Any, Any], torch.Tensor]:
+    return logits_of
+
+
+@pytest.fixture(scope="session")
+def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
+    """Losses of a plain TRL training on the raw rows: none of this project's training code."""
+
+    def curve(config: TrialConfig, peft_config: Any = None, **arguments: Any) -> list[float]:
+        import json
+        from pathlib import Path
+
+        from datasets import Dataset
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from trl import SFTConfig, SFTTrainer
+
+        from trainables.locations import resolve
+
+        folder = resolve(config.model.name)
+        lines = Path(resolve(config.data.path)).read_text().splitlines()
+        rows = [json.loads(line) for line in lines]
+        trainer = SFTTrainer(
+            model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
+            args=SFTConfig(
+                output_dir=config.output_dir,
+                max_steps=config.train.steps,
+                per_device_train_batch_size=config.train.batch_size,
+                learning_rate=config.learning_rate,
+                lr_scheduler_type=config.train.schedule,
+                warmup_steps=0,
+                weight_decay=0.0,
+                seed=config.seed,
+                use_cpu=True,
+                bf16=False,
+                gradient_checkpointing=False,
+                logging_steps=1,
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+                **arguments,
+            ),
+            train_dataset=Dataset.from_list(
+                [
+                    {"prompt": row["prompt"], "completion": f" {row['completion'].strip()}"}
+                    for row in rows
+                ]
+            ),
+            processing_class=AutoTokenizer.from_pretrained(folder),
+            peft_config=peft_config,
+        )
+        trainer.train()
+        return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+
+    return curve
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[None]:
+    """One Ray cluster for the session, with two CPUs and the environment of the command."""
+    import ray
+
+    from tune import ray_cluster as settings
+
+    os.environ |= settings._ENVIRONMENT
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": dict(settings._WORKER_ENVIRONMENT)},
+    )
+    with ray_cluster(None):  # finds it up and uses it
+        yield
+    ray.shutdown()

@@ -1,0 +1,418 @@
+"""The evaluator's numbers are lm-evaluation-harness's own."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import peft
+import pytest
+import torch
+import yaml
+from lm_eval import simple_evaluate
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks import TaskManager
+
+from trainables.config import EvalSuite
+from trainables.errors import UserError
+from trainables.evaluation import Evaluation, Evaluator
+from trainables.locations import resolve
+from trainables.model import load_tokenizer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tune.sweep_config import SweepConfig
+
+pytestmark = pytest.mark.integration
+
+EMBEDDED = "package://trainables/embedded/eval_tasks"
+LIMIT = 20
+CHAT = (
+    "{% for m in messages %}{{ m['role'] }} : {{ m['content'] }} {% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
+)
+
+
+def perturbed(model: Any, scale: float, only: str = "") -> Any:
+    """Trained somewhere else, so that some answers are right and some are wrong."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if only in name:
+                parameter += scale * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+@pytest.fixture(params=["base", "lora", "full"])
+def model(request: pytest.FixtureRequest, base_model: Any) -> Any:
+    if request.param == "full":
+        return perturbed(base_model, 0.05)
+    if request.param == "lora":
+        torch.manual_seed(0)
+        config = peft.LoraConfig(r=8, lora_alpha=16, target_modules="all-linear")
+        return perturbed(peft.get_peft_model(base_model, config).eval(), 0.05, only="lora_B")
+    return base_model
+
+
+@pytest.fixture
+def tuned(base_model: Any) -> Any:
+    return perturbed(base_model, 0.05)
+
+
+def suite(**fields: Any) -> EvalSuite:
+    return EvalSuite(**({"task_dirs": (EMBEDDED,), "limit": LIMIT, "batch_size": 16} | fields))
+
+
+def harness(model: Any, tokenizer: Any, tasks: list[str], folder: Any, **options: Any) -> Any:
+    """What the harness's documented entry point says."""
+    return simple_evaluate(
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16),
+        tasks=tasks,
+        task_manager=TaskManager(include_path=str(folder), include_defaults=False),
+        **({"limit": LIMIT} | options),
+    )
+
+
+def accuracy(evaluation: Evaluation, label: str) -> tuple[float, float | None]:
+    score = evaluation.scores[label]
+    return score.value, score.stderr
+
+
+def outcomes(evaluation: Evaluation, label: str) -> list[tuple[str, str, float]]:
+    return [(i.doc_hash, i.prompt, i.score) for i in evaluation.items if i.task == label]
+
+
+def samples(result: Any, task: str, metric: str = "acc") -> list[tuple[str, str, float]]:
+    return [
+        (s["doc_hash"], s["arguments"][0][0], float(s[metric])) for s in result["samples"][task]
+    ]
+
+
+def write_items(file: Path, offset: int, count: int = 12) -> None:
+    items = []
+    for index in range(count):
+        a, b, c = (offset + index) % 20, (offset + 3 * index + 7) % 20, (offset + 5 * index + 1) % 20
+        choices = list(dict.fromkeys(str(n) for n in (a, b, c)))
+        answer = choices.index(str(max(map(int, choices))))
+        question = f"max {' '.join(choices)} ="
+        items.append({"question": question, "choices": choices, "answer": answer})
+    file.write_text("".join(f"{json.dumps(item)}\n" for item in items))
+
+
+def write_task(folder: Path, name: str, test: Path, **fields: Any) -> None:
+    (folder / f"{name}.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "task": name,
+                "dataset_path": "json",
+                "dataset_kwargs": {"data_files": {"test": str(test)}},
+                "test_split": "test",
+                "output_type": "multiple_choice",
+                "doc_to_text": "question",
+                "doc_to_choice": "choices",
+                "doc_to_target": "answer",
+                "metric_list": [{"metric": "acc"}],
+            }
+            | fields
+        )
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A user's own task folder: `few` has a training split to draw examples from."""
+    write_items(tmp_path / "train.jsonl", offset=0)
+    write_items(tmp_path / "test.jsonl", offset=40)
+    files = {"train": str(tmp_path / "train.jsonl"), "test": str(tmp_path / "test.jsonl")}
+    write_task(
+        tmp_path,
+        "few",
+        tmp_path / "test.jsonl",
+        dataset_kwargs={"data_files": files},
+        training_split="train",
+        fewshot_split="train",
+    )
+    return tmp_path
+
+
+def test_scores_and_items_equal_the_harness_for_every_kind_of_model(
+    model: Any, tokenizer: Any
+) -> None:
+    tasks = ["target_relay", "list_max", "recall_capitals", "target_longer"]
+    evaluation = Evaluator(
+        suite(in_domain=tasks[:1], retention=tasks[1:3], ood=tasks[3:]), tokenizer
+    ).evaluate(model)
+    expected = harness(model, tokenizer, tasks, resolve(EMBEDDED))
+    for task in tasks:
+        wanted = expected["results"][task]
+        assert accuracy(evaluation, task) == (wanted["acc,none"], wanted["acc_stderr,none"])
+        assert outcomes(evaluation, task) == samples(expected, task)
+        assert evaluation.scores[task].items == LIMIT
+    assert evaluation.metrics["retention/list_max/acc"] == expected["results"]["list_max"]["acc,none"]
+
+
+def test_generated_answers_equal_the_harness_for_every_kind_of_model(
+    model: Any, tokenizer: Any
+) -> None:
+    task = "target_relay_generate"
+    evaluation = Evaluator(suite(in_domain=[task]), tokenizer).evaluate(model)
+    expected = harness(model, tokenizer, [task], resolve(EMBEDDED))
+    wanted = expected["results"][task]
+    assert accuracy(evaluation, task) == (
+        wanted["exact_match,none"],
+        wanted["exact_match_stderr,none"],
+    )
+    assert outcomes(evaluation, task) == samples(expected, task, "exact_match")
+    answers = [str(sample["filtered_resps"][0]) for sample in expected["samples"][task]]
+    assert [item.answer for item in evaluation.items] == answers
+    assert evaluation.scores[task].chance == 0
+
+
+def test_models_that_are_compared_do_differ(base_model: Any, tokenizer: Any) -> None:
+    evaluator = Evaluator(suite(in_domain=["list_max"]), tokenizer)
+    before = evaluator.evaluate(base_model)
+    after = evaluator.evaluate(perturbed(base_model, 0.05))
+    assert outcomes(before, "list_max") != outcomes(after, "list_max")
+    assert 0 < after.scores["list_max"].value < 1
+
+
+@pytest.mark.parametrize("where", ["suite", "task"])
+def test_few_shot_examples_are_the_harness_s(
+    where: str, tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    fields: dict[str, Any] = (
+        {"in_domain": ["few"], "num_fewshot": 2}
+        if where == "suite"
+        else {"in_domain": [{"task": "few", "num_fewshot": 2}]}
+    )
+    evaluation = Evaluator(suite(task_dirs=(str(folder),), **fields), tokenizer).evaluate(tuned)
+    expected = harness(tuned, tokenizer, ["few"], folder, num_fewshot=2)
+    assert outcomes(evaluation, "few") == samples(expected, "few")
+    assert all(item.prompt.count("max") == 3 for item in evaluation.items)
+    assert accuracy(evaluation, "few")[0] == expected["results"]["few"]["acc,none"]
+
+
+def test_a_task_that_says_zero_shots_itself_gets_none(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    write_task(folder, "zero", folder / "test.jsonl", num_fewshot=0)
+    wanted = suite(task_dirs=(str(folder),), in_domain=["zero"], num_fewshot=2)
+    evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
+    expected = harness(tuned, tokenizer, ["zero"], folder, num_fewshot=2)
+    assert outcomes(evaluation, "zero") == samples(expected, "zero")
+    assert all(item.prompt.count("max") == 1 for item in evaluation.items)
+
+
+def test_a_task_s_own_limit_wins_over_the_suite_s(tuned: Any, tokenizer: Any) -> None:
+    wanted = suite(in_domain=["target_relay"], retention=[{"task": "list_max", "limit": 7}])
+    evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
+    expected = harness(tuned, tokenizer, ["list_max"], resolve(EMBEDDED), limit=7)
+    assert outcomes(evaluation, "list_max") == samples(expected, "list_max")
+    assert evaluation.scores["list_max"].items == 7
+    assert evaluation.scores["target_relay"].items == LIMIT
+
+
+def test_one_task_stands_for_several_files_under_several_names(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    write_items(folder / "near.jsonl", offset=2)
+    write_items(folder / "far.jsonl", offset=11)
+    names = ("near", "far")
+    wanted = suite(
+        task_dirs=(str(folder),),
+        in_domain=["few"],
+        ood=[
+            {"task": "few", "name": name, "data_files": {s: f"{folder}/{name}.jsonl" for s in split}}
+            for name in names
+            for split in [("train", "test")]
+        ],
+    )
+    evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
+    for name in names:
+        write_task(folder, f"plain_{name}", folder / f"{name}.jsonl")
+    expected = harness(tuned, tokenizer, [f"plain_{name}" for name in names], folder)
+    for name in names:
+        assert outcomes(evaluation, name) == samples(expected, f"plain_{name}")
+        assert f"ood/{name}/acc" in evaluation.metrics
+    assert outcomes(evaluation, "near") != outcomes(evaluation, "far")
+
+
+def write_group(folder: Path, name: str, **fields: Any) -> None:
+    write_items(folder / "other.jsonl", offset=9, count=6)
+    write_task(folder, "other", folder / "other.jsonl")
+    group = {"group": name, "task": ["few", "other"]} | fields
+    (folder / f"{name}.yaml").write_text(yaml.safe_dump(group))
+
+
+def test_a_group_s_score_is_the_harness_s_aggregate(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    aggregate = [{"metric": "acc", "aggregation": "mean", "weight_by_size": True}]
+    write_group(folder, "both", aggregate_metric_list=aggregate)
+    wanted = suite(task_dirs=(str(folder),), in_domain=["both"])
+    evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
+    expected = harness(tuned, tokenizer, ["both"], folder)
+    group = expected["groups"]["both"]
+    assert accuracy(evaluation, "both") == (group["acc,none"], group["acc_stderr,none"])
+    members = samples(expected, "few") + samples(expected, "other")
+    assert outcomes(evaluation, "both") == members
+    assert evaluation.scores["both"].items == len(members) == 18
+
+
+def test_a_group_without_an_aggregate_is_a_fault_before_any_model_runs(
+    tokenizer: Any, folder: Path
+) -> None:
+    write_group(folder, "bare")
+    with pytest.raises(UserError, match="bare.*aggregate_metric_list"):
+        Evaluator(suite(task_dirs=(str(folder),), in_domain=["bare"]), tokenizer)
+
+
+def test_a_group_cannot_be_renamed(tokenizer: Any, folder: Path) -> None:
+    write_group(folder, "both", aggregate_metric_list=[{"metric": "acc"}])
+    task = {"task": "both", "name": "mine"}
+    with pytest.raises(UserError, match=r"both.*group"):
+        Evaluator(suite(task_dirs=(str(folder),), in_domain=[task]), tokenizer)
+
+
+def test_a_tag_is_a_fault_that_names_its_tasks(tokenizer: Any, folder: Path) -> None:
+    write_task(folder, "one", folder / "test.jsonl", tag="mine")
+    write_task(folder, "two", folder / "test.jsonl", tag="mine")
+    with pytest.raises(UserError, match=r"mine.*one, two"):
+        Evaluator(suite(task_dirs=(str(folder),), in_domain=["mine"]), tokenizer)
+
+
+def test_documents_are_counted_once_whatever_the_number_of_filters(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    first = {"function": "take_first"}
+    never = {"function": "regex", "regex_pattern": "(unspoken)"}
+    write_task(
+        folder,
+        "filtered",
+        folder / "test.jsonl",
+        output_type="generate_until",
+        doc_to_choice=None,
+        doc_to_target="{{choices[answer]}}",
+        generation_kwargs={"until": ["\n"], "do_sample": False, "max_gen_toks": 1},
+        metric_list=[{"metric": "exact_match"}],
+        filter_list=[
+            {"name": "plain", "filter": [first]},
+            {"name": "never", "filter": [never, first]},
+        ],
+    )
+    scores = {}
+    for name in ("plain", "never"):
+        task = {"task": "filtered", "filter": name}
+        wanted = suite(task_dirs=(str(folder),), in_domain=[task])
+        evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
+        expected = harness(tuned, tokenizer, ["filtered"], folder)["results"]["filtered"]
+        scores[name] = evaluation.scores["filtered"]
+        assert scores[name].value == expected[f"exact_match,{name}"]
+        assert scores[name].items == len(evaluation.items) == 12
+        assert {item.filter for item in evaluation.items} == {name}
+    assert scores["plain"].value > scores["never"].value == 0
+
+
+def test_a_metric_with_unconditional_requests_does_not_change_the_chance(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    write_task(
+        folder,
+        "mutual",
+        folder / "test.jsonl",
+        metric_list=[{"metric": "acc"}, {"metric": "acc_mutual_info"}],
+    )
+    plain = Evaluator(suite(task_dirs=(str(folder),), in_domain=["few"]), tokenizer)
+    mutual = Evaluator(suite(task_dirs=(str(folder),), in_domain=["mutual"]), tokenizer)
+    wanted, got = plain.evaluate(tuned), mutual.evaluate(tuned)
+    assert got.scores["mutual"].chance == wanted.scores["few"].chance
+    assert got.scores["mutual"].choices == wanted.scores["few"].choices
+    assert [i.answer for i in got.items] == [i.answer for i in wanted.items]
+
+
+def test_chat_templates_are_applied_as_the_harness_does(
+    tuned: Any, sweep_config: SweepConfig, folder: Path
+) -> None:
+    tokenizer = load_tokenizer(sweep_config.model)
+    tokenizer.chat_template = CHAT
+    fields = {"task_dirs": (str(folder),), "in_domain": ["few"], "num_fewshot": 1}
+    evaluation = Evaluator(suite(chat_template=True, **fields), tokenizer).evaluate(tuned)
+    expected = harness(
+        tuned, tokenizer, ["few"], folder, num_fewshot=1, apply_chat_template=True
+    )
+    assert outcomes(evaluation, "few") == samples(expected, "few")
+    assert evaluation.items[0].prompt.startswith("user : max")
+    assert evaluation.items[0].prompt.count("assistant :") == 2
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_evaluating_leaves_training_mode_and_random_state_alone(
+    training: bool, base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    (folder / "dice.py").write_text(
+        "import random\n\n\ndef question(doc):\n"
+        "    return doc['question'] if random.random() < 0.5 else 'max 1 2 ='\n"
+    )
+    write_task(folder, "dice", folder / "test.jsonl")
+    text = (folder / "dice.yaml").read_text()
+    (folder / "dice.yaml").write_text(
+        text.replace("doc_to_text: question", "doc_to_text: !function dice.question")
+    )
+    wanted = suite(
+        task_dirs=(EMBEDDED, str(folder)),
+        in_domain=["target_relay_generate"],
+        retention=[{"task": "few", "num_fewshot": 1}, "dice"],
+    )
+    evaluator = Evaluator(wanted, tokenizer)
+    base_model.train(training)
+    before = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    first = evaluator.evaluate(base_model)
+    assert base_model.training is training
+    assert torch.is_grad_enabled()
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert (np.random.get_state()[1] == before[1]).all()
+    assert random.getstate() == before[2]
+    random.seed(99)
+    assert evaluator.evaluate(base_model) == first
+    expected = harness(base_model, tokenizer, ["dice"], folder)
+    assert outcomes(first, "dice") == samples(expected, "dice")
+
+
+def test_all_faulty_tasks_are_reported_at_once_with_the_nearest_name(
+    tokenizer: Any, folder: Path
+) -> None:
+    write_task(folder, "broken", folder / "absent.jsonl")
+    wanted = suite(
+        task_dirs=(EMBEDDED, str(folder)),
+        in_domain=["target_rellay"],
+        retention=["list_max", "sort_numbrs"],
+        ood=["broken"],
+    )
+    with pytest.raises(UserError) as caught:
+        Evaluator(wanted, tokenizer)
+    faults = {fault.field: str(fault) for fault in caught.value.faults}
+    assert "target_relay?" in faults["eval.in_domain"]
+    assert "sort_numbers?" in faults["eval.retention"]
+    assert "broken" in faults["eval.ood"]
+    assert len(caught.value.faults) == 3
+
+
+def test_a_metric_that_the_task_does_not_give_is_the_user_s_fault(
+    base_model: Any, tokenizer: Any
+) -> None:
+    task = {"task": "list_max", "metric": "exact_match"}
+    with pytest.raises(UserError, match=r"list_max gives no exact_match.*it gives acc"):
+        Evaluator(suite(in_domain=[task]), tokenizer).evaluate(base_model)
+
+
+def test_accuracy_is_averaged_over_each_role(
+    tuned: Any, tokenizer: Any, load: Callable[..., SweepConfig]
+) -> None:
+    evaluation = Evaluator(load().eval, tokenizer).evaluate(tuned)
+    for role in ("in_domain", "retention", "ood"):
+        values = [score.value for score in evaluation.scores.values() if score.role == role]
+        assert evaluation.metrics[f"{role}/acc_mean"] == pytest.approx(sum(values) / len(values))

@@ -1,0 +1,318 @@
+"""From rows in a file to tokens with the loss on the completion alone."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables.config import DataConfig
+from trainables.data import IGNORED_LABEL, check_templates, load_rows, render, tokenize
+from trainables.errors import Fault, UserError
+
+MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
+CHAT = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}<assistant> "
+ROWS = [{"prompt": f"relay {i} 5 18 =", "completion": f" {i % 20}"} for i in range(20)]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(MODEL)
+
+
+def jsonl(folder: Path, rows: list[Any], name: str = "rows.jsonl") -> Path:
+    file = folder / name
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    return file
+
+
+def config(path: Path | str, **fields: Any) -> DataConfig:
+    return DataConfig(path=str(path), **fields)
+
+
+def faults(call: Any, *arguments: Any) -> list[Fault]:
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    return caught.value.faults
+
+
+def test_jsonl_rows_are_read_and_blank_lines_skipped(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": 1}\n\n{"a": "\u00e4 \u2028"}\n', encoding="utf-8")
+    assert load_rows(config(file)) == [{"a": 1}, {"a": "\u00e4 \u2028"}]
+
+
+def test_a_byte_order_mark_is_no_fault(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text('{"a": 1}\n', encoding="utf-8-sig")
+    assert load_rows(config(file)) == [{"a": 1}]
+
+
+def test_parquet_rows_are_the_same_as_jsonl_rows(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pa.Table.from_pylist(ROWS), file)
+    assert load_rows(config(file)) == load_rows(config(jsonl(tmp_path, ROWS))) == ROWS
+
+
+def test_a_limit_keeps_the_first_rows(tmp_path: Path) -> None:
+    assert load_rows(config(jsonl(tmp_path, ROWS), limit=3)) == ROWS[:3]
+
+
+def test_files_of_an_installed_package_are_found() -> None:
+    path = "package://trainables/embedded/data/target.train.jsonl"
+    assert {"prompt", "completion"} <= load_rows(config(path, limit=1))[0].keys()
+
+
+def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b'{"a": 1}\n{"a": \n[1]\n\n"a"\n{"a": "\xff"}\n')
+    found = faults(load_rows, config(file))
+    assert [fault.location for fault in found] == [f"{file}:{line}" for line in (2, 3, 5, 6)]
+    assert {fault.field for fault in found} == {"data.path"}
+    assert found[0].rule == ("each line must be a JSON object, got '{\"a\":' (Expecting value)")
+    assert found[1].rule == "each line must be a JSON object, got a list"
+    assert found[2].rule == "each line must be a JSON object, got a str"
+    assert found[3].rule == "each line must be a JSON object, got text that is not UTF-8"
+
+
+def test_of_many_malformed_lines_a_few_are_shown_and_all_counted(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text("oops\n" * 12)
+    found = faults(load_rows, config(file))
+    assert len(found) == 6
+    assert found[-1].rule == "7 more like these"
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_an_empty_file_is_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(content)
+    assert faults(load_rows, config(file))[0].rule == f"holds no rows: {file}"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet", "./rows"])
+def test_a_missing_file_is_refused_under_its_own_field(name: str) -> None:
+    data = config("/nowhere/a.jsonl", validation_path=name)
+    (fault,) = faults(load_rows, data, "validation_path")
+    assert fault.field == "data.validation_path"
+    assert fault.rule.startswith("no such file: ")
+
+
+def test_a_file_of_a_package_that_is_not_installed_is_refused() -> None:
+    (fault,) = faults(load_rows, config("package://no_such_package/a.jsonl"))
+    assert fault.rule == "package 'no_such_package' is not installed (pip install it)"
+
+
+def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "rows.parquet"
+    file.write_bytes(b"PAR1 not really PAR1")
+    (fault,) = faults(load_rows, config(file))
+    assert fault.rule.startswith("is no Parquet file")
+
+
+def test_fields_absent_from_a_row_are_named_with_those_it_has() -> None:
+    data = config("rows.jsonl", prompt="{{ question }} {{ hint }}", completion="{{ answer }}")
+    rows = [{"question": "q", "hint": "h", "answer": "a"}, {"question": "q", "answer": "a"}]
+    (fault,) = check_templates(data, rows)
+    assert fault.field == "data.prompt"
+    assert fault.rule == "names hint, absent from row 2 of rows.jsonl"
+    assert fault.remedy == "the row has question, answer"
+
+
+def test_both_templates_are_checked_and_a_malformed_one_is_a_fault() -> None:
+    data = config("rows.jsonl", prompt="{{ question", completion="{{ answer }}")
+    first, second = check_templates(data, [{"question": "q"}])
+    assert (first.field, second.field) == ("data.prompt", "data.completion")
+    assert first.rule.startswith("is no valid template")
+
+
+def test_a_field_asked_for_only_where_defined_may_be_absent() -> None:
+    data = config("rows.jsonl", prompt="{% if hint is defined %}{{ hint }}{% endif %}{{ prompt }}")
+    rows = [{"prompt": "p", "completion": "c"}, {"hint": "h", "prompt": "p", "completion": "c"}]
+    assert check_templates(data, rows) == []
+    assert list(render(data, rows)) == [("p", "c"), ("hp", "c")]
+
+
+def test_functions_of_jinja_are_no_fields() -> None:
+    data = config("rows.jsonl", prompt="{% for i in range(2) %}{{ a[i] }}{% endfor %}")
+    assert check_templates(data, [{"a": ["x", "y"], "completion": "c"}]) == []
+
+
+def test_templates_keep_their_white_space() -> None:
+    data = config("rows.jsonl", prompt="{{ a }}\n", completion=" {{ a }}")
+    assert list(render(data, [{"a": "x"}])) == [("x\n", " x")]
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+        "{{ a.append.__globals__ }}",
+        "{{ range(10 ** 9) | list }}",
+        "{{ 1 / 0 }}",
+        "{{ a.no_such_thing.deeper }}",
+    ],
+)
+def test_templates_are_sandboxed_and_what_they_raise_names_template_and_row(
+    template: str,
+) -> None:
+    data = config("rows.jsonl", prompt="{{ b }}", completion=template)
+    rows = [{"a": [1], "b": ""}]
+    assert check_templates(data, rows) == [] or "no_such_thing" in template
+    (fault,) = faults(lambda: list(render(data, rows)))
+    assert fault.field == "data.completion"
+    assert fault.rule.startswith("cannot be rendered on row 1: ")
+
+
+def test_a_template_cannot_change_the_rows() -> None:
+    data = config("rows.jsonl", prompt="{{ a.append(1) }}")
+    rows = [{"a": [0], "completion": "c"}]
+    with pytest.raises(UserError):
+        list(render(data, rows))
+    assert rows[0]["a"] == [0]
+
+
+def tokens(tokenizer: Any, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+
+def test_the_loss_is_on_completion_and_end_alone(tokenizer: Any, tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, ROWS), validation_fraction=0)
+    tokenized = tokenize(data, tokenizer, seed=0)
+    assert len(tokenized.train) == len(ROWS)
+    samples = {tuple(sample["input_ids"]): sample for sample in tokenized.train}
+    for row in ROWS:
+        prompt = [tokenizer.bos_token_id, *tokens(tokenizer, row["prompt"])]
+        answer = [*tokens(tokenizer, row["completion"]), tokenizer.eos_token_id]
+        sample = samples[*prompt, *answer]
+        assert sample["labels"] == [IGNORED_LABEL] * len(prompt) + answer
+        assert len(answer) >= 2
+
+
+def test_the_end_is_not_put_twice(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": "relay 1 =", "completion": f" 2 {tokenizer.eos_token}"}]
+    (sample,) = tokenize(config(jsonl(tmp_path, rows)), tokenizer, seed=0).train
+    assert sample["input_ids"].count(tokenizer.eos_token_id) == 1
+
+
+class Characters:
+    """A tokenizer with one token a character, which sees every space."""
+
+    eos_token_id = 0
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return {"input_ids": [1] * add_special_tokens + [ord(letter) for letter in text]}
+
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+        return f"<user>{messages[0]['content']}<assistant>"
+
+
+def test_a_trailing_space_of_the_prompt_belongs_to_the_completion(tmp_path: Path) -> None:
+    rows = [{"prompt": "ab \n", "completion": "cd"}]
+    (sample,) = tokenize(config(jsonl(tmp_path, rows)), Characters(), seed=0).train
+    assert sample["input_ids"] == [1, *map(ord, "ab \ncd"), 0]
+    assert sample["labels"] == [IGNORED_LABEL] * 3 + [*map(ord, " \ncd"), 0]
+
+
+@given(st.text(st.sampled_from("ab \n"), max_size=6), st.text(st.sampled_from("ab "), max_size=6))
+def test_labels_are_the_ids_or_ignored_and_never_all_ignored(prompt: str, completion: str) -> None:
+    from trainables.data import _encode
+
+    sample = _encode(Characters(), DataConfig(path="x"), prompt, completion)
+    assert len(sample["labels"]) == len(sample["input_ids"])
+    pairs = list(zip(sample["input_ids"], sample["labels"], strict=True))
+    assert all(label in (IGNORED_LABEL, token) for token, label in pairs)
+    learned = [label for _, label in pairs if label != IGNORED_LABEL]
+    spaces = prompt[len(prompt.rstrip()) :]
+    assert learned == [*map(ord, spaces + completion), 0]
+
+
+def test_samples_longer_than_allowed_are_left_out_and_counted(tmp_path: Path) -> None:
+    rows = [{"prompt": "a" * size, "completion": "b"} for size in range(1, 11)]
+    data = config(jsonl(tmp_path, rows), max_length=8, validation_fraction=0)
+    tokenized = tokenize(data, Characters(), seed=0)
+    assert sorted(len(sample["input_ids"]) for sample in tokenized.train) == [4, 5, 6, 7, 8]
+    assert tokenized.skipped == 5
+
+
+def test_it_is_refused_when_every_sample_is_too_long(tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, ROWS), max_length=4, validation_fraction=0)
+    (fault,) = faults(tokenize, data, Characters(), 0)
+    assert fault.field == "data.max_length"
+    assert fault.rule == "every one of the 20 samples is longer than 4 tokens"
+    assert fault.remedy == "raise it"
+
+
+def texts(samples: list[Any]) -> list[tuple[int, ...]]:
+    return [tuple(sample["input_ids"]) for sample in samples]
+
+
+def test_the_split_is_disjoint_complete_and_decided_by_the_seed(tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, ROWS), validation_fraction=0.25)
+    one, same, other = (tokenize(data, Characters(), seed) for seed in (3, 3, 4))
+    assert len(one.validation) == 5
+    assert not set(texts(one.validation)) & set(texts(one.train))
+    assert len({*texts(one.validation), *texts(one.train)}) == len(ROWS)
+    assert (texts(one.train), texts(one.validation)) == (texts(same.train), texts(same.validation))
+    assert set(texts(one.validation)) != set(texts(other.validation))
+
+
+@given(st.integers(1, 12), st.floats(0, 0.999))
+def test_something_is_always_left_to_train_on(count: int, fraction: float) -> None:
+    from tempfile import TemporaryDirectory
+
+    with TemporaryDirectory() as folder:
+        file = jsonl(Path(folder), ROWS[:count])
+        tokenized = tokenize(config(file, validation_fraction=fraction), Characters(), seed=0)
+    assert tokenized.train
+    assert len(tokenized.train) + len(tokenized.validation) == count
+
+
+def test_rows_for_validation_of_their_own_leave_all_others_to_train(tmp_path: Path) -> None:
+    held_out = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}], "held_out.jsonl")
+    data = config(jsonl(tmp_path, ROWS), validation_path=str(held_out))
+    tokenized = tokenize(data, Characters(), seed=0)
+    assert len(tokenized.train) == len(ROWS)
+    assert texts(tokenized.validation) == [(1, ord("q"), ord("a"), 0)]
+    assert tokenized.prompts == ["q"]
+
+
+def test_templates_are_checked_against_validation_rows_too(tmp_path: Path) -> None:
+    held_out = jsonl(tmp_path, [{"question": "q"}], "held_out.jsonl")
+    data = config(jsonl(tmp_path, ROWS), validation_path=str(held_out))
+    found = faults(tokenize, data, Characters(), 0)
+    assert [fault.rule for fault in found] == [
+        f"names {name}, absent from row 1 of {held_out}" for name in ("prompt", "completion")
+    ]
+
+
+def test_a_chat_template_makes_turns_and_writes_its_special_tokens_itself(tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, [{"prompt": "q", "completion": "a"}]), chat_template=True)
+    tokenized = tokenize(data, Characters(), seed=0)
+    assert tokenized.prompts == ["<user>q<assistant>"]
+    (sample,) = tokenized.train
+    assert sample["input_ids"] == [*map(ord, "<user>q<assistant>a"), 0]
+    assert sample["labels"][-2:] == [ord("a"), 0]
+    assert set(sample["labels"][:-2]) == {IGNORED_LABEL}
+
+
+def test_a_chat_template_is_the_tokenizers_own(tokenizer: Any, tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, ROWS[:1]), chat_template=True)
+    tokenizer.chat_template = CHAT
+    try:
+        tokenized = tokenize(data, tokenizer, seed=0)
+    finally:
+        tokenizer.chat_template = None
+    assert tokenized.prompts == [f"<user> {ROWS[0]['prompt']} <assistant> "]
+    (sample,) = tokenized.train
+    assert tokenizer.bos_token_id not in sample["input_ids"]
+    completion = [*tokens(tokenizer, ROWS[0]["completion"]), tokenizer.eos_token_id]
+    assert [label for label in sample["labels"] if label != IGNORED_LABEL] == completion

@@ -1,0 +1,210 @@
+"""Forgetting in closed form: what base and tuned scores and items say about each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainables import metric_keys as keys
+from trainables.forgetting import chance_adjusted, count_flips, forgetting_metrics, retention_ratio
+from trainables.records import ItemScore, TaskScore
+
+Answers = list[tuple[bool, bool]]
+answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50)
+
+
+def items(task: str, scores: list[float], hashes: list[str] | None = None) -> list[ItemScore]:
+    return [
+        ItemScore(
+            task=task,
+            doc_hash=name,
+            filter="none",
+            score=score,
+            prompt="",
+            target="",
+            answer="",
+        )
+        for name, score in zip(hashes or map(str, range(len(scores))), scores, strict=False)
+    ]
+
+
+def score(value: float, **fields: Any) -> TaskScore:
+    given = {"role": "retention", "chance": 0.0, "choices": None} | fields
+    return TaskScore(metric="acc", filter="none", value=value, stderr=None, items=1, **given)
+
+
+def metrics(tasks: dict[str, Answers], **fields: Any) -> dict[str, float]:
+    """The metrics of tasks whose items were right before and after as given."""
+    sides = []
+    for side in (0, 1):
+        scores = {
+            task: score(sum(pair[side] for pair in pairs) / len(pairs), **fields)
+            for task, pairs in tasks.items()
+        }
+        found = [
+            item
+            for task, pairs in tasks.items()
+            for item in items(task, [float(pair[side]) for pair in pairs])
+        ]
+        sides.append((scores, found))
+    (base, base_items), (tuned, tuned_items) = sides
+    return forgetting_metrics(base, tuned, base_items, tuned_items)
+
+
+@given(answers)
+def test_the_difference_of_flips_is_the_forgetting(pairs: Answers) -> None:
+    found = metrics({"t": pairs})
+    difference = found[keys.task_flips("t", "forgotten")] - found[keys.task_flips("t", "gained")]
+    assert difference == pytest.approx(found[keys.task_forgetting("t")], abs=1e-12)
+
+
+@given(answers)
+def test_flips_count_items_that_changed(pairs: Answers) -> None:
+    found = metrics({"t": pairs})
+    assert found["flips/t/forgotten"] == pairs.count((True, False)) / len(pairs)
+    assert found["flips/t/gained"] == pairs.count((False, True)) / len(pairs)
+
+
+@given(st.lists(st.booleans(), min_size=1), st.sampled_from([None, 2.0, 4.0]))
+def test_the_base_compared_with_itself_forgets_nothing(
+    right: list[bool], choices: float | None
+) -> None:
+    found = metrics({"t": [(each, each) for each in right]}, choices=choices)
+    ratios = {key: value for key, value in found.items() if "ratio" in key}
+    assert all(value == 0 for key, value in found.items() if key not in ratios)
+    assert all(value == 1 for value in ratios.values())
+    assert bool(ratios) == any(right)
+
+
+def test_aggregates_over_tasks() -> None:
+    found = metrics(
+        {
+            "lost": [(True, False), (True, True)],
+            "kept": [(True, True), (False, False)],
+            "gained": [(False, True), (True, True)],
+        }
+    )
+    assert found[keys.task_forgetting("lost")] == 0.5
+    assert found[keys.task_forgetting("kept")] == 0
+    assert found[keys.task_forgetting("gained")] == -0.5
+    assert found[keys.FORGETTING_MEAN] == pytest.approx(0)
+    assert found[keys.FORGETTING_MAX] == 0.5
+    assert found[keys.FORGETTING_POSITIVE] == pytest.approx(0.5 / 3)
+    assert found[keys.task_retention_ratio("lost")] == 0.5
+    assert found[keys.task_retention_ratio("gained")] == 2
+    assert found[keys.RETENTION_RATIO] == pytest.approx((0.5 + 1 + 2) / 3)
+
+
+def test_other_roles_and_their_items_do_not_count() -> None:
+    base = {"t": score(1.0), "in": score(0.0, role="in_domain")}
+    tuned = {"t": score(0.0), "in": score(1.0, role="in_domain")}
+    before = items("t", [1.0]) + items("in", [0.0])
+    after = items("t", [0.0]) + items("in", [1.0])
+    found = forgetting_metrics(base, tuned, before, after)
+    assert found[keys.FORGETTING_MEAN] == 1
+    assert not any("in" in key.split("/") for key in found)
+
+
+def test_without_retention_tasks_there_is_nothing() -> None:
+    one = {"t": score(1.0, role="ood")}
+    assert forgetting_metrics(one, one, items("t", [1.0]), items("t", [1.0])) == {}
+
+
+@pytest.mark.parametrize(
+    ("base", "tuned", "chance", "ratio"),
+    [
+        (0.8, 0.8, 0.25, 1.0),
+        (0.75, 0.5, 0.25, 0.5),
+        (0.75, 0.25, 0.25, 0.0),
+        (0.75, 0.1, 0.25, 0.0),
+        (0.5, 1.0, 0.0, 2.0),
+        (0.25, 0.5, 0.25, None),
+        (0.1, 0.5, 0.25, None),
+    ],
+)
+def test_retention_ratio(base: float, tuned: float, chance: float, ratio: float | None) -> None:
+    assert retention_ratio(base, tuned, chance) == (None if ratio is None else pytest.approx(ratio))
+
+
+def test_a_task_at_chance_has_no_ratio_and_leaves_the_mean_alone() -> None:
+    base = {"good": score(0.75, chance=0.25), "guessed": score(0.25, chance=0.25)}
+    tuned = {"good": score(0.5, chance=0.25), "guessed": score(0.25, chance=0.25)}
+    both = items("good", [1.0]) + items("guessed", [0.0])
+    found = forgetting_metrics(base, tuned, both, both)
+    assert keys.task_retention_ratio("guessed") not in found
+    assert found[keys.RETENTION_RATIO] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("forgotten", "base", "tuned", "choices", "expected"),
+    [
+        (0.3, 1.0, 0.7, 4, 0.3),
+        (0.25, 0.5, 0.5, 2, 0.0),
+        (0.3, 0.7, 0.5, 4, 0.3 - 0.3 * 0.5 / 3),
+        (0.0, 0.5, 0.6, 4, 0.0),
+    ],
+)
+def test_forgetting_beyond_guessing(
+    forgotten: float, base: float, tuned: float, choices: float, expected: float
+) -> None:
+    assert chance_adjusted(forgotten, base, tuned, choices) == pytest.approx(expected)
+
+
+@given(answers, st.floats(1.01, 10))
+def test_forgetting_beyond_guessing_lies_between_0_and_the_flips(
+    pairs: Answers, choices: float
+) -> None:
+    found = metrics({"t": pairs}, choices=choices)
+    assert 0 <= found["forgetting_chance_adjusted/t"] <= found["flips/t/forgotten"]
+
+
+@pytest.mark.parametrize("choices", [None, 1.0])
+def test_nothing_is_adjusted_where_there_is_no_choice(choices: float | None) -> None:
+    assert keys.task_forgetting_adjusted("t") not in metrics({"t": [(True, True)]}, choices=choices)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "message"),
+    [
+        (items("t", [1, 1]), items("t", [1]), "1 without a partner"),
+        (items("t", [1], ["a"]), items("t", [1], ["b"]), "2 without a partner"),
+        (items("t", [1]), [], "1 without a partner"),
+        (items("t", [1, 1], ["a", "a"]), items("t", [1], ["a"]), "1 without a partner"),
+    ],
+)
+def test_items_without_a_partner_are_refused(
+    before: list[ItemScore], after: list[ItemScore], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        count_flips(before, after)
+
+
+@pytest.mark.parametrize(
+    ("tuned", "found"), [({}, items("t", [1])), ({"t": score(1.0)}, [])], ids=["score", "items"]
+)
+def test_a_task_that_only_one_was_evaluated_on_is_refused(
+    tuned: dict[str, TaskScore], found: list[ItemScore]
+) -> None:
+    with pytest.raises(ValueError, match="task t: only one of base and tuned was evaluated on it"):
+        forgetting_metrics({"t": score(1.0)}, tuned, found, found)
+
+
+def test_the_same_document_may_stand_in_a_task_twice() -> None:
+    before = items("t", [1, 0, 1, 1], ["a", "a", "b", "c"])
+    after = items("t", [0, 1, 1, 1], ["a", "a", "b", "c"])
+    assert count_flips(before, after) == {"t": (0.25, 0.25)}
+
+
+def test_items_pair_by_document_and_not_by_order() -> None:
+    before = items("t", [1, 0], ["a", "b"])
+    after = items("t", [0, 1], ["b", "a"])
+    assert count_flips(before, after) == {"t": (0.0, 0.0)}
+
+
+def test_a_partial_score_counts_as_right_above_a_half() -> None:
+    before = items("t", [0.6, 0.5, 1.0, 0.2])
+    after = items("t", [0.5, 0.6, 0.51, 0.4])
+    assert count_flips(before, after) == {"t": (0.25, 0.25)}

@@ -1,0 +1,210 @@
+"""The conditional space: which axes there are, and what a point becomes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+
+from trainables.config import TrainConfig
+from tune.search_config import SearchConfig
+from tune.search_space import (
+    Params,
+    axes,
+    distributions,
+    grid_size,
+    learning_rate,
+    lora_config,
+    method_of,
+    suggest,
+    train_config,
+)
+
+LORA: dict[str, Any] = {
+    "rank": [4, 8, 16],
+    "alpha_ratio": [1, 2],
+    "learning_rate": {"low": 1e-5, "high": 1e-3},
+}
+FULL: dict[str, Any] = {"learning_rate": [1e-5, 1e-4]}
+
+
+def search(lora: dict[str, Any] | None = None, full: dict[str, Any] | None = None) -> SearchConfig:
+    return SearchConfig.model_validate({"lora": lora, "full": full})
+
+
+def lora(**changes: Any) -> SearchConfig:
+    return search(lora={"rank": 8, "alpha_ratio": 2, "learning_rate": 1e-4} | changes)
+
+
+def choose_first(name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, FloatDistribution):
+        return distribution.low
+    assert isinstance(distribution, CategoricalDistribution)
+    return distribution.choices[0]
+
+
+def points(space: SearchConfig) -> Iterator[Params]:
+    """Every point of a space without ranges, walked as a search would."""
+    pending: list[list[Any]] = [[]]
+    while pending:
+        decided = pending.pop()
+        position = itertools.count()
+
+        def choose(
+            name: str,
+            distribution: BaseDistribution,
+            decided: list[Any] = decided,
+            position: Iterator[int] = position,
+        ) -> Any:
+            index = next(position)
+            assert isinstance(distribution, CategoricalDistribution)
+            if index == len(decided):
+                pending.extend([*decided, choice] for choice in distribution.choices[1:])
+                decided.append(distribution.choices[0])
+            return decided[index]
+
+        yield suggest(space, choose)
+
+
+def test_each_methods_axes_are_asked_for_only_where_it_is_chosen() -> None:
+    space = search(LORA, FULL)
+
+    def choosing(method: str) -> Params:
+        return suggest(space, lambda n, d: method if n == "method" else choose_first(n, d))
+
+    assert choosing("lora").keys() == {
+        "method",
+        "lora/rank",
+        "lora/alpha_ratio",
+        "lora/learning_rate",
+    }
+    assert choosing("full").keys() == {"method", "full/learning_rate"}
+
+
+def test_a_single_method_is_not_searched() -> None:
+    params = suggest(search(LORA), choose_first)
+    assert "method" not in params
+    assert method_of(search(LORA), params) == "lora"
+    assert method_of(search(full=FULL), suggest(search(full=FULL), choose_first)) == "full"
+
+
+def test_axes_of_one_value_are_not_searched() -> None:
+    assert list(axes(lora(), "lora")) == []
+    assert suggest(lora(), choose_first) == {}
+
+
+def test_ranges_are_searched_on_a_log_scale() -> None:
+    (found,) = [d for name, d in axes(search(LORA), "lora") if name == "lora/learning_rate"]
+    assert found == FloatDistribution(1e-5, 1e-3, log=True)
+
+
+def test_constants_make_the_adapter() -> None:
+    space = lora(dropout=0.1, rslora=True, dora=True)
+    assert space.lora is not None
+    config = lora_config(space.lora, {})
+    assert (config.rank, config.alpha, config.dropout) == (8, 16.0, 0.1)
+    assert (config.rslora, config.dora, config.target_modules) == (True, True, "all-linear")
+    assert learning_rate(space, {}) == 1e-4
+
+
+@given(st.sampled_from([4, 8, 16]), st.sampled_from([0.5, 1.0, 2.0]))
+def test_alpha_is_the_ratio_times_the_rank(rank: int, ratio: float) -> None:
+    space = lora(rank=[4, 8, 16], alpha_ratio=[0.5, 1, 2])
+    assert space.lora is not None
+    config = lora_config(space.lora, {"lora/rank": rank, "lora/alpha_ratio": ratio})
+    assert config.alpha == ratio * rank
+    assert config.scaling == ratio
+
+
+def test_alpha_may_be_given_instead_of_its_ratio() -> None:
+    space = lora(alpha=[16, 32], alpha_ratio=None, rank=[4, 8])
+    assert space.lora is not None
+    assert "lora/alpha" in dict(axes(space, "lora"))
+    config = lora_config(space.lora, {"lora/rank": 4, "lora/alpha": 32.0})
+    assert (config.alpha, config.scaling) == (32.0, 8.0)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ["all-linear", ["q_proj", "v_proj"]],
+        [["q_proj"], ["q_proj", "v_proj"], ["mlp.down_proj"]],
+    ],
+)
+def test_lists_of_modules_survive_as_parameters(choices: list[Any]) -> None:
+    space = lora(target_modules=choices)
+    assert space.lora is not None
+    found = [lora_config(space.lora, params).target_modules for params in points(space)]
+    wanted = ["all-linear" if choice == "all-linear" else tuple(choice) for choice in choices]
+    assert sorted(found, key=str) == sorted(wanted, key=str)
+
+
+def test_one_list_of_modules_is_a_constant() -> None:
+    space = lora(target_modules=[["q_proj", "v_proj"]])
+    assert space.lora is not None
+    assert suggest(space, choose_first) == {}
+    assert lora_config(space.lora, {}).target_modules == ("q_proj", "v_proj")
+
+
+def test_a_searched_batch_size_or_length_replaces_that_of_the_training() -> None:
+    space = lora(batch_size=[16, 32], epochs=[1, 2])
+    train = TrainConfig(batch_size=8, micro_batch_size=8, steps=100, warmup=0.2)
+    made = train_config(space, train, {"lora/batch_size": 32, "lora/epochs": 2.0})
+    assert (made.batch_size, made.epochs, made.steps, made.warmup) == (32, 2.0, None, 0.2)
+    assert train_config(lora(), train, {}) == train
+
+
+one_or_more = st.integers(1, 3)
+
+
+@st.composite
+def grids(draw: st.DrawFn) -> SearchConfig:
+    """Spaces of lists, each axis with one value or more."""
+
+    def some(values: list[Any]) -> list[Any]:
+        return values[: draw(one_or_more)]
+
+    adapter = {
+        "rank": some([2, 4, 8]),
+        "alpha_ratio": some([1, 2]),
+        "learning_rate": some([1e-4, 2e-4, 3e-4]),
+        "target_modules": some(["all-linear", ["q", "v"]]),
+        "rslora": some([False, True]),
+    }
+    whole = {"learning_rate": some([1e-5, 1e-6]), "batch_size": some([4, 8, 16])}
+    which = draw(st.sampled_from(["lora", "full", "both"]))
+    return search(adapter if which != "full" else None, whole if which != "lora" else None)
+
+
+@given(grids())
+def test_the_size_of_a_grid_is_the_number_of_its_distinct_points(space: SearchConfig) -> None:
+    found = [tuple(sorted(params.items())) for params in points(space)]
+    assert len(set(found)) == len(found) == grid_size(space)
+
+
+@given(grids())
+def test_a_points_distributions_are_those_it_was_drawn_from(space: SearchConfig) -> None:
+    for params in points(space):
+        found = distributions(space, params)
+        assert found.keys() == params.keys()
+        again = suggest(space, lambda name, _, params=params: params[name])  # type: ignore[misc]
+        assert again == params
+        for name, value in params.items():
+            distribution = found[name]
+            assert distribution.to_external_repr(distribution.to_internal_repr(value)) == value
+
+
+def test_a_missing_parameter_is_an_error() -> None:
+    with pytest.raises(KeyError):
+        distributions(search(LORA), {"lora/rank": 4})
+
+
+def test_a_range_has_no_grid() -> None:
+    assert grid_size(search(LORA)) is None
+    assert grid_size(search(None, FULL)) == 2
+    assert grid_size(search(LORA, FULL)) is None

@@ -1,0 +1,337 @@
+"""The search over a made-up objective: what it suggests, is told, and rebuilds."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pytest
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
+from ray.tune.search import Searcher
+
+from trainables.config import TrialConfig
+from trainables.ledger import Ledger
+from trainables.records import Measurement, TrialRecord, TrialStatus
+from tune.search_space import Params, grid_size
+from tune.searcher import OptunaSearcher
+from tune.sweep import make_trial
+from tune.sweep_config import SweepConfig
+
+GAIN, LOSS = "in_domain/acc_mean", "forgetting/mean"
+Ending = tuple[TrialStatus, dict[str, float]]
+Judge = Callable[[TrialConfig], Ending]
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+
+
+def sweep(sampler: str = "tpe", trials: int = 24, **changes: Any) -> SweepConfig:
+    rates: Any = {"low": 1e-5, "high": 1e-3}
+    plain = {
+        "name": "tiny",
+        "model": {"name": "m"},
+        "data": {"path": "d.jsonl"},
+        "eval": {"in_domain": ["a"], "retention": ["b"]},
+        "search": {
+            "lora": {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": rates},
+            "full": {"learning_rate": rates},
+        },
+        "objectives": [{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}],
+        "sampler": sampler,
+        "budget": {"trials": trials},
+    }
+    return SweepConfig.model_validate(plain | changes)
+
+
+GRID: dict[str, Any] = {
+    "lora": {"rank": [2, 8], "alpha_ratio": [1, 2], "learning_rate": [1e-4, 1e-3]},
+    "full": {"learning_rate": [1e-5, 1e-4, 1e-3]},
+}
+
+
+def judge(trial: TrialConfig) -> Ending:
+    """More rank and learning rate gain more and forget more; every fifth trial fails."""
+    effort = math.log10(trial.learning_rate * 1e5) + (0.2 * trial.lora.rank if trial.lora else 4)
+    metrics = {GAIN: 1 - math.exp(-effort), LOSS: 0.01 * effort**2, "cost/gpu_h": 0.5}
+    if trial.number % 5 == 3:
+        return TrialStatus.FAILED, {}
+    if trial.number % 7 == 6:
+        return TrialStatus.DIVERGED, metrics
+    return TrialStatus.COMPLETE, metrics
+
+
+def searcher_of(
+    config: SweepConfig,
+    finished: Iterable[TrialRecord] = (),
+    interrupted: Iterable[TrialRecord] = (),
+) -> OptunaSearcher:
+    ledger = Ledger(Path("/sweeps/tiny"))
+
+    def make(number: int, params: Params, attempt: int) -> TrialConfig:
+        return make_trial(config, "tiny-1", ledger, {}, number, params, attempt)
+
+    return OptunaSearcher(config, make, list(finished), list(interrupted))
+
+
+def started(suggestion: dict[str, Any]) -> TrialRecord:
+    return TrialRecord(
+        config=TrialConfig.model_validate(suggestion["trial"]),
+        params=suggestion["params"],
+        attempt=suggestion["attempt"],
+        started=0.0,
+    )
+
+
+def ended(record: TrialRecord, status: TrialStatus, metrics: dict[str, float]) -> TrialRecord:
+    last = Measurement(step=10, metrics=metrics, time=0.0) if metrics else None
+    return record.model_copy(update={"status": status, "last": last, "ended": 1.0})
+
+
+def ask(searcher: OptunaSearcher) -> TrialRecord:
+    suggestion = searcher.suggest("any")
+    assert isinstance(suggestion, dict)
+    return started(suggestion)
+
+
+def run(
+    searcher: OptunaSearcher, judge: Judge = judge, trials: int | None = None
+) -> list[TrialRecord]:
+    """One trial after another until the search ends, or so many."""
+    records: list[TrialRecord] = []
+    while trials is None or len(records) < trials:
+        suggestion = searcher.suggest("any")
+        if suggestion == Searcher.FINISHED:
+            break
+        assert isinstance(suggestion, dict)
+        record = started(suggestion)
+        record = ended(record, *judge(record.config))
+        searcher.trial_ended(record)
+        records.append(record)
+    return records
+
+
+def points(records: Iterable[TrialRecord]) -> list[tuple[int, Params]]:
+    return [(record.number, record.params) for record in records]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_the_same_seed_gives_the_same_search(sampler: str) -> None:
+    first = run(searcher_of(sweep(sampler)))
+    assert points(first) == points(run(searcher_of(sweep(sampler))))
+    assert points(first) != points(run(searcher_of(sweep(sampler, seed=1))))
+    assert [record.number for record in first] == list(range(24))
+
+
+def test_trials_differ_and_cover_the_space() -> None:
+    records = run(searcher_of(sweep("random", trials=120)))
+    assert len({str(record.params) for record in records}) == 120
+    methods = Counter(record.config.method for record in records)
+    ranks = Counter(record.config.lora.rank for record in records if record.config.lora)
+    assert min(methods.values()) > 40
+    assert min(ranks[rank] for rank in (2, 8, 32)) > 8
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid"])
+@pytest.mark.parametrize("done", [0, 1, 4, 7, 12, 19])
+def test_a_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
+    sampler: str, done: int
+) -> None:
+    changes = {"search": GRID} if sampler == "grid" else {}
+    config = sweep(sampler, **changes)
+    whole = run(searcher_of(config))
+    before = whole[:done]
+    after = run(searcher_of(config, finished=before))
+    assert points([*before, *after]) == points(whole)
+
+
+@pytest.mark.parametrize("done", [10, 25, 33, 58])
+def test_a_genetic_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(done: int) -> None:
+    config = sweep("nsga2", trials=60)
+    whole = run(searcher_of(config))
+    after = run(searcher_of(config, finished=whole[:done]))
+    assert points([*whole[:done], *after]) == points(whole)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+def test_what_was_interrupted_runs_again_first_and_the_rest_is_as_if_it_never_was(
+    sampler: str,
+) -> None:
+    config = sweep(sampler)
+    whole = run(searcher_of(config))
+    searcher = searcher_of(config)
+    before = run(searcher, trials=9)
+    interrupted = ask(searcher)  # and the process is killed
+    after = run(searcher_of(config, before, [interrupted]))
+    assert points([*before, *after]) == points(whole)
+    assert [record.attempt for record in after[:3]] == [2, 1, 1]
+    assert after[0].config.output_dir == "/sweeps/tiny/trials/0009/attempt_2"
+    assert after[0].config.model_copy(update={"output_dir": ""}) == interrupted.config.model_copy(
+        update={"output_dir": ""}
+    )
+
+
+def test_several_interrupted_trials_run_again_in_their_order_and_others_after() -> None:
+    config = sweep()
+    searcher = searcher_of(config)
+    zero, one, two = ask(searcher), ask(searcher), ask(searcher)
+    done = ended(one, *judge(one.config))
+    rebuilt = searcher_of(config, [done], [two, zero])
+    again = [ask(rebuilt) for _ in range(3)]
+    assert [(record.number, record.attempt) for record in again] == [(0, 2), (2, 2), (3, 1)]
+    assert points(again[:2]) == points([zero, two])
+
+
+def test_a_trial_that_was_asked_for_but_left_no_record_is_asked_for_again() -> None:
+    config = sweep()
+    searcher = searcher_of(config)
+    records = [ask(searcher) for _ in range(4)]
+    left = [ended(record, *judge(record.config)) for record in records if record.number != 2]
+    rebuilt = searcher_of(config, left)
+    numbers = [ask(rebuilt).number for _ in range(3)]
+    assert numbers == [2, 4, 5]
+
+
+def test_a_grid_gives_each_point_once_and_ends() -> None:
+    config = sweep("grid", trials=100, search=GRID)
+    records = run(searcher_of(config))
+    assert len(records) == grid_size(config.search) == 11
+    assert len({str(sorted(record.params.items())) for record in records}) == 11
+
+
+def test_a_grid_gives_each_point_once_to_trials_side_by_side() -> None:
+    searcher = searcher_of(sweep("grid", trials=100, search=GRID))
+    records = [ask(searcher) for _ in range(11)]
+    assert searcher.suggest("any") == Searcher.FINISHED
+    assert len({str(sorted(record.params.items())) for record in records}) == 11
+
+
+@pytest.mark.parametrize("trials", [1, 5])
+def test_the_search_ends_with_its_trials(trials: int) -> None:
+    assert len(run(searcher_of(sweep(trials=trials)))) == trials
+
+
+def test_earlier_trials_count_into_the_number() -> None:
+    config = sweep(trials=8)
+    assert len(run(searcher_of(config, run(searcher_of(config), trials=6)))) == 2
+    more = sweep(trials=10)
+    assert len(run(searcher_of(more, run(searcher_of(config))))) == 2
+
+
+def always(status: TrialStatus, **metrics: float) -> Judge:
+    return lambda trial: (status, {key.replace("__", "/"): v for key, v in metrics.items()})
+
+
+def test_the_search_ends_with_its_gpu_hours() -> None:
+    config = sweep(budget={"trials": 50, "gpu_hours": 2.2})
+    records = run(searcher_of(config), always(TrialStatus.FAILED, cost__gpu_h=0.5))
+    assert len(records) == 5
+    assert run(searcher_of(config, records)) == []
+    assert len(run(searcher_of(config, records[:3]), always(TrialStatus.FAILED))) == 47
+
+
+def test_no_trial_is_left_running() -> None:
+    searcher = searcher_of(sweep())
+    run(searcher)
+    assert {trial.state for trial in searcher.study.trials} == {
+        TrialState.COMPLETE,
+        TrialState.FAIL,
+    }
+
+
+@pytest.mark.parametrize(
+    "status", [TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.STOPPED_EARLY]
+)
+def test_what_did_not_train_to_the_end_fails(status: TrialStatus) -> None:
+    searcher = searcher_of(sweep(trials=1))
+    run(searcher, always(status, in_domain__acc_mean=1.0, forgetting__mean=0.0))
+    (trial,) = searcher.study.trials
+    if status is TrialStatus.STOPPED_EARLY:
+        assert trial.state.is_finished()
+    else:
+        assert trial.state is TrialState.FAIL
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, None])
+def test_a_trial_without_a_finite_objective_fails_rather_than_runs_on(
+    value: float | None,
+) -> None:
+    searcher = searcher_of(sweep(trials=1))
+    metrics = {GAIN: 0.5} if value is None else {GAIN: 0.5, LOSS: value}
+    run(searcher, lambda _: (TrialStatus.COMPLETE, metrics))
+    assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL]
+
+
+def feasible(trial: optuna.trial.FrozenTrial) -> bool:
+    return all(value <= 0 for value in trial.constraints.values())
+
+
+@pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY])
+def test_a_trial_that_cannot_be_trained_is_infeasible_however_good_it_was(
+    status: TrialStatus,
+) -> None:
+    searcher = searcher_of(sweep(trials=6))
+
+    def judge(trial: TrialConfig) -> Ending:
+        if trial.number == 4:
+            return status, {GAIN: 1.0, LOSS: -1.0}
+        return TrialStatus.COMPLETE, {GAIN: 0.1 * trial.number, LOSS: 0.01 * trial.number}
+
+    run(searcher, judge)
+    trial = searcher.study.trials[4]
+    assert trial.state is TrialState.COMPLETE
+    assert not feasible(trial)
+    assert trial.values == [0.0, 0.03]  # the worst of each so far
+    assert trial.user_attrs["status"] == status
+    assert 4 not in {best.number for best in searcher.study.best_trials}
+
+
+def test_a_first_trial_that_diverges_is_no_error() -> None:
+    searcher = searcher_of(sweep(trials=1))
+    run(searcher, always(TrialStatus.DIVERGED))
+    assert not feasible(searcher.study.trials[0])
+
+
+def test_best_trials_keep_the_constraints() -> None:
+    searcher = searcher_of(sweep(constraints=[f"{LOSS} <= 0.05"]))
+    run(searcher)
+    best = searcher.study.best_trials
+    assert best
+    assert all(trial.values[1] <= 0.05 for trial in best)
+    beyond = [t for t in searcher.study.trials if t.values and t.values[1] > 0.05]
+    assert beyond
+    assert not any(feasible(trial) for trial in beyond)
+
+
+def test_rebuilt_trials_keep_values_and_constraints() -> None:
+    config = sweep(constraints=[f"{LOSS} <= 0.05"])
+    searcher = searcher_of(config)
+    records = run(searcher)
+    rebuilt = searcher_of(config, records)
+
+    def seen(trials: list[optuna.trial.FrozenTrial]) -> list[Any]:
+        return [(t.state, t.values, t.params, t.constraints, t.user_attrs) for t in trials]
+
+    assert seen(rebuilt.study.trials) == seen(searcher.study.trials)
+
+
+def test_the_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:
+    searcher = searcher_of(sweep(constraints=[f"{LOSS} <= 0.05"], trials=12))
+    run(searcher)
+    file = tmp_path / "study.journal"
+    for _ in range(2):  # the second replaces the first
+        searcher.export(file)
+    study = optuna.load_study(study_name="tiny", storage=JournalStorage(JournalFileBackend(file)))
+    assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
+    assert study.metric_names == [GAIN, LOSS]
+    for found, wanted in zip(study.trials, searcher.study.trials, strict=True):
+        assert (found.number, found.state, found.values) == (
+            wanted.number,
+            wanted.state,
+            wanted.values,
+        )
+        assert (found.params, found.constraints) == (wanted.params, wanted.constraints)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]

@@ -1,0 +1,247 @@
+"""A trial's state in the middle of its training: written whole, checked on reading, no pickle.
+
+A checkpoint is a folder `step_00000040` with
+
+    training.safetensors     each trained parameter in fp32, and its optimizer moments
+    random_0.safetensors     random state of rank 0, and so on
+    progress.json            step, scheduler, what the reports have gathered
+    files.json               size and digest of all of the above; written last
+
+Parameters and moments are stored whole under the parameter's name, whatever the ZeRO stage or the
+number of workers, so another group of workers can take over.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_TRAINING = "training.safetensors"
+_PROGRESS = "progress.json"
+_FILES = "files.json"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+        step: optimizer steps done.
+        scheduler: state of the learning-rate scheduler.
+        reports: what the reports carry from step to step (see `training`).
+    """
+
+    step: int
+    scheduler: dict[str, Any]
+    reports: dict[str, Any]
+
+
+def checkpoint_dir(attempt_dir: Path, step: int) -> Path:
+    """Folder of the checkpoint after a step."""
+    return attempt_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def newest_valid(attempt_dirs: list[Path]) -> Path | None:
+    """The newest checkpoint of any attempt whose files are all there and whole."""
+    found = [path for folder in attempt_dirs for path in folder.glob("checkpoints/step_*")]
+    for path in sorted(found, key=lambda path: path.name, reverse=True):
+        if is_valid(path):
+            return path
+    return None
+
+
+def is_valid(checkpoint: Path) -> bool:
+    """Whether every file has the size and digest that it was written with."""
+    try:
+        files = json.loads((checkpoint / _FILES).read_text())
+        return all(_digest(checkpoint / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def save(
+    checkpoint: Path, model: Any, optimizer: Any, progress: Progress, rank: int, world_size: int
+) -> None:
+    """Write a checkpoint; every worker calls it, rank 0 writes what they share.
+
+    A checkpoint is found by `newest_valid` only once it is complete.
+    """
+    unfinished = checkpoint.with_name(f".{checkpoint.name}")
+    if rank == 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+    _barrier(world_size)
+    tensors = _read_training_state(model, optimizer)
+    save_file(_random_state(), unfinished / f"random_{rank}.safetensors")
+    if rank == 0:
+        save_file(tensors, unfinished / _TRAINING)
+        (unfinished / _PROGRESS).write_text(json.dumps(vars(progress)))
+    _barrier(world_size)
+    if rank == 0:
+        files = {file.name: _digest(file) for file in sorted(unfinished.iterdir())}
+        (unfinished / _FILES).write_text(json.dumps(files, indent=1))
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        unfinished.rename(checkpoint)
+    _barrier(world_size)
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """How far the checkpoint is."""
+    return Progress(**json.loads((checkpoint / _PROGRESS).read_text()))
+
+
+def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
+    """Put parameters and optimizer moments back.
+
+    Raises:
+        KeyError: the checkpoint is of another model or adapter.
+    """
+    tensors = load_file(checkpoint / _TRAINING)
+    steps = int(tensors["steps"])
+    for name, parameter in _trained(model):
+        _set(parameter, tensors[f"parameter/{name}"], None, optimizer)
+        for moment in _MOMENTS:
+            key = f"{moment}/{name}"
+            if key in tensors:
+                _set(parameter, tensors[key], moment, optimizer)
+    for state in _base_optimizer(optimizer).state.values():
+        if "step" in state:
+            state["step"] = torch.tensor(float(steps))
+
+
+def load_random_state(checkpoint: Path, rank: int) -> None:
+    """Put this worker's random state back; a worker that had none keeps its own."""
+    file = checkpoint / f"random_{rank}.safetensors"
+    if not file.exists():
+        return
+    state = load_file(file)
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    position, has_gauss = state["numpy_position"].tolist()
+    np.random.set_state(
+        (
+            "MT19937",
+            state["numpy_keys"].numpy().astype(np.uint32),
+            position,
+            has_gauss,
+            float(state["numpy_gauss"]),
+        )
+    )
+    version, *internal = state["python"].tolist()
+    random.setstate((version, tuple(internal), None))
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    _, keys, position, has_gauss, gauss = np.random.get_state()  # type: ignore[misc]
+    version, internal, _ = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "numpy_position": torch.tensor([position, has_gauss]),
+        "numpy_gauss": torch.tensor(gauss, dtype=torch.float64),
+        "python": torch.tensor([version, *internal]),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _read_training_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
+    """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in."""
+    tensors: dict[str, torch.Tensor] = {}
+    for name, parameter in _trained(model):
+        tensors[f"parameter/{name}"] = _get(parameter, None, optimizer)
+        for moment in _MOMENTS:
+            value = _get(parameter, moment, optimizer)
+            if value is not None:
+                tensors[f"{moment}/{name}"] = value
+    states = _base_optimizer(optimizer).state.values()
+    counts = [float(state["step"]) for state in states if "step" in state]
+    tensors["steps"] = torch.tensor(max(counts, default=0.0))
+    return tensors
+
+
+def _trained(model: Any) -> list[tuple[str, Any]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _is_partitioned(parameter: Any) -> bool:
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+
+def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
+    if _is_partitioned(parameter):
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        value = (
+            safe_get_full_fp32_param(parameter)
+            if moment is None
+            else safe_get_full_optimizer_state(parameter, moment)
+        )
+    elif moment is None:
+        value = parameter.data
+    else:
+        value = _base_optimizer(optimizer).state.get(parameter, {}).get(moment)
+    return None if value is None else value.detach().to("cpu", torch.float32).clone()
+
+
+def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:
+    if _is_partitioned(parameter):
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+        if moment is not None:
+            safe_set_full_optimizer_state(parameter, value, moment)
+            return
+        safe_set_full_fp32_param(parameter, value)
+        _set_working_copy(parameter, value)
+        return
+    value = value.to(parameter.device)
+    if moment is None:
+        parameter.data.copy_(value)
+        return
+    state = _base_optimizer(optimizer).state[parameter]
+    state[moment] = value.to(parameter.dtype)
+    state.setdefault("step", torch.tensor(0.0))
+
+
+def _set_working_copy(parameter: Any, value: torch.Tensor) -> None:
+    """The copy that forward passes use; ZeRO makes it from fp32 only at the next step."""
+    if not hasattr(parameter, "ds_id"):
+        parameter.data.copy_(value)
+        return
+    from deepspeed.zero import GatheredParameters
+
+    with GatheredParameters([parameter], modifier_rank=0):
+        if torch.distributed.get_rank() == 0:
+            parameter.data.copy_(value)
+
+
+def _base_optimizer(optimizer: Any) -> Any:
+    """The torch optimizer inside Accelerate's and DeepSpeed's wrappers."""
+    while hasattr(optimizer, "optimizer"):
+        optimizer = optimizer.optimizer
+    return optimizer
+
+
+def _digest(file: Path) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return f"{file.stat().st_size}:{digest.hexdigest()}"
+
+
+def _barrier(world_size: int) -> None:
+    if world_size > 1:
+        torch.distributed.barrier()

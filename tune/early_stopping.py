@@ -1,0 +1,135 @@
+"""Early stopping: asynchronous successive halving over recorded measurements.
+
+Rungs are rebuilt from the ledger at every start, so they survive whatever ends the driver, and
+their axis is our own step, so a trial that was continued elsewhere is where it was.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import insort
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+
+from trainables.config import TrialConfig
+from trainables.metric_keys import TRAIN_LOSS
+from trainables.records import BaseRecord, Measurement, Outcome, TrialStatus
+from trainables.under_ray import MEASUREMENT
+from tune.sweep_config import Constraint, EarlyStoppingConfig, SweepConfig
+
+
+@dataclass
+class Rung:
+    """One level of successive halving.
+
+    Attributes:
+        step: optimizer steps at which trials are compared.
+        scores: of the trials that have reached it, higher is better, sorted.
+    """
+
+    step: int
+    scores: list[float] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+
+    def admits(self, number: int, score: float, reduction_factor: float) -> bool:
+        """Record a trial's score; whether it is among the best 1 / reduction_factor so far.
+
+        As in ASHA (Li et al. 2018, 1810.05934) the decision is made at once, on those that came
+        before; with fewer than `reduction_factor` of them every trial goes on.
+        """
+        if number not in self.seen:
+            self.seen.add(number)
+            insort(self.scores, score)
+        keep = max(1, math.floor(len(self.scores) / reduction_factor))
+        if len(self.scores) < reduction_factor:
+            return True
+        return score >= self.scores[-keep]
+
+
+class SuccessiveHalving:
+    """The rule alone: from measurements to "goes on" or a reason to stop. No Ray in it.
+
+    Args:
+        config: metric, direction and rungs.
+        constraints: bounds on the final metrics; one that is broken at a rung already ends a
+            trial, since forgetting is seldom undone.
+        base: the untouched model, for its loss.
+    """
+
+    def __init__(
+        self, config: EarlyStoppingConfig, constraints: Sequence[Constraint] = ()
+    ) -> None:
+        self._config = config
+        self._constraints = constraints
+        self._rungs: dict[int, list[Rung]] = {}
+        self._first_loss: dict[int, float] = {}
+
+    def replay(self, number: int, total_steps: int, history: Sequence[Measurement]) -> None:
+        """Take in what a trial of an earlier run of the command measured."""
+        for measurement in history:
+            self.decide(number, total_steps, measurement)
+
+    def decide(self, number: int, total_steps: int, measurement: Measurement) -> str | None:
+        """Why the trial should end now; None lets it go on.
+
+        The last step is no rung: who has come so far is complete.
+        """
+        if measurement.step >= total_steps:
+            return None
+        if reason := self._explodes(number, measurement):
+            return reason
+        score = self._score(measurement)
+        if score is None:
+            return None
+        reached = [r for r in self._rungs_of(total_steps) if r.step <= measurement.step]
+        if not reached or number in reached[-1].seen:
+            return None
+        if reason := self._breaks_constraint(measurement):
+            reached[-1].seen.add(number)
+            return reason
+        if reached[-1].admits(number, score, self._config.reduction_factor):
+            return None
+        keep = f"best 1/{self._config.reduction_factor:g}"
+        return f"not among the {keep} at step {reached[-1].step}"
+
+    def _rungs_of(self, total_steps: int) -> list[Rung]:
+        """Rungs at first_rung x reduction_factor^k of a training's length, below its end."""
+        if total_steps not in self._rungs:
+            steps = []
+            share = self._config.first_rung
+            while share < 1:
+                steps.append(max(1, round(share * total_steps)))
+                share *= self._config.reduction_factor
+            self._rungs[total_steps] = [Rung(step) for step in sorted(set(steps))]
+        return self._rungs[total_steps]
+
+    def _score(self, measurement: Measurement) -> float | None:
+        """The weighted sum of the chosen metrics, higher is better; None where one is missing."""
+        total = 0.0
+        for metric, weight in self._config.metrics.items():
+            value = measurement.metrics.get(metric)
+            if value is None:
+                return None
+            total += weight * value
+        return total
+
+    def _explodes(self, number: int, measurement: Measurement) -> str | None:
+        loss = measurement.metrics.get(TRAIN_LOSS)
+        if loss is None:
+            return None
+        first = self._first_loss.setdefault(number, loss)
+        limit = self._config.loss_limit
+        if limit is not None and loss > limit * first:
+            return f"training loss {loss:.3g} is over {limit:g} x the first, {first:.3g}"
+        return None
+
+    def _breaks_constraint(self, measurement: Measurement) -> str | None:
+        for constraint in self._constraints:
+            value = measurement.metrics.get(constraint.metric)
+            if value is not None and not constraint.holds(value):
+                return f"{constraint} is broken already: {value:.3g} at step {measurement.step}"
+        return None
