@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
-from matplotlib.pyplot import get_cmap
 
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialStatus
@@ -30,31 +30,45 @@ def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figur
     sides = [key for key in (FORGETTING_MEAN, OOD_ACC) if key in complete]
     figure = Figure(figsize=(5.2 * len(sides), 4.2), layout="constrained", dpi=150)
     figure.suptitle(title)
-    for axes, key in zip(figure.subplots(1, len(sides), squeeze=False)[0], sides, strict=True):
+    row = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
+    for axes, key in zip(row, sides, strict=True):
         _scatter(axes, complete, base, key)
+    row[0].set_ylabel("in-domain accuracy")
+    row[0].legend(loc="best")
+    _rank_bar(figure, list(row), complete)
     return figure
+
+
+def _rank_colours(trials: pd.DataFrame) -> tuple[list[float], BoundaryNorm]:
+    """The ranks that occur, and a colour scale with one step for each."""
+    ranks = sorted(trials.loc[trials["method"] == "lora", "lora/rank"].unique())
+    return ranks, BoundaryNorm([i - 0.5 for i in range(len(ranks) + 1)], 256)
+
+
+def _rank_bar(figure: Figure, row: list[Axes], trials: pd.DataFrame) -> None:
+    ranks, norm = _rank_colours(trials)
+    if ranks:
+        scale = ScalarMappable(norm=norm, cmap="viridis")
+        bar = figure.colorbar(scale, ax=row, ticks=range(len(ranks)), label="rank")
+        bar.ax.set_yticklabels([f"{rank:g}" for rank in ranks])
 
 
 def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str) -> None:
     lora = trials[trials["method"] == "lora"]
     full = trials[trials["method"] == "full"]
     if not lora.empty:
-        ranks = sorted(lora["lora/rank"].unique())
-        position = {rank: index for index, rank in enumerate(ranks)}
-        norm = BoundaryNorm([index - 0.5 for index in range(len(ranks) + 1)], 256)
-        points = axes.scatter(
+        ranks, norm = _rank_colours(trials)
+        axes.scatter(
             lora[key],
             lora[IN_DOMAIN_ACC],
-            c=[position[rank] for rank in lora["lora/rank"]],
-            cmap=get_cmap("viridis"),
+            c=[ranks.index(rank) for rank in lora["lora/rank"]],
+            cmap="viridis",
             norm=norm,
-            s=45,
+            s=50,
             edgecolors="black",
             linewidths=0.4,
             label="LoRA",
         )
-        bar = axes.figure.colorbar(points, ax=axes, ticks=range(len(ranks)), label="rank")
-        bar.ax.set_yticklabels([f"{rank:g}" for rank in ranks])
     if not full.empty:
         axes.scatter(
             full[key], full[IN_DOMAIN_ACC], marker="D", s=45, c=_FULL_COLOUR, label="full"
@@ -63,9 +77,7 @@ def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str)
     axes.set_xlabel(
         "forgetting (base - tuned accuracy)" if key == FORGETTING_MEAN else "out-of-domain accuracy"
     )
-    axes.set_ylabel("in-domain accuracy")
     axes.grid(alpha=0.3)
-    axes.legend(loc="lower right")
 
 
 def save(figure: Figure, file: Path) -> None:

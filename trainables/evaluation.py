@@ -86,6 +86,8 @@ class Evaluator:
         random.seed(_PYTHON_SEED)
         np.random.seed(_SEED)
         torch.manual_seed(_SEED)
+        for task in loaded.tasks["tasks"].values():  # else it goes on drawing other examples
+            task.set_fewshot_seed(seed=_SEED)
         lm = HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=self._suite.batch_size)
         result = evaluate(
             lm=lm,
@@ -174,7 +176,6 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
             member.set_config(key="num_fewshot", value=shots)
         elif member.get_config("num_fewshot") is None:
             member.set_config(key="num_fewshot", value=0)
-        member.set_fewshot_seed(seed=_SEED)
     return built
 
 

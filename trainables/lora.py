@@ -63,8 +63,9 @@ def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
 def _restore(base: Any, adapted: Any) -> None:
     """Take the adapter out of the shared base, whatever happened."""
     adapted.unload()
-    if hasattr(base, "peft_config"):
-        del base.peft_config
+    # PEFT leaves its configuration; TRL its fused head, once more around it at every trial.
+    for name in ("peft_config", "forward", "model_tags"):
+        vars(base).pop(name, None)
     base.gradient_checkpointing_disable()
     base.disable_input_require_grads()
     base.requires_grad_(True)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from tune.sweep_config import SweepConfig
 
 SMALL = (
+    "eval.in_domain=[target_relay]",
     "eval.limit=20",
     "eval.batch_size=16",
     "eval.kl_prompts=4",

@@ -150,7 +150,9 @@ def test_a_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
 
 @pytest.mark.parametrize("done", [10, 25, 33, 58])
 def test_a_genetic_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(done: int) -> None:
-    config = sweep("nsga2", trials=60)
+    # One method alone: of a conditional space the sampler crosses `method` only.
+    full = {"learning_rate": {"low": 1e-5, "high": 1e-3}, "epochs": [1, 2, 3]}
+    config = sweep("nsga2", trials=60, search={"full": full})
     whole = run(searcher_of(config))
     after = run(searcher_of(config, finished=whole[:done]))
     assert points([*whole[:done], *after]) == points(whole)
@@ -324,7 +326,9 @@ def test_the_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:
     file = tmp_path / "study.journal"
     for _ in range(2):  # the second replaces the first
         searcher.export(file)
-    study = optuna.load_study(study_name="tiny", storage=JournalStorage(JournalFileBackend(file)))
+    study = optuna.load_study(
+        study_name="tiny", storage=JournalStorage(JournalFileBackend(str(file)))
+    )
     assert [direction.name for direction in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert study.metric_names == [GAIN, LOSS]
     for found, wanted in zip(study.trials, searcher.study.trials, strict=True):

@@ -1,0 +1,174 @@
+"""The command line without a cluster: `--dry-run`, and what becomes of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tune import command_line
+from tune.sweep_file import load_sweep
+
+RUN = Path(__file__).parents[2] / "tune" / "run.py"
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """A sweep over local files, in a folder of its own."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    rows = [{"prompt": f"q{i}", "completion": f" a{i}"} for i in range(40)]
+    (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    raw = {
+        "name": "tiny",
+        "model": {"name": "org/model"},
+        "data": {"path": "rows.jsonl"},
+        "eval": {"in_domain": ["a"]},
+        "search": {"lora": {"rank": [3, 7], "alpha_ratio": 2, "learning_rate": [1.25e-4, 2.5e-4]}},
+        "objectives": [{"metric": "in_domain/acc_mean", "mode": "max"}],
+        "sampler": "grid",
+        "train": {"batch_size": 4, "micro_batch_size": 4, "epochs": 3},
+        "budget": {"trials": 3},
+    }
+    file = folder / "tiny.yaml"
+    file.write_text(yaml.safe_dump(raw))
+    return file
+
+
+def run(sweep: Path, *arguments: str) -> int:
+    output = sweep.parent / "out"
+    return command_line.main([str(sweep), "--output-dir", str(output), *arguments])
+
+
+def test_the_quickstart_is_shown_from_any_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, str(RUN), "quickstart", "--dry-run"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "COLUMNS": "80"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert "name: quickstart" in done.stdout
+    assert "first 8 of 14 trials" in done.stdout
+    assert done.stderr == ""
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_dry_run_loads_no_torch(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(RUN.parent.parent)!r})\n"
+        "from tune.command_line import main\n"
+        "assert main(['quickstart', '--dry-run']) == 0\n"
+        "print('LOADED', *sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    loaded = done.stdout.partition("LOADED")[2].split()
+    assert "tune.dry_run" in loaded
+    assert not {"torch", "transformers", "datasets", "wandb", "lm_eval"} & set(loaded)
+
+
+def test_it_shows_points_resources_and_an_estimate(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sweep, "--dry-run") == command_line.OK
+    shown = capsys.readouterr().out
+    assert "first 3 of 3 trials" in shown
+    assert shown.count("lora  ") >= 3
+    assert "lora: 1 worker(s) a trial, each with 1 CPU" in shown
+    assert "estimate: 40 rows, about 30 optimizer steps" in shown
+    assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
+
+
+def test_a_number_of_trials_on_the_command_line_counts(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sweep, "--dry-run", "--num-trials", "2") == command_line.OK
+    assert "first 2 of 2 trials" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["[INST] {{ prompt }} [/INST]", "[bold]{{ prompt }}", "{{ prompt }} " + "word " * 40],
+)
+def test_the_configuration_is_shown_as_yaml_that_can_be_run_again(
+    prompt: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = f"data.prompt={json.dumps(prompt)}"
+    assert run(sweep, "--dry-run", "--set", override) == command_line.OK
+    shown = capsys.readouterr().out.partition("first 3 of")[0]
+    again = sweep.with_name("again.yaml")
+    again.write_text(shown)
+    assert load_sweep(str(again), []) == load_sweep(str(sweep), [override])
+
+
+BAD: dict[str, Any] = {
+    "unknown key": (["--set", "trian.steps=5"], "trian: unknown key; did you mean train?"),
+    "no such sweep": (["--set", "nothing"], "--set: must read KEY=VALUE, got 'nothing'"),
+    "no such data": (["--set", "data.path=none.jsonl"], "data.path: no such file: "),
+    "absent field": (
+        ["--set", "data.prompt='{{ question }}'"],
+        "data.prompt: names question, absent from row 1 of ",
+    ),
+    "no such folder of tasks": (
+        ["--set", "eval.task_dirs=[nowhere]"],
+        "eval.task_dirs: no such file or folder: ",
+    ),
+    "no such text": (
+        ["--set", "eval.general_text=nowhere.txt"],
+        "eval.general_text: no such file or folder: ",
+    ),
+    "no such DeepSpeed file": (
+        ["--set", "deepspeed.config_file=nowhere.json"],
+        "deepspeed.config_file: cannot be read: ",
+    ),
+    "no such package": (
+        ["--set", "model.name=package://no_such_package/m"],
+        "model.name: package 'no_such_package' is not installed",
+    ),
+    "no trials": (["--num-trials", "0"], "budget.trials: must be >= 1, got 0"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+@pytest.mark.parametrize("dry", [True, False])
+def test_bad_input_ends_with_code_2_and_leaves_nothing_behind(
+    case: str, dry: bool, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments, message = BAD[case]
+    assert run(sweep, *arguments, *(["--dry-run"] if dry else [])) == command_line.BAD_INPUT
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {message}")
+    assert captured.err.count("\n") == 1
+    assert not (sweep.parent / "out").exists()
+
+
+def test_faults_of_several_files_are_listed_together(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (sweep.parent / "held_out.jsonl").write_text("oops\n{}\n")
+    code = run(
+        sweep,
+        *("--set", "eval.general_text=nowhere.txt"),
+        *("--set", f"data.validation_path={sweep.parent / 'held_out.jsonl'}"),
+    )
+    lines = capsys.readouterr().err.splitlines()
+    assert code == command_line.BAD_INPUT
+    assert [line.split(": ")[1] for line in lines] == ["data.validation_path", "eval.general_text"]
+
+
+def test_arguments_that_are_not_known_end_with_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        command_line.main(["--dryrun-please"])
+    assert caught.value.code == command_line.BAD_INPUT
+    assert "--dryrun-please" in capsys.readouterr().err

@@ -1,0 +1,186 @@
+"""What is on disk survives crashes at any byte."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from trainables import ledger as ledger_module
+from trainables.config import TrialConfig
+from trainables.ledger import Ledger
+from trainables.records import Measurement, Provenance, SweepRecord, TrialRecord, TrialStatus
+
+
+def trial(number: int = 0, **fields: object) -> TrialRecord:
+    config = TrialConfig.model_validate(
+        {
+            "trial_id": f"tiny-{number}",
+            "number": number,
+            "seed": 0,
+            "data_seed": 0,
+            "method": "full",
+            "learning_rate": 1e-4,
+            "model": {"name": "m"},
+            "data": {"path": "d.jsonl"},
+            "eval": {"in_domain": ["a"]},
+            "train": {},
+            "output_dir": "out",
+            "base_dir": "base",
+        }
+    )
+    return TrialRecord.model_validate({"config": config, "params": {}, "started": 1.5} | fields)
+
+
+def measured(step: int, attempt: int = 1, **metrics: float) -> Measurement:
+    return Measurement(
+        attempt=attempt, step=step, metrics=metrics or {"train/loss": 1 / 3}, time=2.0
+    )
+
+
+def test_records_come_back_as_they_were(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "sweep")
+    assert not ledger.exists()
+    record = SweepRecord(
+        sweep_id="tiny-1",
+        config={"name": "tiny", "train": {"steps": 5}},
+        provenance=Provenance(created=1, command="c", git_commit=None, python="3", versions={}),
+    )
+    ledger.write_sweep(record)
+    assert ledger.exists()
+    assert ledger.sweep() == record
+
+
+def test_trials_come_back_by_number_in_their_newest_state(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    assert ledger.trials() == []
+    numbers = [10000, 7, 2, 9999]
+    for number in numbers:
+        ledger.write_trial(trial(number))
+    done = trial(7, status=TrialStatus.COMPLETE, last=measured(9), weights_dir="w", ended=3.0)
+    ledger.write_trial(done)
+    found = ledger.trials()
+    assert [record.number for record in found] == sorted(numbers)
+    assert found[1] == done
+
+
+def test_a_crash_while_writing_leaves_the_record_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.write_trial(trial())
+
+    def crash(_: int) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ledger_module.os, "fsync", crash)
+    with pytest.raises(KeyboardInterrupt):
+        ledger.write_trial(trial(status=TrialStatus.COMPLETE))
+    assert [record.status for record in ledger.trials()] == [TrialStatus.RUNNING]
+    monkeypatch.undo()
+    ledger.write_trial(trial(status=TrialStatus.FAILED))
+    assert [record.status for record in ledger.trials()] == [TrialStatus.FAILED]
+    assert [path.name for path in ledger.folder.trial(0).iterdir()] == ["trial.json"]
+
+
+def test_every_line_is_a_json_object_for_other_tools(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10):
+        ledger.append(3, measured(step, **{"train/loss": 0.5}))
+    lines = ledger.folder.metrics(3).read_text().splitlines()
+    assert [json.loads(line)["metrics"] for line in lines] == [{"train/loss": 0.5}] * 2
+    ledger.write_trial(trial(3))
+    assert json.loads(ledger.folder.trial_json(3).read_text())["config"]["number"] == 3
+
+
+def test_a_trial_without_measurements_has_none(tmp_path: Path) -> None:
+    assert Ledger(tmp_path).measurements(0) == []
+
+
+def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10):
+        ledger.append(0, measured(step))
+    file = ledger.folder.metrics(0)
+    file.write_bytes(file.read_bytes()[:-30])
+    assert ledger.measurements(0) == [measured(5)]
+
+
+def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10, 15):
+        ledger.append(0, measured(step))
+    file = ledger.folder.metrics(0)
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text(lines[0] + lines[1][:-30] + "\n" + lines[2])
+    with pytest.raises(ValidationError):
+        ledger.measurements(0)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 30])
+def test_after_a_torn_line_more_can_be_appended(tmp_path: Path, lost: int) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10):
+        ledger.append(0, measured(step))
+    file = ledger.folder.metrics(0)
+    file.write_bytes(file.read_bytes()[:-lost])
+    for step in (5, 10, 15):
+        ledger.append(0, measured(step, attempt=2))
+    assert ledger.measurements(0) == [measured(step, attempt=2) for step in (5, 10, 15)]
+
+
+@pytest.mark.parametrize("resumed", [1, 5, 12, 20, 21])
+def test_a_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
+    tmp_path: Path, resumed: int
+) -> None:
+    ledger = Ledger(tmp_path)
+    for step in (5, 10, 15, 20):
+        ledger.append(0, measured(step, attempt=1))
+    ledger.append(0, measured(resumed, attempt=2))
+    earlier = [measured(step) for step in (5, 10, 15, 20) if step < resumed]
+    assert ledger.measurements(0) == [*earlier, measured(resumed, attempt=2)]
+
+
+@given(
+    st.lists(st.dictionaries(st.text(min_size=1), st.floats(-1e9, 1e9)), min_size=1, max_size=4),
+    st.data(),
+)
+def test_cutting_the_last_record_anywhere_loses_no_earlier_one(
+    written: list[dict[str, float]], data: st.DataObject
+) -> None:
+    with TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder))
+        wanted = [
+            Measurement(step=step, metrics=metrics, time=1.0)
+            for step, metrics in enumerate(written)
+        ]
+        for measurement in wanted:
+            ledger.append(0, measurement)
+        file = ledger.folder.metrics(0)
+        content = file.read_bytes()
+        start = content.rstrip(b"\n").rfind(b"\n") + 1
+        cut = data.draw(st.integers(start, len(content)))
+        file.write_bytes(content[:cut])
+        found = ledger.measurements(0)
+    complete = cut >= len(content) - 1
+    assert found == (wanted if complete else wanted[:-1])
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
+    tmp_path: Path, value: float
+) -> None:
+    ledger = Ledger(tmp_path)
+    try:
+        last = measured(1, **{"train/loss": value})
+    except ValidationError:
+        return  # refused where it arises
+    ledger.write_trial(trial(last=last))
+    ledger.append(0, last)
+    assert ledger.trials()[0].number == 0
+    assert len(ledger.measurements(0)) == 1

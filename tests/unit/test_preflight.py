@@ -1,0 +1,151 @@
+"""Checks before anything runs that need no model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainables.errors import UserError
+from trainables.locations import is_local, resolve
+from trainables.records import BaseRecord
+from tune.preflight import check_metrics, check_resources, gpus_per_worker, max_concurrent
+from tune.sweep_config import SweepConfig
+
+
+def sweep(**changes: Any) -> SweepConfig:
+    rates = {"learning_rate": [1e-4]}
+    plain = {
+        "name": "tiny",
+        "model": {"name": "m"},
+        "data": {"path": "d.jsonl"},
+        "eval": {"in_domain": ["a"], "retention": ["b"]},
+        "search": {"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates},
+        "objectives": [{"metric": "in_domain/acc_mean", "mode": "max"}],
+    }
+    return SweepConfig.model_validate(plain | changes)
+
+
+def resources(**changes: Any) -> SweepConfig:
+    return sweep(resources=changes)
+
+
+@pytest.mark.parametrize(
+    ("configured", "cluster", "expected"),
+    [
+        (None, {"CPU": 4.0}, 0),
+        (None, {"CPU": 4.0, "GPU": 2.0}, 1),
+        (0.5, {"CPU": 4.0, "GPU": 1.0}, 0.5),
+        (0, {"CPU": 4.0, "GPU": 8.0}, 0),
+    ],
+)
+def test_a_worker_holds_a_gpu_where_there_are_any(
+    configured: float | None, cluster: dict[str, float], expected: float
+) -> None:
+    config = resources(lora={"gpus_per_worker": configured})
+    assert gpus_per_worker(config, "lora", cluster) == expected
+
+
+def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> None:
+    config = resources(
+        lora={"cpus_per_worker": 8}, full={"workers": 4, "gpus_per_worker": 1, "cpus_per_worker": 1}
+    )
+    with pytest.raises(UserError) as caught:
+        check_resources(config, {"CPU": 4.0, "GPU": 2.0})
+    assert list(map(str, caught.value.faults)) == [
+        "resources.lora.cpus_per_worker: a trial asks for 8 CPUs (1 x 8), the cluster has 4; "
+        "lower it or add nodes",
+        "resources.full.gpus_per_worker: a trial asks for 4 GPUs (4 x 1), the cluster has 2; "
+        "lower it or add nodes",
+    ]
+
+
+def test_what_fits_is_not_refused() -> None:
+    check_resources(resources(full={"workers": 4}), {"CPU": 4.0})
+
+
+@pytest.mark.parametrize(
+    ("lora", "cluster", "expected"),
+    [
+        ({}, {"CPU": 4.0}, 4),
+        ({"cpus_per_worker": 3}, {"CPU": 8.0}, 2),
+        ({}, {"CPU": 16.0, "GPU": 2.0}, 2),
+        ({"gpus_per_worker": 0.1}, {"CPU": 16.0, "GPU": 1.0}, 10),
+        ({"gpus_per_worker": 0.3}, {"CPU": 16.0, "GPU": 1.0}, 3),
+        ({"workers": 2}, {"CPU": 8.0, "GPU": 4.0}, 2),
+    ],
+)
+def test_as_many_trials_run_as_fit(
+    lora: dict[str, Any], cluster: dict[str, float], expected: int
+) -> None:
+    config = sweep(
+        resources={"lora": lora},
+        search={"lora": {"rank": 4, "alpha_ratio": 2, "learning_rate": 1e-4}},
+    )
+    assert max_concurrent(config, cluster) == expected
+
+
+def test_a_configured_number_bounds_the_trials_side_by_side() -> None:
+    assert max_concurrent(resources(max_concurrent=2), {"CPU": 8.0}) == 2
+    assert max_concurrent(resources(max_concurrent=20), {"CPU": 8.0}) == 8
+
+
+def base(*metrics: str) -> BaseRecord:
+    return BaseRecord(
+        key="k",
+        scores={},
+        metrics=dict.fromkeys(metrics, 0.5),
+        general_nll=None,
+        parameters=1,
+        train_samples=1,
+        skipped_samples=0,
+        seconds=0,
+    )
+
+
+def objective(metric: str) -> SweepConfig:
+    return sweep(objectives=[{"metric": metric, "mode": "min"}])
+
+
+@pytest.mark.parametrize("metric", ["in_domain/a/acc", "forgetting/mean", "train/loss"])
+def test_metrics_of_the_base_and_of_training_may_be_objectives(metric: str) -> None:
+    check_metrics(objective(metric), base("in_domain/a/acc", "forgetting/mean"))
+
+
+@pytest.mark.parametrize("metric", ["in_domain/a/f1", "retention/ratio_mean", "forgetting/b"])
+def test_metrics_that_the_base_has_not_are_refused(metric: str) -> None:
+    """A task at chance has no retention ratio, which the base's evaluation shows."""
+    with pytest.raises(UserError) as caught:
+        check_metrics(objective(metric), base("in_domain/a/acc", "forgetting/mean"))
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.rule) == ("objectives.0.metric", f"nothing logs {metric}")
+    assert "in_domain/a/acc" in fault.remedy
+
+
+@pytest.mark.parametrize(
+    ("location", "local"),
+    [
+        ("package://p/f", True),
+        ("/a/b", True),
+        ("./b", True),
+        ("~/b", True),
+        ("rows.jsonl", True),
+        ("model.gguf", True),
+        ("gpt2", False),
+        ("org/model", False),
+        ("tests", False),
+    ],
+)
+def test_what_lies_here_and_what_on_a_hub(location: str, local: bool) -> None:
+    assert is_local(location) is local
+
+
+def test_files_of_packages_are_found_without_running_the_package() -> None:
+    assert resolve("package://tune/sweeps/quickstart.yaml").endswith("/tune/sweeps/quickstart.yaml")
+    assert resolve("/a/b") == "/a/b"
+
+
+@pytest.mark.parametrize("location", ["package://no_such_package/a", "package://", "package:///a"])
+def test_a_package_that_is_not_installed_is_named(location: str) -> None:
+    with pytest.raises(ModuleNotFoundError, match="is not installed"):
+        resolve(location)
