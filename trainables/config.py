@@ -161,6 +161,8 @@ class TrainConfig(Frozen):
         save_weights: keep the final adapter or model.
     """
 
+    model_config = ConfigDict(allow_inf_nan=False)
+
     epochs: float = Field(default=1.0, gt=0)
     steps: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)

@@ -84,6 +84,7 @@ class Ledger:
         file = self.folder.metrics(number)
         file.parent.mkdir(parents=True, exist_ok=True)
         line = measurement.model_dump_json() + "\n"
+        _drop_torn_line(file)
         with file.open("a", encoding="utf-8") as stream:
             stream.write(line)
             stream.flush()
@@ -91,8 +92,9 @@ class Ledger:
 
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by number."""
-        files = sorted(self.folder.trials.glob("*/trial.json"))
-        return [TrialRecord.model_validate_json(file.read_bytes()) for file in files]
+        files = self.folder.trials.glob("*/trial.json")
+        records = [TrialRecord.model_validate_json(file.read_bytes()) for file in files]
+        return sorted(records, key=lambda record: record.number)
 
     def measurements(self, number: int) -> list[Measurement]:
         """A trial's measurements in order of their steps.
@@ -104,7 +106,7 @@ class Ledger:
         if not file.exists():
             return []
         measurements: list[Measurement] = []
-        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        lines = file.read_bytes().removesuffix(b"\n").split(b"\n")
         for position, line in enumerate(lines):
             try:
                 measurement = Measurement.model_validate_json(line)
@@ -116,6 +118,13 @@ class Ledger:
                 measurements.pop()
             measurements.append(measurement)
         return measurements
+
+
+def _drop_torn_line(file: Path) -> None:
+    """What a crash left without a line's end goes, lest the next line be joined to it."""
+    if not file.exists() or not (content := file.read_bytes()) or content.endswith(b"\n"):
+        return
+    os.truncate(file, content.rfind(b"\n") + 1)
 
 
 def _write_atomically(file: Path, text: str) -> None:

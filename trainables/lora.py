@@ -68,6 +68,8 @@ def _restore(base: Any, adapted: Any) -> None:
         vars(base).pop(name, None)
     base.gradient_checkpointing_disable()
     base.disable_input_require_grads()
+    # TRL and Transformers both hook the embedding for checkpointing; one hook is forgotten.
+    base.get_input_embeddings()._forward_hooks.clear()
     base.requires_grad_(True)
     base.zero_grad(set_to_none=True)
     AcceleratorState._reset_state(reset_partial_state=True)

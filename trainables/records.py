@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from enum import StrEnum
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from trainables.config import Frozen, Role, TrialConfig
 
@@ -37,6 +38,12 @@ class Measurement(Frozen):
     step: int = Field(ge=0)
     metrics: dict[str, float]
     time: float
+
+    @field_validator("metrics")
+    @classmethod
+    def _finite_alone(cls, metrics: dict[str, float]) -> dict[str, float]:
+        """JSON has no other numbers; what is not finite counts as not measured."""
+        return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 
 class TrialResult(Frozen):

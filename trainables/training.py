@@ -135,28 +135,26 @@ class _Reports(TrainerCallback):
         if logs is None or "loss" not in logs:
             return
         step, loss = state.global_step, float(logs["loss"])
-        gradient_norm = float(logs.get("grad_norm", 0.0))
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            raise Diverged(f"step {step}: loss {loss}, gradient norm {gradient_norm}")
+        # DeepSpeed keeps it to itself in one case: stage 0 in float32.
+        norm = {metric_keys.GRAD_NORM: float(logs["grad_norm"])} if "grad_norm" in logs else {}
+        if not all(map(math.isfinite, (loss, *norm.values()))):
+            raise Diverged(f"step {step}: loss {loss}, gradient norm {logs.get('grad_norm')}")
         self._losses.append(loss)
         if step not in self._report_steps | self._log_steps:
             return
-        metrics = self._training_metrics(state, gradient_norm, float(logs["learning_rate"]))
+        metrics = norm | self._training_metrics(state, float(logs["learning_rate"]))
         if step in self._report_steps:
             metrics |= self._evaluate(step)
         metrics |= self._costs(state)
         self.last = Measurement(step=step, metrics=metrics, time=time.time())
         self._reporter.report(self.last)
 
-    def _training_metrics(
-        self, state: TrainerState, gradient_norm: float, learning_rate: float
-    ) -> dict[str, float]:
+    def _training_metrics(self, state: TrainerState, learning_rate: float) -> dict[str, float]:
         loss = sum(self._losses) / len(self._losses)
         self._losses.clear()
         return {
             metric_keys.TRAIN_LOSS: loss,
             metric_keys.LEARNING_RATE: learning_rate,
-            metric_keys.GRAD_NORM: gradient_norm,
             metric_keys.GLOBAL_STEP: float(state.global_step),
             metric_keys.EPOCH: float(state.epoch or 0.0),
             metric_keys.TOKENS_SEEN: float(state.num_input_tokens_seen),

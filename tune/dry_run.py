@@ -29,7 +29,8 @@ def print_plan(config: SweepConfig, rows: int | None, output_dir: Path) -> None:
         output_dir: looked through for an earlier run of the sweep, whose times are used.
     """
     console = Console()
-    console.print(yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip())
+    plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
+    console.print(plan, markup=False, highlight=False, soft_wrap=True)
     points = list(islice(_suggestions(config), min(_POINTS_SHOWN, config.budget.trials)))
     console.print(_points_table(config, points))
     for line in [*_resources(config), *_estimate(config, points, rows, output_dir)]:

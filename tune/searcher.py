@@ -8,6 +8,7 @@ import math
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from tune.sweep_config import SweepConfig
 logger = logging.getLogger(__name__)
 MakeTrial = Callable[[int, Params, int], TrialConfig]
 
+_POPULATION = 20  # of a generation of NSGA-II
 # A trial that diverged or found no memory is infeasible, whatever it measured before.
 _INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 
@@ -69,6 +71,8 @@ class OptunaSearcher(Searcher, SweepListener):
         self._again = sorted(interrupted, key=lambda record: record.number)
         self._asked: dict[int, optuna.Trial] = {}
         self._gpu_hours = 0.0
+        # Of a kill among trials side by side a number may be left out; it is asked for again.
+        self._numbers = {record.number for record in (*finished, *interrupted)}
         self.study = optuna.create_study(
             study_name=config.name,
             directions=[_direction(objective.mode) for objective in config.objectives],
@@ -93,7 +97,8 @@ class OptunaSearcher(Searcher, SweepListener):
             return self._for_tune(record.number, record.params, record.attempt + 1)
         if self._is_exhausted():
             return str(Searcher.FINISHED)
-        number = len(self.study.get_trials(deepcopy=False))
+        number = next(number for number in count() if number not in self._numbers)
+        self._numbers.add(number)
         self.study.sampler = _sampler(self._config, number)
         trial = self.study.ask()
         self._asked[number] = trial
@@ -163,7 +168,18 @@ class OptunaSearcher(Searcher, SweepListener):
             distributions=distributions(self._config.search, record.params),
             constraints=self._constraints(record, state) if state.is_finished() else None,
             user_attrs=_attributes(record),
+            system_attrs=self._generation(),
         )
+
+    def _generation(self) -> dict[str, int]:
+        """The generation NSGA-II would count the next trial to, which records do not hold."""
+        if self._config.sampler != "nsga2":
+            return {}
+        key = optuna.samplers.NSGAIISampler._get_generation_key()
+        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        generations = [trial.system_attrs.get(key, 0) for trial in complete]
+        newest = max(generations, default=0)
+        return {key: newest + (generations.count(newest) >= _POPULATION)}
 
     def _verdict(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
         """How the study shall see an ending.
@@ -234,7 +250,7 @@ def _sampler(config: SweepConfig, number: int) -> optuna.samplers.BaseSampler:
         case "grid":
             return _GridSampler(seed=seed)
         case "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=20)
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
         case "tpe":
             return optuna.samplers.TPESampler(
                 seed=seed, multivariate=True, group=True, constant_liar=True

@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # else Accelerate takes all cores under DeepSpeed
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pytest
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from tune.sweep_config import SweepConfig
 
 SMALL = (
+    "seed=0",
     "eval.in_domain=[target_relay]",
     "eval.limit=20",
     "eval.batch_size=16",

@@ -109,7 +109,7 @@ def test_weights_are_left_out_on_request(make_trial: MakeTrial, run: RunTrial) -
 
 
 # Attributes that Transformers leaves and does not read while gradient checkpointing is off.
-UNUSED = {"_require_grads_hooks", "_gradient_checkpointing_func"}
+UNUSED = {"_require_grads_hooks", "_gradient_checkpointing_func", "gradient_checkpointing"}
 
 
 class Fails:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,7 +58,7 @@ def test_the_quickstart_is_shown_from_any_folder(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "name: quickstart" in done.stdout
-    assert "first 8 of 14 trials" in done.stdout
+    assert re.search(r"first \d+ of \d+ trials", done.stdout)
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
@@ -146,6 +146,7 @@ def test_a_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
     assert ledger.measurements(0) == [*earlier, measured(resumed, attempt=2)]
 
 
+@settings(max_examples=50)  # each writes to the disk for good
 @given(
     st.lists(st.dictionaries(st.text(min_size=1), st.floats(-1e9, 1e9)), min_size=1, max_size=4),
     st.data(),

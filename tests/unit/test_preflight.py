@@ -72,6 +72,7 @@ def test_what_fits_is_not_refused() -> None:
         ({}, {"CPU": 16.0, "GPU": 2.0}, 2),
         ({"gpus_per_worker": 0.1}, {"CPU": 16.0, "GPU": 1.0}, 10),
         ({"gpus_per_worker": 0.3}, {"CPU": 16.0, "GPU": 1.0}, 3),
+        ({"gpus_per_worker": 0.2, "workers": 3}, {"CPU": 64.0, "GPU": 6.0}, 10),
         ({"workers": 2}, {"CPU": 8.0, "GPU": 4.0}, 2),
     ],
 )
@@ -80,6 +81,7 @@ def test_as_many_trials_run_as_fit(
 ) -> None:
     config = sweep(
         resources={"lora": lora},
+        train={"batch_size": 24},
         search={"lora": {"rank": 4, "alpha_ratio": 2, "learning_rate": 1e-4}},
     )
     assert max_concurrent(config, cluster) == expected

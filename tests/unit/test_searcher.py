@@ -308,6 +308,14 @@ def test_best_trials_keep_the_constraints() -> None:
     assert not any(feasible(trial) for trial in beyond)
 
 
+def test_a_constraint_that_was_not_measured_does_not_hold() -> None:
+    searcher = searcher_of(sweep(trials=1, constraints=["forgetting/max <= 1"]))
+    run(searcher, always(TrialStatus.COMPLETE, in_domain__acc_mean=1, forgetting__mean=0))
+    (trial,) = searcher.study.trials
+    assert trial.state is TrialState.COMPLETE
+    assert not feasible(trial)
+
+
 def test_rebuilt_trials_keep_values_and_constraints() -> None:
     config = sweep(constraints=[f"{LOSS} <= 0.05"])
     searcher = searcher_of(config)

@@ -1,0 +1,97 @@
+"""What the command says and leaves behind when something is wrong."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, run_command
+
+from trainables.ledger import Ledger
+from trainables.records import TrialStatus
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+SHORT = ("--set", "train.steps=4", "--set", "eval.limit=8", "--set", "wandb.mode=disabled")
+
+
+def test_unknown_task_and_unloadable_model_are_told_together_before_any_trial(
+    tmp_path: Path,
+) -> None:
+    output_dir = tmp_path / "sweeps"
+    (tmp_path / "empty_model").mkdir()
+    command = run_command(
+        "quickstart", "--output-dir", output_dir,
+        "--set", "eval.retention=[recall_capital]",
+        "--set", f"model.name={tmp_path / 'empty_model'}",
+    )  # fmt: skip
+    assert command.exit_code == 2
+    assert "eval.retention" in command.errors
+    assert "did you mean recall_capitals?" in command.errors
+    assert "model.name: cannot load" in command.errors
+    assert "Traceback" not in command.errors
+    assert not (output_dir / "quickstart").exists()
+
+
+def test_more_gpus_than_the_cluster_has_are_refused(tmp_path: Path) -> None:
+    command = run_command(
+        "quickstart", "--output-dir", tmp_path, "--set", "resources.lora.gpus_per_worker=64"
+    )
+    assert command.exit_code == 2
+    assert "resources.lora.gpus_per_worker" in command.errors
+    assert "64" in command.errors
+    assert not (tmp_path / "quickstart").exists()
+
+
+def test_an_address_where_no_cluster_answers_is_refused_soon(tmp_path: Path) -> None:
+    command = run_command("quickstart", "--output-dir", tmp_path, "--address", "127.0.0.1:1")
+    assert command.exit_code == 2
+    assert "--address" in command.errors
+    assert command.seconds < 20
+
+
+def test_exit_code_is_1_where_no_trial_completes(tmp_path: Path) -> None:
+    command = run_command(
+        "quickstart", "--output-dir", tmp_path, "--num-trials", 2, *SHORT,
+        "--set", "search.full=null", "--set", "search.lora.target_modules=[[no_such_layer]]",
+    )  # fmt: skip
+    assert command.exit_code == 1
+    records = Ledger(tmp_path / "quickstart").trials()
+    assert [record.status for record in records] == [TrialStatus.FAILED] * 2
+    for record in records:
+        assert "no_such_layer" in (record.reason or "")
+    assert "no_such_layer" in command.output
+
+
+def test_ctrl_c_stops_and_the_same_command_finishes(tmp_path: Path) -> None:
+    arguments = [
+        "quickstart", "--output-dir", str(tmp_path), "--num-trials", "3",
+        "--set", "train.steps=60", "--set", "eval.limit=8", "--set", "wandb.mode=disabled",
+    ]  # fmt: skip
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "tune" / "run.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    ledger = Ledger(tmp_path / "quickstart")
+    deadline = time.monotonic() + 120
+    while not ledger.measurements(0) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, output + errors
+    assert "Traceback" not in errors
+    interrupted = ledger.trials()
+    assert TrialStatus.RUNNING in {record.status for record in interrupted}
+
+    again = run_command(*arguments)
+    assert again.exit_code == 0, again.output + again.errors
+    records = ledger.trials()
+    assert [record.status for record in records] == [TrialStatus.COMPLETE] * 3
+    assert [r.params for r in records[: len(interrupted)]] == [r.params for r in interrupted]

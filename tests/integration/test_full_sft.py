@@ -1,0 +1,208 @@
+"""Full fine-tuning trials under DeepSpeed, one process: every stage is plain training."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from trainables import full_sft, training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Run
+
+    from trainables.config import TrialConfig
+
+    MakeTrial = Callable[..., TrialConfig]
+    RunTrial = Callable[[TrialConfig], Run]
+
+pytestmark = pytest.mark.integration
+
+STAGES = (0, 1, 2, 3)
+# Small enough for ten steps to go down without leaping.
+RATE = 1e-4
+
+
+@pytest.fixture(scope="module")
+def plain(make_trial: MakeTrial, trl_curve: Callable[..., list[float]]) -> list[float]:
+    """Losses of full fine-tuning by TRL, without DeepSpeed."""
+    return trl_curve(make_trial("full", learning_rate=RATE))
+
+
+class Stage:
+    """A trial at one ZeRO stage, and its model's logits right after the training."""
+
+    def __init__(self, trial: TrialConfig, run: Run, logits: torch.Tensor) -> None:
+        self.trial, self.run, self.logits = trial, run, logits
+
+
+@pytest.fixture(scope="module")
+def at_stage(
+    make_trial: MakeTrial,
+    run: RunTrial,
+    logits: Callable[[Any, Any], torch.Tensor],
+    tokenizer: Any,
+) -> Callable[[int], Stage]:
+    done: dict[int, Stage] = {}
+
+    def at(stage: int) -> Stage:
+        if stage not in done:
+            trial = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": stage})
+            seen: list[torch.Tensor] = []
+
+            def spy(*arguments: Any) -> Any:
+                trainer, result = training.run_training(*arguments)
+                seen.append(logits(trainer.model, tokenizer))
+                return trainer, result
+
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(full_sft, "run_training", spy)
+                done[stage] = Stage(trial, run(trial), seen[0])
+        return done[stage]
+
+    return at
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_losses_equal_plain_trl(
+    stage: int, at_stage: Callable[[int], Stage], plain: list[float]
+) -> None:
+    curve = at_stage(stage).run.curve()
+    assert curve == pytest.approx(plain, abs=1e-3)
+    assert curve[-1] < curve[0]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_saved_weights_are_the_trained_model(
+    stage: int,
+    at_stage: Callable[[int], Stage],
+    logits: Callable[[Any, Any], torch.Tensor],
+    tokenizer: Any,
+    base_model: Any,
+) -> None:
+    trained = at_stage(stage)
+    folder = trained.run.result.weights_dir
+    assert folder == trained.trial.weights_dir
+    loaded = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    assert torch.allclose(logits(loaded, tokenizer), trained.logits, atol=1e-5)
+    assert not torch.allclose(logits(base_model, tokenizer), trained.logits, atol=1e-2)
+    names = {path.name for path in Path(folder).iterdir()}
+    assert {"model.safetensors", "tokenizer.json", "config.json"} <= names
+    assert not {name for name in names if name.endswith((".bin", ".pt"))}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_measurements_agree_over_the_stages(stage: int, at_stage: Callable[[int], Stage]) -> None:
+    reference, here = at_stage(2).run.last, at_stage(stage).run.last
+    for key in ("kl/base_to_tuned", "forgetting/nll", "validation/loss", "in_domain/acc_mean"):
+        assert here[key] == pytest.approx(reference[key], abs=1e-3)
+    assert all(math.isfinite(value) for value in here.values())
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_parameter_is_counted_as_trainable(
+    stage: int, at_stage: Callable[[int], Stage], base_model: Any
+) -> None:
+    parameters = sum(parameter.numel() for parameter in base_model.parameters())
+    assert at_stage(stage).run.last["params/trainable"] == parameters
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_gradient_norm_is_logged_where_deepspeed_tells_it(
+    stage: int, at_stage: Callable[[int], Stage]
+) -> None:
+    """Stage 0 in float32 clips by a norm that DeepSpeed keeps to itself: no number, not a zero."""
+    if stage == 0:
+        assert "train/grad_norm" not in at_stage(stage).run.last
+    else:
+        norms = at_stage(stage).run.curve("train/grad_norm")
+        assert norms == pytest.approx(at_stage(2).run.curve("train/grad_norm"), rel=1e-3)
+        assert min(norms) > 0
+
+
+def test_a_lora_trial_is_the_same_after_a_sharded_one(
+    make_trial: MakeTrial, run: RunTrial, at_stage: Callable[[int], Stage]
+) -> None:
+    before = run(make_trial())
+    fresh = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": 3})
+    sharded = run(fresh)
+    after = run(make_trial())
+    assert after.curve() == before.curve()
+    for key in ("kl/base_to_tuned", "forgetting/nll", "validation/loss", "train/grad_norm"):
+        assert after.last[key] == before.last[key]
+    assert sharded.curve() == pytest.approx(at_stage(3).run.curve(), abs=1e-6)
+
+
+@pytest.mark.parametrize("offload", ["offload_optimizer", "offload_parameters"])
+def test_offloading_at_stage_3_changes_no_number(
+    offload: str, make_trial: MakeTrial, run: RunTrial, plain: list[float]
+) -> None:
+    trial = make_trial(
+        "full", learning_rate=RATE, deepspeed={"zero_stage": 3, offload: True}
+    )
+    assert run(trial).curve() == pytest.approx(plain, abs=1e-3)
+
+
+def test_accumulated_micro_batches_equal_one_batch(
+    make_trial: MakeTrial, run: RunTrial, plain: list[float]
+) -> None:
+    trial = make_trial(
+        "full",
+        learning_rate=RATE,
+        deepspeed={"zero_stage": 2},
+        train={"micro_batch_size": 2},
+    )
+    assert run(trial).curve() == pytest.approx(plain, abs=1e-3)
+
+
+def test_the_user_s_own_deepspeed_file_is_used(
+    make_trial: MakeTrial,
+    run: RunTrial,
+    trl_curve: Callable[..., list[float]],
+    plain: list[float],
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "deepspeed.json"
+    file.write_text(
+        json.dumps(
+            {
+                "train_micro_batch_size_per_gpu": "auto",
+                "gradient_accumulation_steps": "auto",
+                "gradient_clipping": 0.5,
+                "zero_optimization": {"stage": 1},
+                "optimizer": {"type": "SGD", "params": {"lr": "auto"}},
+                "zero_allow_untested_optimizer": True,
+            }
+        )
+    )
+    trial = make_trial(
+        "full",
+        learning_rate=0.05,
+        deepspeed={"config_file": str(file)},
+        train={"max_grad_norm": 0.5},
+    )
+    expected = trl_curve(trial, optim="sgd", max_grad_norm=0.5)
+    assert run(trial).curve() == pytest.approx(expected, abs=1e-3)
+    assert expected != pytest.approx(plain, abs=1e-2)
+
+
+def test_a_trial_that_fails_leaves_the_process_fit_for_the_next(
+    make_trial: MakeTrial, plain: list[float], run: RunTrial
+) -> None:
+    class Fails:
+        def report(self, measurement: Any) -> None:
+            raise RuntimeError("no more")
+
+    trial = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": 3})
+    with pytest.raises(RuntimeError, match="no more"):
+        full_sft.train_full_sft(trial, Fails())
+    again = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": 3})
+    assert run(again).curve() == pytest.approx(plain, abs=1e-3)
+    assert run(make_trial()).curve()[0] == pytest.approx(plain[0], abs=1e-4)

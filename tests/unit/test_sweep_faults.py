@@ -1,0 +1,342 @@
+"""Each thing that can be wrong in a sweep file is one fault that a user can act on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sweep_files import edited, only_fault
+
+# One thing wrong: field, rule with the value, remedy.
+RANGE = {"low": 1e-3, "high": 1e-3}
+ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
+    "rank 0": (
+        {"search__lora__rank": [4, 0]},
+        "search.lora.rank.1",
+        "must be >= 1, got 0",
+        "",
+    ),
+    "rank of text": (
+        {"search__lora__rank": "four"},
+        "search.lora.rank.0",
+        "must be a whole number, got 'four'",
+        "",
+    ),
+    "rank with a fraction": (
+        {"search__lora__rank": 1.5},
+        "search.lora.rank.0",
+        "must be a whole number, got 1.5",
+        "",
+    ),
+    "no rank to choose from": (
+        {"search__lora__rank": []},
+        "search.lora.rank",
+        "must hold at least 1 value, got []",
+        "",
+    ),
+    "a rank twice": (
+        {"search__lora__rank": [4, 8, 4]},
+        "search.lora.rank",
+        "values must be distinct, got 4 more than once",
+        "",
+    ),
+    "learning rate 0": (
+        {"search__lora__learning_rate": [1e-4, 0]},
+        "search.lora.learning_rate.1",
+        "must be > 0, got 0",
+        "",
+    ),
+    "learning rate range from 0": (
+        {"search__lora__learning_rate": {"low": 0, "high": 1e-3}},
+        "search.lora.learning_rate.low",
+        "must be > 0, got 0",
+        "",
+    ),
+    "learning rate range of one": (
+        {"search__lora__learning_rate": RANGE},
+        "search.lora.learning_rate.low",
+        "must be below high, got 0.001 and 0.001",
+        "",
+    ),
+    "half a range": (
+        {"search__lora__learning_rate": {"low": 1e-5}},
+        "search.lora.learning_rate.high",
+        "is required and absent",
+        "",
+    ),
+    "misspelt range": (
+        {"search__lora__learning_rate": {"low": 1e-5, "hihg": 1e-3}},
+        "search.lora.learning_rate.hihg",
+        "unknown key",
+        "did you mean high?",
+    ),
+    "infinite learning rate": (
+        {"search__lora__learning_rate": [float("inf")]},
+        "search.lora.learning_rate.0",
+        "must be a finite number, got inf",
+        "",
+    ),
+    "both alphas": (
+        {"search__lora__alpha": 16},
+        "search.lora",
+        "give exactly one of alpha and alpha_ratio, got both",
+        "",
+    ),
+    "no alpha": (
+        {"search__lora__alpha_ratio": ...},
+        "search.lora",
+        "give exactly one of alpha and alpha_ratio, got neither",
+        "",
+    ),
+    "modules without their list": (
+        {"search__lora__target_modules": ["q_proj"]},
+        "search.lora.target_modules.0",
+        "must be all-linear or a list of module names, got 'q_proj'",
+        "one choice of two modules reads [[q_proj, v_proj]]",
+    ),
+    "dropout of everything": (
+        {"search__lora__dropout": 1.0},
+        "search.lora.dropout.0",
+        "must be < 1, got 1.0",
+        "",
+    ),
+    "flag that is none": (
+        {"search__lora__rslora": "perhaps"},
+        "search.lora.rslora.0",
+        "must be true or false, got 'perhaps'",
+        "",
+    ),
+    "nothing to search": (
+        {"search": {}},
+        "search",
+        "give a space for at least one method: lora, full",
+        "",
+    ),
+    "section that is a number": (
+        {"search__lora": 5},
+        "search.lora",
+        "must be a section with keys of its own, got 5",
+        "known: alpha, alpha_ratio, batch_size, dora, dropout, epochs, learning_rate, rank, rslora,"
+        " target_modules",
+    ),
+    "empty section": (
+        {"train": None},
+        "train",
+        "must be a section with keys of its own, got null",
+        "fill it in or leave it out",
+    ),
+    "misspelt section": ({"trian": {}}, "trian", "unknown key", "did you mean train?"),
+    "misspelt key": ({"train__step": 5}, "train.step", "unknown key", "did you mean steps?"),
+    "misspelt key in capitals": (
+        {"search__lora__Rank": [4]},
+        "search.lora.Rank",
+        "unknown key",
+        "did you mean rank?",
+    ),
+    "misspelt key of a method's space": (
+        {"search__lora__aplha": 5},
+        "search.lora.aplha",
+        "unknown key",
+        "did you mean alpha?",
+    ),
+    "misspelt key of a task": (
+        {"eval__in_domain": [{"taks": "a"}]},
+        "eval.in_domain.0.taks",
+        "unknown key",
+        "did you mean task?",
+    ),
+    "key like no other": (
+        {"wandb__zzz": 1},
+        "wandb.zzz",
+        "unknown key",
+        "known: entity, mode, project, tags",
+    ),
+    "number as a key": (
+        {"train__1": 2},
+        "train.1",
+        "unknown key",
+        "known: batch_size, epochs, gradient_checkpointing, log_every, max_grad_norm, "
+        "micro_batch_size, report_every, save_weights, schedule, steps, warmup, weight_decay",
+    ),
+    "task that is a number": (
+        {"eval__in_domain": [5]},
+        "eval.in_domain.0",
+        "must be a section with keys of its own, got 5",
+        "known: data_files, filter, limit, metric, name, num_fewshot, task",
+    ),
+    "task outside a list": (
+        {"eval__in_domain": "a"},
+        "eval.in_domain",
+        "must be a list, got 'a'",
+        "write [a]",
+    ),
+    "role that is a number": ({"eval__ood": 5}, "eval.ood", "must be a list, got 5", "write [5]"),
+    "task with a negative number of shots": (
+        {"eval__in_domain": [{"task": "a", "num_fewshot": -1}]},
+        "eval.in_domain.0.num_fewshot",
+        "must be >= 0, got -1",
+        "",
+    ),
+    "task's name with a slash": (
+        {"eval__in_domain": [{"task": "a", "name": "x/y"}]},
+        "eval.in_domain.0.name",
+        "must hold only letters, digits, _ . and -, got 'x/y'",
+        "",
+    ),
+    "data file that is a number": (
+        {"eval__in_domain": [{"task": "a", "data_files": {"test": 5}}]},
+        "eval.in_domain.0.data_files.test",
+        "must be text, got 5",
+        'write "5"',
+    ),
+    "a task twice": (
+        {"eval__retention": ["a"]},
+        "eval",
+        "each task may stand in one role once, got a more than once",
+        "give one of them another `name`",
+    ),
+    "no model": ({"model": ...}, "model", "is required and absent", ""),
+    "no model name": ({"model__name": ...}, "model.name", "is required and absent", ""),
+    "name with a slash": (
+        {"name": "a/b"},
+        "name",
+        "must begin with a letter or digit and hold only letters, digits, _ and -, got 'a/b'",
+        "",
+    ),
+    "name that YAML reads as a number": (
+        {"name": 2024},
+        "name",
+        "must be text, got 2024",
+        'write "2024"',
+    ),
+    "long name": (
+        {"name": "a" * 65},
+        "name",
+        f"must have at most 64 characters, got '{'a' * 59}...",
+        "",
+    ),
+    "word that is none of the choices": (
+        {"train__schedule": "cosin"},
+        "train.schedule",
+        "must be constant, linear or cosine, got 'cosin'",
+        "did you mean cosine?",
+    ),
+    "number that is none of the choices": (
+        {"deepspeed__zero_stage": 4},
+        "deepspeed.zero_stage",
+        "must be 0, 1, 2 or 3, got 4",
+        "",
+    ),
+    "batch that micro-batches do not fill": (
+        {"train__batch_size": 6},
+        "train.batch_size",
+        "must be a multiple of micro_batch_size, got 6 and 4",
+        "",
+    ),
+    "batch that workers do not fill": (
+        {"resources__lora__workers": 3},
+        "train.batch_size",
+        "must be a multiple of train.micro_batch_size x resources.lora.workers = 12, got 16",
+        "",
+    ),
+    "searched batch that micro-batches do not fill": (
+        {"search__lora__batch_size": [16, 18]},
+        "search.lora.batch_size",
+        "must be a multiple of train.micro_batch_size x resources.lora.workers = 4, got 18",
+        "",
+    ),
+    "report between steps": (
+        {"train__report_every": 1.5},
+        "train.report_every",
+        "must be a whole number of steps or a share below 1, got 1.5",
+        "",
+    ),
+    "offload without its stage": (
+        {"deepspeed": {"offload_parameters": True}},
+        "deepspeed.offload_parameters",
+        "needs zero_stage 3, got 2",
+        "",
+    ),
+    "no objective": (
+        {"objectives": []},
+        "objectives",
+        "must hold at least 1 value, got []",
+        "",
+    ),
+    "objective that nothing logs": (
+        {"objectives": [{"metric": "forgetting/maen", "mode": "min"}]},
+        "objectives.0.metric",
+        "nothing logs forgetting/maen",
+        "did you mean forgetting/mean?",
+    ),
+    "objective that needs retention tasks": (
+        {
+            "eval__retention": ...,
+            "objectives": [{"metric": "forgetting/mean", "mode": "min"}],
+        },
+        "objectives.0.metric",
+        "nothing logs forgetting/mean",
+        "it needs tasks in eval.retention",
+    ),
+    "objective that needs shifted tasks": (
+        {"objectives": [{"metric": "ood/acc_mean", "mode": "max"}]},
+        "objectives.0.metric",
+        "nothing logs ood/acc_mean",
+        "it needs tasks in eval.ood",
+    ),
+    "objective that needs general text": (
+        {"objectives": [{"metric": "forgetting/nll", "mode": "min"}]},
+        "objectives.0.metric",
+        "nothing logs forgetting/nll",
+        "it needs eval.general_text",
+    ),
+    "objective twice": (
+        {"objectives": [{"metric": "forgetting/mean", "mode": mode} for mode in ("min", "max")]},
+        "objectives.1.metric",
+        "each objective must be another metric, got forgetting/mean again",
+        "",
+    ),
+    "objective without a direction": (
+        {"objectives": [{"metric": "forgetting/mean"}]},
+        "objectives.0.mode",
+        "is required and absent",
+        "",
+    ),
+    "constraint with an equals sign": (
+        {"constraints": ["forgetting/mean = 0.05"]},
+        "constraints.0",
+        "must read `metric <= number` (or <, >=, >), got 'forgetting/mean = 0.05'",
+        "",
+    ),
+    "constraint without a number": (
+        {"constraints": ["forgetting/mean <= little"]},
+        "constraints.0",
+        "must read `metric <= number` (or <, >=, >), got 'forgetting/mean <= little'",
+        "",
+    ),
+    "constraint on what nothing logs": (
+        {"constraints": ["forgetting/men <= 0.05"]},
+        "constraints.0",
+        "nothing logs forgetting/men",
+        "did you mean forgetting/mean?",
+    ),
+    "grid over a range": (
+        {"sampler": "grid"},
+        "search.lora.learning_rate",
+        "a grid needs a list of values, got a range",
+        "write [1e-4, 3e-4, 1e-3] or choose another sampler",
+    ),
+    "no trials": ({"budget__trials": 0}, "budget.trials", "must be >= 1, got 0", ""),
+}
+
+
+@pytest.mark.parametrize("case", ONE_FAULT)
+def test_one_thing_wrong_is_one_fault_with_field_rule_value_and_remedy(
+    case: str, tmp_path: Path
+) -> None:
+    changes, field, rule, remedy = ONE_FAULT[case]
+    file = tmp_path / "tiny.yaml"
+    file.write_text(edited(**changes), encoding="utf-8")
+    fault = only_fault(file)
+    assert (fault.field, fault.rule, fault.remedy) == (field, rule, remedy)
