@@ -29,6 +29,7 @@ class Measurement(Frozen):
 
     Attributes:
         step: optimizer steps done; strictly increasing within a trial.
+        total_steps: of the whole training.
         metrics: key of `metric_keys` to a finite number.
         time: seconds since the epoch.
     """
@@ -36,6 +37,7 @@ class Measurement(Frozen):
     schema_version: int = SCHEMA_VERSION
     attempt: int = 1
     step: int = Field(ge=0)
+    total_steps: int | None = Field(default=None, ge=1)
     metrics: dict[str, float]
     time: float
 
@@ -70,6 +72,8 @@ class TrialRecord(Frozen):
         reason: why it ended as it did, for anything but COMPLETE.
         last: newest measurement.
         best: best value over the run of each metric that has a direction.
+        attempt: how often it was started.
+        failures: how often it lost its process; a preempted node does not count.
         weights_dir: where the final adapter or model lies.
     """
 
@@ -79,6 +83,7 @@ class TrialRecord(Frozen):
     status: TrialStatus = TrialStatus.RUNNING
     reason: str | None = None
     attempt: int = 1
+    failures: int = 0
     started: float
     ended: float | None = None
     last: Measurement | None = None

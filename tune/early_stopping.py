@@ -15,11 +15,38 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
-from trainables.config import TrialConfig
 from trainables.metric_keys import TRAIN_LOSS
-from trainables.records import BaseRecord, Measurement, Outcome, TrialStatus
+from trainables.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray import MEASUREMENT
-from tune.sweep_config import Constraint, EarlyStoppingConfig, SweepConfig
+from tune.sweep_config import Constraint, EarlyStoppingConfig
+
+
+class EarlyStopping(FIFOScheduler):
+    """Tune's scheduler around the rule; remembers why it stopped a trial."""
+
+    def __init__(self, rule: SuccessiveHalving) -> None:
+        super().__init__()
+        self._rule = rule
+        self._outcomes: dict[str, Outcome] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: the rungs are rebuilt from the ledger."""
+        return {}
+
+    def outcome(self, trial_id: str) -> Outcome | None:
+        """How a trial ended that was stopped here; None for any other."""
+        return self._outcomes.get(trial_id)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Let the trial go on, or stop it."""
+        if MEASUREMENT not in result:
+            return str(TrialScheduler.CONTINUE)
+        number = int(trial.config["trial"]["number"])
+        reason = self._rule.decide(number, Measurement.model_validate(result[MEASUREMENT]))
+        if reason is None:
+            return str(TrialScheduler.CONTINUE)
+        self._outcomes[trial.trial_id] = Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason)
+        return str(TrialScheduler.STOP)
 
 
 @dataclass
@@ -57,28 +84,29 @@ class SuccessiveHalving:
         config: metric, direction and rungs.
         constraints: bounds on the final metrics; one that is broken at a rung already ends a
             trial, since forgetting is seldom undone.
-        base: the untouched model, for its loss.
     """
 
-    def __init__(
-        self, config: EarlyStoppingConfig, constraints: Sequence[Constraint] = ()
-    ) -> None:
+    def __init__(self, config: EarlyStoppingConfig, constraints: Sequence[Constraint] = ()) -> None:
         self._config = config
         self._constraints = constraints
         self._rungs: dict[int, list[Rung]] = {}
         self._first_loss: dict[int, float] = {}
 
-    def replay(self, number: int, total_steps: int, history: Sequence[Measurement]) -> None:
-        """Take in what a trial of an earlier run of the command measured."""
-        for measurement in history:
-            self.decide(number, total_steps, measurement)
+    def replay(self, number: int, history: Sequence[Measurement]) -> None:
+        """Take in what a trial measured in an earlier run of the command.
 
-    def decide(self, number: int, total_steps: int, measurement: Measurement) -> str | None:
+        What a rung holds does not depend on the order, so neither do the decisions after it.
+        """
+        for measurement in history:
+            self.decide(number, measurement)
+
+    def decide(self, number: int, measurement: Measurement) -> str | None:
         """Why the trial should end now; None lets it go on.
 
         The last step is no rung: who has come so far is complete.
         """
-        if measurement.step >= total_steps:
+        total_steps = measurement.total_steps
+        if total_steps is None or measurement.step >= total_steps:
             return None
         if reason := self._explodes(number, measurement):
             return reason

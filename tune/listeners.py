@@ -24,6 +24,9 @@ class SweepListener:
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """A trial reported; `record` includes the measurement already."""
 
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        """A trial lost its process or its node; it will run again under its next attempt."""
+
     def trial_ended(self, record: TrialRecord) -> None:
         """A trial has its final status."""
 

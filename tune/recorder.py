@@ -24,6 +24,10 @@ class Recorder(SweepListener):
         """Append the measurement."""
         self._ledger.append(record.number, measurement)
 
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        """Note that the trial waits for its next attempt."""
+        self._ledger.write_trial(record)
+
     def trial_ended(self, record: TrialRecord) -> None:
         """Note how it ended."""
         self._ledger.write_trial(record)

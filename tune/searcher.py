@@ -96,7 +96,8 @@ class OptunaSearcher(Searcher, SweepListener):
             record = self._again.pop(0)
             return self._for_tune(record.number, record.params, record.attempt + 1)
         if self._is_exhausted():
-            return str(Searcher.FINISHED)
+            # One that still runs may lose its process and have to be suggested again.
+            return None if self._asked else str(Searcher.FINISHED)
         number = next(number for number in count() if number not in self._numbers)
         self._numbers.add(number)
         self.study.sampler = _sampler(self._config, number)
@@ -115,6 +116,10 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        """Suggest the trial again, before any new one."""
+        self._again.append(record)
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Tell the study how a trial ended."""

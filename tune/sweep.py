@@ -17,6 +17,7 @@ from trainables.errors import Fault, UserError
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray import evaluate_base_remotely, run_trial
+from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.listeners import SweepListener
 from tune.preflight import (
     check_metrics,
@@ -81,13 +82,18 @@ class Sweep:
             self._config, self._trial_maker(sweep.sweep_id), finished, interrupted
         )
         everyone = [Recorder(self._ledger), searcher, *listeners]
-        events = TuneEvents(everyone)
+        scheduler = self._early_stopping()
+        events = TuneEvents(
+            everyone,
+            self._config.budget.retries,
+            interrupted,
+            scheduler.outcome if scheduler else lambda trial_id: None,
+        )
         for listener in everyone:
             listener.sweep_started(sweep, base, finished)
-        missing = self._config.budget.trials - len(finished)
         try:
-            if missing > 0:
-                self._tuner(searcher, events, missing).fit()
+            if len(finished) < self._config.budget.trials:
+                self._tuner(searcher, events, scheduler).fit()
         finally:
             records = self._ledger.trials()
             for listener in everyone:
@@ -116,6 +122,8 @@ class Sweep:
         return self._ledger.trials()
 
     def _evaluate_base(self) -> BaseRecord:
+        if self._ledger.exists() and self._ledger.folder.base_json.exists():
+            return self._ledger.base()
         config, method = self._config, self._config.search.methods[0]
         reference = evaluate_base_remotely.options(
             num_cpus=config.resources.of(method).cpus_per_worker,
@@ -150,14 +158,26 @@ class Sweep:
 
         return make
 
-    def _tuner(self, searcher: OptunaSearcher, events: TuneEvents, missing: int) -> ray_tune.Tuner:
+    def _early_stopping(self) -> EarlyStopping | None:
+        """The scheduler, with the rungs as earlier runs of the command left them."""
+        if self._config.early_stopping is None:
+            return None
+        rule = SuccessiveHalving(self._config.early_stopping, self._config.constraints)
+        for record in self._history:
+            rule.replay(record.number, self._ledger.measurements(record.number))
+        return EarlyStopping(rule)
+
+    def _tuner(
+        self, searcher: OptunaSearcher, events: TuneEvents, scheduler: EarlyStopping | None
+    ) -> ray_tune.Tuner:
         config = self._config
         hours = config.budget.hours
         return ray_tune.Tuner(
             ray_tune.with_resources(run_trial, _placement),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
-                num_samples=missing,
+                scheduler=scheduler,
+                num_samples=-1,  # the searcher says when there are no more
                 max_concurrent_trials=max_concurrent(config, self._cluster),
                 time_budget_s=hours * 3600 if hours else None,
                 reuse_actors=True,

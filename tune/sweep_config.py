@@ -78,11 +78,17 @@ class BudgetConfig(Frozen):
         trials: how many in all.
         hours: wall-clock.
         gpu_hours: sum over trials; checked before each new one.
+        retries: how often a trial that lost its process is started again, from its newest
+            checkpoint. Preempted nodes do not count.
+        minutes_per_report: a trial that reports nothing for so long is taken for hung; its
+            process is ended and it is started again.
     """
 
     trials: int = Field(default=20, ge=1)
     hours: float | None = Field(default=None, gt=0)
     gpu_hours: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=3, ge=0)
+    minutes_per_report: float = Field(default=120, gt=0)
 
 
 class MethodResources(Frozen):
@@ -113,6 +119,25 @@ class ResourcesConfig(Frozen):
     def of(self, method: Method) -> MethodResources:
         """The resources of one method."""
         return self.lora if method == "lora" else self.full
+
+
+class EarlyStoppingConfig(Frozen):
+    """When a trial ends before its last step.
+
+    Attributes:
+        metrics: what trials are compared by: weights of a sum that shall be high, such as
+            `{in_domain/acc_mean: 1, forgetting/mean: -1}`.
+        reduction_factor: of the trials at a rung, the best 1 / reduction_factor go on; each rung
+            is that many times later than the one before.
+        first_rung: share of a training after which trials are first compared.
+        loss_limit: a training loss above this many times the first one ends a trial; the first
+            is the base model's.
+    """
+
+    metrics: dict[str, float] = Field(min_length=1)
+    reduction_factor: float = Field(default=3.0, gt=1)
+    first_rung: float = Field(default=1 / 9, gt=0, lt=1)
+    loss_limit: float | None = Field(default=3.0, gt=1)
 
 
 class WandbConfig(Frozen):
@@ -162,6 +187,7 @@ class SweepConfig(Frozen):
     train: TrainConfig = TrainConfig()
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     budget: BudgetConfig = BudgetConfig()
+    early_stopping: EarlyStoppingConfig | None = None
     resources: ResourcesConfig = ResourcesConfig()
     wandb: WandbConfig = WandbConfig()
 
@@ -198,6 +224,8 @@ class SweepConfig(Frozen):
         known = self.logged_metrics()
         named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(self.objectives)]
         named += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
+        if self.early_stopping:
+            named += [("early_stopping.metrics", m) for m in self.early_stopping.metrics]
         faults = []
         for field, metric in named:
             if metric in known or self._may_be_logged(metric):

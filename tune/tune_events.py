@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from ray.tune import Callback
@@ -21,10 +21,22 @@ class TuneEvents(Callback):
 
     Args:
         listeners: who is told; the recorder stands first, so that what others show is on disk.
+        retries: how often a trial may lose its process and go on.
+        interrupted: records of trials that earlier runs of the command left unfinished.
+        stopped: how a trial ended that the scheduler stopped, by Tune's trial id.
     """
 
-    def __init__(self, listeners: Sequence[SweepListener]) -> None:
+    def __init__(
+        self,
+        listeners: Sequence[SweepListener],
+        retries: int = 0,
+        interrupted: Sequence[TrialRecord] = (),
+        stopped: Callable[[str], Outcome | None] = lambda trial_id: None,
+    ) -> None:
         self._listeners = listeners
+        self._retries = retries
+        self._stopped = stopped
+        self._unfinished = {record.number: record for record in interrupted}
         self._records: dict[str, TrialRecord] = {}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -34,7 +46,8 @@ class TuneEvents(Callback):
     @property
     def running(self) -> list[TrialRecord]:
         """Records of the trials that have no final status yet."""
-        return [r for r in self._records.values() if r.status is TrialStatus.RUNNING]
+        running = [r for r in self._records.values() if r.status is TrialStatus.RUNNING]
+        return [*running, *self._unfinished.values()]
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -42,12 +55,19 @@ class TuneEvents(Callback):
         """A trial begins."""
         if trial.trial_id in self._records:
             return
-        record = TrialRecord(
-            config=TrialConfig.model_validate(trial.config["trial"]),
-            params=trial.config["params"],
-            attempt=trial.config["attempt"],
-            started=time.time(),
-        )
+        config = TrialConfig.model_validate(trial.config["trial"])
+        if config.number in self._unfinished:
+            record = self._unfinished.pop(config.number).model_copy(
+                update={
+                    "config": config,
+                    "attempt": trial.config["attempt"],
+                    "status": TrialStatus.RUNNING,
+                    "reason": None,
+                    "ended": None,
+                }
+            )
+        else:
+            record = TrialRecord(config=config, params=trial.config["params"], started=time.time())
         self._records[trial.trial_id] = record
         for listener in self._listeners:
             listener.trial_started(record)
@@ -77,14 +97,27 @@ class TuneEvents(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """A trial is over; without an outcome of its own, someone stopped it."""
-        self._end(trial, Outcome(status=TrialStatus.CANCELLED, reason="stopped by the sweep"))
+        cancelled = Outcome(status=TrialStatus.CANCELLED, reason="stopped by the sweep")
+        self._end(trial, self._stopped(trial.trial_id) or cancelled)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """A trial's process died or raised outside the trial's own code."""
-        lines = str(trial.get_error() or "its process died").strip().splitlines()
-        self._end(trial, Outcome(status=TrialStatus.FAILED, reason=lines[-1][:500]))
+        """A trial's process died: it goes on in another one, up to the limit."""
+        record = self._records.get(trial.trial_id)
+        if record is None or record.status is not TrialStatus.RUNNING:
+            return
+        error = trial.get_error()
+        reason = _last_line(error)
+        failures = record.failures + (not getattr(error, "preempted", False))
+        record = record.model_copy(update={"failures": failures, "reason": reason})
+        self._records[trial.trial_id] = record
+        if failures > self._retries:
+            self._end(trial, Outcome(status=TrialStatus.FAILED, reason=reason))
+            return
+        self._unfinished[record.number] = self._records.pop(trial.trial_id)
+        for listener in self._listeners:
+            listener.trial_interrupted(record)
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         record = self._records.get(trial.trial_id)
@@ -103,6 +136,11 @@ class TuneEvents(Callback):
         self._records[trial_id] = record
         for listener in self._listeners:
             listener.trial_ended(record)
+
+
+def _last_line(error: Exception | None) -> str:
+    lines = str(error or "").strip().splitlines()
+    return lines[-1].strip()[:500] if lines else "its process died"
 
 
 def _best(best: dict[str, float], measurement: Measurement) -> dict[str, float]:

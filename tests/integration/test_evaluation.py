@@ -95,7 +95,11 @@ def samples(result: Any, task: str, metric: str = "acc") -> list[tuple[str, str,
 def write_items(file: Path, offset: int, count: int = 12) -> None:
     items = []
     for index in range(count):
-        a, b, c = (offset + index) % 20, (offset + 3 * index + 7) % 20, (offset + 5 * index + 1) % 20
+        a, b, c = (
+            (offset + index) % 20,
+            (offset + 3 * index + 7) % 20,
+            (offset + 5 * index + 1) % 20,
+        )
         choices = list(dict.fromkeys(str(n) for n in (a, b, c)))
         answer = choices.index(str(max(map(int, choices))))
         question = f"max {' '.join(choices)} ="
@@ -152,7 +156,9 @@ def test_scores_and_items_equal_the_harness_for_every_kind_of_model(
         assert accuracy(evaluation, task) == (wanted["acc,none"], wanted["acc_stderr,none"])
         assert outcomes(evaluation, task) == samples(expected, task)
         assert evaluation.scores[task].items == LIMIT
-    assert evaluation.metrics["retention/list_max/acc"] == expected["results"]["list_max"]["acc,none"]
+    assert (
+        evaluation.metrics["retention/list_max/acc"] == expected["results"]["list_max"]["acc,none"]
+    )
 
 
 def test_generated_answers_equal_the_harness_for_every_kind_of_model(
@@ -196,10 +202,10 @@ def test_few_shot_examples_are_the_harness_s(
     assert accuracy(evaluation, "few")[0] == expected["results"]["few"]["acc,none"]
 
 
-def test_every_evaluation_draws_the_same_examples(
-    tuned: Any, tokenizer: Any, folder: Path
-) -> None:
-    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["few"], num_fewshot=2), tokenizer)
+def test_every_evaluation_draws_the_same_examples(tuned: Any, tokenizer: Any, folder: Path) -> None:
+    evaluator = Evaluator(
+        suite(task_dirs=(str(folder),), in_domain=["few"], num_fewshot=2), tokenizer
+    )
     first, second = evaluator.evaluate(tuned), evaluator.evaluate(tuned)
     assert outcomes(first, "few") == outcomes(second, "few")
 
@@ -234,7 +240,11 @@ def test_one_task_stands_for_several_files_under_several_names(
         task_dirs=(str(folder),),
         in_domain=["few"],
         ood=[
-            {"task": "few", "name": name, "data_files": {s: f"{folder}/{name}.jsonl" for s in split}}
+            {
+                "task": "few",
+                "name": name,
+                "data_files": {s: f"{folder}/{name}.jsonl" for s in split},
+            }
             for name in names
             for split in [("train", "test")]
         ],
@@ -349,9 +359,7 @@ def test_chat_templates_are_applied_as_the_harness_does(
     tokenizer.chat_template = CHAT
     fields = {"task_dirs": (str(folder),), "in_domain": ["few"], "num_fewshot": 1}
     evaluation = Evaluator(suite(chat_template=True, **fields), tokenizer).evaluate(tuned)
-    expected = harness(
-        tuned, tokenizer, ["few"], folder, num_fewshot=1, apply_chat_template=True
-    )
+    expected = harness(tuned, tokenizer, ["few"], folder, num_fewshot=1, apply_chat_template=True)
     assert outcomes(evaluation, "few") == samples(expected, "few")
     assert evaluation.items[0].prompt.startswith("user : max")
     assert evaluation.items[0].prompt.count("assistant :") == 2

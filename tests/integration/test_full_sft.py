@@ -144,9 +144,7 @@ def test_a_lora_trial_is_the_same_after_a_sharded_one(
 def test_offloading_at_stage_3_changes_no_number(
     offload: str, make_trial: MakeTrial, run: RunTrial, plain: list[float]
 ) -> None:
-    trial = make_trial(
-        "full", learning_rate=RATE, deepspeed={"zero_stage": 3, offload: True}
-    )
+    trial = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": 3, offload: True})
     assert run(trial).curve() == pytest.approx(plain, abs=1e-3)
 
 

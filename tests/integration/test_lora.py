@@ -53,9 +53,7 @@ def plain(make_trial: MakeTrial, run: RunTrial) -> Run:
 def test_losses_equal_plain_trl_with_peft(
     plain: Run, make_trial: MakeTrial, trl_curve: Callable[..., list[float]]
 ) -> None:
-    adapter = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
+    adapter = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
     expected = trl_curve(make_trial(), adapter)
     assert plain.curve() == pytest.approx(expected, abs=1e-5)
     assert len(set(expected)) == 10
@@ -157,9 +155,7 @@ def test_a_trial_ends_the_same_however_many_ran_before_it(
         assert timeless(run(make_trial()).measurements) == timeless(plain.measurements)
 
 
-def test_another_seed_gives_another_trial(
-    plain: Run, make_trial: MakeTrial, run: RunTrial
-) -> None:
+def test_another_seed_gives_another_trial(plain: Run, make_trial: MakeTrial, run: RunTrial) -> None:
     assert run(make_trial(seed=1)).curve() != plain.curve()
 
 
@@ -216,9 +212,7 @@ def in_bfloat16(
 ) -> Callable[..., TrialConfig]:
     model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
     base = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
-    return lambda **changes: make_trial(
-        model={"dtype": "bfloat16"}, base_dir=str(base), **changes
-    )
+    return lambda **changes: make_trial(model={"dtype": "bfloat16"}, base_dir=str(base), **changes)
 
 
 def test_bfloat16_trains_close_to_float32(
@@ -246,9 +240,7 @@ def test_a_loss_that_is_no_number_ends_the_trial_as_diverged(
     assert timeless(run(make_trial()).measurements) == timeless(plain.measurements)
 
 
-def test_reports_and_logs_come_at_the_steps_asked_for(
-    make_trial: MakeTrial, run: RunTrial
-) -> None:
+def test_reports_and_logs_come_at_the_steps_asked_for(make_trial: MakeTrial, run: RunTrial) -> None:
     trial = make_trial(train={"steps": 10, "report_every": 4, "log_every": 3})
     measurements = run(trial).measurements
     assert [m.step for m in measurements] == [1, 3, 4, 6, 8, 9, 10]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from trainables.drift import kl_drift
@@ -130,9 +130,7 @@ def alone(make_trial: Callable[..., TrialConfig], run: Callable[[TrialConfig], R
 SLOW = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    "stage", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW), 3]
-)
+@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW), 3])
 def test_two_workers_train_the_model_that_one_trains(
     stage: int, run_sweep: Callable[..., Finished], alone: Any, base: Base
 ) -> None:
@@ -152,20 +150,31 @@ def test_two_workers_train_the_model_that_one_trains(
     for key in ("train/tokens_seen", "params/trainable", "train/global_step"):
         assert record.last.metrics[key] == expected.last[key]
 
-    assert record.weights_dir is not None
-    weights = [
-        load_file(Path(folder, "model.safetensors"))
+    loaded, wanted = (
+        AutoModelForCausalLM.from_pretrained(folder).eval()
         for folder in (record.weights_dir, one.weights_dir)
-    ]
-    assert weights[0].keys() == weights[1].keys()
-    for name, tensor in weights[0].items():
-        assert torch.allclose(tensor.float(), weights[1][name].float(), atol=1e-3)
-    loaded = AutoModelForCausalLM.from_pretrained(record.weights_dir).eval()
+    )
+    for mine, other in zip(loaded.parameters(), wanted.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-3)
     assert base.kl_reference is not None
     drift = kl_drift(loaded, base.kl_reference, batch_size=16)
     assert record.last.metrics["kl/base_to_tuned"] == pytest.approx(drift, abs=1e-5)
     logs = sorted(path.name for path in Path(record.config.output_dir).glob("*.log"))
     assert logs == ["trial.log", "worker_0.log", "worker_1.log"]
+
+
+@pytest.mark.slow
+def test_a_group_of_workers_that_diverges_says_so(run_sweep: Callable[..., Finished]) -> None:
+    swept = run_sweep(
+        "search={full: {learning_rate: [1.0e+30]}}",
+        "resources.full.workers=2",
+        "train.micro_batch_size=4",
+    )
+    (record,) = swept.outcome.records
+    assert record.status is TrialStatus.DIVERGED
+    assert record.reason is not None
+    assert re.fullmatch(r"step \d+: loss \S+, gradient norm \S+", record.reason)
+    assert record.weights_dir is None
 
 
 def test_two_deepspeed_trials_run_side_by_side(
@@ -227,8 +236,7 @@ def test_a_failing_trial_tells_why_and_the_sweep_goes_on(failing: Finished) -> N
     failed = records[0]
     assert failed.status is TrialStatus.FAILED
     assert failed.reason is not None
-    assert failed.reason.startswith("ValueError: ")
-    assert "nothing_like_this" in failed.reason
+    assert re.match(r"\w+Error: .*nothing_like_this", failed.reason)
     assert failed.last is None
     assert failed.weights_dir is None
     log = Path(failed.config.output_dir, "trial.log").read_text()

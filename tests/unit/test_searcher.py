@@ -197,6 +197,19 @@ def test_a_trial_that_was_asked_for_but_left_no_record_is_asked_for_again() -> N
     assert numbers == [2, 4, 5]
 
 
+def test_a_trial_that_lost_its_process_is_suggested_again_before_new_ones() -> None:
+    searcher = searcher_of(sweep(trials=3))
+    first, second = ask(searcher), ask(searcher)
+    searcher.trial_interrupted(first)
+    again, third = ask(searcher), ask(searcher)
+    assert (again.number, again.params) == (first.number, first.params)
+    assert third.number == 2
+    assert searcher.suggest("any") is None
+    for record in (again, second, third):
+        searcher.trial_ended(ended(record, *judge(record.config)))
+    assert searcher.suggest("any") == Searcher.FINISHED
+
+
 def test_a_grid_gives_each_point_once_and_ends() -> None:
     config = sweep("grid", trials=100, search=GRID)
     records = run(searcher_of(config))
@@ -207,6 +220,9 @@ def test_a_grid_gives_each_point_once_and_ends() -> None:
 def test_a_grid_gives_each_point_once_to_trials_side_by_side() -> None:
     searcher = searcher_of(sweep("grid", trials=100, search=GRID))
     records = [ask(searcher) for _ in range(11)]
+    assert searcher.suggest("any") is None  # one of them may have to be run again
+    for record in records:
+        searcher.trial_ended(ended(record, *judge(record.config)))
     assert searcher.suggest("any") == Searcher.FINISHED
     assert len({str(sorted(record.params.items())) for record in records}) == 11
 
