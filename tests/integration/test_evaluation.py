@@ -243,7 +243,7 @@ def test_one_task_stands_for_several_files_under_several_names(
             {
                 "task": "few",
                 "name": name,
-                "data_files": {s: f"{folder}/{name}.jsonl" for s in split},
+                "data_files": dict.fromkeys(split, f"{folder}/{name}.jsonl"),
             }
             for name in names
             for split in [("train", "test")]
@@ -285,7 +285,7 @@ def test_a_group_without_an_aggregate_is_a_fault_before_any_model_runs(
     tokenizer: Any, folder: Path
 ) -> None:
     write_group(folder, "bare")
-    with pytest.raises(UserError, match="bare.*aggregate_metric_list"):
+    with pytest.raises(UserError, match=r"bare.*aggregate_metric_list"):
         Evaluator(suite(task_dirs=(str(folder),), in_domain=["bare"]), tokenizer)
 
 
