@@ -70,9 +70,7 @@ def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str)
             label="LoRA",
         )
     if not full.empty:
-        axes.scatter(
-            full[key], full[IN_DOMAIN_ACC], marker="D", s=45, c=_FULL_COLOUR, label="full"
-        )
+        axes.scatter(full[key], full[IN_DOMAIN_ACC], marker="D", s=45, c=_FULL_COLOUR, label="full")
     axes.scatter(base[key], base[IN_DOMAIN_ACC], marker="*", s=160, c="black", label="base")
     axes.set_xlabel(
         "forgetting (base - tuned accuracy)" if key == FORGETTING_MEAN else "out-of-domain accuracy"

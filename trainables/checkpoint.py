@@ -37,11 +37,13 @@ class Progress:
 
     Attributes:
         step: optimizer steps done.
+        tokens_seen: input tokens trained on.
         scheduler: state of the learning-rate scheduler.
-        reports: what the reports carry from step to step (see `training`).
+        reports: what the reports carry from step to step.
     """
 
     step: int
+    tokens_seen: int
     scheduler: dict[str, Any]
     reports: dict[str, Any]
 
@@ -67,6 +69,13 @@ def is_valid(checkpoint: Path) -> bool:
         return all(_digest(checkpoint / name) == digest for name, digest in files.items())
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def keep_newest(attempt_dir: Path, count: int) -> None:
+    """Delete all but the newest checkpoints of an attempt."""
+    found = sorted(attempt_dir.glob("checkpoints/step_*"))
+    for path in found[:-count]:
+        shutil.rmtree(path)
 
 
 def save(
@@ -108,6 +117,7 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
     """
     tensors = load_file(checkpoint / _TRAINING)
     steps = int(tensors["steps"])
+    _link_moments(optimizer)
     for name, parameter in _trained(model):
         _set(parameter, tensors[f"parameter/{name}"], None, optimizer)
         for moment in _MOMENTS:
@@ -160,6 +170,7 @@ def _random_state() -> dict[str, torch.Tensor]:
 def _read_training_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
     """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in."""
     tensors: dict[str, torch.Tensor] = {}
+    _link_moments(optimizer)
     for name, parameter in _trained(model):
         tensors[f"parameter/{name}"] = _get(parameter, None, optimizer)
         for moment in _MOMENTS:
@@ -174,6 +185,28 @@ def _read_training_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
 
 def _trained(model: Any) -> list[tuple[str, Any]]:
     return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _link_moments(optimizer: Any) -> None:
+    """Make sure that ZeRO's moments exist and that its parameters know them.
+
+    Before the first step there are none, and after it ZeRO 1 and 2 have linked those of the first
+    parameter group alone (DeepSpeed 0.19).
+    """
+    zero = optimizer
+    while hasattr(zero, "optimizer") and not hasattr(zero, "partition_count"):
+        zero = zero.optimizer
+    flat = getattr(zero, "fp32_partitioned_groups_flat", None) or getattr(
+        zero, "single_partition_of_fp32_groups", ()
+    )
+    state = _base_optimizer(optimizer).state
+    for partition in flat:
+        if not state[partition]:
+            state[partition] = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
+            state[partition]["step"] = torch.tensor(0.0)
+    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
+        zero._hp_optimizer_states_linked = False
+        zero._lazy_init_hp_params_optimizer_state()
 
 
 def _is_partitioned(parameter: Any) -> bool:
@@ -220,7 +253,7 @@ def _set_working_copy(parameter: Any, value: torch.Tensor) -> None:
     if not hasattr(parameter, "ds_id"):
         parameter.data.copy_(value)
         return
-    from deepspeed.zero import GatheredParameters
+    from deepspeed.runtime.zero import GatheredParameters
 
     with GatheredParameters([parameter], modifier_rank=0):
         if torch.distributed.get_rank() == 0:

@@ -269,7 +269,10 @@ class TrialConfig(Frozen):
         deepspeed: for `full` alone.
         workers: processes training this trial together.
         gpus_per_worker, cpus_per_worker: what each of them holds.
-        output_dir: folder of this attempt; weights and per-item results go there.
+        output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
+        earlier_attempts: folders of the attempts before it; it goes on from their newest
+            checkpoint.
+        minutes_per_report: a trial that reports nothing for so long ends its process.
         base_dir: folder with the base model's evaluation (see `base_evaluation`).
     """
 
@@ -289,6 +292,8 @@ class TrialConfig(Frozen):
     gpus_per_worker: float = Field(default=0, ge=0)
     cpus_per_worker: float = Field(default=1, gt=0)
     output_dir: str
+    earlier_attempts: tuple[str, ...] = ()
+    minutes_per_report: float | None = Field(default=None, gt=0)
     base_dir: str
 
     @model_validator(mode="after")

@@ -276,3 +276,18 @@ def _encode(tokenizer: Any, data: DataConfig, prompt: str, completion: str) -> S
         ids = [*ids, tokenizer.eos_token_id]
     start = min(len(prompt_ids), len(ids) - 1)
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
+
+
+def training_order(samples: int, count: int, seed: int) -> list[int]:
+    """Indices of the first `count` samples that a training sees: one shuffle after another.
+
+    The order is ours, not the trainer's, so that it is the same for any number of workers, and
+    a training that goes on from a checkpoint goes on in it.
+    """
+    generator = random.Random(seed)  # noqa: S311 - an order, not a secret
+    order: list[int] = []
+    while len(order) < count:
+        epoch = list(range(samples))
+        generator.shuffle(epoch)
+        order += epoch
+    return order[:count]

@@ -1,10 +1,9 @@
-"""The training run that LoRA and full fine-tuning share: TRL's SFTTrainer, and our reports."""
+"""The training run that LoRA and full fine-tuning share: TRL's SFTTrainer, reports, checkpoints."""
 
 from __future__ import annotations
 
 import math
-import resource
-import time
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,12 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from trainables import metric_keys
-from trainables.base_evaluation import Base, compare_with_base, write_items
+from trainables import checkpoint
 from trainables.config import TrialConfig
-from trainables.data import TokenizedData
-from trainables.drift import token_nll
-from trainables.errors import Diverged
-from trainables.evaluation import Evaluator
-from trainables.records import Measurement, TrialResult
+from trainables.data import TokenizedData, training_order
+from trainables.records import TrialResult
 from trainables.reporter import Reporter
+from trainables.reports import Reports
 
 # Rank 0 evaluates while the others wait for the next gradient exchange.
 _LONGEST_EVALUATION_S = 24 * 3600
@@ -49,7 +45,7 @@ def sft_config(
         fp16=config.model.dtype == "float16",
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
-        data_seed=config.seed,
+        train_sampling_strategy="sequential",  # `training_order` has shuffled already
         deepspeed=deepspeed,
         ddp_timeout=_LONGEST_EVALUATION_S,
         logging_steps=1,
@@ -73,140 +69,134 @@ def run_training(
 ) -> tuple[SFTTrainer, TrialResult]:
     """Train to the end, reporting on the way; returns the trainer, whose model is the result.
 
+    Goes on from the newest valid checkpoint of an earlier attempt, as if nothing had happened.
+
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
     """
-    reports = _Reports(config, reporter, tokenizer, tokenized, arguments.max_steps)
+    reports = Reports(config, reporter, tokenizer, tokenized, arguments.max_steps)
+    resumed = checkpoint.newest_valid([Path(folder) for folder in config.earlier_attempts])
+    checkpoints = Checkpoints(config, reports, arguments.max_steps, resumed)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
-        train_dataset=Dataset.from_list([dict(sample) for sample in tokenized.train]),
+        train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
         processing_class=tokenizer,
-        callbacks=[reports],
+        callbacks=[reports, checkpoints],
     )
     reports.start(trainer)
+    checkpoints.start(trainer)
     trainer.train()
     last = reports.last
     assert last is not None  # noqa: S101 - the last step is always reported
     return trainer, TrialResult(last=last, skipped_samples=tokenized.skipped)
 
 
-class _Reports(TrainerCallback):
-    """Turns the trainer's log into measurements; evaluates at the report steps."""
+def _ordered(
+    config: TrialConfig, tokenized: TokenizedData, total_steps: int, first_step: int
+) -> Dataset:
+    """The samples in the order they are trained on, from the first step that is still to do."""
+    batch = config.train.batch_size
+    order = training_order(len(tokenized.train), total_steps * batch, config.seed)
+    samples = Dataset.from_list([dict(sample) for sample in tokenized.train])
+    return samples.select(order[first_step * batch :])
+
+
+class Checkpoints(TrainerCallback):
+    """Saves the training after each evaluation, and puts it back where one is resumed.
+
+    The newest two are kept, so that one is left if the other turns out damaged.
+    """
 
     def __init__(
-        self,
-        config: TrialConfig,
-        reporter: Reporter,
-        tokenizer: Any,
-        tokenized: TokenizedData,
-        total_steps: int,
+        self, config: TrialConfig, reports: Reports, total_steps: int, resumed: Path | None
     ) -> None:
-        self._config = config
-        self._reporter = reporter
-        self._tokenizer = tokenizer
-        self._validation = tokenized.validation
-        self._base = Base.load(Path(config.base_dir))
-        self._evaluator = Evaluator(config.eval, tokenizer)
-        self._report_steps = config.train.report_steps(total_steps)
-        self._log_steps = config.train.log_steps(total_steps)
-        self._losses: list[float] = []
-        self._evaluation_seconds = 0.0
-        self._started = time.perf_counter()
-        self.last: Measurement | None = None
+        self._attempt_dir = Path(config.output_dir)
+        self._reports = reports
+        self._total_steps = total_steps
+        self._resumed = resumed
+        self._progress = checkpoint.load_progress(resumed) if resumed else None
+
+    @property
+    def first_step(self) -> int:
+        """Optimizer steps that are done already."""
+        return self._progress.step if self._progress else 0
 
     def start(self, trainer: SFTTrainer) -> None:
-        """Give it the trainer it calls back from, and start the clock."""
+        """Give it the trainer it calls back from."""
         self._trainer = trainer
-        self._trainable = _count_trainable(trainer.model)
-        self._started = time.perf_counter()
-        if torch.cuda.is_available():
-            torch.cuda.reset_peak_memory_stats()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put parameters, moments and schedule back; everything is built and wrapped by now."""
+        if self._resumed is None or self._progress is None:
+            return
+        trainer, progress = self._trainer, self._progress
+        checkpoint.load_training_state(self._resumed, trainer.model, trainer.optimizer)
+        _set_schedule(trainer, progress.scheduler)
+        state.global_step = progress.step
+        trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
+        state.num_input_tokens_seen = progress.tokens_seen
+        self._reports.restore(progress.reports)
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the random state back, after the data loader has drawn from it for itself."""
+        if self._resumed is not None:
+            checkpoint.load_random_state(self._resumed, args.process_index)
+            self._resumed = None
 
     def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float] | None = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """After every step: watch for divergence, report at the steps that are asked for."""
-        if logs is None or "loss" not in logs:
+        """Save after an evaluation, but for the last, where the weights follow at once."""
+        step = state.global_step
+        if step >= self._total_steps or not self._reports.is_report_step(step):
             return
-        step, loss = state.global_step, float(logs["loss"])
-        # DeepSpeed keeps it to itself in one case: stage 0 in float32.
-        norm = {metric_keys.GRAD_NORM: float(logs["grad_norm"])} if "grad_norm" in logs else {}
-        if not all(map(math.isfinite, (loss, *norm.values()))):
-            raise Diverged(f"step {step}: loss {loss}, gradient norm {logs.get('grad_norm')}")
-        self._losses.append(loss)
-        if step not in self._report_steps | self._log_steps:
-            return
-        metrics = norm | self._training_metrics(state, float(logs["learning_rate"]))
-        if step in self._report_steps:
-            metrics |= self._evaluate(step)
-        metrics |= self._costs(state)
-        self.last = Measurement(step=step, metrics=metrics, time=time.time())
-        self._reporter.report(self.last)
-
-    def _training_metrics(self, state: TrainerState, learning_rate: float) -> dict[str, float]:
-        loss = sum(self._losses) / len(self._losses)
-        self._losses.clear()
-        return {
-            metric_keys.TRAIN_LOSS: loss,
-            metric_keys.LEARNING_RATE: learning_rate,
-            metric_keys.GLOBAL_STEP: float(state.global_step),
-            metric_keys.EPOCH: float(state.epoch or 0.0),
-            metric_keys.TOKENS_SEEN: float(state.num_input_tokens_seen),
-        }
-
-    def _evaluate(self, step: int) -> dict[str, float]:
-        """On rank 0; with DeepSpeed on every rank: a ZeRO-3 forward pass needs them all."""
-        if not (self._trainer.is_world_process_zero() or self._is_sharded()):
-            return {}
-        started = time.perf_counter()
-        model = self._trainer.model
-        evaluation, metrics = compare_with_base(
-            self._base, model, self._tokenizer, self._evaluator, self._config.eval
+        trainer = self._trainer
+        progress = checkpoint.Progress(
+            step, state.num_input_tokens_seen, _schedule(trainer), self._reports.carry()
         )
-        if self._validation:
-            metrics[metric_keys.VALIDATION_LOSS] = token_nll(
-                model, self._validation, self._config.eval.batch_size
-            )
+        folder = checkpoint.checkpoint_dir(self._attempt_dir, step)
+        checkpoint.save(
+            folder,
+            trainer.model,
+            trainer.optimizer,
+            progress,
+            args.process_index,
+            args.world_size,
+        )
+        if trainer.is_world_process_zero():
+            checkpoint.keep_newest(self._attempt_dir, 2)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A finished training needs no checkpoint."""
         if self._trainer.is_world_process_zero():
-            items = Path(self._config.output_dir) / "items" / f"step_{step:08d}.jsonl"
-            write_items(items, evaluation.items)
-        self._evaluation_seconds += time.perf_counter() - started
-        return metrics
-
-    def _is_sharded(self) -> bool:
-        return self._config.deepspeed is not None and self._trainer.args.world_size > 1
-
-    def _costs(self, state: TrainerState) -> dict[str, float]:
-        elapsed = time.perf_counter() - self._started
-        training = elapsed - self._evaluation_seconds
-        workers = self._config.workers
-        on_gpu = torch.cuda.is_available()
-        peak = torch.cuda.max_memory_reserved() if on_gpu else _peak_resident_bytes()
-        return {
-            metric_keys.TRAIN_SECONDS: training,
-            metric_keys.EVAL_SECONDS: self._evaluation_seconds,
-            metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / workers,
-            metric_keys.MAX_RESERVED: peak / 2**30,
-            metric_keys.GPU_HOURS: elapsed / 3600 * workers * self._config.gpus_per_worker,
-            metric_keys.TRAINABLE_PARAMETERS: float(self._trainable),
-        }
+            shutil.rmtree(self._attempt_dir / "checkpoints", ignore_errors=True)
 
 
-def _count_trainable(model: Any) -> int:
-    """Trainable parameters; under ZeRO-3 a shard knows its whole as `ds_numel`."""
-    return sum(
-        getattr(parameter, "ds_numel", parameter.numel())
-        for parameter in model.parameters()
-        if parameter.requires_grad
-    )
+_SCHEDULE = ("last_epoch", "_step_count", "_last_lr")
 
 
-def _peak_resident_bytes() -> int:
-    """Of this process since it began, which may be before this trial."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def _schedule(trainer: SFTTrainer) -> dict[str, Any]:
+    scheduler = _base_scheduler(trainer)
+    return {name: getattr(scheduler, name) for name in _SCHEDULE}
+
+
+def _set_schedule(trainer: SFTTrainer, saved: dict[str, Any]) -> None:
+    scheduler = _base_scheduler(trainer)
+    vars(scheduler).update(saved)
+    for group, rate in zip(trainer.optimizer.param_groups, saved["_last_lr"], strict=True):
+        group["lr"] = rate
+
+
+def _base_scheduler(trainer: SFTTrainer) -> Any:
+    """The torch scheduler inside Accelerate's wrapper."""
+    scheduler = trainer.lr_scheduler
+    while hasattr(scheduler, "scheduler"):
+        scheduler = scheduler.scheduler
+    return scheduler

@@ -6,6 +6,7 @@ The heavy libraries are imported where a worker needs them, so that the driver n
 
 from __future__ import annotations
 
+import faulthandler
 import logging
 import sys
 import traceback
@@ -56,6 +57,8 @@ def _outcome(trial: TrialConfig) -> Outcome:
     except Exception as error:  # a trial's fault never ends the sweep
         traceback.print_exc()
         return _verdict(_root_cause(error))
+    finally:
+        faulthandler.cancel_dump_traceback_later()
     weights_dir = trial.weights_dir if trial.train.save_weights else None
     return Outcome(status=TrialStatus.COMPLETE, weights_dir=weights_dir)
 
@@ -75,7 +78,7 @@ def _train(trial: TrialConfig) -> None:
     if trial.workers > 1:
         _train_on_workers(trial)
     else:
-        _trial_function(trial)(trial, _TuneReporter())
+        _trial_function(trial)(trial, _Watched(trial, _TuneReporter()))
 
 
 def _trial_function(trial: TrialConfig) -> TrialFunction:
@@ -120,7 +123,35 @@ def _work(loop_config: dict[str, Any]) -> None:
     trial = TrialConfig.model_validate(loop_config["trial"])
     rank = ray.train.get_context().get_world_rank()
     with _log_to(Path(trial.output_dir) / f"worker_{rank}.log"):
-        _trial_function(trial)(trial, _WorkerReporter())
+        _trial_function(trial)(trial, _Watched(trial, _WorkerReporter()))
+
+
+class _Watched:
+    """Ends the process where a trial reports nothing for too long; it is started again then.
+
+    The watch is the interpreter's own and needs no cooperation of a hung trial. Where the trial
+    hung is written to `hung.txt`.
+    """
+
+    def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
+        self._reporter = reporter
+        minutes = trial.minutes_per_report
+        self._seconds = minutes * 60 if minutes else None
+        self._file = (Path(trial.output_dir) / "hung.txt").open("w")
+        self._wind()
+
+    def report(self, measurement: Measurement) -> None:
+        self._stop()  # Tune answers when it has taken the report, which may be long
+        self._reporter.report(measurement)
+        if measurement.step != measurement.total_steps:
+            self._wind()
+
+    def _wind(self) -> None:
+        if self._seconds:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
+
+    def _stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class _TuneReporter:

@@ -226,6 +226,10 @@ def make_trial(
         gpus_per_worker=gpus_per_worker(config, method, cluster),
         cpus_per_worker=resources.cpus_per_worker,
         output_dir=str(ledger.folder.attempt(number, attempt).absolute()),
+        earlier_attempts=tuple(
+            str(ledger.folder.attempt(number, earlier).absolute()) for earlier in range(1, attempt)
+        ),
+        minutes_per_report=config.budget.minutes_per_report,
         base_dir=str(ledger.folder.base.absolute()),
     )
 

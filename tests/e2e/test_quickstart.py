@@ -120,7 +120,8 @@ def test_offline_runs_hold_what_the_ledger_holds(
         check=True,
     )
     logged = [
-        entry["history"] for entry in map(json.loads, shown.stdout.splitlines())
+        entry["history"]
+        for entry in map(json.loads, shown.stdout.splitlines())
         if "history" in entry
     ]
     measured = Ledger(folder).measurements(record.number)

@@ -1,0 +1,170 @@
+"""What a training reports on the way: losses, evaluations, forgetting, costs."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTTrainer
+
+from trainables import metric_keys
+from trainables.base_evaluation import Base, compare_with_base, write_items
+from trainables.config import TrialConfig
+from trainables.data import TokenizedData
+from trainables.drift import token_nll
+from trainables.errors import Diverged
+from trainables.evaluation import Evaluator
+from trainables.records import Measurement
+from trainables.reporter import Reporter
+
+
+class Reports(TrainerCallback):
+    """Turns the trainer's log into measurements; evaluates at the report steps."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        reporter: Reporter,
+        tokenizer: Any,
+        tokenized: TokenizedData,
+        total_steps: int,
+    ) -> None:
+        self._config = config
+        self._reporter = reporter
+        self._tokenizer = tokenizer
+        self._validation = tokenized.validation
+        self._base = Base.load(Path(config.base_dir))
+        self._evaluator = Evaluator(config.eval, tokenizer)
+        self._report_steps = config.train.report_steps(total_steps)
+        self._log_steps = config.train.log_steps(total_steps)
+        self._losses: list[float] = []
+        self._total_steps = total_steps
+        self._samples = len(tokenized.train)
+        self._evaluation_seconds = 0.0
+        self._earlier_seconds = 0.0
+        self._started = time.perf_counter()
+        self.last: Measurement | None = None
+
+    def start(self, trainer: SFTTrainer) -> None:
+        """Give it the trainer it calls back from, and start the clock."""
+        self._trainer = trainer
+        self._trainable = _count_trainable(trainer.model)
+        self._started = time.perf_counter()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+
+    def carry(self) -> dict[str, Any]:
+        """What a training that goes on from here must know to report as this one would."""
+        return {
+            "losses": self._losses,
+            "evaluation_seconds": self._evaluation_seconds,
+            "seconds": self._elapsed(),
+        }
+
+    def restore(self, carried: dict[str, Any]) -> None:
+        """Take over from an earlier attempt."""
+        self._losses = list(carried["losses"])
+        self._evaluation_seconds = carried["evaluation_seconds"]
+        self._earlier_seconds = carried["seconds"]
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """After every step: watch for divergence, report at the steps that are asked for."""
+        if logs is None or "loss" not in logs:
+            return
+        step, loss = state.global_step, float(logs["loss"])
+        # DeepSpeed keeps it to itself in one case: stage 0 in float32.
+        norm = {metric_keys.GRAD_NORM: float(logs["grad_norm"])} if "grad_norm" in logs else {}
+        if not all(map(math.isfinite, (loss, *norm.values()))):
+            raise Diverged(f"step {step}: loss {loss}, gradient norm {logs.get('grad_norm')}")
+        self._losses.append(loss)
+        if step not in self._report_steps | self._log_steps:
+            return
+        metrics = norm | self._training_metrics(state, float(logs["learning_rate"]))
+        if step in self._report_steps:
+            metrics |= self._evaluate(step)
+        metrics |= self._costs(state)
+        self.last = Measurement(
+            step=step, total_steps=self._total_steps, metrics=metrics, time=time.time()
+        )
+        self._reporter.report(self.last)
+
+    def _training_metrics(self, state: TrainerState, learning_rate: float) -> dict[str, float]:
+        loss = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+        return {
+            metric_keys.TRAIN_LOSS: loss,
+            metric_keys.LEARNING_RATE: learning_rate,
+            metric_keys.GLOBAL_STEP: float(state.global_step),
+            metric_keys.EPOCH: state.global_step * self._config.train.batch_size / self._samples,
+            metric_keys.TOKENS_SEEN: float(state.num_input_tokens_seen),
+        }
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """On rank 0; with DeepSpeed on every rank: a ZeRO-3 forward pass needs them all."""
+        if not (self._trainer.is_world_process_zero() or self._is_sharded()):
+            return {}
+        started = time.perf_counter()
+        model = self._trainer.model
+        evaluation, metrics = compare_with_base(
+            self._base, model, self._tokenizer, self._evaluator, self._config.eval
+        )
+        if self._validation:
+            metrics[metric_keys.VALIDATION_LOSS] = token_nll(
+                model, self._validation, self._config.eval.batch_size
+            )
+        if self._trainer.is_world_process_zero():
+            items = Path(self._config.output_dir) / "items" / f"step_{step:08d}.jsonl"
+            write_items(items, evaluation.items)
+        self._evaluation_seconds += time.perf_counter() - started
+        return metrics
+
+    def is_report_step(self, step: int) -> bool:
+        """Whether the model is evaluated after this step."""
+        return step in self._report_steps
+
+    def _is_sharded(self) -> bool:
+        return self._config.deepspeed is not None and self._trainer.args.world_size > 1
+
+    def _elapsed(self) -> float:
+        return self._earlier_seconds + time.perf_counter() - self._started
+
+    def _costs(self, state: TrainerState) -> dict[str, float]:
+        elapsed = self._elapsed()
+        training = elapsed - self._evaluation_seconds
+        workers = self._config.workers
+        on_gpu = torch.cuda.is_available()
+        peak = torch.cuda.max_memory_reserved() if on_gpu else _peak_resident_bytes()
+        return {
+            metric_keys.TRAIN_SECONDS: training,
+            metric_keys.EVAL_SECONDS: self._evaluation_seconds,
+            metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / workers,
+            metric_keys.MAX_RESERVED: peak / 2**30,
+            metric_keys.GPU_HOURS: elapsed / 3600 * workers * self._config.gpus_per_worker,
+            metric_keys.TRAINABLE_PARAMETERS: float(self._trainable),
+        }
+
+
+def _count_trainable(model: Any) -> int:
+    """Trainable parameters; under ZeRO-3 a shard knows its whole as `ds_numel`."""
+    return sum(
+        getattr(parameter, "ds_numel", parameter.numel())
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
+
+
+def _peak_resident_bytes() -> int:
+    """Of this process since it began, which may be before this trial."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
