@@ -129,15 +129,14 @@ def _work(loop_config: dict[str, Any]) -> None:
 class _Watched:
     """Ends the process where a trial reports nothing for too long; it is started again then.
 
-    The watch is the interpreter's own and needs no cooperation of a hung trial. Where the trial
-    hung is written to `hung.txt`.
+    The watch is the interpreter's own and needs no cooperation of a hung trial. Where it hung is
+    written to the trial's log.
     """
 
     def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
         self._reporter = reporter
         minutes = trial.minutes_per_report
         self._seconds = minutes * 60 if minutes else None
-        self._file = (Path(trial.output_dir) / "hung.txt").open("w")
         self._wind()
 
     def report(self, measurement: Measurement) -> None:
@@ -148,7 +147,7 @@ class _Watched:
 
     def _wind(self) -> None:
         if self._seconds:
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=self._file)
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.stderr)
 
     def _stop(self) -> None:
         faulthandler.cancel_dump_traceback_later()
