@@ -193,20 +193,16 @@ def _link_moments(optimizer: Any) -> None:
     Before the first step there are none, and after it ZeRO 1 and 2 have linked those of the first
     parameter group alone (DeepSpeed 0.19).
     """
-    zero = optimizer
-    while hasattr(zero, "optimizer") and not hasattr(zero, "partition_count"):
-        zero = zero.optimizer
-    flat = getattr(zero, "fp32_partitioned_groups_flat", None) or getattr(
-        zero, "single_partition_of_fp32_groups", ()
-    )
-    state = _base_optimizer(optimizer).state
-    for partition in flat:
-        if not state[partition]:
-            state[partition] = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
-            state[partition]["step"] = torch.tensor(0.0)
-    if hasattr(zero, "_lazy_init_hp_params_optimizer_state"):
-        zero._hp_optimizer_states_linked = False
-        zero._lazy_init_hp_params_optimizer_state()
+    *wrappers, base = _unwrapped(optimizer)
+    for wrapper in wrappers:
+        for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
+            for partition in getattr(wrapper, name, ()):
+                if not base.state[partition]:
+                    moments = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
+                    base.state[partition] = {**moments, "step": torch.tensor(0.0)}
+        if hasattr(wrapper, "_lazy_init_hp_params_optimizer_state"):
+            wrapper._hp_optimizer_states_linked = False
+            wrapper._lazy_init_hp_params_optimizer_state()
 
 
 def _is_partitioned(parameter: Any) -> bool:
@@ -261,10 +257,15 @@ def _set_working_copy(parameter: Any, value: torch.Tensor) -> None:
 
 
 def _base_optimizer(optimizer: Any) -> Any:
-    """The torch optimizer inside Accelerate's and DeepSpeed's wrappers."""
-    while hasattr(optimizer, "optimizer"):
-        optimizer = optimizer.optimizer
-    return optimizer
+    return _unwrapped(optimizer)[-1]
+
+
+def _unwrapped(optimizer: Any) -> list[Any]:
+    """Accelerate's and DeepSpeed's wrappers from the outside in, the torch optimizer last."""
+    chain = [optimizer]
+    while hasattr(chain[-1], "optimizer"):
+        chain.append(chain[-1].optimizer)
+    return chain
 
 
 def _digest(file: Path) -> str:

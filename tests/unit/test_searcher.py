@@ -171,9 +171,9 @@ def test_what_was_interrupted_runs_again_first_and_the_rest_is_as_if_it_never_wa
     assert points([*before, *after]) == points(whole)
     assert [record.attempt for record in after[:3]] == [2, 1, 1]
     assert after[0].config.output_dir == "/sweeps/tiny/trials/0009/attempt_2"
-    assert after[0].config.model_copy(update={"output_dir": ""}) == interrupted.config.model_copy(
-        update={"output_dir": ""}
-    )
+    assert after[0].config.earlier_attempts == ("/sweeps/tiny/trials/0009/attempt_1",)
+    where = {"output_dir": "", "earlier_attempts": ()}
+    assert after[0].config.model_copy(update=where) == interrupted.config.model_copy(update=where)
 
 
 def test_several_interrupted_trials_run_again_in_their_order_and_others_after() -> None:
