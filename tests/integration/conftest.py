@@ -191,11 +191,14 @@ def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from trl import SFTConfig, SFTTrainer
 
+        from trainables.data import training_order
         from trainables.locations import resolve
 
         folder = resolve(config.model.name)
         lines = Path(resolve(config.data.path)).read_text().splitlines()
         rows = [json.loads(line) for line in lines]
+        seen = config.train.total_steps(len(rows)) * config.train.batch_size
+        rows = [rows[index] for index in training_order(len(rows), seen, config.seed)]
         trainer = SFTTrainer(
             model=AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32),
             args=SFTConfig(
@@ -207,6 +210,7 @@ def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
                 warmup_steps=0,
                 weight_decay=0.0,
                 seed=config.seed,
+                train_sampling_strategy="sequential",
                 use_cpu=True,
                 bf16=False,
                 gradient_checkpointing=False,
