@@ -1,0 +1,135 @@
+"""A trial that goes on from a checkpoint measures what an undisturbed one does, bit for bit."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trainables.checkpoint import is_valid, newest_valid
+from trainables.full_sft import train_full_sft
+from trainables.lora import train_lora
+from trainables.reporter import ListReporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainables.config import TrialConfig
+    from trainables.records import Measurement
+
+pytestmark = pytest.mark.integration
+
+# Clocks and memory are of the process, not of the training.
+_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+_KILLED_AT = 11
+KINDS: dict[str, dict[str, Any]] = {
+    "lora with dropout": {"method": "lora", "lora": {"dropout": 0.2}},
+    "full, stage 0": {"method": "full", "deepspeed": {"zero_stage": 0}},
+    "full, stage 2": {"method": "full", "deepspeed": {"zero_stage": 2}},
+    "full, stage 3": {"method": "full", "deepspeed": {"zero_stage": 3}},
+}
+TRAIN = {
+    "steps": 12,
+    "batch_size": 8,
+    "micro_batch_size": 4,
+    "warmup": 0.25,
+    "schedule": "cosine",
+    "report_every": 5,
+    "log_every": 1,
+}
+
+
+class Killed(Exception):
+    pass
+
+
+class DyingReporter(ListReporter):
+    def report(self, measurement: Measurement) -> None:
+        super().report(measurement)
+        if measurement.step == _KILLED_AT:
+            raise Killed
+
+
+def train(config: TrialConfig, reporter: ListReporter) -> list[Measurement]:
+    (train_lora if config.method == "lora" else train_full_sft)(config, reporter)
+    return reporter.measurements
+
+
+def by_step(measurements: list[Measurement]) -> dict[int, dict[str, float]]:
+    return {
+        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
+        for m in measurements
+    }
+
+
+def interrupted(make_trial: Callable[..., TrialConfig], parts: dict[str, Any]) -> TrialConfig:
+    """A trial that was killed in the middle."""
+    first = make_trial(**parts, train=TRAIN)
+    with pytest.raises(Killed):
+        train(first, DyingReporter())
+    return first
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_resumed_trial_measures_what_an_undisturbed_one_does(
+    make_trial: Callable[..., TrialConfig], kind: str
+) -> None:
+    undisturbed = by_step(train(make_trial(**KINDS[kind], train=TRAIN), ListReporter()))
+    first = interrupted(make_trial, KINDS[kind])
+    second = make_trial(**KINDS[kind], train=TRAIN, earlier_attempts=(first.output_dir,))
+    resumed = by_step(train(second, ListReporter()))
+    assert min(resumed) == 11  # the step after the checkpoint
+    assert resumed == {step: undisturbed[step] for step in resumed}
+
+
+@pytest.fixture(scope="module")
+def killed_trial(make_trial: Callable[..., TrialConfig]) -> TrialConfig:
+    return interrupted(make_trial, KINDS["lora with dropout"])
+
+
+@pytest.fixture
+def killed(killed_trial: TrialConfig, tmp_path: Path) -> tuple[Path, list[Path]]:
+    """A copy of a killed trial's folder and its checkpoints, oldest first."""
+    folder = tmp_path / "attempt_1"
+    shutil.copytree(killed_trial.output_dir, folder)
+    return folder, sorted(folder.glob("checkpoints/step_*"))
+
+
+def test_newest_two_checkpoints_are_kept(killed: tuple[Path, list[Path]]) -> None:
+    _, checkpoints = killed
+    assert [path.name for path in checkpoints] == ["step_00000005", "step_00000010"]
+
+
+@pytest.mark.parametrize("file", ["training.safetensors", "progress.json", "random_0.safetensors"])
+def test_damaged_checkpoint_falls_back_to_the_one_before(
+    killed: tuple[Path, list[Path]], file: str
+) -> None:
+
+    folder, (older, newer) = killed
+    content = bytearray((newer / file).read_bytes())
+    content[len(content) // 2] ^= 1
+    (newer / file).write_bytes(content)
+    assert not is_valid(newer)
+    assert newest_valid([folder]) == older
+
+
+def test_half_written_checkpoint_is_not_found(killed: tuple[Path, list[Path]]) -> None:
+
+    folder, (older, newer) = killed
+    (newer / "files.json").unlink()
+    assert newest_valid([folder]) == older
+
+
+def test_finished_trial_leaves_no_checkpoint(make_trial: Callable[..., TrialConfig]) -> None:
+
+    config = make_trial(train=TRAIN)
+    train(config, ListReporter())
+    assert not (Path(config.output_dir) / "checkpoints").exists()
+
+
+def test_checkpoint_holds_no_pickle(killed: tuple[Path, list[Path]]) -> None:
+    _, checkpoints = killed
+    names = {file.name for folder in checkpoints for file in folder.iterdir()}
+    assert {name.rsplit(".", 1)[1] for name in names} == {"safetensors", "json"}
