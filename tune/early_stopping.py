@@ -39,14 +39,27 @@ class EarlyStopping(FIFOScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Let the trial go on, or stop it."""
-        if MEASUREMENT not in result:
-            return str(TrialScheduler.CONTINUE)
+        measurement = _measurement(result)
         number = int(trial.config["trial"]["number"])
-        reason = self._rule.decide(number, Measurement.model_validate(result[MEASUREMENT]))
+        reason = self._rule.decide(number, measurement) if measurement else None
         if reason is None:
             return str(TrialScheduler.CONTINUE)
         self._outcomes[trial.trial_id] = Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason)
         return str(TrialScheduler.STOP)
+
+
+def _measurement(flat: dict[str, Any]) -> Measurement | None:
+    """The measurement in a result, which Tune flattens for its schedulers; None without one."""
+    prefix = f"{MEASUREMENT}/"
+    if f"{prefix}step" not in flat:
+        return None
+    inside = f"{prefix}metrics/"
+    return Measurement(
+        step=flat[f"{prefix}step"],
+        total_steps=flat[f"{prefix}total_steps"],
+        metrics={key.removeprefix(inside): flat[key] for key in flat if key.startswith(inside)},
+        time=flat[f"{prefix}time"],
+    )
 
 
 @dataclass
@@ -122,7 +135,7 @@ class SuccessiveHalving:
         if reached[-1].admits(number, score, self._config.reduction_factor):
             return None
         keep = f"best 1/{self._config.reduction_factor:g}"
-        return f"not among the {keep} at step {reached[-1].step}"
+        return f"not among the {keep} at step {measurement.step}"
 
     def _rungs_of(self, total_steps: int) -> list[Rung]:
         """Rungs at first_rung x reduction_factor^k of a training's length, below its end."""

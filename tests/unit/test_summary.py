@@ -77,7 +77,7 @@ def numbers(records: list[TrialRecord]) -> list[int]:
 
 
 def random_records(seed: int, objectives: list[dict[str, str]]) -> list[TrialRecord]:
-    draw = random.Random(seed)  # noqa: S311
+    draw = random.Random(seed)
     levels = [round(0.1 * level, 1) for level in range(8)]  # few, so that ties happen
     return [
         trial(

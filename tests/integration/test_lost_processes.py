@@ -1,0 +1,123 @@
+"""Trials whose process is killed, or that are stopped, under Tune."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from trainables.ledger import Ledger
+from trainables.records import TrialStatus
+from tune.listeners import SweepListener
+from tune.sweep import Sweep, SweepOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trainables.records import Measurement, TrialRecord
+    from tune.sweep_config import SweepConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+
+ONE_TRIAL = (
+    "search={lora: {rank: 4, alpha: 8, dropout: 0.2, learning_rate: 1.0e-3}}",
+    "budget.trials=1",
+    "sampler=random",
+    "train.steps=16",
+    "train.report_every=4",
+)
+_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+
+
+def kill_trial_processes() -> None:
+    """SIGKILL to every trial process of this session's cluster."""
+    for process in psutil.Process().children(recursive=True):
+        if process.name().startswith("ray::Implicit"):
+            process.kill()
+
+
+class Killer(SweepListener):
+    """Kills the trial's process when it reports a step, for the first so many attempts."""
+
+    def __init__(self, step: int, attempts: int) -> None:
+        self._step, self._attempts = step, attempts
+        self.interrupted: list[TrialRecord] = []
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        if measurement.step == self._step and record.attempt <= self._attempts:
+            kill_trial_processes()
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        self.interrupted.append(record)
+
+
+@pytest.fixture
+def run_sweep(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> Callable[..., tuple[SweepOutcome, Ledger]]:
+    def run_sweep(
+        *overrides: str, listener: SweepListener | None = None, name: str = "sweep"
+    ) -> tuple[SweepOutcome, Ledger]:
+        sweep = Sweep(load(*overrides), tmp_path / name, base_cache)
+        return sweep.run([listener or SweepListener()]), Ledger(tmp_path / name)
+
+    return run_sweep
+
+
+def history(ledger: Ledger) -> dict[int, dict[str, float]]:
+    return {
+        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
+        for m in ledger.measurements(0)
+    }
+
+
+def test_killed_trial_goes_on_elsewhere_and_measures_the_same(
+    run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
+) -> None:
+    _, undisturbed = run_sweep(*ONE_TRIAL, name="undisturbed")
+    killer = Killer(step=10, attempts=1)
+    outcome, ledger = run_sweep(*ONE_TRIAL, listener=killer, name="killed")
+    (record,) = outcome.records
+    assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 2, 1)
+    assert [interrupted.attempt for interrupted in killer.interrupted] == [1]
+    assert history(ledger) == history(undisturbed)
+    assert record.weights_dir is not None
+    assert "attempt_2" in record.weights_dir
+
+
+def test_trial_that_dies_again_and_again_fails_at_the_limit(
+    run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
+) -> None:
+    killer = Killer(step=1, attempts=9)
+    outcome, ledger = run_sweep(*ONE_TRIAL, "budget.retries=1", listener=killer)
+    (record,) = outcome.records
+    assert record.status is TrialStatus.FAILED
+    assert record.failures == 2
+    assert record.reason
+    assert ledger.trials() == outcome.records
+
+
+def test_bad_trials_are_stopped_early_and_told_so(
+    run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
+) -> None:
+    outcome, ledger = run_sweep(
+        "search={lora: {rank: 8, alpha: 16, learning_rate: [3.0e-3, 1.0e-3, 1.0e-6, 1.0e-7]}}",
+        "sampler=grid",
+        "budget.trials=4",
+        "seed=4",  # the best first
+        "resources.max_concurrent=1",
+        "train.steps=24",
+        "train.report_every=8",
+        "early_stopping={metrics: {validation/loss: -1}, reduction_factor: 2, first_rung: 0.3}",
+    )
+    statuses = {r.config.learning_rate: r.status for r in outcome.records}
+    assert statuses[3e-3] is TrialStatus.COMPLETE
+    stopped = [r for r in outcome.records if r.status is TrialStatus.STOPPED_EARLY]
+    assert stopped
+    for record in stopped:
+        assert record.last is not None
+        assert record.last.step in (8, 16)
+        assert f"at step {record.last.step}" in (record.reason or "")
+        assert ledger.measurements(record.number)[-1] == record.last
