@@ -48,7 +48,7 @@ class Metric:
 METRICS: dict[str, Metric] = {
     TRAIN_LOSS: Metric("nats/token", "min", "cross-entropy on completion tokens since last report"),
     VALIDATION_LOSS: Metric("nats/token", "min", "cross-entropy on held-out completions"),
-    LEARNING_RATE: Metric("1", "none", "learning rate after the step"),
+    LEARNING_RATE: Metric("1", "none", "learning rate of the step"),
     GRAD_NORM: Metric("1", "none", "gradient norm before clipping"),
     GLOBAL_STEP: Metric("optimizer steps", "none", "the x axis of every curve"),
     EPOCH: Metric("epochs", "none", "passes over the training data"),

@@ -49,9 +49,8 @@ def test_base_knows_its_retention_tasks_and_not_the_target(quickstart: Quickstar
     for label, score in base.scores.items():
         if score.role == "retention":
             assert score.value >= 0.9, label
-    target = [s for s in base.scores.values() if s.role == "in_domain" and s.choices]
-    for score in target:
-        assert abs(score.value - score.chance) < 0.12
+        if score.role == "in_domain":  # below chance: it copies a number that is always a choice
+            assert score.value <= score.chance + 0.05, label
 
 
 def test_a_good_trial_learns_the_target(records: list[TrialRecord]) -> None:
