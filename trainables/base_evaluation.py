@@ -74,7 +74,7 @@ def evaluate_base(
     started = time.time()
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
     documents = _general_documents(suite)
-    key = _content_key(model, suite, evaluator, tokenized.prompts[: suite.kl_prompts], documents)
+    key = _content_key(model, data, suite, evaluator, tokenized, documents)
     folder = cache / key
     if folder.exists():
         return folder
@@ -133,9 +133,10 @@ def _general_documents(suite: EvalSuite) -> list[str]:
 
 def _content_key(
     model: ModelConfig,
+    data: DataConfig,
     suite: EvalSuite,
     evaluator: Evaluator,
-    prompts: Sequence[str],
+    tokenized: TokenizedData,
     documents: Sequence[str],
 ) -> str:
     content = {
@@ -145,7 +146,9 @@ def _content_key(
         "attention": model.attention,
         "tasks": evaluator.describe(),
         "batch_size": suite.batch_size,
-        "kl": [suite.kl_tokens, *prompts],
+        "kl": [suite.kl_tokens, *tokenized.prompts[: suite.kl_prompts]],
+        # The record tells of these, too.
+        "samples": [len(tokenized.train), tokenized.skipped, data.max_length],
         "general": list(documents),
         "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
     }

@@ -118,13 +118,13 @@ def test_offline_runs_hold_what_the_ledger_holds(
         text=True,
         check=True,
     )
+    entries = [json.loads(line) for line in shown.stdout.splitlines()]
     logged = [
-        entry["history"]
-        for entry in map(json.loads, shown.stdout.splitlines())
-        if "history" in entry
+        {key: value for key, value in entry["history"]["item"].items() if key[0] != "_"}
+        for entry in entries
+        if entry["type"] == "history"
     ]
-    measured = Ledger(folder).measurements(record.number)
-    assert len(logged) == len(measured)
+    assert logged == [m.metrics for m in Ledger(folder).measurements(record.number)]
 
 
 def test_summary_names_the_front_the_winner_and_what_to_type_next(quickstart: Quickstart) -> None:
