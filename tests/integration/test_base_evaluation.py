@@ -54,7 +54,7 @@ def test_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path])
 
 def test_samples_longer_than_max_length_are_counted(evaluate: Callable[..., Path]) -> None:
     everything = Base.load(evaluate()).record
-    record = Base.load(evaluate("data.max_length=7")).record
+    record = Base.load(evaluate("data.max_length=8")).record
     assert record.skipped_samples > 0
     assert record.train_samples + record.skipped_samples == everything.train_samples
     assert f"{record.skipped_samples} of {everything.train_samples}" in record.warnings[0]

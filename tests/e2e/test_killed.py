@@ -1,0 +1,79 @@
+"""The driver is killed, more than once; the same command ends where an undisturbed one does."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, run_command
+
+from trainables.ledger import Ledger
+from trainables.records import TrialStatus
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+# Random search does not learn, so what is suggested does not depend on who ends first.
+ARGUMENTS = (
+    "quickstart", "--num-trials", "4",
+    "--set", "sampler=random",
+    "--set", "train.steps=40",
+    "--set", "train.report_every=10",
+    "--set", "eval.limit=8",
+    "--set", "wandb.mode=disabled",
+)  # fmt: skip
+
+
+def run_and_kill(output_dir: Path, measurements: int) -> None:
+    """Start the command and SIGKILL it once so many measurements are on disk."""
+    process = subprocess.Popen(
+        [sys.executable, str(PROJECT / "tune" / "run.py"), *ARGUMENTS,
+         "--output-dir", str(output_dir)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    ledger = Ledger(output_dir / "quickstart")
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if sum(len(ledger.measurements(number)) for number in range(4)) >= measurements:
+            break
+        time.sleep(0.05)
+    assert process.poll() is None, "it ended before it could be killed"
+    process.kill()
+    process.wait()
+
+
+def results(ledger: Ledger) -> dict[int, tuple[object, object, object]]:
+    """What a sweep found: each trial's parameters, status and history."""
+    return {
+        record.number: (
+            record.params,
+            record.status,
+            {
+                m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
+                for m in ledger.measurements(record.number)
+            },
+        )
+        for record in ledger.trials()
+    }
+
+
+def test_sweep_whose_driver_is_killed_twice_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
+    undisturbed = run_command(*ARGUMENTS, "--output-dir", tmp_path / "undisturbed")
+    assert undisturbed.exit_code == 0, undisturbed.errors
+    expected = results(Ledger(tmp_path / "undisturbed" / "quickstart"))
+
+    killed = tmp_path / "killed"
+    ledger = Ledger(killed / "quickstart")
+    run_and_kill(killed, measurements=15)
+    run_and_kill(killed, measurements=55)
+    before = {r.number: r for r in ledger.trials() if r.status is TrialStatus.COMPLETE}
+    last = run_command(*ARGUMENTS, "--output-dir", killed)
+    assert last.exit_code == 0, last.output + last.errors
+    assert results(ledger) == expected
+    after = {record.number: record for record in ledger.trials()}
+    assert {number: after[number] for number in before} == before  # not run twice
+    assert any(record.attempt > 1 for record in after.values())
