@@ -7,7 +7,8 @@
         trial.json        the trial as it stands, replaced atomically
         metrics.jsonl     its measurements, appended
         attempt_1/        what the worker wrote: weights, items, log
-      results.csv  study.journal  sweep.log  wandb/      mirrors, made from the above
+      warm_start.jsonl    trials of other sweeps that the search started from
+      results.csv  confirmed.csv  study.journal  sweep.log  wandb/     mirrors of the above
 
 The driver alone writes records; workers write only below their own attempt.
 """
@@ -15,6 +16,7 @@ The driver alone writes records; workers write only below their own attempt.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -31,7 +33,9 @@ class SweepFolder:
         self.base = root / "base"
         self.base_json = self.base / "base.json"
         self.trials = root / "trials"
+        self.warm_start = root / "warm_start.jsonl"
         self.results_csv = root / "results.csv"
+        self.confirmed_csv = root / "confirmed.csv"
         self.study = root / "study.journal"
         self.log = root / "sweep.log"
         self.ray = root / "ray"
@@ -78,6 +82,18 @@ class Ledger:
     def write_trial(self, record: TrialRecord) -> None:
         """Create or replace a trial's record."""
         _write_atomically(self.folder.trial_json(record.number), record.model_dump_json(indent=2))
+
+    def write_warm_start(self, records: Sequence[TrialRecord]) -> None:
+        """Keep what the search starts from, so that it does not change between restarts."""
+        lines = "".join(record.model_dump_json() + "\n" for record in records)
+        _write_atomically(self.folder.warm_start, lines)
+
+    def warm_start(self) -> list[TrialRecord]:
+        """Trials of other sweeps that the search started from."""
+        if not self.folder.warm_start.exists():
+            return []
+        lines = self.folder.warm_start.read_bytes().splitlines()
+        return [TrialRecord.model_validate_json(line) for line in lines]
 
     def append(self, number: int, measurement: Measurement) -> None:
         """Add a measurement to a trial's history."""

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pydantic import Field, field_validator
 
 from trainables.config import Frozen, Role, TrialConfig
+from trainables.metric_keys import METRICS
 
 SCHEMA_VERSION = 1
 
@@ -75,11 +76,14 @@ class TrialRecord(Frozen):
         attempt: how often it was started.
         failures: how often it lost its process; a preempted node does not count.
         weights_dir: where the final adapter or model lies.
+        confirms: number of the trial of the search that this one repeats with another seed; None
+            for a trial of the search.
     """
 
     schema_version: int = SCHEMA_VERSION
     config: TrialConfig
     params: dict[str, float | int | str | bool]
+    confirms: int | None = None
     status: TrialStatus = TrialStatus.RUNNING
     reason: str | None = None
     attempt: int = 1
@@ -98,6 +102,16 @@ class TrialRecord(Frozen):
     def metric(self, key: str) -> float | None:
         """The newest value of a metric, None where it was never logged."""
         return self.last.metrics.get(key) if self.last else None
+
+    def after(self, measurement: Measurement) -> TrialRecord:
+        """The record once the trial has measured this as well."""
+        best = dict(self.best)
+        for key, value in measurement.metrics.items():
+            better = METRICS[key].better if key in METRICS else "none"
+            if better != "none":
+                choose = min if better == "min" else max
+                best[key] = choose(best.get(key, value), value)
+        return self.model_copy(update={"last": measurement, "best": best})
 
 
 class TaskScore(Frozen):

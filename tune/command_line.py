@@ -59,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num-trials", type=int, metavar="N", help="trials in all")
     parser.add_argument(
+        "--retry-failed",
+        action="store_true",
+        help="run failed trials again, from their checkpoints",
+    )
+    parser.add_argument(
         "--output-dir",
         type=Path,
         default=Path("sweeps"),
@@ -74,7 +79,7 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override the sweep file, such as train.steps=50; may be repeated",
+        help="override the sweep file; may be repeated",
     )
     parser.add_argument(
         "--dry-run", action="store_true", help="print what would run, and run nothing"
@@ -104,7 +109,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         folder.mkdir(parents=True, exist_ok=True)
         with chatter_to(folder / "sweep.log") as console, ray_cluster(options.address):
             wandb_listener = WandbListener(config.wandb, folder)
-            sweep = Sweep(config, folder, options.output_dir / ".base")
+            sweep = Sweep(config, folder, options.output_dir / ".base", options.retry_failed)
             outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
             hints = [_continue_hint(options, config), wandb_listener.upload_hint()]
             print_summary(console, config, outcome.records, folder, [h for h in hints if h])

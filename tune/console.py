@@ -128,7 +128,8 @@ class ConsoleListener(SweepListener):
             self._most_at_once = max(self._most_at_once, len(self._running()))
         if self._live is None:
             again = f" again, attempt {record.attempt}" if record.attempt > 1 else ""
-            self._say(f"trial {record.number} started{again}: {setting(record.config)}")
+            confirms = f", confirms trial {record.confirms}" if record.confirms is not None else ""
+            self._say(f"trial {record.number} started{again}: {setting(record.config)}{confirms}")
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """Keep the newest evaluation; points of the training curve move step and loss alone."""

@@ -42,8 +42,8 @@ def _suggestions(config: SweepConfig) -> Any:
     ledger = Ledger(Path(config.name))
     searcher = OptunaSearcher(
         config,
-        lambda number, params, attempt: make_trial(
-            config, config.name, ledger, {}, number, params, attempt
+        lambda number, params, attempt, seed: make_trial(
+            config, config.name, ledger, {}, number, params, attempt, seed
         ),
     )
     while isinstance(suggestion := searcher.suggest(""), dict):

@@ -38,10 +38,11 @@ class EarlyStopping(FIFOScheduler):
         return self._outcomes.get(trial_id)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Let the trial go on, or stop it."""
+        """Let the trial go on, or stop it; one that confirms a winner always goes on."""
         measurement = _measurement(result)
-        number = int(trial.config["trial"]["number"])
-        reason = self._rule.decide(number, measurement) if measurement else None
+        if measurement is None or trial.config["confirms"] is not None:
+            return str(TrialScheduler.CONTINUE)
+        reason = self._rule.decide(int(trial.config["trial"]["number"]), measurement)
         if reason is None:
             return str(TrialScheduler.CONTINUE)
         self._outcomes[trial.trial_id] = Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason)

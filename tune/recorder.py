@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from trainables.ledger import Ledger
 from trainables.records import Measurement, TrialRecord
+from tune.confirmation import write_confirmed_csv
 from tune.listeners import SweepListener
 from tune.summary import write_results_csv
 
@@ -33,5 +34,6 @@ class Recorder(SweepListener):
         self._ledger.write_trial(record)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Write the table of all trials."""
+        """Write the tables of all trials and of the confirmed ones."""
         write_results_csv(self._ledger.folder.results_csv, records)
+        write_confirmed_csv(self._ledger.folder.confirmed_csv, records)

@@ -6,6 +6,7 @@ method's are asked for only where the method is chosen. What has one value is no
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from trainables.config import LoraConfig, Method, TrainConfig
+from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
 from tune.search_config import FullSpace, LogUniform, LoraSpace, SearchConfig
 
 Param = str | int | float | bool
@@ -129,6 +130,85 @@ def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> Tr
     if "epochs" in update:
         update["steps"] = None  # a searched length replaces the fixed one
     return TrainConfig.model_validate(train.model_dump() | update)
+
+
+class Misfit(ValueError):
+    """A recorded trial is no point of a search space.
+
+    Attributes:
+        field: of the sweep file that excludes it.
+        reason: such as `has rank 64, which is not among 4, 8`.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> Params:
+    """The parameters under which a space would suggest a trial that was run under another.
+
+    Raises:
+        Misfit: it would not.
+    """
+    method = trial.method
+    if method not in search.methods:
+        raise Misfit(f"search.{method}", f"is trained by {method}, which is not searched")
+    params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
+    space = search.space(method)
+    for axis in (*(_LORA_AXES if method == "lora" else ()), *_SHARED_AXES):
+        choices = getattr(space, axis)
+        if choices is None:
+            continue
+        value = _recorded(trial, axis)
+        chosen = _member(choices, value)
+        if chosen is None:
+            told = (
+                f"{choices.low:g} to {choices.high:g}"
+                if isinstance(choices, LogUniform)
+                else (", ".join(map(str, choices)))
+            )
+            raise Misfit(f"search.{method}.{axis}", f"has {axis} {value}, which is not in {told}")
+        if isinstance(choices, LogUniform) or len(choices) > 1:
+            params[f"{method}/{axis}"] = _as_param(chosen)
+    expected = train_config(search, train, params)
+    for name in _LENGTH:
+        if getattr(expected, name) != (value := getattr(trial.train, name)):
+            wanted = getattr(expected, name)
+            raise Misfit(f"train.{name}", f"was trained with {name} {value}, not {wanted}")
+    return params
+
+
+# What decides a trial's result apart from its point; how often it reports does not.
+_LENGTH = (
+    "batch_size",
+    "epochs",
+    "steps",
+    "warmup",
+    "schedule",
+    "weight_decay",
+    "max_grad_norm",
+)
+
+
+def _recorded(trial: TrialConfig, axis: str) -> Any:
+    if axis == "learning_rate":
+        return trial.learning_rate
+    if axis in _SHARED_AXES:
+        return getattr(trial.train, axis)
+    lora = trial.lora
+    assert lora is not None  # noqa: S101 - TrialConfig sees to it
+    return lora.alpha / lora.rank if axis == "alpha_ratio" else getattr(lora, axis)
+
+
+def _member(choices: Any, value: Any) -> Any:
+    """The choice that a value stands for; None where there is none."""
+    if isinstance(choices, LogUniform):
+        return value if choices.low <= value <= choices.high else None
+    if isinstance(value, float):  # a ratio of alpha to rank comes back rounded
+        return next((choice for choice in choices if math.isclose(choice, value)), None)
+    return next((choice for choice in choices if choice == value), None)
 
 
 def _value(space: FullSpace, method: Method, axis: str, params: Params) -> Any:

@@ -1,59 +1,42 @@
-"""The searcher: an Optuna study that asks, is told every ending rightly, and can be rebuilt."""
+"""The searcher: which trial Tune runs next, and why there are no more."""
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import math
-import warnings
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.exceptions import ExperimentalWarning
-from optuna.storages import JournalStorage
-from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState, create_trial
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
+from trainables.metric_keys import GPU_HOURS
 from trainables.records import TrialRecord, TrialStatus
+from tune.confirmation import unconfirmed, winners
 from tune.listeners import SweepListener
-from tune.search_space import Params, distributions, grid_size, suggest
+from tune.search_space import Params, grid_size
+from tune.study import Study
 from tune.sweep_config import SweepConfig
 
-logger = logging.getLogger(__name__)
-MakeTrial = Callable[[int, Params, int], TrialConfig]
+MakeTrial = Callable[[int, Params, int, int], TrialConfig]
 
-_POPULATION = 20  # of a generation of NSGA-II
-# A trial that diverged or found no memory is infeasible, whatever it measured before.
-_INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
-
-
-class _GridSampler(optuna.samplers.BruteForceSampler):
-    """Every point once. Does not stop the study at the end: the sweep counts its trials itself."""
-
-    def after_trial(
-        self, study: Any, trial: Any, state: TrialState, values: Sequence[float] | None
-    ) -> None:
-        """Nothing to do."""
+# What ended so says nothing of the point, which may be tried again.
+_UNTRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
 
 
 class OptunaSearcher(Searcher, SweepListener):
     """Suggests trials to Tune and is told their endings as a listener of the sweep.
 
-    The sampler is seeded anew for each trial from (sweep seed, trial number), so a study rebuilt
-    from records suggests what the uninterrupted one would have.
+    First come trials that were interrupted, then new points of the search, then the confirmation
+    of the best ones. A point that was tried already is taken again only where the sampler insists
+    on it, and then with another seed.
 
     Args:
         config: the sweep.
-        make_trial: turns a trial's number, parameters and attempt into its configuration.
+        make_trial: turns a trial's number, parameters, attempt and seed into its configuration.
         finished: records of earlier runs that count as they are.
         interrupted: records of trials to run again, before any new one is asked for.
+        warm: records of other sweeps; the sampler learns from them, no budget counts them.
     """
 
     def __init__(
@@ -62,49 +45,53 @@ class OptunaSearcher(Searcher, SweepListener):
         make_trial: MakeTrial,
         finished: Sequence[TrialRecord] = (),
         interrupted: Sequence[TrialRecord] = (),
+        warm: Sequence[TrialRecord] = (),
     ) -> None:
         super().__init__()
-        warnings.filterwarnings("ignore", category=ExperimentalWarning)
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self._config = config
         self._make_trial = make_trial
-        self._again = sorted(interrupted, key=lambda record: record.number)
-        self._asked: dict[int, optuna.Trial] = {}
-        self._gpu_hours = 0.0
+        self._study = Study(config)
+        self._warm = list(warm)
+        self._again = sorted(interrupted, key=_number)
         # Of a kill among trials side by side a number may be left out; it is asked for again.
-        self._numbers = {record.number for record in (*finished, *interrupted)}
-        self.study = optuna.create_study(
-            study_name=config.name,
-            directions=[_direction(objective.mode) for objective in config.objectives],
-        )
-        self.study.set_metric_names([objective.metric for objective in config.objectives])
-        for record in sorted([*finished, *interrupted], key=lambda record: record.number):
-            if record.status is TrialStatus.RUNNING:
-                self.study.add_trial(self._frozen(record, TrialState.RUNNING, None))
-                frozen = self.study.get_trials(deepcopy=False)[-1]
-                self._asked[record.number] = optuna.Trial(self.study, frozen._trial_id)
-            else:
-                self._add_finished(record)
+        earlier = sorted([*finished, *interrupted], key=_number)
+        self._records = {record.number: record for record in earlier}
+        # Interrupted trials count as running: the search ends when they have ended.
+        self._running = {record.number: record for record in interrupted}
+        self._winners: list[TrialRecord] | None = None
+        for record in [*warm, *earlier]:
+            if record.confirms is None:
+                self._study.add(record)
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its searcher for a restore that is never asked for."""
         return {}
 
+    @property
+    def study(self) -> Any:
+        """The Optuna study."""
+        return self._study.optuna
+
+    @property
+    def is_done(self) -> bool:
+        """Whether there is nothing left to run."""
+        return not self._again and self._is_exhausted() and self._confirmation() is None
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial for Tune, or that there is none."""
         if self._again:
             record = self._again.pop(0)
-            return self._for_tune(record.number, record.params, record.attempt + 1)
-        if self._is_exhausted():
-            # One that still runs may lose its process and have to be suggested again.
-            return None if self._asked else str(Searcher.FINISHED)
-        number = next(number for number in count() if number not in self._numbers)
-        self._numbers.add(number)
-        self.study.sampler = _sampler(self._config, number)
-        trial = self.study.ask()
-        self._asked[number] = trial
-        params = suggest(self._config.search, partial(_draw, trial))
-        return self._for_tune(number, params, attempt=1)
+            return self._for_tune(record, record.attempt + 1)
+        if not self._is_exhausted():
+            return self._next_point()
+        # One that still runs may lose its process and have to be suggested again.
+        if any(record.confirms is None for record in self._running.values()):
+            return None
+        confirmation = self._confirmation()
+        if confirmation is None:
+            return None if self._running else str(Searcher.FINISHED)
+        trial, seed = confirmation
+        return self._start(self._next_number(), trial.params, seed, confirms=trial.number)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -123,140 +110,74 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Tell the study how a trial ended."""
-        self._count_cost(record)
-        trial = self._asked.pop(record.number)
-        state, values = self._verdict(record)
-        for key, value in self._constraints(record, state).items():
-            trial.set_constraint(key, value)
-        for key, text in _attributes(record).items():
-            trial.set_user_attr(key, text)
-        self.study.tell(trial, values, state=state)
+        self._records[record.number] = record
+        self._running.pop(record.number, None)
+        if record.confirms is None:
+            self._study.tell(record)
 
     def export(self, file: Path) -> None:
         """Write the study to an Optuna journal, which `optuna-dashboard` opens."""
-        unfinished = file.with_name(f".{file.name}")
-        unfinished.unlink(missing_ok=True)
-        storage = JournalStorage(JournalFileBackend(str(unfinished)))
-        optuna.copy_study(
-            from_study_name=self.study.study_name,
-            from_storage=self.study._storage,
-            to_storage=storage,
-        )
-        unfinished.replace(file)
+        self._study.export(file)
 
-    def _for_tune(self, number: int, params: Params, attempt: int) -> dict[str, Any]:
-        trial = self._make_trial(number, params, attempt)
-        return {"trial": trial.model_dump(mode="json"), "params": params, "attempt": attempt}
+    def _next_point(self) -> dict[str, Any]:
+        number = self._next_number()
+        confirmations = [r for r in self._records.values() if r.confirms is not None]
+        position = number - sum(record.number < number for record in confirmations)
+        params = self._study.ask(number, position, lambda point: self._tried(point) > 0)
+        return self._start(number, params, self._config.seed + self._tried(params))
+
+    def _start(
+        self, number: int, params: Params, seed: int, confirms: int | None = None
+    ) -> dict[str, Any]:
+        config = self._make_trial(number, params, 1, seed)
+        record = TrialRecord(config=config, params=params, confirms=confirms, started=0)
+        self._records[number] = self._running[number] = record
+        return self._for_tune(record, attempt=1)
+
+    def _for_tune(self, record: TrialRecord, attempt: int) -> dict[str, Any]:
+        config = self._make_trial(record.number, record.params, attempt, record.config.seed)
+        return {
+            "trial": config.model_dump(mode="json"),
+            "params": record.params,
+            "attempt": attempt,
+            "confirms": record.confirms,
+        }
+
+    def _next_number(self) -> int:
+        return next(number for number in count() if number not in self._records)
+
+    def _tried(self, point: Params) -> int:
+        """How often a point has been tried, here or in a sweep this one starts from."""
+        return sum(
+            record.params == point and record.status not in _UNTRIED
+            for record in (*self._searched(), *self._warm)
+        )
+
+    def _searched(self) -> list[TrialRecord]:
+        return [record for record in self._records.values() if record.confirms is None]
 
     def _is_exhausted(self) -> bool:
-        asked = len(self.study.get_trials(deepcopy=False))
-        budget = self._config.budget
-        if asked >= budget.trials:
-            return True
-        if budget.gpu_hours is not None and self._gpu_hours >= budget.gpu_hours:
+        searched = self._searched()
+        if len(searched) >= self._config.budget.trials or self._is_out_of_hours():
             return True
         points = grid_size(self._config.search) if self._config.sampler == "grid" else None
-        return points is not None and asked >= points
+        return points is not None and len(self.study.get_trials(deepcopy=False)) >= points
 
-    def _add_finished(self, record: TrialRecord) -> None:
-        self._count_cost(record)
-        state, values = self._verdict(record)
-        self.study.add_trial(self._frozen(record, state, values))
+    def _is_out_of_hours(self) -> bool:
+        most = self._config.budget.gpu_hours
+        if most is None:
+            return False
+        return sum(r.metric(GPU_HOURS) or 0.0 for r in self._records.values()) >= most
 
-    def _frozen(
-        self, record: TrialRecord, state: TrialState, values: list[float] | None
-    ) -> FrozenTrial:
-        return create_trial(
-            state=state,
-            values=values,
-            params=record.params,
-            distributions=distributions(self._config.search, record.params),
-            constraints=self._constraints(record, state) if state.is_finished() else None,
-            user_attrs=_attributes(record),
-            system_attrs=self._generation(),
-        )
-
-    def _generation(self) -> dict[str, int]:
-        """The generation NSGA-II would count the next trial to, which records do not hold."""
-        if self._config.sampler != "nsga2":
-            return {}
-        key = optuna.samplers.NSGAIISampler._get_generation_key()
-        complete = self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        generations = [trial.system_attrs.get(key, 0) for trial in complete]
-        newest = max(generations, default=0)
-        return {key: newest + (generations.count(newest) >= _POPULATION)}
-
-    def _verdict(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
-        """How the study shall see an ending.
-
-        Infeasible endings count as complete with the worst values seen, so that the sampler
-        avoids their region; what failed for outside reasons is not held against it.
-        """
-        if record.status in _INFEASIBLE:
-            return TrialState.COMPLETE, self._worst_values()
-        if record.status is not TrialStatus.COMPLETE:
-            return TrialState.FAIL, None
-        values = [record.metric(objective.metric) for objective in self._config.objectives]
-        if any(value is None or not math.isfinite(value) for value in values):
-            logger.warning("trial %d logged no finite objective: %s", record.number, values)
-            return TrialState.FAIL, None
-        return TrialState.COMPLETE, [float(value) for value in values if value is not None]
-
-    def _worst_values(self) -> list[float]:
-        seen = [
-            trial.values
-            for trial in self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        ]
-        worst = []
-        for index, objective in enumerate(self._config.objectives):
-            column = [values[index] for values in seen] or [0.0]
-            worst.append(max(column) if objective.mode == "min" else min(column))
-        return worst
-
-    def _constraints(self, record: TrialRecord, state: TrialState) -> dict[str, float]:
-        if state is not TrialState.COMPLETE:
-            return {}
-        constraints = {"trained to the end": 1.0 if record.status in _INFEASIBLE else 0.0}
-        for constraint in self._config.constraints:
-            value = record.metric(constraint.metric)
-            constraints[str(constraint)] = (
-                1.0
-                if value is None or record.status in _INFEASIBLE
-                else constraint.violation(value)
-            )
-        return constraints
-
-    def _count_cost(self, record: TrialRecord) -> None:
-        self._gpu_hours += record.metric("cost/gpu_h") or 0.0
+    def _confirmation(self) -> tuple[TrialRecord, int] | None:
+        """The next trial to repeat, and its new seed; asked for once the search has ended."""
+        confirm = self._config.confirm
+        if confirm is None or self._is_out_of_hours():
+            return None
+        if self._winners is None:
+            self._winners = winners(self._config, self._records.values(), confirm.top_k)
+        return next(unconfirmed(confirm, self._winners, self._records.values()), None)
 
 
-def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
-    if isinstance(distribution, CategoricalDistribution):
-        return trial.suggest_categorical(name, distribution.choices)
-    assert isinstance(distribution, FloatDistribution)  # noqa: S101 - the space has no others
-    return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
-
-
-def _attributes(record: TrialRecord) -> dict[str, str]:
-    return {"status": record.status.value, "trial_id": record.config.trial_id}
-
-
-def _direction(mode: str) -> str:
-    return "minimize" if mode == "min" else "maximize"
-
-
-def _sampler(config: SweepConfig, number: int) -> optuna.samplers.BaseSampler:
-    """The configured sampler, seeded for one trial."""
-    digest = hashlib.sha256(f"{config.seed}:{number}".encode()).digest()
-    seed = int.from_bytes(digest[:4], "big")
-    match config.sampler:
-        case "random":
-            return optuna.samplers.RandomSampler(seed=seed)
-        case "grid":
-            return _GridSampler(seed=seed)
-        case "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
-        case "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, group=True, constant_liar=True
-            )
+def _number(record: TrialRecord) -> int:
+    return record.number

@@ -114,7 +114,7 @@ def recommend(config: SweepConfig, records: Sequence[TrialRecord]) -> Recommenda
 
 
 def _objectives(config: SweepConfig, record: TrialRecord) -> list[float] | None:
-    if record.status is not TrialStatus.COMPLETE:
+    if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
         return None
     values = [record.metric(objective.metric) for objective in config.objectives]
     found = [value for value in values if value is not None and math.isfinite(value)]
@@ -229,6 +229,8 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
 _SETTING_COLUMNS = (
     "number",
     "trial_id",
+    "confirms",
+    "seed",
     "method",
     "rank",
     "alpha",
@@ -254,6 +256,8 @@ def _row(record: TrialRecord, finals: list[str], bests: list[str]) -> list[objec
     return [
         record.number,
         config.trial_id,
+        record.confirms,
+        config.seed,
         config.method,
         *((lora.rank, lora.alpha, lora.scaling) if lora else (None, None, None)),
         config.learning_rate,

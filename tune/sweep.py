@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections.abc import Callable, Sequence
@@ -13,10 +14,11 @@ import ray
 from ray import tune as ray_tune
 
 from trainables.config import TrialConfig
-from trainables.errors import Fault, UserError
+from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray import evaluate_base_remotely, run_trial
+from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.listeners import SweepListener
 from tune.preflight import (
@@ -28,9 +30,12 @@ from tune.preflight import (
 from tune.provenance import provenance
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
-from tune.searcher import OptunaSearcher
+from tune.searcher import MakeTrial, OptunaSearcher
 from tune.sweep_config import SweepConfig
 from tune.tune_events import TuneEvents
+
+logger = logging.getLogger(__name__)
+Trainable = Callable[[dict[str, Any]], None]
 
 # A multi-worker trial only waits for its workers, which hold the CPUs and GPUs themselves; what
 # it reserves must be something, and something that every node has.
@@ -54,17 +59,33 @@ class Sweep:
         config: the sweep.
         folder: where its ledger lies, or will.
         base_cache: where base evaluations are kept for all sweeps.
+        retry_failed: run the trials that failed again, from their newest checkpoints.
+        trainable: what Tune runs for each trial.
 
     Raises:
-        UserError: the folder holds another sweep.
+        UserError: the folder holds another sweep, or `warm_start` names one that does not fit.
     """
 
-    def __init__(self, config: SweepConfig, folder: Path, base_cache: Path) -> None:
+    def __init__(
+        self,
+        config: SweepConfig,
+        folder: Path,
+        base_cache: Path,
+        retry_failed: bool = False,
+        trainable: Trainable = run_trial,
+    ) -> None:
         self._config = config
         self._ledger = Ledger(folder)
         self._base_cache = base_cache
+        self._trainable = trainable
         self._cluster = ray.cluster_resources()
-        self._history = self._read_history()
+        history = self._read_history()
+        again = (TrialStatus.RUNNING, *([TrialStatus.FAILED] if retry_failed else []))
+        self._finished = [record for record in history if record.status not in again]
+        self._interrupted = [
+            self._as_interrupted(record) for record in history if record.status in again
+        ]
+        self._warm = self._read_warm_start()
 
     def run(self, listeners: Sequence[SweepListener]) -> SweepOutcome:
         """Evaluate the base, run what is missing, and return all records.
@@ -76,23 +97,25 @@ class Sweep:
         base = self._evaluate_base()
         check_metrics(self._config, base)
         sweep = self._write_sweep()
-        finished = [r for r in self._history if r.status is not TrialStatus.RUNNING]
-        interrupted = [r for r in self._history if r.status is TrialStatus.RUNNING]
         searcher = OptunaSearcher(
-            self._config, self._trial_maker(sweep.sweep_id), finished, interrupted
+            self._config,
+            self._trial_maker(sweep.sweep_id),
+            self._finished,
+            self._interrupted,
+            self._warm,
         )
         everyone = [Recorder(self._ledger), searcher, *listeners]
         scheduler = self._early_stopping()
         events = TuneEvents(
             everyone,
             self._config.budget.retries,
-            interrupted,
+            self._interrupted,
             scheduler.outcome if scheduler else lambda trial_id: None,
         )
         for listener in everyone:
-            listener.sweep_started(sweep, base, finished)
+            listener.sweep_started(sweep, base, self._finished)
         try:
-            if len(finished) < self._config.budget.trials:
+            if not searcher.is_done:
                 self._tuner(searcher, events, scheduler).fit()
         finally:
             records = self._ledger.trials()
@@ -106,20 +129,28 @@ class Sweep:
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():
             return []
-        saved = self._ledger.sweep().config
-        if _identity(saved) != _identity(self._config.model_dump(mode="json")):
-            changed = _changed_sections(saved, self._config.model_dump(mode="json"))
-            raise UserError(
-                [
-                    Fault(
-                        "name",
-                        f"{self._ledger.folder.root} holds a sweep with another "
-                        f"{', '.join(changed)}",
-                        "give this one another name or --output-dir",
-                    )
-                ]
-            )
-        return self._ledger.trials()
+        check_same_sweep(self._ledger.sweep().config, self._config, self._ledger.folder.root)
+        return fitted(self._config, self._ledger.trials())
+
+    def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
+        """The record of a trial that goes on, with all that it measured before.
+
+        While a trial runs, its measurements are appended and its record is left alone.
+        """
+        for measurement in self._ledger.measurements(record.number):
+            record = record.after(measurement)
+        failures = 0 if record.status is TrialStatus.FAILED else record.failures
+        return record.model_copy(update={"status": TrialStatus.RUNNING, "failures": failures})
+
+    def _read_warm_start(self) -> list[TrialRecord]:
+        """Trials of other sweeps, as they were when this sweep first named them."""
+        named = list(self._config.warm_start)
+        if self._ledger.exists() and self._ledger.sweep().config.get("warm_start") == named:
+            return fitted(self._config, self._ledger.warm_start())
+        records, left_out = import_trials(self._config)
+        for reason in left_out:
+            logger.warning("warm_start: left out %s", reason)
+        return records
 
     def _evaluate_base(self) -> BaseRecord:
         if self._ledger.exists() and self._ledger.folder.base_json.exists():
@@ -147,13 +178,15 @@ class Sweep:
             config=self._config.model_dump(mode="json"),
             provenance=provenance(),
         )
+        if self._warm or self._ledger.warm_start():
+            self._ledger.write_warm_start(self._warm)
         self._ledger.write_sweep(record)
         return record
 
-    def _trial_maker(self, sweep_id: str) -> Callable[[int, Params, int], TrialConfig]:
-        def make(number: int, params: Params, attempt: int) -> TrialConfig:
+    def _trial_maker(self, sweep_id: str) -> MakeTrial:
+        def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
             return make_trial(
-                self._config, sweep_id, self._ledger, self._cluster, number, params, attempt
+                self._config, sweep_id, self._ledger, self._cluster, number, params, attempt, seed
             )
 
         return make
@@ -163,7 +196,9 @@ class Sweep:
         if self._config.early_stopping is None:
             return None
         rule = SuccessiveHalving(self._config.early_stopping, self._config.constraints)
-        for record in self._history:
+        for record in (*self._finished, *self._interrupted):
+            if record.confirms is not None:
+                continue
             rule.replay(record.number, self._ledger.measurements(record.number))
         return EarlyStopping(rule)
 
@@ -173,7 +208,7 @@ class Sweep:
         config = self._config
         hours = config.budget.hours
         return ray_tune.Tuner(
-            ray_tune.with_resources(run_trial, _placement),
+            ray_tune.with_resources(self._trainable, _placement),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
@@ -200,17 +235,20 @@ def make_trial(
     cluster: dict[str, float],
     number: int,
     params: Params,
-    attempt: int = 1,
+    attempt: int,
+    seed: int,
 ) -> TrialConfig:
-    """A point of the search as a complete trial."""
+    """A point of the search as a complete trial.
+
+    Trials of the search share one seed unless a point comes again: they see the same data in the
+    same order, so that what differs between them is what the search varied.
+    """
     method = method_of(config.search, params)
     resources = config.resources.of(method)
     return TrialConfig(
         trial_id=f"{sweep_id}-{number:04d}",
         number=number,
-        # One seed for all trials: they see the same data in the same order, so that what differs
-        # between them is what the search varied.
-        seed=config.seed,
+        seed=seed,
         data_seed=config.seed,
         method=method,
         learning_rate=learning_rate(config.search, params),
@@ -247,16 +285,3 @@ def _placement(config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
 
 def _trial_id(trial: Any) -> str:
     return str(trial.config["trial"]["trial_id"])
-
-
-def _identity(config: dict[str, object]) -> dict[str, object]:
-    """What makes two runs of the command the same sweep: all but how long and where it runs."""
-    return {
-        section: value
-        for section, value in config.items()
-        if section not in ("budget", "resources", "wandb")
-    }
-
-
-def _changed_sections(before: dict[str, object], after: dict[str, object]) -> list[str]:
-    return [key for key in after if before.get(key) != after[key] and key in _identity(after)]

@@ -140,6 +140,18 @@ class EarlyStoppingConfig(Frozen):
     loss_limit: float | None = Field(default=3.0, gt=1)
 
 
+class ConfirmConfig(Frozen):
+    """Running the winners again with other seeds, once the search has ended.
+
+    Attributes:
+        top_k: how many: the trial to take, the one to take if that were not there, and so on.
+        seeds: runs of each; the seed changes adapter weights, dropout and the order of the data.
+    """
+
+    top_k: int = Field(default=3, ge=1)
+    seeds: int = Field(default=5, ge=1)
+
+
 class WandbConfig(Frozen):
     """Where runs are logged.
 
@@ -173,7 +185,13 @@ EVALUATED = (
 
 
 class SweepConfig(Frozen):
-    """A whole sweep file."""
+    """A whole sweep file.
+
+    Attributes:
+        constraints: bounds on the final metrics; a trial beyond them is never recommended.
+        warm_start: folders of earlier sweeps with the same model, data and evaluation; the
+            sampler learns from those of their trials that fit this search.
+    """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)
     seed: int = Field(default=0, ge=0)
@@ -188,6 +206,8 @@ class SweepConfig(Frozen):
     deepspeed: DeepSpeedConfig = DeepSpeedConfig()
     budget: BudgetConfig = BudgetConfig()
     early_stopping: EarlyStoppingConfig | None = None
+    confirm: ConfirmConfig | None = None
+    warm_start: tuple[str, ...] = ()
     resources: ResourcesConfig = ResourcesConfig()
     wandb: WandbConfig = WandbConfig()
 

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainables.errors import Fault, UserError
-from trainables.locations import PACKAGE_SCHEME, is_local
+from trainables.locations import is_local
 from tune.sweep_config import SweepConfig
 from tune.sweep_faults import Location, dotted, faults_of, split_key
 
@@ -23,9 +23,12 @@ _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _EXTENDS = "extends"
 # Values that are paths, `*` standing for an index or a key; the second group is never on a hub.
 _PATHS = {"model.name", "data.path", "data.validation_path"}
-_LOCAL_PATHS = {"eval.general_text", "eval.task_dirs.*", "deepspeed.config_file"} | {
-    f"eval.{role}.*.data_files.*" for role in ("in_domain", "retention", "ood")
-}
+_LOCAL_PATHS = {
+    "eval.general_text",
+    "eval.task_dirs.*",
+    "deepspeed.config_file",
+    "warm_start.*",
+} | {f"eval.{role}.*.data_files.*" for role in ("in_domain", "retention", "ood")}
 
 
 @dataclass(frozen=True)
@@ -188,7 +191,7 @@ def _resolved(value: Any, location: Location, folder: Path) -> Any:
         return value
     filled_in = _VARIABLE.sub(_variable, value)
     kind = _path_kind(location)
-    if kind is None or filled_in.startswith(PACKAGE_SCHEME):
+    if kind is None or "://" in filled_in:
         return filled_in
     path = (Path.cwd() if value.startswith("${") else folder) / Path(filled_in).expanduser()
     local = kind in _LOCAL_PATHS or is_local(filled_in) or path.exists()

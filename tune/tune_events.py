@@ -10,7 +10,6 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from trainables.config import TrialConfig
-from trainables.metric_keys import METRICS
 from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
@@ -67,7 +66,12 @@ class TuneEvents(Callback):
                 }
             )
         else:
-            record = TrialRecord(config=config, params=trial.config["params"], started=time.time())
+            record = TrialRecord(
+                config=config,
+                params=trial.config["params"],
+                confirms=trial.config["confirms"],
+                started=time.time(),
+            )
         self._records[trial.trial_id] = record
         for listener in self._listeners:
             listener.trial_started(record)
@@ -86,9 +90,7 @@ class TuneEvents(Callback):
             self._end(trial, Outcome.model_validate(result[OUTCOME]))
         elif MEASUREMENT in result:
             measurement = Measurement.model_validate(result[MEASUREMENT])
-            record = record.model_copy(
-                update={"last": measurement, "best": _best(record.best, measurement)}
-            )
+            record = record.after(measurement)
             self._records[trial.trial_id] = record
             for listener in self._listeners:
                 listener.measured(record, measurement)
@@ -141,15 +143,3 @@ class TuneEvents(Callback):
 def _last_line(error: Exception | None) -> str:
     lines = str(error or "").strip().splitlines()
     return lines[-1].strip()[:500] if lines else "its process died"
-
-
-def _best(best: dict[str, float], measurement: Measurement) -> dict[str, float]:
-    """Best value so far of each metric that has a better direction."""
-    updated = dict(best)
-    for key, metric in METRICS.items():
-        if metric.better == "none" or key not in measurement.metrics:
-            continue
-        value = measurement.metrics[key]
-        choose = min if metric.better == "min" else max
-        updated[key] = choose(updated.get(key, value), value)
-    return updated

@@ -64,17 +64,23 @@ def judge(trial: TrialConfig) -> Ending:
     return TrialStatus.COMPLETE, metrics
 
 
+def completing(trial: TrialConfig) -> Ending:
+    """As `judge`, whatever the trial's number."""
+    return judge(trial.model_copy(update={"number": 0}))
+
+
 def searcher_of(
     config: SweepConfig,
     finished: Iterable[TrialRecord] = (),
     interrupted: Iterable[TrialRecord] = (),
+    warm: Iterable[TrialRecord] = (),
 ) -> OptunaSearcher:
     ledger = Ledger(Path("/sweeps/tiny"))
 
-    def make(number: int, params: Params, attempt: int) -> TrialConfig:
-        return make_trial(config, "tiny-1", ledger, {}, number, params, attempt)
+    def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
+        return make_trial(config, "tiny-1", ledger, {}, number, params, attempt, seed)
 
-    return OptunaSearcher(config, make, list(finished), list(interrupted))
+    return OptunaSearcher(config, make, list(finished), list(interrupted), list(warm))
 
 
 def started(suggestion: dict[str, Any]) -> TrialRecord:
@@ -82,6 +88,7 @@ def started(suggestion: dict[str, Any]) -> TrialRecord:
         config=TrialConfig.model_validate(suggestion["trial"]),
         params=suggestion["params"],
         attempt=suggestion["attempt"],
+        confirms=suggestion["confirms"],
         started=0.0,
     )
 
@@ -260,17 +267,46 @@ def test_no_trial_is_left_running() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "status", [TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.STOPPED_EARLY]
-)
-def test_what_did_not_train_to_the_end_fails(status: TrialStatus) -> None:
+@pytest.mark.parametrize("status", [TrialStatus.FAILED, TrialStatus.CANCELLED])
+def test_what_failed_for_outside_reasons_is_told_as_failed(status: TrialStatus) -> None:
     searcher = searcher_of(sweep(trials=1))
     run(searcher, always(status, in_domain__acc_mean=1.0, forgetting__mean=0.0))
-    (trial,) = searcher.study.trials
-    if status is TrialStatus.STOPPED_EARLY:
-        assert trial.state.is_finished()
-    else:
-        assert trial.state is TrialState.FAIL
+    assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL]
+
+
+def stopping(trial: TrialConfig) -> Ending:
+    """Every third trial is stopped early, with the best value of all at that step."""
+    if trial.number % 3 == 1:
+        return TrialStatus.STOPPED_EARLY, {GAIN: 2.0, LOSS: -1.0}
+    return TrialStatus.COMPLETE, {GAIN: 0.1, LOSS: 0.1}
+
+
+ONE_OBJECTIVE: dict[str, Any] = {"objectives": [{"metric": GAIN, "mode": "max"}]}
+
+
+def test_a_trial_stopped_early_is_pruned_at_its_step() -> None:
+    searcher = searcher_of(sweep(trials=6, **ONE_OBJECTIVE))
+    records = run(searcher, stopping)
+    trial = searcher.study.trials[1]
+    assert trial.state is TrialState.PRUNED
+    assert trial.intermediate_values == {10: 2.0}
+    assert searcher.study.best_value == 0.1
+    rebuilt = searcher_of(sweep(trials=6, **ONE_OBJECTIVE), records).study.trials[1]
+    assert (rebuilt.state, rebuilt.values, rebuilt.intermediate_values) == (
+        trial.state,
+        trial.values,
+        trial.intermediate_values,
+    )
+
+
+@pytest.mark.parametrize("changes", [ONE_OBJECTIVE, {}, {"constraints": [f"{LOSS} <= 0.2"]}])
+def test_a_search_with_trials_stopped_early_goes_on_from_records(changes: dict[str, Any]) -> None:
+    config = sweep(trials=30, **changes)
+    whole = run(searcher_of(config), stopping)
+    after = run(searcher_of(config, whole[:20]), stopping)
+    assert points([*whole[:20], *after]) == points(whole)
+    stopped = {t.number for t in searcher_of(config, whole).study.best_trials}
+    assert not any(number % 3 == 1 for number in stopped)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, None])
@@ -363,3 +399,103 @@ def test_the_exported_journal_holds_the_same_trials(tmp_path: Path) -> None:
         )
         assert (found.params, found.constraints) == (wanted.params, wanted.constraints)
     assert [path.name for path in tmp_path.iterdir()] == ["study.journal"]
+
+
+FEW_POINTS: dict[str, Any] = {
+    "search": {"lora": {"rank": [2, 8], "alpha_ratio": 1, "learning_rate": [1e-4, 1e-3]}}
+}
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "nsga2"])
+def test_a_point_is_run_again_only_with_another_seed(sampler: str) -> None:
+    config = sweep(sampler, trials=12, **FEW_POINTS)
+    records = run(searcher_of(config), completing)
+    runs = [(str(record.params), record.config.seed) for record in records]
+    assert len(runs) == len(set(runs)) == 12
+    assert {record.config.seed for record in records[:2]} == {0}
+    assert max(record.config.seed for record in records) >= 2  # four points, twelve trials
+    assert {record.config.data_seed for record in records} == {0}
+    again = run(searcher_of(config, records[:7]), lambda trial: (TrialStatus.COMPLETE, {}))
+    assert [r.config.seed for r in again[:1]] == [records[7].config.seed]
+
+
+def test_drawing_again_leaves_no_trace_in_the_exported_study(tmp_path: Path) -> None:
+    searcher = searcher_of(sweep(trials=12, **FEW_POINTS))
+    records = run(searcher)
+    assert len(searcher.study.trials) > len(records)
+    searcher.export(tmp_path / "study.journal")
+    storage = JournalStorage(JournalFileBackend(str(tmp_path / "study.journal")))
+    exported = optuna.load_study(study_name="tiny", storage=storage).trials
+    assert [t.user_attrs["trial_id"] for t in exported] == [r.config.trial_id for r in records]
+
+
+def test_a_point_that_failed_may_be_drawn_again_as_it_was() -> None:
+    config = sweep("random", trials=30, **FEW_POINTS)
+    records = run(searcher_of(config), always(TrialStatus.FAILED))
+    assert {record.config.seed for record in records} == {0}
+
+
+CONFIRM: dict[str, Any] = {"confirm": {"top_k": 2, "seeds": 3}}
+
+
+def test_winners_are_run_again_with_other_seeds_when_the_search_has_ended() -> None:
+    config = sweep(trials=8, **CONFIRM)
+    records = run(searcher_of(config))
+    search, confirming = records[:8], records[8:]
+    assert all(record.confirms is None for record in search)
+    assert [record.confirms is not None for record in confirming] == [True] * 6
+    assert [record.number for record in confirming] == list(range(8, 14))
+    by_number = {record.number: record for record in search}
+    for record in confirming:
+        assert record.confirms is not None
+        winner = by_number[record.confirms]
+        assert winner.status is TrialStatus.COMPLETE
+        assert record.params == winner.params
+        changed = {"seed", "trial_id", "number", "output_dir"}
+        assert record.config.model_dump(exclude=changed) == winner.config.model_dump(
+            exclude=changed
+        )
+    assert Counter(r.confirms for r in confirming) == Counter({r.confirms: 3 for r in confirming})
+    assert {record.config.seed for record in confirming} == {1, 2, 3}
+
+
+def test_confirmation_waits_for_the_search_and_goes_on_after_a_kill() -> None:
+    config = sweep(trials=4, **CONFIRM)
+    searcher = searcher_of(config)
+    search = [ask(searcher) for _ in range(4)]
+    assert searcher.suggest("any") is None
+    complete = (TrialStatus.COMPLETE, {GAIN: 0.5, LOSS: 0.1})
+    finished = [ended(record, *complete) for record in search]
+    for record in finished:
+        searcher.trial_ended(record)
+    side_by_side = [ask(searcher) for _ in range(6)]
+    assert searcher.suggest("any") is None
+    rebuilt = searcher_of(config, [*finished, ended(side_by_side[0], *complete)], side_by_side[1:3])
+    assert not rebuilt.is_done
+    again = run(rebuilt, lambda _: complete)
+    assert [(r.number, r.confirms, r.config.seed) for r in again] == [
+        (r.number, r.confirms, r.config.seed) for r in side_by_side[1:]
+    ]
+    assert rebuilt.is_done
+    assert rebuilt.suggest("any") == Searcher.FINISHED
+
+
+def test_confirming_trials_change_nothing_in_the_search() -> None:
+    plain = run(searcher_of(sweep(trials=12)), completing)
+    confirmed = run(searcher_of(sweep(trials=8, **CONFIRM)), completing)
+    more = run(searcher_of(sweep(trials=12, **CONFIRM), confirmed), completing)
+    searched = [record for record in more if record.confirms is None]
+    assert [record.params for record in [*confirmed[:8], *searched]] == [r.params for r in plain]
+    study = searcher_of(sweep(trials=8, **CONFIRM), confirmed).study
+    assert len(study.trials) == 8
+
+
+def test_a_warm_start_teaches_the_sampler_and_costs_no_trial() -> None:
+    config = sweep(trials=6)
+    earlier = run(searcher_of(sweep(trials=20, seed=7)))
+    warm = searcher_of(config, warm=earlier)
+    records = run(warm)
+    assert len(records) == 6
+    assert points(records) != points(run(searcher_of(config)))
+    assert len(warm.study.trials) == 26
+    assert points(run(searcher_of(config, records[:3], warm=earlier))) == points(records[3:])

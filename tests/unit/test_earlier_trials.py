@@ -1,0 +1,164 @@
+"""Which earlier trials a sweep may go on from, and what it says of those it may not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_searcher import GAIN, LOSS, Judge, judge, run, searcher_of, sweep
+
+from trainables.errors import UserError
+from trainables.ledger import Ledger
+from trainables.records import Provenance, SweepRecord, TrialRecord, TrialStatus
+from tune.earlier_trials import check_same_sweep, fitted, import_trials
+from tune.search_space import params_of
+from tune.sweep_config import SweepConfig
+
+PLAIN: dict[str, Any] = {
+    "lora": {
+        "rank": [2, 8, 32],
+        "alpha_ratio": [1, 2],
+        "learning_rate": {"low": 1e-5, "high": 1e-3},
+    },
+    "full": {"learning_rate": {"low": 1e-5, "high": 1e-3}},
+}
+
+
+def finished(config: SweepConfig, judge: Judge = judge) -> list[TrialRecord]:
+    return run(searcher_of(config), judge)
+
+
+def written(folder: Path, config: SweepConfig, records: list[TrialRecord]) -> Path:
+    ledger = Ledger(folder)
+    ledger.write_sweep(
+        SweepRecord(
+            sweep_id="tiny-1",
+            config=config.model_dump(mode="json"),
+            provenance=Provenance(created=0, command="", git_commit=None, python="", versions={}),
+        )
+    )
+    for record in records:
+        ledger.write_trial(record)
+    return folder
+
+
+def refused(config: SweepConfig, records: list[TrialRecord]) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        fitted(config, records)
+    return [str(fault) for fault in caught.value.faults]
+
+
+@pytest.mark.parametrize("ratios", [[1, 2], [0.1, 0.3, 3.3]])
+def test_every_point_comes_back_under_its_own_parameters(ratios: list[float]) -> None:
+    modules = ["all-linear", ["q_proj", "v_proj"]]
+    lora = PLAIN["lora"] | {"alpha_ratio": ratios, "target_modules": modules, "dropout": [0, 0.1]}
+    config = sweep("random", trials=40, search=PLAIN | {"lora": lora})
+    for record in finished(config):
+        assert params_of(config.search, config.train, record.config) == record.params
+
+
+def test_the_same_file_is_the_same_sweep() -> None:
+    config = sweep()
+    check_same_sweep(config.model_dump(mode="json"), config, Path("here"))
+
+
+@pytest.mark.parametrize(
+    ("section", "value", "told"),
+    [
+        ("model", {"name": "other"}, "model.name m, not other"),
+        ("data", {"path": "e.jsonl"}, "data.path d.jsonl, not e.jsonl"),
+        ("eval", {"in_domain": ["a"], "retention": ["b"], "limit": 5}, "eval.limit None, not 5"),
+        ("train", {"steps": 7}, "train.steps None, not 7"),
+        ("seed", 3, "seed 0, not 3"),
+    ],
+)
+def test_another_question_is_another_sweep(section: str, value: object, told: str) -> None:
+    with pytest.raises(UserError) as caught:
+        check_same_sweep(
+            sweep().model_dump(mode="json"), sweep(**{section: value}), Path("sweeps/tiny")
+        )
+    (fault,) = caught.value.faults
+    assert fault.field == section
+    assert told in fault.rule
+    assert "sweeps/tiny" in fault.rule
+
+
+def test_a_wider_search_takes_every_trial_with_it() -> None:
+    lora = PLAIN["lora"] | {"rank": [2, 4, 8, 32, 64], "dropout": [0.0, 0.1]}
+    config = sweep(search=PLAIN | {"lora": lora}, objectives=[{"metric": LOSS, "mode": "min"}])
+    records = finished(sweep())
+    found = fitted(config, records)
+    assert [record.number for record in found] == [record.number for record in records]
+    for record in found:
+        if record.config.lora:
+            assert record.params["lora/dropout"] == 0.0
+    assert len(run(searcher_of(sweep(trials=30, search=PLAIN | {"lora": lora}), found))) == 6
+
+
+def test_a_search_that_leaves_a_trial_outside_is_refused_with_the_reason() -> None:
+    records = finished(sweep())
+    ranks = {record.number for record in records if record.config.lora and
+             record.config.lora.rank == 32}
+    told = refused(sweep(search=PLAIN | {"lora": PLAIN["lora"] | {"rank": [2, 8]}}), records)
+    assert len(told) == len(ranks) > 0
+    assert all("search.lora.rank: trial" in line and "has rank 32" in line for line in told)
+    (first, *_) = refused(sweep(search={"lora": PLAIN["lora"]}), records)
+    assert "search.full" in first
+    assert "which is not searched" in first
+    narrow = {"low": 1e-5, "high": 2e-5}
+    (first, *_) = refused(
+        sweep(search=PLAIN | {"full": {"learning_rate": narrow}}), records
+    )
+    assert "not in 1e-05 to 2e-05" in first
+
+
+def test_an_objective_that_a_trial_never_logged_is_refused() -> None:
+    records = finished(sweep())
+    goal = {"metric": "kl/base_to_tuned", "mode": "min"}
+    told = refused(sweep(objectives=[goal]), records)
+    complete = [record for record in records if record.status is TrialStatus.COMPLETE]
+    assert len(told) == len(complete)
+    assert "never logged kl/base_to_tuned" in told[0]
+    assert "warm_start" in told[0]
+
+
+def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    records = finished(sweep())
+    earlier = written(tmp_path / "earlier", sweep(), records)
+    lora = PLAIN["lora"] | {"rank": [2, 8]}
+    config = sweep(search=PLAIN | {"lora": lora}, warm_start=[str(earlier)])
+    found, left_out = import_trials(config)
+    ended = [r for r in records if r.status in (TrialStatus.COMPLETE, TrialStatus.DIVERGED)]
+    fitting = [r for r in ended if not (r.config.lora and r.config.lora.rank == 32)]
+    assert [record.number for record in found] == [record.number for record in fitting]
+    (line,) = left_out
+    assert f"{len(ended) - len(fitting)} of {earlier}" in line
+    assert "has rank 32" in line
+
+
+def test_a_warm_start_from_another_question_or_from_nothing_is_refused(tmp_path: Path) -> None:
+    other = written(tmp_path / "other", sweep(model={"name": "other"}), [])
+    with pytest.raises(UserError) as caught:
+        import_trials(sweep(warm_start=[str(other), str(tmp_path / "nothing")]))
+    first, second = map(str, caught.value.faults)
+    assert "has another model" in first
+    assert "no sweep in" in second
+
+
+def test_a_trial_of_another_length_does_not_fit(tmp_path: Path) -> None:
+    records = finished(sweep(train={"steps": 50}))
+    earlier = written(tmp_path / "earlier", sweep(train={"steps": 50}), records)
+    found, left_out = import_trials(sweep(train={"steps": 80}, warm_start=[str(earlier)]))
+    assert found == []
+    assert "was trained with steps 50, not 80" in left_out[0]
+
+
+def test_complete_trials_without_an_objective_do_not_warm_start(tmp_path: Path) -> None:
+    def half(trial: Any) -> Any:
+        return TrialStatus.COMPLETE, {GAIN: 0.5}
+
+    earlier = written(tmp_path / "earlier", sweep(), finished(sweep(trials=3), half))
+    found, (line,) = import_trials(sweep(warm_start=[str(earlier)]))
+    assert found == []
+    assert f"never logged {LOSS}" in line

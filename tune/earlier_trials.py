@@ -1,0 +1,148 @@
+"""What earlier trials mean to a sweep: those of its own folder, and those it starts from.
+
+A sweep's file may be edited between two starts of the command. What decides a trial's result must
+stay as it was; the search and its goals may change as long as every recorded trial fits them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.errors import Fault, UserError
+from trainables.ledger import Ledger
+from trainables.records import TrialRecord, TrialStatus
+from tune.search_space import Misfit, params_of
+from tune.sweep_config import SweepConfig
+
+# Sections that make another sweep when they change.
+_FIXED = ("name", "seed", "model", "data", "eval", "train", "deepspeed")
+_ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
+
+
+def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Path) -> None:
+    """See whether the sweep in a folder may go on under this configuration.
+
+    Raises:
+        UserError: it is another sweep; every section that differs.
+    """
+    now = config.model_dump(mode="json")
+    changed = [section for section in _FIXED if saved.get(section) != now[section]]
+    if changed:
+        raise UserError(
+            [
+                Fault(
+                    section,
+                    f"the sweep in {folder} was started with {_difference(saved, now, section)}",
+                    "give this one another name or --output-dir",
+                )
+                for section in changed
+            ]
+        )
+
+
+def _difference(saved: dict[str, Any], now: dict[str, Any], section: str) -> str:
+    before, after = saved.get(section), now[section]
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return f"{section} {before}, not {after}"
+    key = next(key for key in {**after, **before} if before.get(key) != after.get(key))
+    return f"{section}.{key} {before.get(key)}, not {after.get(key)}"
+
+
+def fitted(config: SweepConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """A sweep's own records, under the parameters that its search gives them now.
+
+    Raises:
+        UserError: a trial is outside the search, or lacks a metric that now counts.
+    """
+    faults: list[Fault] = []
+    found = []
+    for record in records:
+        try:
+            params = params_of(config.search, config.train, record.config)
+        except Misfit as misfit:
+            faults.append(_misfit_fault(record, misfit.field, misfit.reason))
+            continue
+        found.append(record.model_copy(update={"params": params}))
+        faults += [
+            _misfit_fault(record, field, f"never logged {metric}")
+            for field, metric in _goals(config)
+            if record.status is TrialStatus.COMPLETE and record.metric(metric) is None
+        ]
+    if faults:
+        raise UserError(faults)
+    return found
+
+
+def _misfit_fault(record: TrialRecord, field: str, reason: str) -> Fault:
+    return Fault(
+        field,
+        f"trial {record.number} of this sweep {reason}",
+        "let the search include it, or give the sweep another name and `warm_start` it from here",
+    )
+
+
+def _goals(config: SweepConfig) -> list[tuple[str, str]]:
+    objectives = [(f"objectives.{i}", o.metric) for i, o in enumerate(config.objectives)]
+    return objectives + [(f"constraints.{i}", c.metric) for i, c in enumerate(config.constraints)]
+
+
+def import_trials(config: SweepConfig) -> tuple[list[TrialRecord], list[str]]:
+    """Trials of the sweeps in `warm_start` that are points of this one; and what was left out.
+
+    Complete ones must have logged every objective. Trials that failed or are still running have
+    nothing to teach.
+
+    Raises:
+        UserError: a folder holds no sweep, or one with another model, data or evaluation.
+    """
+    faults: list[Fault] = []
+    found: list[TrialRecord] = []
+    left_out: list[str] = []
+    for folder in map(Path, config.warm_start):
+        ledger = Ledger(folder)
+        if not ledger.exists():
+            faults.append(Fault("warm_start", f"no sweep in {folder}", "give its own folder"))
+        elif other := _other_question(ledger.sweep().config, config):
+            faults.append(
+                Fault("warm_start", f"{folder} has another {other}: its results mean other things")
+            )
+        else:
+            fitting, reasons = _fitting(config, ledger.trials())
+            found += fitting
+            left_out += [f"{count} of {folder}: {why}" for why, count in reasons.items()]
+    if faults:
+        raise UserError(faults)
+    return found, left_out
+
+
+def _fitting(
+    config: SweepConfig, records: Sequence[TrialRecord]
+) -> tuple[list[TrialRecord], Counter[str]]:
+    found = []
+    reasons: Counter[str] = Counter()
+    for record in records:
+        if record.status not in _ENDED_WELL or record.confirms is not None:
+            continue
+        lacking = [metric for _, metric in _goals(config) if record.metric(metric) is None]
+        try:
+            if lacking and record.status is TrialStatus.COMPLETE:
+                raise Misfit("objectives", f"never logged {lacking[0]}")
+            params = params_of(config.search, config.train, record.config)
+            found.append(record.model_copy(update={"params": params}))
+        except Misfit as misfit:
+            reasons[misfit.reason] += 1
+    return found, reasons
+
+
+def _other_question(saved: dict[str, Any], config: SweepConfig) -> str | None:
+    """The section that makes another sweep's metrics mean something else."""
+    earlier = {
+        "model": ModelConfig.model_validate(saved["model"]),
+        "data": DataConfig.model_validate(saved["data"]),
+        "eval": EvalSuite.model_validate(saved["eval"]),
+    }
+    return next((name for name, part in earlier.items() if part != getattr(config, name)), None)
