@@ -37,6 +37,7 @@ from tune.tune_events import TuneEvents
 logger = logging.getLogger(__name__)
 Trainable = Callable[[dict[str, Any]], None]
 
+_FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
 # A multi-worker trial only waits for its workers, which hold the CPUs and GPUs themselves; what
 # it reserves must be something, and something that every node has.
 _SLIVER_OF_MEMORY = 1 << 20
@@ -59,7 +60,7 @@ class Sweep:
         config: the sweep.
         folder: where its ledger lies, or will.
         base_cache: where base evaluations are kept for all sweeps.
-        retry_failed: run the trials that failed again, from their newest checkpoints.
+        retry_failed: run trials that failed or were cancelled again, from their checkpoints.
         trainable: what Tune runs for each trial.
 
     Raises:
@@ -80,7 +81,7 @@ class Sweep:
         self._trainable = trainable
         self._cluster = ray.cluster_resources()
         history = self._read_history()
-        again = (TrialStatus.RUNNING, *([TrialStatus.FAILED] if retry_failed else []))
+        again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))
         self._finished = [record for record in history if record.status not in again]
         self._interrupted = [
             self._as_interrupted(record) for record in history if record.status in again
@@ -139,7 +140,7 @@ class Sweep:
         """
         for measurement in self._ledger.measurements(record.number):
             record = record.after(measurement)
-        failures = 0 if record.status is TrialStatus.FAILED else record.failures
+        failures = 0 if record.status in _FAILED else record.failures
         return record.model_copy(update={"status": TrialStatus.RUNNING, "failures": failures})
 
     def _read_warm_start(self) -> list[TrialRecord]:

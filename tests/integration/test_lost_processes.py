@@ -31,11 +31,16 @@ ONE_TRIAL = (
 _OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 
 
-def kill_trial_processes() -> None:
-    """SIGKILL to every trial process of this session's cluster."""
-    for process in psutil.Process().children(recursive=True):
-        if process.name().startswith("ray::Implicit"):
-            process.kill()
+def kill_trial_processes() -> int:
+    """SIGKILL to every trial process of this session's cluster; how many there were."""
+    found = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.name().startswith("ray::Implicit")
+    ]
+    for process in found:
+        process.kill()
+    return len(found)
 
 
 class Killer(SweepListener):
