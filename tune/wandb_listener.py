@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from trainables.ledger import Ledger
 from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
+from tune.wandb_parts import newest_step, parts_of
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,9 @@ _RUN_SETTINGS: dict[str, Any] = {
 class WandbListener(SweepListener):
     """Logs each trial as a run whose x axis is the optimizer step.
 
-    A trial that is run again under a later attempt continues its run; steps that the run has
-    already are not logged twice, so the curve keeps the earlier attempt's points.
+    A run that an earlier start of the command left open is continued: what the ledger has and
+    W&B lacks is logged first, and no step twice. Likewise a trial that ended in the ledger but
+    not in W&B, because the driver died between the two, is ended at the next start.
 
     Args:
         config: where to log.
@@ -85,18 +88,15 @@ class WandbListener(SweepListener):
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:
-        """Log the base, unless an earlier start of the command did."""
+        """Log the base and the finished trials, as far as earlier starts did not."""
         self._group = sweep.sweep_id
-        run_id = f"{sweep.sweep_id}-base"
-        if self._has_files(run_id):
+        if self._mode() == "disabled":
             return
-        with self._guarded("the run of the base"):
-            run = self._start(run_id, "base", "base", _base_config(sweep, base))
-            if run is None:
-                return
-            self._runs[run_id] = run
-            run.log({**base.metrics, metric_keys.GLOBAL_STEP: 0}, step=0, commit=True)
-        self._close(run_id, _base_summary(base), _FINISHED)
+        self._log_base(f"{sweep.sweep_id}-base", sweep, base)
+        for record in history:
+            if not self._has_ended(record.config.trial_id, _ending(record)):
+                self.trial_started(record)
+                self.trial_ended(record)
 
     def trial_started(self, record: TrialRecord) -> None:
         """Open the trial's run, or go on with it."""
@@ -105,33 +105,28 @@ class WandbListener(SweepListener):
             if trial_id in self._runs:
                 self._runs[trial_id].config.update(_trial_config(record), allow_val_change=True)
                 return
-            self._newest_step.setdefault(trial_id, self._logged_before(record))
             config, name = _trial_config(record), _trial_name(record.config)
             run = self._start(trial_id, name, record.config.method, config)
-            if run is not None:
-                self._runs[trial_id] = run
-                run.summary.update({"status": record.status.value, "reason": None})
+            if run is None:
+                return
+            run.summary.update({"status": record.status.value, "reason": None, **_best(record)})
+            for measurement in Ledger(self._folder).measurements(record.number):
+                self._log(trial_id, measurement)
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """Add a point to the trial's curves."""
-        trial_id, step = record.config.trial_id, measurement.step
-        run = self._runs.get(trial_id)
-        if run is None or step <= self._newest_step[trial_id]:
-            return
-        with self._guarded(f"step {step} of trial {record.number}"):
-            point = {**measurement.metrics, metric_keys.GLOBAL_STEP: step}
-            # W&B's own step is ours too: it then orders the points of several attempts, which
-            # are joined when they are uploaded.
-            run.log(point, step=step, commit=True)
-            self._newest_step[trial_id] = step
-            run.summary.update(_best(record))
+        trial_id = record.config.trial_id
+        with self._guarded(f"step {measurement.step} of trial {record.number}"):
+            if self._log(trial_id, measurement):
+                self._runs[trial_id].summary.update(_best(record))
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Close the trial's run with its final values and its true exit code."""
         final = record.last.metrics if record.last else {}
         verdict = {"status": record.status.value, "reason": record.reason}
         code = _EXIT_CODES.get(record.status, _FAILED)
-        self._close(record.config.trial_id, {**final, **_best(record), **verdict}, code)
+        summary = {**final, **_best(record), **verdict}
+        self._close(record.config.trial_id, summary, code, _ending(record))
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Close the runs of trials that were interrupted; the next start continues them."""
@@ -139,10 +134,41 @@ class WandbListener(SweepListener):
         for run_id in list(self._runs):
             self._close(run_id, verdict, _INTERRUPTED)
 
+    def _log_base(self, run_id: str, sweep: SweepRecord, base: BaseRecord) -> None:
+        if self._has_ended(run_id, base.key):
+            return
+        with self._guarded("the run of the base"):
+            self._start(run_id, "base", "base", _base_config(sweep, base))
+            self._log(run_id, Measurement(step=0, metrics=base.metrics, time=time.time()))
+        self._close(run_id, _base_summary(base), _FINISHED, base.key)
+
+    def _log(self, run_id: str, measurement: Measurement) -> bool:
+        """Add a point to an open run, unless it has the step already."""
+        run, step = self._runs.get(run_id), measurement.step
+        if run is None or step <= self._newest_step[run_id]:
+            return False
+        # W&B's own step is ours too: `wandb sync` keeps it where the parts of a run do not
+        # overlap, and counts on from the last one where they do.
+        times = {metric_keys.GLOBAL_STEP: step, "_timestamp": measurement.time}
+        run.log({**measurement.metrics, **times}, step=step, commit=True)
+        self._newest_step[run_id] = step
+        return True
+
     def _start(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
-        """A run, or None where W&B is disabled."""
+        """Open a run; None where W&B is disabled."""
         if self._mode() == "disabled":
             return None
+        earlier = parts_of(self._folder, run_id)
+        self._newest_step[run_id] = newest_step(earlier)
+        run = self._runs[run_id] = self._connect(run_id, name, job_type, config)
+        if self._mode() == "online":
+            self._newest_step[run_id] = run.starting_step - 1
+            for part in earlier:
+                # The server gets from the ledger what it lacks; `wandb sync` shall add nothing.
+                part.with_suffix(".wandb.synced").touch()
+        return run
+
+    def _connect(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
         try:
             return self._init(run_id, name, job_type, config)
         except Exception as error:
@@ -177,7 +203,10 @@ class WandbListener(SweepListener):
         run.define_metric("*", step_metric=metric_keys.GLOBAL_STEP)
         return run
 
-    def _close(self, run_id: str, summary: Mapping[str, Any], exit_code: int) -> None:
+    def _close(
+        self, run_id: str, summary: Mapping[str, Any], exit_code: int, ending: str | None = None
+    ) -> None:
+        """End a run; an ending that is final is noted, so that no later start repeats it."""
         run = self._runs.pop(run_id, None)
         if run is None:
             return
@@ -185,16 +214,17 @@ class WandbListener(SweepListener):
             run.summary.update(dict(summary))
         with self._guarded(f"the end of run {run_id}"):
             run.finish(exit_code=exit_code)
+            if ending is not None:
+                note = self._note_of_ending(run_id)
+                note.parent.mkdir(parents=True, exist_ok=True)
+                note.write_text(ending, encoding="utf-8")
 
-    def _has_files(self, run_id: str) -> bool:
-        return any(self._folder.glob(f"wandb/*/run-{run_id}.wandb"))
+    def _note_of_ending(self, run_id: str) -> Path:
+        return self._folder / "wandb" / "ended" / run_id
 
-    def _logged_before(self, record: TrialRecord) -> int:
-        """The last step that an earlier attempt logged, -1 if there is none."""
-        if not self._has_files(record.config.trial_id):
-            return -1
-        measurements = Ledger(self._folder).measurements(record.number)
-        return measurements[-1].step if measurements else -1
+    def _has_ended(self, run_id: str, ending: str) -> bool:
+        note = self._note_of_ending(run_id)
+        return note.is_file() and note.read_text(encoding="utf-8") == ending
 
     def _mode(self) -> Mode:
         if self._chosen_mode is None:
@@ -273,6 +303,11 @@ def _trial_name(config: TrialConfig) -> str:
     mantissa, exponent = f"{config.learning_rate:.2e}".split("e")
     rate = f"{float(mantissa):g}e{int(exponent)}"
     return f"{config.method}{adapter} lr={rate} #{config.number}"
+
+
+def _ending(record: TrialRecord) -> str:
+    """Tells one ending of a trial from another; a failed trial may be run again."""
+    return f"{record.status} {record.attempt} {record.ended}"
 
 
 def _best(record: TrialRecord) -> dict[str, float]:

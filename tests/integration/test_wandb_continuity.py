@@ -1,0 +1,155 @@
+"""W&B after kills: one run per trial, every step once, the right end, on a server that counts."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import psutil
+import pytest
+from wandb_driver import REASONS, STEPS, SWEEP_ID, TRIALS, base
+from wandb_server import WandbServer, wandb_server
+
+from trainables.ledger import Ledger
+from tune.wandb_parts import parts_of, steps_in
+
+DRIVER = Path(__file__).with_name("wandb_driver.py")
+ROOT = DRIVER.parents[2]
+WANDB = str(Path(sys.executable).with_name("wandb"))
+EVENTS_OF_A_WHOLE_RUN = 3 * (1 + TRIALS * (2 + len(STEPS)))
+TIME_LIMIT = 60
+
+
+@pytest.fixture
+def environment(tmp_path: Path) -> dict[str, str]:
+    """No settings of the machine's, and no server but one of the test's own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
+    return kept | {
+        "PYTHONPATH": str(ROOT),
+        "NETRC": str(tmp_path / "no-netrc"),
+        "WANDB_CONFIG_DIR": str(tmp_path / "no-config"),
+        "WANDB_BASE_URL": "http://127.0.0.1:9",
+        "WANDB_ERROR_REPORTING": "false",
+    }
+
+
+def drive(folder: Path, mode: str, events: int, environment: dict[str, str]) -> str | None:
+    """Run the driver until it kills itself; what a whole run printed, else None."""
+    command = [sys.executable, str(DRIVER), str(folder), mode, str(events)]
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    services: list[psutil.Process] = []
+    while process.poll() is None:
+        services = psutil.Process(process.pid).children() or services
+        time.sleep(0.05)
+    for service in services:  # the whole machine went down with it
+        try:
+            service.kill()
+        except psutil.NoSuchProcess:
+            continue
+    psutil.wait_procs(services, timeout=TIME_LIMIT)
+    printed = process.communicate(timeout=TIME_LIMIT)[0]
+    assert process.returncode in (0, -signal.SIGKILL)
+    return printed if process.returncode == 0 else None
+
+
+def tear(folder: Path, chance: random.Random) -> None:
+    """Every other time, cut the end off the newest part, as a power cut does."""
+    if chance.random() < 0.5:
+        return
+    newest = max(folder.glob("wandb/*/run-*.wandb"), key=lambda file: file.stat().st_mtime_ns)
+    size = newest.stat().st_size
+    os.truncate(newest, max(0, size - chance.randrange(1, 200)))
+
+
+def killed_again_and_again(
+    folder: Path,
+    mode: str,
+    environment: dict[str, str],
+    kills: int,
+    after: Callable[[random.Random], None] | None = None,
+) -> str:
+    """Kill the driver at random events so many times, then let it run to its end."""
+    chance = random.Random(7)
+    for _ in range(kills):
+        # Early ones more often: they come on top of each other.
+        drive(folder, mode, chance.randrange(2, EVENTS_OF_A_WHOLE_RUN // 4), environment)
+        if after is not None:
+            after(chance)
+    printed = drive(folder, mode, 0, environment)
+    assert printed is not None
+    return printed.strip()
+
+
+def sync(hint: str, server: WandbServer, environment: dict[str, str]) -> None:
+    """Type the command that the sweep printed."""
+    assert hint.startswith("wandb sync ")
+    command = shlex.quote(WANDB) + hint.removeprefix("wandb")
+    reachable = environment | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "f00d" * 10}
+    subprocess.run(["bash", "-c", command], env=reachable, check=True, timeout=TIME_LIMIT)
+
+
+def check(server: WandbServer, folder: Path) -> None:
+    """The server has what the ledger has: no more, no less, in order, with the right ends."""
+    numbers = range(TRIALS)
+    assert set(server.runs) == {f"{SWEEP_ID}-base", *(f"{SWEEP_ID}-{n:04d}" for n in numbers)}
+    for record in Ledger(folder).trials():
+        run = server.runs[record.config.trial_id]
+        history = Ledger(folder).measurements(record.number)
+        assert run.steps == list(STEPS) == [m.step for m in history]
+        for point, logged in zip(run.history, history, strict=True):
+            wanted = {**logged.metrics, "train/global_step": logged.step, "_timestamp": logged.time}
+            assert wanted.items() <= point.items()
+        # W&B sends no key whose value is None.
+        assert (run.summary["status"], run.summary.get("reason")) == (record.status, record.reason)
+        assert record.last is not None
+        assert record.last.metrics.items() <= run.summary.items()
+        assert run.exit_code == (1 if record.number in REASONS else 0)
+        assert run.fields["groupName"] == SWEEP_ID
+    run = server.runs[f"{SWEEP_ID}-base"]
+    assert (run.steps, run.exit_code, run.summary["status"]) == ([0], 0, "COMPLETE")
+    assert base().metrics.items() <= run.history[0].items()
+
+
+def test_offline_parts_of_killed_drivers_join_to_whole_runs(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    folder = tmp_path / "a sweep"
+    hint = killed_again_and_again(folder, "offline", environment, 14, partial(tear, folder))
+
+    parts = {n: parts_of(folder, f"{SWEEP_ID}-{n:04d}") for n in range(TRIALS)}
+    assert max(map(len, parts.values())) > 3
+    for number in range(TRIALS):
+        assert [step for part in parts[number] for step in steps_in(part)] == list(STEPS)
+    with wandb_server() as server:
+        sync(hint, server, environment)
+        check(server, folder)
+        sync(hint, server, environment)  # and typed again it changes nothing
+        check(server, folder)
+
+
+def test_runs_on_a_server_outlive_killed_drivers(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    with wandb_server() as server:
+        reachable = environment | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "f00d" * 10}
+        assert killed_again_and_again(tmp_path, "online", reachable, 8) == "None"
+        check(server, tmp_path)
+
+
+def test_a_sweep_that_goes_online_uploads_what_it_logged_offline(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    drive(tmp_path, "offline", EVENTS_OF_A_WHOLE_RUN // 2, environment)
+    with wandb_server() as server:
+        reachable = environment | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "f00d" * 10}
+        assert drive(tmp_path, "online", 0, reachable)
+        sync(f"wandb sync {tmp_path}/wandb/offline-run-*", server, environment)
+        check(server, tmp_path)

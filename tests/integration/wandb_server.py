@@ -1,0 +1,185 @@
+"""A W&B server on loopback: keeps what W&B's own client sends, and answers a resume truly.
+
+Only what the client asks for is here: GraphQL for runs and files, and the file stream. A line of
+history is kept at the offset that the client gives, as W&B's server does, so a client that counts
+wrongly overwrites or leaves gaps here too.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+
+@dataclass
+class ServedRun:
+    """A run as the server has it.
+
+    Attributes:
+        fields: what the client gave beside the configuration, such as `groupName`.
+        lines: of each streamed file, by their offset.
+        exit_code: of the last part that ended; None where none did.
+    """
+
+    name: str
+    fields: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    lines: dict[str, dict[int, str]] = field(default_factory=dict)
+    exit_code: int | None = None
+
+    @property
+    def history(self) -> list[dict[str, Any]]:
+        """Logged points, in the order in which the server got them."""
+        lines = self.lines.get("wandb-history.jsonl", {})
+        return [json.loads(lines[offset]) for offset in sorted(lines)]
+
+    @property
+    def steps(self) -> list[int]:
+        """W&B's own step of each point."""
+        return [point["_step"] for point in self.history]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The newest summary."""
+        lines = self.lines.get("wandb-summary.json", {})
+        summary: dict[str, Any] = json.loads(lines[max(lines)]) if lines else {}
+        return summary
+
+    def bucket(self) -> dict[str, Any]:
+        """What a client that resumes is told."""
+        tails = {
+            "historyTail": list(map(json.dumps, self.history[-1:])),
+            "eventsTail": [],
+            "summaryMetrics": self.summary,
+            "config": self.config,
+            "wandbConfig": {"t": 1},
+        }
+        counts = ("history", "events", "log")
+        return {
+            "id": self.name,
+            "name": self.name,
+            "displayName": self.fields.get("displayName"),
+            "tags": self.fields.get("tags"),
+            "notes": None,
+            **{key: json.dumps(value) for key, value in tails.items()},
+            **{f"{kind}LineCount": self._count(kind) for kind in counts},
+        }
+
+    def _count(self, kind: str) -> int:
+        file = {"history": "wandb-history", "events": "wandb-events"}.get(kind)
+        return len(self.lines.get(f"{file}.jsonl" if file else "output.log", {}))
+
+
+class WandbServer:
+    """What the server was sent: `runs` by their id."""
+
+    def __init__(self) -> None:
+        self.runs: dict[str, ServedRun] = {}
+        self.url = ""
+
+    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """The reply to a POST."""
+        if path == "/graphql":
+            return {"data": self._graphql(body["operationName"], body.get("variables") or {})}
+        *_, run, end = path.split("/")
+        if end == "file_stream":
+            self._stream(self.runs[run], body)
+        return {"limits": {}}
+
+    def _graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
+        entity = {"id": "e", "name": "tester"}
+        project = {"id": "p", "name": variables.get("project"), "entity": entity}
+        match operation:
+            case "RunResumeStatus":
+                run = self.runs.get(variables["name"])
+                return {"model": {**project, "bucket": run.bucket() if run else None}}
+            case "UpsertBucket":
+                name = variables["name"]
+                run = self.runs.setdefault(name, ServedRun(name))
+                given = {key: value for key, value in variables.items() if value is not None}
+                run.config = json.loads(given.pop("config", "null")) or run.config
+                run.fields |= given
+                bucket = {**run.bucket(), "sweepName": None, "description": None}
+                return {
+                    "upsertBucket": {"bucket": {**bucket, "project": project}, "inserted": False}
+                }
+            case "CreateRunFiles":
+                files = [
+                    {"name": name, "uploadUrl": f"{self.url}/uploads/{name}"}
+                    for name in variables["files"]
+                ]
+                run_files = {"runID": variables["run"], "uploadHeaders": [], "files": files}
+                return {"createRunFiles": run_files}
+            case "Viewer":
+                viewer = {"id": "u", "entity": "tester", "username": "tester", "flags": "{}"}
+                return {"viewer": {**viewer, "teams": {"edges": []}}}
+            case _:
+                return {}
+
+    def _stream(self, run: ServedRun, body: dict[str, Any]) -> None:
+        for name, chunk in (body.get("files") or {}).items():
+            lines = run.lines.setdefault(name, {})
+            for position, line in enumerate(chunk["content"]):
+                lines[chunk["offset"] + position] = line
+        if body.get("complete"):
+            run.exit_code = body.get("exitcode")
+
+
+@contextmanager
+def wandb_server() -> Iterator[WandbServer]:
+    """A server on a free loopback port until the block ends."""
+    state, lock = WandbServer(), threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def log_message(self, *_: Any) -> None:
+            """Silent."""
+
+        def do_POST(self) -> None:
+            body = json.loads(self._body() or "{}")
+            with lock:
+                answer = state.answer(self.path, body)
+            self._reply(answer)
+
+        def do_PUT(self) -> None:
+            self._body()
+            self._reply({})
+
+        def do_GET(self) -> None:
+            self._reply({})
+
+        def _body(self) -> bytes:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            is_zipped = self.headers.get("Content-Encoding") == "gzip"
+            return gzip.decompress(body) if is_zipped else body
+
+        def _reply(self, answer: dict[str, Any]) -> None:
+            content = json.dumps(answer).encode()
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, *_: Any) -> None:
+            """Silent: a client that was killed hangs up."""
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        state.url = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread.start()
+        try:
+            yield state
+        finally:
+            server.shutdown()
+            thread.join()
