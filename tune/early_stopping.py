@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from bisect import insort
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,10 +42,10 @@ class EarlyStopping(FIFOScheduler):
         measurement = _measurement(result)
         if measurement is None or trial.config["confirms"] is not None:
             return str(TrialScheduler.CONTINUE)
-        reason = self._rule.decide(int(trial.config["trial"]["number"]), measurement)
-        if reason is None:
+        outcome = self._rule.decide(int(trial.config["trial"]["number"]), measurement)
+        if outcome is None:
             return str(TrialScheduler.CONTINUE)
-        self._outcomes[trial.trial_id] = Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason)
+        self._outcomes[trial.trial_id] = outcome
         return str(TrialScheduler.STOP)
 
 
@@ -70,11 +70,14 @@ class Rung:
     Attributes:
         step: optimizer steps at which trials are compared.
         scores: of the trials that have reached it, higher is better, sorted.
+        compared: the trials that were compared here.
+        allowed: the trials whose constraints held here.
     """
 
     step: int
     scores: list[float] = field(default_factory=list)
-    seen: set[int] = field(default_factory=set)
+    compared: set[int] = field(default_factory=set)
+    allowed: set[int] = field(default_factory=set)
 
     def admits(self, number: int, score: float, reduction_factor: float) -> bool:
         """Record a trial's score; whether it is among the best 1 / reduction_factor so far.
@@ -82,8 +85,8 @@ class Rung:
         As in ASHA (Li et al. 2018, 1810.05934) the decision is made at once, on those that came
         before; with fewer than `reduction_factor` of them every trial goes on.
         """
-        if number not in self.seen:
-            self.seen.add(number)
+        if number not in self.compared:
+            self.compared.add(number)
             insort(self.scores, score)
         keep = max(1, math.floor(len(self.scores) / reduction_factor))
         if len(self.scores) < reduction_factor:
@@ -92,7 +95,7 @@ class Rung:
 
 
 class SuccessiveHalving:
-    """The rule alone: from measurements to "goes on" or a reason to stop. No Ray in it.
+    """The rule alone: from measurements to "goes on" or how the trial ends. No Ray in it.
 
     Args:
         config: metric, direction and rungs.
@@ -105,38 +108,40 @@ class SuccessiveHalving:
         self._constraints = constraints
         self._rungs: dict[int, list[Rung]] = {}
         self._first_loss: dict[int, float] = {}
+        self._pending: dict[int, Outcome] = {}
 
-    def replay(self, number: int, history: Sequence[Measurement]) -> None:
-        """Take in what a trial measured in an earlier run of the command.
+    def replay(self, histories: Mapping[int, Sequence[Measurement]]) -> None:
+        """Take in what each trial measured in earlier runs of the command.
 
-        What a rung holds does not depend on the order, so neither do the decisions after it.
+        The measurements are taken in the order of their times, so that each decision is made on
+        what it was made on before. A decision that the driver did not live to carry out is kept,
+        and ends the trial at its next measurement.
         """
-        for measurement in history:
-            self.decide(number, measurement)
+        arrivals = [(m, number) for number, history in histories.items() for m in history]
+        for measurement, number in sorted(arrivals, key=lambda arrival: arrival[0].time):
+            self._pending.pop(number, None)  # it did go on
+            if outcome := self.decide(number, measurement):
+                self._pending[number] = outcome
 
-    def decide(self, number: int, measurement: Measurement) -> str | None:
-        """Why the trial should end now; None lets it go on.
+    def decide(self, number: int, measurement: Measurement) -> Outcome | None:
+        """How the trial should end now; None lets it go on.
 
         The last step is no rung: who has come so far is complete.
         """
-        total_steps = measurement.total_steps
-        if total_steps is None or measurement.step >= total_steps:
+        pending = self._pending.pop(number, None)
+        if measurement.total_steps is None or measurement.step >= measurement.total_steps:
             return None
+        return pending or self._judge(number, measurement, measurement.total_steps)
+
+    def _judge(self, number: int, measurement: Measurement, total_steps: int) -> Outcome | None:
         if reason := self._explodes(number, measurement):
-            return reason
-        score = self._score(measurement)
-        if score is None:
-            return None
+            return Outcome(status=TrialStatus.DIVERGED, reason=reason)
         reached = [r for r in self._rungs_of(total_steps) if r.step <= measurement.step]
-        if not reached or number in reached[-1].seen:
+        if not reached:
             return None
-        if reason := self._breaks_constraint(measurement):
-            reached[-1].seen.add(number)
-            return reason
-        if reached[-1].admits(number, score, self._config.reduction_factor):
-            return None
-        keep = f"best 1/{self._config.reduction_factor:g}"
-        return f"not among the {keep} at step {measurement.step}"
+        reason = self._breaks_constraint(number, measurement, reached[-1])
+        reason = reason or self._falls_behind(number, measurement, reached[-1])
+        return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason) if reason else None
 
     def _rungs_of(self, total_steps: int) -> list[Rung]:
         """Rungs at first_rung x reduction_factor^k of a training's length, below its end."""
@@ -169,9 +174,27 @@ class SuccessiveHalving:
             return f"training loss {loss:.3g} is over {limit:g} x the first, {first:.3g}"
         return None
 
-    def _breaks_constraint(self, measurement: Measurement) -> str | None:
+    def _breaks_constraint(
+        self, number: int, measurement: Measurement, rung: Rung
+    ) -> str | None:
+        """Looks once at a rung, at the first measurement there that has what is constrained."""
+        if number in rung.allowed:
+            return None
         for constraint in self._constraints:
             value = measurement.metrics.get(constraint.metric)
-            if value is not None and not constraint.holds(value):
+            if value is None:
+                return None
+            if not constraint.holds(value):
                 return f"{constraint} is broken already: {value:.3g} at step {measurement.step}"
+        rung.allowed.add(number)
         return None
+
+    def _falls_behind(self, number: int, measurement: Measurement, rung: Rung) -> str | None:
+        """Compares once at a rung, at the first measurement there that has what is compared."""
+        score = self._score(measurement)
+        if score is None or number in rung.compared:
+            return None
+        if rung.admits(number, score, self._config.reduction_factor):
+            return None
+        keep = f"best 1/{self._config.reduction_factor:g}"
+        return f"not among the {keep} at step {measurement.step}"

@@ -197,10 +197,13 @@ class Sweep:
         if self._config.early_stopping is None:
             return None
         rule = SuccessiveHalving(self._config.early_stopping, self._config.constraints)
-        for record in (*self._finished, *self._interrupted):
-            if record.confirms is not None:
-                continue
-            rule.replay(record.number, self._ledger.measurements(record.number))
+        rule.replay(
+            {
+                record.number: self._ledger.measurements(record.number)
+                for record in (*self._finished, *self._interrupted)
+                if record.confirms is None
+            }
+        )
         return EarlyStopping(rule)
 
     def _tuner(

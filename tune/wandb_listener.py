@@ -21,7 +21,7 @@ from trainables.ledger import Ledger
 from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
-from tune.wandb_parts import newest_step, parts_of
+from tune.wandb_parts import is_empty, parts_of, set_aside, steps_in
 
 logger = logging.getLogger(__name__)
 
@@ -159,13 +159,14 @@ class WandbListener(SweepListener):
         if self._mode() == "disabled":
             return None
         earlier = parts_of(self._folder, run_id)
-        self._newest_step[run_id] = newest_step(earlier)
+        newest_step = max((step for part in earlier for step in steps_in(part)), default=-1)
         run = self._runs[run_id] = self._connect(run_id, name, job_type, config)
-        if self._mode() == "online":
-            self._newest_step[run_id] = run.starting_step - 1
-            for part in earlier:
-                # The server gets from the ledger what it lacks; `wandb sync` shall add nothing.
-                part.with_suffix(".wandb.synced").touch()
+        is_online = self._mode() == "online"
+        self._newest_step[run_id] = run.starting_step - 1 if is_online else newest_step
+        for part in earlier:
+            # Online the server gets from the ledger all that it lacks.
+            if is_online or is_empty(part):
+                set_aside(part)
         return run
 
     def _connect(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:

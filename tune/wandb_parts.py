@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 from pathlib import Path
+from typing import Any
 
 from wandb.util import get_core_path
 
@@ -20,17 +21,29 @@ def parts_of(folder: Path, run_id: str) -> list[Path]:
     return sorted(folder.glob(f"wandb/*run-*/run-{run_id}.wandb"))
 
 
-def newest_step(parts: list[Path]) -> int:
-    """The last step that any of the parts holds; -1 where none does.
+def steps_in(part: Path) -> list[int]:
+    """The steps that a part holds, in its order; a torn end is left out.
 
     Raises:
         subprocess.SubprocessError: W&B's reader fails.
     """
-    return max((step for part in parts for step in steps_in(part)), default=-1)
+    return [int(r["history"]["item"]["_step"]) for r in _records(part) if r["type"] == "history"]
 
 
-def steps_in(part: Path) -> list[int]:
-    """The steps that a part holds, in its order; a torn end is left out."""
+def is_empty(part: Path) -> bool:
+    """Whether its driver died before a part said even whose it is.
+
+    For one such part `wandb sync` refuses all that it is given.
+    """
+    return not any(record["type"] == "run" for record in _records(part))
+
+
+def set_aside(part: Path) -> None:
+    """Keep a part out of every later `wandb sync`, by W&B's own mark of what is uploaded."""
+    part.with_suffix(".wandb.synced").touch()
+
+
+def _records(part: Path) -> list[dict[str, Any]]:
     command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
     printed = subprocess.run(  # noqa: S603 - W&B's own binary on our own file
         [*command, "-run-file", str(part)],
@@ -39,5 +52,4 @@ def steps_in(part: Path) -> list[int]:
         text=True,
         timeout=_READER_SECONDS,
     ).stdout
-    records = map(json.loads, printed.splitlines())
-    return [int(r["history"]["item"]["_step"]) for r in records if r["type"] == "history"]
+    return [json.loads(line) for line in printed.splitlines()]
