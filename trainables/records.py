@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from enum import StrEnum
 
 from pydantic import Field, field_validator
@@ -112,6 +113,11 @@ class TrialRecord(Frozen):
                 choose = min if better == "min" else max
                 best[key] = choose(best.get(key, value), value)
         return self.model_copy(update={"last": measurement, "best": best})
+
+    def ended_as(self, outcome: Outcome) -> TrialRecord:
+        """The record of the trial once it has ended so, now."""
+        changes = outcome.model_dump() | {"ended": time.time()}
+        return self.model_copy(update=changes)
 
 
 class TaskScore(Frozen):

@@ -108,32 +108,31 @@ class SuccessiveHalving:
         self._constraints = constraints
         self._rungs: dict[int, list[Rung]] = {}
         self._first_loss: dict[int, float] = {}
-        self._pending: dict[int, Outcome] = {}
 
-    def replay(self, histories: Mapping[int, Sequence[Measurement]]) -> None:
+    def replay(self, histories: Mapping[int, Sequence[Measurement]]) -> dict[int, Outcome]:
         """Take in what each trial measured in earlier runs of the command.
 
-        The measurements are taken in the order of their times, so that each decision is made on
-        what it was made on before. A decision that the driver did not live to carry out is kept,
-        and ends the trial at its next measurement.
+        The measurements are taken in the order of their times, so that each is judged by those
+        that came before it. What a rung holds in the end does not depend on that order.
+
+        Returns:
+            How each trial ends whose last measurement was to be its last. One among them that
+            still runs by the ledger lost its driver between the decision and its record.
         """
         arrivals = [(m, number) for number, history in histories.items() for m in history]
+        outcomes = {}
         for measurement, number in sorted(arrivals, key=lambda arrival: arrival[0].time):
-            self._pending.pop(number, None)  # it did go on
-            if outcome := self.decide(number, measurement):
-                self._pending[number] = outcome
+            outcomes[number] = self.decide(number, measurement)
+        return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
 
     def decide(self, number: int, measurement: Measurement) -> Outcome | None:
         """How the trial should end now; None lets it go on.
 
         The last step is no rung: who has come so far is complete.
         """
-        pending = self._pending.pop(number, None)
-        if measurement.total_steps is None or measurement.step >= measurement.total_steps:
+        total_steps = measurement.total_steps
+        if total_steps is None or measurement.step >= total_steps:
             return None
-        return pending or self._judge(number, measurement, measurement.total_steps)
-
-    def _judge(self, number: int, measurement: Measurement, total_steps: int) -> Outcome | None:
         if reason := self._explodes(number, measurement):
             return Outcome(status=TrialStatus.DIVERGED, reason=reason)
         reached = [r for r in self._rungs_of(total_steps) if r.step <= measurement.step]

@@ -98,6 +98,7 @@ class Sweep:
         base = self._evaluate_base()
         check_metrics(self._config, base)
         sweep = self._write_sweep()
+        scheduler = self._early_stopping()
         searcher = OptunaSearcher(
             self._config,
             self._trial_maker(sweep.sweep_id),
@@ -106,7 +107,6 @@ class Sweep:
             self._warm,
         )
         everyone = [Recorder(self._ledger), searcher, *listeners]
-        scheduler = self._early_stopping()
         events = TuneEvents(
             everyone,
             self._config.budget.retries,
@@ -193,17 +193,24 @@ class Sweep:
         return make
 
     def _early_stopping(self) -> EarlyStopping | None:
-        """The scheduler, with the rungs as earlier runs of the command left them."""
+        """The scheduler, with the rungs as earlier runs of the command left them.
+
+        A trial that was to be stopped when the driver died ends here; it does not run again.
+        """
         if self._config.early_stopping is None:
             return None
         rule = SuccessiveHalving(self._config.early_stopping, self._config.constraints)
-        rule.replay(
+        outcomes = rule.replay(
             {
                 record.number: self._ledger.measurements(record.number)
                 for record in (*self._finished, *self._interrupted)
                 if record.confirms is None
             }
         )
+        for record in [record for record in self._interrupted if record.number in outcomes]:
+            self._interrupted.remove(record)
+            self._finished.append(record.ended_as(outcomes[record.number]))
+            self._ledger.write_trial(self._finished[-1])
         return EarlyStopping(rule)
 
     def _tuner(

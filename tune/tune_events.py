@@ -127,14 +127,7 @@ class TuneEvents(Callback):
             self._finish(trial.trial_id, record, outcome)
 
     def _finish(self, trial_id: str, record: TrialRecord, outcome: Outcome) -> None:
-        record = record.model_copy(
-            update={
-                "status": outcome.status,
-                "reason": outcome.reason,
-                "weights_dir": outcome.weights_dir,
-                "ended": time.time(),
-            }
-        )
+        record = record.ended_as(outcome)
         self._records[trial_id] = record
         for listener in self._listeners:
             listener.trial_ended(record)

@@ -53,8 +53,8 @@ def searched() -> OptunaSearcher:
     """A search that has seen every kind of ending."""
     config, ledger = sweep(), Ledger(Path("/sweeps/tiny"))
 
-    def make(number: int, params: Params, attempt: int) -> TrialConfig:
-        return make_trial(config, "tiny-1", ledger, {}, number, params, attempt)
+    def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
+        return make_trial(config, "tiny-1", ledger, {}, number, params, attempt, seed)
 
     searcher = OptunaSearcher(config, make)
     for _ in range(TRIALS):
@@ -130,4 +130,4 @@ def test_every_trial_is_served_with_parameters_values_and_state(get: Callable[[s
         assert attributes == trial.user_attrs
     states = {trial["state"].lower() for trial in study["trials"]}
     assert "running" not in states
-    assert {"complete", "fail"} <= states
+    assert {"complete", "pruned", "fail"} <= states

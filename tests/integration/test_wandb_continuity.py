@@ -122,7 +122,7 @@ def test_offline_parts_of_killed_drivers_join_to_whole_runs(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     folder = tmp_path / "a sweep"
-    hint = killed_again_and_again(folder, "offline", environment, 14, partial(tear, folder))
+    hint = killed_again_and_again(folder, "offline", environment, 12, partial(tear, folder))
 
     parts = {n: parts_of(folder, f"{SWEEP_ID}-{n:04d}") for n in range(TRIALS)}
     assert max(map(len, parts.values())) > 3
@@ -140,7 +140,7 @@ def test_runs_on_a_server_outlive_killed_drivers(
 ) -> None:
     with wandb_server() as server:
         reachable = environment | {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": "f00d" * 10}
-        assert killed_again_and_again(tmp_path, "online", reachable, 8) == "None"
+        assert killed_again_and_again(tmp_path, "online", reachable, 5) == "None"
         check(server, tmp_path)
 
 

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import math
-import random
+from collections.abc import Collection
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, TRAIN_LOSS
-from trainables.records import Measurement
+from trainables.records import Measurement, Outcome, TrialStatus
 from tune.early_stopping import Rung, SuccessiveHalving
 from tune.sweep_config import Constraint, EarlyStoppingConfig
 
 TOTAL = 90
 CONFIG = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1.0}, reduction_factor=3, first_rung=1 / 9)
+
+
+LIMITS = [Constraint.model_validate(f"{FORGETTING_MEAN} <= 0.05")]
+
+
+def stopped(reason: str) -> Outcome:
+    return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason)
 
 
 def at(step: int, accuracy: float | None, **metrics: float) -> Measurement:
@@ -38,8 +45,8 @@ def test_third_and_worst_at_a_rung_is_stopped_and_says_where() -> None:
     rule = SuccessiveHalving(CONFIG)
     for number, accuracy in enumerate([0.9, 0.5]):
         rule.decide(number, at(10, accuracy))
-    reason = rule.decide(2, at(12, 0.4))
-    assert reason == "not among the best 1/3 at step 12"
+    outcome = rule.decide(2, at(12, 0.4))
+    assert outcome == stopped("not among the best 1/3 at step 12")
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.sampled_from([2.0, 3.0, 4.0]))
@@ -52,23 +59,47 @@ def test_decision_equals_a_count_of_those_before(scores: list[float], factor: fl
         assert rung.admits(number, score, factor) == (len(seen) < factor or among_best)
 
 
-@given(st.integers(0, 2**16))
-def test_replay_in_any_order_decides_as_the_uninterrupted_rule_does(seed: int) -> None:
-    generator = random.Random(seed)
-    histories = {
-        n: [at(step, generator.random()) for step in range(10, TOTAL, 10)] for n in range(12)
-    }
-    whole, told = SuccessiveHalving(CONFIG), {}
-    for number, history in histories.items():
-        told[number] = next((m.step for m in history if whole.decide(number, m)), None)
-    kept = generator.randrange(12)
-    rebuilt = SuccessiveHalving(CONFIG)
-    for number in generator.sample(range(kept), kept):
-        recorded = [m for m in histories[number] if told[number] is None or m.step <= told[number]]
-        rebuilt.replay(number, recorded)
-    for number in range(kept, 12):
-        stopped = next((m.step for m in histories[number] if rebuilt.decide(number, m)), None)
-        assert stopped == told[number]
+def decisions(
+    curves: list[list[Measurement]], arrivals: list[int], kills: Collection[int] = ()
+) -> tuple[dict[int, Outcome], list[Rung]]:
+    """How the trials of a sweep are ended, and what its rungs hold at the end.
+
+    Args:
+        curves: what each trial measures as long as it runs.
+        arrivals: whose measurement arrives next.
+        kills: after which arrivals the driver dies, with the measurement in the ledger and
+            nothing done about it.
+    """
+    rule, ends = SuccessiveHalving(CONFIG, LIMITS), {}
+    ledger: dict[int, list[Measurement]] = {}
+    for time, number in enumerate(arrivals):
+        if number in ends:
+            continue
+        history = ledger.setdefault(number, [])
+        history.append(curves[number][len(history)].model_copy(update={"time": float(time)}))
+        outcome = rule.decide(number, history[-1])
+        if time in kills:
+            rule = SuccessiveHalving(CONFIG, LIMITS)
+            outcomes = rule.replay({trial: ledger[trial] for trial in sorted(ledger)})
+            assert ends.items() <= outcomes.items()
+            ends |= outcomes
+        elif outcome is not None:
+            ends[number] = outcome
+    return ends, rule._rungs_of(TOTAL)
+
+
+@given(st.data())
+def test_a_sweep_killed_anywhere_decides_as_the_uninterrupted_one(data: st.DataObject) -> None:
+    steps = range(5, TOTAL, 5)
+    points = st.tuples(st.floats(0, 1), st.floats(0, 0.06))
+    curve = st.lists(points, min_size=len(steps), max_size=len(steps))
+    curves = [
+        [at(s, gain, **{FORGETTING_MEAN: loss}) for s, (gain, loss) in zip(steps, c, strict=True)]
+        for c in data.draw(st.lists(curve, min_size=1, max_size=8))
+    ]
+    arrivals = data.draw(st.permutations([n for n in range(len(curves)) for _ in steps]))
+    kills = data.draw(st.sets(st.integers(0, len(arrivals) - 1), max_size=5))
+    assert decisions(curves, arrivals, kills) == decisions(curves, arrivals)
 
 
 def test_a_trial_is_judged_once_at_a_rung() -> None:
@@ -85,7 +116,7 @@ def test_points_of_the_training_curve_decide_nothing() -> None:
 
 
 def test_last_step_is_never_stopped() -> None:
-    rule = SuccessiveHalving(CONFIG, [Constraint.model_validate(f"{FORGETTING_MEAN} <= 0.05")])
+    rule = SuccessiveHalving(CONFIG, LIMITS)
     assert rule.decide(0, at(TOTAL, 0.0, **{FORGETTING_MEAN: 0.9, TRAIN_LOSS: 1e9})) is None
 
 
@@ -97,13 +128,27 @@ def test_scalarised_pair_weighs_gain_against_forgetting() -> None:
 
 
 def test_constraint_broken_at_a_rung_stops_and_is_named() -> None:
-    rule = SuccessiveHalving(CONFIG, [Constraint.model_validate(f"{FORGETTING_MEAN} <= 0.05")])
-    reason = rule.decide(0, at(10, 0.99, **{FORGETTING_MEAN: 0.2}))
-    assert reason == "forgetting/mean <= 0.05 is broken already: 0.2 at step 10"
+    rule = SuccessiveHalving(CONFIG, LIMITS)
+    outcome = rule.decide(0, at(10, 0.99, **{FORGETTING_MEAN: 0.2}))
+    assert outcome == stopped("forgetting/mean <= 0.05 is broken already: 0.2 at step 10")
+
+
+def test_constraint_is_looked_at_where_it_is_first_measured_at_a_rung() -> None:
+    rule = SuccessiveHalving(CONFIG, LIMITS)
+    assert rule.decide(0, at(9, 0.9, **{FORGETTING_MEAN: 0.2})) is None  # before the first rung
+    assert rule.decide(0, at(10, 0.9)) is None  # a point of the training curve
+    assert rule.decide(0, at(12, None, **{FORGETTING_MEAN: 0.2})) is not None
+    assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.01})) is None
+    assert rule.decide(1, at(20, 0.9, **{FORGETTING_MEAN: 0.2})) is None  # between two rungs
+    assert rule.decide(1, at(30, 0.9, **{FORGETTING_MEAN: 0.2})) is not None
 
 
 @pytest.mark.parametrize(("loss", "stops"), [(2.9, False), (3.1, True)])
 def test_exploding_loss_stops_at_a_multiple_of_the_first(loss: float, stops: bool) -> None:
     rule = SuccessiveHalving(CONFIG)
     rule.decide(0, at(1, None, **{TRAIN_LOSS: 1.0}))
-    assert (rule.decide(0, at(2, None, **{TRAIN_LOSS: loss})) is not None) is stops
+    outcome = rule.decide(0, at(2, None, **{TRAIN_LOSS: loss}))
+    assert (outcome is not None) is stops
+    if outcome is not None:
+        assert outcome.status is TrialStatus.DIVERGED
+        assert outcome.reason == "training loss 3.1 is over 3 x the first, 1"
