@@ -173,9 +173,7 @@ class SuccessiveHalving:
             return f"training loss {loss:.3g} is over {limit:g} x the first, {first:.3g}"
         return None
 
-    def _breaks_constraint(
-        self, number: int, measurement: Measurement, rung: Rung
-    ) -> str | None:
+    def _breaks_constraint(self, number: int, measurement: Measurement, rung: Rung) -> str | None:
         """Looks once at a rung, at the first measurement there that has what is constrained."""
         if number in rung.allowed:
             return None

@@ -130,8 +130,8 @@ class EarlyStoppingConfig(Frozen):
         reduction_factor: of the trials at a rung, the best 1 / reduction_factor go on; each rung
             is that many times later than the one before.
         first_rung: share of a training after which trials are first compared.
-        loss_limit: a training loss above this many times the first one ends a trial; the first
-            is the base model's.
+        loss_limit: a trial whose training loss is above this many times its first has diverged;
+            the first, at step 1 and before any update, is the base model's.
     """
 
     metrics: dict[str, float] = Field(min_length=1)

@@ -302,7 +302,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=20, help="default: 20")
     seeds = parser.parse_args().seeds
     samplers: tuple[Sampler, ...] = ("random", "tpe")
-    jobs = [(m, t, s, seed) for t in TASKS for s in samplers for m in METHODS for seed in range(seeds)]
+    jobs = [
+        (m, t, s, seed) for t in TASKS for s in samplers for m in METHODS for seed in range(seeds)
+    ]
     with ProcessPoolExecutor() as pool:
         found = dict(zip(jobs, pool.map(one, jobs, chunksize=4), strict=True))
     rows = [

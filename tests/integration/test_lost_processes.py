@@ -104,19 +104,22 @@ def test_trial_that_dies_again_and_again_fails_at_the_limit(
     assert ledger.trials() == outcome.records
 
 
+EARLY_STOPPING = (
+    "search={lora: {rank: 8, alpha: 16, learning_rate: [3.0e-3, 1.0e-3, 1.0e-6, 1.0e-7]}}",
+    "sampler=grid",
+    "budget.trials=4",
+    "seed=4",  # the best first
+    "resources.max_concurrent=1",
+    "train.steps=24",
+    "train.report_every=8",
+    "early_stopping={metrics: {validation/loss: -1}, reduction_factor: 2, first_rung: 0.3}",
+)
+
+
 def test_bad_trials_are_stopped_early_and_told_so(
     run_sweep: Callable[..., tuple[SweepOutcome, Ledger]],
 ) -> None:
-    outcome, ledger = run_sweep(
-        "search={lora: {rank: 8, alpha: 16, learning_rate: [3.0e-3, 1.0e-3, 1.0e-6, 1.0e-7]}}",
-        "sampler=grid",
-        "budget.trials=4",
-        "seed=4",  # the best first
-        "resources.max_concurrent=1",
-        "train.steps=24",
-        "train.report_every=8",
-        "early_stopping={metrics: {validation/loss: -1}, reduction_factor: 2, first_rung: 0.3}",
-    )
+    outcome, ledger = run_sweep(*EARLY_STOPPING)
     statuses = {r.config.learning_rate: r.status for r in outcome.records}
     assert statuses[3e-3] is TrialStatus.COMPLETE
     stopped = [r for r in outcome.records if r.status is TrialStatus.STOPPED_EARLY]
@@ -126,3 +129,14 @@ def test_bad_trials_are_stopped_early_and_told_so(
         assert record.last.step in (8, 16)
         assert f"at step {record.last.step}" in (record.reason or "")
         assert ledger.measurements(record.number)[-1] == record.last
+
+    # As a driver leaves it that dies between the decision and its record.
+    unwritten = {"status": TrialStatus.RUNNING, "reason": None, "ended": None, "last": None}
+    for record in stopped:
+        ledger.write_trial(record.model_copy(update=unwritten))
+    again, _ = run_sweep(*EARLY_STOPPING)
+    assert [told(record) for record in again.records] == [told(r) for r in outcome.records]
+
+
+def told(record: TrialRecord) -> dict[str, object]:
+    return record.model_dump(exclude={"ended"})

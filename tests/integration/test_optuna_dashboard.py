@@ -95,7 +95,7 @@ def get(tmp_path: Path) -> Iterator[Callable[[str], Any]]:
     deadline = time.monotonic() + TIME_LIMIT
     try:
         while True:
-            assert process.poll() is None, (process.stderr and process.stderr.read())
+            assert process.poll() is None, process.stderr and process.stderr.read()
             try:
                 get("/api/studies")
                 break

@@ -89,9 +89,7 @@ def run(folder: Path, mode: Any, pace: random.Random) -> str | None:
     records = {record.number: record for record in ledger.trials()}
     finished = [r for r in records.values() if r.status is not TrialStatus.RUNNING]
     provenance = Provenance(created=0, command="", git_commit=None, python="3", versions={})
-    sweep = SweepRecord(
-        sweep_id=SWEEP_ID, config={"model": {"name": "m"}}, provenance=provenance
-    )
+    sweep = SweepRecord(sweep_id=SWEEP_ID, config={"model": {"name": "m"}}, provenance=provenance)
     for listener in listeners:
         listener.sweep_started(sweep, base(), finished)
     waiting = [n for n in range(TRIALS) if n not in {record.number for record in finished}]
@@ -128,9 +126,7 @@ def start(
     return [step for step in STEPS if step > checkpoint] or [STEPS[-1]]
 
 
-def advance(
-    listeners: list[Any], records: dict[int, TrialRecord], number: int, step: int
-) -> None:
+def advance(listeners: list[Any], records: dict[int, TrialRecord], number: int, step: int) -> None:
     """A trial reports; after its last step it ends."""
     last = measurement(number, step)
     record = records[number].model_copy(update={"last": last, "best": last.metrics})
