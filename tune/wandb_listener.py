@@ -77,7 +77,10 @@ class WandbListener(SweepListener):
         self._has_warned = False
 
     def upload_hint(self) -> str | None:
-        """The command that uploads what was logged offline; None where there is nothing to do."""
+        """The command that uploads what was logged offline; None where there is nothing to do.
+
+        W&B joins the parts of a run in the order of their starts.
+        """
         if self._mode() != "offline":
             return None
         folder = self._folder / "wandb"

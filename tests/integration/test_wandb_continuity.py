@@ -143,6 +143,19 @@ def test_offline_parts_of_killed_drivers_join_to_whole_runs(
         check(server, folder)
 
 
+def test_a_part_cut_before_its_first_record_holds_up_no_upload(
+    tmp_path: Path, environment: dict[str, str]
+) -> None:
+    drive(tmp_path, "offline", EVENTS_OF_A_WHOLE_RUN // 3, environment)
+    for part in tmp_path.glob("wandb/offline-run-*/*.wandb"):
+        os.truncate(part, 20)
+    hint = drive(tmp_path, "offline", 0, environment)
+    assert hint is not None
+    with wandb_server() as server:
+        sync(hint.strip(), server, environment)
+        check(server, tmp_path)
+
+
 def test_runs_on_a_server_outlive_killed_drivers(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:

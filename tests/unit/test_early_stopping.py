@@ -55,7 +55,7 @@ def test_decision_equals_a_count_of_those_before(scores: list[float], factor: fl
     for number, score in enumerate(scores):
         seen = scores[: number + 1]
         better = sum(other > score for other in seen)
-        among_best = better < max(1, math.floor(len(seen) / factor))
+        among_best = better < math.ceil(len(seen) / factor)
         assert rung.admits(number, score, factor) == (len(seen) < factor or among_best)
 
 
