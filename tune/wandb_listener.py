@@ -21,7 +21,7 @@ from trainables.ledger import Ledger
 from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
-from tune.wandb_parts import is_empty, parts_of, set_aside, steps_in
+from tune.wandb_parts import is_empty, make_durable, parts_of, set_aside, steps_in
 
 logger = logging.getLogger(__name__)
 
@@ -219,9 +219,14 @@ class WandbListener(SweepListener):
         with self._guarded(f"the end of run {run_id}"):
             run.finish(exit_code=exit_code)
             if ending is not None:
-                note = self._note_of_ending(run_id)
-                note.parent.mkdir(parents=True, exist_ok=True)
-                note.write_text(ending, encoding="utf-8")
+                self._note_ending(run_id, ending)
+
+    def _note_ending(self, run_id: str, ending: str) -> None:
+        for part in parts_of(self._folder, run_id):
+            make_durable(part)
+        note = self._note_of_ending(run_id)
+        note.parent.mkdir(parents=True, exist_ok=True)
+        note.write_text(ending, encoding="utf-8")
 
     def _note_of_ending(self, run_id: str) -> Path:
         return self._folder / "wandb" / "ended" / run_id

@@ -7,6 +7,7 @@ will be uploaded: of a part whose driver was killed that is what had been flushe
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,12 @@ def is_empty(part: Path) -> bool:
 def set_aside(part: Path) -> None:
     """Keep a part out of every later `wandb sync`, by W&B's own mark of what is uploaded."""
     part.with_suffix(".wandb.synced").touch()
+
+
+def make_durable(part: Path) -> None:
+    """See that a part is on the disk, which W&B leaves to the system."""
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
 
 
 def _records(part: Path) -> list[dict[str, Any]]:

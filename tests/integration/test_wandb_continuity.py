@@ -147,8 +147,11 @@ def test_a_part_cut_before_its_first_record_holds_up_no_upload(
     tmp_path: Path, environment: dict[str, str]
 ) -> None:
     drive(tmp_path, "offline", EVENTS_OF_A_WHOLE_RUN // 3, environment)
-    for part in tmp_path.glob("wandb/offline-run-*/*.wandb"):
-        os.truncate(part, 20)
+    unfinished = [r for r in Ledger(tmp_path).trials() if r.ended is None]
+    assert unfinished
+    for record in unfinished:
+        for part in parts_of(tmp_path, record.config.trial_id):
+            os.truncate(part, 20)
     hint = drive(tmp_path, "offline", 0, environment)
     assert hint is not None
     with wandb_server() as server:
