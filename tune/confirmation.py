@@ -30,9 +30,7 @@ def unconfirmed(
                 yield winner, seed
 
 
-def winners(
-    config: SweepConfig, records: Iterable[TrialRecord], count: int
-) -> list[TrialRecord]:
+def winners(config: SweepConfig, records: Iterable[TrialRecord], count: int) -> list[TrialRecord]:
     """The trial to take, the one to take if that were not there, and so on, up to so many."""
     left = [record for record in records if record.confirms is None]
     found: list[TrialRecord] = []

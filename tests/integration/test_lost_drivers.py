@@ -180,9 +180,7 @@ def run_killing(
         before = final(ledger)
         tally.completed_before_a_kill += len(before)
         process = drivers.start(folder, overrides)
-        killer = threading.Timer(
-            rng.uniform(0.1, longest_life), os.kill, (process, signal.SIGKILL)
-        )
+        killer = threading.Timer(rng.uniform(0.1, longest_life), os.kill, (process, signal.SIGKILL))
         killer.start()
         code = drivers.wait()
         killer.cancel()
@@ -213,15 +211,19 @@ def prove(
         tally.sweeps += 1
         tally.trials += len(ledger.trials())
         tally.attempts += sum(record.attempt for record in ledger.trials())
-    print(f"\nkilled {tally}")
     return tally
 
 
 @pytest.mark.timeout(600)
 def test_twenty_killed_drivers_lose_nothing(
-    drivers: Drivers, tmp_path: Path, load: Callable[..., SweepConfig]
+    drivers: Drivers,
+    tmp_path: Path,
+    load: Callable[..., SweepConfig],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     tally = prove(drivers, tmp_path, load, kills=20, seed=0)
+    with capsys.disabled():
+        print(f"\nkilled {tally}")
     assert tally.kills["drivers"] >= 20
     assert tally.completed_before_a_kill > 0
 
@@ -229,13 +231,21 @@ def test_twenty_killed_drivers_lose_nothing(
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_two_hundred_killed_drivers_lose_nothing(
-    drivers: Drivers, tmp_path: Path, load: Callable[..., SweepConfig]
+    drivers: Drivers,
+    tmp_path: Path,
+    load: Callable[..., SweepConfig],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert prove(drivers, tmp_path, load, kills=200, seed=1).kills["drivers"] >= 200
+    tally = prove(drivers, tmp_path, load, kills=200, seed=1)
+    with capsys.disabled():
+        print(f"\nkilled {tally}")
+    assert tally.kills["drivers"] >= 200
 
 
 @pytest.mark.timeout(600)
-def test_killed_trial_processes_lose_nothing(drivers: Drivers, tmp_path: Path) -> None:
+def test_killed_trial_processes_lose_nothing(
+    drivers: Drivers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     rng, kills = random.Random(0), 0
     overrides = (*CHANGES, *SIDE_BY_SIDE)
     drivers.start(tmp_path / "undisturbed", overrides)
@@ -262,4 +272,5 @@ def test_killed_trial_processes_lose_nothing(drivers: Drivers, tmp_path: Path) -
     attempts = sum(record.attempt for record in ledger.trials())
     failures = sum(record.failures for record in ledger.trials())
     assert failures == attempts - TRIALS > 0
-    print(f"\nkilled {kills} trial processes; {attempts} attempts of {TRIALS} trials; lost 0")
+    with capsys.disabled():
+        print(f"\nkilled {kills} trial processes; {attempts} attempts of {TRIALS} trials; lost 0")

@@ -416,7 +416,7 @@ def test_all_chatter_goes_to_the_log_and_the_console_to_stdout(tmp_path, capfd):
     with chatter_to(log) as console:
         os.write(2, b"from C++\n")
         os.write(1, b"from C\n")
-        print("from print", flush=False)  # noqa: T201
+        print("from print", flush=False)
         sys.stderr.write("from stderr\n")
         logger.warning("from logging")
         subprocess.run(["sh", "-c", "echo child out; echo child err >&2"], check=True)

@@ -98,8 +98,9 @@ def test_a_wider_search_takes_every_trial_with_it() -> None:
 
 def test_a_search_that_leaves_a_trial_outside_is_refused_with_the_reason() -> None:
     records = finished(sweep())
-    ranks = {record.number for record in records if record.config.lora and
-             record.config.lora.rank == 32}
+    ranks = {
+        record.number for record in records if record.config.lora and record.config.lora.rank == 32
+    }
     told = refused(sweep(search=PLAIN | {"lora": PLAIN["lora"] | {"rank": [2, 8]}}), records)
     assert len(told) == len(ranks) > 0
     assert all("search.lora.rank: trial" in line and "has rank 32" in line for line in told)
@@ -107,9 +108,7 @@ def test_a_search_that_leaves_a_trial_outside_is_refused_with_the_reason() -> No
     assert "search.full" in first
     assert "which is not searched" in first
     narrow = {"low": 1e-5, "high": 2e-5}
-    (first, *_) = refused(
-        sweep(search=PLAIN | {"full": {"learning_rate": narrow}}), records
-    )
+    (first, *_) = refused(sweep(search=PLAIN | {"full": {"learning_rate": narrow}}), records)
     assert "not in 1e-05 to 2e-05" in first
 
 
