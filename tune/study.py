@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep: asked for points, told every ending rightly, rebuilt from records."""
+"""The Optuna study of a sweep: asked for points, told every ending, rebuilt from records."""
 
 from __future__ import annotations
 

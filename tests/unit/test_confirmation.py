@@ -37,7 +37,7 @@ def test_runs_that_confirm_are_no_trials_of_the_search(tmp_path: Path) -> None:
     assert pareto_front(config, records) == pareto_front(config, search)
     best = recommend(config, records)
     assert best is not None
-    assert [w.number for w in winners(config, records, 2)][0] == best.trial.number
+    assert winners(config, records, 2)[0].number == best.trial.number
 
     found = confirmed(records)
     assert set(found) == {w.number for w in winners(config, records, 2)}
