@@ -19,6 +19,7 @@ from typing import TypeVar
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.data import TokenizedData, tokenize
+from trainables.disk import write_whole
 from trainables.drift import (
     KlReference,
     general_nll,
@@ -224,8 +225,7 @@ def _store(
 
 def write_items(file: Path, items: Sequence[ItemScore]) -> None:
     """One JSON line an item."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text("".join(f"{item.model_dump_json()}\n" for item in items))
+    write_whole(file, "".join(f"{item.model_dump_json()}\n" for item in items))
 
 
 def read_items(file: Path) -> list[ItemScore]:

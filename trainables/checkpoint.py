@@ -6,6 +6,8 @@ A checkpoint is a folder `step_00000040` with
     random_0.safetensors     random state of rank 0, and so on
     progress.json            step, scheduler, what the reports have gathered
     files.json               size and digest of all of the above; written last
+    evaluated.json           what the reports carry on once the step is evaluated; see
+                             `checkpoint_files`
 
 Parameters and moments are stored whole under the parameter's name, whatever the ZeRO stage or the
 number of workers, so another group of workers can take over.
@@ -13,10 +15,8 @@ number of workers, so another group of workers can take over.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from trainables.checkpoint_files import FILES, digest
+from trainables.disk import whole_folder
+
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TRAINING = "training.safetensors"
 _PROGRESS = "progress.json"
-_FILES = "files.json"
 
 
 @dataclass(frozen=True)
@@ -48,36 +50,6 @@ class Progress:
     reports: dict[str, Any]
 
 
-def checkpoint_dir(attempt_dir: Path, step: int) -> Path:
-    """Folder of the checkpoint after a step."""
-    return attempt_dir / "checkpoints" / f"step_{step:08d}"
-
-
-def newest_valid(attempt_dirs: list[Path]) -> Path | None:
-    """The newest checkpoint of any attempt whose files are all there and whole."""
-    found = [path for folder in attempt_dirs for path in folder.glob("checkpoints/step_*")]
-    for path in sorted(found, key=lambda path: path.name, reverse=True):
-        if is_valid(path):
-            return path
-    return None
-
-
-def is_valid(checkpoint: Path) -> bool:
-    """Whether every file has the size and digest that it was written with."""
-    try:
-        files = json.loads((checkpoint / _FILES).read_text())
-        return all(_digest(checkpoint / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, AttributeError):
-        return False
-
-
-def keep_newest(attempt_dir: Path, count: int) -> None:
-    """Delete all but the newest checkpoints of an attempt."""
-    found = sorted(attempt_dir.glob("checkpoints/step_*"))
-    for path in found[:-count]:
-        shutil.rmtree(path)
-
-
 def save(
     checkpoint: Path, model: Any, optimizer: Any, progress: Progress, rank: int, world_size: int
 ) -> None:
@@ -85,22 +57,17 @@ def save(
 
     A checkpoint is found by `newest_valid` only once it is complete.
     """
-    unfinished = checkpoint.with_name(f".{checkpoint.name}")
-    if rank == 0:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-    _barrier(world_size)
-    tensors = _read_training_state(model, optimizer)
-    save_file(_random_state(), unfinished / f"random_{rank}.safetensors")
-    if rank == 0:
-        save_file(tensors, unfinished / _TRAINING)
-        (unfinished / _PROGRESS).write_text(json.dumps(vars(progress)))
-    _barrier(world_size)
-    if rank == 0:
-        files = {file.name: _digest(file) for file in sorted(unfinished.iterdir())}
-        (unfinished / _FILES).write_text(json.dumps(files, indent=1))
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        unfinished.rename(checkpoint)
+    with whole_folder(checkpoint, is_first=rank == 0) as folder:
+        _barrier(world_size)
+        tensors = _read_training_state(model, optimizer)
+        save_file(_random_state(), folder / f"random_{rank}.safetensors")
+        if rank == 0:
+            save_file(tensors, folder / _TRAINING)
+            (folder / _PROGRESS).write_text(json.dumps(vars(progress)))
+        _barrier(world_size)
+        if rank == 0:
+            files = {file.name: digest(file) for file in sorted(folder.iterdir())}
+            (folder / FILES).write_text(json.dumps(files, indent=1))
     _barrier(world_size)
 
 
@@ -268,12 +235,13 @@ def _unwrapped(optimizer: Any) -> list[Any]:
     return chain
 
 
-def _digest(file: Path) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return f"{file.stat().st_size}:{digest.hexdigest()}"
+def agreed(decision: bool, world_size: int) -> bool:
+    """What rank 0 has decided; every worker calls it."""
+    if world_size == 1:
+        return decision
+    answer = [decision]
+    torch.distributed.broadcast_object_list(answer)
+    return answer[0]
 
 
 def _barrier(world_size: int) -> None:

@@ -7,6 +7,7 @@ the search with everything resolved.
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -256,6 +257,17 @@ class LoraConfig(Frozen):
         return self.alpha / (self.rank**0.5 if self.rslora else self.rank)
 
 
+class Objective(Frozen):
+    """A logged metric to minimise or maximise."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether one value is strictly better than another."""
+        return value < than if self.mode == "min" else value > than
+
+
 class TrialConfig(Frozen):
     """One point of the search, complete: the same config and seed give the same trial.
 
@@ -272,6 +284,8 @@ class TrialConfig(Frozen):
         output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
         earlier_attempts: folders of the attempts before it; it goes on from their newest
             checkpoint.
+        objective: what the best evaluation of a training is chosen by, whose weights are kept
+            beside the final ones; none are if absent.
         minutes_per_report: a trial that reports nothing for so long ends its process.
         base_dir: folder with the base model's evaluation (see `base_evaluation`).
     """
@@ -293,6 +307,7 @@ class TrialConfig(Frozen):
     cpus_per_worker: float = Field(default=1, gt=0)
     output_dir: str
     earlier_attempts: tuple[str, ...] = ()
+    objective: Objective | None = None
     minutes_per_report: float | None = Field(default=None, gt=0)
     base_dir: str
 
@@ -307,6 +322,11 @@ class TrialConfig(Frozen):
                 f"got {self.train.batch_size}"
             )
         return self
+
+    @property
+    def attempt_dirs(self) -> list[Path]:
+        """Folders of all attempts, this one last; a checkpoint of any of them will do."""
+        return [*map(Path, self.earlier_attempts), Path(self.output_dir)]
 
     @property
     def weights_dir(self) -> str:

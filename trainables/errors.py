@@ -4,7 +4,9 @@
     ├── UserError            the input is at fault: faults listed, exit code 2, no traceback
     └── TrialError           a fault inside a trial: ends that trial, never the sweep
         ├── Diverged         the loss or a gradient is NaN or infinite
-        └── OutOfMemory      the device has no memory left at micro-batch 1
+        ├── OutOfMemory      no memory left, at batches of one sample too
+        │   └── EvaluationOutOfMemory  in an evaluation
+        └── EvaluationFailed an evaluation in the course of the training raised an error
 
 All survive pickling, so they cross from a worker to the driver whole.
 """
@@ -37,6 +39,12 @@ class Fault:
         return f"{text} ({self.location})" if self.location else text
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else "no message"
+
+
 class SweepError(Exception):
     """Whatever this project raises on purpose."""
 
@@ -62,3 +70,11 @@ class Diverged(TrialError):
 
 class OutOfMemory(TrialError):
     """The device ran out of memory."""
+
+
+class EvaluationOutOfMemory(OutOfMemory):
+    """The device ran out of memory in an evaluation."""
+
+
+class EvaluationFailed(TrialError):
+    """An evaluation raised an error; what was trained until then lies in a checkpoint."""

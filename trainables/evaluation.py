@@ -60,7 +60,11 @@ class Evaluator:
         items: list[ItemScore] = []
         with evaluating(model):
             for loaded in self._loaded:
-                result = self._run(loaded, model)
+                try:
+                    result = self._run(loaded, model)
+                except Exception as error:
+                    error.add_note(f"task {loaded.task.label}")
+                    raise
                 score, values = _read_score(loaded, result)
                 scores[loaded.task.label] = score
                 metrics |= values

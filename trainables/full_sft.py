@@ -41,13 +41,15 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
         arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
         model = load_model(config.model)
-        trainer, result = run_training(config, reporter, model, tokenizer, tokenized, arguments)
-        if not config.train.save_weights:
-            return result
-        trainer.save_model(config.weights_dir)
-        if trainer.is_world_process_zero():  # a pickle nobody needs
-            Path(config.weights_dir, "training_args.bin").unlink(missing_ok=True)
-        return result.model_copy(update={"weights_dir": config.weights_dir})
+        _, result = run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
+        return result
+
+
+def _save(trainer: Any, folder: Path) -> None:
+    """A standard Hugging Face folder; under ZeRO-3 every worker gives its shard."""
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():  # a pickle nobody needs
+        (folder / "training_args.bin").unlink(missing_ok=True)
 
 
 def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import peft
@@ -29,18 +30,16 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     set_seed(config.seed)
     adapted = peft.get_peft_model(base, peft_config(config.lora))
     try:
-        trainer, result = run_training(
+        _, result = run_training(
             config,
             reporter,
             adapted,
             tokenizer,
             tokenized,
             sft_config(config, len(tokenized.train)),
+            _save,
         )
-        if not (config.train.save_weights and trainer.is_world_process_zero()):
-            return result
-        adapted.save_pretrained(config.weights_dir)
-        return result.model_copy(update={"weights_dir": config.weights_dir})
+        return result
     finally:
         _restore(base, adapted)
 
@@ -58,6 +57,12 @@ def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
         use_dora=lora.dora,
         task_type="CAUSAL_LM",
     )
+
+
+def _save(trainer: Any, folder: Path) -> None:
+    """The adapter alone, as a standard PEFT folder."""
+    if trainer.is_world_process_zero():
+        trainer.model.save_pretrained(folder)
 
 
 def _restore(base: Any, adapted: Any) -> None:

@@ -30,6 +30,8 @@ FORGETTING_NLL = "forgetting/nll"
 KL_BASE_TO_TUNED = "kl/base_to_tuned"
 TOKENS_PER_SECOND = "perf/tokens_per_s_per_gpu"
 MAX_RESERVED = "memory/max_reserved_gib"
+MICRO_BATCH_SIZE = "memory/micro_batch_size"
+EVAL_BATCH_SIZE = "memory/eval_batch_size"
 TRAIN_SECONDS = "time/train_s"
 EVAL_SECONDS = "time/eval_s"
 GPU_HOURS = "cost/gpu_h"
@@ -65,6 +67,12 @@ METRICS: dict[str, Metric] = {
     KL_BASE_TO_TUNED: Metric("nats/token", "min", "KL(base || tuned) on tokens sampled from base"),
     TOKENS_PER_SECOND: Metric("tokens/s", "max", "training throughput per worker"),
     MAX_RESERVED: Metric("GiB", "min", "peak memory: reserved on the GPU, else resident"),
+    MICRO_BATCH_SIZE: Metric(
+        "samples", "none", "of a forward pass; below train.micro_batch_size where memory ran out"
+    ),
+    EVAL_BATCH_SIZE: Metric(
+        "samples", "none", "of an evaluation; below eval.batch_size where memory ran out"
+    ),
     TRAIN_SECONDS: Metric("s", "min", "time spent in training steps"),
     EVAL_SECONDS: Metric("s", "min", "time spent evaluating"),
     GPU_HOURS: Metric("GPU h", "min", "GPUs held times wall-clock"),

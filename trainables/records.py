@@ -55,6 +55,7 @@ class TrialResult(Frozen):
 
     last: Measurement
     weights_dir: str | None = None
+    best_weights_dir: str | None = None
     skipped_samples: int = 0
 
 
@@ -64,6 +65,7 @@ class Outcome(Frozen):
     status: TrialStatus
     reason: str | None = None
     weights_dir: str | None = None
+    best_weights_dir: str | None = None
 
 
 class TrialRecord(Frozen):
@@ -79,6 +81,8 @@ class TrialRecord(Frozen):
         weights_dir: where the final adapter or model lies.
         confirms: number of the trial of the search that this one repeats with another seed; None
             for a trial of the search.
+        best_weights_dir: where that of the best evaluation lies, by the sweep's first objective;
+            None where the last one was the best.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -94,6 +98,7 @@ class TrialRecord(Frozen):
     last: Measurement | None = None
     best: dict[str, float] = Field(default_factory=dict)
     weights_dir: str | None = None
+    best_weights_dir: str | None = None
 
     @property
     def number(self) -> int:

@@ -16,9 +16,17 @@ from trainables import metric_keys
 from trainables.base_evaluation import Base, compare_with_base, write_items
 from trainables.config import TrialConfig
 from trainables.data import TokenizedData
+from trainables.disk import is_disk_full
 from trainables.drift import token_nll
-from trainables.errors import Diverged
+from trainables.errors import (
+    Diverged,
+    EvaluationFailed,
+    EvaluationOutOfMemory,
+    TrialError,
+    first_line,
+)
 from trainables.evaluation import Evaluator
+from trainables.out_of_memory import is_out_of_memory
 from trainables.records import Measurement
 from trainables.reporter import Reporter
 
@@ -48,6 +56,7 @@ class Reports(TrainerCallback):
         self._evaluation_seconds = 0.0
         self._earlier_seconds = 0.0
         self._started = time.perf_counter()
+        self._gathered: dict[str, float] = {}
         self.last: Measurement | None = None
 
     def start(self, trainer: SFTTrainer) -> None:
@@ -62,6 +71,7 @@ class Reports(TrainerCallback):
         """What a training that goes on from here must know to report as this one would."""
         return {
             "losses": self._losses,
+            "gathered": self._gathered,
             "evaluation_seconds": self._evaluation_seconds,
             "seconds": self._elapsed(),
         }
@@ -69,6 +79,7 @@ class Reports(TrainerCallback):
     def restore(self, carried: dict[str, Any]) -> None:
         """Take over from an earlier attempt."""
         self._losses = list(carried["losses"])
+        self._gathered = dict(carried["gathered"])
         self._evaluation_seconds = carried["evaluation_seconds"]
         self._earlier_seconds = carried["seconds"]
 
@@ -80,7 +91,7 @@ class Reports(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """After every step: watch for divergence, report at the steps that are asked for."""
+        """After every step: watch for divergence, gather, report what needs no evaluation."""
         if logs is None or "loss" not in logs:
             return
         step, loss = state.global_step, float(logs["loss"])
@@ -91,14 +102,35 @@ class Reports(TrainerCallback):
         self._losses.append(loss)
         if step not in self._report_steps | self._log_steps:
             return
-        metrics = norm | self._training_metrics(state, float(logs["learning_rate"]))
-        if step in self._report_steps:
-            metrics |= self._evaluate(step)
-        metrics |= self._costs(state)
+        self._gathered = norm | self._training_metrics(state, float(logs["learning_rate"]))
+        if step not in self._report_steps:
+            self._report(state, self._gathered)
+
+    def evaluate(self, state: TrainerState) -> Measurement:
+        """Evaluate at a report step and report it, with what the step's training has gathered.
+
+        Raises:
+            EvaluationFailed: the evaluation raised an error.
+            EvaluationOutOfMemory: the device has no memory for it.
+        """
+        step = state.global_step
+        try:
+            metrics = self._evaluate(step)
+        except Exception as error:
+            if is_disk_full(error):
+                raise
+            raise _fault(step, error) from error
+        return self._report(state, self._gathered | metrics)
+
+    def _report(self, state: TrainerState, metrics: dict[str, float]) -> Measurement:
         self.last = Measurement(
-            step=step, total_steps=self._total_steps, metrics=metrics, time=time.time()
+            step=state.global_step,
+            total_steps=self._total_steps,
+            metrics=metrics | self._costs(state),
+            time=time.time(),
         )
         self._reporter.report(self.last)
+        return self.last
 
     def _training_metrics(self, state: TrainerState, learning_rate: float) -> dict[str, float]:
         loss = sum(self._losses) / len(self._losses)
@@ -151,9 +183,20 @@ class Reports(TrainerCallback):
             metric_keys.EVAL_SECONDS: self._evaluation_seconds,
             metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / workers,
             metric_keys.MAX_RESERVED: peak / 2**30,
+            metric_keys.MICRO_BATCH_SIZE: float(self._config.train.micro_batch_size),
+            metric_keys.EVAL_BATCH_SIZE: float(self._config.eval.batch_size),
             metric_keys.GPU_HOURS: elapsed / 3600 * workers * self._config.gpus_per_worker,
             metric_keys.TRAINABLE_PARAMETERS: float(self._trainable),
         }
+
+
+def _fault(step: int, error: Exception) -> TrialError:
+    """What an error in the evaluation of a step means for the trial."""
+    where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    message = f"step {step}{where}: {type(error).__name__}: {first_line(error)}"
+    if is_out_of_memory(error):
+        return EvaluationOutOfMemory(message)
+    return EvaluationFailed(f"evaluation failed at {message}")
 
 
 def _count_trainable(model: Any) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-import shutil
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,11 @@ from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from trainables import checkpoint
+from trainables import checkpoint, checkpoint_files
+from trainables.best_weights import BestWeights
 from trainables.config import TrialConfig
 from trainables.data import TokenizedData, training_order
+from trainables.disk import whole_folder
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
 from trainables.reports import Reports
@@ -66,17 +69,28 @@ def run_training(
     tokenizer: Any,
     tokenized: TokenizedData,
     arguments: SFTConfig,
+    save: Callable[[SFTTrainer, Path], None],
 ) -> tuple[SFTTrainer, TrialResult]:
     """Train to the end, reporting on the way; returns the trainer, whose model is the result.
 
-    Goes on from the newest valid checkpoint of an earlier attempt, as if nothing had happened.
+    Goes on from the newest valid checkpoint of any attempt, as if nothing had happened.
+
+    Args:
+        config: the trial.
+        reporter: who is told of each measurement.
+        model: base model, with the adapter in it where there is one.
+        tokenizer: its tokenizer.
+        tokenized: the data.
+        arguments: see `sft_config`.
+        save: writes the trained weights into a folder; every worker calls it.
 
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
+        EvaluationFailed: an evaluation raised an error; the step lies in a checkpoint.
+        EvaluationOutOfMemory: the same, for want of memory.
     """
     reports = Reports(config, reporter, tokenizer, tokenized, arguments.max_steps)
-    resumed = checkpoint.newest_valid([Path(folder) for folder in config.earlier_attempts])
-    checkpoints = Checkpoints(config, reports, arguments.max_steps, resumed)
+    checkpoints = Checkpoints(config, reports, arguments.max_steps)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
@@ -84,12 +98,26 @@ def run_training(
         processing_class=tokenizer,
         callbacks=[reports, checkpoints],
     )
+    first = trainer.is_world_process_zero()
+    best = BestWeights(config, lambda folder: save(trainer, folder), first)
     reports.start(trainer)
-    checkpoints.start(trainer)
-    trainer.train()
+    checkpoints.start(trainer, best)
+    with suppress(_AlreadyTrained):
+        trainer.train()
     last = reports.last
     assert last is not None  # noqa: S101 - the last step is always reported
-    return trainer, TrialResult(last=last, skipped_samples=tokenized.skipped)
+    if config.train.save_weights:
+        with whole_folder(Path(config.weights_dir), first) as folder:
+            save(trainer, folder)
+    result = TrialResult(
+        last=last,
+        weights_dir=config.weights_dir if config.train.save_weights else None,
+        best_weights_dir=best.settle(last) if first else None,
+        skipped_samples=tokenized.skipped,
+    )
+    if first:  # only now: until the weights are written the last checkpoint is all there is
+        checkpoint_files.remove_checkpoints(config.attempt_dirs)
+    return trainer, result
 
 
 def _ordered(
@@ -99,32 +127,39 @@ def _ordered(
     batch = config.train.batch_size
     order = training_order(len(tokenized.train), total_steps * batch, config.seed)
     samples = Dataset.from_list([dict(sample) for sample in tokenized.train])
-    return samples.select(order[first_step * batch :])
+    # TRL wants to see a sample even where none is left to train on.
+    return samples.select(order[min(first_step, total_steps - 1) * batch :])
+
+
+class _AlreadyTrained(Exception):
+    """The checkpoint was of the last step: nothing is left to train."""
 
 
 class Checkpoints(TrainerCallback):
-    """Saves the training after each evaluation, and puts it back where one is resumed.
+    """Saves the training before each evaluation, and puts it back where one is resumed.
+
+    Before, since an evaluation may crash or run out of memory: what was trained is not lost then,
+    and whoever goes on from the checkpoint does that evaluation first.
 
     The newest two are kept, so that one is left if the other turns out damaged.
     """
 
-    def __init__(
-        self, config: TrialConfig, reports: Reports, total_steps: int, resumed: Path | None
-    ) -> None:
-        self._attempt_dir = Path(config.output_dir)
+    def __init__(self, config: TrialConfig, reports: Reports, total_steps: int) -> None:
+        self._attempts = config.attempt_dirs
         self._reports = reports
         self._total_steps = total_steps
-        self._resumed = resumed
-        self._progress = checkpoint.load_progress(resumed) if resumed else None
+        self._resumed = checkpoint_files.newest_valid(self._attempts)
+        self._progress = checkpoint.load_progress(self._resumed) if self._resumed else None
 
     @property
     def first_step(self) -> int:
         """Optimizer steps that are done already."""
         return self._progress.step if self._progress else 0
 
-    def start(self, trainer: SFTTrainer) -> None:
-        """Give it the trainer it calls back from."""
+    def start(self, trainer: SFTTrainer, best: BestWeights) -> None:
+        """Give it the trainer it calls back from, and who keeps the best weights."""
         self._trainer = trainer
+        self._best = best
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -138,7 +173,12 @@ class Checkpoints(TrainerCallback):
         state.global_step = progress.step
         trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
         state.num_input_tokens_seen = progress.tokens_seen
-        self._reports.restore(progress.reports)
+        evaluated = checkpoint_files.evaluated(self._resumed)
+        self._reports.restore(evaluated or progress.reports)
+        if evaluated is None:
+            self._best.offer(self._reports.evaluate(state))
+        if progress.step >= self._total_steps:
+            raise _AlreadyTrained
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -151,15 +191,27 @@ class Checkpoints(TrainerCallback):
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Save after an evaluation, but for the last, where the weights follow at once."""
+        """Save at a report step, then have it evaluated."""
         step = state.global_step
-        if step >= self._total_steps or not self._reports.is_report_step(step):
+        if not self._reports.is_report_step(step):
             return
+        folder = self._save(args, state)
+        measurement = self._reports.evaluate(state)
+        if step >= self._total_steps:  # the weights follow at once
+            return
+        self._best.offer(measurement)
+        if self._trainer.is_world_process_zero():
+            checkpoint_files.mark_evaluated(folder, self._reports.carry())
+
+    def _save(self, args: TrainingArguments, state: TrainerState) -> Path:
         trainer = self._trainer
         progress = checkpoint.Progress(
-            step, state.num_input_tokens_seen, _schedule(trainer), self._reports.carry()
+            state.global_step,
+            state.num_input_tokens_seen,
+            _schedule(trainer),
+            self._reports.carry(),
         )
-        folder = checkpoint.checkpoint_dir(self._attempt_dir, step)
+        folder = checkpoint_files.checkpoint_dir(self._attempts[-1], progress.step)
         checkpoint.save(
             folder,
             trainer.model,
@@ -169,14 +221,8 @@ class Checkpoints(TrainerCallback):
             args.world_size,
         )
         if trainer.is_world_process_zero():
-            checkpoint.keep_newest(self._attempt_dir, 2)
-
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
-        """A finished training needs no checkpoint."""
-        if self._trainer.is_world_process_zero():
-            shutil.rmtree(self._attempt_dir / "checkpoints", ignore_errors=True)
+            checkpoint_files.keep_newest(self._attempts, 2)
+        return folder
 
 
 _SCHEDULE = ("last_epoch", "_step_count", "_last_lr")

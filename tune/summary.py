@@ -241,11 +241,13 @@ _SETTING_COLUMNS = (
     "rslora",
     "dora",
     "batch_size",
+    "micro_batch_size",
     "epochs",
     "status",
     "reason",
     "seconds",
     "weights_dir",
+    "best_weights_dir",
 )
 
 
@@ -264,11 +266,13 @@ def _row(record: TrialRecord, finals: list[str], bests: list[str]) -> list[objec
         " ".join(modules) if isinstance(modules, tuple) else modules,
         *((lora.dropout, lora.rslora, lora.dora) if lora else (None, None, None)),
         config.train.batch_size,
+        config.train.micro_batch_size,
         config.train.epochs,
         record.status.value,
         record.reason,
         None if record.ended is None else record.ended - record.started,
         record.weights_dir,
+        record.best_weights_dir,
         *(record.metric(key) for key in finals),
         *(record.best.get(key) for key in bests),
     ]

@@ -278,6 +278,7 @@ def make_trial(
         earlier_attempts=tuple(
             str(ledger.folder.attempt(number, earlier).absolute()) for earlier in range(1, attempt)
         ),
+        objective=config.objectives[0],
         minutes_per_report=config.budget.minutes_per_report,
         base_dir=str(ledger.folder.base.absolute()),
     )

@@ -18,17 +18,10 @@ from trainables.config import (
     Frozen,
     Method,
     ModelConfig,
+    Objective,
     TrainConfig,
 )
 from tune.search_config import LogUniform, SearchConfig
-
-
-class Objective(Frozen):
-    """A logged metric to minimise or maximise, at the end of a trial."""
-
-    metric: str
-    mode: Literal["min", "max"]
-
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trainables.checkpoint import is_valid, newest_valid
+from trainables.checkpoint_files import is_valid, newest_valid
 from trainables.full_sft import train_full_sft
 from trainables.lora import train_lora
 from trainables.reporter import ListReporter

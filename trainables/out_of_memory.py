@@ -1,0 +1,90 @@
+"""Trials that do not fit into memory: smaller batches at the same effective batch."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from trainables.config import TrainConfig, TrialConfig
+from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line
+from trainables.reporter import Reporter
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+# CUDA and HIP, cuBLAS and cuDNN, NCCL ("Cuda failure 2 'out of memory'"), torch's CPU allocator.
+_MESSAGE = re.compile(r"out of memory|_ALLOC_FAILED|can(?:'|no)t allocate memory", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that a device or the host has no memory left."""
+    if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(_MESSAGE.search(str(error)))
+
+
+def smaller_micro_batch(train: TrainConfig, workers: int) -> int | None:
+    """The largest micro-batch of at most half the size that fills the batch; None below 1."""
+    per_worker = train.batch_size // workers
+    sizes = range(train.micro_batch_size // 2, 0, -1)
+    return next((size for size in sizes if per_worker % size == 0), None)
+
+
+def train_within_memory(
+    train: Callable[[TrialConfig, Reporter], T], config: TrialConfig, reporter: Reporter
+) -> T:
+    """Run a trial; where memory runs out go on with smaller batches, from its newest checkpoint.
+
+    In training the micro-batch is halved and more of them are accumulated, so the optimizer sees
+    the same batches; in an evaluation the evaluation's batch is halved. Steps between the
+    checkpoint and the fault are trained, and reported, again.
+
+    Raises:
+        OutOfMemory: at batches of one sample, too; names the sizes that were tried.
+    """
+    tried: list[str] = []
+    while True:
+        try:
+            return train(config, reporter)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            tried.append(_tried(config, error))
+            smaller = _smaller(config, evaluating=isinstance(error, EvaluationOutOfMemory))
+            if smaller is None:
+                message = f"out of memory at {', then '.join(tried)}: {first_line(error)}"
+                raise OutOfMemory(message) from None
+            _LOG.warning("out of memory at %s: %s", tried[-1], first_line(error))
+        # Only here has the error let go of the frames that held the model and the graph.
+        _free()
+        config = smaller
+
+
+def _smaller(config: TrialConfig, evaluating: bool) -> TrialConfig | None:
+    if evaluating:
+        if config.eval.batch_size == 1:
+            return None
+        half = config.eval.batch_size // 2
+        part = {"eval": config.eval.model_copy(update={"batch_size": half})}
+        return config.model_copy(update=part)
+    size = smaller_micro_batch(config.train, config.workers)
+    if size is None:
+        return None
+    changed = config.train.model_copy(update={"micro_batch_size": size})
+    return config.model_copy(update={"train": changed})
+
+
+def _tried(config: TrialConfig, error: BaseException) -> str:
+    if isinstance(error, EvaluationOutOfMemory):
+        return f"evaluation batch size {config.eval.batch_size}"
+    return f"micro-batch size {config.train.micro_batch_size}"
+
+
+def _free() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
