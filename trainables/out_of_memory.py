@@ -12,7 +12,6 @@ import torch
 
 from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line
-from trainables.reporter import Reporter
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -34,9 +33,7 @@ def smaller_micro_batch(train: TrainConfig, workers: int) -> int | None:
     return next((size for size in sizes if per_worker % size == 0), None)
 
 
-def train_within_memory(
-    train: Callable[[TrialConfig, Reporter], T], config: TrialConfig, reporter: Reporter
-) -> T:
+def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) -> T:
     """Run a trial; where memory runs out go on with smaller batches, from its newest checkpoint.
 
     In training the micro-batch is halved and more of them are accumulated, so the optimizer sees
@@ -49,7 +46,7 @@ def train_within_memory(
     tried: list[str] = []
     while True:
         try:
-            return train(config, reporter)
+            return train(config)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise

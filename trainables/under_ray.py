@@ -7,19 +7,22 @@ The heavy libraries are imported where a worker needs them, so that the driver n
 from __future__ import annotations
 
 import faulthandler
+import io
 import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
 import ray
 import ray.tune
 
+from trainables.checkpoint_files import find_best
 from trainables.config import DataConfig, EvalSuite, ModelConfig, TrialConfig
-from trainables.errors import Diverged, UserError
+from trainables.disk import disk_full, is_disk_full
+from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
 from trainables.records import Measurement, Outcome, TrialResult, TrialStatus
 from trainables.reporter import Reporter
 
@@ -31,8 +34,11 @@ TrialFunction = Callable[[TrialConfig, Reporter], TrialResult]
 def run_trial(config: dict[str, Any]) -> None:
     """Tune's function trainable. `config["trial"]` is a `TrialConfig` as plain data."""
     trial = TrialConfig.model_validate(config["trial"])
-    with _log_to(Path(trial.output_dir) / "trial.log"):
-        outcome = _outcome(trial)
+    try:
+        with _log_to(Path(trial.output_dir) / "trial.log"):
+            outcome = _outcome(trial)
+    except OSError as error:  # there is no place even for the log
+        outcome = _verdict(trial, error)
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
 
 
@@ -56,29 +62,41 @@ def _outcome(trial: TrialConfig) -> Outcome:
         _train(trial)
     except Exception as error:  # a trial's fault never ends the sweep
         traceback.print_exc()
-        return _verdict(_root_cause(error))
+        return _verdict(trial, error)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    weights_dir = trial.weights_dir if trial.train.save_weights else None
-    return Outcome(status=TrialStatus.COMPLETE, weights_dir=weights_dir)
+    best = find_best(trial.attempt_dirs)
+    return Outcome(
+        status=TrialStatus.COMPLETE,
+        weights_dir=trial.weights_dir if trial.train.save_weights else None,
+        best_weights_dir=str(best[0]) if best else None,
+    )
 
 
-def _verdict(cause: BaseException) -> Outcome:
-    import torch
-
+def _verdict(trial: TrialConfig, error: BaseException) -> Outcome:
+    """What an error means for the trial that it ended."""
+    if is_disk_full(error):
+        reason = disk_full(Path(trial.output_dir))
+        return Outcome(status=TrialStatus.FAILED, reason=reason)
+    cause = _root_cause(error)
     if isinstance(cause, Diverged):
         return Outcome(status=TrialStatus.DIVERGED, reason=str(cause))
-    reason = f"{type(cause).__name__}: {_first_line(cause)}"
-    if isinstance(cause, torch.OutOfMemoryError):
-        return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=reason)
-    return Outcome(status=TrialStatus.FAILED, reason=reason)
+    if isinstance(cause, OutOfMemory):
+        return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=str(cause))
+    if isinstance(cause, TrialError):
+        return Outcome(status=TrialStatus.FAILED, reason=str(cause))
+    return Outcome(status=TrialStatus.FAILED, reason=f"{type(cause).__name__}: {first_line(cause)}")
 
 
 def _train(trial: TrialConfig) -> None:
+    """Run the trial; a group of workers that is out of memory is started anew as a whole."""
+    from trainables.out_of_memory import train_within_memory
+
     if trial.workers > 1:
-        _train_on_workers(trial)
-    else:
-        _trial_function(trial)(trial, _Watched(trial, _TuneReporter()))
+        train_within_memory(_train_on_workers, trial)
+        return
+    reporter, train = _Watched(trial, _TuneReporter()), _trial_function(trial)
+    train_within_memory(lambda smaller: train(smaller, reporter), trial)
 
 
 def _trial_function(trial: TrialConfig) -> TrialFunction:
@@ -113,7 +131,11 @@ def _train_on_workers(trial: TrialConfig) -> None:
             callbacks=[TuneReportCallback()],
         ),
     )
-    trainer.fit()
+    try:
+        trainer.fit()
+    except Exception as error:
+        traceback.print_exc()
+        raise _root_cause(error) from None
 
 
 def _work(loop_config: dict[str, Any]) -> None:
@@ -165,11 +187,30 @@ class _WorkerReporter:
         ray.train.report({MEASUREMENT: measurement.model_dump()})
 
 
+class _Log(io.TextIOBase):
+    """A log file that drops what a full disk does not take, rather than end what it tells of."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file.open("ab", buffering=0)  # nothing is left to be written at the close
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._file.write(text.encode(errors="replace"))
+        return len(text)
+
+    def fileno(self) -> int:
+        return self._file.fileno()
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
+
+
 @contextmanager
 def _log_to(file: Path) -> Iterator[None]:
     """Send what the libraries print and log to a file of the trial's own."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a", encoding="utf-8", buffering=1) as stream:
+    with _Log(file) as stream:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()
@@ -183,14 +224,21 @@ def _log_to(file: Path) -> Iterator[None]:
 
 
 def _root_cause(error: BaseException) -> BaseException:
-    """Through Ray's wrappers to the error that a worker raised."""
-    inner = getattr(error, "worker_failures", None) or {}
-    if inner:
-        return _root_cause(next(iter(inner.values())))
+    """Through Ray's wrappers to the error that a worker raised.
+
+    Of a group's several errors the one that says most: a worker that runs out of memory takes the
+    others with it, which then miss their neighbour.
+    """
+    if isinstance(error, TrialError):
+        return error
+    if inner := getattr(error, "worker_failures", None):
+        return min(map(_root_cause, inner.values()), key=_is_of_the_process)
     cause = getattr(error, "cause", None) or error.__cause__
     return _root_cause(cause) if isinstance(cause, BaseException) else error
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"
+def _is_of_the_process(error: BaseException) -> bool:
+    """Whether the error tells of the process or its neighbours rather than of the trial."""
+    from trainables.out_of_memory import is_out_of_memory
+
+    return not (isinstance(error, TrialError) or is_out_of_memory(error) or is_disk_full(error))
