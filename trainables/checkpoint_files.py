@@ -81,6 +81,13 @@ def remove_checkpoints(attempt_dirs: Sequence[Path]) -> None:
         shutil.rmtree(folder / "checkpoints", ignore_errors=True)
 
 
+def remove_unfinished(attempt_dirs: Sequence[Path]) -> None:
+    """Delete what a process that died was writing when it did."""
+    for folder in attempt_dirs:
+        for path in (*folder.glob("checkpoints/.step_*"), *folder.glob(".*")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def mark_evaluated(checkpoint: Path, reports: dict[str, Any]) -> None:
     """Note that the evaluation of the checkpoint's step is done and reported.
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, TextIO
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -44,6 +46,28 @@ def whole_folder(folder: Path, is_first: bool = True) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+class _LossyFile(io.FileIO):
+    """Drops what a full disk does not take."""
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if not is_disk_full(error):
+                raise
+            return len(data)
+
+
+def log_stream(file: Path | int) -> TextIO:
+    """Appends text to a log at once; a full disk ends the log, not the one who writes it.
+
+    Args:
+        file: its path, or a descriptor that is open already and stays so.
+    """
+    raw = _LossyFile(file, "a", closefd=not isinstance(file, int))
+    return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type]
 
 
 def is_disk_full(error: BaseException | None) -> bool:

@@ -7,12 +7,11 @@ The heavy libraries are imported where a worker needs them, so that the driver n
 from __future__ import annotations
 
 import faulthandler
-import io
 import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ import ray.tune
 
 from trainables.checkpoint_files import find_best
 from trainables.config import DataConfig, EvalSuite, ModelConfig, TrialConfig
-from trainables.disk import disk_full, is_disk_full
+from trainables.disk import disk_full, is_disk_full, log_stream
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
 from trainables.records import Measurement, Outcome, TrialResult, TrialStatus
 from trainables.reporter import Reporter
@@ -187,30 +186,11 @@ class _WorkerReporter:
         ray.train.report({MEASUREMENT: measurement.model_dump()})
 
 
-class _Log(io.TextIOBase):
-    """A log file that drops what a full disk does not take, rather than end what it tells of."""
-
-    def __init__(self, file: Path) -> None:
-        self._file = file.open("ab", buffering=0)  # nothing is left to be written at the close
-
-    def write(self, text: str) -> int:
-        with suppress(OSError):
-            self._file.write(text.encode(errors="replace"))
-        return len(text)
-
-    def fileno(self) -> int:
-        return self._file.fileno()
-
-    def close(self) -> None:
-        self._file.close()
-        super().close()
-
-
 @contextmanager
 def _log_to(file: Path) -> Iterator[None]:
     """Send what the libraries print and log to a file of the trial's own."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with _Log(file) as stream:
+    with log_stream(file) as stream:
         handler = logging.StreamHandler(stream)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
         root = logging.getLogger()

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console, ConsoleDimensions
 
+from trainables.disk import log_stream
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -103,22 +105,12 @@ def _descriptors_to(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _streams_on_descriptors() -> Iterator[None]:
-    """Let `sys.stdout` and `sys.stderr` write to descriptors 1 and 2 line by line.
+    """Let `sys.stdout` and `sys.stderr` write to descriptors 1 and 2 at once.
 
     They may have been elsewhere (a notebook, a test runner). These streams never close: a library's
     log handler made meanwhile holds on to one and goes on working when the descriptors are back.
     """
-    out, err = (
-        open(  # noqa: SIM115
-            descriptor,
-            "w",
-            buffering=1,
-            encoding="utf-8",
-            errors="backslashreplace",
-            closefd=False,
-        )
-        for descriptor in (1, 2)
-    )
+    out, err = log_stream(1), log_stream(2)
     try:
         with redirect_stdout(out), redirect_stderr(err):
             yield

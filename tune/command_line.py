@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainables.disk import disk_full, is_disk_full
 from trainables.errors import Fault, UserError
 from trainables.records import TrialStatus
 from tune.sweep_file import bundled_sweeps, load_sweep
@@ -96,6 +97,8 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     """Run the sweep in its folder, which is left as it was where the input is at fault."""
+    from ray.tune import TuneError
+
     from tune.chatter import chatter_to
     from tune.console import ConsoleListener
     from tune.ray_cluster import ray_cluster
@@ -114,7 +117,11 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
             hints = [_continue_hint(options, config), wandb_listener.upload_hint()]
             print_summary(console, config, outcome.records, folder, [h for h in hints if h])
     except OSError as error:
-        raise UserError([Fault("--output-dir", f"cannot write to {folder}: {error}")]) from error
+        raise UserError([_cannot_write(folder, error)]) from error
+    except TuneError as error:  # what a listener raised arrives as its text
+        if not is_disk_full(error):
+            raise
+        raise UserError([_cannot_write(folder, error)]) from error
     except UserError:
         if is_new:
             shutil.rmtree(folder, ignore_errors=True)
@@ -125,6 +132,13 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         return INTERRUPTED
     complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)
     return OK if complete else NOTHING_COMPLETED
+
+
+def _cannot_write(folder: Path, error: Exception) -> Fault:
+    if not is_disk_full(error):
+        return Fault("--output-dir", f"cannot write to {folder}: {error}")
+    remedy = "make room and run the same command again: it goes on where it stopped"
+    return Fault("--output-dir", disk_full(folder), remedy)
 
 
 def _continue_hint(options: argparse.Namespace, config: SweepConfig) -> str:

@@ -18,6 +18,7 @@ from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray import evaluate_base_remotely, run_trial
+from tune.disk_budget import DiskBudget
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.listeners import SweepListener
@@ -106,7 +107,8 @@ class Sweep:
             self._interrupted,
             self._warm,
         )
-        everyone = [Recorder(self._ledger), searcher, *listeners]
+        disk_budget = DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
+        everyone = [Recorder(self._ledger), searcher, disk_budget, *listeners]
         events = TuneEvents(
             everyone,
             self._config.budget.retries,

@@ -75,6 +75,11 @@ class BudgetConfig(Frozen):
             checkpoint. Preempted nodes do not count.
         minutes_per_report: a trial that reports nothing for so long is taken for hung; its
             process is ended and it is started again.
+        checkpoint_gib: how much all checkpoints of the sweep may hold together, best weights
+            included and final weights not. A running trial keeps its newest two checkpoints and
+            the weights of its best evaluation; over this cap those are deleted from the oldest
+            trial on, first the best weights, then the older checkpoint. A trial's only whole
+            checkpoint stays, even if the cap is exceeded. Default: no cap.
     """
 
     trials: int = Field(default=20, ge=1)
@@ -82,6 +87,7 @@ class BudgetConfig(Frozen):
     gpu_hours: float | None = Field(default=None, gt=0)
     retries: int = Field(default=3, ge=0)
     minutes_per_report: float = Field(default=120, gt=0)
+    checkpoint_gib: float | None = Field(default=None, gt=0)
 
 
 class MethodResources(Frozen):

@@ -1,0 +1,111 @@
+"""Files and folders that are written whole or not at all, also on a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from trainables.disk import disk_full, is_disk_full, log_stream, whole_folder, write_whole
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_file_that_does_not_fit_leaves_what_was_there(small_disk: Path) -> None:
+    file = small_disk / "a.json"
+    write_whole(file, "before")
+    with pytest.raises(OSError) as caught:
+        write_whole(file, "x" * (100 << 10))
+    assert is_disk_full(caught.value)
+    assert [path.name for path in small_disk.iterdir()] == ["a.json"]
+    assert file.read_text() == "before"
+
+
+def test_a_folder_that_does_not_fit_leaves_what_was_there(small_disk: Path) -> None:
+    folder = small_disk / "weights"
+    with whole_folder(folder) as unfinished:
+        (unfinished / "a").write_text("before")
+        assert not folder.exists()
+
+    def fill() -> None:
+        with whole_folder(folder) as unfinished:
+            (unfinished / "a").write_text("after")
+            (unfinished / "b").write_text("x" * (100 << 10))
+
+    with pytest.raises(OSError) as caught:
+        fill()
+    assert is_disk_full(caught.value)
+    assert [path.name for path in small_disk.iterdir()] == ["weights"]
+    assert (folder / "a").read_text() == "before"
+
+
+def test_a_log_on_a_full_disk_ends_and_its_writer_does_not(small_disk: Path) -> None:
+    with log_stream(small_disk / "log") as stream:
+        for _ in range(100):
+            print("x" * 999, file=stream)
+    assert (small_disk / "log").stat().st_size == 64 << 10
+
+
+def test_safetensors_says_so_too(small_disk: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from safetensors.torch import save_file
+
+    with pytest.raises(Exception, match="No space left") as caught:
+        save_file({"a": torch.zeros(1 << 20)}, small_disk / "a.safetensors")
+    assert is_disk_full(caught.value)
+
+
+def test_of_several_workers_the_first_names_the_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "step"
+    with whole_folder(folder) as mine, whole_folder(folder, is_first=False) as other:
+        assert mine == other
+        (other / "random_1").write_text("r")
+    assert [path.name for path in folder.iterdir()] == ["random_1"]
+
+
+def chained(cause: BaseException) -> BaseException:
+    error = ValueError("outer")
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (NO_SPACE, True),
+        (OSError(errno.EDQUOT, "over"), True),
+        (chained(NO_SPACE), True),
+        (RuntimeError("Error while serializing: I/O error: No space left on device (os 28)"), True),
+        (OSError(errno.EACCES, "no"), False),
+        (chained(KeyError("x")), False),
+        (None, False),
+    ],
+)
+def test_what_says_that_a_disk_is_full(error: BaseException | None, expected: bool) -> None:
+    assert is_disk_full(error) is expected
+
+
+def test_message_names_folder_and_free_space(tmp_path: Path) -> None:
+    message = disk_full(tmp_path / "not" / "yet")
+    assert message.startswith(f"disk full: {tmp_path}/not/yet has ")
+    assert "B free of " in message

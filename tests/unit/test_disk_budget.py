@@ -1,0 +1,220 @@
+"""Which checkpoints of a sweep go, and which never do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from trainables.checkpoint_files import (
+    FILES,
+    BestEvaluation,
+    best_dir,
+    checkpoint_dir,
+    checkpoints,
+    digest,
+    evaluated,
+    find_best,
+    keep_newest,
+    mark_evaluated,
+    newest_valid,
+    write_best,
+)
+from trainables.config import TrialConfig
+from trainables.ledger import Ledger
+from trainables.records import Measurement, TrialRecord, TrialStatus
+from tune.disk_budget import DiskBudget
+
+KIB = 1 << 10
+GIB = 1 << 30
+NEWEST = ["step_00000010"]
+TWO = ["step_00000010", "step_00000005"]
+ALL = [*TWO, "best"]
+
+
+def write_checkpoint(attempt: Path, step: int, whole: bool = True) -> Path:
+    """100 KiB and a little."""
+    folder = checkpoint_dir(attempt, step)
+    folder.mkdir(parents=True)
+    file = folder / "training.safetensors"
+    file.write_bytes(bytes([step]) * 100 * KIB)
+    (folder / FILES).write_text(json.dumps({file.name: digest(file)}))
+    if not whole:
+        file.write_bytes(b"other")
+    return folder
+
+
+def write_weights(attempt: Path, step: int = 5) -> Path:
+    folder = best_dir(attempt)
+    folder.mkdir(parents=True)
+    (folder / "adapter_model.safetensors").write_bytes(b"x" * 100 * KIB)
+    write_best(folder, BestEvaluation(step=step, metric="in_domain/acc_mean", value=0.5))
+    return folder
+
+
+def trial(root: Path, number: int, attempts: int = 1, **fields: object) -> TrialRecord:
+    folders = [str(root / f"{number:04d}" / f"attempt_{n + 1}") for n in range(attempts)]
+    config = TrialConfig.model_validate(
+        {
+            "trial_id": f"tiny-{number}",
+            "number": number,
+            "seed": 0,
+            "data_seed": 0,
+            "method": "full",
+            "learning_rate": 1e-4,
+            "model": {"name": "m"},
+            "data": {"path": "d.jsonl"},
+            "eval": {"in_domain": ["a"]},
+            "train": {},
+            "output_dir": folders[-1],
+            "earlier_attempts": folders[:-1],
+            "base_dir": "base",
+        }
+    )
+    return TrialRecord.model_validate({"config": config, "params": {}, "started": number} | fields)
+
+
+def fill(record: TrialRecord, steps: tuple[int, ...] = (5, 10)) -> None:
+    """Checkpoints, best and final weights, as a worker leaves them."""
+    attempt = Path(record.config.output_dir)
+    for step in steps:
+        write_checkpoint(attempt, step)
+    write_weights(attempt)
+    Path(record.config.weights_dir).mkdir()
+    (Path(record.config.weights_dir) / "model.safetensors").write_bytes(b"x" * 500 * KIB)
+
+
+def left(record: TrialRecord) -> list[str]:
+    """What is left of a trial's checkpoints and best weights."""
+    attempts = record.config.attempt_dirs
+    found = [*checkpoints(attempts), *filter(Path.exists, map(best_dir, attempts))]
+    assert Path(record.config.weights_dir).exists()
+    return [path.name for path in found]
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        (TrialStatus.COMPLETE, ["best"]),
+        (TrialStatus.STOPPED_EARLY, []),
+        (TrialStatus.DIVERGED, []),
+        (TrialStatus.OUT_OF_MEMORY, []),
+        (TrialStatus.FAILED, ["step_00000010", "best"]),
+        (TrialStatus.CANCELLED, ["step_00000010", "best"]),
+    ],
+)
+def test_each_ending_leaves_what_can_still_be_of_use(
+    tmp_path: Path, status: TrialStatus, expected: list[str]
+) -> None:
+    record = trial(tmp_path, 0, status=status)
+    fill(record)
+    unfinished = checkpoint_dir(Path(record.config.output_dir), 15).with_name(".step_00000015")
+    unfinished.mkdir()
+    DiskBudget(Ledger(tmp_path), None).trial_ended(record)
+    assert left(record) == expected
+    assert not unfinished.exists()
+
+
+def test_without_a_cap_running_trials_keep_everything(tmp_path: Path) -> None:
+    record = trial(tmp_path, 0)
+    fill(record)
+    budget = DiskBudget(Ledger(tmp_path), None)
+    budget.trial_started(record)
+    budget.measured(record, Measurement(step=10, metrics={}, time=0))
+    budget.sweep_ended([record])
+    assert left(record) == ["step_00000010", "step_00000005", "best"]
+
+
+@pytest.mark.parametrize(
+    ("cap_kib", "expected"),
+    [
+        (950, [ALL, ALL, ALL]),
+        (850, [TWO, ALL, ALL]),
+        (750, [NEWEST, ALL, ALL]),
+        (450, [NEWEST, NEWEST, TWO]),
+        (1, [NEWEST, NEWEST, NEWEST]),
+    ],
+)
+def test_over_the_cap_the_oldest_trials_give_first(
+    tmp_path: Path, cap_kib: int, expected: list[list[str]]
+) -> None:
+    records = [trial(tmp_path, number) for number in range(3)]
+    budget = DiskBudget(Ledger(tmp_path), cap_kib * KIB / GIB)
+    for record in reversed(records):
+        fill(record)
+        budget.trial_started(record)
+    budget.measured(records[0], Measurement(step=10, metrics={}, time=0))
+    assert [left(record) for record in records] == expected
+
+
+def test_the_only_whole_checkpoint_stays(tmp_path: Path) -> None:
+    record = trial(tmp_path, 0)
+    fill(record, steps=(5,))
+    write_checkpoint(Path(record.config.output_dir), 10, whole=False)
+    budget = DiskBudget(Ledger(tmp_path), KIB / GIB)
+    budget.trial_started(record)
+    budget.measured(record, Measurement(step=10, metrics={}, time=0))
+    assert newest_valid(record.config.attempt_dirs) == checkpoint_dir(
+        Path(record.config.output_dir), 5
+    )
+
+
+def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    record = trial(tmp_path, 0, status=TrialStatus.COMPLETE)
+    fill(record)
+    best = str(best_dir(Path(record.config.output_dir)))
+    record = record.model_copy(update={"best_weights_dir": best})
+    ledger.write_trial(record)
+    DiskBudget(ledger, 150 * KIB / GIB).trial_ended(record)
+    assert ledger.trials() == [record]
+    DiskBudget(ledger, 50 * KIB / GIB).trial_ended(record)
+    assert ledger.trials() == [record.model_copy(update={"best_weights_dir": None})]
+
+
+def test_the_disk_is_looked_at_now_and_then_alone(tmp_path: Path) -> None:
+    now = 0.0
+    record = trial(tmp_path, 0)
+    budget = DiskBudget(Ledger(tmp_path), KIB / GIB, clock=lambda: now)
+    budget.trial_started(record)
+    measurement = Measurement(step=10, metrics={}, time=0)
+    budget.measured(record, measurement)
+    fill(record)
+    now = 29.0
+    budget.measured(record, measurement)
+    assert "best" in left(record)
+    now = 30.0
+    budget.measured(record, measurement)
+    assert left(record) == ["step_00000010"]
+
+
+def test_newest_checkpoints_are_counted_over_all_attempts(tmp_path: Path) -> None:
+    attempts = trial(tmp_path, 0, attempts=3).config.attempt_dirs
+    for attempt, step in [(0, 5), (0, 10), (1, 10), (2, 15)]:
+        write_checkpoint(attempts[attempt], step)
+    keep_newest(attempts, 2)
+    assert checkpoints(attempts) == [
+        checkpoint_dir(attempts[2], 15),
+        checkpoint_dir(attempts[1], 10),
+    ]
+
+
+def test_an_evaluated_step_is_known_and_a_damaged_note_is_none(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path, 5)
+    assert evaluated(checkpoint) is None
+    mark_evaluated(checkpoint, {"losses": [], "seconds": 1.5})
+    assert evaluated(checkpoint) == {"losses": [], "seconds": 1.5}
+    (checkpoint / "evaluated.json").write_text('{"losses": [')
+    assert evaluated(checkpoint) is None
+    assert newest_valid([tmp_path]) == checkpoint
+
+
+def test_best_weights_of_the_latest_attempt_count(tmp_path: Path) -> None:
+    attempts = trial(tmp_path, 0, attempts=2).config.attempt_dirs
+    assert find_best(attempts) is None
+    for step, attempt in enumerate(attempts):
+        write_weights(attempt, step)
+    found = find_best(attempts)
+    assert found is not None
+    assert (found[0], found[1].step) == (best_dir(attempts[1]), 1)

@@ -1,0 +1,144 @@
+"""The listener that keeps a sweep's checkpoints within bounds."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from trainables.checkpoint_files import (
+    best_dir,
+    checkpoints,
+    is_valid,
+    keep_newest,
+    remove_best,
+    remove_checkpoints,
+    remove_unfinished,
+)
+from trainables.ledger import Ledger
+from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
+from tune.listeners import SweepListener
+
+# Ended for good: nothing will go on from their checkpoints.
+_DONE = (
+    TrialStatus.COMPLETE,
+    TrialStatus.STOPPED_EARLY,
+    TrialStatus.DIVERGED,
+    TrialStatus.OUT_OF_MEMORY,
+)
+_SECONDS_BETWEEN_LOOKS = 30
+
+
+class DiskBudget(SweepListener):
+    """Deletes checkpoints that nothing needs, and more where the sweep has too many.
+
+    A trial that ended for good needs none, one that failed or was cancelled its newest. Over the
+    cap, trial by trial from the oldest on, the weights of the best evaluation are deleted, then
+    the checkpoints before the newest. Never deleted are a trial's only whole checkpoint and any
+    trial's final weights.
+
+    Args:
+        ledger: of the sweep.
+        gib: the cap on all checkpoints and best weights, GiB; None for no cap.
+        clock: seconds that only grow.
+    """
+
+    def __init__(
+        self, ledger: Ledger, gib: float | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._ledger = ledger
+        self._bytes = None if gib is None else gib * 2**30
+        self._clock = clock
+        self._looked = -float(_SECONDS_BETWEEN_LOOKS)
+        self._records: dict[int, TrialRecord] = {}
+
+    def sweep_started(
+        self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
+    ) -> None:
+        """Tidy up after the trials of earlier runs."""
+        for record in history:
+            self._tidy(record)
+        self._enforce()
+
+    def trial_started(self, record: TrialRecord) -> None:
+        """Know of the trial."""
+        self._records[record.number] = record
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Look now and then: a checkpoint may have been written."""
+        if self._clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
+            self._enforce()
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Delete what the trial leaves and nobody needs."""
+        self._tidy(record)
+        self._enforce()
+
+    def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
+        """Once more: a worker that was stopped may have written to the last."""
+        for record in records:
+            if record.status is not TrialStatus.RUNNING:
+                self._tidy(record)
+
+    def _tidy(self, record: TrialRecord) -> None:
+        self._records[record.number] = record
+        attempts = record.config.attempt_dirs
+        remove_unfinished(attempts)
+        if record.status in _DONE:
+            remove_checkpoints(attempts)
+        else:
+            keep_newest(attempts, 1)
+        if record.status in _DONE and record.status is not TrialStatus.COMPLETE:
+            remove_best(attempts)
+
+    def _enforce(self) -> None:
+        """Delete surplus from the oldest trial on until the rest is within the cap."""
+        self._looked = self._clock()
+        if self._bytes is None:
+            return
+        oldest_first = sorted(self._records.values(), key=lambda record: record.started)
+        used = sum(map(_size, _kept(oldest_first)))
+        for record in oldest_first:
+            for folder in _surplus(record):
+                if used <= self._bytes:
+                    return
+                used -= _size(folder)
+                shutil.rmtree(folder, ignore_errors=True)
+                if str(folder) == record.best_weights_dir:
+                    self._forget_best(record)
+
+    def _forget_best(self, record: TrialRecord) -> None:
+        record = record.model_copy(update={"best_weights_dir": None})
+        self._records[record.number] = record
+        self._ledger.write_trial(record)
+
+
+def _kept(records: Iterable[TrialRecord]) -> list[Path]:
+    """Every folder that counts against the cap."""
+    return [
+        folder
+        for record in records
+        for attempt in record.config.attempt_dirs
+        for folder in (*checkpoints([attempt]), best_dir(attempt))
+    ]
+
+
+def _surplus(record: TrialRecord) -> Iterator[Path]:
+    """What the trial can do without, to be deleted in this order."""
+    attempts = record.config.attempt_dirs
+    yield from (best_dir(attempt) for attempt in attempts if best_dir(attempt).exists())
+    found = checkpoints(attempts)
+    if len(found) > 1 and is_valid(found[0]):
+        yield from found[1:]
+
+
+def _size(folder: Path) -> int:
+    """Bytes of the files below a folder; of those that vanish meanwhile, none."""
+    total = 0
+    for file in folder.rglob("*"):
+        try:
+            total += file.stat().st_size if file.is_file() else 0
+        except OSError:
+            continue
+    return total
