@@ -92,7 +92,7 @@ class Reports(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """After every step: watch for divergence, gather, report what needs no evaluation."""
-        if logs is None or "loss" not in logs:
+        if logs is None or not is_of_step(logs):
             return
         step, loss = state.global_step, float(logs["loss"])
         # DeepSpeed keeps it to itself in one case: stage 0 in float32.
@@ -188,6 +188,11 @@ class Reports(TrainerCallback):
             metric_keys.GPU_HOURS: elapsed / 3600 * workers * self._config.gpus_per_worker,
             metric_keys.TRAINABLE_PARAMETERS: float(self._trainable),
         }
+
+
+def is_of_step(logs: dict[str, float] | None) -> bool:
+    """Whether the trainer logs a step, rather than its own last words on the whole training."""
+    return logs is not None and "loss" in logs
 
 
 def _fault(step: int, error: Exception) -> TrialError:

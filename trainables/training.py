@@ -20,7 +20,7 @@ from trainables.data import TokenizedData, training_order
 from trainables.disk import whole_folder
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
-from trainables.reports import Reports
+from trainables.reports import Reports, is_of_step
 
 # Rank 0 evaluates while the others wait for the next gradient exchange.
 _LONGEST_EVALUATION_S = 24 * 3600
@@ -189,11 +189,16 @@ class Checkpoints(TrainerCallback):
             self._resumed = None
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
     ) -> None:
         """Save at a report step, then have it evaluated."""
         step = state.global_step
-        if not self._reports.is_report_step(step):
+        if not (is_of_step(logs) and self._reports.is_report_step(step)):
             return
         folder = self._save(args, state)
         measurement = self._reports.evaluate(state)

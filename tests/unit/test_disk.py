@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import os
-import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from small_disk import small_disk
 
 from trainables.disk import disk_full, is_disk_full, log_stream, whole_folder, write_whole
 
@@ -19,30 +19,23 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with small_disk(tmp_path / "disk", "64k") as folder:
+        yield folder
 
 
-def test_a_file_that_does_not_fit_leaves_what_was_there(small_disk: Path) -> None:
-    file = small_disk / "a.json"
+def test_a_file_that_does_not_fit_leaves_what_was_there(disk: Path) -> None:
+    file = disk / "a.json"
     write_whole(file, "before")
     with pytest.raises(OSError) as caught:
         write_whole(file, "x" * (100 << 10))
     assert is_disk_full(caught.value)
-    assert [path.name for path in small_disk.iterdir()] == ["a.json"]
+    assert [path.name for path in disk.iterdir()] == ["a.json"]
     assert file.read_text() == "before"
 
 
-def test_a_folder_that_does_not_fit_leaves_what_was_there(small_disk: Path) -> None:
-    folder = small_disk / "weights"
+def test_a_folder_that_does_not_fit_leaves_what_was_there(disk: Path) -> None:
+    folder = disk / "weights"
     with whole_folder(folder) as unfinished:
         (unfinished / "a").write_text("before")
         assert not folder.exists()
@@ -55,23 +48,23 @@ def test_a_folder_that_does_not_fit_leaves_what_was_there(small_disk: Path) -> N
     with pytest.raises(OSError) as caught:
         fill()
     assert is_disk_full(caught.value)
-    assert [path.name for path in small_disk.iterdir()] == ["weights"]
+    assert [path.name for path in disk.iterdir()] == ["weights"]
     assert (folder / "a").read_text() == "before"
 
 
-def test_a_log_on_a_full_disk_ends_and_its_writer_does_not(small_disk: Path) -> None:
-    with log_stream(small_disk / "log") as stream:
+def test_a_log_on_a_full_disk_ends_and_its_writer_does_not(disk: Path) -> None:
+    with log_stream(disk / "log") as stream:
         for _ in range(100):
             print("x" * 999, file=stream)
-    assert (small_disk / "log").stat().st_size == 64 << 10
+    assert (disk / "log").stat().st_size == 64 << 10
 
 
-def test_safetensors_says_so_too(small_disk: Path) -> None:
+def test_safetensors_says_so_too(disk: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
 
     with pytest.raises(Exception, match="No space left") as caught:
-        save_file({"a": torch.zeros(1 << 20)}, small_disk / "a.safetensors")
+        save_file({"a": torch.zeros(1 << 20)}, disk / "a.safetensors")
     assert is_disk_full(caught.value)
 
 

@@ -1,0 +1,168 @@
+"""An evaluation that crashes: the training before it is kept, and whoever goes on evaluates it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainables import base_evaluation
+from trainables.checkpoint_files import evaluated, find_best, newest_valid
+from trainables.config import Objective
+from trainables.errors import EvaluationFailed
+from trainables.evaluation import Evaluator
+from trainables.full_sft import train_full_sft
+from trainables.lora import train_lora
+from trainables.reporter import ListReporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainables.config import TrialConfig
+    from trainables.records import Measurement, TrialResult
+
+pytestmark = pytest.mark.integration
+
+_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+TRAIN = {"steps": 9, "micro_batch_size": 4, "report_every": 3, "log_every": 1}
+KINDS: dict[str, dict[str, Any]] = {
+    "lora": {"method": "lora", "lora": {"dropout": 0.2}},
+    "full, stage 3": {"method": "full", "deepspeed": {"zero_stage": 3}},
+}
+
+
+def train(config: TrialConfig, reporter: ListReporter | None = None) -> list[Measurement]:
+    reporter = reporter or ListReporter()
+    result_of(config, reporter)
+    return reporter.measurements
+
+
+def result_of(config: TrialConfig, reporter: ListReporter) -> TrialResult:
+    return (train_lora if config.method == "lora" else train_full_sft)(config, reporter)
+
+
+def by_step(measurements: list[Measurement]) -> dict[int, dict[str, float]]:
+    return {
+        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
+        for m in measurements
+    }
+
+
+@pytest.fixture
+def crash_at(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Lets the task crash in the n-th evaluation of the trial."""
+
+    def crash_at(count: int) -> None:
+        run, calls = Evaluator._run, []
+
+        def crashing(self: Any, *arguments: Any) -> Any:
+            calls.append(1)
+            if len(calls) == count * len(self._loaded):
+                raise ZeroDivisionError("no documents\nand more")
+            return run(self, *arguments)
+
+        monkeypatch.setattr(Evaluator, "_run", crashing)
+
+    return crash_at
+
+
+@pytest.mark.parametrize(
+    ("kind", "step"), [("lora", 6), ("lora", 9), ("full, stage 3", 6), ("full, stage 3", 9)]
+)
+def test_training_is_kept_and_the_evaluation_made_up_for(
+    make_trial: Callable[..., TrialConfig],
+    crash_at: Callable[[int], None],
+    kind: str,
+    step: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    undisturbed = by_step(train(make_trial(**KINDS[kind], train=TRAIN)))
+    first, reporter = make_trial(**KINDS[kind], train=TRAIN), ListReporter()
+    crash_at(step // 3)
+    with pytest.raises(EvaluationFailed) as caught:
+        train(first, reporter)
+    monkeypatch.undo()
+    last_task = first.eval.tasks()[-1][1].label
+    assert str(caught.value) == (
+        f"evaluation failed at step {step}, task {last_task}: ZeroDivisionError: no documents"
+    )
+    assert by_step(reporter.measurements) == {s: undisturbed[s] for s in range(1, step)}
+    checkpoint = newest_valid([Path(first.output_dir)])
+    assert checkpoint is not None
+    assert checkpoint.name == f"step_{step:08d}"
+    assert evaluated(checkpoint) is None
+
+    second = make_trial(**KINDS[kind], train=TRAIN, earlier_attempts=(first.output_dir,))
+    resumed = train(second)
+    assert [m.step for m in resumed] == list(range(step, 10))
+    assert by_step(resumed) == {s: undisturbed[s] for s in range(step, 10)}
+    assert Path(second.weights_dir).exists()
+    assert newest_valid(second.attempt_dirs) is None
+
+
+def scores(monkeypatch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
+    """Lets the objective have these values, one evaluation after another."""
+    from trainables import reports
+
+    compare, queue = base_evaluation.compare_with_base, list(values.values())
+
+    def chosen(*arguments: Any) -> Any:
+        evaluation, metrics = compare(*arguments)
+        return evaluation, metrics | {"in_domain/acc_mean": queue.pop(0)}
+
+    monkeypatch.setattr(reports, "compare_with_base", chosen)
+
+
+OBJECTIVE = Objective(metric="in_domain/acc_mean", mode="max")
+
+
+def test_best_weights_are_kept_beside_the_last(
+    make_trial: Callable[..., TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores(monkeypatch, {3: 0.2, 6: 0.5, 9: 0.4})
+    trial = make_trial(train=TRAIN, objective=OBJECTIVE)
+    result = result_of(trial, ListReporter())
+    assert result.best_weights_dir == str(Path(trial.output_dir) / "best")
+    found = find_best(trial.attempt_dirs)
+    assert found is not None
+    assert (found[1].step, found[1].value) == (6, 0.5)
+    scores(monkeypatch, {6: 0.5})
+    shorter = make_trial(train=TRAIN | {"steps": 6, "report_every": 6, "schedule": "constant"})
+    result_of(shorter, ListReporter())
+    best, expected = (
+        load_file(Path(folder, "adapter_model.safetensors"))
+        for folder in (result.best_weights_dir, shorter.weights_dir)
+    )
+    assert best.keys() == expected.keys()
+    assert all(torch.equal(best[name], expected[name]) for name in expected)
+    assert peft.AutoPeftModelForCausalLM.from_pretrained(result.best_weights_dir) is not None
+
+
+def test_none_are_kept_where_the_last_are_the_best(
+    make_trial: Callable[..., TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores(monkeypatch, {3: 0.2, 6: 0.5, 9: 0.5})
+    trial = make_trial(train=TRAIN, objective=OBJECTIVE)
+    assert result_of(trial, ListReporter()).best_weights_dir is None
+    assert not (Path(trial.output_dir) / "best").exists()
+
+
+def test_best_weights_of_an_earlier_attempt_count(
+    make_trial: Callable[..., TrialConfig],
+    crash_at: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    first = make_trial(train=TRAIN, objective=OBJECTIVE)
+    scores(monkeypatch, {3: 0.6})
+    crash_at(2)
+    with pytest.raises(EvaluationFailed):
+        train(first)
+    monkeypatch.undo()
+    scores(monkeypatch, {6: 0.3, 9: 0.4})
+    second = make_trial(train=TRAIN, objective=OBJECTIVE, earlier_attempts=(first.output_dir,))
+    result = result_of(second, ListReporter())
+    assert result.best_weights_dir == str(Path(first.output_dir) / "best")
