@@ -44,7 +44,11 @@ class BestWeights:
             return
         value = measurement.metrics.get(objective.metric)
         kept = find_best(self._attempts)
-        is_best = value is not None and (kept is None or objective.is_better(value, kept[1].value))
+        is_best = value is not None and (
+            kept is None
+            or kept[1].metric != objective.metric  # the sweep was given another objective since
+            or objective.is_better(value, kept[1].value)
+        )
         if not agreed(is_best, self._workers):
             return
         folder = best_dir(self._attempts[-1])
