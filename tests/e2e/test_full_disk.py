@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(500)]
 
 
 def fill_at_first_measurement(disk: Path, ledger: Ledger) -> None:
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 270
     while time.monotonic() < deadline:
         if ledger.folder.metrics(0).exists():
             fill(disk)
