@@ -11,11 +11,14 @@ class Reporter(Protocol):
     """Receives a trial's measurements, in order of their steps."""
 
     def report(self, measurement: Measurement) -> None:
-        """Take one measurement. May end the trial by raising `StopTrial`."""
+        """Take one measurement."""
+
+    def stop_requested(self) -> bool:
+        """Whether the trial shall save a checkpoint and end by `StopTrial`, to go on later."""
 
 
 class StopTrial(Exception):
-    """Raised by a reporter to end the trial now, without fault."""
+    """The trial has ended where it was asked to; a checkpoint holds what it did."""
 
 
 class ListReporter:
@@ -27,3 +30,7 @@ class ListReporter:
     def report(self, measurement: Measurement) -> None:
         """Append the measurement."""
         self.measurements.append(measurement)
+
+    def stop_requested(self) -> bool:
+        """Never."""
+        return False

@@ -19,7 +19,7 @@ from trainables.config import TrialConfig
 from trainables.data import TokenizedData, training_order
 from trainables.disk import whole_folder
 from trainables.records import TrialResult
-from trainables.reporter import Reporter
+from trainables.reporter import Reporter, StopTrial
 from trainables.reports import Reports, is_of_step
 
 # Rank 0 evaluates while the others wait for the next gradient exchange.
@@ -86,11 +86,12 @@ def run_training(
 
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
+        StopTrial: the reporter asked for it; a checkpoint holds the training.
         EvaluationFailed: an evaluation raised an error; the step lies in a checkpoint.
         EvaluationOutOfMemory: the same, for want of memory.
     """
     reports = Reports(config, reporter, tokenizer, tokenized, arguments.max_steps)
-    checkpoints = Checkpoints(config, reports, arguments.max_steps)
+    checkpoints = Checkpoints(config, reporter, reports, arguments.max_steps)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
@@ -144,7 +145,10 @@ class Checkpoints(TrainerCallback):
     The newest two are kept, so that one is left if the other turns out damaged.
     """
 
-    def __init__(self, config: TrialConfig, reports: Reports, total_steps: int) -> None:
+    def __init__(
+        self, config: TrialConfig, reporter: Reporter, reports: Reports, total_steps: int
+    ) -> None:
+        self._reporter = reporter
         self._attempts = config.attempt_dirs
         self._reports = reports
         self._total_steps = total_steps
@@ -196,15 +200,24 @@ class Checkpoints(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save at a report step, then have it evaluated."""
+        """Save at a report step, then have it evaluated; save and end where that is asked for."""
         step = state.global_step
-        if not (is_of_step(logs) and self._reports.is_report_step(step)):
+        if not is_of_step(logs):
+            return
+        if not self._reports.is_report_step(step):
+            if checkpoint.agreed(self._reporter.stop_requested(), args.world_size):
+                self._mark_evaluated(self._save(args, state))
+                raise StopTrial
             return
         folder = self._save(args, state)
         measurement = self._reports.evaluate(state)
         if step >= self._total_steps:  # the weights follow at once
             return
         self._best.offer(measurement)
+        self._mark_evaluated(folder)
+
+    def _mark_evaluated(self, folder: Path) -> None:
+        """Whoever goes on from there has no evaluation to do first."""
         if self._trainer.is_world_process_zero():
             checkpoint_files.mark_evaluated(folder, self._reports.carry())
 

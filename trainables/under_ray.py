@@ -1,18 +1,22 @@
 """The Tune-facing side of a trial; the only file of this package that imports Ray.
 
-What Tune receives is `{"measurement": ...}` at each report and `{"outcome": ...}` at the end.
+What Tune receives is `{"measurement": ...}` at each report and `{"outcome": ...}` at the end; an
+outcome that is still RUNNING is that of a trial which was asked to stop and will go on later.
 The heavy libraries are imported where a worker needs them, so that the driver never loads them.
 """
 
 from __future__ import annotations
 
+import asyncio
 import faulthandler
 import logging
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from functools import lru_cache
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 import ray
@@ -23,11 +27,12 @@ from trainables.config import DataConfig, EvalSuite, ModelConfig, TrialConfig
 from trainables.disk import disk_full, is_disk_full, log_stream
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
 from trainables.records import Measurement, Outcome, TrialResult, TrialStatus
-from trainables.reporter import Reporter
+from trainables.reporter import Reporter, StopTrial
 
 MEASUREMENT = "measurement"
 OUTCOME = "outcome"
 TrialFunction = Callable[[TrialConfig, Reporter], TrialResult]
+_STOP = "stop request"  # a name among those of this driver alone
 
 
 def run_trial(config: dict[str, Any]) -> None:
@@ -39,6 +44,48 @@ def run_trial(config: dict[str, Any]) -> None:
     except OSError as error:  # there is no place even for the log
         outcome = _verdict(trial, error)
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+
+
+class StopRequest:
+    """The driver's way to ask all its trials to save a checkpoint and end."""
+
+    def __init__(self) -> None:
+        actor: Any = _StopRequest
+        self._actor = actor.options(name=_STOP).remote()
+
+    def make(self) -> None:
+        """Ask; trials end at their next step."""
+        ray.get(self._actor.make.remote())
+
+    def close(self) -> None:
+        """Let the next sweep of this driver have the name."""
+        ray.kill(self._actor)
+
+
+@ray.remote(num_cpus=0)
+class _StopRequest:
+    def __init__(self) -> None:
+        self._made = asyncio.Event()
+
+    async def make(self) -> None:
+        self._made.set()
+
+    async def wait(self) -> None:
+        await self._made.wait()
+
+
+@lru_cache
+def _stop_requested(job: str) -> Event:
+    """Set once this process's trials shall stop; one thread waits for all of them."""
+    requested = Event()
+
+    def wait() -> None:
+        with suppress(ValueError, ray.exceptions.RayError):  # none is made, or it is gone
+            ray.get(ray.get_actor(_STOP).wait.remote())
+            requested.set()
+
+    Thread(target=wait, name="stop request", daemon=True).start()
+    return requested
 
 
 @ray.remote(max_retries=0)
@@ -60,6 +107,8 @@ def _outcome(trial: TrialConfig) -> Outcome:
     try:
         _train(trial)
     except Exception as error:  # a trial's fault never ends the sweep
+        if isinstance(_root_cause(error), StopTrial):
+            return Outcome(status=TrialStatus.RUNNING)
         traceback.print_exc()
         return _verdict(trial, error)
     finally:
@@ -166,6 +215,9 @@ class _Watched:
         if measurement.step != measurement.total_steps:
             self._wind()
 
+    def stop_requested(self) -> bool:
+        return self._reporter.stop_requested()
+
     def _wind(self) -> None:
         if self._seconds:
             faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.stderr)
@@ -174,12 +226,17 @@ class _Watched:
         faulthandler.cancel_dump_traceback_later()
 
 
-class _TuneReporter:
+class _StoppableReporter:
+    def stop_requested(self) -> bool:
+        return _stop_requested(ray.get_runtime_context().get_job_id()).is_set()
+
+
+class _TuneReporter(_StoppableReporter):
     def report(self, measurement: Measurement) -> None:
         ray.tune.report({MEASUREMENT: measurement.model_dump()})
 
 
-class _WorkerReporter:
+class _WorkerReporter(_StoppableReporter):
     def report(self, measurement: Measurement) -> None:
         import ray.train
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -114,7 +115,10 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
             wandb_listener = WandbListener(config.wandb, folder)
             sweep = Sweep(config, folder, options.output_dir / ".base", options.retry_failed)
             outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
-            hints = [_continue_hint(options, config), wandb_listener.upload_hint()]
+            hints = [
+                _continue_hint(options, config, outcome.interrupted),
+                wandb_listener.upload_hint(),
+            ]
             print_summary(console, config, outcome.records, folder, [h for h in hints if h])
     except OSError as error:
         raise UserError([_cannot_write(folder, error)]) from error
@@ -141,7 +145,15 @@ def _cannot_write(folder: Path, error: Exception) -> Fault:
     return Fault("--output-dir", disk_full(folder), remedy)
 
 
-def _continue_hint(options: argparse.Namespace, config: SweepConfig) -> str:
-    more = config.budget.trials * 2
-    where = "" if options.output_dir == Path("sweeps") else f" --output-dir {options.output_dir}"
-    return f"python tune/run.py {options.sweep}{where} --num-trials {more}   # more trials"
+def _continue_hint(options: argparse.Namespace, config: SweepConfig, interrupted: bool) -> str:
+    command = ["python", "tune/run.py", options.sweep]
+    if options.output_dir != Path("sweeps"):
+        command += ["--output-dir", str(options.output_dir)]
+    for override in options.overrides:
+        command += ["--set", override]
+    if options.address:
+        command += ["--address", options.address]
+    number = config.budget.trials if interrupted else config.budget.trials * 2
+    if options.num_trials is not None or not interrupted:
+        command += ["--num-trials", str(number)]
+    return f"{shlex.join(command)}   # {'goes on' if interrupted else 'more trials'}"

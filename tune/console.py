@@ -155,6 +155,12 @@ class ConsoleListener(SweepListener):
                 STATUS[record.status].style,
             )
 
+    def sweep_stopping(self) -> None:
+        """Say what Ctrl-C does."""
+        running = len(self._running())
+        self._say(f"stopping: {running} running trials save a checkpoint and end", "yellow")
+        self._say("Ctrl-C again ends at once; either way the same command goes on", "yellow")
+
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Draw the table for the last time."""
         with self._lock:

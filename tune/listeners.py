@@ -30,5 +30,11 @@ class SweepListener:
     def trial_ended(self, record: TrialRecord) -> None:
         """A trial has its final status."""
 
+    def sweep_stopping(self) -> None:
+        """The user asked to stop: trials save a checkpoint and end, and go on at the next start.
+
+        Called from a thread of its own.
+        """
+
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Nothing more will run; all trials of the sweep, by number."""

@@ -59,6 +59,7 @@ class OptunaSearcher(Searcher, SweepListener):
         # Interrupted trials count as running: the search ends when they have ended.
         self._running = {record.number: record for record in interrupted}
         self._winners: list[TrialRecord] | None = None
+        self._is_stopping = False
         for record in [*warm, *earlier]:
             if record.confirms is None:
                 self._study.add(record)
@@ -79,6 +80,8 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial for Tune, or that there is none."""
+        if self._is_stopping:
+            return str(Searcher.FINISHED)
         if self._again:
             record = self._again.pop(0)
             return self._for_tune(record, record.attempt + 1)
@@ -103,6 +106,10 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: see `save`."""
+
+    def sweep_stopping(self) -> None:
+        """Suggest no more."""
+        self._is_stopping = True
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         """Suggest the trial again, before any new one."""

@@ -17,7 +17,7 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
-from trainables.under_ray import evaluate_base_remotely, run_trial
+from trainables.under_ray import StopRequest, evaluate_base_remotely, run_trial
 from tune.disk_budget import DiskBudget
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
@@ -32,6 +32,7 @@ from tune.provenance import provenance
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
 from tune.searcher import MakeTrial, OptunaSearcher
+from tune.stopping import stopping_gently
 from tune.sweep_config import SweepConfig
 from tune.tune_events import TuneEvents
 
@@ -119,15 +120,27 @@ class Sweep:
             listener.sweep_started(sweep, base, self._finished)
         try:
             if not searcher.is_done:
-                self._tuner(searcher, events, scheduler).fit()
+                self._fit(self._tuner(searcher, events, scheduler), everyone)
         finally:
             records = self._ledger.trials()
             for listener in everyone:
                 listener.sweep_ended(records)
         searcher.export(self._ledger.folder.study)
-        # Tune ends quietly on Ctrl-C. What ran then stays RUNNING in the ledger, and the next
-        # start of the command runs it again.
+        # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
         return SweepOutcome(sweep, base, records, interrupted=bool(events.running))
+
+    def _fit(self, tuner: ray_tune.Tuner, listeners: Sequence[SweepListener]) -> None:
+        """Run the trials; Ctrl-C has them stop where they are."""
+        request = StopRequest()
+
+        def stop() -> None:
+            for listener in listeners:
+                listener.sweep_stopping()
+            request.make()
+
+        with stopping_gently(stop):
+            tuner.fit()
+        request.close()
 
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():

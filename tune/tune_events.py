@@ -123,7 +123,11 @@ class TuneEvents(Callback):
 
     def _end(self, trial: Trial, outcome: Outcome) -> None:
         record = self._records.get(trial.trial_id)
-        if record is not None and record.status is TrialStatus.RUNNING:
+        if record is None or record.status is not TrialStatus.RUNNING:
+            return
+        if outcome.status is TrialStatus.RUNNING:  # it stopped as it was asked to
+            self._unfinished[record.number] = self._records.pop(trial.trial_id)
+        else:
             self._finish(trial.trial_id, record, outcome)
 
     def _finish(self, trial_id: str, record: TrialRecord, outcome: Outcome) -> None:
