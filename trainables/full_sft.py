@@ -88,6 +88,7 @@ def _deepspeed_process() -> Iterator[None]:
     """
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
+        _compile_nothing()
     alone = "RANK" not in os.environ  # else a launcher, such as Ray Train, has set all of this
     if alone:
         os.environ |= _SINGLE_WORKER | {"MASTER_PORT": str(_free_port())}
@@ -98,6 +99,18 @@ def _deepspeed_process() -> Iterator[None]:
         AcceleratorState._reset_state(reset_partial_state=True)
         for name in (*(_SINGLE_WORKER if alone else ()), "ACCELERATE_USE_DEEPSPEED"):
             os.environ.pop(name, None)
+
+
+def _compile_nothing() -> None:
+    """Keep DeepSpeed from building its shared-memory kernel, which training never calls.
+
+    It takes half a minute and a compiler, and a process that is killed meanwhile leaves a lock
+    for which every later one waits.
+    """
+    from deepspeed import ops
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
 
 
 def _free_port() -> int:
