@@ -18,13 +18,14 @@ def load_trials(sweep_dir: Path) -> pd.DataFrame:
     keys (`trainables.metric_keys` has units and directions). What a trial never logged is NaN.
 
     Raises:
-        UserError: the folder holds no sweep.
+        UserError: the folder holds no sweep, or one that is damaged or of a newer version.
     """
     ledger = Ledger(sweep_dir)
     if not ledger.exists():
         raise UserError(
             [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
         )
+    ledger.check()
     rows = [_row(record) for record in ledger.trials()]
     if not rows:
         raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])

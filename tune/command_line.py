@@ -15,10 +15,14 @@ from typing import TYPE_CHECKING
 
 from trainables.disk import disk_full, is_disk_full
 from trainables.errors import Fault, UserError
+from trainables.ledger import Ledger
 from trainables.records import TrialStatus
 from tune.sweep_file import bundled_sweeps, load_sweep
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tune.lock import SweepLock
     from tune.sweep_config import SweepConfig
 
 OK, NOTHING_COMPLETED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
@@ -98,51 +102,61 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     """Run the sweep in its folder, which is left as it was where the input is at fault."""
-    from ray.tune import TuneError
-
     from tune.chatter import chatter_to
     from tune.console import ConsoleListener
+    from tune.lock import SweepLock
     from tune.ray_cluster import ray_cluster
     from tune.summary import print_summary
     from tune.sweep import Sweep
+    from tune.sweep_folder import check_sweep_folder
     from tune.wandb_listener import WandbListener
 
     folder = options.output_dir / config.name
-    is_new = not folder.exists()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with chatter_to(folder / "sweep.log") as console, ray_cluster(options.address):
-            wandb_listener = WandbListener(config.wandb, folder)
-            sweep = Sweep(config, folder, options.output_dir / ".base", options.retry_failed)
-            outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
-            hints = [
-                _continue_hint(options, config, outcome.interrupted),
-                wandb_listener.upload_hint(),
-            ]
-            print_summary(console, config, outcome.records, folder, [h for h in hints if h])
-    except OSError as error:
-        raise UserError([_cannot_write(folder, error)]) from error
-    except TuneError as error:  # what a listener raised arrives as its text
-        if not is_disk_full(error):
-            raise
-        raise UserError([_cannot_write(folder, error)]) from error
-    except UserError:
-        if is_new:
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                options.output_dir.rmdir()
-        raise
+    is_new = check_sweep_folder(folder)
+    with (
+        SweepLock(folder) as lock,
+        _cleared_on_fault(folder, options.output_dir, lock, is_new),
+        chatter_to(folder / "sweep.log") as console,
+        ray_cluster(options.address),
+    ):
+        wandb_listener = WandbListener(config.wandb, folder)
+        sweep = Sweep(
+            config, folder, options.output_dir / ".base", options.retry_failed, may_write=lock.check
+        )
+        outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
+        hints = [
+            _continue_hint(options, config, outcome.interrupted),
+            wandb_listener.upload_hint(),
+        ]
+        print_summary(console, config, outcome.records, folder, [h for h in hints if h])
     if outcome.interrupted:
         return INTERRUPTED
     complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)
     return OK if complete else NOTHING_COMPLETED
 
 
-def _cannot_write(folder: Path, error: Exception) -> Fault:
-    if not is_disk_full(error):
-        return Fault("--output-dir", f"cannot write to {folder}: {error}")
-    remedy = "make room and run the same command again: it goes on where it stopped"
-    return Fault("--output-dir", disk_full(folder), remedy)
+@contextlib.contextmanager
+def _cleared_on_fault(
+    folder: Path, output_dir: Path, lock: SweepLock, is_new: bool
+) -> Iterator[None]:
+    """Where the input is at fault, leave no folder behind: none that we made, and no sweep yet."""
+    from ray.tune import TuneError
+
+    try:
+        yield
+    except UserError:
+        lock.check()
+        if is_new and not Ledger(folder).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                output_dir.rmdir()
+        raise
+    except (OSError, TuneError) as error:  # what a listener raised arrives as its text
+        lock.check()
+        if not is_disk_full(error):
+            raise
+        remedy = "make room and run the same command again: it goes on where it stopped"
+        raise UserError([Fault("--output-dir", disk_full(folder), remedy)]) from error
 
 
 def _continue_hint(options: argparse.Namespace, config: SweepConfig, interrupted: bool) -> str:

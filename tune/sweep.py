@@ -64,6 +64,7 @@ class Sweep:
         base_cache: where base evaluations are kept for all sweeps.
         retry_failed: run trials that failed or were cancelled again, from their checkpoints.
         trainable: what Tune runs for each trial.
+        may_write: raises where another driver has taken the sweep over.
 
     Raises:
         UserError: the folder holds another sweep, or `warm_start` names one that does not fit.
@@ -76,9 +77,10 @@ class Sweep:
         base_cache: Path,
         retry_failed: bool = False,
         trainable: Trainable = run_trial,
+        may_write: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
-        self._ledger = Ledger(folder)
+        self._ledger = Ledger(folder, may_write)
         self._base_cache = base_cache
         self._trainable = trainable
         self._cluster = ray.cluster_resources()

@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainables import ledger as ledger_module
+from trainables import storage as storage_module
 from trainables.config import TrialConfig
+from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import Measurement, Provenance, SweepRecord, TrialRecord, TrialStatus
 
@@ -78,7 +79,7 @@ def test_a_crash_while_writing_leaves_the_record_before_it(
     def crash(_: int) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(ledger_module.os, "fsync", crash)
+    monkeypatch.setattr(storage_module.os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
         ledger.write_trial(trial(status=TrialStatus.COMPLETE))
     assert [record.status for record in ledger.trials()] == [TrialStatus.RUNNING]
@@ -118,8 +119,10 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     file = ledger.folder.metrics(0)
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + lines[1][:-30] + "\n" + lines[2])
-    with pytest.raises(ValidationError):
+    with pytest.raises(UserError) as caught:
         ledger.measurements(0)
+    assert str(caught.value).startswith(f"{file}:2: is not JSON")
+    assert "restore the line from a copy" in str(caught.value)
 
 
 @pytest.mark.parametrize("lost", [1, 2, 30])
@@ -129,6 +132,7 @@ def test_after_a_torn_line_more_can_be_appended(tmp_path: Path, lost: int) -> No
         ledger.append(0, measured(step))
     file = ledger.folder.metrics(0)
     file.write_bytes(file.read_bytes()[:-lost])
+    ledger = Ledger(tmp_path)
     for step in (5, 10, 15):
         ledger.append(0, measured(step, attempt=2))
     assert ledger.measurements(0) == [measured(step, attempt=2) for step in (5, 10, 15)]

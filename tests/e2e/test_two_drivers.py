@@ -1,0 +1,69 @@
+"""Two drivers on one sweep: the second is refused; one whose sweep was taken over stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import PROJECT, run_command
+
+from trainables.ledger import Ledger
+from tune.lock import LockRecord
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+
+
+def state(ledger: Ledger) -> dict[str, bytes]:
+    """All records of a sweep, as they lie on disk."""
+    files = [ledger.folder.sweep_json, *ledger.folder.trials.glob("*/*.json*")]
+    return {str(file): file.read_bytes() for file in files if file.exists()}
+
+
+def test_a_second_driver_is_refused_and_one_that_lost_its_sweep_writes_no_more(
+    tmp_path: Path,
+) -> None:
+    arguments = [
+        "quickstart", "--output-dir", str(tmp_path), "--num-trials", "3",
+        "--set", "train.steps=400", "--set", "eval.limit=8", "--set", "wandb.mode=disabled",
+    ]  # fmt: skip
+    ledger = Ledger(tmp_path / "quickstart")
+    driver = subprocess.Popen(
+        [sys.executable, str(PROJECT / "tune" / "run.py"), *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ),
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not ledger.measurements(0) and time.monotonic() < deadline:
+            time.sleep(0.1)
+        second = run_command(*arguments)
+        assert second.exit_code == 2
+        assert f"another driver runs it: process {driver.pid}" in second.errors
+        assert "Traceback" not in second.errors
+
+        # Another machine takes over while this one stands still, as it may after its time.
+        driver.send_signal(signal.SIGSTOP)
+        holder = LockRecord.model_validate_json(ledger.folder.lock.read_bytes())
+        taker = holder.model_copy(
+            update={"token": "taker", "process": holder.process.model_copy(update={"host": "b"})}
+        )
+        ledger.folder.lock.write_text(taker.model_dump_json())
+        time.sleep(holder.interval)
+        driver.send_signal(signal.SIGCONT)
+        time.sleep(2)  # the heartbeat is overdue and comes at once
+        before = state(ledger)
+        output, errors = driver.communicate(timeout=60)
+    finally:
+        driver.kill()
+    assert driver.returncode == 2, output + errors
+    assert "was taken over by another driver" in errors
+    assert "Traceback" not in errors
+    assert state(ledger) == before
+    assert ledger.folder.lock.read_text() == taker.model_dump_json()

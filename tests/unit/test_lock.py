@@ -1,0 +1,265 @@
+"""One driver at a time: who holds a sweep, who is refused, who takes over."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainables.errors import UserError
+from trainables.storage import LocalStorage
+from tune.lock import LockRecord, SweepLock
+from tune.process import Process
+
+PROJECT = Path(__file__).parents[2]
+INTERVAL = 0.1
+HOLDER = """
+import sys, time
+from pathlib import Path
+from trainables.errors import UserError
+from tune.lock import SweepLock
+
+folder, interval, seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+try:
+    with SweepLock(folder, interval) as lock:
+        print("HELD", flush=True)
+        try:
+            time.sleep(seconds)
+        except KeyboardInterrupt:
+            print("WOKEN", flush=True)
+            lock.check()
+except UserError as error:
+    print(error, flush=True)
+    sys.exit(2)
+"""
+
+
+@pytest.fixture
+def start() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Starts drivers that only hold the lock; none outlives the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, seconds: float = 60, interval: float = INTERVAL) -> Any:
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLDER, str(folder), str(interval), str(seconds)],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(PROJECT)},
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def lock_of(folder: Path) -> LockRecord:
+    return LockRecord.model_validate_json((folder / "lock.json").read_bytes())
+
+
+def write_lock(folder: Path, age: float = 0, interval: float = INTERVAL, **process: Any) -> None:
+    """The lock of some other driver that gave its last sign of life `age` seconds ago."""
+    holder = Process.current().model_copy(update=process)
+    record = LockRecord(
+        process=holder,
+        since="2026-01-01 00:00:00",
+        token="other",
+        heartbeat=time.time() - age,
+        interval=interval,
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "lock.json").write_text(record.model_dump_json())
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def refused(folder: Path) -> str:
+    before = snapshot(folder)
+    with pytest.raises(UserError) as caught, SweepLock(folder, INTERVAL):
+        pass
+    assert snapshot(folder) == before
+    return str(caught.value)
+
+
+def test_the_lock_names_its_holder_and_goes_at_the_end(tmp_path: Path) -> None:
+    with SweepLock(tmp_path / "sweep") as lock:
+        lock.check()
+        held = json.loads((tmp_path / "sweep" / "lock.json").read_text())
+        assert held["process"]["pid"] == os.getpid()
+        assert held["interval"] > 0
+    assert list((tmp_path / "sweep").iterdir()) == []
+
+
+def test_the_lock_goes_when_the_driver_fails(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError), SweepLock(tmp_path):
+        1 / 0  # noqa: B018
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_heartbeat_is_renewed(tmp_path: Path) -> None:
+    with SweepLock(tmp_path, interval=0.02):
+        first = lock_of(tmp_path)
+        deadline = time.monotonic() + 10
+        while lock_of(tmp_path).heartbeat == first.heartbeat and time.monotonic() < deadline:
+            time.sleep(0.01)
+        second = lock_of(tmp_path)
+    assert second.heartbeat > first.heartbeat
+    assert second.token == first.token
+
+
+def test_a_second_driver_is_refused_and_told_who_holds_the_sweep(
+    tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    holder = start(tmp_path, interval=30)
+    assert first_line(holder) == "HELD"
+    message = refused(tmp_path)
+    held = lock_of(tmp_path)
+    assert f"process {holder.pid} on {held.process.host} since {held.since}" in message
+    assert "last sign of life 20" in message
+    assert "wait for it or stop it" in message
+
+
+def test_of_drivers_that_race_one_holds_the_sweep(
+    tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    drivers = [start(tmp_path, seconds=3) for _ in range(4)]
+    codes = sorted(driver.wait(timeout=60) for driver in drivers)
+    assert codes == [0, 2, 2, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_of_drivers_that_race_for_a_dead_ones_sweep_one_takes_it(
+    tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    dead = start(tmp_path)
+    assert first_line(dead) == "HELD"
+    dead.send_signal(signal.SIGKILL)
+    dead.wait()
+    drivers = [start(tmp_path, seconds=3) for _ in range(4)]
+    assert sorted(driver.wait(timeout=60) for driver in drivers) == [0, 2, 2, 2]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_killed_drivers_sweep_is_taken_over_at_once(
+    tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    holder = start(tmp_path, interval=600)
+    assert first_line(holder) == "HELD"
+    holder.send_signal(signal.SIGKILL)
+    holder.wait()
+    started = time.monotonic()
+    with SweepLock(tmp_path):
+        assert time.monotonic() - started < 5
+        assert lock_of(tmp_path).process.pid == os.getpid()
+        assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
+
+
+def test_a_reused_process_id_is_no_sign_of_life(tmp_path: Path) -> None:
+    write_lock(tmp_path, interval=600, started="1")  # our own id, but of a process before us
+    with SweepLock(tmp_path):
+        assert lock_of(tmp_path).token != "other"
+
+
+def test_a_claimant_that_died_while_it_took_over_hinders_nobody(tmp_path: Path) -> None:
+    write_lock(tmp_path, started="1")
+    dead_claimant = lock_of(tmp_path).model_copy(update={"token": "claimant"})
+    (tmp_path / "lock.other.json").write_text(dead_claimant.model_dump_json())
+    with SweepLock(tmp_path):
+        assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
+
+
+def test_a_live_claimant_is_named(tmp_path: Path) -> None:
+    write_lock(tmp_path, started="1")
+    alive = lock_of(tmp_path).model_copy(
+        update={"token": "claimant", "process": Process.current(), "since": "just now"}
+    )
+    (tmp_path / "lock.other.json").write_text(alive.model_dump_json())
+    assert "since just now" in refused(tmp_path)
+
+
+@pytest.mark.parametrize("elsewhere", [{"host": "other"}, {"space": "other boot"}])
+def test_a_driver_elsewhere_holds_the_sweep_while_its_heart_beats(
+    tmp_path: Path, elsewhere: dict[str, str]
+) -> None:
+    write_lock(tmp_path, age=5 * INTERVAL, pid=2**22 + 1, **elsewhere)
+    assert "another driver runs it" in refused(tmp_path)
+
+
+def test_the_lock_of_a_driver_elsewhere_is_taken_over_when_its_heart_stands_still(
+    tmp_path: Path,
+) -> None:
+    write_lock(tmp_path, age=7 * INTERVAL, host="other")
+    with SweepLock(tmp_path):
+        assert lock_of(tmp_path).token != "other"
+
+
+def test_a_clock_that_is_behind_does_not_make_its_driver_dead(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lock(tmp_path, age=1000, host="other")
+    monkeypatch.setattr(
+        "tune.lock.time.sleep", lambda _: write_lock(tmp_path, age=999, host="other")
+    )
+    with pytest.raises(UserError, match="another driver"), SweepLock(tmp_path, INTERVAL):
+        pass
+    assert lock_of(tmp_path).token == "other"
+
+
+def test_a_driver_that_stood_still_stops_when_another_took_its_sweep(
+    tmp_path: Path, start: Callable[..., Any]
+) -> None:
+    suspended = start(tmp_path)
+    assert first_line(suspended) == "HELD"
+    suspended.send_signal(signal.SIGSTOP)
+    write_lock(tmp_path, interval=600, host="taker")  # as another machine would after the limit
+    suspended.send_signal(signal.SIGCONT)
+    output, _ = suspended.communicate(timeout=30)
+    assert suspended.returncode == 2
+    assert output.startswith("WOKEN")
+    assert "was taken over by another driver" in output
+    assert "on taker" in output
+    assert lock_of(tmp_path).token == "other"
+
+
+def test_a_lock_that_was_deleted_by_hand_is_put_back(tmp_path: Path) -> None:
+    with SweepLock(tmp_path, interval=0.02):
+        (tmp_path / "lock.json").unlink()
+        deadline = time.monotonic() + 10
+        while not (tmp_path / "lock.json").exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lock_of(tmp_path).process.pid == os.getpid()
+
+
+def test_a_lock_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "lock.json").write_text("{")
+    assert f"{tmp_path}/lock.json: is no lock" in refused(tmp_path)
+
+
+def test_files_are_created_whole_and_once_without_hard_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_links(*_: object) -> None:
+        raise PermissionError("no hard links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", no_links)
+    storage = LocalStorage(tmp_path)
+    assert storage.create("a", b"first")
+    assert not storage.create("a", b"second")
+    assert snapshot(tmp_path) == {"a": b"first"}

@@ -1,0 +1,66 @@
+"""Which process this is, told so that another driver can see whether it still lives."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from pathlib import Path
+
+from trainables.config import Frozen
+
+_PROC = Path("/proc")
+_START_TIME = 19  # field 22 of /proc/PID/stat, counted from behind the command's name
+
+
+class Process(Frozen):
+    """A process, unique over machines, reboots and reused process ids.
+
+    Attributes:
+        host: name of the machine.
+        space: boot and process-id namespace; ids compare within one alone, so that two
+            containers of one name are not mistaken for each other.
+        started: when it began, as the system counts; tells a reused id.
+    """
+
+    host: str
+    space: str
+    pid: int
+    started: str
+
+    @classmethod
+    def current(cls) -> Process:
+        """This process."""
+        pid = os.getpid()
+        return cls(host=platform.node(), space=_space(), pid=pid, started=_started(pid) or "")
+
+    def is_gone(self) -> bool | None:
+        """Whether it has ended; None where that cannot be seen from here."""
+        if (self.host, self.space) != (platform.node(), _space()):
+            return None
+        return _started(self.pid) != self.started
+
+
+def _space() -> str:
+    try:
+        boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
+        return f"{boot} {(_PROC / 'self/ns/pid').readlink()}"
+    except OSError:  # not Linux: no namespaces, and a process id outlives no boot for long
+        return ""
+
+
+def _started(pid: int) -> str | None:
+    """Start time of a live process; None where there is none of that id."""
+    if _PROC.is_dir():
+        try:
+            fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            return None
+        return None if fields[0] in ("Z", "X") else fields[_START_TIME]
+    shown = subprocess.run(  # noqa: S603 - no input of anyone's
+        ["ps", "-o", "lstart=", "-p", str(pid)],  # noqa: S607 - every Unix has it on its path
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return shown.stdout.strip() or None
