@@ -282,6 +282,8 @@ class TrialConfig(Frozen):
         workers: processes training this trial together.
         gpus_per_worker, cpus_per_worker: what each of them holds.
         output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
+        published_dir: address in an object store that a worker publishes `output_dir` to; absent
+            where that is the sweep's own folder.
         earlier_attempts: folders of the attempts before it; it goes on from their newest
             checkpoint.
         objective: what the best evaluation of a training is chosen by, whose weights are kept
@@ -306,6 +308,7 @@ class TrialConfig(Frozen):
     gpus_per_worker: float = Field(default=0, ge=0)
     cpus_per_worker: float = Field(default=1, gt=0)
     output_dir: str
+    published_dir: str | None = None
     earlier_attempts: tuple[str, ...] = ()
     objective: Objective | None = None
     minutes_per_report: float | None = Field(default=None, gt=0)
@@ -330,7 +333,11 @@ class TrialConfig(Frozen):
 
     @property
     def weights_dir(self) -> str:
-        """Where the final adapter or model is saved."""
+        """Where the final adapter or model is saved.
+
+        An address of an object store loads after `fsspec.get`, `aws s3 cp --recursive` or
+        `open_storage(weights_dir).fetch("", folder)` from the local copy.
+        """
         return f"{self.output_dir}/weights"
 
     @property

@@ -16,6 +16,8 @@ The driver alone writes records; workers write only below their own attempt.
 
 from __future__ import annotations
 
+import gc
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -23,17 +25,35 @@ from pathlib import Path
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.metrics_file import MetricsFile, read_lines, to_line
+from trainables.locations import node_cache
+from trainables.metrics_file import MetricsFile, check_lines, read_lines, to_line
 from trainables.record_faults import Record, read_record
-from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord
-from trainables.storage import open_storage
+from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.storage import Location, open_storage
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Records hold no cycles; to look for some among so many new objects doubles the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class SweepFolder:
-    """Owner of every path in a sweep's folder."""
+    """Owner of every path in a sweep's folder.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    The paths of a sweep in an object store are those of the driver's working folder. The mirrors
+    are made there; everything else lies in the store under the same names.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self.root = root = location if isinstance(location, Path) else _working_folder(location)
         self.sweep_json = root / "sweep.json"
         self.lock = root / "lock.json"
         self.base = root / "base"
@@ -45,6 +65,25 @@ class SweepFolder:
         self.study = root / "study.journal"
         self.log = root / "sweep.log"
         self.ray = root / "ray"
+
+    @property
+    def mirrors(self) -> tuple[Path, ...]:
+        """Files that the driver makes from the records."""
+        return (self.results_csv, self.confirmed_csv, self.study, self.log)
+
+    def name(self, path: Path) -> str:
+        """What the storage calls a path."""
+        return "" if path == self.root else path.relative_to(self.root).as_posix()
+
+    def place(self, path: Path) -> str:
+        """Where a path lies, for messages: on a disk, or its address in the object store."""
+        return str(path if isinstance(self.location, Path) else self.absolute(path))
+
+    def absolute(self, path: Path) -> str:
+        """The same for workers, which may run in another folder."""
+        if isinstance(self.location, Path):
+            return str(path.absolute())
+        return f"{self.location}/{self.name(path)}"
 
     def lock_claim(self, token: str) -> Path:
         """Where a driver says that it takes over the lock of that token."""
@@ -77,20 +116,25 @@ class Ledger:
     Whatever reads raises `UserError` where a record was damaged, or a newer version wrote it.
 
     Args:
-        root: the sweep's folder.
+        location: the sweep's folder, or its address in an object store.
         may_write: called before each writing; raises where this driver has lost the sweep.
     """
 
-    def __init__(self, root: Path, may_write: Callable[[], None] = lambda: None) -> None:
-        self.folder = SweepFolder(root)
-        self._storage = open_storage(root)
+    def __init__(self, location: Location, may_write: Callable[[], None] = lambda: None) -> None:
+        self.folder = SweepFolder(location)
+        self.storage = open_storage(location)
         self._may_write = may_write
         self._whole: set[int] = set()
 
     def exists(self) -> bool:
         """Whether there is a sweep in the folder."""
-        return self.folder.sweep_json.exists()
+        return self._exists(self.folder.sweep_json)
 
+    def has_base(self) -> bool:
+        """Whether the base's evaluation is there."""
+        return self._exists(self.folder.base_json)
+
+    @_collector_paused()
     def check(self) -> None:
         """Read everything.
 
@@ -99,9 +143,9 @@ class Ledger:
         """
         faults: list[Fault] = []
         readers: list[Callable[[], object]] = [self.sweep, self.trials, self.warm_start]
-        if self.folder.base_json.exists():
+        if self.has_base():
             readers.append(self.base)
-        readers += [partial(self.measurements, number) for number in self._numbers()]
+        readers += [partial(check_lines, log, place) for _, place, log in self._logs()]
         for read in readers:
             try:
                 read()
@@ -116,30 +160,35 @@ class Ledger:
 
     def sweep(self) -> SweepRecord:
         """The sweep's own record."""
-        return self._read(SweepRecord, self.folder.sweep_json, "restore it from a copy")
+        file = self.folder.sweep_json
+        return self._record(SweepRecord, file, self._content(file), "restore it from a copy")
 
     def base(self) -> BaseRecord:
         """The base model's evaluation."""
         file = self.folder.base_json
-        return self._read(BaseRecord, file, f"delete {file.parent} to evaluate the base anew")
+        remedy = f"delete {self.folder.place(file.parent)} to evaluate the base anew"
+        return self._record(BaseRecord, file, self._content(file), remedy)
 
     def write_trial(self, record: TrialRecord) -> None:
         """Create or replace a trial's record."""
         self._write(self.folder.trial_json(record.number), record)
+        if record.status is not TrialStatus.RUNNING:
+            self.storage.close_log(self.folder.name(self.folder.metrics(record.number)))
 
     def write_warm_start(self, records: Sequence[TrialRecord]) -> None:
         """Keep what the search starts from, so that it does not change between restarts."""
         lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
         with self._writing():
-            self._storage.write(self._name(self.folder.warm_start), lines)
+            self.storage.write_log(self.folder.name(self.folder.warm_start), lines)
 
     def warm_start(self) -> list[TrialRecord]:
         """Trials of other sweeps that the search started from."""
         file = self.folder.warm_start
-        lines = self._storage.read_log(self._name(file)).splitlines()
-        remedy = f"restore it from a copy, or delete {file} to read those sweeps again"
+        place = self.folder.place(file)
+        lines = self.storage.read_log(self.folder.name(file)).splitlines()
+        remedy = f"restore it from a copy, or delete {place} to read those sweeps again"
         return [
-            read_record(TrialRecord, line, str(file), remedy, number)
+            read_record(TrialRecord, line, place, remedy, number)
             for number, line in enumerate(lines, start=1)
         ]
 
@@ -150,25 +199,24 @@ class Ledger:
                 self._drop_damaged_end(number)
             # Not known to be whole until all of the line is on the disk.
             self._whole.discard(number)
-            self._storage.append(self._name(self.folder.metrics(number)), to_line(measurement))
+            log = self.folder.name(self.folder.metrics(number))
+            self.storage.append(log, to_line(measurement))
             self._whole.add(number)
 
+    @_collector_paused()
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by number."""
         records: list[TrialRecord] = []
         faults: list[Fault] = []
-        for number in self._numbers():
-            file = self.folder.trial_json(number)
-            try:
-                records.append(
-                    self._read(
-                        TrialRecord,
-                        file,
-                        f"restore it from a copy, or delete {file.parent} to run the trial again",
-                    )
-                )
-            except FileNotFoundError:
+        files = [self.folder.trial_json(number) for number in self._numbers()]
+        contents = self.storage.read_all([self.folder.name(file) for file in files])
+        for file, content in zip(files, contents, strict=True):
+            if content is None:
                 continue
+            trial = self.folder.place(file.parent)
+            remedy = f"restore it from a copy, or delete {trial} to run the trial again"
+            try:
+                records.append(self._record(TrialRecord, file, content, remedy))
             except UserError as error:
                 faults += error.faults
         if faults:
@@ -181,34 +229,72 @@ class Ledger:
         A damaged end is dropped (see `metrics_file`). Where a later attempt went over a step again,
         its measurements replace the earlier ones from there on.
         """
-        measurements: list[Measurement] = []
-        for measurement in self._metrics_file(number).measurements:
-            while measurements and measurements[-1].step >= measurement.step:
-                measurements.pop()
-            measurements.append(measurement)
-        return measurements
+        return _in_order(self._metrics_file(number).measurements)
+
+    @_collector_paused()
+    def histories(self) -> dict[int, list[Measurement]]:
+        """The measurements of every trial, by number; faster than asking one by one."""
+        faults: list[Fault] = []
+        histories: dict[int, list[Measurement]] = {}
+        for number, place, log in self._logs():
+            try:
+                found = read_lines(log, place)
+            except UserError as error:
+                faults += error.faults
+            else:
+                histories[number] = _in_order(found.measurements)
+        if faults:
+            raise UserError(faults)
+        return histories
+
+    def fetch_log(self) -> None:
+        """Bring an object store's copy of `sweep.log` here, where this driver has none."""
+        name = self.folder.name(self.folder.log)
+        if not self.folder.log.exists() and self.storage.exists(name):
+            self.folder.log.write_bytes(self.storage.read(name))
+
+    def publish_mirrors(self) -> None:
+        """Copy the mirrors to the object store; on a disk they lie where they belong."""
+        for file in self.folder.mirrors:
+            if isinstance(self.folder.location, str) and file.exists():
+                self.storage.publish(file, self.folder.name(file))
+
+    def _logs(self) -> list[tuple[int, str, bytes]]:
+        """Number, place and content of every trial's metrics file."""
+        numbers = self._numbers()
+        files = [self.folder.metrics(number) for number in numbers]
+        logs = self.storage.read_logs([self.folder.name(file) for file in files])
+        return list(zip(numbers, map(self.folder.place, files), logs, strict=True))
 
     def _numbers(self) -> list[int]:
         """Of the trials that have a folder."""
-        names = self._storage.children(self._name(self.folder.trials))
+        names = self.storage.children(self.folder.name(self.folder.trials))
         return sorted(int(name) for name in names if name.isdigit())
 
     def _metrics_file(self, number: int) -> MetricsFile:
         file = self.folder.metrics(number)
-        return read_lines(self._storage.read_log(self._name(file)), str(file))
+        return read_lines(self.storage.read_log(self.folder.name(file)), self.folder.place(file))
 
     def _drop_damaged_end(self, number: int) -> None:
         """What a crash left of a line goes, lest it stand in the middle for ever."""
         found = self._metrics_file(number)
         if found.is_damaged:
-            self._storage.write_log(self._name(self.folder.metrics(number)), found.whole)
+            log = self.folder.name(self.folder.metrics(number))
+            self.storage.write_log(log, found.whole)
 
-    def _read(self, kind: type[Record], file: Path, remedy: str) -> Record:
-        return read_record(kind, self._storage.read(self._name(file)), str(file), remedy)
+    def _exists(self, file: Path) -> bool:
+        return self.storage.exists(self.folder.name(file))
+
+    def _content(self, file: Path) -> bytes:
+        return self.storage.read(self.folder.name(file))
+
+    def _record(self, kind: type[Record], file: Path, content: bytes, remedy: str) -> Record:
+        return read_record(kind, content, self.folder.place(file), remedy)
 
     def _write(self, file: Path, record: Frozen) -> None:
         with self._writing():
-            self._storage.write(self._name(file), record.model_dump_json(indent=2).encode())
+            content = record.model_dump_json(indent=2).encode()
+            self.storage.write(self.folder.name(file), content)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -216,14 +302,25 @@ class Ledger:
         try:
             yield
         except OSError as error:
-            raise cannot_write(self.folder.root, error) from error
-
-    def _name(self, path: Path) -> str:
-        return path.relative_to(self.folder.root).as_posix()
+            raise cannot_write(self.folder.location, error) from error
 
 
-def cannot_write(folder: Path, error: OSError | str) -> UserError:
+def cannot_write(location: Location, error: OSError | str) -> UserError:
     """What to say where a sweep's folder takes no files."""
     reason = error if isinstance(error, str) else error.strerror or str(error)
     remedy = "make room or make it writable, and type the same command again"
-    return UserError([Fault("--output-dir", f"cannot write to {folder}: {reason}", remedy)])
+    return UserError([Fault("--output-dir", f"cannot write to {location}: {reason}", remedy)])
+
+
+def _in_order(measurements: list[Measurement]) -> list[Measurement]:
+    ordered: list[Measurement] = []
+    for measurement in measurements:
+        while ordered and ordered[-1].step >= measurement.step:
+            ordered.pop()
+        ordered.append(measurement)
+    return ordered
+
+
+def _working_folder(address: str) -> Path:
+    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
+    return node_cache() / "sweeps" / f"{address.rpartition('/')[2]}-{digest}"

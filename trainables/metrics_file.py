@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from trainables.errors import Fault, UserError
 from trainables.record_faults import NewerSchema, read_record
-from trainables.records import Measurement
+from trainables.records import SCHEMA_VERSION, Measurement
 
 _KEY = b',"crc32":"'
 _DIGITS = 8
@@ -76,14 +76,31 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
     return MetricsFile(measurements, kept, kept != content)
 
 
+def check_lines(content: bytes, file: str) -> None:
+    """Raise what `read_lines` would; five times as fast where all lines are as they were written.
+
+    A line whose checksum fits, of this schema, needs no parsing to be known as whole.
+    """
+    ours = b'{"schema_version":%d,' % SCHEMA_VERSION
+    lines = content.removesuffix(b"\n").split(b"\n")
+    if not all(line.startswith(ours) and _body(line) not in (None, line) for line in lines):
+        read_lines(content, file)
+
+
+def _body(line: bytes) -> bytes | None:
+    """The line without its checksum, if it has one; None where that does not fit."""
+    key = len(line) - _TAIL
+    if key <= 0 or line[key : key + len(_KEY)] != _KEY:
+        return line
+    body = line[:key] + b"}"
+    return body if line[key + len(_KEY) :] == b'%08x"}' % zlib.crc32(body) else None
+
+
 def _read(line: bytes, file: str, number: int) -> Measurement:
     remedy = "restore the line from a copy, or delete it"
-    key = len(line) - _TAIL
-    if key > 0 and line[key : key + len(_KEY)] == _KEY:
-        body, written = line[:key] + b"}", line[key + len(_KEY) :]
-        if written != b'%08x"}' % zlib.crc32(body):
-            rule = "was changed since it was written: its checksum does not fit"
-            mended = f'{remedy}, or delete its "crc32" to accept it as it stands'
-            raise UserError([Fault(f"{file}:{number}", rule, mended)])
-        line = body
-    return read_record(Measurement, line, file, remedy, number)
+    body = _body(line)
+    if body is None:
+        rule = "was changed since it was written: its checksum does not fit"
+        mended = f'{remedy}, or delete its "crc32" to accept it as it stands'
+        raise UserError([Fault(f"{file}:{number}", rule, mended)])
+    return read_record(Measurement, body, file, remedy, number)

@@ -14,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTConfig, SFTTrainer
 
 from trainables import checkpoint, checkpoint_files
+from trainables.attempt_folder import publish_checkpoints
 from trainables.best_weights import BestWeights
 from trainables.config import TrialConfig
 from trainables.data import TokenizedData, training_order
@@ -118,6 +119,7 @@ def run_training(
     )
     if first:  # only now: until the weights are written the last checkpoint is all there is
         checkpoint_files.remove_checkpoints(config.attempt_dirs)
+        publish_checkpoints(config)
     return trainer, result
 
 
@@ -148,6 +150,7 @@ class Checkpoints(TrainerCallback):
     def __init__(
         self, config: TrialConfig, reporter: Reporter, reports: Reports, total_steps: int
     ) -> None:
+        self._config = config
         self._reporter = reporter
         self._attempts = config.attempt_dirs
         self._reports = reports
@@ -240,6 +243,7 @@ class Checkpoints(TrainerCallback):
         )
         if trainer.is_world_process_zero():
             checkpoint_files.keep_newest(self._attempts, 2)
+            publish_checkpoints(self._config)
         return folder
 
 

@@ -22,12 +22,21 @@ from typing import Any
 import ray
 import ray.tune
 
+from trainables.attempt_folder import (
+    on_this_node,
+    publish_items,
+    publish_rest,
+    publish_worker,
+    published_address,
+)
 from trainables.checkpoint_files import find_best
 from trainables.config import DataConfig, EvalSuite, ModelConfig, TrialConfig
 from trainables.disk import disk_full, is_disk_full, log_stream
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
+from trainables.locations import node_cache
 from trainables.records import Measurement, Outcome, TrialResult, TrialStatus
 from trainables.reporter import Reporter, StopTrial
+from trainables.storage import open_storage, parse_location
 
 MEASUREMENT = "measurement"
 OUTCOME = "outcome"
@@ -38,11 +47,14 @@ _STOP = "stop request"  # a name among those of this driver alone
 def run_trial(config: dict[str, Any]) -> None:
     """Tune's function trainable. `config["trial"]` is a `TrialConfig` as plain data."""
     trial = TrialConfig.model_validate(config["trial"])
+    here = trial
     try:
-        with _log_to(Path(trial.output_dir) / "trial.log"):
-            outcome = _outcome(trial)
+        here = on_this_node(trial)
+        with _log_to(Path(here.output_dir) / "trial.log"):
+            outcome = _outcome(trial, here)
+        publish_rest(here)
     except OSError as error:  # there is no place even for the log
-        outcome = _verdict(trial, error)
+        outcome = _verdict(here, error)
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
 
 
@@ -90,34 +102,40 @@ def _stop_requested(job: str) -> Event:
 
 @ray.remote(max_retries=0)
 def evaluate_base_remotely(
-    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, cache: str
-) -> str | UserError:
-    """`evaluate_base` on a worker; what is wrong with the input comes back as a value."""
+    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, cache: str, target: str
+) -> UserError | None:
+    """`evaluate_base` on a worker, copied to `target`; what is wrong with the input is returned.
+
+    Without a `cache` of all sweeps the node's own is used.
+    """
     from trainables.base_evaluation import evaluate_base
 
+    cache_dir = Path(cache) if cache else node_cache() / "bases"
     try:
-        with _log_to(Path(cache) / "base.log"):
-            return str(evaluate_base(model, data, suite, seed, Path(cache)))
+        with _log_to(cache_dir / "base.log"):
+            folder = evaluate_base(model, data, suite, seed, cache_dir)
+            open_storage(parse_location(target)).publish(folder, "", last="base.json")
+            return None
     except UserError as error:
         return error
 
 
-def _outcome(trial: TrialConfig) -> Outcome:
-    """Run the trial; whatever happens to it becomes a status and a reason."""
+def _outcome(trial: TrialConfig, here: TrialConfig) -> Outcome:
+    """Run the trial with its folders here; whatever happens becomes a status and a reason."""
     try:
-        _train(trial)
+        _train(trial, here)
     except Exception as error:  # a trial's fault never ends the sweep
         if isinstance(_root_cause(error), StopTrial):
             return Outcome(status=TrialStatus.RUNNING)
         traceback.print_exc()
-        return _verdict(trial, error)
+        return _verdict(here, error)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    best = find_best(trial.attempt_dirs)
+    best = find_best(here.attempt_dirs)
     return Outcome(
         status=TrialStatus.COMPLETE,
         weights_dir=trial.weights_dir if trial.train.save_weights else None,
-        best_weights_dir=str(best[0]) if best else None,
+        best_weights_dir=published_address(here, best[0]) if best else None,
     )
 
 
@@ -136,15 +154,15 @@ def _verdict(trial: TrialConfig, error: BaseException) -> Outcome:
     return Outcome(status=TrialStatus.FAILED, reason=f"{type(cause).__name__}: {first_line(cause)}")
 
 
-def _train(trial: TrialConfig) -> None:
+def _train(trial: TrialConfig, here: TrialConfig) -> None:
     """Run the trial; a group of workers that is out of memory is started anew as a whole."""
     from trainables.out_of_memory import train_within_memory
 
     if trial.workers > 1:
-        train_within_memory(_train_on_workers, trial)
+        train_within_memory(lambda smaller: _train_on_workers(smaller, here), trial)
         return
-    reporter, train = _Watched(trial, _TuneReporter()), _trial_function(trial)
-    train_within_memory(lambda smaller: train(smaller, reporter), trial)
+    reporter, train = _Watched(here, _TuneReporter()), _trial_function(here)
+    train_within_memory(lambda smaller: train(smaller, reporter), here)
 
 
 def _trial_function(trial: TrialConfig) -> TrialFunction:
@@ -157,7 +175,7 @@ def _trial_function(trial: TrialConfig) -> TrialFunction:
     return train_full_sft
 
 
-def _train_on_workers(trial: TrialConfig) -> None:
+def _train_on_workers(trial: TrialConfig, here: TrialConfig) -> None:
     """Let Ray Train run the trial function in every worker of a group."""
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchConfig, TorchTrainer
@@ -175,7 +193,7 @@ def _train_on_workers(trial: TrialConfig) -> None:
         ),
         run_config=RunConfig(
             name="workers",  # no time stamp: a restart finds the same place
-            storage_path=str(Path(trial.output_dir).absolute()),
+            storage_path=str(Path(here.output_dir).absolute()),
             callbacks=[TuneReportCallback()],
         ),
     )
@@ -190,10 +208,11 @@ def _work(loop_config: dict[str, Any]) -> None:
     """One worker of a group. Reports are a barrier for the group; rank 0's are forwarded."""
     import ray.train
 
-    trial = TrialConfig.model_validate(loop_config["trial"])
+    trial = on_this_node(TrialConfig.model_validate(loop_config["trial"]))
     rank = ray.train.get_context().get_world_rank()
     with _log_to(Path(trial.output_dir) / f"worker_{rank}.log"):
         _trial_function(trial)(trial, _Watched(trial, _WorkerReporter()))
+    publish_worker(trial, rank)
 
 
 class _Watched:
@@ -204,6 +223,7 @@ class _Watched:
     """
 
     def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
+        self._trial = trial
         self._reporter = reporter
         minutes = trial.minutes_per_report
         self._seconds = minutes * 60 if minutes else None
@@ -211,6 +231,7 @@ class _Watched:
 
     def report(self, measurement: Measurement) -> None:
         self._stop()  # Tune answers when it has taken the report, which may be long
+        publish_items(self._trial)
         self._reporter.report(measurement)
         if measurement.step != measurement.total_steps:
             self._wind()

@@ -17,11 +17,13 @@ from trainables.disk import disk_full, is_disk_full
 from trainables.errors import Fault, UserError
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
+from trainables.storage import join, parse_location
 from tune.sweep_file import bundled_sweeps, load_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trainables.storage import Location
     from tune.lock import SweepLock
     from tune.sweep_config import SweepConfig
 
@@ -71,10 +73,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--output-dir",
-        type=Path,
+        type=parse_location,
         default=Path("sweeps"),
         metavar="DIR",
-        help="where sweeps lie, each in a folder of its name (default: sweeps)",
+        help="where sweeps lie: a folder, or such as s3://bucket/sweeps (default: sweeps)",
     )
     parser.add_argument(
         "--address", help="Ray cluster to run on, such as auto (default: this machine)"
@@ -111,24 +113,25 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     from tune.sweep_folder import check_sweep_folder
     from tune.wandb_listener import WandbListener
 
-    folder = options.output_dir / config.name
-    is_new = check_sweep_folder(folder)
+    location = join(options.output_dir, config.name)
+    is_new = check_sweep_folder(location)
+    ledger = Ledger(location)
     with (
-        SweepLock(folder) as lock,
-        _cleared_on_fault(folder, options.output_dir, lock, is_new),
-        chatter_to(folder / "sweep.log") as console,
+        SweepLock(location) as lock,
+        _cleared_on_fault(ledger, options.output_dir, lock, is_new),
+        _mirrored(ledger, lock),
+        chatter_to(ledger.folder.log) as console,
         ray_cluster(options.address),
     ):
-        wandb_listener = WandbListener(config.wandb, folder)
-        sweep = Sweep(
-            config, folder, options.output_dir / ".base", options.retry_failed, may_write=lock.check
-        )
+        wandb_listener = WandbListener(config.wandb, location)
+        base_cache = join(options.output_dir, ".base")
+        sweep = Sweep(config, location, base_cache, options.retry_failed, may_write=lock.check)
         outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
         hints = [
             _continue_hint(options, config, outcome.interrupted),
             wandb_listener.upload_hint(),
         ]
-        print_summary(console, config, outcome.records, folder, [h for h in hints if h])
+        print_summary(console, config, outcome.records, location, [h for h in hints if h])
     if outcome.interrupted:
         return INTERRUPTED
     complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)
@@ -136,8 +139,18 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
 
 
 @contextlib.contextmanager
+def _mirrored(ledger: Ledger, lock: SweepLock) -> Iterator[None]:
+    """Bring an object store's log here at the start, and the mirrors there at the end."""
+    ledger.folder.root.mkdir(parents=True, exist_ok=True)
+    ledger.fetch_log()
+    yield
+    lock.check()
+    ledger.publish_mirrors()
+
+
+@contextlib.contextmanager
 def _cleared_on_fault(
-    folder: Path, output_dir: Path, lock: SweepLock, is_new: bool
+    ledger: Ledger, output_dir: Location, lock: SweepLock, is_new: bool
 ) -> Iterator[None]:
     """Where the input is at fault, leave no folder behind: none that we made, and no sweep yet."""
     from ray.tune import TuneError
@@ -146,17 +159,19 @@ def _cleared_on_fault(
         yield
     except UserError:
         lock.check()
-        if is_new and not Ledger(folder).exists():
-            shutil.rmtree(folder, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                output_dir.rmdir()
+        if is_new and not ledger.exists():
+            ledger.storage.remove("")
+            shutil.rmtree(ledger.folder.root, ignore_errors=True)
+            if isinstance(output_dir, Path):
+                with contextlib.suppress(OSError):
+                    output_dir.rmdir()
         raise
     except (OSError, TuneError) as error:  # what a listener raised arrives as its text
         lock.check()
         if not is_disk_full(error):
             raise
         remedy = "make room and run the same command again: it goes on where it stopped"
-        raise UserError([Fault("--output-dir", disk_full(folder), remedy)]) from error
+        raise UserError([Fault("--output-dir", disk_full(ledger.folder.root), remedy)]) from error
 
 
 def _continue_hint(options: argparse.Namespace, config: SweepConfig, interrupted: bool) -> str:

@@ -13,6 +13,7 @@ from rich.table import Table
 from trainables.config import TrialConfig
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
+from trainables.storage import Location, join
 from tune.searcher import OptunaSearcher
 from tune.sweep import make_trial
 from tune.sweep_config import SweepConfig
@@ -20,7 +21,7 @@ from tune.sweep_config import SweepConfig
 _POINTS_SHOWN = 8
 
 
-def print_plan(config: SweepConfig, rows: int | None, output_dir: Path) -> None:
+def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> None:
     """Print the resolved configuration, the first points, resources and an estimate.
 
     Args:
@@ -84,7 +85,7 @@ def _resources(config: SweepConfig) -> list[str]:
 
 
 def _estimate(
-    config: SweepConfig, points: list[TrialConfig], rows: int | None, output_dir: Path
+    config: SweepConfig, points: list[TrialConfig], rows: int | None, output_dir: Location
 ) -> list[str]:
     lines = []
     if rows is not None:
@@ -96,7 +97,7 @@ def _estimate(
             f"estimate: {rows} rows, about {mean:.0f} optimizer steps and {reports} evaluations a "
             f"trial, {samples:,.0f} samples trained on in all"
         )
-    seconds = _seconds_per_trial(output_dir / config.name)
+    seconds = _seconds_per_trial(join(output_dir, config.name))
     if seconds is not None:
         total = seconds * config.budget.trials / 3600
         lines.append(
@@ -108,7 +109,7 @@ def _estimate(
     return lines
 
 
-def _seconds_per_trial(folder: Path) -> float | None:
+def _seconds_per_trial(folder: Location) -> float | None:
     ledger = Ledger(folder)
     if not ledger.exists():
         return None

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.ledger import Ledger
 from trainables.records import TrialRecord, TrialStatus
+from trainables.storage import Location, parse_location
 from tune.search_space import Misfit, params_of
 from tune.sweep_config import SweepConfig
 
@@ -23,7 +23,7 @@ _FIXED = ("name", "seed", "model", "data", "eval", "train", "deepspeed")
 _ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
 
 
-def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Path) -> None:
+def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Location) -> None:
     """See whether the sweep in a folder may go on under this configuration.
 
     Raises:
@@ -102,7 +102,7 @@ def import_trials(config: SweepConfig) -> tuple[list[TrialRecord], list[str]]:
     faults: list[Fault] = []
     found: list[TrialRecord] = []
     left_out: list[str] = []
-    for folder in map(Path, config.warm_start):
+    for folder in map(parse_location, config.warm_start):
         ledger = Ledger(folder)
         if not ledger.exists():
             faults.append(Fault("warm_start", f"no sweep in {folder}", "give its own folder"))

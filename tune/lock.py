@@ -26,7 +26,7 @@ from trainables.config import Frozen
 from trainables.errors import Fault, UserError
 from trainables.ledger import SweepFolder, cannot_write
 from trainables.records import SCHEMA_VERSION
-from trainables.storage import open_storage
+from trainables.storage import Location, open_storage
 from tune.process import Process
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,7 @@ class SweepLock:
     """Holds a sweep while the context lasts.
 
     Args:
-        root: the sweep's folder.
+        location: the sweep's folder, or its address in an object store.
         interval: seconds between heartbeats.
 
     Raises:
@@ -76,9 +76,9 @@ class SweepLock:
             on exit, another has taken it over, since this one gave no sign of life for too long.
     """
 
-    def __init__(self, root: Path, interval: float = _INTERVAL_S) -> None:
-        self._folder = SweepFolder(root)
-        self._storage = open_storage(root)
+    def __init__(self, location: Location, interval: float = _INTERVAL_S) -> None:
+        self._folder = SweepFolder(location)
+        self._storage = open_storage(location)
         self._interval = interval
         self._since = datetime.now().isoformat(" ", "seconds")
         self._token = secrets.token_hex(8)
@@ -91,7 +91,7 @@ class SweepLock:
         try:
             self._acquire()
         except OSError as error:
-            raise cannot_write(self._folder.root, error) from error
+            raise cannot_write(self._folder.location, error) from error
         self._heart.start()
         return self
 
@@ -205,7 +205,7 @@ class SweepLock:
             return None
         except ValidationError as error:
             fault = Fault(
-                str(file),
+                self._folder.place(file),
                 "is no lock that this version knows",
                 "if no other driver runs this sweep, delete the file",
             )
@@ -218,11 +218,11 @@ class SweepLock:
             f"{limit:.0f} s after the last sign of life"
         )
         return UserError(
-            [Fault(str(self._folder.root), f"another driver runs it: {holder}", remedy)]
+            [Fault(str(self._folder.location), f"another driver runs it: {holder}", remedy)]
         )
 
     def _lost(self, thief: LockRecord) -> UserError:
         rule = f"was taken over by another driver while this one stood still: {thief}"
         return UserError(
-            [Fault(str(self._folder.root), rule, "this one has stopped; nothing is lost")]
+            [Fault(str(self._folder.location), rule, "this one has stopped; nothing is lost")]
         )

@@ -14,6 +14,7 @@ from rich.text import Text
 from trainables import metric_keys
 from trainables.ledger import SweepFolder
 from trainables.records import TrialRecord, TrialStatus
+from trainables.storage import Location
 from tune.console import (
     ABSENT,
     STATUS,
@@ -287,7 +288,7 @@ def print_summary(
     console: Console,
     config: SweepConfig,
     records: Sequence[TrialRecord],
-    folder: Path,
+    folder: Location,
     hints: list[str],
 ) -> None:
     """Say what the sweep found, what failed, where everything lies and what to type next."""
@@ -368,10 +369,11 @@ def _print_failures(console: Console, records: Sequence[TrialRecord]) -> None:
         _say(console, f"  and {len(ordered) - _MOST_REASONS} more reasons, see results.csv")
 
 
-def _print_places(console: Console, recommendation: Recommendation | None, folder: Path) -> None:
+def _print_places(console: Console, recommendation: Recommendation | None, root: Location) -> None:
+    folder = SweepFolder(root)
     _say(console, "\nResults:", "bold")
-    _say(console, f"  everything   {folder}")
-    _say(console, f"  all trials   {SweepFolder(folder).results_csv}")
+    _say(console, f"  everything   {root}")
+    _say(console, f"  all trials   {folder.place(folder.results_csv)}")
     if recommendation is not None:
         kept = recommendation.trial.weights_dir or "not kept (train.save_weights is false)"
         _say(console, f"  weights      {kept}")

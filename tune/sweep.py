@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,9 +13,9 @@ import ray
 from ray import tune as ray_tune
 
 from trainables.config import TrialConfig
-from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
+from trainables.storage import Location
 from trainables.under_ray import StopRequest, evaluate_base_remotely, run_trial
 from tune.disk_budget import DiskBudget
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
@@ -60,7 +59,7 @@ class Sweep:
 
     Args:
         config: the sweep.
-        folder: where its ledger lies, or will.
+        location: of its folder, on a disk or in an object store.
         base_cache: where base evaluations are kept for all sweeps.
         retry_failed: run trials that failed or were cancelled again, from their checkpoints.
         trainable: what Tune runs for each trial.
@@ -73,14 +72,14 @@ class Sweep:
     def __init__(
         self,
         config: SweepConfig,
-        folder: Path,
-        base_cache: Path,
+        location: Location,
+        base_cache: Location,
         retry_failed: bool = False,
         trainable: Trainable = run_trial,
         may_write: Callable[[], None] = lambda: None,
     ) -> None:
         self._config = config
-        self._ledger = Ledger(folder, may_write)
+        self._ledger = Ledger(location, may_write)
         self._base_cache = base_cache
         self._trainable = trainable
         self._cluster = ray.cluster_resources()
@@ -147,7 +146,7 @@ class Sweep:
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():
             return []
-        check_same_sweep(self._ledger.sweep().config, self._config, self._ledger.folder.root)
+        check_same_sweep(self._ledger.sweep().config, self._config, self._ledger.folder.location)
         return fitted(self._config, self._ledger.trials())
 
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
@@ -171,18 +170,24 @@ class Sweep:
         return records
 
     def _evaluate_base(self) -> BaseRecord:
-        if self._ledger.exists() and self._ledger.folder.base_json.exists():
+        if self._ledger.exists() and self._ledger.has_base():
             return self._ledger.base()
         config, method = self._config, self._config.search.methods[0]
         reference = evaluate_base_remotely.options(
             num_cpus=config.resources.of(method).cpus_per_worker,
             num_gpus=gpus_per_worker(config, method, self._cluster),
-        ).remote(config.model, config.data, config.eval, config.seed, str(self._base_cache))
-        answer = ray.get(reference)
-        if isinstance(answer, UserError):
-            raise answer
-        target = self._ledger.folder.base
-        shutil.copytree(answer, target, dirs_exist_ok=True)
+        ).remote(
+            config.model,
+            config.data,
+            config.eval,
+            config.seed,
+            # The cache of all sweeps lies beside them, where that is a folder.
+            str(self._base_cache) if isinstance(self._base_cache, Path) else "",
+            self._ledger.folder.absolute(self._ledger.folder.base),
+        )
+        fault = ray.get(reference)
+        if fault is not None:
+            raise fault
         return self._ledger.base()
 
     def _write_sweep(self) -> SweepRecord:
@@ -217,9 +222,10 @@ class Sweep:
         if self._config.early_stopping is None:
             return None
         rule = SuccessiveHalving(self._config.early_stopping, self._config.constraints)
+        histories = self._ledger.histories()
         outcomes = rule.replay(
             {
-                record.number: self._ledger.measurements(record.number)
+                record.number: histories.get(record.number, [])
                 for record in (*self._finished, *self._interrupted)
                 if record.confirms is None
             }
@@ -291,13 +297,14 @@ def make_trial(
         workers=resources.workers,
         gpus_per_worker=gpus_per_worker(config, method, cluster),
         cpus_per_worker=resources.cpus_per_worker,
-        output_dir=str(ledger.folder.attempt(number, attempt).absolute()),
+        output_dir=ledger.folder.absolute(ledger.folder.attempt(number, attempt)),
         earlier_attempts=tuple(
-            str(ledger.folder.attempt(number, earlier).absolute()) for earlier in range(1, attempt)
+            ledger.folder.absolute(ledger.folder.attempt(number, earlier))
+            for earlier in range(1, attempt)
         ),
         objective=config.objectives[0],
         minutes_per_report=config.budget.minutes_per_report,
-        base_dir=str(ledger.folder.base.absolute()),
+        base_dir=ledger.folder.absolute(ledger.folder.base),
     )
 
 

@@ -6,12 +6,13 @@ import os
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger, cannot_write
+from trainables.ledger import Ledger, SweepFolder, cannot_write
+from trainables.storage import Location
 
 _MOST_NAMED = 3
 
 
-def check_sweep_folder(folder: Path) -> bool:
+def check_sweep_folder(location: Location) -> bool:
     """See whether the folder can be written to, and is new or holds a sweep that can be read.
 
     Returns:
@@ -20,15 +21,18 @@ def check_sweep_folder(folder: Path) -> bool:
     Raises:
         UserError: all that stands against it; nothing was changed.
     """
-    _check_writable(folder)
-    if not folder.exists():
-        return True
-    ledger = Ledger(folder)
-    if ledger.exists():
-        ledger.check()
-    else:
-        _check_fresh(ledger)
-    return False
+    if isinstance(location, Path):
+        _check_writable(location)
+    try:
+        ledger = Ledger(location)
+        names = ledger.storage.children("")
+        if ledger.exists():
+            ledger.check()
+        else:
+            _check_fresh(ledger.folder, names)
+    except OSError as error:
+        raise _cannot_read(location, error) from error
+    return not (location.exists() if isinstance(location, Path) else names)
 
 
 def _check_writable(folder: Path) -> None:
@@ -40,23 +44,22 @@ def _check_writable(folder: Path) -> None:
     # Asks the kernel, which also knows of read-only mounts and immutable folders.
     if not os.access(existing, os.W_OK | os.X_OK):
         raise cannot_write(folder, f"{existing} is read-only")
-    if folder.exists() and not os.access(folder, os.R_OK):
-        raise cannot_write(folder, "it cannot be listed")
 
 
-def _check_fresh(ledger: Ledger) -> None:
+def _check_fresh(folder: SweepFolder, names: list[str]) -> None:
     """Without a `sweep.json` there is at most what a driver leaves that was killed at once."""
-    folder = ledger.folder
     early = {folder.log.name, folder.base.name}
-    foreign = sorted(
-        path.name
-        for path in folder.root.iterdir()
-        if path.name not in early and not path.name.lstrip(".").startswith(("lock.", "sweep.json."))
-    )
+    ours = ("lock.", "sweep.json.")
+    foreign = [n for n in names if n not in early and not n.lstrip(".").startswith(ours)]
     if not foreign:
         return
     named = ", ".join(foreign[:_MOST_NAMED]) + (", ..." if len(foreign) > _MOST_NAMED else "")
-    rule = f"{folder.root} holds no sweep ({folder.sweep_json.name} is missing) but {named}"
+    rule = f"{folder.location} holds no sweep ({folder.sweep_json.name} is missing) but {named}"
     raise UserError(
         [Fault("--output-dir", rule, "give an empty or another folder, or the sweep another name")]
     )
+
+
+def _cannot_read(location: Location, error: OSError) -> UserError:
+    remedy = "see that it exists and that this machine may read it"
+    return UserError([Fault("--output-dir", f"cannot read {location}: {error}", remedy)])

@@ -17,8 +17,9 @@ import wandb
 
 from trainables import metric_keys
 from trainables.config import Frozen, ModelConfig, TrialConfig
-from trainables.ledger import Ledger
+from trainables.ledger import Ledger, SweepFolder
 from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.storage import Location
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
 from tune.wandb_parts import is_empty, make_durable, parts_of, set_aside, steps_in
@@ -64,12 +65,14 @@ class WandbListener(SweepListener):
 
     Args:
         config: where to log.
-        folder: the sweep's folder; W&B's files go to `wandb/` below it.
+        location: of the sweep; W&B's files go to `wandb/` in its folder, or in the driver's
+            working folder where the sweep lies in an object store.
     """
 
-    def __init__(self, config: WandbConfig, folder: Path) -> None:
+    def __init__(self, config: WandbConfig, location: Location) -> None:
         self._config = config
-        self._folder = folder
+        self._location = location
+        self._folder = SweepFolder(location).root
         self._group: str | None = None
         self._runs: dict[str, Any] = {}
         self._newest_step: dict[str, int] = {}
@@ -113,7 +116,7 @@ class WandbListener(SweepListener):
             if run is None:
                 return
             run.summary.update({"status": record.status.value, "reason": None, **_best(record)})
-            for measurement in Ledger(self._folder).measurements(record.number):
+            for measurement in Ledger(self._location).measurements(record.number):
                 self._log(trial_id, measurement)
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:

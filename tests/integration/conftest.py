@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
+import sys
+from pathlib import Path
+from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # else Accelerate takes all cores under DeepSpeed
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import object_store
 import pytest
 import torch
 
@@ -21,10 +27,13 @@ from tune.sweep_file import load_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from trainables.records import Measurement, TrialResult
     from tune.sweep_config import SweepConfig
+
+# Workers have the environment that their cluster was started in.
+_S3_PORT = object_store.reserve()
+os.environ["FORGETTING_SWEEPS_CACHE"] = mkdtemp(prefix="node-cache-")
 
 SMALL = (
     "seed=0",
@@ -185,7 +194,6 @@ def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
 
     def curve(config: TrialConfig, peft_config: Any = None, **arguments: Any) -> list[float]:
         import json
-        from pathlib import Path
 
         from datasets import Dataset
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -233,6 +241,13 @@ def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
         return [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
 
     return curve
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Address of a bucket of a real S3 server, which the cluster's workers reach, too."""
+    with object_store.s3_server(_S3_PORT) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,39 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
 from hypothesis import settings
+
+from trainables.storage import Location
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from object_store import reserve, s3_server
 
 # A busy machine makes a slow example, not a wrong one.
 settings.register_profile("shared", deadline=None)
 settings.load_profile("shared")
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """Address of a bucket of a real S3 server."""
+    with s3_server(reserve()) as address:
+        yield address
+
+
+@pytest.fixture(params=["disk", "s3"])
+def location(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Location:
+    """A place for a sweep that does not exist yet, on each kind of storage."""
+    if request.param == "disk":
+        return tmp_path / "sweep"
+    monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path / "cache"))
+    bucket: str = request.getfixturevalue("bucket")
+    return f"{bucket}/{uuid4().hex}/sweep"

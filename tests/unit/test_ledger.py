@@ -13,9 +13,10 @@ from pydantic import ValidationError
 
 from trainables import storage as storage_module
 from trainables.config import TrialConfig
-from trainables.errors import UserError
+from trainables.errors import Fault, UserError
 from trainables.ledger import Ledger
 from trainables.records import Measurement, Provenance, SweepRecord, TrialRecord, TrialStatus
+from trainables.storage import Location
 
 
 def trial(number: int = 0, **fields: object) -> TrialRecord:
@@ -44,8 +45,8 @@ def measured(step: int, attempt: int = 1, **metrics: float) -> Measurement:
     )
 
 
-def test_records_come_back_as_they_were(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "sweep")
+def test_records_come_back_as_they_were(location: Location) -> None:
+    ledger = Ledger(location)
     assert not ledger.exists()
     record = SweepRecord(
         sweep_id="tiny-1",
@@ -57,8 +58,8 @@ def test_records_come_back_as_they_were(tmp_path: Path) -> None:
     assert ledger.sweep() == record
 
 
-def test_trials_come_back_by_number_in_their_newest_state(tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path)
+def test_trials_come_back_by_number_in_their_newest_state(location: Location) -> None:
+    ledger = Ledger(location)
     assert ledger.trials() == []
     numbers = [10000, 7, 2, 9999]
     for number in numbers:
@@ -99,8 +100,58 @@ def test_every_line_is_a_json_object_for_other_tools(tmp_path: Path) -> None:
     assert json.loads(ledger.folder.trial_json(3).read_text())["config"]["number"] == 3
 
 
-def test_a_trial_without_measurements_has_none(tmp_path: Path) -> None:
-    assert Ledger(tmp_path).measurements(0) == []
+def test_a_trial_without_measurements_has_none(location: Location) -> None:
+    assert Ledger(location).measurements(0) == []
+
+
+def test_measurements_come_back_in_order(location: Location) -> None:
+    for start in (1, 7):  # by one driver after another
+        ledger = Ledger(location)
+        for step in range(start, start + 6):
+            ledger.append(0, measured(step))
+    ledger.append(12, measured(3))
+    wanted = [measured(step) for step in range(1, 13)]
+    assert Ledger(location).measurements(0) == wanted
+    assert Ledger(location).histories() == {0: wanted, 12: [measured(3)]}
+
+
+def test_the_measurements_of_a_trial_stay_when_it_ends_and_goes_on(location: Location) -> None:
+    ledger = Ledger(location)
+    ledger.write_trial(trial())
+    for step in (5, 10):
+        ledger.append(0, measured(step))
+    ledger.write_trial(trial(status=TrialStatus.FAILED))
+    assert Ledger(location).measurements(0) == [measured(5), measured(10)]
+    for step in (10, 15):
+        ledger.append(0, measured(step, attempt=2))
+    wanted = [measured(5), measured(10, attempt=2), measured(15, attempt=2)]
+    assert Ledger(location).measurements(0) == wanted
+
+
+def test_a_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None:
+    Ledger(location).write_trial(trial())
+
+    def lost() -> None:
+        raise UserError([Fault("sweep", "was taken over")])
+
+    ledger = Ledger(location, may_write=lost)
+    for write in (
+        lambda: ledger.write_trial(trial(status=TrialStatus.FAILED)),
+        lambda: ledger.append(0, measured(1)),
+        lambda: ledger.write_warm_start([trial()]),
+    ):
+        with pytest.raises(UserError, match="taken over"):
+            write()
+    assert Ledger(location).trials() == [trial()]
+    assert Ledger(location).histories() == {0: []}
+    assert Ledger(location).warm_start() == []
+
+
+def test_trials_of_other_sweeps_come_back(location: Location) -> None:
+    ledger = Ledger(location)
+    ledger.write_warm_start([trial(3), trial(4)])
+    ledger.write_warm_start([trial(5)])
+    assert Ledger(location).warm_start() == [trial(5)]
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
@@ -140,9 +191,9 @@ def test_after_a_torn_line_more_can_be_appended(tmp_path: Path, lost: int) -> No
 
 @pytest.mark.parametrize("resumed", [1, 5, 12, 20, 21])
 def test_a_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
-    tmp_path: Path, resumed: int
+    location: Location, resumed: int
 ) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(location)
     for step in (5, 10, 15, 20):
         ledger.append(0, measured(step, attempt=1))
     ledger.append(0, measured(resumed, attempt=2))
@@ -178,9 +229,9 @@ def test_cutting_the_last_record_anywhere_loses_no_earlier_one(
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
-    tmp_path: Path, value: float
+    location: Location, value: float
 ) -> None:
-    ledger = Ledger(tmp_path)
+    ledger = Ledger(location)
     try:
         last = measured(1, **{"train/loss": value})
     except ValidationError:

@@ -1,0 +1,93 @@
+"""A whole sweep in an object store: workers lose their node's disk, and nothing is lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import SMALL
+from pyarrow import fs
+from test_lost_processes import ONE_TRIAL, Killer
+
+from trainables.base_evaluation import read_items
+from trainables.ledger import Ledger
+from trainables.locations import node_cache
+from trainables.metrics_file import read_lines
+from trainables.object_storage import _query
+from trainables.records import TrialStatus
+from trainables.storage import open_storage
+from tune.command_line import main
+from tune.sweep import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainables.records import TrialRecord
+    from tune.sweep_config import SweepConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(420), pytest.mark.usefixtures("cluster")]
+TWO_TRIALS = (*ONE_TRIAL, "budget.trials=2", "resources.max_concurrent=1", "wandb.mode=disabled")
+
+
+class NodeLoser(Killer):
+    """Kills the trial's process, and takes away what it had on its node's disk."""
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        super().trial_interrupted(record)
+        shutil.rmtree(node_cache() / "attempts")
+
+
+def objects(location: str) -> dict[str, tuple[int, int]]:
+    """Size and time of writing of all there is in the store."""
+    filesystem, prefix = fs.FileSystem.from_uri(location + _query(location))
+    found = filesystem.get_file_info(fs.FileSelector(prefix, recursive=True))
+    return {
+        info.path.removeprefix(f"{prefix}/"): (info.size, info.mtime_ns)
+        for info in found
+        if info.is_file
+    }
+
+
+def test_a_sweep_whose_trial_loses_its_node_ends_as_it_should_and_runs_only_once(
+    load: Callable[..., SweepConfig], bucket: str, tmp_path: Path
+) -> None:
+    location = f"{bucket}/sweeps/quickstart"
+    killer = NodeLoser(step=10, attempts=1)
+    Sweep(load(*TWO_TRIALS), location, f"{bucket}/sweeps/.base").run([killer])
+
+    ledger = Ledger(location)
+    first, second = ledger.trials()
+    assert [r.number for r in killer.interrupted] == [0, 1]
+    assert [r.status for r in (first, second)] == [TrialStatus.COMPLETE] * 2
+    assert [r.attempt for r in (first, second)] == [2, 2]
+    for record in (first, second):
+        log = ledger.storage.read_log(f"trials/{record.number:04d}/metrics.jsonl")
+        steps = [m.step for m in read_lines(log, "metrics.jsonl").measurements]
+        killed = next(i for i, step in enumerate(steps[1:]) if step <= steps[i])
+        assert steps[: killed + 1] == list(range(1, steps[killed] + 1))
+        assert steps[killed + 1 :] == list(range(9, 17))  # from the checkpoint of step 8, not anew
+        assert [m.step for m in ledger.measurements(record.number)] == list(range(1, 17))
+
+        attempt = f"{location}/trials/{record.number:04d}/attempt_2"
+        assert record.weights_dir == f"{attempt}/weights"
+        weights = tmp_path / str(record.number)
+        open_storage(record.weights_dir).fetch("", weights)
+        assert (weights / "adapter_model.safetensors").stat().st_size > 0
+        assert open_storage(attempt).children("") == ["items", "trial.log", "weights"]
+        open_storage(attempt).fetch("items", weights / "items")
+        assert read_items(weights / "items" / "step_00000016.jsonl")
+        # A finished trial's measurements are one object.
+        assert len(ledger.storage.children(f"trials/{record.number:04d}/metrics")) == 1
+    assert list((node_cache() / "attempts").glob("*/attempt_*")) == []
+
+    before = objects(location)
+    arguments = [word for setting in (*SMALL, *TWO_TRIALS) for word in ("--set", setting)]
+    assert main(["quickstart", "--output-dir", f"{bucket}/sweeps", *arguments]) == 0
+    after = objects(location)
+    mirrors = {"results.csv", "study.journal", "sweep.log"}
+    assert set(after) - set(before) == mirrors
+    changed = {name for name in before if after[name] != before[name]}
+    assert changed <= {"sweep.json"}  # which notes the command
+    assert Ledger(location).trials() == [first, second]

@@ -1,0 +1,135 @@
+"""What workers write reaches an object store, and what they need comes from there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from test_ledger import trial
+
+from trainables.attempt_folder import (
+    on_this_node,
+    publish_checkpoints,
+    publish_items,
+    publish_rest,
+)
+from trainables.checkpoint import _digest, checkpoint_dir, is_valid, newest_valid
+from trainables.config import TrialConfig
+from trainables.locations import node_cache
+from trainables.storage import open_storage
+
+
+@pytest.fixture
+def config(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> TrialConfig:
+    """The third attempt of a trial whose sweep lies in the store."""
+    monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path / "node"))
+    sweep = f"{bucket}/{tmp_path.name}"
+    open_storage(sweep).write("base/base.json", b"{}")
+    open_storage(sweep).write("base/items.jsonl", b"items")
+    attempts = [f"{sweep}/trials/0000/attempt_{number}" for number in (1, 2, 3)]
+    return trial().config.model_copy(
+        update={
+            "base_dir": f"{sweep}/base",
+            "output_dir": attempts[-1],
+            "earlier_attempts": tuple(attempts[:-1]),
+        }
+    )
+
+
+def save_checkpoint(attempt_dir: Path, step: int) -> Path:
+    """A checkpoint as far as its validity goes."""
+    folder = checkpoint_dir(attempt_dir, step)
+    folder.mkdir(parents=True)
+    (folder / "training.safetensors").write_bytes(b"%d" % step * 1000)
+    files = {file.name: _digest(file) for file in folder.iterdir()}
+    (folder / "files.json").write_text(json.dumps(files))
+    return folder
+
+
+def publish_checkpoint(attempt: str, step: int, here: Path) -> None:
+    open_storage(attempt).publish(save_checkpoint(here, step), f"checkpoints/step_{step:08d}")
+
+
+def test_on_a_disk_nothing_is_copied(tmp_path: Path) -> None:
+    config = trial().config.model_copy(update={"output_dir": str(tmp_path / "attempt_1")})
+    assert on_this_node(config) is config
+    save_checkpoint(Path(config.output_dir), 4)
+    for publish in (publish_checkpoints, publish_items, publish_rest):
+        publish(config)
+    assert [path.name for path in tmp_path.iterdir()] == ["attempt_1"]
+
+
+def test_a_worker_writes_to_its_node_and_reads_the_base_there(config: TrialConfig) -> None:
+    here = on_this_node(config)
+    assert here.published_dir == config.output_dir
+    assert Path(here.output_dir).is_relative_to(node_cache())
+    assert (Path(here.base_dir) / "items.jsonl").read_bytes() == b"items"
+    assert here.earlier_attempts == ()
+
+
+def test_the_base_is_fetched_once_until_it_is_made_anew(config: TrialConfig) -> None:
+    first = Path(on_this_node(config).base_dir)
+    (first / "items.jsonl").write_bytes(b"the node's own")
+    again = Path(on_this_node(config).base_dir)
+    assert (again / "items.jsonl").read_bytes() == b"the node's own"
+    open_storage(config.base_dir).write("base.json", b'{"other": 1}')
+    other = Path(on_this_node(config).base_dir)
+    assert (other / "items.jsonl").read_bytes() == b"items"
+
+
+def test_the_newest_valid_checkpoint_of_earlier_attempts_is_fetched(
+    config: TrialConfig, tmp_path: Path
+) -> None:
+    first, second = config.earlier_attempts
+    publish_checkpoint(first, 8, tmp_path / "1")
+    publish_checkpoint(second, 12, tmp_path / "2")
+    publish_checkpoint(second, 16, tmp_path / "2")
+    open_storage(second).remove("checkpoints/step_00000016/files.json")  # cut off while it came
+    here = on_this_node(config)
+    found = newest_valid([Path(folder) for folder in here.earlier_attempts])
+    assert found is not None
+    assert found.name == "step_00000012"
+    # The one before it, where that one is damaged in the store.
+    open_storage(second).write("checkpoints/step_00000012/training.safetensors", b"bad")
+    (found / "files.json").unlink()
+    found = newest_valid([Path(folder) for folder in on_this_node(config).earlier_attempts])
+    assert found is not None
+    assert found.name == "step_00000008"
+
+
+def test_published_checkpoints_follow_those_of_the_attempt(config: TrialConfig) -> None:
+    here = on_this_node(config)
+    store = open_storage(config.output_dir)
+    attempt = Path(here.output_dir)
+    for step in (4, 8):
+        save_checkpoint(attempt, step)
+        publish_checkpoints(here)
+    assert store.children("checkpoints") == ["step_00000004", "step_00000008"]
+    for file in checkpoint_dir(attempt, 4).iterdir():
+        file.unlink()
+    checkpoint_dir(attempt, 4).rmdir()
+    (attempt / "checkpoints" / ".step_00000012").mkdir()  # half-written
+    publish_checkpoints(here)
+    assert store.children("checkpoints") == ["step_00000008"]
+    store.fetch("checkpoints/step_00000008", attempt / "back")
+    assert is_valid(attempt / "back")
+    shutil.rmtree(attempt / "checkpoints")  # the training is done
+    publish_checkpoints(here)
+    assert store.children("") == []
+
+
+def test_items_weights_and_log_are_published_and_the_node_is_cleared(config: TrialConfig) -> None:
+    here = on_this_node(config)
+    store = open_storage(config.output_dir)
+    attempt = Path(here.output_dir)
+    for name in ("items/step_1.jsonl", "weights/adapter", "trial.log", "workers/x"):
+        (attempt / name).parent.mkdir(parents=True, exist_ok=True)
+        (attempt / name).write_text(name)
+    publish_items(here)
+    assert store.children("") == ["items"]
+    publish_rest(here)
+    assert store.children("") == ["items", "trial.log", "weights"]
+    assert store.read("weights/adapter") == b"weights/adapter"
+    assert list((node_cache() / "attempts").iterdir()) == []

@@ -1,0 +1,217 @@
+"""A disk and an object store keep the same promises."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+import pytest
+
+from trainables import object_storage
+from trainables.errors import UserError
+from trainables.ledger import Ledger, SweepFolder
+from trainables.object_storage import ObjectStorage
+from trainables.storage import (
+    LocalStorage,
+    Location,
+    Storage,
+    is_address,
+    join,
+    open_storage,
+    parse_location,
+)
+from tune.lock import SweepLock
+from tune.sweep_folder import check_sweep_folder
+
+
+@pytest.fixture
+def storage(location: Location, monkeypatch: pytest.MonkeyPatch) -> Storage:
+    monkeypatch.setattr(object_storage, "_SETTLING_S", 0.2)
+    return open_storage(location)
+
+
+def test_the_kind_follows_from_the_location(tmp_path: Path, bucket: str) -> None:
+    assert isinstance(open_storage(tmp_path), LocalStorage)
+    assert isinstance(open_storage(f"{bucket}/a"), ObjectStorage)
+
+
+def test_addresses_and_paths() -> None:
+    assert parse_location("s3://bucket/a/") == "s3://bucket/a"
+    assert parse_location("sweeps/a") == Path("sweeps/a")
+    assert is_address("gs://bucket")
+    assert not is_address("/tmp/a://b")  # noqa: S108
+    assert join("s3://bucket", "a", "b") == "s3://bucket/a/b"
+    assert join(Path("a"), "b", "c") == Path("a/b/c")
+
+
+def test_what_is_written_is_read(storage: Storage) -> None:
+    assert not storage.exists("a/b.json")
+    with pytest.raises(FileNotFoundError):
+        storage.read("a/b.json")
+    storage.write("a/b.json", b"first, and long")
+    storage.write("a/b.json", b"second")
+    storage.write("a/c.json", b"")
+    assert storage.exists("a/b.json")
+    assert not storage.exists("a")
+    assert storage.read("a/b.json") == b"second"
+    assert storage.read_all(["a/c.json", "none", "a/b.json"]) == [b"", None, b"second"]
+    assert storage.children("a") == ["b.json", "c.json"]
+    assert storage.children("") == ["a"]
+    assert storage.children("none") == []
+
+
+def test_files_and_folders_are_removed(storage: Storage) -> None:
+    for name in ("a/b", "a/c/d", "e"):
+        storage.write(name, b"1")
+    storage.remove("a/b")
+    storage.remove("none")
+    assert storage.children("a") == ["c"]
+    storage.remove("a")
+    assert storage.children("") == ["e"]
+
+
+def test_a_log_grows_line_by_line_over_drivers(location: Location) -> None:
+    for driver in range(3):
+        storage = open_storage(location)
+        for line in range(5):
+            storage.append("logs/x.jsonl", b"%d %d\n" % (driver, line))
+    wanted = b"".join(b"%d %d\n" % (d, line) for d in range(3) for line in range(5))
+    assert storage.read_log("logs/x.jsonl") == wanted
+    storage.close_log("logs/x.jsonl")
+    assert storage.read_log("logs/x.jsonl") == wanted
+    storage.append("logs/x.jsonl", b"more\n")
+    assert open_storage(location).read_log("logs/x.jsonl") == wanted + b"more\n"
+    assert storage.read_logs(["none", "logs/x.jsonl"]) == [b"", wanted + b"more\n"]
+    storage.write_log("logs/x.jsonl", b"other\n")
+    assert open_storage(location).read_log("logs/x.jsonl") == b"other\n"
+
+
+def test_a_closed_log_is_one_object(bucket: str) -> None:
+    storage = open_storage(f"{bucket}/closed")
+    for line in (b"1\n", b"2\n", b"3\n"):
+        storage.append("metrics.jsonl", line)
+    assert storage.children("metrics") == [f"0000000{n}.jsonl" for n in (1, 2, 3)]
+    storage.close_log("metrics.jsonl")
+    assert storage.children("metrics") == ["00000004.jsonl"]
+
+
+def test_a_crash_while_a_log_is_closed_loses_and_doubles_nothing(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from test_ledger import measured, trial
+
+    ledger = Ledger(f"{bucket}/crash")
+    for attempt, step in ((1, 1), (1, 5), (1, 9), (2, 5), (2, 7)):
+        ledger.append(0, measured(step, attempt))
+    wanted = ledger.measurements(0)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ObjectStorage, "remove", crash)
+    from trainables.records import TrialStatus
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger.write_trial(trial(status=TrialStatus.COMPLETE))
+    monkeypatch.undo()
+    again = Ledger(f"{bucket}/crash")
+    assert len(again.storage.children("trials/0000/metrics")) == 6
+    assert again.measurements(0) == wanted
+    again.append(0, measured(8, attempt=3))
+    assert Ledger(f"{bucket}/crash").measurements(0) == [*wanted, measured(8, attempt=3)]
+
+
+def test_a_file_is_created_once(storage: Storage) -> None:
+    assert storage.create("lock", b"first")
+    assert not storage.create("lock", b"second")
+    assert storage.read("lock") == b"first"
+
+
+def test_of_those_who_create_a_file_at_once_one_succeeds(storage: Storage) -> None:
+    start = threading.Barrier(4)
+    won: list[bytes] = []
+
+    def create(content: bytes) -> None:
+        start.wait()
+        if storage.create("lock", content):
+            won.append(content)
+
+    threads = [threading.Thread(target=create, args=(b"%d" % i,)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert won == [storage.read("lock")]
+
+
+def test_folders_are_published_and_fetched(
+    storage: Storage, location: Location, tmp_path: Path
+) -> None:
+    folder = tmp_path / "made"
+    (folder / "inside").mkdir(parents=True)
+    (folder / "manifest.json").write_text("1")
+    (folder / "inside" / "tensor").write_bytes(bytes(range(256)) * 1000)
+    storage.publish(folder, "attempt/x", last="manifest.json")
+    storage.publish(folder / "manifest.json", "attempt/log")
+    assert storage.children("attempt") == ["log", "x"]
+    open_storage(join(location, "base")).publish(folder, "")
+    assert storage.children("base") == ["inside", "manifest.json"]
+    storage.fetch("attempt/x", tmp_path / "back")
+    assert (tmp_path / "back" / "manifest.json").read_text() == "1"
+    assert (tmp_path / "back" / "inside" / "tensor").read_bytes() == bytes(range(256)) * 1000
+
+
+def test_the_manifest_is_published_last(
+    storage: Storage, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "made"
+    folder.mkdir()
+    for name in ("a", "files.json", "z"):
+        (folder / name).write_text(name)
+    order: list[str] = []
+    if isinstance(storage, ObjectStorage):
+        upload = storage._upload
+        monkeypatch.setattr(
+            storage, "_upload", lambda file, name: (upload(file, name), order.append(file.name))
+        )
+    else:
+        copy = object_storage.os.stat  # a disk shows by its times
+    storage.publish(folder, "x", last="files.json")
+    if isinstance(storage, ObjectStorage):
+        assert order[-1] == "files.json"
+        assert sorted(order) == ["a", "files.json", "z"]
+    else:
+        times = {p.name: copy(p).st_ctime_ns for p in (storage.root / "x").iterdir()}
+        assert max(times, key=lambda name: times[name]) == "files.json"
+
+
+def test_a_lock_in_an_object_store_keeps_a_second_driver_off(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path))
+    monkeypatch.setattr(object_storage, "_SETTLING_S", 0.1)
+    location = f"{bucket}/locked/mine"
+    assert check_sweep_folder(location) is True
+    with SweepLock(location):
+        with pytest.raises(UserError, match=f"^{location}: another driver"), SweepLock(location):
+            pass
+        assert open_storage(location).children("") == ["lock.json"]
+        assert check_sweep_folder(location) is False
+    assert open_storage(location).children("") == []
+
+
+def test_a_bucket_that_is_not_there_is_named(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path))
+    with pytest.raises(UserError) as caught, SweepLock("s3://no-such-bucket/sweep"):
+        pass
+    assert "cannot write to s3://no-such-bucket/sweep" in str(caught.value)
+
+
+def test_what_a_path_is_called_where_it_lies(
+    location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = SweepFolder(location)
+    assert folder.name(folder.metrics(7)) == "trials/0007/metrics.jsonl"
+    assert folder.absolute(folder.attempt(7, 2)) == f"{location}/trials/0007/attempt_2"

@@ -1,0 +1,148 @@
+"""Where the workers of an attempt write, and how it gets to where the sweep lies.
+
+On a local or shared disk an attempt's folder is the sweep's own, and nothing here does anything. In
+an object store a worker writes to a scratch folder of its node and publishes from there:
+checkpoints as they are made, weights at the end. Of an attempt that is lost the weights of its best
+evaluation are lost with it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainables.checkpoint_files import is_valid
+from trainables.config import TrialConfig
+from trainables.locations import node_cache
+from trainables.storage import is_address, open_storage
+
+_CHECKPOINTS = "checkpoints"
+_MANIFEST = "files.json"
+
+
+def on_this_node(trial: TrialConfig) -> TrialConfig:
+    """The trial with all its folders on this node; what it reads of them is fetched.
+
+    Every worker of a group may call this; those of one node share the folders.
+    """
+    if not is_address(trial.output_dir):
+        return trial
+    scratch = _scratch(trial.output_dir)
+    return trial.model_copy(
+        update={
+            "output_dir": str(scratch / "attempt"),
+            "published_dir": trial.output_dir,
+            "base_dir": str(_fetch_base(trial.base_dir)),
+            "earlier_attempts": _fetch_checkpoint(trial.earlier_attempts, scratch / "earlier"),
+        }
+    )
+
+
+def publish_checkpoints(trial: TrialConfig) -> None:
+    """Make the published checkpoints those of the attempt's folder; the newest is added first."""
+    if trial.published_dir is None:
+        return
+    storage = open_storage(trial.published_dir)
+    folder = Path(trial.output_dir) / _CHECKPOINTS
+    here = {path.name for path in folder.glob("step_*")}
+    there = set(storage.children(_CHECKPOINTS))
+    if there and not here:
+        storage.remove(_CHECKPOINTS)
+        return
+    for name in sorted(here - there):
+        storage.publish(folder / name, f"{_CHECKPOINTS}/{name}", last=_MANIFEST)
+    for name in there - here:
+        storage.remove(f"{_CHECKPOINTS}/{name}")
+
+
+def publish_items(trial: TrialConfig) -> None:
+    """Publish the items of the evaluations that are not published yet."""
+    if trial.published_dir is None:
+        return
+    storage = open_storage(trial.published_dir)
+    there = set(storage.children("items"))
+    for file in sorted(Path(trial.output_dir).glob("items/*")):
+        if file.name not in there:
+            storage.publish(file, f"items/{file.name}")
+
+
+def publish_rest(trial: TrialConfig) -> None:
+    """Publish what an attempt leaves at its end but its checkpoints, and clear its node."""
+    if trial.published_dir is None:
+        return
+    storage = open_storage(trial.published_dir)
+    folder = Path(trial.output_dir)
+    for path in sorted(folder.iterdir()) if folder.exists() else []:
+        if path.name in ("weights", "best", "items") or path.suffix == ".log":
+            storage.publish(path, path.name)
+    shutil.rmtree(_scratch(trial.published_dir).parent, ignore_errors=True)
+
+
+def publish_worker(trial: TrialConfig, rank: int) -> None:
+    """Publish what one worker of a group leaves; the weights lie on the node of the first."""
+    if trial.published_dir is None:
+        return
+    storage = open_storage(trial.published_dir)
+    log = f"worker_{rank}.log"
+    storage.publish(Path(trial.output_dir) / log, log)
+    if rank == 0 and Path(trial.weights_dir).exists():
+        storage.publish(Path(trial.weights_dir), "weights")
+
+
+def published_address(trial: TrialConfig, folder: Path) -> str:
+    """Where a folder of the attempt is found by others."""
+    if trial.published_dir is None:
+        return str(folder)
+    return f"{trial.published_dir}/{folder.name}"
+
+
+def _scratch(address: str) -> Path:
+    """Folder of an attempt, beside those of the trial's other attempts on this node."""
+    trial, _, attempt = address.rpartition("/")
+    digest = hashlib.sha256(trial.encode()).hexdigest()[:16]
+    return node_cache() / "attempts" / digest / attempt
+
+
+def _fetch_base(address: str) -> Path:
+    """The base's evaluation, once a node; told apart by its record, should it be made anew."""
+    storage = open_storage(address)
+    digest = hashlib.sha256(storage.read("base.json")).hexdigest()[:16]
+    folder = node_cache() / "bases" / digest
+    with _one_at_a_time(folder):
+        if not folder.exists():
+            unfinished = folder.with_name(f".{folder.name}")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            storage.fetch("", unfinished)
+            unfinished.rename(folder)
+    return folder
+
+
+def _fetch_checkpoint(addresses: tuple[str, ...], folder: Path) -> tuple[str, ...]:
+    """The newest valid checkpoint of the earlier attempts, once a node."""
+    published = [
+        (name, address)
+        for address in addresses
+        for name in open_storage(address).children(_CHECKPOINTS)
+    ]
+    with _one_at_a_time(folder):
+        for name, address in sorted(published, reverse=True):
+            checkpoint = folder / _CHECKPOINTS / name
+            if not is_valid(checkpoint):
+                open_storage(address).fetch(f"{_CHECKPOINTS}/{name}", checkpoint)
+            if is_valid(checkpoint):
+                return (str(folder),)
+            shutil.rmtree(checkpoint, ignore_errors=True)
+    return ()
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Of the processes of this node."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_suffix(".lock").open("w") as guard:
+        fcntl.flock(guard, fcntl.LOCK_EX)
+        yield
