@@ -59,6 +59,8 @@ def save(
     """
     with whole_folder(checkpoint, is_first=rank == 0) as folder:
         _barrier(world_size)
+        # A worker on another node, with a disk of its own, has none yet.
+        folder.mkdir(parents=True, exist_ok=True)
         tensors = _read_training_state(model, optimizer)
         save_file(_random_state(), folder / f"random_{rank}.safetensors")
         if rank == 0:
