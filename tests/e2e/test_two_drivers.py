@@ -15,7 +15,7 @@ from conftest import PROJECT, run_command
 from trainables.ledger import Ledger
 from tune.lock import LockRecord
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 
 
 def state(ledger: Ledger) -> dict[str, bytes]:
@@ -40,9 +40,10 @@ def test_a_second_driver_is_refused_and_one_that_lost_its_sweep_writes_no_more(
         env=dict(os.environ),
     )
     try:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 180
         while not ledger.measurements(0) and time.monotonic() < deadline:
             time.sleep(0.1)
+        assert driver.poll() is None
         second = run_command(*arguments)
         assert second.exit_code == 2
         assert f"another driver runs it: process {driver.pid}" in second.errors
