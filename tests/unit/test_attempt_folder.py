@@ -15,7 +15,7 @@ from trainables.attempt_folder import (
     publish_items,
     publish_rest,
 )
-from trainables.checkpoint import _digest, checkpoint_dir, is_valid, newest_valid
+from trainables.checkpoint_files import checkpoint_dir, digest, is_valid, newest_valid
 from trainables.config import TrialConfig
 from trainables.locations import node_cache
 from trainables.storage import open_storage
@@ -43,7 +43,7 @@ def save_checkpoint(attempt_dir: Path, step: int) -> Path:
     folder = checkpoint_dir(attempt_dir, step)
     folder.mkdir(parents=True)
     (folder / "training.safetensors").write_bytes(b"%d" % step * 1000)
-    files = {file.name: _digest(file) for file in folder.iterdir()}
+    files = {file.name: digest(file) for file in folder.iterdir()}
     (folder / "files.json").write_text(json.dumps(files))
     return folder
 
