@@ -5,6 +5,7 @@ The looking itself is `trainables.inside`, because a sweep can start it on its w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -73,7 +74,10 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
     if missing:
         has = f"0 to {max(known)}" if known else "none yet"
         raise UserError(
-            [Fault("--trials", f"the sweep has no trial {number}; it has {has}") for number in missing]
+            [
+                Fault("--trials", f"the sweep has no trial {number}; it has {has}")
+                for number in missing
+            ]
         )
     return sorted(set(numbers))
 
@@ -191,7 +195,7 @@ def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
     from rich.table import Table
 
     configs = {record.number: record.config for record in Ledger(sweep_dir).trials()}
-    table = Table(box=None, pad_edge=False, caption=_LEGEND, caption_justify="left")
+    table = Table(box=None, padding=(0, 1, 0, 0), caption=_LEGEND, caption_justify="left")
     for title in ("trial", "method", "rank", "lr*scale", *_COLUMNS.values()):
         table.add_column(title, justify="right", no_wrap=True)
     frame = by_trial(records).reindex(columns=list(_COLUMNS))
@@ -204,7 +208,7 @@ def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
             str(lora.rank) if lora else "-",
             f"{config.learning_rate * (lora.scaling if lora else 1):.1e}",
         ]
-        values = frame.loc[record.number]
-        cells = ["-" if pd.isna(value) else f"{value:.2g}" for value in values]
+        values = frame.loc[record.number].tolist()
+        cells = ["-" if math.isnan(value) else f"{value:.2g}" for value in values]
         table.add_row(*settings, *cells)
     return table

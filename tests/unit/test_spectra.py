@@ -62,7 +62,8 @@ def test_a_zero_matrix_has_no_singular_values() -> None:
 
 
 @pytest.mark.parametrize(
-    ("outputs", "rank", "inputs"), [(96, 8, 64), (64, 8, 96), (20, 16, 12), (12, 16, 20), (6, 16, 4)]
+    ("outputs", "rank", "inputs"),
+    [(96, 8, 64), (64, 8, 96), (20, 16, 12), (12, 16, 20), (6, 16, 4)],
 )
 def test_low_rank_path_equals_dense_svd(outputs: int, rank: int, inputs: int) -> None:
     """Also where the rank is above the matrix's own."""
@@ -76,9 +77,7 @@ def test_low_rank_path_equals_dense_svd(outputs: int, rank: int, inputs: int) ->
     np.testing.assert_allclose(spectrum.values_K, values[:count], rtol=1e-5)
     cosines = np.abs((left[:, :count] * spectrum.left_OK.numpy()).sum(0))
     np.testing.assert_allclose(cosines, 1, atol=1e-5)
-    np.testing.assert_allclose(
-        spectrum.left_OK.T @ spectrum.left_OK, np.eye(count), atol=1e-5
-    )
+    np.testing.assert_allclose(spectrum.left_OK.T @ spectrum.left_OK, np.eye(count), atol=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(50, 30), (30, 50), (40, 40)])

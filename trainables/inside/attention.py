@@ -45,9 +45,7 @@ class LayerAttention:
         self._sums_H: dict[str, torch.Tensor] = defaultdict(lambda: torch.tensor(0.0))
         self._counts_H: dict[str, torch.Tensor] = defaultdict(lambda: torch.tensor(0))
 
-    def add(
-        self, base_BHQK: torch.Tensor, tuned_BHQK: torch.Tensor, mask_BS: torch.Tensor
-    ) -> None:
+    def add(self, base_BHQK: torch.Tensor, tuned_BHQK: torch.Tensor, mask_BS: torch.Tensor) -> None:
         """Take in a batch.
 
         Args:

@@ -7,8 +7,6 @@ matrix is in memory at a time.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
@@ -27,7 +25,7 @@ class BaseSpectra:
     def __init__(self, fingerprint: str) -> None:
         self._folder = node_cache() / "spectra" / _file_name(fingerprint)
 
-    def left_OK(self, name: str, base_OI: torch.Tensor) -> torch.Tensor:
+    def left_vectors(self, name: str, base_OI: torch.Tensor) -> torch.Tensor:
         """All left singular vectors of a matrix by falling singular value, float32.
 
         Args:
@@ -41,6 +39,7 @@ class BaseSpectra:
                 left_OK = dense_spectrum(base_OI).left_OK.float().contiguous()
                 unfinished = file.with_suffix(".unfinished")
                 save_file({"left": left_OK.cpu()}, unfinished)
+                unfinished.chmod(0o644)  # workers may run as other users
                 unfinished.replace(file)
                 return left_OK
         return load_file(file)["left"].to(base_OI.device)

@@ -94,7 +94,7 @@ def matrix_changes(
         change = describe(update, spectrum)
         if len(spectrum.values_K):
             moved = vector_change(
-                base_spectra.left_OK(update.name, update.base_OI),
+                base_spectra.left_vectors(update.name, update.base_OI),
                 dense_spectrum(update.tuned_OI()).left_OK,
             )
             change = change.model_copy(update=vars(moved))
@@ -155,4 +155,5 @@ def _save_directions(file: Path, directions: dict[str, torch.Tensor]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_suffix(".unfinished")
     save_file({name: left.contiguous() for name, left in directions.items()}, unfinished)
+    unfinished.chmod(0o644)  # workers may run as other users
     unfinished.replace(file)

@@ -135,6 +135,10 @@ class InsideFolder:
         """Top left singular vectors of each matrix's update, by the matrix's name."""
         return self.root / f"{number:04d}" / "directions.safetensors"
 
+    def log(self, number: int) -> Path:
+        """What was said on a worker that looked into the trial."""
+        return self.root / f"{number:04d}" / "inside.log"
+
     def write(self, record: InsideRecord) -> None:
         """Create or replace a trial's record."""
         file = self.record_json(record.number)

@@ -51,8 +51,10 @@ class MatrixUpdate:
     @property
     def rank_limit(self) -> int:
         """The most that the rank of dW can be."""
-        limit = min(self.base_OI.shape)
-        return min(limit, self.factors[1].shape[0]) if self.factors else limit
+        limits = [*self.base_OI.shape]
+        if self.factors:
+            limits.append(self.factors[1].shape[0])
+        return int(min(limits))
 
     def tuned_OI(self) -> torch.Tensor:
         """W = W0 + dW, float32."""
