@@ -199,16 +199,14 @@ def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
     for title in ("trial", "method", "rank", "lr*scale", *_COLUMNS.values()):
         table.add_column(title, justify="right", no_wrap=True)
     frame = by_trial(records).reindex(columns=list(_COLUMNS))
-    for record in records:
+    for record, values in zip(records, frame.itertuples(index=False), strict=True):
         config = configs[record.number]
         lora = config.lora
-        settings = [
+        table.add_row(
             str(record.number),
             config.method,
             str(lora.rank) if lora else "-",
             f"{config.learning_rate * (lora.scaling if lora else 1):.1e}",
-        ]
-        values = frame.loc[record.number].tolist()
-        cells = ["-" if math.isnan(value) else f"{value:.2g}" for value in values]
-        table.add_row(*settings, *cells)
+            *("-" if math.isnan(value) else f"{value:.2g}" for value in values),
+        )
     return table

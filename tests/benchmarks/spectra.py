@@ -88,7 +88,7 @@ def main() -> None:
             for update in updates(trial, folder / "adapter", base, torch.device("cpu")):
                 if update.layer == 0:
                     before = dense_spectrum(update.base_OI).left_OK.float()
-                    vector_change(before, dense_spectrum(update.tuned_OI()).left_OK)
+                    vector_change(before, dense_spectrum(update.tuned()).left_OK)
             seconds = time.perf_counter() - started
             print(f"decompositions of one layer's W0 and W: {seconds:.1f} s")
 

@@ -101,9 +101,7 @@ def merged(config: TrialConfig, weights_dir: str, dtype: torch.dtype = torch.flo
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3], ids=["lora", "dora", "full", "rslora"])
-def test_every_matrix_equals_brute_force(
-    finished: Path, records: list[Any], number: int
-) -> None:
+def test_every_matrix_equals_brute_force(finished: Path, records: list[Any], number: int) -> None:
     """Dense SVDs by NumPy in float64, of what the reference libraries make of the files."""
     trial = Ledger(finished).trials()[number]
     base = load_model(trial.config.model).double().state_dict()
@@ -268,6 +266,8 @@ def test_command_shows_what_it_found(
     assert "trial 2:" in output
     assert max(map(len, output.split("trial  ")[-1].splitlines()[:3])) <= 80
     assert str(finished / "inside") in output
+    assert main(["inside", str(finished), "--all"]) == 0
+    assert "trial 4: it kept no weights" in capsys.readouterr().out
     assert main(["inside", str(finished), "--trials", "7", "8"]) == 2
     errors = capsys.readouterr().err
     assert "error: --trials: the sweep has no trial 7; it has 0 to 4" in errors
@@ -285,9 +285,7 @@ def test_notable_trials_are_the_default(finished: Path, records: list[Any]) -> N
 
 
 @pytest.mark.usefixtures("cluster")
-def test_on_a_worker_it_is_the_same(
-    finished: Path, records: list[Any], tmp_path: Path
-) -> None:
+def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path: Path) -> None:
     import ray
 
     copy = tmp_path / "copy"

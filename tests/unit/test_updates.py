@@ -79,7 +79,7 @@ def test_full_update_from_files_equals_the_one_in_memory(tmp_path: Path, shard_s
         np.testing.assert_allclose(
             update_spectrum(update).values_K, np.linalg.svd(delta, compute_uv=False), rtol=1e-5
         )
-        np.testing.assert_allclose(update.tuned_OI(), after[update.name], atol=1e-6)
+        np.testing.assert_allclose(update.tuned(), after[update.name], atol=1e-6)
 
 
 def randomise(model: Any) -> None:
@@ -128,7 +128,7 @@ def test_lora_update_is_what_peft_merges(tmp_path: Path, rslora: bool, dora: boo
         assert update.rank_limit == (min(delta.shape) if dora else 4)
         assert len(spectrum.values_K) == update.rank_limit
         np.testing.assert_allclose(spectrum.values_K, expected, rtol=1e-4 if dora else 1e-5)
-        np.testing.assert_allclose(update.tuned_OI(), after[update.name], atol=1e-5)
+        np.testing.assert_allclose(update.tuned(), after[update.name], atol=1e-5)
 
 
 @pytest.mark.parametrize("dora", [False, True], ids=["lora", "dora"])
@@ -151,9 +151,7 @@ def test_weights_kept_inputs_first_and_without_the_outer_name(tmp_path: Path, do
     seen = list(updates(trial(lora), tmp_path / "adapter", SavedWeights(tmp_path / "base"), CPU))
     assert {u.module for u in seen} == {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
     for update in seen:
-        np.testing.assert_allclose(
-            update.tuned_OI(), after[f"transformer.{update.name}"], atol=1e-5
-        )
+        np.testing.assert_allclose(update.tuned(), after[f"transformer.{update.name}"], atol=1e-5)
 
 
 class CountingWeights:
@@ -180,7 +178,7 @@ def test_one_matrix_of_the_base_is_in_memory_at_a_time(tmp_path: Path) -> None:
     tuned_copy(base).save_pretrained(tmp_path / "tuned", max_shard_size="10KB")
     counting = CountingWeights(SavedWeights(tmp_path / "base"))
     for update in updates(trial(), tmp_path / "tuned", counting, CPU):
-        dense_spectrum(update.tuned_OI())
+        dense_spectrum(update.tuned())
     largest = 32 * 48
     assert counting.most_elements <= 2 * largest  # the one before lives until the next is here
 
@@ -202,6 +200,14 @@ def test_weights_that_are_not_finite_are_told(tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "tuned")
     with pytest.raises(CannotInspect, match=r"layers\.1\.mlp\.up_proj.*not finite"):
         list(updates(trial(), tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+
+
+def test_a_damaged_file_is_told(tmp_path: Path) -> None:
+    save_file({"model.layers.0.a.weight": torch.ones(9, 9)}, tmp_path / "model.safetensors")
+    content = (tmp_path / "model.safetensors").read_bytes()
+    (tmp_path / "model.safetensors").write_bytes(content[:-5])
+    with pytest.raises(CannotInspect, match="damaged"):
+        SavedWeights(tmp_path)
 
 
 def test_a_base_without_safetensors_is_loaded_whole(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def matrix_changes(
         if len(spectrum.values_K):
             moved = vector_change(
                 base_spectra.left_vectors(update.name, update.base_OI),
-                dense_spectrum(update.tuned_OI()).left_OK,
+                dense_spectrum(update.tuned()).left_OK,
             )
             change = change.model_copy(update=vars(moved))
         yield update.name, change, spectrum.left_OK[:, :_DIRECTIONS].float().cpu()

@@ -56,8 +56,8 @@ class MatrixUpdate:
             limits.append(self.factors[1].shape[0])
         return int(min(limits))
 
-    def tuned_OI(self) -> torch.Tensor:
-        """W = W0 + dW, float32."""
+    def tuned(self) -> torch.Tensor:
+        """W = W0 + dW (O, I), float32."""
         if self.factors:
             B_OR, A_RI = self.factors
             return torch.addmm(self.base_OI, B_OR, A_RI)

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from trainables.config import ModelConfig
+from trainables.errors import CannotInspect
 from trainables.model import load_model, local_folder
 
 
@@ -37,6 +38,7 @@ class SavedWeights:
 
     Raises:
         FileNotFoundError: the folder holds no safetensors.
+        CannotInspect: a file is damaged.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -61,7 +63,10 @@ class SavedWeights:
 
     def _open(self, file: Path) -> Any:
         if file not in self._files:
-            self._files[file] = safe_open(file, framework="pt")
+            try:
+                self._files[file] = safe_open(file, framework="pt")
+            except SafetensorError as error:
+                raise CannotInspect(f"{file} is damaged: {error}") from error
         return self._files[file]
 
 
