@@ -89,6 +89,14 @@ def test_dense_path_equals_svd(shape: tuple[int, int]) -> None:
     np.testing.assert_allclose(np.abs((left * spectrum.left_OK.numpy()).sum(0)), 1, atol=1e-5)
 
 
+@pytest.mark.parametrize("shape", [(50, 30), (30, 50)])
+def test_top_vectors_are_the_first_of_all(shape: tuple[int, int]) -> None:
+    W = torch.randn(*shape, generator=torch.Generator().manual_seed(4))
+    every, top = dense_spectrum(W), dense_spectrum(W, top=5)
+    assert len(top.values_K) == 30
+    torch.testing.assert_close(top.left_OK, every.left_OK[:, :5])
+
+
 def test_dense_path_finds_the_rank_of_a_matrix_that_lacks_some() -> None:
     spectrum = dense_spectrum(matrix([3.0, 2.0, 1e-3], 20, 12))
     np.testing.assert_allclose(spectrum.values_K, [3.0, 2.0, 1e-3], rtol=1e-5)

@@ -183,6 +183,16 @@ def test_one_matrix_of_the_base_is_in_memory_at_a_time(tmp_path: Path) -> None:
     assert counting.most_elements <= 2 * largest  # the one before lives until the next is here
 
 
+def test_rounding_the_base_to_the_dtype_of_training_is_no_update(tmp_path: Path) -> None:
+    base = llama()
+    base.save_pretrained(tmp_path / "base")
+    base.bfloat16().save_pretrained(tmp_path / "tuned")
+    weights = base_weights(ModelConfig(name=str(tmp_path / "base"), dtype="bfloat16"))
+    seen = list(updates(trial(), tmp_path / "tuned", weights, CPU))
+    assert len(seen) == 7 * LAYERS
+    assert all(len(update_spectrum(update).values_K) == 0 for update in seen)
+
+
 def test_a_trial_of_another_model_is_told(tmp_path: Path) -> None:
     base = llama()
     tuned_copy(base).save_pretrained(tmp_path / "tuned")

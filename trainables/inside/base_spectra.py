@@ -19,7 +19,7 @@ class BaseSpectra:
     """The cache of one base model.
 
     Args:
-        fingerprint: of the base model's content.
+        fingerprint: of the base model's content and dtype.
     """
 
     def __init__(self, fingerprint: str) -> None:

@@ -17,6 +17,8 @@ from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.base_spectra import BaseSpectra
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
 from trainables.inside.spectra import (
+    COMPARED_VECTORS,
+    DIRECTIONS,
     Spectrum,
     dense_spectrum,
     effective_rank,
@@ -35,7 +37,6 @@ from trainables.records import TrialRecord
 # Bump when this code would no longer find the numbers of an old record.
 _CACHE_VERSION = 1
 _SINGULAR_VALUES = 64
-_DIRECTIONS = 8
 
 
 def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
@@ -60,7 +61,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     base = ledger.base()
     key = _content_key(weights_dir, base.key)
     found = folder.read(number)
-    if found and found.key == key and not found.reason:
+    if found and found.key == key and not found.reason and folder.directions(number).exists():
         return found
     started = time.time()
     seen: dict[str, Any] = {"key": key}
@@ -88,17 +89,17 @@ def matrix_changes(
     config: TrialConfig, weights_dir: Path
 ) -> Iterator[tuple[str, MatrixChange, torch.Tensor]]:
     """Every matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
-    base_spectra = BaseSpectra(fingerprint(config.model))
+    base_spectra = BaseSpectra(f"{fingerprint(config.model)}-{config.model.dtype}")
     for update in updates(config, weights_dir, base_weights(config.model), device()):
         spectrum = update_spectrum(update)
         change = describe(update, spectrum)
         if len(spectrum.values_K):
             moved = vector_change(
                 base_spectra.left_vectors(update.name, update.base_OI),
-                dense_spectrum(update.tuned()).left_OK,
+                dense_spectrum(update.tuned(), top=COMPARED_VECTORS).left_OK,
             )
             change = change.model_copy(update=vars(moved))
-        yield update.name, change, spectrum.left_OK[:, :_DIRECTIONS].float().cpu()
+        yield update.name, change, spectrum.left_OK[:, :DIRECTIONS].float().cpu()
 
 
 def describe(update: MatrixUpdate, spectrum: Spectrum) -> MatrixChange:

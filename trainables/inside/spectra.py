@@ -18,7 +18,8 @@ from trainables.inside.updates import MatrixUpdate
 _ENERGY = 0.9
 _INTRUDER_VECTORS = 10
 _INTRUDER_COSINE = 0.5
-_COMPARED_VECTORS = 500
+COMPARED_VECTORS = 500
+DIRECTIONS = 8
 # The Gram matrix halves the digits: what is smaller than this share of the greatest is noise.
 _RELATIVE_ZERO = 1e-7
 
@@ -31,7 +32,7 @@ class Spectrum:
 
     Attributes:
         values_K: float64.
-        left_OK: float64, orthonormal columns.
+        left_OK: float64, orthonormal columns; those of the top values alone, if so asked.
     """
 
     values_K: torch.Tensor
@@ -39,11 +40,11 @@ class Spectrum:
 
 
 def update_spectrum(update: MatrixUpdate) -> Spectrum:
-    """Of dW: of an adapter without ever forming it, else by the eigenvectors of dW's Gram."""
+    """Of dW, with its top 8 directions at least; an adapter's without ever forming dW."""
     if update.factors:
         return low_rank_spectrum(*update.factors)
     assert update.dense_OI is not None  # noqa: S101 - one of the two is set
-    return dense_spectrum(update.dense_OI)
+    return dense_spectrum(update.dense_OI, top=DIRECTIONS)
 
 
 def low_rank_spectrum(B_OR: torch.Tensor, A_RI: torch.Tensor) -> Spectrum:
@@ -54,16 +55,22 @@ def low_rank_spectrum(B_OR: torch.Tensor, A_RI: torch.Tensor) -> Spectrum:
     return _without_zeros(values, Q_OR @ left[:, : len(values)])
 
 
-def dense_spectrum(W_OI: torch.Tensor) -> Spectrum:
-    """Of any matrix, from W W^T or, where it has fewer columns than rows, from W^T W."""
+def dense_spectrum(W_OI: torch.Tensor, top: int | None = None) -> Spectrum:
+    """Of any matrix, from W W^T or, where it has fewer columns than rows, from W^T W.
+
+    Args:
+        W_OI: the matrix.
+        top: how many left singular vectors are wanted; default all.
+    """
     W_OI = W_OI.double()
     tall = W_OI.shape[0] > W_OI.shape[1]
     squares, vectors = torch.linalg.eigh(W_OI.T @ W_OI if tall else W_OI @ W_OI.T)
     values, vectors = squares.clamp_min(0).sqrt().flip(0), vectors.flip(1)
     spectrum = _without_zeros(values, vectors)
-    if not tall:
-        return spectrum
-    return Spectrum(spectrum.values_K, W_OI @ spectrum.left_OK / spectrum.values_K)
+    vectors = spectrum.left_OK[:, :top]
+    if tall:  # they are the right ones so far
+        vectors = W_OI @ vectors / spectrum.values_K[:top]
+    return Spectrum(spectrum.values_K, vectors)
 
 
 def _without_zeros(values: torch.Tensor, vectors: torch.Tensor) -> Spectrum:
@@ -104,7 +111,7 @@ def vector_change(base_OK: torch.Tensor, tuned_OK: torch.Tensor) -> VectorChange
         base_OK: of W0, by falling singular value.
         tuned_OK: of W, likewise.
     """
-    compared = min(_COMPARED_VECTORS, base_OK.shape[1], tuned_OK.shape[1])
+    compared = min(COMPARED_VECTORS, base_OK.shape[1], tuned_OK.shape[1])
     tuned_OK = tuned_OK[:, : max(compared, min(_INTRUDER_VECTORS, tuned_OK.shape[1]))]
     cosines = (base_OK.T @ tuned_OK.to(base_OK.dtype)).abs()
     square = cosines[:compared, :compared]

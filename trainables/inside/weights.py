@@ -22,7 +22,7 @@ class Weights(Protocol):
         ...
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU, in the dtype it is kept in.
+        """One tensor, on the CPU.
 
         Raises:
             KeyError: there is none of that name.
@@ -36,12 +36,17 @@ class SavedWeights:
     A tensor is in memory from `read` until its reader lets go of it. Files of several shards stay
     open, mapped and not read.
 
+    Args:
+        folder: of one model or adapter.
+        dtype: to read them in; default the one they were saved in.
+
     Raises:
         FileNotFoundError: the folder holds no safetensors.
         CannotInspect: a file is damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        self._dtype = dtype
         self._files: dict[Path, Any] = {}
         self._file_of: dict[str, Path] = {}
         for index in folder.glob("*.safetensors.index.json"):
@@ -58,8 +63,8 @@ class SavedWeights:
         return list(self._file_of)
 
     def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU, in the dtype it was saved in."""
-        return self._open(self._file_of[name]).get_tensor(name)
+        """One tensor, on the CPU."""
+        return self._open(self._file_of[name]).get_tensor(name).to(self._dtype)
 
     def _open(self, file: Path) -> Any:
         if file not in self._files:
@@ -86,14 +91,15 @@ class LoadedWeights:
 
 
 def base_weights(model: ModelConfig) -> Weights:
-    """The base model's weights: from its safetensors, of a GGUF from their conversion.
+    """The base model's weights in the dtype that it is trained in, or their rounding would count.
 
-    A base in another format is loaded as a whole.
+    They come from its safetensors, those of a GGUF from its conversion; a base in another format
+    is loaded as a whole.
 
     Raises:
         UserError: it cannot be loaded.
     """
     try:
-        return SavedWeights(local_folder(model))
+        return SavedWeights(local_folder(model), getattr(torch, model.dtype))
     except FileNotFoundError:
         return LoadedWeights(load_model(model))
