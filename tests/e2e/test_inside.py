@@ -13,7 +13,8 @@ from trainables.ledger import Ledger
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SMALL = (
-    "budget.trials=3",
+    "budget.trials=2",
+    "search.full=null",  # DeepSpeed takes its time to start
     "eval.limit=20",
     "eval.kl_prompts=0",
     "train.steps=4",
