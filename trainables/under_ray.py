@@ -113,7 +113,7 @@ def inspect_remotely(sweep_dir: str, number: int) -> str | None:
             return inspect_trial(Path(sweep_dir), number).reason
         except Exception as error:  # the sweep is done, and stays so
             traceback.print_exc()
-            return f"{type(error).__name__}: {_first_line(error)}"
+            return f"{type(error).__name__}: {first_line(error)}"
 
 
 def _outcome(trial: TrialConfig) -> Outcome:
