@@ -16,9 +16,17 @@ def main(arguments: list[str]) -> int:
     figure = commands.add_parser("figure", help="the trade-off as PNG, PDF or SVG")
     figure.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
     figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE")
+    inside = commands.add_parser("inside", help="what changed inside the models of trials")
+    inside.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    which = inside.add_mutually_exclusive_group()
+    which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER")
+    which.add_argument("--all", action="store_true", help="not only the notable ones")
     options = parser.parse_args(arguments)
     try:
-        _figure(options.sweep_dir, options.to)
+        if options.command == "inside":
+            _inside(options.sweep_dir, options.trials, options.all)
+        else:
+            _figure(options.sweep_dir, options.to)
     except UserError as error:
         for fault in error.faults:
             print(f"error: {fault}", file=sys.stderr)
@@ -32,6 +40,21 @@ def _figure(sweep_dir: Path, file: Path) -> None:
 
     save(trade_off(load_trials(sweep_dir), load_base(sweep_dir), sweep_dir.name), file)
     print(file)
+
+
+def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None:
+    from rich.console import Console
+
+    from analysis.inside import as_table, every_trial, look_inside
+    from trainables.inside.records import InsideFolder
+
+    records = look_inside(
+        sweep_dir,
+        every_trial(sweep_dir) if everything else trials,
+        lambda r: print(f"trial {r.number}: {r.reason or f'{r.seconds:.1f} s'}", flush=True),
+    )
+    Console().print(as_table(records, sweep_dir))
+    print(InsideFolder(sweep_dir).root)
 
 
 if __name__ == "__main__":

@@ -2,11 +2,12 @@
 
     SweepError
     ├── UserError            the input is at fault: faults listed, exit code 2, no traceback
-    └── TrialError           a fault inside a trial: ends that trial, never the sweep
-        ├── Diverged         the loss or a gradient is NaN or infinite
-        ├── OutOfMemory      no memory left, at batches of one sample too
-        │   └── EvaluationOutOfMemory  in an evaluation
-        └── EvaluationFailed an evaluation in the course of the training raised an error
+    ├── TrialError           a fault inside a trial: ends that trial, never the sweep
+    │   ├── Diverged         the loss or a gradient is NaN or infinite
+    │   ├── OutOfMemory      no memory left, at batches of one sample too
+    │   │   └── EvaluationOutOfMemory  in an evaluation
+    │   └── EvaluationFailed an evaluation in the course of the training raised an error
+    └── CannotInspect        a trial's model cannot be looked into; its record says why
 
 All survive pickling, so they cross from a worker to the driver whole.
 """
@@ -78,3 +79,7 @@ class EvaluationOutOfMemory(OutOfMemory):
 
 class EvaluationFailed(TrialError):
     """An evaluation raised an error; what was trained until then lies in a checkpoint."""
+
+
+class CannotInspect(SweepError):
+    """A trial's model, or a part of it, cannot be looked into."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from filelock import FileLock
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
@@ -56,6 +57,22 @@ def shared_base(model: ModelConfig) -> tuple[Any, Any]:
     Whoever puts adapters into it takes them out again.
     """
     return load_model(model).to(device()), load_tokenizer(model)
+
+
+def local_folder(model: ModelConfig) -> Path:
+    """The folder of the model's safetensors and configuration, fetched from the hub if need be.
+
+    Raises:
+        UserError: it cannot be found.
+    """
+    try:
+        source = _source(model)
+        if is_local(source):
+            return Path(source)
+        patterns = ["*.safetensors", "*.json"]
+        return Path(snapshot_download(source, revision=model.revision, allow_patterns=patterns))
+    except (OSError, ModuleNotFoundError) as error:
+        raise UserError([Fault("model.name", f"cannot find {model.name}: {error}")]) from error
 
 
 def fingerprint(model: ModelConfig) -> str:

@@ -120,6 +120,20 @@ def evaluate_base_remotely(
         return error
 
 
+@ray.remote(max_retries=1)
+def inspect_remotely(sweep_dir: str, number: int) -> str | None:
+    """`inspect_trial` on a worker; returns why something could not be looked at, if so."""
+    from trainables.inside.inspection import inspect_trial
+    from trainables.inside.records import InsideFolder
+
+    with _log_to(InsideFolder(Path(sweep_dir)).log(number)):
+        try:
+            return inspect_trial(Path(sweep_dir), number).reason
+        except Exception as error:  # the sweep is done, and stays so
+            traceback.print_exc()
+            return f"{type(error).__name__}: {first_line(error)}"
+
+
 def _outcome(trial: TrialConfig, here: TrialConfig) -> Outcome:
     """Run the trial with its folders here; whatever happens becomes a status and a reason."""
     try:

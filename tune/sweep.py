@@ -11,12 +11,19 @@ from typing import Any
 
 import ray
 from ray import tune as ray_tune
+from ray.exceptions import RayError
 
 from trainables.config import TrialConfig
+from trainables.inside.choice import notable_trials
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.storage import Location
-from trainables.under_ray import StopRequest, evaluate_base_remotely, run_trial
+from trainables.under_ray import (
+    StopRequest,
+    evaluate_base_remotely,
+    inspect_remotely,
+    run_trial,
+)
 from tune.disk_budget import DiskBudget
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
@@ -127,6 +134,8 @@ class Sweep:
             for listener in everyone:
                 listener.sweep_ended(records)
         searcher.export(self._ledger.folder.study)
+        if self._config.inspect and not events.running:
+            self._look_inside(sweep, records)
         # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
         return SweepOutcome(sweep, base, records, interrupted=bool(events.running))
 
@@ -189,6 +198,23 @@ class Sweep:
         if fault is not None:
             raise fault
         return self._ledger.base()
+
+    def _look_inside(self, sweep: SweepRecord, records: Sequence[TrialRecord]) -> None:
+        """Look into notable trials' models on the workers; what fails there fails nothing here."""
+        config, method = self._config, self._config.search.methods[0]
+        task = inspect_remotely.options(
+            num_cpus=config.resources.of(method).cpus_per_worker,
+            num_gpus=gpus_per_worker(config, method, self._cluster),
+        )
+        root = str(self._ledger.folder.root.absolute())
+        running = {n: task.remote(root, n) for n in notable_trials(sweep, records)}
+        for number, reference in running.items():
+            try:
+                reason = ray.get(reference)
+            except RayError as error:
+                reason = str(error)
+            if reason:
+                logger.warning("cannot look inside trial %d: %s", number, reason)
 
     def _write_sweep(self) -> SweepRecord:
         sweep_id = (

@@ -190,6 +190,9 @@ class SweepConfig(Frozen):
         constraints: bounds on the final metrics; a trial beyond them is never recommended.
         warm_start: folders of earlier sweeps with the same model, data and evaluation; the
             sampler learns from those of their trials that fit this search.
+        inspect: look inside the models of the Pareto front and of the best trial of each rank
+            when the trials are done, as tasks on the workers; `python -m analysis inside` does
+            the same at any time.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)
@@ -209,6 +212,7 @@ class SweepConfig(Frozen):
     warm_start: tuple[str, ...] = ()
     resources: ResourcesConfig = ResourcesConfig()
     wandb: WandbConfig = WandbConfig()
+    inspect: bool = False
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> SweepConfig:

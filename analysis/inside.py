@@ -1,0 +1,212 @@
+"""What changed inside the models of a sweep: looking, where nobody has, and tidy frames.
+
+The looking itself is `trainables.inside`, because a sweep can start it on its workers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pandas as pd
+
+from trainables.errors import Fault, UserError
+from trainables.inside.choice import notable_trials
+from trainables.inside.records import InsideFolder, InsideRecord
+from trainables.ledger import Ledger
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+
+def look_inside(
+    sweep_dir: Path,
+    numbers: Sequence[int] | None = None,
+    seen: Callable[[InsideRecord], None] = lambda record: None,
+) -> list[InsideRecord]:
+    """Look inside trials' models; what was found before is found on disk, if still true.
+
+    Args:
+        sweep_dir: folder of a sweep, finished or not.
+        numbers: of trials; default the Pareto front, the best of each rank and of full
+            fine-tuning.
+        seen: called after each trial.
+
+    Raises:
+        UserError: no sweep in the folder, no such trial, or the base model cannot be loaded.
+    """
+    from trainables.inside.inspection import inspect_trial
+
+    numbers = _existing(sweep_dir, numbers)
+    records = []
+    for number in numbers:
+        records.append(inspect_trial(sweep_dir, number))
+        seen(records[-1])
+    return records
+
+
+def every_trial(sweep_dir: Path) -> list[int]:
+    """Numbers of all trials of the sweep."""
+    return [record.number for record in _ledger(sweep_dir).trials()]
+
+
+def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
+    ledger = _ledger(sweep_dir)
+    trials = ledger.trials()
+    if numbers is None:
+        chosen = notable_trials(ledger.sweep(), trials)
+        if not chosen:
+            raise UserError(
+                [
+                    Fault(
+                        "SWEEP_DIR",
+                        f"has no complete trial with weights: {sweep_dir}",
+                        "run the sweep with train.save_weights: true",
+                    )
+                ]
+            )
+        return chosen
+    known = {record.number for record in trials}
+    missing = sorted(set(numbers) - known)
+    if missing:
+        has = f"0 to {max(known)}" if known else "none yet"
+        raise UserError(
+            [
+                Fault("--trials", f"the sweep has no trial {number}; it has {has}")
+                for number in missing
+            ]
+        )
+    return sorted(set(numbers))
+
+
+def _ledger(sweep_dir: Path) -> Ledger:
+    ledger = Ledger(sweep_dir)
+    if not ledger.exists():
+        raise UserError(
+            [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
+        )
+    return ledger
+
+
+def matrices(records: Sequence[InsideRecord]) -> pd.DataFrame:
+    """A row for each matrix of each trial; columns as in `MatrixChange`, and `number`."""
+    return pd.DataFrame(
+        [{"number": r.number, **matrix.model_dump()} for r in records for matrix in r.matrices]
+    )
+
+
+def attention(records: Sequence[InsideRecord]) -> pd.DataFrame:
+    """A row for each head of each layer of each trial: `number`, `layer`, `head`, the drifts."""
+    return pd.DataFrame(
+        [
+            {"number": r.number, "layer": layer.layer, "head": head}
+            | {name: heads[head] for name, heads in layer.model_dump(exclude={"layer"}).items()}
+            for r in records
+            for layer in r.attention
+            for head in range(len(layer.js))
+        ]
+    )
+
+
+def representation(records: Sequence[InsideRecord]) -> pd.DataFrame:
+    """A row for each layer of each trial; columns as in `RepresentationDrift`, and `number`."""
+    return pd.DataFrame(
+        [{"number": r.number, **layer.model_dump()} for r in records for layer in r.representation]
+    )
+
+
+def by_trial(records: Sequence[InsideRecord]) -> pd.DataFrame:
+    """One row a trial, indexed by number: medians over matrices, means over heads and layers.
+
+    `stable_rank_share` and `effective_rank_share` are shares of the most the rank could be, so
+    that they compare across ranks. `intruders` is a sum over matrices.
+    """
+    frame = pd.DataFrame(
+        {
+            "intruders": [r.intruders for r in records],
+            "kl_base_to_tuned": [r.kl_base_to_tuned for r in records],
+            "forgetting_nll": [r.forgetting_nll for r in records],
+        },
+        index=pd.Index([r.number for r in records], name="number"),
+        dtype=float,
+    )
+    spectra = matrices(records)
+    if not spectra.empty:
+        spectra["stable_rank_share"] = spectra["stable_rank"] / spectra["rank_limit"]
+        spectra["effective_rank_share"] = spectra["effective_rank"] / spectra["rank_limit"]
+        columns = ["relative_norm", "stable_rank_share", "effective_rank_share"]
+        columns += ["cosine_by_index", "cosine_by_maximum"]
+        frame = frame.join(spectra.groupby("number")[columns].median())
+    for per_layer in (attention(records), representation(records)):
+        if not per_layer.empty:
+            means = per_layer.groupby("number").mean()
+            frame = frame.join(means.drop(columns=["layer", "head"], errors="ignore"))
+    return frame
+
+
+def similarity(sweep_dir: Path, numbers: Sequence[int]) -> pd.DataFrame:
+    """Subspace similarity of the updates of each two trials, for every matrix both have changed.
+
+    Between the spans of up to 8 top left singular vectors of each dW; columns `number`, `other`,
+    `matrix`, `similarity` (0 to 1; two random spans of k in n dimensions have k / n).
+
+    Raises:
+        FileNotFoundError: a trial has not been looked into.
+    """
+    from safetensors.torch import load_file
+
+    from trainables.inside.spectra import subspace_similarity
+
+    folder = InsideFolder(sweep_dir)
+    directions = {number: load_file(folder.directions(number)) for number in numbers}
+    rows = []
+    for one, other in combinations(numbers, 2):
+        for matrix, left_OK in directions[one].items():
+            right_OK = directions[other].get(matrix)
+            if right_OK is not None and left_OK.shape[1] and right_OK.shape[1]:
+                shared = subspace_similarity(left_OK, right_OK)
+                rows.append((one, other, matrix, shared))
+    return pd.DataFrame(rows, columns=["number", "other", "matrix", "similarity"])
+
+
+_COLUMNS = {
+    "relative_norm": "dW/W0",
+    "stable_rank_share": "stable",
+    "effective_rank_share": "eff.",
+    "intruders": "intr.",
+    "cosine_by_index": "cos",
+    "js": "JS",
+    "cka_drift_without_first": "CKA",
+    "kl_base_to_tuned": "KL",
+}
+_LEGEND = (
+    "dW/W0 relative norm of the update; stable, eff. its stable and effective rank as shares of "
+    "the most possible; intr. intruder dimensions; cos of singular vectors before and after "
+    "(medians over matrices, intruders a sum); JS attention drift in bits, CKA drift of "
+    "representations (means over layers); KL from the base in nats/token"
+)
+
+
+def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
+    """The rows of `by_trial` for a terminal, with each trial's settings."""
+    from rich.table import Table
+
+    configs = {record.number: record.config for record in Ledger(sweep_dir).trials()}
+    table = Table(box=None, padding=(0, 1, 0, 0), caption=_LEGEND, caption_justify="left")
+    for title in ("trial", "method", "rank", "lr*scale", *_COLUMNS.values()):
+        table.add_column(title, justify="right", no_wrap=True)
+    frame = by_trial(records).reindex(columns=list(_COLUMNS))
+    for record, values in zip(records, frame.itertuples(index=False), strict=True):
+        config = configs[record.number]
+        lora = config.lora
+        table.add_row(
+            str(record.number),
+            config.method,
+            str(lora.rank) if lora else "-",
+            f"{config.learning_rate * (lora.scaling if lora else 1):.1e}",
+            *("-" if math.isnan(value) else f"{value:.2g}" for value in values),
+        )
+    return table

@@ -1,0 +1,42 @@
+"""A sweep that looks inside its trials' models when they are done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import run_command
+
+from trainables.inside.choice import notable_trials
+from trainables.inside.records import InsideFolder
+from trainables.ledger import Ledger
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+SMALL = (
+    "budget.trials=2",
+    "search.full=null",  # DeepSpeed takes its time to start
+    "eval.limit=20",
+    "eval.kl_prompts=0",
+    "train.steps=4",
+    "wandb.mode=disabled",
+)
+
+
+def test_an_option_that_can_be_turned_on_afterwards(tmp_path: Path) -> None:
+    def run(*settings: str) -> None:
+        overrides = [part for setting in settings for part in ("--set", setting)]
+        command = run_command("quickstart", "--output-dir", tmp_path, *overrides)
+        assert command.exit_code == 0, command.output + command.errors
+
+    run(*SMALL)
+    ledger, inside = Ledger(tmp_path / "quickstart"), InsideFolder(tmp_path / "quickstart")
+    assert not inside.root.exists()
+    finished = ledger.trials()
+    run(*SMALL, "inspect=true")
+    assert ledger.trials() == finished
+    records = inside.read_all()
+    assert [r.number for r in records] == notable_trials(ledger.sweep(), finished) != []
+    for record in records:
+        assert record.reason is None
+        assert len(record.matrices) == 7 * 4
+        assert len(record.attention) == len(record.representation) == 4

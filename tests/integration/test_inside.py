@@ -1,0 +1,301 @@
+"""Looking inside a real LoRA and a real full fine-tuning trial."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.linalg import norm
+from scipy.spatial.distance import jensenshannon
+
+from analysis.__main__ import main
+from analysis.inside import attention, by_trial, look_inside, matrices, representation, similarity
+from trainables.errors import UserError
+from trainables.inside import activations, inspection
+from trainables.inside.records import InsideFolder
+from trainables.ledger import Ledger
+from trainables.model import load_model
+from trainables.records import SweepRecord, TrialRecord, TrialStatus
+from trainables.under_ray import inspect_remotely
+from tune.provenance import provenance
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trainables.config import TrialConfig
+    from tune.sweep_config import SweepConfig
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def finished(
+    make_trial: Callable[..., TrialConfig],
+    run: Callable[[TrialConfig], Any],
+    sweep_config: SweepConfig,
+    base_dir: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Path:
+    """A sweep's folder: LoRA, DoRA, full fine-tuning, LoRA at a high rate, one without weights."""
+    root = tmp_path_factory.mktemp("sweeps") / "small"
+    ledger = Ledger(root)
+    ledger.write_sweep(
+        SweepRecord(
+            sweep_id="small",
+            config=sweep_config.model_dump(mode="json"),
+            provenance=provenance(),
+        )
+    )
+    shutil.copytree(base_dir, ledger.folder.base)
+    trials: list[dict[str, Any]] = [
+        {},
+        {"lora": {"dora": True}},
+        {"method": "full"},
+        {"learning_rate": 1e-2, "lora": {"rslora": True}},
+        {"train": {"save_weights": False}},
+    ]
+    for number, changes in enumerate(trials):
+        config = make_trial(
+            **{"number": number, "output_dir": str(ledger.folder.attempt(number, 1))} | changes
+        )
+        result = run(config).result
+        ledger.write_trial(
+            TrialRecord(
+                config=config,
+                params={},
+                status=TrialStatus.COMPLETE,
+                started=0,
+                last=result.last,
+                weights_dir=result.weights_dir,
+            )
+        )
+    return root
+
+
+@pytest.fixture(scope="module")
+def records(finished: Path) -> list[Any]:
+    return look_inside(finished, [0, 1, 2, 3])
+
+
+def merged(config: TrialConfig, weights_dir: str, dtype: torch.dtype = torch.float32) -> Any:
+    """The tuned model, put together by the reference libraries."""
+    from peft import PeftModel
+
+    model = config.model.model_copy(update={"attention": "eager"})
+    if config.method == "full":
+        own = model.model_copy(update={"name": weights_dir})
+        return load_model(own).to(dtype).eval()
+    adapted = PeftModel.from_pretrained(load_model(model), weights_dir).to(dtype)
+    return adapted.merge_and_unload().eval()
+
+
+@pytest.mark.parametrize("number", [0, 1, 2, 3], ids=["lora", "dora", "full", "rslora"])
+def test_every_matrix_equals_brute_force(finished: Path, records: list[Any], number: int) -> None:
+    """Dense SVDs by NumPy in float64, of what the reference libraries make of the files."""
+    trial = Ledger(finished).trials()[number]
+    base = load_model(trial.config.model).double().state_dict()
+    tuned = merged(trial.config, str(trial.weights_dir), torch.float64).state_dict()
+    changes = records[number].matrices
+    assert len(changes) == 7 * 4
+    assert len({(c.layer, c.module) for c in changes}) == len(changes)
+    for change in changes[::5]:
+        name = f"model.layers.{change.layer}.{change.module}.weight"
+        W0, W = base[name].numpy(), tuned[name].numpy()
+        assert change.shape == W0.shape
+        s = np.linalg.svd(W - W0, compute_uv=False)[: change.rank_limit]
+        exact = {"rel": 1e-5}
+        p = s / s.sum()
+        assert change.relative_norm == pytest.approx(norm(s) / norm(W0), **exact)
+        assert change.stable_rank == pytest.approx((s**2).sum() / s[0] ** 2, **exact)
+        assert change.effective_rank == pytest.approx(np.exp(-(p * np.log(p)).sum()), **exact)
+        assert change.rank_90 == np.argmax(np.cumsum(s**2) / (s**2).sum() >= 0.9) + 1
+        assert change.singular_values == pytest.approx(s[:64].tolist(), **exact)
+        u0, u = (np.linalg.svd(M, full_matrices=False)[0] for M in (W0, W))
+        cosines = np.abs(u0.T @ u)
+        assert change.intruders == (cosines[:, :10].max(0) < 0.5).sum()
+        assert change.cosine_by_index == pytest.approx(cosines.diagonal().mean(), **exact)
+        assert change.cosine_by_maximum == pytest.approx(cosines.max(0).mean(), **exact)
+
+
+@pytest.mark.parametrize("number", [0, 2], ids=["lora", "full"])
+def test_attention_drift_equals_one_prompt_at_a_time(
+    finished: Path, records: list[Any], number: int, tokenizer: Any
+) -> None:
+    """Batches, padding and adapters out of the way: each prompt alone, JS by SciPy."""
+    ledger = Ledger(finished)
+    trial = ledger.trials()[number]
+    prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
+    eager = trial.config.model.model_copy(update={"attention": "eager"})
+    base, tuned = load_model(eager).eval(), merged(trial.config, str(trial.weights_dir))
+    layers: list[list[np.ndarray]] = [[] for _ in range(4)]
+    tokens = 0
+    for prompt in prompts:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        if ids.shape[1] < 3:
+            continue
+        tokens += ids.shape[1]
+        with torch.no_grad():
+            before, after = (
+                model(input_ids=ids, output_attentions=True).attentions for model in (base, tuned)
+            )
+        for layer, (p, q) in enumerate(zip(before, after, strict=True)):
+            js = jensenshannon(p[0].double(), q[0].double(), base=2, axis=-1)
+            layers[layer].append(np.nan_to_num(js) ** 2)
+    record = records[number]
+    assert record.tokens == tokens
+    for drift, expected in zip(record.attention, layers, strict=True):
+        mean = np.concatenate(expected, axis=1).mean(1)
+        assert drift.js == pytest.approx(mean.tolist(), abs=1e-6)
+        assert min(drift.js) > 0
+
+
+def test_more_learning_moves_more(records: list[Any]) -> None:
+    """Ten times the learning rate and twice the scale: every measure grows."""
+    frame = by_trial(records)
+    for measure in ("relative_norm", "js", "cka_drift", "cka_drift_without_first"):
+        assert frame[measure][3] > frame[measure][0]
+    assert frame["cosine_by_index"][3] < frame["cosine_by_index"][0]
+    assert frame["kl_base_to_tuned"][0] == records[0].kl_base_to_tuned is not None
+
+
+def test_the_base_itself_has_not_moved(finished: Path, tmp_path: Path) -> None:
+    trial = Ledger(finished).trials()[2]
+    load_model(trial.config.model).save_pretrained(tmp_path)
+    changes = [change for _, change, _ in inspection.matrix_changes(trial.config, tmp_path)]
+    assert {(c.relative_norm, c.stable_rank, c.intruders) for c in changes} == {(0, None, None)}
+    ledger = Ledger(finished)
+    prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
+    drift = activations.activation_drift(trial.config, tmp_path, prompts)
+    assert {js for layer in drift.attention for js in layer.js} == {0.0}
+    assert max(layer.cka_drift for layer in drift.representation) == pytest.approx(0, abs=1e-9)
+
+
+def test_one_batch_or_many_is_the_same(
+    finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(finished)
+    trial = ledger.trials()[0]
+    monkeypatch.setattr(activations, "_ATTENTION_ELEMENTS", 1)
+    prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
+    folder = inspection.find_weights(ledger, trial)
+    assert folder is not None
+    drift = activations.activation_drift(trial.config, folder, prompts)
+    for one, many in zip(records[0].attention, drift.attention, strict=True):
+        assert one.js == pytest.approx(many.js, abs=1e-6)
+        assert one.entropy_shift == pytest.approx(many.entropy_shift, abs=1e-6)
+    for one, many in zip(records[0].representation, drift.representation, strict=True):
+        assert one.cka_drift == pytest.approx(many.cka_drift, abs=1e-5)
+
+
+def test_prompts_come_from_every_task_but_ood(finished: Path) -> None:
+    ledger = Ledger(finished)
+    base = ledger.base()
+    prompts = activations.choose_prompts(base, ledger.folder.base / "items.jsonl")
+    assert len(prompts) == len(set(prompts)) == activations.PROMPTS
+    first_words = {prompt.split()[0] for prompt in prompts}
+    assert first_words == {"relay", "capital", "craft", "last", "max", "sort"}
+
+
+def test_found_again_unless_the_weights_changed(finished: Path, records: list[Any]) -> None:
+    folder = InsideFolder(finished)
+    written = folder.record_json(0).stat().st_mtime_ns
+    assert look_inside(finished, [0]) == [records[0]]
+    assert folder.record_json(0).stat().st_mtime_ns == written
+    weights = Ledger(finished).folder.attempt(0, 1) / "weights"
+    kept = weights.with_name("kept")
+    shutil.copytree(weights, kept)
+    try:
+        file = weights / "adapter_model.safetensors"
+        shutil.copy(Ledger(finished).folder.attempt(3, 1) / "weights" / file.name, file)
+        assert look_inside(finished, [0])[0].key != records[0].key
+    finally:
+        shutil.rmtree(weights)
+        kept.rename(weights)
+        assert look_inside(finished, [0])[0].matrices == records[0].matrices
+
+
+def test_a_trial_without_weights_says_so(finished: Path) -> None:
+    record = look_inside(finished, [4])[0]
+    assert record.reason == "it kept no weights"
+    assert record.matrices == ()
+    assert record.forgetting_nll is not None
+
+
+def test_weights_are_found_where_the_folder_was_moved_to(
+    finished: Path, records: list[Any], tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved"
+    shutil.copytree(finished, moved, ignore=shutil.ignore_patterns("inside"))
+    hidden = finished / "trials_away"
+    (finished / "trials").rename(hidden)
+    try:
+        record = look_inside(moved, [2])[0]
+    finally:
+        hidden.rename(finished / "trials")
+    assert record.matrices == records[2].matrices
+
+
+def test_frames_have_a_row_for_each_part(finished: Path, records: list[Any]) -> None:
+    assert len(matrices(records)) == 4 * 28
+    assert len(attention(records)) == 4 * 4 * 4
+    assert len(representation(records)) == 4 * 4
+    assert by_trial(records).index.tolist() == [0, 1, 2, 3]
+    shared = similarity(finished, [0, 1, 2])
+    assert len(shared) == 3 * 28
+    assert shared["similarity"].between(0, 1).all()
+    # Far above what random spans of 4 and 8 in at least 128 dimensions would share.
+    assert shared["similarity"].mean() > 3 * 8 / 128
+
+
+def test_command_shows_what_it_found(
+    finished: Path, records: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inside", str(finished), "--trials", "0", "2"]) == 0
+    output = capsys.readouterr().out
+    assert "trial 2:" in output
+    assert max(map(len, output.split("trial  ")[-1].splitlines()[:3])) <= 80
+    assert str(finished / "inside") in output
+    assert main(["inside", str(finished), "--all"]) == 0
+    assert "trial 4: it kept no weights" in capsys.readouterr().out
+    assert main(["inside", str(finished), "--trials", "7", "8"]) == 2
+    errors = capsys.readouterr().err
+    assert "error: --trials: the sweep has no trial 7; it has 0 to 4" in errors
+    assert "no trial 8" in errors
+    assert main(["inside", str(finished.parent)]) == 2
+    assert "holds no sweep" in capsys.readouterr().err
+
+
+def test_notable_trials_are_the_default(finished: Path, records: list[Any]) -> None:
+    numbers = [record.number for record in look_inside(finished)]
+    assert 2 in numbers  # the only full fine-tuning
+    assert 4 not in numbers
+    with pytest.raises(UserError, match="no trial 9"):
+        look_inside(finished, [9])
+
+
+@pytest.mark.usefixtures("cluster")
+def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path: Path) -> None:
+    import ray
+
+    copy = tmp_path / "copy"
+    shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("inside"))
+    options = inspect_remotely.options(num_cpus=1)
+    assert ray.get(options.remote(str(copy), 0)) is None
+    found = InsideFolder(copy).read(0)
+    assert found is not None
+    assert found.matrices == records[0].matrices
+    assert found.attention == records[0].attention
+    assert ray.get(options.remote(str(copy), 4)) == "it kept no weights"
+    shutil.rmtree(copy / "base")
+    assert "base.json" in ray.get(options.remote(str(copy), 2))

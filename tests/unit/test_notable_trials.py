@@ -1,0 +1,108 @@
+"""Which trials are looked into unasked, and the records of what was found."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from test_ledger import trial
+
+from trainables.config import LoraConfig
+from trainables.inside.choice import notable_trials
+from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.records import (
+    Measurement,
+    Provenance,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+
+OBJECTIVES = [
+    {"metric": "in_domain/acc_mean", "mode": "max"},
+    {"metric": "forgetting/mean", "mode": "min"},
+]
+SWEEP = SweepRecord(
+    sweep_id="tiny",
+    config={"objectives": OBJECTIVES},
+    provenance=Provenance(created=1, command="c", git_commit=None, python="3", versions={}),
+)
+
+
+def scored(
+    number: int, rank: int | None, accuracy: float, forgetting: float | None, **fields: object
+) -> TrialRecord:
+    metrics = {"in_domain/acc_mean": accuracy}
+    if forgetting is not None:
+        metrics["forgetting/mean"] = forgetting
+    record = trial(
+        number,
+        **{
+            "status": TrialStatus.COMPLETE,
+            "weights_dir": "w",
+            "last": Measurement(step=1, metrics=metrics, time=0),
+            **fields,
+        },
+    )
+    if rank is None:
+        return record
+    lora = {"method": "lora", "lora": LoraConfig(rank=rank, alpha=8.0)}
+    return record.model_copy(update={"config": record.config.model_copy(update=lora)})
+
+
+def test_front_best_of_each_rank_and_best_full() -> None:
+    records = [
+        scored(0, 4, 0.9, 0.1),  # on the front
+        scored(1, 4, 0.8, 0.2),
+        scored(2, 8, 0.7, 0.3),  # best of rank 8
+        scored(3, 8, 0.6, 0.3),
+        scored(4, None, 0.5, 0.2),  # best full
+        scored(5, None, 0.4, 0.15),
+        scored(6, 16, 0.2, 0.0),  # on the front
+    ]
+    assert notable_trials(SWEEP, records) == [0, 2, 4, 6]
+
+
+def test_among_equals_the_next_objective_counts() -> None:
+    records = [scored(0, 4, 0.9, 0.0), scored(1, 8, 0.8, 0.3), scored(2, 8, 0.8, 0.2)]
+    assert notable_trials(SWEEP, records) == [0, 2]
+
+
+def test_equal_trials_are_both_on_the_front() -> None:
+    assert notable_trials(SWEEP, [scored(0, 4, 0.9, 0.0), scored(1, 4, 0.9, 0.0)]) == [0, 1]
+
+
+def test_without_weights_or_scores_a_trial_is_not_notable() -> None:
+    records = [
+        scored(0, 4, 0.9, 0.1, weights_dir=None),
+        scored(1, 8, 0.9, 0.1, status=TrialStatus.STOPPED_EARLY),
+        scored(2, 16, 0.9, None),
+        trial(3, status=TrialStatus.FAILED),
+    ]
+    assert notable_trials(SWEEP, records) == []
+
+
+def test_records_come_back_and_are_readable_as_json(tmp_path: Path) -> None:
+    folder = InsideFolder(tmp_path)
+    change = MatrixChange(
+        layer=0, module="q", shape=(4, 3), rank_limit=2, relative_norm=0.1, intruders=3
+    )
+    records = [InsideRecord(number=n, trial_id=f"t{n}", matrices=(change, change)) for n in (12, 3)]
+    for record in records:
+        folder.write(record)
+    assert folder.read(12) == records[0]
+    assert folder.read_all() == records[::-1]
+    assert records[0].intruders == 6
+    raw = json.loads(folder.record_json(3).read_text())
+    assert raw["schema_version"] == 1
+    assert raw["matrices"][0]["module"] == "q"
+
+
+def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
+    folder = InsideFolder(tmp_path)
+    assert folder.read(0) is None
+    folder.write(InsideRecord(number=0, trial_id="t"))
+    content = folder.record_json(0).read_text()
+    folder.record_json(0).write_text(content[: len(content) // 2])
+    assert folder.read(0) is None
+    assert folder.read_all() == []

@@ -1,0 +1,198 @@
+"""Runs base and tuned model over the same prompts and compares what happens in their layers.
+
+Shapes: B prompts, S positions, H heads, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+
+from trainables.base_evaluation import read_items
+from trainables.config import TrialConfig
+from trainables.errors import CannotInspect
+from trainables.evaluation import evaluating
+from trainables.inside.attention import LayerAttention
+from trainables.inside.records import AttentionDrift, RepresentationDrift
+from trainables.inside.representation import linear_cka_drift
+from trainables.model import device, load_model, shared_base
+from trainables.records import BaseRecord
+
+PROMPTS = 64
+PROMPT_TOKENS = 256
+POSITIONS = 2048
+_FEWEST_TOKENS = 3  # the third query is the first with two keys besides key 0
+_ATTENTION_ELEMENTS = 1 << 26  # of one model's probabilities in all layers of a batch: 256 MiB
+
+Forward = Callable[[torch.Tensor, torch.Tensor], Any]
+
+
+@dataclass(frozen=True)
+class ActivationDrift:
+    """Attention and representation drift of every layer, and what they were taken on."""
+
+    attention: tuple[AttentionDrift, ...]
+    representation: tuple[RepresentationDrift, ...]
+    prompts: int
+    tokens: int
+
+
+def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
+    """Up to 64 distinct prompts of the in-domain and retention tasks, in turn from each task.
+
+    Args:
+        base: tells each task's role.
+        items_jsonl: the base's items, which every trial of the sweep was evaluated on.
+    """
+    by_task: dict[str, dict[str, None]] = {}
+    for item in read_items(items_jsonl):
+        if item.task in base.scores and base.scores[item.task].role != "ood":
+            by_task.setdefault(item.task, {})[item.prompt] = None
+    in_turn = [
+        prompt
+        for turn in range(max(map(len, by_task.values()), default=0))
+        for prompts in by_task.values()
+        for prompt in list(prompts)[turn : turn + 1]
+    ]
+    return list(dict.fromkeys(in_turn))[:PROMPTS]
+
+
+def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str]) -> ActivationDrift:
+    """Compare the trial's model with the base on the prompts, cut at 256 tokens.
+
+    LoRA needs one model in memory, full fine-tuning two. Probabilities of one batch at a time are
+    kept, and at most 2048 token positions of the hidden states.
+
+    Raises:
+        CannotInspect: no prompt has three tokens, or the model has no attention probabilities.
+    """
+    with _both_models(config, weights_dir) as (base, tuned, tokenizer, model_config):
+        encoded = tokenizer(prompts, truncation=True, max_length=PROMPT_TOKENS)["input_ids"]
+        encoded = [ids for ids in encoded if len(ids) >= _FEWEST_TOKENS]
+        if not encoded:
+            raise CannotInspect(f"no prompt has {_FEWEST_TOKENS} tokens")
+        per_prompt = (
+            model_config.num_hidden_layers
+            * model_config.num_attention_heads
+            * max(map(len, encoded)) ** 2
+        )
+        batch_size = max(1, _ATTENTION_ELEMENTS // per_prompt)
+        tokens = sum(map(len, encoded))
+        comparison = _Comparison(stride=-(-tokens // POSITIONS))
+        for start in range(0, len(encoded), batch_size):
+            ids_BS, mask_BS = _padded(encoded[start : start + batch_size], tokenizer.pad_token_id)
+            comparison.add(base(ids_BS, mask_BS), tuned(ids_BS, mask_BS), mask_BS)
+        return ActivationDrift(*comparison.results(), prompts=len(encoded), tokens=tokens)
+
+
+class _Comparison:
+    """Takes in the outputs of both models batch by batch.
+
+    Args:
+        stride: of token positions, every which one is kept.
+    """
+
+    def __init__(self, stride: int) -> None:
+        self._stride = stride
+        self._seen = 0
+        self._attention: dict[int, LayerAttention] = {}
+        self._states: dict[int, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self._is_first: list[torch.Tensor] = []
+
+    def add(self, base: Any, tuned: Any, mask_BS: torch.Tensor) -> None:
+        if not base.attentions or base.attentions[0] is None:
+            raise CannotInspect("the model has no attention probabilities to compare")
+        for layer, (before, after) in enumerate(
+            zip(base.attentions, tuned.attentions, strict=True)
+        ):
+            moved = self._attention.setdefault(layer, LayerAttention(layer))
+            moved.add(before, after, mask_BS.to(before.device))
+        kept = self._positions(mask_BS)
+        first_BS = torch.zeros_like(kept)
+        first_BS[:, 0] = True
+        self._is_first.append(first_BS[kept])
+        # The first entry is the embeddings, before any layer.
+        pairs = zip(base.hidden_states[1:], tuned.hidden_states[1:], strict=True)
+        for layer, states in enumerate(pairs):
+            before, after = (state[kept.to(state.device)].float().cpu() for state in states)
+            self._states.setdefault(layer, []).append((before, after))
+
+    def _positions(self, mask_BS: torch.Tensor) -> torch.Tensor:
+        """Every so many-th token over all batches, as a mask (B, S)."""
+        kept = mask_BS.bool().clone()
+        rank = kept.flatten().cumsum(0).reshape(kept.shape) - 1 + self._seen
+        self._seen += int(kept.sum())
+        return kept & (rank % self._stride == 0)
+
+    def results(self) -> tuple[tuple[AttentionDrift, ...], tuple[RepresentationDrift, ...]]:
+        later = ~torch.cat(self._is_first)
+        representation = []
+        for layer, pairs in self._states.items():
+            before_TD, after_TD = (torch.cat(states) for states in zip(*pairs, strict=True))
+            representation.append(
+                RepresentationDrift(
+                    layer=layer,
+                    cka_drift=linear_cka_drift(before_TD, after_TD),
+                    cka_drift_without_first=linear_cka_drift(before_TD[later], after_TD[later]),
+                )
+            )
+        return tuple(a.result() for a in self._attention.values()), tuple(representation)
+
+
+@contextmanager
+def _both_models(
+    config: TrialConfig, weights_dir: Path
+) -> Iterator[tuple[Forward, Forward, Any, Any]]:
+    """Forward passes of base and tuned model, the tokenizer and the model's configuration.
+
+    Only eager attention hands out its probabilities.
+    """
+    eager = config.model.model_copy(update={"attention": "eager"})
+    base, tokenizer = shared_base(eager)
+    if config.lora is None:
+        folder = str(weights_dir.absolute())
+        own = eager.model_copy(update={"name": folder, "revision": None})
+        tuned = load_model(own).to(device())
+        with evaluating(base), evaluating(tuned):
+            yield _forward(base), _forward(tuned), tokenizer, base.config
+        return
+    adapted = peft.PeftModel.from_pretrained(base, str(weights_dir.absolute()))
+    run_tuned = _forward(adapted)
+
+    def run_base(ids_BS: torch.Tensor, mask_BS: torch.Tensor) -> Any:
+        with adapted.disable_adapter():
+            return run_tuned(ids_BS, mask_BS)
+
+    try:
+        with evaluating(adapted):
+            yield run_base, run_tuned, tokenizer, base.config
+    finally:
+        adapted.unload()
+        vars(base).pop("peft_config", None)
+
+
+def _forward(model: Any) -> Forward:
+    def run(ids_BS: torch.Tensor, mask_BS: torch.Tensor) -> Any:
+        return model(
+            input_ids=ids_BS.to(model.device),
+            attention_mask=mask_BS.to(model.device),
+            output_attentions=True,
+            output_hidden_states=True,
+            use_cache=False,
+        )
+
+    return run
+
+
+def _padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids (B, S), padded on the right, and their mask."""
+    width = max(map(len, rows))
+    ids_BS = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
+    mask_BS = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
+    return ids_BS, mask_BS

@@ -1,0 +1,160 @@
+"""Looks inside one trial's model and keeps what it finds."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from trainables.config import ModelConfig, TrialConfig
+from trainables.errors import CannotInspect
+from trainables.inside.activations import activation_drift, choose_prompts
+from trainables.inside.base_spectra import BaseSpectra
+from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.inside.spectra import (
+    COMPARED_VECTORS,
+    DIRECTIONS,
+    Spectrum,
+    dense_spectrum,
+    effective_rank,
+    rank_90,
+    stable_rank,
+    update_spectrum,
+    vector_change,
+)
+from trainables.inside.updates import MatrixUpdate, updates
+from trainables.inside.weights import base_weights
+from trainables.ledger import Ledger
+from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
+from trainables.model import device, fingerprint
+from trainables.records import TrialRecord
+
+# Bump when this code would no longer find the numbers of an old record.
+_CACHE_VERSION = 1
+_SINGULAR_VALUES = 64
+
+
+def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
+    """Look inside a trial's model, or find that somebody has, and that it is the same model still.
+
+    Writes the record and the main directions of each matrix's update below `SWEEP/inside`. A trial
+    without weights gives a record that says so.
+
+    Cost: of each matrix one decomposition, of the base's one as well where no trial on this node
+    has asked for it; a forward pass of base and tuned model over 64 prompts.
+
+    Raises:
+        UserError: the base model cannot be loaded.
+    """
+    ledger, folder = Ledger(sweep_dir), InsideFolder(sweep_dir)
+    trial = next(record for record in ledger.trials() if record.number == number)
+    weights_dir = find_weights(ledger, trial)
+    if weights_dir is None:
+        record = _empty(trial).model_copy(update={"reason": "it kept no weights"})
+        folder.write(record)
+        return record
+    base = ledger.base()
+    key = _content_key(weights_dir, base.key)
+    found = folder.read(number)
+    if found and found.key == key and not found.reason and folder.directions(number).exists():
+        return found
+    started = time.time()
+    seen: dict[str, Any] = {"key": key}
+    try:
+        seen["matrices"] = _inspect_matrices(trial.config, weights_dir, folder.directions(number))
+        prompts = choose_prompts(base, ledger.folder.base / "items.jsonl")
+        seen |= vars(activation_drift(trial.config, weights_dir, prompts))
+    except (CannotInspect, OSError) as error:
+        seen["reason"] = str(error)
+    record = _empty(trial).model_copy(update=seen | {"seconds": time.time() - started})
+    folder.write(record)
+    return record
+
+
+def find_weights(ledger: Ledger, trial: TrialRecord) -> Path | None:
+    """A trial's weights, also where the sweep's folder was moved; None where it kept none."""
+    if trial.weights_dir is None:
+        return None
+    recorded = Path(trial.weights_dir)
+    here = ledger.folder.attempt(trial.number, trial.attempt) / recorded.name
+    return next((place for place in (recorded, here) if place.is_dir()), None)
+
+
+def matrix_changes(
+    config: TrialConfig, weights_dir: Path
+) -> Iterator[tuple[str, MatrixChange, torch.Tensor]]:
+    """Every matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
+    base_spectra = BaseSpectra(f"{fingerprint(config.model)}-{config.model.dtype}")
+    for update in updates(config, weights_dir, base_weights(config.model), device()):
+        spectrum = update_spectrum(update)
+        change = describe(update, spectrum)
+        if len(spectrum.values_K):
+            moved = vector_change(
+                base_spectra.left_vectors(update.name, update.base_OI),
+                dense_spectrum(update.tuned(), top=COMPARED_VECTORS).left_OK,
+            )
+            change = change.model_copy(update=vars(moved))
+        yield update.name, change, spectrum.left_OK[:, :DIRECTIONS].float().cpu()
+
+
+def describe(update: MatrixUpdate, spectrum: Spectrum) -> MatrixChange:
+    """What the update's own spectrum tells, without a decomposition of W0 or W."""
+    values_K = spectrum.values_K
+    outputs, inputs = update.base_OI.shape
+    change = MatrixChange(
+        layer=update.layer,
+        module=update.module,
+        shape=(outputs, inputs),
+        rank_limit=update.rank_limit,
+        relative_norm=float(values_K.norm() / update.base_OI.norm()),
+    )
+    if not len(values_K):
+        return change
+    return change.model_copy(
+        update={
+            "stable_rank": stable_rank(values_K),
+            "effective_rank": effective_rank(values_K),
+            "rank_90": rank_90(values_K),
+            "singular_values": tuple(values_K[:_SINGULAR_VALUES].tolist()),
+        }
+    )
+
+
+def _empty(trial: TrialRecord) -> InsideRecord:
+    return InsideRecord(
+        number=trial.number,
+        trial_id=trial.config.trial_id,
+        kl_base_to_tuned=trial.metric(KL_BASE_TO_TUNED),
+        forgetting_nll=trial.metric(FORGETTING_NLL),
+    )
+
+
+def _content_key(weights_dir: Path, base_key: str) -> str:
+    weights = fingerprint(ModelConfig(name=str(weights_dir.absolute())))
+    content = f"{_CACHE_VERSION}:{weights}:{base_key}"
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+def _inspect_matrices(
+    config: TrialConfig, weights_dir: Path, file: Path
+) -> tuple[MatrixChange, ...]:
+    """Every matrix's change; the directions go to the file."""
+    changes, directions = [], {}
+    for name, change, left_OK in matrix_changes(config, weights_dir):
+        changes.append(change)
+        directions[name] = left_OK
+    _save_directions(file, directions)
+    return tuple(changes)
+
+
+def _save_directions(file: Path, directions: dict[str, torch.Tensor]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_suffix(".unfinished")
+    save_file({name: left.contiguous() for name, left in directions.items()}, unfinished)
+    unfinished.chmod(0o644)  # workers may run as other users
+    unfinished.replace(file)

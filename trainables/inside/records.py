@@ -1,0 +1,160 @@
+"""What an inspection of a trial leaves behind: `SWEEP/inside/0007/record.json`.
+
+A mirror: made from the trial's weights and the base model, and made again where it is missing.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from trainables.config import Frozen
+
+SCHEMA_VERSION = 1
+
+
+class MatrixChange(Frozen):
+    """How training changed one weight matrix, W0 to W = W0 + dW.
+
+    All but the relative norm is None where dW is zero. Raw ranks of LoRA and of full fine-tuning
+    do not compare: LoRA's cannot exceed `rank_limit`; divide by it across ranks.
+
+    Attributes:
+        layer: of the decoder, from 0.
+        module: its name within the layer, such as `self_attn.q_proj`.
+        shape: outputs, inputs.
+        rank_limit: the most that the rank of dW can be.
+        relative_norm: norm_F(dW) / norm_F(W0), >= 0 (own).
+        stable_rank: (norm_F(dW) / norm_2(dW))^2, 1 to `rank_limit`.
+        effective_rank: exp of the entropy of the singular values, 1 to `rank_limit` (Roy and
+            Vetterli 2007).
+        rank_90: singular values that carry 90 % of the squared norm (2405.09673).
+        singular_values: of dW, the greatest first; at most 64.
+        intruders: of the top 10 left singular vectors of W those that resemble none of W0, that
+            is with all abs(cos) < 0.5 (2410.21228).
+        cosine_by_index: mean abs(cos(u0_i, u_i)) of the top 500 left singular vectors of W0 and
+            W, paired by their index (2512.15634, whose pairing is unknown).
+        cosine_by_maximum: the same, each of W with the one of W0's top 500 nearest to it, which
+            does not fall where two vectors merely swap places.
+    """
+
+    layer: int
+    module: str
+    shape: tuple[int, int]
+    rank_limit: int
+    relative_norm: float
+    stable_rank: float | None = None
+    effective_rank: float | None = None
+    rank_90: int | None = None
+    singular_values: tuple[float, ...] = ()
+    intruders: int | None = None
+    cosine_by_index: float | None = None
+    cosine_by_maximum: float | None = None
+
+
+class AttentionDrift(Frozen):
+    """How the attention of one layer's heads moved, a number for each head.
+
+    Means over the non-padding queries of all prompts. "Without first" leaves key 0 out, where
+    most of the attention often rests whatever the text, and normalises the rest.
+
+    Attributes:
+        layer: of the decoder, from 0.
+        js: Jensen-Shannon divergence of base and tuned, bits, 0 to 1 (Hao et al., AACL 2020).
+        entropy_shift: H_tuned - H_base, each over log(visible keys), -1 to 1, the first query
+            left out, which sees one key (own).
+    """
+
+    layer: int
+    js: tuple[float, ...]
+    js_without_first: tuple[float, ...]
+    entropy_shift: tuple[float, ...]
+    entropy_shift_without_first: tuple[float, ...]
+
+
+class RepresentationDrift(Frozen):
+    """How the hidden states after one layer moved.
+
+    Attributes:
+        layer: of the decoder, from 0; the last is taken after the final norm.
+        cka_drift: 1 - linear CKA over token positions, 0 to 1 (Kornblith et al. 2019).
+        cka_drift_without_first: the same without each prompt's first token, whose hidden state is
+            often so much larger than all others that it decides the CKA alone (2402.17762).
+    """
+
+    layer: int
+    cka_drift: float
+    cka_drift_without_first: float
+
+
+class InsideRecord(Frozen):
+    """All that is known of what changed inside one trial's model.
+
+    Attributes:
+        key: hash of the weights, the base and the version of this code; another key, another
+            record.
+        reason: why something could not be looked at; the part is empty then.
+        prompts, tokens: what attention and representations were compared on.
+        kl_base_to_tuned, forgetting_nll: KL and LM drift as measured in training, nats/token.
+    """
+
+    schema_version: int = SCHEMA_VERSION
+    number: int
+    trial_id: str
+    key: str | None = None
+    reason: str | None = None
+    matrices: tuple[MatrixChange, ...] = ()
+    attention: tuple[AttentionDrift, ...] = ()
+    representation: tuple[RepresentationDrift, ...] = ()
+    prompts: int = 0
+    tokens: int = 0
+    kl_base_to_tuned: float | None = None
+    forgetting_nll: float | None = None
+    seconds: float = 0.0
+
+    @property
+    def intruders(self) -> int | None:
+        """Intruder dimensions of all matrices together."""
+        counts = [m.intruders for m in self.matrices if m.intruders is not None]
+        return sum(counts) if counts else None
+
+
+class InsideFolder:
+    """Owner of every path below a sweep's `inside` folder."""
+
+    def __init__(self, sweep_dir: Path) -> None:
+        self.root = sweep_dir / "inside"
+
+    def record_json(self, number: int) -> Path:
+        """The record of one trial."""
+        return self.root / f"{number:04d}" / "record.json"
+
+    def directions(self, number: int) -> Path:
+        """Top left singular vectors of each matrix's update, by the matrix's name."""
+        return self.root / f"{number:04d}" / "directions.safetensors"
+
+    def log(self, number: int) -> Path:
+        """What was said on a worker that looked into the trial."""
+        return self.root / f"{number:04d}" / "inside.log"
+
+    def write(self, record: InsideRecord) -> None:
+        """Create or replace a trial's record."""
+        file = self.record_json(record.number)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
+        unfinished.write_text(record.model_dump_json(indent=1), encoding="utf-8")
+        unfinished.replace(file)
+
+    def read(self, number: int) -> InsideRecord | None:
+        """A trial's record; None where there is none, or none that this version can read."""
+        try:
+            return InsideRecord.model_validate_json(self.record_json(number).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def read_all(self) -> list[InsideRecord]:
+        """Every trial's record, by number."""
+        numbers = sorted(int(file.parent.name) for file in self.root.glob("[0-9]*/record.json"))
+        return [record for number in numbers if (record := self.read(number))]

@@ -1,0 +1,131 @@
+"""Singular values and vectors of weight updates and of what they do to a matrix's own.
+
+Shapes: O outputs, I inputs, R rank of the adapter, K singular vectors.
+
+Costs: an adapter's spectrum O(R^2 (O + I)), by QR of its factors. Singular vectors of a full matrix
+are eigenvectors of its smaller Gram matrix, O(min(O, I)^3), in float64, where they are as exact as
+those of a float32 SVD and cheaper.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from trainables.inside.updates import MatrixUpdate
+
+_ENERGY = 0.9
+_INTRUDER_VECTORS = 10
+_INTRUDER_COSINE = 0.5
+COMPARED_VECTORS = 500
+DIRECTIONS = 8
+# The Gram matrix halves the digits: what is smaller than this share of the greatest is noise.
+_RELATIVE_ZERO = 1e-7
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Singular values of a matrix, the greatest first, and its left singular vectors.
+
+    Zeros are left out, so a zero matrix has none.
+
+    Attributes:
+        values_K: float64.
+        left_OK: float64, orthonormal columns; those of the top values alone, if so asked.
+    """
+
+    values_K: torch.Tensor
+    left_OK: torch.Tensor
+
+
+def update_spectrum(update: MatrixUpdate) -> Spectrum:
+    """Of dW, with its top 8 directions at least; an adapter's without ever forming dW."""
+    if update.factors:
+        return low_rank_spectrum(*update.factors)
+    assert update.dense_OI is not None  # noqa: S101 - one of the two is set
+    return dense_spectrum(update.dense_OI, top=DIRECTIONS)
+
+
+def low_rank_spectrum(B_OR: torch.Tensor, A_RI: torch.Tensor) -> Spectrum:
+    """Of B A = Q_B (R_B R_A^T) Q_A^T: the SVD of the R x R matrix in the middle, turned by Q_B."""
+    Q_OR, triangle_B = torch.linalg.qr(B_OR.double())
+    _, triangle_A = torch.linalg.qr(A_RI.double().T)
+    left, values, _ = torch.linalg.svd(triangle_B @ triangle_A.T)
+    return _without_zeros(values, Q_OR @ left[:, : len(values)])
+
+
+def dense_spectrum(W_OI: torch.Tensor, top: int | None = None) -> Spectrum:
+    """Of any matrix, from W W^T or, where it has fewer columns than rows, from W^T W.
+
+    Args:
+        W_OI: the matrix.
+        top: how many left singular vectors are wanted; default all.
+    """
+    W_OI = W_OI.double()
+    tall = W_OI.shape[0] > W_OI.shape[1]
+    squares, vectors = torch.linalg.eigh(W_OI.T @ W_OI if tall else W_OI @ W_OI.T)
+    values, vectors = squares.clamp_min(0).sqrt().flip(0), vectors.flip(1)
+    spectrum = _without_zeros(values, vectors)
+    vectors = spectrum.left_OK[:, :top]
+    if tall:  # they are the right ones so far
+        vectors = W_OI @ vectors / spectrum.values_K[:top]
+    return Spectrum(spectrum.values_K, vectors)
+
+
+def _without_zeros(values: torch.Tensor, vectors: torch.Tensor) -> Spectrum:
+    count = int((values > _RELATIVE_ZERO * values.max()).sum()) if len(values) else 0
+    return Spectrum(values[:count], vectors[:, :count])
+
+
+def stable_rank(values_K: torch.Tensor) -> float:
+    """Squared Frobenius over squared spectral norm: 1 to the rank."""
+    return float(values_K.square().sum() / values_K[0].square())
+
+
+def effective_rank(values_K: torch.Tensor) -> float:
+    """exp(-sum p log p) with p = s / sum(s): 1 to the rank (Roy and Vetterli 2007)."""
+    shares = values_K / values_K.sum()
+    return float(torch.special.entr(shares).sum().exp())
+
+
+def rank_90(values_K: torch.Tensor) -> int:
+    """Least k whose top k singular values carry 90 % of sum s^2 (2405.09673)."""
+    carried = values_K.square().cumsum(0)
+    return int((carried < _ENERGY * carried[-1]).sum()) + 1
+
+
+@dataclass(frozen=True)
+class VectorChange:
+    """How the left singular vectors of a matrix moved; fields as in `MatrixChange`."""
+
+    intruders: int
+    cosine_by_index: float
+    cosine_by_maximum: float
+
+
+def vector_change(base_OK: torch.Tensor, tuned_OK: torch.Tensor) -> VectorChange:
+    """Compare left singular vectors of W0, all of them, and of W, the first ones at least.
+
+    Args:
+        base_OK: of W0, by falling singular value.
+        tuned_OK: of W, likewise.
+    """
+    compared = min(COMPARED_VECTORS, base_OK.shape[1], tuned_OK.shape[1])
+    tuned_OK = tuned_OK[:, : max(compared, min(_INTRUDER_VECTORS, tuned_OK.shape[1]))]
+    cosines = (base_OK.T @ tuned_OK.to(base_OK.dtype)).abs()
+    square = cosines[:compared, :compared]
+    return VectorChange(
+        intruders=int((cosines[:, :_INTRUDER_VECTORS].amax(0) < _INTRUDER_COSINE).sum()),
+        cosine_by_index=float(square.diagonal().mean()),
+        cosine_by_maximum=float(square.amax(0).mean()),
+    )
+
+
+def subspace_similarity(U_OI: torch.Tensor, V_OJ: torch.Tensor) -> float:
+    """norm_F(U^T V)^2 / min(i, j) of two sets of orthonormal columns, 0 to 1 (LoRA, eq. 4).
+
+    2106.09685 compares right singular vectors of A; here they are left ones of dW, which exist for
+    full fine-tuning as well.
+    """
+    return float((U_OI.T @ V_OJ).square().sum() / min(U_OI.shape[1], V_OJ.shape[1]))

@@ -1,0 +1,162 @@
+"""A trial's weight update dW = W - W0 as a stream of matrices, one in memory at a time.
+
+Shapes: O outputs, I inputs, R rank of the adapter. Only matrices of the decoder's layers are
+looked at, so that LoRA and full fine-tuning compare on the same ones; embeddings, norms and the
+head are left out, and so are stacked experts (three dimensions).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from trainables.config import LoraConfig, TrialConfig
+from trainables.errors import CannotInspect
+from trainables.inside.weights import SavedWeights, Weights
+
+
+@dataclass(frozen=True)
+class MatrixUpdate:
+    """The update of one weight matrix; either `factors` or `dense_OI` is set.
+
+    Attributes:
+        name: of the weight in the base.
+        base_OI: W0, float32.
+        factors: B (O, R) and A (R, I) with dW = B A, the scaling folded into B.
+        dense_OI: dW, float32.
+    """
+
+    name: str
+    base_OI: torch.Tensor
+    factors: tuple[torch.Tensor, torch.Tensor] | None = None
+    dense_OI: torch.Tensor | None = None
+
+    @property
+    def layer(self) -> int:
+        """Of the decoder, from 0: the first number in the name."""
+        layer = _layer(self.name)
+        assert layer is not None  # noqa: S101 - `updates` makes no other
+        return layer
+
+    @property
+    def module(self) -> str:
+        """Name within the layer, such as `self_attn.q_proj`."""
+        _, _, inside = self.name.partition(f".{self.layer}.")
+        return inside.removesuffix(".weight")
+
+    @property
+    def rank_limit(self) -> int:
+        """The most that the rank of dW can be."""
+        limits = [*self.base_OI.shape]
+        if self.factors:
+            limits.append(self.factors[1].shape[0])
+        return int(min(limits))
+
+    def tuned(self) -> torch.Tensor:
+        """W = W0 + dW (O, I), float32."""
+        if self.factors:
+            B_OR, A_RI = self.factors
+            return torch.addmm(self.base_OI, B_OR, A_RI)
+        assert self.dense_OI is not None  # noqa: S101 - one of the two is set
+        return self.base_OI + self.dense_OI
+
+
+def updates(
+    config: TrialConfig, weights_dir: Path, base: Weights, device: torch.device
+) -> Iterator[MatrixUpdate]:
+    """The update of every matrix that the trial trained, in the order of the layers.
+
+    Where the weights were saved in bfloat16 the update of a full fine-tuning carries their
+    rounding, of relative size 2^-9, which raises the effective rank of small updates.
+
+    Raises:
+        CannotInspect: base and trial do not fit together, or weights are not finite.
+        FileNotFoundError: the folder holds no safetensors.
+    """
+    saved = SavedWeights(weights_dir)
+    if config.lora is not None:
+        return _lora_updates(config.lora, weights_dir, saved, base, device)
+    return _full_updates(saved, base, device)
+
+
+def _full_updates(saved: Weights, base: Weights, device: torch.device) -> Iterator[MatrixUpdate]:
+    in_base = set(base.names())
+    for name in sorted(saved.names(), key=_by_layer):
+        if _layer(name) is None:
+            continue
+        tuned = saved.read(name)
+        if tuned.ndim != 2:
+            continue
+        base_name = _find(name, in_base)
+        base_OI = base.read(base_name).to(device, torch.float32)
+        dense_OI = tuned.to(device, torch.float32) - base_OI
+        yield MatrixUpdate(base_name, base_OI, dense_OI=_finite(name, dense_OI))
+
+
+def _lora_updates(
+    lora: LoraConfig, weights_dir: Path, saved: Weights, base: Weights, device: torch.device
+) -> Iterator[MatrixUpdate]:
+    """B A of a saved PEFT adapter, and what DoRA makes of it.
+
+    DoRA (2402.09353, eq. 5) gives each output's row of W0 + B A a trained norm m: dW = m (W0 + BA)
+    / norm(W0 + BA) - W0 is as dense as with full fine-tuning.
+    """
+    adapter = json.loads((weights_dir / "adapter_config.json").read_text())
+    transposed = bool(adapter.get("fan_in_fan_out"))  # GPT-2 keeps its weights as (I, O)
+    in_base = set(base.names())
+    magnitudes = {_module_of(n): n for n in saved.names() if "lora_magnitude_vector" in n}
+    for name in sorted((n for n in saved.names() if ".lora_A." in n), key=_by_layer):
+        module = _module_of(name)
+        base_name = _find(f"{module}.weight", in_base)
+        if _layer(base_name) is None:
+            continue
+        A_RI = saved.read(name).to(device, torch.float32)
+        B_OR = saved.read(name.replace(".lora_A.", ".lora_B.")).to(device, torch.float32)
+        A_RI, B_OR = _finite(module, A_RI), _finite(module, B_OR * lora.scaling)
+        base_OI = base.read(base_name).to(device, torch.float32)
+        if module in magnitudes:
+            norm_O = saved.read(magnitudes[module]).to(device, torch.float32).flatten()
+            W0_OI = base_OI.T if transposed else base_OI
+            tuned_OI = torch.addmm(W0_OI, B_OR, A_RI)
+            tuned_OI *= (norm_O / tuned_OI.norm(dim=1))[:, None]
+            dense_OI = tuned_OI.sub_(W0_OI)
+            yield MatrixUpdate(base_name, base_OI, dense_OI=dense_OI.T if transposed else dense_OI)
+        else:
+            factors = (A_RI.T, B_OR.T) if transposed else (B_OR, A_RI)
+            yield MatrixUpdate(base_name, base_OI, factors=factors)
+
+
+def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    if not tensor.isfinite().all():
+        raise CannotInspect(f"{name} has weights that are not finite")
+    return tensor
+
+
+def _module_of(adapter_name: str) -> str:
+    """The module that an adapter's tensor belongs to, as the base names it."""
+    module, _, _ = adapter_name.partition(".lora_")
+    return module.removeprefix("base_model.model.")
+
+
+def _find(name: str, in_base: set[str]) -> str:
+    """The weight's name in the base's files, which may lack the outer module's."""
+    if name in in_base:
+        return name
+    near = [known for known in in_base if name.endswith(f".{known}") or known.endswith(f".{name}")]
+    if len(near) != 1:
+        raise CannotInspect(f"the base has no {name}")
+    return near[0]
+
+
+def _layer(name: str) -> int | None:
+    """The first number in a dotted name; None for what lies outside the layers."""
+    return next((int(part) for part in name.split(".") if part.isdigit()), None)
+
+
+def _by_layer(name: str) -> tuple[int, str]:
+    layer = _layer(name)
+    return (-1 if layer is None else layer, name)

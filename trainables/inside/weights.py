@@ -1,0 +1,105 @@
+"""Weights on disk, read one tensor at a time."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from trainables.config import ModelConfig
+from trainables.errors import CannotInspect
+from trainables.model import load_model, local_folder
+
+
+class Weights(Protocol):
+    """Named tensors of a model."""
+
+    def names(self) -> list[str]:
+        """Every tensor's name."""
+        ...
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, on the CPU.
+
+        Raises:
+            KeyError: there is none of that name.
+        """
+        ...
+
+
+class SavedWeights:
+    """The tensors of a folder's safetensors, in one file or sharded by an index.
+
+    A tensor is in memory from `read` until its reader lets go of it. Files of several shards stay
+    open, mapped and not read.
+
+    Args:
+        folder: of one model or adapter.
+        dtype: to read them in; default the one they were saved in.
+
+    Raises:
+        FileNotFoundError: the folder holds no safetensors.
+        CannotInspect: a file is damaged.
+    """
+
+    def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        self._dtype = dtype
+        self._files: dict[Path, Any] = {}
+        self._file_of: dict[str, Path] = {}
+        for index in folder.glob("*.safetensors.index.json"):
+            shards = json.loads(index.read_text())["weight_map"]
+            self._file_of |= {name: folder / shard for name, shard in shards.items()}
+        if not self._file_of:
+            for file in sorted(folder.glob("*.safetensors")):
+                self._file_of |= dict.fromkeys(self._open(file).keys(), file)
+        if not self._file_of:
+            raise FileNotFoundError(f"no safetensors in {folder}")
+
+    def names(self) -> list[str]:
+        """Every tensor's name."""
+        return list(self._file_of)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, on the CPU."""
+        return self._open(self._file_of[name]).get_tensor(name).to(self._dtype)
+
+    def _open(self, file: Path) -> Any:
+        if file not in self._files:
+            try:
+                self._files[file] = safe_open(file, framework="pt")
+            except SafetensorError as error:
+                raise CannotInspect(f"{file} is damaged: {error}") from error
+        return self._files[file]
+
+
+class LoadedWeights:
+    """The tensors of a model that is in memory as a whole."""
+
+    def __init__(self, model: Any) -> None:
+        self._tensors = model.state_dict()
+
+    def names(self) -> list[str]:
+        """Every tensor's name."""
+        return list(self._tensors)
+
+    def read(self, name: str) -> torch.Tensor:
+        """One tensor, on the CPU."""
+        return self._tensors[name].cpu()
+
+
+def base_weights(model: ModelConfig) -> Weights:
+    """The base model's weights in the dtype that it is trained in, or their rounding would count.
+
+    They come from its safetensors, those of a GGUF from its conversion; a base in another format
+    is loaded as a whole.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    try:
+        return SavedWeights(local_folder(model), getattr(torch, model.dtype))
+    except FileNotFoundError:
+        return LoadedWeights(load_model(model))
