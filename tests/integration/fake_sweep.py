@@ -85,6 +85,7 @@ def main() -> None:
     for line in sys.stdin:
         process = os.fork()
         if process == 0:
+            os.dup2(2, 1)  # what Ray prints is no answer
             try:
                 drive(sys.argv[1], *json.loads(line))
                 os._exit(0)
