@@ -1,0 +1,103 @@
+"""The same command again, with something changed: what runs, and what is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import fake_sweep
+import pytest
+import ray.tune
+from ray import cloudpickle
+
+from trainables.config import TrialConfig
+from trainables.errors import UserError
+from trainables.ledger import Ledger
+from trainables.records import Outcome, TrialRecord, TrialStatus
+from trainables.under_ray import OUTCOME
+from tune.listeners import SweepListener
+from tune.sweep import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tune.sweep_config import SweepConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+cloudpickle.register_pickle_by_value(fake_sweep)
+
+LORA = "search.full=null"
+THREE = ("budget.trials=3", "sampler=random", LORA)
+
+
+class Started(SweepListener):
+    """Numbers of the trials that ran, in order."""
+
+    def __init__(self) -> None:
+        self.numbers: list[int] = []
+
+    def trial_started(self, record: TrialRecord) -> None:
+        self.numbers.append(record.number)
+
+
+@pytest.fixture
+def start(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> Callable[..., tuple[list[int], list[TrialRecord]]]:
+    """One start of the command on the same folder: which trials ran, and all records."""
+
+    def start(
+        *overrides: str, retry_failed: bool = False, broken: tuple[int, ...] = ()
+    ) -> tuple[list[int], list[TrialRecord]]:
+        def trial(config: dict[str, Any]) -> None:
+            if TrialConfig.model_validate(config["trial"]).number in broken:
+                outcome = Outcome(status=TrialStatus.FAILED, reason="broken")
+                ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+            else:
+                fake_sweep.fake_trial(config)
+
+        sweep = Sweep(load(*overrides), tmp_path / "sweep", base_cache, retry_failed, trial)
+        started = Started()
+        return started.numbers, sweep.run([started]).records
+
+    return start
+
+
+def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any]) -> None:
+    ran, records = start(*THREE, broken=(1,))
+    assert sorted(ran) == [0, 1, 2]
+    assert [r.status.value for r in records] == ["COMPLETE", "FAILED", "COMPLETE"]
+    ran, records = start(*THREE)
+    assert ran == []
+    before = records
+    ran, records = start(*THREE, retry_failed=True)
+    assert ran == [1]
+    assert records[1].status is TrialStatus.COMPLETE
+    assert (records[1].attempt, records[1].reason) == (2, None)
+    assert records[1].params == before[1].params
+    assert [records[0], records[2]] == [before[0], before[2]]
+
+
+def test_a_finished_sweep_is_extended_and_its_search_widened(start: Callable[..., Any]) -> None:
+    _, before = start(*THREE)
+    wider = (*THREE, "search.lora.rank=[1, 2, 4, 8, 16, 32, 64]", "budget.trials=5")
+    ran, records = start(*wider)
+    assert sorted(ran) == [3, 4]
+    assert [r.config for r in records[:3]] == [r.config for r in before]
+
+
+def test_a_search_or_a_model_that_old_trials_do_not_fit_is_refused(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    start(*THREE)
+    ledger = Ledger(tmp_path / "sweep")
+    before = (ledger.sweep(), ledger.trials())
+    for change, told in {
+        "search.lora.rank=[512]": "search.lora.rank: trial 0 of this sweep has rank",
+        "data.limit=7": "data.limit",
+        "objectives=[{metric: validation/loss, mode: min}]": "never logged validation/loss",
+    }.items():
+        with pytest.raises(UserError) as caught:
+            start(*THREE, change)
+        assert told in str(caught.value)
+    assert (ledger.sweep(), ledger.trials()) == before
