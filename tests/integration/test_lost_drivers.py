@@ -194,20 +194,24 @@ def run_killing(
 def prove(
     drivers: Drivers, tmp_path: Path, load: Callable[..., SweepConfig], kills: int, seed: int
 ) -> Tally:
+    """Kill drivers of two sweeps, over and over, and compare each with its undisturbed run."""
     rng, tally = random.Random(seed), Tally()
-    while tally.kills["drivers"] < kills:
-        kind = (SIDE_BY_SIDE, ONE_BY_ONE)[tally.sweeps % 2]
-        overrides = (*CHANGES, *kind, f"seed={tally.sweeps}", f"name=sweep{tally.sweeps}")
-        undisturbed, killed = tmp_path / f"{tally.sweeps}u", tmp_path / f"{tally.sweeps}k"
+    undisturbed: list[tuple[Path, float]] = []
+    kinds = [(*CHANGES, *kind) for kind in (SIDE_BY_SIDE, ONE_BY_ONE)]
+    for number, overrides in enumerate(kinds):
         started = time.monotonic()
-        drivers.start(undisturbed, overrides)
+        drivers.start(tmp_path / f"undisturbed{number}", overrides)
         assert drivers.wait() == 0
-        duration = time.monotonic() - started
-        take_base_from(undisturbed, killed)
-        run_killing(drivers, killed, overrides, duration * 0.6, rng, tally)
+        undisturbed.append((tmp_path / f"undisturbed{number}", time.monotonic() - started))
+    while tally.kills["drivers"] < kills:
+        kind = tally.sweeps % 2
+        folder, duration = undisturbed[kind]
+        killed = tmp_path / f"killed{tally.sweeps}"
+        take_base_from(folder, killed)
+        run_killing(drivers, killed, kinds[kind], duration * 0.5, rng, tally)
         ledger = Ledger(killed)
-        assert results(ledger) == results(Ledger(undisturbed))
-        check_study(ledger, load(*overrides))
+        assert results(ledger) == results(Ledger(folder))
+        check_study(ledger, load(*kinds[kind]))
         tally.sweeps += 1
         tally.trials += len(ledger.trials())
         tally.attempts += sum(record.attempt for record in ledger.trials())
