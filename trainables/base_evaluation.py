@@ -19,7 +19,6 @@ from typing import TypeVar
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.data import TokenizedData, tokenize
-from trainables.disk import write_whole
 from trainables.drift import (
     KlReference,
     general_nll,
@@ -30,6 +29,7 @@ from trainables.drift import (
 from trainables.errors import Fault, UserError
 from trainables.evaluation import Evaluation, Evaluator
 from trainables.forgetting import forgetting_metrics
+from trainables.items import read_items, write_items
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.model import fingerprint, load_tokenizer, shared_base
 from trainables.records import BaseRecord, ItemScore
@@ -221,16 +221,6 @@ def _store(
         shutil.rmtree(unfinished)
         if not folder.exists():
             raise
-
-
-def write_items(file: Path, items: Sequence[ItemScore]) -> None:
-    """One JSON line an item."""
-    write_whole(file, "".join(f"{item.model_dump_json()}\n" for item in items))
-
-
-def read_items(file: Path) -> list[ItemScore]:
-    """Items as written by `write_items`."""
-    return [ItemScore.model_validate_json(line) for line in file.read_text().splitlines()]
 
 
 def compare_with_base(

@@ -25,10 +25,18 @@ from pathlib import Path
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
+from trainables.items import items_file, parse_items
 from trainables.locations import node_cache
 from trainables.metrics_file import MetricsFile, check_lines, read_lines, to_line
 from trainables.record_faults import Record, read_record
-from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.records import (
+    BaseRecord,
+    ItemScore,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
 from trainables.storage import Location, open_storage
 
 
@@ -58,6 +66,7 @@ class SweepFolder:
         self.lock = root / "lock.json"
         self.base = root / "base"
         self.base_json = self.base / "base.json"
+        self.base_items = self.base / "items.jsonl"
         self.trials = root / "trials"
         self.warm_start = root / "warm_start.jsonl"
         self.results_csv = root / "results.csv"
@@ -265,6 +274,21 @@ class Ledger:
         files = [self.folder.metrics(number) for number in numbers]
         logs = self.storage.read_logs([self.folder.name(file) for file in files])
         return list(zip(numbers, map(self.folder.place, files), logs, strict=True))
+
+    def base_items(self) -> list[ItemScore]:
+        """The base model's outcome on every item."""
+        return parse_items(self.storage.read(self.folder.name(self.folder.base_items)))
+
+    def items(self, record: TrialRecord) -> list[ItemScore]:
+        """A trial's outcome on every item after its newest measurement; none if not evaluated."""
+        if record.last is None:
+            return []
+        attempt = self.folder.attempt(record.number, record.last.attempt)
+        name = self.folder.name(items_file(attempt, record.last.step))
+        try:
+            return parse_items(self.storage.read(name))
+        except FileNotFoundError:
+            return []
 
     def _numbers(self) -> list[int]:
         """Of the trials that have a folder."""

@@ -13,7 +13,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from trl import SFTTrainer
 
 from trainables import metric_keys
-from trainables.base_evaluation import Base, compare_with_base, write_items
+from trainables.base_evaluation import Base, compare_with_base
 from trainables.config import TrialConfig
 from trainables.data import TokenizedData
 from trainables.disk import is_disk_full
@@ -26,6 +26,7 @@ from trainables.errors import (
     first_line,
 )
 from trainables.evaluation import Evaluator
+from trainables.items import items_file, write_items
 from trainables.out_of_memory import is_out_of_memory
 from trainables.records import Measurement
 from trainables.reporter import Reporter
@@ -157,8 +158,7 @@ class Reports(TrainerCallback):
                 model, self._validation, self._config.eval.batch_size
             )
         if self._trainer.is_world_process_zero():
-            items = Path(self._config.output_dir) / "items" / f"step_{step:08d}.jsonl"
-            write_items(items, evaluation.items)
+            write_items(items_file(Path(self._config.output_dir), step), evaluation.items)
         self._evaluation_seconds += time.perf_counter() - started
         return metrics
 

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from trainables import metric_keys
 from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.wording import ABSENT, metric_text, rate, setting, status_in_full
 from tune.listeners import SweepListener
 
 if TYPE_CHECKING:
@@ -21,18 +22,10 @@ if TYPE_CHECKING:
 
     from rich.console import Console, JustifyMethod, RenderableType
 
-    from trainables.config import TrialConfig
     from tune.sweep_config import SweepConfig
 
-ABSENT = "-"
 _REFRESHES_PER_SECOND = 2
 _OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
-_SIGNED = {
-    metric_keys.FORGETTING_MEAN,
-    metric_keys.FORGETTING_MAX,
-    metric_keys.FORGETTING_NLL,
-    metric_keys.OOD_GAP,
-}
 _WORTH_A_LINE = {TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED}
 
 
@@ -333,38 +326,6 @@ def count_statuses(records: Sequence[TrialRecord]) -> str:
     words = {s: "interrupted" if s is TrialStatus.RUNNING else status_in_full(s) for s in STATUS}
     counted = [(statuses.count(status), word) for status, word in words.items()]
     return ", ".join(f"{count} {word}" for count, word in counted if count)
-
-
-def status_in_full(status: TrialStatus) -> str:
-    """Such as `out of memory`."""
-    return status.value.replace("_", " ").lower()
-
-
-def setting(config: TrialConfig) -> str:
-    """The point of the search in a few words, such as `lora, rank 8, alpha 16, lr 3.2e-04`."""
-    parts: list[str] = [config.method]
-    if config.lora:
-        parts += [f"rank {config.lora.rank}", f"alpha {config.lora.alpha:g}"]
-    return ", ".join([*parts, f"lr {rate(config.learning_rate)}"])
-
-
-def metric_text(key: str, value: float | None) -> str:
-    """Shares and losses with three decimals, forgetting signed, other units compact."""
-    if value is None:
-        return ABSENT
-    if key == metric_keys.LEARNING_RATE:
-        return rate(value)
-    metric = metric_keys.METRICS.get(key)
-    # Keys that METRICS does not list are those of single tasks, which are shares.
-    if metric is not None and metric.unit not in ("share", "nats/token"):
-        return f"{value:.4g}"
-    rounded = round(value, 3) + 0.0  # no -0.000
-    return f"{rounded:+.3f}" if key in _SIGNED else f"{rounded:.3f}"
-
-
-def rate(value: float) -> str:
-    """A learning rate, such as `3.2e-04`."""
-    return f"{value:.1e}"
 
 
 def duration(seconds: float) -> str:

@@ -16,9 +16,10 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
 from trainables.metric_keys import TRAIN_LOSS
+from trainables.pareto import Constraint
 from trainables.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray import MEASUREMENT
-from tune.sweep_config import Constraint, EarlyStoppingConfig
+from tune.sweep_config import EarlyStoppingConfig
 
 
 class EarlyStopping(FIFOScheduler):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import operator
-import re
-from collections.abc import Callable
 from difflib import get_close_matches
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -21,47 +18,8 @@ from trainables.config import (
     Objective,
     TrainConfig,
 )
+from trainables.pareto import Constraint
 from tune.search_config import LogUniform, SearchConfig
-
-_OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le,
-    "<": operator.lt,
-    ">=": operator.ge,
-    ">": operator.gt,
-}
-_CONSTRAINT = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
-
-
-class Constraint(Frozen):
-    """A bound on a logged metric; in the sweep file written `forgetting/mean <= 0.05`."""
-
-    metric: str
-    operator: Literal["<=", "<", ">=", ">"]
-    bound: float = Field(allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _parse(cls, value: Any) -> Any:
-        if not isinstance(value, str):
-            return value
-        match = _CONSTRAINT.fullmatch(value)
-        if match is None:
-            raise ValueError(f"must read `metric <= number` (or <, >=, >), got {value!r}")
-        metric, symbol, bound = match.groups()
-        return {"metric": metric, "operator": symbol, "bound": bound}
-
-    def __str__(self) -> str:
-        return f"{self.metric} {self.operator} {self.bound:g}"
-
-    def holds(self, value: float) -> bool:
-        """Whether the value is within the bound."""
-        return _OPERATORS[self.operator](value, self.bound)
-
-    def violation(self, value: float) -> float:
-        """How far beyond the bound, in the metric's unit; <= 0 where it holds."""
-        if self.holds(value):
-            return min(0.0, -abs(value - self.bound))
-        return max(abs(value - self.bound), 1e-12)
 
 
 class BudgetConfig(Frozen):

@@ -13,9 +13,10 @@ import torch
 from safetensors.torch import load_file
 
 from trainables import metric_keys
-from trainables.base_evaluation import evaluate_base, read_items
+from trainables.base_evaluation import evaluate_base
 from trainables.config import ROLES, TrialConfig
 from trainables.errors import Diverged
+from trainables.items import read_items
 from trainables.locations import resolve
 from trainables.lora import train_lora
 from trainables.model import load_model, shared_base

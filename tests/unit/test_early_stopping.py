@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, TRAIN_LOSS
+from trainables.pareto import Constraint
 from trainables.records import Measurement, Outcome, TrialStatus
 from tune.early_stopping import Rung, SuccessiveHalving
-from tune.sweep_config import Constraint, EarlyStoppingConfig
+from tune.sweep_config import EarlyStoppingConfig
 
 TOTAL = 90
 CONFIG = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1.0}, reduction_factor=3, first_rung=1 / 9)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import logging
 import random
 import subprocess
 import sys
@@ -15,8 +14,9 @@ from rich.console import Console
 
 from trainables import metric_keys
 from trainables.config import TrialConfig
+from trainables.pareto import pareto_front, recommend
 from trainables.records import Measurement, TrialRecord, TrialStatus
-from tune.summary import pareto_front, print_summary, recommend, write_results_csv
+from tune.summary import print_summary, write_results_csv
 from tune.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
@@ -138,25 +138,6 @@ def test_a_trial_without_an_objective_or_a_constrained_metric_is_not_on_the_fron
     records = [trial(0, {GAIN: 0.9}), trial(1, {GAIN: 0.5, LOSS: 0.1}), trial(2, None)]
     assert numbers(pareto_front(sweep(), records)) == [1]
     assert numbers(pareto_front(sweep(TWO[:1], f"{LOSS} <= 1"), records)) == [1]
-
-
-def test_optuna_is_silent_and_left_as_it_was(monkeypatch):
-    import optuna
-
-    said: list[logging.LogRecord] = []
-    logger = logging.getLogger("optuna")
-    handler = logging.Handler()
-    monkeypatch.setattr(handler, "emit", said.append)
-    logger.addHandler(handler)
-    before = optuna.logging.get_verbosity()
-    try:
-        optuna.logging.set_verbosity(optuna.logging.INFO)
-        pareto_front(sweep(TWO, f"{LOSS} <= 1"), [trial(0, {GAIN: 0.5, LOSS: 0.1})])
-        assert said == []
-        assert optuna.logging.get_verbosity() == optuna.logging.INFO
-    finally:
-        optuna.logging.set_verbosity(before)
-        logger.removeHandler(handler)
 
 
 def test_one_objective_recommends_the_best_and_the_lower_number_on_a_tie():
