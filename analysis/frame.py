@@ -1,55 +1,201 @@
-"""A sweep as one tidy frame: a row for each trial, failed ones included."""
+"""Sweeps as tidy frames: trials, measurements, tasks and items, failed trials included.
+
+Nothing is parsed from names: keys of tasks are built from the base's record, and units and
+directions come from `trainables.metric_keys`.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
-from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger
+from analysis.sweeps import Sweep, open_sweeps, pair_items, repeated_trial
+from trainables import metric_keys
+from trainables.metric_keys import METRICS, Metric
 from trainables.records import TrialRecord
 
 
-def load_trials(sweep_dir: Path) -> pd.DataFrame:
-    """Settings, status and final metrics of every trial, indexed by trial number.
-
-    Columns of settings are named as in the W&B runs' configuration, columns of metrics by their
-    keys (`trainables.metric_keys` has units and directions). What a trial never logged is NaN.
+def load_trials(*sweep_dirs: Path) -> pd.DataFrame:
+    """Settings, status and final metrics of every trial of one or several sweeps.
 
     Raises:
-        UserError: the folder holds no sweep, or one that is damaged or of a newer version.
+        UserError: as `open_sweeps`.
     """
-    ledger = Ledger(sweep_dir)
-    if not ledger.exists():
-        raise UserError(
-            [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
-        )
-    ledger.check()
-    rows = [_row(record) for record in ledger.trials()]
-    if not rows:
-        raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])
-    return pd.DataFrame(rows).set_index("number")
+    return trials_frame(open_sweeps(sweep_dirs))
 
 
 def load_base(sweep_dir: Path) -> dict[str, float]:
     """The base model's metrics."""
-    return Ledger(sweep_dir).base().metrics
+    return open_sweeps([sweep_dir])[0].base.metrics
 
 
-def _row(record: TrialRecord) -> dict[str, object]:
+def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """A row for each trial, indexed by its id, which is unique over sweeps.
+
+    Columns of settings are named as in the W&B runs' configuration, columns of metrics by their
+    keys. What a trial never logged is NaN.
+    """
+    rows = [_row(sweep, record) for sweep in sweeps for record in sweep.trials]
+    return pd.DataFrame(rows).set_index("trial_id")
+
+
+def _row(sweep: Sweep, record: TrialRecord) -> dict[str, object]:
     config = record.config
     lora = config.lora
     return {
-        "number": record.number,
         "trial_id": config.trial_id,
+        "sweep": sweep.name,
+        "number": record.number,
+        "confirms": repeated_trial(record),
         "method": config.method,
         "lora/rank": lora.rank if lora else None,
         "lora/alpha": lora.alpha if lora else None,
         "lora/scaling": lora.scaling if lora else None,
+        "lora/dropout": lora.dropout if lora else None,
+        "lora/rslora": lora.rslora if lora else None,
+        "lora/dora": lora.dora if lora else None,
         "learning_rate": config.learning_rate,
+        "batch_size": config.train.batch_size,
+        "epochs": config.train.epochs,
+        "seed": config.seed,
         "status": record.status.value,
         "reason": record.reason,
+        "attempt": record.attempt,
+        "seconds": record.ended - record.started if record.ended is not None else None,
         "weights_dir": record.weights_dir,
         **(record.last.metrics if record.last else {}),
     }
+
+
+def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """Every measured value: trial_id, sweep, number, step, share, metric, value.
+
+    `share` is the part of the training that is done, in [0, 1]; NaN where its length is unknown.
+    """
+    rows = [
+        (
+            record.config.trial_id,
+            sweep.name,
+            record.number,
+            measurement.step,
+            measurement.step / measurement.total_steps if measurement.total_steps else None,
+            metric,
+            value,
+        )
+        for sweep in sweeps
+        for record in sweep.trials
+        for measurement in sweep.ledger.measurements(record.number)
+        for metric, value in measurement.metrics.items()
+    ]
+    columns = ["trial_id", "sweep", "number", "step", "share", "metric", "value"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """Every trial's newest score on every task.
+
+    Columns: trial_id, sweep, number, role, task, metric (the harness's), score, stderr, base,
+    chance, gain (score - base) and forgetting (base - score; retention tasks alone). All shares.
+    """
+    columns = ["trial_id", "sweep", "number", "role", "task", "metric", "score", "stderr"]
+    columns += ["base", "chance", "gain", "forgetting"]
+    rows = []
+    for sweep in sweeps:
+        for record in sweep.trials:
+            for label, task in sweep.base.scores.items():
+                key = metric_keys.task_score(task.role, label, task.metric)
+                score = record.metric(key)
+                if score is None:
+                    continue
+                rows.append(
+                    {
+                        "trial_id": record.config.trial_id,
+                        "sweep": sweep.name,
+                        "number": record.number,
+                        "role": task.role,
+                        "task": label,
+                        "metric": task.metric,
+                        "score": score,
+                        "stderr": record.metric(f"{key}_stderr"),
+                        "base": task.value,
+                        "chance": task.chance,
+                        "gain": score - task.value,
+                        "forgetting": task.value - score if task.role == "retention" else None,
+                    }
+                )
+    return pd.DataFrame(rows, columns=columns)
+
+
+def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -> pd.DataFrame:
+    """Every document's score by the base and by each trial that was evaluated to its end.
+
+    Columns: trial_id, sweep, number, role, task, doc_hash, filter, base, tuned.
+
+    Args:
+        sweeps: to read.
+        numbers: of the trials to read, all if absent.
+    """
+    wanted = None if numbers is None else set(numbers)
+    rows = [
+        (
+            record.config.trial_id,
+            sweep.name,
+            record.number,
+            sweep.base.scores[task].role,
+            task,
+            pair.base.doc_hash,
+            pair.base.filter,
+            pair.base.score,
+            pair.tuned.score,
+        )
+        for sweep in sweeps
+        for base_items in [sweep.ledger.base_items()]
+        for record in sweep.trials
+        if wanted is None or record.number in wanted
+        for task, pairs in pair_items(base_items, sweep.ledger.items(record)).items()
+        for pair in pairs
+    ]
+    columns = ["trial_id", "sweep", "number", "role", "task", "doc_hash", "filter", "base", "tuned"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def describe_metrics(sweeps: Sequence[Sweep]) -> pd.DataFrame:
+    """Unit, better direction and meaning of every metric that the sweeps may have logged."""
+    described: dict[str, Metric] = dict(METRICS)
+    for sweep in sweeps:
+        for label, task in sweep.base.scores.items():
+            described |= _task_metrics(label, task.role, task.metric)
+    rows = {
+        key: {"unit": metric.unit, "better": metric.better, "meaning": metric.meaning}
+        for key, metric in described.items()
+    }
+    return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _task_metrics(label: str, role: str, metric: str) -> dict[str, Metric]:
+    key = metric_keys.task_score(role, label, metric)
+    described = {
+        key: Metric("share", "max", f"{metric} on {label}"),
+        f"{key}_stderr": Metric("share", "none", f"standard error of {metric} on {label}"),
+    }
+    if role == "retention":
+        described |= {
+            metric_keys.task_forgetting(label): Metric(
+                "share", "min", f"base minus tuned accuracy on {label}"
+            ),
+            metric_keys.task_forgetting_adjusted(label): Metric(
+                "share", "min", f"forgetting on {label} beyond what guessing explains"
+            ),
+            metric_keys.task_retention_ratio(label): Metric(
+                "share", "max", f"share of the skill above chance left on {label}"
+            ),
+            metric_keys.task_flips(label, "forgotten"): Metric(
+                "share", "min", f"items of {label} that went right to wrong"
+            ),
+            metric_keys.task_flips(label, "gained"): Metric(
+                "share", "max", f"items of {label} that went wrong to right"
+            ),
+        }
+    return described

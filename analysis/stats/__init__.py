@@ -1,0 +1,1 @@
+"""Statistics of sweeps: pure functions of numbers, seeded where they draw."""

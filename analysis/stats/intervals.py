@@ -1,0 +1,108 @@
+"""Intervals: over items by the bootstrap, over seeds by Student's t."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+_RESAMPLES = 10_000
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Interval:
+    """An estimate with an interval about it, all in the unit of the estimate.
+
+    Attributes:
+        n: items or seeds it rests on.
+        level: confidence.
+    """
+
+    estimate: float
+    low: float
+    high: float
+    n: int
+    level: float = LEVEL
+
+    def __str__(self) -> str:
+        """Such as `+0.021 [+0.012, +0.034]`."""
+        return f"{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+
+
+def bootstrap_mean(
+    values_by_task: Sequence[ArrayLike],
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+    resamples: int = _RESAMPLES,
+) -> Interval:
+    """Percentile interval of the mean over tasks of the mean over a task's items.
+
+    Items are drawn anew within each task (Efron & Tibshirani 1993, ch. 13; strata as tasks), so
+    give differences of pairs for a paired interval. A resample of n items is one draw of how
+    often each distinct value occurs, a multinomial, so the cost does not grow with n.
+
+    Args:
+        values_by_task: for each task the values of its items, any number of each.
+        seed: of the draws.
+        level: confidence in (0, 1).
+        resamples: draws.
+
+    Raises:
+        ValueError: there is no task, or one without items.
+    """
+    arrays = [np.asarray(values, dtype=float) for values in values_by_task]
+    if not arrays or any(array.size == 0 for array in arrays):
+        raise ValueError("every task needs items")
+    generator = np.random.default_rng(seed)
+    means = np.mean([_resampled_means(a, resamples, generator) for a in arrays], axis=0)
+    tail = (1 - level) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    estimate = float(np.mean([array.mean() for array in arrays]))
+    return Interval(estimate, float(low), float(high), sum(a.size for a in arrays), level)
+
+
+def _resampled_means(
+    values: NDArray[np.float64], resamples: int, generator: np.random.Generator
+) -> NDArray[np.float64]:
+    distinct, counts = np.unique(values, return_counts=True)
+    drawn = generator.multinomial(values.size, counts / values.size, size=resamples)
+    means: NDArray[np.float64] = drawn @ distinct / values.size
+    return means
+
+
+def paired_difference(
+    first_by_task: Sequence[ArrayLike],
+    second_by_task: Sequence[ArrayLike],
+    *,
+    seed: int = 0,
+    level: float = LEVEL,
+) -> Interval:
+    """Bootstrap interval of first minus second over the same items, mean over tasks.
+
+    Raises:
+        ValueError: the two are not of the same shape.
+    """
+    pairs = zip(first_by_task, second_by_task, strict=True)
+    differences = []
+    for first, second in pairs:
+        one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
+        if one.shape != other.shape:
+            raise ValueError(f"items must pair, got {one.size} and {other.size}")
+        differences.append(one - other)
+    return bootstrap_mean(differences, seed=seed, level=level)
+
+
+def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+    """Student's t interval of the mean over seeds; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    mean = float(np.mean(values))
+    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
+    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * error
+    return Interval(mean, mean - half, mean + half, len(values), level)

@@ -1,0 +1,169 @@
+"""Sweeps as they lie on disk: records, base, what they were after, how far they came."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from trainables.config import Frozen, ModelConfig, Objective
+from trainables.errors import Fault, UserError
+from trainables.ledger import Ledger
+from trainables.pareto import Constraint
+from trainables.records import BaseRecord, ItemScore, SweepRecord, TrialRecord, TrialStatus
+
+
+class Goals(Frozen):
+    """What a sweep was after, as its own record tells."""
+
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...] = ()
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """One sweep.
+
+    Attributes:
+        ledger: reads what is too large to hold, such as items.
+        trials: every trial, by number; failed ones and repeats with other seeds included.
+    """
+
+    ledger: Ledger
+    record: SweepRecord
+    base: BaseRecord
+    trials: tuple[TrialRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """As in the sweep file."""
+        return str(self.record.config["name"])
+
+    @cached_property
+    def goals(self) -> Goals:
+        """Objectives and constraints."""
+        return Goals.model_validate(
+            {key: self.record.config[key] for key in ("objectives", "constraints")}
+        )
+
+    @cached_property
+    def model(self) -> ModelConfig:
+        """The base model."""
+        return ModelConfig.model_validate(self.record.config["model"])
+
+    @property
+    def unfinished(self) -> str | None:
+        """What is still missing, such as `12 of 16 trials ended, 1 is running`; None if nothing is.
+
+        A sweep that ran out of hours, or of points of its grid, counts as unfinished too: its
+        record does not tell one from the other.
+        """
+        search = [record for record in self.trials if repeated_trial(record) is None]
+        running = sum(record.status is TrialStatus.RUNNING for record in self.trials)
+        ended = sum(record.status is not TrialStatus.RUNNING for record in search)
+        budget = self.record.config["budget"]
+        asked = int(budget["trials"]) if isinstance(budget, dict) else ended
+        if ended >= asked and not running:
+            return None
+        told = f"{ended} of {asked} trials ended"
+        return f"{told}, {running} not" if running else told
+
+
+def repeated_trial(record: TrialRecord) -> int | None:
+    """The number of the trial that this one repeats with another seed; None for any other."""
+    # Records of sweeps without confirmation have no such field.
+    number: int | None = getattr(record, "confirms", None)
+    return number
+
+
+def open_sweeps(sweep_dirs: Sequence[Path]) -> list[Sweep]:
+    """Read sweeps that can be shown together: of one base model, evaluated on the same items.
+
+    Raises:
+        UserError: all that stands against it: folders without a sweep, a base that is not
+            evaluated yet, sweeps without trials, other models or other evaluations.
+    """
+    sweeps: list[Sweep] = []
+    faults: list[Fault] = []
+    for sweep_dir in dict.fromkeys(sweep_dirs):
+        try:
+            sweeps.append(_open(sweep_dir))
+        except UserError as error:
+            faults += error.faults
+    for sweep in sweeps[1:]:
+        faults += _differences(sweeps[0], sweep)
+    if faults:
+        raise UserError(faults)
+    return sweeps
+
+
+def _open(sweep_dir: Path) -> Sweep:
+    ledger = Ledger(sweep_dir)
+    if not ledger.exists():
+        raise UserError(
+            [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
+        )
+    trials = tuple(ledger.trials())
+    if not trials:
+        raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])
+    try:
+        base = ledger.base()
+    except FileNotFoundError:
+        rule = f"the base model is not evaluated yet: {sweep_dir}"
+        raise UserError([Fault("SWEEP_DIR", rule)]) from None
+    return Sweep(ledger, ledger.sweep(), base, trials)
+
+
+def _differences(first: Sweep, other: Sweep) -> list[Fault]:
+    """Why two sweeps cannot be shown together."""
+    folders = f"{first.ledger.folder.root} and {other.ledger.folder.root}"
+    models = [_told(sweep.model) for sweep in (first, other)]
+    if models[0] != models[1]:
+        rule = f"{folders} have different base models, {models[0]} and {models[1]}"
+        return [Fault("SWEEP_DIR", rule, "make one report for each model")]
+    if first.base.key != other.base.key:
+        rule = f"{folders} have different data or evaluations"
+        remedy = "their scores are not over the same items; make one report for each"
+        return [Fault("SWEEP_DIR", rule, remedy)]
+    return []
+
+
+def _told(model: ModelConfig) -> str:
+    return f"{model.name}@{model.revision}" if model.revision else model.name
+
+
+@dataclass(frozen=True)
+class PairedItem:
+    """One document, answered by the base and by a tuned model."""
+
+    base: ItemScore
+    tuned: ItemScore
+
+    @property
+    def is_forgotten(self) -> bool:
+        """Right before, wrong after; right is a score above 0.5."""
+        return self.base.score > 0.5 >= self.tuned.score
+
+    @property
+    def is_gained(self) -> bool:
+        """Wrong before, right after."""
+        return self.tuned.score > 0.5 >= self.base.score
+
+
+def pair_items(
+    base: Sequence[ItemScore], tuned: Sequence[ItemScore]
+) -> dict[str, list[PairedItem]]:
+    """Items of both by task, in the base's order; what only one of them has is left out.
+
+    They pair on (task, doc_hash, filter) and, where a document stands in a task twice, in order.
+    """
+    waiting: dict[tuple[str, str, str], list[ItemScore]] = {}
+    for item in reversed(tuned):
+        waiting.setdefault((item.task, item.doc_hash, item.filter), []).append(item)
+    pairs: dict[str, list[PairedItem]] = {}
+    for item in base:
+        partners = waiting.get((item.task, item.doc_hash, item.filter))
+        if partners:
+            pairs.setdefault(item.task, []).append(PairedItem(item, partners.pop()))
+    return pairs

@@ -1,0 +1,136 @@
+"""Sweeps as frames: what is read, in which units, and what is refused."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from synthetic_sweep import STEPS, TASKS, SyntheticSweep
+
+from analysis.frame import (
+    describe_metrics,
+    items_frame,
+    load_trials,
+    measurements_frame,
+    tasks_frame,
+    trials_frame,
+)
+from analysis.sweeps import open_sweeps, pair_items
+from trainables.errors import UserError
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
+from trainables.records import ItemScore, TrialStatus
+
+
+@pytest.fixture(scope="module")
+def sweeps(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sweeps")
+    first = SyntheticSweep(
+        trials=6,
+        failures={2: TrialStatus.FAILED, 3: TrialStatus.DIVERGED, 5: TrialStatus.RUNNING},
+    )
+    second = SyntheticSweep(trials=4, name="another")
+    return open_sweeps([first.write(folder / "first"), second.write(folder / "second")])
+
+
+def test_every_trial_of_every_sweep_has_a_row(sweeps):
+    trials = trials_frame(sweeps)
+    assert trials.index.is_unique
+    assert trials["sweep"].value_counts().to_dict() == {"synthetic": 6, "another": 4}
+    assert trials.loc["synthetic-id-0002", "reason"] == "ValueError: no <b>luck</b>"
+    assert math.isnan(trials.loc["synthetic-id-0002", IN_DOMAIN_ACC])
+    for sweep in sweeps:
+        for record in sweep.trials:
+            row = trials.loc[record.config.trial_id]
+            assert row["status"] == record.status.value
+            assert row["learning_rate"] == record.config.learning_rate
+            if record.config.lora:
+                assert row["lora/rank"] == record.config.lora.rank
+                assert row["lora/scaling"] == record.config.lora.scaling
+            else:
+                assert math.isnan(row["lora/rank"])
+
+
+def test_measurements_are_those_of_the_ledger(sweeps):
+    frame = measurements_frame(sweeps)
+    one = frame[(frame["trial_id"] == "another-id-0001") & (frame["metric"] == IN_DOMAIN_ACC)]
+    assert one["step"].tolist() == [STEPS // 2, STEPS]
+    assert one["share"].tolist() == [0.5, 1.0]
+    written = sweeps[1].ledger.measurements(1)
+    assert one["value"].tolist() == [
+        m.metrics[IN_DOMAIN_ACC] for m in written if IN_DOMAIN_ACC in m.metrics
+    ]
+
+
+def test_tasks_carry_base_gain_and_forgetting_whose_mean_is_the_metric(sweeps):
+    frame = tasks_frame(sweeps)
+    assert set(frame["task"]) == set(TASKS)
+    trials = trials_frame(sweeps)
+    forgetting = frame.groupby("trial_id")["forgetting"].mean()
+    assert len(forgetting) >= 6
+    for trial_id, value in forgetting.items():
+        assert value == pytest.approx(trials.loc[trial_id, FORGETTING_MEAN])
+    assert (frame.loc[frame["role"] == "ood", "forgetting"].isna()).all()
+
+
+def test_items_give_the_tasks_scores(sweeps):
+    items = items_frame(sweeps, numbers=[1])
+    assert set(items["number"]) == {1}
+    means = items.groupby(["trial_id", "task"])[["base", "tuned"]].mean()
+    tasks = tasks_frame(sweeps).set_index(["trial_id", "task"])
+    for key, row in means.iterrows():
+        assert row["tuned"] == pytest.approx(tasks.loc[key, "score"])
+        assert row["base"] == pytest.approx(tasks.loc[key, "base"])
+
+
+def test_every_metric_column_has_a_unit_and_a_direction(sweeps):
+    described = describe_metrics(sweeps)
+    logged = {key for s in sweeps for r in s.trials if r.last for key in r.last.metrics}
+    assert logged <= set(described.index)
+    assert described.loc[FORGETTING_MEAN, "better"] == METRICS[FORGETTING_MEAN].better
+    assert described.loc["flips/sorting/forgotten", "better"] == "min"
+
+
+def test_documents_that_occur_twice_pair_in_order():
+    def item(doc: str, score: float, task: str = "a") -> ItemScore:
+        return ItemScore(
+            task=task, doc_hash=doc, filter="f", score=score, prompt="", target="", answer=""
+        )
+
+    base = [item("x", 1), item("x", 0), item("y", 1), item("z", 1)]
+    tuned = [item("y", 0), item("x", 0), item("x", 1)]
+    pairs = pair_items(base, tuned)["a"]
+    assert [(p.base.score, p.tuned.score) for p in pairs] == [(1, 0), (0, 1), (1, 0)]
+    assert [p.is_forgotten for p in pairs] == [True, False, True]
+    assert [p.is_gained for p in pairs] == [False, True, False]
+
+
+def refusal(*folders) -> str:
+    with pytest.raises(UserError) as caught:
+        load_trials(*folders)
+    return str(caught.value)
+
+
+def test_what_is_no_sweep_or_has_nothing_yet_is_refused_all_at_once(tmp_path):
+    fresh = SyntheticSweep(trials=0).write(tmp_path / "fresh")
+    message = refusal(tmp_path / "nothing", fresh)
+    assert f"holds no sweep: {tmp_path / 'nothing'}" in message
+    assert f"has no trial yet: {fresh}" in message
+    unevaluated = SyntheticSweep(trials=1).write(tmp_path / "unevaluated")
+    (unevaluated / "base" / "base.json").unlink()
+    assert "the base model is not evaluated yet" in refusal(unevaluated)
+
+
+def test_other_models_and_other_evaluations_are_refused(tmp_path):
+    one = SyntheticSweep(trials=1).write(tmp_path / "one")
+    other = SyntheticSweep(trials=1, model="other/model").write(tmp_path / "other")
+    longer = SyntheticSweep(trials=1, items=50).write(tmp_path / "longer")
+    assert "different base models, some/model and other/model" in refusal(one, other)
+    assert "different data or evaluations" in refusal(one, longer)
+
+
+def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
+    running = SyntheticSweep(trials=3, budget=8, failures={2: TrialStatus.RUNNING})
+    (sweep,) = open_sweeps([running.write(tmp_path / "a")])
+    assert sweep.unfinished == "2 of 8 trials ended, 1 not"
+    (done,) = open_sweeps([SyntheticSweep(trials=3).write(tmp_path / "b")])
+    assert done.unfinished is None

@@ -1,0 +1,179 @@
+"""Statistics against closed forms, brute force and reference libraries."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+import numpy as np
+import optuna
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
+from statsmodels.stats.multitest import multipletests
+from synthetic_sweep import SyntheticSweep
+
+from analysis.stats.hypervolume import hypervolume
+from analysis.stats.importance import FEWEST_TRIALS, importances
+from analysis.stats.intervals import bootstrap_mean, over_seeds, paired_difference
+from analysis.stats.significance import holm, mcnemar
+from analysis.stats.trends import jonckheere, spearman
+from trainables.ledger import Ledger
+from trainables.metric_keys import IN_DOMAIN_ACC
+
+
+def test_the_bootstrap_is_what_drawing_items_one_by_one_gives():
+    generator = np.random.default_rng(1)
+    tasks = [generator.choice([-1, 0, 1], 60, p=[0.1, 0.6, 0.3]), generator.normal(0, 1, 25)]
+    found = bootstrap_mean(tasks, resamples=40_000)
+    means = [
+        generator.choice(values, (40_000, len(values)), replace=True).mean(axis=1)
+        for values in tasks
+    ]
+    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+    assert found.estimate == pytest.approx(np.mean([values.mean() for values in tasks]))
+    assert found.low == pytest.approx(low, abs=0.01)
+    assert found.high == pytest.approx(high, abs=0.01)
+    assert found.n == 85
+
+
+def test_the_bootstrap_agrees_with_scipy_and_its_seed_decides():
+    values = np.random.default_rng(0).normal(0.3, 1, 80)
+    found = bootstrap_mean([values], seed=3)
+    reference = scipy.stats.bootstrap(
+        (values,), np.mean, method="percentile", n_resamples=20_000, rng=0
+    ).confidence_interval
+    assert (found.low, found.high) == pytest.approx(reference, abs=0.01)
+    assert bootstrap_mean([values], seed=3) == found
+    assert bootstrap_mean([values], seed=4) != found
+
+
+def test_the_interval_covers_the_truth_as_often_as_it_says():
+    generator = np.random.default_rng(5)
+    covered = 0
+    for run in range(400):
+        values = generator.choice([-1.0, 0.0, 1.0], 120, p=[0.1, 0.7, 0.2])
+        interval = bootstrap_mean([values], seed=run, resamples=800)
+        covered += interval.low <= 0.1 <= interval.high
+    assert 0.92 <= covered / 400 <= 0.98
+
+
+def test_a_paired_interval_is_narrower_than_the_models_vary():
+    base = np.random.default_rng(0).integers(0, 2, 200)
+    tuned = base.copy()
+    tuned[:10] = 1 - tuned[:10]
+    paired = paired_difference([base], [tuned])
+    assert paired.high - paired.low < 0.1
+    with pytest.raises(ValueError, match="pair"):
+        paired_difference([base], [tuned[:-1]])
+    with pytest.raises(ValueError, match="items"):
+        bootstrap_mean([[]])
+
+
+def test_seeds_have_the_interval_of_student():
+    values = [0.5, 0.6, 0.55, 0.52]
+    found = over_seeds(values)
+    reference = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((reference.low, reference.high))
+    assert found.estimate == pytest.approx(np.mean(values))
+    assert over_seeds([0.5]) is None
+
+
+@given(st.integers(0, 60), st.integers(0, 60))
+def test_mcnemar_is_the_exact_test(forgotten, gained):
+    table = [[5, forgotten], [gained, 7]]
+    expected = reference_mcnemar(table, exact=True).pvalue if forgotten + gained else 1.0
+    assert mcnemar(forgotten, gained) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12])
+def test_holm_is_the_step_down_adjustment(count):
+    p_values = (np.random.default_rng(count).random(count) ** 4).tolist()
+    p_values += p_values[:1]
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1])
+
+
+@pytest.mark.parametrize("objectives", [1, 2, 3, 4])
+def test_the_hypervolume_is_what_counting_cells_gives(objectives):
+    draw = random.Random(objectives)
+    for _ in range(30):
+        points = [[draw.randrange(5) for _ in range(objectives)] for _ in range(draw.randrange(9))]
+        cells = itertools.product(range(4), repeat=objectives)
+        dominated = sum(
+            any(all(a <= c for a, c in zip(point, cell, strict=True)) for point in points)
+            for cell in cells
+        )
+        assert hypervolume(points, [4] * objectives) == dominated
+
+
+@pytest.mark.parametrize("objectives", [2, 3])
+def test_the_hypervolume_is_optunas(objectives):
+    points = np.random.default_rng(0).random((120, objectives))
+    reference = np.full(objectives, 0.9)
+    inside = points[(points < reference).all(axis=1)]
+    expected = optuna._hypervolume.compute_hypervolume(inside, reference)
+    assert hypervolume(points.tolist(), reference.tolist()) == pytest.approx(expected)
+
+
+def test_spearman_is_scipys():
+    generator = np.random.default_rng(2)
+    first = generator.integers(0, 6, 25)
+    second = first + generator.normal(0, 4, 25)
+    found = spearman(first.tolist(), second.tolist())
+    expected = scipy.stats.spearmanr(first, second)
+    assert found.statistic == pytest.approx(expected.statistic)
+    assert found.p_value == pytest.approx(expected.pvalue, abs=0.02)
+    assert spearman([1, 1, 1], [1, 2, 3]).p_value == 1.0
+
+
+def test_jonckheere_is_the_share_of_all_arrangements_that_are_as_extreme():
+    groups, values = [1, 1, 2, 2, 4, 4, 4], [0.3, 0.1, 0.2, 0.5, 0.4, 0.6, 0.5]
+
+    def statistic(order: tuple[float, ...]) -> float:
+        pairs = itertools.combinations(range(len(groups)), 2)
+        return sum(
+            (order[b] > order[a]) + 0.5 * (order[b] == order[a])
+            for a, b in pairs
+            if groups[a] < groups[b]
+        )
+
+    between = sum(groups[a] < groups[b] for a, b in itertools.combinations(range(7), 2))
+    every = [abs(statistic(order) - between / 2) for order in itertools.permutations(values)]
+    exact = np.mean(np.array(every) >= abs(statistic(tuple(values)) - between / 2) - 1e-9)
+    found = jonckheere(groups, values)
+    assert found.p_value == pytest.approx(exact, abs=0.01)
+    assert found.statistic == pytest.approx(scipy.stats.kendalltau(groups, values).statistic)
+
+
+def test_jonckheere_is_symmetric_and_knows_no_trend_where_there_is_none():
+    ranks = [1, 1, 4, 4, 16, 16, 64, 64]
+    rising = jonckheere(ranks, range(8))
+    falling = jonckheere(ranks, range(8, 0, -1))
+    assert rising.statistic == -falling.statistic > 0.9
+    assert rising.p_value == pytest.approx(falling.p_value, abs=0.005)
+    assert rising.p_value < 0.01
+    assert jonckheere(ranks, [0.5] * 8).p_value == 1.0
+
+
+def test_importance_finds_what_matters_and_says_nothing_of_few_trials(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=60, items=10, full_every=0).write(tmp_path))
+    trials = ledger.trials()
+    rates = {record.number: record.params["lora/learning_rate"] for record in trials}
+    invented = [
+        record.model_copy(
+            update={
+                "last": record.last.model_copy(
+                    update={"metrics": {IN_DOMAIN_ACC: np.log(rates[record.number])}}
+                )
+            }
+        )
+        for record in trials
+    ]
+    found = importances(invented, IN_DOMAIN_ACC)
+    assert max(found, key=found.get) == "lora/learning_rate"
+    assert found["lora/learning_rate"] > 0.9
+    assert sum(found.values()) == pytest.approx(1)
+    assert importances(invented, IN_DOMAIN_ACC) == found
+    assert importances(invented[: FEWEST_TRIALS - 1], IN_DOMAIN_ACC) == {}
