@@ -45,3 +45,8 @@ def metric_text(key: str, value: float | None) -> str:
 def rate(value: float) -> str:
     """A learning rate, such as `3.2e-04`."""
     return f"{value:.1e}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, such as `+3.1`."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"

@@ -54,15 +54,45 @@ def bootstrap_mean(
     Raises:
         ValueError: there is no task, or one without items.
     """
+    arrays = _arrays(values_by_task)
+    tail = (1 - level) / 2
+    low, high = np.quantile(_means(arrays, seed, resamples), [tail, 1 - tail])
+    return Interval(_mean(arrays), float(low), float(high), sum(a.size for a in arrays), level)
+
+
+def upper_bound(
+    differences_by_task: Sequence[ArrayLike], *, seed: int = 0, level: float = LEVEL
+) -> float:
+    """One-sided bound on the mean over tasks of differences in [-1, 1], as in `bootstrap_mean`.
+
+    Items that never rose in the sample leave the bootstrap nothing to draw, so the bound is at
+    least that of the share of items that rise (Clopper & Pearson 1934 for none in n; about 3 / n).
+    """
+    arrays = _arrays(differences_by_task)
+    bound = float(np.quantile(_means(arrays, seed, _RESAMPLES), level))
+    if any((array > 0).any() for array in arrays):
+        return bound
+    none_of_n: float = 1 - (1 - level) ** (1 / sum(array.size for array in arrays))
+    return max(bound, none_of_n)
+
+
+def _arrays(values_by_task: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
     arrays = [np.asarray(values, dtype=float) for values in values_by_task]
     if not arrays or any(array.size == 0 for array in arrays):
         raise ValueError("every task needs items")
+    return arrays
+
+
+def _mean(arrays: Sequence[NDArray[np.float64]]) -> float:
+    return float(np.mean([array.mean() for array in arrays]))
+
+
+def _means(arrays: Sequence[NDArray[np.float64]], seed: int, resamples: int) -> NDArray[np.float64]:
+    """Resampled means over tasks."""
     generator = np.random.default_rng(seed)
-    means = np.mean([_resampled_means(a, resamples, generator) for a in arrays], axis=0)
-    tail = (1 - level) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    estimate = float(np.mean([array.mean() for array in arrays]))
-    return Interval(estimate, float(low), float(high), sum(a.size for a in arrays), level)
+    by_task = [_resampled_means(array, resamples, generator) for array in arrays]
+    means: NDArray[np.float64] = np.mean(by_task, axis=0)
+    return means
 
 
 def _resampled_means(
@@ -72,28 +102,6 @@ def _resampled_means(
     drawn = generator.multinomial(values.size, counts / values.size, size=resamples)
     means: NDArray[np.float64] = drawn @ distinct / values.size
     return means
-
-
-def paired_difference(
-    first_by_task: Sequence[ArrayLike],
-    second_by_task: Sequence[ArrayLike],
-    *,
-    seed: int = 0,
-    level: float = LEVEL,
-) -> Interval:
-    """Bootstrap interval of first minus second over the same items, mean over tasks.
-
-    Raises:
-        ValueError: the two are not of the same shape.
-    """
-    pairs = zip(first_by_task, second_by_task, strict=True)
-    differences = []
-    for first, second in pairs:
-        one, other = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
-        if one.shape != other.shape:
-            raise ValueError(f"items must pair, got {one.size} and {other.size}")
-        differences.append(one - other)
-    return bootstrap_mean(differences, seed=seed, level=level)
 
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None:

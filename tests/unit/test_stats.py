@@ -17,7 +17,7 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
-from analysis.stats.intervals import bootstrap_mean, over_seeds, paired_difference
+from analysis.stats.intervals import bootstrap_mean, over_seeds, upper_bound
 from analysis.stats.significance import holm, mcnemar
 from analysis.stats.trends import jonckheere, spearman
 from trainables.ledger import Ledger
@@ -60,16 +60,17 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert 0.92 <= covered / 400 <= 0.98
 
 
-def test_a_paired_interval_is_narrower_than_the_models_vary():
-    base = np.random.default_rng(0).integers(0, 2, 200)
-    tuned = base.copy()
-    tuned[:10] = 1 - tuned[:10]
-    paired = paired_difference([base], [tuned])
-    assert paired.high - paired.low < 0.1
-    with pytest.raises(ValueError, match="pair"):
-        paired_difference([base], [tuned[:-1]])
+def test_the_upper_bound_is_the_bootstraps_and_clopper_pearsons_where_nothing_rose():
+    values = np.random.default_rng(0).choice([-1, 0, 1], 200, p=[0.1, 0.7, 0.2])
+    twice = bootstrap_mean([values], level=0.9)
+    assert upper_bound([values], level=0.95) == pytest.approx(twice.high, abs=1e-12)
+    exact = scipy.stats.binomtest(0, 90, alternative="less").proportion_ci(0.95, "exact").high
+    assert upper_bound([[0] * 50, [0] * 40]) == pytest.approx(exact)
+
+
+def test_every_task_needs_items():
     with pytest.raises(ValueError, match="items"):
-        bootstrap_mean([[]])
+        bootstrap_mean([[1.0], []])
 
 
 def test_seeds_have_the_interval_of_student():

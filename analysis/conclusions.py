@@ -1,0 +1,263 @@
+"""What the data say, in sentences that carry their evidence, or that say what is missing.
+
+Nothing here is written by hand about any sweep: a sentence comes with the numbers it was chosen by.
+p-values over trials are indicative: a sampler that learns from results does not draw at random.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from analysis.results import Comparison, Results
+from analysis.stats.intervals import LEVEL, Interval, upper_bound
+from analysis.stats.trends import Trend, jonckheere, spearman
+from trainables.config import Role
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.records import TrialRecord
+from trainables.wording import points, rate
+
+NEGLIGIBLE = 0.02
+"""A difference in accuracy that counts as none: 2 points."""
+_ALPHA = 0.05
+_FEWEST_RANKS = 3
+_FEWEST_TRIALS = 8
+
+_ROLES: tuple[tuple[Role, tuple[str, str], str], ...] = (
+    ("retention", ("forgets less", "forgets more"), "on the retention tasks"),
+    ("in_domain", ("gains more", "gains less"), "in the domain"),
+    ("ood", ("is better", "is worse"), "out of the domain"),
+)
+
+Verdict = Literal["shown", "open", "too few data"]
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """One sentence and what it rests on.
+
+    Attributes:
+        verdict: `open` where the data do not decide, `too few data` where they cannot.
+    """
+
+    statement: str
+    evidence: str
+    verdict: Verdict = "shown"
+
+
+def conclude(results: Results) -> list[Conclusion]:
+    """Every conclusion that the sweep's tasks and methods allow, the most wanted first."""
+    made = (
+        _recommended_against_base,
+        _rank_that_suffices,
+        _full_against_lora,
+        _forgetting_and_step_size,
+        _trend_over_ranks,
+        _learning_rates,
+    )
+    return [conclusion for make in made for conclusion in make(results)]
+
+
+def interval_text(interval: Interval) -> str:
+    """Such as `95 % interval -0.4 to +3.1 points, n = 384`."""
+    level = f"{100 * interval.level:.3g} % interval"
+    return f"{level} {points(interval.low)} to {points(interval.high)} points, n = {interval.n}"
+
+
+def p_text(p_value: float) -> str:
+    """Such as `p = 0.013`, `p < 0.001`."""
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
+
+
+def _recommended_against_base(results: Results) -> list[Conclusion]:
+    if results.recommendation is None:
+        statement = "No trial can be recommended: none is complete with every objective."
+        return [Conclusion(statement, f"{len(results.search_trials)} trials", "too few data")]
+    trial = results.recommendation.trial
+    gain = results.compare(trial, None, list(results.tasks("in_domain")))
+    loss = results.compare(trial, None, list(results.tasks("retention")))
+    conclusions = []
+    if gain is not None:
+        told = "gains" if gain.difference.estimate >= 0 else "loses"
+        conclusions.append(
+            _difference(
+                f"The recommended trial {told} {_size(gain)} points in the domain over the base",
+                gain,
+                "The recommended trial cannot be told from the base in the domain",
+            )
+        )
+    if loss is not None:
+        told = "forgets" if loss.difference.estimate <= 0 else "gains"
+        conclusions.append(
+            _difference(
+                f"It {told} {_size(loss)} points on the retention tasks",
+                loss,
+                "Its change on the retention tasks cannot be told from none",
+            )
+        )
+    return conclusions
+
+
+def _size(comparison: Comparison) -> str:
+    return f"{100 * abs(comparison.difference.estimate):.1f}"
+
+
+def _difference(shown: str, comparison: Comparison, otherwise: str) -> Conclusion:
+    is_shown = comparison.p_value < _ALPHA
+    evidence = f"{interval_text(comparison.difference)}; McNemar {p_text(comparison.p_value)}"
+    if comparison.differing == 0:
+        evidence = f"no item differs, n = {comparison.difference.n}"
+    return Conclusion(
+        f"{shown if is_shown else otherwise}.", evidence, "shown" if is_shown else "open"
+    )
+
+
+def _rank_that_suffices(results: Results) -> list[Conclusion]:
+    """The smallest rank whose best trial no higher rank's beats by more than `NEGLIGIBLE`.
+
+    For one rank all higher ones must be shown to gain no more, an intersection-union test, which
+    needs no correction (Berger 1982); over the ranks that may suffice, Bonferroni's.
+    """
+    best = {
+        group.rank: max(group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
+        for group in results.groups
+        if group.rank is not None
+    }
+    ranks = sorted(best)
+    if len(ranks) < _FEWEST_RANKS:
+        statement = "Too few ranks to say which one suffices."
+        return [Conclusion(statement, f"{len(ranks)} ranks with a complete trial", "too few data")]
+    level = 1 - _ALPHA / (len(ranks) - 1)
+    tasks = list(results.tasks("in_domain"))
+    for rank in ranks[:-1]:
+        gains = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]
+        if not all(gains):
+            return []
+        most = max(upper_bound(gain, level=level) for gain in gains)
+        if most <= NEGLIGIBLE:
+            items = sum(len(values) for values in gains[0])
+            return [
+                Conclusion(
+                    f"Rank {rank} suffices in the domain: the best trial of no higher rank gains "
+                    f"more than {math.ceil(1000 * most) / 10:.1f} points over its best.",
+                    f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, best trial of "
+                    f"each of {len(ranks)} ranks, picked on these items",
+                )
+            ]
+    return [
+        Conclusion(
+            f"No rank below {ranks[-1]} is shown to suffice in the domain to within "
+            f"{100 * NEGLIGIBLE:g} points.",
+            f"best trial of each of {len(ranks)} ranks, simultaneous {100 * LEVEL:g} % bounds",
+            "open",
+        )
+    ]
+
+
+def _full_against_lora(results: Results) -> list[Conclusion]:
+    full = results.group("full")
+    lora = [group for group in results.groups if group.method == "lora"]
+    if full is None or not lora:
+        return []
+    best = results.nearest_to_ideal([group.best for group in lora])
+    named = f"the best LoRA ({results.name(best)}, rank {_rank(best)})"
+    conclusions = []
+    for role, verbs, where in _ROLES:
+        found = results.compare(full.best, best, list(results.tasks(role)))
+        if found is None:
+            continue
+        verb = verbs[0] if found.difference.estimate > 0 else verbs[1]
+        conclusions.append(
+            _difference(
+                f"Full SFT at its best trade-off ({results.name(full.best)}) {verb} than {named} "
+                f"by {_size(found)} points {where}",
+                found,
+                f"Full SFT and {named} cannot be told apart {where}",
+            )
+        )
+    return conclusions
+
+
+def _rank(record: TrialRecord) -> int | None:
+    return record.config.lora.rank if record.config.lora else None
+
+
+def _lora(results: Results) -> list[TrialRecord]:
+    return [record for record in results.complete if record.config.lora is not None]
+
+
+def _forgetting_and_step_size(results: Results) -> list[Conclusion]:
+    if not results.tasks("retention"):
+        return []
+    trials = _lora(results)
+    if len(trials) < _FEWEST_TRIALS:
+        return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
+    steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
+    found = spearman(steps, _values(trials, FORGETTING_MEAN))
+    return [
+        _trend(
+            found, "Forgetting", "learning rate x scale", f"Spearman's rho {found.statistic:.2f}"
+        )
+    ]
+
+
+def _trend_over_ranks(results: Results) -> list[Conclusion]:
+    trials = _lora(results)
+    ranks = [float(_rank(record) or 0) for record in trials]
+    if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < _FEWEST_RANKS:
+        return [_too_few_trials("whether anything rises or falls with rank", trials)]
+    conclusions = []
+    for metric, name in (
+        (IN_DOMAIN_ACC, "In-domain accuracy"),
+        (FORGETTING_MEAN, "Forgetting"),
+        (OOD_ACC, "Out-of-domain accuracy"),
+    ):
+        if all(record.metric(metric) is not None for record in trials):
+            found = jonckheere(ranks, _values(trials, metric))
+            told = f"Jonckheere-Terpstra, Kendall's tau {found.statistic:.2f}"
+            conclusions.append(_trend(found, name, "rank", told))
+    return conclusions
+
+
+def _values(trials: Sequence[TrialRecord], metric: str) -> list[float]:
+    return [record.metric(metric) or 0.0 for record in trials]
+
+
+def _trend(found: Trend, what: str, over: str, statistic: str) -> Conclusion:
+    evidence = f"{statistic}, {p_text(found.p_value)}, n = {found.n} LoRA trials"
+    if found.p_value >= _ALPHA:
+        return Conclusion(f"No trend of {what.lower()} with {over} is shown.", evidence, "open")
+    verb = "rises" if found.statistic > 0 else "falls"
+    return Conclusion(f"{what} {verb} with {over}.", evidence)
+
+
+def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:
+    return Conclusion(
+        f"Too few LoRA trials to say {question}.",
+        f"{len(trials)} complete; {_FEWEST_TRIALS} over {_FEWEST_RANKS} ranks are needed",
+        "too few data",
+    )
+
+
+def _learning_rates(results: Results) -> list[Conclusion]:
+    """LoRA's best learning rate over full SFT's; about 10 where both are tuned well."""
+    full = results.group("full")
+    trials = _lora(results)
+    if full is None or not trials:
+        return []
+    fewest = min(len(full.trials), len(trials))
+    if fewest < _FEWEST_TRIALS // 2:
+        return []
+    lora = results.nearest_to_ideal(trials)
+    one, other = lora.config.learning_rate, full.best.config.learning_rate
+    return [
+        Conclusion(
+            f"LoRA's best learning rate ({rate(one)}) is {one / other:.2g} times "
+            f"that of full SFT ({rate(other)}).",
+            f"best trade-off of {len(trials)} LoRA and {len(full.trials)} full trials; "
+            "no interval, a learning rate has one value in each trial",
+            "open",
+        )
+    ]

@@ -1,0 +1,216 @@
+"""The paper's table: method and rank by task, with differences to the base and to full SFT."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import pandas as pd
+
+from analysis.results import Comparison, Group, Results
+from analysis.stats.intervals import Interval
+from analysis.stats.significance import holm
+from trainables import metric_keys
+from trainables.config import Role
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.wording import points, rate
+
+_ALPHA = 0.05
+UNLIKE_BASE, UNLIKE_FULL = "*", "†"
+_SUMMARIES: tuple[tuple[str, Role, str], ...] = (
+    ("in-domain", "in_domain", IN_DOMAIN_ACC),
+    ("OOD", "ood", OOD_ACC),
+    ("forgetting", "retention", FORGETTING_MEAN),
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A value, and how it differs from the base's and from full SFT's.
+
+    Attributes:
+        value: a share.
+        to_base, to_full: the row's value minus the other's, over the same items; None where there
+            is nothing to compare with.
+        p_base, p_full: McNemar's exact test, adjusted over the whole table (Holm).
+        seeds: over repeats with other seeds.
+    """
+
+    value: float
+    to_base: Interval | None = None
+    to_full: Interval | None = None
+    p_base: float = 1.0
+    p_full: float = 1.0
+    seeds: Interval | None = None
+
+    @property
+    def marks(self) -> str:
+        """`*` unlike the base, `†` unlike full SFT, both at 5 %."""
+        is_unlike = (UNLIKE_BASE, self.p_base < _ALPHA), (UNLIKE_FULL, self.p_full < _ALPHA)
+        return "".join(mark for mark, holds in is_unlike if holds)
+
+
+@dataclass(frozen=True)
+class Row:
+    """The base, or the best trade-off of one method and rank.
+
+    Attributes:
+        trial: its number, None for the base.
+        trials: how many it was chosen from.
+    """
+
+    label: str
+    cells: dict[str, Cell]
+    trial: int | None = None
+    trials: int = 0
+    learning_rate: float | None = None
+
+
+@dataclass(frozen=True)
+class PaperTable:
+    """Rows over columns: three summaries, then every task.
+
+    Attributes:
+        roles: of each column.
+    """
+
+    rows: tuple[Row, ...]
+    roles: dict[str, Role]
+
+    def frame(self) -> pd.DataFrame:
+        """All numbers, tidy: row, trial, column, role, value, differences, intervals, p-values."""
+        return pd.DataFrame(
+            [
+                {
+                    "row": row.label,
+                    "trial": row.trial,
+                    "trials": row.trials,
+                    "learning_rate": row.learning_rate,
+                    "column": column,
+                    "role": self.roles[column],
+                    "value": cell.value,
+                    **_columns("to_base", cell.to_base, cell.p_base),
+                    **_columns("to_full", cell.to_full, cell.p_full),
+                    **_columns("seeds", cell.seeds, None),
+                }
+                for row in self.rows
+                for column, cell in row.cells.items()
+            ]
+        )
+
+    def texts(self) -> list[list[str]]:
+        """Header and rows as they are printed; differences of the summaries are in points."""
+        summaries = [name for name, *_ in _SUMMARIES if name in self.roles]
+        header = ["", "trial", "lr"]
+        for name in summaries:
+            header += [name, f"{name} Δ base", f"{name} Δ full"]
+        tasks = [name for name in self.roles if name not in summaries]
+        return [[*header, *tasks], *(_texts(row, summaries, tasks) for row in self.rows)]
+
+
+def _texts(row: Row, summaries: Sequence[str], tasks: Sequence[str]) -> list[str]:
+    texts = [
+        row.label,
+        "" if row.trial is None else f"{row.trial} (of {row.trials})",
+        "" if row.learning_rate is None else rate(row.learning_rate),
+    ]
+    for name in summaries:
+        cell = row.cells.get(name)
+        differences = (cell.to_base, cell.to_full) if cell else (None, None)
+        texts += [cell_text(cell), *(points(d.estimate) if d else "" for d in differences)]
+    return texts + [cell_text(row.cells.get(name)) for name in tasks]
+
+
+def cell_text(cell: Cell | None) -> str:
+    """Such as `0.839*`, with the half width over seeds where there is one: `0.839*± 0.012`."""
+    if cell is None:
+        return ""
+    seeds = f" ± {(cell.seeds.high - cell.seeds.low) / 2:.3f}" if cell.seeds else ""
+    return f"{cell.value:.3f}{cell.marks}{seeds}"
+
+
+def _columns(name: str, interval: Interval | None, p_value: float | None) -> dict[str, object]:
+    columns: dict[str, object] = {
+        name: interval.estimate if interval else None,
+        f"{name}_low": interval.low if interval else None,
+        f"{name}_high": interval.high if interval else None,
+    }
+    return columns if p_value is None else {**columns, f"{name}_p": p_value if interval else None}
+
+
+def paper_table(results: Results) -> PaperTable:
+    """Compare the best trade-off of full SFT and of LoRA at each rank with the base."""
+    columns = _columns_of(results)
+    full = results.group("full")
+    rows = [_base_row(results, columns)]
+    rows += [_row(results, group, full, columns) for group in results.groups]
+    return PaperTable(tuple(_adjusted(rows)), {name: role for name, (role, *_) in columns.items()})
+
+
+Columns = dict[str, tuple[Role, str, list[str]]]
+"""Column to its role, metric key and tasks."""
+
+
+def _columns_of(results: Results) -> Columns:
+    columns: Columns = {}
+    for name, role, metric in _SUMMARIES:
+        tasks = list(results.tasks(role))
+        if tasks:
+            columns[name] = role, metric, tasks
+    for role in ("in_domain", "ood", "retention"):
+        for label, task in results.tasks(role).items():
+            columns[label] = role, metric_keys.task_score(role, label, task.metric), [label]
+    return columns
+
+
+def _base_row(results: Results, columns: Columns) -> Row:
+    metrics = results.base.metrics
+    cells = {n: Cell(metrics[key]) for n, (_, key, _) in columns.items() if key in metrics}
+    return Row("base", cells)
+
+
+def _row(results: Results, group: Group, full: Group | None, columns: Columns) -> Row:
+    trial = group.best
+    cells = {}
+    for name, (_, metric, tasks) in columns.items():
+        value = trial.metric(metric)
+        if value is None:
+            continue
+        sign = -1 if metric == FORGETTING_MEAN else 1
+        base = results.compare(trial, None, tasks)
+        other = results.compare(trial, full.best, tasks) if full and group is not full else None
+        cells[name] = Cell(
+            value,
+            _signed(base, sign),
+            _signed(other, sign),
+            base.p_value if base else 1.0,
+            other.p_value if other else 1.0,
+            results.over_seeds(trial, metric),
+        )
+    return Row(group.label, cells, trial.number, len(group.trials), trial.config.learning_rate)
+
+
+def _signed(comparison: Comparison | None, sign: int) -> Interval | None:
+    """Forgetting is base minus tuned: it falls where the accuracy rises."""
+    if comparison is None:
+        return None
+    found = comparison.difference
+    if sign > 0:
+        return found
+    return replace(found, estimate=-found.estimate, low=-found.high, high=-found.low)
+
+
+def _adjusted(rows: Sequence[Row]) -> list[Row]:
+    """With p-values for all comparisons with the base, and for all with full SFT, at once."""
+    places = [(i, name) for i, row in enumerate(rows) for name in row.cells]
+    cells = {place: rows[place[0]].cells[place[1]] for place in places}
+    tested = [place for place in places if cells[place].to_base]
+    for place, p in zip(tested, holm([cells[place].p_base for place in tested]), strict=True):
+        cells[place] = replace(cells[place], p_base=p)
+    tested = [place for place in places if cells[place].to_full]
+    for place, p in zip(tested, holm([cells[place].p_full for place in tested]), strict=True):
+        cells[place] = replace(cells[place], p_full=p)
+    return [
+        replace(row, cells={name: cells[i, name] for name in row.cells})
+        for i, row in enumerate(rows)
+    ]

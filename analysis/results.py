@@ -1,0 +1,207 @@
+"""Sweeps that are shown together, with what is derived from them computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
+from analysis.stats.significance import mcnemar
+from analysis.sweeps import PairedItem, Sweep, pair_items, repeated_trial
+from trainables.config import Method, Role
+from trainables.pareto import (
+    Recommendation,
+    distance_to_ideal,
+    is_feasible,
+    objective_values,
+    pareto_front,
+    recommend,
+)
+from trainables.records import BaseRecord, ItemScore, TaskScore, TrialRecord
+
+Scores = dict[str, NDArray[np.float64]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two models on the same items of a role's tasks.
+
+    Attributes:
+        difference: first minus second accuracy, mean over tasks.
+        p_value: of McNemar's exact test over all items.
+        differing: items that one of the two alone got right.
+    """
+
+    difference: Interval
+    p_value: float
+    differing: int
+
+
+@dataclass(frozen=True)
+class Group:
+    """The complete trials of one method, and of one rank where it is LoRA.
+
+    Attributes:
+        best: the one nearest to the ideal, among those that keep the constraints if any does.
+    """
+
+    method: Method
+    rank: int | None
+    trials: tuple[TrialRecord, ...]
+    best: TrialRecord
+
+    @property
+    def label(self) -> str:
+        """Such as `LoRA, rank 8`."""
+        return "full SFT" if self.rank is None else f"LoRA, rank {self.rank}"
+
+
+class Results:
+    """One or several sweeps of one model and evaluation.
+
+    Objectives and constraints are those of the first.
+    """
+
+    def __init__(self, sweeps: Sequence[Sweep]) -> None:
+        self.sweeps = tuple(sweeps)
+        self.goals = sweeps[0].goals
+        self._sweep_of = {r.config.trial_id: sweep for sweep in sweeps for r in sweep.trials}
+        self._scores_of = cache(self._read_scores)
+        self._pairs_of = cache(self._read_pairs)
+
+    @property
+    def base(self) -> BaseRecord:
+        """The untouched base model."""
+        return self.sweeps[0].base
+
+    @cached_property
+    def search_trials(self) -> list[TrialRecord]:
+        """Every trial of the search; repeats with other seeds are left out."""
+        return [r for s in self.sweeps for r in s.trials if repeated_trial(r) is None]
+
+    @cached_property
+    def complete(self) -> list[TrialRecord]:
+        """Trials of the search that ran to their end and have every objective."""
+        return [r for r in self.search_trials if objective_values(self.goals, r) is not None]
+
+    @cached_property
+    def front(self) -> list[TrialRecord]:
+        """The Pareto front."""
+        return pareto_front(self.goals, self.complete)
+
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """The trial to take; None where none is complete."""
+        return recommend(self.goals, self.complete)
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """LoRA by rank, then full SFT; groups without a complete trial are left out."""
+        ranks = sorted({r.config.lora.rank for r in self.complete if r.config.lora})
+        wanted: list[tuple[Method, int | None]] = [("lora", rank) for rank in ranks]
+        groups = []
+        for method, rank in [*wanted, ("full", None)]:
+            trials = tuple(r for r in self.complete if _belongs(r, method, rank))
+            if trials:
+                groups.append(Group(method, rank, trials, self.nearest_to_ideal(trials)))
+        return groups
+
+    def group(self, method: Method, rank: int | None = None) -> Group | None:
+        """One of the groups, if it has a trial."""
+        found = [g for g in self.groups if g.method == method and g.rank == rank]
+        return found[0] if found else None
+
+    def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
+        """The best trade-off of some complete trials, on the scale of all complete ones."""
+        feasible = [record for record in trials if is_feasible(self.goals, record)]
+        return min(
+            feasible or trials,
+            key=lambda r: (distance_to_ideal(self.goals, r, self.complete), r.number),
+        )
+
+    def name(self, record: TrialRecord) -> str:
+        """Such as `trial 7`, with its sweep where there are several."""
+        sweep = f" of {self.sweep(record).name}" if len(self.sweeps) > 1 else ""
+        return f"trial {record.number}{sweep}"
+
+    def sweep(self, record: TrialRecord) -> Sweep:
+        """The sweep that a trial belongs to."""
+        return self._sweep_of[record.config.trial_id]
+
+    def tasks(self, role: Role) -> dict[str, TaskScore]:
+        """The base's scores on the tasks of a role."""
+        return {label: task for label, task in self.base.scores.items() if task.role == role}
+
+    def pairs(self, record: TrialRecord) -> dict[str, list[PairedItem]]:
+        """The base's and the trial's outcome on each item; empty where there are none on disk."""
+        return self._pairs_of(record.config.trial_id)
+
+    def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
+        """Interval over a trial and its repeats with other seeds; None for fewer than two."""
+        repeats = [r for r in self.sweep(record).trials if repeated_trial(r) == record.number]
+        values = [r.metric(metric) for r in (record, *repeats)]
+        return over_seeds([value for value in values if value is not None])
+
+    def compare(
+        self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
+    ) -> Comparison | None:
+        """Compare a trial with another, or with the base, on some tasks.
+
+        None where there are no tasks, or an item was answered by one of the two alone.
+        """
+        pairs = self._scores_on(first, second, tasks)
+        if not pairs:
+            return None
+        gained = sum(int(((one > 0.5) & (other <= 0.5)).sum()) for one, other in pairs)
+        lost = sum(int(((one <= 0.5) & (other > 0.5)).sum()) for one, other in pairs)
+        difference = bootstrap_mean([one - other for one, other in pairs])
+        return Comparison(difference, mcnemar(lost, gained), lost + gained)
+
+    def differences(
+        self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
+    ) -> list[NDArray[np.float64]]:
+        """For each task first minus second, item by item; empty where `compare` gives None."""
+        return [one - other for one, other in self._scores_on(first, second, tasks)]
+
+    def _scores_on(
+        self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
+    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+        one = self._scores_of(first.config.trial_id)
+        other = self._scores_of(second.config.trial_id) if second else self._base_scores
+        if any(
+            task not in one or task not in other or len(one[task]) != len(other[task])
+            for task in tasks
+        ):
+            return []
+        return [(one[task], other[task]) for task in tasks]
+
+    @cached_property
+    def _base_scores(self) -> Scores:
+        scores: dict[str, list[float]] = {}
+        for item in self._base_items:
+            scores.setdefault(item.task, []).append(item.score)
+        return {task: np.array(values) for task, values in scores.items()}
+
+    def _read_scores(self, trial_id: str) -> Scores:
+        return {
+            task: np.array([pair.tuned.score for pair in pairs])
+            for task, pairs in self._pairs_of(trial_id).items()
+        }
+
+    def _read_pairs(self, trial_id: str) -> dict[str, list[PairedItem]]:
+        sweep = self._sweep_of[trial_id]
+        record = next(r for r in sweep.trials if r.config.trial_id == trial_id)
+        return pair_items(self._base_items, sweep.ledger.items(record))
+
+    @cached_property
+    def _base_items(self) -> list[ItemScore]:
+        return self.sweeps[0].ledger.base_items()
+
+
+def _belongs(record: TrialRecord, method: Method, rank: int | None) -> bool:
+    lora = record.config.lora
+    return record.config.method == method and (lora.rank if lora else None) == rank
