@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.sweeps import Sweep, open_sweeps, pair_items, repeated_trial
+from analysis.sweeps import Sweep, open_sweeps, pair_items
 from trainables import metric_keys
 from trainables.metric_keys import METRICS, Metric
 from trainables.records import TrialRecord
@@ -48,7 +48,7 @@ def _row(sweep: Sweep, record: TrialRecord) -> dict[str, object]:
         "trial_id": config.trial_id,
         "sweep": sweep.name,
         "number": record.number,
-        "confirms": repeated_trial(record),
+        "confirms": record.confirms,
         "method": config.method,
         "lora/rank": lora.rank if lora else None,
         "lora/alpha": lora.alpha if lora else None,

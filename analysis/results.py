@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
 from analysis.stats.significance import mcnemar
-from analysis.sweeps import PairedItem, Sweep, pair_items, repeated_trial
+from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
 from trainables.pareto import (
     Recommendation,
@@ -21,7 +21,7 @@ from trainables.pareto import (
     pareto_front,
     recommend,
 )
-from trainables.records import BaseRecord, ItemScore, TaskScore, TrialRecord
+from trainables.records import BaseRecord, ItemScore, TaskScore, TrialRecord, TrialStatus
 
 Scores = dict[str, NDArray[np.float64]]
 
@@ -81,7 +81,7 @@ class Results:
     @cached_property
     def search_trials(self) -> list[TrialRecord]:
         """Every trial of the search; repeats with other seeds are left out."""
-        return [r for s in self.sweeps for r in s.trials if repeated_trial(r) is None]
+        return [r for s in self.sweeps for r in s.trials if r.confirms is None]
 
     @cached_property
     def complete(self) -> list[TrialRecord]:
@@ -141,9 +141,15 @@ class Results:
         return self._pairs_of(record.config.trial_id)
 
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
-        """Interval over a trial and its repeats with other seeds; None for fewer than two."""
-        repeats = [r for r in self.sweep(record).trials if repeated_trial(r) == record.number]
-        values = [r.metric(metric) for r in (record, *repeats)]
+        """Interval over a trial's repeats with other seeds; None for fewer than two.
+
+        The trial itself is left out: it was picked for being best, so it was lucky.
+        """
+        runs = self.sweep(record).trials
+        repeats = [
+            r for r in runs if r.confirms == record.number and r.status is TrialStatus.COMPLETE
+        ]
+        values = [r.metric(metric) for r in repeats]
         return over_seeds([value for value in values if value is not None])
 
     def compare(

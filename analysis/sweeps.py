@@ -59,7 +59,7 @@ class Sweep:
         A sweep that ran out of hours, or of points of its grid, counts as unfinished too: its
         record does not tell one from the other.
         """
-        search = [record for record in self.trials if repeated_trial(record) is None]
+        search = [record for record in self.trials if record.confirms is None]
         running = sum(record.status is TrialStatus.RUNNING for record in self.trials)
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
         budget = self.record.config["budget"]
@@ -68,13 +68,6 @@ class Sweep:
             return None
         told = f"{ended} of {asked} trials ended"
         return f"{told}, {running} not" if running else told
-
-
-def repeated_trial(record: TrialRecord) -> int | None:
-    """The number of the trial that this one repeats with another seed; None for any other."""
-    # Records of sweeps without confirmation have no such field.
-    number: int | None = getattr(record, "confirms", None)
-    return number
 
 
 def open_sweeps(sweep_dirs: Sequence[Path]) -> list[Sweep]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.metric_keys import METRICS
+from trainables.pareto import recommend
 from trainables.records import TrialRecord, TrialStatus
-from tune.summary import recommend
 from tune.sweep_config import ConfirmConfig, SweepConfig
 
 

@@ -10,9 +10,9 @@ import pytest
 from scipy import stats
 from test_searcher import GAIN, LOSS, run, searcher_of, sweep
 
+from trainables.pareto import pareto_front, recommend
 from trainables.records import TrialStatus
 from tune.confirmation import confirmed, estimate, winners, write_confirmed_csv
-from tune.summary import pareto_front, recommend
 
 
 def test_an_interval_is_that_of_students_t() -> None:
