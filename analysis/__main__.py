@@ -1,4 +1,4 @@
-"""`python -m analysis`: figures from a finished or running sweep."""
+"""`python -m analysis`: reports and figures of finished or running sweeps."""
 
 from __future__ import annotations
 
@@ -8,30 +8,42 @@ from pathlib import Path
 
 from trainables.errors import UserError
 
+_FORMATS = ("html", "md", "csv", "json")
+
 
 def main(arguments: list[str]) -> int:
     """Run a command; returns its exit code, 2 where the input is at fault."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    report = commands.add_parser("report", help="one HTML page, or a table as md, csv or json")
+    report.add_argument("sweep_dirs", type=Path, nargs="+", metavar="SWEEP_DIR")
+    report.add_argument("--to", type=Path, metavar="FILE", help="default SWEEP_DIR/report.FORMAT")
+    report.add_argument("--format", choices=_FORMATS, help="default what FILE ends in, else html")
+    report.set_defaults(run=lambda o: _report(o.sweep_dirs, o.to, o.format))
     figure = commands.add_parser("figure", help="the trade-off as PNG, PDF or SVG")
     figure.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
     figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE")
+    figure.set_defaults(run=lambda o: _figure(o.sweep_dir, o.to))
     inside = commands.add_parser("inside", help="what changed inside the models of trials")
     inside.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
     which = inside.add_mutually_exclusive_group()
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER")
     which.add_argument("--all", action="store_true", help="not only the notable ones")
+    inside.set_defaults(run=lambda o: _inside(o.sweep_dir, o.trials, o.all))
     options = parser.parse_args(arguments)
     try:
-        if options.command == "inside":
-            _inside(options.sweep_dir, options.trials, options.all)
-        else:
-            _figure(options.sweep_dir, options.to)
+        options.run(options)
     except UserError as error:
         for fault in error.faults:
             print(f"error: {fault}", file=sys.stderr)
         return 2
     return 0
+
+
+def _report(sweep_dirs: list[Path], file: Path | None, kind: str | None) -> None:
+    from analysis.report.write import write_report
+
+    print(write_report(sweep_dirs, file, kind))
 
 
 def _figure(sweep_dir: Path, file: Path) -> None:

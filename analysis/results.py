@@ -13,6 +13,7 @@ from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
 from analysis.stats.significance import mcnemar
 from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.pareto import (
     Recommendation,
     distance_to_ideal,
@@ -23,6 +24,11 @@ from trainables.pareto import (
 )
 from trainables.records import BaseRecord, ItemScore, TaskScore, TrialRecord, TrialStatus
 
+_ROLE_OF: dict[str, Role] = {
+    IN_DOMAIN_ACC: "in_domain",
+    OOD_ACC: "ood",
+    FORGETTING_MEAN: "retention",
+}
 Scores = dict[str, NDArray[np.float64]]
 
 
@@ -139,6 +145,21 @@ class Results:
     def pairs(self, record: TrialRecord) -> dict[str, list[PairedItem]]:
         """The base's and the trial's outcome on each item; empty where there are none on disk."""
         return self._pairs_of(record.config.trial_id)
+
+    def interval(self, record: TrialRecord, metric: str) -> Interval | None:
+        """Bootstrap interval over items of a role's mean accuracy, or of mean forgetting.
+
+        None for other metrics, and where the items are not on disk.
+        """
+        role = _ROLE_OF.get(metric)
+        scores = self._scores_of(record.config.trial_id)
+        tasks = list(self.tasks(role)) if role else []
+        if not tasks or any(task not in scores for task in tasks):
+            return None
+        if metric == FORGETTING_MEAN:
+            losses = [-difference for difference in self.differences(record, None, tasks)]
+            return bootstrap_mean(losses) if losses else None
+        return bootstrap_mean([scores[task] for task in tasks])
 
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
         """Interval over a trial's repeats with other seeds; None for fewer than two.

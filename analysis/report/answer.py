@@ -1,0 +1,107 @@
+"""The answer first: the recommended trial, its trade-off and its intervals."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from analysis.report.charts import NAMES
+from analysis.results import Results
+from analysis.stats.intervals import Interval
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.records import TrialRecord
+from trainables.wording import metric_text, points, rate
+
+
+@dataclass(frozen=True)
+class Number:
+    """One of the numbers a trial is judged by.
+
+    Attributes:
+        base: of the base; None for forgetting, where it is 0.
+        interval: over items, such as `0.797 to 0.878`.
+        seeds: over repeats with other seeds.
+        full: of the best full SFT.
+    """
+
+    name: str
+    value: str
+    base: str | None
+    interval: str | None
+    seeds: str | None
+    full: str | None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The trial to take.
+
+    Attributes:
+        setting: such as `LoRA, rank 4, alpha 4, learning rate 3.9e-03`.
+        weights: where they lie; None if not kept.
+    """
+
+    trial: str
+    setting: str
+    reason: str
+    is_feasible: bool
+    numbers: tuple[Number, ...]
+    weights: str | None
+
+
+def answer(results: Results) -> Answer | None:
+    """What to take; None where no trial is complete."""
+    recommendation = results.recommendation
+    if recommendation is None:
+        return None
+    trial = recommendation.trial
+    return Answer(
+        results.name(trial),
+        setting(trial),
+        _plain(recommendation.reason),
+        recommendation.feasible,
+        tuple(
+            _number(results, trial, metric)
+            for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)
+            if trial.metric(metric) is not None
+        ),
+        trial.weights_dir,
+    )
+
+
+def setting(record: TrialRecord) -> str:
+    """The point of the search, in full words."""
+    lora = record.config.lora
+    adapter = f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}" if lora else "Full fine-tuning"
+    return f"{adapter}, learning rate {rate(record.config.learning_rate)}"
+
+
+def _plain(reason: str) -> str:
+    return reason[0].upper() + reason[1:]
+
+
+def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
+    def write(value: float | None) -> str | None:
+        if value is None:
+            return None
+        return (
+            f"{points(value)} points" if metric == FORGETTING_MEAN else metric_text(metric, value)
+        )
+
+    full = results.group("full")
+    other = full.best.metric(metric) if full and full.best is not trial else None
+    return Number(
+        NAMES[metric],
+        write(trial.metric(metric)) or "",
+        None if metric == FORGETTING_MEAN else write(results.base.metrics.get(metric)),
+        _range(results.interval(trial, metric), metric),
+        _range(results.over_seeds(trial, metric), metric),
+        write(other),
+    )
+
+
+def _range(interval: Interval | None, metric: str) -> str | None:
+    if interval is None:
+        return None
+    if metric == FORGETTING_MEAN:
+        return f"{points(interval.low)} to {points(interval.high)}, n = {interval.n}"
+    return f"{interval.low:.3f} to {interval.high:.3f}, n = {interval.n}"

@@ -1,0 +1,176 @@
+"""Charts as plain Plotly JSON, and what they have in common: colours, axes, what a point says.
+
+Colours that follow the page's light or dark scheme are written `@ink`, `@muted`, `@line` and
+`@paper`; the page puts them in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import Any
+
+from analysis.results import Group, Results
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.records import TrialRecord
+from trainables.wording import metric_text, rate
+
+Trace = dict[str, Any]
+
+FULL = "#d55e00"
+"""Vermilion of Okabe and Ito (2008); told from the ramp of ranks by every kind of colour vision."""
+_RAMP = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (180, 205, 60))
+# Viridis, which falls evenly in lightness, without its end that is too pale for white paper.
+SEQUENTIAL = [
+    [0, "#f7f4ec"],
+    [0.25, "#c6dbe4"],
+    [0.5, "#73a9c9"],
+    [0.75, "#2b6f9f"],
+    [1, "#0b3a63"],
+]
+DIVERGING = [[0, "#1d6996"], [0.25, "#8bbcd8"], [0.5, "#f7f4ec"], [0.75, "#f0a36b"], [1, "#b03a00"]]
+NAMES = {
+    IN_DOMAIN_ACC: "in-domain accuracy",
+    OOD_ACC: "out-of-domain accuracy",
+    FORGETTING_MEAN: "forgetting",
+}
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart.
+
+    Attributes:
+        key: unique on the page.
+        says: what it shows, for those who do not see it.
+        height: pixels.
+    """
+
+    key: str
+    title: str
+    says: str
+    data: list[Trace]
+    layout: dict[str, Any] = field(default_factory=dict)
+    height: int = 330
+
+    def json(self) -> dict[str, Any]:
+        """For Plotly; what is not finite is left out."""
+        spec = {"data": self.data, "layout": {**self.layout, "height": self.height}}
+        finite: dict[str, Any] = _finite(spec)
+        return finite
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Charts side by side under one caption, each below the other where there is no room.
+
+    Attributes:
+        columns: most charts in a row.
+    """
+
+    caption: str
+    charts: tuple[Chart, ...]
+    columns: int = 1
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value
+
+
+def rank_colours(results: Results) -> dict[int, str]:
+    """A colour for each rank that a trial of the search has, from dark to light."""
+    ranks = sorted({r.config.lora.rank for r in results.search_trials if r.config.lora})
+    steps = max(len(ranks) - 1, 1)
+    return {rank: _ramp(position / steps) for position, rank in enumerate(ranks)}
+
+
+def _ramp(share: float) -> str:
+    position = share * (len(_RAMP) - 1)
+    lower = min(int(position), len(_RAMP) - 2)
+    parts = zip(_RAMP[lower], _RAMP[lower + 1], strict=True)
+    red, green, blue = (round(a + (b - a) * (position - lower)) for a, b in parts)
+    return f"#{red:02x}{green:02x}{blue:02x}"
+
+
+def colour_of(group: Group, colours: dict[int, str]) -> str:
+    """A group's colour on every chart."""
+    return FULL if group.rank is None else colours[group.rank]
+
+
+def hover(results: Results, record: TrialRecord) -> str:
+    """What a trial's point says."""
+    lora = record.config.lora
+    setting = f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else "full SFT"
+    lines = [
+        f"<b>{escape(results.name(record))}</b>",
+        f"{setting}, lr {rate(record.config.learning_rate)}",
+    ]
+    metrics = dict.fromkeys([*NAMES, *(o.metric for o in results.goals.objectives)])
+    lines += [
+        f"{escape(NAMES.get(metric, metric))} {metric_text(metric, record.metric(metric))}"
+        for metric in metrics
+        if record.metric(metric) is not None
+    ]
+    return "<br>".join(lines)
+
+
+def rate_axis(title: str = "learning rate") -> dict[str, Any]:
+    """A logarithmic axis of small numbers."""
+    return {"title": {"text": title}, "type": "log", "exponentformat": "power", "dtick": 1}
+
+
+def rank_axis(ranks: Sequence[int]) -> dict[str, Any]:
+    """A logarithmic axis with a tick at each rank."""
+    return {
+        "title": {"text": "rank"},
+        "type": "log",
+        "tickvals": list(ranks),
+        "ticktext": [str(rank) for rank in ranks],
+    }
+
+
+def heatmap(
+    columns: Sequence[str],
+    rows: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    *,
+    diverging: bool = False,
+    texts: Sequence[Sequence[str]] | None = None,
+    hovers: Sequence[Sequence[str]] | None = None,
+) -> Trace:
+    """A heat map with a value in each cell; None is an empty cell."""
+    found = [abs(value) for row in values for value in row if value is not None]
+    most = max(found, default=0.0) or 1.0
+    scale = (
+        {"colorscale": DIVERGING, "zmid": 0, "zmin": -most, "zmax": most}
+        if diverging
+        else {"colorscale": SEQUENTIAL}
+    )
+    return {
+        "type": "heatmap",
+        "x": list(columns),
+        "y": list(rows),
+        "z": [list(row) for row in values],
+        "xgap": 2,
+        "ygap": 2,
+        "showscale": texts is None,
+        "colorbar": {"thickness": 8, "outlinewidth": 0, "len": 0.9},
+        **({"text": [list(row) for row in texts], "texttemplate": "%{text}"} if texts else {}),
+        **(
+            {
+                "hovertext": [list(row) for row in hovers],
+                "hovertemplate": "%{hovertext}<extra></extra>",
+            }
+            if hovers
+            else {"hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>"}
+        ),
+        **scale,
+    }

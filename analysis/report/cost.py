@@ -1,0 +1,156 @@
+"""What the sweep cost, and what failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from analysis.report.charts import Chart, Figure, colour_of, rank_colours
+from analysis.results import Group, Results
+from trainables.metric_keys import (
+    EVAL_SECONDS,
+    GPU_HOURS,
+    MAX_RESERVED,
+    TOKENS_PER_SECOND,
+    TRAIN_SECONDS,
+    TRAINABLE_PARAMETERS,
+)
+from trainables.pareto import numbers_text
+from trainables.records import TrialRecord, TrialStatus
+from trainables.wording import status_in_full
+
+_FAILURES = (
+    TrialStatus.DIVERGED,
+    TrialStatus.OUT_OF_MEMORY,
+    TrialStatus.FAILED,
+    TrialStatus.CANCELLED,
+)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Means over the complete trials of a group; None where nothing was logged.
+
+    Attributes:
+        gpu_hours: a trial.
+        memory: highest peak, GiB.
+    """
+
+    label: str
+    trials: int
+    parameters: float | None
+    train_seconds: float | None
+    eval_seconds: float | None
+    gpu_hours: float | None
+    tokens_per_second: float | None
+    memory: float | None
+
+
+def costs(results: Results) -> list[Cost]:
+    """By method and rank."""
+    return [
+        Cost(
+            group.label,
+            len(group.trials),
+            _mean(group, TRAINABLE_PARAMETERS),
+            _mean(group, TRAIN_SECONDS),
+            _mean(group, EVAL_SECONDS),
+            _mean(group, GPU_HOURS),
+            _mean(group, TOKENS_PER_SECOND),
+            max(_values(group.trials, MAX_RESERVED), default=None),
+        )
+        for group in results.groups
+    ]
+
+
+def _values(records: Sequence[TrialRecord], metric: str) -> list[float]:
+    return [value for record in records if (value := record.metric(metric)) is not None]
+
+
+def _mean(group: Group, metric: str) -> float | None:
+    values = _values(group.trials, metric)
+    return fmean(values) if values else None
+
+
+def gpu_hours(results: Results) -> float:
+    """Of all trials, failed ones and repeats included."""
+    return sum(sum(_values(sweep.trials, GPU_HOURS)) for sweep in results.sweeps)
+
+
+def trial_hours(results: Results) -> float:
+    """Wall-clock of all trials that ended, one after the other."""
+    ended = [r for s in results.sweeps for r in s.trials if r.ended is not None]
+    return sum((r.ended or 0.0) - r.started for r in ended) / 3600
+
+
+def cost_figure(results: Results) -> Figure | None:
+    """Throughput and memory by method and rank."""
+    rows = [row for row in costs(results) if row.tokens_per_second is not None]
+    if not rows:
+        return None
+    colours = rank_colours(results)
+    shades = [colour_of(g, colours) for g in results.groups if _values(g.trials, TOKENS_PER_SECOND)]
+    names = [row.label.replace("LoRA, ", "") for row in rows]
+    charts = tuple(
+        Chart(
+            key,
+            title,
+            f"{title}: "
+            + ", ".join(f"{n} {v:.4g}" for n, v in zip(names, values, strict=True) if v),
+            [
+                {
+                    "type": "bar",
+                    "x": names,
+                    "y": values,
+                    "marker": {"color": shades},
+                    "text": ["" if value is None else f"{value:.3g}" for value in values],
+                    "textposition": "outside",
+                    "cliponaxis": False,
+                    "hovertemplate": "%{x}: %{y:.4g}<extra></extra>",
+                }
+            ],
+            {"xaxis": {"type": "category", "showgrid": False}, "yaxis": {"rangemode": "tozero"}},
+            height=280,
+        )
+        for key, title, values in (
+            ("throughput", "tokens/s per worker, mean", [row.tokens_per_second for row in rows]),
+            ("memory", "peak memory, GiB, highest", [row.memory for row in rows]),
+        )
+    )
+    caption = (
+        "Memory is what was reserved on the GPU or, without one, the process's resident size, which "
+        "a process that is used again keeps from its largest trial."
+    )
+    return Figure(caption, charts, columns=2)
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Trials that ended the same way for the same reason."""
+
+    status: str
+    reason: str
+    count: int
+    trials: str
+
+
+def failures(results: Results) -> list[Failure]:
+    """Failed trials by reason, the most frequent first; trials that were stopped early follow."""
+    groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
+    for record in (r for sweep in results.sweeps for r in sweep.trials):
+        if record.status in (*_FAILURES, TrialStatus.STOPPED_EARLY):
+            reason = record.reason or "no reason given"
+            groups.setdefault((record.status, reason), []).append(record)
+    ordered = sorted(
+        groups.items(),
+        key=lambda item: (
+            item[0][0] is TrialStatus.STOPPED_EARLY,
+            -len(item[1]),
+            item[1][0].number,
+        ),
+    )
+    return [
+        Failure(status_in_full(status), reason, len(records), numbers_text(records))
+        for (status, reason), records in ordered
+    ]

@@ -1,0 +1,113 @@
+"""Learning and forgetting over the optimizer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.report.charts import NAMES, Chart, Figure, Trace, colour_of, rank_colours
+from analysis.results import Group, Results
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, TRAIN_LOSS
+from trainables.records import TrialRecord
+
+_MOST_POINTS = 60
+_TITLES = {TRAIN_LOSS: "training loss (nats/token)", **NAMES}
+
+Curve = list[tuple[float, float]]
+
+
+def curves_figure(results: Results) -> Figure | None:
+    """Loss, in-domain accuracy, OOD accuracy and forgetting over steps, by method and rank."""
+    curves = _curves(results)
+    charts: list[Chart] = []
+    for metric in (TRAIN_LOSS, IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC):
+        own = {r: by_metric[metric] for r, by_metric in curves.items() if by_metric.get(metric)}
+        if own:
+            charts.append(_chart(results, metric, own, has_legend=not charts))
+    if not charts:
+        return None
+    caption = (
+        "Thin: each trial, failed and stopped ones included as far as they came. Thick: the best "
+        "trade-off of each method and rank. Evaluations begin at the base, which is every trial's "
+        "step 0."
+    )
+    return Figure(caption, tuple(charts), columns=2)
+
+
+def _curves(results: Results) -> dict[str, dict[str, Curve]]:
+    """Trial id to metric to points of (step, value)."""
+    curves: dict[str, dict[str, Curve]] = {}
+    for record in results.search_trials:
+        by_metric: dict[str, Curve] = {}
+        for measurement in results.sweep(record).ledger.measurements(record.number):
+            for metric in _TITLES:
+                if metric in measurement.metrics:
+                    point = float(measurement.step), measurement.metrics[metric]
+                    by_metric.setdefault(metric, []).append(point)
+        for metric, curve in by_metric.items():
+            start = results.base.metrics.get(metric)
+            if start is not None:
+                curve.insert(0, (0.0, start))
+            every = max(1, len(curve) // _MOST_POINTS)
+            by_metric[metric] = [*curve[:-1:every], curve[-1]]
+        curves[record.config.trial_id] = by_metric
+    return curves
+
+
+def _chart(results: Results, metric: str, curves: dict[str, Curve], has_legend: bool) -> Chart:
+    colours = rank_colours(results)
+    traces: list[Trace] = []
+    grouped = {r.config.trial_id for group in results.groups for r in group.trials}
+    for group in results.groups:
+        colour = colour_of(group, colours)
+        thin = [curves[r.config.trial_id] for r in group.trials if r.config.trial_id in curves]
+        traces.append(_thin(thin, colour))
+        best = curves.get(group.best.config.trial_id)
+        if best:
+            traces.append(_thick(results, group, best, colour, has_legend))
+    others = [curve for trial_id, curve in curves.items() if trial_id not in grouped]
+    traces.insert(0, _thin(others, "@muted"))
+    return Chart(
+        f"curve-{metric.replace('/', '-')}",
+        _TITLES[metric],
+        f"Curves of {_TITLES[metric]} over optimizer steps for {len(curves)} trials.",
+        [trace for trace in traces if trace["x"]],
+        {
+            "xaxis": {"title": {"text": "optimizer steps"}},
+            "yaxis": {"title": {"text": ""}, **_loss_axis(metric, curves.values())},
+            "showlegend": has_legend,
+        },
+    )
+
+
+def _loss_axis(metric: str, curves: object) -> dict[str, object]:
+    """Losses fall by orders of magnitude."""
+    return {"type": "log", "exponentformat": "power", "nticks": 6} if metric == TRAIN_LOSS else {}
+
+
+def _thin(curves: Sequence[Curve], colour: str) -> Trace:
+    x: list[float | None] = []
+    y: list[float | None] = []
+    for curve in curves:
+        x += [*(step for step, _ in curve), None]
+        y += [*(value for _, value in curve), None]
+    line = {"color": colour, "width": 0.9}
+    quiet = {"hoverinfo": "skip", "showlegend": False, "opacity": 0.4}
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, **quiet}
+
+
+def _thick(results: Results, group: Group, curve: Curve, colour: str, has_legend: bool) -> Trace:
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": group.label,
+        "showlegend": has_legend,
+        "x": [step for step, _ in curve],
+        "y": [value for _, value in curve],
+        "line": {"color": colour, "width": 2.6},
+        "hovertemplate": f"{group.label}, {_plain(results, group.best)}<br>step %{{x}}: %{{y:.4g}}"
+        "<extra></extra>",
+    }
+
+
+def _plain(results: Results, record: TrialRecord) -> str:
+    return results.name(record).replace("<", "&lt;")

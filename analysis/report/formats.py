@@ -1,0 +1,101 @@
+"""The report in other formats: Markdown to read, CSV and JSON to compute with."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from analysis.conclusions import conclude
+from analysis.frame import describe_metrics, trials_frame
+from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
+from analysis.report.answer import answer
+from analysis.report.cost import failures, gpu_hours
+from analysis.results import Results
+
+
+def as_csv(results: Results) -> str:
+    """Every trial, failed ones included: settings, status, final metrics."""
+    text: str = trials_frame(results.sweeps).to_csv(lineterminator="\n")
+    return text
+
+
+def as_json(results: Results) -> str:
+    """All of the report that is no picture; numbers that are missing are null."""
+    found = answer(results)
+    document = {
+        "sweeps": [sweep.record.model_dump(mode="json") for sweep in results.sweeps],
+        "unfinished": {s.name: s.unfinished for s in results.sweeps if s.unfinished},
+        "base": results.base.metrics,
+        "recommended": results.recommendation.trial.config.trial_id if found else None,
+        "reason": found.reason if found else None,
+        "front": [record.config.trial_id for record in results.front],
+        "conclusions": [vars(conclusion) for conclusion in conclude(results)],
+        "table": paper_table(results).frame().to_dict("records"),
+        "trials": trials_frame(results.sweeps).reset_index().to_dict("records"),
+        "metrics": describe_metrics(results.sweeps).to_dict("index"),
+    }
+    return json.dumps(_without_nan(document), indent=1, allow_nan=False) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _without_nan(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_nan(inner) for inner in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def as_markdown(results: Results) -> str:
+    """Answer, conclusions, the table and failures."""
+    lines = [f"# {', '.join(sweep.name for sweep in results.sweeps)}", ""]
+    for sweep in results.sweeps:
+        if sweep.unfinished:
+            lines += [f"**{sweep.name} is unfinished: {sweep.unfinished}.**", ""]
+    found = answer(results)
+    if found:
+        lines += [f"**{found.setting}** ({found.trial}). {found.reason}", ""]
+        for number in found.numbers:
+            told = [number.interval and f"95 %: {number.interval}"]
+            told += [number.seeds and f"over seeds: {number.seeds}"]
+            told += [number.base and f"base: {number.base}"]
+            told += [number.full and f"best full SFT: {number.full}"]
+            lines.append(f"- {number.name} **{number.value}** ({'; '.join(filter(None, told))})")
+        lines.append("")
+    lines += ["## What the data say", ""]
+    lines += [f"- *{c.verdict}*: {c.statement} ({c.evidence})" for c in conclude(results)]
+    lines += ["", "## Methods and ranks, task by task", "", *_table(paper_table(results).texts())]
+    lines += [
+        "",
+        f"{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full SFT "
+        "(McNemar, Holm-adjusted, 5 %). Δ in points.",
+        "",
+        "## What did not run to its end",
+        "",
+    ]
+    lines += [
+        f"- {failure.count} x {failure.status}: {_plain(failure.reason)} ({failure.trials})"
+        for failure in failures(results)
+    ] or ["Nothing."]
+    lines += [
+        "",
+        f"{len(trials_frame(results.sweeps))} trials, {gpu_hours(results):.3g} GPU-hours.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _table(rows: Sequence[Sequence[str]]) -> list[str]:
+    header, *body = [[_plain(cell) for cell in row] for row in rows]
+    rule = ["---", *("---:" for _ in header[1:])]
+    return [f"| {' | '.join(row)} |" for row in (header, rule, *body)]
+
+
+def _plain(text: str) -> str:
+    """On one line, and no markup."""
+    escaped = " ".join(text.split())
+    for sign in "\\|<>*_`":
+        escaped = escaped.replace(sign, f"\\{sign}")
+    return escaped

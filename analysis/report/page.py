@@ -1,0 +1,100 @@
+"""The page: everything about the sweeps put into one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from analysis.conclusions import conclude
+from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
+from analysis.report.answer import answer, setting
+from analysis.report.charts import Figure
+from analysis.report.cost import cost_figure, costs, failures, gpu_hours, trial_hours
+from analysis.report.curves import curves_figure
+from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
+from analysis.report.settings import importance_figure, importance_lacking, parallel_figure
+from analysis.report.tasks import flips, task_figure
+from analysis.report.trade_off import hypervolume_figure, trade_off_figure
+from analysis.results import Results
+from trainables.wording import metric_text, points, status_in_full
+
+
+def render(results: Results) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=PackageLoader("analysis.report", "."),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {"points": points, "metric": metric_text, "json": _json}
+    return environment.get_template("page.html.jinja").render(
+        results=results,
+        title=", ".join(sweep.name for sweep in results.sweeps),
+        plotly=Markup(_plotly()),  # noqa: S704 - the library's own code
+        style=Markup(_own("page.css")),  # noqa: S704
+        script=Markup(_own("page.js")),  # noqa: S704
+        **_contents(results),
+    )
+
+
+def _contents(results: Results) -> dict[str, Any]:
+    recommended = results.recommendation.trial if results.recommendation else None
+    figures: dict[str, Figure | None] = {
+        "trade_off": trade_off_figure(results) if results.complete else None,
+        "hypervolume": hypervolume_figure(results),
+        "ranks": rank_figure(results),
+        "rates": rate_figure(results),
+        "step_size": step_size_figure(results),
+        "parallel": parallel_figure(results),
+        "importances": importance_figure(results),
+        "curves": curves_figure(results),
+        "tasks": task_figure(results),
+        "cost": cost_figure(results),
+    }
+    table = paper_table(results)
+    return {
+        "answer": answer(results),
+        "conclusions": conclude(results),
+        "figures": figures,
+        "importance_lacking": importance_lacking(results),
+        "table": table.texts(),
+        "marks": (UNLIKE_BASE, UNLIKE_FULL),
+        "flips": flips(results, recommended) if recommended else [],
+        "recommended": recommended,
+        "costs": costs(results),
+        "gpu_hours": gpu_hours(results),
+        "trial_hours": trial_hours(results),
+        "failures": failures(results),
+        "trials": [
+            (results.name(record), setting(record), status_in_full(record.status), record)
+            for sweep in results.sweeps
+            for record in sweep.trials
+        ],
+        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "when": lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+    }
+
+
+def _json(figure: Figure) -> Markup:
+    """The charts for the script of the page; safe inside its element whatever texts hold."""
+    text = json.dumps({chart.key: chart.json() for chart in figure.charts}, allow_nan=False)
+    for sign in "<>&":
+        text = text.replace(sign, f"\\u{ord(sign):04x}")
+    return Markup(text)  # noqa: S704 - escaped above
+
+
+def _own(name: str) -> str:
+    return files("analysis.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _plotly() -> str:
+    """Plotly's own code, without a word that would end the element it stands in."""
+    code = files("plotly.package_data").joinpath("plotly.min.js").read_text(encoding="utf-8")
+    return code.replace("</script", "<\\/script")

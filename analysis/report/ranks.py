@@ -1,0 +1,270 @@
+"""What rank and learning rate do: curves over ranks, heat maps, learning rate x scale."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.report.charts import (
+    FULL,
+    NAMES,
+    Chart,
+    Figure,
+    Trace,
+    heatmap,
+    hover,
+    rank_axis,
+    rank_colours,
+    rate_axis,
+)
+from analysis.results import Group, Results
+from analysis.stats.intervals import Interval
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.records import TrialRecord
+from trainables.wording import metric_text, rate
+
+_MOST_RATE_BINS = 7
+
+
+def rank_figure(results: Results) -> Figure | None:
+    """In-domain, OOD and forgetting over ranks, full SFT as a band; None without LoRA."""
+    lora = [group for group in results.groups if group.rank is not None]
+    if not lora:
+        return None
+    charts = [
+        _rank_chart(results, lora, metric)
+        for metric in (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN)
+        if all(group.best.metric(metric) is not None for group in lora)
+    ]
+    full = results.group("full")
+    band = (
+        f"The band is the best full SFT ({results.name(full.best)}) with its interval. "
+        if full
+        else ""
+    )
+    caption = (
+        "Line: the best trade-off at each rank, with the 95 % bootstrap interval over items. Dots: "
+        f"every complete LoRA trial, at all learning rates. {band}Dotted: the base."
+    )
+    return Figure(caption, tuple(charts), columns=3)
+
+
+def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
+    ranks = [group.rank for group in lora if group.rank is not None]
+    trials = [record for group in lora for record in group.trials]
+    dots: Trace = {
+        "type": "scatter",
+        "mode": "markers",
+        "x": [record.config.lora.rank for record in trials if record.config.lora],
+        "y": [record.metric(metric) for record in trials],
+        "text": [hover(results, record) for record in trials],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"color": "@muted", "size": 6, "opacity": 0.45},
+    }
+    bests = [group.best for group in lora]
+    intervals = [results.interval(record, metric) for record in bests]
+    values = [record.metric(metric) or 0.0 for record in bests]
+    line: Trace = {
+        "type": "scatter",
+        "mode": "lines+markers",
+        "x": ranks,
+        "y": values,
+        "text": [hover(results, record) for record in bests],
+        "hovertemplate": "%{text}<extra></extra>",
+        "line": {"color": "#2b6f9f", "width": 2.5},
+        "marker": {"color": "#2b6f9f", "size": 8},
+        "error_y": _error_bars(values, intervals),
+    }
+    layout = {
+        "xaxis": rank_axis(ranks),
+        "yaxis": {"title": {"text": NAMES[metric]}},
+        "showlegend": False,
+        **_references(results, metric),
+    }
+    told = ", ".join(
+        f"rank {rank} {metric_text(metric, value)}"
+        for rank, value in zip(ranks, values, strict=True)
+    )
+    return Chart(
+        f"rank-{metric.replace('/', '-')}",
+        NAMES[metric],
+        f"{NAMES[metric]} of the best trade-off at each rank: {told}.",
+        [dots, line],
+        layout,
+    )
+
+
+def _error_bars(values: Sequence[float], intervals: Sequence[Interval | None]) -> Trace:
+    pairs = list(zip(values, intervals, strict=True))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": [max(i.high - v, 0.0) if i else 0.0 for v, i in pairs],
+        "arrayminus": [max(v - i.low, 0.0) if i else 0.0 for v, i in pairs],
+        "color": "#2b6f9f",
+        "thickness": 1.4,
+        "width": 4,
+    }
+
+
+def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
+    """Full SFT's band and the base's line."""
+    shapes: list[Trace] = []
+    notes: list[Trace] = []
+    across = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "layer": "below"}
+    full = results.group("full")
+    value = full.best.metric(metric) if full else None
+    if full and value is not None:
+        interval = results.interval(full.best, metric)
+        if interval:
+            band = {"type": "rect", "y0": interval.low, "y1": interval.high, "line": {"width": 0}}
+            shapes.append({**across, **band, "fillcolor": FULL, "opacity": 0.16})
+        line = {"color": FULL, "width": 1.6}
+        shapes.append({**across, "type": "line", "y0": value, "y1": value, "line": line})
+        notes.append(_note("full SFT", value, FULL))
+    base = results.base.metrics.get(metric)
+    if base is not None:
+        dotted = {"color": "@muted", "width": 1.2, "dash": "dot"}
+        shapes.append({**across, "type": "line", "y0": base, "y1": base, "line": dotted})
+        notes.append(_note("base", base, "@muted"))
+    return {"shapes": shapes, "annotations": notes}
+
+
+def _note(text: str, value: float, colour: str) -> Trace:
+    place = {"xref": "paper", "x": 1, "xanchor": "right", "yref": "y", "y": value}
+    font = {"size": 11, "color": colour}
+    return {**place, "yanchor": "bottom", "text": text, "showarrow": False, "font": font}
+
+
+def rate_figure(results: Results) -> Figure | None:
+    """Learning rate by rank as heat maps; None without LoRA trials."""
+    trials = [record for record in results.complete if record.config.lora]
+    metrics = [
+        metric
+        for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN)
+        if trials and all(record.metric(metric) is not None for record in trials)
+    ]
+    if not metrics:
+        return None
+    edges = _edges([record.config.learning_rate for record in trials])
+    charts = tuple(_rate_chart(trials, metric, edges) for metric in metrics)
+    caption = (
+        "Mean over the trials in a cell; touch it for how many. Empty cells were not searched. "
+        "Compare along a row before along a column: at each rank the best learning rate differs "
+        "with alpha / rank."
+    )
+    return Figure(caption, charts, columns=2)
+
+
+def _edges(rates: Sequence[float]) -> list[float]:
+    """Borders of bins, evenly spaced on a logarithmic scale."""
+    low, high = math.log10(min(rates)), math.log10(max(rates))
+    if math.isclose(low, high):
+        return [min(rates), max(rates) * 1.0001]
+    bins = min(_MOST_RATE_BINS, max(3, round(math.sqrt(len(rates)) * 1.5)))
+    return [10 ** (low + (high - low) * i / bins) for i in range(bins + 1)]
+
+
+def _bin(rate_: float, edges: Sequence[float]) -> int:
+    inner = sum(rate_ >= edge for edge in edges[1:-1])
+    return min(inner, len(edges) - 2)
+
+
+def _rate_chart(trials: Sequence[TrialRecord], metric: str, edges: Sequence[float]) -> Chart:
+    ranks = sorted({record.config.lora.rank for record in trials if record.config.lora})
+    cells: dict[tuple[int, int], list[float]] = {}
+    for record in trials:
+        if record.config.lora:
+            place = record.config.lora.rank, _bin(record.config.learning_rate, edges)
+            cells.setdefault(place, []).append(record.metric(metric) or 0.0)
+    columns = range(len(edges) - 1)
+    grid = [[cells.get((rank, column)) for column in columns] for rank in ranks]
+    means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
+    centres = [rate(math.sqrt(edges[i] * edges[i + 1])) for i in columns]
+    signed = "+" if metric == FORGETTING_MEAN else ""
+    told = [
+        [
+            f"rank {rank}, lr {rate(edges[i])} to {rate(edges[i + 1])}<br>{len(cell)} trials"
+            if (cell := row[i])
+            else ""
+            for i in columns
+        ]
+        for rank, row in zip(ranks, grid, strict=True)
+    ]
+    trace = heatmap(
+        centres,
+        [str(rank) for rank in ranks],
+        means,
+        diverging=metric == FORGETTING_MEAN,
+        texts=[["" if v is None else f"{v:{signed}.2f}" for v in row] for row in means],
+        hovers=told,
+    )
+    return Chart(
+        f"rate-{metric.replace('/', '-')}",
+        f"Mean {NAMES[metric]}",
+        f"Heat map of mean {NAMES[metric]} over {len(ranks)} ranks and {len(centres)} ranges of "
+        "the learning rate.",
+        [trace],
+        {
+            "xaxis": {"title": {"text": "learning rate"}, "type": "category", "showgrid": False},
+            "yaxis": {"title": {"text": "rank"}, "type": "category", "showgrid": False},
+        },
+    )
+
+
+def step_size_figure(results: Results) -> Figure | None:
+    """Forgetting and gain over learning rate x scale; None for fewer than three LoRA trials."""
+    trials = [record for record in results.complete if record.config.lora]
+    metrics = [
+        metric
+        for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN)
+        if trials and all(record.metric(metric) is not None for record in trials)
+    ]
+    if len(trials) < 3 or not metrics:
+        return None
+    colours = rank_colours(results)
+    charts = []
+    for metric in metrics:
+        traces = []
+        for rank, colour in colours.items():
+            own = [r for r in trials if r.config.lora and r.config.lora.rank == rank]
+            if own:
+                traces.append(
+                    {
+                        "type": "scatter",
+                        "mode": "markers",
+                        "name": f"rank {rank}",
+                        "x": [
+                            r.config.learning_rate * r.config.lora.scaling
+                            for r in own
+                            if r.config.lora
+                        ],
+                        "y": [record.metric(metric) for record in own],
+                        "text": [hover(results, record) for record in own],
+                        "hovertemplate": "%{text}<extra></extra>",
+                        "marker": {
+                            "color": colour,
+                            "size": 9,
+                            "line": {"color": "@paper", "width": 1},
+                        },
+                    }
+                )
+        charts.append(
+            Chart(
+                f"step-size-{metric.replace('/', '-')}",
+                NAMES[metric],
+                f"Scatter plot of {NAMES[metric]} over learning rate times scale, {len(trials)} LoRA "
+                "trials coloured by rank.",
+                traces,
+                {
+                    "xaxis": rate_axis("learning rate x scale"),
+                    "yaxis": {"title": {"text": NAMES[metric]}},
+                    "showlegend": metric == metrics[0],
+                },
+            )
+        )
+    caption = (
+        "LoRA's scale (alpha / rank, or alpha / sqrt(rank) under rsLoRA) multiplies its update, so "
+        "trials of different alpha compare at learning rate x scale."
+    )
+    return Figure(caption, tuple(charts), columns=2)

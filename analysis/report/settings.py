@@ -1,0 +1,231 @@
+"""All settings at once: parallel coordinates and importances."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from analysis.report.charts import FULL, NAMES, Chart, Figure, Trace, hover, rank_colours
+from analysis.results import Results
+from analysis.stats.importance import FEWEST_TRIALS, importances
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.records import TrialRecord
+from trainables.wording import rate
+
+_TICKS = 4
+# Okabe and Ito (2008).
+_METRIC_COLOURS = {IN_DOMAIN_ACC: "#0072b2", FORGETTING_MEAN: "#d55e00", OOD_ACC: "#009e73"}
+
+
+@dataclass(frozen=True)
+class _Axis:
+    """One of the parallel axes.
+
+    Attributes:
+        value: of a trial; None where it has none.
+        is_log: evenly spaced in the logarithm.
+    """
+
+    title: str
+    value: Callable[[TrialRecord], float | None]
+    write: Callable[[float], str]
+    is_log: bool = False
+
+
+def _metric(key: str) -> Callable[[TrialRecord], float | None]:
+    return lambda record: record.metric(key)
+
+
+_AXES = (
+    _Axis("rank", lambda r: r.config.lora.rank if r.config.lora else None, "{:g}".format, True),
+    _Axis("alpha", lambda r: r.config.lora.alpha if r.config.lora else None, "{:g}".format, True),
+    _Axis("learning<br>rate", lambda r: r.config.learning_rate, rate, True),
+    _Axis("in-domain", _metric(IN_DOMAIN_ACC), "{:.2f}".format),
+    _Axis("OOD", _metric(OOD_ACC), "{:.2f}".format),
+    _Axis("forgetting", _metric(FORGETTING_MEAN), "{:+.2f}".format),
+)
+
+
+def parallel_figure(results: Results) -> Figure | None:
+    """Every complete trial as a line over its settings and results; None for fewer than two."""
+    trials = results.complete
+    shown = [axis for axis in _AXES if len({axis.value(r) for r in trials} - {None}) > 1]
+    if len(trials) < 2 or len(shown) < 2:
+        return None
+    scales = [_Scale.over(axis, trials) for axis in shown]
+    colours = rank_colours(results)
+    traces = []
+    for rank, colour in [*colours.items(), (None, FULL)]:
+        own = [r for r in trials if (r.config.lora.rank if r.config.lora else None) == rank]
+        name = "full SFT" if rank is None else f"rank {rank}"
+        traces += [
+            _lines(results, [r for r in own if r not in results.front], scales, name, colour, True),
+            _lines(results, [r for r in own if r in results.front], scales, name, colour, False),
+        ]
+    chart = Chart(
+        "parallel",
+        "Settings and results of every complete trial",
+        f"Parallel coordinates of {len(trials)} trials over {', '.join(a.title for a in shown)}; "
+        "trials of the Pareto front are drawn strongly.".replace("<br>", " "),
+        [trace for trace in traces if trace["x"]],
+        {
+            "xaxis": {"visible": False, "range": [-0.35, len(shown) - 0.65], "fixedrange": True},
+            "yaxis": {"visible": False, "range": [-0.08, 1.16], "fixedrange": True},
+            "showlegend": True,
+            "shapes": [_stroke(i) for i in range(len(shown))],
+            "annotations": [note for i, scale in enumerate(scales) for note in scale.notes(i)],
+        },
+        height=440,
+    )
+    caption = (
+        "A line is a trial; strong lines are the Pareto front. Full SFT has no rank and no alpha, "
+        "so its lines begin at the learning rate. Touch a line for the trial; touch the legend to "
+        "hide a group."
+    )
+    return Figure(caption, (chart,))
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """An axis with the range of what is on it."""
+
+    axis: _Axis
+    low: float
+    high: float
+
+    @classmethod
+    def over(cls, axis: _Axis, trials: Sequence[TrialRecord]) -> _Scale:
+        values = [value for record in trials if (value := axis.value(record)) is not None]
+        return cls(axis, min(values), max(values))
+
+    def place(self, value: float) -> float:
+        """Position from 0, the lowest, to 1."""
+        if self.axis.is_log:
+            return math.log(value / self.low) / math.log(self.high / self.low)
+        return (value - self.low) / (self.high - self.low)
+
+    def _at(self, share: float) -> float:
+        if self.axis.is_log:
+            return self.low * float((self.high / self.low) ** share)
+        return self.low + (self.high - self.low) * share
+
+    def notes(self, position: int) -> list[Trace]:
+        """Title and numbers beside the axis."""
+        base = {"x": position, "showarrow": False, "xref": "x", "yref": "y"}
+        title = {**base, "y": 1.04, "yanchor": "bottom", "text": f"<b>{self.axis.title}</b>"}
+        ticks = [
+            {
+                **base,
+                "y": share,
+                "xanchor": "left",
+                "xshift": 3,
+                "text": self.axis.write(self._at(share)),
+                "font": {"size": 10, "color": "@muted"},
+                "bgcolor": "@paper",
+                "opacity": 0.85,
+            }
+            for share in (i / (_TICKS - 1) for i in range(_TICKS))
+        ]
+        return [title, *ticks]
+
+
+def _stroke(position: int) -> Trace:
+    ends = {"x0": position, "x1": position, "y0": 0, "y1": 1}
+    return {"type": "line", **ends, "line": {"color": "@muted", "width": 1}, "layer": "below"}
+
+
+def _lines(
+    results: Results,
+    records: Sequence[TrialRecord],
+    scales: Sequence[_Scale],
+    name: str,
+    colour: str,
+    is_faint: bool,
+) -> Trace:
+    """Lines of several trials as one trace, with gaps between them."""
+    x: list[int | None] = []
+    y: list[float | None] = []
+    texts: list[str] = []
+    for record in records:
+        for position, scale in enumerate(scales):
+            value = scale.axis.value(record)
+            if value is None:
+                continue
+            x.append(position)
+            y.append(scale.place(value))
+            texts.append(hover(results, record))
+        x.append(None)
+        y.append(None)
+        texts.append("")
+    return {
+        "type": "scatter",
+        "mode": "lines",
+        "name": name,
+        "legendgroup": name,
+        "showlegend": not is_faint or not any(r in results.front for r in results.complete),
+        "x": x,
+        "y": y,
+        "text": texts,
+        "hovertemplate": "%{text}<extra></extra>",
+        "line": {"color": colour, "width": 1.1 if is_faint else 2.6},
+        "opacity": 0.35 if is_faint else 0.95,
+    }
+
+
+def importance_figure(results: Results) -> Figure | None:
+    """Importance of each LoRA setting for each result; None where there are too few trials."""
+    lora = [record for record in results.complete if record.config.lora]
+    found = {metric: importances(lora, metric) for metric in _METRIC_COLOURS}
+    found = {metric: shares for metric, shares in found.items() if shares}
+    if not found:
+        return None
+    mean = {
+        name: sum(shares.get(name, 0.0) for shares in found.values()) / len(found)
+        for shares in found.values()
+        for name in shares
+    }
+    names = sorted(mean, key=lambda name: mean[name])
+    traces = [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "name": NAMES[metric],
+            "y": names,
+            "x": [shares.get(name, 0.0) for name in names],
+            "marker": {"color": _METRIC_COLOURS[metric]},
+            "hovertemplate": "%{y}: %{x:.2f}<extra>" + NAMES[metric] + "</extra>",
+        }
+        for metric, shares in found.items()
+    ]
+    told = "; ".join(
+        f"{NAMES[m]}: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
+        for m, shares in found.items()
+    )
+    chart = Chart(
+        "importances",
+        "Share of the variance over LoRA trials that each setting explains",
+        f"Bars of the importance of each setting. {told}.",
+        traces,
+        {
+            "barmode": "group",
+            "bargap": 0.35,
+            "xaxis": {"title": {"text": "importance"}, "range": [0, 1]},
+            "yaxis": {"type": "category", "automargin": True, "showgrid": False},
+        },
+        height=130 + 70 * len(names),
+    )
+    caption = (
+        f"fANOVA of Optuna (Hutter et al. 2014) on {len(lora)} complete LoRA trials; shares of one "
+        "result sum to 1. A setting can matter little because its searched range is narrow."
+    )
+    return Figure(caption, (chart,))
+
+
+def importance_lacking(results: Results) -> str:
+    """Why there are no importances."""
+    count = sum(record.config.lora is not None for record in results.complete)
+    return (
+        f"Importances need {FEWEST_TRIALS} complete LoRA trials whose settings and results differ; "
+        f"there are {count}."
+    )

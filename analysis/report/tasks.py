@@ -1,0 +1,153 @@
+"""Task by task: the forgetting matrix, what was gained, flips and their examples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from analysis.report.charts import Chart, Figure, heatmap
+from analysis.results import Results
+from analysis.stats.significance import holm, mcnemar
+from analysis.sweeps import PairedItem
+from trainables import metric_keys
+from trainables.config import Role
+from trainables.records import TrialRecord
+
+_MOST_EXAMPLES = 3
+_MOST_CHARACTERS = 600
+
+
+def task_figure(results: Results) -> Figure | None:
+    """Forgetting, and gains in and out of the domain, of the best of each method and rank."""
+    charts: list[Chart] = []
+    retention = results.tasks("retention")
+    if results.groups and retention:
+        keys = {label: metric_keys.task_forgetting(label) for label in retention}
+        forgetting = [[group.best.metric(key) for key in keys.values()] for group in results.groups]
+        charts.append(_matrix(results, "Forgetting", list(keys), forgetting))
+    gained: list[tuple[str, str, float]] = []
+    roles: tuple[Role, ...] = ("in_domain", "ood")
+    for role in roles:
+        gained += [
+            (label, metric_keys.task_score(role, label, task.metric), task.value)
+            for label, task in results.tasks(role).items()
+        ]
+    if results.groups and gained:
+        values = [
+            [_less(group.best.metric(key), base) for _, key, base in gained]
+            for group in results.groups
+        ]
+        charts.append(_matrix(results, "Gain", [label for label, *_ in gained], values))
+    if not charts:
+        return None
+    caption = (
+        "Points of accuracy at the best trade-off of each row. Forgetting is base minus tuned on "
+        "the retention tasks; gain is tuned minus base in the domain and out of it."
+    )
+    return Figure(caption, tuple(charts), columns=2)
+
+
+def _less(value: float | None, base: float) -> float | None:
+    return None if value is None else value - base
+
+
+def _matrix(
+    results: Results, title: str, tasks: Sequence[str], values: Sequence[Sequence[float | None]]
+) -> Chart:
+    rows = [group.label.replace("LoRA, ", "") for group in results.groups]
+    in_points = [[None if v is None else 100 * v for v in row] for row in values]
+    signs = -1 if title == "Gain" else 1
+    trace = heatmap(
+        tasks,
+        rows,
+        [[None if v is None else signs * v for v in row] for row in in_points],
+        diverging=True,
+        texts=[["" if v is None else f"{v + 0.0:+.1f}" for v in row] for row in in_points],
+        hovers=[
+            [f"{row}, {task}" for task in tasks]
+            for row in [group.label for group in results.groups]
+        ],
+    )
+    return Chart(
+        f"matrix-{title.lower()}",
+        f"{title} by task (points)",
+        f"{title} in points: "
+        + "; ".join(
+            f"{row}: "
+            + ", ".join(f"{t} {v:+.1f}" for t, v in zip(tasks, line, strict=True) if v is not None)
+            for row, line in zip(rows, in_points, strict=True)
+        ),
+        [trace],
+        {
+            "xaxis": {"type": "category", "tickangle": -35, "automargin": True, "showgrid": False},
+            "yaxis": {
+                "type": "category",
+                "autorange": "reversed",
+                "automargin": True,
+                "showgrid": False,
+            },
+        },
+        height=180 + 34 * len(rows),
+    )
+
+
+@dataclass(frozen=True)
+class Flips:
+    """Items of one task on which a trial and the base differ.
+
+    Attributes:
+        p_value: McNemar's exact test, adjusted over the tasks (Holm).
+        examples: forgotten ones on retention tasks, gained ones elsewhere.
+    """
+
+    task: str
+    role: Role
+    items: int
+    forgotten: int
+    gained: int
+    p_value: float
+    examples: tuple[Example, ...]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One item, as text."""
+
+    prompt: str
+    target: str
+    before: str
+    after: str
+
+
+def flips(results: Results, record: TrialRecord) -> list[Flips]:
+    """Flips of every task; empty where the items are not on disk."""
+    pairs = results.pairs(record)
+    if not pairs:
+        return []
+    counts = {
+        task: (sum(p.is_forgotten for p in own), sum(p.is_gained for p in own))
+        for task, own in pairs.items()
+    }
+    adjusted = holm([mcnemar(*count) for count in counts.values()])
+    found = []
+    for (task, (forgotten, gained)), p_value in zip(counts.items(), adjusted, strict=True):
+        role = results.base.scores[task].role
+        shown = [
+            pair
+            for pair in pairs[task]
+            if (pair.is_forgotten if role == "retention" else pair.is_gained)
+        ]
+        examples = tuple(map(_example, shown[:_MOST_EXAMPLES]))
+        found.append(Flips(task, role, len(pairs[task]), forgotten, gained, p_value, examples))
+    order = {"retention": 0, "in_domain": 1, "ood": 2}
+    return sorted(found, key=lambda f: (order[f.role], f.p_value))
+
+
+def _example(pair: PairedItem) -> Example:
+    texts = (pair.base.prompt, pair.base.target, pair.base.answer, pair.tuned.answer)
+    return Example(*map(_shortened, texts))
+
+
+def _shortened(text: str) -> str:
+    """The end of a long text, where the question stands after its examples."""
+    return text if len(text) <= _MOST_CHARACTERS else f"... {text[-_MOST_CHARACTERS:]}"

@@ -1,0 +1,201 @@
+"""The trade-off: gain against forgetting and OOD accuracy, and how far the search has come."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from analysis.report.charts import (
+    FULL,
+    NAMES,
+    Chart,
+    Figure,
+    Trace,
+    hover,
+    rank_colours,
+)
+from analysis.results import Results
+from analysis.stats.hypervolume import hypervolume
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.pareto import is_feasible, objective_values
+from trainables.records import TrialRecord
+
+
+def trade_off_figure(results: Results) -> Figure:
+    """In-domain accuracy against forgetting and against OOD accuracy, the front marked."""
+    charts = [
+        Chart(
+            f"trade-off-{index}",
+            f"{NAMES[IN_DOMAIN_ACC]} against {NAMES[metric]}",
+            f"Scatter plot of {len(results.complete)} complete trials: {NAMES[IN_DOMAIN_ACC]} "
+            f"against {NAMES[metric]}, LoRA coloured by rank, full SFT as diamonds, the base as a "
+            "star, trials of the Pareto front ringed, the recommended one circled.",
+            _scatter(results, metric, has_legend=index == 0),
+            {
+                "xaxis": {"title": {"text": _title(metric)}, "zeroline": metric == FORGETTING_MEAN},
+                "yaxis": {"title": {"text": NAMES[IN_DOMAIN_ACC]}},
+                "showlegend": index == 0,
+            },
+            height=430,
+        )
+        for index, metric in enumerate((FORGETTING_MEAN, OOD_ACC))
+        if any(record.metric(metric) is not None for record in results.complete)
+    ]
+    goals = ", ".join(f"{o.mode} {o.metric}" for o in results.goals.objectives)
+    bounds = "".join(f", {constraint}" for constraint in results.goals.constraints)
+    caption = (
+        f"Each point is a trial that ran to its end. The Pareto front ({goals}{bounds}) holds the "
+        f"{len(results.front)} ringed trials that no other beats in every objective; with more than "
+        "two objectives some of them lie inside the cloud of a plot of two. Touch a point for its "
+        "settings."
+    )
+    return Figure(caption, tuple(charts), columns=2)
+
+
+def _title(metric: str) -> str:
+    return "forgetting (base minus tuned)" if metric == FORGETTING_MEAN else NAMES[metric]
+
+
+def _scatter(results: Results, metric: str, has_legend: bool) -> list[Trace]:
+    colours = rank_colours(results)
+    traces: list[Trace] = []
+    shown = [r for r in results.complete if r.metric(metric) is not None]
+    for rank, colour in colours.items():
+        own = [r for r in shown if r.config.lora and r.config.lora.rank == rank]
+        marker = {"color": colour, "size": 10, "line": {"color": "@paper", "width": 1}}
+        traces += _points(results, own, metric, f"rank {rank}", marker)
+    full = [r for r in shown if r.config.method == "full"]
+    diamond = {
+        "symbol": "diamond",
+        "color": FULL,
+        "size": 11,
+        "line": {"color": "@paper", "width": 1},
+    }
+    traces += _points(results, full, metric, "full SFT", diamond)
+    ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
+    front = [r for r in results.front if r in shown]
+    traces += _points(results, front, metric, "Pareto front", ring, silent=True)
+    traces += _recommended(results, metric)
+    base = results.base.metrics
+    if metric in base and IN_DOMAIN_ACC in base:
+        star = {
+            "symbol": "star",
+            "color": "@ink",
+            "size": 14,
+            "line": {"color": "@paper", "width": 1},
+        }
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "markers",
+                "name": "base",
+                "x": [base[metric]],
+                "y": [base[IN_DOMAIN_ACC]],
+                "marker": star,
+                "hovertemplate": "<b>base model</b><br>%{x:.3f}, %{y:.3f}<extra></extra>",
+            }
+        )
+    return traces if has_legend else [{**trace, "showlegend": False} for trace in traces]
+
+
+def _points(
+    results: Results,
+    records: Sequence[TrialRecord],
+    metric: str,
+    name: str,
+    marker: dict[str, object],
+    silent: bool = False,
+) -> list[Trace]:
+    if not records:
+        return []
+    told = {"hoverinfo": "skip"} if silent else {"hovertemplate": "%{text}<extra></extra>"}
+    return [
+        {
+            "type": "scatter",
+            "mode": "markers",
+            "name": name,
+            "x": [record.metric(metric) for record in records],
+            "y": [record.metric(IN_DOMAIN_ACC) for record in records],
+            "text": [hover(results, record) for record in records],
+            "marker": marker,
+            **told,
+        }
+    ]
+
+
+def _recommended(results: Results, metric: str) -> list[Trace]:
+    if results.recommendation is None:
+        return []
+    trial = results.recommendation.trial
+    marker = {"symbol": "circle-open", "color": FULL, "size": 24, "line": {"width": 2.5}}
+    traces = _points(results, [trial], metric, "recommended", marker, silent=True)
+    label = {
+        "mode": "markers+text",
+        "text": [f"<b>{trial.number}</b>"],
+        "textposition": "middle left",
+    }
+    return [{**trace, **label} for trace in traces]
+
+
+def hypervolume_shares(results: Results) -> list[float]:
+    """Hypervolume of the front after each trial of the search, as a share of what is possible.
+
+    Between the best and the worst value of each objective over all complete trials and the base,
+    so 1 would be one trial that is best in everything. A trial that breaks a constraint adds
+    nothing.
+    """
+    signs = [1 if objective.mode == "min" else -1 for objective in results.goals.objectives]
+    losses = [_signed(objective_values(results.goals, r) or [], signs) for r in results.complete]
+    base = [results.base.metrics.get(objective.metric) for objective in results.goals.objectives]
+    known = [*losses, _signed([v for v in base if v is not None], signs)]
+    known = [values for values in known if len(values) == len(signs)]
+    best = [min(column) for column in zip(*known, strict=True)]
+    worst = [max(column) for column in zip(*known, strict=True)]
+    spans = [high - low for low, high in zip(best, worst, strict=True)]
+    scaled: list[list[float]] = []
+    shares = []
+    for record, values in zip(results.complete, losses, strict=True):
+        if is_feasible(results.goals, record):
+            parts = zip(values, best, spans, strict=True)
+            scaled.append([(value - low) / span if span else 0.0 for value, low, span in parts])
+        shares.append(hypervolume(scaled, [1.0] * len(signs)))
+    return shares
+
+
+def _signed(values: Sequence[float], signs: Sequence[int]) -> list[float]:
+    return [value * sign for value, sign in zip(values, signs, strict=False)]
+
+
+def hypervolume_figure(results: Results) -> Figure | None:
+    """How the front grew over the search; None for fewer than three trials."""
+    shares = hypervolume_shares(results)
+    if len(shares) < 3:
+        return None
+    line = {
+        "type": "scatter",
+        "mode": "lines",
+        "line": {"shape": "hv", "color": "@ink", "width": 2},
+        "x": list(range(1, len(shares) + 1)),
+        "y": shares,
+        "hovertemplate": "after %{x} complete trials: %{y:.3f}<extra></extra>",
+    }
+    chart = Chart(
+        "hypervolume",
+        "Hypervolume of the front as the search went on",
+        f"Step line of the hypervolume after each of {len(shares)} complete trials; it ends at "
+        f"{shares[-1]:.2f} of what is possible.",
+        [line],
+        {
+            "xaxis": {"title": {"text": "complete trials"}},
+            "yaxis": {"title": {"text": "share of the possible"}, "rangemode": "tozero"},
+            "showlegend": False,
+        },
+        height=240,
+    )
+    quarter = shares[max(0, len(shares) * 3 // 4 - 1)]
+    caption = (
+        f"The front dominates {100 * shares[-1]:.1f} % of the box between the best and the worst "
+        "value seen of each objective. "
+        f"The last quarter of the search added {100 * (shares[-1] - quarter):.1f} points: where that "
+        "is little, more trials of this space will hardly help."
+    )
+    return Figure(caption, (chart,))

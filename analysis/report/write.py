@@ -1,0 +1,39 @@
+"""Writing a report to a file, in the format that is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from analysis.report.formats import as_csv, as_json, as_markdown
+from analysis.report.page import render
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+
+FORMATS: dict[str, Callable[[Results], str]] = {
+    "html": render,
+    "md": as_markdown,
+    "csv": as_csv,
+    "json": as_json,
+}
+
+
+def write_report(sweep_dirs: Sequence[Path], file: Path | None, kind: str | None) -> Path:
+    """Write a report about sweeps; returns its file.
+
+    Args:
+        sweep_dirs: of sweeps of one model and evaluation.
+        file: default `report.KIND` in the first sweep's folder.
+        kind: one of `FORMATS`; default what the file's name ends in, else html.
+
+    Raises:
+        UserError: as `open_sweeps`.
+    """
+    if kind is None:
+        suffix = file.suffix.removeprefix(".").lower() if file else ""
+        kind = suffix if suffix in FORMATS else "html"
+    results = Results(open_sweeps(sweep_dirs))
+    file = file or sweep_dirs[0] / f"report.{kind}"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(FORMATS[kind](results), encoding="utf-8")
+    return file
