@@ -108,7 +108,7 @@ def _difference(shown: str, comparison: Comparison, otherwise: str) -> Conclusio
     is_shown = comparison.p_value < _ALPHA
     evidence = f"{interval_text(comparison.difference)}; McNemar {p_text(comparison.p_value)}"
     if comparison.differing == 0:
-        evidence = f"no item differs, n = {comparison.difference.n}"
+        evidence = f"no item differs; {interval_text(comparison.difference)}"
     return Conclusion(
         f"{shown if is_shown else otherwise}.", evidence, "shown" if is_shown else "open"
     )

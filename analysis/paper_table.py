@@ -98,17 +98,31 @@ class PaperTable:
             ]
         )
 
+    @property
+    def summaries(self) -> list[str]:
+        """Columns of whole roles."""
+        return [name for name, *_ in _SUMMARIES if name in self.roles]
+
+    @property
+    def tasks(self) -> list[str]:
+        """Columns of single tasks."""
+        return [name for name in self.roles if name not in self.summaries]
+
     def texts(self) -> list[list[str]]:
         """Header and rows as they are printed; differences of the summaries are in points."""
-        summaries = [name for name, *_ in _SUMMARIES if name in self.roles]
         header = ["", "trial", "lr"]
-        for name in summaries:
+        for name in self.summaries:
             header += [name, f"{name} Δ base", f"{name} Δ full"]
-        tasks = [name for name in self.roles if name not in summaries]
-        return [[*header, *tasks], *(_texts(row, summaries, tasks) for row in self.rows)]
+        rows = [
+            summary_texts(row, self.summaries)
+            + [cell_text(row.cells.get(name)) for name in self.tasks]
+            for row in self.rows
+        ]
+        return [[*header, *self.tasks], *rows]
 
 
-def _texts(row: Row, summaries: Sequence[str], tasks: Sequence[str]) -> list[str]:
+def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
+    """A row without its tasks: what it is, then each summary and its differences in points."""
     texts = [
         row.label,
         "" if row.trial is None else f"{row.trial} (of {row.trials})",
@@ -118,7 +132,7 @@ def _texts(row: Row, summaries: Sequence[str], tasks: Sequence[str]) -> list[str
         cell = row.cells.get(name)
         differences = (cell.to_base, cell.to_full) if cell else (None, None)
         texts += [cell_text(cell), *(points(d.estimate) if d else "" for d in differences)]
-    return texts + [cell_text(row.cells.get(name)) for name in tasks]
+    return texts
 
 
 def cell_text(cell: Cell | None) -> str:

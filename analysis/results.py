@@ -158,8 +158,8 @@ class Results:
             return None
         if metric == FORGETTING_MEAN:
             losses = [-difference for difference in self.differences(record, None, tasks)]
-            return bootstrap_mean(losses) if losses else None
-        return bootstrap_mean([scores[task] for task in tasks])
+            return bootstrap_mean(losses, bounds=(-1, 1)) if losses else None
+        return bootstrap_mean([scores[task] for task in tasks], bounds=(0, 1))
 
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
         """Interval over a trial's repeats with other seeds; None for fewer than two.
@@ -185,7 +185,7 @@ class Results:
             return None
         gained = sum(int(((one > 0.5) & (other <= 0.5)).sum()) for one, other in pairs)
         lost = sum(int(((one <= 0.5) & (other > 0.5)).sum()) for one, other in pairs)
-        difference = bootstrap_mean([one - other for one, other in pairs])
+        difference = bootstrap_mean([one - other for one, other in pairs], bounds=(-1, 1))
         return Comparison(difference, mcnemar(lost, gained), lost + gained)
 
     def differences(

@@ -41,6 +41,7 @@ class Answer:
     """
 
     trial: str
+    trial_id: str
     setting: str
     reason: str
     is_feasible: bool
@@ -56,6 +57,7 @@ def answer(results: Results) -> Answer | None:
     trial = recommendation.trial
     return Answer(
         results.name(trial),
+        trial.config.trial_id,
         setting(trial),
         _plain(recommendation.reason),
         recommendation.feasible,

@@ -23,14 +23,8 @@ FULL = "#d55e00"
 """Vermilion of Okabe and Ito (2008); told from the ramp of ranks by every kind of colour vision."""
 _RAMP = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (180, 205, 60))
 # Viridis, which falls evenly in lightness, without its end that is too pale for white paper.
-SEQUENTIAL = [
-    [0, "#f7f4ec"],
-    [0.25, "#c6dbe4"],
-    [0.5, "#73a9c9"],
-    [0.75, "#2b6f9f"],
-    [1, "#0b3a63"],
-]
-DIVERGING = [[0, "#1d6996"], [0.25, "#8bbcd8"], [0.5, "#f7f4ec"], [0.75, "#f0a36b"], [1, "#b03a00"]]
+_BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")
+_BLUE_TO_VERMILION = ("#1d6996", "#8bbcd8", "#f3f1ea", "#f0a36b", "#b03a00")
 NAMES = {
     IN_DOMAIN_ACC: "in-domain accuracy",
     OOD_ACC: "out-of-domain accuracy",
@@ -68,11 +62,26 @@ class Figure:
 
     Attributes:
         columns: most charts in a row.
+        legend: of all the charts together.
     """
 
     caption: str
     charts: tuple[Chart, ...]
     columns: int = 1
+    legend: tuple[Key, ...] = ()
+
+
+@dataclass(frozen=True)
+class Key:
+    """One entry of a legend.
+
+    Attributes:
+        shape: `dot`, `diamond`, `star`, `ring`, `target`, `line` or `square`.
+    """
+
+    name: str
+    colour: str
+    shape: str = "dot"
 
 
 def _finite(value: Any) -> Any:
@@ -150,11 +159,11 @@ def heatmap(
     found = [abs(value) for row in values for value in row if value is not None]
     most = max(found, default=0.0) or 1.0
     scale = (
-        {"colorscale": DIVERGING, "zmid": 0, "zmin": -most, "zmax": most}
+        {"colorscale": _scale(_BLUE_TO_VERMILION), "zmid": 0, "zmin": -most, "zmax": most}
         if diverging
-        else {"colorscale": SEQUENTIAL}
+        else {"colorscale": _scale(_BLUES)}
     )
-    return {
+    trace: Trace = {
         "type": "heatmap",
         "x": list(columns),
         "y": list(rows),
@@ -163,14 +172,44 @@ def heatmap(
         "ygap": 2,
         "showscale": texts is None,
         "colorbar": {"thickness": 8, "outlinewidth": 0, "len": 0.9},
-        **({"text": [list(row) for row in texts], "texttemplate": "%{text}"} if texts else {}),
-        **(
-            {
-                "hovertext": [list(row) for row in hovers],
-                "hovertemplate": "%{hovertext}<extra></extra>",
-            }
-            if hovers
-            else {"hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>"}
-        ),
+        "hovertemplate": "%{y}, %{x}: %{z:.3f}<extra></extra>",
         **scale,
+    }
+    if texts:
+        trace |= {"text": [list(row) for row in texts], "texttemplate": "%{text}"}
+    if hovers:
+        trace |= {"hovertext": [list(row) for row in hovers]}
+        trace["hovertemplate"] = "%{hovertext}<extra></extra>"
+    return trace
+
+
+def _scale(colours: Sequence[str]) -> list[list[object]]:
+    return [[index / (len(colours) - 1), colour] for index, colour in enumerate(colours)]
+
+
+def rank_keys(results: Results, shape: str = "dot", full: str = "diamond") -> list[Key]:
+    """The legend of ranks and full SFT, as far as there are any."""
+    keys = [Key(f"rank {rank}", colour, shape) for rank, colour in rank_colours(results).items()]
+    if any(record.config.method == "full" for record in results.search_trials):
+        keys.append(Key("full SFT", FULL, full))
+    return keys
+
+
+def point_trace(
+    results: Results,
+    records: Sequence[TrialRecord],
+    x: Sequence[float | None],
+    y: Sequence[float | None],
+    marker: dict[str, Any],
+) -> Trace:
+    """Trials as points that say what they are."""
+    edge = {"color": "@paper", "width": 1}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "x": list(x),
+        "y": list(y),
+        "text": [hover(results, record) for record in records],
+        "hovertemplate": "%{text}<extra></extra>",
+        "marker": {"size": 10, "line": edge, **marker},
     }

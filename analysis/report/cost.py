@@ -84,6 +84,11 @@ def trial_hours(results: Results) -> float:
     return sum((r.ended or 0.0) - r.started for r in ended) / 3600
 
 
+def number(value: float) -> str:
+    """Three significant digits, and never an exponent."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
+
 def cost_figure(results: Results) -> Figure | None:
     """Throughput and memory by method and rank."""
     rows = [row for row in costs(results) if row.tokens_per_second is not None]
@@ -104,7 +109,7 @@ def cost_figure(results: Results) -> Figure | None:
                     "x": names,
                     "y": values,
                     "marker": {"color": shades},
-                    "text": ["" if value is None else f"{value:.3g}" for value in values],
+                    "text": ["" if value is None else number(value) for value in values],
                     "textposition": "outside",
                     "cliponaxis": False,
                     "hovertemplate": "%{x}: %{y:.4g}<extra></extra>",
@@ -119,8 +124,8 @@ def cost_figure(results: Results) -> Figure | None:
         )
     )
     caption = (
-        "Memory is what was reserved on the GPU or, without one, the process's resident size, which "
-        "a process that is used again keeps from its largest trial."
+        "Memory is what was reserved on the GPU or, without one, the process's resident size, "
+        "which a process that is used again keeps from its largest trial."
     )
     return Figure(caption, charts, columns=2)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.report.charts import NAMES, Chart, Figure, Trace, colour_of, rank_colours
+from analysis.report.charts import NAMES, Chart, Figure, Trace, colour_of, rank_colours, rank_keys
 from analysis.results import Group, Results
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, TRAIN_LOSS
 from trainables.records import TrialRecord
@@ -22,7 +22,7 @@ def curves_figure(results: Results) -> Figure | None:
     for metric in (TRAIN_LOSS, IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC):
         own = {r: by_metric[metric] for r, by_metric in curves.items() if by_metric.get(metric)}
         if own:
-            charts.append(_chart(results, metric, own, has_legend=not charts))
+            charts.append(_chart(results, metric, own))
     if not charts:
         return None
     caption = (
@@ -30,7 +30,7 @@ def curves_figure(results: Results) -> Figure | None:
         "trade-off of each method and rank. Evaluations begin at the base, which is every trial's "
         "step 0."
     )
-    return Figure(caption, tuple(charts), columns=2)
+    return Figure(caption, tuple(charts), 2, tuple(rank_keys(results, "line", "line")))
 
 
 def _curves(results: Results) -> dict[str, dict[str, Curve]]:
@@ -53,7 +53,7 @@ def _curves(results: Results) -> dict[str, dict[str, Curve]]:
     return curves
 
 
-def _chart(results: Results, metric: str, curves: dict[str, Curve], has_legend: bool) -> Chart:
+def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
     colours = rank_colours(results)
     traces: list[Trace] = []
     grouped = {r.config.trial_id for group in results.groups for r in group.trials}
@@ -63,7 +63,7 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve], has_legend: 
         traces.append(_thin(thin, colour))
         best = curves.get(group.best.config.trial_id)
         if best:
-            traces.append(_thick(results, group, best, colour, has_legend))
+            traces.append(_thick(results, group, best, colour))
     others = [curve for trial_id, curve in curves.items() if trial_id not in grouped]
     traces.insert(0, _thin(others, "@muted"))
     return Chart(
@@ -73,13 +73,13 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve], has_legend: 
         [trace for trace in traces if trace["x"]],
         {
             "xaxis": {"title": {"text": "optimizer steps"}},
-            "yaxis": {"title": {"text": ""}, **_loss_axis(metric, curves.values())},
-            "showlegend": has_legend,
+            "yaxis": {"title": {"text": ""}, **_loss_axis(metric)},
+            "showlegend": False,
         },
     )
 
 
-def _loss_axis(metric: str, curves: object) -> dict[str, object]:
+def _loss_axis(metric: str) -> dict[str, object]:
     """Losses fall by orders of magnitude."""
     return {"type": "log", "exponentformat": "power", "nticks": 6} if metric == TRAIN_LOSS else {}
 
@@ -91,16 +91,14 @@ def _thin(curves: Sequence[Curve], colour: str) -> Trace:
         x += [*(step for step, _ in curve), None]
         y += [*(value for _, value in curve), None]
     line = {"color": colour, "width": 0.9}
-    quiet = {"hoverinfo": "skip", "showlegend": False, "opacity": 0.4}
+    quiet = {"hoverinfo": "skip", "opacity": 0.4}
     return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, **quiet}
 
 
-def _thick(results: Results, group: Group, curve: Curve, colour: str, has_legend: bool) -> Trace:
+def _thick(results: Results, group: Group, curve: Curve, colour: str) -> Trace:
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": group.label,
-        "showlegend": has_legend,
         "x": [step for step, _ in curve],
         "y": [value for _, value in curve],
         "line": {"color": colour, "width": 2.6},

@@ -28,7 +28,7 @@ def as_json(results: Results) -> str:
         "sweeps": [sweep.record.model_dump(mode="json") for sweep in results.sweeps],
         "unfinished": {s.name: s.unfinished for s in results.sweeps if s.unfinished},
         "base": results.base.metrics,
-        "recommended": results.recommendation.trial.config.trial_id if found else None,
+        "recommended": found.trial_id if found else None,
         "reason": found.reason if found else None,
         "front": [record.config.trial_id for record in results.front],
         "conclusions": [vars(conclusion) for conclusion in conclude(results)],

@@ -28,7 +28,6 @@
         paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
         margin: { l: 48, r: 14, t: 10, b: 44 }, hovermode: "closest",
         xaxis: axis, yaxis: axis,
-        legend: { orientation: "h", x: 0, y: -0.22, yanchor: "top", font: { size: 11 } },
         hoverlabel: {
           bgcolor: palette["@paper"], bordercolor: palette["@muted"], align: "left",
           font: { family: getComputedStyle(document.body).fontFamily, size: 12, color: palette["@ink"] },

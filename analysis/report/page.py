@@ -11,17 +11,17 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from analysis.conclusions import conclude
-from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
+from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
 from analysis.report.answer import answer, setting
 from analysis.report.charts import Figure
-from analysis.report.cost import cost_figure, costs, failures, gpu_hours, trial_hours
+from analysis.report.cost import cost_figure, costs, failures, gpu_hours, number, trial_hours
 from analysis.report.curves import curves_figure
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings import importance_figure, importance_lacking, parallel_figure
 from analysis.report.tasks import flips, task_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
-from trainables.wording import metric_text, points, status_in_full
+from trainables.wording import metric_text, status_in_full
 
 
 def render(results: Results) -> str:
@@ -33,7 +33,11 @@ def render(results: Results) -> str:
         lstrip_blocks=True,
         undefined=StrictUndefined,
     )
-    environment.filters |= {"points": points, "metric": metric_text, "json": _json}
+    environment.filters |= {
+        "metric": metric_text,
+        "json": _json,
+        "number": number,
+    }
     return environment.get_template("page.html.jinja").render(
         results=results,
         title=", ".join(sweep.name for sweep in results.sweeps),
@@ -64,7 +68,9 @@ def _contents(results: Results) -> dict[str, Any]:
         "conclusions": conclude(results),
         "figures": figures,
         "importance_lacking": importance_lacking(results),
-        "table": table.texts(),
+        "table": table,
+        "cell_text": cell_text,
+        "summary_texts": summary_texts,
         "marks": (UNLIKE_BASE, UNLIKE_FULL),
         "flips": flips(results, recommended) if recommended else [],
         "recommended": recommended,

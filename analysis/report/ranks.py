@@ -13,8 +13,10 @@ from analysis.report.charts import (
     Trace,
     heatmap,
     hover,
+    point_trace,
     rank_axis,
     rank_colours,
+    rank_keys,
     rate_axis,
 )
 from analysis.results import Group, Results
@@ -121,19 +123,22 @@ def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
             shapes.append({**across, **band, "fillcolor": FULL, "opacity": 0.16})
         line = {"color": FULL, "width": 1.6}
         shapes.append({**across, "type": "line", "y0": value, "y1": value, "line": line})
-        notes.append(_note("full SFT", value, FULL))
+        notes.append(_note("full SFT", value, FULL, is_above=True))
     base = results.base.metrics.get(metric)
     if base is not None:
         dotted = {"color": "@muted", "width": 1.2, "dash": "dot"}
         shapes.append({**across, "type": "line", "y0": base, "y1": base, "line": dotted})
-        notes.append(_note("base", base, "@muted"))
+        is_above = value is not None and base > value
+        if notes and is_above:
+            notes[0]["yanchor"] = "top"
+        notes.append(_note("base", base, "@muted", is_above))
     return {"shapes": shapes, "annotations": notes}
 
 
-def _note(text: str, value: float, colour: str) -> Trace:
+def _note(text: str, value: float, colour: str, is_above: bool) -> Trace:
     place = {"xref": "paper", "x": 1, "xanchor": "right", "yref": "y", "y": value}
-    font = {"size": 11, "color": colour}
-    return {**place, "yanchor": "bottom", "text": text, "showarrow": False, "font": font}
+    anchor = {"yanchor": "bottom" if is_above else "top", "showarrow": False}
+    return {**place, **anchor, "text": text, "font": {"size": 11, "color": colour}}
 
 
 def rate_figure(results: Results) -> Figure | None:
@@ -222,49 +227,37 @@ def step_size_figure(results: Results) -> Figure | None:
     ]
     if len(trials) < 3 or not metrics:
         return None
-    colours = rank_colours(results)
-    charts = []
-    for metric in metrics:
-        traces = []
-        for rank, colour in colours.items():
-            own = [r for r in trials if r.config.lora and r.config.lora.rank == rank]
-            if own:
-                traces.append(
-                    {
-                        "type": "scatter",
-                        "mode": "markers",
-                        "name": f"rank {rank}",
-                        "x": [
-                            r.config.learning_rate * r.config.lora.scaling
-                            for r in own
-                            if r.config.lora
-                        ],
-                        "y": [record.metric(metric) for record in own],
-                        "text": [hover(results, record) for record in own],
-                        "hovertemplate": "%{text}<extra></extra>",
-                        "marker": {
-                            "color": colour,
-                            "size": 9,
-                            "line": {"color": "@paper", "width": 1},
-                        },
-                    }
-                )
-        charts.append(
-            Chart(
-                f"step-size-{metric.replace('/', '-')}",
-                NAMES[metric],
-                f"Scatter plot of {NAMES[metric]} over learning rate times scale, {len(trials)} LoRA "
-                "trials coloured by rank.",
-                traces,
-                {
-                    "xaxis": rate_axis("learning rate x scale"),
-                    "yaxis": {"title": {"text": NAMES[metric]}},
-                    "showlegend": metric == metrics[0],
-                },
-            )
-        )
+    charts = tuple(_step_size_chart(results, trials, metric) for metric in metrics)
     caption = (
         "LoRA's scale (alpha / rank, or alpha / sqrt(rank) under rsLoRA) multiplies its update, so "
         "trials of different alpha compare at learning rate x scale."
     )
-    return Figure(caption, tuple(charts), columns=2)
+    keys = [key for key in rank_keys(results) if key.shape == "dot"]
+    return Figure(caption, charts, 2, tuple(keys))
+
+
+def _step_size_chart(results: Results, trials: Sequence[TrialRecord], metric: str) -> Chart:
+    traces = []
+    for rank, colour in rank_colours(results).items():
+        steps = {
+            r.config.trial_id: r.config.learning_rate * r.config.lora.scaling
+            for r in trials
+            if r.config.lora and r.config.lora.rank == rank
+        }
+        own = [record for record in trials if record.config.trial_id in steps]
+        values = [record.metric(metric) for record in own]
+        if own:
+            marker = {"color": colour}
+            traces.append(point_trace(results, own, list(steps.values()), values, marker))
+    return Chart(
+        f"step-size-{metric.replace('/', '-')}",
+        NAMES[metric],
+        f"Scatter plot of {NAMES[metric]} over learning rate times scale, {len(trials)} LoRA "
+        "trials coloured by rank.",
+        traces,
+        {
+            "xaxis": rate_axis("learning rate x scale"),
+            "yaxis": {"title": {"text": NAMES[metric]}},
+            "showlegend": False,
+        },
+    )

@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from analysis.report.charts import FULL, NAMES, Chart, Figure, Trace, hover, rank_colours
+from analysis.report.charts import (
+    FULL,
+    NAMES,
+    Chart,
+    Figure,
+    Key,
+    Trace,
+    hover,
+    rank_colours,
+    rank_keys,
+)
 from analysis.results import Results
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialRecord
 from trainables.wording import rate
 
-_TICKS = 4
+_TICKS, _MOST_TICKS = 4, 8
 # Okabe and Ito (2008).
 _METRIC_COLOURS = {IN_DOMAIN_ACC: "#0072b2", FORGETTING_MEAN: "#d55e00", OOD_ACC: "#009e73"}
 
@@ -31,6 +41,10 @@ class _Axis:
     value: Callable[[TrialRecord], float | None]
     write: Callable[[float], str]
     is_log: bool = False
+
+    def is_few(self, values: Sequence[float]) -> bool:
+        """Whether each value can have its own tick: powers, such as ranks, but no results."""
+        return self.is_log and len(values) <= _MOST_TICKS
 
 
 def _metric(key: str) -> Callable[[TrialRecord], float | None]:
@@ -58,10 +72,9 @@ def parallel_figure(results: Results) -> Figure | None:
     traces = []
     for rank, colour in [*colours.items(), (None, FULL)]:
         own = [r for r in trials if (r.config.lora.rank if r.config.lora else None) == rank]
-        name = "full SFT" if rank is None else f"rank {rank}"
         traces += [
-            _lines(results, [r for r in own if r not in results.front], scales, name, colour, True),
-            _lines(results, [r for r in own if r in results.front], scales, name, colour, False),
+            _lines(results, [r for r in own if r not in results.front], scales, colour, True),
+            _lines(results, [r for r in own if r in results.front], scales, colour, False),
         ]
     chart = Chart(
         "parallel",
@@ -72,18 +85,18 @@ def parallel_figure(results: Results) -> Figure | None:
         {
             "xaxis": {"visible": False, "range": [-0.35, len(shown) - 0.65], "fixedrange": True},
             "yaxis": {"visible": False, "range": [-0.08, 1.16], "fixedrange": True},
-            "showlegend": True,
+            "showlegend": False,
+            "margin": {"b": 12, "t": 10},
             "shapes": [_stroke(i) for i in range(len(shown))],
             "annotations": [note for i, scale in enumerate(scales) for note in scale.notes(i)],
         },
-        height=440,
+        height=400,
     )
     caption = (
         "A line is a trial; strong lines are the Pareto front. Full SFT has no rank and no alpha, "
-        "so its lines begin at the learning rate. Touch a line for the trial; touch the legend to "
-        "hide a group."
+        "so its lines begin at the learning rate. Touch a line for the trial."
     )
-    return Figure(caption, (chart,))
+    return Figure(caption, (chart,), legend=tuple(rank_keys(results, "line", "line")))
 
 
 @dataclass(frozen=True)
@@ -93,11 +106,14 @@ class _Scale:
     axis: _Axis
     low: float
     high: float
+    ticks: tuple[float, ...]
 
     @classmethod
     def over(cls, axis: _Axis, trials: Sequence[TrialRecord]) -> _Scale:
-        values = [value for record in trials if (value := axis.value(record)) is not None]
-        return cls(axis, min(values), max(values))
+        values = sorted({value for r in trials if (value := axis.value(r)) is not None})
+        scale = cls(axis, values[0], values[-1], ())
+        even = [scale._at(i / (_TICKS - 1)) for i in range(_TICKS)]
+        return replace(scale, ticks=tuple(values if axis.is_few(values) else even))
 
     def place(self, value: float) -> float:
         """Position from 0, the lowest, to 1."""
@@ -117,15 +133,15 @@ class _Scale:
         ticks = [
             {
                 **base,
-                "y": share,
+                "y": self.place(tick),
                 "xanchor": "left",
                 "xshift": 3,
-                "text": self.axis.write(self._at(share)),
+                "text": self.axis.write(tick),
                 "font": {"size": 10, "color": "@muted"},
                 "bgcolor": "@paper",
                 "opacity": 0.85,
             }
-            for share in (i / (_TICKS - 1) for i in range(_TICKS))
+            for tick in self.ticks
         ]
         return [title, *ticks]
 
@@ -139,7 +155,6 @@ def _lines(
     results: Results,
     records: Sequence[TrialRecord],
     scales: Sequence[_Scale],
-    name: str,
     colour: str,
     is_faint: bool,
 ) -> Trace:
@@ -161,9 +176,6 @@ def _lines(
     return {
         "type": "scatter",
         "mode": "lines",
-        "name": name,
-        "legendgroup": name,
-        "showlegend": not is_faint or not any(r in results.front for r in results.complete),
         "x": x,
         "y": y,
         "text": texts,
@@ -190,13 +202,12 @@ def importance_figure(results: Results) -> Figure | None:
         {
             "type": "bar",
             "orientation": "h",
-            "name": NAMES[metric],
             "y": names,
             "x": [shares.get(name, 0.0) for name in names],
             "marker": {"color": _METRIC_COLOURS[metric]},
             "hovertemplate": "%{y}: %{x:.2f}<extra>" + NAMES[metric] + "</extra>",
         }
-        for metric, shares in found.items()
+        for metric, shares in reversed(found.items())
     ]
     told = "; ".join(
         f"{NAMES[m]}: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
@@ -212,14 +223,16 @@ def importance_figure(results: Results) -> Figure | None:
             "bargap": 0.35,
             "xaxis": {"title": {"text": "importance"}, "range": [0, 1]},
             "yaxis": {"type": "category", "automargin": True, "showgrid": False},
+            "showlegend": False,
         },
-        height=130 + 70 * len(names),
+        height=80 + 70 * len(names),
     )
     caption = (
         f"fANOVA of Optuna (Hutter et al. 2014) on {len(lora)} complete LoRA trials; shares of one "
         "result sum to 1. A setting can matter little because its searched range is narrow."
     )
-    return Figure(caption, (chart,))
+    keys = (Key(NAMES[metric], _METRIC_COLOURS[metric], "square") for metric in found)
+    return Figure(caption, (chart,), legend=tuple(keys))
 
 
 def importance_lacking(results: Results) -> str:

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
+from typing import Any
 
 from analysis.report.charts import (
     FULL,
     NAMES,
     Chart,
     Figure,
+    Key,
     Trace,
-    hover,
+    point_trace,
     rank_colours,
+    rank_keys,
 )
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
@@ -29,13 +33,14 @@ def trade_off_figure(results: Results) -> Figure:
             f"Scatter plot of {len(results.complete)} complete trials: {NAMES[IN_DOMAIN_ACC]} "
             f"against {NAMES[metric]}, LoRA coloured by rank, full SFT as diamonds, the base as a "
             "star, trials of the Pareto front ringed, the recommended one circled.",
-            _scatter(results, metric, has_legend=index == 0),
+            _scatter(results, metric),
             {
                 "xaxis": {"title": {"text": _title(metric)}, "zeroline": metric == FORGETTING_MEAN},
                 "yaxis": {"title": {"text": NAMES[IN_DOMAIN_ACC]}},
-                "showlegend": index == 0,
+                "annotations": _arrow(results, metric),
+                "showlegend": False,
             },
-            height=430,
+            height=400,
         )
         for index, metric in enumerate((FORGETTING_MEAN, OOD_ACC))
         if any(record.metric(metric) is not None for record in results.complete)
@@ -44,96 +49,89 @@ def trade_off_figure(results: Results) -> Figure:
     bounds = "".join(f", {constraint}" for constraint in results.goals.constraints)
     caption = (
         f"Each point is a trial that ran to its end. The Pareto front ({goals}{bounds}) holds the "
-        f"{len(results.front)} ringed trials that no other beats in every objective; with more than "
-        "two objectives some of them lie inside the cloud of a plot of two. Touch a point for its "
-        "settings."
+        f"{len(results.front)} ringed trials that no other beats in every objective; with more "
+        "than two objectives some of them lie inside the cloud of a plot of two. Touch a point for "
+        "its settings."
     )
-    return Figure(caption, tuple(charts), columns=2)
+    marks = [Key("Pareto front", "@ink", "ring"), Key("base", "@ink", "star")]
+    if results.recommendation:
+        marks.insert(1, Key("recommended", FULL, "target"))
+    return Figure(caption, tuple(charts), 2, (*rank_keys(results), *marks))
 
 
 def _title(metric: str) -> str:
     return "forgetting (base minus tuned)" if metric == FORGETTING_MEAN else NAMES[metric]
 
 
-def _scatter(results: Results, metric: str, has_legend: bool) -> list[Trace]:
-    colours = rank_colours(results)
-    traces: list[Trace] = []
-    shown = [r for r in results.complete if r.metric(metric) is not None]
-    for rank, colour in colours.items():
+def _scatter(results: Results, metric: str) -> list[Trace]:
+    shown = [record for record in results.complete if record.metric(metric) is not None]
+    traces = []
+    for rank, colour in rank_colours(results).items():
         own = [r for r in shown if r.config.lora and r.config.lora.rank == rank]
-        marker = {"color": colour, "size": 10, "line": {"color": "@paper", "width": 1}}
-        traces += _points(results, own, metric, f"rank {rank}", marker)
-    full = [r for r in shown if r.config.method == "full"]
-    diamond = {
-        "symbol": "diamond",
-        "color": FULL,
-        "size": 11,
-        "line": {"color": "@paper", "width": 1},
-    }
-    traces += _points(results, full, metric, "full SFT", diamond)
+        traces.append(_points(results, own, metric, {"color": colour}))
+    full = [record for record in shown if record.config.method == "full"]
+    traces.append(_points(results, full, metric, {"color": FULL, "symbol": "diamond", "size": 11}))
     ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
-    front = [r for r in results.front if r in shown]
-    traces += _points(results, front, metric, "Pareto front", ring, silent=True)
-    traces += _recommended(results, metric)
-    base = results.base.metrics
-    if metric in base and IN_DOMAIN_ACC in base:
-        star = {
-            "symbol": "star",
-            "color": "@ink",
-            "size": 14,
-            "line": {"color": "@paper", "width": 1},
-        }
-        traces.append(
-            {
-                "type": "scatter",
-                "mode": "markers",
-                "name": "base",
-                "x": [base[metric]],
-                "y": [base[IN_DOMAIN_ACC]],
-                "marker": star,
-                "hovertemplate": "<b>base model</b><br>%{x:.3f}, %{y:.3f}<extra></extra>",
-            }
-        )
-    return traces if has_legend else [{**trace, "showlegend": False} for trace in traces]
+    front = [record for record in results.front if record in shown]
+    traces.append({**_points(results, front, metric, ring), "hoverinfo": "skip"})
+    if results.recommendation:
+        target = {"symbol": "circle-open", "color": FULL, "size": 24, "line": {"width": 2.5}}
+        taken = _points(results, [results.recommendation.trial], metric, target)
+        traces.append({**taken, "hoverinfo": "skip"})
+    for trace in traces:
+        if trace.get("hoverinfo") == "skip":
+            del trace["hovertemplate"]
+    return [trace for trace in traces if trace["x"]] + _base(results, metric)
 
 
 def _points(
-    results: Results,
-    records: Sequence[TrialRecord],
-    metric: str,
-    name: str,
-    marker: dict[str, object],
-    silent: bool = False,
-) -> list[Trace]:
-    if not records:
+    results: Results, records: Sequence[TrialRecord], metric: str, marker: dict[str, Any]
+) -> Trace:
+    x = [record.metric(metric) for record in records]
+    y = [record.metric(IN_DOMAIN_ACC) for record in records]
+    return point_trace(results, records, x, y, marker)
+
+
+def _base(results: Results, metric: str) -> list[Trace]:
+    base = results.base.metrics
+    if metric not in base or IN_DOMAIN_ACC not in base:
         return []
-    told = {"hoverinfo": "skip"} if silent else {"hovertemplate": "%{text}<extra></extra>"}
+    edge = {"color": "@paper", "width": 1}
     return [
         {
             "type": "scatter",
             "mode": "markers",
-            "name": name,
-            "x": [record.metric(metric) for record in records],
-            "y": [record.metric(IN_DOMAIN_ACC) for record in records],
-            "text": [hover(results, record) for record in records],
-            "marker": marker,
-            **told,
+            "x": [base[metric]],
+            "y": [base[IN_DOMAIN_ACC]],
+            "marker": {"symbol": "star", "color": "@ink", "size": 15, "line": edge},
+            "hovertemplate": "<b>base model</b><br>%{x:.3f}, %{y:.3f}<extra></extra>",
         }
     ]
 
 
-def _recommended(results: Results, metric: str) -> list[Trace]:
+def _arrow(results: Results, metric: str) -> list[Trace]:
+    """Points at the recommended trial from where the plot is empty: below it."""
     if results.recommendation is None:
         return []
     trial = results.recommendation.trial
-    marker = {"symbol": "circle-open", "color": FULL, "size": 24, "line": {"width": 2.5}}
-    traces = _points(results, [trial], metric, "recommended", marker, silent=True)
-    label = {
-        "mode": "markers+text",
-        "text": [f"<b>{trial.number}</b>"],
-        "textposition": "middle left",
-    }
-    return [{**trace, **label} for trace in traces]
+    shown = [v for r in results.complete if (v := r.metric(metric)) is not None]
+    own = trial.metric(metric)
+    is_left = own is not None and own <= (min(shown) + max(shown)) / 2
+    return [
+        {
+            "x": own,
+            "y": trial.metric(IN_DOMAIN_ACC),
+            "ax": 46 if is_left else -46,
+            "ay": 58,
+            "text": f"<b>{escape(results.name(trial))}</b>",
+            "xanchor": "left" if is_left else "right",
+            "font": {"color": FULL},
+            "arrowcolor": FULL,
+            "arrowhead": 0,
+            "arrowwidth": 1.2,
+            "standoff": 12,
+        }
+    ]
 
 
 def hypervolume_shares(results: Results) -> list[float]:
@@ -195,7 +193,7 @@ def hypervolume_figure(results: Results) -> Figure | None:
     caption = (
         f"The front dominates {100 * shares[-1]:.1f} % of the box between the best and the worst "
         "value seen of each objective. "
-        f"The last quarter of the search added {100 * (shares[-1] - quarter):.1f} points: where that "
-        "is little, more trials of this space will hardly help."
+        f"The last quarter of the search added {100 * (shares[-1] - quarter):.1f} points: where "
+        "that is little, more trials of this space will hardly help."
     )
     return Figure(caption, (chart,))

@@ -35,6 +35,7 @@ class Interval:
 def bootstrap_mean(
     values_by_task: Sequence[ArrayLike],
     *,
+    bounds: tuple[float, float] | None = None,
     seed: int = 0,
     level: float = LEVEL,
     resamples: int = _RESAMPLES,
@@ -47,6 +48,9 @@ def bootstrap_mean(
 
     Args:
         values_by_task: for each task the values of its items, any number of each.
+        bounds: the least and the greatest value an item can have. Items that are all alike leave
+            the bootstrap nothing to draw; the interval then is that of the share of items that
+            might have been another (Clopper & Pearson 1934, none of n), each as far off as can be.
         seed: of the draws.
         level: confidence in (0, 1).
         resamples: draws.
@@ -56,8 +60,12 @@ def bootstrap_mean(
     """
     arrays = _arrays(values_by_task)
     tail = (1 - level) / 2
-    low, high = np.quantile(_means(arrays, seed, resamples), [tail, 1 - tail])
-    return Interval(_mean(arrays), float(low), float(high), sum(a.size for a in arrays), level)
+    low, high = map(float, np.quantile(_means(arrays, seed, resamples), [tail, 1 - tail]))
+    mean, n = _mean(arrays), sum(array.size for array in arrays)
+    if bounds and all((array == array[0]).all() for array in arrays):
+        share = 1 - tail ** (1 / n)
+        low, high = mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean)
+    return Interval(mean, low, high, n, level)
 
 
 def upper_bound(

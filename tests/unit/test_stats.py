@@ -68,6 +68,14 @@ def test_the_upper_bound_is_the_bootstraps_and_clopper_pearsons_where_nothing_ro
     assert upper_bound([[0] * 50, [0] * 40]) == pytest.approx(exact)
 
 
+def test_items_that_are_all_alike_have_the_interval_of_clopper_and_pearson():
+    right = bootstrap_mean([[1] * 30, [1] * 20], bounds=(0, 1))
+    exact = scipy.stats.binomtest(50, 50).proportion_ci(0.95, "exact")
+    assert (right.low, right.high) == pytest.approx((exact.low, 1.0))
+    same = bootstrap_mean([[0] * 50], bounds=(-1, 1))
+    assert (same.low, same.high) == pytest.approx((exact.low - 1, 1 - exact.low))
+
+
 def test_every_task_needs_items():
     with pytest.raises(ValueError, match="items"):
         bootstrap_mean([[1.0], []])

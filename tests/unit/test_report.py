@@ -1,0 +1,230 @@
+"""The report's contents: what it says, that it says it safely, and of any sweep."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import plotly.graph_objects
+import pytest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.__main__ import main
+from analysis.report.formats import as_csv, as_json, as_markdown
+from analysis.report.page import render
+from analysis.report.trade_off import hypervolume_shares
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+from trainables.ledger import Ledger
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.pareto import pareto_front
+from trainables.records import Measurement, TrialStatus
+
+MARKUP = '</script><script>alert("x")</script><img src=x onerror=alert(1)> {}'
+FAILURES = {
+    2: TrialStatus.FAILED,
+    3: TrialStatus.DIVERGED,
+    7: TrialStatus.OUT_OF_MEMORY,
+    9: TrialStatus.STOPPED_EARLY,
+}
+
+
+class Page(HTMLParser):
+    """What a browser would find: text, charts, elements that load something."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.text, self.charts, self.plots, self.loads = "", {}, {}, []
+        self._inside: str | None = None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attributes):
+        given = dict(attributes)
+        if tag == "script":
+            self._inside = given.get("type", "code")
+        if given.get("class") == "plot":
+            self.plots[given["id"]] = given["aria-label"]
+        self.loads += [given[name] for name in ("src", "href") if name in given]
+
+    def handle_endtag(self, tag):
+        if tag == "script":
+            self._inside = None
+
+    def handle_data(self, data):
+        if self._inside == "application/json":
+            self.charts |= json.loads(data)
+        elif self._inside is None:
+            self.text += data
+
+
+def results_of(sweep: SyntheticSweep, folder) -> Results:
+    return Results(open_sweeps([sweep.write(folder)]))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    sweep = SyntheticSweep(trials=30, failures=FAILURES, prompt=MARKUP, reason=MARKUP)
+    return results_of(sweep, tmp_path_factory.mktemp("sweep"))
+
+
+@pytest.fixture(scope="module")
+def page(results) -> Page:
+    return Page(render(results))
+
+
+def test_the_page_has_every_section_and_a_chart_for_each_place(page):
+    for heading in (
+        "What the data say",
+        "The trade-off",
+        "How much rank",
+        "Learning rate and rank",
+        "Methods and ranks, task by task",
+        "All settings at once",
+        "Learning and forgetting over time",
+        "What was forgotten, what was gained",
+        "item by item",
+        "What it cost",
+        "What did not run to its end",
+        "Where this comes from",
+    ):
+        assert heading in page.text
+    assert page.plots.keys() == page.charts.keys()
+    assert len(page.plots) >= 16
+
+
+def test_every_chart_is_valid_plotly_and_tells_what_it_shows(page):
+    for key, spec in page.charts.items():
+        drawn = re.sub(r'"@\w+"', '"#123456"', json.dumps(spec))
+        plotly.graph_objects.Figure(json.loads(drawn))
+        assert spec["data"], key
+        assert len(page.plots[key]) > 30
+
+
+def test_texts_of_the_sweep_stay_texts(results, page):
+    html = render(results)
+    assert "<img src=x" not in html
+    assert 'alert("x")</script>' not in html
+    assert "onerror=alert(1)" in page.text
+    assert page.loads == []
+
+
+def test_the_answer_is_the_recommended_trial_with_its_numbers(results, page):
+    trial = results.recommendation.trial
+    assert f"Take trial {trial.number}." in page.text
+    assert f"{trial.metric(IN_DOMAIN_ACC):.3f}" in page.text
+    assert f"{100 * trial.metric(FORGETTING_MEAN):+.1f} points" in page.text
+    interval = results.interval(trial, IN_DOMAIN_ACC)
+    assert interval.low <= trial.metric(IN_DOMAIN_ACC) <= interval.high
+    assert f"95 %: {interval.low:.3f} to {interval.high:.3f}" in page.text
+
+
+def test_the_pareto_chart_rings_the_front(results, page):
+    ring = next(
+        trace
+        for trace in page.charts["trade-off-0"]["data"]
+        if trace["marker"].get("symbol") == "circle-open" and trace["marker"]["size"] == 16
+    )
+    front = pareto_front(results.goals, results.complete)
+    assert ring["y"] == [record.metric(IN_DOMAIN_ACC) for record in front]
+    assert ring["x"] == [record.metric(FORGETTING_MEAN) for record in front]
+
+
+def test_failures_are_told_with_their_reasons(page):
+    for status in ("failed", "diverged", "out of memory", "stopped early"):
+        assert status in page.text
+
+
+def test_the_hypervolume_never_falls(results):
+    shares = hypervolume_shares(results)
+    assert len(shares) == len(results.complete)
+    assert shares == sorted(shares)
+    assert 0 < shares[-1] <= 1
+
+
+def test_the_other_formats_hold_the_same(results):
+    rows = list(csv.DictReader(io.StringIO(as_csv(results))))
+    assert len(rows) == 30
+    assert {row["status"] for row in rows} >= {"COMPLETE", "FAILED", "DIVERGED"}
+    document = json.loads(as_json(results))
+    trial = results.recommendation.trial
+    assert document["recommended"] == trial.config.trial_id
+    assert len(document["trials"]) == 30
+    assert document["metrics"][FORGETTING_MEAN]["better"] == "min"
+    text = as_markdown(results)
+    assert f"(trial {trial.number})" in text
+    assert not re.search(r"(?<!\\)<[a-z/]", text)
+    table = [line for line in text.splitlines() if line.startswith("| ")]
+    assert len(table) == 2 + 1 + len(results.groups)
+    assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+
+
+@pytest.mark.parametrize(
+    ("sweep", "says"),
+    [
+        (SyntheticSweep(trials=1, full_every=0), "Too few ranks to say which one suffices."),
+        (SyntheticSweep(trials=1, full_every=1), "Too few ranks"),
+        (
+            SyntheticSweep(trials=2, failures=dict.fromkeys(range(2), TrialStatus.FAILED)),
+            "No trial is complete with every objective",
+        ),
+        (
+            SyntheticSweep(trials=4, budget=9, failures={3: TrialStatus.RUNNING}),
+            "synthetic is unfinished: 3 of 9 trials ended, 1 not.",
+        ),
+        (SyntheticSweep(trials=6, ranks=(8,)), "Too few LoRA trials to say"),
+    ],
+    ids=["one LoRA trial", "one full trial", "none complete", "unfinished", "one rank"],
+)
+def test_small_and_unfinished_sweeps_have_a_page_that_says_what_is_missing(tmp_path, sweep, says):
+    results = results_of(sweep, tmp_path)
+    page = Page(render(results))
+    assert says in " ".join(page.text.split())
+    assert page.plots.keys() == page.charts.keys()
+    assert as_markdown(results)
+    json.loads(as_json(results))
+
+
+def test_a_sweep_without_items_or_with_metrics_that_were_never_measured_has_a_page(tmp_path):
+    folder = SyntheticSweep(trials=8).write(tmp_path)
+    ledger = Ledger(folder)
+    for record in ledger.trials():
+        metrics = {k: v for k, v in record.last.metrics.items() if not k.startswith("ood/")}
+        metrics["forgetting/sorting"] = float("nan")
+        last = Measurement(step=record.last.step, metrics=metrics, time=0)
+        ledger.folder.trial_json(record.number).write_text(
+            record.model_copy(update={"last": last}).model_dump_json()
+        )
+        for file in ledger.folder.attempt(record.number, 1).rglob("*.jsonl"):
+            file.unlink()
+    page = Page(render(Results(open_sweeps([folder]))))
+    assert page.plots.keys() == page.charts.keys()
+    assert "NaN" not in json.dumps(page.charts)
+
+
+def test_several_sweeps_have_one_page(tmp_path):
+    folders = [
+        SyntheticSweep(trials=8, name=name, seed=seed).write(tmp_path / name)
+        for seed, name in enumerate(("one", "two"))
+    ]
+    # The same base: as the cache of a real base gives it to both.
+    items = (folders[0] / "base" / "items.jsonl").read_bytes()
+    (folders[1] / "base" / "items.jsonl").write_bytes(items)
+    results = Results(open_sweeps(folders))
+    page = Page(render(results))
+    assert "one, two" in page.text
+    assert results.recommendation is not None
+    assert f"Take trial {results.recommendation.trial.number} of " in page.text
+
+
+def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path, capsys):
+    folder = SyntheticSweep(trials=3).write(tmp_path / "sweep")
+    assert main(["report", str(folder), "--format", "md"]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.md")
+    assert main(["report", str(folder), "--to", str(tmp_path / "new" / "r.csv")]) == 0
+    assert (tmp_path / "new" / "r.csv").read_text().startswith("trial_id,")
+    capsys.readouterr()
+    assert main(["report", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith("error: SWEEP_DIR: holds no sweep")
