@@ -30,6 +30,11 @@ def main(arguments: list[str]) -> int:
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER")
     which.add_argument("--all", action="store_true", help="not only the notable ones")
     inside.set_defaults(run=lambda o: _inside(o.sweep_dir, o.trials, o.all))
+    runs = commands.add_parser("wandb-runs", help="a sweep's trials, read back from W&B, as CSV")
+    runs.add_argument("project", metavar="ENTITY/PROJECT")
+    runs.add_argument("sweep_id", metavar="SWEEP_ID", help="the runs' group")
+    runs.add_argument("--to", type=Path, default=Path("runs.csv"), metavar="FILE")
+    runs.set_defaults(run=lambda o: _wandb_runs(o.project, o.sweep_id, o.to))
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -67,6 +72,15 @@ def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None
     )
     Console().print(as_table(records, sweep_dir))
     print(InsideFolder(sweep_dir).root)
+
+
+def _wandb_runs(project: str, sweep_id: str, file: Path) -> None:
+    from analysis.wandb_runs import load_wandb_runs
+
+    trials, _ = load_wandb_runs(project, sweep_id)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    trials.to_csv(file, lineterminator="\n")
+    print(file)
 
 
 if __name__ == "__main__":

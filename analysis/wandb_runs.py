@@ -1,0 +1,114 @@
+"""Trials read back from W&B, for those who have no sweep folder: the same columns, fewer facts.
+
+W&B has no items, so there are no intervals and no flips; the folder is the truth.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import pandas as pd
+
+from trainables.errors import Fault, UserError
+
+_KEY = "WANDB_API_KEY"
+_SECONDS = 60
+_PER_PAGE = 200
+# Columns of `analysis.frame.trials_frame` and where the runs' configuration has them.
+_SETTINGS = {
+    "number": "trial/number",
+    "method": "method",
+    "lora/rank": "lora/rank",
+    "lora/alpha": "lora/alpha",
+    "lora/scaling": "lora/scaling",
+    "lora/dropout": "lora/dropout",
+    "lora/rslora": "lora/rslora",
+    "lora/dora": "lora/dora",
+    "learning_rate": "train/learning_rate",
+    "batch_size": "train/batch_size",
+    "epochs": "train/epochs",
+    "seed": "seed",
+    "attempt": "trial/attempt",
+}
+
+
+def load_wandb_runs(project: str, sweep_id: str) -> tuple[pd.DataFrame, dict[str, float]]:
+    """Every trial of a sweep, as `trials_frame` has them, and the base model's metrics.
+
+    Args:
+        project: `ENTITY/PROJECT`, or `PROJECT` of the key's own entity.
+        sweep_id: the runs' group; `sweep_id` in the sweep's `sweep.json`.
+
+    Raises:
+        UserError: no key in the environment, W&B refuses or cannot be reached, no such runs, or
+            runs of several base models.
+    """
+    if not os.environ.get(_KEY):
+        remedy = "set it; the key is taken from nowhere else, and kept nowhere"
+        raise UserError([Fault(_KEY, "is not set", remedy)])
+    with _told(project):
+        found = _runs(project, sweep_id)
+    if not found:
+        raise UserError([Fault("SWEEP_ID", f"{project} has no runs in the group {sweep_id}")])
+    _check_models([run.config for run in found])
+    trials = [run for run in found if run.config.get("method") != "base"]
+    base = next((_metrics(r.summary) for r in found if r.config.get("method") == "base"), {})
+    if not trials:
+        raise UserError([Fault("SWEEP_ID", f"the group {sweep_id} has no trial yet")])
+    frame = pd.DataFrame([_row(run, sweep_id) for run in trials])
+    return frame.set_index("trial_id").sort_values("number"), base
+
+
+def _runs(project: str, sweep_id: str) -> list[Any]:
+    import wandb
+
+    # Without `lazy` every page of runs comes with configuration and summary.
+    api = wandb.Api(timeout=_SECONDS, api_key=os.environ[_KEY])
+    runs = api.runs(project, filters={"group": sweep_id}, per_page=_PER_PAGE, lazy=False)
+    return list(runs)
+
+
+@contextmanager
+def _told(project: str) -> Iterator[None]:
+    """What W&B raises, in one line; its messages do not hold the key."""
+    from requests import RequestException
+    from wandb.errors import Error
+
+    try:
+        yield
+    except (Error, RequestException, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError([Fault("PROJECT", f"cannot read {project} from W&B: {reason}")]) from error
+
+
+def _check_models(configs: Iterable[Mapping[str, Any]]) -> None:
+    models = sorted({str(c["model/name"]) for c in configs if "model/name" in c})
+    if len(models) > 1:
+        rule = f"its runs have different base models: {', '.join(models)}"
+        raise UserError([Fault("SWEEP_ID", rule)])
+
+
+def _row(run: Any, sweep_id: str) -> dict[str, object]:
+    summary = dict(run.summary)
+    return {
+        "trial_id": run.id,
+        "sweep": sweep_id,
+        **{column: run.config.get(key) for column, key in _SETTINGS.items()},
+        "status": summary.get("status"),
+        "reason": summary.get("reason"),
+        **_metrics(summary),
+    }
+
+
+def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
+    """The final values; W&B's own keys begin with an underscore, best values with `best/`."""
+    return {
+        key: float(value)
+        for key, value in dict(summary).items()
+        if isinstance(value, int | float)
+        and not isinstance(value, bool)
+        and not key.startswith(("_", "best/", "base/"))
+    }

@@ -1,0 +1,182 @@
+"""Runs read back from W&B through its public API, against a server on loopback."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.frame import trials_frame
+from analysis.sweeps import open_sweeps
+from analysis.wandb_runs import load_wandb_runs
+from trainables.errors import UserError
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.records import TrialStatus
+from tune.wandb_listener import _base_config, _best, _trial_config
+
+KEY = "k" * 40
+
+
+class RunsServer(ThreadingHTTPServer):
+    """Answers what `wandb.Api().runs` asks: who am I, and a page of a group's runs.
+
+    Attributes:
+        runs: group to runs, each with `name`, `config` and `summary`.
+        asked: variables of each query for runs.
+    """
+
+    def __init__(self, runs: dict[str, list[dict[str, Any]]]) -> None:
+        super().__init__(("127.0.0.1", 0), Answers)
+        self.runs, self.asked = runs, []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+        if "runs(" not in query:
+            viewer = {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}"}
+            return {"viewer": {**viewer, "teams": {"edges": []}}}
+        self.asked.append(variables)
+        if variables["project"] != "sweeps":
+            return {"project": None}
+        found = self.runs.get(json.loads(variables["filters"])["group"], [])
+        start = int(variables["cursor"] or 0)
+        page = found[start : start + 3]  # a server may send fewer than it is asked for
+        edges = [
+            {"node": self._node(run), "cursor": str(start + i + 1)} for i, run in enumerate(page)
+        ]
+        end = start + len(page)
+        info = {"endCursor": str(end), "hasNextPage": end < len(found)}
+        runs = {"edges": edges, "pageInfo": info}
+        project = {"internalId": "1", "runCount": len(found), "readOnly": False, "runs": runs}
+        return {"project": project}
+
+    def _node(self, run: dict[str, Any]) -> dict[str, Any]:
+        config = {key: {"value": value, "desc": None} for key, value in run["config"].items()}
+        config["_wandb"] = {"value": {"cli_version": "0.31"}}
+        return {
+            "id": run["name"],
+            "projectId": "1",
+            "tags": [],
+            "name": run["name"],
+            "displayName": run["name"],
+            "state": "finished",
+            "config": json.dumps(config),
+            "systemMetrics": "{}",
+            "summaryMetrics": json.dumps({**run["summary"], "_step": 7, "_runtime": 1.5}),
+            "historyLineCount": 1,
+            "user": {"name": "me", "username": "me"},
+            "readOnly": False,
+            "createdAt": "2026-01-01T00:00:00Z",
+            "heartbeatAt": "2026-01-01T00:00:00Z",
+            "historyKeys": None,
+            **dict.fromkeys(("sweepName", "group", "jobType", "commit", "description", "notes")),
+        }
+
+
+class Answers(BaseHTTPRequestHandler):
+    server: RunsServer
+
+    def do_POST(self) -> None:
+        raw = self.rfile.read(int(self.headers["Content-Length"]))
+        if self.headers.get("Content-Encoding") == "gzip":
+            raw = gzip.decompress(raw)
+        body: dict[str, Any] = json.loads(raw) if self.path == "/graphql" else {"query": ""}
+        data = self.server.answer(body["query"], body.get("variables") or {})
+        out = json.dumps({"data": data}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(out)))
+        self.end_headers()
+        self.wfile.write(out)
+
+    def log_message(self, *arguments: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+    synthetic = SyntheticSweep(trials=8, failures={3: TrialStatus.FAILED})
+    return open_sweeps([synthetic.write(tmp_path_factory.mktemp("sweep"))])[0]
+
+
+@pytest.fixture(scope="module")
+def server(sweep):
+    """Has the runs that the sweep's listener would have logged, the base first."""
+    base = {"name": "base", "config": _base_config(sweep.record, sweep.base)}
+    logged = [{**base, "summary": {**sweep.base.metrics, "status": "COMPLETE", "base/seconds": 2}}]
+    for record in sweep.trials:
+        final = record.last.metrics if record.last else {}
+        verdict = {"status": record.status.value, "reason": record.reason}
+        summary = {**final, **_best(record), **verdict}
+        name, config = record.config.trial_id, _trial_config(record)
+        logged.append({"name": name, "config": config, "summary": summary})
+    other = {**logged[1], "name": "x", "config": {**logged[1]["config"], "model/name": "other"}}
+    server = RunsServer({"a-sweep": logged, "mixed": [logged[1], other], "base": logged[:1]})
+    yield server
+    server.shutdown()
+
+
+@pytest.fixture
+def api(server, monkeypatch, tmp_path):
+    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+    return server
+
+
+def test_runs_come_back_as_the_folder_has_them(api, sweep):
+    trials, base = load_wandb_runs("me/sweeps", "a-sweep")
+    expected = trials_frame([sweep])
+    assert list(trials.index) == list(expected.index)
+    shared = [column for column in trials.columns if column in expected.columns]
+    assert {IN_DOMAIN_ACC, FORGETTING_MEAN, "lora/rank", "learning_rate", "status"} <= set(shared)
+    assert not [c for c in trials.columns if c.startswith(("_", "best/", "base/"))]
+    for column in shared:
+        if column != "sweep":
+            assert trials[column].fillna("none").tolist() == pytest.approx(
+                expected[column].fillna("none").tolist()
+            ), column
+    assert base == sweep.base.metrics
+    assert len(api.asked) > 1
+    assert json.loads(api.asked[0]["filters"]) == {"group": "a-sweep"}
+
+
+@pytest.mark.parametrize(
+    ("project", "group", "says"),
+    [
+        ("me/sweeps", "nothing", "me/sweeps has no runs in the group nothing"),
+        ("me/sweeps", "mixed", "different base models: other, some/model"),
+        ("me/sweeps", "base", "the group base has no trial yet"),
+        ("me/elsewhere", "a-sweep", "cannot read me/elsewhere from W&B: Could not find project"),
+    ],
+)
+def test_what_cannot_be_read_is_refused_with_a_reason(api, project, group, says):
+    with pytest.raises(UserError) as caught:
+        load_wandb_runs(project, group)
+    assert says in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_the_key_comes_from_the_environment_alone(monkeypatch):
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    with pytest.raises(UserError, match="WANDB_API_KEY: is not set"):
+        load_wandb_runs("me/sweeps", "a-sweep")
+
+
+def test_the_command_writes_a_table(api, tmp_path):
+    file = tmp_path / "runs.csv"
+    command = [sys.executable, "-m", "analysis", "wandb-runs", "me/sweeps", "a-sweep"]
+    project = Path(__file__).parents[2]
+    done = subprocess.run(
+        [*command, "--to", str(file)], cwd=project, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert file.read_text().startswith("trial_id,sweep,number,method")
+    assert KEY not in file.read_text() + done.stdout + done.stderr
