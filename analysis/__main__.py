@@ -20,9 +20,15 @@ def main(arguments: list[str]) -> int:
     report.add_argument("--to", type=Path, metavar="FILE", help="default SWEEP_DIR/report.FORMAT")
     report.add_argument("--format", choices=_FORMATS, help="default what FILE ends in, else html")
     report.set_defaults(run=lambda o: _report(o.sweep_dirs, o.to, o.format))
-    figure = commands.add_parser("figure", help="the trade-off as PNG, PDF or SVG")
+    figure = commands.add_parser("figure", help="figures for a paper, as PDF, PNG or SVG")
     figure.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
-    figure.add_argument("--to", type=Path, default=Path("trade_off.png"), metavar="FILE")
+    figure.add_argument(
+        "--to",
+        type=Path,
+        default=Path("trade_off.png"),
+        metavar="FILE",
+        help="the trade-off alone; a folder: rank curves and the forgetting matrix, too",
+    )
     figure.set_defaults(run=lambda o: _figure(o.sweep_dir, o.to))
     inside = commands.add_parser("inside", help="what changed inside the models of trials")
     inside.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
@@ -51,12 +57,17 @@ def _report(sweep_dirs: list[Path], file: Path | None, kind: str | None) -> None
     print(write_report(sweep_dirs, file, kind))
 
 
-def _figure(sweep_dir: Path, file: Path) -> None:
-    from analysis.figures import save, trade_off
+def _figure(sweep_dir: Path, target: Path) -> None:
+    from analysis.figures import save, save_all, trade_off
     from analysis.frame import load_base, load_trials
+    from analysis.results import Results
+    from analysis.sweeps import open_sweeps
 
-    save(trade_off(load_trials(sweep_dir), load_base(sweep_dir), sweep_dir.name), file)
-    print(file)
+    if target.suffix:
+        save(trade_off(load_trials(sweep_dir), load_base(sweep_dir), sweep_dir.name), target)
+        print(target)
+    else:
+        print(*save_all(Results(open_sweeps([sweep_dir])), target), sep="\n")
 
 
 def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None:

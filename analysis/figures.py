@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -10,9 +11,18 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
+from analysis.frame import trials_frame
+from analysis.results import Group, Results
+from trainables import metric_keys
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialStatus
 
+_BLUE = "#2b6f9f"
+_NAMES = {
+    IN_DOMAIN_ACC: "in-domain accuracy",
+    OOD_ACC: "out-of-domain accuracy",
+    FORGETTING_MEAN: "forgetting (base - tuned)",
+}
 _FULL_COLOUR = "#d55e00"  # vermilion, told from viridis by every kind of colour vision
 
 
@@ -76,6 +86,105 @@ def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str)
         "forgetting (base - tuned accuracy)" if key == FORGETTING_MEAN else "out-of-domain accuracy"
     )
     axes.grid(alpha=0.3)
+
+
+def rank_curves(results: Results) -> Figure | None:
+    """In-domain, OOD and forgetting of the best trade-off at each rank, full SFT as a band.
+
+    Error bars and band are 95 % bootstrap intervals over items; dots are all complete LoRA trials.
+    None without LoRA trials.
+    """
+    lora = [group for group in results.groups if group.rank is not None]
+    shown = [key for key in _NAMES if lora and all(g.best.metric(key) is not None for g in lora)]
+    if not shown:
+        return None
+    figure = Figure(figsize=(3.4 * len(shown), 3.2), layout="constrained", dpi=150)
+    row = figure.subplots(1, len(shown), squeeze=False)[0]
+    for axes, key in zip(row, shown, strict=True):
+        _rank_curve(axes, results, lora, key)
+    row[0].legend(loc="best", fontsize=8)
+    return figure
+
+
+def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -> None:
+    ranks = [group.rank or 0 for group in lora]
+    trials = [record for group in lora for record in group.trials]
+    axes.plot(
+        [record.config.lora.rank for record in trials if record.config.lora],
+        [record.metric(key) or 0.0 for record in trials],
+        ".",
+        color="grey",
+        alpha=0.4,
+    )
+    values = [group.best.metric(key) or 0.0 for group in lora]
+    intervals = [results.interval(group.best, key) for group in lora]
+    pairs = list(zip(values, intervals, strict=True))
+    below = [max(value - i.low, 0.0) if i else 0.0 for value, i in pairs]
+    above = [max(i.high - value, 0.0) if i else 0.0 for value, i in pairs]
+    axes.errorbar(
+        ranks, values, yerr=[below, above], fmt="o-", color=_BLUE, capsize=3, label="LoRA"
+    )
+    full = results.group("full")
+    value = full.best.metric(key) if full else None
+    if full and value is not None:
+        axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label="full")
+        interval = results.interval(full.best, key)
+        if interval:
+            axes.axhspan(interval.low, interval.high, color=_FULL_COLOUR, alpha=0.16, linewidth=0)
+    if key in results.base.metrics:
+        axes.axhline(results.base.metrics[key], color="black", linestyle=":", label="base")
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.minorticks_off()
+    axes.set_xlabel("rank")
+    axes.set_ylabel(_NAMES[key])
+    axes.grid(alpha=0.3)
+
+
+def forgetting_matrix(results: Results) -> Figure | None:
+    """Forgetting in points of the best of each method and rank, by retention task.
+
+    None without retention tasks or complete trials.
+    """
+    tasks = list(results.tasks("retention"))
+    if not tasks or not results.groups:
+        return None
+    values = [
+        [100 * (g.best.metric(metric_keys.task_forgetting(t)) or 0.0) for t in tasks]
+        for g in results.groups
+    ]
+    size = 1.6 + 0.75 * len(tasks), 1.1 + 0.36 * len(values)
+    figure = Figure(figsize=size, layout="constrained", dpi=150)
+    axes = figure.subplots()
+    most = max(max(abs(value) for value in row) for row in values) or 1.0
+    axes.imshow(values, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
+    for i, row in enumerate(values):
+        for j, value in enumerate(row):
+            colour = "white" if abs(value) > 0.7 * most else "black"
+            axes.text(j, i, f"{value:+.1f}", ha="center", va="center", color=colour, fontsize=8)
+    axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(values)), [group.label for group in results.groups])
+    axes.set_title("forgetting (points)", fontsize=10)
+    return figure
+
+
+def save_all(results: Results, folder: Path) -> list[Path]:
+    """Write every figure that the sweep has, each as PDF and PNG; returns the files."""
+    title = results.sweeps[0].name
+    figures = {
+        "trade_off": trade_off(trials_frame(results.sweeps), results.base.metrics, title),
+        "rank_curves": rank_curves(results),
+        "forgetting_matrix": forgetting_matrix(results),
+    }
+    files = [
+        (figure, folder / f"{name}.{suffix}")
+        for name, figure in figures.items()
+        if figure is not None
+        for suffix in ("pdf", "png")
+    ]
+    for figure, file in files:
+        save(figure, file)
+    return [file for _, file in files]
 
 
 def save(figure: Figure, file: Path) -> None:

@@ -1,0 +1,50 @@
+"""Figures for a paper: the numbers drawn are the sweep's."""
+
+from __future__ import annotations
+
+import pytest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.__main__ import main
+from analysis.figures import forgetting_matrix, rank_curves
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+from trainables import metric_keys
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    return Results(open_sweeps([SyntheticSweep(trials=16).write(tmp_path_factory.mktemp("s"))]))
+
+
+def test_rank_curves_go_through_the_best_of_each_rank(results):
+    lora = [group for group in results.groups if group.rank is not None]
+    axes = rank_curves(results).axes
+    assert len(axes) == 3
+    keys = (metric_keys.IN_DOMAIN_ACC, metric_keys.OOD_ACC, metric_keys.FORGETTING_MEAN)
+    for one, key in zip(axes, keys, strict=True):
+        line = next(line for line in one.lines if line.get_marker() == "o")
+        assert line.get_xdata().tolist() == [group.rank for group in lora]
+        assert line.get_ydata().tolist() == [group.best.metric(key) for group in lora]
+
+
+def test_the_forgetting_matrix_is_written_in_its_cells(results):
+    texts = [text.get_text() for text in forgetting_matrix(results).axes[0].texts]
+    tasks = list(results.tasks("retention"))
+    assert texts == [
+        f"{100 * group.best.metric(metric_keys.task_forgetting(task)):+.1f}"
+        for group in results.groups
+        for task in tasks
+    ]
+
+
+def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results, capsys):
+    sweep_dir = str(results.sweeps[0].ledger.folder.root)
+    assert main(["figure", sweep_dir, "--to", str(tmp_path / "figures")]) == 0
+    names = {"trade_off", "rank_curves", "forgetting_matrix"}
+    files = sorted((tmp_path / "figures").iterdir())
+    assert {file.stem for file in files} == names
+    assert {file.suffix for file in files} == {".pdf", ".png"}
+    assert all(file.stat().st_size > 4000 for file in files)
+    assert main(["figure", sweep_dir, "--to", str(tmp_path / "one.svg")]) == 0
+    assert (tmp_path / "one.svg").read_text().startswith("<?xml")
