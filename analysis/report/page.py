@@ -16,6 +16,7 @@ from analysis.report.answer import answer, setting
 from analysis.report.charts import Figure
 from analysis.report.cost import cost_figure, costs, failures, gpu_hours, number, trial_hours
 from analysis.report.curves import curves_figure
+from analysis.report.inside import inside_figures
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings import importance_figure, importance_lacking, parallel_figure
 from analysis.report.tasks import flips, task_figure
@@ -67,6 +68,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "answer": answer(results),
         "conclusions": conclude(results),
         "figures": figures,
+        "inside": inside_figures(results),
         "importance_lacking": importance_lacking(results),
         "table": table,
         "cell_text": cell_text,

@@ -1,0 +1,265 @@
+"""What changed inside the models: updates by layer and module, attention by layer and head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from analysis.report.charts import (
+    FULL,
+    Chart,
+    Figure,
+    Trace,
+    heatmap,
+    hover,
+    point_trace,
+    rank_colours,
+    rank_keys,
+)
+from analysis.results import Results
+from trainables.inside.records import InsideFolder, InsideRecord
+from trainables.metric_keys import FORGETTING_MEAN
+from trainables.records import TrialRecord
+
+_MOST_CELLS_WITH_TEXT = 70
+_MOST_MAPS = 3
+
+Inspected = list[tuple[TrialRecord, InsideRecord]]
+
+
+def inspected(results: Results) -> Inspected:
+    """The complete trials that were looked into; their records are beside the sweep's."""
+    found = []
+    for sweep in results.sweeps:
+        folder = InsideFolder(sweep.ledger.folder.root)
+        own = [r for r in results.complete if results.sweep(r) is sweep]
+        found += [(r, seen) for r in own if (seen := folder.read(r.number)) and seen.matrices]
+    return found
+
+
+def inside_figures(results: Results) -> list[Figure]:
+    """Heat maps, spectra and drift; none where no trial was looked into."""
+    seen = inspected(results)
+    shown = _to_compare(results, seen)
+    made = (
+        _update_maps(results, shown),
+        _attention_maps(results, shown),
+        _curves(results, seen),
+        _against_forgetting(results, seen),
+    )
+    return [figure for figure in made if figure is not None]
+
+
+def _to_compare(results: Results, seen: Inspected) -> Inspected:
+    """The recommended trial, the best full SFT, and the best of the highest rank."""
+    wanted = [results.recommendation.trial] if results.recommendation else []
+    wanted += [group.best for group in reversed(results.groups)]
+    by_id = {record.config.trial_id: (record, inside) for record, inside in seen}
+    found = {
+        r.config.trial_id: by_id[r.config.trial_id] for r in wanted if r.config.trial_id in by_id
+    }
+    return list(found.values())[:_MOST_MAPS]
+
+
+def _name(results: Results, record: TrialRecord) -> str:
+    lora = record.config.lora
+    method = f"LoRA, rank {lora.rank}" if lora else "full SFT"
+    return f"{results.name(record)}: {method}"
+
+
+def _update_maps(results: Results, shown: Inspected) -> Figure | None:
+    if not shown:
+        return None
+    charts = []
+    most = max(m.relative_norm for _, inside in shown for m in inside.matrices)
+    for record, inside in shown:
+        modules = list(dict.fromkeys(matrix.module for matrix in inside.matrices))
+        layers = sorted({matrix.layer for matrix in inside.matrices})
+        norms = {(m.layer, m.module): m.relative_norm for m in inside.matrices}
+        values = [[norms.get((layer, module)) for module in modules] for layer in layers]
+        labels = [module.rpartition(".")[2] for module in modules]
+        title = _name(results, record)
+        charts.append(_map(f"norm-{record.config.trial_id}", title, labels, layers, values, most))
+    caption = (
+        "Relative norm of the update, norm(dW) / norm(W0), by layer and module; one scale for all. "
+        "Measures of weights are diagnostics: they predict forgetting less well than KL does "
+        "(arXiv 2509.04259)."
+    )
+    return Figure(caption, tuple(charts), columns=3)
+
+
+def _attention_maps(results: Results, shown: Inspected) -> Figure | None:
+    with_attention = [(record, inside) for record, inside in shown if inside.attention]
+    if not with_attention:
+        return None
+    most = max(max(layer.js) for _, inside in with_attention for layer in inside.attention)
+    charts = []
+    for record, inside in with_attention:
+        heads = [str(head) for head in range(max(len(layer.js) for layer in inside.attention))]
+        layers = [layer.layer for layer in inside.attention]
+        values = [list(layer.js) for layer in inside.attention]
+        title = _name(results, record)
+        chart = _map(f"attention-{record.config.trial_id}", title, heads, layers, values, most)
+        charts.append(chart)
+    _, first = with_attention[0]
+    caption = (
+        "Attention drift: Jensen-Shannon divergence in bits between the attention of base and "
+        f"tuned model, by layer and head, over {first.tokens:,} tokens of {first.prompts} prompts."
+    )
+    return Figure(caption, tuple(charts), columns=3)
+
+
+def _map(
+    key: str,
+    title: str,
+    columns: Sequence[str],
+    layers: Sequence[int],
+    values: Sequence[Sequence[float | None]],
+    most: float,
+) -> Chart:
+    cells = len(columns) * len(layers)
+    texts = [["" if v is None else f"{v:.2f}" for v in row] for row in values]
+    trace = heatmap(
+        columns,
+        [str(layer) for layer in layers],
+        values,
+        texts=texts if cells <= _MOST_CELLS_WITH_TEXT else None,
+    )
+    return Chart(
+        key,
+        title,
+        f"Heat map of {title} over {len(layers)} layers and {len(columns)} columns, at most "
+        f"{max((v for row in values for v in row if v is not None), default=0):.3f}.",
+        [{**trace, "zmin": 0, "zmax": most}],
+        {
+            "xaxis": {"type": "category", "tickangle": -35, "showgrid": False},
+            "yaxis": {"type": "category", "title": {"text": "layer"}, "showgrid": False},
+        },
+        height=130 + max(30 * min(len(layers), 8), 11 * len(layers)),
+    )
+
+
+def _curves(results: Results, seen: Inspected) -> Figure | None:
+    if not seen:
+        return None
+    charts = [
+        Chart(
+            "spectra",
+            "Singular values of the update, mean over matrices",
+            f"Lines of the mean normalised singular values of {len(seen)} trials' updates.",
+            _lines(results, seen, _spectrum),
+            {
+                "xaxis": {"title": {"text": "index"}, "type": "log", "dtick": "D2"},
+                "yaxis": {"title": {"text": "share of the largest"}, "rangemode": "tozero"},
+                "showlegend": False,
+            },
+        )
+    ]
+    if any(inside.representation for _, inside in seen):
+        charts.append(
+            Chart(
+                "representation",
+                "Representation drift by layer, 1 - linear CKA",
+                f"Lines of the drift of hidden states after each layer of {len(seen)} trials.",
+                _lines(results, seen, _representation),
+                {
+                    "xaxis": {"title": {"text": "layer"}},
+                    "yaxis": {"title": {"text": "1 - CKA"}, "rangemode": "tozero"},
+                    "showlegend": False,
+                },
+            )
+        )
+    caption = (
+        "Left: how evenly an update spreads over directions; LoRA's ends at its rank. Right: how "
+        "far hidden states moved (Kornblith et al. 2019)."
+    )
+    return Figure(caption, tuple(charts), 2, tuple(rank_keys(results, "line", "line")))
+
+
+def _spectrum(inside: InsideRecord) -> list[tuple[int, float]]:
+    """Index, and the mean over matrices of the singular value over the matrix's largest."""
+    spectra = [m.singular_values for m in inside.matrices if m.singular_values]
+    longest = max(map(len, spectra), default=0)
+    points = []
+    for index in range(longest):
+        own = [s[index] / s[0] if index < len(s) else 0.0 for s in spectra if s[0] > 0]
+        points.append((index + 1, sum(own) / max(len(own), 1)))
+    return points
+
+
+def _representation(inside: InsideRecord) -> list[tuple[int, float]]:
+    return [(layer.layer, layer.cka_drift) for layer in inside.representation]
+
+
+def _lines(
+    results: Results, seen: Inspected, read: Callable[[InsideRecord], list[tuple[int, float]]]
+) -> list[Trace]:
+    colours = rank_colours(results)
+    traces = []
+    for record, inside in seen:
+        points = read(inside)
+        lora = record.config.lora
+        traces.append(
+            {
+                "type": "scatter",
+                "mode": "lines+markers" if len(points) <= 12 else "lines",
+                "x": [x for x, _ in points],
+                "y": [y for _, y in points],
+                "line": {"color": colours[lora.rank] if lora else FULL, "width": 2},
+                "marker": {"size": 5},
+                "text": [hover(results, record)] * len(points),
+                "hovertemplate": "%{text}<br>%{x}: %{y:.3g}<extra></extra>",
+            }
+        )
+    return [trace for trace in traces if trace["x"]]
+
+
+def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
+    """Intruder dimensions and relative norm against forgetting."""
+    known = [(r, i) for r, i in seen if r.metric(FORGETTING_MEAN) is not None]
+    if len(known) < 3:
+        return None
+    charts = []
+    for key, title, read in (
+        ("intruders", "intruder dimensions, all matrices", _intruders),
+        ("norms", "relative norm, mean over matrices", _mean_norm),
+    ):
+        shown = [(record, value) for record, i in known if (value := read(i)) is not None]
+        if not shown:
+            continue
+        charts.append(
+            Chart(
+                key,
+                f"Forgetting against {title}",
+                f"Scatter plot of forgetting against {title}, {len(shown)} trials.",
+                _coloured(results, shown),
+                {
+                    "xaxis": {"title": {"text": title}},
+                    "yaxis": {"title": {"text": "forgetting"}},
+                    "showlegend": False,
+                },
+            )
+        )
+    caption = (
+        "An intruder is one of the ten largest singular directions of the tuned matrix that "
+        "resembles none of the base's (arXiv 2410.21228)."
+    )
+    return Figure(caption, tuple(charts), 2, tuple(rank_keys(results)))
+
+
+def _coloured(results: Results, shown: Sequence[tuple[TrialRecord, float]]) -> list[Trace]:
+    colours = rank_colours(results)
+    records = [record for record, _ in shown]
+    marker = {
+        "color": [colours[r.config.lora.rank] if r.config.lora else FULL for r in records],
+        "symbol": ["circle" if r.config.lora else "diamond" for r in records],
+    }
+    forgetting = [record.metric(FORGETTING_MEAN) for record in records]
+    return [point_trace(results, records, [x for _, x in shown], forgetting, marker)]
+
+
+def _intruders(inside: InsideRecord) -> float | None:
+    return inside.intruders
+
+
+def _mean_norm(inside: InsideRecord) -> float | None:
+    return sum(matrix.relative_norm for matrix in inside.matrices) / len(inside.matrices)
