@@ -63,7 +63,7 @@ def _to_compare(results: Results, seen: Inspected) -> Inspected:
 def _name(results: Results, record: TrialRecord) -> str:
     lora = record.config.lora
     method = f"LoRA, rank {lora.rank}" if lora else "full SFT"
-    return f"{results.name(record)}: {method}"
+    return f"{results.name(record)} ({method})"
 
 
 def _update_maps(results: Results, shown: Inspected) -> Figure | None:
@@ -77,7 +77,7 @@ def _update_maps(results: Results, shown: Inspected) -> Figure | None:
         norms = {(m.layer, m.module): m.relative_norm for m in inside.matrices}
         values = [[norms.get((layer, module)) for module in modules] for layer in layers]
         labels = [module.rpartition(".")[2] for module in modules]
-        title = _name(results, record)
+        title = f"Update of {_name(results, record)}"
         charts.append(_map(f"norm-{record.config.trial_id}", title, labels, layers, values, most))
     caption = (
         "Relative norm of the update, norm(dW) / norm(W0), by layer and module; one scale for all. "
@@ -97,8 +97,9 @@ def _attention_maps(results: Results, shown: Inspected) -> Figure | None:
         heads = [str(head) for head in range(max(len(layer.js) for layer in inside.attention))]
         layers = [layer.layer for layer in inside.attention]
         values = [list(layer.js) for layer in inside.attention]
-        title = _name(results, record)
+        title = f"Attention of {_name(results, record)}"
         chart = _map(f"attention-{record.config.trial_id}", title, heads, layers, values, most)
+        chart.layout["xaxis"] |= {"tickangle": 0, "title": {"text": "head"}}
         charts.append(chart)
     _, first = with_attention[0]
     caption = (

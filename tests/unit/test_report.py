@@ -18,6 +18,7 @@ from analysis.report.page import render
 from analysis.report.trade_off import hypervolume_shares
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
+from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
 from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.pareto import pareto_front
@@ -130,6 +131,51 @@ def test_the_pareto_chart_rings_the_front(results, page):
     front = pareto_front(results.goals, results.complete)
     assert ring["y"] == [record.metric(IN_DOMAIN_ACC) for record in front]
     assert ring["x"] == [record.metric(FORGETTING_MEAN) for record in front]
+
+
+def test_what_was_seen_inside_is_shown_by_layer(tmp_path):
+    folder = SyntheticSweep(trials=8).write(tmp_path)
+    before = Page(render(Results(open_sweeps([folder]))))
+    assert "python -m analysis inside" in before.text
+    for number in range(8):
+        change = {"module": "self_attn.q_proj", "shape": (8, 8), "rank_limit": 4}
+        record = InsideRecord(
+            number=number,
+            trial_id=f"synthetic-id-{number:04d}",
+            matrices=[
+                MatrixChange(
+                    **change,
+                    layer=layer,
+                    relative_norm=0.1 * layer,
+                    singular_values=(2.0, 1.0),
+                    intruders=number,
+                )
+                for layer in range(3)
+            ],
+            attention=[
+                AttentionDrift(
+                    layer=layer,
+                    js=(0.1, 0.2),
+                    js_without_first=(0.1, 0.1),
+                    entropy_shift=(0.0, 0.0),
+                    entropy_shift_without_first=(0.0, 0.0),
+                )
+                for layer in range(3)
+            ],
+            prompts=4,
+            tokens=1200,
+        )
+        InsideFolder(folder).write(record)
+    results = Results(open_sweeps([folder]))
+    page = Page(render(results))
+    trial = results.recommendation.trial.config.trial_id
+    norms = page.charts[f"norm-{trial}"]["data"][0]
+    assert norms["x"] == ["q_proj"]
+    assert norms["z"] == [[0.1 * layer] for layer in range(3)]
+    assert page.charts[f"attention-{trial}"]["data"][0]["z"] == [[0.1, 0.2]] * 3
+    assert page.charts["spectra"]["data"][0]["y"] == [1.0, 0.5]
+    assert "1,200 tokens of 4 prompts" in page.text
+    assert sorted(page.charts["intruders"]["data"][0]["x"]) == [3 * number for number in range(8)]
 
 
 def test_failures_are_told_with_their_reasons(page):

@@ -128,6 +128,23 @@ def test_the_front_is_what_brute_force_finds(objectives, constraints):
     assert len(sizes) > 1
 
 
+@pytest.mark.parametrize("objectives", [TWO, THREE], ids=str)
+def test_the_front_is_optunas(objectives):
+    import optuna
+
+    config = sweep(objectives)
+    for seed in range(10):
+        records = [r for r in random_records(seed, objectives) if r.status is TrialStatus.COMPLETE]
+        study = optuna.create_study(
+            directions=["minimize" if o["mode"] == "min" else "maximize" for o in objectives]
+        )
+        for record in records:
+            values = [record.metric(o["metric"]) for o in objectives]
+            study.add_trial(optuna.trial.create_trial(values=values))
+        expected = sorted(records[trial.number].number for trial in study.best_trials)
+        assert numbers(pareto_front(config, records)) == expected
+
+
 def test_a_strict_bound_excludes_its_own_value():
     records = [trial(0, {GAIN: 0.5, LOSS: 0.1})]
     assert numbers(pareto_front(sweep(TWO, f"{LOSS} <= 0.1"), records)) == [0]

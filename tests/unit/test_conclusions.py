@@ -1,0 +1,188 @@
+"""Sentences and tables that are derived from the data: right where it decides, silent elsewhere."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+import scipy.stats
+from synthetic_sweep import SyntheticSweep
+
+from analysis.conclusions import NEGLIGIBLE, conclude
+from analysis.paper_table import cell_text, paper_table
+from analysis.results import Results
+from analysis.stats.significance import holm
+from analysis.sweeps import open_sweeps
+from trainables.items import items_file, read_items, write_items
+from trainables.ledger import Ledger
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.records import TrialStatus
+
+
+def results_of(folder, **sweep) -> Results:
+    return Results(open_sweeps([SyntheticSweep(**sweep).write(folder)]))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    return results_of(tmp_path_factory.mktemp("sweep"), trials=40, items=120)
+
+
+def statements(results: Results) -> dict[str, str]:
+    return {c.statement: c.verdict for c in conclude(results)}
+
+
+def found(results: Results, start: str):
+    return next(c for c in conclude(results) if c.statement.startswith(start))
+
+
+def with_in_domain(folder, accuracies: dict[int, float], items: int) -> Results:
+    """A sweep of one LoRA trial for each rank, right on that share of the in-domain items."""
+    count = len(accuracies)
+    SyntheticSweep(trials=count, items=items, full_every=0).write(folder)
+    ledger = Ledger(folder)
+    for record, (rank, accuracy) in zip(ledger.trials(), accuracies.items(), strict=True):
+        file = items_file(ledger.folder.attempt(record.number, 1), record.last.step)
+        draw = random.Random(0)  # the same order for every rank, so that higher ones add items
+        order = [draw.random() for _ in range(items)]
+        own = iter(order)
+        scored = [
+            item.model_copy(update={"score": float(next(own) < accuracy)})
+            if item.task == "sums"
+            else item
+            for item in read_items(file)
+        ]
+        write_items(file, scored)
+        mean = float(np.mean([place < accuracy for place in order]))
+        last = record.last.model_copy(
+            update={"metrics": {**record.last.metrics, IN_DOMAIN_ACC: mean}}
+        )
+        lora = record.config.lora.model_copy(update={"rank": rank})
+        config = record.config.model_copy(update={"lora": lora})
+        ledger.write_trial(record.model_copy(update={"last": last, "config": config}))
+    return Results(open_sweeps([folder]))
+
+
+def test_the_least_rank_that_no_higher_one_beats_suffices(tmp_path):
+    shown = with_in_domain(tmp_path, {1: 0.2, 4: 0.9, 16: 0.9, 64: 0.901}, items=800)
+    conclusion = found(shown, "Rank")
+    assert conclusion.statement.startswith("Rank 4 suffices in the domain")
+    assert conclusion.verdict == "shown"
+    assert "n = 800 items" in conclusion.evidence
+
+
+def test_a_rank_does_not_suffice_where_a_higher_one_gains_or_the_items_are_too_few(tmp_path):
+    gains = with_in_domain(tmp_path / "a", {1: 0.2, 4: 0.6, 16: 0.9}, items=800)
+    assert found(gains, "No rank below 16 is shown to suffice").verdict == "open"
+    few = with_in_domain(tmp_path / "b", {1: 0.9, 4: 0.9, 16: 0.9}, items=40)
+    assert found(few, "No rank below 16 is shown to suffice").verdict == "open"
+    two = with_in_domain(tmp_path / "c", {1: 0.9, 4: 0.9}, items=40)
+    assert found(two, "Too few ranks").verdict == "too few data"
+    assert NEGLIGIBLE == 0.02
+
+
+def test_forgetting_follows_learning_rate_times_scale_as_the_sweep_was_made(results):
+    conclusion = found(results, "Forgetting rises with learning rate x scale")
+    trials = [r for r in results.complete if r.config.lora]
+    steps = [r.config.learning_rate * r.config.lora.scaling for r in trials]
+    rho = scipy.stats.spearmanr(steps, [r.metric(FORGETTING_MEAN) for r in trials]).statistic
+    assert f"rho {rho:.2f}" in conclusion.evidence
+    assert f"n = {len(trials)}" in conclusion.evidence
+
+
+def test_what_is_said_of_the_recommended_trial_is_its_difference_from_the_base(results):
+    trial = results.recommendation.trial
+    gain = 100 * (trial.metric(IN_DOMAIN_ACC) - results.base.metrics[IN_DOMAIN_ACC])
+    assert f"The recommended trial gains {gain:.1f} points in the domain over the base." in (
+        statements(results)
+    )
+
+
+def test_equal_trials_cannot_be_told_apart(tmp_path):
+    results = results_of(tmp_path, trials=2, full_every=2)
+    full, lora = results.sweeps[0].trials
+    assert full.config.method == "full"
+    ledger = results.sweeps[0].ledger
+    source = items_file(ledger.folder.attempt(0, 1), full.last.step)
+    write_items(items_file(ledger.folder.attempt(1, 1), lora.last.step), read_items(source))
+    told = conclude(Results(open_sweeps([tmp_path])))
+    equal = [c for c in told if "cannot be told apart" in c.statement]
+    assert len(equal) == 3
+    assert all(c.verdict == "open" and "no item differs" in c.evidence for c in equal)
+
+
+def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):
+    results = results_of(tmp_path, trials=4)
+    told = statements(results)
+    assert sum(verdict == "too few data" for verdict in told.values()) == 3
+    claimed = [s for s, verdict in told.items() if verdict != "too few data"]
+    assert not any("rises" in statement or "falls" in statement for statement in claimed)
+
+
+def test_the_table_has_the_base_each_rank_and_full_sft_with_their_own_values(results):
+    table = paper_table(results)
+    assert [row.label for row in table.rows] == ["base", *(g.label for g in results.groups)]
+    for row, group in zip(table.rows[1:], results.groups, strict=True):
+        assert row.trial == group.best.number
+        assert row.cells["in-domain"].value == group.best.metric(IN_DOMAIN_ACC)
+        assert row.cells["OOD"].value == group.best.metric(OOD_ACC)
+        forgetting = row.cells["forgetting"]
+        assert forgetting.value == group.best.metric(FORGETTING_MEAN)
+        assert forgetting.to_base.estimate == pytest.approx(forgetting.value)
+        assert forgetting.to_base.low <= forgetting.value <= forgetting.to_base.high
+
+
+def test_differences_to_full_sft_are_differences_of_the_columns(results):
+    table = paper_table(results)
+    *_, full = table.rows
+    for row in table.rows[1:-1]:
+        for name in ("in-domain", "OOD", "forgetting"):
+            difference = row.cells[name].value - full.cells[name].value
+            assert row.cells[name].to_full.estimate == pytest.approx(difference)
+    assert all(cell.to_full is None for cell in full.cells.values())
+
+
+def test_marks_are_mcnemars_test_adjusted_over_the_table(results):
+    table = paper_table(results)
+    cells = [(r, n) for r in table.rows for n, c in r.cells.items() if c.to_base]
+    raw = []
+    for row, name in cells:
+        trial = next(r for r in results.complete if r.number == row.trial)
+        tasks = list(results.tasks(table.roles[name])) if name in table.summaries else [name]
+        pairs = [pair for task in tasks for pair in results.pairs(trial)[task]]
+        forgotten = sum(pair.is_forgotten for pair in pairs)
+        gained = sum(pair.is_gained for pair in pairs)
+        n = forgotten + gained
+        raw.append(scipy.stats.binomtest(forgotten, n).pvalue if n else 1.0)
+    for (row, name), p_value in zip(cells, holm(raw), strict=True):
+        assert row.cells[name].p_base == pytest.approx(p_value)
+        assert ("*" in cell_text(row.cells[name])) == (p_value < 0.05)
+
+
+def test_repeats_give_an_interval_over_seeds_and_are_no_trials_of_their_own(tmp_path):
+    folder = SyntheticSweep(trials=8).write(tmp_path)
+    ledger = Ledger(folder)
+    chosen = Results(open_sweeps([folder])).recommendation.trial
+    values = (0.5, 0.6, 0.7)
+    for index, value in enumerate(values):
+        number = 100 + index
+        last = chosen.last.model_copy(
+            update={"metrics": {**chosen.last.metrics, IN_DOMAIN_ACC: value}}
+        )
+        config = chosen.config.model_copy(
+            update={"number": number, "trial_id": f"repeat-{number}", "seed": number}
+        )
+        repeat = {"config": config, "confirms": chosen.number, "last": last}
+        ledger.write_trial(chosen.model_copy(update=repeat))
+    failed = {"config": config.model_copy(update={"number": 200, "trial_id": "failed"})}
+    ledger.write_trial(chosen.model_copy(update={**repeat, **failed, "status": TrialStatus.FAILED}))
+    results = Results(open_sweeps([folder]))
+    assert results.recommendation.trial.number == chosen.number
+    assert len(results.search_trials) == 8
+    seeds = results.over_seeds(chosen, IN_DOMAIN_ACC)
+    reference = scipy.stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (seeds.low, seeds.high) == pytest.approx((reference.low, reference.high))
+    row = next(row for row in paper_table(results).rows if row.trial == chosen.number)
+    half = (seeds.high - seeds.low) / 2
+    assert cell_text(row.cells["in-domain"]).endswith(f"± {half:.3f}")
