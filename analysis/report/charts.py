@@ -21,8 +21,8 @@ Trace = dict[str, Any]
 
 FULL = "#d55e00"
 """Vermilion of Okabe and Ito (2008); told from the ramp of ranks by every kind of colour vision."""
-_RAMP = ((68, 1, 84), (62, 74, 137), (38, 130, 142), (53, 183, 121), (180, 205, 60))
-# Viridis, which falls evenly in lightness, without its end that is too pale for white paper.
+_RAMP = ((104, 60, 160), (66, 98, 176), (38, 145, 160), (70, 180, 110), (186, 196, 50))
+# As viridis, without its ends, which are lost on dark and on white paper.
 _BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")
 _BLUE_TO_VERMILION = ("#1d6996", "#8bbcd8", "#f3f1ea", "#f0a36b", "#b03a00")
 NAMES = {

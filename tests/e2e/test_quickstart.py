@@ -10,11 +10,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Command, run_command
+from conftest import PROJECT, Command, run_command
 from scipy.stats import spearmanr
 
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
 from trainables.config import TrialConfig
 from trainables.ledger import Ledger
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialRecord, TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -132,6 +135,28 @@ def test_summary_names_the_front_the_winner_and_what_to_type_next(quickstart: Qu
     for part in ("Pareto front", "Recommended: trial", "results.csv", "--num-trials"):
         assert part in output
     assert quickstart[1].errors == ""
+
+
+def test_the_report_takes_the_trial_that_the_summary_takes(
+    quickstart: Quickstart, tmp_path: Path
+) -> None:
+    folder, command = quickstart
+    file = tmp_path / "report.json"
+    report = [sys.executable, "-m", "analysis", "report", str(folder), "--to", str(file)]
+    subprocess.run(report, cwd=PROJECT, check=True, timeout=120)
+    found = json.loads(file.read_text())
+    (number,) = (t["number"] for t in found["trials"] if t["trial_id"] == found["recommended"])
+    assert f"Recommended: trial {number} (" in command.output
+
+
+def test_intervals_over_items_are_about_the_recorded_values(quickstart: Quickstart) -> None:
+    results = Results(open_sweeps([quickstart[0]]))
+    for record in results.complete:
+        for key in (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN):
+            interval = results.interval(record, key)
+            assert interval is not None
+            assert interval.estimate == pytest.approx(value(record, key))
+            assert interval.low <= interval.estimate <= interval.high
 
 
 def test_the_same_command_again_changes_nothing(

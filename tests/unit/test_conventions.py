@@ -41,6 +41,19 @@ def test_the_command_line_loads_nothing_heavy() -> None:
     assert not set(HEAVY) & set(loaded)
 
 
+def test_the_command_line_of_the_analysis_loads_nothing_heavy() -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n"
+        "from analysis.__main__ import main\n"
+        "try: main(['report', '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "print('LOADED', *sys.modules)"
+    )
+    text, _, loaded = run("-c", code).partition("LOADED")
+    assert "SWEEP_DIR" in text
+    assert not {*HEAVY, "plotly", "scipy", "matplotlib", "jinja2"} & set(loaded.split())
+
+
 def test_help_loads_nothing_heavy_and_fits_a_terminal() -> None:
     code = (
         "import sys, runpy\n"
