@@ -17,6 +17,8 @@ from trainables.errors import Fault, UserError
 _KEY = "WANDB_API_KEY"
 _SECONDS = 60
 _PER_PAGE = 200
+# A section of the configuration, and of the metrics as well.
+_TRAIN = "train"
 # Columns of `analysis.frame.trials_frame` and where the runs' configuration has them.
 _SETTINGS = {
     "number": "trial/number",
@@ -27,9 +29,9 @@ _SETTINGS = {
     "lora/dropout": "lora/dropout",
     "lora/rslora": "lora/rslora",
     "lora/dora": "lora/dora",
-    "learning_rate": "train/learning_rate",
-    "batch_size": "train/batch_size",
-    "epochs": "train/epochs",
+    "learning_rate": f"{_TRAIN}/learning_rate",
+    "batch_size": f"{_TRAIN}/batch_size",
+    "epochs": f"{_TRAIN}/epochs",
     "seed": "seed",
     "attempt": "trial/attempt",
 }
