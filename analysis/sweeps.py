@@ -74,8 +74,8 @@ def open_sweeps(sweep_dirs: Sequence[Path]) -> list[Sweep]:
     """Read sweeps that can be shown together: of one base model, evaluated on the same items.
 
     Raises:
-        UserError: all that stands against it: folders without a sweep, a base that is not
-            evaluated yet, sweeps without trials, other models or other evaluations.
+        UserError: all that stands against it: folders without a sweep, damaged records, a base
+            that is not evaluated yet, no trials, other models or other evaluations.
     """
     sweeps: list[Sweep] = []
     faults: list[Fault] = []
@@ -97,6 +97,7 @@ def _open(sweep_dir: Path) -> Sweep:
         raise UserError(
             [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
         )
+    ledger.check()
     trials = tuple(ledger.trials())
     if not trials:
         raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])

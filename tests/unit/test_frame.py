@@ -120,6 +120,19 @@ def test_what_is_no_sweep_or_has_nothing_yet_is_refused_all_at_once(tmp_path):
     assert "the base model is not evaluated yet" in refusal(unevaluated)
 
 
+def test_a_damaged_record_is_named(tmp_path):
+    folder = SyntheticSweep(trials=2).write(tmp_path)
+    file = folder / "trials" / "0001" / "trial.json"
+    file.write_text(file.read_text()[:100])
+    assert str(file) in refusal(folder)
+
+
+def test_items_keep_every_character(tmp_path):
+    folder = SyntheticSweep(trials=1, prompt="one\u2028two\nthree\r\x85 é {}").write(tmp_path)
+    (sweep,) = open_sweeps([folder])
+    assert sweep.ledger.base_items()[0].prompt == "one\u2028two\nthree\r\x85 é 0"
+
+
 def test_other_models_and_other_evaluations_are_refused(tmp_path):
     one = SyntheticSweep(trials=1).write(tmp_path / "one")
     other = SyntheticSweep(trials=1, model="other/model").write(tmp_path / "other")
