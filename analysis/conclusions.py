@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.results import Comparison, Results
@@ -93,7 +93,7 @@ def _recommended_against_base(results: Results) -> list[Conclusion]:
         conclusions.append(
             _difference(
                 f"It {told} {_size(loss)} points on the retention tasks",
-                loss,
+                loss if told == "gains" else replace(loss, difference=loss.difference.negated()),
                 "Its change on the retention tasks cannot be told from none",
             )
         )

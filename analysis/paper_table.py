@@ -208,10 +208,7 @@ def _signed(comparison: Comparison | None, sign: int) -> Interval | None:
     """Forgetting is base minus tuned: it falls where the accuracy rises."""
     if comparison is None:
         return None
-    found = comparison.difference
-    if sign > 0:
-        return found
-    return replace(found, estimate=-found.estimate, low=-found.high, high=-found.low)
+    return comparison.difference if sign > 0 else comparison.difference.negated()
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:

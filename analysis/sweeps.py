@@ -56,18 +56,27 @@ class Sweep:
     def unfinished(self) -> str | None:
         """What is still missing, such as `12 of 16 trials ended, 1 is running`; None if nothing is.
 
-        A sweep that ran out of hours, or of points of its grid, counts as unfinished too: its
-        record does not tell one from the other.
+        Where something else than the number of trials may end the search, such as hours or the
+        points of a grid, only running trials tell.
         """
         search = [record for record in self.trials if record.confirms is None]
         running = sum(record.status is TrialStatus.RUNNING for record in self.trials)
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
-        budget = self.record.config["budget"]
-        asked = int(budget["trials"]) if isinstance(budget, dict) else ended
+        asked = self._asked or ended
         if ended >= asked and not running:
             return None
         told = f"{ended} of {asked} trials ended"
         return f"{told}, {running} not" if running else told
+
+    @property
+    def _asked(self) -> int | None:
+        """How many trials the search must have; None where it may rightly end with fewer."""
+        budget = self.record.config["budget"]
+        if not isinstance(budget, dict) or self.record.config.get("sampler") == "grid":
+            return None
+        if budget.get("hours") is not None or budget.get("gpu_hours") is not None:
+            return None
+        return int(budget["trials"])
 
 
 def open_sweeps(sweep_dirs: Sequence[Path]) -> list[Sweep]:

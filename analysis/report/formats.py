@@ -70,7 +70,7 @@ def as_markdown(results: Results) -> str:
     lines += ["", "## Methods and ranks, task by task", "", *_table(paper_table(results).texts())]
     lines += [
         "",
-        f"{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full SFT "
+        f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full SFT "
         "(McNemar, Holm-adjusted, 5 %). Δ in points.",
         "",
         "## What did not run to its end",

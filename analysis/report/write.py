@@ -9,6 +9,7 @@ from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
+from trainables.errors import Fault, UserError
 
 FORMATS: dict[str, Callable[[Results], str]] = {
     "html": render,
@@ -23,17 +24,23 @@ def write_report(sweep_dirs: Sequence[Path], file: Path | None, kind: str | None
 
     Args:
         sweep_dirs: of sweeps of one model and evaluation.
-        file: default `report.KIND` in the first sweep's folder.
+        file: default `report.KIND` in the first sweep's folder; in a folder, of that name.
         kind: one of `FORMATS`; default what the file's name ends in, else html.
 
     Raises:
-        UserError: as `open_sweeps`.
+        UserError: as `open_sweeps`, or the file cannot be written.
     """
     if kind is None:
         suffix = file.suffix.removeprefix(".").lower() if file else ""
         kind = suffix if suffix in FORMATS else "html"
     results = Results(open_sweeps(sweep_dirs))
-    file = file or sweep_dirs[0] / f"report.{kind}"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(FORMATS[kind](results), encoding="utf-8")
+    file = file or sweep_dirs[0]
+    if file.is_dir():
+        file /= f"report.{kind}"
+    text = FORMATS[kind](results)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError([Fault("--to", f"cannot write {file}: {error.strerror}")]) from error
     return file

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,9 +27,9 @@ class Interval:
     n: int
     level: float = LEVEL
 
-    def __str__(self) -> str:
-        """Such as `+0.021 [+0.012, +0.034]`."""
-        return f"{self.estimate:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+    def negated(self) -> Interval:
+        """The same of the opposite quantity."""
+        return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
 
 
 def bootstrap_mean(

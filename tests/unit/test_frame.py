@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -147,3 +148,9 @@ def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
     assert sweep.unfinished == "2 of 8 trials ended, 1 not"
     (done,) = open_sweeps([SyntheticSweep(trials=3).write(tmp_path / "b")])
     assert done.unfinished is None
+    folder = SyntheticSweep(trials=3, budget=8).write(tmp_path / "c")
+    assert open_sweeps([folder])[0].unfinished == "3 of 8 trials ended"
+    record = json.loads((folder / "sweep.json").read_text())
+    record["config"]["budget"]["hours"] = 2
+    (folder / "sweep.json").write_text(json.dumps(record))
+    assert open_sweeps([folder])[0].unfinished is None

@@ -272,5 +272,9 @@ def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path,
     assert main(["report", str(folder), "--to", str(tmp_path / "new" / "r.csv")]) == 0
     assert (tmp_path / "new" / "r.csv").read_text().startswith("trial_id,")
     capsys.readouterr()
+    assert main(["report", str(folder), "--to", str(tmp_path)]) == 0
+    assert (tmp_path / "report.html").exists()
+    assert main(["report", str(folder), "--to", str(folder / "sweep.json" / "r.md")]) == 2
+    assert "error: --to: cannot write" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: SWEEP_DIR: holds no sweep")
