@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from trainables.errors import UserError
+from trainables.storage import Location, parse_location
 
 _FORMATS = ("html", "md", "csv", "json")
 
@@ -16,12 +17,12 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="one HTML page, or a table as md, csv or json")
-    report.add_argument("sweep_dirs", type=Path, nargs="+", metavar="SWEEP_DIR")
+    report.add_argument("sweep_dirs", type=parse_location, nargs="+", metavar="SWEEP_DIR")
     report.add_argument("--to", type=Path, metavar="FILE", help="default SWEEP_DIR/report.FORMAT")
     report.add_argument("--format", choices=_FORMATS, help="default what FILE ends in, else html")
     report.set_defaults(run=lambda o: _report(o.sweep_dirs, o.to, o.format))
     figure = commands.add_parser("figure", help="figures for a paper, as PDF, PNG or SVG")
-    figure.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    figure.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR")
     figure.add_argument(
         "--to",
         type=Path,
@@ -51,23 +52,24 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def _report(sweep_dirs: list[Path], file: Path | None, kind: str | None) -> None:
+def _report(sweep_dirs: list[Location], file: Path | None, kind: str | None) -> None:
     from analysis.report.write import write_report
 
     print(write_report(sweep_dirs, file, kind))
 
 
-def _figure(sweep_dir: Path, target: Path) -> None:
+def _figure(sweep_dir: Location, target: Path) -> None:
     from analysis.figures import save, save_all, trade_off
-    from analysis.frame import load_base, load_trials
+    from analysis.frame import trials_frame
     from analysis.results import Results
     from analysis.sweeps import open_sweeps
 
+    (sweep,) = open_sweeps([sweep_dir])
     if target.suffix:
-        save(trade_off(load_trials(sweep_dir), load_base(sweep_dir), sweep_dir.name), target)
+        save(trade_off(trials_frame([sweep]), sweep.base.metrics, sweep.name), target)
         print(target)
     else:
-        print(*save_all(Results(open_sweeps([sweep_dir])), target), sep="\n")
+        print(*save_all(Results([sweep]), target), sep="\n")
 
 
 def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None:

@@ -7,7 +7,6 @@ directions come from `trainables.metric_keys`.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -15,9 +14,10 @@ from analysis.sweeps import Sweep, open_sweeps, pair_items
 from trainables import metric_keys
 from trainables.metric_keys import METRICS, Metric
 from trainables.records import TrialRecord
+from trainables.storage import Location
 
 
-def load_trials(*sweep_dirs: Path) -> pd.DataFrame:
+def load_trials(*sweep_dirs: Location) -> pd.DataFrame:
     """Settings, status and final metrics of every trial of one or several sweeps.
 
     Raises:
@@ -26,7 +26,7 @@ def load_trials(*sweep_dirs: Path) -> pd.DataFrame:
     return trials_frame(open_sweeps(sweep_dirs))
 
 
-def load_base(sweep_dir: Path) -> dict[str, float]:
+def load_base(sweep_dir: Location) -> dict[str, float]:
     """The base model's metrics."""
     return open_sweeps([sweep_dir])[0].base.metrics
 

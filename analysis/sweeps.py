@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 
 from trainables.config import Frozen, ModelConfig, Objective
 from trainables.errors import Fault, UserError
 from trainables.ledger import Ledger
 from trainables.pareto import Constraint
 from trainables.records import BaseRecord, ItemScore, SweepRecord, TrialRecord, TrialStatus
+from trainables.storage import Location
 
 
 class Goals(Frozen):
@@ -79,7 +79,7 @@ class Sweep:
         return int(budget["trials"])
 
 
-def open_sweeps(sweep_dirs: Sequence[Path]) -> list[Sweep]:
+def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
     """Read sweeps that can be shown together: of one base model, evaluated on the same items.
 
     Raises:
@@ -100,7 +100,7 @@ def open_sweeps(sweep_dirs: Sequence[Path]) -> list[Sweep]:
     return sweeps
 
 
-def _open(sweep_dir: Path) -> Sweep:
+def _open(sweep_dir: Location) -> Sweep:
     ledger = Ledger(sweep_dir)
     if not ledger.exists():
         raise UserError(
@@ -120,7 +120,7 @@ def _open(sweep_dir: Path) -> Sweep:
 
 def _differences(first: Sweep, other: Sweep) -> list[Fault]:
     """Why two sweeps cannot be shown together."""
-    folders = f"{first.ledger.folder.root} and {other.ledger.folder.root}"
+    folders = f"{first.ledger.folder.location} and {other.ledger.folder.location}"
     models = [_told(sweep.model) for sweep in (first, other)]
     if models[0] != models[1]:
         rule = f"{folders} have different base models, {models[0]} and {models[1]}"

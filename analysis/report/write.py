@@ -10,6 +10,7 @@ from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.errors import Fault, UserError
+from trainables.storage import Location
 
 FORMATS: dict[str, Callable[[Results], str]] = {
     "html": render,
@@ -19,12 +20,13 @@ FORMATS: dict[str, Callable[[Results], str]] = {
 }
 
 
-def write_report(sweep_dirs: Sequence[Path], file: Path | None, kind: str | None) -> Path:
+def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | None) -> Path:
     """Write a report about sweeps; returns its file.
 
     Args:
         sweep_dirs: of sweeps of one model and evaluation.
-        file: default `report.KIND` in the first sweep's folder; in a folder, of that name.
+        file: default `report.KIND` in the first sweep's folder, or in the current one where that
+            lies in an object store; in a folder, of that name.
         kind: one of `FORMATS`; default what the file's name ends in, else html.
 
     Raises:
@@ -34,7 +36,9 @@ def write_report(sweep_dirs: Sequence[Path], file: Path | None, kind: str | None
         suffix = file.suffix.removeprefix(".").lower() if file else ""
         kind = suffix if suffix in FORMATS else "html"
     results = Results(open_sweeps(sweep_dirs))
-    file = file or sweep_dirs[0]
+    if file is None:
+        first = sweep_dirs[0]
+        file = first if isinstance(first, Path) else Path.cwd()
     if file.is_dir():
         file /= f"report.{kind}"
     text = FORMATS[kind](results)

@@ -14,13 +14,13 @@ from typing import Any
 import peft
 import torch
 
-from trainables.base_evaluation import read_items
 from trainables.config import TrialConfig
 from trainables.errors import CannotInspect
 from trainables.evaluation import evaluating
 from trainables.inside.attention import LayerAttention
 from trainables.inside.records import AttentionDrift, RepresentationDrift
 from trainables.inside.representation import linear_cka_drift
+from trainables.items import read_items
 from trainables.model import device, load_model, shared_base
 from trainables.records import BaseRecord
 
