@@ -18,6 +18,7 @@ from analysis.frame import (
 )
 from analysis.sweeps import open_sweeps, pair_items
 from trainables.errors import UserError
+from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
 from trainables.records import ItemScore, TrialStatus
 
@@ -154,3 +155,24 @@ def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
     record["config"]["budget"]["hours"] = 2
     (folder / "sweep.json").write_text(json.dumps(record))
     assert open_sweeps([folder])[0].unfinished is None
+
+
+def test_a_sweep_in_an_object_store_reads_as_the_same_sweep_on_a_disk(
+    tmp_path, bucket, monkeypatch
+):
+    monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path / "cache"))
+    local = Ledger(SyntheticSweep(trials=3).write(tmp_path / "sweep"))
+    remote = Ledger(f"{bucket}/read-by-analysis")
+    remote.write_sweep(local.sweep())
+    for record in local.trials():
+        remote.write_trial(record)
+        for measurement in local.measurements(record.number):
+            remote.append(record.number, measurement)
+    files = [*local.folder.root.glob("base/*"), *local.folder.root.rglob("items/*.jsonl")]
+    for file in files:
+        remote.storage.write(local.folder.name(file), file.read_bytes())
+    far, near = open_sweeps([remote.folder.location]), open_sweeps([local.folder.root])
+    assert trials_frame(far).equals(trials_frame(near))
+    assert measurements_frame(far).equals(measurements_frame(near))
+    assert items_frame(far).equals(items_frame(near))
+    assert len(items_frame(far)) == 3 * 6 * 40
