@@ -36,9 +36,10 @@ def curves_figure(results: Results) -> Figure | None:
 def _curves(results: Results) -> dict[str, dict[str, Curve]]:
     """Trial id to metric to points of (step, value)."""
     curves: dict[str, dict[str, Curve]] = {}
+    histories = {id(sweep): sweep.ledger.histories() for sweep in results.sweeps}
     for record in results.search_trials:
         by_metric: dict[str, Curve] = {}
-        for measurement in results.sweep(record).ledger.measurements(record.number):
+        for measurement in histories[id(results.sweep(record))].get(record.number, []):
             for metric in _TITLES:
                 if metric in measurement.metrics:
                     point = float(measurement.step), measurement.metrics[metric]

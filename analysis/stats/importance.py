@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 FEWEST_TRIALS = 10
 _FEW_VALUES = 8
+# Half of Optuna's default: twice as fast, and shares of 200 trials differ in the third digit.
+_TREES = 32
 
 
 def importances(records: Sequence[TrialRecord], metric: str, *, seed: int = 0) -> dict[str, float]:
@@ -44,7 +46,7 @@ def importances(records: Sequence[TrialRecord], metric: str, *, seed: int = 0) -
             )
             for record, value in measured
         )
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=seed)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=seed)
         found: dict[str, float] = optuna.importance.get_param_importances(
             study, evaluator=evaluator
         )
