@@ -1,10 +1,18 @@
-"""How settings, statuses and metrics are written wherever people read them."""
+"""How statuses, settings and numbers read on a terminal, in a table and in a report."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.text import Text
+
 from trainables import metric_keys
-from trainables.config import TrialConfig
-from trainables.records import TrialStatus
+from trainables.records import TrialRecord, TrialStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trainables.config import TrialConfig
 
 ABSENT = "-"
 _SIGNED = {
@@ -15,17 +23,56 @@ _SIGNED = {
 }
 
 
+class Word(NamedTuple):
+    """A status as it is shown: the word says it, the colour helps to find it."""
+
+    short: str
+    style: str
+
+
+STATUS = {
+    TrialStatus.RUNNING: Word("running", "cyan"),
+    TrialStatus.COMPLETE: Word("complete", "green"),
+    TrialStatus.STOPPED_EARLY: Word("stopped", "yellow"),
+    TrialStatus.DIVERGED: Word("diverged", "magenta"),
+    TrialStatus.OUT_OF_MEMORY: Word("OOM", "bold red"),
+    TrialStatus.FAILED: Word("failed", "red"),
+    TrialStatus.CANCELLED: Word("cancelled", "dim"),
+}
+
+
+def scores_in_words(metrics: dict[str, float]) -> str:
+    """The scores that a measurement has, in words."""
+    shown = {
+        "loss": metric_keys.TRAIN_LOSS,
+        "in-domain": metric_keys.IN_DOMAIN_ACC,
+        "retention": metric_keys.RETENTION_ACC,
+        "forgetting": metric_keys.FORGETTING_MEAN,
+        "OOD": metric_keys.OOD_ACC,
+    }
+    told = [f"{n} {metric_text(key, metrics[key])}" for n, key in shown.items() if key in metrics]
+    return ", ".join(told) or "nothing measured"
+
+
+def count_statuses(records: Sequence[TrialRecord]) -> str:
+    """Such as `18 complete, 1 failed`, of trials that nothing runs any more."""
+    statuses = [record.status for record in records]
+    words = {s: "interrupted" if s is TrialStatus.RUNNING else status_in_full(s) for s in STATUS}
+    counted = [(statuses.count(status), word) for status, word in words.items()]
+    return ", ".join(f"{count} {word}" for count, word in counted if count)
+
+
+def status_in_full(status: TrialStatus) -> str:
+    """Such as `out of memory`."""
+    return status.value.replace("_", " ").lower()
+
+
 def setting(config: TrialConfig) -> str:
     """The point of the search in a few words, such as `lora, rank 8, alpha 16, lr 3.2e-04`."""
     parts: list[str] = [config.method]
     if config.lora:
         parts += [f"rank {config.lora.rank}", f"alpha {config.lora.alpha:g}"]
     return ", ".join([*parts, f"lr {rate(config.learning_rate)}"])
-
-
-def status_in_full(status: TrialStatus) -> str:
-    """Such as `out of memory`."""
-    return status.value.replace("_", " ").lower()
 
 
 def metric_text(key: str, value: float | None) -> str:
@@ -50,3 +97,18 @@ def rate(value: float) -> str:
 def points(share: float) -> str:
     """A difference of shares in percentage points, such as `+3.1`."""
     return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Such as `45 s`, `3 min 12 s` or `2 h 05 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and a terminal's control sequences."""
+    return Text.from_ansi(" ".join(text.split())).plain

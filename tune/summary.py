@@ -14,8 +14,16 @@ from trainables.ledger import SweepFolder
 from trainables.pareto import Recommendation, numbers_text, pareto_front, recommend
 from trainables.records import TrialRecord, TrialStatus
 from trainables.storage import Location
-from trainables.wording import ABSENT, metric_text, rate, setting, status_in_full
-from tune.console import STATUS, count_statuses, one_line
+from trainables.wording import (
+    ABSENT,
+    STATUS,
+    count_statuses,
+    metric_text,
+    one_line,
+    rate,
+    setting,
+    status_in_full,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -1,0 +1,205 @@
+"""A sweep as a table on a terminal: the base, then its trials, as many as there is room for."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from trainables import metric_keys
+from trainables.records import BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.wording import ABSENT, STATUS, duration, metric_text, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rich.console import Console, JustifyMethod, RenderableType
+
+_OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
+_WIDTHS = {
+    "trial": 5,
+    "method": 6,
+    "rank": 4,
+    "alpha": 5,
+    "lr": 7,
+    "step": 5,
+    "loss": 5,
+    "in-domain": 9,
+    "forgetting": 10,
+    "OOD": 5,
+    "status": 9,
+}
+_LEFT_OUT_FIRST = ("method", "alpha", "step", "rank", "loss", "lr")
+
+
+class SweepTable:
+    """What is known of a sweep, and its picture.
+
+    Args:
+        name: of the sweep.
+        planned: trials there will be.
+        best_by: metric that the trials are sorted by, for the line about those left out.
+        sort_key: of a complete trial, the best lowest; None keeps a trial from being among the
+            best.
+        began: seconds since the epoch.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        planned: int,
+        best_by: str,
+        sort_key: Callable[[TrialRecord], tuple[bool, float] | None],
+        began: float,
+    ) -> None:
+        self._name = name
+        self._planned = planned
+        self._best_by = best_by
+        self._sort_key = sort_key
+        self._began = began
+        self.base: BaseRecord | None = None
+        self._records: dict[int, TrialRecord] = {}
+        self._evaluated: dict[int, Measurement] = {}
+        self._newest_first: list[int] = []
+        self._most_at_once = 1
+
+    def take(self, record: TrialRecord) -> None:
+        """Add a trial, or replace what was known of it."""
+        self._records[record.number] = record
+        if record.number in self._newest_first:
+            self._newest_first.remove(record.number)
+        if record.status is not TrialStatus.RUNNING:
+            self._newest_first.insert(0, record.number)
+        self._most_at_once = max(self._most_at_once, len(self._running()))
+
+    def update(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Keep the newest evaluation; points of the training curve move step and loss alone."""
+        self._records[record.number] = record
+        if metric_keys.IN_DOMAIN_ACC in measurement.metrics:
+            self._evaluated[record.number] = measurement
+
+    def progress(self, now: float) -> str:
+        """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
+        total = max(self._planned, len(self._records))
+        parts = [f"{len(self._newest_first)}/{total} finished"]
+        if running := len(self._running()):
+            parts.append(f"{running} running")
+        parts.append(f"{duration(now - self._began)} elapsed")
+        left = self._seconds_left(now, total)
+        return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
+
+    def render(self, console: Console, now: float, footer: int = 0) -> RenderableType:
+        """The picture, as wide and high as the console; `footer` lines are left free below it."""
+        room = max(1, console.height - _OTHER_LINES - footer)
+        numbers, hidden = self._rows(room)
+        columns = _fitting(console.width)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for column in columns:
+            side: JustifyMethod = "left" if column in ("method", "status") else "right"
+            table.add_column(column, no_wrap=True, justify=side)
+        if self.base is not None:
+            _add_row(table, columns, _base_cells(self.base))
+        for number in numbers:
+            record = self._records[number]
+            _add_row(table, columns, _cells(record, self._evaluated.get(number, record.last)))
+        parts: list[RenderableType] = [single(f"{self._name}: {self.progress(now)}", "bold"), table]
+        if hidden:
+            dots = "..." if console.options.ascii_only else "…"
+            rule = f"shown: running, best by {self._best_by}, newest"
+            parts.append(single(f"{dots} and {hidden} more ({rule})", "dim"))
+        return Group(*parts)
+
+    def get(self, number: int) -> TrialRecord | None:
+        """What is known of a trial."""
+        return self._records.get(number)
+
+    def best_first(self) -> list[int]:
+        """Numbers of the complete trials in the order of `sort_key`."""
+        ranked = []
+        for record in self._records.values():
+            key = self._sort_key(record) if record.status is TrialStatus.COMPLETE else None
+            if key is not None:
+                ranked.append((key, record.number))
+        return [number for _, number in sorted(ranked)]
+
+    def _running(self) -> list[TrialRecord]:
+        running = (r for r in self._records.values() if r.status is TrialStatus.RUNNING)
+        return sorted(running, key=lambda r: r.number)
+
+    def _rows(self, room: int) -> tuple[list[int], int]:
+        """Numbers of the trials to show in that many lines, and how many are left out."""
+        running = [record.number for record in self._running()]
+        if len(self._records) <= room:
+            return running + self._newest_first, 0
+        room -= 1  # for the line about those left out
+        shown = running[:room]
+        shown += self.best_first()[: (room - len(shown)) // 2]
+        newest = [number for number in self._newest_first if number not in shown]
+        shown += newest[: room - len(shown)]
+        return shown, len(self._records) - len(shown)
+
+    def _seconds_left(self, now: float, total: int) -> float | None:
+        """What is left to do over as many as ran at once; None while nothing has finished.
+
+        The median duration, because one trial that fails at once or spans an interruption of the
+        sweep would move a mean.
+        """
+        ended = (self._records[number] for number in self._newest_first)
+        durations = [r.ended - r.started for r in ended if r.ended is not None]
+        if not durations:
+            return None
+        typical = median(durations)
+        running = [max(typical - (now - r.started), 0.0) for r in self._running()]
+        work = sum(running) + typical * max(total - len(self._records), 0)
+        return max([work / self._most_at_once, *running])
+
+
+def single(line: str, style: str) -> Text:
+    """One line of a picture, cut off where the terminal ends."""
+    return Text(line, style, no_wrap=True, overflow="ellipsis")
+
+
+def _fitting(width: int) -> list[str]:
+    """Titles of the columns that fit; the scores and the status go last."""
+    columns = list(_WIDTHS)
+    for title in _LEFT_OUT_FIRST:
+        if sum(_WIDTHS[column] + 1 for column in columns) - 1 <= width:
+            break
+        columns.remove(title)
+    return columns
+
+
+def _add_row(table: Table, columns: list[str], cells: dict[str, str | Text]) -> None:
+    table.add_row(*(cells.get(column, ABSENT) for column in columns))
+
+
+def _base_cells(base: BaseRecord) -> dict[str, str | Text]:
+    return {"trial": "base", **_score_cells(base.metrics)}
+
+
+def _cells(record: TrialRecord, evaluation: Measurement | None) -> dict[str, str | Text]:
+    config = record.config
+    word = STATUS[record.status]
+    return {
+        "trial": str(record.number),
+        "method": config.method,
+        "rank": str(config.lora.rank) if config.lora else ABSENT,
+        "alpha": f"{config.lora.alpha:g}" if config.lora else ABSENT,
+        "lr": rate(config.learning_rate),
+        "step": str(record.last.step) if record.last else ABSENT,
+        "loss": metric_text(metric_keys.TRAIN_LOSS, record.metric(metric_keys.TRAIN_LOSS)),
+        **_score_cells(evaluation.metrics if evaluation else {}),
+        "status": Text(word.short, word.style),
+    }
+
+
+def _score_cells(metrics: dict[str, float]) -> dict[str, str | Text]:
+    shown = {
+        "in-domain": metric_keys.IN_DOMAIN_ACC,
+        "forgetting": metric_keys.FORGETTING_MEAN,
+        "OOD": metric_keys.OOD_ACC,
+    }
+    return {title: metric_text(key, metrics.get(key)) for title, key in shown.items()}
