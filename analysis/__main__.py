@@ -1,4 +1,4 @@
-"""`python -m analysis`: reports and figures of finished or running sweeps."""
+"""`python -m analysis`: reports, figures and a live view of finished or running sweeps."""
 
 from __future__ import annotations
 
@@ -9,11 +9,25 @@ from pathlib import Path
 from trainables.errors import UserError
 from trainables.storage import Location, parse_location
 
+INTERRUPTED = 130
 _FORMATS = ("html", "md", "csv", "json")
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; returns its exit code, 2 where the input is at fault."""
+    """Run a command; returns its exit code, 2 where the input is at fault, 130 after Ctrl-C."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except UserError as error:
+        for fault in error.faults:
+            print(f"error: {fault}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="one HTML page, or a table as md, csv or json")
@@ -42,14 +56,11 @@ def main(arguments: list[str]) -> int:
     runs.add_argument("sweep_id", metavar="SWEEP_ID", help="the runs' group")
     runs.add_argument("--to", type=Path, default=Path("runs.csv"), metavar="FILE")
     runs.set_defaults(run=lambda o: _wandb_runs(o.project, o.sweep_id, o.to))
-    options = parser.parse_args(arguments)
-    try:
-        options.run(options)
-    except UserError as error:
-        for fault in error.faults:
-            print(f"error: {fault}", file=sys.stderr)
-        return 2
-    return 0
+    watch = commands.add_parser("watch", help="a running sweep, live; Ctrl-C leaves it running")
+    watch.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    watch.add_argument("--once", action="store_true", help="draw it once")
+    watch.set_defaults(run=lambda o: _watch(o.sweep_dir, o.once))
+    return parser
 
 
 def _report(sweep_dirs: list[Location], file: Path | None, kind: str | None) -> None:
@@ -94,6 +105,12 @@ def _wandb_runs(project: str, sweep_id: str, file: Path) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     trials.to_csv(file, lineterminator="\n")
     print(file)
+
+
+def _watch(sweep_dir: Path, once: bool) -> None:
+    from analysis.watch import watch
+
+    watch(sweep_dir, once)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How statuses, settings and numbers read on a terminal, in a table and in a report."""
+"""How settings, statuses and metrics are written wherever people read them."""
 
 from __future__ import annotations
 

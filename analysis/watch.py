@@ -1,0 +1,283 @@
+"""A sweep as it runs, from another terminal: read from its folder alone, which is never written."""
+
+from __future__ import annotations
+
+import operator
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from trainables import metric_keys
+from trainables.errors import Fault, UserError
+from trainables.ledger import Ledger
+from trainables.records import Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.sweep_table import SweepTable, single
+from trainables.wording import (
+    STATUS,
+    duration,
+    metric_text,
+    one_line,
+    scores_in_words,
+    setting,
+    status_in_full,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import RenderableType
+
+_SECONDS_BETWEEN_READS = 1.0
+_MOST_FAILURES = 5
+_FAILURES = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
+_OPERATORS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
+
+
+def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
+    """Show a sweep until it ends: a live table on a terminal, else a line for each change.
+
+    Args:
+        sweep_dir: the sweep's folder; its driver may run, have ended or have been killed.
+        once: draw the table a single time.
+        console: where to; default standard output.
+
+    Raises:
+        UserError: the folder holds no sweep, or goes away.
+    """
+    console = console or Console()
+    watched = WatchedSweep(sweep_dir)
+    changed = watched.refresh()
+    if once:
+        console.print(watched.render(console))
+    elif console.is_interactive:
+        _redraw(watched, console)
+    else:
+        _tell(watched, changed, console)
+
+
+def _redraw(watched: WatchedSweep, console: Console) -> None:
+    with Live(console=console, auto_refresh=False) as live:
+        live.update(watched.render(console), refresh=True)
+        while not watched.has_ended:
+            time.sleep(_SECONDS_BETWEEN_READS)
+            watched.refresh()
+            live.update(watched.render(console), refresh=True)
+
+
+def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
+    while True:
+        for record in changed:
+            console.print(_line(record), soft_wrap=True, highlight=False)
+        if watched.has_ended:
+            console.print(watched.render(console))
+            return
+        time.sleep(_SECONDS_BETWEEN_READS)
+        changed = watched.refresh()
+
+
+def _line(record: TrialRecord) -> str:
+    told = f"trial {record.number} {status_in_full(record.status)}"
+    if record.status is TrialStatus.RUNNING:
+        told += f", {setting(record.config)}"
+    if record.last:
+        told += f", step {record.last.step}: {scores_in_words(record.last.metrics)}"
+    return f"{told}: {one_line(record.reason)}" if record.reason else told
+
+
+class WatchedSweep:
+    """A sweep as its folder shows it; a file is read again where it has changed.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        clock: seconds since the epoch.
+    """
+
+    def __init__(self, sweep_dir: Path, clock: Callable[[], float] = time.time) -> None:
+        self._ledger = Ledger(sweep_dir)
+        self._clock = clock
+        self._seen: dict[Path, tuple[int, int]] = {}
+        self._records: dict[int, TrialRecord] = {}
+        self._unreadable: dict[Path, str] = {}
+        self._sweep: SweepRecord | None = None
+        self._table: SweepTable | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether its driver has ended in order, finished or interrupted."""
+        if self._sweep is None:
+            return False
+        running = any(r.status is TrialStatus.RUNNING for r in self._records.values())
+        if not running and len(self._records) >= _planned(self._sweep):
+            return True
+        # Written first and last by each start of the command.
+        begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
+        return ended.exists() and ended.stat().st_mtime_ns > begun.stat().st_mtime_ns
+
+    def refresh(self) -> list[TrialRecord]:
+        """Read what has changed; returns the trials in the order in which they ended.
+
+        Raises:
+            UserError: the folder holds no sweep.
+        """
+        folder = self._ledger.folder
+        if not self._ledger.exists():
+            # The base is evaluated before the sweep's record is written.
+            if self._sweep is None and folder.log.exists():
+                return []
+            rule = "holds no sweep" if self._sweep is None else "holds no sweep any more"
+            remedy = "give a folder with a sweep.json"
+            raise UserError([Fault("SWEEP_DIR", f"{rule}: {folder.root}", remedy)])
+        if self._has_changed(folder.sweep_json):
+            self._begin(self._ledger.sweep())
+        table = self._table
+        if table is None:
+            return []
+        if self._has_changed(folder.base_json):
+            table.base = self._ledger.base()
+        numbers = [int(file.parent.name) for file in folder.trials.glob("*/trial.json")]
+        changed = [record for number in numbers if (record := self._read(number, table))]
+        return sorted(changed, key=lambda r: (r.ended is None, r.ended, r.number))
+
+    def render(self, console: Console) -> RenderableType:
+        """The table, and below it the best trial, the throughput and what failed."""
+        if self._table is None:
+            return single(f"{self._ledger.folder.root.name}: the base is being evaluated", "bold")
+        below = [*self._best(), *self._pace(), *self._failures()]
+        return Group(self._table.render(console, self._now(), footer=len(below)), *below)
+
+    def _begin(self, sweep: SweepRecord) -> None:
+        """A start of the command may have changed how many trials there will be."""
+        self._sweep = sweep
+        self._table = SweepTable(
+            str(sweep.config["name"]),
+            _planned(sweep),
+            _first_objective(sweep)["metric"],
+            partial(_sort_key, sweep),
+            sweep.provenance.created,
+        )
+        kept = self._seen[self._ledger.folder.sweep_json]
+        self._seen = {self._ledger.folder.sweep_json: kept}
+
+    def _read(self, number: int, table: SweepTable) -> TrialRecord | None:
+        """A trial, where its record or its measurements have changed."""
+        file, metrics = self._ledger.folder.trial_json(number), self._ledger.folder.metrics(number)
+        # Both are looked at, so that neither is taken for new once more.
+        if not (self._has_changed(file) | self._has_changed(metrics)):
+            return None
+        try:
+            record = TrialRecord.model_validate_json(file.read_bytes())
+            measurements = self._ledger.measurements(number)
+        except FileNotFoundError:
+            return None
+        except (ValidationError, UserError):
+            self._unreadable[file] = f"trial {number}: its record cannot be read: {file.parent}"
+            return None
+        self._unreadable.pop(file, None)
+        if measurements:
+            record = record.model_copy(update={"last": measurements[-1]})
+        self._records[number] = record
+        table.take(record)
+        for measurement in (*_newest_evaluation(measurements), *measurements[-1:]):
+            table.update(record, measurement)
+        return record
+
+    def _has_changed(self, file: Path) -> bool:
+        """Whether it is another than at the last call; a file that is not there has not changed."""
+        try:
+            state = file.stat()
+        except FileNotFoundError:
+            return False
+        stamp = state.st_mtime_ns, state.st_size
+        if self._seen.get(file) == stamp:
+            return False
+        self._seen[file] = stamp
+        return True
+
+    def _now(self) -> float:
+        """The time, which stands still when the sweep has ended."""
+        ends = [record.ended for record in self._records.values() if record.ended is not None]
+        return max(ends) if self.has_ended and ends else self._clock()
+
+    def _best(self) -> list[Text]:
+        if self._table is None or self._sweep is None or not (best := self._table.best_first()):
+            return []
+        record, metric = self._records[best[0]], _first_objective(self._sweep)["metric"]
+        value = metric_text(metric, record.metric(metric))
+        told = f"best so far: trial {record.number} ({setting(record.config)}), {metric} {value}"
+        return [single(told, "green")]
+
+    def _pace(self) -> list[Text]:
+        """Tokens a second of what runs, trials an hour since the command started."""
+        if self._sweep is None:
+            return []
+        began, records = self._sweep.provenance.created, self._records.values()
+        parts = []
+        speeds = [
+            speed * record.config.workers
+            for record in records
+            if record.status is TrialStatus.RUNNING
+            and (speed := record.metric(metric_keys.TOKENS_PER_SECOND)) is not None
+        ]
+        if speeds:
+            parts.append(f"{sum(speeds):,.0f} tokens/s")
+        finished = sum((record.ended or 0.0) > began for record in records)
+        if finished:
+            parts.append(f"{3600 * finished / (self._now() - began):.0f} trials/h")
+        if self.has_ended:
+            parts.append("the sweep has ended")
+        else:
+            newest = max(stamp for stamp, _ in self._seen.values()) / 1e9
+            parts.append(f"newest record {duration(self._clock() - newest)} old")
+        return [single(", ".join(parts), "dim")]
+
+    def _failures(self) -> list[Text]:
+        failed = [record for record in self._records.values() if record.status in _FAILURES]
+        failed.sort(key=lambda record: record.ended or 0, reverse=True)
+        lines = [
+            single(
+                f"trial {record.number} {status_in_full(record.status)}: "
+                f"{one_line(record.reason or 'no reason given')}",
+                STATUS[record.status].style,
+            )
+            for record in failed[:_MOST_FAILURES]
+        ]
+        if len(failed) > _MOST_FAILURES:
+            lines.append(single(f"and {len(failed) - _MOST_FAILURES} more failures", "dim"))
+        return lines + [single(line, "red") for line in self._unreadable.values()]
+
+
+def _newest_evaluation(measurements: list[Measurement]) -> list[Measurement]:
+    evaluations = (m for m in reversed(measurements) if metric_keys.IN_DOMAIN_ACC in m.metrics)
+    return [newest] if (newest := next(evaluations, None)) else []
+
+
+def _planned(sweep: SweepRecord) -> int:
+    budget: Any = sweep.config["budget"]
+    return int(budget["trials"])
+
+
+def _first_objective(sweep: SweepRecord) -> dict[str, str]:
+    objectives: Any = sweep.config["objectives"]
+    first: dict[str, str] = objectives[0]
+    return first
+
+
+def _sort_key(sweep: SweepRecord, record: TrialRecord) -> tuple[bool, float] | None:
+    """By the first objective, trials within all constraints before others."""
+    objective = _first_objective(sweep)
+    value = record.metric(objective["metric"])
+    if value is None:
+        return None
+    constraints: Any = sweep.config["constraints"]
+    kept = all(
+        (bounded := record.metric(c["metric"])) is not None
+        and _OPERATORS[c["operator"]](bounded, c["bound"])
+        for c in constraints
+    )
+    return not kept, value if objective["mode"] == "min" else -value

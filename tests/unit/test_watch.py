@@ -1,0 +1,244 @@
+"""`python -m analysis watch`: a sweep's folder, read while its driver writes it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from recorded_sweep import (
+    BEGAN,
+    SECONDS,
+    measurement,
+    record_sweep,
+    scores,
+    trial,
+)
+from rich.console import Console
+
+from analysis.__main__ import main
+from analysis.watch import WatchedSweep, watch
+from trainables import metric_keys
+from trainables.errors import UserError
+from trainables.ledger import Ledger
+from trainables.records import Measurement, TrialStatus
+
+PROJECT = Path(__file__).parents[2]
+RUNNING = TrialStatus.RUNNING
+
+
+def picture(watched: WatchedSweep, width: int = 100, height: int = 40) -> list[str]:
+    console = Console(width=width, height=height)
+    with console.capture() as captured:
+        console.print(watched.render(console))
+    return captured.get().splitlines()
+
+
+def watched_at(folder: Path, seconds: float) -> WatchedSweep:
+    watched = WatchedSweep(folder, clock=lambda: BEGAN + seconds)
+    watched.refresh()
+    return watched
+
+
+def rows(watched: WatchedSweep) -> dict[str, str]:
+    """The table's rows by their first cell."""
+    lines = [" ".join(line.split()) for line in picture(watched)]
+    return {line.split()[0]: line for line in lines[2:]}
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "analysis", "watch", str(folder), *arguments]
+
+
+def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Path) -> None:
+    speed = {metric_keys.TOKENS_PER_SECOND: 1500.0}
+    record_sweep(
+        tmp_path,
+        trial(0, metrics=scores(0.5, 0.1)),
+        trial(1, TrialStatus.FAILED, reason="no\nsuch file"),
+        trial(2, RUNNING, full=True, metrics=scores(0.75, 0.2, **speed), step=5),
+    )
+    watched = watched_at(tmp_path, 2.5 * SECONDS)
+    assert not watched.has_ended
+    # Both trials that ended took 100 s: half a trial and a whole one are left, one at a time.
+    assert picture(watched)[0] == (
+        "tiny: 2/4 finished, 1 running, 4 min 10 s elapsed, about 2 min 30 s left"
+    )
+    shown = rows(watched)
+    assert shown["base"] == "base - - - - - - 0.250 +0.000 0.125 -"
+    assert shown["0"] == "0 lora 4 8 1.0e-04 10 0.500 0.500 +0.100 0.250 complete"
+    assert shown["2"] == "2 full - - 1.0e-04 5 0.250 0.750 +0.200 0.375 running"
+    assert shown["best"].endswith("trial 0 (lora, rank 4, alpha 8, lr 1.0e-04), "
+                                  "in_domain/acc_mean 0.500")  # fmt: skip
+    # Two trials in 250 s.
+    assert shown["1,500"].startswith("1,500 tokens/s, 29 trials/h, newest record ")
+    assert shown["trial"] == "trial 1 failed: no such file"
+
+
+def test_points_of_the_curve_move_step_and_loss_and_leave_the_scores(tmp_path: Path) -> None:
+    ledger = record_sweep(tmp_path, trial(0, RUNNING, metrics=scores(0.5, 0.1), step=5))
+    ledger.append(0, measurement(7, {metric_keys.TRAIN_LOSS: 0.125}))
+    shown = rows(watched_at(tmp_path, 10))["0"]
+    assert shown == "0 lora 4 8 1.0e-04 7 0.125 0.500 +0.100 0.250 running"
+
+
+def test_the_best_is_one_that_keeps_the_constraints(tmp_path: Path) -> None:
+    records = [trial(0, metrics=scores(0.9, 0.3)), trial(1, metrics=scores(0.6, 0.05))]
+    record_sweep(tmp_path, *records, constraints=[f"{metric_keys.FORGETTING_MEAN} <= 0.05"])
+    assert "trial 1 " in rows(watched_at(tmp_path, 10))["best"]
+
+
+def test_only_what_has_changed_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = record_sweep(tmp_path, *(trial(n, metrics=scores(0.5, 0.1)) for n in range(3)))
+    watched = watched_at(tmp_path, 10)
+    read: list[int] = []
+    plain = Ledger.measurements
+
+    def noted(ledger: Ledger, number: int) -> list[Measurement]:
+        read.append(number)
+        return plain(ledger, number)
+
+    monkeypatch.setattr(Ledger, "measurements", noted)
+    assert watched.refresh() == []
+    assert read == []
+    ledger.write_trial(trial(1, TrialStatus.DIVERGED, reason="NaN"))
+    ledger.write_trial(trial(3, RUNNING))
+    assert [record.number for record in watched.refresh()] == [1, 3]
+    assert sorted(read) == [1, 3]
+
+
+def test_a_torn_line_waits_for_its_rest_and_a_damaged_record_is_named(tmp_path: Path) -> None:
+    ledger = record_sweep(tmp_path, trial(0, RUNNING, metrics=scores(0.5, 0.1), step=5))
+    line = measurement(10, scores(0.75, 0.1)).model_dump_json() + "\n"
+    with ledger.folder.metrics(0).open("a") as stream:
+        stream.write(line[:20])
+        stream.flush()
+        watched = watched_at(tmp_path, 10)
+        assert rows(watched)["0"].split()[5] == "5"
+        stream.write(line[20:])
+    watched.refresh()
+    assert rows(watched)["0"].split()[5:8] == ["10", "0.250", "0.750"]
+    ledger.folder.trial_json(0).write_text("{")
+    watched.refresh()
+    assert rows(watched)["0"].split()[5] == "10"
+    assert rows(watched)["trial"].startswith("trial 0: its record cannot be read")
+
+
+def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    (folder / "sweep.log").touch()
+    watched = WatchedSweep(folder)
+    assert watched.refresh() == []
+    assert picture(watched) == ["tiny: the base is being evaluated"]
+    ledger = record_sweep(folder)
+    assert watched.refresh() == []
+    assert picture(watched)[0].startswith("tiny: 0/4 finished")
+    ledger.write_trial(trial(0, RUNNING))
+    assert len(watched.refresh()) == 1
+    assert not watched.has_ended
+    # Interrupted by Ctrl-C: the driver writes its table, the trial stays RUNNING.
+    time.sleep(0.01)
+    ledger.folder.results_csv.touch()
+    assert watched.has_ended
+    time.sleep(0.01)
+    record_sweep(folder, budget={"trials": 6})
+    watched.refresh()
+    assert not watched.has_ended
+    assert picture(watched)[0].startswith("tiny: 0/6 finished, 1 running")
+
+
+def test_a_sweep_is_over_when_all_its_trials_are(tmp_path: Path) -> None:
+    records = [trial(n, metrics=scores(0.5, 0.1)) for n in range(4)]
+    record_sweep(tmp_path, *records)
+    watched = watched_at(tmp_path, 10_000)
+    assert watched.has_ended
+    assert picture(watched)[0] == "tiny: 4/4 finished, 6 min 40 s elapsed"  # the time stands still
+    assert picture(watched)[-1] == "36 trials/h, the sweep has ended"
+
+
+def test_hundreds_of_trials_fit_a_small_terminal(tmp_path: Path) -> None:
+    records = [trial(n, metrics=scores(0.5, 0.1)) for n in range(150)]
+    records += [trial(n, TrialStatus.FAILED, reason="why " * 50) for n in range(150, 200)]
+    record_sweep(tmp_path, *records, budget={"trials": 300})
+    lines = picture(watched_at(tmp_path, 10), width=60, height=20)
+    assert len(lines) < 20
+    assert max(map(len, lines)) <= 60
+    assert lines[-1] == "and 45 more failures"
+
+
+def test_a_folder_that_is_no_sweep_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["watch", str(tmp_path), "--once"]) == 2
+    assert capsys.readouterr().err == (
+        f"error: SWEEP_DIR: holds no sweep: {tmp_path}; give a folder with a sweep.json\n"
+    )
+    folder = tmp_path / "tiny"
+    folder.mkdir()
+    watched = watched_at(record_sweep(folder).folder.root, 0)
+    (folder / "sweep.json").unlink()
+    with pytest.raises(UserError, match="holds no sweep any more"):
+        watched.refresh()
+
+
+def test_without_a_terminal_each_change_is_a_line_until_the_end(tmp_path: Path) -> None:
+    ledger = record_sweep(tmp_path, trial(0, RUNNING), budget={"trials": 1})
+    watching = subprocess.Popen(
+        command(tmp_path), cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=environment()
+    )
+    assert watching.stdout is not None
+    assert watching.stdout.readline() == "trial 0 running, lora, rank 4, alpha 8, lr 1.0e-04\n"
+    ledger.append(0, measurement(5, scores(0.5, 0.1)))
+    before = files(tmp_path)
+    assert "step 5: loss 0.500, in-domain 0.500" in watching.stdout.readline()
+    assert files(tmp_path) == before
+    ledger.write_trial(trial(0, metrics=scores(0.75, 0.1)))
+    assert watching.stdout.readline().startswith("trial 0 complete, step 5")
+    rest, _ = watching.communicate(timeout=30)
+    assert rest.splitlines()[0].startswith("tiny: 1/1 finished")
+    assert watching.returncode == 0
+
+
+def test_ctrl_c_on_a_terminal_leaves_quietly(tmp_path: Path) -> None:
+    record_sweep(tmp_path, trial(0, RUNNING))
+    terminal, end = pty.openpty()
+    watching = subprocess.Popen(
+        command(tmp_path), cwd=PROJECT, stdout=end, stderr=end, env=environment()
+    )
+    os.close(end)
+    seen = b""
+    while b"running" not in seen:
+        seen += os.read(terminal, 4096)
+    watching.send_signal(signal.SIGINT)
+    while True:
+        try:
+            seen += os.read(terminal, 4096)
+        except OSError:
+            break
+    assert watching.wait(30) == 130
+    assert b"Traceback" not in seen
+    os.close(terminal)
+
+
+def test_once_draws_once(tmp_path: Path) -> None:
+    record_sweep(tmp_path, trial(0, RUNNING))
+    console = Console(width=100, height=30)
+    with console.capture() as captured:
+        watch(tmp_path, once=True, console=console)
+    assert captured.get().count("0/4 finished, 1 running") == 1
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(PROJECT), "TERM": "xterm", "COLUMNS": "100"}
+
+
+def files(folder: Path) -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
