@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import operator
 import time
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
+from analysis.sweep_settings import SweepSettings
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.ledger import Ledger
-from trainables.records import Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.records import Measurement, TrialRecord, TrialStatus
 from trainables.sweep_table import SweepTable, single
 from trainables.wording import (
     STATUS,
@@ -33,10 +32,11 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
+    from trainables.records import SweepRecord
+
 _SECONDS_BETWEEN_READS = 1.0
 _MOST_FAILURES = 5
 _FAILURES = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
-_OPERATORS = {"<=": operator.le, "<": operator.lt, ">=": operator.ge, ">": operator.gt}
 
 
 def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
@@ -104,16 +104,17 @@ class WatchedSweep:
         self._seen: dict[Path, tuple[int, int]] = {}
         self._records: dict[int, TrialRecord] = {}
         self._unreadable: dict[Path, str] = {}
-        self._sweep: SweepRecord | None = None
+        self._settings: SweepSettings | None = None
+        self._began = 0.0
         self._table: SweepTable | None = None
 
     @property
     def has_ended(self) -> bool:
         """Whether its driver has ended in order, finished or interrupted."""
-        if self._sweep is None:
+        if self._settings is None:
             return False
         running = any(r.status is TrialStatus.RUNNING for r in self._records.values())
-        if not running and len(self._records) >= _planned(self._sweep):
+        if not running and len(self._records) >= self._settings.budget.trials:
             return True
         # Written first and last by each start of the command.
         begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
@@ -128,9 +129,9 @@ class WatchedSweep:
         folder = self._ledger.folder
         if not self._ledger.exists():
             # The base is evaluated before the sweep's record is written.
-            if self._sweep is None and folder.log.exists():
+            if self._settings is None and folder.log.exists():
                 return []
-            rule = "holds no sweep" if self._sweep is None else "holds no sweep any more"
+            rule = "holds no sweep" if self._settings is None else "holds no sweep any more"
             remedy = "give a folder with a sweep.json"
             raise UserError([Fault("SWEEP_DIR", f"{rule}: {folder.root}", remedy)])
         if self._has_changed(folder.sweep_json):
@@ -141,8 +142,14 @@ class WatchedSweep:
         if self._has_changed(folder.base_json):
             table.base = self._ledger.base()
         numbers = [int(file.parent.name) for file in folder.trials.glob("*/trial.json")]
-        changed = [record for number in numbers if (record := self._read(number, table))]
-        return sorted(changed, key=lambda r: (r.ended is None, r.ended, r.number))
+        read = [found for number in numbers if (found := self._read(number))]
+        read.sort(key=lambda found: (found[0].ended is None, found[0].ended, found[0].number))
+        for record, measurements in read:
+            self._records[record.number] = record
+            table.take(record)
+            for measurement in (*_newest_evaluation(measurements), *measurements[-1:]):
+                table.update(record, measurement)
+        return [record for record, _ in read]
 
     def render(self, console: Console) -> RenderableType:
         """The table, and below it the best trial, the throughput and what failed."""
@@ -153,18 +160,15 @@ class WatchedSweep:
 
     def _begin(self, sweep: SweepRecord) -> None:
         """A start of the command may have changed how many trials there will be."""
-        self._sweep = sweep
+        self._settings = settings = SweepSettings.of(sweep)
+        self._began = sweep.provenance.created
         self._table = SweepTable(
-            str(sweep.config["name"]),
-            _planned(sweep),
-            _first_objective(sweep)["metric"],
-            partial(_sort_key, sweep),
-            sweep.provenance.created,
+            settings.name, settings.budget.trials, settings, sweep.provenance.created
         )
         kept = self._seen[self._ledger.folder.sweep_json]
         self._seen = {self._ledger.folder.sweep_json: kept}
 
-    def _read(self, number: int, table: SweepTable) -> TrialRecord | None:
+    def _read(self, number: int) -> tuple[TrialRecord, list[Measurement]] | None:
         """A trial, where its record or its measurements have changed."""
         file, metrics = self._ledger.folder.trial_json(number), self._ledger.folder.metrics(number)
         # Both are looked at, so that neither is taken for new once more.
@@ -181,11 +185,7 @@ class WatchedSweep:
         self._unreadable.pop(file, None)
         if measurements:
             record = record.model_copy(update={"last": measurements[-1]})
-        self._records[number] = record
-        table.take(record)
-        for measurement in (*_newest_evaluation(measurements), *measurements[-1:]):
-            table.update(record, measurement)
-        return record
+        return record, measurements
 
     def _has_changed(self, file: Path) -> bool:
         """Whether it is another than at the last call; a file that is not there has not changed."""
@@ -205,18 +205,16 @@ class WatchedSweep:
         return max(ends) if self.has_ended and ends else self._clock()
 
     def _best(self) -> list[Text]:
-        if self._table is None or self._sweep is None or not (best := self._table.best_first()):
+        if self._table is None or self._settings is None or not (best := self._table.best_first()):
             return []
-        record, metric = self._records[best[0]], _first_objective(self._sweep)["metric"]
+        record, metric = best[0], self._settings.objectives[0].metric
         value = metric_text(metric, record.metric(metric))
         told = f"best so far: trial {record.number} ({setting(record.config)}), {metric} {value}"
         return [single(told, "green")]
 
     def _pace(self) -> list[Text]:
         """Tokens a second of what runs, trials an hour since the command started."""
-        if self._sweep is None:
-            return []
-        began, records = self._sweep.provenance.created, self._records.values()
+        began, records = self._began, self._records.values()
         parts = []
         speeds = [
             speed * record.config.workers
@@ -255,29 +253,3 @@ class WatchedSweep:
 def _newest_evaluation(measurements: list[Measurement]) -> list[Measurement]:
     evaluations = (m for m in reversed(measurements) if metric_keys.IN_DOMAIN_ACC in m.metrics)
     return [newest] if (newest := next(evaluations, None)) else []
-
-
-def _planned(sweep: SweepRecord) -> int:
-    budget: Any = sweep.config["budget"]
-    return int(budget["trials"])
-
-
-def _first_objective(sweep: SweepRecord) -> dict[str, str]:
-    objectives: Any = sweep.config["objectives"]
-    first: dict[str, str] = objectives[0]
-    return first
-
-
-def _sort_key(sweep: SweepRecord, record: TrialRecord) -> tuple[bool, float] | None:
-    """By the first objective, trials within all constraints before others."""
-    objective = _first_objective(sweep)
-    value = record.metric(objective["metric"])
-    if value is None:
-        return None
-    constraints: Any = sweep.config["constraints"]
-    kept = all(
-        (bounded := record.metric(c["metric"])) is not None
-        and _OPERATORS[c["operator"]](bounded, c["bound"])
-        for c in constraints
-    )
-    return not kept, value if objective["mode"] == "min" else -value

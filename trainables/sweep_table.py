@@ -10,13 +10,14 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables import metric_keys
+from trainables.pareto import is_feasible
 from trainables.records import BaseRecord, Measurement, TrialRecord, TrialStatus
 from trainables.wording import ABSENT, STATUS, duration, metric_text, rate
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from rich.console import Console, JustifyMethod, RenderableType
+
+    from trainables.pareto import Goals
 
 _OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
 _WIDTHS = {
@@ -41,24 +42,14 @@ class SweepTable:
     Args:
         name: of the sweep.
         planned: trials there will be.
-        best_by: metric that the trials are sorted by, for the line about those left out.
-        sort_key: of a complete trial, the best lowest; None keeps a trial from being among the
-            best.
+        goals: by the first objective the best trials are found.
         began: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        name: str,
-        planned: int,
-        best_by: str,
-        sort_key: Callable[[TrialRecord], tuple[bool, float] | None],
-        began: float,
-    ) -> None:
+    def __init__(self, name: str, planned: int, goals: Goals, began: float) -> None:
         self._name = name
         self._planned = planned
-        self._best_by = best_by
-        self._sort_key = sort_key
+        self._goals = goals
         self._began = began
         self.base: BaseRecord | None = None
         self._records: dict[int, TrialRecord] = {}
@@ -108,7 +99,7 @@ class SweepTable:
         parts: list[RenderableType] = [single(f"{self._name}: {self.progress(now)}", "bold"), table]
         if hidden:
             dots = "..." if console.options.ascii_only else "…"
-            rule = f"shown: running, best by {self._best_by}, newest"
+            rule = f"shown: running, best by {self._goals.objectives[0].metric}, newest"
             parts.append(single(f"{dots} and {hidden} more ({rule})", "dim"))
         return Group(*parts)
 
@@ -116,14 +107,17 @@ class SweepTable:
         """What is known of a trial."""
         return self._records.get(number)
 
-    def best_first(self) -> list[int]:
-        """Numbers of the complete trials in the order of `sort_key`."""
-        ranked = []
-        for record in self._records.values():
-            key = self._sort_key(record) if record.status is TrialStatus.COMPLETE else None
-            if key is not None:
-                ranked.append((key, record.number))
-        return [number for _, number in sorted(ranked)]
+    def best_first(self) -> list[TrialRecord]:
+        """Complete trials by the first objective, those within all constraints before others."""
+        objective = self._goals.objectives[0]
+        sign = 1 if objective.mode == "min" else -1
+        ranked = [
+            (not is_feasible(self._goals, record), sign * value, record.number)
+            for record in self._records.values()
+            if record.status is TrialStatus.COMPLETE
+            and (value := record.metric(objective.metric)) is not None
+        ]
+        return [self._records[number] for _, _, number in sorted(ranked)]
 
     def _running(self) -> list[TrialRecord]:
         running = (r for r in self._records.values() if r.status is TrialStatus.RUNNING)
@@ -136,7 +130,8 @@ class SweepTable:
             return running + self._newest_first, 0
         room -= 1  # for the line about those left out
         shown = running[:room]
-        shown += self.best_first()[: (room - len(shown)) // 2]
+        best = self.best_first()[: (room - len(shown)) // 2]
+        shown += [record.number for record in best]
         newest = [number for number in self._newest_first if number not in shown]
         shown += newest[: room - len(shown)]
         return shown, len(self._records) - len(shown)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from functools import partial
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -49,13 +48,7 @@ class ConsoleListener(SweepListener):
     ) -> None:
         self._console = console
         self._clock = clock
-        self._table = SweepTable(
-            config.name,
-            _planned_trials(config),
-            config.objectives[0].metric,
-            partial(_sort_key, config),
-            began=clock(),
-        )
+        self._table = SweepTable(config.name, _planned_trials(config), config, began=clock())
         # Live draws from a thread of its own. Nothing is printed while the lock is held: printing
         # waits for Live's lock, and Live waits for this one.
         self._lock = Lock()
@@ -141,19 +134,6 @@ class ConsoleListener(SweepListener):
     def _picture(self) -> RenderableType:
         with self._lock:
             return self._table.render(self._console, self._clock())
-
-
-def _sort_key(config: SweepConfig, record: TrialRecord) -> tuple[bool, float] | None:
-    """By the first objective, trials within all constraints before others."""
-    objective = config.objectives[0]
-    value = record.metric(objective.metric)
-    if value is None:
-        return None
-    kept = all(
-        (bounded := record.metric(c.metric)) is not None and c.holds(bounded)
-        for c in config.constraints
-    )
-    return not kept, value if objective.mode == "min" else -value
 
 
 def _planned_trials(config: SweepConfig) -> int:

@@ -172,6 +172,8 @@ def test_hundreds_of_trials_fit_a_small_terminal(tmp_path: Path) -> None:
     assert len(lines) < 20
     assert max(map(len, lines)) <= 60
     assert lines[-1] == "and 45 more failures"
+    shown = [int(line.split()[0]) for line in lines[3:-9]]
+    assert shown == [0, 1, 2, 199, 198, 197, 196]  # the best, of which all are as good; the newest
 
 
 def test_a_folder_that_is_no_sweep_is_refused(

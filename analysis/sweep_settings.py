@@ -1,0 +1,63 @@
+"""What the commands need of a sweep's file, from the record that the sweep keeps of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from trainables.config import ModelConfig, Objective
+from trainables.errors import Fault, UserError
+from trainables.ledger import Ledger
+from trainables.pareto import Constraint
+from trainables.records import SweepRecord
+
+
+class _Part(BaseModel):
+    """A section of which some keys are read."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Budget(_Part):
+    """How much the sweep may do."""
+
+    trials: int
+
+
+class Wandb(_Part):
+    """Where the sweep was logged; absent values are W&B's own defaults."""
+
+    mode: Literal["online", "offline", "disabled"] | None = None
+    project: str
+    entity: str | None = None
+
+
+class SweepSettings(_Part):
+    """The sweep's file as it was resolved; also what the sweep is after (`pareto.Goals`)."""
+
+    name: str
+    model: ModelConfig
+    objectives: tuple[Objective, ...]
+    constraints: tuple[Constraint, ...]
+    budget: Budget
+    wandb: Wandb
+
+    @classmethod
+    def of(cls, sweep: SweepRecord) -> SweepSettings:
+        """Of a sweep's record."""
+        return cls.model_validate(sweep.config)
+
+
+def open_ledger(sweep_dir: Path) -> Ledger:
+    """The ledger in a folder.
+
+    Raises:
+        UserError: the folder holds no sweep.
+    """
+    ledger = Ledger(sweep_dir)
+    if not ledger.exists():
+        rule = f"holds no sweep: {sweep_dir}"
+        raise UserError([Fault("SWEEP_DIR", rule, "give a folder with a sweep.json")])
+    return ledger
