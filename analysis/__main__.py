@@ -1,4 +1,4 @@
-"""`python -m analysis`: reports, figures and a live view of finished or running sweeps."""
+"""`python -m analysis`: reports, figures and live views of sweeps, and their winner to use."""
 
 from __future__ import annotations
 
@@ -60,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
     watch.add_argument("--once", action="store_true", help="draw it once")
     watch.set_defaults(run=lambda o: _watch(o.sweep_dir, o.once))
+    export = commands.add_parser("export", help="the winner's adapter or model, with a model card")
+    export.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    export.add_argument("--to", type=Path, required=True, metavar="DIR", help="empty or new")
+    export.add_argument("--trial", type=int, metavar="N", help="another than the recommended one")
+    export.add_argument("--merge", action="store_true", help="the adapter merged into its base")
+    export.set_defaults(run=lambda o: _export(o.sweep_dir, o.to, o.trial, o.merge))
     return parser
 
 
@@ -111,6 +117,12 @@ def _watch(sweep_dir: Path, once: bool) -> None:
     from analysis.watch import watch
 
     watch(sweep_dir, once)
+
+
+def _export(sweep_dir: Path, to: Path, number: int | None, merge: bool) -> None:
+    from analysis.export import export
+
+    print(export(sweep_dir, to, number, merge))
 
 
 if __name__ == "__main__":

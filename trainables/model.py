@@ -80,14 +80,14 @@ def fingerprint(model: ModelConfig) -> str:
 
     Of files over 3 MiB the first, middle and last MiB and the size are hashed.
     """
-    source = _source(model)
-    if not is_local(source):
+    origin = source(model)
+    if not is_local(origin):
         config = AutoConfig.from_pretrained(
-            source, revision=model.revision, trust_remote_code=model.trust_remote_code
+            origin, revision=model.revision, trust_remote_code=model.trust_remote_code
         )
         return f"{model.name}@{getattr(config, '_commit_hash', None) or model.revision}"
     digest = hashlib.sha256()
-    for file in sorted(path for path in Path(source).iterdir() if path.is_file()):
+    for file in sorted(path for path in Path(origin).iterdir() if path.is_file()):
         digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
         _hash_file(digest, file)
     return digest.hexdigest()
@@ -107,7 +107,7 @@ def _hash_file(digest: Any, file: Path) -> None:
 def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
     try:
         return auto_class.from_pretrained(
-            _source(model),
+            source(model),
             revision=model.revision,
             trust_remote_code=model.trust_remote_code,
             **options,
@@ -122,7 +122,12 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
         ) from error
 
 
-def _source(model: ModelConfig) -> str:
+def source(model: ModelConfig) -> str:
+    """What Transformers loads it from: a hub name, or a folder on this machine.
+
+    Raises:
+        OSError: there is nothing where the model should lie.
+    """
     location = resolve(model.name)
     if not is_local(location):
         return location
@@ -144,8 +149,8 @@ def _converted(gguf: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
-            source = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
-            quantised = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
+            there = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+            quantised = AutoModelForCausalLM.from_pretrained(**there, dtype=torch.float32)
             config = quantised.config
             if hasattr(config, "quantization_config"):
                 del config.quantization_config
@@ -153,6 +158,6 @@ def _converted(gguf: Path) -> Path:
             plain.load_state_dict(quantised.state_dict())
             unfinished = folder.with_name(f"{folder.name}.unfinished")
             plain.save_pretrained(unfinished)
-            AutoTokenizer.from_pretrained(**source).save_pretrained(unfinished)
+            AutoTokenizer.from_pretrained(**there).save_pretrained(unfinished)
             unfinished.rename(folder)
     return folder

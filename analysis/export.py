@@ -1,0 +1,172 @@
+"""The winner, ready to use: its adapter or model in a folder of its own, with a model card."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from analysis.model_card import Kind, model_card
+from analysis.sweep_settings import SweepSettings, open_ledger
+from trainables.config import ModelConfig
+from trainables.errors import Fault, UserError
+from trainables.ledger import Ledger
+from trainables.locations import is_local
+from trainables.pareto import Recommendation, recommend
+from trainables.records import TrialRecord, TrialStatus
+from trainables.wording import status_in_full
+
+_MOST_NUMBERS = 20
+
+
+def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = False) -> Path:
+    """Write a trial's adapter or model and its card.
+
+    The folder appears when it is whole.
+
+    Args:
+        sweep_dir: the sweep's folder.
+        to: a folder that is empty, or not there yet.
+        number: of the trial; None takes the one that the sweep recommends.
+        merge: put the adapter into its base, which makes a model that needs no PEFT.
+
+    Returns:
+        The folder.
+
+    Raises:
+        UserError: there is no such sweep or trial, it has no weights, nothing can be merged, or
+            the target cannot be written to.
+    """
+    ledger = open_ledger(sweep_dir)
+    sweep, records = ledger.sweep(), ledger.trials()
+    settings = SweepSettings.of(sweep)
+    recommendation = recommend(settings, records)
+    record = _choose(ledger, records, recommendation, number)
+    weights = _weights(ledger, record)
+    if weights is None:
+        raise UserError([_without_weights(ledger, records, record)])
+    kind = _kind(record, merge)
+    _check_target(to)
+    card = model_card(kind, record, ledger.base(), sweep, settings, recommendation)
+    try:
+        unfinished = to.with_name(f".{to.name}.unfinished")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        _write_weights(kind, record.config.model, weights, unfinished)
+        (unfinished / "README.md").write_text(card, encoding="utf-8")
+        unfinished.replace(to)
+    except OSError as error:
+        rule = f"cannot write to {to}: {error.strerror or error}"
+        raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error
+    return to
+
+
+def _choose(
+    ledger: Ledger,
+    records: list[TrialRecord],
+    recommendation: Recommendation | None,
+    number: int | None,
+) -> TrialRecord:
+    if number is None:
+        if recommendation is None:
+            rule = "the sweep recommends none, as no trial is complete with every objective"
+            raise UserError([Fault("--trial", rule, _with_weights(ledger, records))])
+        return recommendation.trial
+    for record in records:
+        if record.number == number:
+            return record
+    known = _numbers([record.number for record in records])
+    raise UserError(
+        [Fault("--trial", f"must be one of the sweep's, got {number}", f"it has {known}")]
+    )
+
+
+def _weights(ledger: Ledger, record: TrialRecord) -> Path | None:
+    """Where the trial's weights lie now: the sweep's folder may have been moved."""
+    if record.weights_dir is None:
+        return None
+    recorded = Path(record.weights_dir)
+    moved = ledger.folder.attempt(record.number, record.attempt) / recorded.name
+    return next((folder for folder in (recorded, moved) if folder.is_dir()), None)
+
+
+def _without_weights(ledger: Ledger, records: list[TrialRecord], record: TrialRecord) -> Fault:
+    if record.weights_dir is not None:
+        why = f"they are gone from {record.weights_dir}"
+    elif record.status is TrialStatus.COMPLETE:
+        why = "train.save_weights is false"
+    else:
+        why = f"it is {status_in_full(record.status)}, and only complete trials keep theirs"
+    return Fault(
+        "--trial", f"trial {record.number} has no weights: {why}", _with_weights(ledger, records)
+    )
+
+
+def _with_weights(ledger: Ledger, records: list[TrialRecord]) -> str:
+    kept = [record.number for record in records if _weights(ledger, record)]
+    return f"with weights: {_numbers(kept)}" if kept else "no trial of the sweep has weights"
+
+
+def _numbers(numbers: list[int]) -> str:
+    if not numbers:
+        return "no trials"
+    more = len(numbers) - _MOST_NUMBERS
+    named = ", ".join(map(str, numbers[:_MOST_NUMBERS])) + (f" and {more} more" if more > 0 else "")
+    return f"{'trial' if len(numbers) == 1 else 'trials'} {named}"
+
+
+def _kind(record: TrialRecord, merge: bool) -> Kind:
+    if record.config.method == "full":
+        if merge:
+            rule = f"trial {record.number} is full fine-tuning, which has no adapter to merge"
+            raise UserError([Fault("--merge", rule, "leave --merge out to export its model")])
+        return "full"
+    return "merged" if merge else "adapter"
+
+
+def _check_target(to: Path) -> None:
+    if to.is_dir():
+        if any(to.iterdir()):
+            raise UserError([Fault("--to", f"must be empty or new, got {to}")])
+    elif to.exists():
+        raise UserError([Fault("--to", f"must be a folder, got the file {to}")])
+
+
+def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> None:
+    if kind == "merged":
+        _merge(model, weights, to)
+        return
+    for file in weights.iterdir():
+        if file.is_file() and file.name != "README.md":
+            shutil.copyfile(file, to / file.name)
+    if kind == "adapter":
+        _name_base(model, to / "adapter_config.json")
+
+
+def _name_base(model: ModelConfig, file: Path) -> None:
+    """A hub model under its name, which holds on every machine; else where it lies on this one."""
+    from trainables.model import source
+
+    config = json.loads(file.read_bytes())
+    config["base_model_name_or_path"] = source(model)
+    config["revision"] = None if is_local(model.name) else model.revision
+    file.write_text(json.dumps(config, indent=2))
+
+
+def _merge(model: ModelConfig, weights: Path, to: Path) -> None:
+    """W + s B A for every adapted W, in the base's dtype, beside its tokenizer."""
+    # DeepSpeed, which PEFT loads where it finds it, greets on the standard output.
+    with redirect_stdout(sys.stderr), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        from peft import PeftModel
+        from transformers.utils.logging import disable_progress_bar
+
+        from trainables.model import load_model, load_tokenizer
+
+        disable_progress_bar()
+        adapted = PeftModel.from_pretrained(load_model(model), weights)
+        adapted.merge_and_unload(safe_merge=True).save_pretrained(to)
+        load_tokenizer(model).save_pretrained(to)

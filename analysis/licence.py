@@ -1,0 +1,63 @@
+"""The licence of a base model, as far as this machine knows it."""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import PackageNotFoundError, metadata, packages_distributions
+from pathlib import Path
+
+import yaml
+
+from trainables.config import ModelConfig
+from trainables.locations import PACKAGE_SCHEME, is_local, resolve
+
+_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
+_IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.\-]*")
+
+
+def licence_of(model: ModelConfig) -> str | None:
+    """The licence's identifier in the hub's spelling, such as `apache-2.0`; None where unknown.
+
+    Looked for in the model's own card, beside a local model or in the hub's cache, and in the
+    metadata of the Python package that carries it. Nothing is downloaded.
+    """
+    card = _card(model)
+    found = _in_card(card) if card else None
+    if found is None and model.name.startswith(PACKAGE_SCHEME):
+        found = _of_package(model.name.removeprefix(PACKAGE_SCHEME).split("/")[0])
+    return found if found and _IDENTIFIER.fullmatch(found) else None
+
+
+def _card(model: ModelConfig) -> Path | None:
+    if is_local(model.name):
+        path = Path(resolve(model.name)).expanduser()
+        card = (path if path.is_dir() else path.parent) / "README.md"
+        return card if card.is_file() else None
+    from huggingface_hub import try_to_load_from_cache
+
+    cached = try_to_load_from_cache(model.name, "README.md", revision=model.revision)
+    return Path(cached) if isinstance(cached, str) else None
+
+
+def _in_card(card: Path) -> str | None:
+    matter = _FRONT_MATTER.search(card.read_text(encoding="utf-8", errors="replace"))
+    try:
+        fields = yaml.safe_load(matter.group(1)) if matter else None
+    except yaml.YAMLError:
+        return None
+    licence = fields.get("license") if isinstance(fields, dict) else None
+    return licence.lower() if isinstance(licence, str) else None
+
+
+def _of_package(package: str) -> str | None:
+    # An editable install, which is how this project is installed for development, lists none.
+    ours = ["forgetting-sweeps"] if package == "trainables" else []
+    for distribution in packages_distributions().get(package, ours):
+        try:
+            fields = metadata(distribution).json
+        except PackageNotFoundError:
+            continue
+        licence = fields.get("license_expression") or fields.get("license")
+        if isinstance(licence, str):
+            return licence.strip().lower()
+    return None

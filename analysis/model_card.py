@@ -1,0 +1,240 @@
+"""The model card of an exported trial: what it is, how good, why this one, where it comes from."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from analysis.licence import licence_of
+from trainables import metric_keys
+from trainables.locations import is_local
+from trainables.wording import ABSENT, metric_text, rate, setting
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult
+
+    from analysis.sweep_settings import SweepSettings
+    from trainables.pareto import Recommendation
+    from trainables.records import BaseRecord, SweepRecord, TrialRecord
+
+Kind = Literal["adapter", "merged", "full"]
+
+_SUMMARY = (
+    metric_keys.IN_DOMAIN_ACC,
+    metric_keys.OOD_ACC,
+    metric_keys.RETENTION_ACC,
+    metric_keys.RETENTION_RATIO,
+    metric_keys.FORGETTING_MEAN,
+    metric_keys.FORGETTING_MAX,
+    metric_keys.FORGETTING_NLL,
+    metric_keys.KL_BASE_TO_TUNED,
+)
+_ROLES = {"in_domain": "in domain", "retention": "retention", "ood": "out of domain"}
+_WHAT = {
+    "adapter": "A LoRA adapter",
+    "merged": "A LoRA fine-tuned model, merged into its base,",
+    "full": "A fully fine-tuned model",
+}
+
+
+def model_card(
+    kind: Kind,
+    record: TrialRecord,
+    base: BaseRecord,
+    sweep: SweepRecord,
+    settings: SweepSettings,
+    recommendation: Recommendation | None,
+) -> str:
+    """The card as Markdown, its front matter as Hugging Face's hub reads it."""
+    parts = [
+        f"---\n{_front_matter(kind, record, base)}\n---",
+        f"# {settings.name}, trial {record.number}",
+        f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record.config)}). "
+        + _why(record, settings, recommendation),
+        f"## Load\n\n```python\n{_loading(kind)}\n```",
+        f"Each prompt was rendered as\n\n```jinja\n{record.config.data.prompt}\n```\n\n"
+        f"and answered with\n\n```jinja\n{record.config.data.completion}\n```"
+        + ("\n\nas turns of the chat template." if record.config.data.chat_template else ""),
+        f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
+        "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
+        "± is the standard error over items.",
+        f"## Training\n\n{_training(record, base)}",
+        f"## Provenance\n\n{_provenance(record, base, sweep)}",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
+    from huggingface_hub import ModelCardData
+
+    config = record.config
+    method = ["lora", "peft"] if config.method == "lora" else ["full-fine-tuning"]
+    data = ModelCardData(
+        # The hub takes names of its own alone.
+        base_model=None if is_local(config.model.name) else config.model.name,
+        datasets=None if is_local(config.data.path) else [config.data.path],
+        license=licence_of(config.model),
+        library_name="peft" if kind == "adapter" else "transformers",
+        pipeline_tag="text-generation",
+        tags=[*method, "sft", "forgetting-sweeps"],
+        metrics=sorted({score.metric for score in base.scores.values()}),
+        model_name=config.trial_id,
+        eval_results=_eval_results(record, base),
+    )
+    return str(data.to_yaml(line_break="\n"))
+
+
+def _eval_results(record: TrialRecord, base: BaseRecord) -> list[EvalResult]:
+    from huggingface_hub import EvalResult
+
+    found = []
+    for task, score in base.scores.items():
+        key = metric_keys.task_score(score.role, task, score.metric)
+        if (value := record.metric(key)) is not None:
+            found.append(
+                EvalResult(
+                    task_type="text-generation",
+                    dataset_type=task,
+                    dataset_name=f"{task} ({_ROLES[score.role]})",
+                    metric_type=score.metric,
+                    metric_name=key,
+                    metric_value=value,
+                )
+            )
+    return found
+
+
+def _why(
+    record: TrialRecord, settings: SweepSettings, recommendation: Recommendation | None
+) -> str:
+    goals = ", ".join(f"{o.mode} {o.metric}" for o in settings.objectives)
+    bounds = "".join(f", {constraint}" for constraint in settings.constraints)
+    searched = f"The sweep searched for {goals}{bounds}"
+    if recommendation is None:
+        return f"{searched}. This trial was chosen by hand."
+    if recommendation.trial.number != record.number:
+        other = recommendation.trial.number
+        return f"{searched}. This trial was chosen by hand; the sweep recommends trial {other}."
+    return f"{searched}, and recommends this trial: {recommendation.reason}"
+
+
+def _loading(kind: Kind) -> str:
+    if kind == "adapter":
+        return (
+            "from peft import AutoPeftModelForCausalLM\n\n"
+            'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too'
+        )
+    return (
+        "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
+        'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
+        'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+    )
+
+
+def _summary(record: TrialRecord, base: BaseRecord) -> str:
+    rows = []
+    for key in _SUMMARY:
+        own, before = record.metric(key), base.metrics.get(key)
+        if own is not None:
+            rows.append(
+                (f"`{key}`", metric_text(key, before), metric_text(key, own), _change(before, own))
+            )
+    return _table(("metric", "base", "this model", "change"), rows)
+
+
+def _tasks(record: TrialRecord, base: BaseRecord) -> str:
+    rows = []
+    for task, score in base.scores.items():
+        key = metric_keys.task_score(score.role, task, score.metric)
+        own = record.metric(key)
+        if own is None:
+            continue
+        error = record.metric(f"{key}_stderr")
+        forgetting = metric_keys.task_forgetting(task)
+        rows.append(
+            (
+                task,
+                _ROLES[score.role],
+                score.metric,
+                str(score.items),
+                _with_error(score.value, score.stderr),
+                _with_error(own, error),
+                _change(score.value, own),
+                _change(0.0, record.metric(forgetting)),
+            )
+        )
+    titles = ("task", "role", "metric", "items", "base", "this model", "change", "forgetting")
+    return _table(titles, rows)
+
+
+def _training(record: TrialRecord, base: BaseRecord) -> str:
+    config = record.config
+    train, lora = config.train, config.lora
+    steps = record.last.step if record.last else None
+    trained = record.metric(metric_keys.TRAINABLE_PARAMETERS)
+    facts: list[tuple[str, object]] = [
+        ("base model", f"`{config.model.name}`"),
+        ("revision", config.model.revision),
+        ("parameters of the base", base.parameters),
+        ("data", f"`{config.data.path}`"),
+        ("training samples", base.train_samples),
+        ("method", config.method),
+    ]
+    if lora:
+        modules = lora.target_modules
+        facts += [
+            ("rank", lora.rank),
+            ("alpha", f"{lora.alpha:g}"),
+            ("scale", f"{lora.scaling:g}"),
+            ("target modules", modules if isinstance(modules, str) else ", ".join(modules)),
+            ("LoRA dropout", f"{lora.dropout:g}"),
+            ("variant", ", ".join(n for n in ("rslora", "dora") if getattr(lora, n)) or None),
+        ]
+    facts += [
+        ("peak learning rate", rate(config.learning_rate)),
+        ("schedule", f"{train.schedule}, {train.warmup:g} of the steps warm-up"),
+        ("optimizer steps", steps),
+        ("samples per step", train.batch_size),
+        ("longest sample", f"{config.data.max_length} tokens"),
+        ("weight decay", f"{train.weight_decay:g}"),
+        ("gradient clipping", f"{train.max_grad_norm:g}"),
+        ("dtype", config.model.dtype),
+        ("seed", config.seed),
+        ("trained parameters", None if trained is None else f"{trained:.0f}"),
+    ]
+    return _facts(facts)
+
+
+def _provenance(record: TrialRecord, base: BaseRecord, sweep: SweepRecord) -> str:
+    origin = sweep.provenance
+    made = time.strftime("%Y-%m-%d", time.gmtime(record.ended or record.started))
+    versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
+    return _facts(
+        [
+            ("sweep", f"`{sweep.sweep_id}`"),
+            ("trial", f"`{record.config.trial_id}`"),
+            ("date", made),
+            ("code", f"git commit `{origin.git_commit}`" if origin.git_commit else None),
+            ("evaluation", f"`{base.key}` (hash of base model, tasks and versions)"),
+            ("Python", origin.python),
+            ("packages", versions),
+        ]
+    )
+
+
+def _facts(facts: Iterable[tuple[str, object]]) -> str:
+    return "\n".join(f"- {name}: {value}" for name, value in facts if value is not None)
+
+
+def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
+    lines = [titles, ("---",) * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _with_error(value: float, error: float | None) -> str:
+    return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
+
+
+def _change(before: float | None, after: float | None) -> str:
+    return ABSENT if before is None or after is None else f"{after - before + 0.0:+.3f}"
