@@ -60,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
     watch.add_argument("--once", action="store_true", help="draw it once")
     watch.set_defaults(run=lambda o: _watch(o.sweep_dir, o.once))
+    views = commands.add_parser("wandb-views", help="a view and a report in W&B, made or updated")
+    views.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    views.set_defaults(run=lambda o: _wandb_views(o.sweep_dir))
     export = commands.add_parser("export", help="the winner's adapter or model, with a model card")
     export.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="empty or new")
@@ -117,6 +120,12 @@ def _watch(sweep_dir: Path, once: bool) -> None:
     from analysis.watch import watch
 
     watch(sweep_dir, once)
+
+
+def _wandb_views(sweep_dir: Path) -> None:
+    from analysis.wandb_views import make_views
+
+    print("\n".join(make_views(sweep_dir)))
 
 
 def _export(sweep_dir: Path, to: Path, number: int | None, merge: bool) -> None:

@@ -137,7 +137,7 @@ def _check_target(to: Path) -> None:
 
 def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> None:
     if kind == "merged":
-        _merge(model, weights, to)
+        merge_adapter(model, weights, to)
         return
     for file in weights.iterdir():
         if file.is_file() and file.name != "README.md":
@@ -156,7 +156,7 @@ def _name_base(model: ModelConfig, file: Path) -> None:
     file.write_text(json.dumps(config, indent=2))
 
 
-def _merge(model: ModelConfig, weights: Path, to: Path) -> None:
+def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
     """W + s B A for every adapted W, in the base's dtype, beside its tokenizer."""
     # DeepSpeed, which PEFT loads where it finds it, greets on the standard output.
     with redirect_stdout(sys.stderr), warnings.catch_warnings():

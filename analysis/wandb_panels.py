@@ -1,0 +1,153 @@
+"""The panels that compare a sweep's runs in W&B: the same for the workspace and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from typing import Any
+
+import wandb_workspaces.reports.v2 as wr
+
+from trainables import metric_keys
+
+RANK = wr.Config("lora/rank")
+_ALPHA = wr.Config("lora/alpha")
+_LEARNING_RATE = wr.Config(metric_keys.LEARNING_RATE)
+_NAMES = {
+    metric_keys.IN_DOMAIN_ACC: "in-domain accuracy",
+    metric_keys.FORGETTING_MEAN: "forgetting",
+    metric_keys.OOD_ACC: "out-of-domain accuracy",
+    metric_keys.KL_BASE_TO_TUNED: "KL from the base",
+    metric_keys.VALIDATION_LOSS: "validation loss",
+    metric_keys.TRAIN_LOSS: "training loss",
+}
+_SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
+# Viridis, which every kind of colour vision tells apart.
+_LOW_TO_HIGH = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
+_GRID_WIDTH = 24  # columns of a report's panel grid
+
+
+@dataclass(frozen=True)
+class PanelGroup:
+    """Panels that answer one question.
+
+    Attributes:
+        panels: by what each shows.
+    """
+
+    title: str
+    panels: dict[str, Any]
+
+
+def panel_groups(logged: Collection[str], runs: int, tables: Collection[str]) -> list[PanelGroup]:
+    """The groups, without what the sweep does not log.
+
+    Args:
+        logged: keys of the metrics that a trial logs.
+        runs: how many there are, so that a panel shows all of them.
+        tables: keys of the tables about the inside of the models, if any were logged.
+    """
+    scores = [key for key in _SCORES if key in logged]
+    curves = [key for key in _NAMES if key in logged]
+    groups = [
+        PanelGroup("Trade-off", {"parallel coordinates": _parallel(scores)} | _scatters(scores)),
+        PanelGroup("Rank", dict(_by_rank(key, runs) for key in scores)),
+        PanelGroup("Learning and forgetting", dict(_curve(key, runs) for key in curves)),
+        PanelGroup(
+            "What matters",
+            {
+                f"parameter importance for {_NAMES[key]}": wr.ParameterImportancePlot(key)
+                for key in scores
+            },
+        ),
+        PanelGroup("Runs side by side", {"run comparer": wr.RunComparer(diff_only="split")}),
+        PanelGroup("Inside the models", {table: _table(table) for table in tables}),
+    ]
+    return [group for group in groups if group.panels]
+
+
+def laid_out(make: Callable[[], list[PanelGroup]]) -> list[PanelGroup]:
+    """Fresh panels, placed side by side on the grid of a report."""
+    groups = make()
+    for group in groups:
+        across = min(3, len(group.panels))
+        width = _GRID_WIDTH // across
+        for position, panel in enumerate(group.panels.values()):
+            row, column = divmod(position, across)
+            panel.layout = wr.Layout(x=column * width, y=row * 9, w=width, h=9)
+    return groups
+
+
+def _parallel(scores: list[str]) -> wr.ParallelCoordinatesPlot:
+    settings = {"rank": RANK, "alpha": _ALPHA, "learning rate": _LEARNING_RATE}
+    columns = [
+        wr.ParallelCoordinatesPlotColumn(metric=metric, display_name=name, log=True)
+        for name, metric in settings.items()
+    ]
+    columns += [
+        wr.ParallelCoordinatesPlotColumn(
+            metric=wr.SummaryMetric(key),
+            display_name=_NAMES[key],
+            # Good is up on every axis.
+            inverted=metric_keys.METRICS[key].better == "min",
+        )
+        for key in scores
+    ]
+    return wr.ParallelCoordinatesPlot(
+        title="Settings and scores", columns=columns, gradient=_gradient()
+    )
+
+
+def _scatters(scores: list[str]) -> dict[str, Any]:
+    gain = metric_keys.IN_DOMAIN_ACC
+    return {
+        f"scatter of {_NAMES[gain]} against {_NAMES[key]} by rank": wr.ScatterPlot(
+            title=f"{_NAMES[gain]} against {_NAMES[key]}, coloured by rank",
+            x=wr.SummaryMetric(key),
+            y=wr.SummaryMetric(gain),
+            z=RANK,
+            log_z=True,
+            gradient=_gradient(),
+        )
+        for key in scores
+        if key != gain and gain in scores
+    }
+
+
+def _by_rank(key: str, runs: int) -> tuple[str, Any]:
+    return f"{_NAMES[key]} by rank", wr.BarPlot(
+        title=f"{_NAMES[key]} by rank (mean, minimum to maximum; null: full and base)",
+        metrics=[key],
+        orientation="v",
+        groupby=RANK,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+        max_runs_to_show=runs,
+        max_bars_to_show=runs,
+    )
+
+
+def _curve(key: str, runs: int) -> tuple[str, Any]:
+    return f"{_NAMES[key]} over steps by rank", wr.LinePlot(
+        title=f"{_NAMES[key]} by rank",
+        x=metric_keys.GLOBAL_STEP,
+        y=[key],
+        title_x="optimizer step",
+        title_y=f"{_NAMES[key]} ({metric_keys.METRICS[key].unit})",
+        groupby=RANK,
+        groupby_aggfunc="mean",
+        groupby_rangefunc="minmax",
+        max_runs_to_show=runs,
+    )
+
+
+def _table(key: str) -> wr.WeavePanelSummaryTable:
+    return wr.WeavePanelSummaryTable(table_name=key)
+
+
+def _gradient() -> list[wr.GradientPoint]:
+    step = 100 / (len(_LOW_TO_HIGH) - 1)
+    return [
+        wr.GradientPoint(color=colour, offset=position * step)
+        for position, colour in enumerate(_LOW_TO_HIGH)
+    ]

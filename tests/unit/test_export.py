@@ -1,0 +1,168 @@
+"""`python -m analysis export`: which trial, what the card says, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from huggingface_hub import ModelCard
+from recorded_sweep import SWEEP_ID, base_record, record_sweep, scores, trial
+
+from analysis.__main__ import main
+from analysis.export import export
+from analysis.licence import licence_of
+from trainables.config import ModelConfig
+from trainables.ledger import Ledger
+from trainables.records import TaskScore, TrialRecord, TrialStatus
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """Two full trials with weights, one without, one that ended early, one that runs."""
+    folder = tmp_path / "tiny"
+    record_sweep(
+        folder,
+        trained(folder, 0, gain=0.5, forgetting=0.0),
+        trained(folder, 1, gain=0.9, forgetting=0.1),
+        trial(2, full=True, metrics=scores(1.0, 0.5)),
+        trial(3, TrialStatus.STOPPED_EARLY, metrics=scores(0.3, 0.1)),
+        trial(4, TrialStatus.RUNNING),
+    )
+    return folder
+
+
+def trained(folder: Path, number: int, gain: float, forgetting: float) -> TrialRecord:
+    """A trial with files where its weights should be, as it tells from before a move."""
+    weights = Ledger(folder).folder.attempt(number, 1) / "weights"
+    weights.mkdir(parents=True)
+    (weights / "model.safetensors").write_bytes(b"weights %d" % number)
+    (weights / "README.md").write_text("of the trainer")
+    there = f"/elsewhere/tiny/trials/{number:04d}/attempt_1/weights"
+    metrics = scores(gain, forgetting, **{"retention/b/acc": 0.75, "forgetting/b": forgetting})
+    return trial(number, full=True, metrics=metrics, weights_dir=there)
+
+
+def refused(capsys: pytest.CaptureFixture[str], sweep: Path, to: Path, *arguments: str) -> str:
+    """The one line that says why."""
+    assert main(["export", str(sweep), "--to", str(to), *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.count("\n") == 1
+    return err.removeprefix("error: ").strip()
+
+
+def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: Path) -> None:
+    to = export(sweep, tmp_path / "out" / "winner")
+    assert {file.name for file in to.iterdir()} == {"model.safetensors", "README.md"}
+    assert (to / "model.safetensors").read_bytes() == b"weights 1"
+    card = ModelCard.load(to / "README.md")
+    assert "recommends this trial: the knee of the front's 3 trials" in card.text
+    assert "max in_domain/acc_mean, min forgetting/mean" in card.text
+    assert f"`{SWEEP_ID}-0001`" in card.text
+    assert "git commit `c0ffee`" in card.text
+    assert "| `in_domain/acc_mean` | 0.250 | 0.900 | +0.650 |" in card.text
+    assert "| `forgetting/mean` | +0.000 | +0.100 | +0.100 |" in card.text
+    assert "/elsewhere" not in card.content
+
+
+def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
+    ledger = Ledger(sweep)
+    task = TaskScore(
+        role="retention", metric="acc", filter="none", value=0.875, stderr=0.01, chance=0.25,
+        choices=4, items=128,
+    )  # fmt: skip
+    base = base_record().model_copy(update={"scores": {"b": task}})
+    ledger.folder.base_json.write_text(base.model_dump_json())
+    card = ModelCard.load(export(sweep, tmp_path / "out", number=1) / "README.md")
+    data = card.data.to_dict()
+    assert data["base_model"] == "some/model"
+    assert data["library_name"] == "transformers"
+    assert data["pipeline_tag"] == "text-generation"
+    assert data["metrics"] == ["acc"]
+    assert "full-fine-tuning" in data["tags"]
+    assert "license" not in data
+    [result] = card.data.eval_results
+    assert (result.dataset_type, result.metric_type, result.metric_value) == ("b", "acc", 0.75)
+    line = "| b | retention | acc | 128 | 0.875 ± 0.010 | 0.750 | -0.125 | +0.100 |"
+    assert line in card.text
+
+
+def test_a_trial_chosen_by_hand_is_said_to_be(sweep: Path, tmp_path: Path) -> None:
+    to = export(sweep, tmp_path / "out", number=0)
+    assert (to / "model.safetensors").read_bytes() == b"weights 0"
+    text = (to / "README.md").read_text()
+    assert "chosen by hand; the sweep recommends trial 1." in text
+
+
+@pytest.mark.parametrize(
+    ("number", "why"),
+    [
+        (2, "train.save_weights is false"),
+        (3, "it is stopped early, and only complete trials keep theirs"),
+        (4, "it is running, and only complete trials keep theirs"),
+    ],
+)
+def test_a_trial_without_weights_is_refused_and_those_with_named(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: int, why: str
+) -> None:
+    assert refused(capsys, sweep, tmp_path / "out", "--trial", str(number)) == (
+        f"--trial: trial {number} has no weights: {why}; with weights: trials 0, 1"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_are_gone_are_missed(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in (0, 1):
+        (sweep / f"trials/000{number}/attempt_1/weights").rename(tmp_path / f"gone{number}")
+    assert refused(capsys, sweep, tmp_path / "out") == (
+        "--trial: trial 1 has no weights: they are gone from /elsewhere/tiny/trials/0001/"
+        "attempt_1/weights; no trial of the sweep has weights"
+    )
+
+
+def test_other_bad_input_is_refused(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    to = tmp_path / "out"
+    assert refused(capsys, sweep, to, "--trial", "7") == (
+        "--trial: must be one of the sweep's, got 7; it has trials 0, 1, 2, 3, 4"
+    )
+    assert "has no adapter to merge" in refused(capsys, sweep, to, "--trial", "1", "--merge")
+    assert "holds no sweep" in refused(capsys, tmp_path, to)
+    assert refused(capsys, sweep, sweep) == f"--to: must be empty or new, got {sweep}"
+    file = sweep / "sweep.json"
+    assert refused(capsys, sweep, file) == f"--to: must be a folder, got the file {file}"
+    assert "--to: cannot write to" in refused(capsys, sweep, file / "below")
+
+
+def test_a_sweep_without_a_complete_trial_recommends_none(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record_sweep(tmp_path / "tiny", trial(0, TrialStatus.FAILED))
+    assert refused(capsys, tmp_path / "tiny", tmp_path / "out") == (
+        "--trial: the sweep recommends none, as no trial is complete with every objective; "
+        "no trial of the sweep has weights"
+    )
+
+
+def test_a_half_written_export_of_before_is_no_obstacle(sweep: Path, tmp_path: Path) -> None:
+    left = tmp_path / ".out.unfinished"
+    left.mkdir()
+    (left / "rubbish").touch()
+    to = export(sweep, tmp_path / "out")
+    assert not (to / "rubbish").exists()
+    assert not left.exists()
+
+
+def test_the_licence_is_read_from_the_models_card_or_its_package(tmp_path: Path) -> None:
+    assert licence_of(ModelConfig(name=str(tmp_path))) is None
+    (tmp_path / "README.md").write_text("---\nlicense: MIT\n---\n# Model\n")
+    assert licence_of(ModelConfig(name=str(tmp_path))) == "mit"
+    assert licence_of(ModelConfig(name=str(tmp_path / "model.gguf"))) == "mit"
+    (tmp_path / "README.md").write_text("---\nlicense: [unclosed\n---\n")
+    assert licence_of(ModelConfig(name=str(tmp_path))) is None
+    assert licence_of(ModelConfig(name="package://trainables/embedded/model")) == "apache-2.0"
+    assert licence_of(ModelConfig(name="no-such-owner/no-such-model")) is None
