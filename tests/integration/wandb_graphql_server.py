@@ -102,7 +102,7 @@ class GraphqlServer:
         root = {
             "viewer": {"id": "u", "entity": ENTITY, "username": ENTITY, "flags": "{}",
                        "teams": {"edges": []}},
-            "project": lambda info, name, entityName: self._project(name, entityName),  # noqa: N803
+            "project": lambda info, name, entityName: self._project(name, entityName),
             "models": lambda info, **_: {
                 "edges": [{"node": self._project(name, ENTITY)} for name in self.projects],
                 "pageInfo": NO_MORE,
@@ -128,7 +128,7 @@ class GraphqlServer:
             group = json.loads(filters)["group"]
             return self.projects[name].count(group)
 
-        def all_views(info: Any, viewType: str, **wanted: Any) -> dict[str, Any]:  # noqa: N803
+        def all_views(info: Any, viewType: str, **wanted: Any) -> dict[str, Any]:
             found = [
                 {"node": view, "cursor": view["id"]}
                 for view in self.views.values()

@@ -1,0 +1,277 @@
+"""W&B views against a GraphQL server on loopback that checks and keeps what is sent."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from wandb_graphql_server import ENTITY, GraphqlServer, graphql_server
+
+from trainables import metric_keys
+from trainables.config import LoraConfig, ModelConfig, TrialConfig
+from trainables.ledger import Ledger
+from trainables.records import (
+    BaseRecord,
+    Measurement,
+    Provenance,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+from tune.sweep_file import load_sweep
+
+PROJECT = Path(__file__).parents[2]
+KEY = "f00d" * 10
+SWEEP_ID = "quickstart-0a1b2c3d"
+TRIALS = 12
+GAIN, LOSS, OOD = metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
+
+
+@pytest.fixture
+def sweep(tmp_path: Path) -> Path:
+    """The records of a sweep of LoRA and full trials."""
+    folder = tmp_path / "my sweep"
+    config = load_sweep("quickstart", [])
+    ledger = Ledger(folder)
+    provenance = Provenance(created=0, command="tune", git_commit=None, python="3", versions={})
+    ledger.write_sweep(
+        SweepRecord(sweep_id=SWEEP_ID, config=config.model_dump(mode="json"), provenance=provenance)
+    )
+    for number in range(TRIALS):
+        ledger.write_trial(trial(number, config.model))
+    ledger.folder.base.mkdir()
+    base = BaseRecord(
+        key="k", scores={}, metrics={GAIN: 0.1, LOSS: 0.0, OOD: 0.1}, general_nll=None,
+        parameters=1, train_samples=1, skipped_samples=0, seconds=1,
+    )  # fmt: skip
+    ledger.folder.base_json.write_text(base.model_dump_json())
+    return folder
+
+
+def trial(number: int, model: ModelConfig) -> TrialRecord:
+    config = load_sweep("quickstart", [])
+    full = number % 4 == 3
+    metrics = {GAIN: 0.5 + number / 100, LOSS: number / 100, OOD: 0.4,
+               metric_keys.TRAIN_LOSS: 0.3, metric_keys.VALIDATION_LOSS: 0.4}  # fmt: skip
+    trial_config = TrialConfig(
+        trial_id=f"{SWEEP_ID}-{number:04d}", number=number, seed=0, data_seed=0,
+        method="full" if full else "lora", learning_rate=1e-4,
+        lora=None if full else LoraConfig(rank=2 ** (number % 4), alpha=8),
+        model=model, data=config.data, eval=config.eval, train=config.train,
+        output_dir="o", base_dir="b",
+    )  # fmt: skip
+    return TrialRecord(
+        config=trial_config,
+        params={},
+        status=TrialStatus.COMPLETE,
+        started=0,
+        last=Measurement(step=10, metrics=metrics, time=0),
+    )
+
+
+@pytest.fixture
+def server() -> Iterator[GraphqlServer]:
+    with graphql_server(KEY) as running:
+        running.projects["forgetting-sweeps"] = [SWEEP_ID] * (TRIALS + 1) + ["another-sweep"]
+        yield running
+
+
+def wandb_views(
+    sweep: Path, tmp_path: Path, url: str, key: str | None = KEY, **environment: str
+) -> subprocess.CompletedProcess[str]:
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("WANDB_")}
+    places = {"NETRC": "no-netrc", "WANDB_CONFIG_DIR": "no-config", "WANDB_CACHE_DIR": "cache"}
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "wandb-views", str(sweep)],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={
+            **clean,
+            **{name: str(tmp_path / place) for name, place in places.items()},
+            "WANDB_BASE_URL": url,
+            **({"WANDB_API_KEY": key} if key else {}),
+            **environment,
+        },
+    )
+    assert KEY not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def panels_of(view: dict[str, Any]) -> list[dict[str, Any]]:
+    sections = view["spec"]["section"]["panelBankConfig"]["sections"]
+    return [panel for section in sections for panel in section["panels"]]
+
+
+def grids_of(report: dict[str, Any]) -> list[dict[str, Any]]:
+    blocks = report["spec"]["blocks"]
+    return [block["metadata"] for block in blocks if block["type"] == "panel-grid"]
+
+
+def check_panels(panels: list[dict[str, Any]], runs: int) -> None:
+    """What a comparison needs is there, under the keys that the sweep logs."""
+    by_kind: dict[str, list[dict[str, Any]]] = {}
+    for panel in panels:
+        by_kind.setdefault(panel["viewType"], []).append(panel["config"])
+    [parallel] = by_kind.pop("Parallel Coordinates Plot")
+    assert [column["accessor"] for column in parallel["columns"]] == [
+        "config:lora/rank.value",
+        "config:lora/alpha.value",
+        "config:train/learning_rate.value",
+        f"summary:{GAIN}",
+        f"summary:{LOSS}",
+        f"summary:{OOD}",
+    ]
+    assert [bool(column.get("inverted")) for column in parallel["columns"]] == [
+        *[False] * 4, True, False,
+    ]  # fmt: skip
+    scatters = {(s["xAxis"], s["yAxis"], s["zAxis"]) for s in by_kind.pop("Scatter Plot")}
+    assert scatters == {
+        (f"summary:{key}", f"summary:{GAIN}", "config:lora/rank.value") for key in (LOSS, OOD)
+    }
+    bars = by_kind.pop("Bar Chart")
+    assert [bar["metrics"] for bar in bars] == [[GAIN], [LOSS], [OOD]]
+    curves = by_kind.pop("Run History Line Plot")
+    drawn = [metric for curve in curves for metric in curve["metrics"]]
+    assert drawn == [GAIN, LOSS, OOD, metric_keys.VALIDATION_LOSS, metric_keys.TRAIN_LOSS]
+    assert {curve["xAxis"] for curve in curves} == {metric_keys.GLOBAL_STEP}
+    for grouped in (*bars, *curves):
+        assert grouped["groupBy"] == "lora/rank.value"
+        assert (grouped["groupAgg"], grouped["groupArea"]) == ("mean", "minmax")
+        assert grouped["limit"] == runs
+    assert [p["targetKey"] for p in by_kind.pop("Parameter Importance")] == [GAIN, LOSS, OOD]
+    assert len(by_kind.pop("Run Comparer")) == 1
+    assert not by_kind
+
+
+def group_filter(run_set: dict[str, Any]) -> dict[str, Any]:
+    [found] = run_set["filters"]["filters"]
+    return {"key": found["key"], "op": found["op"], "value": found["value"]}
+
+
+OF_THE_SWEEP = {"key": {"section": "run", "name": "group"}, "op": "=", "value": SWEEP_ID}
+
+
+def test_the_view_and_the_report_are_made_once_and_then_updated(
+    sweep: Path, server: GraphqlServer, tmp_path: Path
+) -> None:
+    first = wandb_views(sweep, tmp_path, server.url)
+    assert first.returncode == 0, first.stderr
+    assert server.rejected == []
+    assert server.upserts == [True, True]
+
+    view = server.only("project-view")
+    check_panels(panels_of(view), runs=17)
+    section = view["spec"]["section"]
+    assert section["settings"]["maxRuns"] == 17  # the budget's 16 trials and the base
+    [run_set] = section["runSets"]
+    assert group_filter(run_set) == OF_THE_SWEEP
+    base = base64.b64encode(f"Run:v1:{SWEEP_ID}-base:forgetting-sweeps:{ENTITY}".encode()).decode()
+    assert run_set["baselineRunId"] == base
+    assert run_set["pinnedRunIds"] == [base]
+
+    report = server.only("runs")
+    check_panels(
+        [p for grid in grids_of(report) for p in grid["panelBankSectionConfig"]["panels"]], 17
+    )
+    assert [group_filter(grid["runSets"][0]) for grid in grids_of(report)] == [OF_THE_SWEEP] * 5
+    # Trial 0 forgets least and trial 11 gains most: the knee lies between them.
+    assert "Recommended: trial " in json.dumps(report["spec"]["blocks"][0:3])
+    assert first.stdout.splitlines() == [
+        f"view    {server.url}/{ENTITY}/forgetting-sweeps?nw={view['name'][3:-2]}",
+        f"report  {server.url}/{ENTITY}/forgetting-sweeps/reports/"
+        f"Forgetting-sweep-{SWEEP_ID}--{report['id'].rstrip('=')}",
+    ]
+
+    # More trials, the same view and report, whatever became of their names by hand.
+    server.views[report["id"]]["displayName"] = "My favourite sweep"
+    Ledger(sweep).write_trial(trial(20, ModelConfig(name="m")))
+    for number in range(12, 20):
+        Ledger(sweep).write_trial(trial(number, ModelConfig(name="m")))
+    second = wandb_views(sweep, tmp_path, server.url)
+    assert second.returncode == 0, second.stderr
+    assert server.upserts == [True, True, False, False]
+    assert server.rejected == []
+    assert server.only("project-view")["spec"]["section"]["settings"]["maxRuns"] == 22
+    assert len(panels_of(server.only("project-view"))) == len(panels_of(view))
+    again = server.only("runs")
+    assert again["id"] == report["id"]
+    assert again["displayName"] == "My favourite sweep"
+    assert len(again["spec"]["blocks"]) == len(report["spec"]["blocks"])
+
+
+def test_two_sweeps_of_a_project_have_views_of_their_own(
+    sweep: Path, server: GraphqlServer, tmp_path: Path
+) -> None:
+    assert wandb_views(sweep, tmp_path, server.url).returncode == 0
+    ledger = Ledger(sweep)
+    ledger.write_sweep(ledger.sweep().model_copy(update={"sweep_id": "another-sweep"}))
+    assert wandb_views(sweep, tmp_path, server.url).returncode == 0
+    assert server.upserts == [True] * 4
+
+
+def test_without_a_key_it_says_what_it_would_make_and_how(
+    sweep: Path, server: GraphqlServer, tmp_path: Path
+) -> None:
+    (sweep / "wandb" / "offline-run-1").mkdir(parents=True)
+    for environment in ({"key": None}, {"WANDB_MODE": "offline"}):
+        done = wandb_views(sweep, tmp_path, server.url, **environment)  # type: ignore[arg-type]
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"of the runs in group {SWEEP_ID}, all 17 shown, the base pinned" in done.stdout
+        for panel in ("parallel coordinates", "forgetting by rank", "run comparer",
+                      "parameter importance for forgetting", "scatter of in-domain"):  # fmt: skip
+            assert panel in done.stdout
+        steps = [line.strip() for line in done.stdout.splitlines()[-3:]]
+        assert steps == [
+            "wandb login",
+            f"wandb sync '{sweep}/wandb'/offline-run-*",
+            f"python -m analysis wandb-views '{sweep}'",
+        ]
+    assert server.views == {}
+
+
+def refusal(done: subprocess.CompletedProcess[str]) -> str:
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+    return done.stderr
+
+
+def test_runs_that_are_not_at_wandb_come_first(
+    sweep: Path, server: GraphqlServer, tmp_path: Path
+) -> None:
+    (sweep / "wandb" / "offline-run-1").mkdir(parents=True)
+    server.projects["forgetting-sweeps"] = ["another-sweep"]
+    said = refusal(wandb_views(sweep, tmp_path, server.url))
+    assert f"has no run of the sweep {SWEEP_ID}; wandb sync" in said
+    server.projects.clear()
+    assert "has no run of the sweep" in refusal(wandb_views(sweep, tmp_path, server.url))
+    assert server.views == {}
+
+
+def test_a_wrong_key_or_no_server_is_one_line(
+    sweep: Path, server: GraphqlServer, tmp_path: Path
+) -> None:
+    said = refusal(wandb_views(sweep, tmp_path, server.url, key="beef" * 10))
+    assert "W&B did not make the views" in said
+    assert "beef" not in said
+    said = refusal(wandb_views(sweep, tmp_path, "http://127.0.0.1:9"))
+    assert "W&B did not make the views" in said
+
+
+def test_what_has_no_runs_is_refused(sweep: Path, tmp_path: Path, server: GraphqlServer) -> None:
+    assert "holds no sweep" in refusal(wandb_views(tmp_path, tmp_path, server.url))
+    record = Ledger(sweep).sweep()
+    config = {**record.config, "wandb": {"mode": "disabled", "project": "p"}}
+    Ledger(sweep).write_sweep(record.model_copy(update={"config": config}))
+    assert "wandb.mode: disabled" in refusal(wandb_views(sweep, tmp_path, server.url))
