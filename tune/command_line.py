@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trainables.storage import Location
     from tune.lock import SweepLock
     from tune.sweep_config import SweepConfig
+    from tune.wandb_listener import WandbListener
 
 OK, NOTHING_COMPLETED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
 
@@ -129,9 +130,9 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
         hints = [
             _continue_hint(options, config, outcome.interrupted),
-            wandb_listener.upload_hint(),
+            *_wandb_hints(wandb_listener, location),
         ]
-        print_summary(console, config, outcome.records, location, [h for h in hints if h])
+        print_summary(console, config, outcome.records, location, hints)
     if outcome.interrupted:
         return INTERRUPTED
     complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)
@@ -172,6 +173,16 @@ def _cleared_on_fault(
             raise
         remedy = "make room and run the same command again: it goes on where it stopped"
         raise UserError([Fault("--output-dir", disk_full(ledger.folder.root), remedy)]) from error
+
+
+def _wandb_hints(listener: WandbListener, location: Location) -> list[str]:
+    """Where the runs can be compared, or how they get there."""
+    from tune.wandb_views import make_views, views_command
+
+    if listener.is_online():
+        return make_views(location)
+    upload = listener.upload_hint()
+    return [upload, views_command(location)] if upload else []
 
 
 def _continue_hint(options: argparse.Namespace, config: SweepConfig, interrupted: bool) -> str:

@@ -79,6 +79,10 @@ class WandbListener(SweepListener):
         self._chosen_mode: Mode | None = None
         self._has_warned = False
 
+    def is_online(self) -> bool:
+        """Whether the runs are at W&B already."""
+        return self._mode() == "online"
+
     def upload_hint(self) -> str | None:
         """The command that uploads what was logged offline; None where there is nothing to do.
 

@@ -26,6 +26,7 @@ from trainables.records import (
     TrialStatus,
 )
 from tune.sweep_file import load_sweep
+from tune.wandb_views import make_views
 
 PROJECT = Path(__file__).parents[2]
 KEY = "f00d" * 10
@@ -267,6 +268,24 @@ def test_a_wrong_key_or_no_server_is_one_line(
     assert "beef" not in said
     said = refusal(wandb_views(sweep, tmp_path, "http://127.0.0.1:9"))
     assert "W&B did not make the views" in said
+
+
+def test_an_online_sweep_gets_its_views_at_its_end(
+    sweep: Path, server: GraphqlServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process of its own, whatever lies in the folder where the user is."""
+    (tmp_path / "analysis.py").write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("WANDB_API_KEY", KEY)
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
+    view, report = make_views(sweep)
+    assert view.startswith("view ")
+    assert report.startswith("report ")
+    assert server.upserts == [True, True]
+    server.projects.clear()
+    assert make_views(sweep) == ["python -m analysis wandb-views 'my sweep'"]
 
 
 def test_what_has_no_runs_is_refused(sweep: Path, tmp_path: Path, server: GraphqlServer) -> None:

@@ -1,0 +1,51 @@
+"""Comparison views in W&B at the end of a sweep, made by `analysis` in a process of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+logger = logging.getLogger(__name__)
+
+_PROJECT = Path(__file__).resolve().parent.parent
+_PATIENCE_SECONDS = 120
+
+
+def views_command(folder: Path) -> str:
+    """What to type for the views of a sweep whose runs are at W&B."""
+    if folder.is_relative_to(Path.cwd()):
+        folder = folder.relative_to(Path.cwd())
+    return f"python -m analysis wandb-views {shlex.quote(str(folder))}"
+
+
+def make_views(folder: Path) -> list[str]:
+    """Make the view and the report of a sweep, or bring them up to date.
+
+    Args:
+        folder: of a sweep whose runs are at W&B.
+
+    Returns:
+        Where they are; where W&B refuses or does not answer, the command for later.
+    """
+    paths = [str(_PROJECT), os.environ.get("PYTHONPATH", "")]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            # -P: whatever the user's folder holds must not be taken for ours.
+            [sys.executable, "-P", "-m", "analysis", "wandb-views", str(folder.absolute())],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_SECONDS,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        logger.warning("no views in W&B: %s", error.stderr.strip())
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("no views in W&B: %r", error)
+    else:
+        return done.stdout.splitlines()
+    return [views_command(folder)]
