@@ -16,6 +16,7 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces import expr
 
 from analysis.sweep_settings import SweepSettings, open_ledger
+from analysis.wandb_inside import inside_records, log_inside, tables_of
 from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
@@ -102,6 +103,8 @@ class SweepViews:
         entity = self._settings.wandb.entity or api.settings["entity"] or api.default_entity
         project = self._settings.wandb.project
         self._check_runs(api, entity, project)
+        folder, sweep = self._ledger.folder.root, self._ledger.sweep()
+        log_inside(folder, sweep, self._records, self._settings.wandb, "online")
         workspace = self._workspace(entity, project)
         workspace.save()
         report = self._report(api, entity, project)
@@ -126,7 +129,9 @@ class SweepViews:
     def _groups(self) -> list[PanelGroup]:
         lasts = [record.last for record in self._records if record.last]
         logged = {key for last in lasts for key in last.metrics}
-        return panel_groups(logged, self._runs, tables=())
+        inside = inside_records(self._ledger.folder.root, self._records)
+        tables = dict.fromkeys(key for _, found in inside for key in tables_of(found))
+        return panel_groups(logged, self._runs, tables)
 
     def _workspace(self, entity: str, project: str) -> ws.Workspace:
         """The view as it is at W&B, or a new one, with the contents it should have."""

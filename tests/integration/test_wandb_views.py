@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 from wandb_graphql_server import ENTITY, GraphqlServer, graphql_server
 
+from analysis.sweep_settings import SweepSettings
+from analysis.wandb_inside import log_inside
 from trainables import metric_keys
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.ledger import Ledger
@@ -208,6 +210,8 @@ def test_the_view_and_the_report_are_made_once_and_then_updated(
     assert again["id"] == report["id"]
     assert again["displayName"] == "My favourite sweep"
     assert len(again["spec"]["blocks"]) == len(report["spec"]["blocks"])
+    written = [file for file in tmp_path.rglob("*") if file.is_file()]
+    assert not [file for file in written if KEY.encode() in file.read_bytes()]
 
 
 def test_two_sweeps_of_a_project_have_views_of_their_own(
@@ -286,6 +290,49 @@ def test_an_online_sweep_gets_its_views_at_its_end(
     assert server.upserts == [True, True]
     server.projects.clear()
     assert make_views(sweep) == ["python -m analysis wandb-views 'my sweep'"]
+
+
+FOUND = {
+    "key": "abc",
+    "matrices": [
+        {"layer": n, "module": "self_attn.q_proj", "shape": [8, 8], "stable_rank": 1.5 + n,
+         "intruders": None, "singular_values": [1.0] * n}
+        for n in range(3)
+    ],
+    "attention": [{"layer": n, "js": [0.1, 0.2], "entropy_shift": [0.0, -0.5]} for n in range(3)],
+    "representation": [],
+}  # fmt: skip
+
+
+def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_path: Path) -> None:
+    file = sweep / "inside" / "0002" / "record.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps(FOUND))
+    (sweep / "wandb").mkdir()
+    ledger = Ledger(sweep)
+    target = SweepSettings.of(ledger.sweep()).wandb
+    for _ in range(2):
+        log_inside(sweep, ledger.sweep(), ledger.trials(), target, "offline")
+    [part] = sweep.glob("wandb/offline-run-*")
+    assert (part / f"run-{SWEEP_ID}-0002.wandb").exists()
+    tables = {
+        file.name.split("_summary_")[0]: json.loads(file.read_bytes())
+        for file in part.glob("files/media/table/inside/*.json")
+    }
+    assert tables.keys() == {"spectra", "attention"}
+    assert tables["spectra"]["columns"] == ["layer", "module", "stable_rank", "intruders"]
+    assert tables["spectra"]["data"][2] == [2, "self_attn.q_proj", 3.5, None]
+    assert tables["attention"]["columns"] == ["layer", "head", "js", "entropy_shift"]
+    assert tables["attention"]["data"] == [
+        [layer, head, (0.1, 0.2)[head], (0.0, -0.5)[head]] for layer in range(3) for head in (0, 1)
+    ]
+    # Another look, other tables.
+    file.write_text(json.dumps({**FOUND, "key": "def"}))
+    log_inside(sweep, ledger.sweep(), ledger.trials(), target, "offline")
+    assert len(list(sweep.glob("wandb/offline-run-*"))) == 2
+    # And a panel for each.
+    described = wandb_views(sweep, tmp_path, "http://127.0.0.1:9", key=None).stdout
+    assert "Inside the models: inside/spectra; inside/attention" in described
 
 
 def test_what_has_no_runs_is_refused(sweep: Path, tmp_path: Path, server: GraphqlServer) -> None:
