@@ -10,10 +10,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from analysis.model_card import Kind, model_card
-from analysis.sweep_settings import SweepSettings, open_ledger
+from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger
 from trainables.locations import is_local
 from trainables.pareto import Recommendation, recommend
 from trainables.records import TrialRecord, TrialStatus
@@ -40,17 +39,15 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
         UserError: there is no such sweep or trial, it has no weights, nothing can be merged, or
             the target cannot be written to.
     """
-    ledger = open_ledger(sweep_dir)
-    sweep, records = ledger.sweep(), ledger.trials()
-    settings = SweepSettings.of(sweep)
-    recommendation = recommend(settings, records)
-    record = _choose(ledger, records, recommendation, number)
-    weights = _weights(ledger, record)
+    [sweep] = open_sweeps([sweep_dir])
+    recommendation = recommend(sweep.goals, sweep.trials)
+    record = _choose(sweep, recommendation, number)
+    weights = _weights(sweep, record)
     if weights is None:
-        raise UserError([_without_weights(ledger, records, record)])
+        raise UserError([_without_weights(sweep, record)])
     kind = _kind(record, merge)
     _check_target(to)
-    card = model_card(kind, record, ledger.base(), sweep, settings, recommendation)
+    card = model_card(kind, record, sweep, recommendation)
     try:
         unfinished = to.with_name(f".{to.name}.unfinished")
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -64,49 +61,42 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
     return to
 
 
-def _choose(
-    ledger: Ledger,
-    records: list[TrialRecord],
-    recommendation: Recommendation | None,
-    number: int | None,
-) -> TrialRecord:
+def _choose(sweep: Sweep, recommendation: Recommendation | None, number: int | None) -> TrialRecord:
     if number is None:
         if recommendation is None:
             rule = "the sweep recommends none, as no trial is complete with every objective"
-            raise UserError([Fault("--trial", rule, _with_weights(ledger, records))])
+            raise UserError([Fault("--trial", rule, _with_weights(sweep))])
         return recommendation.trial
-    for record in records:
+    for record in sweep.trials:
         if record.number == number:
             return record
-    known = _numbers([record.number for record in records])
+    known = _numbers([record.number for record in sweep.trials])
     raise UserError(
         [Fault("--trial", f"must be one of the sweep's, got {number}", f"it has {known}")]
     )
 
 
-def _weights(ledger: Ledger, record: TrialRecord) -> Path | None:
+def _weights(sweep: Sweep, record: TrialRecord) -> Path | None:
     """Where the trial's weights lie now: the sweep's folder may have been moved."""
     if record.weights_dir is None:
         return None
     recorded = Path(record.weights_dir)
-    moved = ledger.folder.attempt(record.number, record.attempt) / recorded.name
+    moved = sweep.ledger.folder.attempt(record.number, record.attempt) / recorded.name
     return next((folder for folder in (recorded, moved) if folder.is_dir()), None)
 
 
-def _without_weights(ledger: Ledger, records: list[TrialRecord], record: TrialRecord) -> Fault:
+def _without_weights(sweep: Sweep, record: TrialRecord) -> Fault:
     if record.weights_dir is not None:
         why = f"they are gone from {record.weights_dir}"
     elif record.status is TrialStatus.COMPLETE:
         why = "train.save_weights is false"
     else:
         why = f"it is {status_in_full(record.status)}, and only complete trials keep theirs"
-    return Fault(
-        "--trial", f"trial {record.number} has no weights: {why}", _with_weights(ledger, records)
-    )
+    return Fault("--trial", f"trial {record.number} has no weights: {why}", _with_weights(sweep))
 
 
-def _with_weights(ledger: Ledger, records: list[TrialRecord]) -> str:
-    kept = [record.number for record in records if _weights(ledger, record)]
+def _with_weights(sweep: Sweep) -> str:
+    kept = [record.number for record in sweep.trials if _weights(sweep, record)]
     return f"with weights: {_numbers(kept)}" if kept else "no trial of the sweep has weights"
 
 

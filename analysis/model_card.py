@@ -14,8 +14,8 @@ from trainables.wording import ABSENT, metric_text, rate, setting
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
-    from analysis.sweep_settings import SweepSettings
-    from trainables.pareto import Recommendation
+    from analysis.sweeps import Sweep
+    from trainables.pareto import Goals, Recommendation
     from trainables.records import BaseRecord, SweepRecord, TrialRecord
 
 Kind = Literal["adapter", "merged", "full"]
@@ -41,17 +41,16 @@ _WHAT = {
 def model_card(
     kind: Kind,
     record: TrialRecord,
-    base: BaseRecord,
-    sweep: SweepRecord,
-    settings: SweepSettings,
+    sweep: Sweep,
     recommendation: Recommendation | None,
 ) -> str:
     """The card as Markdown, its front matter as Hugging Face's hub reads it."""
+    base = sweep.base
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
-        f"# {settings.name}, trial {record.number}",
+        f"# {sweep.name}, trial {record.number}",
         f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record.config)}). "
-        + _why(record, settings, recommendation),
+        + _why(record, sweep.goals, recommendation),
         f"## Load\n\n```python\n{_loading(kind)}\n```",
         f"Each prompt was rendered as\n\n```jinja\n{record.config.data.prompt}\n```\n\n"
         f"and answered with\n\n```jinja\n{record.config.data.completion}\n```"
@@ -60,7 +59,7 @@ def model_card(
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
         "± is the standard error over items.",
         f"## Training\n\n{_training(record, base)}",
-        f"## Provenance\n\n{_provenance(record, base, sweep)}",
+        f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
     return "\n\n".join(parts) + "\n"
 
@@ -105,12 +104,10 @@ def _eval_results(record: TrialRecord, base: BaseRecord) -> list[EvalResult]:
     return found
 
 
-def _why(
-    record: TrialRecord, settings: SweepSettings, recommendation: Recommendation | None
-) -> str:
-    goals = ", ".join(f"{o.mode} {o.metric}" for o in settings.objectives)
-    bounds = "".join(f", {constraint}" for constraint in settings.constraints)
-    searched = f"The sweep searched for {goals}{bounds}"
+def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | None) -> str:
+    aims = ", ".join(f"{o.mode} {o.metric}" for o in goals.objectives)
+    bounds = "".join(f", {constraint}" for constraint in goals.constraints)
+    searched = f"The sweep searched for {aims}{bounds}"
     if recommendation is None:
         return f"{searched}. This trial was chosen by hand."
     if recommendation.trial.number != record.number:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from trainables.config import ModelConfig, Objective
-from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger
+from trainables.config import Objective
 from trainables.pareto import Constraint
 from trainables.records import SweepRecord
 
@@ -38,7 +35,6 @@ class SweepSettings(_Part):
     """The sweep's file as it was resolved; also what the sweep is after (`pareto.Goals`)."""
 
     name: str
-    model: ModelConfig
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     budget: Budget
@@ -48,16 +44,3 @@ class SweepSettings(_Part):
     def of(cls, sweep: SweepRecord) -> SweepSettings:
         """Of a sweep's record."""
         return cls.model_validate(sweep.config)
-
-
-def open_ledger(sweep_dir: Path) -> Ledger:
-    """The ledger in a folder.
-
-    Raises:
-        UserError: the folder holds no sweep.
-    """
-    ledger = Ledger(sweep_dir)
-    if not ledger.exists():
-        rule = f"holds no sweep: {sweep_dir}"
-        raise UserError([Fault("SWEEP_DIR", rule, "give a folder with a sweep.json")])
-    return ledger

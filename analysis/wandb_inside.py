@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal
 
 import wandb
 
 from analysis.sweep_settings import Wandb
-from trainables.records import SweepRecord, TrialRecord
+from analysis.sweeps import Sweep
+from trainables.records import TrialRecord
 
 SPECTRA, ATTENTION, REPRESENTATION = "inside/spectra", "inside/attention", "inside/representation"
 
@@ -26,28 +26,22 @@ _RUN_SETTINGS = {
 }
 
 
-def inside_records(sweep_dir: Path, trials: list[TrialRecord]) -> Iterator[tuple[TrialRecord, Any]]:
+def inside_records(sweep: Sweep) -> Iterator[tuple[TrialRecord, Any]]:
     """Trials that somebody has looked into, and what `python -m analysis inside` found."""
-    for trial in trials:
-        file = sweep_dir / "inside" / f"{trial.number:04d}" / "record.json"
+    for trial in sweep.trials:
+        file = sweep.ledger.folder.root / "inside" / f"{trial.number:04d}" / "record.json"
         if file.exists():
             yield trial, json.loads(file.read_bytes())
 
 
-def log_inside(
-    sweep_dir: Path,
-    sweep: SweepRecord,
-    trials: list[TrialRecord],
-    target: Wandb,
-    mode: Literal["online", "offline"],
-) -> None:
+def log_inside(sweep: Sweep, target: Wandb, mode: Literal["online", "offline"]) -> None:
     """Add the tables to the runs of the trials, each once."""
-    done_file = sweep_dir / "wandb" / "inside.json"
+    done_file = sweep.ledger.folder.root / "wandb" / "inside.json"
     done: dict[str, Any] = json.loads(done_file.read_bytes()) if done_file.exists() else {}
-    for trial, found in inside_records(sweep_dir, trials):
+    for trial, found in inside_records(sweep):
         tables = tables_of(found)
         if tables and done.get(trial.config.trial_id) != found["key"]:
-            _log(sweep_dir, sweep, trial, target, mode, tables)
+            _log(sweep, trial, target, mode, tables)
             done[trial.config.trial_id] = found["key"]
             done_file.write_text(json.dumps(done))
 
@@ -73,8 +67,7 @@ def tables_of(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
 
 
 def _log(
-    sweep_dir: Path,
-    sweep: SweepRecord,
+    sweep: Sweep,
     trial: TrialRecord,
     target: Wandb,
     mode: Literal["online", "offline"],
@@ -85,9 +78,9 @@ def _log(
         project=target.project,
         entity=target.entity,
         id=trial.config.trial_id,
-        group=sweep.sweep_id,
+        group=sweep.record.sweep_id,
         job_type=trial.config.method,
-        dir=str(sweep_dir),
+        dir=str(sweep.ledger.folder.root),
         mode=mode,
         reinit="create_new",
         resume="allow",

@@ -15,12 +15,12 @@ import wandb_workspaces.workspaces as ws
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces import expr
 
-from analysis.sweep_settings import SweepSettings, open_ledger
+from analysis.sweep_settings import SweepSettings
+from analysis.sweeps import Sweep, open_sweeps
 from analysis.wandb_inside import inside_records, log_inside, tables_of
 from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger
 from trainables.pareto import recommend
 from trainables.wording import setting
 
@@ -54,7 +54,8 @@ def make_views(sweep_dir: Path) -> list[str]:
         UserError: no sweep in the folder, it was not meant for W&B or is not there yet, or W&B
             refuses or does not answer.
     """
-    views = SweepViews(open_ledger(sweep_dir))
+    [sweep] = open_sweeps([sweep_dir])
+    views = SweepViews(sweep)
     if not _has_key():
         return views.describe()
     with _explained():
@@ -64,28 +65,26 @@ def make_views(sweep_dir: Path) -> list[str]:
 class SweepViews:
     """The view and the report of one sweep.
 
-    Args:
-        ledger: of the sweep.
+    Raises:
+        UserError: the sweep was not logged to W&B.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._sweep_id = ledger.sweep().sweep_id
-        self._settings = SweepSettings.of(ledger.sweep())
+    def __init__(self, sweep: Sweep) -> None:
+        self._sweep = sweep
+        self._sweep_id = sweep.record.sweep_id
+        self._settings = SweepSettings.of(sweep.record)
+        self._folder = sweep.ledger.folder.root
         if self._settings.wandb.mode == "disabled":
             rule = "the sweep was run with wandb.mode: disabled, so W&B has none of its runs"
             raise UserError([Fault("SWEEP_DIR", rule)])
-        self._records = ledger.trials()
-        if not self._records:
-            raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {ledger.folder.root}")])
-        self._runs = max(len(self._records), self._settings.budget.trials) + 1  # with the base
+        self._runs = max(len(sweep.trials), self._settings.budget.trials) + 1  # with the base
         self._name = f"Forgetting sweep {self._sweep_id}"
 
     def describe(self) -> list[str]:
         """What would be made, and how."""
         groups = [f"  {group.title}: {'; '.join(group.panels)}" for group in self._groups()]
         place = f"{self._settings.wandb.entity or 'your entity'}/{self._settings.wandb.project}"
-        folder = shlex.quote(str(self._ledger.folder.root))
+        folder = shlex.quote(str(self._folder))
         return [
             "W&B is offline or has no key here, so nothing was sent. This would be made in "
             f"{place}, of the runs in group {self._sweep_id}, all {self._runs} shown, the base "
@@ -103,8 +102,7 @@ class SweepViews:
         entity = self._settings.wandb.entity or api.settings["entity"] or api.default_entity
         project = self._settings.wandb.project
         self._check_runs(api, entity, project)
-        folder, sweep = self._ledger.folder.root, self._ledger.sweep()
-        log_inside(folder, sweep, self._records, self._settings.wandb, "online")
+        log_inside(self._sweep, self._settings.wandb, "online")
         workspace = self._workspace(entity, project)
         workspace.save()
         report = self._report(api, entity, project)
@@ -121,15 +119,15 @@ class SweepViews:
             raise UserError([Fault("SWEEP_DIR", rule, self._upload() or "run it online first")])
 
     def _upload(self) -> str | None:
-        folder = self._ledger.folder.root / "wandb"
+        folder = self._folder / "wandb"
         if not any(folder.glob("offline-run-*")):
             return None
         return f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
 
     def _groups(self) -> list[PanelGroup]:
-        lasts = [record.last for record in self._records if record.last]
+        lasts = [record.last for record in self._sweep.trials if record.last]
         logged = {key for last in lasts for key in last.metrics}
-        inside = inside_records(self._ledger.folder.root, self._records)
+        inside = inside_records(self._sweep)
         tables = dict.fromkeys(key for _, found in inside for key in tables_of(found))
         return panel_groups(logged, self._runs, tables)
 
@@ -175,7 +173,7 @@ class SweepViews:
 
     def _answer(self) -> list[Any]:
         """The trial to take, on top."""
-        recommendation = recommend(self._settings, self._records)
+        recommendation = recommend(self._sweep.goals, self._sweep.trials)
         if recommendation is None:
             return [wr.P("No trial to recommend: none is complete with every objective.")]
         trial = recommendation.trial

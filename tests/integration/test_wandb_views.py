@@ -15,6 +15,7 @@ import pytest
 from wandb_graphql_server import ENTITY, GraphqlServer, graphql_server
 
 from analysis.sweep_settings import SweepSettings
+from analysis.sweeps import open_sweeps
 from analysis.wandb_inside import log_inside
 from trainables import metric_keys
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
@@ -309,10 +310,10 @@ def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_pa
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(FOUND))
     (sweep / "wandb").mkdir()
-    ledger = Ledger(sweep)
-    target = SweepSettings.of(ledger.sweep()).wandb
+    [opened] = open_sweeps([sweep])
+    target = SweepSettings.of(opened.record).wandb
     for _ in range(2):
-        log_inside(sweep, ledger.sweep(), ledger.trials(), target, "offline")
+        log_inside(opened, target, "offline")
     [part] = sweep.glob("wandb/offline-run-*")
     assert (part / f"run-{SWEEP_ID}-0002.wandb").exists()
     tables = {
@@ -328,7 +329,7 @@ def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_pa
     ]
     # Another look, other tables.
     file.write_text(json.dumps({**FOUND, "key": "def"}))
-    log_inside(sweep, ledger.sweep(), ledger.trials(), target, "offline")
+    log_inside(opened, target, "offline")
     assert len(list(sweep.glob("wandb/offline-run-*"))) == 2
     # And a panel for each.
     described = wandb_views(sweep, tmp_path, "http://127.0.0.1:9", key=None).stdout
