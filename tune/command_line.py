@@ -130,7 +130,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
         hints = [
             _continue_hint(options, config, outcome.interrupted),
-            *_wandb_hints(wandb_listener, location),
+            *_wandb_hints(wandb_listener, location, outcome.interrupted),
         ]
         print_summary(console, config, outcome.records, location, hints)
     if outcome.interrupted:
@@ -175,12 +175,12 @@ def _cleared_on_fault(
         raise UserError([Fault("--output-dir", disk_full(ledger.folder.root), remedy)]) from error
 
 
-def _wandb_hints(listener: WandbListener, location: Location) -> list[str]:
-    """Where the runs can be compared, or how they get there."""
+def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:
+    """Where the runs can be compared, or how they get there; who interrupts does not wait."""
     from tune.wandb_views import make_views, views_command
 
     if listener.is_online():
-        return make_views(location)
+        return [views_command(location)] if interrupted else make_views(location)
     upload = listener.upload_hint()
     return [upload, views_command(location)] if upload else []
 
