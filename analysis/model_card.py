@@ -50,7 +50,8 @@ def model_card(
         f"---\n{_front_matter(kind, record, base)}\n---",
         f"# {sweep.name}, trial {record.number}",
         f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record.config)}). "
-        + _why(record, sweep.goals, recommendation),
+        + _why(record, sweep.goals, recommendation)
+        + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
         f"## Load\n\n```python\n{_loading(kind)}\n```",
         f"Each prompt was rendered as\n\n```jinja\n{record.config.data.prompt}\n```\n\n"
         f"and answered with\n\n```jinja\n{record.config.data.completion}\n```"

@@ -137,7 +137,9 @@ class SweepViews:
         slug = hashlib.sha256(self._sweep_id.encode()).hexdigest()[:11]
         try:
             workspace = ws.Workspace.from_url(f"https://wandb.ai/{entity}/{project}?nw={slug}")
-        except ValueError:  # none of that name
+        except ValueError as error:
+            if "not found" not in str(error):
+                raise
             workspace = ws.Workspace(entity=entity, project=project)
             workspace._internal_name = f"nw-{slug}-v"
         workspace.name = self._name
@@ -172,13 +174,16 @@ class SweepViews:
         return report
 
     def _answer(self) -> list[Any]:
-        """The trial to take, on top."""
+        """How far the sweep is, and the trial to take."""
+        unfinished = self._sweep.unfinished
+        state = [wr.P(f"The sweep is not finished: {unfinished}.")] if unfinished else []
         recommendation = recommend(self._sweep.goals, self._sweep.trials)
         if recommendation is None:
-            return [wr.P("No trial to recommend: none is complete with every objective.")]
+            told = "No trial to recommend: none is complete with every objective."
+            return [*state, wr.P(told)]
         trial = recommendation.trial
         told = f"Recommended: trial {trial.number} ({setting(trial.config)}). "
-        return [wr.P(told + recommendation.reason)]
+        return [*state, wr.P(told + recommendation.reason)]
 
     def _grids(self, entity: str, project: str) -> Iterator[Any]:
         for group in laid_out(self._groups):
