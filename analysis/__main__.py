@@ -61,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     watch.add_argument("--once", action="store_true", help="draw it once")
     watch.set_defaults(run=lambda o: _watch(o.sweep_dir, o.once))
     views = commands.add_parser("wandb-views", help="a view and a report in W&B, made or updated")
-    views.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    views.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR")
     views.set_defaults(run=lambda o: _wandb_views(o.sweep_dir))
     export = commands.add_parser("export", help="the winner's adapter or model, with a model card")
     export.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
@@ -122,7 +122,7 @@ def _watch(sweep_dir: Path, once: bool) -> None:
     watch(sweep_dir, once)
 
 
-def _wandb_views(sweep_dir: Path) -> None:
+def _wandb_views(sweep_dir: Location) -> None:
     from analysis.wandb_views import make_views
 
     print("\n".join(make_views(sweep_dir)))

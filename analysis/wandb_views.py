@@ -6,7 +6,6 @@ import hashlib
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import wandb
@@ -22,6 +21,7 @@ from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.pareto import recommend
+from trainables.storage import Location
 from trainables.wording import setting
 
 _SECONDS_TO_ANSWER = 15
@@ -39,7 +39,7 @@ _COLUMNS = (
 )
 
 
-def make_views(sweep_dir: Path) -> list[str]:
+def make_views(sweep_dir: Location) -> list[str]:
     """Create the view and the report of a sweep, or bring them up to date.
 
     The same sweep has the same view and the same report, whoever runs the command and wherever:

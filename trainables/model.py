@@ -66,11 +66,11 @@ def local_folder(model: ModelConfig) -> Path:
         UserError: it cannot be found.
     """
     try:
-        source = _source(model)
-        if is_local(source):
-            return Path(source)
+        location = source(model)
+        if is_local(location):
+            return Path(location)
         patterns = ["*.safetensors", "*.json"]
-        return Path(snapshot_download(source, revision=model.revision, allow_patterns=patterns))
+        return Path(snapshot_download(location, revision=model.revision, allow_patterns=patterns))
     except (OSError, ModuleNotFoundError) as error:
         raise UserError([Fault("model.name", f"cannot find {model.name}: {error}")]) from error
 

@@ -64,7 +64,7 @@ class SweepTable:
             self._newest_first.remove(record.number)
         if record.status is not TrialStatus.RUNNING:
             self._newest_first.insert(0, record.number)
-        self._most_at_once = max(self._most_at_once, len(self._running()))
+        self._most_at_once = max(self._most_at_once, len(self.running()))
 
     def update(self, record: TrialRecord, measurement: Measurement) -> None:
         """Keep the newest evaluation; points of the training curve move step and loss alone."""
@@ -76,7 +76,7 @@ class SweepTable:
         """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
         total = max(self._planned, len(self._records))
         parts = [f"{len(self._newest_first)}/{total} finished"]
-        if running := len(self._running()):
+        if running := len(self.running()):
             parts.append(f"{running} running")
         parts.append(f"{duration(now - self._began)} elapsed")
         left = self._seconds_left(now, total)
@@ -119,13 +119,14 @@ class SweepTable:
         ]
         return [self._records[number] for _, _, number in sorted(ranked)]
 
-    def _running(self) -> list[TrialRecord]:
+    def running(self) -> list[TrialRecord]:
+        """Trials that have no final status, by number."""
         running = (r for r in self._records.values() if r.status is TrialStatus.RUNNING)
         return sorted(running, key=lambda r: r.number)
 
     def _rows(self, room: int) -> tuple[list[int], int]:
         """Numbers of the trials to show in that many lines, and how many are left out."""
-        running = [record.number for record in self._running()]
+        running = [record.number for record in self.running()]
         if len(self._records) <= room:
             return running + self._newest_first, 0
         room -= 1  # for the line about those left out
@@ -147,7 +148,7 @@ class SweepTable:
         if not durations:
             return None
         typical = median(durations)
-        running = [max(typical - (now - r.started), 0.0) for r in self._running()]
+        running = [max(typical - (now - r.started), 0.0) for r in self.running()]
         work = sum(running) + typical * max(total - len(self._records), 0)
         return max([work / self._most_at_once, *running])
 

@@ -111,7 +111,7 @@ class ConsoleListener(SweepListener):
 
     def sweep_stopping(self) -> None:
         """Say what Ctrl-C does."""
-        running = len(self._running())
+        running = len(self._table.running())
         self._say(f"stopping: {running} running trials save a checkpoint and end", "yellow")
         self._say("Ctrl-C again ends at once; either way the same command goes on", "yellow")
 

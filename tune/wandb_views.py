@@ -9,33 +9,36 @@ import subprocess
 import sys
 from pathlib import Path
 
+from trainables.storage import Location
+
 logger = logging.getLogger(__name__)
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _PATIENCE_SECONDS = 120
 
 
-def views_command(folder: Path) -> str:
+def views_command(location: Location) -> str:
     """What to type for the views of a sweep whose runs are at W&B."""
-    if folder.is_relative_to(Path.cwd()):
-        folder = folder.relative_to(Path.cwd())
-    return f"python -m analysis wandb-views {shlex.quote(str(folder))}"
+    if isinstance(location, Path) and location.is_relative_to(Path.cwd()):
+        location = location.relative_to(Path.cwd())
+    return f"python -m analysis wandb-views {shlex.quote(str(location))}"
 
 
-def make_views(folder: Path) -> list[str]:
+def make_views(location: Location) -> list[str]:
     """Make the view and the report of a sweep, or bring them up to date.
 
     Args:
-        folder: of a sweep whose runs are at W&B.
+        location: of a sweep whose runs are at W&B.
 
     Returns:
         Where they are; where W&B refuses or does not answer, the command for later.
     """
+    absolute = location.absolute() if isinstance(location, Path) else location
     paths = [str(_PROJECT), os.environ.get("PYTHONPATH", "")]
     try:
         done = subprocess.run(  # noqa: S603 - our own command
             # -P: whatever the user's folder holds must not be taken for ours.
-            [sys.executable, "-P", "-m", "analysis", "wandb-views", str(folder.absolute())],
+            [sys.executable, "-P", "-m", "analysis", "wandb-views", str(absolute)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             capture_output=True,
             text=True,
@@ -48,4 +51,4 @@ def make_views(folder: Path) -> list[str]:
         logger.warning("no views in W&B: %r", error)
     else:
         return done.stdout.splitlines()
-    return [views_command(folder)]
+    return [views_command(location)]
