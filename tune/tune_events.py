@@ -37,6 +37,7 @@ class TuneEvents(Callback):
         self._stopped = stopped
         self._unfinished = {record.number: record for record in interrupted}
         self._records: dict[str, TrialRecord] = {}
+        self._started: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for a restore that is never asked for."""
@@ -52,8 +53,9 @@ class TuneEvents(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """A trial begins."""
-        if trial.trial_id in self._records:
+        if trial.trial_id in self._started:
             return
+        self._started.add(trial.trial_id)
         config = TrialConfig.model_validate(trial.config["trial"])
         if config.number in self._unfinished:
             record = self._unfinished.pop(config.number).model_copy(
@@ -106,6 +108,8 @@ class TuneEvents(Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
         """A trial's process died: it goes on in another one, up to the limit."""
+        # Its process may have died before Tune called the trial started.
+        self.on_trial_start(iteration, trials, trial)
         record = self._records.get(trial.trial_id)
         if record is None or record.status is not TrialStatus.RUNNING:
             return
