@@ -78,7 +78,7 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
     layer = tokens * _activations(shape, trial)
     transient = tokens * _transient(shape, trial) + _dora_weights(shape, trial)
     if trial.train.gradient_checkpointing:
-        kept = tokens * shape.layers * shape.hidden * _bytes(trial)
+        kept: float = tokens * shape.layers * shape.hidden * _bytes(trial)
         transient += layer
     else:
         kept = shape.layers * layer
@@ -124,7 +124,7 @@ def parameters(shape: ModelShape) -> int:
 
 
 def adapter_parameters(shape: ModelShape, trial: TrialConfig) -> int:
-    """r (in + out) for each adapted linear layer, and DoRA's magnitudes."""
+    """R (in + out) for each adapted linear layer, and DoRA's magnitudes."""
     assert trial.lora is not None  # noqa: S101 - TrialConfig sees to it
     rank = trial.lora.rank
     adapted = [_linears(shape)[name] for name in _adapted(shape, trial)]

@@ -45,7 +45,9 @@ class Tracker(TorchDispatchMode):
         self.live = 0
         self.peak = 0
 
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         made = function(*args, **(kwargs or {}))
         for tensor in tree_leaves(made):
             if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
@@ -223,7 +225,6 @@ def test_the_estimate_is_within_15_percent(
     assert estimate.static == pytest.approx(measured.static, rel=TOLERANCE)
     training = max(estimate.forward, estimate.backward, estimate.update)
     assert estimate.static + training == pytest.approx(measured.peak, rel=TOLERANCE)
-    print(case, (estimate.static + training)/measured.peak, estimate.static/measured.static, estimate)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
