@@ -62,13 +62,22 @@ class MemoryEstimate:
     @property
     def peak(self) -> float:
         """What the card must have: tensors, fragmentation, CUDA's context."""
-        return self.tensors * (1 + _FRAGMENTATION) + _CONTEXT
+        return _on_a_card(self.tensors)
+
+    @property
+    def evaluation_peak(self) -> float:
+        """The same of the evaluation alone."""
+        return _on_a_card(self.static + self.evaluation)
 
     @property
     def phase(self) -> str:
         """Which phase decides."""
         phases = ("forward", "backward", "update", "evaluation")
         return max(phases, key=lambda phase: float(getattr(self, phase)))
+
+
+def _on_a_card(tensors: float) -> float:
+    return tensors * (1 + _FRAGMENTATION) + _CONTEXT
 
 
 def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
@@ -94,16 +103,20 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
     )
 
 
-def largest_micro_batch(shape: ModelShape, trial: TrialConfig, card: float) -> int | None:
-    """The largest micro-batch, up to the trial's, that fits a card of so many bytes.
+def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
+    """The trial in the largest portions, up to its own, that fit a card of so many bytes.
 
-    It divides what a worker does per optimizer step, so that the trial's batch stays what it is.
-    None where not even one sample fits.
+    Its micro-batch divides what a worker does per optimizer step, so that the trial's batch stays
+    what it is; its evaluation's batch is halved. None where not even one sample at a time fits.
     """
+    while estimate(shape, trial).evaluation_peak > card and trial.eval.batch_size > 1:
+        suite = trial.eval.model_copy(update={"batch_size": trial.eval.batch_size // 2})
+        trial = trial.model_copy(update={"eval": suite})
     per_step = trial.train.batch_size // trial.workers
     for size in range(trial.train.micro_batch_size, 0, -1):
-        if per_step % size == 0 and estimate(shape, with_micro_batch(trial, size)).peak <= card:
-            return size
+        smaller = with_micro_batch(trial, size)
+        if per_step % size == 0 and estimate(shape, smaller).peak <= card:
+            return smaller
     return None
 
 

@@ -53,7 +53,7 @@ class MemoryFit:
     card: int | None
 
     def check(self, config: SweepConfig) -> list[str]:
-        """A sentence on each method whose micro-batch is made smaller.
+        """A sentence on each method whose batches are made smaller.
 
         Raises:
             UserError: a method does not fit even one sample at a time.
@@ -63,24 +63,21 @@ class MemoryFit:
         notices, faults = [], []
         for method in _estimated(config):
             trial = largest_trial(config, method)
-            size = memory.largest_micro_batch(self.shape, trial, self._share(trial))
-            if size is None:
+            smaller = memory.fitted(self.shape, trial, self._share(trial))
+            if smaller is None:
                 faults.append(self._fault(trial))
-            elif size < trial.train.micro_batch_size:
-                notices.append(
-                    f"{_label(trial)}: micro-batches of {size} instead of "
-                    f"{trial.train.micro_batch_size}, as {self._need(trial)} GiB would not fit"
-                )
+            elif smaller != trial:
+                need = f"{self._need(trial)} GiB would not fit"
+                notices.append(f"{_label(trial)}: {_portions(trial, smaller)}, as {need}")
         if faults:
             raise UserError(faults)
         return notices
 
     def resized(self, trial: TrialConfig) -> TrialConfig:
-        """The trial with the largest micro-batch that fits; its batch stays what it is."""
+        """The trial in the largest portions that fit; what it trains on stays what it is."""
         if self.shape is None or self.card is None or not _is_known(trial):
             return trial
-        size = memory.largest_micro_batch(self.shape, trial, self._share(trial))
-        return trial if size is None else memory.with_micro_batch(trial, size)
+        return memory.fitted(self.shape, trial, self._share(trial)) or trial
 
     def _share(self, trial: TrialConfig) -> float:
         """What a worker has of a card; several may share one."""
@@ -91,20 +88,14 @@ class MemoryFit:
         return f"{memory.estimate(self.shape, trial).peak / _GIB:.1f}"
 
     def _fault(self, trial: TrialConfig) -> Fault:
-        smallest = memory.with_micro_batch(trial, 1)
-        remedies = {
-            "evaluation": "lower eval.batch_size or data.max_length",
-            "forward": "set train.gradient_checkpointing or lower data.max_length",
-        }
-        assert self.shape is not None  # noqa: S101 - seen to by the callers
-        phase = memory.estimate(self.shape, smallest).phase
+        suite = trial.eval.model_copy(update={"batch_size": 1})
+        smallest = memory.with_micro_batch(trial.model_copy(update={"eval": suite}), 1)
         more = "raise deepspeed.zero_stage or resources.full.workers, or offload"
-        default = more if trial.method == "full" else "take a smaller model or larger GPUs"
         return Fault(
             f"search.{trial.method}",
-            f"a worker needs about {self._need(smallest)} GiB at micro-batch 1, and has "
+            f"a worker needs about {self._need(smallest)} GiB at one sample at a time, and has "
             f"{self._share(trial) / _GIB:.1f} GiB",
-            remedies.get(phase, default),
+            more if trial.method == "full" else "take a smaller model or larger GPUs",
         )
 
 
@@ -162,10 +153,19 @@ def _is_known(trial: TrialConfig) -> bool:
 
 
 def _fit(shape: ModelShape, trial: TrialConfig, card: float) -> str:
-    size = memory.largest_micro_batch(shape, trial, card)
-    if size is None:
+    smaller = memory.fitted(shape, trial, card)
+    if smaller is None:
         return "no"
-    return "fits" if size == trial.train.micro_batch_size else f"micro-batch {size}"
+    return _portions(trial, smaller) or "fits"
+
+
+def _portions(trial: TrialConfig, smaller: TrialConfig) -> str:
+    """What is smaller in the second."""
+    sizes = {
+        "micro-batch": (trial.train.micro_batch_size, smaller.train.micro_batch_size),
+        "eval batch": (trial.eval.batch_size, smaller.eval.batch_size),
+    }
+    return ", ".join(f"{name} {after}" for name, (before, after) in sizes.items() if after < before)
 
 
 def _label(trial: TrialConfig) -> str:

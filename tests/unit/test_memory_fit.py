@@ -89,7 +89,7 @@ def test_a_micro_batch_that_does_not_fit_is_made_smaller_and_the_batch_stays() -
     (notice,) = found.check(config)
     smaller = found.resized(trial)
     size = smaller.train.micro_batch_size
-    assert f"micro-batches of {size} instead of 32" in notice
+    assert f"lora, rank 128: micro-batch {size}, as" in notice
     assert smaller.train.batch_size == trial.train.batch_size
     assert smaller.accumulation_steps == 32 // size
     assert memory.estimate(shape(config), smaller).peak <= 80 * GIB
@@ -97,19 +97,30 @@ def test_a_micro_batch_that_does_not_fit_is_made_smaller_and_the_batch_stays() -
     assert memory.estimate(shape(config), larger).peak > 80 * GIB
 
 
+def test_an_evaluation_that_does_not_fit_takes_smaller_batches() -> None:
+    config, found = fit(24, "search.full=null")
+    trial = largest_trial(config, "lora")
+    smaller = found.resized(trial)
+    size = smaller.eval.batch_size
+    assert 1 <= size < trial.eval.batch_size
+    assert smaller.train == trial.train
+    assert memory.estimate(shape(config), smaller).peak <= 24 * GIB
+    assert found.check(config)[0].startswith(f"lora, rank 128: eval batch {size}, as ")
+
+
 def test_what_cannot_fit_is_refused_for_every_method_at_once() -> None:
-    config, found = fit(24)
+    config, found = fit(12)
     with pytest.raises(UserError) as caught:
         found.check(config)
     faults = caught.value.faults
     assert [fault.field for fault in faults] == ["search.lora", "search.full"]
-    assert "at micro-batch 1, and has 24.0 GiB" in faults[0].rule
-    assert "eval.batch_size" in faults[0].remedy
+    assert "at one sample at a time, and has 12.0 GiB" in faults[0].rule
+    assert "zero_stage" in faults[1].remedy
 
 
 def test_workers_that_share_a_gpu_share_its_memory() -> None:
-    config, found = fit(80, "resources.lora.gpus_per_worker=0.25", "search.full=null")
-    with pytest.raises(UserError, match=r"has 20\.0 GiB"):
+    config, found = fit(40, "resources.lora.gpus_per_worker=0.25", "search.full=null")
+    with pytest.raises(UserError, match=r"has 10\.0 GiB"):
         found.check(config)
 
 
@@ -136,9 +147,12 @@ def test_a_dry_run_shows_which_card_takes_what(
     shown = capsys.readouterr().out.split("memory of a worker")[1]
     assert all(f"{card} GiB" in shown for card in (24, 40, 80, 141))
     rows = [line for line in shown.splitlines() if line.startswith("│")]
-    assert [row.split("│")[1].split(",")[0].strip() for row in rows] == ["lora", "full"]
+    methods = [row.split("│")[1].split(",")[0].strip() for row in rows]
+    assert [name for name in methods if name in ("lora", "full")] == ["lora", "full"]
     if sweep == LLAMA:
-        assert [cell.strip() for cell in rows[0].split("│")[4:8]] == ["no", "fits", "fits", "fits"]
+        cells = [cell.strip() for cell in rows[0].split("│")[4:8]]
+        assert cells[0].startswith("eval")
+        assert cells[1:] == ["fits", "fits", "fits"]
 
 
 def test_the_driver_of_the_graphics_card_is_asked(
