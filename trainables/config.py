@@ -23,6 +23,30 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class ModelShape(Frozen):
+    """The sizes of a decoder with gated MLPs, such as Llama, Mistral or Qwen.
+
+    Attributes:
+        hidden, intermediate, vocabulary, layers, heads: as in the model's `config.json`.
+        kv_heads: heads of keys and values.
+        head_size: numbers of one head.
+        tied_embeddings: whether input and output embedding are one.
+        attention_bias: whether query, key and value have a bias.
+        normed_heads: whether queries and keys are normalised head by head, as in Qwen3.
+    """
+
+    hidden: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    vocabulary: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_size: int = Field(ge=1)
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    normed_heads: bool = False
+
+
 class ModelConfig(Frozen):
     """The base model.
 
@@ -33,6 +57,7 @@ class ModelConfig(Frozen):
         attention: implementation handed to Transformers.
         trust_remote_code: run code that comes with the model. Off unless asked for.
         revision: branch, tag or commit of a hub model.
+        shape: for the memory estimate of a hub model that is not on this machine yet.
     """
 
     name: str
@@ -40,6 +65,7 @@ class ModelConfig(Frozen):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
     trust_remote_code: bool = False
     revision: str | None = None
+    shape: ModelShape | None = None
 
 
 class DataConfig(Frozen):

@@ -14,6 +14,7 @@ from trainables.config import TrialConfig
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
 from trainables.storage import Location, join
+from tune.memory_fit import memory_table
 from tune.searcher import OptunaSearcher
 from tune.sweep import make_trial
 from tune.sweep_config import SweepConfig
@@ -34,6 +35,7 @@ def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> N
     console.print(plan, markup=False, highlight=False, soft_wrap=True)
     points = list(islice(_suggestions(config), min(_POINTS_SHOWN, config.budget.trials)))
     console.print(_points_table(config, points))
+    console.print(memory_table(config))
     for line in [*_resources(config), *_estimate(config, points, rows, output_dir)]:
         console.print(line, soft_wrap=True, highlight=False)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import socket
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +17,7 @@ from trainables.errors import Fault, UserError
 _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("tune", "trainables", "analysis")
 _CONNECT_TIMEOUT_S = 10.0
+_ASK_TIMEOUT_S = 60.0
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
@@ -92,3 +95,37 @@ def _no_cluster(address: str | None, error: Exception) -> UserError:
             )
         ]
     )
+
+
+def smallest_gpu() -> int | None:
+    """Bytes of the smallest GPU of any node that is up; None where there is none to ask."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    ask = ray.remote(num_cpus=0, max_retries=0)(gpu_bytes)
+    asked = [
+        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
+        for node in ray.nodes()
+        if node["Alive"] and node["Resources"].get("GPU")
+    ]
+    if not asked:
+        return None
+    questions = [node.remote() for node in asked]
+    answers, _ = ray.wait(questions, num_returns=len(questions), timeout=_ASK_TIMEOUT_S)
+    return min((size for size in ray.get(answers) if size), default=None)
+
+
+def gpu_bytes() -> int | None:
+    """Bytes of this node's smallest GPU; asks the driver, so a GPU in use need not be free."""
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return None
+    done = subprocess.run(  # noqa: S603 - a fixed command
+        [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        timeout=_ASK_TIMEOUT_S,
+        check=False,
+    )
+    sizes = [int(line) << 20 for line in done.stdout.split() if line.isdigit()]
+    return min(sizes, default=None)

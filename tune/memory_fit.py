@@ -1,0 +1,175 @@
+"""Whether trials fit the GPUs: the table of `--dry-run`, and the check before a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from trainables import memory
+from trainables.config import LoraConfig, Method, ModelShape, TrialConfig
+from trainables.errors import Fault, UserError
+from trainables.model_shape import read_shape
+from tune.search_config import LoraSpace
+from tune.sweep_config import SweepConfig
+
+_CARDS_GIB = (24, 40, 80, 141)
+_GIB = 1 << 30
+
+
+def memory_table(config: SweepConfig) -> Table | str:
+    """Which micro-batch of each method fits which card; a sentence where that cannot be told."""
+    shape = read_shape(config.model)
+    if shape is None:
+        return (
+            f"memory: the shape of {config.model.name} is not known here; fetch the model, or give "
+            "model.shape"
+        )
+    table = Table(
+        title=f"memory of a worker, {memory.parameters(shape) / 1e9:.3g} B parameters, samples of "
+        f"{config.data.max_length} tokens",
+        title_justify="left",
+    )
+    for heading in ("method", "GiB", "peak in", *(f"{card} GiB" for card in _CARDS_GIB)):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for method in _estimated(config):
+        trial = largest_trial(config, method)
+        estimate = memory.estimate(shape, trial)
+        cells = [_fit(shape, trial, card * _GIB) for card in _CARDS_GIB]
+        table.add_row(_label(trial), f"{estimate.peak / _GIB:.1f}", estimate.phase, *cells)
+    return table
+
+
+@dataclass(frozen=True)
+class MemoryFit:
+    """Makes trials fit the smallest GPU of a cluster.
+
+    Attributes:
+        shape: of the model; None where it is not known, and nothing is checked.
+        card: bytes of that GPU; None on a cluster without.
+    """
+
+    shape: ModelShape | None
+    card: int | None
+
+    def check(self, config: SweepConfig) -> list[str]:
+        """A sentence on each method whose batches are made smaller.
+
+        Raises:
+            UserError: a method does not fit even one sample at a time.
+        """
+        if self.shape is None or self.card is None:
+            return []
+        notices, faults = [], []
+        for method in _estimated(config):
+            trial = largest_trial(config, method)
+            smaller = memory.fitted(self.shape, trial, self._share(trial))
+            if smaller is None:
+                faults.append(self._fault(trial))
+            elif smaller != trial:
+                need = f"{self._need(trial)} GiB would not fit"
+                notices.append(f"{_label(trial)}: {_portions(trial, smaller)}, as {need}")
+        if faults:
+            raise UserError(faults)
+        return notices
+
+    def resized(self, trial: TrialConfig) -> TrialConfig:
+        """The trial in the largest portions that fit; what it trains on stays what it is."""
+        if self.shape is None or self.card is None or not _is_known(trial):
+            return trial
+        return memory.fitted(self.shape, trial, self._share(trial)) or trial
+
+    def _share(self, trial: TrialConfig) -> float:
+        """What a worker has of a card; several may share one."""
+        return (self.card or 0) * min(1.0, trial.gpus_per_worker or 1.0)
+
+    def _need(self, trial: TrialConfig) -> str:
+        assert self.shape is not None  # noqa: S101 - seen to by the callers
+        return f"{memory.estimate(self.shape, trial).peak / _GIB:.1f}"
+
+    def _fault(self, trial: TrialConfig) -> Fault:
+        suite = trial.eval.model_copy(update={"batch_size": 1})
+        smallest = memory.with_micro_batch(trial.model_copy(update={"eval": suite}), 1)
+        more = "raise deepspeed.zero_stage or resources.full.workers, or offload"
+        return Fault(
+            f"search.{trial.method}",
+            f"a worker needs about {self._need(smallest)} GiB at one sample at a time, and has "
+            f"{self._share(trial) / _GIB:.1f} GiB",
+            more if trial.method == "full" else "take a smaller model or larger GPUs",
+        )
+
+
+def memory_fit(config: SweepConfig, card: int | None) -> MemoryFit:
+    """The check for a sweep on a cluster whose smallest GPU has so many bytes."""
+    return MemoryFit(read_shape(config.model) if card else None, card)
+
+
+def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
+    """The point of a method's space that takes most memory."""
+    space, resources = config.search.space(method), config.resources.of(method)
+    batch_size = max(space.batch_size or (config.train.batch_size,))
+    return TrialConfig(
+        trial_id="largest",
+        number=0,
+        seed=config.seed,
+        data_seed=config.seed,
+        method=method,
+        learning_rate=1.0,
+        lora=_largest_adapter(space) if isinstance(space, LoraSpace) else None,
+        deepspeed=config.deepspeed if method == "full" else None,
+        model=config.model,
+        data=config.data,
+        eval=config.eval,
+        train=config.train.model_copy(update={"batch_size": batch_size}),
+        workers=resources.workers,
+        gpus_per_worker=resources.gpus_per_worker or 0,
+        cpus_per_worker=resources.cpus_per_worker,
+        output_dir="",
+        base_dir="",
+    )
+
+
+def _largest_adapter(space: LoraSpace) -> LoraConfig:
+    def modules(choice: str | tuple[str, ...]) -> float:
+        return float("inf") if isinstance(choice, str) else len(choice)
+
+    return LoraConfig(
+        rank=max(space.rank),
+        alpha=1.0,
+        target_modules=max(space.target_modules, key=modules),
+        dropout=max(space.dropout),
+        dora=any(space.dora),
+    )
+
+
+def _estimated(config: SweepConfig) -> list[Method]:
+    """A DeepSpeed file of the user's own decides by itself what is kept where."""
+    own = config.deepspeed.config_file is not None
+    return [method for method in config.search.methods if method == "lora" or not own]
+
+
+def _is_known(trial: TrialConfig) -> bool:
+    return trial.deepspeed is None or trial.deepspeed.config_file is None
+
+
+def _fit(shape: ModelShape, trial: TrialConfig, card: float) -> str:
+    smaller = memory.fitted(shape, trial, card)
+    if smaller is None:
+        return "no"
+    return _portions(trial, smaller) or "fits"
+
+
+def _portions(trial: TrialConfig, smaller: TrialConfig) -> str:
+    """What is smaller in the second."""
+    sizes = {
+        "micro-batch": (trial.train.micro_batch_size, smaller.train.micro_batch_size),
+        "eval batch": (trial.eval.batch_size, smaller.eval.batch_size),
+    }
+    return ", ".join(f"{name} {after}" for name, (before, after) in sizes.items() if after < before)
+
+
+def _label(trial: TrialConfig) -> str:
+    if trial.lora:
+        return f"lora, rank {trial.lora.rank}"
+    assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
+    return f"full, ZeRO-{trial.deepspeed.zero_stage} on {trial.workers}"
