@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 _CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -26,14 +29,25 @@ def reserve() -> int:
 
 @contextmanager
 def s3_server(port: int) -> Iterator[str]:
-    """Address of an empty bucket."""
+    """Address of an empty bucket, on a server in a process of its own."""
     import boto3
-    from moto.server import ThreadedMotoServer
 
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
-    server.start()
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
+        _wait_for(port)
         boto3.client("s3").create_bucket(Bucket="sweeps")
         yield "s3://sweeps"
     finally:
-        server.stop()
+        server.kill()
+        server.wait()
+
+
+def _wait_for(port: int) -> None:
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with suppress(OSError):
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        time.sleep(0.05)
+    raise TimeoutError(f"no S3 server answers on port {port}")

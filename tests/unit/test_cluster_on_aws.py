@@ -36,6 +36,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]
     with pytest.MonkeyPatch.context() as environment, mock_aws():
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
             environment.setenv(name, "testing")
+        environment.delenv("AWS_ENDPOINT_URL", raising=False)  # of the tests' object store
         environment.setenv("HOME", str(tmp_path_factory.mktemp("home")))  # for the new ssh key
         for role in ("head", "worker"):  # as clusters/README.md has them made
             iam = boto3.client("iam", "us-west-2")
