@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.sweep_settings import SweepSettings
 from trainables.errors import Fault, UserError
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder, InsideRecord
@@ -57,7 +58,7 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
     ledger = _ledger(sweep_dir)
     trials = ledger.trials()
     if numbers is None:
-        chosen = notable_trials(ledger.sweep(), trials)
+        chosen = notable_trials(SweepSettings.of(ledger.sweep()), trials)
         if not chosen:
             raise UserError(
                 [

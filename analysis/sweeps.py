@@ -6,19 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from trainables.config import Frozen, ModelConfig, Objective
+from analysis.sweep_settings import SweepSettings
+from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.ledger import Ledger
-from trainables.pareto import Constraint
 from trainables.records import BaseRecord, ItemScore, SweepRecord, TrialRecord, TrialStatus
 from trainables.storage import Location
-
-
-class Goals(Frozen):
-    """What a sweep was after, as its own record tells."""
-
-    objectives: tuple[Objective, ...]
-    constraints: tuple[Constraint, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -41,11 +34,9 @@ class Sweep:
         return str(self.record.config["name"])
 
     @cached_property
-    def goals(self) -> Goals:
+    def goals(self) -> SweepSettings:
         """Objectives and constraints."""
-        return Goals.model_validate(
-            {key: self.record.config[key] for key in ("objectives", "constraints")}
-        )
+        return SweepSettings.of(self.record)
 
     @cached_property
     def model(self) -> ModelConfig:

@@ -140,7 +140,7 @@ class Sweep:
                 listener.sweep_ended(records)
         searcher.export(self._ledger.folder.study)
         if self._config.inspect and not events.running:
-            self._look_inside(sweep, records)
+            self._look_inside(records)
         # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
         return SweepOutcome(sweep, base, records, interrupted=bool(events.running))
 
@@ -204,7 +204,7 @@ class Sweep:
             raise fault
         return self._ledger.base()
 
-    def _look_inside(self, sweep: SweepRecord, records: Sequence[TrialRecord]) -> None:
+    def _look_inside(self, records: Sequence[TrialRecord]) -> None:
         """Look into notable trials' models on the workers; what fails there fails nothing here."""
         config, method = self._config, self._config.search.methods[0]
         task = inspect_remotely.options(
@@ -212,7 +212,7 @@ class Sweep:
             num_gpus=gpus_per_worker(config, method, self._cluster),
         )
         root = str(self._ledger.folder.root.absolute())
-        running = {n: task.remote(root, n) for n in notable_trials(sweep, records)}
+        running = {n: task.remote(root, n) for n in notable_trials(config, records)}
         for number, reference in running.items():
             try:
                 reason = ray.get(reference)

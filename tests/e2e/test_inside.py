@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from conftest import run_command
 
+from analysis.sweep_settings import SweepSettings
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder
 from trainables.ledger import Ledger
@@ -35,7 +36,11 @@ def test_an_option_that_can_be_turned_on_afterwards(tmp_path: Path) -> None:
     run(*SMALL, "inspect=true")
     assert ledger.trials() == finished
     records = inside.read_all()
-    assert [r.number for r in records] == notable_trials(ledger.sweep(), finished) != []
+    assert (
+        [r.number for r in records]
+        == notable_trials(SweepSettings.of(ledger.sweep()), finished)
+        != []
+    )
     for record in records:
         assert record.reason is None
         assert len(record.matrices) == 7 * 4

@@ -6,27 +6,18 @@ import json
 from pathlib import Path
 
 from test_ledger import trial
+from test_searcher import sweep
 
 from trainables.config import LoraConfig
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
 from trainables.records import (
     Measurement,
-    Provenance,
-    SweepRecord,
     TrialRecord,
     TrialStatus,
 )
 
-OBJECTIVES = [
-    {"metric": "in_domain/acc_mean", "mode": "max"},
-    {"metric": "forgetting/mean", "mode": "min"},
-]
-SWEEP = SweepRecord(
-    sweep_id="tiny",
-    config={"objectives": OBJECTIVES},
-    provenance=Provenance(created=1, command="c", git_commit=None, python="3", versions={}),
-)
+GOALS = sweep()
 
 
 def scored(
@@ -60,16 +51,16 @@ def test_front_best_of_each_rank_and_best_full() -> None:
         scored(5, None, 0.4, 0.15),
         scored(6, 16, 0.2, 0.0),  # on the front
     ]
-    assert notable_trials(SWEEP, records) == [0, 2, 4, 6]
+    assert notable_trials(GOALS, records) == [0, 2, 4, 6]
 
 
-def test_among_equals_the_next_objective_counts() -> None:
+def test_the_best_of_a_rank_is_its_best_trade_off() -> None:
     records = [scored(0, 4, 0.9, 0.0), scored(1, 8, 0.8, 0.3), scored(2, 8, 0.8, 0.2)]
-    assert notable_trials(SWEEP, records) == [0, 2]
+    assert notable_trials(GOALS, records) == [0, 2]
 
 
 def test_equal_trials_are_both_on_the_front() -> None:
-    assert notable_trials(SWEEP, [scored(0, 4, 0.9, 0.0), scored(1, 4, 0.9, 0.0)]) == [0, 1]
+    assert notable_trials(GOALS, [scored(0, 4, 0.9, 0.0), scored(1, 4, 0.9, 0.0)]) == [0, 1]
 
 
 def test_without_weights_or_scores_a_trial_is_not_notable() -> None:
@@ -79,7 +70,7 @@ def test_without_weights_or_scores_a_trial_is_not_notable() -> None:
         scored(2, 16, 0.9, None),
         trial(3, status=TrialStatus.FAILED),
     ]
-    assert notable_trials(SWEEP, records) == []
+    assert notable_trials(GOALS, records) == []
 
 
 def test_records_come_back_and_are_readable_as_json(tmp_path: Path) -> None:
