@@ -103,6 +103,7 @@ class SyntheticSweep:
                 "constraints": list(self.constraints),
                 "sampler": "tpe",
                 "budget": {"trials": self.budget or self.trials},
+                "wandb": {"project": "forgetting-sweeps"},
             },
             provenance=Provenance(
                 created=1.7e9,
