@@ -23,7 +23,7 @@ lint: $(INSTALLED)
 	$(BIN)/pre-commit run --all-files --show-diff-on-failure
 
 unit: $(INSTALLED)
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest tests/unit --numprocesses 2
 
 integration: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m "not slow and not gpu and not cluster"
