@@ -94,7 +94,9 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
             if key in tensors:
                 _set(parameter, tensors[key], moment, optimizer)
     for state in _base_optimizer(optimizer).state.values():
-        if "step" in state:
+        if torch.is_tensor(state.get("step")):
+            state["step"].fill_(steps)  # in place, as below: others may look at the same numbers
+        elif "step" in state:
             state["step"] = torch.tensor(float(steps))
 
 
@@ -209,7 +211,10 @@ def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any
         parameter.data.copy_(value)
         return
     state = _base_optimizer(optimizer).state[parameter]
-    state[moment] = value.to(parameter.dtype)
+    if moment in state:
+        state[moment].copy_(value)
+    else:
+        state[moment] = value.to(parameter.dtype)
     state.setdefault("step", torch.tensor(0.0))
 
 

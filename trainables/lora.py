@@ -41,7 +41,7 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
         )
         return result
     finally:
-        _restore(base, adapted)
+        restore(base, adapted)
 
 
 def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
@@ -65,7 +65,7 @@ def _save(trainer: Any, folder: Path) -> None:
         trainer.model.save_pretrained(folder)
 
 
-def _restore(base: Any, adapted: Any) -> None:
+def restore(base: Any, adapted: Any) -> None:
     """Take the adapter out of the shared base, whatever happened."""
     adapted.unload()
     # PEFT leaves its configuration; TRL its fused head, once more around it at every trial.

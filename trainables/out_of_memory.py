@@ -51,7 +51,7 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
             if not is_out_of_memory(error):
                 raise
             tried.append(_tried(config, error))
-            smaller = _smaller(config, evaluating=isinstance(error, EvaluationOutOfMemory))
+            smaller = smaller_batches(config, error)
             if smaller is None:
                 message = f"out of memory at {', then '.join(tried)}: {first_line(error)}"
                 raise OutOfMemory(message) from None
@@ -61,8 +61,9 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
         config = smaller
 
 
-def _smaller(config: TrialConfig, evaluating: bool) -> TrialConfig | None:
-    if evaluating:
+def smaller_batches(config: TrialConfig, error: BaseException) -> TrialConfig | None:
+    """The trial with the batch halved that was too large; None where it is 1 already."""
+    if isinstance(error, EvaluationOutOfMemory):
         if config.eval.batch_size == 1:
             return None
         half = config.eval.batch_size // 2

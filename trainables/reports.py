@@ -84,6 +84,10 @@ class Reports(TrainerCallback):
         self._evaluation_seconds = carried["evaluation_seconds"]
         self._earlier_seconds = carried["seconds"]
 
+    def exclude(self, seconds: float) -> None:
+        """Leave out time that went to other trials on the same device."""
+        self._started += seconds
+
     def on_log(
         self,
         args: TrainingArguments,

@@ -104,7 +104,7 @@ def run_training(
     best = BestWeights(config, lambda folder: save(trainer, folder), first)
     reports.start(trainer)
     checkpoints.start(trainer, best)
-    with suppress(_AlreadyTrained):
+    with suppress(AlreadyTrained):
         trainer.train()
     last = reports.last
     assert last is not None  # noqa: S101 - the last step is always reported
@@ -134,7 +134,7 @@ def _ordered(
     return samples.select(order[min(first_step, total_steps - 1) * batch :])
 
 
-class _AlreadyTrained(Exception):
+class AlreadyTrained(Exception):
     """The checkpoint was of the last step: nothing is left to train."""
 
 
@@ -185,7 +185,7 @@ class Checkpoints(TrainerCallback):
         if evaluated is None:
             self._best.offer(self._reports.evaluate(state))
         if progress.step >= self._total_steps:
-            raise _AlreadyTrained
+            raise AlreadyTrained
 
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

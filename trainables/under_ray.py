@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from threading import Event, Thread
@@ -36,6 +37,8 @@ from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, firs
 from trainables.locations import node_cache
 from trainables.records import Measurement, Outcome, TrialResult, TrialStatus
 from trainables.reporter import Reporter, StopTrial
+from trainables.slots import host
+from trainables.slots.eligibility import reason_against
 from trainables.storage import open_storage, parse_location
 
 MEASUREMENT = "measurement"
@@ -44,14 +47,35 @@ TrialFunction = Callable[[TrialConfig, Reporter], TrialResult]
 _STOP = "stop request"  # a name among those of this driver alone
 
 
-def run_trial(config: dict[str, Any]) -> None:
+@dataclass(frozen=True)
+class SlotHosts:
+    """Where LoRA trials train together.
+
+    Attributes:
+        actors: handles of `SlotHost` actors.
+        slots: of each.
+    """
+
+    actors: tuple[Any, ...]
+    slots: int
+
+
+def start_slot_host(cpus: float, gpus: float) -> Any:
+    """A `SlotHost` as an actor, which Ray starts anew should its process die."""
+    actor = ray.remote(host.SlotHost)
+    return actor.options(
+        num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_concurrency=1000
+    ).remote(_stop_is_requested)
+
+
+def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
     """Tune's function trainable. `config["trial"]` is a `TrialConfig` as plain data."""
     trial = TrialConfig.model_validate(config["trial"])
     here = trial
     try:
         here = on_this_node(trial)
         with _log_to(Path(here.output_dir) / "trial.log"):
-            outcome = _outcome(trial, here)
+            outcome = _outcome(trial, here, slot_hosts)
         publish_rest(here)
     except OSError as error:  # there is no place even for the log
         outcome = _verdict(here, error)
@@ -134,10 +158,16 @@ def inspect_remotely(sweep_dir: str, number: int) -> str | None:
             return f"{type(error).__name__}: {first_line(error)}"
 
 
-def _outcome(trial: TrialConfig, here: TrialConfig) -> Outcome:
-    """Run the trial with its folders here; whatever happens becomes a status and a reason."""
+def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> Outcome:
+    """Run the trial with its folders here; whatever happens becomes a status and a reason.
+
+    Raises:
+        ray.exceptions.RayActorError: the process that trained it has died; Tune starts it again.
+    """
     try:
-        _train(trial, here)
+        _train(trial, here, slot_hosts)
+    except ray.exceptions.RayActorError:
+        raise
     except Exception as error:  # a trial's fault never ends the sweep
         if isinstance(_root_cause(error), StopTrial):
             return Outcome(status=TrialStatus.RUNNING)
@@ -168,8 +198,11 @@ def _verdict(trial: TrialConfig, error: BaseException) -> Outcome:
     return Outcome(status=TrialStatus.FAILED, reason=f"{type(cause).__name__}: {first_line(cause)}")
 
 
-def _train(trial: TrialConfig, here: TrialConfig) -> None:
+def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> None:
     """Run the trial; a group of workers that is out of memory is started anew as a whole."""
+    if slot_hosts and not reason_against(trial):
+        _train_in_slot(slot_hosts, trial, _TuneReporter())
+        return
     from trainables.out_of_memory import train_within_memory
 
     if trial.workers > 1:
@@ -187,6 +220,41 @@ def _trial_function(trial: TrialConfig) -> TrialFunction:
     from trainables.full_sft import train_full_sft
 
     return train_full_sft
+
+
+def _train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter) -> TrialResult:
+    """Let a host train the trial beside others, and pass on what it reports."""
+    loads = ray.get([actor.load.remote() for actor in slot_hosts.actors])
+    actor = slot_hosts.actors[loads.index(min(loads))]
+    logging.getLogger(__name__).warning(
+        f"trains in a slot, beside up to {slot_hosts.slots - 1} other trials"
+    )
+    ray.get(actor.join.remote(trial.model_dump(mode="json"), slot_hosts.slots))
+    timeout = None  # waiting for a slot is not hanging
+    try:
+        while True:
+            event = _next_event(actor, trial, timeout)
+            if host.MEASUREMENT in event:
+                reporter.report(Measurement.model_validate(event[host.MEASUREMENT]))
+            elif host.RESULT in event:
+                return TrialResult.model_validate(event[host.RESULT])
+            elif host.ERROR in event:
+                raise event[host.ERROR]
+            elif host.UNKNOWN in event:
+                raise ray.exceptions.RayActorError
+            timeout = trial.minutes_per_report and trial.minutes_per_report * 60
+    finally:  # stopped, too: Tune ends the thread in its report
+        actor.leave.remote(trial.trial_id)
+
+
+def _next_event(actor: Any, trial: TrialConfig, timeout: float | None) -> host.Event:
+    """The next event; a host that has none for too long is taken for hung, and ended."""
+    reference = actor.next_event.remote(trial.trial_id)
+    try:
+        return dict(ray.get(reference, timeout=timeout))
+    except ray.exceptions.GetTimeoutError:
+        ray.kill(actor, no_restart=False)
+        return dict(ray.get(reference))  # raises what is raised where a host has died
 
 
 def _train_on_workers(trial: TrialConfig, here: TrialConfig) -> None:
@@ -261,9 +329,13 @@ class _Watched:
         faulthandler.cancel_dump_traceback_later()
 
 
+def _stop_is_requested() -> bool:
+    return _stop_requested(ray.get_runtime_context().get_job_id()).is_set()
+
+
 class _StoppableReporter:
     def stop_requested(self) -> bool:
-        return _stop_requested(ray.get_runtime_context().get_job_id()).is_set()
+        return _stop_is_requested()
 
 
 class _TuneReporter(_StoppableReporter):

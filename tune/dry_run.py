@@ -83,6 +83,9 @@ def _resources(config: SweepConfig) -> list[str]:
             f"{method}: {resources.workers} worker(s) a trial, each with "
             f"{resources.cpus_per_worker:g} CPU and {each}"
         )
+    if slots := config.resources.lora.slots:
+        number = "as many as train fastest" if slots == "auto" else f"{slots}"
+        lines.append(f"lora: trials train together in slots of one base, {number} at a time")
     return lines
 
 

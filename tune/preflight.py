@@ -116,20 +116,32 @@ def check_resources(config: SweepConfig, cluster: dict[str, float]) -> None:
         raise UserError(faults)
 
 
-def max_concurrent(config: SweepConfig, cluster: dict[str, float]) -> int:
-    """Trials that fit side by side, bounded by the configured number."""
-    fits = []
-    for method in config.search.methods:
-        resources = config.resources.of(method)
-        each = {"GPU": gpus_per_worker(config, method, cluster), "CPU": resources.cpus_per_worker}
-        fits.append(
-            min(
-                int(cluster.get(kind, 0) / (amount * resources.workers) + _ROUNDING)
-                for kind, amount in each.items()
-                if amount
-            )
-        )
-    most = max(1, max(fits))
+def trials_that_fit(config: SweepConfig, method: Method, cluster: dict[str, float]) -> int:
+    """Trials of one method side by side."""
+    resources = config.resources.of(method)
+    each = {"GPU": gpus_per_worker(config, method, cluster), "CPU": resources.cpus_per_worker}
+    return min(
+        int(cluster.get(kind, 0) / (amount * resources.workers) + _ROUNDING)
+        for kind, amount in each.items()
+        if amount
+    )
+
+
+def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int = 0) -> int:
+    """Trials that fit side by side, bounded by the configured number.
+
+    Args:
+        config: the sweep.
+        cluster: its resources by kind.
+        in_slots: LoRA trials that train in slots; 0 where they train one by one.
+    """
+    fits = [
+        trials_that_fit(config, method, cluster)
+        for method in config.search.methods
+        if not (in_slots and method == "lora")
+    ]
+    # Full fine-tuning has what the hosts of slots leave: room for one.
+    most = in_slots + len(fits) if in_slots else max(1, max(fits))
     limit = config.resources.max_concurrent
     return min(most, limit) if limit else most
 

@@ -112,6 +112,18 @@ def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
     )
 
 
+def largest_lora(search: SearchConfig) -> Params:
+    """The LoRA point that takes the most memory: of the highest rank, and else the first one."""
+    params: Params = {_METHOD: "lora"} if len(search.methods) > 1 else {}
+    for name, distribution in axes(search, "lora"):
+        if isinstance(distribution, CategoricalDistribution):
+            choices: Any = distribution.choices
+            params[name] = max(choices) if name == "lora/rank" else choices[0]
+        else:
+            params[name] = distribution.low  # type: ignore[attr-defined]
+    return params
+
+
 def learning_rate(search: SearchConfig, params: Params) -> float:
     """The peak learning rate of a point."""
     method = method_of(search, params)

@@ -6,6 +6,7 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from trainables.config import TrialConfig
 from trainables.inside.choice import notable_trials
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
+from trainables.slots.eligibility import reason_against
 from trainables.storage import Location
 from trainables.under_ray import (
+    SlotHosts,
     StopRequest,
     evaluate_base_remotely,
     inspect_remotely,
@@ -40,16 +43,17 @@ from tune.ray_cluster import smallest_gpu
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
 from tune.searcher import MakeTrial, OptunaSearcher
+from tune.slots import slot_hosts
 from tune.stopping import stopping_gently
 from tune.sweep_config import SweepConfig
 from tune.tune_events import TuneEvents
 
 logger = logging.getLogger(__name__)
-Trainable = Callable[[dict[str, Any]], None]
+Trainable = Callable[..., None]
 
 _FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
-# A multi-worker trial only waits for its workers, which hold the CPUs and GPUs themselves; what
-# it reserves must be something, and something that every node has.
+# A multi-worker trial only waits for its workers, and one in a slot for its host, which hold the
+# CPUs and GPUs themselves; what it reserves must be something that every node has.
 _SLIVER_OF_MEMORY = 1 << 20
 
 
@@ -133,7 +137,9 @@ class Sweep:
             listener.sweep_started(sweep, base, self._finished)
         try:
             if not searcher.is_done:
-                self._fit(self._tuner(searcher, events, scheduler), everyone)
+                trial_maker = self._trial_maker(sweep.sweep_id)
+                with slot_hosts(self._config, self._cluster, trial_maker) as hosts:
+                    self._fit(self._tuner(searcher, events, scheduler, hosts), everyone)
         finally:
             records = self._ledger.trials()
             for listener in everyone:
@@ -269,17 +275,25 @@ class Sweep:
         return EarlyStopping(rule)
 
     def _tuner(
-        self, searcher: OptunaSearcher, events: TuneEvents, scheduler: EarlyStopping | None
+        self,
+        searcher: OptunaSearcher,
+        events: TuneEvents,
+        scheduler: EarlyStopping | None,
+        hosts: SlotHosts | None,
     ) -> ray_tune.Tuner:
         config = self._config
+        trainable, in_slots = self._trainable, 0
+        if hosts is not None:
+            trainable = ray_tune.with_parameters(trainable, slot_hosts=hosts)
+            in_slots = len(hosts.actors) * hosts.slots
         hours = config.budget.hours
         return ray_tune.Tuner(
-            ray_tune.with_resources(self._trainable, _placement),
+            ray_tune.with_resources(trainable, partial(_placement, in_slots > 0)),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,  # the searcher says when there are no more
-                max_concurrent_trials=max_concurrent(config, self._cluster),
+                max_concurrent_trials=max_concurrent(config, self._cluster, in_slots),
                 time_budget_s=hours * 3600 if hours else None,
                 reuse_actors=True,
                 trial_name_creator=_trial_id,
@@ -340,10 +354,10 @@ def make_trial(
     )
 
 
-def _placement(config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
+def _placement(has_slots: bool, config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
     """What Tune reserves for a trial."""
     trial = TrialConfig.model_validate(config["trial"])
-    if trial.workers > 1:
+    if trial.workers > 1 or (has_slots and not reason_against(trial)):
         return ray_tune.PlacementGroupFactory([{"memory": _SLIVER_OF_MEMORY}])
     bundle = {"CPU": trial.cpus_per_worker}
     if trial.gpus_per_worker:

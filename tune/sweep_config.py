@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -62,6 +62,18 @@ class MethodResources(Frozen):
     cpus_per_worker: float = Field(default=1, gt=0)
 
 
+class LoraResources(MethodResources):
+    """What a LoRA trial holds, or a host of several.
+
+    Attributes:
+        slots: LoRA trials that train together on one copy of the base, in shared passes: a
+            number, `auto` for as many as are measured to train fastest, or 0 to train each by
+            itself. `workers`, GPUs and CPUs are then those of all of them together.
+    """
+
+    slots: Literal["auto"] | Annotated[int, Field(ge=0)] = 0
+
+
 class ResourcesConfig(Frozen):
     """Resources per trial and method, and how many trials may run at a time.
 
@@ -69,7 +81,7 @@ class ResourcesConfig(Frozen):
         max_concurrent: default as many as fit.
     """
 
-    lora: MethodResources = MethodResources()
+    lora: LoraResources = LoraResources()
     full: MethodResources = MethodResources()
     max_concurrent: int | None = Field(default=None, ge=1)
 

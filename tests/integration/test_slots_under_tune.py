@@ -1,0 +1,161 @@
+"""Slots under Tune: each trial is an ordinary one, and measures what it does by itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+import pytest
+
+from trainables.ledger import Ledger
+from trainables.records import TrialStatus
+from tune.listeners import SweepListener
+from tune.sweep import Sweep, SweepOutcome
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trainables.records import Measurement, TrialRecord
+    from tune.sweep_config import SweepConfig
+
+    RunSweep = Callable[..., tuple[SweepOutcome, Ledger]]
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+
+_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+FOUR_TRIALS = (
+    "search={lora: {rank: [4, 8], alpha: 8, learning_rate: [1.0e-3, 1.0e-4]}}",
+    "sampler=grid",
+    "budget.trials=4",
+    "train.steps=12",
+    "train.report_every=4",
+)
+TOGETHER = ("resources.lora.slots=2",)
+
+
+def host_processes() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.name().startswith("ray::SlotHost") and process.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+class HostKiller(SweepListener):
+    """Kills the hosts, once, when a trial reports a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self.interrupted: list[TrialRecord] = []
+        self.killed = 0
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        if measurement.step == self._step and not self.killed:
+            for process in host_processes():
+                process.kill()
+                self.killed += 1
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        self.interrupted.append(record)
+
+
+@pytest.fixture(scope="module")
+def run_sweep(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> RunSweep:
+    def run_sweep(
+        *overrides: str, listener: SweepListener | None = None
+    ) -> tuple[SweepOutcome, Ledger]:
+        folder = tmp_path_factory.mktemp("sweep") / "sweep"
+        outcome = Sweep(load(*overrides), folder, base_cache).run([listener or SweepListener()])
+        return outcome, Ledger(folder)
+
+    return run_sweep
+
+
+@pytest.fixture(scope="module")
+def one_by_one(run_sweep: RunSweep) -> dict[int, dict[str, float]]:
+    return finals(run_sweep(*FOUR_TRIALS)[0])
+
+
+def finals(outcome: SweepOutcome) -> dict[int, dict[str, float]]:
+    """Final metrics by trial."""
+    return {
+        record.number: {
+            key: value
+            for key, value in (record.last.metrics if record.last else {}).items()
+            if not key.startswith(_OF_THE_PROCESS) and key != "train/grad_norm"
+        }
+        for record in outcome.records
+    }
+
+
+def assert_same(ours: dict[int, dict[str, float]], theirs: dict[int, dict[str, float]]) -> None:
+    assert ours.keys() == theirs.keys()
+    for number, metrics in theirs.items():
+        assert ours[number] == pytest.approx(metrics, abs=1e-4)
+
+
+def test_trials_in_slots_end_as_trials_by_themselves(
+    run_sweep: RunSweep, one_by_one: dict[int, dict[str, float]]
+) -> None:
+    outcome, ledger = run_sweep(*FOUR_TRIALS, *TOGETHER)
+    assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
+    assert_same(finals(outcome), one_by_one)
+    assert all(record.weights_dir for record in outcome.records)
+    assert [m.step for m in ledger.measurements(3)] == list(range(1, 13))
+    _, alive = psutil.wait_procs(host_processes(), timeout=20)
+    assert not alive
+
+
+def test_trials_of_a_host_that_dies_go_on_and_measure_the_same(
+    run_sweep: RunSweep, one_by_one: dict[int, dict[str, float]]
+) -> None:
+    killer = HostKiller(step=6)
+    outcome, _ = run_sweep(*FOUR_TRIALS, *TOGETHER, listener=killer)
+    assert killer.killed
+    assert killer.interrupted
+    assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
+    assert {r.attempt for r in outcome.records} >= {2}
+    assert_same(finals(outcome), one_by_one)
+
+
+def test_a_trial_that_diverges_or_is_stopped_leaves_the_others(run_sweep: RunSweep) -> None:
+    outcome, ledger = run_sweep(
+        "search={lora: {rank: 8, alpha: 16, "
+        "learning_rate: [3.0e-3, 1.0e-3, 1.0e-6, 1.0e-7, 1.0e+30]}}",
+        "sampler=grid",
+        "budget.trials=5",
+        "train.steps=24",
+        "train.report_every=8",
+        "early_stopping={metrics: {validation/loss: -1}, reduction_factor: 2, first_rung: 0.3, "
+        "loss_limit: null}",
+        "resources.lora.slots=5",
+        "resources.lora.cpus_per_worker=2",
+    )
+    statuses = {r.config.learning_rate: r.status for r in outcome.records}
+    assert statuses[1e30] is TrialStatus.DIVERGED
+    assert statuses[3e-3] is TrialStatus.COMPLETE
+    stopped = [r for r in outcome.records if r.status is TrialStatus.STOPPED_EARLY]
+    for record in stopped:
+        assert record.last is not None
+        assert ledger.measurements(record.number)[-1] == record.last
+
+
+def test_the_number_of_slots_is_measured(run_sweep: RunSweep) -> None:
+    outcome, _ = run_sweep(*FOUR_TRIALS, "resources.lora.slots=auto")
+    assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
+
+
+def test_what_cannot_be_batched_trains_by_itself_and_says_so(
+    run_sweep: RunSweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    outcome, _ = run_sweep(
+        "search={lora: {rank: 4, alpha: 8, dora: true, learning_rate: 1.0e-3}}",
+        "budget.trials=1",
+        "sampler=random",
+        "resources.lora.slots=2",
+    )
+    assert outcome.records[0].status is TrialStatus.COMPLETE
+    assert "DoRA" in caplog.text

@@ -1,0 +1,121 @@
+"""Slots without torch: which trials can have one, how many there are, where they are put."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+import yaml
+from sweep_files import edited
+
+from trainables.config import LoraConfig, TrialConfig
+from trainables.slots.eligibility import reason_against
+from trainables.slots.host import UNKNOWN, SlotHost
+from trainables.slots.speed import Speed, best
+from tune.preflight import max_concurrent
+from tune.search_space import largest_lora, lora_config
+from tune.slots import hosts_that_fit
+from tune.sweep_config import SweepConfig
+
+
+def config(**changes: Any) -> SweepConfig:
+    return SweepConfig.model_validate(yaml.safe_load(edited(**changes)))
+
+
+def trial(**changes: Any) -> TrialConfig:
+    sweep = config()
+    fields: dict[str, Any] = {
+        "trial_id": "t",
+        "number": 0,
+        "seed": 0,
+        "data_seed": 0,
+        "method": "lora",
+        "learning_rate": 1e-3,
+        "lora": LoraConfig(rank=4, alpha=8),
+        "model": sweep.model,
+        "data": sweep.data,
+        "eval": sweep.eval,
+        "train": sweep.train,
+        "output_dir": "out",
+        "base_dir": "base",
+    }
+    return TrialConfig(**(fields | changes))
+
+
+def test_plain_lora_can_have_a_slot() -> None:
+    assert reason_against(trial()) is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "word"),
+    [
+        ({"method": "full", "lora": None}, "full"),
+        ({"lora": LoraConfig(rank=4, alpha=8, dora=True)}, "DoRA"),
+        ({"workers": 2}, "workers"),
+        ({"model": config().model.model_copy(update={"dtype": "float16"})}, "float16"),
+        (
+            {"train": config().train.model_copy(update={"gradient_checkpointing": True})},
+            "checkpointing",
+        ),
+    ],
+)
+def test_what_cannot_be_batched_says_why(changes: dict[str, Any], word: str) -> None:
+    assert word in (reason_against(trial(**changes)) or "")
+
+
+@pytest.mark.parametrize(
+    ("passes_per_second", "expected"),
+    [
+        ([10], 1),
+        ([10, 19, 30, 31], 4),  # 3 % is not worth the latency
+        ([10, 9, 8], 1),
+        ([10, 9, 14], 4),  # a dip of the clock is passed over
+        ([10, 10.4, 10.8], 4),  # small gains add up
+    ],
+)
+def test_slots_are_as_many_as_pay(passes_per_second: list[float], expected: int) -> None:
+    speeds = [Speed(2**power, rate, 0) for power, rate in enumerate(passes_per_second)]
+    assert best(speeds) == expected
+
+
+def test_the_probe_is_of_the_highest_rank() -> None:
+    search = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.1, 0.0]).search
+    assert search.lora is not None
+    lora = lora_config(search.lora, largest_lora(search))
+    assert (lora.rank, lora.alpha, lora.dropout) == (64, 128, 0.1)
+
+
+FULL = {"learning_rate": [1e-5]}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cluster", "hosts", "concurrent"),
+    [
+        ({}, {"CPU": 2.0}, 2, 8),
+        ({}, {"CPU": 16.0, "GPU": 2.0}, 2, 8),
+        ({"resources__lora__cpus_per_worker": 2}, {"CPU": 2.0}, 1, 4),
+        ({"search__full": FULL}, {"CPU": 2.0}, 1, 5),  # one host, one full fine-tuning
+        ({"search__full": FULL}, {"CPU": 1.0}, 0, 1),
+        ({"resources__max_concurrent": 1}, {"CPU": 8.0}, 1, 1),
+    ],
+)
+def test_hosts_and_trials_fit_the_cluster(
+    changes: dict[str, Any], cluster: dict[str, float], hosts: int, concurrent: int
+) -> None:
+    sweep = config(**changes)
+    assert hosts_that_fit(sweep, cluster) == hosts
+    assert max_concurrent(sweep, cluster, in_slots=4 * hosts) == concurrent
+
+
+@pytest.mark.parametrize("slots", [-1, 1.5, "many"])
+def test_slots_are_a_number_or_auto(slots: Any) -> None:
+    with pytest.raises(ValueError, match="slots"):
+        config(resources__lora__slots=slots)
+
+
+def test_a_host_that_has_died_and_started_anew_knows_no_trial() -> None:
+    async def ask() -> dict[str, Any]:
+        return await SlotHost().next_event("a-trial-of-before")
+
+    assert asyncio.run(ask()) == {UNKNOWN: True}

@@ -1,0 +1,302 @@
+"""LoRA adapters of several trials on one frozen base, in one forward and backward pass.
+
+Trials of equal rank lie beside each other in one matrix, a row for each, so that their products
+are batched without padding and without copies. Gradients are written straight into a matrix of
+the same shape: row i of a layer's input meets no parameters but those of its own trial.
+
+Shapes: G trials in a group, P parameters of one adapter, N sequences, S positions, r rank.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from trainables.config import LoraConfig
+
+
+@dataclass(frozen=True)
+class Target:
+    """A linear layer of the base that is adapted; `start` counts in units of the rank."""
+
+    name: str
+    module: torch.nn.Linear
+    start: int
+
+    def shapes(self, rank: int) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Of A and of B."""
+        return (rank, self.module.in_features), (self.module.out_features, rank)
+
+    def bounds(self, rank: int) -> tuple[int, int, int]:
+        """Where A begins, where it ends and B begins, and where B ends, in a flat adapter."""
+        start = self.start * rank
+        middle = start + self.module.in_features * rank
+        return start, middle, middle + self.module.out_features * rank
+
+
+def lay_out(named: Sequence[tuple[str, torch.nn.Linear]]) -> list[Target]:
+    """Lay adapted layers one after another into a flat adapter."""
+    targets = []
+    start = 0
+    for name, module in named:
+        targets.append(Target(name, module, start))
+        start += module.in_features + module.out_features
+    return targets
+
+
+class Adapter:
+    """One trial's adapter: a flat fp32 vector, seen tensor by tensor under PEFT's names.
+
+    Args:
+        lora: rank, scaling and dropout.
+        targets: the layers it adapts.
+        rows: sequences in each of its micro-batches.
+        values_P: its parameters.
+
+    Attributes:
+        flat_P: its parameters; `grad` is the gradient of the losses so far.
+        tensors: PEFT's parameter name to a view of `flat_P`.
+        gradients: the same of the gradient.
+    """
+
+    def __init__(
+        self, lora: LoraConfig, targets: Sequence[Target], rows: int, values_P: torch.Tensor
+    ) -> None:
+        self.rank, self.scaling, self.dropout = lora.rank, lora.scaling, lora.dropout
+        self.rows = rows
+        self.targets = targets
+        self.flat_P = torch.nn.Parameter(values_P)
+        self.flat_P.grad = torch.zeros_like(values_P)
+        self.gradients = self.views(self.flat_P.grad)
+        self.tensors = {
+            name: torch.nn.Parameter(view) for name, view in self.views(values_P).items()
+        }
+
+    def views(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A flat vector, such as the parameters or a moment, as PEFT's tensors."""
+        views = {}
+        for target in self.targets:
+            start, middle, end = target.bounds(self.rank)
+            shape_A, shape_B = target.shapes(self.rank)
+            views[peft_name(target, "A")] = flat_P[start:middle].view(shape_A)
+            views[peft_name(target, "B")] = flat_P[middle:end].view(shape_B)
+        return views
+
+    def move(self, parameters_P: torch.Tensor, gradients_P: torch.Tensor) -> None:
+        """Go on in other storage, which holds the same values already."""
+        self.flat_P.data = parameters_P
+        self.flat_P.grad = gradients_P
+        self.gradients = self.views(gradients_P)
+        for name, view in self.views(parameters_P).items():
+            self.tensors[name].data = view
+
+
+def peft_name(target: Target, matrix: str) -> str:
+    """The parameter's name in a PEFT model."""
+    return f"base_model.model.{target.name}.lora_{matrix}.default.weight"
+
+
+class AdapterGroup:
+    """Adapters of one rank and micro-batch size, as rows of one matrix.
+
+    It is laid out anew whenever a trial joins or leaves, and at no other time.
+
+    Args:
+        adapters: one or more, of equal rank and rows.
+        dtype: in which products are computed: the base's.
+    """
+
+    def __init__(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
+        self.adapters = list(adapters)
+        self.rank, self.rows = adapters[0].rank, adapters[0].rows
+        self._parameters_GP = torch.stack([adapter.flat_P.data for adapter in adapters])
+        self._gradients_GP = torch.stack([adapter.flat_P.grad for adapter in adapters])
+        for index, adapter in enumerate(adapters):
+            adapter.move(self._parameters_GP[index], self._gradients_GP[index])
+        self._scaling_G11 = self._parameters_GP.new_tensor(
+            [adapter.scaling for adapter in adapters]
+        ).view(-1, 1, 1)
+        self._working_GP = self._parameters_GP.to(dtype)  # the same matrix where that is fp32
+        self._views: dict[tuple[str, int, int], Weights] = {}
+
+    def refresh(self) -> None:
+        """Take over what the optimizers have done to the parameters."""
+        if self._working_GP is not self._parameters_GP:
+            self._working_GP.copy_(self._parameters_GP)
+
+    def weights(self, target: Target, first: int, last: int) -> Weights:
+        """What a layer needs of the adapters `first` to `last`, the last excluded."""
+        key = (target.name, first, last)
+        if key not in self._views:
+            start, middle, end = target.bounds(self.rank)
+            shape_A, shape_B = target.shapes(self.rank)
+            working, gradients = self._working_GP, self._gradients_GP
+            self._views[key] = Weights(
+                A=working[first:last, start:middle].unflatten(1, shape_A),
+                B=working[first:last, middle:end].unflatten(1, shape_B),
+                grad_A=gradients[first:last, start:middle].unflatten(1, shape_A),
+                grad_B=gradients[first:last, middle:end].unflatten(1, shape_B),
+                scaling=self._scaling_G11[first:last],
+            )
+        return self._views[key]
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One layer's part of several adapters of equal rank; shapes (G, r, in) and (G, out, r)."""
+
+    A: torch.Tensor
+    B: torch.Tensor
+    grad_A: torch.Tensor
+    grad_B: torch.Tensor
+    scaling: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Part:
+    """Sequences `rows` of a batch, which neighbours of one group share evenly."""
+
+    group: AdapterGroup
+    first: int
+    last: int
+    rows: slice
+
+    @property
+    def adapters(self) -> list[Adapter]:
+        """Whose sequences these are, in their order."""
+        return self.group.adapters[self.first : self.last]
+
+
+class AdaptedLayers:
+    """The base's linear layers, with adapters in force on parts of each batch.
+
+    Outside of `routed` the base is what it was.
+    """
+
+    def __init__(self, targets: Sequence[Target]) -> None:
+        self.targets = targets
+        device = targets[0].module.weight.device
+        # Makes autograd call the backward pass of layers whose input needs no gradient.
+        self.anchor = torch.zeros((), device=device, requires_grad=True)
+        self.parts: Sequence[Part] = ()
+        self.masks: Masks | None = None
+
+    @contextmanager
+    def routed(self, parts: Sequence[Part], masks: Masks | None = None) -> Iterator[None]:
+        """Let each part of the coming batches pass through its own adapters."""
+        self.parts, self.masks = parts, masks
+        for part in parts:
+            part.group.refresh()
+        for target in self.targets:
+            target.module.forward = partial(self._forward, target)  # type: ignore[method-assign]
+        try:
+            yield
+        finally:
+            for target in self.targets:
+                vars(target.module).pop("forward", None)
+            self.parts, self.masks = (), None
+
+    def _forward(self, target: Target, x_NSI: torch.Tensor) -> torch.Tensor:
+        return _AdaptedLinear.apply(x_NSI, self.anchor, self, target)  # type: ignore[no-any-return]
+
+
+class Masks:
+    """Dropout, drawn for each adapter from its own generator, as it would be if it were alone."""
+
+    def __init__(
+        self, generators: Sequence[torch.Generator], lengths: Sequence[int], device: torch.device
+    ) -> None:
+        self._generators = generators
+        self._lengths = lengths
+        self._device = device
+
+    def draw(self, part: Part, offset: int, shape_NSI: tuple[int, int, int]) -> Any:
+        """Factors for a part's input, whose first adapter is number `offset`; None for all ones."""
+        adapters = part.adapters
+        if not any(adapter.dropout for adapter in adapters):
+            return None
+        mask_NSI = torch.ones(shape_NSI, device=self._device)
+        rows = part.group.rows
+        for index, adapter in enumerate(adapters):
+            if adapter.dropout:
+                length = self._lengths[offset + index]
+                keep = 1 - adapter.dropout
+                drawn = torch.empty(rows, length, shape_NSI[2], device=self._device)
+                drawn.bernoulli_(keep, generator=self._generators[offset + index]).div_(keep)
+                mask_NSI[index * rows : (index + 1) * rows, :length] = drawn
+        return mask_NSI
+
+
+class _AdaptedLinear(torch.autograd.Function):
+    """y = x W^T + b + s B A dropout(x), with A, B and s of each part's own adapters.
+
+    The gradients of A and B are added to the groups' matrices; autograd sees that of x alone.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x_NSI: torch.Tensor, anchor: torch.Tensor, layers: AdaptedLayers, target: Target
+    ) -> torch.Tensor:
+        module = target.module
+        x_NSI = x_NSI.to(module.weight.dtype)
+        y_NSO = functional.linear(x_NSI, module.weight, module.bias)
+        saved: list[tuple[Part, Weights, Any, Any]] = []
+        offset = 0
+        for part in layers.parts:
+            weights = part.group.weights(target, part.first, part.last)
+            x_part = x_NSI[part.rows]
+            mask = layers.masks.draw(part, offset, tuple(x_part.shape)) if layers.masks else None
+            count = part.last - part.first
+            x_GTI = _grouped(_masked(x_part, mask), count)
+            h_GTr = torch.bmm(x_GTI, weights.A.mT).mul_(weights.scaling)
+            _grouped(y_NSO[part.rows], count).baddbmm_(h_GTr, weights.B.mT)
+            saved.append((part, weights, mask, h_GTr))
+            offset += count
+        ctx.module, ctx.saved = module, saved
+        ctx.save_for_backward(x_NSI)
+        return y_NSO
+
+    @staticmethod
+    def backward(ctx: Any, dy_NSO: torch.Tensor) -> Any:  # type: ignore[override]
+        (x_NSI,) = ctx.saved_tensors
+        dy_NSO = dy_NSO.contiguous()
+        dx_NSI = dy_NSO @ ctx.module.weight if ctx.needs_input_grad[0] else None
+        for part, weights, mask, h_GTr in ctx.saved:
+            count = part.last - part.first
+            dy_GTO = _grouped(dy_NSO[part.rows], count)
+            x_part = x_NSI[part.rows]
+            x_GTI = _grouped(_masked(x_part, mask), count)
+            dh_GTr = torch.bmm(dy_GTO, weights.B).mul_(weights.scaling)
+            _add_product(weights.grad_B, dy_GTO.mT, h_GTr)
+            _add_product(weights.grad_A, dh_GTr.mT, x_GTI)
+            if dx_NSI is None:
+                continue
+            dx_part = dx_NSI[part.rows]
+            if mask is None:
+                _grouped(dx_part, count).baddbmm_(dh_GTr, weights.A)
+            else:
+                dx_part += torch.bmm(dh_GTr, weights.A).view_as(dx_part) * mask
+        return dx_NSI, None, None, None
+
+
+def _masked(x_NSI: torch.Tensor, mask_NSI: torch.Tensor | None) -> torch.Tensor:
+    return x_NSI if mask_NSI is None else (x_NSI * mask_NSI).to(x_NSI.dtype)
+
+
+def _add_product(sum_GIJ: torch.Tensor, x_GIT: torch.Tensor, y_GTJ: torch.Tensor) -> None:
+    """Add x y to a sum in fp32, whatever the dtype of the factors."""
+    if x_GIT.dtype == sum_GIJ.dtype:
+        sum_GIJ.baddbmm_(x_GIT, y_GTJ)
+    else:
+        sum_GIJ += torch.bmm(x_GIT, y_GTJ)
+
+
+def _grouped(x_NSI: torch.Tensor, count: int) -> torch.Tensor:
+    """Sequences of `count` trials, as many of each: (N, S, I) to (G, T, I)."""
+    return x_NSI.view(count, -1, x_NSI.shape[-1])

@@ -1,0 +1,57 @@
+"""Micro-batches of several trials, side by side in one batch.
+
+Shapes: N sequences, S positions, T labelled tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from trainables.data import IGNORED_LABEL, Sample
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What a pass needs.
+
+    Attributes:
+        input_ids_NS: tokens, padded on the right to the longest of all.
+        positions_T: where a token is predicted that has a label, in row-major order.
+        targets_T: the tokens that are to be predicted there.
+        slots_T: number of the micro-batch each of them belongs to.
+        lengths: of the longest sequence in each micro-batch.
+    """
+
+    input_ids_NS: torch.Tensor
+    positions_T: torch.Tensor
+    targets_T: torch.Tensor
+    slots_T: torch.Tensor
+    lengths: list[int]
+
+    @classmethod
+    def of(cls, micro_batches: Sequence[Sequence[Sample]], device: torch.device) -> Batch:
+        """Lay micro-batches one after another."""
+        lengths = [max(len(s["input_ids"]) for s in samples) for samples in micro_batches]
+        width = max(lengths)
+        rows: list[list[int]] = []
+        positions: list[int] = []
+        targets: list[int] = []
+        slots: list[int] = []
+        for number, samples in enumerate(micro_batches):
+            for sample in samples:
+                start = len(rows) * width
+                labels = sample["labels"]
+                rows.append(sample["input_ids"] + [0] * (width - len(labels)))
+                for position, label in enumerate(labels[1:]):
+                    if label != IGNORED_LABEL:
+                        positions.append(start + position)
+                        targets.append(label)
+                        slots.append(number)
+
+        def tensor(values: list[int] | list[list[int]]) -> torch.Tensor:
+            return torch.tensor(values, dtype=torch.long, device=device)
+
+        return cls(tensor(rows), tensor(positions), tensor(targets), tensor(slots), lengths)

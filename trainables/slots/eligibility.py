@@ -1,0 +1,23 @@
+"""Which trials can share a base, and why others cannot. Loads no heavy library."""
+
+from __future__ import annotations
+
+from trainables.config import TrialConfig
+from trainables.storage import is_address
+
+
+def reason_against(trial: TrialConfig) -> str | None:
+    """Why a trial must train by itself; None where it can have a slot."""
+    if trial.lora is None:
+        return "full fine-tuning changes the base"
+    if trial.lora.dora:
+        return "DoRA's norms are not batched"
+    if trial.workers > 1:
+        return "resources.lora.workers is above 1"
+    if trial.model.dtype == "float16":
+        return "float16 needs a loss scale of each trial's own"
+    if trial.train.gradient_checkpointing:
+        return "train.gradient_checkpointing recomputes layers one trial at a time"
+    if is_address(trial.output_dir):
+        return "its results go to remote storage"
+    return None

@@ -1,0 +1,252 @@
+"""The loop over slots: one forward and backward pass for all trials that train on a base."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import peft
+import torch
+from torch.nn.functional import cross_entropy
+
+from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
+from trainables.data import TokenizedData, tokenize
+from trainables.lora import peft_config, restore
+from trainables.model import shared_base
+from trainables.records import TrialResult
+from trainables.reporter import Reporter
+from trainables.slots.adapters import (
+    AdaptedLayers,
+    Adapter,
+    AdapterGroup,
+    Masks,
+    Part,
+    lay_out,
+)
+from trainables.slots.batch import Batch
+from trainables.slots.slot import Slot
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a trial left its slot: with a result, or with the error that ended it."""
+
+    slot: Slot
+    result: TrialResult | None = None
+    error: Exception | None = None
+
+
+class SlotEngine:
+    """Trains any number of LoRA trials on this process's base; they come and go between passes.
+
+    Args:
+        model: the base; it is frozen until `close`.
+        lora: the layers that all trials adapt.
+    """
+
+    def __init__(self, model: ModelConfig, lora: LoraConfig) -> None:
+        self._base, self._tokenizer = shared_base(model)
+        names, self._resolved = resolve_targets(self._base, lora)
+        self._targets = lay_out([(name, self._base.get_submodule(name)) for name in names])
+        self._layers = AdaptedLayers(self._targets)
+        self._groups: dict[tuple[int, int], AdapterGroup] = {}
+        self._slots: dict[Adapter, Slot] = {}
+        self._most_at_once = sys.maxsize
+        self._tokenized: dict[tuple[DataConfig, int], TokenizedData] = {}
+        self._dtype = getattr(torch, model.dtype)
+        self._base.requires_grad_(False)
+        self._base.train()
+
+    @property
+    def slots(self) -> list[Slot]:
+        """Those that are busy."""
+        return list(self._slots.values())
+
+    def join(self, trial: TrialConfig, reporter: Reporter) -> Slot:
+        """Give a trial a slot; it takes part from the next pass on.
+
+        A trial that another attempt has begun goes on from its newest checkpoint.
+        """
+        data = (trial.data, trial.data_seed)
+        if data not in self._tokenized:
+            self._tokenized[data] = tokenize(trial.data, self._tokenizer, trial.data_seed)
+        tokenized = self._tokenized[data]
+        slot = Slot(
+            trial, reporter, self._base, self._tokenizer, tokenized, self._targets, self._resolved
+        )
+        self._slots[slot.adapter] = slot
+        key = _key(slot.adapter)
+        members = self._groups[key].adapters if key in self._groups else []
+        self._groups[key] = AdapterGroup([*members, slot.adapter], self._dtype)
+        try:
+            with self._alone(slot):
+                slot.begin()
+        except BaseException:
+            self.leave(slot)
+            raise
+        return slot
+
+    def leave(self, slot: Slot) -> None:
+        """Free a slot, whatever its trial has come to."""
+        del self._slots[slot.adapter]
+        key = _key(slot.adapter)
+        rest = [adapter for adapter in self._groups[key].adapters if adapter is not slot.adapter]
+        if rest:
+            self._groups[key] = AdapterGroup(rest, self._dtype)
+        else:
+            del self._groups[key]
+
+    def step(self) -> list[Ended]:
+        """A pass of each busy slot, and an optimizer step where one is due."""
+        if already := [slot for slot in self.slots if slot.is_trained]:
+            return [self._end(slot) for slot in already]
+        passes = _passes(list(self._groups.values()), self._most_at_once)
+        try:
+            due = [slot for parts in passes for slot in self._shared_pass(parts)]
+        except torch.OutOfMemoryError as error:
+            return self._make_room(error)
+        return [ended for slot in due if (ended := self._take_step(slot))]
+
+    def _shared_pass(self, parts: Sequence[Part]) -> list[Slot]:
+        """Train one micro-batch of each slot; returns those whose optimizer step is due."""
+        started = time.perf_counter()
+        slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
+        losses = self._pass(slots, parts)
+        due = [slot for slot, loss in zip(slots, losses, strict=True) if slot.take_pass(loss)]
+        seconds = time.perf_counter() - started
+        for slot in self.slots:
+            share = seconds / len(slots) if slot in slots else 0.0
+            slot.exclude(seconds - share)
+        return due
+
+    def _make_room(self, error: torch.OutOfMemoryError) -> list[Ended]:
+        """Let half as many slots share a pass from now on; none is lost but one alone."""
+        torch.cuda.empty_cache()
+        if len(self._slots) == 1 or self._most_at_once == 1:
+            slot = self.slots[-1]
+            self.leave(slot)
+            return [Ended(slot, error=error)]
+        self._most_at_once = max(1, min(len(self._slots), self._most_at_once) // 2)
+        for slot in self.slots:  # a pass that broke off has left parts of gradients
+            slot.restart_step()
+        return []
+
+    def time_pass(self) -> float:
+        """Seconds that one pass of the busy slots and their optimizers' steps take; trains them."""
+        started = time.perf_counter()
+        for parts in _passes(list(self._groups.values()), sys.maxsize):
+            slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
+            self._pass(slots, parts)
+        for slot in self.slots:
+            slot.optimizer.clip(1.0)
+            slot.optimizer.torch.step()
+            slot.optimizer.zero_grad()
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """Give the base back as it was."""
+        for slot in self.slots:
+            self.leave(slot)
+        self._base.eval()
+        self._base.requires_grad_(True)
+
+    def _pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[float]:
+        """Forward and backward; returns each slot's loss."""
+        batch = Batch.of([slot.micro_batch() for slot in slots], self._base.device)
+        masks = Masks([slot.generator for slot in slots], batch.lengths, self._base.device)
+        tokens_K = torch.tensor([slot.labelled_tokens() for slot in slots])
+        with self._layers.routed(parts, masks), self._autocast():
+            logits_TV = self._logits(batch)
+            nll_T = cross_entropy(logits_TV.float(), batch.targets_T, reduction="none")
+            loss_K = nll_T.new_zeros(len(slots)).index_add(0, batch.slots_T, nll_T)
+            loss_K = loss_K / tokens_K.to(loss_K.device)
+        # Each loss reaches the adapter of its own slot alone, so the sum's gradient is each one's.
+        loss_K.sum().backward()
+        return list(loss_K.tolist())
+
+    def _logits(self, batch: Batch) -> torch.Tensor:
+        """The base's logits where a token is to be predicted, shape (T, V)."""
+
+        def select(head: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+            return (inputs[0].flatten(0, 1).index_select(0, batch.positions_T)[None],)
+
+        hook = self._base.get_output_embeddings().register_forward_pre_hook(select)
+        try:
+            # Padding stands on the right, where causal attention never looks: no mask.
+            return self._base(input_ids=batch.input_ids_NS, use_cache=False).logits[0]
+        finally:
+            hook.remove()
+
+    def _take_step(self, slot: Slot) -> Ended | None:
+        """An optimizer step, with all that follows from it; None lets the trial go on."""
+        try:
+            with self._alone(slot):
+                slot.take_step()
+        except Exception as error:  # one trial's fault is not its neighbours'
+            self.leave(slot)
+            return Ended(slot, error=error)
+        return self._end(slot) if slot.is_trained else None
+
+    def _end(self, slot: Slot) -> Ended:
+        self.leave(slot)
+        try:
+            return Ended(slot, result=slot.finish())
+        except Exception as error:
+            return Ended(slot, error=error)
+
+    @contextmanager
+    def _alone(self, slot: Slot) -> Iterator[None]:
+        """The base with one slot's adapter; the time it takes is that slot's."""
+        started = time.perf_counter()
+        group = self._groups[_key(slot.adapter)]
+        index = group.adapters.index(slot.adapter)
+        try:
+            with self._layers.routed([Part(group, index, index + 1, slice(None))]):
+                with self._autocast():
+                    yield
+        finally:
+            for other in self.slots:
+                if other is not slot:
+                    other.exclude(time.perf_counter() - started)
+
+    def _autocast(self) -> Any:
+        if self._dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self._base.device.type, self._dtype)
+
+
+def _key(adapter: Adapter) -> tuple[int, int]:
+    """Adapters that are alike in this are computed together."""
+    return adapter.rank, adapter.rows
+
+
+def _passes(groups: Sequence[AdapterGroup], most: int) -> list[list[Part]]:
+    """Batches of at most so many adapters each, in which neighbours of a group stay together."""
+    passes: list[list[Part]] = [[]]
+    room, start = most, 0
+    for group in groups:
+        first = 0
+        while first < len(group.adapters):
+            if room == 0:
+                passes.append([])
+                room, start = most, 0
+            last = min(first + room, len(group.adapters))
+            end = start + (last - first) * group.rows
+            passes[-1].append(Part(group, first, last, slice(start, end)))
+            room -= last - first
+            first, start = last, end
+    return passes if passes[0] else []
+
+
+def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraConfig]:
+    """The names of the layers that PEFT adapts, and its configuration with them found."""
+    with torch.random.fork_rng():
+        adapted = peft.get_peft_model(base, peft_config(lora))
+    names = list(adapted.base_model.targeted_module_names)
+    resolved = adapted.peft_config["default"]
+    restore(base, adapted)
+    return names, resolved

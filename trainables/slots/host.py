@@ -1,0 +1,209 @@
+"""A process that holds one base and its slots, and serves trials that live elsewhere.
+
+It speaks of trials by their ids and of everything else as plain data, so whatever carries calls
+from process to process can stand before it. A trial joins, listens until it hears an outcome, and
+may leave at any time.
+
+An event is `{"started": True}` when a trial gets its slot, `{"measurement": ...}` at each report,
+and at the end `{"result": ...}` or `{"error": the exception}`; `{"unknown": True}` where the trial
+is not here, as after the process has died and started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import traceback
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+from trainables.config import TrialConfig
+from trainables.errors import OutOfMemory, first_line
+from trainables.records import Measurement
+
+STARTED = "started"
+MEASUREMENT = "measurement"
+RESULT = "result"
+ERROR = "error"
+UNKNOWN = "unknown"
+Event = dict[str, Any]
+
+
+@dataclass(eq=False)
+class _Guest:
+    """A trial on the host."""
+
+    trial: TrialConfig
+    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
+    slot: Any = None
+
+
+class _Mailbox:
+    """A slot's reporter: puts measurements where the trial listens, from the engine's thread."""
+
+    def __init__(
+        self,
+        guest: _Guest,
+        loop: asyncio.AbstractEventLoop,
+        stop_requested: Callable[[], bool],
+    ) -> None:
+        self._guest, self._loop = guest, loop
+        self.stop_requested = stop_requested
+
+    def report(self, measurement: Measurement) -> None:
+        event = {MEASUREMENT: measurement.model_dump()}
+        self._loop.call_soon_threadsafe(self._guest.events.put_nowait, event)
+
+
+class SlotHost:
+    """Slots for trials of one model; who finds none free waits for the next.
+
+    All methods are to be called on one event loop. The engine works in a thread of its own, and
+    between its passes trials come and go.
+
+    Args:
+        stop_requested: whether all trials shall save a checkpoint and end.
+    """
+
+    def __init__(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
+        self._stop_requested = stop_requested
+        self._slots = 1
+        self._engine: Any = None
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._guests: dict[str, _Guest] = {}
+        self._waiting: deque[_Guest] = deque()
+        self._leaving: list[_Guest] = []
+        self._running: asyncio.Task[None] | None = None
+
+    async def load(self) -> int:
+        """Trials that are here, those that wait included."""
+        return len(self._guests)
+
+    async def probe(self, trial: dict[str, Any], most: int) -> list[Any]:
+        """Measure how many slots are best.
+
+        Args:
+            trial: the largest that is expected.
+            most: slots beyond which there is nothing to gain.
+
+        Returns:
+            Numbers of slots and the passes per second they made; see `trainables.slots.probe`.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        from trainables.slots.probe import probe
+
+        config = TrialConfig.model_validate(trial)
+        speeds = await self._in_thread(lambda: probe(self._engine_for(config), config, most))
+        return list(speeds)
+
+    async def join(self, trial: dict[str, Any], slots: int) -> None:
+        """Take a trial in; an earlier attempt at it, which nobody listens to any more, leaves.
+
+        Args:
+            trial: a LoRA trial.
+            slots: trials that may train here at a time.
+        """
+        self._slots = slots
+        config = TrialConfig.model_validate(trial)
+        await self.leave(config.trial_id)
+        guest = _Guest(config)
+        self._guests[config.trial_id] = guest
+        self._waiting.append(guest)
+        if self._running is None:
+            self._running = asyncio.create_task(self._run_or_die())
+
+    async def next_event(self, trial_id: str) -> Event:
+        """What a trial has to tell next."""
+        if trial_id not in self._guests:
+            return {UNKNOWN: True}
+        event = await self._guests[trial_id].events.get()
+        if RESULT in event or ERROR in event:
+            self._guests.pop(trial_id, None)
+        return event
+
+    async def leave(self, trial_id: str) -> None:
+        """End a trial, wherever it stands."""
+        guest = self._guests.pop(trial_id, None)
+        if guest is None:
+            return
+        if guest in self._waiting:
+            self._waiting.remove(guest)
+        else:
+            self._leaving.append(guest)
+
+    async def _run_or_die(self) -> None:
+        """A pass that fails leaves no state that could be trusted: trials go on elsewhere."""
+        try:
+            await self._run()
+        except Exception:
+            traceback.print_exc()
+            os._exit(1)
+
+    async def _run(self) -> None:
+        """Pass after pass, for as long as there is somebody to train."""
+        busy: dict[Any, _Guest] = {}
+        while busy or self._waiting:
+            for guest in self._leaving:
+                if busy.pop(guest.slot, None):
+                    self._engine.leave(guest.slot)
+            self._leaving.clear()
+            while self._waiting and len(busy) < self._slots:
+                guest = self._waiting.popleft()
+                if await self._admit(guest):
+                    busy[guest.slot] = guest
+            for ended in await self._in_thread(self._step) if busy else []:
+                guest = busy.pop(ended.slot)
+                if ended.error is None:
+                    guest.events.put_nowait({RESULT: ended.result.model_dump()})
+                elif smaller := _within_memory(guest.trial, ended.error):
+                    guest.trial = smaller
+                    self._waiting.appendleft(guest)
+                else:
+                    guest.events.put_nowait({ERROR: _plain(ended.error)})
+        self._running = None
+
+    async def _admit(self, guest: _Guest) -> bool:
+        """Give a trial a slot, or tell it what is wrong with it."""
+        mailbox = _Mailbox(guest, asyncio.get_running_loop(), self._stop_requested)
+        try:
+            guest.slot = await self._in_thread(
+                lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
+            )
+        except Exception as error:  # a trial's fault never ends its neighbours
+            guest.events.put_nowait({ERROR: error})
+            return False
+        guest.events.put_nowait({STARTED: True})
+        return True
+
+    def _engine_for(self, trial: TrialConfig) -> Any:
+        if self._engine is None:
+            from trainables.slots.engine import SlotEngine
+
+            assert trial.lora is not None  # noqa: S101 - none but LoRA trials come here
+            self._engine = SlotEngine(trial.model, trial.lora)
+        return self._engine
+
+    def _step(self) -> Any:
+        return self._engine.step()
+
+    async def _in_thread(self, work: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+
+def _within_memory(trial: TrialConfig, error: Exception) -> TrialConfig | None:
+    """The trial with smaller batches, if that is what its error calls for."""
+    from trainables.out_of_memory import is_out_of_memory, smaller_batches
+
+    return smaller_batches(trial, error) if is_out_of_memory(error) else None
+
+
+def _plain(error: Exception) -> Exception:
+    """An error that can be read where torch is not loaded."""
+    from trainables.out_of_memory import is_out_of_memory
+
+    return OutOfMemory(first_line(error)) if is_out_of_memory(error) else error

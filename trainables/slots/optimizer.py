@@ -1,0 +1,58 @@
+"""AdamW over a flat adapter: torch's own, seen tensor by tensor by checkpoints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import Trainer, TrainingArguments
+
+from trainables.slots.adapters import Adapter
+
+
+class FlatAdamW:
+    """The optimizer that Transformers' trainer would make, over one vector of parameters.
+
+    AdamW works element by element, so a vector takes the very steps its parts would take.
+
+    Attributes:
+        torch: the optimizer itself.
+        state: moments by parameter of `adapter.tensors`; views, so writing to them in place
+            changes the optimizer.
+    """
+
+    def __init__(self, adapter: Adapter, arguments: TrainingArguments) -> None:
+        self._adapter, self._flat_P = adapter, adapter.flat_P
+        kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
+        # The second group holds what is not decayed, such as biases: an adapter has none.
+        groups: list[dict[str, Any]] = [
+            {"params": [self._flat_P], "weight_decay": arguments.weight_decay},
+            {"params": [], "weight_decay": 0.0},
+        ]
+        self.torch = kind(groups, **options)
+        moments = {name: torch.zeros_like(self._flat_P.data) for name in ("exp_avg", "exp_avg_sq")}
+        step = torch.zeros((), device=self._flat_P.device if options.get("fused") else "cpu")
+        self.torch.state[self._flat_P] = {"step": step, **moments}
+        views = {name: adapter.views(moment) for name, moment in moments.items()}
+        self.state = {
+            parameter: {"step": step, **{moment: views[moment][name] for moment in moments}}
+            for name, parameter in adapter.tensors.items()
+        }
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """As of any optimizer."""
+        return list(self.torch.param_groups)
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradient down to a norm, 0 for any; returns the norm it had."""
+        # Tensor by tensor, as the reference: over the whole vector at once, fp32 loses digits.
+        norm = torch.nn.utils.get_total_norm(list(self._adapter.gradients.values()))
+        if max_norm > 0:
+            torch.nn.utils.clip_grads_with_norm_(self._flat_P, max_norm, norm)
+        return float(norm)
+
+    def zero_grad(self) -> None:
+        """In place: the gradient is a row of its group's matrix."""
+        assert self._flat_P.grad is not None  # noqa: S101 - it has one from the beginning
+        self._flat_P.grad.zero_()

@@ -1,0 +1,91 @@
+"""How many slots: as many as make the most steps a second, measured on the trial's own batches."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+
+from trainables.config import TrialConfig
+from trainables.reporter import ListReporter
+from trainables.slots.engine import SlotEngine
+from trainables.slots.speed import Speed, best
+
+# Passes are repeated for so long, and at least so often; the fastest counts.
+_SECONDS = 0.5
+_PASSES = 3
+_SHARE_OF_MEMORY = 0.8
+
+
+def probe(engine: SlotEngine, trial: TrialConfig, most: int) -> list[Speed]:
+    """Measure 1, 2, 4, ... slots until more no longer pay, do not fit, or are not wanted.
+
+    Args:
+        engine: without busy slots; it is left so.
+        trial: the largest that is expected.
+        most: slots beyond which there is nothing to gain.
+
+    Returns:
+        What was measured, in order; `best` chooses.
+    """
+    speeds: list[Speed] = []
+    try:
+        for count in _doublings(most):
+            if _would_not_fit(speeds):
+                break
+            while len(engine.slots) < count:
+                engine.join(trial, ListReporter())
+            speeds.append(Speed(count, count / _seconds_of_a_pass(engine), _peak_bytes()))
+            if len(speeds) > 2 and best(speeds) <= speeds[-3].slots:
+                break  # twice in a row without a gain
+    except torch.OutOfMemoryError:
+        if not speeds:
+            raise
+    finally:
+        for slot in engine.slots:
+            engine.leave(slot)
+    return speeds
+
+
+def _doublings(most: int) -> Iterator[int]:
+    count = 1
+    while count < most:
+        yield count
+        count *= 2
+    yield most
+
+
+def _seconds_of_a_pass(engine: SlotEngine) -> float:
+    """The fastest of several, after one that warms up."""
+    engine.time_pass()
+    seconds: list[float] = []
+    while len(seconds) < _PASSES or sum(seconds) < _SECONDS:
+        seconds.append(engine.time_pass())
+    return min(seconds)
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _would_not_fit(speeds: list[Speed]) -> bool:
+    """Whether twice the slots, at what each of the last ones took, are more than there is."""
+    if len(speeds) < 2:
+        return False
+    before, last = speeds[-2:]
+    each = (last.peak_bytes - before.peak_bytes) / (last.slots - before.slots)
+    return each * last.slots > _SHARE_OF_MEMORY * _free_bytes()
+
+
+def _free_bytes() -> int:
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        return int(free)
+    fields = dict(
+        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if line
+    )
+    return int(fields["MemAvailable"].split()[0]) * 1024

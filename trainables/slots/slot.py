@@ -1,0 +1,247 @@
+"""One LoRA trial in a slot: what TRL's trainer is to a trial that trains alone.
+
+It has a trainer's `model`, `optimizer`, `lr_scheduler`, `args` and `state`, so reports and
+checkpoints are those of any other trial, and a trial can go on from a slot's checkpoint without
+one, and the other way round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.tuners.lora import Linear as PeftLinear
+from safetensors.torch import save_file
+from transformers import TrainerControl, TrainerState, get_scheduler
+
+from trainables import checkpoint_files
+from trainables.best_weights import BestWeights
+from trainables.config import TrialConfig
+from trainables.data import IGNORED_LABEL, Sample, TokenizedData, training_order
+from trainables.disk import whole_folder
+from trainables.lora import peft_config
+from trainables.records import TrialResult
+from trainables.reporter import Reporter
+from trainables.reports import Reports
+from trainables.slots.adapters import Adapter, Target
+from trainables.slots.optimizer import FlatAdamW
+from trainables.training import AlreadyTrained, Checkpoints, sft_config
+
+
+class Slot:
+    """A trial's state between the passes that it shares with others.
+
+    Args:
+        trial: a LoRA trial.
+        reporter: to whom it reports.
+        base: the frozen base.
+        tokenizer: its tokenizer.
+        tokenized: the trial's data.
+        targets: layers of the base that are adapted.
+        resolved: an adapter's configuration with base and layers as PEFT has found them.
+    """
+
+    def __init__(
+        self,
+        trial: TrialConfig,
+        reporter: Reporter,
+        base: Any,
+        tokenizer: Any,
+        tokenized: TokenizedData,
+        targets: Sequence[Target],
+        resolved: peft.LoraConfig,
+    ) -> None:
+        assert trial.lora is not None  # noqa: S101 - TrialConfig sees to it
+        self.trial = trial
+        self.args = sft_config(trial, len(tokenized.train))
+        self.state = TrainerState(max_steps=self.args.max_steps)
+        values_P = initial_values(trial, targets).to(base.device)
+        self.adapter = Adapter(trial.lora, targets, trial.train.micro_batch_size, values_P)
+        self.model = AdaptedBase(base, self.adapter)
+        self.optimizer = FlatAdamW(self.adapter, self.args)
+        self.lr_scheduler = get_scheduler(
+            self.args.lr_scheduler_type,
+            self.optimizer.torch,
+            self.args.get_warmup_steps(self.args.max_steps),
+            self.args.max_steps,
+        )
+        self.generator = dropout_generator(trial.seed, base.device)
+        self._tokenized, self._resolved = tokenized, resolved
+        self._order = training_order(
+            len(tokenized.train), self.args.max_steps * trial.train.batch_size, trial.seed
+        )
+        self._micro_batches_done = 0
+        self._loss = 0.0
+        self._reports = Reports(trial, reporter, tokenizer, tokenized, self.args.max_steps)
+        self._checkpoints = Checkpoints(trial, reporter, self._reports, self.args.max_steps)
+        self._best = BestWeights(trial, self._save, is_first=True)
+        self._random_at_step = self.generator.get_state()
+
+    def begin(self) -> None:
+        """Go on from the newest checkpoint of any attempt, where there is one.
+
+        Raises:
+            EvaluationFailed: it was of a step that is evaluated only now, and that failed.
+        """
+        self._reports.start(self)
+        self._checkpoints.start(self, self._best)
+        with self._own_random_state():
+            with suppress(AlreadyTrained):
+                self._checkpoints.on_train_begin(self.args, self.state, TrainerControl())
+            self._checkpoints.on_step_begin(self.args, self.state, TrainerControl())
+        self._random_at_step = self.generator.get_state()
+
+    def is_world_process_zero(self) -> bool:
+        """Always: a slot's trial has one worker."""
+        return True
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether all its steps are done."""
+        return bool(self.state.global_step >= self.args.max_steps)
+
+    def micro_batch(self) -> list[Sample]:
+        """The samples of its next pass."""
+        batch = self._batch()
+        size = self.trial.train.micro_batch_size
+        start = self._micro_batches_done * size
+        return batch[start : start + size]
+
+    def labelled_tokens(self) -> int:
+        """Tokens over which the loss of the current optimizer step is the mean, at least 1."""
+        counts = (sum(t != IGNORED_LABEL for t in s["labels"][1:]) for s in self._batch())
+        return max(1, sum(counts))
+
+    def _batch(self) -> list[Sample]:
+        size = self.trial.train.batch_size
+        start = self.state.global_step * size
+        return [self._tokenized.train[index] for index in self._order[start : start + size]]
+
+    def take_pass(self, loss: float) -> bool:
+        """Count a pass, whose gradient the adapter holds; whether an optimizer step is due."""
+        self.state.num_input_tokens_seen += sum(
+            len(sample["input_ids"]) for sample in self.micro_batch()
+        )
+        self._loss += loss
+        self._micro_batches_done += 1
+        return self._micro_batches_done == self.trial.accumulation_steps
+
+    def restart_step(self) -> None:
+        """Forget the passes since the last optimizer step."""
+        batch = self._batch()[: self._micro_batches_done * self.trial.train.micro_batch_size]
+        self.state.num_input_tokens_seen -= sum(len(sample["input_ids"]) for sample in batch)
+        self._loss, self._micro_batches_done = 0.0, 0
+        self.optimizer.zero_grad()
+        self.generator.set_state(self._random_at_step)
+
+    def exclude(self, seconds: float) -> None:
+        """Leave out time that went to other slots."""
+        self._reports.exclude(seconds)
+
+    def take_step(self) -> None:
+        """Clip, update, report; in the order of Transformers' trainer.
+
+        Raises:
+            Diverged: the loss or the gradient norm is NaN or infinite.
+        """
+        norm = self.optimizer.clip(self.args.max_grad_norm)
+        self.optimizer.torch.step()
+        (learning_rate, *_) = self.lr_scheduler.get_last_lr()
+        self.lr_scheduler.step()
+        self.optimizer.zero_grad()
+        self.state.global_step += 1
+        logs = {"loss": self._loss, "grad_norm": norm, "learning_rate": learning_rate}
+        self._loss, self._micro_batches_done = 0.0, 0
+        self._random_at_step = self.generator.get_state()
+        with self._own_random_state():
+            for callback in (self._reports, self._checkpoints):
+                callback.on_log(self.args, self.state, TrainerControl(), logs=logs)
+
+    def finish(self) -> TrialResult:
+        """Save the adapter, and let go of the checkpoints."""
+        last = self._reports.last
+        assert last is not None  # noqa: S101 - the last step is always reported
+        if self.trial.train.save_weights:
+            with whole_folder(Path(self.trial.weights_dir)) as folder:
+                self._save(folder)
+        result = TrialResult(
+            last=last,
+            weights_dir=self.trial.weights_dir if self.trial.train.save_weights else None,
+            best_weights_dir=self._best.settle(last),
+            skipped_samples=self._tokenized.skipped,
+        )
+        checkpoint_files.remove_checkpoints(self.trial.attempt_dirs)
+        return result
+
+    def _save(self, folder: Path) -> None:
+        """The adapter as PEFT saves it."""
+        config = peft_config(self.trial.lora)
+        config.target_modules = self._resolved.target_modules
+        config.base_model_name_or_path = self._resolved.base_model_name_or_path
+        config.inference_mode = True
+        config.save_pretrained(str(folder))
+        tensors = {
+            name.replace(".default", ""): tensor.detach().cpu().contiguous()
+            for name, tensor in self.adapter.tensors.items()
+        }
+        save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+
+    @contextmanager
+    def _own_random_state(self) -> Iterator[None]:
+        """Let the slot's random state be the process's, which checkpoints save and load."""
+        on_gpu = self.generator.device.type == "cuda"
+        library: Any = torch.cuda if on_gpu else torch
+        with torch.random.fork_rng(devices=[self.generator.device] if on_gpu else []):
+            library.set_rng_state(self.generator.get_state())
+            yield
+            self.generator.set_state(library.get_rng_state())
+
+
+class AdaptedBase:
+    """The base as one trial sees it, while the base's layers are routed to its adapter."""
+
+    def __init__(self, base: Any, adapter: Adapter) -> None:
+        self._base = base
+        self._adapter = adapter
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """A forward pass."""
+        return self._base(*arguments, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._base, name)
+
+    def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
+        """The adapter's, under PEFT's names: those that are trained."""
+        yield from self._adapter.tensors.items()
+
+    def parameters(self) -> Iterator[torch.nn.Parameter]:
+        """The adapter's."""
+        yield from self._adapter.tensors.values()
+
+
+def initial_values(trial: TrialConfig, targets: Sequence[Target]) -> torch.Tensor:
+    """A fresh adapter as PEFT makes it from the trial's seed, flat, on the CPU."""
+    config = peft_config(trial.lora)
+    parts = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(trial.seed)
+        for target in targets:
+            layer = PeftLinear(
+                target.module, "default", config, r=config.r, lora_alpha=config.lora_alpha
+            )
+            for matrix in (layer.lora_A, layer.lora_B):
+                parts.append(matrix["default"].weight.detach().cpu().float().flatten())
+    return torch.cat(parts)
+
+
+def dropout_generator(seed: int, device: torch.device) -> torch.Generator:
+    """A stream of random numbers as a trial alone would have it when its training begins."""
+    generator = torch.Generator(device).manual_seed(seed)
+    if device.type == "cpu":  # the data loader draws a seed for its workers, whether it has any
+        torch.empty((), dtype=torch.int64).random_(generator=generator)
+    return generator
