@@ -204,10 +204,10 @@ class SlotEngine:
         started = time.perf_counter()
         group = self._groups[_key(slot.adapter)]
         index = group.adapters.index(slot.adapter)
+        part = Part(group, index, index + 1, slice(None))
         try:
-            with self._layers.routed([Part(group, index, index + 1, slice(None))]):
-                with self._autocast():
-                    yield
+            with self._layers.routed([part]), self._autocast():
+                yield
         finally:
             for other in self.slots:
                 if other is not slot:
