@@ -39,13 +39,20 @@ def slot_hosts(
     trial = make_trial(0, largest_lora(config.search), 1, config.seed)
     count = hosts_that_fit(config, cluster)
     if reason := _reason_against_all(config, trial, count):
-        _LOG.warning("LoRA trials train one by one: %s", reason)
+        _say(reason)
         yield None
         return
     gpus = gpus_per_worker(config, "lora", cluster)
     cpus = config.resources.lora.cpus_per_worker
     actors = tuple(start_slot_host(cpus, gpus) for _ in range(count))
     try:
+        if reason := ray.get(actors[0].reason_against.remote(trial.model_dump(mode="json"))):
+            _say(reason)
+            for actor in actors:
+                ray.kill(actor)
+            actors = ()
+            yield None
+            return
         yield SlotHosts(actors, wanted if wanted != "auto" else _measured(config, trial, actors))
     finally:
         for actor in actors:
@@ -87,3 +94,7 @@ def _measured(config: SweepConfig, trial: TrialConfig, actors: tuple[Any, ...]) 
     measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
     _LOG.info("%d hosts of %d slots (passes by slots: %s)", len(actors), slots, measured)
     return slots
+
+
+def _say(reason: str) -> None:
+    _LOG.warning("LoRA trials train one by one: %s", reason)

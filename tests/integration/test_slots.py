@@ -17,6 +17,7 @@ from trainables.lora import peft_config, restore, train_lora
 from trainables.metric_keys import GRAD_NORM
 from trainables.model import load_model, shared_base
 from trainables.reporter import ListReporter
+from trainables.slots.base import NotBatchable, check_batchable
 from trainables.slots.engine import SlotEngine, _passes
 from trainables.slots.slot import initial_values
 
@@ -384,3 +385,24 @@ def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
     reference = alone(make_trial(**changes))
     curves = [[m.metrics["train/loss"] for m in run] for run in (reporter.measurements, reference)]
     assert curves[0] == pytest.approx(curves[1], rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "word"),
+    [
+        (lambda base: base.config.update({"attention_dropout": 0.1}), "attention_dropout"),
+        (lambda base: setattr(base.model, "extra", torch.nn.Dropout(0.1)), "model.extra"),
+        (lambda base: setattr(base.model.layers[0].mlp, "up_proj", _Heap(128, 352)), "up_proj"),
+    ],
+    ids=["dropout option", "dropout layer", "another layer"],
+)
+def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word: str) -> None:
+    names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(4)]
+    check_batchable(base_model, names)  # sound as it is
+    spoil(base_model)
+    with pytest.raises(NotBatchable, match=word):
+        check_batchable(base_model, names)
+
+
+class _Heap(torch.nn.Linear):
+    pass

@@ -9,13 +9,11 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-import peft
 import torch
 from torch.nn.functional import cross_entropy
 
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
 from trainables.data import TokenizedData, tokenize
-from trainables.lora import peft_config, restore
 from trainables.model import shared_base
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
@@ -27,6 +25,7 @@ from trainables.slots.adapters import (
     Part,
     lay_out,
 )
+from trainables.slots.base import check_batchable, resolve_targets
 from trainables.slots.batch import Batch
 from trainables.slots.slot import Slot
 
@@ -46,11 +45,15 @@ class SlotEngine:
     Args:
         model: the base; it is frozen until `close`.
         lora: the layers that all trials adapt.
+
+    Raises:
+        NotBatchable: the base cannot be shared.
     """
 
     def __init__(self, model: ModelConfig, lora: LoraConfig) -> None:
         self._base, self._tokenizer = shared_base(model)
         names, self._resolved = resolve_targets(self._base, lora)
+        check_batchable(self._base, names)
         self._targets = lay_out([(name, self._base.get_submodule(name)) for name in names])
         self._layers = AdaptedLayers(self._targets)
         self._groups: dict[tuple[int, int], AdapterGroup] = {}
@@ -240,13 +243,3 @@ def _passes(groups: Sequence[AdapterGroup], most: int) -> list[list[Part]]:
             room -= last - first
             first, start = last, end
     return passes if passes[0] else []
-
-
-def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraConfig]:
-    """The names of the layers that PEFT adapts, and its configuration with them found."""
-    with torch.random.fork_rng():
-        adapted = peft.get_peft_model(base, peft_config(lora))
-    names = list(adapted.base_model.targeted_module_names)
-    resolved = adapted.peft_config["default"]
-    restore(base, adapted)
-    return names, resolved

@@ -82,6 +82,20 @@ class SlotHost:
         """Trials that are here, those that wait included."""
         return len(self._guests)
 
+    async def reason_against(self, trial: dict[str, Any]) -> str | None:
+        """Why trials like this one cannot share the base; None where they can.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        from trainables.slots.base import NotBatchable
+
+        try:
+            await self._in_thread(lambda: self._engine_for(TrialConfig.model_validate(trial)))
+        except NotBatchable as error:
+            return str(error)
+        return None
+
     async def probe(self, trial: dict[str, Any], most: int) -> list[Any]:
         """Measure how many slots are best.
 

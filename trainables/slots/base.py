@@ -1,0 +1,65 @@
+"""What slots need to know of a base model: the layers that are adapted, and whether it can be shared."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import peft
+import torch
+
+from trainables.config import LoraConfig
+from trainables.lora import peft_config, restore
+
+
+class NotBatchable(Exception):
+    """The base does something that trials in one batch would feel of each other; says what."""
+
+
+def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraConfig]:
+    """The names of the layers that PEFT adapts, and its configuration with them found."""
+    with torch.random.fork_rng():
+        adapted = peft.get_peft_model(base, peft_config(lora))
+    names = list(adapted.base_model.targeted_module_names)
+    resolved = adapted.peft_config["default"]
+    restore(base, adapted)
+    return names, resolved
+
+
+def check_batchable(base: Any, names: list[str]) -> None:
+    """See that each sequence passes through the base by itself, and through plain linear layers.
+
+    Raises:
+        NotBatchable: it does not.
+    """
+    for name in names:
+        kind = type(base.get_submodule(name))
+        if kind is not torch.nn.Linear:
+            raise NotBatchable(f"layer {name} is a {kind.__name__}, not a plain linear layer")
+    for name, module in base.named_modules():
+        if isinstance(module, torch.nn.Dropout) and module.p > 0:
+            raise NotBatchable(f"{name} drops activations of the base itself")
+    for option, value in base.config.to_dict().items():
+        if option.endswith("dropout") and isinstance(value, float) and value > 0:
+            raise NotBatchable(f"the base's {option} is {value:g}, not 0")
+    _check_layers_see_sequences(base, names)
+
+
+def _check_layers_see_sequences(base: Any, names: list[str]) -> None:
+    """Experts of a mixture, for one, are given tokens of several sequences in one heap."""
+    input_ids_NS = torch.ones(2, 3, dtype=torch.long, device=base.device)
+    shapes: dict[str, torch.Size] = {}
+    hooks = [
+        base.get_submodule(name).register_forward_pre_hook(
+            lambda module, inputs, name=name: shapes.setdefault(name, inputs[0].shape) and None
+        )
+        for name in names
+    ]
+    try:
+        with torch.no_grad():
+            base(input_ids=input_ids_NS, use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for name in names:
+        if tuple(shapes.get(name, ())[:2]) != (2, 3):
+            raise NotBatchable(f"layer {name} does not see whole sequences")
