@@ -1,4 +1,4 @@
-"""What slots need to know of a base model: the layers that are adapted, and whether it can be shared."""
+"""What slots ask of a base model: the layers that are adapted, and whether it can be shared."""
 
 from __future__ import annotations
 

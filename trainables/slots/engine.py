@@ -107,17 +107,20 @@ class SlotEngine:
         """A pass of each busy slot, and an optimizer step where one is due."""
         if already := [slot for slot in self.slots if slot.is_trained]:
             return [self._end(slot) for slot in already]
-        passes = _passes(list(self._groups.values()), self._most_at_once)
-        try:
-            due = [slot for parts in passes for slot in self._shared_pass(parts)]
-        except torch.OutOfMemoryError as error:
-            return self._make_room(error)
-        return [ended for slot in due if (ended := self._take_step(slot))]
+        due: list[Slot] = []
+        ended: list[Ended] = []
+        for parts in _passes(list(self._groups.values()), self._most_at_once):
+            slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
+            try:
+                due += self._shared_pass(slots, parts)
+            except torch.OutOfMemoryError as error:
+                ended += self._make_room(slots, error)
+                break
+        return ended + [end for slot in due if (end := self._take_step(slot))]
 
-    def _shared_pass(self, parts: Sequence[Part]) -> list[Slot]:
+    def _shared_pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[Slot]:
         """Train one micro-batch of each slot; returns those whose optimizer step is due."""
         started = time.perf_counter()
-        slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
         losses = self._pass(slots, parts)
         due = [slot for slot, loss in zip(slots, losses, strict=True) if slot.take_pass(loss)]
         seconds = time.perf_counter() - started
@@ -126,15 +129,14 @@ class SlotEngine:
             slot.exclude(seconds - share)
         return due
 
-    def _make_room(self, error: torch.OutOfMemoryError) -> list[Ended]:
-        """Let half as many slots share a pass from now on; none is lost but one alone."""
+    def _make_room(self, slots: Sequence[Slot], error: torch.OutOfMemoryError) -> list[Ended]:
+        """Let half as many slots share a pass from now on; one alone cannot go on."""
         torch.cuda.empty_cache()
-        if len(self._slots) == 1 or self._most_at_once == 1:
-            slot = self.slots[-1]
-            self.leave(slot)
-            return [Ended(slot, error=error)]
-        self._most_at_once = max(1, min(len(self._slots), self._most_at_once) // 2)
-        for slot in self.slots:  # a pass that broke off has left parts of gradients
+        if len(slots) == 1:
+            self.leave(slots[0])
+            return [Ended(slots[0], error=error)]
+        self._most_at_once = len(slots) // 2
+        for slot in slots:  # a pass that broke off has left parts of gradients
             slot.restart_step()
         return []
 

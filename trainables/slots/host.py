@@ -174,11 +174,8 @@ class SlotHost:
                 guest = busy.pop(ended.slot)
                 if ended.error is None:
                     guest.events.put_nowait({RESULT: ended.result.model_dump()})
-                elif smaller := _within_memory(guest.trial, ended.error):
-                    guest.trial = smaller
-                    self._waiting.appendleft(guest)
                 else:
-                    guest.events.put_nowait({ERROR: _plain(ended.error)})
+                    self._take_error(guest, ended.error)
         self._running = None
 
     async def _admit(self, guest: _Guest) -> bool:
@@ -189,10 +186,22 @@ class SlotHost:
                 lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
             )
         except Exception as error:  # a trial's fault never ends its neighbours
-            guest.events.put_nowait({ERROR: error})
+            self._take_error(guest, error)
             return False
         guest.events.put_nowait({STARTED: True})
         return True
+
+    def _take_error(self, guest: _Guest, error: Exception) -> None:
+        """Let a trial go on with smaller batches where those were too large, else end it."""
+        from trainables.out_of_memory import is_out_of_memory, smaller_batches
+
+        if not is_out_of_memory(error):
+            guest.events.put_nowait({ERROR: error})
+        elif smaller := smaller_batches(guest.trial, error):
+            guest.trial = smaller
+            self._waiting.appendleft(guest)
+        else:  # the trial's own process has no torch to read torch's error with
+            guest.events.put_nowait({ERROR: OutOfMemory(first_line(error))})
 
     def _engine_for(self, trial: TrialConfig) -> Any:
         if self._engine is None:
@@ -207,17 +216,3 @@ class SlotHost:
 
     async def _in_thread(self, work: Any) -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
-
-
-def _within_memory(trial: TrialConfig, error: Exception) -> TrialConfig | None:
-    """The trial with smaller batches, if that is what its error calls for."""
-    from trainables.out_of_memory import is_out_of_memory, smaller_batches
-
-    return smaller_batches(trial, error) if is_out_of_memory(error) else None
-
-
-def _plain(error: Exception) -> Exception:
-    """An error that can be read where torch is not loaded."""
-    from trainables.out_of_memory import is_out_of_memory
-
-    return OutOfMemory(first_line(error)) if is_out_of_memory(error) else error
