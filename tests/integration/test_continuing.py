@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from typing import TYPE_CHECKING, Any
 
 import fake_sweep
@@ -101,3 +102,21 @@ def test_a_search_or_a_model_that_old_trials_do_not_fit_is_refused(
             start(*THREE, change)
         assert told in str(caught.value)
     assert (ledger.sweep(), ledger.trials()) == before
+
+
+def test_the_winner_is_confirmed_once_with_other_seeds(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    confirm = (*THREE, "confirm={top_k: 1, seeds: 2}")
+    ran, records = start(*confirm)
+    assert sorted(ran[:3]) == [0, 1, 2]
+    confirming = [record for record in records if record.confirms is not None]
+    assert [record.number for record in confirming] == [3, 4]
+    (winner,) = {record.confirms for record in confirming}
+    assert {r.config.seed - records[winner].config.seed for r in confirming} == {1, 2}
+    assert all(record.params == records[winner].params for record in confirming)
+    with (tmp_path / "sweep" / "confirmed.csv").open(newline="") as file:
+        rows = {row["metric"]: row for row in csv.DictReader(file)}
+    assert rows["in_domain/acc_mean"]["number"] == str(winner)
+    assert rows["in_domain/acc_mean"]["runs"] == "2"
+    assert start(*confirm) == ([], records)
