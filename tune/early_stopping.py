@@ -18,7 +18,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from trainables.metric_keys import TRAIN_LOSS
 from trainables.pareto import Constraint
 from trainables.records import Measurement, Outcome, TrialStatus
-from trainables.under_ray import MEASUREMENT
+from trainables.under_ray.reporting import MEASUREMENT
 from tune.sweep_config import EarlyStoppingConfig
 
 

@@ -12,7 +12,7 @@ import ray
 from trainables.config import TrialConfig
 from trainables.slots.eligibility import reason_against
 from trainables.slots.speed import best
-from trainables.under_ray import SlotHosts, start_slot_host
+from trainables.under_ray.slots import SlotHosts, start_slot_host
 from tune.preflight import gpus_per_worker, trials_that_fit
 from tune.search_space import largest_lora
 from tune.searcher import MakeTrial

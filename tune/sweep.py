@@ -20,13 +20,10 @@ from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.slots.eligibility import reason_against
 from trainables.storage import Location
-from trainables.under_ray import (
-    SlotHosts,
-    StopRequest,
-    evaluate_base_remotely,
-    inspect_remotely,
-    run_trial,
-)
+from trainables.under_ray.slots import SlotHosts
+from trainables.under_ray.stop_request import StopRequest
+from trainables.under_ray.tasks import evaluate_base_remotely, inspect_remotely
+from trainables.under_ray.trial import run_trial
 from tune.disk_budget import DiskBudget
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving

@@ -11,7 +11,7 @@ from ray.tune.experiment import Trial
 
 from trainables.config import TrialConfig
 from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
-from trainables.under_ray import MEASUREMENT, OUTCOME
+from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 
 

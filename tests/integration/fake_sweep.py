@@ -23,7 +23,7 @@ import ray.tune
 
 from trainables.config import TrialConfig
 from trainables.records import Measurement, Outcome, TrialStatus
-from trainables.under_ray import MEASUREMENT, OUTCOME
+from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
 from tune.sweep_file import load_sweep

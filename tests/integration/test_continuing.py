@@ -14,7 +14,7 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import Outcome, TrialRecord, TrialStatus
-from trainables.under_ray import OUTCOME
+from trainables.under_ray.reporting import OUTCOME
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
 

@@ -13,7 +13,7 @@ from trainables.disk import is_disk_full
 from trainables.lora import train_lora
 from trainables.records import TrialStatus
 from trainables.reporter import ListReporter
-from trainables.under_ray import _verdict
+from trainables.under_ray.endings import verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -65,7 +65,7 @@ def test_trial_fails_and_goes_on_once_there_is_room(
     with pytest.raises(Exception, match="No space left") as caught:
         train_lora(first, Filling(disk, filled_at))
     assert is_disk_full(caught.value)
-    outcome = _verdict(first, caught.value)
+    outcome = verdict(first, caught.value)
     assert outcome.status is TrialStatus.FAILED
     assert outcome.reason == f"disk full: {disk}/attempt_1 has 0.0 MiB free of 64.0 MiB"
     assert not Path(first.weights_dir).exists()

@@ -22,12 +22,12 @@ SCRIPT = textwrap.dedent(
     from trainables.config import TrialConfig
     from trainables.records import Measurement
     from trainables.reporter import ListReporter
-    from trainables.under_ray import _Watched
+    from trainables.under_ray.reporting import Watched
 
     def hang(seconds):
         time.sleep(seconds)
 
-    reporter = _Watched(TrialConfig.model_validate_json(sys.argv[1]), ListReporter())
+    reporter = Watched(TrialConfig.model_validate_json(sys.argv[1]), ListReporter())
     for step in range(1, 4):
         hang(0.4)
         reporter.report(Measurement(step=step, total_steps=int(sys.argv[2]), metrics={}, time=0))

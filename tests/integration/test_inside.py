@@ -19,7 +19,7 @@ from trainables.inside.records import InsideFolder
 from trainables.ledger import Ledger
 from trainables.model import load_model
 from trainables.records import SweepRecord, TrialRecord, TrialStatus
-from trainables.under_ray import inspect_remotely
+from trainables.under_ray.tasks import inspect_remotely
 from tune.provenance import provenance
 
 if TYPE_CHECKING:

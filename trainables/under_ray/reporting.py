@@ -1,0 +1,78 @@
+"""What a trial says to Tune.
+
+It is `{"measurement": ...}` at each report and `{"outcome": ...}` at the end; an outcome that is
+still RUNNING is that of a trial which was asked to stop and will go on later.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import sys
+
+import ray.tune
+
+from trainables.attempt_folder import publish_items
+from trainables.config import TrialConfig
+from trainables.records import Measurement
+from trainables.reporter import Reporter
+from trainables.under_ray.stop_request import stop_is_requested
+
+MEASUREMENT = "measurement"
+OUTCOME = "outcome"
+
+
+class _StoppableReporter:
+    def stop_requested(self) -> bool:
+        return stop_is_requested()
+
+
+class TuneReporter(_StoppableReporter):
+    """Reports from the process of a trial."""
+
+    def report(self, measurement: Measurement) -> None:
+        """Hand Tune a measurement; a trial that Tune stops here ends in this call."""
+        ray.tune.report({MEASUREMENT: measurement.model_dump()})
+
+
+class WorkerReporter(_StoppableReporter):
+    """Reports from a worker of a group; a barrier for the group, and rank 0's are forwarded."""
+
+    def report(self, measurement: Measurement) -> None:
+        """Wait for the group, then hand the measurement on."""
+        import ray.train
+
+        ray.train.report({MEASUREMENT: measurement.model_dump()})
+
+
+class Watched:
+    """Ends the process where a trial reports nothing for too long; it is started again then.
+
+    The watch is the interpreter's own and needs no cooperation of a hung trial. Where it hung is
+    written to the trial's log.
+    """
+
+    def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
+        self._trial = trial
+        self._reporter = reporter
+        minutes = trial.minutes_per_report
+        self._seconds = minutes * 60 if minutes else None
+        self._wind()
+
+    def report(self, measurement: Measurement) -> None:
+        """Pass it on, and wait for the next from then."""
+        self._stop()  # Tune answers when it has taken the report, which may be long
+        publish_items(self._trial)
+        self._reporter.report(measurement)
+        if measurement.step != measurement.total_steps:
+            self._wind()
+
+    def stop_requested(self) -> bool:
+        """Whether the trial shall save a checkpoint and end."""
+        return self._reporter.stop_requested()
+
+    def _wind(self) -> None:
+        if self._seconds:
+            faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.stderr)
+
+    def _stop(self) -> None:
+        faulthandler.cancel_dump_traceback_later()

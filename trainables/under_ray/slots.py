@@ -1,0 +1,71 @@
+"""Trials in slots: hosts as actors, and a trial that listens to one."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from trainables.config import TrialConfig
+from trainables.records import Measurement, TrialResult
+from trainables.reporter import Reporter
+from trainables.slots import host
+from trainables.under_ray.stop_request import stop_is_requested
+
+
+@dataclass(frozen=True)
+class SlotHosts:
+    """Where LoRA trials train together.
+
+    Attributes:
+        actors: handles of `SlotHost` actors.
+        slots: of each.
+    """
+
+    actors: tuple[Any, ...]
+    slots: int
+
+
+def start_slot_host(cpus: float, gpus: float) -> Any:
+    """A `SlotHost` as an actor, which Ray starts anew should its process die."""
+    actor = ray.remote(host.SlotHost)
+    return actor.options(
+        num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_concurrency=1000
+    ).remote(stop_is_requested)
+
+
+def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter) -> TrialResult:
+    """Let a host train the trial beside others, and pass on what it reports."""
+    loads = ray.get([actor.load.remote() for actor in slot_hosts.actors])
+    actor = slot_hosts.actors[loads.index(min(loads))]
+    logging.getLogger(__name__).warning(
+        f"trains in a slot, beside up to {slot_hosts.slots - 1} other trials"
+    )
+    ray.get(actor.join.remote(trial.model_dump(mode="json"), slot_hosts.slots))
+    timeout = None  # waiting for a slot is not hanging
+    try:
+        while True:
+            event = _next_event(actor, trial, timeout)
+            if host.MEASUREMENT in event:
+                reporter.report(Measurement.model_validate(event[host.MEASUREMENT]))
+            elif host.RESULT in event:
+                return TrialResult.model_validate(event[host.RESULT])
+            elif host.ERROR in event:
+                raise event[host.ERROR]
+            elif host.UNKNOWN in event:
+                raise ray.exceptions.RayActorError
+            timeout = trial.minutes_per_report and trial.minutes_per_report * 60
+    finally:  # stopped, too: Tune ends the thread in its report
+        actor.leave.remote(trial.trial_id)
+
+
+def _next_event(actor: Any, trial: TrialConfig, timeout: float | None) -> host.Event:
+    """The next event; a host that has none for too long is taken for hung, and ended."""
+    reference = actor.next_event.remote(trial.trial_id)
+    try:
+        return dict(ray.get(reference, timeout=timeout))
+    except ray.exceptions.GetTimeoutError:
+        ray.kill(actor, no_restart=False)
+        return dict(ray.get(reference))  # raises what is raised where a host has died

@@ -1,0 +1,48 @@
+"""What a sweep has done on workers besides its trials."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+import ray
+
+from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.errors import UserError, first_line
+from trainables.locations import node_cache
+from trainables.storage import open_storage, parse_location
+from trainables.under_ray.log import log_to
+
+
+@ray.remote(max_retries=0)
+def evaluate_base_remotely(
+    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, cache: str, target: str
+) -> UserError | None:
+    """`evaluate_base` on a worker, copied to `target`; what is wrong with the input is returned.
+
+    Without a `cache` of all sweeps the node's own is used.
+    """
+    from trainables.base_evaluation import evaluate_base
+
+    cache_dir = Path(cache) if cache else node_cache() / "bases"
+    try:
+        with log_to(cache_dir / "base.log"):
+            folder = evaluate_base(model, data, suite, seed, cache_dir)
+            open_storage(parse_location(target)).publish(folder, "", last="base.json")
+            return None
+    except UserError as error:
+        return error
+
+
+@ray.remote(max_retries=1)
+def inspect_remotely(sweep_dir: str, number: int) -> str | None:
+    """`inspect_trial` on a worker; returns why something could not be looked at, if so."""
+    from trainables.inside.inspection import inspect_trial
+    from trainables.inside.records import InsideFolder
+
+    with log_to(InsideFolder(Path(sweep_dir)).log(number)):
+        try:
+            return inspect_trial(Path(sweep_dir), number).reason
+        except Exception as error:  # the sweep is done, and stays so
+            traceback.print_exc()
+            return f"{type(error).__name__}: {first_line(error)}"

@@ -1,0 +1,76 @@
+"""Tune's function trainable: one trial, whatever happens to it."""
+
+from __future__ import annotations
+
+import faulthandler
+import traceback
+from pathlib import Path
+from typing import Any
+
+import ray
+import ray.tune
+
+from trainables.attempt_folder import on_this_node, publish_rest, published_address
+from trainables.checkpoint_files import find_best
+from trainables.config import TrialConfig
+from trainables.records import Outcome, TrialStatus
+from trainables.reporter import StopTrial
+from trainables.slots.eligibility import reason_against
+from trainables.under_ray.endings import root_cause, verdict
+from trainables.under_ray.log import log_to
+from trainables.under_ray.reporting import OUTCOME, TuneReporter, Watched
+from trainables.under_ray.slots import SlotHosts, train_in_slot
+from trainables.under_ray.workers import train_on_workers, trial_function
+
+
+def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
+    """Tune's function trainable. `config["trial"]` is a `TrialConfig` as plain data."""
+    trial = TrialConfig.model_validate(config["trial"])
+    here = trial
+    try:
+        here = on_this_node(trial)
+        with log_to(Path(here.output_dir) / "trial.log"):
+            outcome = _outcome(trial, here, slot_hosts)
+        publish_rest(here)
+    except OSError as error:  # there is no place even for the log
+        outcome = verdict(here, error)
+    ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+
+
+def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> Outcome:
+    """Run the trial with its folders here; whatever happens becomes a status and a reason.
+
+    Raises:
+        ray.exceptions.RayActorError: the process that trained it has died; Tune starts it again.
+    """
+    try:
+        _train(trial, here, slot_hosts)
+    except ray.exceptions.RayActorError:
+        raise
+    except Exception as error:  # a trial's fault never ends the sweep
+        if isinstance(root_cause(error), StopTrial):
+            return Outcome(status=TrialStatus.RUNNING)
+        traceback.print_exc()
+        return verdict(here, error)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    best = find_best(here.attempt_dirs)
+    return Outcome(
+        status=TrialStatus.COMPLETE,
+        weights_dir=trial.weights_dir if trial.train.save_weights else None,
+        best_weights_dir=published_address(here, best[0]) if best else None,
+    )
+
+
+def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> None:
+    """Run the trial; a group of workers that is out of memory is started anew as a whole."""
+    if slot_hosts and not reason_against(trial):
+        train_in_slot(slot_hosts, trial, TuneReporter())
+        return
+    from trainables.out_of_memory import train_within_memory
+
+    if trial.workers > 1:
+        train_within_memory(lambda smaller: train_on_workers(smaller, here), trial)
+        return
+    reporter, train = Watched(here, TuneReporter()), trial_function(here)
+    train_within_memory(lambda smaller: train(smaller, reporter), here)
