@@ -37,9 +37,31 @@ SCRIPT = textwrap.dedent(
 )
 
 
-def run(trial: TrialConfig, total_steps: int) -> subprocess.CompletedProcess[str]:
+HOST = textwrap.dedent(
+    """
+    import asyncio, sys, time
+    from trainables.config import TrialConfig
+    from trainables.slots.engine import SlotEngine
+    from trainables.slots.host import SlotHost
+
+    def hang(engine):
+        time.sleep(60)
+
+    async def main(trial):
+        SlotEngine.step = hang
+        host = SlotHost()
+        await host.join(trial.model_dump(mode="json"), slots=2)
+        while True:
+            print(await host.next_event(trial.trial_id), flush=True)
+
+    asyncio.run(main(TrialConfig.model_validate_json(sys.argv[1])))
+    """
+)
+
+
+def run(trial: TrialConfig, *arguments: str, script: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-c", SCRIPT, trial.model_dump_json(), str(total_steps)],
+        [sys.executable, "-c", script, trial.model_dump_json(), *arguments],
         capture_output=True,
         text=True,
         check=False,
@@ -48,12 +70,21 @@ def run(trial: TrialConfig, total_steps: int) -> subprocess.CompletedProcess[str
 
 
 def test_process_ends_and_tells_where(make_trial: Callable[..., TrialConfig]) -> None:
-    done = run(make_trial(minutes_per_report=1 / 60), total_steps=9)
+    done = run(make_trial(minutes_per_report=1 / 60), "9", script=SCRIPT)
     assert done.returncode == 1
     assert "still alive" not in done.stdout
     assert "in hang" in done.stderr
 
 
 def test_watch_ends_with_the_last_report(make_trial: Callable[..., TrialConfig]) -> None:
-    done = run(make_trial(minutes_per_report=1 / 60), total_steps=3)
+    done = run(make_trial(minutes_per_report=1 / 60), "3", script=SCRIPT)
     assert (done.returncode, done.stdout) == (0, "still alive\n")
+
+
+def test_a_host_of_slots_that_hangs_ends_and_tells_where(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    done = run(make_trial(minutes_per_report=0.2), script=HOST)
+    assert done.returncode == 1
+    assert done.stdout == "{'started': True}\n"
+    assert "in hang" in done.stderr

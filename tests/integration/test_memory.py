@@ -25,8 +25,10 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.drift import token_nll
 from trainables.full_sft import _deepspeed_process, deepspeed_settings
 from trainables.lora import peft_config
-from trainables.model import load_model
+from trainables.model import load_model, shared_base
 from trainables.model_shape import read_shape
+from trainables.reporter import ListReporter
+from trainables.slots.engine import SlotEngine
 from trainables.training import sft_config
 
 pytestmark = pytest.mark.integration
@@ -243,3 +245,29 @@ def test_an_evaluation_s_peak_is_within_15_percent(
     shape = read_shape(base)
     assert shape is not None
     assert memory.estimate(shape, trial).evaluation == pytest.approx(tracker.peak, rel=TOLERANCE)
+
+
+def test_slots_take_one_base_and_each_what_an_adapter_does(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    """Peak memory of K slots is one base and K times the rest, within 10 percent."""
+    trial = make_trial(lora={"rank": 16}, train={"steps": 99, "report_every": 99})
+    shared_base.cache_clear()
+    peaks = {}
+    with Tracker() as tracker:
+        engine = SlotEngine(trial.model, trial.lora)
+        weights = tracker.live
+        for slots in (1, 2, 4, 8):
+            while len(engine.slots) < slots:
+                engine.join(trial, ListReporter())
+            engine.step()  # makes gradients and moments
+            gc.collect()
+            tracker.peak = tracker.live
+            engine.step()
+            peaks[slots] = tracker.peak
+        engine.close()
+    shared_base.cache_clear()
+    each = peaks[1] - weights
+    assert each > 0.1 * weights
+    for slots, peak in peaks.items():
+        assert peak == pytest.approx(weights + slots * each, rel=0.1), slots

@@ -43,6 +43,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "same rank, other alpha and rate": {"lora": {"alpha": 16.0}, "learning_rate": 3e-3},
     "rank 64, rsLoRA": {"lora": {"rank": 64, "rslora": True}},
     "rank 1": {"lora": {"rank": 1}},
+    "rank 128": {"lora": {"rank": 128}},
     "dropout": {"lora": {"dropout": 0.2}},
     "accumulated": {"train": {"batch_size": 8, "micro_batch_size": 2}},
     "larger batch": {"train": {"batch_size": 16, "micro_batch_size": 8}},

@@ -22,6 +22,7 @@ from typing import Any
 
 from trainables.config import TrialConfig
 from trainables.errors import OutOfMemory, first_line
+from trainables.hang_watch import HangWatch
 from trainables.records import Measurement
 
 STARTED = "started"
@@ -48,12 +49,14 @@ class _Mailbox:
         self,
         guest: _Guest,
         loop: asyncio.AbstractEventLoop,
+        watch: HangWatch,
         stop_requested: Callable[[], bool],
     ) -> None:
-        self._guest, self._loop = guest, loop
+        self._guest, self._loop, self._watch = guest, loop, watch
         self.stop_requested = stop_requested
 
     def report(self, measurement: Measurement) -> None:
+        self._watch.wind()
         event = {MEASUREMENT: measurement.model_dump()}
         self._loop.call_soon_threadsafe(self._guest.events.put_nowait, event)
 
@@ -77,6 +80,7 @@ class SlotHost:
         self._waiting: deque[_Guest] = deque()
         self._leaving: list[_Guest] = []
         self._running: asyncio.Task[None] | None = None
+        self._watch = HangWatch(None)
 
     async def load(self) -> int:
         """Trials that are here, those that wait included."""
@@ -124,6 +128,7 @@ class SlotHost:
         """
         self._slots = slots
         config = TrialConfig.model_validate(trial)
+        self._watch = HangWatch(config.minutes_per_report)
         await self.leave(config.trial_id)
         guest = _Guest(config)
         self._guests[config.trial_id] = guest
@@ -180,7 +185,8 @@ class SlotHost:
 
     async def _admit(self, guest: _Guest) -> bool:
         """Give a trial a slot, or tell it what is wrong with it."""
-        mailbox = _Mailbox(guest, asyncio.get_running_loop(), self._stop_requested)
+        loop = asyncio.get_running_loop()
+        mailbox = _Mailbox(guest, loop, self._watch, self._stop_requested)
         try:
             guest.slot = await self._in_thread(
                 lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
@@ -214,5 +220,12 @@ class SlotHost:
     def _step(self) -> Any:
         return self._engine.step()
 
-    async def _in_thread(self, work: Any) -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+        def watched() -> Any:
+            self._watch.wind()
+            try:
+                return work()
+            finally:
+                self._watch.stop()
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, watched)

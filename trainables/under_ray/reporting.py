@@ -6,13 +6,11 @@ still RUNNING is that of a trial which was asked to stop and will go on later.
 
 from __future__ import annotations
 
-import faulthandler
-import sys
-
 import ray.tune
 
 from trainables.attempt_folder import publish_items
 from trainables.config import TrialConfig
+from trainables.hang_watch import HangWatch
 from trainables.records import Measurement
 from trainables.reporter import Reporter
 from trainables.under_ray.stop_request import stop_is_requested
@@ -45,34 +43,22 @@ class WorkerReporter(_StoppableReporter):
 
 
 class Watched:
-    """Ends the process where a trial reports nothing for too long; it is started again then.
-
-    The watch is the interpreter's own and needs no cooperation of a hung trial. Where it hung is
-    written to the trial's log.
-    """
+    """Ends the process where a trial reports nothing for too long; it is started again then."""
 
     def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
         self._trial = trial
         self._reporter = reporter
-        minutes = trial.minutes_per_report
-        self._seconds = minutes * 60 if minutes else None
-        self._wind()
+        self._watch = HangWatch(trial.minutes_per_report)
+        self._watch.wind()
 
     def report(self, measurement: Measurement) -> None:
         """Pass it on, and wait for the next from then."""
-        self._stop()  # Tune answers when it has taken the report, which may be long
+        self._watch.stop()  # Tune answers when it has taken the report, which may be long
         publish_items(self._trial)
         self._reporter.report(measurement)
         if measurement.step != measurement.total_steps:
-            self._wind()
+            self._watch.wind()
 
     def stop_requested(self) -> bool:
         """Whether the trial shall save a checkpoint and end."""
         return self._reporter.stop_requested()
-
-    def _wind(self) -> None:
-        if self._seconds:
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.stderr)
-
-    def _stop(self) -> None:
-        faulthandler.cancel_dump_traceback_later()

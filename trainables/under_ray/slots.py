@@ -44,10 +44,9 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
         f"trains in a slot, beside up to {slot_hosts.slots - 1} other trials"
     )
     ray.get(actor.join.remote(trial.model_dump(mode="json"), slot_hosts.slots))
-    timeout = None  # waiting for a slot is not hanging
     try:
         while True:
-            event = _next_event(actor, trial, timeout)
+            event = ray.get(actor.next_event.remote(trial.trial_id))
             if host.MEASUREMENT in event:
                 reporter.report(Measurement.model_validate(event[host.MEASUREMENT]))
             elif host.RESULT in event:
@@ -56,16 +55,5 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
                 raise event[host.ERROR]
             elif host.UNKNOWN in event:
                 raise ray.exceptions.RayActorError
-            timeout = trial.minutes_per_report and trial.minutes_per_report * 60
     finally:  # stopped, too: Tune ends the thread in its report
         actor.leave.remote(trial.trial_id)
-
-
-def _next_event(actor: Any, trial: TrialConfig, timeout: float | None) -> host.Event:
-    """The next event; a host that has none for too long is taken for hung, and ended."""
-    reference = actor.next_event.remote(trial.trial_id)
-    try:
-        return dict(ray.get(reference, timeout=timeout))
-    except ray.exceptions.GetTimeoutError:
-        ray.kill(actor, no_restart=False)
-        return dict(ray.get(reference))  # raises what is raised where a host has died
