@@ -137,7 +137,10 @@ class EvalSuite(Frozen):
         retention: what the base knows already; forgetting is measured there.
         ood: shifts of the domain.
         task_dirs: folders with task YAMLs of the user's own; looked through before the harness's.
-        num_fewshot, limit, batch_size: as in the harness; `limit` counts documents a task.
+        num_fewshot, limit: as in the harness; `limit` counts documents a task.
+        batch_size: sequences in a forward pass. Where likelihoods are compared it is counted in
+            tokens, so that short sequences share a pass in greater numbers: it holds at most as
+            many as that many of the longest request, or of 64 tokens where that is shorter.
         chat_template: apply the tokenizer's chat template.
         general_text: text file (one document a line) or JSONL with a `text` field; its
             cross-entropy is the LM drift. Absent: not measured.

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from trainables.data import IGNORED_LABEL, Sample
 from trainables.evaluation import evaluating
 from trainables.locations import resolve
+from trainables.logits import logits_at
 
 _GENERAL_TEXT_TOKENS = 512
 
@@ -117,12 +118,13 @@ def _log_probs(
     with evaluating(model):
         for start in range(0, len(input_ids_NS), batch_size):
             batch = slice(start, start + batch_size)
-            logits = model(
+            logits_TV = logits_at(
+                model,
+                scored_NS[batch].flatten().nonzero()[:, 0].to(model.device),
                 input_ids=input_ids_NS[batch].to(model.device),
                 attention_mask=attention_mask_NS[batch].to(model.device),
-            ).logits
-            chosen = logits[scored_NS[batch].to(logits.device)]
-            rows.append(chosen.float().log_softmax(-1).cpu())
+            )
+            rows.append(logits_TV.float().log_softmax(-1).cpu())
     return torch.cat(rows)
 
 
@@ -158,19 +160,18 @@ def token_nll(model: Any, samples: Sequence[Sample], batch_size: int) -> float:
             input_ids_NS = _padded([sample["input_ids"] for sample in batch], 0)
             mask_NS = _padded([[1] * len(sample["input_ids"]) for sample in batch], 0)
             labels_NS = _padded([sample["labels"] for sample in batch], IGNORED_LABEL)
-            logits_NSV = model(
-                input_ids=input_ids_NS.to(model.device), attention_mask=mask_NS.to(model.device)
-            ).logits
-            targets_NS = labels_NS[:, 1:].to(logits_NSV.device)
-            total += float(
-                cross_entropy(
-                    logits_NSV[:, :-1].float().flatten(0, 1),
-                    targets_NS.flatten(),
-                    ignore_index=IGNORED_LABEL,
-                    reduction="sum",
-                )
+            targets_NS = torch.full_like(labels_NS, IGNORED_LABEL)
+            targets_NS[:, :-1] = labels_NS[:, 1:]
+            positions_T = (targets_NS != IGNORED_LABEL).flatten().nonzero()[:, 0]
+            logits_TV = logits_at(
+                model,
+                positions_T.to(model.device),
+                input_ids=input_ids_NS.to(model.device),
+                attention_mask=mask_NS.to(model.device),
             )
-            count += int((targets_NS != IGNORED_LABEL).sum())
+            targets_T = targets_NS.flatten()[positions_T].to(logits_TV.device)
+            total += float(cross_entropy(logits_TV.float(), targets_T, reduction="sum"))
+            count += len(targets_T)
     if count == 0:
         raise ValueError("no token has a label")
     return total / count

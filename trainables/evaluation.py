@@ -9,23 +9,22 @@ from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import torch
 from lm_eval.evaluator import evaluate
-from lm_eval.models.huggingface import HFLM
-from lm_eval.tasks import TaskManager
-from lm_eval.tasks._yaml_loader import load_yaml
 
 from trainables import metric_keys
-from trainables.config import ROLES, EvalSuite, EvalTask, Role
+from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
 from trainables.errors import Fault, UserError
-from trainables.locations import resolve
+from trainables.eval_tasks import LoadedTask, load_tasks
+from trainables.harness_model import HarnessModel, Layouts
+from trainables.model import load_tokenizer
 from trainables.records import ItemScore, TaskScore
 
-# The harness's own default seeds; few-shot examples are drawn from the last one.
+# The harness's own defaults.
 _PYTHON_SEED = 0
 _SEED = 1234
 _PREFERRED_METRICS = ("acc", "exact_match", "mcq_acc", "em", "f1", "bleu")
@@ -42,7 +41,11 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates models on one suite; the tasks are loaded once and used again.
+    """Evaluates models on one suite; tasks, requests and their batches are made once.
+
+    Args:
+        suite: the tasks.
+        tokenizer: of the model that is to be evaluated, and of all its tuned copies.
 
     Raises:
         UserError: tasks that do not exist or cannot be loaded, all at once.
@@ -51,7 +54,8 @@ class Evaluator:
     def __init__(self, suite: EvalSuite, tokenizer: Any) -> None:
         self._suite = suite
         self._tokenizer = tokenizer
-        self._loaded = _load_tasks(suite)
+        self._loaded = load_tasks(suite)
+        self._layouts = Layouts()
 
     def evaluate(self, model: Any) -> Evaluation:
         """Run every task; leaves the model's training mode as it was."""
@@ -59,9 +63,10 @@ class Evaluator:
         metrics: dict[str, float] = {}
         items: list[ItemScore] = []
         with evaluating(model):
+            lm = HarnessModel(model, self._tokenizer, self._suite.batch_size, self._layouts)
             for loaded in self._loaded:
                 try:
-                    result = self._run(loaded, model)
+                    result = self._run(loaded, lm)
                 except Exception as error:
                     error.add_note(f"task {loaded.task.label}")
                     raise
@@ -86,13 +91,10 @@ class Evaluator:
             for loaded in self._loaded
         ] + [{"chat_template": self._suite.chat_template}]
 
-    def _run(self, loaded: _LoadedTask, model: Any) -> dict[str, Any]:
+    def _run(self, loaded: LoadedTask, lm: HarnessModel) -> dict[str, Any]:
         random.seed(_PYTHON_SEED)
         np.random.seed(_SEED)
         torch.manual_seed(_SEED)
-        for task in loaded.tasks["tasks"].values():  # else it goes on drawing other examples
-            task.set_fewshot_seed(seed=_SEED)
-        lm = HFLM(pretrained=model, tokenizer=self._tokenizer, batch_size=self._suite.batch_size)
         result = evaluate(
             lm=lm,
             task_dict=loaded.tasks,
@@ -104,6 +106,20 @@ class Evaluator:
         )
         assert result is not None  # noqa: S101 - only ranks other than 0 get None
         return dict(result)
+
+
+def shared_evaluator(model: ModelConfig, suite: EvalSuite) -> Evaluator:
+    """The process's evaluator of a model's tuned copies, made once for all trials.
+
+    Raises:
+        UserError: as for an `Evaluator`.
+    """
+    return _evaluator(model, suite.model_dump_json())
+
+
+@lru_cache(maxsize=2)  # a trial that ran out of memory goes on with smaller batches
+def _evaluator(model: ModelConfig, suite: str) -> Evaluator:
+    return Evaluator(EvalSuite.model_validate_json(suite), load_tokenizer(model))
 
 
 @contextmanager
@@ -122,81 +138,7 @@ def evaluating(model: Any) -> Iterator[None]:
         model.train(was_training)
 
 
-@dataclass(frozen=True)
-class _LoadedTask:
-    role: Role
-    task: EvalTask
-    tasks: Any  # the harness's TaskDict: the task, or a group and all its members
-
-    def limit(self, suite: EvalSuite) -> int | None:
-        return self.task.limit if self.task.limit is not None else suite.limit
-
-
-def _load_tasks(suite: EvalSuite) -> list[_LoadedTask]:
-    folders = [resolve(folder) for folder in suite.task_dirs]
-    absent = [folder for folder in folders if not Path(folder).is_dir()]
-    if absent:
-        raise UserError([Fault("eval.task_dirs", f"no such folder: {f}") for f in absent])
-    manager = TaskManager(include_path=folders, include_defaults=False)
-    if any(task.task not in manager.task_index for _, task in suite.tasks()):
-        manager = TaskManager(include_path=folders)
-    loaded: list[_LoadedTask] = []
-    faults: list[Fault] = []
-    for role, task in suite.tasks():
-        if task.task not in manager.task_index:
-            faults.append(_unknown_task(role, task.task, list(manager.task_index), folders))
-            continue
-        try:
-            loaded.append(_LoadedTask(role, task, _build(manager, suite, task)))
-        except Exception as error:  # a task is a user's own code and data: anything may come
-            faults.append(Fault(f"eval.{role}", f"task {task.task} cannot be loaded: {error}"))
-    if faults:
-        raise UserError(faults)
-    return loaded
-
-
-def _unknown_task(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "see `lm-eval ls tasks` for the harness's own"
-    where = f"{', '.join(folders)} or the harness" if folders else "the harness"
-    return Fault(f"eval.{role}", f"no task named {name} in {where}", hint)
-
-
-def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
-    spec: Any = task.task
-    if task.name or task.data_files:
-        spec = dict(load_yaml(manager.task_index[task.task].yaml_path)) | {"task": task.label}
-        if task.data_files:
-            files = {split: resolve(file) for split, file in task.data_files.items()}
-            spec["dataset_kwargs"] = {**spec.get("dataset_kwargs", {}), "data_files": files}
-    built = manager.load([spec])
-    _check_has_one_score(built, task)
-    shots = task.num_fewshot if task.num_fewshot is not None else suite.num_fewshot
-    for member in built["tasks"].values():
-        # As simple_evaluate does: a task that says 0 itself is never given examples.
-        if shots is not None and member.get_config("num_fewshot") != 0:
-            member.set_config(key="num_fewshot", value=shots)
-        elif member.get_config("num_fewshot") is None:
-            member.set_config(key="num_fewshot", value=0)
-    return built
-
-
-def _check_has_one_score(built: Any, task: EvalTask) -> None:
-    """See that one number will stand for the task: a task's own, or its group's aggregate."""
-    if task.name or task.data_files:
-        if set(built["tasks"]) != {task.label}:
-            raise ValueError("only a single task takes `name` and `data_files`, this is a group")
-    elif task.task in built.get("groups", {}):
-        if not built["groups"][task.task].has_aggregation:
-            raise ValueError("the group has no aggregate_metric_list; name its tasks one by one")
-    elif task.task not in built["tasks"]:
-        members = ", ".join(built["tasks"])
-        raise ValueError(f"it is a tag without a score of its own; name its tasks: {members}")
-
-
-def _read_score(loaded: _LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
+def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
     """The task's accuracy, and all its numeric metrics under our keys."""
     label = loaded.task.label
     by_name = {**result["results"], **result.get("groups", {})}
@@ -255,7 +197,7 @@ def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
 
 
 def _samples(
-    loaded: _LoadedTask, result: dict[str, Any], filter_name: str
+    loaded: LoadedTask, result: dict[str, Any], filter_name: str
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
     """Each document's sample under one filter, with its task."""
     for name, task in loaded.tasks["tasks"].items():
@@ -273,7 +215,7 @@ def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
     return len(sample["arguments"]) // (2 if twice else 1)
 
 
-def _read_items(loaded: _LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
+def _read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
     return [
         ItemScore(
             task=loaded.task.label,

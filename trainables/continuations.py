@@ -1,0 +1,200 @@
+"""Log-likelihoods of many continuations in few forward passes.
+
+Requests that begin alike share a row: what they have in common stands there once, and what differs
+branches off after it, as in a tree that is written down depth first. A token sees those it descends
+from and takes its position from its depth, so it is computed as it would be in a row of its own.
+
+Shapes: M models, N rows, S positions, U computed positions, T scored tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+# A row of many short requests is no wider than this: attention costs the square of the width.
+_NARROW = 64
+# Multiplications of a token in the layers' linear maps, over those of a pair in their attention,
+# in units of the hidden size; half of what it is by count, since masked attention is slower.
+_TOKEN_OVER_PAIR = 3
+
+
+@dataclass(frozen=True)
+class Request:
+    """Tokens to be scored after a context of at least one token."""
+
+    context: Sequence[int]
+    continuation: Sequence[int]
+
+    @property
+    def inputs(self) -> tuple[int, ...]:
+        """What the model reads: all but the last token."""
+        return (*self.context, *self.continuation[:-1])
+
+
+@dataclass
+class _Row:
+    """One row while it grows: the request that was added last is a path down the tree."""
+
+    tokens: list[int] = field(default_factory=list)
+    depths: list[int] = field(default_factory=list)
+    ends: list[int] = field(default_factory=list)
+    scored: list[tuple[int, int, int]] = field(default_factory=list)
+    path: list[int] = field(default_factory=list)
+    branches: bool = False
+
+    def shared(self, inputs: Sequence[int]) -> int:
+        """Tokens that a request has in common with the one before."""
+        pairs = zip(self.path, inputs, strict=False)
+        return next(
+            (depth for depth, (node, token) in enumerate(pairs) if self.tokens[node] != token),
+            min(len(self.path), len(inputs)),
+        )
+
+    def add(self, number: int, request: Request, shared: int) -> None:
+        """Let a request branch off where it differs from the one before."""
+        self.branches |= shared < len(self.path)
+        del self.path[shared:]
+        for depth, token in enumerate(request.inputs[shared:], start=shared):
+            self.path.append(len(self.tokens))
+            self.tokens.append(token)
+            self.depths.append(depth)
+            self.ends.append(0)
+        for node in self.path:
+            self.ends[node] = len(self.tokens)
+        first = len(request.context) - 1
+        self.scored += [
+            (node, target, number)
+            for node, target in zip(self.path[first:], request.continuation, strict=True)
+        ]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Rows of one forward pass.
+
+    Attributes:
+        input_ids_NS, position_ids_NS: tokens, padded on the right, and their depths.
+        ends_NS: the tokens up to here, the end excluded, descend from this one; None where no row
+            branches, and each token descends from all before it.
+        positions_U: where logits are needed: row x S + position.
+        where_T: index into `positions_U` of each scored token.
+        targets_T, requests_T: the token, and the number of the request it belongs to.
+    """
+
+    input_ids_NS: torch.Tensor
+    position_ids_NS: torch.Tensor
+    ends_NS: torch.Tensor | None
+    positions_U: torch.Tensor
+    where_T: torch.Tensor
+    targets_T: torch.Tensor
+    requests_T: torch.Tensor
+
+    def visible(self, device: torch.device) -> torch.Tensor | None:
+        """Which tokens each token sees, shape (N, 1, S, S); None for all before it."""
+        if self.ends_NS is None:
+            return None
+        keys_S = torch.arange(self.ends_NS.shape[1], device=device)
+        queries_S1 = keys_S[:, None]
+        ends_N1S = self.ends_NS.to(device)[:, None]
+        return ((keys_S <= queries_S1) & (queries_S1 < ends_N1S))[:, None]
+
+
+def lay_out(
+    requests: Sequence[Request], share: bool, hidden: int, batch_tokens: int
+) -> list[Batch]:
+    """Put requests into rows and batches.
+
+    Args:
+        requests: each with a context and a continuation.
+        share: whether rows may branch.
+        hidden: the model's width, which decides where sharing a row pays.
+        batch_tokens: tokens of a batch, padding included; a longer row is a batch by itself.
+    """
+    rows: list[_Row] = []
+    longest = max(len(request.inputs) for request in requests)
+    width = max(longest, min(max(2 * longest, _NARROW), batch_tokens))
+    for number in sorted(range(len(requests)), key=lambda number: requests[number].inputs):
+        request = requests[number]
+        shared = rows[-1].shared(request.inputs) if rows else 0
+        if not rows or not _belongs(rows[-1], len(request.inputs), shared, share, hidden, width):
+            rows.append(_Row())
+            shared = 0
+        rows[-1].add(number, request, shared)
+    rows.sort(key=lambda row: (row.branches, len(row.tokens)), reverse=True)
+    groups: list[list[_Row]] = []
+    for row in rows:
+        first = groups[-1][0] if groups else row
+        is_full = groups and (len(groups[-1]) + 1) * len(first.tokens) > batch_tokens
+        if not groups or is_full or first.branches != row.branches:
+            groups.append([])
+        groups[-1].append(row)
+    return [_batch(group) for group in groups]
+
+
+def _belongs(row: _Row, length: int, shared: int, share: bool, hidden: int, width: int) -> bool:
+    """Whether a request goes into the row of the one before."""
+    before, after = len(row.tokens), len(row.tokens) + length - shared
+    if shared == len(row.path):  # it goes on where the other ends
+        return not row.branches or after <= width
+    pairs = after**2 - before**2 - length**2
+    return share and after <= width and shared * _TOKEN_OVER_PAIR * hidden > pairs
+
+
+def _batch(rows: Sequence[_Row]) -> Batch:
+    width = len(rows[0].tokens)
+    scored = [
+        (number * width + node, target, request)
+        for number, row in enumerate(rows)
+        for node, target, request in row.scored
+    ]
+    positions = sorted({position for position, _, _ in scored})
+    where = {position: index for index, position in enumerate(positions)}
+
+    def padded(values: Sequence[Sequence[int]], padding: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([[*row, *padding[len(row) :]] for row in values])
+
+    zeros = [0] * width
+    ends = padded([row.ends for row in rows], range(1, width + 1)) if rows[0].branches else None
+    return Batch(
+        input_ids_NS=padded([row.tokens for row in rows], zeros),
+        position_ids_NS=padded([row.depths for row in rows], zeros),
+        ends_NS=ends,
+        positions_U=torch.tensor(positions),
+        where_T=torch.tensor([where[position] for position, _, _ in scored]),
+        targets_T=torch.tensor([target for _, target, _ in scored]),
+        requests_T=torch.tensor([request for _, _, request in scored]),
+    )
+
+
+def score(
+    batches: Sequence[Batch], forward: Callable[[Batch], torch.Tensor]
+) -> list[list[tuple[float, bool]]]:
+    """Log-likelihood of each continuation, and whether it is the model's own greedy choice.
+
+    Args:
+        batches: of `lay_out`.
+        forward: logits at a batch's computed positions, shape (M, U, V): of M models at once.
+
+    Returns:
+        For each model the answers in the order of the requests.
+    """
+    log_probs, hits = [], []
+    for batch in batches:
+        log_probs_MUV = forward(batch).log_softmax(-1)
+        where_T = batch.where_T.to(log_probs_MUV.device)
+        targets_T = batch.targets_T.to(log_probs_MUV.device)
+        log_probs.append(log_probs_MUV[:, where_T, targets_T].cpu())
+        hits.append((log_probs_MUV.argmax(-1)[:, where_T] == targets_T).cpu())
+    log_probs_MT, hits_MT = torch.cat(log_probs, dim=1), torch.cat(hits, dim=1)
+    requests_T = torch.cat([batch.requests_T for batch in batches])
+    shape = (len(log_probs_MT), int(requests_T.max()) + 1)
+    sums = torch.zeros(shape, dtype=torch.float64).index_add_(1, requests_T, log_probs_MT.double())
+    misses = torch.zeros(shape, dtype=torch.long).index_add_(1, requests_T, (~hits_MT).long())
+    sums = sums.to(log_probs_MT.dtype)  # rounded as the harness's own sum is
+    return [
+        list(zip(of_model, greedy, strict=True))
+        for of_model, greedy in zip(sums.tolist(), (misses == 0).tolist(), strict=True)
+    ]
