@@ -7,6 +7,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,8 @@ from accelerate.state import AcceleratorState
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from trainables.config import DeepSpeedConfig, TrialConfig
-from trainables.data import tokenize
+from trainables.config import DataConfig, DeepSpeedConfig, ModelConfig, TrialConfig
+from trainables.data import TokenizedData, tokenize
 from trainables.model import load_model, load_tokenizer
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
@@ -34,8 +35,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     Raises:
         Diverged: the loss is NaN or infinite.
     """
-    tokenizer = load_tokenizer(config.model)
-    tokenized = tokenize(config.data, tokenizer, config.data_seed)
+    tokenizer, tokenized = _inputs(config.model, config.data, config.data_seed)
     with _deepspeed_process():
         set_seed(config.seed)
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
@@ -43,6 +43,17 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         model = load_model(config.model)
         _, result = run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
         return result
+
+
+@lru_cache(maxsize=1)
+def _inputs(model: ModelConfig, data: DataConfig, seed: int) -> tuple[Any, TokenizedData]:
+    """The tokenizer and what it makes of the data, once for the trials of a process.
+
+    The model itself is loaded for each: its weights lie in the node's page cache, and to copy them
+    from there takes no longer than from anywhere else.
+    """
+    tokenizer = load_tokenizer(model)
+    return tokenizer, tokenize(data, tokenizer, seed)
 
 
 def _save(trainer: Any, folder: Path) -> None:
@@ -89,7 +100,7 @@ def _deepspeed_process() -> Iterator[None]:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
         _compile_nothing()
-    alone = "RANK" not in os.environ  # else a launcher, such as Ray Train, has set all of this
+    alone = "RANK" not in os.environ  # else a group of workers, or a launcher, has set all of this
     if alone:
         os.environ |= _SINGLE_WORKER | {"MASTER_PORT": str(_free_port())}
     try:

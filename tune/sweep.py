@@ -18,7 +18,6 @@ from trainables.config import TrialConfig
 from trainables.inside.choice import notable_trials
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
-from trainables.slots.eligibility import reason_against
 from trainables.storage import Location
 from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
@@ -29,6 +28,7 @@ from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.listeners import SweepListener
 from tune.memory_fit import memory_fit
+from tune.placement import placement
 from tune.preflight import (
     check_metrics,
     check_resources,
@@ -49,9 +49,6 @@ logger = logging.getLogger(__name__)
 Trainable = Callable[..., None]
 
 _FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
-# A multi-worker trial only waits for its workers, and one in a slot for its host, which hold the
-# CPUs and GPUs themselves; what it reserves must be something that every node has.
-_SLIVER_OF_MEMORY = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -285,7 +282,7 @@ class Sweep:
             in_slots = len(hosts.actors) * hosts.slots
         hours = config.budget.hours
         return ray_tune.Tuner(
-            ray_tune.with_resources(trainable, partial(_placement, in_slots > 0)),
+            ray_tune.with_resources(trainable, partial(placement, in_slots > 0)),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
@@ -349,17 +346,6 @@ def make_trial(
         minutes_per_report=config.budget.minutes_per_report,
         base_dir=ledger.folder.absolute(ledger.folder.base),
     )
-
-
-def _placement(has_slots: bool, config: dict[str, Any]) -> ray_tune.PlacementGroupFactory:
-    """What Tune reserves for a trial."""
-    trial = TrialConfig.model_validate(config["trial"])
-    if trial.workers > 1 or (has_slots and not reason_against(trial)):
-        return ray_tune.PlacementGroupFactory([{"memory": _SLIVER_OF_MEMORY}])
-    bundle = {"CPU": trial.cpus_per_worker}
-    if trial.gpus_per_worker:
-        bundle["GPU"] = trial.gpus_per_worker
-    return ray_tune.PlacementGroupFactory([bundle])
 
 
 def _trial_id(trial: Any) -> str:

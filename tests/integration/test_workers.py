@@ -7,10 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-import torch
-from transformers import AutoModelForCausalLM
 
-from trainables.drift import kl_drift
 from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
@@ -23,7 +20,6 @@ if TYPE_CHECKING:
 
     from conftest import Run
 
-    from trainables.base_evaluation import Base
     from trainables.config import TrialConfig
     from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord
     from tune.sweep_config import SweepConfig
@@ -125,56 +121,6 @@ def alone(make_trial: Callable[..., TrialConfig], run: Callable[[TrialConfig], R
         return done[rate]
 
     return alone
-
-
-SLOW = pytest.mark.slow
-
-
-@pytest.mark.parametrize("stage", [0, pytest.param(1, marks=SLOW), pytest.param(2, marks=SLOW), 3])
-def test_two_workers_train_the_model_that_one_trains(
-    stage: int, run_sweep: Callable[..., Finished], alone: Any, base: Base
-) -> None:
-    swept = run_sweep(
-        "search={full: {learning_rate: [1.0e-4]}}",
-        "resources.full.workers=2",
-        "train.micro_batch_size=4",
-        f"deepspeed.zero_stage={stage}",
-    )
-    (record,) = swept.outcome.records
-    assert (record.status, record.reason) == (TrialStatus.COMPLETE, None)
-    one, expected = alone(1e-4)
-    assert swept.curve(record) == pytest.approx(expected.curve(), abs=1e-3)
-    assert record.last is not None
-    for key in ("kl/base_to_tuned", "forgetting/nll", "validation/loss", "in_domain/acc_mean"):
-        assert record.last.metrics[key] == pytest.approx(expected.last[key], abs=1e-3)
-    for key in ("train/tokens_seen", "params/trainable", "train/global_step"):
-        assert record.last.metrics[key] == expected.last[key]
-
-    loaded, wanted = (
-        AutoModelForCausalLM.from_pretrained(folder).eval()
-        for folder in (record.weights_dir, one.weights_dir)
-    )
-    for mine, other in zip(loaded.parameters(), wanted.parameters(), strict=True):
-        assert torch.allclose(mine, other, atol=1e-3)
-    assert base.kl_reference is not None
-    drift = kl_drift(loaded, base.kl_reference, batch_size=16)
-    assert record.last.metrics["kl/base_to_tuned"] == pytest.approx(drift, abs=1e-5)
-    logs = sorted(path.name for path in Path(record.config.output_dir).glob("*.log"))
-    assert logs == ["trial.log", "worker_0.log", "worker_1.log"]
-
-
-@pytest.mark.slow
-def test_a_group_of_workers_that_diverges_says_so(run_sweep: Callable[..., Finished]) -> None:
-    swept = run_sweep(
-        "search={full: {learning_rate: [1.0e+30]}}",
-        "resources.full.workers=2",
-        "train.micro_batch_size=4",
-    )
-    (record,) = swept.outcome.records
-    assert record.status is TrialStatus.DIVERGED
-    assert record.reason is not None
-    assert re.fullmatch(r"step \d+: loss \S+, gradient norm \S+", record.reason)
-    assert record.weights_dir is None
 
 
 def test_two_deepspeed_trials_run_side_by_side(

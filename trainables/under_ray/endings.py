@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+
+from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
 from trainables.disk import disk_full, is_disk_full
 from trainables.errors import Diverged, OutOfMemory, TrialError, first_line
 from trainables.records import Outcome, TrialStatus
+from trainables.reporter import StopTrial
 
 
 def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
@@ -26,21 +30,27 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Through Ray's wrappers to the error that a worker raised.
-
-    Of a group's several errors the one that says most: a worker that runs out of memory takes the
-    others with it, which then miss their neighbour.
-    """
+    """Through Ray's and other wrappers to the error that was raised first."""
     if isinstance(error, TrialError):
         return error
-    if inner := getattr(error, "worker_failures", None):
-        return min(map(root_cause, inner.values()), key=_is_of_the_process)
     cause = getattr(error, "cause", None) or error.__cause__
     return root_cause(cause) if isinstance(cause, BaseException) else error
 
 
-def _is_of_the_process(error: BaseException) -> bool:
-    """Whether the error tells of the process or its neighbours rather than of the trial."""
+def most_telling(errors: Sequence[BaseException]) -> BaseException:
+    """Of the errors of a group's workers the one that says most; the first of equals.
+
+    A worker that runs out of memory, or whose process dies, takes the others with it, which then
+    miss their neighbour.
+    """
+    return min(errors, key=_distance)
+
+
+def _distance(error: BaseException) -> int:
+    """How far an error is from the trial: its own, its process's, its neighbours'."""
     from trainables.out_of_memory import is_out_of_memory
 
-    return not (isinstance(error, TrialError) or is_out_of_memory(error) or is_disk_full(error))
+    of_the_trial = isinstance(error, (StopTrial, TrialError))
+    if of_the_trial or is_out_of_memory(error) or is_disk_full(error):
+        return 0
+    return 1 if isinstance(error, RayActorError) else 2

@@ -6,6 +6,8 @@ still RUNNING is that of a trial which was asked to stop and will go on later.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import ray.tune
 
 from trainables.attempt_folder import publish_items
@@ -32,14 +34,33 @@ class TuneReporter(_StoppableReporter):
         ray.tune.report({MEASUREMENT: measurement.model_dump()})
 
 
+class StoppedByTune(BaseException):
+    """Tune has stopped the trial at a report; no error, and nobody's to handle on the way out."""
+
+
 class WorkerReporter(_StoppableReporter):
-    """Reports from a worker of a group; a barrier for the group, and rank 0's are forwarded."""
+    """Reports from a worker of a group; a barrier for the group.
+
+    Args:
+        workers: in the group.
+        hand_on: gives a measurement to the trial's process and tells whether the trial goes on
+            after it; None but in rank 0.
+    """
+
+    def __init__(self, workers: int, hand_on: Callable[[Measurement], bool] | None) -> None:
+        self._workers = workers
+        self._hand_on = hand_on
 
     def report(self, measurement: Measurement) -> None:
-        """Wait for the group, then hand the measurement on."""
-        import ray.train
+        """Wait for the group and for Tune.
 
-        ray.train.report({MEASUREMENT: measurement.model_dump()})
+        Raises:
+            StoppedByTune: the trial ends here, in every worker.
+        """
+        from trainables.checkpoint import agreed
+
+        if not agreed(self._hand_on is not None and self._hand_on(measurement), self._workers):
+            raise StoppedByTune
 
 
 class Watched:

@@ -17,10 +17,11 @@ from trainables.records import Outcome, TrialStatus
 from trainables.reporter import StopTrial
 from trainables.slots.eligibility import reason_against
 from trainables.under_ray.endings import root_cause, verdict
+from trainables.under_ray.group import train_on_workers
 from trainables.under_ray.log import log_to
+from trainables.under_ray.method import trial_function
 from trainables.under_ray.reporting import OUTCOME, TuneReporter, Watched
 from trainables.under_ray.slots import SlotHosts, train_in_slot
-from trainables.under_ray.workers import train_on_workers, trial_function
 
 
 def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
@@ -70,7 +71,8 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
     from trainables.out_of_memory import train_within_memory
 
     if trial.workers > 1:
-        train_within_memory(lambda smaller: train_on_workers(smaller, here), trial)
+        reporter = TuneReporter()
+        train_within_memory(lambda smaller: train_on_workers(smaller, reporter), trial)
         return
-    reporter, train = Watched(here, TuneReporter()), trial_function(here)
-    train_within_memory(lambda smaller: train(smaller, reporter), here)
+    watched, train = Watched(here, TuneReporter()), trial_function(here)
+    train_within_memory(lambda smaller: train(smaller, watched), here)

@@ -1,0 +1,247 @@
+"""Groups of workers: they train what one worker trains, stay warm, and are replaced when broken."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+import ray
+import torch
+from ray.exceptions import RayActorError
+from ray.util.placement_group import placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+from transformers import AutoModelForCausalLM
+
+from trainables.drift import kl_drift
+from trainables.errors import Diverged
+from trainables.records import TrialStatus
+from tune.listeners import SweepListener
+from tune.sweep import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from conftest import Run
+
+    from trainables.base_evaluation import Base
+    from trainables.config import TrialConfig
+    from trainables.records import Measurement, TrialRecord
+    from tune.sweep_config import SweepConfig
+
+    Train = Callable[..., tuple[list[Measurement], BaseException | None]]
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+
+_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+RATE = 1e-4
+TRAIN = {"steps": 6, "micro_batch_size": 4, "report_every": 3}
+
+
+def workers() -> set[int]:
+    """Processes of all groups of this session's cluster."""
+    return {
+        process.pid
+        for process in psutil.Process().children(recursive=True)
+        if process.name().startswith("ray::Worker") and process.status() != psutil.STATUS_ZOMBIE
+    }
+
+
+class Groups(SweepListener):
+    """The processes of groups at each measurement."""
+
+    def __init__(self) -> None:
+        self.seen: set[int] = set()
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        self.seen |= workers()
+
+
+def test_a_sweep_s_trials_share_a_group_inside_their_placement(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> None:
+    """Two that are stopped early among them; nothing of it is left when the sweep is over."""
+    groups = Groups()
+    config = load(
+        "search={full: {learning_rate: [3.0e-4, 1.0e-4, 1.0e-7, 1.0e-8]}}",
+        "sampler=grid",
+        "budget.trials=4",
+        "seed=4",  # the best first
+        "resources.full.workers=2",
+        "train.micro_batch_size=4",
+        "train.steps=9",
+        "train.report_every=3",
+        "early_stopping={metrics: {validation/loss: -1}, reduction_factor: 2, first_rung: 0.3}",
+    )
+    outcome = Sweep(config, tmp_path / "sweep", base_cache).run([groups])
+    statuses = [record.status for record in outcome.records]
+    assert set(statuses) == {TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY}
+    assert len(groups.seen) == 2
+    psutil.wait_procs([psutil.Process(p) for p in workers()], timeout=20)
+    assert not workers()
+    alive = {"CREATED", "PENDING", "RESCHEDULING"}
+    assert not [g for g in ray.util.placement_group_table().values() if g["state"] in alive]
+
+
+@pytest.fixture(scope="module")
+def train(cluster: None) -> Iterator[Train]:
+    """Trains on the one group of a process that has a placement, as Tune gives it to a trial."""
+
+    class Trials:
+        def train(self, trial: TrialConfig, stops_at: int | None, dies_at: int | None) -> Any:
+            import psutil
+
+            from trainables.reporter import ListReporter
+            from trainables.under_ray.group import train_on_workers
+
+            class Reporter(ListReporter):
+                def report(self, measurement: Measurement) -> None:
+                    super().report(measurement)
+                    if measurement.step == stops_at:
+                        raise SystemExit  # as Tune ends the thread of a trial
+                    if measurement.step == dies_at:
+                        _, second = (
+                            process
+                            for process in psutil.Process().parent().children()
+                            if process.name().startswith("ray::Worker")
+                        )
+                        second.kill()
+
+            reporter = Reporter()
+            try:
+                train_on_workers(trial, reporter)
+            except (Exception, SystemExit) as error:
+                return reporter.measurements, error
+            return reporter.measurements, None
+
+    placement = placement_group([{"memory": 1 << 20}, {"CPU": 1}, {"CPU": 1}], strategy="PACK")
+    actor: Any = ray.remote(num_cpus=0, memory=1 << 20)(Trials)
+    trials = actor.options(
+        scheduling_strategy=PlacementGroupSchedulingStrategy(placement, 0)
+    ).remote()
+
+    def train(
+        trial: TrialConfig, stops_at: int | None = None, dies_at: int | None = None
+    ) -> tuple[list[Measurement], BaseException | None]:
+        measurements, error = ray.get(trials.train.remote(trial, stops_at, dies_at))
+        return measurements, error
+
+    yield train
+    remove_placement_group(placement)
+
+
+@pytest.fixture
+def make_group_trial(make_trial: Callable[..., TrialConfig]) -> Callable[..., TrialConfig]:
+    def make(stage: int = 2, **changes: Any) -> TrialConfig:
+        fields = {"learning_rate": RATE, "train": TRAIN, "workers": 2} | changes
+        return make_trial("full", deepspeed={"zero_stage": stage}, **fields)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(make_trial: Callable[..., TrialConfig], run: Callable[..., Run]) -> Any:
+    """The same training in this process, the whole batch at once."""
+    train = TRAIN | {"micro_batch_size": 8}
+    trial = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": 2}, train=train)
+    return trial, run(trial)
+
+
+def values(measurements: list[Measurement]) -> dict[int, dict[str, float]]:
+    return {
+        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
+        for m in measurements
+    }
+
+
+@pytest.fixture(scope="module")
+def cold(
+    train: Train, make_trial: Callable[..., TrialConfig]
+) -> tuple[dict[int, dict[str, float]], set[int]]:
+    """What the first trial of a group measures, and the group's processes."""
+    trial = make_trial(
+        "full", learning_rate=RATE, train=TRAIN, workers=2, deepspeed={"zero_stage": 2}
+    )
+    measurements, error = train(trial)
+    assert error is None
+    assert len(workers()) == 2
+    return values(measurements), workers()
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_workers_train_the_model_that_one_trains(
+    stage: int,
+    cold: Any,
+    train: Train,
+    make_group_trial: Callable[..., TrialConfig],
+    alone: tuple[TrialConfig, Run],
+    base: Base,
+) -> None:
+    trial = make_group_trial(stage)
+    measurements, error = train(trial)
+    assert error is None
+    one, expected = alone
+    curve = [m.metrics["train/loss"] for m in measurements]
+    assert curve == pytest.approx(expected.curve(), abs=1e-3)
+    last = measurements[-1].metrics
+    for key in ("kl/base_to_tuned", "forgetting/nll", "validation/loss", "in_domain/acc_mean"):
+        assert last[key] == pytest.approx(expected.last[key], abs=1e-3)
+    for key in ("train/tokens_seen", "params/trainable", "train/global_step"):
+        assert last[key] == expected.last[key]
+    loaded, wanted = (
+        AutoModelForCausalLM.from_pretrained(folder).eval()
+        for folder in (trial.weights_dir, one.weights_dir)
+    )
+    for mine, other in zip(loaded.parameters(), wanted.parameters(), strict=True):
+        assert torch.allclose(mine, other, atol=1e-3)
+    assert base.kl_reference is not None
+    drift = kl_drift(loaded, base.kl_reference, batch_size=16)
+    assert last["kl/base_to_tuned"] == pytest.approx(drift, abs=1e-5)
+    logs = sorted(path.name for path in Path(trial.output_dir).glob("*.log"))
+    assert logs == ["worker_0.log", "worker_1.log"]
+    assert workers() == cold[1]
+
+
+def test_a_trial_on_a_warm_group_equals_a_cold_start(
+    cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig]
+) -> None:
+    expected, processes = cold
+    assert train(make_group_trial(3, learning_rate=1e-3))[1] is None
+    measurements, error = train(make_group_trial())
+    assert error is None
+    assert values(measurements) == expected
+    assert workers() == processes
+
+
+def test_a_trial_that_is_stopped_or_diverges_leaves_the_group_warm(
+    cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig]
+) -> None:
+    expected, processes = cold
+    measurements, error = train(make_group_trial(), stops_at=3)
+    assert isinstance(error, SystemExit)
+    assert max(values(measurements)) == 3
+    _, error = train(make_group_trial(learning_rate=1e30))
+    assert isinstance(error, Diverged)
+    assert re.fullmatch(r"step \d+: loss \S+, gradient norm \S+", str(error))
+    measurements, error = train(make_group_trial())
+    assert error is None
+    assert values(measurements) == expected
+    assert workers() == processes
+
+
+def test_a_group_that_lost_a_worker_is_replaced_and_goes_on(
+    cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig]
+) -> None:
+    expected, _ = cold
+    before = workers()
+    killed = make_group_trial()
+    _, error = train(killed, dies_at=4)
+    assert isinstance(error, RayActorError)
+    resumed = make_group_trial(earlier_attempts=(killed.output_dir,))
+    measurements, error = train(resumed)
+    assert error is None
+    assert values(measurements) == {step: expected[step] for step in (4, 5, 6)}
+    assert len(workers()) == 2
+    assert workers().isdisjoint(before)

@@ -1,0 +1,157 @@
+"""A trial of several workers: a group of processes inside the placement of the trial.
+
+The group belongs to the trial's process and outlives the trial: Tune gives process and placement
+together to the next trial that asks for the same, which finds imports done and workers connected.
+The base's weights stay where all processes of a node share them: mapped from its page cache.
+"""
+
+from __future__ import annotations
+
+import traceback
+from functools import lru_cache
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from trainables.config import TrialConfig
+from trainables.errors import Diverged
+from trainables.reporter import Reporter, StopTrial
+from trainables.under_ray.endings import most_telling
+from trainables.under_ray.worker import environments, worker_actor
+
+# All workers end so at the same step, from what they know in common: nobody waits for anybody.
+_IN_STEP = (StopTrial, Diverged)
+# After the first of a group fails: others may know better why, or wait for it for ever.
+_LAST_WORDS_S = 3.0
+# After Tune has stopped a trial: until all workers have let go of it.
+_LONGEST_ENDING_S = 60.0
+
+
+def train_on_workers(trial: TrialConfig, reporter: Reporter) -> None:
+    """Train in every worker of this process's group, and pass on what rank 0 reports.
+
+    A group in which a worker failed by itself is killed, and replaced at the next use.
+
+    Raises:
+        RayActorError: a worker's process has died.
+        Exception: else the most telling error of the workers.
+    """
+    group = _ready_group(trial)
+    try:
+        group.train(trial, reporter)
+    except RayError:
+        failures = group.failures()
+        if len(failures) < trial.workers or not all(isinstance(f, _IN_STEP) for f in failures):
+            _replace(group)
+        cause = most_telling(failures)
+        traceback.print_exception(cause)
+        raise cause from None
+
+
+def _ready_group(trial: TrialConfig) -> _Group:
+    """The group of this process, if all of it is alive and at rest, or a new one."""
+    size = trial.workers, trial.cpus_per_worker, trial.gpus_per_worker
+    group = _group(*size)
+    if not group.is_ready():
+        _replace(group)
+    return _group(*size)
+
+
+def _replace(group: _Group) -> None:
+    group.kill()
+    _group.cache_clear()
+
+
+@lru_cache(maxsize=1)
+def _group(workers: int, cpus: float, gpus: float) -> _Group:
+    """The group of this process; a process has one placement, so one group is all it can have."""
+    return _Group(workers, cpus, gpus)
+
+
+class _Group:
+    """Workers in the bundles of this process's placement, after the one that it has itself."""
+
+    def __init__(self, workers: int, cpus: float, gpus: float) -> None:
+        actor, placement = worker_actor(cpus, gpus), ray.util.get_current_placement_group()
+        started = [
+            actor.options(
+                scheduling_strategy=PlacementGroupSchedulingStrategy(
+                    placement, placement_group_bundle_index=index + 1
+                )
+            ).remote()
+            for index in range(workers)
+        ]
+        homes = ray.get([worker.home.remote() for worker in started])
+        order = sorted(range(workers), key=homes.__getitem__)
+        self._workers: list[Any] = [started[index] for index in order]
+        self._connect(environments([homes[index] for index in order]))
+        self._training: list[Any] = []
+        # Always one is asked for: what no report of one trial answers the next trial's will.
+        self._report = self._workers[0].next_report.remote()
+
+    def _connect(self, members: list[dict[str, str]]) -> None:
+        port = ray.get(self._workers[0].serve.remote(members[0]["MASTER_ADDR"]))
+        joining = [
+            worker.join.remote({**member, "MASTER_PORT": str(port)})
+            for worker, member in zip(self._workers, members, strict=True)
+        ]
+        ray.get(joining)
+
+    def train(self, trial: TrialConfig, reporter: Reporter) -> None:
+        """Train to the end.
+
+        Raises:
+            RayError: a worker has failed.
+        """
+        self._training = [worker.train.remote(trial) for worker in self._workers]
+        training = list(self._training)
+        while training:
+            (done,), _ = ray.wait([self._report, *training])
+            event = ray.get(done)
+            if done is self._report:
+                self._hand_on(event, reporter)
+            else:
+                training.remove(done)
+
+    def _hand_on(self, measurement: Any, reporter: Reporter) -> None:
+        """Where Tune stops the trial here it ends this thread; the workers then end theirs."""
+        goes_on = False
+        try:
+            reporter.report(measurement)
+            goes_on = True
+        finally:
+            self._workers[0].answer.remote(goes_on)
+            self._report = self._workers[0].next_report.remote()
+
+    def failures(self) -> list[BaseException]:
+        """What went wrong in the workers, in order of their ranks."""
+        ended, _ = ray.wait(self._training, num_returns=len(self._training), timeout=_LAST_WORDS_S)
+        failures = [_failure(training) for training in self._training if training in ended]
+        self._training = []
+        return [failure for failure in failures if failure is not None]
+
+    def is_ready(self) -> bool:
+        """Whether all workers live and have let go of the trial before."""
+        homes = [worker.home.remote() for worker in self._workers]
+        try:
+            ray.get([*self._training, *homes], timeout=_LONGEST_ENDING_S)
+        except RayError:
+            return False
+        return True
+
+    def kill(self) -> None:
+        """End the processes, whatever they do."""
+        for worker in self._workers:
+            ray.kill(worker)
+
+
+def _failure(training: Any) -> BaseException | None:
+    """The error that a worker raised, or what Ray says of its process."""
+    try:
+        ray.get(training)
+    except RayError as error:
+        cause: BaseException | None = getattr(error, "cause", None)
+        return cause or error
+    return None

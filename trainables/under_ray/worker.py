@@ -1,0 +1,133 @@
+"""One process of a group of workers; it stays for the trials that follow."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import ray
+
+from trainables.attempt_folder import on_this_node, publish_worker
+from trainables.config import TrialConfig
+from trainables.records import Measurement
+from trainables.under_ray.log import log_to
+from trainables.under_ray.method import trial_function
+from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporter
+
+# Rank 0 evaluates, or waits for Tune, while the others wait for it.
+_LONGEST_WAIT = timedelta(days=1)
+_REPORTS = "reports"
+
+
+class Home(NamedTuple):
+    """Where a worker lives: its node's address, and the GPU that Ray gave it, if any."""
+
+    address: str
+    gpu: str
+
+
+class Worker:
+    """A member of a group, as an actor; `train` is called in all of them at once."""
+
+    def __init__(self) -> None:
+        self._reports: SimpleQueue[Measurement] = SimpleQueue()
+        self._answers: SimpleQueue[bool] = SimpleQueue()
+
+    def home(self) -> Home:
+        """Where this worker lives."""
+        gpu, _, _ = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")
+        return Home(ray.util.get_node_ip_address(), gpu)
+
+    def serve(self, address: str) -> int:
+        """Open the store at which the group meets, and return its port. Of rank 0 alone."""
+        from torch.distributed import TCPStore
+
+        self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
+        return int(self._store.port)
+
+    def join(self, environment: dict[str, str]) -> None:
+        """Become a member of the group, for life.
+
+        Args:
+            environment: as a launcher of torch sets it; see `environments`.
+        """
+        os.environ |= environment  # before CUDA is asked for its devices
+        import torch
+
+        rank, workers = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+        if rank > 0:
+            address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
+            self._store = torch.distributed.TCPStore(address, port)
+        torch.distributed.init_process_group(
+            "nccl" if torch.cuda.is_available() else "gloo",
+            store=self._store,
+            rank=rank,
+            world_size=workers,
+            timeout=_LONGEST_WAIT,
+        )
+
+    def train(self, trial: TrialConfig) -> None:
+        """This worker's part of a trial.
+
+        Raises:
+            TrialError: see the trial's method.
+            StopTrial: the driver asked for it.
+        """
+        rank, trial = int(os.environ["RANK"]), on_this_node(trial)
+        reporter = WorkerReporter(trial.workers, self._hand_on if rank == 0 else None)
+        with log_to(Path(trial.output_dir) / f"worker_{rank}.log"), suppress(StoppedByTune):
+            try:
+                trial_function(trial)(trial, Watched(trial, reporter))
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+        publish_worker(trial, rank)
+
+    @ray.method(concurrency_group=_REPORTS)
+    def next_report(self) -> Measurement:
+        """Wait for the next measurement, of this trial or of one that follows; it is answered."""
+        return self._reports.get()
+
+    @ray.method(concurrency_group=_REPORTS)
+    def answer(self, goes_on: bool) -> None:
+        """Whether the trial goes on after the measurement that was handed on last."""
+        self._answers.put(goes_on)
+
+    def _hand_on(self, measurement: Measurement) -> bool:
+        self._reports.put(measurement)
+        return self._answers.get()
+
+
+def environments(homes: Sequence[Home]) -> list[dict[str, str]]:
+    """What a launcher of torch would set for the workers of a group, in order of their ranks.
+
+    The workers of a node see each other's GPUs, as NCCL needs for its fastest ways between them,
+    and each takes the one that its local rank counts to.
+
+    Args:
+        homes: by rank; those of one node stand together.
+    """
+    result = []
+    for rank, home in enumerate(homes):
+        node = [index for index, other in enumerate(homes) if other.address == home.address]
+        environment = {
+            "RANK": str(rank),
+            "WORLD_SIZE": str(len(homes)),
+            "LOCAL_RANK": str(rank - node[0]),
+            "LOCAL_WORLD_SIZE": str(len(node)),
+            "MASTER_ADDR": homes[0].address,
+        }
+        if home.gpu:
+            environment["CUDA_VISIBLE_DEVICES"] = ",".join(homes[index].gpu for index in node)
+        result.append(environment)
+    return result
+
+
+def worker_actor(cpus: float, gpus: float) -> Any:
+    """The actor class; reports pass while a training runs, trainings follow each other."""
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, concurrency_groups={_REPORTS: 1})(Worker)
