@@ -4,7 +4,7 @@
 
 One sweep for each number of workers, its trials one after another. The first counts from the
 sweep's start, base evaluation left out, the others from the end of the trial before; so both hold
-all that Tune, the processes, the data, the model and DeepSpeed take. Asked for: under 3 s when warm.
+all that Tune, processes, data, model and DeepSpeed take. Asked for: under 3 s when warm.
 """
 
 from __future__ import annotations
