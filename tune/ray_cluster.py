@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
+import re
 import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +16,6 @@ from trainables.errors import Fault, UserError
 _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("tune", "trainables", "analysis")
 _CONNECT_TIMEOUT_S = 10.0
-_ASK_TIMEOUT_S = 60.0
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
@@ -42,7 +40,7 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     the driver.
 
     Raises:
-        UserError: no cluster answers.
+        UserError: no cluster answers, or it runs other versions.
     """
     os.environ |= {key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()}
     import ray
@@ -63,7 +61,8 @@ def ray_cluster(address: str | None) -> Iterator[None]:
             logging_level=logging.WARNING,
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise _no_cluster(address, error) from error
+        ray.shutdown()
+        raise _other_versions(error) or _no_cluster(address, error) from error
     try:
         yield
     finally:
@@ -81,6 +80,18 @@ def _check_answers(address: str) -> None:
         raise _no_cluster(address, error) from error
 
 
+def _other_versions(error: Exception) -> UserError | None:
+    """Ray's refusal of a driver that is another Ray or Python than the head, in our words."""
+    found = re.findall(r"(?:Ray|Python): (\S+)", str(error))
+    if "ersion mismatch" not in str(error) or len(found) != 4:
+        return None
+    theirs, ours = f"Ray {found[0]} and Python {found[1]}", f"Ray {found[2]} and Python {found[3]}"
+    remedy = "start the command on the head, or install the cluster's versions here"
+    return UserError(
+        [Fault("--address", f"the cluster runs {theirs}, this command {ours}", remedy)]
+    )
+
+
 def _no_cluster(address: str | None, error: Exception) -> UserError:
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
@@ -93,37 +104,3 @@ def _no_cluster(address: str | None, error: Exception) -> UserError:
             )
         ]
     )
-
-
-def smallest_gpu() -> int | None:
-    """Bytes of the smallest GPU of any node that is up; None where there is none to ask."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    ask = ray.remote(num_cpus=0, max_retries=0)(gpu_bytes)
-    asked = [
-        ask.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False))
-        for node in ray.nodes()
-        if node["Alive"] and node["Resources"].get("GPU")
-    ]
-    if not asked:
-        return None
-    questions = [node.remote() for node in asked]
-    answers, _ = ray.wait(questions, num_returns=len(questions), timeout=_ASK_TIMEOUT_S)
-    return min((size for size in ray.get(answers) if size), default=None)
-
-
-def gpu_bytes() -> int | None:
-    """Bytes of this node's smallest GPU; asks the driver, so a GPU in use need not be free."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    done = subprocess.run(  # noqa: S603 - a fixed command
-        [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        timeout=_ASK_TIMEOUT_S,
-        check=False,
-    )
-    sizes = [int(line) << 20 for line in done.stdout.split() if line.isdigit()]
-    return min(sizes, default=None)

@@ -29,6 +29,7 @@ from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.listeners import SweepListener
 from tune.memory_fit import memory_fit
 from tune.placement import placement
+from tune.node_checks import ask_nodes, check_nodes, smallest_gpu
 from tune.preflight import (
     check_metrics,
     check_resources,
@@ -36,7 +37,6 @@ from tune.preflight import (
     max_concurrent,
 )
 from tune.provenance import provenance
-from tune.ray_cluster import smallest_gpu
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
 from tune.searcher import MakeTrial, OptunaSearcher
@@ -73,7 +73,8 @@ class Sweep:
         may_write: raises where another driver has taken the sweep over.
 
     Raises:
-        UserError: the folder holds another sweep, or `warm_start` names one that does not fit.
+        UserError: the folder holds another sweep, `warm_start` names one that does not fit, or a
+            node of the cluster runs no task.
     """
 
     def __init__(
@@ -90,7 +91,8 @@ class Sweep:
         self._base_cache = base_cache
         self._trainable = trainable
         self._cluster = ray.cluster_resources()
-        self._memory = memory_fit(config, smallest_gpu())
+        self._nodes = ask_nodes()
+        self._memory = memory_fit(config, smallest_gpu(self._nodes))
         history = self._read_history()
         again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))
         self._finished = [record for record in history if record.status not in again]
@@ -105,6 +107,7 @@ class Sweep:
         Raises:
             UserError: something in the input is wrong; no trial has run.
         """
+        check_nodes(self._nodes)
         check_resources(self._config, self._cluster)
         resized = self._memory.check(self._config)
         base = self._evaluate_base()

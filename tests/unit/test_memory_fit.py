@@ -10,9 +10,9 @@ import pytest
 from trainables import memory
 from trainables.config import ModelShape, TrialConfig
 from trainables.errors import UserError
+from trainables.under_ray.node import gpu_bytes
 from tune import command_line
 from tune.memory_fit import MemoryFit, largest_trial, memory_fit
-from tune.ray_cluster import gpu_bytes
 from tune.sweep_config import SweepConfig
 from tune.sweep_file import load_sweep
 

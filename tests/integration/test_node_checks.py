@@ -1,0 +1,74 @@
+"""Every node is asked before a trial is spent: versions that differ, memory of busy GPUs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import ray
+
+pytestmark = pytest.mark.integration
+
+PROJECT = Path(__file__).parents[2]
+# A cluster of its own: the head, and a host whose Ray was changed while it ran there.
+SCRIPT = """
+import os
+import ray
+from ray.cluster_utils import Cluster
+from trainables.errors import UserError
+from tune.node_checks import ask_nodes, check_nodes, smallest_gpu
+from tune.ray_cluster import ray_cluster
+
+@ray.remote(num_gpus=2)
+class Busy:
+    def ready(self):
+        return True
+
+cluster = Cluster(True, head_node_args={"num_cpus": 1, "num_gpus": 2})
+os.environ["CHANGED_RAY"] = "2.59.1"
+cluster.add_node(num_cpus=1)
+with ray_cluster(cluster.address):
+    busy = Busy.remote()
+    ray.get(busy.ready.remote())
+    nodes = ask_nodes()
+    print(smallest_gpu(nodes))
+    try:
+        check_nodes(nodes)
+    except UserError as error:
+        print(error)
+ray.__version__ = "2.59.1"
+try:
+    with ray_cluster(cluster.address):
+        pass
+except UserError as error:
+    print(error)
+"""
+# Runs in every process of the cluster, and changes Ray's version in workers of the second host.
+SITECUSTOMIZE = """
+import os, sys
+changed = os.environ.get("CHANGED_RAY")
+if changed and any("default_worker.py" in argument for argument in sys.orig_argv):
+    import ray
+    ray.__version__ = changed
+"""
+
+
+def test_what_nodes_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.write_text("#!/bin/sh\necho 81559\necho 24564\n")
+    program.chmod(0o755)
+    (tmp_path / "sitecustomize.py").write_text(SITECUSTOMIZE)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{PROJECT}")
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    smallest, of_a_node, of_the_driver = done.stdout.strip().splitlines()[-3:]
+    assert int(smallest) == 24564 << 20
+    assert f"runs Ray 2.59.1 and Python {sys.version.split()[0]}" in of_a_node
+    assert f"this command Ray {ray.__version__}" in of_a_node
+    assert f"the cluster runs Ray {ray.__version__}" in of_the_driver
+    assert "this command Ray 2.59.1" in of_the_driver
