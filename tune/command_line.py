@@ -68,6 +68,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--num-trials", type=int, metavar="N", help="trials in all")
     parser.add_argument(
+        "--max-gpus",
+        type=int,
+        metavar="N",
+        help="GPUs to hold at most",
+    )
+    parser.add_argument(
         "--retry-failed",
         action="store_true",
         help="run failed trials again, from their checkpoints",
@@ -79,9 +85,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="where sweeps lie: a folder, or such as s3://bucket/sweeps (default: sweeps)",
     )
-    parser.add_argument(
-        "--address", help="Ray cluster to run on, such as auto (default: this machine)"
-    )
+    parser.add_argument("--address", help="Ray cluster, such as auto (default: this machine)")
     parser.add_argument(
         "--set",
         dest="overrides",
@@ -100,6 +104,8 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     overrides: list[str] = list(options.overrides)
     if options.num_trials is not None:
         overrides.append(f"budget.trials={options.num_trials}")
+    if options.max_gpus is not None:
+        overrides.append(f"resources.max_gpus={options.max_gpus}")
     return overrides
 
 
@@ -193,6 +199,8 @@ def _continue_hint(options: argparse.Namespace, config: SweepConfig, interrupted
         command += ["--set", override]
     if options.address:
         command += ["--address", options.address]
+    if options.max_gpus is not None:
+        command += ["--max-gpus", str(options.max_gpus)]
     number = config.budget.trials if interrupted else config.budget.trials * 2
     if options.num_trials is not None or not interrupted:
         command += ["--num-trials", str(number)]

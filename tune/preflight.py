@@ -88,6 +88,12 @@ def gpus_per_worker(config: SweepConfig, method: Method, cluster: dict[str, floa
     return 1.0 if cluster.get("GPU", 0) >= 1 else 0.0
 
 
+def within_limit(config: SweepConfig, cluster: dict[str, float]) -> dict[str, float]:
+    """The part of a cluster's resources that the sweep may hold."""
+    limit = config.resources.max_gpus
+    return cluster if limit is None else cluster | {"GPU": min(cluster.get("GPU", 0.0), limit)}
+
+
 def check_resources(config: SweepConfig, cluster: dict[str, float]) -> None:
     """See whether one trial of each method fits the cluster.
 
@@ -95,6 +101,7 @@ def check_resources(config: SweepConfig, cluster: dict[str, float]) -> None:
         UserError: a method asks for more than there is.
     """
     faults = []
+    limit = config.resources.max_gpus
     for method in config.search.methods:
         resources = config.resources.of(method)
         needs = {
@@ -103,15 +110,14 @@ def check_resources(config: SweepConfig, cluster: dict[str, float]) -> None:
         }
         for kind, (field, each) in needs.items():
             total, available = each * resources.workers, cluster.get(kind, 0)
-            if total > available:
-                faults.append(
-                    Fault(
-                        f"resources.{method}.{field}",
-                        f"a trial asks for {total:g} {kind}s ({resources.workers} x {each:g}), "
-                        f"the cluster has {available:g}",
-                        "lower it or add nodes",
-                    )
-                )
+            if total <= available:
+                continue
+            asks = f"a trial asks for {total:g} {kind}s ({resources.workers} x {each:g})"
+            if kind == "GPU" and available == limit:
+                rule, remedy = f"{asks}, the sweep may hold {limit}", "raise resources.max_gpus"
+            else:
+                rule, remedy = f"{asks}, the cluster has {available:g}", "lower it or add nodes"
+            faults.append(Fault(f"resources.{method}.{field}", rule, remedy))
     if faults:
         raise UserError(faults)
 

@@ -14,6 +14,7 @@ from trainables.metric_keys import GPU_HOURS
 from trainables.records import TrialRecord, TrialStatus
 from tune.confirmation import unconfirmed, winners
 from tune.listeners import SweepListener
+from tune.placement import Room
 from tune.search_space import Params, grid_size
 from tune.study import Study
 from tune.sweep_config import SweepConfig
@@ -60,6 +61,8 @@ class OptunaSearcher(Searcher, SweepListener):
         self._running = {record.number: record for record in interrupted}
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
+        self._room: Room | None = None
+        self._drawn: dict[str, Any] | None = None
         for record in [*warm, *earlier]:
             if record.confirms is None:
                 self._study.add(record)
@@ -78,23 +81,21 @@ class OptunaSearcher(Searcher, SweepListener):
         """Whether there is nothing left to run."""
         return not self._again and self._is_exhausted() and self._confirmation() is None
 
+    def keep_within(self, room: Room) -> None:
+        """Suggest a trial once there is room for it, and no other before."""
+        self._room = room
+
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial for Tune, or that there is none."""
+        """The next trial for Tune; None while there is none, or no room for it."""
         if self._is_stopping:
             return str(Searcher.FINISHED)
-        if self._again:
-            record = self._again.pop(0)
-            return self._for_tune(record, record.attempt + 1)
-        if not self._is_exhausted():
-            return self._next_point()
-        # One that still runs may lose its process and have to be suggested again.
-        if any(record.confirms is None for record in self._running.values()):
-            return None
-        confirmation = self._confirmation()
-        if confirmation is None:
+        self._drawn = self._drawn or self._next()
+        if self._drawn is None:
             return None if self._running else str(Searcher.FINISHED)
-        trial, seed = confirmation
-        return self._start(self._next_number(), trial.params, seed, confirms=trial.number)
+        if self._room and not self._room.take(TrialConfig.model_validate(self._drawn["trial"])):
+            return None
+        suggestion, self._drawn = self._drawn, None
+        return suggestion
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -114,17 +115,44 @@ class OptunaSearcher(Searcher, SweepListener):
     def trial_interrupted(self, record: TrialRecord) -> None:
         """Suggest the trial again, before any new one."""
         self._again.append(record)
+        self._leave(record)
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Tell the study how a trial ended."""
         self._records[record.number] = record
         self._running.pop(record.number, None)
+        self._leave(record)
         if record.confirms is None:
             self._study.tell(record)
+
+    def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
+        """Forget the point that never had room."""
+        if self._drawn is not None and self._drawn["attempt"] == 1:
+            self._study.withdraw(self._drawn["trial"]["number"])
 
     def export(self, file: Path) -> None:
         """Write the study to an Optuna journal, which `optuna-dashboard` opens."""
         self._study.export(file)
+
+    def _next(self) -> dict[str, Any] | None:
+        """Draw the next trial; None where it depends on those that run, or there is none."""
+        if self._again:
+            record = self._again.pop(0)
+            return self._for_tune(record, record.attempt + 1)
+        if not self._is_exhausted():
+            return self._next_point()
+        # One that still runs may lose its process and have to be suggested again.
+        if any(record.confirms is None for record in self._running.values()):
+            return None
+        confirmation = self._confirmation()
+        if confirmation is None:
+            return None
+        trial, seed = confirmation
+        return self._start(self._next_number(), trial.params, seed, confirms=trial.number)
+
+    def _leave(self, record: TrialRecord) -> None:
+        if self._room:
+            self._room.give_back(record.number)
 
     def _next_point(self) -> dict[str, Any]:
         number = self._next_number()

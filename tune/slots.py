@@ -85,6 +85,15 @@ def hosts_that_fit(config: SweepConfig, cluster: dict[str, float]) -> int:
     return max(0, min(fits, most))
 
 
+def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> dict[str, float]:
+    """What hosts of slots leave of a cluster for trials that train by themselves."""
+    held = {
+        "CPU": config.resources.lora.cpus_per_worker,
+        "GPU": gpus_per_worker(config, "lora", cluster),
+    }
+    return cluster | {kind: cluster.get(kind, 0.0) - hosts * held[kind] for kind in held}
+
+
 def _measured(config: SweepConfig, trial: TrialConfig, actors: tuple[Any, ...]) -> int:
     """The number of slots that trains fastest, measured on one host."""
     trials = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)

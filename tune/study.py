@@ -79,6 +79,10 @@ class Study:
         self._asked[number] = trial
         return params
 
+    def withdraw(self, number: int) -> None:
+        """A trial that was asked for will never run; nobody is told of its point."""
+        self._asked.pop(number, None)
+
     def tell(self, record: TrialRecord) -> None:
         """How a trial ended that was asked for, or added as running."""
         trial = self._asked.pop(record.number)

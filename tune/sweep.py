@@ -6,7 +6,6 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,19 +27,21 @@ from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.listeners import SweepListener
 from tune.memory_fit import memory_fit
-from tune.placement import placement
 from tune.node_checks import ask_nodes, check_nodes, smallest_gpu
+from tune.placement import Placement, Room, beside_driver
 from tune.preflight import (
     check_metrics,
     check_resources,
     gpus_per_worker,
     max_concurrent,
+    trials_that_fit,
+    within_limit,
 )
 from tune.provenance import provenance
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
 from tune.searcher import MakeTrial, OptunaSearcher
-from tune.slots import slot_hosts
+from tune.slots import beside_hosts, slot_hosts
 from tune.stopping import stopping_gently
 from tune.sweep_config import SweepConfig
 from tune.tune_events import TuneEvents
@@ -90,7 +91,8 @@ class Sweep:
         self._ledger = Ledger(location, may_write)
         self._base_cache = base_cache
         self._trainable = trainable
-        self._cluster = ray.cluster_resources()
+        self._cluster = within_limit(config, ray.cluster_resources())
+        self._beside_driver = beside_driver()
         self._nodes = ask_nodes()
         self._memory = memory_fit(config, smallest_gpu(self._nodes))
         history = self._read_history()
@@ -149,7 +151,7 @@ class Sweep:
 
     def _fit(self, tuner: ray_tune.Tuner, listeners: Sequence[SweepListener]) -> None:
         """Run the trials; Ctrl-C has them stop where they are."""
-        request = StopRequest()
+        request = StopRequest(self._beside_driver)
 
         def stop() -> None:
             for listener in listeners:
@@ -215,14 +217,17 @@ class Sweep:
             num_gpus=gpus_per_worker(config, method, self._cluster),
         )
         root = str(self._ledger.folder.root.absolute())
-        running = {n: task.remote(root, n) for n in notable_trials(config, records)}
-        for number, reference in running.items():
-            try:
-                reason = ray.get(reference)
-            except RayError as error:
-                reason = str(error)
-            if reason:
-                logger.warning("cannot look inside trial %d: %s", number, reason)
+        notable = notable_trials(config, records)
+        at_once = max(1, trials_that_fit(config, method, self._cluster))
+        for first in range(0, len(notable), at_once):
+            running = {n: task.remote(root, n) for n in notable[first : first + at_once]}
+            for number, reference in running.items():
+                try:
+                    reason = ray.get(reference)
+                except RayError as error:
+                    reason = str(error)
+                if reason:
+                    logger.warning("cannot look inside trial %d: %s", number, reason)
 
     def _write_sweep(self) -> SweepRecord:
         sweep_id = (
@@ -279,13 +284,16 @@ class Sweep:
         hosts: SlotHosts | None,
     ) -> ray_tune.Tuner:
         config = self._config
-        trainable, in_slots = self._trainable, 0
+        trainable, in_slots, left = self._trainable, 0, self._cluster
         if hosts is not None:
             trainable = ray_tune.with_parameters(trainable, slot_hosts=hosts)
             in_slots = len(hosts.actors) * hosts.slots
+            left = beside_hosts(config, self._cluster, len(hosts.actors))
+        placement = Placement(self._beside_driver, has_slots=in_slots > 0)
+        searcher.keep_within(Room(left, placement.holds))
         hours = config.budget.hours
         return ray_tune.Tuner(
-            ray_tune.with_resources(trainable, partial(placement, in_slots > 0)),
+            ray_tune.with_resources(trainable, placement),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
@@ -297,8 +305,9 @@ class Sweep:
                 trial_dirname_creator=_trial_id,
             ),
             run_config=ray_tune.RunConfig(
-                name=self._ledger.folder.ray.name,
-                storage_path=str(self._ledger.folder.root.absolute()),
+                # Tune's own folder on this machine has this name: that of no other sweep.
+                name=self._ledger.sweep().sweep_id,
+                storage_path=str(self._ledger.folder.ray.absolute()),
                 callbacks=[events],
                 verbose=0,
             ),

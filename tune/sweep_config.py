@@ -79,11 +79,14 @@ class ResourcesConfig(Frozen):
 
     Attributes:
         max_concurrent: default as many as fit.
+        max_gpus: how many GPUs all running trials of the sweep may hold together, hosts of slots
+            and the base's evaluation included. Default: all that the cluster has.
     """
 
     lora: LoraResources = LoraResources()
     full: MethodResources = MethodResources()
     max_concurrent: int | None = Field(default=None, ge=1)
+    max_gpus: int | None = Field(default=None, ge=0)
 
     def of(self, method: Method) -> MethodResources:
         """The resources of one method."""

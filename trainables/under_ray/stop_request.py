@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
 from threading import Event, Thread
@@ -14,11 +15,18 @@ _STOP = "stop request"  # a name among those of this driver alone
 
 
 class StopRequest:
-    """The driver's way to ask all its trials to save a checkpoint and end."""
+    """The driver's way to ask all its trials to save a checkpoint and end.
 
-    def __init__(self) -> None:
+    Args:
+        reserve: what its actor holds, which shall live for as long as the driver does.
+    """
+
+    def __init__(self, reserve: Mapping[str, float]) -> None:
+        custom = dict(reserve)
         actor: Any = _StopRequest
-        self._actor = actor.options(name=_STOP).remote()
+        self._actor = actor.options(
+            name=_STOP, memory=custom.pop("memory", None), resources=custom
+        ).remote()
 
     def make(self) -> None:
         """Ask; trials end at their next step."""
