@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import ray
 from ray.exceptions import RayError
@@ -61,6 +61,20 @@ def check_nodes(reports: Sequence[NodeReport]) -> None:
     ]
     if faults:
         raise UserError(faults)
+
+
+def largest_cluster(now: Mapping[str, float], reports: Sequence[NodeReport]) -> dict[str, float]:
+    """Resources of the cluster once its autoscaler has made all it may; it grows by demand.
+
+    Args:
+        now: what it has, the head's own included.
+        reports: of its nodes.
+    """
+    largest = dict(now)
+    for report in reports:
+        for kind, amount in report.most_workers.items():
+            largest[kind] = max(largest.get(kind, 0.0), amount)
+    return largest
 
 
 def smallest_gpu(reports: Sequence[NodeReport]) -> int | None:

@@ -71,13 +71,49 @@ def ray_cluster(address: str | None) -> Iterator[None]:
 
 def _check_answers(address: str) -> None:
     """Fail fast where nobody listens; Ray itself tries for minutes."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if address == "auto":
+        address = _running_here()
+    if address.startswith("ray://"):
+        rule = f"a sweep cannot be driven from outside its cluster, got {address}"
+        remedy = "start the command on the head, with --address auto (clusters/README.md)"
+        raise UserError([Fault("--address", rule, remedy)])
+    host, separator, port = address.rpartition(":")
     if not separator or not port.isdigit():
-        return
+        rule = f"must be auto or HOST:PORT, got {address}"
+        raise UserError([Fault("--address", rule, "the port of a head is 6379 by default")])
     try:
         socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        _shake_hands(address)
     except OSError as error:
         raise _no_cluster(address, error) from error
+
+
+def _shake_hands(address: str) -> None:
+    """See whether it is gRPC that listens, as a cluster's head does.
+
+    Raises:
+        ConnectionError: it is something else.
+    """
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # what the head asks for then, Ray knows
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT_S / 2)
+        except grpc.FutureTimeoutError:
+            raise ConnectionError("what listens there is no Ray head") from None
+
+
+def _running_here() -> str:
+    """The address that Ray would take for `auto`."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return str(os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address("auto"))
+    except ConnectionError as error:
+        reason = ConnectionError("none runs on this machine, and RAY_ADDRESS is not set")
+        raise _no_cluster("auto", reason) from error
 
 
 def _other_versions(error: Exception) -> UserError | None:

@@ -27,7 +27,7 @@ from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.listeners import SweepListener
 from tune.memory_fit import memory_fit
-from tune.node_checks import ask_nodes, check_nodes, smallest_gpu
+from tune.node_checks import ask_nodes, check_nodes, largest_cluster, smallest_gpu
 from tune.placement import Placement, Room, beside_driver
 from tune.preflight import (
     check_metrics,
@@ -91,9 +91,9 @@ class Sweep:
         self._ledger = Ledger(location, may_write)
         self._base_cache = base_cache
         self._trainable = trainable
-        self._cluster = within_limit(config, ray.cluster_resources())
-        self._beside_driver = beside_driver()
         self._nodes = ask_nodes()
+        self._cluster = within_limit(config, largest_cluster(ray.cluster_resources(), self._nodes))
+        self._beside_driver = beside_driver()
         self._memory = memory_fit(config, smallest_gpu(self._nodes))
         history = self._read_history()
         again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))

@@ -7,8 +7,10 @@ import shutil
 import subprocess
 
 import ray
+from pydantic import Field
 
 from trainables.config import Frozen
+from trainables.under_ray.autoscaler import most_workers
 
 _ASK_GPUS_TIMEOUT_S = 30.0
 
@@ -21,12 +23,14 @@ class NodeReport(Frozen):
         ray: version that its processes run.
         python: version of the same, such as 3.11.9.
         gpu_bytes: memory of its smallest GPU; None where it has none.
+        most_workers: resources of all workers that the autoscaler may start, where it runs here.
     """
 
     address: str
     ray: str
     python: str
     gpu_bytes: int | None = None
+    most_workers: dict[str, float] = Field(default_factory=dict)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -42,6 +46,7 @@ def this_node() -> NodeReport:
         ray=ray.__version__,
         python=platform.python_version(),
         gpu_bytes=gpu_bytes(),
+        most_workers=most_workers(),
     )
 
 

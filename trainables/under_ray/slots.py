@@ -14,6 +14,8 @@ from trainables.reporter import Reporter
 from trainables.slots import host
 from trainables.under_ray.stop_request import stop_is_requested
 
+_ANSWER_S = 5.0
+
 
 @dataclass(frozen=True)
 class SlotHosts:
@@ -38,8 +40,7 @@ def start_slot_host(cpus: float, gpus: float) -> Any:
 
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter) -> TrialResult:
     """Let a host train the trial beside others, and pass on what it reports."""
-    loads = ray.get([actor.load.remote() for actor in slot_hosts.actors])
-    actor = slot_hosts.actors[loads.index(min(loads))]
+    actor = _least_loaded(slot_hosts)
     logging.getLogger(__name__).warning(
         f"trains in a slot, beside up to {slot_hosts.slots - 1} other trials"
     )
@@ -57,3 +58,11 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
                 raise ray.exceptions.RayActorError
     finally:  # stopped, too: Tune ends the thread in its report
         actor.leave.remote(trial.trial_id)
+
+
+def _least_loaded(slot_hosts: SlotHosts) -> Any:
+    """The host with most room of those that are up; some may wait for their node yet."""
+    loads = {actor.load.remote(): actor for actor in slot_hosts.actors}
+    answers, _ = ray.wait(list(loads), num_returns=len(loads), timeout=_ANSWER_S)
+    answers = answers or ray.wait(list(loads))[0]
+    return loads[min(answers, key=ray.get)]

@@ -1,0 +1,38 @@
+"""An address where no cluster answers is refused at once, whatever its form."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+
+from trainables.errors import UserError
+from tune.ray_cluster import _check_answers
+
+
+@pytest.fixture
+def stranger() -> Iterator[str]:
+    """A port where something listens that is no Ray."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"127.0.0.1:{server.getsockname()[1]}"
+
+
+def refusal(address: str) -> str:
+    with pytest.raises(UserError) as caught:
+        _check_answers(address)
+    return str(caught.value)
+
+
+@pytest.mark.timeout(20)
+def test_no_cluster(stranger: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert f"no Ray cluster answers at {stranger}: what listens" in refusal(stranger)
+    assert "no Ray cluster answers at 127.0.0.1:1: [Errno 111]" in refusal("127.0.0.1:1")
+    assert "must be auto or HOST:PORT, got somewhere" in refusal("somewhere")
+    assert "driven from outside its cluster, got ray://head:10001" in refusal("ray://head:10001")
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    assert "no Ray cluster answers at 127.0.0.1:1" in refusal("auto")
+    monkeypatch.delenv("RAY_ADDRESS")
+    monkeypatch.setattr("ray._private.services.find_gcs_addresses", set)
+    monkeypatch.setattr("ray._private.services.find_bootstrap_address", lambda temp_dir: None)
+    assert "no Ray cluster answers at auto: none runs on this machine" in refusal("auto")

@@ -1,0 +1,73 @@
+"""What an autoscaler may make of a cluster counts as the cluster, by the shipped cluster files."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from ray.autoscaler._private.kuberay.autoscaling_config import (
+    _derive_autoscaling_config_from_ray_cr,
+)
+from ray.autoscaler._private.util import prepare_config
+
+from trainables.under_ray.autoscaler import largest, most_workers
+from trainables.under_ray.node import NodeReport
+from tune.node_checks import largest_cluster
+
+PROJECT = Path(__file__).parents[2]
+
+
+def test_node_types_of_google_cloud() -> None:
+    config = prepare_config(yaml.safe_load((PROJECT / "clusters/gcp.yaml").read_text()))
+    assert largest(config) == {"CPU": 12 * 12, "GPU": 12}
+
+
+def test_groups_of_kubernetes() -> None:
+    documents = yaml.safe_load_all((PROJECT / "clusters/kuberay.yaml").read_text())
+    resource = next(d for d in documents if d["kind"] == "RayCluster")
+    resource["metadata"]["namespace"] = "default"
+    most = largest(_derive_autoscaling_config_from_ray_cr(resource))
+    assert (most["CPU"], most["GPU"]) == (64, 8)
+
+
+def test_the_bound_on_all_types_is_taken_up_by_the_largest() -> None:
+    types = {
+        "head": {"resources": {"CPU": 4}},
+        "small": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 9},
+        "large": {"resources": {"CPU": 96, "GPU": 8}, "max_workers": 2},
+        "unknown": {"max_workers": 1},
+    }
+    config = {"head_node_type": "head", "max_workers": 5, "available_node_types": types}
+    assert largest(config) == {"CPU": 2 * 96 + 3 * 8, "GPU": 2 * 8 + 3}
+
+
+@pytest.mark.parametrize("monitor", ["_private/monitor.py", "v2/monitor.py"])
+def test_the_autoscaler_is_found_among_the_processes(tmp_path: Path, monitor: str) -> None:
+    program = tmp_path / "ray" / "autoscaler" / monitor
+    program.parent.mkdir(parents=True)
+    program.write_text("print('up', flush=True)\ninput()\n")
+    file = PROJECT / "clusters/gcp.yaml"
+    process = subprocess.Popen(
+        [sys.executable, program, f"--autoscaling-config={file}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    assert most_workers() == {"CPU": 12 * 12, "GPU": 12}
+    process.communicate("\n")
+    assert most_workers() == {}
+
+
+def test_a_cluster_is_never_smaller_than_it_is() -> None:
+    head = NodeReport(address="1", ray="", python="", most_workers={"CPU": 64, "GPU": 8})
+    worker = NodeReport(address="2", ray="", python="")
+    assert largest_cluster({"CPU": 100, "driver": 1}, [head, worker]) == {
+        "CPU": 100,
+        "GPU": 8,
+        "driver": 1,
+    }

@@ -1,0 +1,90 @@
+"""What Ray's autoscaler may still make of a cluster, asked where it runs: on the head.
+
+Ray tells it to nobody: `ray status` and the GCS know the nodes there are, the limits stand in the
+autoscaler's own configuration. That is a file which the autoscaler's process names on its command
+line (v1 and v2 alike), and on Kubernetes the RayCluster resource.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+_MONITORS = ("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")
+_OPTION = "--autoscaling-config="
+_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+
+def most_workers() -> dict[str, float]:
+    """Resources of all workers that the autoscaler of this node may start, by kind.
+
+    Empty where none runs here, or its node types do not say what they have.
+    """
+    config = _of_kuberay() or _of_process()
+    return largest(config) if config else {}
+
+
+def largest(config: Mapping[str, Any]) -> dict[str, float]:
+    """Resources of the largest set of workers that a configuration allows.
+
+    Args:
+        config: as Ray's autoscaler takes it; `max_workers` bounds each type and all together.
+
+    Returns:
+        For each kind what the nodes that have most of it amount to; where `max_workers` does not
+        allow all types at once, the kinds' sums need not be had together.
+    """
+    types = config.get("available_node_types", {})
+    workers = [node_type for name, node_type in types.items() if name != config["head_node_type"]]
+    kinds = {kind for node_type in workers for kind in node_type.get("resources", {})}
+    return {kind: _most(kind, workers, config.get("max_workers", 0)) for kind in kinds}
+
+
+def _most(kind: str, workers: Iterable[Mapping[str, Any]], nodes: int) -> float:
+    total = 0.0
+    amounts = [(w.get("resources", {}).get(kind, 0), w.get("max_workers", nodes)) for w in workers]
+    for amount, count in sorted(amounts, reverse=True):
+        taken = min(count, nodes)
+        total, nodes = total + taken * amount, nodes - taken
+    return total
+
+
+def _of_process() -> Mapping[str, Any] | None:
+    """The configuration of the autoscaler among this node's processes."""
+    for command in _commands():
+        if not any(argument.endswith(_MONITORS) for argument in command):
+            continue
+        for argument in command:
+            if argument.startswith(_OPTION):
+                file = Path(argument.removeprefix(_OPTION)).expanduser()
+                return dict(yaml.safe_load(file.read_text(encoding="utf-8")))
+    return None
+
+
+def _commands() -> Iterable[list[str]]:
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            yield file.read_text(encoding="utf-8").split("\0")
+        except (OSError, UnicodeDecodeError):  # it has ended, or is another user's
+            continue
+
+
+def _of_kuberay() -> Mapping[str, Any] | None:
+    """The RayCluster as the autoscaler beside the head sees it; the head's account may read it."""
+    cluster = os.environ.get("RAY_CLUSTER_NAME")
+    if cluster is None or not _NAMESPACE.exists():
+        return None
+    from ray.autoscaler._private.kuberay import autoscaling_config, node_provider
+
+    namespace = _NAMESPACE.read_text(encoding="utf-8").strip()
+    try:
+        resource = node_provider.KubernetesHttpApiClient(namespace).get(f"rayclusters/{cluster}")
+    except OSError:  # the account of a worker may not
+        return None
+    if not resource["spec"].get("enableInTreeAutoscaling"):
+        return None
+    return dict(autoscaling_config._derive_autoscaling_config_from_ray_cr(resource))
