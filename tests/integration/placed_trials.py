@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any
@@ -25,7 +24,7 @@ from ray import tune
 from ray.cluster_utils import Cluster
 
 from trainables.config import TrialConfig
-from tune.placement import placement
+from tune.placement import Placement
 
 CPUS_OF_THE_HEAD = 1
 
@@ -49,7 +48,7 @@ def main(nodes: int, gpus: int, workers: list[int]) -> None:
     template = TrialConfig.model_validate_json(sys.stdin.read()).model_dump(mode="json")
     space = [template | {"workers": count, "gpus_per_worker": 1} for count in workers]
     results = tune.Tuner(
-        tune.with_resources(trial, partial(placement, False)),
+        tune.with_resources(trial, Placement({"memory": 1 << 20}, has_slots=False)),
         param_space={"trial": tune.grid_search(space)},
         tune_config=tune.TuneConfig(reuse_actors=True),
         run_config=tune.RunConfig(storage_path=mkdtemp(), name="placed", verbose=0),
