@@ -14,7 +14,7 @@ from ray.cluster_utils import Cluster
 from trainables.ledger import Ledger
 from trainables.records import TrialRecord, TrialStatus
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.slow, pytest.mark.timeout(600)]
 
 CROWD = Path(__file__).with_name("crowd.py")
 NODES, GPUS = 8, 8
@@ -54,7 +54,10 @@ class Driver:
 
     def records(self) -> tuple[list[TrialRecord], list[str]]:
         """Its trials, and the placement groups it left, once it has ended."""
-        out, err = self._process.communicate(timeout=240)
+        try:
+            out, err = self._process.communicate(timeout=500)
+        finally:
+            self._process.kill()
         assert self._process.returncode == 0, err
         return Ledger(self.folder).trials(), json.loads(out.splitlines()[-1])
 
