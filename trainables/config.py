@@ -294,7 +294,11 @@ class Objective(Frozen):
 
     def is_better(self, value: float, than: float) -> bool:
         """Whether one value is strictly better than another."""
-        return value < than if self.mode == "min" else value > than
+        return self.loss(value) < self.loss(than)
+
+    def loss(self, value: float) -> float:
+        """The value, or its negative where it is maximised: lower is better."""
+        return value if self.mode == "min" else -value
 
 
 class TrialConfig(Frozen):

@@ -110,8 +110,7 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
 
 def _losses(goals: Goals, values: list[float]) -> list[float]:
     return [
-        value if objective.mode == "min" else -value
-        for objective, value in zip(goals.objectives, values, strict=True)
+        objective.loss(value) for objective, value in zip(goals.objectives, values, strict=True)
     ]
 
 

@@ -7,14 +7,16 @@ their axis is our own step, so a trial that was continued elsewhere is where it 
 from __future__ import annotations
 
 import math
-from bisect import insort
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
+from trainables.config import Objective
 from trainables.metric_keys import TRAIN_LOSS
 from trainables.pareto import Constraint
 from trainables.records import Measurement, Outcome, TrialStatus
@@ -64,50 +66,64 @@ def _measurement(flat: dict[str, Any]) -> Measurement | None:
     )
 
 
-@dataclass
+@dataclass(eq=False)
 class Rung:
     """One level of successive halving.
 
     Attributes:
         step: optimizer steps at which trials are compared.
-        scores: of the trials that have reached it, higher is better, sorted.
-        compared: the trials that were compared here.
+        losses: of the trials that were compared here, [trials, losses]; lower is better.
+        compared: their numbers.
         allowed: the trials whose constraints held here.
     """
 
     step: int
-    scores: list[float] = field(default_factory=list)
+    losses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     compared: set[int] = field(default_factory=set)
     allowed: set[int] = field(default_factory=set)
 
-    def admits(self, number: int, score: float, reduction_factor: float) -> bool:
-        """Record a trial's score; whether it is among the best 1 / reduction_factor so far.
+    def admits(self, number: int, losses: Sequence[float], reduction_factor: float) -> bool:
+        """Record a trial's losses; whether less than 1 / reduction_factor of all are better.
+
+        Better is who dominates it: no worse in any loss and lower in one. With one loss the best
+        1 / reduction_factor go on. With several also a trial goes on that gives one for another,
+        since the search is for all trade-offs: tests/benchmarks/search_economy.py shows how much
+        of the front a weighted sum cuts off.
 
         As in ASHA (Li et al. 2018, 1810.05934) the decision is made at once, on those that came
         before; with fewer than `reduction_factor` of them every trial goes on. Their number is
         rounded up where the paper rounds down, which at a rung of five would keep a fifth for a
         third: tests/benchmarks/early_stopping.py shows what that costs.
         """
+        own = np.array([losses])
         if number not in self.compared:
+            self.losses = np.vstack([self.losses, own]) if self.compared else own
             self.compared.add(number)
-            insort(self.scores, score)
-        if len(self.scores) < reduction_factor:
+        count = len(self.compared)
+        if count < reduction_factor:
             return True
-        keep = math.ceil(len(self.scores) / reduction_factor)
-        return score >= self.scores[-keep]
+        is_better = (self.losses <= own).all(axis=1) & (self.losses < own).any(axis=1)
+        return bool(is_better.sum() < math.ceil(count / reduction_factor))
 
 
 class SuccessiveHalving:
     """The rule alone: from measurements to "goes on" or how the trial ends. No Ray in it.
 
     Args:
-        config: metric, direction and rungs.
+        config: rungs, and what trials are compared by.
+        objectives: of the sweep; what trials are compared by unless the configuration says.
         constraints: bounds on the final metrics; one that is broken at a rung already ends a
             trial, since forgetting is seldom undone.
     """
 
-    def __init__(self, config: EarlyStoppingConfig, constraints: Sequence[Constraint] = ()) -> None:
+    def __init__(
+        self,
+        config: EarlyStoppingConfig,
+        objectives: Sequence[Objective] = (),
+        constraints: Sequence[Constraint] = (),
+    ) -> None:
         self._config = config
+        self._objectives = objectives
         self._constraints = constraints
         self._rungs: dict[int, list[Rung]] = {}
         self._first_loss: dict[int, float] = {}
@@ -156,15 +172,15 @@ class SuccessiveHalving:
             self._rungs[total_steps] = [Rung(step) for step in sorted(set(steps))]
         return self._rungs[total_steps]
 
-    def _score(self, measurement: Measurement) -> float | None:
-        """The weighted sum of the chosen metrics, higher is better; None where one is missing."""
-        total = 0.0
-        for metric, weight in self._config.metrics.items():
-            value = measurement.metrics.get(metric)
-            if value is None:
-                return None
-            total += weight * value
-        return total
+    def _losses(self, measurement: Measurement) -> list[float] | None:
+        """What trials are compared by, lower is better; None where some of it is missing."""
+        metrics, weights = measurement.metrics, self._config.metrics
+        names = weights or [objective.metric for objective in self._objectives]
+        if not metrics.keys() >= set(names):
+            return None
+        if weights:
+            return [-sum(weight * metrics[name] for name, weight in weights.items())]
+        return [objective.loss(metrics[objective.metric]) for objective in self._objectives]
 
     def _explodes(self, number: int, measurement: Measurement) -> str | None:
         loss = measurement.metrics.get(TRAIN_LOSS)
@@ -191,10 +207,12 @@ class SuccessiveHalving:
 
     def _falls_behind(self, number: int, measurement: Measurement, rung: Rung) -> str | None:
         """Compares once at a rung, at the first measurement there that has what is compared."""
-        score = self._score(measurement)
-        if score is None or number in rung.compared:
+        losses = self._losses(measurement)
+        if losses is None or number in rung.compared:
             return None
-        if rung.admits(number, score, self._config.reduction_factor):
+        if rung.admits(number, losses, self._config.reduction_factor):
             return None
-        keep = f"best 1/{self._config.reduction_factor:g}"
-        return f"not among the {keep} at step {measurement.step}"
+        share = f"1/{self._config.reduction_factor:g}"
+        if len(losses) > 1:
+            return f"{share} of the trials are better in every objective at step {measurement.step}"
+        return f"not among the best {share} at step {measurement.step}"

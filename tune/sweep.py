@@ -261,7 +261,9 @@ class Sweep:
         """
         if self._config.early_stopping is None:
             return None
-        rule = SuccessiveHalving(self._config.early_stopping, self._config.constraints)
+        rule = SuccessiveHalving(
+            self._config.early_stopping, self._config.objectives, self._config.constraints
+        )
         histories = self._ledger.histories()
         outcomes = rule.replay(
             {

@@ -97,16 +97,19 @@ class EarlyStoppingConfig(Frozen):
     """When a trial ends before its last step.
 
     Attributes:
-        metrics: what trials are compared by: weights of a sum that shall be high, such as
-            `{in_domain/acc_mean: 1, forgetting/mean: -1}`.
-        reduction_factor: of the trials at a rung, the best 1 / reduction_factor go on; each rung
-            is that many times later than the one before.
+        metrics: what trials are compared by. Default: the objectives, of which none is given up
+            for another. Or weights of a sum that shall be high, such as
+            `{in_domain/acc_mean: 1, forgetting/mean: -1}`, for a search that wants only the best
+            by it: it cuts off the rest of the front.
+        reduction_factor: a trial ends where 1 / reduction_factor of the trials at a rung are
+            better, with several objectives in all of them; each rung is that many times later
+            than the one before.
         first_rung: share of a training after which trials are first compared.
         loss_limit: a trial whose training loss is above this many times its first has diverged;
             the first, at step 1 and before any update, is the base model's.
     """
 
-    metrics: dict[str, float] = Field(min_length=1)
+    metrics: dict[str, float] | None = Field(default=None, min_length=1)
     reduction_factor: float = Field(default=3.0, gt=1)
     first_rung: float = Field(default=1 / 9, gt=0, lt=1)
     loss_limit: float | None = Field(default=3.0, gt=1)
@@ -221,7 +224,7 @@ class SweepConfig(Frozen):
         named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(self.objectives)]
         named += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
         if self.early_stopping:
-            named += [("early_stopping.metrics", m) for m in self.early_stopping.metrics]
+            named += [("early_stopping.metrics", m) for m in self.early_stopping.metrics or ()]
         faults = []
         for field, metric in named:
             if metric in known or self._may_be_logged(metric):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import hashlib
-import heapq
 import json
 import math
 import os
@@ -30,8 +29,11 @@ import numpy as np
 import optuna
 from optuna.trial import TrialState
 
-sys.path[0] = str(Path(__file__).resolve().parents[2])
+sys.path[:1] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)]
 
+from benchmarks.virtual_time import interval, run_side_by_side  # noqa: E402
+
+from trainables.config import Objective  # noqa: E402
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC  # noqa: E402
 from trainables.records import Measurement  # noqa: E402
 from tune.early_stopping import SuccessiveHalving  # noqa: E402
@@ -99,7 +101,7 @@ class Curve:
 
 
 # A rule says whether a trial shall stop: (number, step, metrics, score, Optuna's trial).
-Rule = Callable[[int, int, dict[str, float], float, optuna.Trial], bool]
+Rule = Callable[[int, int, dict[str, float], float, optuna.Trial | None], bool]
 
 
 def no_stopping(*_: Any) -> bool:
@@ -108,14 +110,27 @@ def no_stopping(*_: Any) -> bool:
 
 
 def this_project(weights: dict[str, float]) -> Rule:
-    """`tune.early_stopping`."""
+    """`tune.early_stopping`, which compares trials by the objectives unless told otherwise."""
+    objectives = [
+        Objective(metric=metric, mode="max" if weight > 0 else "min")
+        for metric, weight in weights.items()
+    ]
+    return halving(None, objectives)
+
+
+def this_project_by_sum(weights: dict[str, float]) -> Rule:
+    """The same, told to compare by the weighted sum that the others go by."""
+    return halving(weights, [])
+
+
+def halving(weights: dict[str, float] | None, objectives: list[Objective]) -> Rule:
     config = EarlyStoppingConfig(
         metrics=weights, reduction_factor=REDUCTION, first_rung=FIRST_RUNG / TOTAL_STEPS
     )
-    rule = SuccessiveHalving(config)
+    rule = SuccessiveHalving(config, objectives)
 
     def stops(
-        number: int, step: int, metrics: dict[str, float], score: float, _: optuna.Trial
+        number: int, step: int, metrics: dict[str, float], score: float, _: optuna.Trial | None
     ) -> bool:
         measurement = Measurement(step=step, total_steps=TOTAL_STEPS, metrics=metrics, time=0.0)
         return rule.decide(number, measurement) is not None
@@ -123,7 +138,9 @@ def this_project(weights: dict[str, float]) -> Rule:
     return stops
 
 
-def ray_asha(weights: dict[str, float]) -> Rule:
+def ray_asha(
+    weights: dict[str, float], total_steps: int = TOTAL_STEPS, first_rung: int = FIRST_RUNG
+) -> Rule:
     """Ray's, driven as its trial runner does."""
     from ray.tune.schedulers import ASHAScheduler, TrialScheduler
 
@@ -131,14 +148,14 @@ def ray_asha(weights: dict[str, float]) -> Rule:
         time_attr="step",
         metric="score",
         mode="max",
-        max_t=TOTAL_STEPS,
-        grace_period=FIRST_RUNG,
+        max_t=total_steps,
+        grace_period=first_rung,
         reduction_factor=REDUCTION,
     )
     trials: dict[int, Any] = {}
 
     def stops(
-        number: int, step: int, metrics: dict[str, float], score: float, _: optuna.Trial
+        number: int, step: int, metrics: dict[str, float], score: float, _: optuna.Trial | None
     ) -> bool:
         if number not in trials:
             trials[number] = SimpleNamespace(trial_id=str(number))
@@ -154,8 +171,9 @@ def optunas(weights: dict[str, float]) -> Rule:
     """Whatever pruner the study has."""
 
     def stops(
-        number: int, step: int, metrics: dict[str, float], score: float, trial: optuna.Trial
+        number: int, step: int, metrics: dict[str, float], score: float, trial: optuna.Trial | None
     ) -> bool:
+        assert trial is not None
         return trial.should_prune()
 
     return stops
@@ -163,6 +181,7 @@ def optunas(weights: dict[str, float]) -> Rule:
 
 METHODS: dict[str, tuple[Callable[[dict[str, float]], Rule], Callable[[], Any]]] = {
     "this project": (this_project, optuna.pruners.NopPruner),
+    "this project, by the sum": (this_project_by_sum, optuna.pruners.NopPruner),
     "Ray ASHA": (ray_asha, optuna.pruners.NopPruner),
     "Optuna halving": (
         optunas,
@@ -201,42 +220,35 @@ def search(method: str, task: str, sampler: Sampler, seed: int) -> Found:
     warnings.simplefilter("ignore")
     weights = TASKS[task]
     make_rule, make_pruner = METHODS[method]
-    study = optuna.create_study(direction="maximize", pruner=make_pruner())
+    # Hyperband draws brackets from the study's name.
+    study = optuna.create_study(study_name=str(seed), direction="maximize", pruner=make_pruner())
     rule = make_rule(weights)
     done: list[tuple[float, Curve]] = []
-    queue: list[tuple[float, int]] = []
     running: dict[int, tuple[optuna.Trial, Curve, np.random.Generator, int]] = {}
-    spent = started = 0
 
-    def start(now: float) -> None:
-        nonlocal started
-        study.sampler = seeded_sampler(sampler, seed, started)
+    def start(number: int) -> bool:
+        study.sampler = seeded_sampler(sampler, seed, number)
         trial = study.ask()
-        curve = Curve.of(suggest(trial))
-        running[started] = (trial, curve, generator_of(seed, started), 0)
-        heapq.heappush(queue, (now + pace(seed, started), started))
-        started += 1
+        running[number] = (trial, Curve.of(suggest(trial)), generator_of(seed, number), 0)
+        return True
 
-    for _ in range(WORKERS):
-        start(0.0)
-    while spent < BUDGET:
-        now, number = heapq.heappop(queue)
+    def advance(number: int) -> tuple[int, bool]:
         trial, curve, generator, step = running.pop(number)
         step += REPORT_EVERY
-        spent += REPORT_EVERY
         metrics = curve.measured(step, generator)
         score = scalar(weights, metrics)
         trial.report(score, step)
         if step >= TOTAL_STEPS:
             study.tell(trial, score)
             done.append((score, curve))
-            start(now)
-        elif rule(number, step, metrics, score, trial):
+            return REPORT_EVERY, True
+        if rule(number, step, metrics, score, trial):
             study.tell(trial, state=TrialState.PRUNED)
-            start(now)
-        else:
-            running[number] = (trial, curve, generator, step)
-            heapq.heappush(queue, (now + pace(seed, number), number))
+            return REPORT_EVERY, True
+        running[number] = (trial, curve, generator, step)
+        return REPORT_EVERY, False
+
+    started = run_side_by_side(WORKERS, BUDGET, seed, start, advance)
     # The one that looks best is taken; what it is worth is its true score.
     chosen = max(done, key=lambda pair: pair[0])[1]
     ends = [curve.at(TOTAL_STEPS) for _, curve in done]
@@ -280,18 +292,6 @@ def seeded_sampler(sampler: Sampler, seed: int, number: int) -> Any:
 
 def generator_of(seed: int, number: int) -> np.random.Generator:
     return np.random.default_rng([seed, number])
-
-
-def pace(seed: int, number: int) -> float:
-    """Virtual time between two reports; trials differ by up to a factor of 4."""
-    return float(2 ** np.random.default_rng([seed, number, 1]).uniform(-1, 1))
-
-
-def interval(values: np.ndarray, generator: np.random.Generator) -> tuple[float, float]:
-    """95 % bootstrap interval of the mean (percentiles, 10,000 resamples)."""
-    means = generator.choice(values, (10_000, len(values))).mean(axis=1)
-    low, high = np.percentile(means, [2.5, 97.5])
-    return float(low), float(high)
 
 
 def one(job: tuple[str, str, Sampler, int]) -> Found:

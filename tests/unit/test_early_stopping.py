@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainables.config import Objective
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, TRAIN_LOSS
 from trainables.pareto import Constraint
 from trainables.records import Measurement, Outcome, TrialStatus
@@ -50,19 +51,31 @@ def test_third_and_worst_at_a_rung_is_stopped_and_says_where() -> None:
     assert outcome == stopped("not among the best 1/3 at step 12")
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.sampled_from([2.0, 3.0, 4.0]))
-def test_decision_equals_a_count_of_those_before(scores: list[float], factor: float) -> None:
+_LOSSES = st.integers(1, 3).flatmap(
+    lambda count: st.lists(
+        st.tuples(*[st.integers(0, 3).map(float)] * count), min_size=1, max_size=40
+    )
+)
+
+
+@given(_LOSSES, st.sampled_from([2.0, 3.0, 4.0]))
+def test_decision_equals_a_count_of_those_before(
+    arrivals: list[tuple[float, ...]], factor: float
+) -> None:
     rung = Rung(step=1)
-    for number, score in enumerate(scores):
-        seen = scores[: number + 1]
-        better = sum(other > score for other in seen)
-        among_best = better < math.ceil(len(seen) / factor)
-        assert rung.admits(number, score, factor) == (len(seen) < factor or among_best)
+    for number, losses in enumerate(arrivals):
+        seen = arrivals[: number + 1]
+        better = sum(
+            other != losses and all(a <= b for a, b in zip(other, losses, strict=True))
+            for other in seen
+        )
+        is_among_best = better < math.ceil(len(seen) / factor)
+        assert rung.admits(number, losses, factor) == (len(seen) < factor or is_among_best)
 
 
 def decisions(
     curves: list[list[Measurement]], arrivals: list[int], kills: Collection[int] = ()
-) -> tuple[dict[int, Outcome], list[Rung]]:
+) -> tuple[dict[int, Outcome], list[object]]:
     """How the trials of a sweep are ended, and what its rungs hold at the end.
 
     Args:
@@ -71,7 +84,7 @@ def decisions(
         kills: after which arrivals the driver dies, with the measurement in the ledger and
             nothing done about it.
     """
-    rule, ends = SuccessiveHalving(CONFIG, LIMITS), {}
+    rule, ends = SuccessiveHalving(CONFIG, constraints=LIMITS), {}
     ledger: dict[int, list[Measurement]] = {}
     for time, number in enumerate(arrivals):
         if number in ends:
@@ -80,13 +93,16 @@ def decisions(
         history.append(curves[number][len(history)].model_copy(update={"time": float(time)}))
         outcome = rule.decide(number, history[-1])
         if time in kills:
-            rule = SuccessiveHalving(CONFIG, LIMITS)
+            rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
             outcomes = rule.replay({trial: ledger[trial] for trial in sorted(ledger)})
             assert ends.items() <= outcomes.items()
             ends |= outcomes
         elif outcome is not None:
             ends[number] = outcome
-    return ends, rule._rungs_of(TOTAL)
+    rungs = [
+        (r.step, sorted(map(tuple, r.losses)), r.compared, r.allowed) for r in rule._rungs_of(TOTAL)
+    ]
+    return ends, rungs
 
 
 @given(st.data())
@@ -117,7 +133,7 @@ def test_points_of_the_training_curve_decide_nothing() -> None:
 
 
 def test_last_step_is_never_stopped() -> None:
-    rule = SuccessiveHalving(CONFIG, LIMITS)
+    rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
     assert rule.decide(0, at(TOTAL, 0.0, **{FORGETTING_MEAN: 0.9, TRAIN_LOSS: 1e9})) is None
 
 
@@ -128,14 +144,27 @@ def test_scalarised_pair_weighs_gain_against_forgetting() -> None:
     assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2})) is not None
 
 
+def test_without_metrics_only_who_is_worse_in_every_objective_is_stopped() -> None:
+    objectives = (
+        Objective(metric=IN_DOMAIN_ACC, mode="max"),
+        Objective(metric=FORGETTING_MEAN, mode="min"),
+    )
+    rule = SuccessiveHalving(EarlyStoppingConfig(), objectives)
+    for number, (accuracy, forgetting) in enumerate([(0.9, 0.4), (0.5, 0.1), (0.2, 0.0)]):
+        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: forgetting})) is None
+    assert rule.decide(3, at(10, 0.4, **{FORGETTING_MEAN: 0.5})) == stopped(
+        "1/3 of the trials are better in every objective at step 10"
+    )
+
+
 def test_constraint_broken_at_a_rung_stops_and_is_named() -> None:
-    rule = SuccessiveHalving(CONFIG, LIMITS)
+    rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
     outcome = rule.decide(0, at(10, 0.99, **{FORGETTING_MEAN: 0.2}))
     assert outcome == stopped("forgetting/mean <= 0.05 is broken already: 0.2 at step 10")
 
 
 def test_constraint_is_looked_at_where_it_is_first_measured_at_a_rung() -> None:
-    rule = SuccessiveHalving(CONFIG, LIMITS)
+    rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
     assert rule.decide(0, at(9, 0.9, **{FORGETTING_MEAN: 0.2})) is None  # before the first rung
     assert rule.decide(0, at(10, 0.9)) is None  # a point of the training curve
     assert rule.decide(0, at(12, None, **{FORGETTING_MEAN: 0.2})) is not None
