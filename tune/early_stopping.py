@@ -214,5 +214,5 @@ class SuccessiveHalving:
             return None
         share = f"1/{self._config.reduction_factor:g}"
         if len(losses) > 1:
-            return f"{share} of the trials are better in every objective at step {measurement.step}"
+            return f"{share} of the trials dominate it at step {measurement.step}"
         return f"not among the best {share} at step {measurement.step}"

@@ -102,7 +102,7 @@ class EarlyStoppingConfig(Frozen):
             `{in_domain/acc_mean: 1, forgetting/mean: -1}`, for a search that wants only the best
             by it: it cuts off the rest of the front.
         reduction_factor: a trial ends where 1 / reduction_factor of the trials at a rung are
-            better, with several objectives in all of them; each rung is that many times later
+            better, with several objectives dominate it; each rung is that many times later
             than the one before.
         first_rung: share of a training after which trials are first compared.
         loss_limit: a trial whose training loss is above this many times its first has diverged;

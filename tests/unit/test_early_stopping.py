@@ -144,7 +144,7 @@ def test_scalarised_pair_weighs_gain_against_forgetting() -> None:
     assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2})) is not None
 
 
-def test_without_metrics_only_who_is_worse_in_every_objective_is_stopped() -> None:
+def test_without_metrics_only_who_is_dominated_is_stopped() -> None:
     objectives = (
         Objective(metric=IN_DOMAIN_ACC, mode="max"),
         Objective(metric=FORGETTING_MEAN, mode="min"),
@@ -153,7 +153,7 @@ def test_without_metrics_only_who_is_worse_in_every_objective_is_stopped() -> No
     for number, (accuracy, forgetting) in enumerate([(0.9, 0.4), (0.5, 0.1), (0.2, 0.0)]):
         assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: forgetting})) is None
     assert rule.decide(3, at(10, 0.4, **{FORGETTING_MEAN: 0.5})) == stopped(
-        "1/3 of the trials are better in every objective at step 10"
+        "1/3 of the trials dominate it at step 10"
     )
 
 
