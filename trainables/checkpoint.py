@@ -251,6 +251,15 @@ def agreed(decision: bool, world_size: int) -> bool:
     return answer[0]
 
 
+def any_worker(decision: bool, world_size: int) -> bool:
+    """Whether any worker has decided so; every worker calls it."""
+    if world_size == 1:
+        return decision
+    decisions = [False] * world_size
+    torch.distributed.all_gather_object(decisions, decision)
+    return any(decisions)
+
+
 def _barrier(world_size: int) -> None:
     if world_size > 1:
         torch.distributed.barrier()

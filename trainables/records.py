@@ -79,7 +79,8 @@ class TrialRecord(Frozen):
         last: newest measurement.
         best: best value over the run of each metric that has a direction.
         attempt: how often it was started.
-        failures: how often it lost its process; a preempted node does not count.
+        failures: how often it lost its process; one lost with its node does not count (see
+            `tune.tune_events`).
         weights_dir: where the final adapter or model lies.
         confirms: number of the trial of the search that this one repeats with another seed; None
             for a trial of the search.

@@ -208,7 +208,7 @@ class Checkpoints(TrainerCallback):
         if not is_of_step(logs):
             return
         if not self._reports.is_report_step(step):
-            if checkpoint.agreed(self._reporter.stop_requested(), args.world_size):
+            if checkpoint.any_worker(self._reporter.stop_requested(), args.world_size):
                 self._mark_evaluated(self._save(args, state))
                 raise StopTrial
             return

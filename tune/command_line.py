@@ -1,12 +1,14 @@
 """The command line: arguments in, exit code out.
 
-Exit codes: 0 done; 1 no trial completed; 2 the input is at fault; 130 stopped by Ctrl-C.
+Exit codes: 0 done; 1 no trial completed; 2 the input is at fault; 3 the cluster's head is lost;
+130 stopped by Ctrl-C.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import os
 import shlex
 import shutil
 import sys
@@ -23,12 +25,14 @@ from tune.sweep_file import bundled_sweeps, load_sweep
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rich.console import Console
+
     from trainables.storage import Location
     from tune.lock import SweepLock
     from tune.sweep_config import SweepConfig
     from tune.wandb_listener import WandbListener
 
-OK, NOTHING_COMPLETED, BAD_INPUT, INTERRUPTED = 0, 1, 2, 130
+OK, NOTHING_COMPLETED, BAD_INPUT, HEAD_LOST, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 def main(arguments: list[str]) -> int:
@@ -128,7 +132,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         _cleared_on_fault(ledger, options.output_dir, lock, is_new),
         _mirrored(ledger, lock),
         chatter_to(ledger.folder.log) as console,
-        ray_cluster(options.address),
+        ray_cluster(options.address, lambda: _end_without_head(console)),
     ):
         wandb_listener = WandbListener(config.wandb, location)
         base_cache = join(options.output_dir, ".base")
@@ -143,6 +147,16 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         return INTERRUPTED
     complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)
     return OK if complete else NOTHING_COMPLETED
+
+
+def _end_without_head(console: Console) -> None:
+    """Say so and end at once: what waits for Ray may wait for ever. The ledger is whole."""
+    console.show_cursor()
+    console.print(
+        "\nerror: the cluster's head answers no more; start the cluster again, then the same "
+        "command goes on where it stopped"
+    )
+    os._exit(HEAD_LOST)
 
 
 @contextlib.contextmanager

@@ -2,29 +2,57 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.errors import Fault, UserError, first_line
+from trainables.ledger import cannot_write
+from trainables.storage import Location, open_storage
 from trainables.under_ray.node import NodeReport, report_node, this_node
 
 _TIMEOUT_S = 60.0
 
 
-def ask_nodes() -> list[NodeReport]:
+def ask_nodes(location: Location) -> list[NodeReport]:
     """Reports of all nodes that are up.
+
+    Args:
+        location: of the sweep's folder, in which each of them has to work.
 
     Raises:
         UserError: a node cannot run a task, or does not answer within a minute.
     """
+    with _marker(location) as marker:
+        return _ask(str(location.absolute() if isinstance(location, Path) else location), marker)
+
+
+@contextmanager
+def _marker(location: Location) -> Iterator[str]:
+    """The name of a file in the sweep's folder that is there for a moment."""
+    name = f".seen_by_nodes.{uuid4().hex}"
+    try:
+        storage = open_storage(location)
+        storage.write(name, b"")
+    except OSError as error:
+        raise cannot_write(location, error) from error
+    try:
+        yield name
+    finally:
+        storage.remove(name)
+
+
+def _ask(location: str, marker: str) -> list[NodeReport]:
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     questions = {
         node: report_node.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-        ).remote()
+        ).remote(location, marker)
         for node in nodes
     }
     ray.wait(list(questions.values()), num_returns=len(questions), timeout=_TIMEOUT_S)
@@ -40,14 +68,14 @@ def ask_nodes() -> list[NodeReport]:
     return reports
 
 
-def check_nodes(reports: Sequence[NodeReport]) -> None:
-    """See whether every node runs what the driver runs.
+def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
+    """See whether every node runs what the driver runs, and works in the sweep's folder.
 
     Ray refuses most mixtures by itself: a node that joins must have the head's versions. It lets
     through one that was changed while Ray ran on it.
 
     Raises:
-        UserError: the nodes that differ, all of them.
+        UserError: the nodes that differ, or do not reach the folder; all of them.
     """
     ours = this_node()
     faults = [
@@ -59,6 +87,7 @@ def check_nodes(reports: Sequence[NodeReport]) -> None:
         for report in reports
         if _compared(report) != _compared(ours)
     ]
+    faults += _storage_faults(reports, location)
     if faults:
         raise UserError(faults)
 
@@ -80,6 +109,21 @@ def largest_cluster(now: Mapping[str, float], reports: Sequence[NodeReport]) -> 
 def smallest_gpu(reports: Sequence[NodeReport]) -> int | None:
     """Bytes of the smallest GPU of any node; None where there is none."""
     return min((report.gpu_bytes for report in reports if report.gpu_bytes), default=None)
+
+
+def _storage_faults(reports: Sequence[NodeReport], location: Location) -> list[Fault]:
+    """One fault that names all nodes which do not reach the sweep's folder."""
+    blind = [f"{r.address} ({r.storage_fault})" for r in reports if r.storage_fault]
+    if not blind:
+        return []
+    return [
+        Fault(
+            "--output-dir",
+            f"{len(blind)} of {len(reports)} nodes cannot use {location}: {', '.join(blind)}",
+            "mount the same storage there on every node, or give a place that all reach, such as "
+            "--output-dir s3://bucket/sweeps",
+        )
+    ]
 
 
 def _unfit(address: str, error: RayError) -> Fault:

@@ -6,9 +6,11 @@ import logging
 import os
 import re
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 
 from trainables.errors import Fault, UserError
@@ -16,6 +18,10 @@ from trainables.errors import Fault, UserError
 _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("tune", "trainables", "analysis")
 _CONNECT_TIMEOUT_S = 10.0
+_LOOK_AT_HEAD_EVERY_S = 1.0
+# Ray itself waits for a minute and then aborts the process, with nothing said to the user. A head
+# that keeps its state elsewhere may be back before.
+_HEAD_IS_LOST_AFTER_S = 20.0
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
@@ -33,11 +39,18 @@ _WORKER_ENVIRONMENT = {
 
 
 @contextmanager
-def ray_cluster(address: str | None) -> Iterator[None]:
+def ray_cluster(
+    address: str | None, head_is_lost: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Connect to the cluster at `address`, or start one on this machine; let go at the end.
 
     A running cluster is sent this project's code, so that no worker runs another version than
     the driver.
+
+    Args:
+        address: of the cluster.
+        head_is_lost: called from a thread of its own where the head answers no more; calls into
+            Ray may never return then.
 
     Raises:
         UserError: no cluster answers, or it runs other versions.
@@ -63,10 +76,36 @@ def ray_cluster(address: str | None) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         ray.shutdown()
         raise _other_versions(error) or _no_cluster(address, error) from error
+    from trainables.under_ray.hub_token import sharing_hub_token
+
+    try:
+        gcs = ray.get_runtime_context().gcs_address
+        with _watching_head(gcs, head_is_lost), sharing_hub_token():
+            yield
+    finally:
+        ray.shutdown()
+
+
+@contextmanager
+def _watching_head(address: str, is_lost: Callable[[], None]) -> Iterator[None]:
+    host, _, port = address.rpartition(":")
+    ended = Event()
+
+    def watch() -> None:
+        seen = time.monotonic()
+        while not ended.wait(_LOOK_AT_HEAD_EVERY_S):
+            with suppress(OSError):
+                socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+                seen = time.monotonic()
+            if time.monotonic() - seen > _HEAD_IS_LOST_AFTER_S:
+                is_lost()
+                return
+
+    Thread(target=watch, name="head", daemon=True).start()
     try:
         yield
     finally:
-        ray.shutdown()
+        ended.set()
 
 
 def _check_answers(address: str) -> None:

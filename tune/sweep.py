@@ -91,7 +91,7 @@ class Sweep:
         self._ledger = Ledger(location, may_write)
         self._base_cache = base_cache
         self._trainable = trainable
-        self._nodes = ask_nodes()
+        self._nodes = ask_nodes(location)
         self._cluster = within_limit(config, largest_cluster(ray.cluster_resources(), self._nodes))
         self._beside_driver = beside_driver()
         self._memory = memory_fit(config, smallest_gpu(self._nodes))
@@ -109,7 +109,7 @@ class Sweep:
         Raises:
             UserError: something in the input is wrong; no trial has run.
         """
-        check_nodes(self._nodes)
+        check_nodes(self._nodes, self._ledger.folder.location)
         check_resources(self._config, self._cluster)
         resized = self._memory.check(self._config)
         base = self._evaluate_base()
@@ -138,7 +138,7 @@ class Sweep:
             if not searcher.is_done:
                 trial_maker = self._trial_maker(sweep.sweep_id)
                 with slot_hosts(self._config, self._cluster, trial_maker) as hosts:
-                    self._fit(self._tuner(searcher, events, scheduler, hosts), everyone)
+                    self._fit(self._tuner(searcher, events, scheduler, hosts), events)
         finally:
             records = self._ledger.trials()
             for listener in everyone:
@@ -149,13 +149,12 @@ class Sweep:
         # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
         return SweepOutcome(sweep, base, records, interrupted=bool(events.running))
 
-    def _fit(self, tuner: ray_tune.Tuner, listeners: Sequence[SweepListener]) -> None:
+    def _fit(self, tuner: ray_tune.Tuner, events: TuneEvents) -> None:
         """Run the trials; Ctrl-C has them stop where they are."""
         request = StopRequest(self._beside_driver)
 
         def stop() -> None:
-            for listener in listeners:
-                listener.sweep_stopping()
+            events.sweep_stopping()
             request.make()
 
         with stopping_gently(stop):

@@ -13,6 +13,7 @@ from trainables.config import TrialConfig
 from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
+from tune.lost_nodes import LostNodes
 
 
 class TuneEvents(Callback):
@@ -20,7 +21,9 @@ class TuneEvents(Callback):
 
     Args:
         listeners: who is told; the recorder stands first, so that what others show is on disk.
-        retries: how often a trial may lose its process and go on.
+        retries: how often a trial may lose its process and go on. A process lost with its node
+            does not count, unless the trial has measured nothing new since it lost one so: it may
+            be the trial that takes its nodes down.
         interrupted: records of trials that earlier runs of the command left unfinished.
         stopped: how a trial ended that the scheduler stopped, by Tune's trial id.
     """
@@ -38,6 +41,9 @@ class TuneEvents(Callback):
         self._unfinished = {record.number: record for record in interrupted}
         self._records: dict[str, TrialRecord] = {}
         self._started: set[str] = set()
+        self._nodes = LostNodes()
+        self._last_step_at_node_loss: dict[int, int] = {}
+        self._is_stopping = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for a restore that is never asked for."""
@@ -48,6 +54,12 @@ class TuneEvents(Callback):
         """Records of the trials that have no final status yet."""
         running = [r for r in self._records.values() if r.status is TrialStatus.RUNNING]
         return [*running, *self._unfinished.values()]
+
+    def sweep_stopping(self) -> None:
+        """The user asked to stop; called from a thread of its own."""
+        self._is_stopping = True
+        for listener in self._listeners:
+            listener.sweep_stopping()
 
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -87,6 +99,7 @@ class TuneEvents(Callback):
         **info: Any,
     ) -> None:
         """A trial measured something, or says how it ended."""
+        self._nodes.look()
         record = self._records[trial.trial_id]
         if OUTCOME in result:
             self._end(trial, Outcome.model_validate(result[OUTCOME]))
@@ -115,13 +128,27 @@ class TuneEvents(Callback):
             return
         error = trial.get_error()
         reason = _last_line(error)
-        failures = record.failures + (not getattr(error, "preempted", False))
+        failures = record.failures + self._counts(record, error)
         record = record.model_copy(update={"failures": failures, "reason": reason})
         self._records[trial.trial_id] = record
         if failures > self._retries:
             self._end(trial, Outcome(status=TrialStatus.FAILED, reason=reason))
             return
-        self._unfinished[record.number] = self._records.pop(trial.trial_id)
+        self._interrupt(trial.trial_id)
+
+    def _counts(self, record: TrialRecord, error: Exception | None) -> bool:
+        """Whether the loss of a process is the trial's own failure."""
+        if not self._nodes.took(error):
+            return True
+        step = record.last.step if record.last else 0
+        before = self._last_step_at_node_loss.get(record.number, -1)
+        self._last_step_at_node_loss[record.number] = max(step, before)
+        return step <= before
+
+    def _interrupt(self, trial_id: str) -> None:
+        """The trial goes on in its next attempt."""
+        record = self._records.pop(trial_id)
+        self._unfinished[record.number] = record
         for listener in self._listeners:
             listener.trial_interrupted(record)
 
@@ -129,10 +156,12 @@ class TuneEvents(Callback):
         record = self._records.get(trial.trial_id)
         if record is None or record.status is not TrialStatus.RUNNING:
             return
-        if outcome.status is TrialStatus.RUNNING:  # it stopped as it was asked to
-            self._unfinished[record.number] = self._records.pop(trial.trial_id)
-        else:
+        if outcome.status is not TrialStatus.RUNNING:
             self._finish(trial.trial_id, record, outcome)
+        elif self._is_stopping:  # it goes on when the command is given again
+            self._unfinished[record.number] = self._records.pop(trial.trial_id)
+        else:  # its node is about to go
+            self._interrupt(trial.trial_id)
 
     def _finish(self, trial_id: str, record: TrialRecord, outcome: Outcome) -> None:
         record = record.ended_as(outcome)

@@ -15,6 +15,8 @@ PROJECT = Path(__file__).parents[2]
 # A cluster of its own: the head, and a host whose Ray was changed while it ran there.
 SCRIPT = """
 import os
+import sys
+from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from trainables.errors import UserError
@@ -32,10 +34,10 @@ cluster.add_node(num_cpus=1)
 with ray_cluster(cluster.address):
     busy = Busy.remote()
     ray.get(busy.ready.remote())
-    nodes = ask_nodes()
+    nodes = ask_nodes(Path(sys.argv[1]))
     print(smallest_gpu(nodes))
     try:
-        check_nodes(nodes)
+        check_nodes(nodes, Path(sys.argv[1]))
     except UserError as error:
         print(error)
 ray.__version__ = "2.59.1"
@@ -63,7 +65,11 @@ def test_what_nodes_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     monkeypatch.setenv("PYTHONPATH", f"{tmp_path}:{PROJECT}")
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], capture_output=True, text=True, timeout=120, check=False
+        [sys.executable, "-c", SCRIPT, str(tmp_path / "sweep")],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     smallest, of_a_node, of_the_driver = done.stdout.strip().splitlines()[-3:]

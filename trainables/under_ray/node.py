@@ -10,6 +10,8 @@ import ray
 from pydantic import Field
 
 from trainables.config import Frozen
+from trainables.errors import first_line
+from trainables.storage import open_storage, parse_location
 from trainables.under_ray.autoscaler import most_workers
 
 _ASK_GPUS_TIMEOUT_S = 30.0
@@ -24,6 +26,7 @@ class NodeReport(Frozen):
         python: version of the same, such as 3.11.9.
         gpu_bytes: memory of its smallest GPU; None where it has none.
         most_workers: resources of all workers that the autoscaler may start, where it runs here.
+        storage_fault: why it cannot work in the sweep's folder; None where it can.
     """
 
     address: str
@@ -31,12 +34,32 @@ class NodeReport(Frozen):
     python: str
     gpu_bytes: int | None = None
     most_workers: dict[str, float] = Field(default_factory=dict)
+    storage_fault: str | None = None
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def report_node() -> NodeReport:
-    """The report of the node that this runs on."""
-    return this_node()
+def report_node(location: str, marker: str) -> NodeReport:
+    """The report of the node that this runs on.
+
+    Args:
+        location: of the sweep's folder.
+        marker: a file that the driver has written there, with its own name in it.
+    """
+    return this_node().model_copy(update={"storage_fault": _storage_fault(location, marker)})
+
+
+def _storage_fault(location: str, marker: str) -> str | None:
+    """Why the sweep's folder, as this node sees it, is not the driver's or takes no files."""
+    try:
+        storage = open_storage(parse_location(location))
+        if not storage.exists(marker):
+            return "what the driver wrote there is not there"
+        answer = f"{marker}.{ray.get_runtime_context().get_node_id()}"
+        storage.write(answer, b"")
+        storage.remove(answer)
+    except OSError as error:
+        return f"{type(error).__name__}: {first_line(error)}"
+    return None
 
 
 def this_node() -> NodeReport:

@@ -1,7 +1,7 @@
 """What a trial says to Tune.
 
 It is `{"measurement": ...}` at each report and `{"outcome": ...}` at the end; an outcome that is
-still RUNNING is that of a trial which was asked to stop and will go on later.
+still RUNNING is that of a trial which was asked to stop and will go on later, or elsewhere.
 """
 
 from __future__ import annotations

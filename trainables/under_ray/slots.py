@@ -12,6 +12,7 @@ from trainables.config import TrialConfig
 from trainables.records import Measurement, TrialResult
 from trainables.reporter import Reporter
 from trainables.slots import host
+from trainables.under_ray.hub_token import use_hub_token
 from trainables.under_ray.stop_request import stop_is_requested
 
 _ANSWER_S = 5.0
@@ -30,12 +31,20 @@ class SlotHosts:
     slots: int
 
 
+class SlotHost(host.SlotHost):
+    """A host in a process of Ray's."""
+
+    def __init__(self) -> None:
+        use_hub_token()
+        super().__init__(stop_is_requested)
+
+
 def start_slot_host(cpus: float, gpus: float) -> Any:
     """A `SlotHost` as an actor, which Ray starts anew should its process die."""
-    actor = ray.remote(host.SlotHost)
+    actor = ray.remote(SlotHost)
     return actor.options(
         num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_concurrency=1000
-    ).remote(stop_is_requested)
+    ).remote()
 
 
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter) -> TrialResult:

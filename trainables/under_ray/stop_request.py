@@ -1,17 +1,27 @@
-"""The driver's way to stop all its trials gently: one actor that every worker waits on."""
+"""How trials are asked to stop gently: one actor that every process of theirs waits on.
+
+There are two reasons to stop. The driver asks all trials, which go on when its command is given
+again. Or a node is about to go (Ray calls it draining): `ray start --block` announces that when it
+is terminated, as Kubernetes and systemd do, and so does `ray drain-node`. What trains there goes on
+elsewhere at once. A node whose raylet itself is terminated gives no time: Ray kills its workers.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+import os
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Event, Thread
 from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _STOP = "stop request"  # a name among those of this driver alone
+_POLL_S = 1.0
 
 
 class StopRequest:
@@ -40,29 +50,74 @@ class StopRequest:
 @ray.remote(num_cpus=0)
 class _StopRequest:
     def __init__(self) -> None:
-        self._made = asyncio.Event()
+        self._made = False
+        self._leaving: set[str] = set()
+        self._changed = asyncio.Condition()
+        self._polling: asyncio.Task[None] | None = None
 
     async def make(self) -> None:
-        self._made.set()
+        self._made = True
+        await self._tell()
 
-    async def wait(self) -> None:
-        await self._made.wait()
+    async def wait(self, node: str) -> bool:
+        """Return once trials on the node shall stop; whether because it is about to go."""
+        if self._polling is None:
+            self._polling = asyncio.create_task(self._poll())
+        async with self._changed:
+            await self._changed.wait_for(lambda: self._made or node in self._leaving)
+        return node in self._leaving
+
+    async def _poll(self) -> None:
+        while True:
+            # Ray has no public way to ask; its own trainer asks so, too.
+            leaving = set(ray._private.state.state.get_draining_nodes())
+            if leaving != self._leaving:
+                self._leaving = leaving
+                await self._tell()
+            await asyncio.sleep(_POLL_S)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+@dataclass
+class _Heard:
+    """What this process has been told."""
+
+    stop: Event = field(default_factory=Event)
+    node_leaves: bool = False
 
 
 def stop_is_requested() -> bool:
-    """Whether the driver has asked this process's trials to stop."""
-    return _stop_requested(ray.get_runtime_context().get_job_id()).is_set()
+    """Whether this process's trials shall save a checkpoint and end."""
+    return _listen(ray.get_runtime_context().get_job_id()).stop.is_set()
+
+
+def node_leaves() -> bool:
+    """Whether the node of this process is about to go."""
+    return _listen(ray.get_runtime_context().get_job_id()).node_leaves
+
+
+def end_process_on_leaving_node() -> None:
+    """End this process, lest it be given another trial, if its node is about to go."""
+    if node_leaves():
+        os._exit(0)
 
 
 @lru_cache
-def _stop_requested(job: str) -> Event:
-    """Set once this process's trials shall stop; one thread waits for all of them."""
-    requested = Event()
+def _listen(job: str) -> _Heard:
+    """What the driver or the node says to this process; one thread waits for all its trials."""
+    heard = _Heard()
 
     def wait() -> None:
         with suppress(ValueError, ray.exceptions.RayError):  # none is made, or it is gone
-            ray.get(ray.get_actor(_STOP).wait.remote())
-            requested.set()
+            heard.node_leaves = ray.get(ray.get_actor(_STOP).wait.remote(_this_node()))
+            heard.stop.set()
 
     Thread(target=wait, name="stop request", daemon=True).start()
-    return requested
+    return heard
+
+
+def _this_node() -> str:
+    return str(ray.get_runtime_context().get_node_id())

@@ -18,16 +18,19 @@ from trainables.reporter import StopTrial
 from trainables.slots.eligibility import reason_against
 from trainables.under_ray.endings import root_cause, verdict
 from trainables.under_ray.group import train_on_workers
+from trainables.under_ray.hub_token import use_hub_token
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.reporting import OUTCOME, TuneReporter, Watched
 from trainables.under_ray.slots import SlotHosts, train_in_slot
+from trainables.under_ray.stop_request import end_process_on_leaving_node
 
 
 def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
     """Tune's function trainable. `config["trial"]` is a `TrialConfig` as plain data."""
     trial = TrialConfig.model_validate(config["trial"])
     here = trial
+    use_hub_token()
     try:
         here = on_this_node(trial)
         with log_to(Path(here.output_dir) / "trial.log"):
@@ -36,6 +39,7 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     except OSError as error:  # there is no place even for the log
         outcome = verdict(here, error)
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+    end_process_on_leaving_node()  # Tune has taken the outcome
 
 
 def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> Outcome:

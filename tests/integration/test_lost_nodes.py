@@ -1,0 +1,63 @@
+"""Hosts of a cluster that go in the middle of a trial, with notice and without."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from conftest import SMALL
+from test_lost_processes import history
+
+from trainables.ledger import Ledger
+from trainables.records import TrialStatus
+
+if TYPE_CHECKING:
+    from trainables.base_evaluation import Base
+
+pytestmark = pytest.mark.integration
+
+HERE = Path(__file__).parent
+TRIAL = (
+    *SMALL,
+    "search={lora: {rank: 4, alpha: 8, dropout: 0.2, learning_rate: 1.0e-3}}",
+    "budget={trials: 1, retries: 0}",
+    "sampler=random",
+    "train.steps=90",
+    "train.report_every=30",
+    "wandb.mode=offline",
+)
+
+
+def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down(
+    base: Base, base_cache: Path, tmp_path: Path
+) -> None:
+    script = [sys.executable, str(HERE / "sweep_losing_nodes.py")]
+    done = subprocess.run(
+        [*script, str(tmp_path), str(base_cache), *TRIAL],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    told = json.loads(done.stdout.splitlines()[-1])
+    seen = told["steps"]
+    ledgers = {name: Ledger(tmp_path / name) for name in seen}
+    for name, attempts in (("undisturbed", 1), ("drained", 2), ("killed", 2)):
+        (record,) = ledgers[name].trials()
+        assert (record.status, record.attempt, record.failures) == (
+            TrialStatus.COMPLETE,
+            attempts,
+            0,
+        )
+        assert history(ledgers[name]) == history(ledgers["undisturbed"])
+    # With notice a checkpoint is made where the trial stands; without, the last one has to do.
+    (*_, last), (first, *_) = seen["drained"].values()
+    assert 20 <= last < 90
+    assert first == last + 1
+    assert told["token_found_in"] == []
+    assert seen["killed"]["2"] in (list(range(30, 91)), list(range(31, 91)))

@@ -1,0 +1,91 @@
+"""Which lost processes count as a trial's own failures."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from recorded_sweep import trial as recorded
+
+from trainables.records import Outcome, TrialRecord, TrialStatus
+from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
+from tune.listeners import SweepListener
+from tune.lost_nodes import LostNodes
+from tune.tune_events import TuneEvents
+
+NODE_DIED = RuntimeError("The actor died because its node has died. Node Id: 0a1b")
+CRASHED = RuntimeError("The actor is dead because its worker process has died.")
+
+
+class Interruptions(SweepListener):
+    def __init__(self) -> None:
+        self.records: list[TrialRecord] = []
+        self.ended: list[TrialRecord] = []
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        self.records.append(record)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        self.ended.append(record)
+
+
+class Attempts:
+    """Starts attempts of one trial and lets them end."""
+
+    def __init__(self, retries: int) -> None:
+        self.heard = Interruptions()
+        self.events = TuneEvents([self.heard], retries)
+        self._count = 0
+
+    def start(self, step: int) -> Any:
+        self._count += 1
+        config = {
+            "trial": recorded(0).config.model_dump(mode="json"),
+            "params": {},
+            "confirms": None,
+            "attempt": self._count,
+        }
+        trial = SimpleNamespace(trial_id=f"t{self._count}", config=config)
+        self.events.on_trial_start(0, [], trial)  # type: ignore[arg-type]
+        if step:
+            measurement = {"step": step, "metrics": {}, "time": 0}
+            self.events.on_trial_result(0, [], trial, {MEASUREMENT: measurement})  # type: ignore[arg-type]
+        return trial
+
+    def lose(self, step: int, error: Exception) -> None:
+        trial = self.start(step)
+        trial.get_error = lambda: error
+        self.events.on_trial_error(0, [], trial)
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(LostNodes, "look", lambda self: None)
+
+
+def test_a_lost_node_counts_only_where_the_trial_came_no_further_since_the_last() -> None:
+    attempts = Attempts(retries=1)
+    for step, error, failures in (
+        (5, NODE_DIED, 0),
+        (9, NODE_DIED, 0),
+        (8, NODE_DIED, 1),  # it went over old steps again, and no further
+        (12, NODE_DIED, 1),
+    ):
+        attempts.lose(step, error)
+        assert attempts.heard.records[-1].failures == failures
+    attempts.lose(20, CRASHED)
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.failures) == (TrialStatus.FAILED, 2)
+
+
+@pytest.mark.parametrize("user_stops", [False, True])
+def test_a_trial_that_stops_with_its_node_goes_on_at_once(user_stops: bool) -> None:
+    attempts = Attempts(retries=0)
+    trial = attempts.start(step=3)
+    if user_stops:
+        attempts.events.sweep_stopping()
+    outcome = Outcome(status=TrialStatus.RUNNING)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    assert [record.failures for record in attempts.heard.records] == ([] if user_stops else [0])
+    assert len(attempts.events.running) == 1
