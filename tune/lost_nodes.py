@@ -19,13 +19,15 @@ class LostNodes:
     """Remembers which nodes are up, and so knows when one is lost."""
 
     def __init__(self) -> None:
-        self._up: set[str] = set()
+        self._up: set[str] = set()  # at the last look
+        self._before: set[str] = set()  # at the one before: a node may go just before a look
         self._looked = float("-inf")
 
     def look(self) -> None:
         """See which nodes are up; asks no more than every few seconds."""
         if time.monotonic() - self._looked >= _LOOK_EVERY_S:
-            self._up, self._looked = _nodes_that_are_up(), time.monotonic()
+            self._before, self._up = self._up, _nodes_that_are_up()
+            self._looked = time.monotonic()
 
     def took(self, error: Exception | None) -> bool:
         """Whether what ended a process was the end of its node.
@@ -33,14 +35,15 @@ class LostNodes:
         Of a process that Ray has only lost sight of, a node that is lost at the same time is taken
         for the reason.
         """
-        if _NODE_DIED in str(error):
+        said = str(error or "").strip()
+        if _NODE_DIED in said:
             return True
-        # Of a process that is out of sight Tune may give no error at all.
-        if error is not None and _OUT_OF_SIGHT not in str(error):
+        # Of a process that is out of sight Tune may have no words at all.
+        if said and _OUT_OF_SIGHT not in said:
             return False
         deadline = time.monotonic() + _NODE_IS_DEAD_AFTER_S
         while time.monotonic() < deadline:
-            if self._up - _nodes_that_are_up():
+            if (self._before | self._up) - _nodes_that_are_up():
                 return True
             time.sleep(_ASK_AGAIN_S)
         return False

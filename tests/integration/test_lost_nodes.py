@@ -40,7 +40,7 @@ def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down
         [*script, str(tmp_path), str(base_cache), *TRIAL],
         capture_output=True,
         text=True,
-        timeout=150,
+        timeout=280,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
