@@ -2,8 +2,8 @@
 
     python sweep_losing_nodes.py FOLDER BASE_CACHE OVERRIDE...
 
-One sweep is undisturbed. From the other the host of its trial is taken after notice. Which steps each attempt measured is printed as JSON, and the files in which the driver's
-hub token was found.
+One is undisturbed; from the other the host of its trial is taken after notice. Printed as JSON
+are the steps that each attempt measured, and the files in which the driver's hub token was found.
 """
 
 from __future__ import annotations
