@@ -13,7 +13,11 @@ from trainables.config import TrialConfig
 from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
-from tune.lost_nodes import LostNodes
+
+# Ray says so in its text alone. It loses sight of a process at once, gives Tune no error at all at
+# times, and takes the node for dead only after its health checks.
+_NODE_DIED = "its node has died"
+_OUT_OF_SIGHT = "unavailable"
 
 
 class TuneEvents(Callback):
@@ -21,9 +25,9 @@ class TuneEvents(Callback):
 
     Args:
         listeners: who is told; the recorder stands first, so that what others show is on disk.
-        retries: how often a trial may lose its process and go on. A process lost with its node
-            does not count, unless the trial has measured nothing new since it lost one so: it may
-            be the trial that takes its nodes down.
+        retries: how often a trial may lose its process and go on. A process that is lost with its
+            node, or out of sight, does not count, unless the trial has measured nothing new since
+            it lost one so: it may be the trial that takes its nodes down.
         interrupted: records of trials that earlier runs of the command left unfinished.
         stopped: how a trial ended that the scheduler stopped, by Tune's trial id.
     """
@@ -41,7 +45,6 @@ class TuneEvents(Callback):
         self._unfinished = {record.number: record for record in interrupted}
         self._records: dict[str, TrialRecord] = {}
         self._started: set[str] = set()
-        self._nodes = LostNodes()
         self._last_step_at_node_loss: dict[int, int] = {}
         self._is_stopping = False
 
@@ -99,7 +102,6 @@ class TuneEvents(Callback):
         **info: Any,
     ) -> None:
         """A trial measured something, or says how it ended."""
-        self._nodes.look()
         record = self._records[trial.trial_id]
         if OUTCOME in result:
             self._end(trial, Outcome.model_validate(result[OUTCOME]))
@@ -138,7 +140,7 @@ class TuneEvents(Callback):
 
     def _counts(self, record: TrialRecord, error: Exception | None) -> bool:
         """Whether the loss of a process is the trial's own failure."""
-        if not self._nodes.took(error):
+        if not _went_with_its_node(error):
             return True
         step = record.last.step if record.last else 0
         before = self._last_step_at_node_loss.get(record.number, -1)
@@ -168,6 +170,11 @@ class TuneEvents(Callback):
         self._records[trial_id] = record
         for listener in self._listeners:
             listener.trial_ended(record)
+
+
+def _went_with_its_node(error: Exception | None) -> bool:
+    """Whether a node, rather than the process alone, is what was lost as far as Ray can tell."""
+    return error is None or _NODE_DIED in str(error) or _OUT_OF_SIGHT in str(error)
 
 
 def _last_line(error: Exception | None) -> str:

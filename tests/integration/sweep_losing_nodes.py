@@ -1,9 +1,10 @@
-"""A cluster of a head and two hosts on this machine, and two sweeps of one trial on it.
+"""A cluster of a head and two hosts on this machine, and three sweeps of one trial on it.
 
     python sweep_losing_nodes.py FOLDER BASE_CACHE OVERRIDE...
 
-One is undisturbed; from the other the host of its trial is taken after notice. Printed as JSON
-are the steps that each attempt measured, and the files in which the driver's hub token was found.
+One sweep is undisturbed. From another the host of its trial is taken after notice, from the third
+at once. Which steps each attempt measured is printed as JSON, and the files in which the driver's
+hub token was found.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from tune.sweep import Sweep
 from tune.sweep_file import load_sweep
 from tune.wandb_listener import WandbListener
 
-SWEEPS = (("undisturbed", 0, ""), ("drained", 20, "drain"))
+SWEEPS = (("undisturbed", 0, ""), ("drained", 20, "drain"), ("killed", 50, "kill"))
 
 
 class Losses(SweepListener):
@@ -41,6 +42,9 @@ class Losses(SweepListener):
         self.steps.setdefault(record.attempt, []).append(measurement.step)
         if (record.attempt, measurement.step) == (1, self._step):
             getattr(self, self._how)(self._host())
+
+    def kill(self, host: Any) -> None:
+        self._cluster.remove_node(host, allow_graceful=False)
 
     def drain(self, host: Any) -> None:
         notice = ["drain-node", "--address", self._cluster.address, "--node-id", host.node_id]

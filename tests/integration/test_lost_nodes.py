@@ -1,4 +1,4 @@
-"""A host of a cluster that goes, after notice, in the middle of a trial."""
+"""Hosts of a cluster that go in the middle of a trial, with notice and without."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ TRIAL = (
 )
 
 
-def test_a_drained_node_costs_no_failure_and_no_step_and_no_token_is_written_down(
+def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:
     script = [sys.executable, str(HERE / "sweep_losing_nodes.py")]
@@ -47,7 +47,7 @@ def test_a_drained_node_costs_no_failure_and_no_step_and_no_token_is_written_dow
     told = json.loads(done.stdout.splitlines()[-1])
     seen = told["steps"]
     ledgers = {name: Ledger(tmp_path / name) for name in seen}
-    for name, attempts in (("undisturbed", 1), ("drained", 2)):
+    for name, attempts in (("undisturbed", 1), ("drained", 2), ("killed", 2)):
         (record,) = ledgers[name].trials()
         assert (record.status, record.attempt, record.failures) == (
             TrialStatus.COMPLETE,
@@ -55,8 +55,11 @@ def test_a_drained_node_costs_no_failure_and_no_step_and_no_token_is_written_dow
             0,
         )
         assert history(ledgers[name]) == history(ledgers["undisturbed"])
-    # A checkpoint is made where the trial stands.
+    # With notice a checkpoint is made where the trial stands; without, the last one has to do.
     (*_, last), (first, *_) = seen["drained"].values()
     assert 20 <= last < 90
     assert first == last + 1
     assert told["token_found_in"] == []
+    (*_, last), (first, *rest) = seen["killed"].values()
+    assert last - first < 30
+    assert rest == list(range(first + 1, 91))

@@ -11,7 +11,6 @@ from recorded_sweep import trial as recorded
 from trainables.records import Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
-from tune.lost_nodes import LostNodes
 from tune.tune_events import TuneEvents
 
 NODE_DIED = RuntimeError("The actor died because its node has died. Node Id: 0a1b")
@@ -57,11 +56,6 @@ class Attempts:
         trial = self.start(step)
         trial.get_error = lambda: error
         self.events.on_trial_error(0, [], trial)
-
-
-@pytest.fixture(autouse=True)
-def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(LostNodes, "look", lambda self: None)
 
 
 def test_a_lost_node_counts_only_where_the_trial_came_no_further_since_the_last() -> None:

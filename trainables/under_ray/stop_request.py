@@ -9,8 +9,8 @@ elsewhere at once. A node whose raylet itself is terminated gives no time: Ray k
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -18,7 +18,6 @@ from threading import Event, Thread
 from typing import Any
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 _STOP = "stop request"  # a name among those of this driver alone
 _POLL_S = 1.0
