@@ -79,8 +79,7 @@ class TrialRecord(Frozen):
         last: newest measurement.
         best: best value over the run of each metric that has a direction.
         attempt: how often it was started.
-        failures: how often it lost its process; one lost with its node does not count (see
-            `tune.tune_events`).
+        failures: how often it lost its process and had come no further since the loss before.
         weights_dir: where the final adapter or model lies.
         confirms: number of the trial of the search that this one repeats with another seed; None
             for a trial of the search.

@@ -30,7 +30,7 @@ class BudgetConfig(Frozen):
         hours: wall-clock.
         gpu_hours: sum over trials; checked before each new one.
         retries: how often a trial that lost its process is started again, from its newest
-            checkpoint. Preempted nodes do not count.
+            checkpoint, where it has come no further than at the loss before.
         minutes_per_report: a trial that reports nothing for so long is taken for hung; its
             process is ended and it is started again.
         checkpoint_gib: how much all checkpoints of the sweep may hold together, best weights

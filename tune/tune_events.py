@@ -14,20 +14,15 @@ from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 
-# Ray says so in its text alone. It loses sight of a process at once, gives Tune no error at all at
-# times, and takes the node for dead only after its health checks.
-_NODE_DIED = "its node has died"
-_OUT_OF_SIGHT = "unavailable"
-
 
 class TuneEvents(Callback):
     """Tune's callback: tells listeners what happened, in their order.
 
     Args:
         listeners: who is told; the recorder stands first, so that what others show is on disk.
-        retries: how often a trial may lose its process and go on. A process that is lost with its
-            node, or out of sight, does not count, unless the trial has measured nothing new since
-            it lost one so: it may be the trial that takes its nodes down.
+        retries: how often a trial may lose its process without having come any further than when
+            it lost the one before. A preempted node is no trial's fault, and what is lost again
+            at the same place probably is; Ray often cannot tell which it was.
         interrupted: records of trials that earlier runs of the command left unfinished.
         stopped: how a trial ended that the scheduler stopped, by Tune's trial id.
     """
@@ -45,7 +40,7 @@ class TuneEvents(Callback):
         self._unfinished = {record.number: record for record in interrupted}
         self._records: dict[str, TrialRecord] = {}
         self._started: set[str] = set()
-        self._last_step_at_node_loss: dict[int, int] = {}
+        self._last_step_at_loss: dict[int, int] = {}
         self._is_stopping = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -128,9 +123,8 @@ class TuneEvents(Callback):
         record = self._records.get(trial.trial_id)
         if record is None or record.status is not TrialStatus.RUNNING:
             return
-        error = trial.get_error()
-        reason = _last_line(error)
-        failures = record.failures + self._counts(record, error)
+        reason = _last_line(trial.get_error())
+        failures = record.failures + (not self._came_further(record))
         record = record.model_copy(update={"failures": failures, "reason": reason})
         self._records[trial.trial_id] = record
         if failures > self._retries:
@@ -138,14 +132,12 @@ class TuneEvents(Callback):
             return
         self._interrupt(trial.trial_id)
 
-    def _counts(self, record: TrialRecord, error: Exception | None) -> bool:
-        """Whether the loss of a process is the trial's own failure."""
-        if not _went_with_its_node(error):
-            return True
+    def _came_further(self, record: TrialRecord) -> bool:
+        """Whether a trial that lost its process has measured more than when it lost one before."""
         step = record.last.step if record.last else 0
-        before = self._last_step_at_node_loss.get(record.number, -1)
-        self._last_step_at_node_loss[record.number] = max(step, before)
-        return step <= before
+        before = self._last_step_at_loss.get(record.number, -1)
+        self._last_step_at_loss[record.number] = max(step, before)
+        return step > before
 
     def _interrupt(self, trial_id: str) -> None:
         """The trial goes on in its next attempt."""
@@ -170,11 +162,6 @@ class TuneEvents(Callback):
         self._records[trial_id] = record
         for listener in self._listeners:
             listener.trial_ended(record)
-
-
-def _went_with_its_node(error: Exception | None) -> bool:
-    """Whether a node, rather than the process alone, is what was lost as far as Ray can tell."""
-    return error is None or _NODE_DIED in str(error) or _OUT_OF_SIGHT in str(error)
 
 
 def _last_line(error: Exception | None) -> str:

@@ -85,7 +85,7 @@ def test_killed_trial_goes_on_elsewhere_and_measures_the_same(
     killer = Killer(step=10, attempts=1)
     outcome, ledger = run_sweep(*ONE_TRIAL, listener=killer, name="killed")
     (record,) = outcome.records
-    assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 2, 1)
+    assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 2, 0)
     assert [interrupted.attempt for interrupted in killer.interrupted] == [1]
     assert history(ledger) == history(undisturbed)
     assert record.weights_dir is not None
