@@ -108,9 +108,9 @@ def _scratch(address: str) -> Path:
 
 
 def _fetch_base(address: str) -> Path:
-    """The base's evaluation, once a node; told apart by its record, should it be made anew."""
+    """The base's evaluation and the data, once a node; told apart should they be made anew."""
     storage = open_storage(address)
-    digest = hashlib.sha256(storage.read("base.json")).hexdigest()[:16]
+    digest = hashlib.sha256(address.encode() + storage.read("base.json")).hexdigest()[:16]
     folder = node_cache() / "bases" / digest
     with _one_at_a_time(folder):
         if not folder.exists():

@@ -29,6 +29,7 @@ from trainables.drift import (
 from trainables.errors import Fault, UserError
 from trainables.evaluation import Evaluation, Evaluator
 from trainables.forgetting import forgetting_metrics
+from trainables.inputs import write_data
 from trainables.items import read_items, write_items
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.model import fingerprint, load_tokenizer, shared_base
@@ -62,18 +63,25 @@ class Base:
 
 
 def evaluate_base(
-    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, cache: Path
+    model: ModelConfig,
+    data: DataConfig,
+    suite: EvalSuite,
+    seed: int,
+    cache: Path,
+    data_folder: Path | None = None,
 ) -> Path:
     """Evaluate the base model, or find the evaluation in the cache; returns its folder.
 
     Loads all that a trial will need, so whatever is wrong with model, data or tasks shows here,
-    before a trial is spent.
+    before a trial is spent. The tokenised data go to `data_folder`, if that is given.
 
     Raises:
         UserError: every fault found in model, data and tasks.
     """
     started = time.time()
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
+    if data_folder is not None:
+        write_data(tokenized, data_folder)
     documents = _general_documents(suite)
     key = _content_key(model, data, suite, evaluator, tokenized, documents)
     folder = cache / key

@@ -44,7 +44,7 @@ class Sample(TypedDict):
 class TokenizedData:
     """Both splits, and how many rows were longer than `max_length` and left out."""
 
-    train: list[Sample]
+    train: Sequence[Sample]
     validation: list[Sample]
     skipped: int
     prompts: list[str]

@@ -7,7 +7,6 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,9 @@ from accelerate.state import AcceleratorState
 from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
-from trainables.config import DataConfig, DeepSpeedConfig, ModelConfig, TrialConfig
-from trainables.data import TokenizedData, tokenize
-from trainables.model import load_model, load_tokenizer
+from trainables.config import DeepSpeedConfig, TrialConfig
+from trainables.inputs import inputs_of
+from trainables.model import load_model
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
 from trainables.training import run_training, sft_config
@@ -35,7 +34,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     Raises:
         Diverged: the loss is NaN or infinite.
     """
-    tokenizer, tokenized = _inputs(config.model, config.data, config.data_seed)
+    tokenizer, tokenized = inputs_of(config)
     with _deepspeed_process():
         set_seed(config.seed)
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
@@ -43,17 +42,6 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         model = load_model(config.model)
         _, result = run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
         return result
-
-
-@lru_cache(maxsize=1)
-def _inputs(model: ModelConfig, data: DataConfig, seed: int) -> tuple[Any, TokenizedData]:
-    """The tokenizer and what it makes of the data, once for the trials of a process.
-
-    The model itself is loaded for each: its weights lie in the node's page cache, and to copy them
-    from there takes no longer than from anywhere else.
-    """
-    tokenizer = load_tokenizer(model)
-    return tokenizer, tokenize(data, tokenizer, seed)
 
 
 def _save(trainer: Any, folder: Path) -> None:

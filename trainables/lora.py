@@ -10,7 +10,7 @@ from accelerate.state import AcceleratorState
 from transformers import set_seed
 
 from trainables.config import LoraConfig, TrialConfig
-from trainables.data import tokenize
+from trainables.inputs import inputs_of
 from trainables.model import shared_base
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
@@ -25,8 +25,8 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     Raises:
         Diverged: the loss is NaN or infinite.
     """
-    base, tokenizer = shared_base(config.model)
-    tokenized = tokenize(config.data, tokenizer, config.data_seed)
+    base, _ = shared_base(config.model)
+    tokenizer, tokenized = inputs_of(config)
     set_seed(config.seed)
     adapted = peft.get_peft_model(base, peft_config(config.lora))
     try:

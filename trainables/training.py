@@ -129,7 +129,9 @@ def _ordered(
     """The samples in the order they are trained on, from the first step that is still to do."""
     batch = config.train.batch_size
     order = training_order(len(tokenized.train), total_steps * batch, config.seed)
-    samples = Dataset.from_list([dict(sample) for sample in tokenized.train])
+    samples = tokenized.train
+    if not isinstance(samples, Dataset):
+        samples = Dataset.from_list([dict(sample) for sample in samples])
     # TRL wants to see a sample even where none is left to train on.
     return samples.select(order[min(first_step, total_steps - 1) * batch :])
 

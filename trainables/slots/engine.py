@@ -6,14 +6,15 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn.functional import cross_entropy
 
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
-from trainables.data import TokenizedData, tokenize
+from trainables.data import TokenizedData
+from trainables.inputs import inputs_of
 from trainables.logits import logits_at
 from trainables.model import shared_base
 from trainables.records import TrialResult
@@ -77,7 +78,9 @@ class SlotEngine:
         """
         data = (trial.data, trial.data_seed)
         if data not in self._tokenized:
-            self._tokenized[data] = tokenize(trial.data, self._tokenizer, trial.data_seed)
+            _, mapped = inputs_of(trial)
+            # In memory, once for all slots: each asks for few samples at a time, and often.
+            self._tokenized[data] = replace(mapped, train=list(mapped.train))
         tokenized = self._tokenized[data]
         slot = Slot(
             trial, reporter, self._base, self._tokenizer, tokenized, self._targets, self._resolved

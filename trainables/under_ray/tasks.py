@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import ray
 
@@ -19,18 +20,23 @@ from trainables.under_ray.log import log_to
 def evaluate_base_remotely(
     model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, cache: str, target: str
 ) -> UserError | None:
-    """`evaluate_base` on a worker, copied to `target`; what is wrong with the input is returned.
+    """`evaluate_base` on a worker, copied to `target` with the tokenised data for all trials.
+
+    What is wrong with the input is returned.
 
     Without a `cache` of all sweeps the node's own is used.
     """
     from trainables.base_evaluation import evaluate_base
+    from trainables.inputs import DATA_FOLDER, DATA_RECORD
 
     use_hub_token()
     cache_dir = Path(cache) if cache else node_cache() / "bases"
     try:
-        with log_to(cache_dir / "base.log"):
-            folder = evaluate_base(model, data, suite, seed, cache_dir)
-            open_storage(parse_location(target)).publish(folder, "", last="base.json")
+        with log_to(cache_dir / "base.log"), TemporaryDirectory() as scratch:
+            folder = evaluate_base(model, data, suite, seed, cache_dir, Path(scratch))
+            storage = open_storage(parse_location(target))
+            storage.publish(Path(scratch), DATA_FOLDER, last=DATA_RECORD)
+            storage.publish(folder, "", last="base.json")
             return None
     except UserError as error:
         return error
