@@ -8,7 +8,9 @@ console's table are called as Tune calls them. Time is not: the trials of a disc
 work and Ray's are not in these figures.
 
 Prints, for each size, processor milliseconds per trial and per report, the processor share that
-makes of one core at that many GPUs, and the memory of the process.
+makes of one core at that many GPUs, and the memory of the process. What grows with the finished
+trials is Optuna's TPE, which weighs all of them for each suggestion; `--sampler random` shows the
+rest.
 """
 
 from __future__ import annotations
