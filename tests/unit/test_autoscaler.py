@@ -51,16 +51,17 @@ def test_the_autoscaler_is_found_among_the_processes(tmp_path: Path, monitor: st
     program.write_text("print('up', flush=True)\ninput()\n")
     file = PROJECT / "clusters/gcp.yaml"
     process = subprocess.Popen(
-        [sys.executable, program, f"--autoscaling-config={file}"],
+        [sys.executable, program, f"--autoscaling-config={file}", "--gcs-address=10.0.0.1:6379"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
     )
     assert process.stdout is not None
     process.stdout.readline()
-    assert most_workers() == {"CPU": 12 * 12, "GPU": 12}
+    assert most_workers("10.0.0.1:6379") == {"CPU": 12 * 12, "GPU": 12}
+    assert most_workers("10.0.0.2:6379") == {}
     process.communicate("\n")
-    assert most_workers() == {}
+    assert most_workers("10.0.0.1:6379") == {}
 
 
 def test_a_cluster_is_never_smaller_than_it_is() -> None:

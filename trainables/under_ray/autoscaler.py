@@ -19,12 +19,15 @@ _OPTION = "--autoscaling-config="
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-def most_workers() -> dict[str, float]:
+def most_workers(cluster: str) -> dict[str, float]:
     """Resources of all workers that the autoscaler of this node may start, by kind.
 
     Empty where none runs here, or its node types do not say what they have.
+
+    Args:
+        cluster: address of the cluster's GCS; others may have their autoscaler on this machine.
     """
-    config = _of_kuberay() or _of_process()
+    config = _of_kuberay() or _of_process(cluster)
     return largest(config) if config else {}
 
 
@@ -53,10 +56,12 @@ def _most(kind: str, workers: Iterable[Mapping[str, Any]], nodes: int) -> float:
     return total
 
 
-def _of_process() -> Mapping[str, Any] | None:
-    """The configuration of the autoscaler among this node's processes."""
+def _of_process(cluster: str) -> Mapping[str, Any] | None:
+    """The configuration of the cluster's autoscaler among this node's processes."""
     for command in _commands():
         if not any(argument.endswith(_MONITORS) for argument in command):
+            continue
+        if f"--gcs-address={cluster}" not in command:
             continue
         for argument in command:
             if argument.startswith(_OPTION):

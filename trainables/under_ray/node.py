@@ -69,7 +69,7 @@ def this_node() -> NodeReport:
         ray=ray.__version__,
         python=platform.python_version(),
         gpu_bytes=gpu_bytes(),
-        most_workers=most_workers(),
+        most_workers=most_workers(ray.get_runtime_context().gcs_address),
     )
 
 
