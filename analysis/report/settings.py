@@ -83,7 +83,7 @@ def parallel_figure(results: Results) -> Figure | None:
         "trials of the Pareto front are drawn strongly.".replace("<br>", " "),
         [trace for trace in traces if trace["x"]],
         {
-            "xaxis": {"visible": False, "range": [-0.35, len(shown) - 0.65], "fixedrange": True},
+            "xaxis": {"visible": False, "range": [-0.35, len(shown) - 0.5], "fixedrange": True},
             "yaxis": {"visible": False, "range": [-0.08, 1.16], "fixedrange": True},
             "showlegend": False,
             "margin": {"b": 12, "t": 10},
