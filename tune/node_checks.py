@@ -128,7 +128,8 @@ def _storage_faults(reports: Sequence[NodeReport], location: Location) -> list[F
 
 def _unfit(address: str, error: RayError) -> Fault:
     silent = isinstance(error, ray.exceptions.GetTimeoutError)
-    reason = f"no answer within {_TIMEOUT_S:g} s" if silent else first_line(error)
+    cause = getattr(error, "cause", None) or error
+    reason = f"no answer within {_TIMEOUT_S:g} s" if silent else first_line(cause)
     return Fault(f"node {address}", f"cannot run a task: {reason}", "repair it or take it out")
 
 
