@@ -240,7 +240,7 @@ def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
 
 
 def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
-    """Logits of a batch in the model's dtype, in fp32, and their log-softmax.
+    """Logits of a batch in the model's dtype, in fp32 where that is another, and their log-softmax.
 
     The tasks' lengths are not known beforehand; taken is that of the training data.
     """
@@ -249,7 +249,8 @@ def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
         length = max(length, _GENERAL_TEXT_TOKENS)
     tokens, size = trial.eval.batch_size * length, _bytes(trial)
     layer = size * (4 * shape.hidden + 3 * shape.intermediate)
-    return float(tokens * (layer + shape.vocabulary * (size + 2 * _FP32)))
+    copies = 2 if size < _FP32 else 1
+    return float(tokens * (layer + shape.vocabulary * (size + copies * _FP32)))
 
 
 def _linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
