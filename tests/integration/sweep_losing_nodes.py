@@ -1,10 +1,10 @@
-"""A cluster of a head and two hosts on this machine, and three sweeps of one trial on it.
+"""A cluster of a head and two hosts on this machine, and four sweeps of one trial on it.
 
     python sweep_losing_nodes.py FOLDER BASE_CACHE OVERRIDE...
 
-One sweep is undisturbed. From another the host of its trial is taken after notice, from the third
-at once. Which steps each attempt measured is printed as JSON, and the files in which the driver's
-hub token was found.
+One sweep is undisturbed. From two the host of their trial is taken after notice, in one of them a
+host of slots; from the last at once. Which steps each attempt measured is printed as JSON, and the
+files in which the driver's hub token was found.
 """
 
 from __future__ import annotations
@@ -28,7 +28,13 @@ from tune.sweep import Sweep
 from tune.sweep_file import load_sweep
 from tune.wandb_listener import WandbListener
 
-SWEEPS = (("undisturbed", 0, ""), ("drained", 20, "drain"), ("killed", 50, "kill"))
+SWEEPS = (
+    ("undisturbed", 0, "", 0),
+    ("drained", 20, "drain", 0),
+    ("drained in a slot", 20, "drain", 1),
+    ("killed", 50, "kill", 0),
+)
+TRAINING = ("ray::Implicit", "ray::SlotHost")  # the last of them that there is, trains
 
 
 class Losses(SweepListener):
@@ -56,12 +62,13 @@ class Losses(SweepListener):
         raylets = {
             host.all_processes["raylet"][0].process.pid: host for host in self._cluster.worker_nodes
         }
-        (trial,) = (
-            process
+        trains = [
+            process.info["ppid"]
+            for name in TRAINING
             for process in psutil.process_iter(["ppid", "name"])
-            if process.info["ppid"] in raylets and process.info["name"].startswith("ray::Implicit")
-        )
-        return raylets[trial.info["ppid"]]
+            if process.info["ppid"] in raylets and process.info["name"].startswith(name)
+        ]
+        return raylets[trains[-1]]
 
 
 def token_of_worker() -> tuple[str | None, str | None]:
@@ -76,7 +83,6 @@ def token_of_worker() -> tuple[str | None, str | None]:
 
 
 def main(folder: str, base_cache: str, *overrides: str) -> None:
-    config = load_sweep("quickstart", list(overrides))
     cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     for _ in range(2):
         cluster.add_node(num_cpus=1)
@@ -84,7 +90,8 @@ def main(folder: str, base_cache: str, *overrides: str) -> None:
     seen: dict[str, Any] = {}
     with ray_cluster(cluster.address):
         assert ray.get(ray.remote(token_of_worker).remote()) == (None, token)
-        for name, step, how in SWEEPS:
+        for name, step, how, slots in SWEEPS:
+            config = load_sweep("quickstart", [*overrides, f"resources.lora.slots={slots}"])
             losses = Losses(cluster, step, how)
             sweep = Sweep(config, Path(folder) / name, Path(base_cache))
             sweep.run([losses, WandbListener(config.wandb, Path(folder) / name)])

@@ -55,10 +55,13 @@ def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down
             0,
         )
         assert history(ledgers[name]) == history(ledgers["undisturbed"])
+    (record,) = ledgers["drained in a slot"].trials()
+    assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 2, 0)
     # With notice a checkpoint is made where the trial stands; without, the last one has to do.
-    (*_, last), (first, *_) = seen["drained"].values()
-    assert 20 <= last < 90
-    assert first == last + 1
+    for name in ("drained", "drained in a slot"):
+        (*_, last), (first, *_) = seen[name].values()
+        assert 20 <= last < 90
+        assert first == last + 1
     assert told["token_found_in"] == []
     (*_, last), (first, *rest) = seen["killed"].values()
     assert last - first < 30

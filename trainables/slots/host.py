@@ -82,9 +82,9 @@ class SlotHost:
         self._running: asyncio.Task[None] | None = None
         self._watch = HangWatch(None)
 
-    async def load(self) -> int:
-        """Trials that are here, those that wait included."""
-        return len(self._guests)
+    async def load(self) -> int | None:
+        """Trials that are here, those that wait included; None where no more are taken in."""
+        return None if self._stop_requested() else len(self._guests)
 
     async def reason_against(self, trial: dict[str, Any]) -> str | None:
         """Why trials like this one cannot share the base; None where they can.

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
+import time
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
 from trainables.records import Measurement, TrialResult
-from trainables.reporter import Reporter
+from trainables.reporter import Reporter, StopTrial
 from trainables.slots import host
 from trainables.under_ray.hub_token import use_hub_token
 from trainables.under_ray.stop_request import stop_is_requested
@@ -38,6 +43,16 @@ class SlotHost(host.SlotHost):
         use_hub_token()
         super().__init__(stop_is_requested)
 
+    async def next_event(self, trial_id: str) -> host.Event:
+        """What a trial has to tell next; once all have told that they stopped the process ends.
+
+        Ray starts it anew, on another node where its own is about to go.
+        """
+        event = await super().next_event(trial_id)
+        if await self.load() is None and not self._guests:
+            asyncio.get_running_loop().call_later(_ANSWER_S, os._exit, 0)
+        return event
+
 
 def start_slot_host(cpus: float, gpus: float) -> Any:
     """A `SlotHost` as an actor, which Ray starts anew should its process die."""
@@ -64,14 +79,30 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
             elif host.ERROR in event:
                 raise event[host.ERROR]
             elif host.UNKNOWN in event:
-                raise ray.exceptions.RayActorError
+                raise RayActorError
     finally:  # stopped, too: Tune ends the thread in its report
         actor.leave.remote(trial.trial_id)
 
 
 def _least_loaded(slot_hosts: SlotHosts) -> Any:
-    """The host with most room of those that are up; some may wait for their node yet."""
-    loads = {actor.load.remote(): actor for actor in slot_hosts.actors}
-    answers, _ = ray.wait(list(loads), num_returns=len(loads), timeout=_ANSWER_S)
-    answers = answers or ray.wait(list(loads))[0]
-    return loads[min(answers, key=ray.get)]
+    """The host with most room of those that are up; some may wait for their node yet, or leave it.
+
+    Raises:
+        StopTrial: there is none, and there will be none.
+    """
+    while True:
+        asked = {actor.load.remote(): actor for actor in slot_hosts.actors}
+        answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
+        loads = {answer: load for answer in answers if (load := _load(answer)) is not None}
+        if loads:
+            return asked[min(loads, key=loads.__getitem__)]
+        if stop_is_requested():
+            raise StopTrial
+        time.sleep(_ANSWER_S)
+
+
+def _load(answer: Any) -> int | None:
+    with suppress(RayActorError):  # it has ended, and starts anew
+        load: int | None = ray.get(answer)
+        return load
+    return None

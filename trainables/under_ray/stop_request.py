@@ -9,10 +9,8 @@ elsewhere at once. A node whose raylet itself is terminated gives no time: Ray k
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import lru_cache
 from threading import Event, Thread
 from typing import Any
@@ -58,13 +56,12 @@ class _StopRequest:
         self._made = True
         await self._tell()
 
-    async def wait(self, node: str) -> bool:
-        """Return once trials on the node shall stop; whether because it is about to go."""
+    async def wait(self, node: str) -> None:
+        """Return once trials on the node shall stop."""
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
         async with self._changed:
             await self._changed.wait_for(lambda: self._made or node in self._leaving)
-        return node in self._leaving
 
     async def _poll(self) -> None:
         while True:
@@ -80,43 +77,20 @@ class _StopRequest:
             self._changed.notify_all()
 
 
-@dataclass
-class _Heard:
-    """What this process has been told."""
-
-    stop: Event = field(default_factory=Event)
-    node_leaves: bool = False
-
-
 def stop_is_requested() -> bool:
     """Whether this process's trials shall save a checkpoint and end."""
-    return _listen(ray.get_runtime_context().get_job_id()).stop.is_set()
-
-
-def node_leaves() -> bool:
-    """Whether the node of this process is about to go."""
-    return _listen(ray.get_runtime_context().get_job_id()).node_leaves
-
-
-def end_process_on_leaving_node() -> None:
-    """End this process, lest it be given another trial, if its node is about to go."""
-    if node_leaves():
-        os._exit(0)
+    return _listen(ray.get_runtime_context().get_job_id()).is_set()
 
 
 @lru_cache
-def _listen(job: str) -> _Heard:
-    """What the driver or the node says to this process; one thread waits for all its trials."""
-    heard = _Heard()
+def _listen(job: str) -> Event:
+    """Set once this process's trials shall stop; one thread waits for all of them."""
+    requested = Event()
 
     def wait() -> None:
         with suppress(ValueError, ray.exceptions.RayError):  # none is made, or it is gone
-            heard.node_leaves = ray.get(ray.get_actor(_STOP).wait.remote(_this_node()))
-            heard.stop.set()
+            ray.get(ray.get_actor(_STOP).wait.remote(ray.get_runtime_context().get_node_id()))
+            requested.set()
 
     Thread(target=wait, name="stop request", daemon=True).start()
-    return heard
-
-
-def _this_node() -> str:
-    return str(ray.get_runtime_context().get_node_id())
+    return requested

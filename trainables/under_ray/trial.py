@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import os
 import traceback
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,6 @@ from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.reporting import OUTCOME, TuneReporter, Watched
 from trainables.under_ray.slots import SlotHosts, train_in_slot
-from trainables.under_ray.stop_request import end_process_on_leaving_node
 
 
 def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
@@ -39,7 +39,8 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     except OSError as error:  # there is no place even for the log
         outcome = verdict(here, error)
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
-    end_process_on_leaving_node()  # Tune has taken the outcome
+    if outcome.status is TrialStatus.RUNNING:  # Tune has taken it, and shall give no other trial
+        os._exit(0)  # to a process whose node, or that of a worker, is about to go
 
 
 def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> Outcome:
