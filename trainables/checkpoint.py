@@ -1,5 +1,7 @@
 """A trial's state in the middle of its training: written whole, checked on reading, no pickle.
 
+It is taken in an instant and written in its own time, while the trial goes on to something else.
+
 A checkpoint is a folder `step_00000040` with
 
     training.safetensors     each trained parameter in fp32, and its optimizer moments
@@ -50,27 +52,39 @@ class Progress:
     reports: dict[str, Any]
 
 
-def save(
-    checkpoint: Path, model: Any, optimizer: Any, progress: Progress, rank: int, world_size: int
-) -> None:
-    """Write a checkpoint; every worker calls it, rank 0 writes what they share.
+@dataclass(frozen=True)
+class Snapshot:
+    """A training's state, copied: what the training does next does not touch it.
 
-    A checkpoint is found by `newest_valid` only once it is complete.
+    Attributes:
+        tensors: parameters and moments, whole, on the CPU.
+        random: each worker's random state, by rank.
+        progress: how far the training has come.
     """
-    with whole_folder(checkpoint, is_first=rank == 0) as folder:
-        _barrier(world_size)
-        # A worker on another node, with a disk of its own, has none yet.
-        folder.mkdir(parents=True, exist_ok=True)
-        tensors = _read_training_state(model, optimizer)
-        save_file(_random_state(), folder / f"random_{rank}.safetensors")
-        if rank == 0:
-            save_file(tensors, folder / _TRAINING)
-            (folder / _PROGRESS).write_text(json.dumps(vars(progress)))
-        _barrier(world_size)
-        if rank == 0:
-            files = {file.name: digest(file) for file in sorted(folder.iterdir())}
-            (folder / FILES).write_text(json.dumps(files, indent=1))
-    _barrier(world_size)
+
+    tensors: dict[str, torch.Tensor]
+    random: list[dict[str, torch.Tensor]]
+    progress: Progress
+
+
+def take(model: Any, optimizer: Any, progress: Progress, world_size: int) -> Snapshot:
+    """Copy a training's state; every worker calls it, and each has all of it then."""
+    tensors = _read_training_state(model, optimizer)
+    random_states = [_random_state()] * world_size
+    if world_size > 1:
+        torch.distributed.all_gather_object(random_states, random_states[0])
+    return Snapshot(tensors, random_states, progress)
+
+
+def write(checkpoint: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot, on the worker of rank 0; `newest_valid` finds it once it is complete."""
+    with whole_folder(checkpoint) as folder:
+        save_file(snapshot.tensors, folder / _TRAINING)
+        for rank, state in enumerate(snapshot.random):
+            save_file(state, folder / f"random_{rank}.safetensors")
+        (folder / _PROGRESS).write_text(json.dumps(vars(snapshot.progress)))
+        files = {file.name: digest(file) for file in sorted(folder.iterdir())}
+        (folder / FILES).write_text(json.dumps(files, indent=1))
 
 
 def load_progress(checkpoint: Path) -> Progress:
@@ -260,6 +274,7 @@ def any_worker(decision: bool, world_size: int) -> bool:
     return any(decisions)
 
 
-def _barrier(world_size: int) -> None:
+def barrier(world_size: int) -> None:
+    """Wait for all workers."""
     if world_size > 1:
         torch.distributed.barrier()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,8 +112,14 @@ class Reports(TrainerCallback):
         if step not in self._report_steps:
             self._report(state, self._gathered)
 
-    def evaluate(self, state: TrainerState) -> Measurement:
+    def evaluate(
+        self, state: TrainerState, before_report: Callable[[], None] = lambda: None
+    ) -> Measurement:
         """Evaluate at a report step and report it, with what the step's training has gathered.
+
+        Args:
+            state: the trainer's.
+            before_report: called in between.
 
         Raises:
             EvaluationFailed: the evaluation raised an error.
@@ -125,6 +132,7 @@ class Reports(TrainerCallback):
             if is_disk_full(error):
                 raise
             raise _fault(step, error) from error
+        before_report()
         return self._report(state, self._gathered | metrics)
 
     def _report(self, state: TrainerState, metrics: dict[str, float]) -> Measurement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trl import SFTConfig, SFTTrainer
 
 from trainables import checkpoint, checkpoint_files
 from trainables.attempt_folder import publish_checkpoints
+from trainables.background import in_background
 from trainables.best_weights import BestWeights
 from trainables.config import TrialConfig
 from trainables.data import TokenizedData, training_order
@@ -141,10 +143,11 @@ class AlreadyTrained(Exception):
 
 
 class Checkpoints(TrainerCallback):
-    """Saves the training before each evaluation, and puts it back where one is resumed.
+    """Saves the training at each evaluation, and puts it back where one is resumed.
 
-    Before, since an evaluation may crash or run out of memory: what was trained is not lost then,
-    and whoever goes on from the checkpoint does that evaluation first.
+    It is written while the evaluation runs, and before the evaluation is reported: whatever the
+    driver knows of a trial a checkpoint holds. Where the evaluation fails or runs out of memory
+    whoever goes on from the checkpoint does it first.
 
     The newest two are kept, so that one is left if the other turns out damaged.
     """
@@ -205,28 +208,32 @@ class Checkpoints(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save at a report step, then have it evaluated; save and end where that is asked for."""
+        """Save and evaluate at a report step; save and end where that is asked for."""
         step = state.global_step
         if not is_of_step(logs):
             return
         if not self._reports.is_report_step(step):
             if checkpoint.any_worker(self._reporter.stop_requested(), args.world_size):
-                self._mark_evaluated(self._save(args, state))
+                self._write(self._snapshot(args, state))
+                self._mark_evaluated(step)
+                checkpoint.barrier(args.world_size)
                 raise StopTrial
             return
-        folder = self._save(args, state)
-        measurement = self._reports.evaluate(state)
+        write = partial(self._write, self._snapshot(args, state))
+        with in_background(write) as wait_for_it:
+            measurement = self._reports.evaluate(state, before_report=wait_for_it)
         if step >= self._total_steps:  # the weights follow at once
             return
         self._best.offer(measurement)
-        self._mark_evaluated(folder)
+        self._mark_evaluated(step)
 
-    def _mark_evaluated(self, folder: Path) -> None:
+    def _mark_evaluated(self, step: int) -> None:
         """Whoever goes on from there has no evaluation to do first."""
         if self._trainer.is_world_process_zero():
+            folder = checkpoint_files.checkpoint_dir(self._attempts[-1], step)
             checkpoint_files.mark_evaluated(folder, self._reports.carry())
 
-    def _save(self, args: TrainingArguments, state: TrainerState) -> Path:
+    def _snapshot(self, args: TrainingArguments, state: TrainerState) -> checkpoint.Snapshot:
         trainer = self._trainer
         progress = checkpoint.Progress(
             state.global_step,
@@ -234,19 +241,15 @@ class Checkpoints(TrainerCallback):
             _schedule(trainer),
             self._reports.carry(),
         )
-        folder = checkpoint_files.checkpoint_dir(self._attempts[-1], progress.step)
-        checkpoint.save(
-            folder,
-            trainer.model,
-            trainer.optimizer,
-            progress,
-            args.process_index,
-            args.world_size,
-        )
-        if trainer.is_world_process_zero():
-            checkpoint_files.keep_newest(self._attempts, 2)
-            publish_checkpoints(self._config)
-        return folder
+        return checkpoint.take(trainer.model, trainer.optimizer, progress, args.world_size)
+
+    def _write(self, snapshot: checkpoint.Snapshot) -> None:
+        if not self._trainer.is_world_process_zero():
+            return
+        step = snapshot.progress.step
+        checkpoint.write(checkpoint_files.checkpoint_dir(self._attempts[-1], step), snapshot)
+        checkpoint_files.keep_newest(self._attempts, 2)
+        publish_checkpoints(self._config)
 
 
 _SCHEDULE = ("last_epoch", "_step_count", "_last_lr")

@@ -40,7 +40,7 @@ SETTINGS = (
 )
 
 # What a trial that lives on behind a cut may do at worst: write all that its attempt writes again,
-# and each file anew, as `checkpoint.save` does.
+# and each file anew, as `checkpoint.write` does.
 LATE_WRITES = """
 import pathlib
 attempt = pathlib.Path({attempt!r})

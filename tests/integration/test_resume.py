@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from trainables import checkpoint
 from trainables.checkpoint_files import is_valid, newest_valid
 from trainables.full_sft import train_full_sft
 from trainables.lora import train_lora
+from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.reporter import ListReporter
+from trainables.reports import Reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -133,3 +137,34 @@ def test_checkpoint_holds_no_pickle(killed: tuple[Path, list[Path]]) -> None:
     _, checkpoints = killed
     names = {file.name for folder in checkpoints for file in folder.iterdir()}
     assert {name.rsplit(".", 1)[1] for name in names} == {"safetensors", "json"}
+
+
+def test_what_is_reported_lies_in_a_checkpoint(
+    make_trial: Callable[..., TrialConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where writing takes longer than evaluating."""
+    evaluated = Event()
+    write, evaluate = checkpoint.write, Reports._evaluate
+
+    def write_after_the_evaluation(folder: Path, snapshot: checkpoint.Snapshot) -> None:
+        assert evaluated.wait(60)
+        write(folder, snapshot)
+
+    def tell(reports: Reports, step: int) -> dict[str, float]:
+        metrics = evaluate(reports, step)
+        evaluated.set()
+        return metrics
+
+    class Looking(ListReporter):
+        def report(self, measurement: Measurement) -> None:
+            super().report(measurement)
+            if IN_DOMAIN_ACC in measurement.metrics:
+                newest = newest_valid(trial.attempt_dirs)
+                found.append((measurement.step, newest and newest.name))
+
+    found: list[tuple[int, str | None]] = []
+    monkeypatch.setattr(checkpoint, "write", write_after_the_evaluation)
+    monkeypatch.setattr(Reports, "_evaluate", tell)
+    trial = make_trial(train=TRAIN)
+    train(trial, Looking())
+    assert found == [(step, f"step_{step:08d}") for step in (5, 10, 12)]

@@ -1,0 +1,19 @@
+"""Work beside other work."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+
+@contextmanager
+def in_background(work: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Do something in a thread while the body runs; it is done when the body is left.
+
+    Gives a function that waits for the work and raises its error. An error of the body's own wins.
+    """
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        future = thread.submit(work)
+        yield future.result
+    future.result()
