@@ -27,7 +27,7 @@ from trainables.drift import (
     sample_reference,
 )
 from trainables.errors import Fault, UserError
-from trainables.evaluation import Evaluation, Evaluator
+from trainables.evaluation import Evaluation, Evaluator, shared_evaluator
 from trainables.forgetting import forgetting_metrics
 from trainables.inputs import write_data
 from trainables.items import read_items, write_items
@@ -124,7 +124,10 @@ def _load_all(
     tokenizer = attempt(lambda: load_tokenizer(model))
     if tokenizer is not None:
         attempt(lambda: shared_base(model))
-    evaluator = attempt(lambda: Evaluator(suite, tokenizer))
+    # That of the process's trials, too; where there is no tokenizer the tasks' faults still are.
+    evaluator = attempt(
+        lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
+    )
     tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if tokenizer else None
     if faults or tokenizer is None or evaluator is None or tokenized is None:
         raise UserError(faults)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import math
+import resource
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import ray
 
 from trainables.config import TrialConfig
+from trainables.errors import UserError
 from trainables.slots.eligibility import reason_against
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
+from trainables.under_ray.trial import run_trial
 from tune.preflight import gpus_per_worker, trials_that_fit
 from tune.search_space import largest_lora
 from tune.searcher import MakeTrial
@@ -21,42 +26,105 @@ from tune.sweep_config import SweepConfig
 _LOG = logging.getLogger(__name__)
 
 
-@contextmanager
-def slot_hosts(
-    config: SweepConfig,
-    cluster: dict[str, float],
-    make_trial: MakeTrial,
-) -> Iterator[SlotHosts | None]:
-    """Hosts for the time of a sweep; None where its LoRA trials train one by one.
+class HostPool:
+    """The hosts in which a sweep's LoRA trials train together, where they do.
 
-    Raises:
-        UserError: the model cannot be loaded.
+    They start as early as there is work for them, the base's evaluation, and end with the context.
+
+    Args:
+        config: the sweep.
+        cluster: its resources by kind.
+        make_trial: the sweep's.
     """
-    wanted = config.resources.lora.slots
-    if "lora" not in config.search.methods or wanted == 0:
-        yield None
-        return
-    trial = make_trial(0, largest_lora(config.search), 1, config.seed)
-    count = hosts_that_fit(config, cluster)
-    if reason := _reason_against_all(config, trial, count):
-        _say(reason)
-        yield None
-        return
-    gpus = gpus_per_worker(config, "lora", cluster)
-    cpus = config.resources.lora.cpus_per_worker
-    actors = tuple(start_slot_host(cpus, gpus) for _ in range(count))
-    try:
-        if reason := ray.get(actors[0].reason_against.remote(trial.model_dump(mode="json"))):
-            _say(reason)
-            for actor in actors:
-                ray.kill(actor)
-            actors = ()
-            yield None
-            return
-        yield SlotHosts(actors, wanted if wanted != "auto" else _measured(config, trial, actors))
-    finally:
-        for actor in actors:
+
+    def __init__(
+        self, config: SweepConfig, cluster: dict[str, float], make_trial: MakeTrial
+    ) -> None:
+        self._config, self._cluster, self._make_trial = config, cluster, make_trial
+        self._actors: tuple[Any, ...] = ()
+        self._is_wanted = "lora" in config.search.methods and config.resources.lora.slots != 0
+
+    def __enter__(self) -> HostPool:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def evaluate_base(self, *arguments: Any) -> UserError | None:
+        """`evaluate_base_to` in a host, once started, which has the base in memory then."""
+        answer: UserError | None = ray.get(self._actors[0].evaluate_base.remote(*arguments))
+        return answer
+
+    def ready(self, samples: int) -> SlotHosts | None:
+        """Hosts that take trials in; None where the sweep's LoRA trials train one by one.
+
+        Args:
+            samples: that a trial trains on.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        if not self.start():
+            return None
+        trial = self._largest_trial()
+        if reason := ray.get(self._actors[0].reason_against.remote(trial.model_dump(mode="json"))):
+            self._give_up(reason)
+            return None
+        wanted = self._config.resources.lora.slots
+        slots = wanted if wanted != "auto" else self._measured(trial, samples)
+        return SlotHosts(self._actors, slots)
+
+    def start(self) -> bool:
+        """Start the hosts, unless they are up; whether there are any."""
+        config = self._config
+        if self._actors or not self._is_wanted:
+            return bool(self._actors)
+        count = hosts_that_fit(config, self._cluster)
+        if reason := _reason_against_all(config, self._largest_trial(), count):
+            self._give_up(reason)
+            return False
+        gpus = gpus_per_worker(config, "lora", self._cluster)
+        cpus = config.resources.lora.cpus_per_worker
+        self._actors = tuple(start_slot_host(cpus, gpus) for _ in range(count))
+        return True
+
+    def close(self) -> None:
+        """End the hosts."""
+        for actor in self._actors:
             ray.kill(actor)
+        self._actors = ()
+
+    def _give_up(self, reason: str) -> None:
+        _LOG.warning("LoRA trials train one by one: %s", reason)
+        self._is_wanted = False
+        self.close()
+
+    def _largest_trial(self) -> TrialConfig:
+        return self._make_trial(0, largest_lora(self._config.search), 1, self._config.seed)
+
+    def _measured(self, trial: TrialConfig, samples: int) -> int:
+        """The number of slots with which the trials are done first, measured on one host."""
+        config, hosts = self._config, len(self._actors)
+        at_once = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
+        most = max(1, at_once // hosts)
+        probing = self._actors[0].probe.remote(trial.model_dump(mode="json"), most)
+        # Processes start side by side, on what CPUs there are.
+        slot_seconds = _process_seconds() * hosts / self._cluster["CPU"]
+        speeds = ray.get(probing)
+        passes = trial.train.total_steps(samples) * trial.accumulation_steps
+        slots = best(speeds, passes * math.ceil(config.budget.trials / hosts), slot_seconds)
+        measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
+        _LOG.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)
+        return slots
+
+
+def _process_seconds() -> float:
+    """Processor seconds that the process of a trial takes before it can do anything."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    importing = [sys.executable, "-c", f"import {run_trial.__module__}"]
+    subprocess.run(importing, check=True, cwd=Path(__file__).parents[1])  # noqa: S603
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _reason_against_all(config: SweepConfig, trial: TrialConfig, hosts: int) -> str | None:
@@ -92,18 +160,3 @@ def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> 
         "GPU": gpus_per_worker(config, "lora", cluster),
     }
     return cluster | {kind: cluster.get(kind, 0.0) - hosts * held[kind] for kind in held}
-
-
-def _measured(config: SweepConfig, trial: TrialConfig, actors: tuple[Any, ...]) -> int:
-    """The number of slots that trains fastest, measured on one host."""
-    trials = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
-    most = max(1, trials // len(actors))
-    speeds = ray.get(actors[0].probe.remote(trial.model_dump(mode="json"), most))
-    slots = best(speeds)
-    measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
-    _LOG.info("%d hosts of %d slots (passes by slots: %s)", len(actors), slots, measured)
-    return slots
-
-
-def _say(reason: str) -> None:
-    _LOG.warning("LoRA trials train one by one: %s", reason)

@@ -41,7 +41,7 @@ from tune.provenance import provenance
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
 from tune.searcher import MakeTrial, OptunaSearcher
-from tune.slots import beside_hosts, slot_hosts
+from tune.slots import HostPool, beside_hosts
 from tune.stopping import stopping_gently
 from tune.sweep_config import SweepConfig
 from tune.tune_events import TuneEvents
@@ -112,9 +112,15 @@ class Sweep:
         check_nodes(self._nodes, self._ledger.folder.location)
         check_resources(self._config, self._cluster)
         resized = self._memory.check(self._config)
-        base = self._evaluate_base()
-        check_metrics(self._config, base)
-        base = base.model_copy(update={"warnings": (*base.warnings, *resized)})
+        with HostPool(self._config, self._cluster, self._trial_maker(self._config.name)) as hosts:
+            base = self._evaluate_base(hosts)
+            check_metrics(self._config, base)
+            base = base.model_copy(update={"warnings": (*base.warnings, *resized)})
+            return self._run_trials(base, hosts, listeners)
+
+    def _run_trials(
+        self, base: BaseRecord, hosts: HostPool, listeners: Sequence[SweepListener]
+    ) -> SweepOutcome:
         sweep = self._write_sweep()
         scheduler = self._early_stopping()
         searcher = OptunaSearcher(
@@ -136,15 +142,15 @@ class Sweep:
             listener.sweep_started(sweep, base, self._finished)
         try:
             if not searcher.is_done:
-                trial_maker = self._trial_maker(sweep.sweep_id)
-                with slot_hosts(self._config, self._cluster, trial_maker) as hosts:
-                    self._fit(self._tuner(searcher, events, scheduler, hosts), events)
+                slot_hosts = hosts.ready(base.train_samples)
+                self._fit(self._tuner(searcher, events, scheduler, slot_hosts), events)
         finally:
             records = self._ledger.trials()
             for listener in everyone:
                 listener.sweep_ended(records)
         searcher.export(self._ledger.folder.study)
         if self._config.inspect and not events.running:
+            hosts.close()
             self._look_inside(records)
         # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
         return SweepOutcome(sweep, base, records, interrupted=bool(events.running))
@@ -187,14 +193,11 @@ class Sweep:
             logger.warning("warm_start: left out %s", reason)
         return records
 
-    def _evaluate_base(self) -> BaseRecord:
+    def _evaluate_base(self, hosts: HostPool) -> BaseRecord:
         if self._ledger.exists() and self._ledger.has_base():
             return self._ledger.base()
         config, method = self._config, self._config.search.methods[0]
-        reference = evaluate_base_remotely.options(
-            num_cpus=config.resources.of(method).cpus_per_worker,
-            num_gpus=gpus_per_worker(config, method, self._cluster),
-        ).remote(
+        arguments = (
             config.model,
             config.data,
             config.eval,
@@ -203,7 +206,14 @@ class Sweep:
             str(self._base_cache) if isinstance(self._base_cache, Path) else "",
             self._ledger.folder.absolute(self._ledger.folder.base),
         )
-        fault = ray.get(reference)
+        if hosts.start():
+            fault = hosts.evaluate_base(*arguments)
+        else:
+            task = evaluate_base_remotely.options(
+                num_cpus=config.resources.of(method).cpus_per_worker,
+                num_gpus=gpus_per_worker(config, method, self._cluster),
+            )
+            fault = ray.get(task.remote(*arguments))
         if fault is not None:
             raise fault
         return self._ledger.base()

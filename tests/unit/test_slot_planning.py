@@ -80,6 +80,21 @@ def test_slots_are_as_many_as_pay(passes_per_second: list[float], expected: int)
     assert best(speeds) == expected
 
 
+@pytest.mark.parametrize(
+    ("slot_seconds", "expected"),
+    [
+        (0.0, 8),  # 100 + 0, 60 + 0, 40 + 0, 30 + 0 seconds
+        (5.0, 4),  # 105, 70, 60, 70
+        (15.0, 2),  # 115, 90, 100, 150
+        (50.0, 1),  # 150, 160, 240, 430
+    ],
+)
+def test_slots_that_take_long_to_start_are_fewer(slot_seconds: float, expected: int) -> None:
+    seconds = {1: 100, 2: 60, 4: 40, 8: 30}
+    speeds = [Speed(slots, 6000 / taken, 0) for slots, taken in seconds.items()]
+    assert best(speeds, 6000, slot_seconds) == expected
+
+
 def test_the_probe_is_of_the_highest_rank() -> None:
     search = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.1, 0.0]).search
     assert search.lora is not None

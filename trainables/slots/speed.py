@@ -23,10 +23,25 @@ class Speed:
     peak_bytes: int
 
 
-def best(speeds: Sequence[Speed]) -> int:
-    """The number of slots to use: the first that no larger one beats by enough."""
+def best(speeds: Sequence[Speed], passes: int = 1, slot_seconds: float = 0.0) -> int:
+    """The number of slots with which a host's trials are done first.
+
+    seconds = passes / passes_per_second + slots x slot_seconds
+
+    Args:
+        speeds: of ever more slots.
+        passes: micro-batches that the host's trials have altogether.
+        slot_seconds: what one more slot costs at once: the start of its trial's process.
+
+    Returns:
+        The first that no larger one beats by enough.
+    """
+
+    def seconds(speed: Speed) -> float:
+        return passes / speed.passes_per_second + speed.slots * slot_seconds
+
     chosen = speeds[0]
     for speed in speeds[1:]:
-        if speed.passes_per_second > _LEAST_GAIN * chosen.passes_per_second:
+        if seconds(chosen) > _LEAST_GAIN * seconds(speed):
             chosen = speed
     return chosen.slots

@@ -14,11 +14,13 @@ import ray
 from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
+from trainables.errors import UserError
 from trainables.records import Measurement, TrialResult
 from trainables.reporter import Reporter, StopTrial
 from trainables.slots import host
 from trainables.under_ray.hub_token import use_hub_token
 from trainables.under_ray.stop_request import stop_is_requested
+from trainables.under_ray.tasks import evaluate_base_to
 
 _ANSWER_S = 5.0
 
@@ -42,6 +44,11 @@ class SlotHost(host.SlotHost):
     def __init__(self) -> None:
         use_hub_token()
         super().__init__(stop_is_requested)
+
+    async def evaluate_base(self, *arguments: Any) -> UserError | None:
+        """`evaluate_base_to`: with the base in memory, and tasks, that trials here find ready."""
+        fault: UserError | None = await self._in_thread(lambda: evaluate_base_to(*arguments))
+        return fault
 
     async def next_event(self, trial_id: str) -> host.Event:
         """What a trial has to tell next; once all have told that they stopped the process ends.

@@ -16,8 +16,7 @@ from trainables.under_ray.hub_token import use_hub_token
 from trainables.under_ray.log import log_to
 
 
-@ray.remote(max_retries=0)
-def evaluate_base_remotely(
+def evaluate_base_to(
     model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, cache: str, target: str
 ) -> UserError | None:
     """`evaluate_base` on a worker, copied to `target` with the tokenised data for all trials.
@@ -40,6 +39,9 @@ def evaluate_base_remotely(
             return None
     except UserError as error:
         return error
+
+
+evaluate_base_remotely = ray.remote(max_retries=0)(evaluate_base_to)
 
 
 @ray.remote(max_retries=1)
