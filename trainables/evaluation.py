@@ -6,11 +6,12 @@ import json
 import math
 import random
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -20,7 +21,7 @@ from trainables import metric_keys
 from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.eval_tasks import LoadedTask, load_tasks
-from trainables.harness_model import HarnessModel, Layouts
+from trainables.harness_model import Answers, HarnessModel, Layouts, Routed
 from trainables.model import load_tokenizer
 from trainables.records import ItemScore, TaskScore
 
@@ -56,6 +57,26 @@ class Evaluator:
         self._tokenizer = tokenizer
         self._loaded = load_tasks(suite)
         self._layouts = Layouts()
+        self._ahead: WeakKeyDictionary[Any, dict[Hashable, Answers]] = WeakKeyDictionary()
+
+    def models_at_once(self, tokens: int, device: torch.device) -> int:
+        """For how many models to `answer_ahead`, in passes of at most so many tokens."""
+        return self._layouts.copies_in(tokens, device)
+
+    def answer_ahead(self, models: Sequence[Any], routed: Routed) -> None:
+        """Answer what is known to be asked of several models on one base, in shared passes.
+
+        `evaluate`, called next for each of them, finds the answers.
+
+        Args:
+            models: they share all but some layers, which are not to change before `evaluate`.
+            routed: makes a pass of so many rows for each of these models go through its layers.
+        """
+        with evaluating(models[0]):
+            lm = HarnessModel(models[0], self._tokenizer, self._suite.batch_size, self._layouts)
+            for texts, answers in lm.answer_ahead(len(models), routed):
+                for model, of_model in zip(models, answers, strict=True):
+                    self._ahead.setdefault(model, {})[texts] = of_model
 
     def evaluate(self, model: Any) -> Evaluation:
         """Run every task; leaves the model's training mode as it was."""
@@ -63,7 +84,10 @@ class Evaluator:
         metrics: dict[str, float] = {}
         items: list[ItemScore] = []
         with evaluating(model):
-            lm = HarnessModel(model, self._tokenizer, self._suite.batch_size, self._layouts)
+            answers = self._ahead.pop(model, {})
+            lm = HarnessModel(
+                model, self._tokenizer, self._suite.batch_size, self._layouts, answers
+            )
             for loaded in self._loaded:
                 try:
                     result = self._run(loaded, lm)

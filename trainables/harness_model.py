@@ -7,7 +7,8 @@ unusual (encoder-decoder models, sampled generation) is HFLM's own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from trainables.continuations import Batch, Request, lay_out, score
 from trainables.logits import logits_at
+
+Answers = list[tuple[float, bool]]  # of each request: log-likelihood, and whether it is greedy
+Routed = Callable[[int], AbstractContextManager[None]]
 
 # A sequence counts as so many tokens of a batch at least.
 _LEAST_TOKENS = 64
@@ -39,6 +43,13 @@ class Layouts:
     batches: dict[Hashable, list[Batch]] = field(default_factory=dict)
     shares_prefixes: bool | None = None
 
+    def copies_in(self, tokens: int, device: torch.device) -> int:
+        """Of every batch so many copies are of at most so many tokens; at least 1."""
+        if device.type == "cpu":
+            tokens = min(tokens, _CPU_BATCH_TOKENS)
+        sizes = [batch.input_ids_NS.numel() for known in self.batches.values() for batch in known]
+        return max(1, tokens // max(sizes)) if sizes else 1
+
 
 class HarnessModel(HFLM):  # type: ignore[misc]
     """One model for one evaluation.
@@ -48,29 +59,54 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         tokenizer: its tokenizer.
         batch_size: see `EvalSuite`.
         layouts: of earlier evaluations of the same architecture; requests seen here are added.
+        answers: of the model that are known already, by the requests' texts; see `answer_ahead`.
     """
 
-    def __init__(self, model: Any, tokenizer: Any, batch_size: int, layouts: Layouts) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        batch_size: int,
+        layouts: Layouts,
+        answers: Mapping[Hashable, Answers] | None = None,
+    ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self._layouts = layouts
+        self._answers = answers or {}
 
-    def loglikelihood(
-        self, requests: list[Any], disable_tqdm: bool = False
-    ) -> list[tuple[float, bool]]:
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Answers:
         """As in HFLM; requests are tokenised and laid out when they come for the first time."""
-        batches = self._layouts.batches.get(tuple(request.args for request in requests))
-        if batches is not None:
-            return self._score(batches)
-        answers: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=True)
+        texts = tuple(request.args for request in requests)
+        if texts in self._answers:
+            return self._answers[texts]
+        if texts in self._layouts.batches:
+            return self._score(self._layouts.batches[texts])
+        answers: Answers = super().loglikelihood(requests, disable_tqdm=True)
         return answers
+
+    def answer_ahead(self, copies: int, routed: Routed) -> Iterator[tuple[Hashable, list[Answers]]]:
+        """Answers of several models that share this one's base, in passes that they share, too.
+
+        Args:
+            copies: how many models.
+            routed: makes a pass of so many rows for each model go through that model's own layers.
+
+        Yields:
+            The texts of requests that have been asked for before, and each model's answers.
+        """
+
+        def forward(batch: Batch) -> torch.Tensor:
+            with routed(len(batch.input_ids_NS)):
+                return self._logits(batch, copies)
+
+        for texts, batches in self._layouts.batches.items():
+            yield texts, score(batches, forward)
 
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
+    ) -> Answers:
         if self.backend != "causal":
-            answers: list[tuple[float, bool]] = super()._loglikelihood_tokens(
-                requests, disable_tqdm, override_bs
-            )
+            answers: Answers = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
             return answers
         batches = self._lay_out([_cut(request, self.max_length) for request in requests])
         if requests[0][0] is not None:  # windows of a rolling likelihood have no text
@@ -86,21 +122,24 @@ class HarnessModel(HFLM):  # type: ignore[misc]
             tokens = min(tokens, _CPU_BATCH_TOKENS)
         return lay_out(requests, self._layouts.shares_prefixes, self._hidden_size(), tokens)
 
-    def _score(self, batches: Sequence[Batch]) -> list[tuple[float, bool]]:
-        (answers,) = score(batches, lambda batch: self._logits(batch)[None])
+    def _score(self, batches: Sequence[Batch]) -> Answers:
+        (answers,) = score(batches, self._logits)
         return answers
 
-    def _logits(self, batch: Batch) -> torch.Tensor:
-        """Logits of a batch at its computed positions, shape (U, V)."""
+    def _logits(self, batch: Batch, copies: int = 1) -> torch.Tensor:
+        """Logits of copies of a batch, one after another, at its computed positions: (M, U, V)."""
         device = self.device
-        inputs = {"input_ids": batch.input_ids_NS.to(device)}
+        inputs = {"input_ids": batch.input_ids_NS.to(device).repeat(copies, 1)}
         visible = batch.visible(device)
         if visible is not None:
-            inputs["position_ids"] = batch.position_ids_NS.to(device)
-            inputs["attention_mask"] = self._as_mask(visible)
+            inputs["position_ids"] = batch.position_ids_NS.to(device).repeat(copies, 1)
+            inputs["attention_mask"] = self._as_mask(visible).repeat(copies, 1, 1, 1)
+        starts_M1 = torch.arange(copies, device=device)[:, None] * batch.input_ids_NS.numel()
+        positions_MU = starts_M1 + batch.positions_U.to(device)
         # As HFLM has it, so that a surrounding autocast makes no difference here, either.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
-            return logits_at(self.model, batch.positions_U.to(device), **inputs)
+            logits = logits_at(self.model, positions_MU.flatten(), **inputs)
+        return logits.unflatten(0, (copies, -1))
 
     def _as_mask(self, visible: torch.Tensor) -> torch.Tensor:
         if self.config.get_text_config()._attn_implementation == "sdpa":
@@ -127,10 +166,10 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         (branched,) = lay_out(requests, True, 1 << 30, 1 << 30)
         (alone,) = lay_out(requests, False, 1, 1 << 30)
         try:
-            shared_UV = self._logits(branched)[branched.where_T]
+            shared_UV = self._logits(branched)[0, branched.where_T]
         except (IndexError, RuntimeError, TypeError, ValueError):
             return False
-        alone_UV = self._logits(alone)[alone.where_T]
+        alone_UV = self._logits(alone)[0, alone.where_T]
         rounding = _ROUNDING.get(self.model.dtype, _ROUNDING_OF_HALVES)
         ours_V = shared_UV[branched.requests_T.argsort(stable=True)].float()
         theirs_V = alone_UV[alone.requests_T.argsort(stable=True)].float()

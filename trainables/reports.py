@@ -49,7 +49,7 @@ class Reports(TrainerCallback):
         self._tokenizer = tokenizer
         self._validation = tokenized.validation
         self._base = Base.load(Path(config.base_dir))
-        self._evaluator = shared_evaluator(config.model, config.eval)
+        self.evaluator = shared_evaluator(config.model, config.eval)
         self._report_steps = config.train.report_steps(total_steps)
         self._log_steps = config.train.log_steps(total_steps)
         self._losses: list[float] = []
@@ -84,6 +84,10 @@ class Reports(TrainerCallback):
         self._gathered = dict(carried["gathered"])
         self._evaluation_seconds = carried["evaluation_seconds"]
         self._earlier_seconds = carried["seconds"]
+
+    def charge_evaluation(self, seconds: float) -> None:
+        """Count time as the evaluation's."""
+        self._evaluation_seconds += seconds
 
     def exclude(self, seconds: float) -> None:
         """Leave out time that went to other trials on the same device."""
@@ -163,7 +167,7 @@ class Reports(TrainerCallback):
         started = time.perf_counter()
         model = self._trainer.model
         evaluation, metrics = compare_with_base(
-            self._base, model, self._tokenizer, self._evaluator, self._config.eval
+            self._base, model, self._tokenizer, self.evaluator, self._config.eval
         )
         if self._validation:
             metrics[metric_keys.VALIDATION_LOSS] = token_nll(
@@ -171,7 +175,7 @@ class Reports(TrainerCallback):
             )
         if self._trainer.is_world_process_zero():
             write_items(items_file(Path(self._config.output_dir), step), evaluation.items)
-        self._evaluation_seconds += time.perf_counter() - started
+        self.charge_evaluation(time.perf_counter() - started)
         return metrics
 
     def is_report_step(self, step: int) -> bool:

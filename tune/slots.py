@@ -7,6 +7,7 @@ import math
 import resource
 import subprocess
 import sys
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,10 @@ class HostPool:
 
     def evaluate_base(self, *arguments: Any) -> UserError | None:
         """`evaluate_base_to` in a host, once started, which has the base in memory then."""
-        answer: UserError | None = ray.get(self._actors[0].evaluate_base.remote(*arguments))
+        evaluating = self._actors[0].evaluate_base.remote(*arguments)
+        if self._config.resources.lora.slots == "auto":
+            _process_seconds()  # here is time to measure it
+        answer: UserError | None = ray.get(evaluating)
         return answer
 
     def ready(self, samples: int) -> SlotHosts | None:
@@ -106,18 +110,18 @@ class HostPool:
         """The number of slots with which the trials are done first, measured on one host."""
         config, hosts = self._config, len(self._actors)
         at_once = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
-        most = max(1, at_once // hosts)
-        probing = self._actors[0].probe.remote(trial.model_dump(mode="json"), most)
+        steps = trial.train.total_steps(samples) * math.ceil(config.budget.trials / hosts)
         # Processes start side by side, on what CPUs there are.
-        slot_seconds = _process_seconds() * hosts / self._cluster["CPU"]
-        speeds = ray.get(probing)
-        passes = trial.train.total_steps(samples) * trial.accumulation_steps
-        slots = best(speeds, passes * math.ceil(config.budget.trials / hosts), slot_seconds)
+        costs = steps * trial.accumulation_steps, _process_seconds() * hosts / self._cluster["CPU"]
+        most = max(1, at_once // hosts)
+        speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
+        slots = best(speeds, *costs)
         measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
         _LOG.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)
         return slots
 
 
+@lru_cache
 def _process_seconds() -> float:
     """Processor seconds that the process of a trial takes before it can do anything."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -77,7 +77,7 @@ def test_what_cannot_be_batched_says_why(changes: dict[str, Any], word: str) -> 
 )
 def test_slots_are_as_many_as_pay(passes_per_second: list[float], expected: int) -> None:
     speeds = [Speed(2**power, rate, 0) for power, rate in enumerate(passes_per_second)]
-    assert best(speeds) == expected
+    assert best(speeds, 1, 0.0) == expected
 
 
 @pytest.mark.parametrize(

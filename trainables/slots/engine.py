@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
 from trainables.data import TokenizedData
+from trainables.evaluation import Evaluator
 from trainables.inputs import inputs_of
 from trainables.logits import logits_at
 from trainables.model import shared_base
@@ -61,6 +62,7 @@ class SlotEngine:
         self._groups: dict[tuple[int, int], AdapterGroup] = {}
         self._slots: dict[Adapter, Slot] = {}
         self._most_at_once = sys.maxsize
+        self._largest_pass = 0
         self._tokenized: dict[tuple[DataConfig, int], TokenizedData] = {}
         self._dtype = getattr(torch, model.dtype)
         self._base.requires_grad_(False)
@@ -120,7 +122,7 @@ class SlotEngine:
             except torch.OutOfMemoryError as error:
                 ended += self._make_room(slots, error)
                 break
-        return ended + [end for slot in due if (end := self._take_step(slot))]
+        return ended + self._take_steps(due)
 
     def _shared_pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[Slot]:
         """Train one micro-batch of each slot; returns those whose optimizer step is due."""
@@ -166,6 +168,7 @@ class SlotEngine:
     def _pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[float]:
         """Forward and backward; returns each slot's loss."""
         batch = Batch.of([slot.micro_batch() for slot in slots], self._base.device)
+        self._largest_pass = max(self._largest_pass, batch.input_ids_NS.numel())
         masks = Masks([slot.generator for slot in slots], batch.lengths, self._base.device)
         tokens_K = torch.tensor([slot.labelled_tokens() for slot in slots])
         with self._layers.routed(parts, masks), self._autocast():
@@ -178,15 +181,70 @@ class SlotEngine:
         loss_K.sum().backward()
         return list(loss_K.tolist())
 
-    def _take_step(self, slot: Slot) -> Ended | None:
-        """An optimizer step, with all that follows from it; None lets the trial go on."""
-        try:
+    def _take_steps(self, due: Sequence[Slot]) -> list[Ended]:
+        """An optimizer step of each of these slots, with all that follows from it."""
+        for slot in due:
             with self._alone(slot):
                 slot.take_step()
+        self._answer_ahead(due)
+        return [end for slot in due if (end := self._report(slot))]
+
+    def _report(self, slot: Slot) -> Ended | None:
+        """What is due after a slot's step; None lets the trial go on."""
+        try:
+            with self._alone(slot):
+                slot.report()
         except Exception as error:  # one trial's fault is not its neighbours'
             self.leave(slot)
             return Ended(slot, error=error)
         return self._end(slot) if slot.is_trained else None
+
+    def _answer_ahead(self, slots: Sequence[Slot]) -> None:
+        """Let slots that are evaluated by the same evaluator now be so in shared passes."""
+        by_evaluator: dict[Evaluator, list[Slot]] = {}
+        for slot in slots:
+            if slot.evaluator is not None:
+                by_evaluator.setdefault(slot.evaluator, []).append(slot)
+        for evaluator, members in by_evaluator.items():
+            at_once = evaluator.models_at_once(self._largest_pass, self._base.device)
+            for some in _chunks(members, at_once):
+                if len(some) > 1:
+                    self._answer_some_ahead(evaluator, some)
+
+    def _answer_some_ahead(self, evaluator: Evaluator, slots: Sequence[Slot]) -> None:
+        started = time.perf_counter()
+
+        def routed(rows: int) -> Any:
+            return self._layers.routed(self._parts_of(slots, rows))
+
+        try:
+            evaluator.answer_ahead([slot.model for slot in slots], routed)
+        except torch.OutOfMemoryError:  # each finds its answers by itself
+            torch.cuda.empty_cache()
+        seconds = time.perf_counter() - started
+        for slot in self.slots:
+            share = seconds / len(slots) if slot in slots else 0.0
+            slot.exclude(seconds - share)
+            slot.charge_evaluation(share)
+
+    def _parts_of(self, slots: Sequence[Slot], rows: int) -> list[Part]:
+        """A batch of so many rows for each of these slots, in their order."""
+        parts: list[Part] = []
+        for number, slot in enumerate(slots):
+            group, index = self._place(slot)
+            start, end = number * rows, (number + 1) * rows
+            if parts and parts[-1].group is group and parts[-1].last == index:
+                neighbours = parts.pop()
+                parts.append(
+                    Part(group, neighbours.first, index + 1, slice(neighbours.rows.start, end))
+                )
+            else:
+                parts.append(Part(group, index, index + 1, slice(start, end)))
+        return parts
+
+    def _place(self, slot: Slot) -> tuple[AdapterGroup, int]:
+        group = self._groups[_key(slot.adapter)]
+        return group, group.adapters.index(slot.adapter)
 
     def _end(self, slot: Slot) -> Ended:
         self.leave(slot)
@@ -199,8 +257,7 @@ class SlotEngine:
     def _alone(self, slot: Slot) -> Iterator[None]:
         """The base with one slot's adapter; the time it takes is that slot's."""
         started = time.perf_counter()
-        group = self._groups[_key(slot.adapter)]
-        index = group.adapters.index(slot.adapter)
+        group, index = self._place(slot)
         part = Part(group, index, index + 1, slice(None))
         try:
             with self._layers.routed([part]), self._autocast():
@@ -214,6 +271,10 @@ class SlotEngine:
         if self._dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self._base.device.type, self._dtype)
+
+
+def _chunks(slots: Sequence[Slot], size: int) -> list[Sequence[Slot]]:
+    return [slots[start : start + size] for start in range(0, len(slots), size)]
 
 
 def _key(adapter: Adapter) -> tuple[int, int]:

@@ -100,12 +100,16 @@ class SlotHost:
             return str(error)
         return None
 
-    async def probe(self, trial: dict[str, Any], most: int) -> list[Any]:
+    async def probe(
+        self, trial: dict[str, Any], most: int, passes: int, slot_seconds: float
+    ) -> list[Any]:
         """Measure how many slots are best.
 
         Args:
             trial: the largest that is expected.
             most: slots beyond which there is nothing to gain.
+            passes: micro-batches that are to be trained here altogether.
+            slot_seconds: what one more slot costs at once.
 
         Returns:
             Numbers of slots and the passes per second they made; see `trainables.slots.probe`.
@@ -116,7 +120,9 @@ class SlotHost:
         from trainables.slots.probe import probe
 
         config = TrialConfig.model_validate(trial)
-        speeds = await self._in_thread(lambda: probe(self._engine_for(config), config, most))
+        speeds = await self._in_thread(
+            lambda: probe(self._engine_for(config), config, most, passes, slot_seconds)
+        )
         return list(speeds)
 
     async def join(self, trial: dict[str, Any], slots: int) -> None:

@@ -19,13 +19,17 @@ _PASSES = 3
 _SHARE_OF_MEMORY = 0.8
 
 
-def probe(engine: SlotEngine, trial: TrialConfig, most: int) -> list[Speed]:
+def probe(
+    engine: SlotEngine, trial: TrialConfig, most: int, passes: int, slot_seconds: float
+) -> list[Speed]:
     """Measure 1, 2, 4, ... slots until more no longer pay, do not fit, or are not wanted.
 
     Args:
         engine: without busy slots; it is left so.
         trial: the largest that is expected.
         most: slots beyond which there is nothing to gain.
+        passes: micro-batches that are to be trained altogether.
+        slot_seconds: what one more slot costs at once.
 
     Returns:
         What was measured, in order; `best` chooses.
@@ -38,7 +42,7 @@ def probe(engine: SlotEngine, trial: TrialConfig, most: int) -> list[Speed]:
             while len(engine.slots) < count:
                 engine.join(trial, ListReporter())
             speeds.append(Speed(count, count / _seconds_of_a_pass(engine), _peak_bytes()))
-            if len(speeds) > 2 and best(speeds) <= speeds[-3].slots:
+            if len(speeds) > 2 and best(speeds, passes, slot_seconds) <= speeds[-3].slots:
                 break  # twice in a row without a gain
     except torch.OutOfMemoryError:
         if not speeds:

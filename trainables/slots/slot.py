@@ -23,6 +23,7 @@ from trainables.best_weights import BestWeights
 from trainables.config import TrialConfig
 from trainables.data import IGNORED_LABEL, Sample, TokenizedData, training_order
 from trainables.disk import whole_folder
+from trainables.evaluation import Evaluator
 from trainables.lora import peft_config
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
@@ -76,6 +77,7 @@ class Slot:
         )
         self._micro_batches_done = 0
         self._loss = 0.0
+        self._logs: dict[str, float] = {}
         self._reports = Reports(trial, reporter, tokenizer, tokenized, self.args.max_steps)
         self._checkpoints = Checkpoints(trial, reporter, self._reports, self.args.max_steps)
         self._best = BestWeights(trial, self._save, is_first=True)
@@ -143,23 +145,36 @@ class Slot:
         self._reports.exclude(seconds)
 
     def take_step(self) -> None:
-        """Clip, update, report; in the order of Transformers' trainer.
-
-        Raises:
-            Diverged: the loss or the gradient norm is NaN or infinite.
-        """
+        """Clip and update, in the order of Transformers' trainer; `report` follows."""
         norm = self.optimizer.clip(self.args.max_grad_norm)
         self.optimizer.torch.step()
         (learning_rate, *_) = self.lr_scheduler.get_last_lr()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.state.global_step += 1
-        logs = {"loss": self._loss, "grad_norm": norm, "learning_rate": learning_rate}
+        self._logs = {"loss": self._loss, "grad_norm": norm, "learning_rate": learning_rate}
         self._loss, self._micro_batches_done = 0.0, 0
         self._random_at_step = self.generator.get_state()
+
+    def report(self) -> None:
+        """Do whatever is due after the step that was taken: report, save, evaluate.
+
+        Raises:
+            Diverged: the loss or the gradient norm is NaN or infinite.
+        """
         with self._own_random_state():
             for callback in (self._reports, self._checkpoints):
-                callback.on_log(self.args, self.state, TrainerControl(), logs=logs)
+                callback.on_log(self.args, self.state, TrainerControl(), logs=self._logs)
+
+    @property
+    def evaluator(self) -> Evaluator | None:
+        """Who evaluates it after the step that was taken, if anybody does."""
+        is_due = self._reports.is_report_step(self.state.global_step)
+        return self._reports.evaluator if is_due else None
+
+    def charge_evaluation(self, seconds: float) -> None:
+        """Count time that went to its evaluation before it has begun."""
+        self._reports.charge_evaluation(seconds)
 
     def finish(self) -> TrialResult:
         """Save the adapter, and let go of the checkpoints."""

@@ -23,7 +23,7 @@ class Speed:
     peak_bytes: int
 
 
-def best(speeds: Sequence[Speed], passes: int = 1, slot_seconds: float = 0.0) -> int:
+def best(speeds: Sequence[Speed], passes: int, slot_seconds: float) -> int:
     """The number of slots with which a host's trials are done first.
 
     seconds = passes / passes_per_second + slots x slot_seconds

@@ -1,0 +1,108 @@
+"""Slots that are evaluated at the same step share passes, and score what each scores alone."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from trainables.evaluation import Evaluator, _evaluator
+from trainables.items import items_file, read_items
+from trainables.lora import train_lora
+from trainables.reporter import ListReporter
+from trainables.slots.engine import SlotEngine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from trainables.config import TrialConfig
+
+    MakeTrial = Callable[..., TrialConfig]
+
+pytestmark = pytest.mark.integration
+
+# Ranks of two groups, one after the other and one apart; the last one diverges.
+TRIALS: list[dict[str, Any]] = [
+    {"lora": {"rank": 4}, "learning_rate": 3e-3},
+    {"lora": {"rank": 8}, "learning_rate": 3e-3},
+    {"lora": {"rank": 4, "alpha": 16.0}, "learning_rate": 1e-3},
+    {"lora": {"rank": 4}, "learning_rate": 1e-4, "seed": 1},
+    {"lora": {"rank": 8}, "learning_rate": 1e30},
+]
+_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+
+
+@pytest.fixture
+def trials(make_trial: MakeTrial) -> list[TrialConfig]:
+    """Evaluated in rows of one item each, of which a pass bears several."""
+    train = {"steps": 6, "report_every": 3}
+    return [make_trial(eval={"batch_size": 1}, train=dict(train), **changes) for changes in TRIALS]
+
+
+@pytest.fixture
+def engine(trials: list[TrialConfig]) -> Iterator[SlotEngine]:
+    engine = SlotEngine(trials[0].model, trials[0].lora)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture
+def shared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """For how many models each shared evaluation was."""
+    seen: list[int] = []
+    answer_ahead = Evaluator.answer_ahead
+
+    def spy(evaluator: Evaluator, models: Any, routed: Any) -> None:
+        seen.append(len(models))
+        answer_ahead(evaluator, models, routed)
+
+    monkeypatch.setattr(Evaluator, "answer_ahead", spy)
+    return seen
+
+
+def finals(reporter: ListReporter) -> dict[str, float]:
+    (*_, last) = reporter.measurements
+    return {k: v for k, v in last.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
+
+
+def test_they_score_what_each_scores_alone(
+    trials: list[TrialConfig], engine: SlotEngine, shared: list[int], make_trial: MakeTrial
+) -> None:
+    _evaluator.cache_clear()  # the first evaluation lays the requests out, one slot after another
+    together = [ListReporter() for _ in trials]
+    for trial, reporter in zip(trials, together, strict=True):
+        engine.join(trial, reporter)
+    ended = []
+    while engine.slots:
+        ended += engine.step()
+    assert shared
+    assert set(shared) == {4}
+    assert sum(end.error is not None for end in ended) == 1
+    for trial, reporter in zip(trials[:4], together, strict=False):
+        alone, folder = ListReporter(), make_trial().output_dir
+        train_lora(trial.model_copy(update={"output_dir": folder}), alone)
+        assert finals(reporter) == pytest.approx(finals(alone), rel=2e-3, abs=1e-4)
+        items = [read_items(items_file(Path(where), 6)) for where in (trial.output_dir, folder)]
+        assert items[0] == items[1]
+
+
+def test_what_is_measured_is_of_the_trial_itself(
+    trials: list[TrialConfig], engine: SlotEngine
+) -> None:
+    """Time that several shared is shared out: their sum is no longer than the clock's."""
+    started = time.perf_counter()
+    together = [ListReporter() for _ in trials[:4]]
+    for trial, reporter in zip(trials[:4], together, strict=True):
+        engine.join(trial, reporter)
+    while engine.slots:
+        engine.step()
+    taken = time.perf_counter() - started
+    spent = [
+        reporter.measurements[-1].metrics[key]
+        for reporter in together
+        for key in ("time/train_s", "time/eval_s")
+    ]
+    assert min(spent) > 0
+    assert 0.5 * taken < sum(spent) < 1.1 * taken  # unshared it would be over twice as much
