@@ -21,6 +21,7 @@ from trainables.locations import node_cache
 from trainables.storage import is_address, open_storage
 
 _CHECKPOINTS = "checkpoints"
+_RESULTS = ("weights", "best", "items")
 _MANIFEST = "files.json"
 
 
@@ -70,15 +71,25 @@ def publish_items(trial: TrialConfig) -> None:
             storage.publish(file, f"items/{file.name}")
 
 
+def publish_results(trial: TrialConfig) -> None:
+    """Publish what an attempt has made but its checkpoints; none of it stays on the node."""
+    if trial.published_dir is None:
+        return
+    storage = open_storage(trial.published_dir)
+    for path in (Path(trial.output_dir) / name for name in _RESULTS):
+        if path.exists():
+            storage.publish(path, path.name)
+            shutil.rmtree(path)
+
+
 def publish_rest(trial: TrialConfig) -> None:
     """Publish what an attempt leaves at its end but its checkpoints, and clear its node."""
     if trial.published_dir is None:
         return
+    publish_results(trial)
     storage = open_storage(trial.published_dir)
-    folder = Path(trial.output_dir)
-    for path in sorted(folder.iterdir()) if folder.exists() else []:
-        if path.name in ("weights", "best", "items") or path.suffix == ".log":
-            storage.publish(path, path.name)
+    for log in sorted(Path(trial.output_dir).glob("*.log")):
+        storage.publish(log, log.name)
     shutil.rmtree(_scratch(trial.published_dir).parent, ignore_errors=True)
 
 

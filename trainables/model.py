@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 from filelock import FileLock
-from huggingface_hub import snapshot_download
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from huggingface_hub import hf_hub_download, snapshot_download
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
@@ -82,10 +82,8 @@ def fingerprint(model: ModelConfig) -> str:
     """
     origin = source(model)
     if not is_local(origin):
-        config = AutoConfig.from_pretrained(
-            origin, revision=model.revision, trust_remote_code=model.trust_remote_code
-        )
-        return f"{model.name}@{getattr(config, '_commit_hash', None) or model.revision}"
+        config = Path(hf_hub_download(origin, "config.json", revision=model.revision))
+        return f"{model.name}@{config.parent.name}"  # the cache has a folder for each commit
     digest = hashlib.sha256()
     for file in sorted(path for path in Path(origin).iterdir() if path.is_file()):
         digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
@@ -116,6 +114,8 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
         remedy = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
         if "trust_remote_code" in str(error):
             remedy = "set model.trust_remote_code: true if you trust its code"
+        elif "gated repo" in str(error):
+            remedy = "set HF_TOKEN, where the sweep is started, to a token of one who has access"
         reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
         raise UserError(
             [Fault("model.name", f"cannot load {model.name}: {reason}", remedy)]

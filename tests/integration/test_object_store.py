@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 import pytest
 from conftest import SMALL
 from pyarrow import fs
+from safetensors.torch import load_file
 from test_lost_processes import ONE_TRIAL, Killer
+from test_slots_under_tune import HostKiller
 
 from trainables.base_evaluation import read_items
 from trainables.ledger import Ledger
@@ -92,3 +94,25 @@ def test_a_sweep_whose_trial_loses_its_node_ends_as_it_should_and_runs_only_once
     changed = {name for name in before if after[name] != before[name]}
     assert changed <= {"sweep.json"}  # which notes the command
     assert Ledger(location).trials() == [first, second]
+
+
+def test_trials_in_slots_leave_what_trials_by_themselves_leave(
+    load: Callable[..., SweepConfig], bucket: str, tmp_path: Path
+) -> None:
+    """Also where the host's process dies, and the other host goes on from its checkpoint."""
+    together = (*TWO_TRIALS, "resources.max_concurrent=2", "resources.lora.slots=2")
+    location = f"{bucket}/slots/quickstart"
+    killer = HostKiller(step=10)
+    Sweep(load(*together), location, f"{bucket}/slots/.base").run([killer])
+
+    ledger = Ledger(location)
+    assert killer.killed
+    assert [r.status for r in ledger.trials()] == [TrialStatus.COMPLETE] * 2
+    assert 2 in {r.attempt for r in ledger.trials()}
+    for record in ledger.trials():
+        assert [m.step for m in ledger.measurements(record.number)] == list(range(1, 17))
+        attempt = f"{location}/trials/{record.number:04d}/attempt_{record.attempt}"
+        assert record.weights_dir == f"{attempt}/weights"
+        assert set(open_storage(attempt).children("")) >= {"items", "trial.log", "weights"}
+        open_storage(record.weights_dir).fetch("", tmp_path / str(record.number))
+        load_file(tmp_path / str(record.number) / "adapter_model.safetensors")

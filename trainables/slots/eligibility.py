@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from trainables.config import TrialConfig
-from trainables.storage import is_address
 
 
 def reason_against(trial: TrialConfig) -> str | None:
@@ -18,6 +17,4 @@ def reason_against(trial: TrialConfig) -> str | None:
         return "float16 needs a loss scale of each trial's own"
     if trial.train.gradient_checkpointing:
         return "train.gradient_checkpointing recomputes layers one trial at a time"
-    if is_address(trial.output_dir):
-        return "its results go to remote storage"
     return None

@@ -18,8 +18,15 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+from trainables.attempt_folder import (
+    on_this_node,
+    publish_items,
+    publish_results,
+    published_address,
+)
 from trainables.config import TrialConfig
 from trainables.errors import OutOfMemory, first_line
 from trainables.hang_watch import HangWatch
@@ -57,6 +64,7 @@ class _Mailbox:
 
     def report(self, measurement: Measurement) -> None:
         self._watch.wind()
+        publish_items(self._guest.trial)
         event = {MEASUREMENT: measurement.model_dump()}
         self._loop.call_soon_threadsafe(self._guest.events.put_nowait, event)
 
@@ -182,11 +190,7 @@ class SlotHost:
                 if await self._admit(guest):
                     busy[guest.slot] = guest
             for ended in await self._in_thread(self._step) if busy else []:
-                guest = busy.pop(ended.slot)
-                if ended.error is None:
-                    guest.events.put_nowait({RESULT: ended.result.model_dump()})
-                else:
-                    self._take_error(guest, ended.error)
+                await self._see_off(busy.pop(ended.slot), ended)
         self._running = None
 
     async def _admit(self, guest: _Guest) -> bool:
@@ -194,14 +198,32 @@ class SlotHost:
         loop = asyncio.get_running_loop()
         mailbox = _Mailbox(guest, loop, self._watch, self._stop_requested)
         try:
-            guest.slot = await self._in_thread(
-                lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
-            )
+            guest.slot = await self._in_thread(lambda: self._join(guest, mailbox))
         except Exception as error:  # a trial's fault never ends its neighbours
             self._take_error(guest, error)
             return False
         guest.events.put_nowait({STARTED: True})
         return True
+
+    def _join(self, guest: _Guest, mailbox: _Mailbox) -> Any:
+        guest.trial = on_this_node(guest.trial)
+        return self._engine_for(guest.trial).join(guest.trial, mailbox)
+
+    async def _see_off(self, guest: _Guest, ended: Any) -> None:
+        """Tell a trial how it ended; what it has made lies where it belongs then."""
+        result, error = ended.result, ended.error
+        try:
+            if error is None:
+                await self._in_thread(lambda: publish_results(guest.trial))
+        except OSError as of_storage:
+            error = of_storage
+        if error is not None:
+            self._take_error(guest, error)
+            return
+        if result.best_weights_dir is not None:
+            best = published_address(guest.trial, Path(result.best_weights_dir))
+            result = result.model_copy(update={"best_weights_dir": best})
+        guest.events.put_nowait({RESULT: result.model_dump()})
 
     def _take_error(self, guest: _Guest, error: Exception) -> None:
         """Let a trial go on with smaller batches where those were too large, else end it."""

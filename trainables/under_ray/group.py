@@ -19,6 +19,7 @@ from trainables.config import TrialConfig
 from trainables.errors import Diverged
 from trainables.reporter import Reporter, StopTrial
 from trainables.under_ray.endings import most_telling
+from trainables.under_ray.stop_request import stops_with_this_node
 from trainables.under_ray.worker import environments, worker_actor
 
 # All workers end so at the same step, from what they know in common: nobody waits for anybody.
@@ -93,8 +94,9 @@ class _Group:
 
     def _connect(self, members: list[dict[str, str]]) -> None:
         port = ray.get(self._workers[0].serve.remote(members[0]["MASTER_ADDR"]))
+        common = {"MASTER_PORT": str(port), **stops_with_this_node()}
         joining = [
-            worker.join.remote({**member, "MASTER_PORT": str(port)})
+            worker.join.remote(member | common)
             for worker, member in zip(self._workers, members, strict=True)
         ]
         ray.get(joining)

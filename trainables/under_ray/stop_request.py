@@ -3,12 +3,14 @@
 There are two reasons to stop. The driver asks all trials, which go on when its command is given
 again. Or a node is about to go (Ray calls it draining): `ray start --block` announces that when it
 is terminated, as Kubernetes and systemd do, and so does `ray drain-node`. What trains there goes on
-elsewhere at once. A node whose raylet itself is terminated gives no time: Ray kills its workers.
+elsewhere at once, a group of workers also where it is their trial's own process that lies there. A
+node whose raylet itself is terminated gives no time: Ray kills its workers.
 """
 
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache
@@ -19,6 +21,7 @@ import ray
 
 _STOP = "stop request"  # a name among those of this driver alone
 _POLL_S = 1.0
+_NODE_OF_TRIAL = "FORGETTING_SWEEPS_NODE_OF_TRIAL"
 
 
 class StopRequest:
@@ -56,12 +59,12 @@ class _StopRequest:
         self._made = True
         await self._tell()
 
-    async def wait(self, node: str) -> None:
-        """Return once trials on the node shall stop."""
+    async def wait(self, nodes: set[str]) -> None:
+        """Return once a trial on these nodes shall stop."""
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
         async with self._changed:
-            await self._changed.wait_for(lambda: self._made or node in self._leaving)
+            await self._changed.wait_for(lambda: self._made or nodes & self._leaving)
 
     async def _poll(self) -> None:
         while True:
@@ -82,14 +85,21 @@ def stop_is_requested() -> bool:
     return _listen(ray.get_runtime_context().get_job_id()).is_set()
 
 
+def stops_with_this_node() -> dict[str, str]:
+    """Environment of a process elsewhere whose trial is over when this process's node goes."""
+    return {_NODE_OF_TRIAL: ray.get_runtime_context().get_node_id()}
+
+
 @lru_cache
 def _listen(job: str) -> Event:
     """Set once this process's trials shall stop; one thread waits for all of them."""
     requested = Event()
 
     def wait() -> None:
+        here = ray.get_runtime_context().get_node_id()
+        nodes = {here, os.environ.get(_NODE_OF_TRIAL, here)}
         with suppress(ValueError, ray.exceptions.RayError):  # none is made, or it is gone
-            ray.get(ray.get_actor(_STOP).wait.remote(ray.get_runtime_context().get_node_id()))
+            ray.get(ray.get_actor(_STOP).wait.remote(nodes))
             requested.set()
 
     Thread(target=wait, name="stop request", daemon=True).start()

@@ -50,7 +50,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
         ray.exceptions.RayActorError: the process that trained it has died; Tune starts it again.
     """
     try:
-        _train(trial, here, slot_hosts)
+        best = _train(trial, here, slot_hosts)
     except ray.exceptions.RayActorError:
         raise
     except Exception as error:  # a trial's fault never ends the sweep
@@ -60,24 +60,28 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
         return verdict(here, error)
     finally:
         faulthandler.cancel_dump_traceback_later()
-    best = find_best(here.attempt_dirs)
     return Outcome(
         status=TrialStatus.COMPLETE,
         weights_dir=trial.weights_dir if trial.train.save_weights else None,
-        best_weights_dir=published_address(here, best[0]) if best else None,
+        best_weights_dir=best,
     )
 
 
-def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> None:
-    """Run the trial; a group of workers that is out of memory is started anew as a whole."""
+def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> str | None:
+    """Run the trial; a group of workers that is out of memory is started anew as a whole.
+
+    Returns:
+        Where the weights of its best evaluation will be found; None where its last are those.
+    """
     if slot_hosts and not reason_against(trial):
-        train_in_slot(slot_hosts, trial, TuneReporter())
-        return
+        return train_in_slot(slot_hosts, trial, TuneReporter()).best_weights_dir
     from trainables.out_of_memory import train_within_memory
 
     if trial.workers > 1:
         reporter = TuneReporter()
         train_within_memory(lambda smaller: train_on_workers(smaller, reporter), trial)
-        return
-    watched, train = Watched(here, TuneReporter()), trial_function(here)
-    train_within_memory(lambda smaller: train(smaller, watched), here)
+    else:
+        watched, train = Watched(here, TuneReporter()), trial_function(here)
+        train_within_memory(lambda smaller: train(smaller, watched), here)
+    best = find_best(here.attempt_dirs)
+    return published_address(here, best[0]) if best else None

@@ -56,7 +56,8 @@ class Worker:
         """Become a member of the group, for life.
 
         Args:
-            environment: as a launcher of torch sets it; see `environments`.
+            environment: as a launcher of torch sets it, see `environments`, and what else the
+                process shall know.
         """
         os.environ |= environment  # before CUDA is asked for its devices
         import torch
