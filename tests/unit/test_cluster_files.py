@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
+import pty
 import re
 import shutil
 import subprocess
+import sys
+import time
 import tomllib
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +19,14 @@ import click
 import kubernetes_validate
 import pytest
 import yaml
+from metadata_service import MetadataService, metadata_service
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from ray.autoscaler._private.command_runner import _with_interactive
 from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
-from ray.autoscaler._private.util import prepare_config, validate_config
+from ray.autoscaler._private.util import prepare_config, validate_config, with_head_node_ip
 
 PROJECT = Path(__file__).parents[2]
 CLUSTERS = PROJECT / "clusters"
@@ -104,6 +112,85 @@ def test_each_spot_type_has_a_twin_on_demand(provider: str) -> None:
         assert "SPOT" not in str(twin["node_config"]).upper()
         assert config["resources"] == twin["resources"]
         assert config["max_workers"] >= twin["max_workers"]
+
+
+class Host:
+    """A worker's home, with a `ray` that writes down how it is called, and its cloud's metadata."""
+
+    def __init__(self, home: Path, service: MetadataService) -> None:
+        self._home, self._service = home, service
+        (home / "forgetting-sweeps").symlink_to(PROJECT)
+        programs = home / "venv" / "bin"
+        programs.mkdir(parents=True)
+        (programs / "python3").symlink_to(Path(sys.executable).resolve())
+        self._write("python", f'{programs}/python3 "$@" --metadata {service.url} --every 0.05')
+        self._write("ray", 'echo "$RAY_ADDRESS" "$@" >> ~/calls')
+        (home / ".bashrc").write_text("export PATH=$HOME/venv/bin:$PATH\n")
+
+    def _write(self, name: str, command: str) -> None:
+        program = self._home / "venv" / "bin" / name
+        program.write_text(f"#!/bin/sh\n{command}\n")
+        program.chmod(0o755)
+
+    def run(self, commands: list[str]) -> int:
+        """The exit code of the first that fails, else 0; each in a terminal of its own, as Ray."""
+        for command in with_head_node_ip(commands, "10.0.0.1"):
+            process, terminal = pty.fork()
+            if process == 0:
+                shell = " ".join(_with_interactive(command))
+                os.execve("/bin/sh", ["sh", "-c", shell], {"HOME": str(self._home)})  # noqa: S606
+            with suppress(OSError):  # it has been closed at the other end
+                while os.read(terminal, 1024):
+                    pass
+            code = os.waitstatus_to_exitcode(os.waitpid(process, 0)[1])
+            os.close(terminal)
+            if code != 0:
+                return code
+        return 0
+
+    def calls(self, kind: str) -> list[str]:
+        """How `ray` was called with a command."""
+        file = self._home / "calls"
+        lines = file.read_text().splitlines() if file.exists() else []
+        return [line for line in lines if f" {kind} " in f" {line} "]
+
+    def is_watched(self) -> bool:
+        with (self._home / "drain_on_notice.lock").open("a") as lock:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return True
+            return False
+
+
+@pytest.mark.parametrize("provider", ["aws", "gcp"])
+@pytest.mark.skipif(shutil.which("flock") is None, reason="needs flock and bash, as on the nodes")
+def test_workers_drain_on_their_cloud_s_notice_and_stay_away(provider: str, tmp_path: Path) -> None:
+    commands = read(provider)["worker_start_ray_commands"]
+    with metadata_service() as service:
+        host = Host(tmp_path, service)
+        assert host.run(commands) == 0
+        assert host.run(commands) == 0  # as the autoscaler does where a node was lost from sight
+        service.wait_until_asked(5)
+        assert host.is_watched()
+        assert (len(host.calls("start")), host.calls("drain-node")) == (2, [])
+        service.announce(120)
+        deadline = time.monotonic() + 30
+        while host.is_watched():
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        (drain,) = host.calls("drain-node")
+        assert drain.startswith("10.0.0.1:6379 drain-node --reason DRAIN_NODE_REASON_PREEMPTION")
+        assert int(drain.split()[-1]) > 60  # seconds
+        assert host.run(commands) != 0
+        assert len(host.calls("start")) == 2
+
+
+def test_google_s_notice_is_as_long_as_its_spot_nodes_ask_for() -> None:
+    config = read("gcp")
+    scheduling = config["available_node_types"]["gpu_spot"]["node_config"]["scheduling"]
+    seconds = scheduling["preemptionNoticeDuration"]["seconds"]
+    assert f"--seconds={seconds} " in config["worker_start_ray_commands"][-1]
 
 
 def test_all_workers_of_an_on_prem_cluster_are_used() -> None:

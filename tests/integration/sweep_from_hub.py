@@ -1,0 +1,35 @@
+"""The sweep command on a cluster of two nodes, each with its own cache of the hub.
+
+    python sweep_from_hub.py CACHE_1 CACHE_2 SESSIONS ARGUMENT...
+
+The cluster starts without the hub's token, which the command alone has. Ray's logs lie below
+SESSIONS.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ray.cluster_utils import Cluster
+
+from tune.command_line import main
+
+
+def start(caches: list[str], sessions: str) -> Cluster:
+    """A head that runs no trial, and a node with two CPUs for each cache."""
+    token = os.environ.pop("HF_TOKEN")
+    head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": sessions}
+    cluster = Cluster(True, head_node_args=head)
+    for cache in caches:
+        os.environ["HF_HOME"] = cache
+        cluster.add_node(num_cpus=2)
+    os.environ["HF_TOKEN"] = token
+    return cluster
+
+
+if __name__ == "__main__":
+    started = start(sys.argv[1:3], sys.argv[3])
+    code = main(["quickstart", "--address", started.address, *sys.argv[4:]])
+    started.shutdown()
+    sys.exit(code)
