@@ -32,7 +32,7 @@ from trainables.forgetting import forgetting_metrics
 from trainables.inputs import write_data
 from trainables.items import read_items, write_items
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
-from trainables.model import fingerprint, load_tokenizer, shared_base
+from trainables.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.records import BaseRecord, ItemScore
 
 _RECORD = "base.json"
@@ -79,6 +79,7 @@ def evaluate_base(
         UserError: every fault found in model, data and tasks.
     """
     started = time.time()
+    model = pinned(model)
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
     if data_folder is not None:
         write_data(tokenized, data_folder)
@@ -93,6 +94,7 @@ def evaluate_base(
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
+        revision=model.revision,
         scores=evaluation.scores,
         metrics=_base_metrics(evaluation, reference, nll),
         general_nll=nll,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,22 @@ def local_folder(model: ModelConfig) -> Path:
         raise UserError([Fault("model.name", f"cannot find {model.name}: {error}")]) from error
 
 
+def pinned(model: ModelConfig) -> ModelConfig:
+    """A hub model at the commit that its branch or tag stands for now; any other as it is.
+
+    Also one that cannot be found is left as it is: who loads it says so.
+    """
+    with suppress(OSError, ModuleNotFoundError, ValueError):
+        if not is_local(origin := source(model)):
+            return model.model_copy(update={"revision": _commit(origin, model.revision)})
+    return model
+
+
+def _commit(origin: str, revision: str | None) -> str:
+    # The client's cache has a folder for each commit.
+    return Path(hf_hub_download(origin, "config.json", revision=revision)).parent.name
+
+
 def fingerprint(model: ModelConfig) -> str:
     """A hash of the model's content: the commit of a hub model, else of its files.
 
@@ -82,8 +99,7 @@ def fingerprint(model: ModelConfig) -> str:
     """
     origin = source(model)
     if not is_local(origin):
-        config = Path(hf_hub_download(origin, "config.json", revision=model.revision))
-        return f"{model.name}@{config.parent.name}"  # the cache has a folder for each commit
+        return f"{model.name}@{_commit(origin, model.revision)}"
     digest = hashlib.sha256()
     for file in sorted(path for path in Path(origin).iterdir() if path.is_file()):
         digest.update(f"{file.name}:{file.stat().st_size}\n".encode())

@@ -169,6 +169,7 @@ class BaseRecord(Frozen):
 
     Attributes:
         key: hash of model, tasks, limits and versions.
+        revision: commit of a hub model; that of its trials, whatever is uploaded meanwhile.
         scores: task label to score.
         metrics: every logged key of the base, `in_domain/...` to `ood/...`.
         general_nll: cross-entropy on the general text, nats/token; None where not measured.
@@ -180,6 +181,7 @@ class BaseRecord(Frozen):
 
     schema_version: int = SCHEMA_VERSION
     key: str
+    revision: str | None = None
     scores: dict[str, TaskScore]
     metrics: dict[str, float]
     general_nll: float | None

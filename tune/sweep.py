@@ -91,6 +91,7 @@ class Sweep:
         self._ledger = Ledger(location, may_write)
         self._base_cache = base_cache
         self._trainable = trainable
+        self._model = config.model
         self._nodes = ask_nodes(location)
         self._cluster = within_limit(config, largest_cluster(ray.cluster_resources(), self._nodes))
         self._beside_driver = beside_driver()
@@ -114,6 +115,8 @@ class Sweep:
         resized = self._memory.check(self._config)
         with HostPool(self._config, self._cluster, self._trial_maker(self._config.name)) as hosts:
             base = self._evaluate_base(hosts)
+            if base.revision is not None:
+                self._model = self._model.model_copy(update={"revision": base.revision})
             check_metrics(self._config, base)
             base = base.model_copy(update={"warnings": (*base.warnings, *resized)})
             return self._run_trials(base, hosts, listeners)
@@ -259,7 +262,7 @@ class Sweep:
             trial = make_trial(
                 self._config, sweep_id, self._ledger, self._cluster, number, params, attempt, seed
             )
-            return self._memory.resized(trial)
+            return self._memory.resized(trial.model_copy(update={"model": self._model}))
 
         return make
 

@@ -129,7 +129,10 @@ def sweep_arguments(output: Path, trials: int, at_once: int) -> list[str]:
 
 
 def check(output: Path, trials: int) -> None:
-    records = Ledger(output / "quickstart").trials()
+    ledger = Ledger(output / "quickstart")
+    records = ledger.trials()
+    # Of the model that the base was.
+    assert {ledger.base().revision, *(r.config.model.revision for r in records)} == {COMMIT}
     assert [record.status for record in records] == [TrialStatus.COMPLETE] * trials
 
 
