@@ -84,7 +84,7 @@ def _resources(config: SweepConfig) -> list[str]:
             f"{resources.cpus_per_worker:g} CPU and {each}"
         )
     if slots := config.resources.lora.slots:
-        number = "as many as train fastest" if slots == "auto" else f"{slots}"
+        number = "as many as end it first" if slots == "auto" else f"{slots}"
         lines.append(f"lora: trials train together in slots of one base, {number} at a time")
     return lines
 

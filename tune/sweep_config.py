@@ -67,8 +67,10 @@ class LoraResources(MethodResources):
 
     Attributes:
         slots: LoRA trials that train together on one copy of the base, in shared passes: a
-            number, `auto` for as many as are measured to train fastest, or 0 to train each by
-            itself. `workers`, GPUs and CPUs are then those of all of them together.
+            number, `auto` for as many as are measured to end the sweep first, or 0 to train each
+            by itself. `workers`, GPUs and CPUs are then those of all of them together. What runs
+            at a time, and so what a sampler has seen when it draws, then depends on the measuring;
+            a number does not.
     """
 
     slots: Literal["auto"] | Annotated[int, Field(ge=0)] = 0

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT, run_command
+from command import PROJECT, run_command
 
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus

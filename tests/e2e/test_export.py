@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import PROJECT, Command
+from command import PROJECT, Command
 from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer

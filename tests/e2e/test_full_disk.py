@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import run_command
+from command import run_command
 from small_disk import fill, small_disk
 
 from trainables.ledger import Ledger

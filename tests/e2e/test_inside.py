@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from conftest import run_command
+from command import run_command
 
 from analysis.sweep_settings import SweepSettings
 from trainables.inside.choice import notable_trials

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import PROJECT, Command, run_command
+from command import PROJECT, Command, run_command
 from scipy.stats import spearmanr
 
 from analysis.results import Results

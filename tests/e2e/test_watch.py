@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import PROJECT
+from command import PROJECT
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
