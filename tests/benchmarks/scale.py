@@ -1,215 +1,272 @@
-"""What a sweep costs its driver, from 8 to 512 GPUs and as its finished trials grow.
+"""A sweep on 8 to 512 GPUs, and with 100 to 10,000 finished trials: what it costs its driver, and
+how much of the GPUs' time is lost between trials.
 
-    python tests/benchmarks/scale.py [--sampler tpe] [--to scale.json]
+    python tests/benchmarks/scale.py [--to scale.json]
 
-The driver's own work is real: the search, the early stopping, the ledger with its fsyncs, and the
-console's table are called as Tune calls them. Time is not: the trials of a discrete simulation last
-20 minutes on average and report ten times, so that an hour of 512 GPUs takes seconds. Tune's own
-work and Ray's are not in these figures.
+The driver is real: the search, the early stopping, the ledger, the console's lines, and Tune's own
+controller with its actor manager and its snapshots of the experiment. The cluster is not. Whole
+trainings last 20 minutes on average and report ten times; the early stopping ends some sooner.
+They pass in virtual time, which for the driver, one thread, goes on by the processor seconds that
+it really takes; so trials that want something of it at once wait for one another, and each stands
+still from a report until Tune has answered it, as a real one does. What cannot be simulated is in
+`Timings` of scale_cluster.py, such as how long a trial takes to begin. scale_on_ray.py measures it,
+and compares a real sweep with a simulated one: 4 trials of 12 s side by side took 2.2 % of a core,
+simulated 1.8 %, and 0.2 % are threads of Ray that work even where nothing happens.
 
-Prints, for each size, processor milliseconds per trial and per report, the processor share that
-makes of one core at that many GPUs, and the memory of the process. What grows with the finished
-trials is Optuna's TPE, which weighs all of them for each suggestion; `--sampler random` shows the
-rest.
+All is measured in the middle of a sweep: when the simulation begins, so many trials are finished,
+and as many as there are GPUs are somewhere on their way. First a twelfth as many trials as there
+are GPUs must end, eight at least, which leaves behind that all of them started at once; then it
+counts until 80 more have. There is always a next trial. So the idle share is that of any time but
+the first and the last minutes of a sweep. It is 1 - busy / (GPUs x seconds): a GPU is busy from the
+call that lets a trial train on until it reports. For the rest, either the next trial is starting
+on it, or it waits for the driver.
+
+On paper: what a GPU loses between two trials is what the next takes to begin and what the driver
+takes for their ends, beginnings and reports, each of which counts the more the shorter the trials
+are; and the driver serves the fewer GPUs, in the same proportion. How many GPUs with trials of this
+length would leave it no time is in the figures. Near there they wait for one another, as the last
+line of the table shows: with trainings of 5 minutes, 512 GPUs, and TPE, which weighs all finished
+trials for each suggestion.
+
+Left out are W&B, most of which is a process of its own, and Ray's placement groups, which a reused
+actor keeps. The console's live table is a thread of its own, which draws twice a second: what a
+picture takes is measured alone.
 """
 
 from __future__ import annotations
 
 import argparse
-import heapq
-import io
 import json
+import logging
+import os
 import platform
-import random
-import resource
 import sys
-import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:1] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)]
 
-from rich.console import Console
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # as `tune.ray_cluster` sets it
 
-from trainables.config import TrialConfig
-from trainables.ledger import Ledger
-from trainables.records import (
-    BaseRecord,
-    Measurement,
-    Outcome,
-    Provenance,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
+from benchmarks.scale_clock import OURS, RAY, SAMPLER, SNAPSHOTS, TUNE, DriverClock  # noqa: E402
+from benchmarks.scale_cluster import (  # noqa: E402
+    BUSY,
+    NOTHING,
+    REPORT,
+    STARTING,
+    TRIAL,
+    SimulatedCluster,
+    Timings,
 )
-from tune.console import ConsoleListener
-from tune.early_stopping import SuccessiveHalving
-from tune.listeners import SweepListener
-from tune.placement import Placement, Room
-from tune.recorder import Recorder
-from tune.search_space import Params
-from tune.searcher import OptunaSearcher
-from tune.sweep import make_trial
-from tune.sweep_config import SweepConfig
-from tune.sweep_file import load_sweep
+from benchmarks.scale_history import MINUTES, training  # noqa: E402
+from benchmarks.scale_sweep import SimulatedSweep  # noqa: E402
 
-MINUTES, REPORTS, STEPS = 20.0, 10, 1000
-TIMED = 20  # trials, after a first start of all GPUs
-SIZES = [(8, 100), (64, 100), (512, 100), (64, 1000), (64, 3000)]
+from tune.sweep_file import load_sweep  # noqa: E402
 
-
-class Clock:
-    """Processor seconds of the driver's work, by kind."""
-
-    def __init__(self) -> None:
-        self.seconds = {"trial": 0.0, "report": 0.0}
-        self.count = {"trial": 0, "report": 0}
-
-    def time(self, kind: str, call: Callable[[], Any]) -> Any:
-        began = time.process_time()
-        answer = call()
-        self.seconds[kind] += time.process_time() - began
-        return answer
-
-
-class Simulation:
-    """One sweep, in time of its own."""
-
-    def __init__(self, config: SweepConfig, root: Path, gpus: int, finished: int) -> None:
-        self._chance = random.Random(0)
-        self._config = config
-        self._ledger = Ledger(root)
-        self._gpus = gpus
-        self._now, self._events = 0.0, []
-        cluster = {"CPU": 8.0 * gpus, "GPU": float(gpus)}
-
-        def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-            return make_trial(config, "s", self._ledger, cluster, number, params, attempt, seed)
-
-        history = [self._ended(make, number) for number in range(finished)]
-        self.searcher = OptunaSearcher(config, make, history)
-        self.searcher.keep_within(Room(cluster, Placement({}, has_slots=False).holds))
-        self._halving = SuccessiveHalving(config.early_stopping, config.constraints)
-        console = ConsoleListener(config, Console(file=io.StringIO()))
-        self._listeners: list[SweepListener] = [Recorder(self._ledger), self.searcher, console]
-        for listener in self._listeners:
-            listener.sweep_started(SWEEP, BASE, history)
-
-    def run(self, trials: int, clock: Clock) -> None:
-        """Start trials wherever a GPU is free until so many have ended."""
-        while clock.count["trial"] < trials:
-            while suggestion := clock.time("trial", lambda: self.searcher.suggest("")):
-                clock.time("trial", lambda found=suggestion: self._start(found))
-            self._now, _, record, step = heapq.heappop(self._events)
-            measurement = self._measurement(record, step)
-            record = record.after(measurement)
-            outcome = clock.time("report", lambda r=record, m=measurement: self._report(r, m))
-            clock.count["report"] += 1
-            if outcome is None and step < STEPS:
-                self._schedule(record, step + STEPS // REPORTS)
-                continue
-            ended = record.ended_as(outcome or Outcome(status=TrialStatus.COMPLETE))
-            clock.time("trial", lambda r=ended: self._tell("trial_ended", r))
-            clock.count["trial"] += 1
-
-    def _start(self, suggestion: dict[str, Any]) -> None:
-        config = TrialConfig.model_validate(suggestion["trial"])
-        record = TrialRecord(config=config, params=suggestion["params"], started=time.time())
-        self._tell("trial_started", record)
-        self._schedule(record, STEPS // REPORTS)
-
-    def _report(self, record: TrialRecord, measurement: Measurement) -> Outcome | None:
-        self._tell("measured", record, measurement)
-        return self._halving.decide(record.number, measurement)
-
-    def _tell(self, event: str, *arguments: Any) -> None:
-        for listener in self._listeners:
-            getattr(listener, event)(*arguments)
-
-    def _schedule(self, record: TrialRecord, step: int) -> None:
-        minutes = MINUTES / REPORTS * self._chance.uniform(0.5, 1.5)
-        heapq.heappush(self._events, (self._now + minutes, record.number, record, step))
-
-    def _measurement(self, record: TrialRecord, step: int) -> Measurement:
-        metrics = {key: self._chance.random() for key in METRICS}
-        return Measurement(step=step, total_steps=STEPS, metrics=metrics, time=time.time())
-
-    def _ended(self, make: Any, number: int) -> TrialRecord:
-        rank = self._chance.choice([1, 2, 4, 8, 16, 32])
-        params: Params = {
-            "method": "lora",
-            "lora/rank": rank,
-            "lora/alpha_ratio": self._chance.choice([1, 2, 4]),
-            "lora/learning_rate": 10 ** self._chance.uniform(-3.2, -2.1),
-        }
-        config = make(number, params, 1, 0)
-        record = TrialRecord(config=config, params=params, started=1.0 + number)
-        return record.after(self._measurement(record, STEPS)).ended_as(
-            Outcome(status=TrialStatus.COMPLETE)
-        )
-
-
-METRICS = ("train/loss", "in_domain/acc_mean", "forgetting/mean", "ood/acc_mean")
+SIZES = [(8, 100), (64, 100), (512, 100), (512, 1000), (512, 10_000)]  # GPUs, finished trials
+SAMPLERS = ("tpe", "random")
+ENDS = 80
+MOST_IDLE = 0.02
 SETTINGS = (
     "budget.trials=1000000",
     "resources.lora.gpus_per_worker=1",
     "resources.full.gpus_per_worker=1",
-    "early_stopping={metrics: {in_domain/acc_mean: 1}, loss_limit: null}",
-)
-BASE = BaseRecord(
-    key="",
-    scores={},
-    metrics=dict.fromkeys(METRICS, 0.5),
-    general_nll=None,
-    parameters=1,
-    train_samples=1,
-    skipped_samples=0,
-    seconds=1,
-)
-SWEEP = SweepRecord(
-    sweep_id="s",
-    config={"name": "s"},
-    provenance=Provenance(created=1, command="", git_commit=None, python="", versions={}),
+    "early_stopping={}",
 )
 
 
-def figures(sampler: str, gpus: int, finished: int) -> dict[str, float]:
-    """Of one size."""
-    config = load_sweep("quickstart", [*SETTINGS, f"sampler={sampler}"])
-    with TemporaryDirectory() as folder:
-        simulation = Simulation(config, Path(folder), gpus, finished)
-        simulation.run(1, Clock())  # every GPU has its first trial
-        clock = Clock()
-        simulation.run(TIMED, clock)
-    a_trial = clock.seconds["trial"] / clock.count["trial"]
-    a_report = clock.seconds["report"] / clock.count["report"]
-    # Early stopping shortens trials; so many end and report in a second of the simulated cluster.
-    minutes = MINUTES / REPORTS * clock.count["report"] / clock.count["trial"]
-    share = gpus / (minutes * 60) * a_trial + gpus / (MINUTES / REPORTS * 60) * a_report
+@dataclass(frozen=True)
+class Point:
+    """One size of a sweep.
+
+    Attributes:
+        finished: trials that it has behind it.
+        minutes: that a whole training takes on average.
+    """
+
+    sampler: str
+    gpus: int
+    finished: int
+    minutes: float = MINUTES
+
+    @property
+    def first_ends(self) -> int:
+        """Trials that end before anything is measured."""
+        return max(8, self.gpus // 12)
+
+
+@dataclass(frozen=True)
+class Window:
+    """What has happened in a part of a simulation.
+
+    Attributes:
+        seconds: how long it lasted, in virtual time.
+        usage: GPU-seconds by kind.
+        spent: the driver's processor seconds by kind of event and by whose code it was.
+    """
+
+    gpus: int
+    seconds: float
+    ends: int
+    reports: int
+    usage: Counter[str]
+    spent: Counter[tuple[str, str]]
+
+    @property
+    def idle_share(self) -> float:
+        """Of the GPUs' time."""
+        return 1 - self._share(BUSY)
+
+    @property
+    def starting_share(self) -> float:
+        """Of the GPUs' time, that in which their next trial was about to be ready."""
+        return self._share(STARTING)
+
+    def milliseconds(self, kind: str, count: int) -> dict[str, float]:
+        """Of the driver, for each of so many events."""
+        owners = (SAMPLER, OURS, TUNE, RAY)
+        return {owner: round(1e3 * self.spent[kind, owner] / count, 2) for owner in owners}
+
+    def shares_of_a_core(self) -> dict[str, float]:
+        """What the driver takes of one, in all and by what it does."""
+        snapshots = sum(self.spent[kind, SNAPSHOTS] for kind in (REPORT, TRIAL, NOTHING))
+        seconds = {
+            "all": sum(self.spent.values()),
+            "trials": self._seconds(TRIAL),
+            "reports": self._seconds(REPORT),
+            "polling": self._seconds(NOTHING),
+            "snapshots": snapshots,
+        }
+        return {name: round(spent / self.seconds, 4) for name, spent in seconds.items()}
+
+    @property
+    def gpus_that_fill_a_core(self) -> int:
+        """On paper: with so many, trials and reports take all that Tune's snapshots leave.
+
+        Tune waits after each snapshot for 19 times as long as it took.
+        """
+        spent = self._seconds(TRIAL) + self._seconds(REPORT)
+        return round(self.gpus * 0.95 * self.seconds / spent)
+
+    def _seconds(self, kind: str) -> float:
+        return sum(self.spent[kind, owner] for owner in (SAMPLER, OURS, TUNE, RAY))
+
+    def _share(self, kind: str) -> float:
+        return self.usage[kind] / (self.gpus * self.seconds)
+
+
+def points(samplers: Sequence[str]) -> list[Point]:
+    """All that are measured; the last shows what the trials' length means where it is hardest."""
+    sizes = [Point(sampler, gpus, finished) for sampler in samplers for gpus, finished in SIZES]
+    return [*sizes, Point("tpe", *SIZES[-1], minutes=5.0)] if "tpe" in samplers else sizes
+
+
+def measured(
+    sweep: SimulatedSweep, cluster: SimulatedCluster, gpus: int, first_ends: int, ends: int
+) -> Window:
+    """Let so many trials end, and look at what happens until so many more have."""
+    sweep.run(first_ends)
+    counts = sweep.counts
+    ends_before, reports, begin, spent = (
+        counts.ends,
+        counts.reports,
+        cluster.clock.now(),
+        cluster.clock.spent.copy(),
+    )
+    sweep.run(first_ends + ends)
+    end = cluster.clock.now()
+    return Window(
+        gpus=gpus,
+        seconds=end - begin,
+        ends=counts.ends - ends_before,
+        reports=counts.reports - reports,
+        usage=cluster.usage.between(begin, end),
+        spent=cluster.clock.spent - spent,
+    )
+
+
+def simulate(point: Point, timings: Timings) -> dict[str, Any]:
+    """The figures of one size."""
+    logging.getLogger("ray.tune").setLevel(logging.ERROR)  # it warns of what is slow in real time
+    config = load_sweep("quickstart", [*SETTINGS, f"sampler={point.sampler}"])
+    clock = DriverClock()
+    cluster = SimulatedCluster(clock, timings, partial(training, minutes=point.minutes))
+    with TemporaryDirectory() as name, cluster.in_place_of_ray(Path(name)):
+        with clock.stopped():
+            sweep = SimulatedSweep(config, Path(name), cluster, point.gpus, point.finished)
+        window = measured(sweep, cluster, point.gpus, point.first_ends, ENDS)
+        picture = sweep.picture_seconds()
     return {
-        "gpus": gpus,
-        "finished_trials": finished,
-        "milliseconds_a_trial": round(a_trial * 1e3, 1),
-        "milliseconds_a_report": round(a_report * 1e3, 2),
-        "share_of_a_core": round(share, 4),
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10,
+        **asdict(point),
+        "window_minutes": round(window.seconds / 60, 1),
+        "minutes_a_trial": round(window.usage[BUSY] / window.ends / 60, 1),
+        "milliseconds_a_trial": window.milliseconds(TRIAL, window.ends),
+        "milliseconds_a_report": window.milliseconds(REPORT, window.reports),
+        "share_of_a_core": window.shares_of_a_core(),
+        "gpus_that_fill_a_core": window.gpus_that_fill_a_core,
+        "milliseconds_a_picture": round(1e3 * picture, 1),
+        "peak_memory_mib": peak_memory(),
+        "idle_share": round(window.idle_share, 5),
+        "idle_starting": round(window.starting_share, 5),
+        "idle_waiting_for_driver": round(window.idle_share - window.starting_share, 5),
+        "idle_is_under_2_percent": window.idle_share < MOST_IDLE,
     }
+
+
+def peak_memory() -> int:
+    """MiB of this process; what `getrusage` gives began before the process was another's."""
+    status = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in status if line.startswith("VmHWM")).split()[1]) >> 10
+
+
+def show(figures: dict[str, Any]) -> None:
+    """Print one line of the table."""
+    a_trial, a_report = figures["milliseconds_a_trial"], figures["milliseconds_a_report"]
+    parts = "/".join(f"{a_trial[owner]:.0f}" for owner in (SAMPLER, OURS, TUNE, RAY))
+    print(
+        f"{figures['sampler']:7}{figures['gpus']:5}{figures['finished']:9}{figures['minutes']:8.0f}"
+        f"{sum(a_trial.values()):8.1f} ({parts}){sum(a_report.values()):8.2f}"
+        f"{figures['share_of_a_core']['all']:8.1%}{figures['peak_memory_mib']:6}"
+        f"{figures['idle_share']:8.2%} = {figures['idle_starting']:.2%} starting"
+        f" + {figures['idle_waiting_for_driver']:.2%} waiting"
+        f"{'' if figures['idle_is_under_2_percent'] else '   OVER 2 %'}",
+        flush=True,
+    )
 
 
 def main() -> None:
     """Run the benchmark; see the module."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sampler", default="tpe")
+    parser = argparse.ArgumentParser(description="Costs of a sweep's driver by size.")
+    parser.add_argument("--sampler", choices=SAMPLERS, action="append", help="default: both")
+    parser.add_argument("--reused", type=float, default=Timings.reused, help="seconds; see Timings")
     parser.add_argument("--to", type=Path, help="where to write the JSON")
     options = parser.parse_args()
-    sizes = [figures(options.sampler, gpus, finished) for gpus, finished in SIZES]
-    machine = {"name": platform.processor() or platform.machine(), "python": sys.version.split()[0]}
-    text = json.dumps({"machine": machine, "sampler": options.sampler, "sizes": sizes}, indent=2)
-    print(text)
+    timings = Timings(reused=options.reused)
+    print(
+        "sampler GPUs finished minutes ms a trial (sampler/ours/Tune/Ray) report  core  MiB  idle"
+    )
+    results = []
+    # A process for each, one after another: so each has its own peak of memory.
+    with ProcessPoolExecutor(1, get_context("spawn"), max_tasks_per_child=1) as pool:
+        for point in points(options.sampler or SAMPLERS):
+            results.append(pool.submit(simulate, point, timings).result())
+            show(results[-1])
+    report = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, Python {sys.version.split()[0]}",
+        "versions": {name: version(name) for name in ("ray", "optuna")},
+        "timings_s": asdict(timings),
+        "sizes": results,
+    }
     if options.to:
-        options.to.write_text(text + "\n")
+        options.to.write_text(json.dumps(report, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down
 ) -> None:
     script = [sys.executable, str(HERE / "sweep_losing_nodes.py")]
     done = subprocess.run(
-        [*script, str(tmp_path), str(base_cache), *TRIAL],
+        [*script, "trials", str(tmp_path), str(base_cache), *TRIAL],
         capture_output=True,
         text=True,
         timeout=280,
@@ -45,7 +45,7 @@ def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down
     )
     assert done.returncode == 0, done.stderr[-3000:]
     told = json.loads(done.stdout.splitlines()[-1])
-    seen = told["steps"]
+    seen = {name: sweep["steps"] for name, sweep in told["sweeps"].items()}
     ledgers = {name: Ledger(tmp_path / name) for name in seen}
     for name, attempts in (("undisturbed", 1), ("drained", 2), ("killed", 2)):
         (record,) = ledgers[name].trials()
@@ -66,3 +66,10 @@ def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down
     (*_, last), (first, *rest) = seen["killed"].values()
     assert last - first < 30
     assert rest == list(range(first + 1, 91))
+
+
+def test_a_drain_is_noticed_after_the_node_of_the_request_is_lost() -> None:
+    script = [sys.executable, str(HERE / "sweep_losing_nodes.py"), "request"]
+    done = subprocess.run(script, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) is True

@@ -184,15 +184,17 @@ class SlotEngine:
     def _take_steps(self, due: Sequence[Slot]) -> list[Ended]:
         """An optimizer step of each of these slots, with all that follows from it."""
         for slot in due:
-            with self._alone(slot):
+            with self._on_time_of(slot):
                 slot.take_step()
         self._answer_ahead(due)
         return [end for slot in due if (end := self._report(slot))]
 
     def _report(self, slot: Slot) -> Ended | None:
         """What is due after a slot's step; None lets the trial go on."""
+        # The layers are many: they are not routed for what does not pass through them.
+        context = self._alone if slot.evaluator is not None else self._on_time_of
         try:
-            with self._alone(slot):
+            with context(slot):
                 slot.report()
         except Exception as error:  # one trial's fault is not its neighbours'
             self.leave(slot)
@@ -256,12 +258,17 @@ class SlotEngine:
     @contextmanager
     def _alone(self, slot: Slot) -> Iterator[None]:
         """The base with one slot's adapter; the time it takes is that slot's."""
-        started = time.perf_counter()
         group, index = self._place(slot)
         part = Part(group, index, index + 1, slice(None))
+        with self._on_time_of(slot), self._layers.routed([part]), self._autocast():
+            yield
+
+    @contextmanager
+    def _on_time_of(self, slot: Slot) -> Iterator[None]:
+        """Time that no other slot is charged with."""
+        started = time.perf_counter()
         try:
-            with self._layers.routed([part]), self._autocast():
-                yield
+            yield
         finally:
             for other in self.slots:
                 if other is not slot:

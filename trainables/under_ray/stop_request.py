@@ -47,7 +47,8 @@ class StopRequest:
         ray.kill(self._actor)
 
 
-@ray.remote(num_cpus=0)
+# Its node may go as well. It is then started anew on another, and whoever waits asks again.
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class _StopRequest:
     def __init__(self) -> None:
         self._made = False
