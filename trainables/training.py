@@ -21,7 +21,7 @@ from trainables.best_weights import BestWeights
 from trainables.config import TrialConfig
 from trainables.data import TokenizedData, training_order
 from trainables.disk import whole_folder
-from trainables.records import TrialResult
+from trainables.records import Measurement, TrialResult
 from trainables.reporter import Reporter, StopTrial
 from trainables.reports import Reports, is_of_step
 
@@ -212,20 +212,24 @@ class Checkpoints(TrainerCallback):
         step = state.global_step
         if not is_of_step(logs):
             return
-        if not self._reports.is_report_step(step):
-            if checkpoint.any_worker(self._reporter.stop_requested(), args.world_size):
+        is_report_step = self._reports.is_report_step(step)
+        if is_report_step:
+            measurement = self._save_and_evaluate(args, state)
+            if step >= self._total_steps:  # the weights follow at once
+                return
+            self._best.offer(measurement)
+            self._mark_evaluated(step)
+        if checkpoint.any_worker(self._reporter.stop_requested(), args.world_size):
+            if not is_report_step:
                 self._write(self._snapshot(args, state))
                 self._mark_evaluated(step)
-                checkpoint.barrier(args.world_size)
-                raise StopTrial
-            return
+            checkpoint.barrier(args.world_size)
+            raise StopTrial
+
+    def _save_and_evaluate(self, args: TrainingArguments, state: TrainerState) -> Measurement:
         write = partial(self._write, self._snapshot(args, state))
         with in_background(write) as wait_for_it:
-            measurement = self._reports.evaluate(state, before_report=wait_for_it)
-        if step >= self._total_steps:  # the weights follow at once
-            return
-        self._best.offer(measurement)
-        self._mark_evaluated(step)
+            return self._reports.evaluate(state, before_report=wait_for_it)
 
     def _mark_evaluated(self, step: int) -> None:
         """Whoever goes on from there has no evaluation to do first."""

@@ -105,8 +105,11 @@ def test_where_memory_is_short_micro_batches_are_halved(
             assert isinstance(events[-1][ERROR], OutOfMemory)
 
 
-def test_a_stop_request_saves_a_checkpoint_and_ends_every_trial(make_trial: MakeTrial) -> None:
-    train = {"steps": 12, "report_every": 12}
+@pytest.mark.parametrize("report_every", [12, 1])
+def test_a_stop_request_saves_a_checkpoint_and_ends_every_trial(
+    make_trial: MakeTrial, report_every: int
+) -> None:
+    train = {"steps": 12, "report_every": report_every}
     first = make_trial(train=train)
     (events,) = host_trials([first], 1, SlotHost(stop_requested=lambda: True))
     assert isinstance(events[-1][ERROR], StopTrial)
