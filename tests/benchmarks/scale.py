@@ -149,7 +149,7 @@ class Window:
 
     @property
     def gpus_that_fill_a_core(self) -> int:
-        """On paper: with so many, trials and reports take all that Tune's snapshots leave.
+        """On paper: at such costs, so many GPUs take all of it that Tune's snapshots leave.
 
         Tune waits after each snapshot for 19 times as long as it took.
         """
