@@ -204,7 +204,8 @@ def test_without_a_terminal_each_change_is_a_line_until_the_end(tmp_path: Path) 
     assert files(tmp_path) == before
     ledger.write_trial(trial(0, metrics=scores(0.75, 0.1)))
     assert watching.stdout.readline().startswith("trial 0 complete, step 5")
-    rest, _ = watching.communicate(timeout=30)
+    rest = watching.stdout.read()  # `communicate` would miss what was read ahead
+    watching.wait(timeout=30)
     assert rest.splitlines()[0].startswith("tiny: 1/1 finished")
     assert watching.returncode == 0
 
