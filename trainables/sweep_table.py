@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -54,28 +55,35 @@ class SweepTable:
         self.base: BaseRecord | None = None
         self._records: dict[int, TrialRecord] = {}
         self._evaluated: dict[int, Measurement] = {}
-        self._newest_first: list[int] = []
+        self._running: set[int] = set()
+        self._ended: dict[int, None] = {}  # in the order of their endings
         self._most_at_once = 1
 
     def take(self, record: TrialRecord) -> None:
         """Add a trial, or replace what was known of it."""
-        self._records[record.number] = record
-        if record.number in self._newest_first:
-            self._newest_first.remove(record.number)
+        self._note(record)
+        self._ended.pop(record.number, None)
         if record.status is not TrialStatus.RUNNING:
-            self._newest_first.insert(0, record.number)
-        self._most_at_once = max(self._most_at_once, len(self.running()))
+            self._ended[record.number] = None
+        self._most_at_once = max(self._most_at_once, len(self._running))
 
     def update(self, record: TrialRecord, measurement: Measurement) -> None:
         """Keep the newest evaluation; points of the training curve move step and loss alone."""
-        self._records[record.number] = record
+        self._note(record)
         if metric_keys.IN_DOMAIN_ACC in measurement.metrics:
             self._evaluated[record.number] = measurement
+
+    def _note(self, record: TrialRecord) -> None:
+        self._records[record.number] = record
+        change = (
+            self._running.add if record.status is TrialStatus.RUNNING else self._running.discard
+        )
+        change(record.number)
 
     def progress(self, now: float) -> str:
         """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
         total = max(self._planned, len(self._records))
-        parts = [f"{len(self._newest_first)}/{total} finished"]
+        parts = [f"{len(self._ended)}/{total} finished"]
         if running := len(self.running()):
             parts.append(f"{running} running")
         parts.append(f"{duration(now - self._began)} elapsed")
@@ -121,20 +129,19 @@ class SweepTable:
 
     def running(self) -> list[TrialRecord]:
         """Trials that have no final status, by number."""
-        running = (r for r in self._records.values() if r.status is TrialStatus.RUNNING)
-        return sorted(running, key=lambda r: r.number)
+        return [self._records[number] for number in sorted(self._running)]
 
     def _rows(self, room: int) -> tuple[list[int], int]:
         """Numbers of the trials to show in that many lines, and how many are left out."""
         running = [record.number for record in self.running()]
         if len(self._records) <= room:
-            return running + self._newest_first, 0
+            return [*running, *reversed(self._ended)], 0
         room -= 1  # for the line about those left out
         shown = running[:room]
         best = self.best_first()[: (room - len(shown)) // 2]
         shown += [record.number for record in best]
-        newest = [number for number in self._newest_first if number not in shown]
-        shown += newest[: room - len(shown)]
+        newest = (number for number in reversed(self._ended) if number not in shown)
+        shown += islice(newest, max(0, room - len(shown)))
         return shown, len(self._records) - len(shown)
 
     def _seconds_left(self, now: float, total: int) -> float | None:
@@ -143,7 +150,7 @@ class SweepTable:
         The median duration, because one trial that fails at once or spans an interruption of the
         sweep would move a mean.
         """
-        ended = (self._records[number] for number in self._newest_first)
+        ended = (self._records[number] for number in self._ended)
         durations = [r.ended - r.started for r in ended if r.ended is not None]
         if not durations:
             return None
