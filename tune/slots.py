@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-import resource
-import subprocess
-import sys
-from functools import lru_cache
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import ray
@@ -18,7 +14,7 @@ from trainables.errors import UserError
 from trainables.slots.eligibility import reason_against
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
-from trainables.under_ray.trial import run_trial
+from trainables.under_ray.tasks import trial_process_seconds
 from tune.preflight import gpus_per_worker, trials_that_fit
 from tune.search_space import largest_lora
 from tune.searcher import MakeTrial
@@ -36,13 +32,20 @@ class HostPool:
         config: the sweep.
         cluster: its resources by kind.
         make_trial: the sweep's.
+        waiting: what a trial in a slot reserves for its own process.
     """
 
     def __init__(
-        self, config: SweepConfig, cluster: dict[str, float], make_trial: MakeTrial
+        self,
+        config: SweepConfig,
+        cluster: dict[str, float],
+        make_trial: MakeTrial,
+        waiting: Mapping[str, float],
     ) -> None:
         self._config, self._cluster, self._make_trial = config, cluster, make_trial
+        self._waiting = dict(waiting)
         self._actors: tuple[Any, ...] = ()
+        self._process_seconds: Any = None
         self._is_wanted = "lora" in config.search.methods and config.resources.lora.slots != 0
 
     def __enter__(self) -> HostPool:
@@ -53,10 +56,7 @@ class HostPool:
 
     def evaluate_base(self, *arguments: Any) -> UserError | None:
         """`evaluate_base_to` in a host, once started, which has the base in memory then."""
-        evaluating = self._actors[0].evaluate_base.remote(*arguments)
-        if self._config.resources.lora.slots == "auto":
-            _process_seconds()  # here is time to measure it
-        answer: UserError | None = ray.get(evaluating)
+        answer: UserError | None = ray.get(self._actors[0].evaluate_base.remote(*arguments))
         return answer
 
     def ready(self, samples: int) -> SlotHosts | None:
@@ -90,6 +90,12 @@ class HostPool:
         gpus = gpus_per_worker(config, "lora", self._cluster)
         cpus = config.resources.lora.cpus_per_worker
         self._actors = tuple(start_slot_host(cpus, gpus) for _ in range(count))
+        if config.resources.lora.slots == "auto":
+            reserve = dict(self._waiting)
+            measure = trial_process_seconds.options(
+                memory=reserve.pop("memory", None), resources=reserve
+            )
+            self._process_seconds = measure.remote()
         return True
 
     def close(self) -> None:
@@ -112,23 +118,14 @@ class HostPool:
         at_once = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
         steps = trial.train.total_steps(samples) * math.ceil(config.budget.trials / hosts)
         # Processes start side by side, on what CPUs there are.
-        costs = steps * trial.accumulation_steps, _process_seconds() * hosts / self._cluster["CPU"]
+        process_seconds = ray.get(self._process_seconds) * hosts / self._cluster["CPU"]
+        costs = steps * trial.accumulation_steps, process_seconds
         most = max(1, at_once // hosts)
         speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
         slots = best(speeds, *costs)
         measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
         _LOG.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)
         return slots
-
-
-@lru_cache
-def _process_seconds() -> float:
-    """Processor seconds that the process of a trial takes before it can do anything."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    importing = [sys.executable, "-c", f"import {run_trial.__module__}"]
-    subprocess.run(importing, check=True, cwd=Path(__file__).parents[1])  # noqa: S603
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def _reason_against_all(config: SweepConfig, trial: TrialConfig, hosts: int) -> str | None:

@@ -113,16 +113,24 @@ class Sweep:
         check_nodes(self._nodes, self._ledger.folder.location)
         check_resources(self._config, self._cluster)
         resized = self._memory.check(self._config)
-        with HostPool(self._config, self._cluster, self._trial_maker(self._config.name)) as hosts:
+        make_trial = self._trial_maker(self._config.name)
+        with (
+            StopRequest(self._beside_driver) as request,
+            HostPool(self._config, self._cluster, make_trial, self._beside_driver) as hosts,
+        ):
             base = self._evaluate_base(hosts)
             if base.revision is not None:
                 self._model = self._model.model_copy(update={"revision": base.revision})
             check_metrics(self._config, base)
             base = base.model_copy(update={"warnings": (*base.warnings, *resized)})
-            return self._run_trials(base, hosts, listeners)
+            return self._run_trials(base, hosts, request, listeners)
 
     def _run_trials(
-        self, base: BaseRecord, hosts: HostPool, listeners: Sequence[SweepListener]
+        self,
+        base: BaseRecord,
+        hosts: HostPool,
+        request: StopRequest,
+        listeners: Sequence[SweepListener],
     ) -> SweepOutcome:
         sweep = self._write_sweep()
         scheduler = self._early_stopping()
@@ -146,7 +154,14 @@ class Sweep:
         try:
             if not searcher.is_done:
                 slot_hosts = hosts.ready(base.train_samples)
-                self._fit(self._tuner(searcher, events, scheduler, slot_hosts), events)
+                tuner = self._tuner(searcher, events, scheduler, slot_hosts)
+
+                def stop() -> None:
+                    events.sweep_stopping()
+                    request.make()
+
+                with stopping_gently(stop):
+                    tuner.fit()
         finally:
             records = self._ledger.trials()
             for listener in everyone:
@@ -157,18 +172,6 @@ class Sweep:
             self._look_inside(records)
         # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
         return SweepOutcome(sweep, base, records, interrupted=bool(events.running))
-
-    def _fit(self, tuner: ray_tune.Tuner, events: TuneEvents) -> None:
-        """Run the trials; Ctrl-C has them stop where they are."""
-        request = StopRequest(self._beside_driver)
-
-        def stop() -> None:
-            events.sweep_stopping()
-            request.make()
-
-        with stopping_gently(stop):
-            tuner.fit()
-        request.close()
 
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():

@@ -181,20 +181,19 @@ def is_request_heard() -> bool:
     cluster = Cluster(True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     cluster.add_node(**OF_DRIVERS)
     with ray_cluster(cluster.address):
-        request = StopRequest(beside_driver())
         trials: Any = ray.remote(num_cpus=1)(Trial)
-        host, trial = cluster.add_node(**CORE), trials.remote()
-        assert not ray.get(trial.is_asked.remote())
-        losses = Losses(cluster, ())
-        (lost,) = losses.hosts("ray::_StopRequest").values()
-        cluster.add_node(**OF_DRIVERS)
-        losses.kill(lost)
-        losses.drain(host)
-        deadline = time.monotonic() + PATIENCE_S
-        while not ray.get(trial.is_asked.remote()) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        asked = ray.get(trial.is_asked.remote())
-        request.close()
+        with StopRequest(beside_driver()):
+            host, trial = cluster.add_node(**CORE), trials.remote()
+            assert not ray.get(trial.is_asked.remote())
+            losses = Losses(cluster, ())
+            (lost,) = losses.hosts("ray::_StopRequest").values()
+            cluster.add_node(**OF_DRIVERS)
+            losses.kill(lost)
+            losses.drain(host)
+            deadline = time.monotonic() + PATIENCE_S
+            while not ray.get(trial.is_asked.remote()) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            asked = ray.get(trial.is_asked.remote())
     cluster.shutdown()
     return bool(asked)
 

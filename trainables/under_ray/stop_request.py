@@ -25,7 +25,7 @@ _NODE_OF_TRIAL = "FORGETTING_SWEEPS_NODE_OF_TRIAL"
 
 
 class StopRequest:
-    """The driver's way to ask all its trials to save a checkpoint and end.
+    """The driver's way to ask all its trials to save a checkpoint and end; a context.
 
     Args:
         reserve: what its actor holds, which shall live for as long as the driver does.
@@ -38,13 +38,15 @@ class StopRequest:
             name=_STOP, memory=custom.pop("memory", None), resources=custom
         ).remote()
 
+    def __enter__(self) -> StopRequest:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        ray.kill(self._actor)  # the next sweep of this driver takes the name
+
     def make(self) -> None:
         """Ask; trials end at their next step."""
         ray.get(self._actor.make.remote())
-
-    def close(self) -> None:
-        """Let the next sweep of this driver have the name."""
-        ray.kill(self._actor)
 
 
 # Its node may go as well. It is then started anew on another, and whoever waits asks again.

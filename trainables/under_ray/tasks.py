@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import traceback
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,6 +43,12 @@ def evaluate_base_to(
 
 
 evaluate_base_remotely = ray.remote(max_retries=0)(evaluate_base_to)
+
+
+@ray.remote(num_cpus=0)
+def trial_process_seconds() -> float:
+    """Processor seconds that the process of a trial takes before it can do anything."""
+    return time.process_time()
 
 
 @ray.remote(max_retries=1)
