@@ -75,7 +75,8 @@ def ray_cluster(
         )
     except (ConnectionError, ValueError, RuntimeError) as error:
         ray.shutdown()
-        raise _other_versions(error) or _no_cluster(address, error) from error
+        refusal = _other_versions(error) or _other_token(address, error)
+        raise refusal or _no_cluster(address, error) from error
     from trainables.under_ray.hub_token import sharing_hub_token
 
     try:
@@ -165,6 +166,18 @@ def _other_versions(error: Exception) -> UserError | None:
     return UserError(
         [Fault("--address", f"the cluster runs {theirs}, this command {ours}", remedy)]
     )
+
+
+def _other_token(address: str | None, error: Exception) -> UserError | None:
+    """Ray's refusal of a driver that does not know the cluster's token, in our words."""
+    if "AuthToken" not in f"{error} {error.__cause__}":
+        return None
+    rule = f"the cluster at {address} asks for a token, and this command does not have it"
+    remedy = (
+        "start the command on the head, or with RAY_AUTH_MODE=token and, in RAY_AUTH_TOKEN, what "
+        "`ray get-auth-token` prints there"
+    )
+    return UserError([Fault("--address", rule, remedy)])
 
 
 def _no_cluster(address: str | None, error: Exception) -> UserError:

@@ -55,7 +55,7 @@ class Driver:
     """A sweep in a process of its own.
 
     Args:
-        cluster: where it runs.
+        address: of the cluster where it runs.
         folder: for the sweep's folder; of its own.
         base_cache: where the base's evaluation lies.
         pause_s: what each step of a trial takes.
@@ -65,7 +65,7 @@ class Driver:
 
     def __init__(
         self,
-        cluster: Cluster,
+        address: str,
         folder: Path,
         base_cache: Path,
         pause_s: float,
@@ -78,7 +78,7 @@ class Driver:
         self.ledger = Ledger(folder / "quickstart")
         self._process = subprocess.Popen(
             [
-                *(sys.executable, __file__, cluster.address, str(pause_s), "quickstart"),
+                *(sys.executable, __file__, address, str(pause_s), "quickstart"),
                 *("--output-dir", str(folder), *words, *arguments),
             ],
             stdout=subprocess.PIPE,
@@ -90,8 +90,10 @@ class Driver:
         """Its trials, and the placement groups it left, once it has ended."""
         try:
             said, _ = self._process.communicate(timeout=timeout_s)
-        finally:
+        except subprocess.TimeoutExpired:
             self._process.kill()
+            said, _ = self._process.communicate()
+            raise AssertionError(said) from None
         assert self._process.returncode == 0, said
         return self.ledger.trials(), json.loads(said.splitlines()[-1])
 

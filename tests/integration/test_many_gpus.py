@@ -48,7 +48,12 @@ def test_trials_of_all_sizes_run_in_turn(
     pause_s = 1.0
     with watching_gpus(many_gpus) as held:
         driver = Driver(
-            many_gpus, tmp_path / "s", base_cache, pause_s, MIXED, "--num-trials", "200"
+            many_gpus.address,
+            tmp_path / "s",
+            base_cache,
+            pause_s,
+            MIXED,
+            *("--num-trials", "200"),
         )
         records, left = driver.wait(timeout_s=500)
     assert [record.number for record in records] == list(range(200))
@@ -67,7 +72,7 @@ def test_two_sweeps_of_one_name_share_a_cluster(
     limits = (8, 20)
     drivers = [
         Driver(
-            many_gpus,
+            many_gpus.address,
             tmp_path / str(limit),
             base_cache,
             0.3,

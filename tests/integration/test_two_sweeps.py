@@ -34,7 +34,7 @@ def test_two_sweeps_of_one_name_keep_to_their_gpus_and_folders(
     with cluster_of(nodes=2, gpus=4) as cluster:
         drivers = [
             Driver(
-                cluster,
+                cluster.address,
                 tmp_path / str(limit),
                 base_cache,
                 PAUSE_S,
