@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import insort
 from itertools import islice
+from math import isnan
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -20,7 +22,11 @@ if TYPE_CHECKING:
 
     from trainables.pareto import Goals
 
+# Whether it breaks a constraint, its loss, its number.
+Rank = tuple[bool, float, int]
+
 _OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
+_TYPICAL = 100  # trials whose durations tell how long the next ones will take
 _WIDTHS = {
     "trial": 5,
     "method": 6,
@@ -57,6 +63,8 @@ class SweepTable:
         self._evaluated: dict[int, Measurement] = {}
         self._running: set[int] = set()
         self._ended: dict[int, None] = {}  # in the order of their endings
+        self._ranks: dict[int, Rank] = {}
+        self._ranked: list[Rank] = []  # complete trials, the best first
         self._most_at_once = 1
 
     def take(self, record: TrialRecord) -> None:
@@ -65,6 +73,7 @@ class SweepTable:
         self._ended.pop(record.number, None)
         if record.status is not TrialStatus.RUNNING:
             self._ended[record.number] = None
+        self._place(record)
         self._most_at_once = max(self._most_at_once, len(self._running))
 
     def update(self, record: TrialRecord, measurement: Measurement) -> None:
@@ -115,21 +124,25 @@ class SweepTable:
         """What is known of a trial."""
         return self._records.get(number)
 
-    def best_first(self) -> list[TrialRecord]:
+    def best_first(self, most: int | None = None) -> list[TrialRecord]:
         """Complete trials by the first objective, those within all constraints before others."""
-        objective = self._goals.objectives[0]
-        sign = 1 if objective.mode == "min" else -1
-        ranked = [
-            (not is_feasible(self._goals, record), sign * value, record.number)
-            for record in self._records.values()
-            if record.status is TrialStatus.COMPLETE
-            and (value := record.metric(objective.metric)) is not None
-        ]
-        return [self._records[number] for _, _, number in sorted(ranked)]
+        return [self._records[number] for _, _, number in self._ranked[:most]]
 
     def running(self) -> list[TrialRecord]:
         """Trials that have no final status, by number."""
         return [self._records[number] for number in sorted(self._running)]
+
+    def _place(self, record: TrialRecord) -> None:
+        """Sort a complete trial among the others of its kind."""
+        if (rank := self._ranks.pop(record.number, None)) is not None:
+            self._ranked.remove(rank)
+        objective = self._goals.objectives[0]
+        value = record.metric(objective.metric)
+        if record.status is not TrialStatus.COMPLETE or value is None or isnan(value):
+            return
+        rank = (not is_feasible(self._goals, record), objective.loss(value), record.number)
+        self._ranks[record.number] = rank
+        insort(self._ranked, rank)
 
     def _rows(self, room: int) -> tuple[list[int], int]:
         """Numbers of the trials to show in that many lines, and how many are left out."""
@@ -138,7 +151,7 @@ class SweepTable:
             return [*running, *reversed(self._ended)], 0
         room -= 1  # for the line about those left out
         shown = running[:room]
-        best = self.best_first()[: (room - len(shown)) // 2]
+        best = self.best_first((room - len(shown)) // 2)
         shown += [record.number for record in best]
         newest = (number for number in reversed(self._ended) if number not in shown)
         shown += islice(newest, max(0, room - len(shown)))
@@ -147,11 +160,11 @@ class SweepTable:
     def _seconds_left(self, now: float, total: int) -> float | None:
         """What is left to do over as many as ran at once; None while nothing has finished.
 
-        The median duration, because one trial that fails at once or spans an interruption of the
-        sweep would move a mean.
+        The median duration of the newest, because one trial that fails at once or spans an
+        interruption of the sweep would move a mean.
         """
-        ended = (self._records[number] for number in self._ended)
-        durations = [r.ended - r.started for r in ended if r.ended is not None]
+        newest = (self._records[number] for number in islice(reversed(self._ended), _TYPICAL))
+        durations = [r.ended - r.started for r in newest if r.ended is not None]
         if not durations:
             return None
         typical = median(durations)

@@ -14,27 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from ray.tune.experiment import Trial
-from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.schedulers import TrialScheduler
 
 from trainables.config import Objective
 from trainables.metric_keys import TRAIN_LOSS
 from trainables.pareto import Constraint
 from trainables.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT
+from tune.in_order import InOrder
 from tune.sweep_config import EarlyStoppingConfig
 
 
-class EarlyStopping(FIFOScheduler):
+class EarlyStopping(InOrder):
     """Tune's scheduler around the rule; remembers why it stopped a trial."""
 
     def __init__(self, rule: SuccessiveHalving) -> None:
         super().__init__()
         self._rule = rule
         self._outcomes: dict[str, Outcome] = {}
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Nothing: the rungs are rebuilt from the ledger."""
-        return {}
 
     def outcome(self, trial_id: str) -> Outcome | None:
         """How a trial ended that was stopped here; None for any other."""

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path
 from typing import Any
 
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
-from trainables.metric_keys import GPU_HOURS
-from trainables.records import TrialRecord, TrialStatus
+from trainables.records import TrialRecord
 from tune.confirmation import unconfirmed, winners
 from tune.listeners import SweepListener
 from tune.placement import Room
+from tune.search_history import SearchHistory
 from tune.search_space import Params, grid_size
 from tune.study import Study
 from tune.sweep_config import SweepConfig
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
-
-# What ended so says nothing of the point, which may be tried again.
-_UNTRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
 
 
 class OptunaSearcher(Searcher, SweepListener):
@@ -52,11 +48,10 @@ class OptunaSearcher(Searcher, SweepListener):
         self._config = config
         self._make_trial = make_trial
         self._study = Study(config)
-        self._warm = list(warm)
         self._again = sorted(interrupted, key=_number)
         # Of a kill among trials side by side a number may be left out; it is asked for again.
         earlier = sorted([*finished, *interrupted], key=_number)
-        self._records = {record.number: record for record in earlier}
+        self._history = SearchHistory(earlier, warm)
         # Interrupted trials count as running: the search ends when they have ended.
         self._running = {record.number: record for record in interrupted}
         self._winners: list[TrialRecord] | None = None
@@ -119,7 +114,7 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Tell the study how a trial ended."""
-        self._records[record.number] = record
+        self._history.take(record)
         self._running.pop(record.number, None)
         self._leave(record)
         if record.confirms is None:
@@ -148,25 +143,25 @@ class OptunaSearcher(Searcher, SweepListener):
         if confirmation is None:
             return None
         trial, seed = confirmation
-        return self._start(self._next_number(), trial.params, seed, confirms=trial.number)
+        return self._start(self._history.next_number, trial.params, seed, confirms=trial.number)
 
     def _leave(self, record: TrialRecord) -> None:
         if self._room:
             self._room.give_back(record.number)
 
     def _next_point(self) -> dict[str, Any]:
-        number = self._next_number()
-        confirmations = [r for r in self._records.values() if r.confirms is not None]
-        position = number - sum(record.number < number for record in confirmations)
-        params = self._study.ask(number, position, lambda point: self._tried(point) > 0)
-        return self._start(number, params, self._config.seed + self._tried(params))
+        number = self._history.next_number
+        position = self._history.position(number)
+        params = self._study.ask(number, position, lambda point: self._history.tried(point) > 0)
+        return self._start(number, params, self._config.seed + self._history.tried(params))
 
     def _start(
         self, number: int, params: Params, seed: int, confirms: int | None = None
     ) -> dict[str, Any]:
         config = self._make_trial(number, params, 1, seed)
         record = TrialRecord(config=config, params=params, confirms=confirms, started=0)
-        self._records[number] = self._running[number] = record
+        self._history.take(record)
+        self._running[number] = record
         return self._for_tune(record, attempt=1)
 
     def _for_tune(self, record: TrialRecord, attempt: int) -> dict[str, Any]:
@@ -178,31 +173,15 @@ class OptunaSearcher(Searcher, SweepListener):
             "confirms": record.confirms,
         }
 
-    def _next_number(self) -> int:
-        return next(number for number in count() if number not in self._records)
-
-    def _tried(self, point: Params) -> int:
-        """How often a point has been tried, here or in a sweep this one starts from."""
-        return sum(
-            record.params == point and record.status not in _UNTRIED
-            for record in (*self._searched(), *self._warm)
-        )
-
-    def _searched(self) -> list[TrialRecord]:
-        return [record for record in self._records.values() if record.confirms is None]
-
     def _is_exhausted(self) -> bool:
-        searched = self._searched()
-        if len(searched) >= self._config.budget.trials or self._is_out_of_hours():
+        if self._history.searched >= self._config.budget.trials or self._is_out_of_hours():
             return True
         points = grid_size(self._config.search) if self._config.sampler == "grid" else None
         return points is not None and len(self.study.get_trials(deepcopy=False)) >= points
 
     def _is_out_of_hours(self) -> bool:
         most = self._config.budget.gpu_hours
-        if most is None:
-            return False
-        return sum(r.metric(GPU_HOURS) or 0.0 for r in self._records.values()) >= most
+        return most is not None and self._history.gpu_hours >= most
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
         """The next trial to repeat, and its new seed; asked for once the search has ended."""
@@ -210,8 +189,8 @@ class OptunaSearcher(Searcher, SweepListener):
         if confirm is None or self._is_out_of_hours():
             return None
         if self._winners is None:
-            self._winners = winners(self._config, self._records.values(), confirm.top_k)
-        return next(unconfirmed(confirm, self._winners, self._records.values()), None)
+            self._winners = winners(self._config, self._history.records, confirm.top_k)
+        return next(unconfirmed(confirm, self._winners, self._history.records), None)
 
 
 def _number(record: TrialRecord) -> int:

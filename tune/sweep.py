@@ -25,6 +25,7 @@ from trainables.under_ray.trial import run_trial
 from tune.disk_budget import DiskBudget
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
+from tune.in_order import InOrder
 from tune.listeners import SweepListener
 from tune.memory_fit import memory_fit
 from tune.node_checks import ask_nodes, check_nodes, largest_cluster, smallest_gpu
@@ -313,7 +314,7 @@ class Sweep:
             ray_tune.with_resources(trainable, placement),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=scheduler,
+                scheduler=scheduler or InOrder(),
                 num_samples=-1,  # the searcher says when there are no more
                 max_concurrent_trials=max_concurrent(config, self._cluster, in_slots),
                 time_budget_s=hours * 3600 if hours else None,

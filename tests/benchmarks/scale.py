@@ -4,7 +4,7 @@ how much of the GPUs' time is lost between trials.
     python tests/benchmarks/scale.py [--to scale.json]
 
 The driver is real: the search, the early stopping, the ledger, the console's lines, and Tune's own
-controller with its actor manager and its snapshots of the experiment. The cluster is not. Whole
+controller with its actor manager. The cluster is not. Whole
 trainings last 20 minutes on average and report ten times; the early stopping ends some sooner.
 They pass in virtual time, which for the driver, one thread, goes on by the processor seconds that
 it really takes; so trials that want something of it at once wait for one another, and each stands
@@ -54,9 +54,11 @@ from typing import Any
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)]
 
-os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"  # as `tune.ray_cluster` sets it
+# As `tune.ray_cluster` sets them.
+os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
 
-from benchmarks.scale_clock import OURS, RAY, SAMPLER, SNAPSHOTS, TUNE, DriverClock  # noqa: E402
+from benchmarks.scale_clock import OURS, RAY, SAMPLER, TUNE, DriverClock  # noqa: E402
 from benchmarks.scale_cluster import (  # noqa: E402
     BUSY,
     NOTHING,
@@ -137,24 +139,19 @@ class Window:
 
     def shares_of_a_core(self) -> dict[str, float]:
         """What the driver takes of one, in all and by what it does."""
-        snapshots = sum(self.spent[kind, SNAPSHOTS] for kind in (REPORT, TRIAL, NOTHING))
         seconds = {
             "all": sum(self.spent.values()),
             "trials": self._seconds(TRIAL),
             "reports": self._seconds(REPORT),
             "polling": self._seconds(NOTHING),
-            "snapshots": snapshots,
         }
         return {name: round(spent / self.seconds, 4) for name, spent in seconds.items()}
 
     @property
     def gpus_that_fill_a_core(self) -> int:
-        """On paper: at such costs, so many GPUs take all of it that Tune's snapshots leave.
-
-        Tune waits after each snapshot for 19 times as long as it took.
-        """
+        """On paper: at such costs, so many GPUs take all of it."""
         spent = self._seconds(TRIAL) + self._seconds(REPORT)
-        return round(self.gpus * 0.95 * self.seconds / spent)
+        return round(self.gpus * self.seconds / spent)
 
     def _seconds(self, kind: str) -> float:
         return sum(self.spent[kind, owner] for owner in (SAMPLER, OURS, TUNE, RAY))

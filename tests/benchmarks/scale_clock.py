@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
 
-TUNE, SNAPSHOTS, OURS, SAMPLER, RAY = "tune", "snapshots", "ours", "sampler", "ray"
+TUNE, OURS, SAMPLER, RAY = "tune", "ours", "sampler", "ray"
 
 
 class DriverClock:

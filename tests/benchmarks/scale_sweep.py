@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.scale_clock import OURS, SAMPLER, SNAPSHOTS, DriverClock
+from benchmarks.scale_clock import OURS, SAMPLER, DriverClock
 from benchmarks.scale_cluster import TRIAL, SimulatedCluster, SimulatedGpus
 from benchmarks.scale_history import METRICS, History, as_tune_keeps_it
 from ray import tune as ray_tune
@@ -194,8 +194,9 @@ def _attribute(
     controller: TuneController,
 ) -> None:
     """Tell apart whose processor seconds are whose; what nobody claims is Tune's."""
-    clock.attribute(searcher, OURS, "suggest", "_tried")
-    clock.attribute(searcher._study, SAMPLER, "ask")  # all of it but `_tried` is Optuna's
+    clock.attribute(searcher, OURS, "suggest")
+    clock.attribute(searcher._history, OURS, "tried")
+    clock.attribute(searcher._study, SAMPLER, "ask")  # all of it but `tried` is Optuna's
     clock.attribute(searcher.study, SAMPLER, "tell")
     clock.attribute(scheduler, OURS, "on_trial_result")
     clock.attribute(
@@ -206,7 +207,6 @@ def _attribute(
         "on_trial_complete",
         "on_trial_error",
     )
-    clock.attribute(controller, SNAPSHOTS, "save_to_dir")
 
 
 def _no_trainable(config: dict[str, Any]) -> None:

@@ -82,10 +82,9 @@ def trial(
     ended = None if status is TrialStatus.RUNNING else BEGAN + (number + 1) * SECONDS
     return TrialRecord(
         config=trial_config,
-        params={},
         status=status,
         last=measurement(step, metrics) if metrics else None,
-        **{"started": BEGAN + number * SECONDS, "ended": ended, **fields},
+        **{"params": {}, "started": BEGAN + number * SECONDS, "ended": ended, **fields},
     )
 
 

@@ -1,0 +1,95 @@
+"""What is counted trial by trial equals what is counted over all of them."""
+
+from __future__ import annotations
+
+import random
+from itertools import count
+
+import pytest
+from ray.tune.experiment import Trial
+from recorded_sweep import scores, sweep_config, trial
+
+from trainables.metric_keys import GPU_HOURS
+from trainables.records import TrialRecord, TrialStatus
+from trainables.sweep_table import SweepTable
+from tune.in_order import InOrder
+from tune.search_history import SearchHistory
+
+UNTRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
+POINTS = [{"rank": rank, "alpha": alpha} for rank in (4, 8) for alpha in (8.0, 16.0)]
+
+
+def random_records(seed: int) -> list[TrialRecord]:
+    """Trials that start, end, and are replaced, in any order and with gaps in their numbers."""
+    generator = random.Random(seed)
+    numbers = [generator.randrange(40) for _ in range(200)]
+    return [
+        trial(
+            number,
+            generator.choice(list(TrialStatus)),
+            metrics=scores(generator.random(), generator.random())
+            | {GPU_HOURS: generator.random()},
+            params=POINTS[number % len(POINTS)],
+            confirms=0 if number % 5 == 4 else None,
+        )
+        for number in numbers
+    ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_history_counts_as_a_look_at_all_records(seed: int) -> None:
+    taken = random_records(seed)
+    warm = random_records(seed + 100)[:20]
+    history = SearchHistory(taken[:50], warm)
+    for record in taken[50:]:
+        history.take(record)
+    records = {record.number: record for record in taken}
+    searched = [r for r in records.values() if r.confirms is None]
+    assert {r.number: r for r in history.records} == records
+    assert history.searched == len(searched)
+    assert history.next_number == next(n for n in count() if n not in records)
+    assert history.gpu_hours == pytest.approx(
+        sum(r.metric(GPU_HOURS) or 0 for r in records.values())
+    )
+    for point in [*POINTS, {"rank": 16, "alpha": 8.0}]:
+        assert history.tried(point) == sum(
+            r.params == point and r.status not in UNTRIED for r in (*searched, *warm)
+        )
+    confirming = [r.number for r in records.values() if r.confirms is not None]
+    for number in range(42):
+        assert history.position(number) == number - sum(c < number for c in confirming)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_best_are_what_sorting_all_trials_gives(seed: int) -> None:
+    goals = sweep_config(constraints=["forgetting/mean <= 0.5"])
+    table = SweepTable("s", 40, goals, began=0.0)
+    records: dict[int, TrialRecord] = {}
+    for record in random_records(seed):
+        table.take(record)
+        records[record.number] = record
+    complete = [r for r in records.values() if r.status is TrialStatus.COMPLETE]
+
+    def place(record: TrialRecord) -> tuple[bool, float]:
+        assert record.last is not None
+        metrics = record.last.metrics
+        return metrics["forgetting/mean"] > 0.5, -metrics["in_domain/acc_mean"]
+
+    assert table.best_first() == sorted(complete, key=place)
+    assert table.best_first(3) == sorted(complete, key=place)[:3]
+
+
+def test_trials_run_in_the_order_in_which_they_came() -> None:
+    scheduler = InOrder()
+    trials = [Trial("any", stub=True) for _ in range(4)]
+    assert scheduler.choose_trial_to_run(None) is None
+    for each in trials:
+        scheduler.on_trial_add(None, each)
+    trials[1].set_status(Trial.RUNNING)
+    chosen = []
+    while (each := scheduler.choose_trial_to_run(None)) is not None:
+        assert scheduler.choose_trial_to_run(None) is each  # until it runs
+        chosen.append(each)
+        each.set_status(Trial.RUNNING)
+        trials[0].set_status(Trial.TERMINATED)
+    assert chosen == [trials[0], trials[2], trials[3]]

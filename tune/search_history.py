@@ -1,0 +1,81 @@
+"""What the search asks of all earlier trials before a new one, at a cost that does not grow."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from fractions import Fraction
+
+from trainables.metric_keys import GPU_HOURS
+from trainables.records import TrialRecord, TrialStatus
+from tune.search_space import Params
+
+# What ended so says nothing of the point, which may be tried again.
+_UNTRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
+
+
+class SearchHistory:
+    """The trials of a sweep, and tallies of them.
+
+    Args:
+        records: of the sweep.
+        warm: of other sweeps: their points count as tried, and that is all.
+
+    Attributes:
+        next_number: the lowest that no trial has.
+        searched: how many trials there are that do not confirm others.
+    """
+
+    def __init__(self, records: Iterable[TrialRecord], warm: Iterable[TrialRecord]) -> None:
+        self._records: dict[int, TrialRecord] = {}
+        self._tries: Counter[frozenset[tuple[str, object]]] = Counter()
+        self._confirming: set[int] = set()
+        self._gpu_hours = Fraction()  # exact, so the order of the endings does not matter
+        self.next_number = self.searched = 0
+        for record in warm:
+            self._count_try(record, 1)
+        for record in records:
+            self.take(record)
+
+    @property
+    def records(self) -> Iterable[TrialRecord]:
+        """The sweep's trials as they were last taken."""
+        return self._records.values()
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of all trials."""
+        return float(self._gpu_hours)
+
+    def take(self, record: TrialRecord) -> None:
+        """Add a trial, or replace what was known of it."""
+        if before := self._records.get(record.number):
+            self._count(before, -1)
+        self._records[record.number] = record
+        self._count(record, 1)
+        while self.next_number in self._records:
+            self.next_number += 1
+
+    def tried(self, point: Params) -> int:
+        """How often a point has been tried."""
+        return self._tries[_key(point)]
+
+    def position(self, number: int) -> int:
+        """Of a new trial in the search, which does not count the confirmations before it."""
+        return number - sum(confirming < number for confirming in self._confirming)
+
+    def _count(self, record: TrialRecord, by: int) -> None:
+        self._gpu_hours += by * Fraction(record.metric(GPU_HOURS) or 0)
+        if record.confirms is not None:
+            self._confirming.add(record.number)
+            return
+        self.searched += by
+        self._count_try(record, by)
+
+    def _count_try(self, record: TrialRecord, by: int) -> None:
+        if record.status not in _UNTRIED:
+            self._tries[_key(record.params)] += by
+
+
+def _key(point: Params) -> frozenset[tuple[str, object]]:
+    return frozenset(point.items())
