@@ -20,6 +20,7 @@ from tune.search_space import largest_lora
 from tune.searcher import MakeTrial
 from tune.sweep_config import SweepConfig
 
+_LOAD_S = 10.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -71,9 +72,13 @@ class HostPool:
         if not self.start():
             return None
         trial = self._largest_trial()
-        if reason := ray.get(self._actors[0].reason_against.remote(trial.model_dump(mode="json"))):
+        plain = trial.model_dump(mode="json")
+        answers = [actor.reason_against.remote(plain) for actor in self._actors]
+        if reason := ray.get(answers[0]):
             self._give_up(reason)
             return None
+        # All load the model now, except where their nodes are not up yet.
+        ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
         wanted = self._config.resources.lora.slots
         slots = wanted if wanted != "auto" else self._measured(trial, samples)
         return SlotHosts(self._actors, slots)
@@ -90,6 +95,8 @@ class HostPool:
         gpus = gpus_per_worker(config, "lora", self._cluster)
         cpus = config.resources.lora.cpus_per_worker
         self._actors = tuple(start_slot_host(cpus, gpus) for _ in range(count))
+        for actor in self._actors:
+            actor.load_libraries.remote()
         if config.resources.lora.slots == "auto":
             reserve = dict(self._waiting)
             measure = trial_process_seconds.options(

@@ -94,6 +94,14 @@ class SlotHost:
         """Trials that are here, those that wait included; None where no more are taken in."""
         return None if self._stop_requested() else len(self._guests)
 
+    async def load_libraries(self) -> None:
+        """Import what training needs, before there is anything to train."""
+
+        def load() -> None:
+            import trainables.slots.engine  # noqa: F401
+
+        await self._in_thread(load)
+
     async def reason_against(self, trial: dict[str, Any]) -> str | None:
         """Why trials like this one cannot share the base; None where they can.
 
