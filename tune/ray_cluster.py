@@ -175,8 +175,8 @@ def _other_token(address: str | None, error: Exception) -> UserError | None:
         return None
     rule = f"the cluster at {address} asks for a token, and this command does not have it"
     remedy = (
-        "start the command on the head, or with RAY_AUTH_MODE=token and, in RAY_AUTH_TOKEN, what "
-        "`ray get-auth-token` prints there"
+        "start it on the head, with --address auto, or with RAY_AUTH_MODE=token and, in "
+        "RAY_AUTH_TOKEN, what `ray get-auth-token` prints there"
     )
     return UserError([Fault("--address", rule, remedy)])
 

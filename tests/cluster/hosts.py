@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import yaml
 
@@ -76,6 +77,10 @@ class Hosts:
             home = self._lab / "hosts" / host / "root"
             home.mkdir(parents=True)
             (home / "venv").symlink_to(sys.prefix)
+        # As a sweep without a cluster leaves one, with which Ray's head alone would ask for it.
+        left = self._lab / "hosts" / "head" / "root" / ".ray" / "auth_token"
+        left.parent.mkdir()
+        left.write_text(uuid4().hex)
         self.run("up")
         self.cluster_file.write_text(self._cluster_yaml())
 
@@ -94,7 +99,12 @@ class Hosts:
             "worker_ips": [f"{self._network}.11", f"{self._network}.12"],
         }
         config["auth"] = {"ssh_user": "root", "ssh_private_key": str(self._lab / "key")}
-        config["file_mounts"] = {"/root/forgetting-sweeps": str(PROJECT)}
+        token = self._lab / "auth_token"  # the user's; the head has another one
+        token.write_text(uuid4().hex)
+        config["file_mounts"] = {
+            "/root/forgetting-sweeps": str(PROJECT),
+            "/root/.ray/auth_token": str(token),
+        }
         config["setup_commands"] = [c for c in config["setup_commands"] if "uv" not in c]
         return yaml.safe_dump(config)
 

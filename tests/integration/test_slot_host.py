@@ -12,7 +12,7 @@ from trainables.errors import OutOfMemory
 from trainables.lora import train_lora
 from trainables.reporter import ListReporter, StopTrial
 from trainables.slots.engine import SlotEngine
-from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, SlotHost
+from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,6 +44,22 @@ def host_trials(
         return await asyncio.gather(*(follow(serving, trial.trial_id) for trial in trials))
 
     return asyncio.run(run())
+
+
+def test_a_host_whose_slots_are_taken_says_so(make_trial: MakeTrial) -> None:
+    trials = [make_trial(trial_id=str(number)).model_dump(mode="json") for number in range(3)]
+
+    async def run() -> tuple[list[bool], bool, dict[str, Any]]:
+        host = SlotHost()
+        taken = [await host.join(trial, 2, may_wait=False) for trial in trials]
+        not_here = await host.next_event("2")
+        await host.leave("0")
+        again = await host.join(trials[2], 2, may_wait=False)
+        for trial_id in ("1", "2"):
+            assert RESULT in (await follow(host, trial_id))[-1]
+        return taken, again, not_here
+
+    assert asyncio.run(run()) == ([True, True, False], True, {UNKNOWN: True})
 
 
 def losses(events: list[dict[str, Any]]) -> list[float]:

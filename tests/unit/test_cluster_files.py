@@ -186,6 +186,26 @@ def test_workers_drain_on_their_cloud_s_notice_and_stay_away(provider: str, tmp_
         assert len(host.calls("start")) == 2
 
 
+@pytest.mark.parametrize("provider", ["aws", "gcp", "local"])
+def test_every_node_asks_for_the_token_of_who_brought_it_up(provider: str, tmp_path: Path) -> None:
+    config = read(provider)
+    (target,) = (remote for remote in config["file_mounts"] if remote.endswith("/.ray/auth_token"))
+    assert target.startswith(("~/", "/home/ubuntu/"))
+    assert config["file_mounts"][target] == "~/.ray/auth_token"
+    export = config["setup_commands"][-1]
+    for _ in range(2):  # as at each `ray up`
+        subprocess.run(["bash", "-c", export], env={"HOME": str(tmp_path)}, check=True)
+    bashrc = (tmp_path / ".bashrc").read_text()
+    said = subprocess.run(
+        ["bash", "-c", f"{bashrc}echo $RAY_AUTH_MODE $PATH"],
+        env={"HOME": str(tmp_path), "PATH": "/bin"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == f"token {tmp_path}/venv/bin:/bin\n"
+
+
 def test_google_s_notice_is_as_long_as_its_spot_nodes_ask_for() -> None:
     config = read("gcp")
     scheduling = config["available_node_types"]["gpu_spot"]["node_config"]["scheduling"]

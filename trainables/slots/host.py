@@ -141,22 +141,29 @@ class SlotHost:
         )
         return list(speeds)
 
-    async def join(self, trial: dict[str, Any], slots: int) -> None:
+    async def join(self, trial: dict[str, Any], slots: int, may_wait: bool = True) -> bool:
         """Take a trial in; an earlier attempt at it, which nobody listens to any more, leaves.
 
         Args:
             trial: a LoRA trial.
             slots: trials that may train here at a time.
+            may_wait: whether it is to be taken in where all slots are taken.
+
+        Returns:
+            Whether it is.
         """
         self._slots = slots
         config = TrialConfig.model_validate(trial)
-        self._watch = HangWatch(config.minutes_per_report)
         await self.leave(config.trial_id)
+        if len(self._guests) >= slots and not may_wait:
+            return False
+        self._watch = HangWatch(config.minutes_per_report)
         guest = _Guest(config)
         self._guests[config.trial_id] = guest
         self._waiting.append(guest)
         if self._running is None:
             self._running = asyncio.create_task(self._run_or_die())
+        return True
 
     async def next_event(self, trial_id: str) -> Event:
         """What a trial has to tell next."""

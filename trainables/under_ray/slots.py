@@ -71,11 +71,10 @@ def start_slot_host(cpus: float, gpus: float) -> Any:
 
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter) -> TrialResult:
     """Let a host train the trial beside others, and pass on what it reports."""
-    actor = _least_loaded(slot_hosts)
+    actor = _join(slot_hosts, trial)
     logging.getLogger(__name__).warning(
         f"trains in a slot, beside up to {slot_hosts.slots - 1} other trials"
     )
-    ray.get(actor.join.remote(trial.model_dump(mode="json"), slot_hosts.slots))
     try:
         while True:
             event = ray.get(actor.next_event.remote(trial.trial_id))
@@ -91,8 +90,28 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
         actor.leave.remote(trial.trial_id)
 
 
-def _least_loaded(slot_hosts: SlotHosts) -> Any:
-    """The host with most room of those that are up; some may wait for their node yet, or leave it.
+def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
+    """Have a host take the trial in, one with a free slot where there is any.
+
+    There are as many slots as trials run at a time, but a host may be waiting for its node yet.
+
+    Returns:
+        The host.
+
+    Raises:
+        StopTrial: there is none, and there will be none.
+    """
+    plain = trial.model_dump(mode="json")
+    actors = _by_load(slot_hosts)
+    for actor in actors:  # others may have come since it was asked how many it has
+        if ray.get(actor.join.remote(plain, slot_hosts.slots, may_wait=False)):
+            return actor
+    ray.get(actors[0].join.remote(plain, slot_hosts.slots))
+    return actors[0]
+
+
+def _by_load(slot_hosts: SlotHosts) -> list[Any]:
+    """The hosts that are up, the one with most room first; some may be about to leave their node.
 
     Raises:
         StopTrial: there is none, and there will be none.
@@ -102,7 +121,7 @@ def _least_loaded(slot_hosts: SlotHosts) -> Any:
         answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
         loads = {answer: load for answer in answers if (load := _load(answer)) is not None}
         if loads:
-            return asked[min(loads, key=loads.__getitem__)]
+            return [asked[answer] for answer in sorted(loads, key=loads.__getitem__)]
         if stop_is_requested():
             raise StopTrial
         time.sleep(_ANSWER_S)
