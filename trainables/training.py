@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -106,13 +106,14 @@ def run_training(
     best = BestWeights(config, lambda folder: save(trainer, folder), first)
     reports.start(trainer)
     checkpoints.start(trainer, best)
-    with suppress(AlreadyTrained):
-        trainer.train()
-    last = reports.last
-    assert last is not None  # noqa: S101 - the last step is always reported
-    if config.train.save_weights:
-        with whole_folder(Path(config.weights_dir), first) as folder:
-            save(trainer, folder)
+    with _letting_go_of(trainer):
+        with suppress(AlreadyTrained):
+            trainer.train()
+        last = reports.last
+        assert last is not None  # noqa: S101 - the last step is always reported
+        if config.train.save_weights:
+            with whole_folder(Path(config.weights_dir), first) as folder:
+                save(trainer, folder)
     result = TrialResult(
         last=last,
         weights_dir=config.weights_dir if config.train.save_weights else None,
@@ -123,6 +124,16 @@ def run_training(
         checkpoint_files.remove_checkpoints(config.attempt_dirs)
         publish_checkpoints(config)
     return trainer, result
+
+
+@contextmanager
+def _letting_go_of(trainer: SFTTrainer) -> Iterator[None]:
+    """DeepSpeed's engine hangs in hooks of its own, and would stay in memory with all it has."""
+    try:
+        yield
+    finally:
+        if hasattr(trainer.model_wrapped, "destroy"):
+            trainer.model_wrapped.destroy()
 
 
 def _ordered(

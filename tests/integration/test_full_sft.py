@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -204,3 +206,33 @@ def test_a_trial_that_fails_leaves_the_process_fit_for_the_next(
     again = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": 3})
     assert run(again).curve() == pytest.approx(plain, abs=1e-3)
     assert run(make_trial()).curve()[0] == pytest.approx(plain[0], abs=1e-4)
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2])
+def test_nothing_of_a_trial_stays_in_a_process_that_goes_on(
+    stage: int, make_trial: MakeTrial, run: RunTrial
+) -> None:
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    def engines() -> int:
+        gc.collect()
+        return sum(isinstance(thing, DeepSpeedEngine) for thing in gc.get_objects())
+
+    before = engines()
+    run(make_trial("full", deepspeed={"zero_stage": stage}))
+    assert engines() == before
+
+
+def test_the_buckets_of_a_sharded_trial_do_not_stay_either(
+    make_trial: MakeTrial, run: RunTrial
+) -> None:
+    """Each is of 2 GB, whatever the model's size; most of it is never touched here."""
+
+    def virtual_bytes() -> int:
+        gc.collect()
+        return int(psutil.Process().memory_info().vms)
+
+    run(make_trial("full", deepspeed={"zero_stage": 3}))
+    before = virtual_bytes()
+    run(make_trial("full", deepspeed={"zero_stage": 3}))
+    assert virtual_bytes() - before < 1e9
