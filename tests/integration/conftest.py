@@ -258,13 +258,8 @@ def cluster() -> Iterator[None]:
     from tune import ray_cluster as settings
 
     os.environ |= settings._ENVIRONMENT
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        log_to_driver=False,
-        runtime_env={"env_vars": dict(settings._WORKER_ENVIRONMENT)},
-    )
+    settings._let_processes_inherit()
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with ray_cluster(None):  # finds it up and uses it
         yield
     ray.shutdown()
