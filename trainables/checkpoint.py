@@ -207,7 +207,9 @@ def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
         value = parameter.data
     else:
         value = _base_optimizer(optimizer).state.get(parameter, {}).get(moment)
-    return None if value is None else value.detach().to("cpu", torch.float32).clone()
+    if value is None:
+        return None
+    return value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
 
 
 def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:

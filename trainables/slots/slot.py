@@ -249,9 +249,9 @@ def initial_values(trial: TrialConfig, targets: Sequence[Target]) -> torch.Tenso
             layer = PeftLinear(
                 target.module, "default", config, r=config.r, lora_alpha=config.lora_alpha
             )
-            for matrix in (layer.lora_A, layer.lora_B):
-                parts.append(matrix["default"].weight.detach().cpu().float().flatten())
-    return torch.cat(parts)
+            A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight
+            parts += [A.flatten(), B.T.flatten()]
+    return torch.cat(parts).detach().cpu().float()
 
 
 def dropout_generator(seed: int, device: torch.device) -> torch.Generator:
