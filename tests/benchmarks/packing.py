@@ -2,9 +2,10 @@
 
     python tests/benchmarks/packing.py --out packing.json
 
-The same fixed list of trials (same data, steps, evaluation) three ways, in turn, in one run:
+The same fixed list of trials (same data, steps, evaluation) three ways, in turn, in one run, each
+in a process of its own:
 
-    stock    Ray Tune function trials with TRL, PEFT and lm-evaluation-harness
+    stock    Ray Tune function trials with TRL, PEFT and lm-evaluation-harness, on Ray's own terms
     loop     the same function called in a loop, everything imported and the base loaded: the floor
              of one at a time
     slots    this project's sweep, `resources.lora.slots: auto`
@@ -22,14 +23,17 @@ import json
 import logging
 import os
 import random
+import sys
 import tempfile
 import threading
 import time
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -95,18 +99,17 @@ def main() -> None:
     options = parser.parse_args()
     _quiet()
     figures: dict[str, Any] = {"machine": _machine(), "options": vars(options) | {"out": None}}
-    with _cluster():
-        for name in options.shapes:
-            with tempfile.TemporaryDirectory() as folder:
-                shape = SHAPES[name]
-                if shape.model == TEN_MILLION:
-                    shape = replace(shape, model=_ten_million(Path(folder) / TEN_MILLION))
-                data = _write_rows(shape, Path(folder) / "rows.jsonl")
-                work = Workload(shape, options.trials, options.steps, options.items, data)
-                rounds = [_round(work, Path(folder) / str(r)) for r in range(options.rounds)]
-            figures[name] = _summary(work, rounds)
-            options.out.write_text(json.dumps(figures, indent=2))
-            print(json.dumps({name: figures[name]}, indent=2))
+    for name in options.shapes:
+        with tempfile.TemporaryDirectory() as folder:
+            shape = SHAPES[name]
+            if shape.model == TEN_MILLION:
+                shape = replace(shape, model=_ten_million(Path(folder) / TEN_MILLION))
+            data = _write_rows(shape, Path(folder) / "rows.jsonl")
+            work = Workload(shape, options.trials, options.steps, options.items, data)
+            rounds = [_round(work, Path(folder) / str(r)) for r in range(options.rounds)]
+        figures[name] = _summary(work, rounds)
+        options.out.write_text(json.dumps(figures, indent=2))
+        print(json.dumps({name: figures[name]}, indent=2))
 
 
 def _round(work: Workload, folder: Path) -> dict[str, Any]:
@@ -115,8 +118,8 @@ def _round(work: Workload, folder: Path) -> dict[str, Any]:
     figures = {}
     for name, way in ways.items():
         load = os.getloadavg()[0]
-        with PeakMemory() as memory:
-            of_way = way(work, folder / name)
+        with PeakMemory() as memory, ProcessPoolExecutor(1, get_context("spawn")) as process:
+            of_way = process.submit(way, work, folder / name).result()
         figures[name] = of_way | {"load_before": load, "peak_mib": memory.peak >> 20}
     return figures
 
@@ -227,7 +230,10 @@ class Laps:
 
 
 def _stock(work: Workload, folder: Path) -> dict[str, Any]:
+    import ray
     from ray import tune
+
+    _quiet()
 
     def trial(config: dict[str, Any]) -> None:
         clock = Laps()
@@ -239,6 +245,8 @@ def _stock(work: Workload, folder: Path) -> dict[str, Any]:
         clock.lap("start_s")
         tune.report(train_and_evaluate(*loaded, work, config["point"]) | clock.seconds)
 
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
     started = time.perf_counter()
     results = tune.Tuner(
         tune.with_resources(trial, {"cpu": 1}),
@@ -248,12 +256,18 @@ def _stock(work: Workload, folder: Path) -> dict[str, Any]:
     seconds = time.perf_counter() - started
     assert len(results) == work.trials
     assert not results.errors
+    ray.shutdown()
     return _figures(seconds, lanes=2, metrics=[result.metrics for result in results])
 
 
 def _loop(work: Workload, folder: Path) -> dict[str, Any]:
     import copy
 
+    import lm_eval.models.huggingface  # noqa: F401
+    import peft  # noqa: F401
+    import trl.trainer.sft_trainer  # noqa: F401
+
+    _quiet()
     model, tokenizer = _load(work.shape.model)
     clean = copy.deepcopy(model)
     started = time.perf_counter()
@@ -267,6 +281,7 @@ def _loop(work: Workload, folder: Path) -> dict[str, Any]:
 def _slots(work: Workload, folder: Path) -> dict[str, Any]:
     from trainables.records import TrialStatus
     from tune.listeners import SweepListener
+    from tune.ray_cluster import ray_cluster
     from tune.sweep import Sweep
     from tune.sweep_file import load_sweep
 
@@ -276,6 +291,7 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
         def sweep_started(self, *arguments: Any) -> None:
             self.started, self.at = time.perf_counter(), time.time()
 
+    _quiet()
     points = work.points()
     rates = sorted({point["learning_rate"] for point in points})
     config = load_sweep(
@@ -298,8 +314,9 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
         ],
     )
     clock = Clock()
-    outcome = Sweep(config, folder, folder.parent / "base").run([clock])
-    seconds = time.perf_counter() - clock.started
+    with ray_cluster(None):
+        outcome = Sweep(config, folder, folder.parent / "base").run([clock])
+        seconds = time.perf_counter() - clock.started
     assert [r.status for r in outcome.records] == [TrialStatus.COMPLETE] * work.trials
     lasts = [record.last.metrics for record in outcome.records if record.last]
     metrics = [{"train_s": m["time/train_s"], "eval_s": m["time/eval_s"]} for m in lasts]
@@ -369,12 +386,6 @@ def _lengths(tokens: int) -> Iterator[tuple[int, int]]:
     completion = max(1, tokens // 8)
     for words in range(tokens, completion + 1, -1):
         yield words - completion, words
-
-
-def _cluster() -> Any:
-    from tune.ray_cluster import ray_cluster
-
-    return ray_cluster(None)
 
 
 def _quiet() -> None:

@@ -36,15 +36,9 @@ class Target:
 
     def split(self, flat_P: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A and the transposed B in flat adapters: (..., P) to (..., r, I) and (..., r, O)."""
-        start, middle, end = (
-            rank * size
-            for size in (
-                self.start,
-                self.start + self.module.in_features,
-                self.start + self.module.in_features + self.module.out_features,
-            )
-        )
-        A, B_T = flat_P[..., start:middle], flat_P[..., middle:end]
+        sizes = [rank * self.module.in_features, rank * self.module.out_features]
+        own_P = flat_P.narrow(-1, rank * self.start, sum(sizes))
+        A, B_T = own_P.split(sizes, -1)
         return A.unflatten(-1, (rank, -1)), B_T.unflatten(-1, (rank, -1))
 
 
