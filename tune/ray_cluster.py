@@ -82,25 +82,32 @@ def ray_cluster(
         ray.shutdown()
         refusal = _other_versions(error) or _other_token(address, error)
         raise refusal or _no_cluster(address, error) from error
-    from trainables.under_ray.hub_token import sharing_hub_token
+    from trainables.under_ray.credentials import sharing_credentials
 
+    _send_nothing_with_trials()
     try:
         gcs = ray.get_runtime_context().gcs_address
-        with _watching_head(gcs, head_is_lost), sharing_hub_token():
+        with _watching_head(gcs, head_is_lost), sharing_credentials():
             yield
     finally:
         ray.shutdown()
 
 
-def _let_processes_inherit() -> None:
-    """Give the processes of a cluster that starts on this machine their environment.
+def _send_nothing_with_trials() -> None:
+    """Keep Tune from giving trials an environment of their own.
 
-    Those that are sent one Ray starts by way of another process, which imports Ray as well: half a
-    second of a core for each. What Tune would send is for PyTorch Lightning.
+    It would hold AWS's keys, which Ray writes to its logs then (`sharing_credentials` does not).
+    And Ray starts a process that is given an environment by way of another, which imports Ray as
+    well: half a second of a core.
     """
-    from ray.tune.execution.class_cache import DEFAULT_ENV_VARS
+    from ray.tune.execution import class_cache
 
-    DEFAULT_ENV_VARS.clear()
+    class_cache.DEFAULT_ENV_VARS.clear()
+    class_cache.ENV_VARS_TO_PROPAGATE.clear()
+
+
+def _let_processes_inherit() -> None:
+    """Give the processes of a cluster that starts on this machine their environment."""
     os.environ |= {key: os.environ.get(key, value) for key, value in _WORKER_ENVIRONMENT.items()}
 
 

@@ -258,6 +258,7 @@ def cluster() -> Iterator[None]:
     from tune import ray_cluster as settings
 
     os.environ |= settings._ENVIRONMENT
+    settings._send_nothing_with_trials()
     settings._let_processes_inherit()
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with ray_cluster(None):  # finds it up and uses it

@@ -160,10 +160,10 @@ def token_of_worker() -> tuple[str | None, str | None]:
     """The hub's token in a worker before and after it asked for the driver's."""
     from huggingface_hub import get_token
 
-    from trainables.under_ray.hub_token import use_hub_token
+    from trainables.under_ray.credentials import use_credentials
 
     before = get_token()
-    use_hub_token()
+    use_credentials()
     return before, get_token()
 
 

@@ -13,6 +13,7 @@ from trainables.config import Frozen
 from trainables.errors import first_line
 from trainables.storage import open_storage, parse_location
 from trainables.under_ray.autoscaler import most_workers
+from trainables.under_ray.credentials import use_credentials
 
 _ASK_GPUS_TIMEOUT_S = 30.0
 
@@ -45,6 +46,7 @@ def report_node(location: str, marker: str) -> NodeReport:
         location: of the sweep's folder.
         marker: a file that the driver has written there, with its own name in it.
     """
+    use_credentials()
     return this_node().model_copy(update={"storage_fault": _storage_fault(location, marker)})
 
 

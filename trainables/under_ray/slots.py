@@ -18,7 +18,7 @@ from trainables.errors import UserError
 from trainables.records import Measurement, TrialResult
 from trainables.reporter import Reporter, StopTrial
 from trainables.slots import host
-from trainables.under_ray.hub_token import use_hub_token
+from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.stop_request import stop_is_requested
 from trainables.under_ray.tasks import evaluate_base_to
 
@@ -42,7 +42,7 @@ class SlotHost(host.SlotHost):
     """A host in a process of Ray's."""
 
     def __init__(self) -> None:
-        use_hub_token()
+        use_credentials()
         super().__init__(stop_is_requested)
 
     async def evaluate_base(self, *arguments: Any) -> UserError | None:

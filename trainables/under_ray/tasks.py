@@ -13,7 +13,7 @@ from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import UserError, first_line
 from trainables.locations import node_cache
 from trainables.storage import open_storage, parse_location
-from trainables.under_ray.hub_token import use_hub_token
+from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.log import log_to
 
 
@@ -29,7 +29,7 @@ def evaluate_base_to(
     from trainables.base_evaluation import evaluate_base
     from trainables.inputs import DATA_FOLDER, DATA_RECORD
 
-    use_hub_token()
+    use_credentials()
     cache_dir = Path(cache) if cache else node_cache() / "bases"
     try:
         with log_to(cache_dir / "base.log"), TemporaryDirectory() as scratch:
@@ -57,7 +57,7 @@ def inspect_remotely(sweep_dir: str, number: int) -> str | None:
     from trainables.inside.inspection import inspect_trial
     from trainables.inside.records import InsideFolder
 
-    use_hub_token()
+    use_credentials()
     with log_to(InsideFolder(Path(sweep_dir)).log(number)):
         try:
             return inspect_trial(Path(sweep_dir), number).reason

@@ -17,9 +17,9 @@ from trainables.config import TrialConfig
 from trainables.records import Outcome, TrialStatus
 from trainables.reporter import StopTrial
 from trainables.slots.eligibility import reason_against
+from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.endings import root_cause, verdict
 from trainables.under_ray.group import train_on_workers
-from trainables.under_ray.hub_token import use_hub_token
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.reporting import OUTCOME, TuneReporter, Watched
@@ -30,7 +30,7 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     """Tune's function trainable. `config["trial"]` is a `TrialConfig` as plain data."""
     trial = TrialConfig.model_validate(config["trial"])
     here = trial
-    use_hub_token()
+    use_credentials()
     try:
         here = on_this_node(trial)
         with log_to(Path(here.output_dir) / "trial.log"):

@@ -16,7 +16,7 @@ import ray
 from trainables.attempt_folder import on_this_node, publish_worker
 from trainables.config import TrialConfig
 from trainables.records import Measurement
-from trainables.under_ray.hub_token import use_hub_token
+from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporter
@@ -81,7 +81,7 @@ class Worker:
             TrialError: see the trial's method.
             StopTrial: the driver asked for it.
         """
-        use_hub_token()
+        use_credentials()
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
         reporter = WorkerReporter(trial.workers, self._hand_on if rank == 0 else None)
         with log_to(Path(trial.output_dir) / f"worker_{rank}.log"), suppress(StoppedByTune):

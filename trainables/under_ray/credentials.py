@@ -1,0 +1,68 @@
+"""The driver's credentials, handed to workers from memory to memory.
+
+Workers on other nodes do not have the driver's environment. Ray could set it for them, but writes
+it to its logs then and shows it on its dashboard.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from functools import lru_cache
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+# Each of these is taken as a whole: a key of the node's own fits no secret of the driver's.
+_TOGETHER = (
+    ("HF_TOKEN",),
+    ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+)
+_KEEPER = "credentials"  # a name among those of this driver alone
+
+
+@contextmanager
+def sharing_credentials() -> Iterator[None]:
+    """While the context lasts, workers can have the credentials in this process's environment."""
+    names = [name for together in _TOGETHER for name in together]
+    credentials = {name: os.environ[name] for name in names if os.environ.get(name)}
+    if not credentials:
+        yield
+        return
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    actor: Any = _Keeper
+    keeper = actor.options(name=_KEEPER, scheduling_strategy=here).remote()
+    # By a call, which goes to the process itself; Ray stores what a process is created with.
+    ray.get(keeper.take.remote(credentials))
+    try:
+        yield
+    finally:
+        ray.kill(keeper)
+
+
+def use_credentials() -> None:
+    """Put what the driver shares into this process's environment, where it has none of its own."""
+    _use_credentials(ray.get_runtime_context().get_job_id())
+
+
+@lru_cache
+def _use_credentials(job: str) -> None:
+    with suppress(ValueError, ray.exceptions.RayError):  # none are shared, or no more
+        shared = ray.get(ray.get_actor(_KEEPER).give.remote())
+        for together in _TOGETHER:
+            if not any(name in os.environ for name in together):
+                os.environ.update({name: shared[name] for name in together if name in shared})
+
+
+@ray.remote(num_cpus=0)
+class _Keeper:
+    def __init__(self) -> None:
+        self._credentials: dict[str, str] = {}
+
+    def take(self, credentials: dict[str, str]) -> None:
+        self._credentials = credentials
+
+    def give(self) -> dict[str, str]:
+        return self._credentials
