@@ -6,8 +6,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from trainables.errors import UserError
-from trainables.storage import Location, parse_location
+from trainables.errors import Fault, UserError
+from trainables.storage import Location, is_address, parse_location
 
 INTERRUPTED = 130
 _FORMATS = ("html", "md", "csv", "json")
@@ -46,7 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     figure.set_defaults(run=lambda o: _figure(o.sweep_dir, o.to))
     inside = commands.add_parser("inside", help="what changed inside the models of trials")
-    inside.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    inside.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR")
     which = inside.add_mutually_exclusive_group()
     which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER")
     which.add_argument("--all", action="store_true", help="not only the notable ones")
@@ -57,19 +57,27 @@ def _parser() -> argparse.ArgumentParser:
     runs.add_argument("--to", type=Path, default=Path("runs.csv"), metavar="FILE")
     runs.set_defaults(run=lambda o: _wandb_runs(o.project, o.sweep_id, o.to))
     watch = commands.add_parser("watch", help="a running sweep, live; Ctrl-C leaves it running")
-    watch.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    watch.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR")
     watch.add_argument("--once", action="store_true", help="draw it once")
     watch.set_defaults(run=lambda o: _watch(o.sweep_dir, o.once))
     views = commands.add_parser("wandb-views", help="a view and a report in W&B, made or updated")
     views.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR")
     views.set_defaults(run=lambda o: _wandb_views(o.sweep_dir))
     export = commands.add_parser("export", help="the winner's adapter or model, with a model card")
-    export.add_argument("sweep_dir", type=Path, metavar="SWEEP_DIR")
+    export.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR")
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="empty or new")
     export.add_argument("--trial", type=int, metavar="N", help="another than the recommended one")
     export.add_argument("--merge", action="store_true", help="the adapter merged into its base")
     export.set_defaults(run=lambda o: _export(o.sweep_dir, o.to, o.trial, o.merge))
     return parser
+
+
+def _folder(text: str) -> Path:
+    """A sweep on this machine."""
+    if is_address(text):
+        rule = f"must be a folder, got {text}: copy the sweep to this machine first"
+        raise argparse.ArgumentTypeError(rule)
+    return Path(text)
 
 
 def _report(sweep_dirs: list[Location], file: Path | None, kind: str | None) -> None:
@@ -85,11 +93,16 @@ def _figure(sweep_dir: Location, target: Path) -> None:
     from analysis.sweeps import open_sweeps
 
     (sweep,) = open_sweeps([sweep_dir])
-    if target.suffix:
-        save(trade_off(trials_frame([sweep]), sweep.base.metrics, sweep.name), target)
-        print(target)
-    else:
-        print(*save_all(Results([sweep]), target), sep="\n")
+    files: list[Path] = []
+    if not target.suffix:
+        files = save_all(Results([sweep]), target)
+    elif figure := trade_off(trials_frame([sweep]), sweep.base.metrics, sweep.name):
+        save(figure, target)
+        files = [target]
+    if not files:
+        rule = f"has no complete trial with forgetting or out-of-domain accuracy: {sweep_dir}"
+        raise UserError([Fault("SWEEP_DIR", rule)])
+    print(*files, sep="\n")
 
 
 def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None:

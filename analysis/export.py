@@ -42,7 +42,7 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
     [sweep] = open_sweeps([sweep_dir])
     recommendation = recommend(sweep.goals, sweep.trials)
     record = _choose(sweep, recommendation, number)
-    weights = _weights(sweep, record)
+    weights = sweep.ledger.weights(record)
     if weights is None:
         raise UserError([_without_weights(sweep, record)])
     kind = _kind(record, merge)
@@ -76,15 +76,6 @@ def _choose(sweep: Sweep, recommendation: Recommendation | None, number: int | N
     )
 
 
-def _weights(sweep: Sweep, record: TrialRecord) -> Path | None:
-    """Where the trial's weights lie now: the sweep's folder may have been moved."""
-    if record.weights_dir is None:
-        return None
-    recorded = Path(record.weights_dir)
-    moved = sweep.ledger.folder.attempt(record.number, record.attempt) / recorded.name
-    return next((folder for folder in (recorded, moved) if folder.is_dir()), None)
-
-
 def _without_weights(sweep: Sweep, record: TrialRecord) -> Fault:
     if record.weights_dir is not None:
         why = f"they are gone from {record.weights_dir}"
@@ -96,7 +87,7 @@ def _without_weights(sweep: Sweep, record: TrialRecord) -> Fault:
 
 
 def _with_weights(sweep: Sweep) -> str:
-    kept = [record.number for record in sweep.trials if _weights(sweep, record)]
+    kept = [record.number for record in sweep.trials if sweep.ledger.weights(record)]
     return f"with weights: {_numbers(kept)}" if kept else "no trial of the sweep has weights"
 
 

@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from analysis.frame import trials_frame
 from analysis.results import Group, Results
 from trainables import metric_keys
+from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialStatus
 
@@ -26,10 +27,11 @@ _NAMES = {
 _FULL_COLOUR = "#d55e00"  # vermilion, told from viridis by every kind of colour vision
 
 
-def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figure:
+def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figure | None:
     """What each trial gained in its domain against what it forgot, and against OOD accuracy.
 
-    LoRA trials are coloured by rank, full fine-tuning and the base are marked.
+    LoRA trials are coloured by rank, full fine-tuning and the base are marked. None where no
+    complete trial measured forgetting or OOD accuracy.
 
     Args:
         trials: as from `load_trials`; complete trials are drawn.
@@ -37,7 +39,9 @@ def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figur
         title: above the figure.
     """
     complete = trials[trials["status"] == TrialStatus.COMPLETE.value]
-    sides = [key for key in (FORGETTING_MEAN, OOD_ACC) if key in complete]
+    sides = [key for key in (FORGETTING_MEAN, OOD_ACC) if key in complete and len(complete)]
+    if not sides:
+        return None
     figure = Figure(figsize=(5.2 * len(sides), 4.2), layout="constrained", dpi=150)
     figure.suptitle(title)
     row = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
@@ -188,6 +192,13 @@ def save_all(results: Results, folder: Path) -> list[Path]:
 
 
 def save(figure: Figure, file: Path) -> None:
-    """Write the figure in the format its name ends in."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(file)
+    """Write the figure in the format its name ends in.
+
+    Raises:
+        UserError: there is no such format, or the file cannot be written.
+    """
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(file)
+    except (OSError, ValueError) as error:
+        raise UserError([Fault("--to", f"cannot be written: {file} ({error})")]) from error

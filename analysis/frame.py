@@ -26,11 +26,6 @@ def load_trials(*sweep_dirs: Location) -> pd.DataFrame:
     return trials_frame(open_sweeps(sweep_dirs))
 
 
-def load_base(sweep_dir: Location) -> dict[str, float]:
-    """The base model's metrics."""
-    return open_sweeps([sweep_dir])[0].base.metrics
-
-
 def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """A row for each trial, indexed by its id, which is unique over sweeps.
 

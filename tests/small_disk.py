@@ -27,10 +27,12 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-def fill(disk: Path) -> Path:
-    """Take every byte that is left; returns the file to delete to have them back."""
+def fill(disk: Path, leave: int = 0) -> Path:
+    """Take every byte but so many; returns the file to delete to have them back."""
     file = disk / "filler"
     with suppress(OSError), file.open("wb", buffering=0) as stream:
         while True:
             stream.write(bytes(4096))
+    with file.open("rb+") as stream:
+        stream.truncate(file.stat().st_size - leave)
     return file

@@ -18,12 +18,11 @@ from tempfile import mkdtemp
 from typing import TypeVar
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
-from trainables.data import TokenizedData, tokenize
+from trainables.data import TokenizedData, read_general_text, tokenize
 from trainables.drift import (
     KlReference,
     general_nll,
     kl_drift,
-    read_general_text,
     sample_reference,
 )
 from trainables.errors import Fault, UserError
@@ -137,12 +136,7 @@ def _load_all(
 
 
 def _general_documents(suite: EvalSuite) -> list[str]:
-    if suite.general_text is None:
-        return []
-    try:
-        return read_general_text(suite.general_text)
-    except (OSError, KeyError, json.JSONDecodeError) as error:
-        raise UserError([Fault("eval.general_text", f"cannot be read: {error}")]) from error
+    return read_general_text(suite.general_text) if suite.general_text else []
 
 
 def _content_key(

@@ -118,6 +118,27 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
     return rows
 
 
+def read_general_text(location: str) -> list[str]:
+    """Documents of a text file (one a line) or of a JSONL file's `text` fields.
+
+    Raises:
+        UserError: it cannot be read, or a line has no text.
+    """
+    field = "eval.general_text"
+    try:
+        file = Path(resolve(location)).expanduser()
+        if file.suffix != ".jsonl":
+            return [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+        rows = _read_jsonl(file, field)
+    except (ModuleNotFoundError, OSError, UnicodeDecodeError) as error:
+        raise UserError([Fault(field, f"cannot be read: {location} ({error})")]) from error
+    for number, row in enumerate(rows, start=1):
+        if "text" not in row:
+            rule = f"each row must have a field `text`, row {number} has none"
+            raise UserError([Fault(field, rule, location=str(file))])
+    return [str(row["text"]) for row in rows]
+
+
 def _read_parquet(file: Path, field: str) -> list[Row]:
     import pyarrow.parquet
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -82,6 +83,12 @@ def is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
+
+
+def full_disk_named_in(error: BaseException) -> str | None:
+    """What `disk_full` said where the error was raised, which may have been another machine."""
+    found = re.search(r"disk full: [^\n]* free of [\d.]+ [GM]iB", str(error))
+    return found[0] if found else None
 
 
 def disk_full(folder: Path) -> str:

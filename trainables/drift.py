@@ -5,7 +5,6 @@ Shapes: N sequences, S positions, V vocabulary, T scored tokens.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,6 @@ from torch.nn.functional import cross_entropy
 
 from trainables.data import IGNORED_LABEL, Sample
 from trainables.evaluation import evaluating
-from trainables.locations import resolve
 from trainables.logits import logits_at
 
 _GENERAL_TEXT_TOKENS = 512
@@ -126,15 +124,6 @@ def _log_probs(
             )
             rows.append(logits_TV.float().log_softmax(-1).cpu())
     return torch.cat(rows)
-
-
-def read_general_text(location: str) -> list[str]:
-    """Documents of a text file (one a line) or of a JSONL file's `text` fields."""
-    file = Path(resolve(location)).expanduser()
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-    if file.suffix == ".jsonl":
-        return [str(json.loads(line)["text"]) for line in lines]
-    return lines
 
 
 def general_nll(model: Any, tokenizer: Any, documents: Sequence[str], batch_size: int) -> float:

@@ -1,4 +1,4 @@
-"""Every error this project raises on purpose, at a glance.
+"""The errors that say what was wrong, at a glance.
 
     SweepError
     ├── UserError            the input is at fault: faults listed, exit code 2, no traceback

@@ -290,6 +290,17 @@ class Ledger:
         except FileNotFoundError:
             return []
 
+    def weights(self, record: TrialRecord) -> Path | None:
+        """A trial's weights on this machine; None where it kept none.
+
+        They are found also where the sweep's folder was moved, or copied out of an object store.
+        """
+        if record.weights_dir is None:
+            return None
+        recorded = Path(record.weights_dir)
+        here = self.folder.attempt(record.number, record.attempt) / recorded.name
+        return next((place for place in (recorded, here) if place.is_dir()), None)
+
     def _numbers(self) -> list[int]:
         """Of the trials that have a folder."""
         names = self.storage.children(self.folder.name(self.folder.trials))

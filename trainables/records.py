@@ -62,7 +62,11 @@ class TrialResult(Frozen):
 
 
 class Outcome(Frozen):
-    """How a trial ended, as the trial itself tells it."""
+    """How a trial ended, as the trial itself tells it.
+
+    RUNNING is that of a trial which will go on: elsewhere, or later; with a reason, not before
+    there is room where it wrote.
+    """
 
     status: TrialStatus
     reason: str | None = None

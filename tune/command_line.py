@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.disk import disk_full, is_disk_full
+from trainables.disk import disk_full, full_disk_named_in, is_disk_full
 from trainables.errors import Fault, UserError
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
@@ -42,7 +42,7 @@ def main(arguments: list[str]) -> int:
         config = load_sweep(options.sweep, _overrides(options))
         from tune.preflight import check_files
 
-        rows = check_files(config)
+        rows = check_files(config, options.output_dir)
         if options.dry_run:
             from tune.dry_run import print_plan
 
@@ -192,7 +192,8 @@ def _cleared_on_fault(
         if not is_disk_full(error):
             raise
         remedy = "make room and run the same command again: it goes on where it stopped"
-        raise UserError([Fault("--output-dir", disk_full(ledger.folder.root), remedy)]) from error
+        rule = full_disk_named_in(error) or disk_full(ledger.folder.root)
+        raise UserError([Fault("--output-dir", rule, remedy)]) from error
 
 
 def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:

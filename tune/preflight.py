@@ -6,17 +6,21 @@ import json
 from pathlib import Path
 
 from trainables.config import Method
-from trainables.data import SOURCES, check_templates, load_rows
+from trainables.data import SOURCES, check_templates, load_rows, read_general_text
 from trainables.errors import Fault, UserError
 from trainables.locations import is_local, resolve
 from trainables.metric_keys import METRICS
 from trainables.records import BaseRecord
+from trainables.storage import Location
 from tune.sweep_config import EVALUATED, SweepConfig
 
+_RELATIVE = (
+    "paths are relative to the sweep file's folder; with ${...} or --set, to where the command runs"
+)
 _ROUNDING = 1e-6  # 1 / 0.1 GPUs are 10 trials, though 1 // 0.1 is 9
 
 
-def check_files(config: SweepConfig) -> int | None:
+def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     """Read the local files a sweep names; returns the number of training rows, if local.
 
     Raises:
@@ -36,8 +40,13 @@ def check_files(config: SweepConfig) -> int | None:
         faults += check_templates(config.data, found, source)
         if source == "path":
             rows = len(found)
-    faults += _missing_paths(config)
+    missing = _missing_paths(config)
+    faults += missing or _unreadable_text(config)
     faults += _deepspeed_faults(config)
+    if config.inspect and isinstance(output_dir, str):
+        rule = f"needs the sweep in a folder, got {output_dir}"
+        remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inside`"
+        faults.append(Fault("inspect", rule, remedy))
     if faults:
         raise UserError(faults)
     return rows
@@ -59,12 +68,18 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
             faults.append(Fault(field, str(error)))
             continue
         if not path.exists():
-            faults.append(
-                Fault(
-                    field, f"no such file or folder: {path}", "paths are relative to the sweep file"
-                )
-            )
+            faults.append(Fault(field, f"no such file or folder: {path}", _RELATIVE))
     return faults
+
+
+def _unreadable_text(config: SweepConfig) -> list[Fault]:
+    if config.eval.general_text is None:
+        return []
+    try:
+        read_general_text(config.eval.general_text)
+    except UserError as error:
+        return error.faults
+    return []
 
 
 def _deepspeed_faults(config: SweepConfig) -> list[Fault]:

@@ -13,7 +13,7 @@ from trainables import metric_keys
 from trainables.ledger import SweepFolder
 from trainables.pareto import Recommendation, numbers_text, pareto_front, recommend
 from trainables.records import TrialRecord, TrialStatus
-from trainables.storage import Location
+from trainables.storage import Location, is_address
 from trainables.wording import (
     ABSENT,
     STATUS,
@@ -225,6 +225,9 @@ def _print_next(console: Console, recommendation: Recommendation | None, hints: 
             if recommendation.trial.config.method == "lora"
             else ("transformers", "AutoModelForCausalLM")
         )
+        if is_address(weights):
+            lines.append(f"copy {weights} to this machine, to a folder weights")
+            weights = "weights"
         lines.append(f"from {package} import {name}; model = {name}.from_pretrained({weights!r})")
     if lines:
         _say(console, "\nNext:", "bold")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -154,6 +156,8 @@ class TuneEvents(Callback):
             self._finish(trial.trial_id, record, outcome)
         elif self._is_stopping:  # it goes on when the command is given again
             self._unfinished[record.number] = self._records.pop(trial.trial_id)
+        elif outcome.reason:  # the next trials would meet the same full disk: this ends the sweep
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), outcome.reason)
         else:  # its node is about to go
             self._interrupt(trial.trial_id)
 

@@ -8,14 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from trainables.drift import (
-    KlReference,
-    general_nll,
-    kl_drift,
-    read_general_text,
-    sample_reference,
-    token_nll,
-)
+from trainables.data import read_general_text
+from trainables.drift import KlReference, general_nll, kl_drift, sample_reference, token_nll
 from trainables.model import load_model
 
 if TYPE_CHECKING:

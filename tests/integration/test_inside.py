@@ -188,7 +188,7 @@ def test_one_batch_or_many_is_the_same(
     trial = ledger.trials()[0]
     monkeypatch.setattr(activations, "_ATTENTION_ELEMENTS", 1)
     prompts = activations.choose_prompts(ledger.base(), ledger.folder.base / "items.jsonl")
-    folder = inspection.find_weights(ledger, trial)
+    folder = ledger.weights(trial)
     assert folder is not None
     drift = activations.activation_drift(trial.config, folder, prompts)
     for one, many in zip(records[0].attention, drift.attention, strict=True):

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import pytest
 from small_disk import small_disk
 
-from trainables.disk import disk_full, is_disk_full, log_stream, whole_folder, write_whole
+from trainables.disk import (
+    disk_full,
+    full_disk_named_in,
+    is_disk_full,
+    log_stream,
+    whole_folder,
+    write_whole,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -102,3 +109,5 @@ def test_message_names_folder_and_free_space(tmp_path: Path) -> None:
     message = disk_full(tmp_path / "not" / "yet")
     assert message.startswith(f"disk full: {tmp_path}/not/yet has ")
     assert "B free of " in message
+    assert full_disk_named_in(OSError(errno.ENOSPC, "No space left", message)) == message
+    assert full_disk_named_in(NO_SPACE) is None

@@ -128,6 +128,10 @@ BAD: dict[str, Any] = {
         ["--set", "eval.general_text=nowhere.txt"],
         "eval.general_text: no such file or folder: ",
     ),
+    "models looked into where they do not lie in a folder": (
+        ["--set", "inspect=true", "--output-dir", "s3://bucket/sweeps"],
+        "inspect: needs the sweep in a folder, got s3://bucket/sweeps; leave it out; copy",
+    ),
     "no such DeepSpeed file": (
         ["--set", "deepspeed.config_file=nowhere.json"],
         "deepspeed.config_file: cannot be read: ",
@@ -152,6 +156,19 @@ def test_bad_input_ends_with_code_2_and_leaves_nothing_behind(
     assert captured.err.startswith(f"error: {message}")
     assert captured.err.count("\n") == 1
     assert not (sweep.parent / "out").exists()
+
+
+def test_general_text_without_texts_is_told_before_anything_runs(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = sweep.parent / "general.jsonl"
+    for content, message in {
+        '{"text": "a"}\n{"words": "b"}\n': "each row must have a field `text`, row 2 has none",
+        '{"text": "a"}\n7\n': "each line must be a JSON object, got a int",
+    }.items():
+        file.write_text(content)
+        assert run(sweep, "--set", f"eval.general_text={file}") == command_line.BAD_INPUT
+        assert f"error: eval.general_text: {message}" in capsys.readouterr().err
 
 
 def test_faults_of_several_files_are_listed_together(

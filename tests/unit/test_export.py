@@ -167,3 +167,13 @@ def test_the_licence_is_read_from_the_models_card_or_its_package(tmp_path: Path)
     assert licence_of(ModelConfig(name=str(tmp_path))) is None
     assert licence_of(ModelConfig(name="package://trainables/embedded/model")) == "apache-2.0"
     assert licence_of(ModelConfig(name="no-such-owner/no-such-model")) is None
+
+
+@pytest.mark.parametrize("command", [["export", "--to", "x"], ["inside"], ["watch"]])
+def test_a_sweep_in_an_object_store_is_to_be_copied_first(
+    command: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([*command, "s3://bucket/sweeps/mine"])
+    assert caught.value.code == 2
+    assert "copy the sweep to this machine first" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from analysis.figures import forgetting_matrix, rank_curves
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables import metric_keys
+from trainables.records import TrialStatus
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +49,13 @@ def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results, c
     assert all(file.stat().st_size > 4000 for file in files)
     assert main(["figure", sweep_dir, "--to", str(tmp_path / "one.svg")]) == 0
     assert (tmp_path / "one.svg").read_text().startswith("<?xml")
+
+
+def test_what_cannot_be_drawn_or_written_is_said(tmp_path, capsys):
+    failed = dict.fromkeys(range(4), TrialStatus.FAILED)
+    bare = SyntheticSweep(trials=4, failures=failed).write(tmp_path / "bare")
+    assert main(["figure", str(bare), "--to", str(tmp_path / "x.png")]) == 2
+    assert "no complete trial with forgetting" in capsys.readouterr().err
+    whole = SyntheticSweep(trials=4).write(tmp_path / "whole")
+    assert main(["figure", str(whole), "--to", str(tmp_path / "x.v2")]) == 2
+    assert "--to: cannot be written" in capsys.readouterr().err

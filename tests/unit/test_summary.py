@@ -349,6 +349,15 @@ def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):
     assert "Peft" not in text
 
 
+def test_weights_in_an_object_store_are_to_be_copied_first(tmp_path):
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="s3://bucket/x/trials/0000/weights")]
+    lines = [line.strip() for line in summary(sweep(), records, tmp_path).splitlines()]
+    copy = lines.index(
+        "copy s3://bucket/x/trials/0000/weights to this machine, to a folder weights"
+    )
+    assert lines[copy + 1].endswith("from_pretrained('weights')")
+
+
 def test_weights_that_were_not_kept_are_not_to_be_loaded(tmp_path):
     text = summary(sweep(), [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
     assert "weights      not kept" in text

@@ -1,4 +1,4 @@
-"""Which lost processes count as a trial's failures."""
+"""Which lost processes count as a trial's failures, and what is not one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from recorded_sweep import trial as recorded
 
+from trainables.disk import is_disk_full
 from trainables.records import Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
@@ -75,3 +76,15 @@ def test_a_trial_that_stops_with_its_node_goes_on_at_once(user_stops: bool) -> N
     attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
     assert [record.failures for record in attempts.heard.records] == ([] if user_stops else [0])
     assert len(attempts.events.running) == 1
+
+
+def test_a_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
+    attempts = Attempts(retries=0)
+    full = Outcome(status=TrialStatus.RUNNING, reason="disk full: /d has 0.0 MiB free of 1.0 MiB")
+    outcome = {OUTCOME: full.model_dump(mode="json")}
+    trial = attempts.start(3)
+    with pytest.raises(OSError, match="disk full: /d") as caught:
+        attempts.events.on_trial_result(0, [], trial, outcome)
+    assert is_disk_full(caught.value)
+    assert [record.last.step for record in attempts.events.running if record.last] == [3]
+    assert attempts.heard.ended == []

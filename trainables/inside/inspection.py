@@ -53,7 +53,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     """
     ledger, folder = Ledger(sweep_dir), InsideFolder(sweep_dir)
     trial = next(record for record in ledger.trials() if record.number == number)
-    weights_dir = find_weights(ledger, trial)
+    weights_dir = ledger.weights(trial)
     if weights_dir is None:
         record = _empty(trial).model_copy(update={"reason": "it kept no weights"})
         folder.write(record)
@@ -74,15 +74,6 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     record = _empty(trial).model_copy(update=seen | {"seconds": time.time() - started})
     folder.write(record)
     return record
-
-
-def find_weights(ledger: Ledger, trial: TrialRecord) -> Path | None:
-    """A trial's weights, also where the sweep's folder was moved; None where it kept none."""
-    if trial.weights_dir is None:
-        return None
-    recorded = Path(trial.weights_dir)
-    here = ledger.folder.attempt(trial.number, trial.attempt) / recorded.name
-    return next((place for place in (recorded, here) if place.is_dir()), None)
 
 
 def matrix_changes(

@@ -16,9 +16,9 @@ from trainables.reporter import StopTrial
 
 def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
     """What an error means for the trial that it ended."""
-    if is_disk_full(error):
+    if is_disk_full(error):  # it goes on where it stopped, once there is room
         reason = disk_full(Path(trial.output_dir))
-        return Outcome(status=TrialStatus.FAILED, reason=reason)
+        return Outcome(status=TrialStatus.RUNNING, reason=reason)
     cause = root_cause(error)
     if isinstance(cause, Diverged):
         return Outcome(status=TrialStatus.DIVERGED, reason=str(cause))
