@@ -11,7 +11,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,8 +20,8 @@ from trainables.config import TrialConfig
 from trainables.locations import node_cache
 from trainables.storage import is_address, open_storage
 
-_CHECKPOINTS = "checkpoints"
-_RESULTS = ("weights", "best", "items")
+CHECKPOINTS, BEST = "checkpoints", "best"
+_RESULTS = ("weights", BEST, "items")
 _MANIFEST = "files.json"
 
 
@@ -48,16 +48,21 @@ def publish_checkpoints(trial: TrialConfig) -> None:
     if trial.published_dir is None:
         return
     storage = open_storage(trial.published_dir)
-    folder = Path(trial.output_dir) / _CHECKPOINTS
+    folder = Path(trial.output_dir) / CHECKPOINTS
     here = {path.name for path in folder.glob("step_*")}
-    there = set(storage.children(_CHECKPOINTS))
-    if there and not here:
-        storage.remove(_CHECKPOINTS)
-        return
+    there = set(storage.children(CHECKPOINTS))
     for name in sorted(here - there):
-        storage.publish(folder / name, f"{_CHECKPOINTS}/{name}", last=_MANIFEST)
+        storage.publish(folder / name, f"{CHECKPOINTS}/{name}", last=_MANIFEST)
     for name in there - here:
-        storage.remove(f"{_CHECKPOINTS}/{name}")
+        storage.remove(f"{CHECKPOINTS}/{name}")
+
+
+def remove_published(addresses: Iterable[str], names: Sequence[str]) -> None:
+    """Delete checkpoints, or the weights of the best evaluation, that attempts have published."""
+    for address in addresses:
+        storage = open_storage(address)
+        for name in names:
+            storage.remove(name)
 
 
 def publish_items(trial: TrialConfig) -> None:
@@ -137,13 +142,13 @@ def _fetch_checkpoint(addresses: tuple[str, ...], folder: Path) -> tuple[str, ..
     published = [
         (name, address)
         for address in addresses
-        for name in open_storage(address).children(_CHECKPOINTS)
+        for name in open_storage(address).children(CHECKPOINTS)
     ]
     with _one_at_a_time(folder):
         for name, address in sorted(published, reverse=True):
-            checkpoint = folder / _CHECKPOINTS / name
+            checkpoint = folder / CHECKPOINTS / name
             if not is_valid(checkpoint):
-                open_storage(address).fetch(f"{_CHECKPOINTS}/{name}", checkpoint)
+                open_storage(address).fetch(f"{CHECKPOINTS}/{name}", checkpoint)
             if is_valid(checkpoint):
                 return (str(folder),)
             shutil.rmtree(checkpoint, ignore_errors=True)

@@ -69,6 +69,9 @@ class BestWeights:
         if self._objective is None or kept is None:
             return None
         folder, best = kept
+        if best.metric != self._objective.metric:  # the sweep was given another objective since
+            remove_best(self._attempts)
+            return None
         value = last.metrics.get(self._objective.metric)
         if value is not None and not self._objective.is_better(best.value, value):
             remove_best(self._attempts)

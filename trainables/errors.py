@@ -14,6 +14,7 @@ All survive pickling, so they cross from a worker to the driver whole.
 
 from __future__ import annotations
 
+import traceback
 from dataclasses import dataclass
 
 
@@ -44,6 +45,18 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else "no message"
+
+
+def told(error: Exception) -> Exception:
+    """The error with its traceback as a note, and without the frames, which hold tensors.
+
+    Pickling loses a traceback, but keeps notes.
+    """
+    error.add_note("".join(traceback.format_exception(error)).rstrip())
+    seen: BaseException | None = error
+    while seen is not None:
+        seen.__traceback__, seen = None, seen.__cause__ or seen.__context__
+    return error
 
 
 class SweepError(Exception):

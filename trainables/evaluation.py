@@ -266,7 +266,7 @@ def _answer_text(task: Any, sample: dict[str, Any]) -> str:
     count = _count_choices(task, sample)
     if count is not None:
         likelihoods = [float(response[0]) for response in sample["filtered_resps"][:count]]
-        # The harness's own choice, without an array for each item.
+        # The harness's own choice where all are numbers, without an array for each item.
         best = max(range(count), key=likelihoods.__getitem__)
         return str(sample["arguments"][best][1]).strip()
     return str(sample["filtered_resps"][0])

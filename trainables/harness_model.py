@@ -136,10 +136,11 @@ class HarnessModel(HFLM):  # type: ignore[misc]
             inputs["attention_mask"] = self._as_mask(visible).repeat(copies, 1, 1, 1)
         starts_M1 = torch.arange(copies, device=device)[:, None] * batch.input_ids_NS.numel()
         positions_MU = starts_M1 + batch.positions_U.to(device)
-        # As HFLM has it, so that a surrounding autocast makes no difference here, either.
+        # As HFLM has it, so that a surrounding autocast makes no difference here, either. One that
+        # a trainer has put into the model itself also widens its output, which costs no digit back.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             logits = logits_at(self.model, positions_MU.flatten(), **inputs)
-        return logits.unflatten(0, (copies, -1))
+        return logits.to(self.model.dtype).unflatten(0, (copies, -1))
 
     def _as_mask(self, visible: torch.Tensor) -> torch.Tensor:
         if self.config.get_text_config()._attn_implementation == "sdpa":
@@ -186,16 +187,16 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         if self.backend != "causal" or not is_greedy:
             return super()._model_generate(context, max_length, stop, **options)
         options = {name: value for name, value in options.items() if name != "temperature"}
-        return self.model.generate(
-            input_ids=context,
-            max_length=max_length,
-            stopping_criteria=StoppingCriteriaList(
-                [_OwnStop(self.tokenizer, stop, context.shape[1])]
-            ),
-            pad_token_id=self.tokenizer.pad_token_id,
-            use_cache=True,
-            **options | {"do_sample": False},
-        )
+        stopping = StoppingCriteriaList([_OwnStop(self.tokenizer, stop, context.shape[1])])
+        with torch.autocast(self.device.type, enabled=False):
+            return self.model.generate(
+                input_ids=context,
+                max_length=max_length,
+                stopping_criteria=stopping,
+                pad_token_id=self.tokenizer.pad_token_id,
+                use_cache=True,
+                **options | {"do_sample": False},
+            )
 
 
 class _OwnStop(StoppingCriteria):  # type: ignore[misc]

@@ -122,7 +122,6 @@ def run_training(
     )
     if first:  # only now: until the weights are written the last checkpoint is all there is
         checkpoint_files.remove_checkpoints(config.attempt_dirs)
-        publish_checkpoints(config)
     return trainer, result
 
 

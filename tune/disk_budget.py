@@ -1,4 +1,4 @@
-"""The listener that keeps a sweep's checkpoints within bounds."""
+"""The listeners that keep a sweep's checkpoints within bounds, on a disk and in an object store."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+from trainables.attempt_folder import BEST, CHECKPOINTS, remove_published
 from trainables.checkpoint_files import (
     best_dir,
     checkpoints,
@@ -112,6 +113,21 @@ class DiskBudget(SweepListener):
         record = record.model_copy(update={"best_weights_dir": None})
         self._records[record.number] = record
         self._ledger.write_trial(record)
+
+
+class PublishedCheckpoints(SweepListener):
+    """Deletes what a trial that ended for good has published and nobody needs.
+
+    An object store does not fill up as a disk does, and each look into it is a request: there is
+    no cap, and what a driver that died has left stays.
+    """
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Delete its checkpoints, and its best weights where it was not trained to the end."""
+        if record.status in _DONE:
+            best = () if record.status is TrialStatus.COMPLETE else (BEST,)
+            addresses = (*record.config.earlier_attempts, record.config.output_dir)
+            remove_published(addresses, (CHECKPOINTS, *best))
 
 
 def _kept(records: Iterable[TrialRecord]) -> list[Path]:

@@ -129,6 +129,9 @@ class HostPool:
         costs = steps * trial.accumulation_steps, process_seconds
         most = max(1, at_once // hosts)
         speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
+        if not speeds:  # trials halve their micro-batches then
+            _LOG.warning("%d hosts of 1 slot: memory runs out at the largest trial's batch", hosts)
+            return 1
         slots = best(speeds, *costs)
         measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
         _LOG.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)

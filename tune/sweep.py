@@ -22,7 +22,7 @@ from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
 from trainables.under_ray.tasks import evaluate_base_remotely, inspect_remotely
 from trainables.under_ray.trial import run_trial
-from tune.disk_budget import DiskBudget
+from tune.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.in_order import InOrder
@@ -142,8 +142,13 @@ class Sweep:
             self._interrupted,
             self._warm,
         )
-        disk_budget = DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
-        everyone = [Recorder(self._ledger), searcher, disk_budget, *listeners]
+        in_store = isinstance(self._ledger.folder.location, str)
+        tidy = (
+            PublishedCheckpoints()
+            if in_store
+            else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
+        )
+        everyone = [Recorder(self._ledger), searcher, tidy, *listeners]
         events = TuneEvents(
             everyone,
             self._config.budget.retries,

@@ -21,7 +21,7 @@ def credentials_of_worker(own: dict[str, str]) -> dict[str, str]:
     for name in NAMES:
         os.environ.pop(name, None)
     os.environ.update(own)
-    credentials._use_credentials.cache_clear()
+    credentials._asked_for.clear()
     credentials.use_credentials()
     return {name: os.environ[name] for name in NAMES if name in os.environ}
 

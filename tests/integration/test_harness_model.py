@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from accelerate.utils import convert_outputs_to_fp32
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
@@ -100,6 +101,17 @@ def test_a_model_that_heeds_no_mask_of_ours_gets_rows_of_their_own(
     theirs = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=4)
     agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
     assert layouts.shares_prefixes is False
+
+
+def test_a_trainer_s_mixed_precision_leaves_no_trace(base_model: Any, tokenizer: Any) -> None:
+    """Accelerate puts an autocast into the model that trains, and widens what it returns."""
+    model = shaken(base_model).to(torch.bfloat16)
+    requests = instances("loglikelihood", PAIRS)
+    expected = HarnessModel(model, tokenizer, 4, Layouts()).loglikelihood(requests)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1).loglikelihood(requests)
+    assert [answer for answer, _ in expected] == pytest.approx([a for a, _ in theirs], rel=0.05)
+    model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
+    assert HarnessModel(model, tokenizer, 4, Layouts()).loglikelihood(requests) == expected
 
 
 def test_each_generated_text_ends_at_its_own_stop(base_model: Any, tokenizer: Any) -> None:

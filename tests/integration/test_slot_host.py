@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
+import weakref
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,8 +14,9 @@ import torch
 from trainables.errors import OutOfMemory
 from trainables.lora import train_lora
 from trainables.reporter import ListReporter, StopTrial
+from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
-from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost
+from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost, _Guest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,16 +102,37 @@ def test_a_trial_that_leaves_frees_its_slot(make_trial: MakeTrial) -> None:
     assert RESULT in asyncio.run(run())[-1]
 
 
+def test_an_error_keeps_its_traceback_on_the_way_to_the_trial(make_trial: MakeTrial) -> None:
+    nowhere = make_trial(data={"path": "nowhere.jsonl"}, base_dir="/nowhere")
+    (events,) = host_trials([nowhere], 1)
+    received = pickle.loads(pickle.dumps(events[-1][ERROR]))  # noqa: S301 - as Ray sends it
+    (note,) = received.__notes__
+    assert note.startswith("Traceback")
+    assert "in _join" in note
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("no more"), RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED")],
+    ids=["torch's", "cuBLAS's"],
+)
 @pytest.mark.parametrize(("rows_that_fit", "ends_well"), [(2, True), (0, False)])
 def test_where_memory_is_short_micro_batches_are_halved(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, rows_that_fit: int, ends_well: bool
+    make_trial: MakeTrial,
+    monkeypatch: pytest.MonkeyPatch,
+    error: RuntimeError,
+    rows_that_fit: int,
+    ends_well: bool,
 ) -> None:
-    """A device that holds so many sequences at a time."""
-    whole_pass = SlotEngine._pass
+    """A device that holds so many sequences at a time; a pass that failed leaves nothing on it."""
+    whole_pass, held = SlotEngine._pass, []
 
     def limited(engine: SlotEngine, slots: Any, parts: Any) -> list[float]:
+        assert not any(activation() for activation in held)
         if sum(slot.adapter.rows for slot in slots) > rows_that_fit:
-            raise torch.OutOfMemoryError("no more")
+            activation = torch.zeros(1)
+            held.append(weakref.ref(activation))
+            raise type(error)(*error.args)
         return whole_pass(engine, slots, parts)
 
     monkeypatch.setattr(SlotEngine, "_pass", limited)
@@ -119,6 +144,61 @@ def test_where_memory_is_short_micro_batches_are_halved(
             assert losses(events)[-10:] == pytest.approx(expected, abs=1e-4)
         else:
             assert isinstance(events[-1][ERROR], OutOfMemory)
+
+
+def test_a_trial_that_finds_no_memory_for_its_slot_waits_for_another_s(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = engine_module.AdapterGroup
+
+    def limited(adapters: Any, dtype: torch.dtype) -> Any:
+        if len(adapters) > 1:
+            raise torch.OutOfMemoryError("no more")
+        return whole(adapters, dtype)
+
+    monkeypatch.setattr(engine_module, "AdapterGroup", limited)
+    trials = [make_trial(trial_id=str(number), seed=number) for number in range(2)]
+    both = host_trials(trials, slots=2)
+    monkeypatch.undo()
+    for trial, events in zip(trials, both, strict=True):
+        expected = losses_alone(make_trial(seed=trial.seed))
+        assert losses(events) == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_only_a_trial_that_somebody_listens_to_starts_again(
+    make_trial: MakeTrial, is_there: bool
+) -> None:
+    host, guest = SlotHost(), _Guest(make_trial())
+    if is_there:
+        host._guests[guest.trial.trial_id] = guest
+    host._take_error(guest, torch.OutOfMemoryError("no more"))
+    assert list(host._waiting) == ([guest] if is_there else [])
+
+
+def test_a_probe_neither_sees_nor_touches_a_trial_of_its_number(make_trial: MakeTrial) -> None:
+    train = {"steps": 12, "report_every": 12}
+    first = make_trial(train=train)
+    host_trials([first], 1, SlotHost(stop_requested=lambda: True))  # leaves a checkpoint
+    before = {file: file.stat().st_mtime_ns for file in Path(first.output_dir).rglob("*")}
+    assert any("checkpoints" in file.parts for file in before)
+    largest = make_trial(train=train, lora={"rank": 16}, output_dir=first.output_dir)
+    speeds = asyncio.run(SlotHost().probe(largest.model_dump(mode="json"), 2, 100, 0.0))
+    assert [speed.slots for speed in speeds] == [1, 2]
+    after = {file: file.stat().st_mtime_ns for file in Path(first.output_dir).rglob("*")}
+    assert after == before
+
+
+def test_a_probe_where_not_even_one_slot_fits_finds_nothing(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(engine: SlotEngine) -> float:
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(SlotEngine, "time_pass", nothing)
+    host = SlotHost()
+    assert asyncio.run(host.probe(make_trial().model_dump(mode="json"), 4, 100, 0.0)) == []
+    assert host._engine.slots == []
 
 
 @pytest.mark.parametrize("report_every", [12, 1])

@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 import pytest
+import ray
 
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
+from trainables.slots.host import STARTED
+from trainables.under_ray.slots import SlotHosts, _join, start_slot_host
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
 
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from trainables.config import TrialConfig
     from trainables.records import Measurement, TrialRecord
     from tune.sweep_config import SweepConfig
 
@@ -159,3 +163,21 @@ def test_what_cannot_be_batched_trains_by_itself_and_says_so(
     )
     assert outcome.records[0].status is TrialStatus.COMPLETE
     assert "DoRA" in caplog.text
+
+
+def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    """A trial's own process may die while its host lives; its next attempt may go to another."""
+    hosts = SlotHosts(tuple(start_slot_host(0.5, 0) for _ in range(2)), slots=2)
+    endless = {"steps": 10_000, "report_every": 10_000}
+    first = make_trial(train=endless).model_dump(mode="json")
+    try:
+        ray.get(hosts.actors[0].join.remote(first, 2))
+        assert ray.get(hosts.actors[0].next_event.remote(first["trial_id"])) == {STARTED: True}
+        second = _join(hosts, make_trial(train=endless))
+        assert second == hosts.actors[1]
+        assert ray.get([actor.load.remote() for actor in hosts.actors]) == [0, 1]
+    finally:
+        for actor in hosts.actors:
+            ray.kill(actor)

@@ -117,13 +117,14 @@ class AdapterGroup:
         self.rank, self.rows = adapters[0].rank, adapters[0].rows
         self._parameters_GP = torch.stack([adapter.flat_P.data for adapter in adapters])
         self._gradients_GP = torch.stack([adapter.flat_P.grad for adapter in adapters])
-        for index, adapter in enumerate(adapters):
-            adapter.move(self._parameters_GP[index], self._gradients_GP[index])
         self._scaling_G11 = self._parameters_GP.new_tensor(
             [adapter.scaling for adapter in adapters]
         ).view(-1, 1, 1)
         self._working_GP = self._parameters_GP.to(dtype)  # the same matrix where that is fp32
         self._views: dict[tuple[str, int, int], Weights] = {}
+        # Last: where memory runs out before, the adapters are left where they were.
+        for index, adapter in enumerate(adapters):
+            adapter.move(self._parameters_GP[index], self._gradients_GP[index])
 
     def refresh(self) -> None:
         """Take over what the optimizers have done to the parameters."""

@@ -14,10 +14,12 @@ from torch.nn.functional import cross_entropy
 
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
 from trainables.data import TokenizedData
+from trainables.errors import told
 from trainables.evaluation import Evaluator
 from trainables.inputs import inputs_of
 from trainables.logits import logits_at
 from trainables.model import shared_base
+from trainables.out_of_memory import is_out_of_memory
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
 from trainables.slots.adapters import (
@@ -87,10 +89,10 @@ class SlotEngine:
         slot = Slot(
             trial, reporter, self._base, self._tokenizer, tokenized, self._targets, self._resolved
         )
-        self._slots[slot.adapter] = slot
         key = _key(slot.adapter)
         members = self._groups[key].adapters if key in self._groups else []
         self._groups[key] = AdapterGroup([*members, slot.adapter], self._dtype)
+        self._slots[slot.adapter] = slot
         try:
             with self._alone(slot):
                 slot.begin()
@@ -119,7 +121,9 @@ class SlotEngine:
             slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
             try:
                 due += self._shared_pass(slots, parts)
-            except torch.OutOfMemoryError as error:
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
                 ended += self._make_room(slots, error)
                 break
         return ended + self._take_steps(due)
@@ -135,8 +139,9 @@ class SlotEngine:
             slot.exclude(seconds - share)
         return due
 
-    def _make_room(self, slots: Sequence[Slot], error: torch.OutOfMemoryError) -> list[Ended]:
+    def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
         """Let half as many slots share a pass from now on; one alone cannot go on."""
+        error = told(error)
         torch.cuda.empty_cache()
         if len(slots) == 1:
             self.leave(slots[0])
@@ -158,10 +163,14 @@ class SlotEngine:
             slot.optimizer.zero_grad()
         return time.perf_counter() - started
 
+    def clear(self) -> None:
+        """Free all slots."""
+        self._slots.clear()
+        self._groups.clear()
+
     def close(self) -> None:
         """Give the base back as it was."""
-        for slot in self.slots:
-            self.leave(slot)
+        self.clear()
         self._base.eval()
         self._base.requires_grad_(True)
 
@@ -198,7 +207,7 @@ class SlotEngine:
                 slot.report()
         except Exception as error:  # one trial's fault is not its neighbours'
             self.leave(slot)
-            return Ended(slot, error=error)
+            return Ended(slot, error=told(error))
         return self._end(slot) if slot.is_trained else None
 
     def _answer_ahead(self, slots: Sequence[Slot]) -> None:
@@ -221,8 +230,10 @@ class SlotEngine:
 
         try:
             evaluator.answer_ahead([slot.model for slot in slots], routed)
-        except torch.OutOfMemoryError:  # each finds its answers by itself
-            torch.cuda.empty_cache()
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            torch.cuda.empty_cache()  # each finds its answers by itself
         seconds = time.perf_counter() - started
         for slot in self.slots:
             share = seconds / len(slots) if slot in slots else 0.0
@@ -253,7 +264,7 @@ class SlotEngine:
         try:
             return Ended(slot, result=slot.finish())
         except Exception as error:
-            return Ended(slot, error=error)
+            return Ended(slot, error=told(error))
 
     @contextmanager
     def _alone(self, slot: Slot) -> Iterator[None]:

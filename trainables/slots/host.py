@@ -12,6 +12,7 @@ is not here, as after the process has died and started anew.
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import traceback
 from collections import deque
@@ -19,6 +20,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from trainables.attempt_folder import (
@@ -28,7 +30,7 @@ from trainables.attempt_folder import (
     published_address,
 )
 from trainables.config import TrialConfig
-from trainables.errors import OutOfMemory, first_line
+from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, told
 from trainables.hang_watch import HangWatch
 from trainables.records import Measurement
 
@@ -38,6 +40,7 @@ RESULT = "result"
 ERROR = "error"
 UNKNOWN = "unknown"
 Event = dict[str, Any]
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
@@ -129,17 +132,22 @@ class SlotHost:
 
         Returns:
             Numbers of slots and the passes per second they made; see `trainables.slots.probe`.
+            Nothing of the probe is left in the trial's folders, and nothing there is looked at.
 
         Raises:
             UserError: the model cannot be loaded.
         """
         from trainables.slots.probe import probe
 
-        config = TrialConfig.model_validate(trial)
-        speeds = await self._in_thread(
-            lambda: probe(self._engine_for(config), config, most, passes, slot_seconds)
-        )
-        return list(speeds)
+        def measure() -> list[Any]:
+            with TemporaryDirectory() as scratch:
+                elsewhere = {"output_dir": scratch, "published_dir": None, "earlier_attempts": ()}
+                config = on_this_node(TrialConfig.model_validate(trial))
+                config = config.model_copy(update=elsewhere)
+                return list(probe(self._engine_for(config), config, most, passes, slot_seconds))
+
+        speeds: list[Any] = await self._in_thread(measure)
+        return speeds
 
     async def join(self, trial: dict[str, Any], slots: int, may_wait: bool = True) -> bool:
         """Take a trial in; an earlier attempt at it, which nobody listens to any more, leaves.
@@ -202,20 +210,27 @@ class SlotHost:
             self._leaving.clear()
             while self._waiting and len(busy) < self._slots:
                 guest = self._waiting.popleft()
-                if await self._admit(guest):
+                if await self._admit(guest, len(busy)):
                     busy[guest.slot] = guest
-            for ended in await self._in_thread(self._step) if busy else []:
-                await self._see_off(busy.pop(ended.slot), ended)
+            if busy:
+                await self._pass(busy)
         self._running = None
 
-    async def _admit(self, guest: _Guest) -> bool:
+    async def _pass(self, busy: dict[Any, _Guest]) -> None:
+        """One pass; what has ended with it is let go of before the next."""
+        for ended in await self._in_thread(self._step):
+            guest = busy.pop(ended.slot)
+            guest.slot = None
+            await self._see_off(guest, ended)
+
+    async def _admit(self, guest: _Guest, busy: int) -> bool:
         """Give a trial a slot, or tell it what is wrong with it."""
         loop = asyncio.get_running_loop()
         mailbox = _Mailbox(guest, loop, self._watch, self._stop_requested)
         try:
             guest.slot = await self._in_thread(lambda: self._join(guest, mailbox))
         except Exception as error:  # a trial's fault never ends its neighbours
-            self._take_error(guest, error)
+            self._take_error(guest, told(error), busy)
             return False
         guest.events.put_nowait({STARTED: True})
         return True
@@ -231,7 +246,7 @@ class SlotHost:
             if error is None:
                 await self._in_thread(lambda: publish_results(guest.trial))
         except OSError as of_storage:
-            error = of_storage
+            error = told(of_storage)
         if error is not None:
             self._take_error(guest, error)
             return
@@ -240,17 +255,31 @@ class SlotHost:
             result = result.model_copy(update={"best_weights_dir": best})
         guest.events.put_nowait({RESULT: result.model_dump()})
 
-    def _take_error(self, guest: _Guest, error: Exception) -> None:
-        """Let a trial go on with smaller batches where those were too large, else end it."""
+    def _take_error(self, guest: _Guest, error: Exception, busy: int = 0) -> None:
+        """Let a trial go on with smaller batches where those were too large, else end it.
+
+        Args:
+            guest: the trial.
+            error: what ended its part in the passes.
+            busy: slots that others held when it found no memory for one of its own.
+        """
         from trainables.out_of_memory import is_out_of_memory, smaller_batches
 
         if not is_out_of_memory(error):
             guest.events.put_nowait({ERROR: error})
-        elif smaller := smaller_batches(guest.trial, error):
-            guest.trial = smaller
-            self._waiting.appendleft(guest)
-        else:  # the trial's own process has no torch to read torch's error with
+            return
+        smaller: TrialConfig | None = guest.trial
+        if busy and not isinstance(error, EvaluationOutOfMemory):
+            self._slots = busy  # it waits until one of them is free
+        else:
+            smaller = smaller_batches(guest.trial, error)
+        if smaller is None:  # the trial's own process has no torch to read torch's error with
             guest.events.put_nowait({ERROR: OutOfMemory(first_line(error))})
+            return
+        _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
+        guest.trial = smaller
+        if self._guests.get(guest.trial.trial_id) is guest:  # somebody listens to it still
+            self._waiting.appendleft(guest)
 
     def _engine_for(self, trial: TrialConfig) -> Any:
         if self._engine is None:

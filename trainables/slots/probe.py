@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from trainables.config import TrialConfig
+from trainables.out_of_memory import is_out_of_memory
 from trainables.reporter import ListReporter
 from trainables.slots.engine import SlotEngine
 from trainables.slots.speed import Speed, best
@@ -32,7 +33,7 @@ def probe(
         slot_seconds: what one more slot costs at once.
 
     Returns:
-        What was measured, in order; `best` chooses.
+        What was measured, in order; `best` chooses. Nothing where not even one slot fits.
     """
     speeds: list[Speed] = []
     try:
@@ -44,12 +45,11 @@ def probe(
             speeds.append(Speed(count, count / _seconds_of_a_pass(engine), _peak_bytes()))
             if len(speeds) > 2 and best(speeds, passes, slot_seconds) <= speeds[-3].slots:
                 break  # twice in a row without a gain
-    except torch.OutOfMemoryError:
-        if not speeds:
+    except Exception as error:
+        if not is_out_of_memory(error):
             raise
     finally:
-        for slot in engine.slots:
-            engine.leave(slot)
+        engine.clear()
     return speeds
 
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from functools import lru_cache
+from contextlib import contextmanager
 from typing import Any
 
 import ray
@@ -21,6 +20,7 @@ _TOGETHER = (
     ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
 )
 _KEEPER = "credentials"  # a name among those of this driver alone
+_asked_for: set[str] = set()  # by job: processes may serve several drivers
 
 
 @contextmanager
@@ -44,16 +44,20 @@ def sharing_credentials() -> Iterator[None]:
 
 def use_credentials() -> None:
     """Put what the driver shares into this process's environment, where it has none of its own."""
-    _use_credentials(ray.get_runtime_context().get_job_id())
-
-
-@lru_cache
-def _use_credentials(job: str) -> None:
-    with suppress(ValueError, ray.exceptions.RayError):  # none are shared, or no more
+    job = ray.get_runtime_context().get_job_id()
+    if job in _asked_for:
+        return
+    shared: dict[str, str] = {}
+    try:
         shared = ray.get(ray.get_actor(_KEEPER).give.remote())
-        for together in _TOGETHER:
-            if not any(name in os.environ for name in together):
-                os.environ.update({name: shared[name] for name in together if name in shared})
+    except ValueError:  # none are shared
+        pass
+    except ray.exceptions.RayError:  # it does not answer now; the next who needs them asks again
+        return
+    _asked_for.add(job)
+    for together in _TOGETHER:
+        if not any(name in os.environ for name in together):
+            os.environ.update({name: shared[name] for name in together if name in shared})
 
 
 @ray.remote(num_cpus=0)

@@ -103,6 +103,9 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
     """
     plain = trial.model_dump(mode="json")
     actors = _by_load(slot_hosts)
+    for actor in actors:  # an earlier attempt, whose process has died, may train there still
+        with suppress(RayActorError):
+            ray.get(actor.leave.remote(trial.trial_id))
     for actor in actors:  # others may have come since it was asked how many it has
         if ray.get(actor.join.remote(plain, slot_hosts.slots, may_wait=False)):
             return actor
