@@ -216,6 +216,8 @@ def _continue_hint(options: argparse.Namespace, config: SweepConfig, interrupted
         command += ["--address", options.address]
     if options.max_gpus is not None:
         command += ["--max-gpus", str(options.max_gpus)]
+    if options.retry_failed and interrupted:
+        command.append("--retry-failed")
     number = config.budget.trials if interrupted else config.budget.trials * 2
     if options.num_trials is not None or not interrupted:
         command += ["--num-trials", str(number)]

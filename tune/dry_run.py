@@ -115,8 +115,11 @@ def _estimate(
 
 
 def _seconds_per_trial(folder: Location) -> float | None:
-    ledger = Ledger(folder)
-    if not ledger.exists():
+    try:
+        ledger = Ledger(folder)
+        if not ledger.exists():
+            return None
+    except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
         return None
     done = [r for r in ledger.trials() if r.status is TrialStatus.COMPLETE and r.ended]
     return sum(r.ended - r.started for r in done if r.ended) / len(done) if done else None

@@ -111,17 +111,18 @@ def import_trials(config: SweepConfig) -> tuple[list[TrialRecord], list[str]]:
                 Fault("warm_start", f"{folder} has another {other}: its results mean other things")
             )
         else:
-            fitting, reasons = _fitting(config, ledger.trials())
-            found += fitting
+            points, reasons = fitting(config, ledger.trials())
+            found += points
             left_out += [f"{count} of {folder}: {why}" for why, count in reasons.items()]
     if faults:
         raise UserError(faults)
     return found, left_out
 
 
-def _fitting(
+def fitting(
     config: SweepConfig, records: Sequence[TrialRecord]
 ) -> tuple[list[TrialRecord], Counter[str]]:
+    """Those of another sweep's trials that are points of this one; how many are not, by reason."""
     found = []
     reasons: Counter[str] = Counter()
     for record in records:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ class OptunaSearcher(Searcher, SweepListener):
         finished: records of earlier runs that count as they are.
         interrupted: records of trials to run again, before any new one is asked for.
         warm: records of other sweeps; the sampler learns from them, no budget counts them.
+        clock: seconds that only grow.
     """
 
     def __init__(
@@ -43,8 +45,10 @@ class OptunaSearcher(Searcher, SweepListener):
         finished: Sequence[TrialRecord] = (),
         interrupted: Sequence[TrialRecord] = (),
         warm: Sequence[TrialRecord] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
+        self._clock, self._began = clock, clock()
         self._config = config
         self._make_trial = make_trial
         self._study = Study(config)
@@ -177,11 +181,16 @@ class OptunaSearcher(Searcher, SweepListener):
         if self._history.searched >= self._config.budget.trials or self._is_out_of_hours():
             return True
         points = grid_size(self._config.search) if self._config.sampler == "grid" else None
-        return points is not None and len(self.study.get_trials(deepcopy=False)) >= points
+        if points is None:
+            return False
+        tried = {frozenset(t.params.items()) for t in self.study.get_trials(deepcopy=False)}
+        return len(tried) >= points
 
     def _is_out_of_hours(self) -> bool:
-        most = self._config.budget.gpu_hours
-        return most is not None and self._history.gpu_hours >= most
+        budget = self._config.budget
+        if budget.hours is not None and self._clock() - self._began >= 3600 * budget.hours:
+            return True
+        return budget.gpu_hours is not None and self._history.gpu_hours >= budget.gpu_hours
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
         """The next trial to repeat, and its new seed; asked for once the search has ended."""

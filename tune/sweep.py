@@ -23,7 +23,7 @@ from trainables.under_ray.stop_request import StopRequest
 from trainables.under_ray.tasks import evaluate_base_remotely, inspect_remotely
 from trainables.under_ray.trial import run_trial
 from tune.disk_budget import DiskBudget, PublishedCheckpoints
-from tune.earlier_trials import check_same_sweep, fitted, import_trials
+from tune.earlier_trials import check_same_sweep, fitted, fitting, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.in_order import InOrder
 from tune.listeners import SweepListener
@@ -103,6 +103,7 @@ class Sweep:
         self._interrupted = [
             self._as_interrupted(record) for record in history if record.status in again
         ]
+        self._warm_is_new = False
         self._warm = self._read_warm_start()
 
     def run(self, listeners: Sequence[SweepListener]) -> SweepOutcome:
@@ -173,11 +174,12 @@ class Sweep:
             for listener in everyone:
                 listener.sweep_ended(records)
         searcher.export(self._ledger.folder.study)
-        if self._config.inspect and not events.running:
+        # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
+        interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
+        if self._config.inspect and not interrupted:
             hosts.close()
             self._look_inside(records)
-        # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
-        return SweepOutcome(sweep, base, records, interrupted=bool(events.running))
+        return SweepOutcome(sweep, base, records, interrupted)
 
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():
@@ -199,7 +201,11 @@ class Sweep:
         """Trials of other sweeps, as they were when this sweep first named them."""
         named = list(self._config.warm_start)
         if self._ledger.exists() and self._ledger.sweep().config.get("warm_start") == named:
-            return fitted(self._config, self._ledger.warm_start())
+            found, reasons = fitting(self._config, self._ledger.warm_start())
+            for reason, count in reasons.items():
+                logger.warning("warm_start: left out %d: %s", count, reason)
+            return found
+        self._warm_is_new = True
         records, left_out = import_trials(self._config)
         for reason in left_out:
             logger.warning("warm_start: left out %s", reason)
@@ -261,7 +267,7 @@ class Sweep:
             config=self._config.model_dump(mode="json"),
             provenance=provenance(),
         )
-        if self._warm or self._ledger.warm_start():
+        if self._warm_is_new and (self._warm or self._ledger.warm_start()):
             self._ledger.write_warm_start(self._warm)
         self._ledger.write_sweep(record)
         return record
@@ -314,7 +320,6 @@ class Sweep:
             left = beside_hosts(config, self._cluster, len(hosts.actors))
         placement = Placement(self._beside_driver, has_slots=in_slots > 0)
         searcher.keep_within(Room(left, placement.holds))
-        hours = config.budget.hours
         return ray_tune.Tuner(
             ray_tune.with_resources(trainable, placement),
             tune_config=ray_tune.TuneConfig(
@@ -322,7 +327,6 @@ class Sweep:
                 scheduler=scheduler or InOrder(),
                 num_samples=-1,  # the searcher says when there are no more
                 max_concurrent_trials=max_concurrent(config, self._cluster, in_slots),
-                time_budget_s=hours * 3600 if hours else None,
                 reuse_actors=True,
                 trial_name_creator=_trial_id,
                 trial_dirname_creator=_trial_id,

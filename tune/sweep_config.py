@@ -27,7 +27,7 @@ class BudgetConfig(Frozen):
 
     Attributes:
         trials: how many in all.
-        hours: wall-clock.
+        hours: wall-clock of one start of the command; checked before each new trial.
         gpu_hours: sum over trials; checked before each new one.
         retries: how often a trial that lost its process is started again, from its newest
             checkpoint, where it has come no further than at the loss before.

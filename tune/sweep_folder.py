@@ -30,7 +30,7 @@ def check_sweep_folder(location: Location) -> bool:
             ledger.check()
         else:
             _check_fresh(ledger.folder, names)
-    except OSError as error:
+    except (OSError, ValueError) as error:  # pyarrow, too, where it knows no such store
         raise _cannot_read(location, error) from error
     return not (location.exists() if isinstance(location, Path) else names)
 
@@ -48,8 +48,8 @@ def _check_writable(folder: Path) -> None:
 
 def _check_fresh(folder: SweepFolder, names: list[str]) -> None:
     """Without a `sweep.json` there is at most what a driver leaves that was killed at once."""
-    early = {folder.log.name, folder.base.name}
-    ours = ("lock.", "sweep.json.")
+    early = {folder.log.name, folder.base.name, folder.warm_start.name, folder.warm_start.stem}
+    ours = ("lock.", "sweep.json.", "seen_by_nodes.")
     foreign = [n for n in names if n not in early and not n.lstrip(".").startswith(ours)]
     if not foreign:
         return
@@ -60,6 +60,6 @@ def _check_fresh(folder: SweepFolder, names: list[str]) -> None:
     )
 
 
-def _cannot_read(location: Location, error: OSError) -> UserError:
+def _cannot_read(location: Location, error: Exception) -> UserError:
     remedy = "see that it exists and that this machine may read it"
     return UserError([Fault("--output-dir", f"cannot read {location}: {error}", remedy)])

@@ -27,6 +27,9 @@ class TuneEvents(Callback):
             at the same place probably is; Ray often cannot tell which it was.
         interrupted: records of trials that earlier runs of the command left unfinished.
         stopped: how a trial ended that the scheduler stopped, by Tune's trial id.
+
+    Attributes:
+        is_stopping: whether the user asked to stop.
     """
 
     def __init__(
@@ -43,7 +46,7 @@ class TuneEvents(Callback):
         self._records: dict[str, TrialRecord] = {}
         self._started: set[str] = set()
         self._last_step_at_loss: dict[int, int] = {}
-        self._is_stopping = False
+        self.is_stopping = False
 
     def __getstate__(self) -> dict[str, Any]:
         """Nothing: Tune pickles its callbacks for a restore that is never asked for."""
@@ -57,7 +60,7 @@ class TuneEvents(Callback):
 
     def sweep_stopping(self) -> None:
         """The user asked to stop; called from a thread of its own."""
-        self._is_stopping = True
+        self.is_stopping = True
         for listener in self._listeners:
             listener.sweep_stopping()
 
@@ -154,7 +157,7 @@ class TuneEvents(Callback):
             return
         if outcome.status is not TrialStatus.RUNNING:
             self._finish(trial.trial_id, record, outcome)
-        elif self._is_stopping:  # it goes on when the command is given again
+        elif self.is_stopping:  # it goes on when the command is given again
             self._unfinished[record.number] = self._records.pop(trial.trial_id)
         elif outcome.reason:  # the next trials would meet the same full disk: this ends the sweep
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), outcome.reason)

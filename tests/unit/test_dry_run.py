@@ -190,3 +190,10 @@ def test_arguments_that_are_not_known_end_with_code_2(capsys: pytest.CaptureFixt
         command_line.main(["--dryrun-please"])
     assert caught.value.code == command_line.BAD_INPUT
     assert "--dryrun-please" in capsys.readouterr().err
+
+
+def test_the_line_that_goes_on_tries_again_what_this_one_did(sweep: Path) -> None:
+    options = command_line._parser().parse_args(["mine.yaml", "--retry-failed"])
+    config = load_sweep(str(sweep), [])
+    assert "--retry-failed" in command_line._continue_hint(options, config, interrupted=True)
+    assert "--retry-failed" not in command_line._continue_hint(options, config, interrupted=False)

@@ -224,6 +224,12 @@ def test_a_grid_gives_each_point_once_and_ends() -> None:
     assert len({str(sorted(record.params.items())) for record in records}) == 11
 
 
+def test_a_grid_is_run_to_its_end_where_points_are_known_twice() -> None:
+    config = sweep("grid", trials=100, search=GRID)
+    known = run(searcher_of(config))[:3]
+    assert len(run(searcher_of(config, warm=[*known, *known]))) == 11 - 3
+
+
 def test_a_grid_gives_each_point_once_to_trials_side_by_side() -> None:
     searcher = searcher_of(sweep("grid", trials=100, search=GRID))
     records = [ask(searcher) for _ in range(11)]
@@ -256,6 +262,17 @@ def test_the_search_ends_with_its_gpu_hours() -> None:
     assert len(records) == 5
     assert run(searcher_of(config, records)) == []
     assert len(run(searcher_of(config, records[:3]), always(TrialStatus.FAILED))) == 47
+
+
+def test_the_search_ends_with_its_hours_and_lets_trials_end() -> None:
+    searcher = searcher_of(sweep(budget={"trials": 50, "hours": 2}))
+    searcher._clock = lambda: searcher._began + 7199
+    record = ask(searcher)
+    searcher._clock = lambda: searcher._began + 7200
+    assert searcher.suggest("any") is None  # it may have to be run again
+    searcher.trial_ended(ended(record, *judge(record.config)))
+    assert searcher.suggest("any") == Searcher.FINISHED
+    assert searcher.is_done
 
 
 def test_no_trial_is_left_running() -> None:

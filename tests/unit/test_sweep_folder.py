@@ -100,7 +100,19 @@ def test_a_folder_that_is_not_there_is_new(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("names", [[], ["sweep.log", "base", "lock.json", ".lock.json.12-ab"]])
+def test_a_store_that_nobody_knows_is_told() -> None:
+    with pytest.raises(UserError, match="cannot read s3a://bucket/x"):
+        check_sweep_folder("s3a://bucket/x")
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["sweep.log", "base", "lock.json", ".lock.json.12-ab"],
+        [".seen_by_nodes.12ab.cd", "warm_start.jsonl"],
+    ],
+)
 def test_what_a_driver_leaves_that_was_killed_at_once_is_accepted(
     tmp_path: Path, names: list[str]
 ) -> None:
