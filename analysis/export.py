@@ -39,6 +39,7 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
         UserError: there is no such sweep or trial, it has no weights, nothing can be merged, or
             the target cannot be written to.
     """
+    to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
     recommendation = recommend(sweep.goals, sweep.trials)
     record = _choose(sweep, recommendation, number)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
-from analysis.stats.significance import mcnemar
+from analysis.stats.significance import mcnemar_over_tasks
 from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
@@ -38,7 +38,7 @@ class Comparison:
 
     Attributes:
         difference: first minus second accuracy, mean over tasks.
-        p_value: of McNemar's exact test over all items.
+        p_value: of McNemar's test of that difference, in which each task counts the same.
         differing: items that one of the two alone got right.
     """
 
@@ -183,10 +183,17 @@ class Results:
         pairs = self._scores_on(first, second, tasks)
         if not pairs:
             return None
-        gained = sum(int(((one > 0.5) & (other <= 0.5)).sum()) for one, other in pairs)
-        lost = sum(int(((one <= 0.5) & (other > 0.5)).sum()) for one, other in pairs)
+        counts = [
+            (
+                int(((one <= 0.5) & (other > 0.5)).sum()),
+                int(((one > 0.5) & (other <= 0.5)).sum()),
+                len(one),
+            )
+            for one, other in pairs
+        ]
         difference = bootstrap_mean([one - other for one, other in pairs], bounds=(-1, 1))
-        return Comparison(difference, mcnemar(lost, gained), lost + gained)
+        differing = sum(lost + gained for lost, gained, _ in counts)
+        return Comparison(difference, mcnemar_over_tasks(counts), differing)
 
     def differences(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]

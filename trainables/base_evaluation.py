@@ -38,7 +38,7 @@ _RECORD = "base.json"
 _ITEMS = "items.jsonl"
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when the numbers of an old cache entry would no longer be made by this code.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 T = TypeVar("T")
 
 
@@ -89,7 +89,8 @@ def evaluate_base(
         return folder
     base, _ = shared_base(model)
     evaluation = evaluator.evaluate(base)
-    reference = _sample(base, tokenizer, tokenized.prompts, suite, seed)
+    special = not data.chat_template
+    reference = _sample(base, tokenizer, tokenized.prompts, suite, seed, special)
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
@@ -164,7 +165,12 @@ def _content_key(
 
 
 def _sample(
-    base: object, tokenizer: object, prompts: Sequence[str], suite: EvalSuite, seed: int
+    base: object,
+    tokenizer: object,
+    prompts: Sequence[str],
+    suite: EvalSuite,
+    seed: int,
+    special: bool,
 ) -> KlReference | None:
     if suite.kl_prompts == 0:
         return None
@@ -175,6 +181,7 @@ def _sample(
         suite.kl_tokens,
         suite.batch_size,
         seed,
+        special,
     )
 
 

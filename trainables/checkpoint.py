@@ -68,8 +68,9 @@ class Snapshot:
 
 
 def take(model: Any, optimizer: Any, progress: Progress, world_size: int) -> Snapshot:
-    """Copy a training's state; every worker calls it, and each has all of it then."""
-    tensors = _read_training_state(model, optimizer)
+    """Copy a training's state; every worker calls it, and the first has the tensors then."""
+    is_first = world_size == 1 or torch.distributed.get_rank() == 0
+    tensors = _read_training_state(model, optimizer, is_first)
     random_states = [_random_state()] * world_size
     if world_size > 1:
         torch.distributed.all_gather_object(random_states, random_states[0])
@@ -152,16 +153,21 @@ def _random_state() -> dict[str, torch.Tensor]:
     return state
 
 
-def _read_training_state(model: Any, optimizer: Any) -> dict[str, torch.Tensor]:
-    """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in."""
+def _read_training_state(model: Any, optimizer: Any, keep: bool) -> dict[str, torch.Tensor]:
+    """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in.
+
+    Args:
+        model: as it is trained.
+        optimizer: its, with all wrappers.
+        keep: whether this worker is to have them: of each there are 12 bytes a parameter.
+    """
     tensors: dict[str, torch.Tensor] = {}
     _link_moments(optimizer)
     for name, parameter in _trained(model):
-        tensors[f"parameter/{name}"] = _get(parameter, None, optimizer)
-        for moment in _MOMENTS:
-            value = _get(parameter, moment, optimizer)
-            if value is not None:
-                tensors[f"{moment}/{name}"] = value
+        for kind in (None, *_MOMENTS):
+            value = _get(parameter, kind, optimizer)
+            if keep and value is not None:
+                tensors[f"{kind or 'parameter'}/{name}"] = _on_cpu(value)
     states = _base_optimizer(optimizer).state.values()
     counts = [float(state["step"]) for state in states if "step" in state]
     tensors["steps"] = torch.tensor(max(counts, default=0.0))
@@ -204,12 +210,28 @@ def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
             else safe_get_full_optimizer_state(parameter, moment)
         )
     elif moment is None:
-        value = parameter.data
+        value = _master(parameter, optimizer).data
     else:
-        value = _base_optimizer(optimizer).state.get(parameter, {}).get(moment)
-    if value is None:
-        return None
-    return value.detach().to("cpu", torch.float32).clone(memory_format=torch.contiguous_format)
+        value = _base_optimizer(optimizer).state.get(_master(parameter, optimizer), {}).get(moment)
+    return value
+
+
+def _on_cpu(value: torch.Tensor) -> torch.Tensor:
+    copied = value.detach().to("cpu", torch.float32)
+    return copied.clone(memory_format=torch.contiguous_format)
+
+
+def _master(parameter: Any, optimizer: Any) -> Any:
+    """What the optimizer updates: in 16 bit at stage 0, DeepSpeed's fp32 copy of the parameter."""
+    for wrapper in _unwrapped(optimizer)[:-1]:
+        groups = zip(
+            getattr(wrapper, "fp16_groups", ()), getattr(wrapper, "fp32_groups", ()), strict=False
+        )
+        for working, masters in groups:
+            for ours, master in zip(working, masters, strict=True):
+                if ours is parameter:
+                    return master
+    return parameter
 
 
 def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:
@@ -222,15 +244,16 @@ def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any
         safe_set_full_fp32_param(parameter, value)
         _set_working_copy(parameter, value)
         return
-    value = value.to(parameter.device)
+    value, master = value.to(parameter.device), _master(parameter, optimizer)
     if moment is None:
+        master.data.copy_(value)
         parameter.data.copy_(value)
         return
-    state = _base_optimizer(optimizer).state[parameter]
+    state = _base_optimizer(optimizer).state[master]
     if moment in state:
         state[moment].copy_(value)
     else:
-        state[moment] = value.to(parameter.dtype)
+        state[moment] = value.to(master.dtype)
     state.setdefault("step", torch.tensor(0.0))
 
 

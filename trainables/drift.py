@@ -57,14 +57,24 @@ class KlReference:
 
 
 def sample_reference(
-    model: Any, tokenizer: Any, prompts: Sequence[str], tokens: int, batch_size: int, seed: int
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    tokens: int,
+    batch_size: int,
+    seed: int,
+    special: bool = True,
 ) -> KlReference:
-    """Let the base continue each prompt by up to `tokens` tokens at temperature 1."""
+    """Let the base continue each prompt by up to `tokens` tokens at temperature 1.
+
+    The tokenizer adds its special tokens, unless a chat template has written them (`special`).
+    """
     sequences: list[tuple[list[int], int]] = []
     with evaluating(model):
         torch.manual_seed(seed)
         for prompt in prompts:
-            prompt_ids = tokenizer(prompt, return_tensors="pt")["input_ids"].to(model.device)
+            encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=special)
+            prompt_ids = encoded["input_ids"].to(model.device)
             sampled = model.generate(
                 input_ids=prompt_ids,
                 attention_mask=torch.ones_like(prompt_ids),
@@ -72,6 +82,7 @@ def sample_reference(
                 temperature=1.0,
                 top_k=0,
                 top_p=1.0,
+                repetition_penalty=1.0,
                 max_new_tokens=tokens,
                 pad_token_id=tokenizer.pad_token_id,
             )

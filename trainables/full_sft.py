@@ -59,7 +59,11 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
     """
     deepspeed = config.deepspeed or DeepSpeedConfig()
     if deepspeed.config_file:
-        return dict(json.loads(Path(deepspeed.config_file).read_text()))
+        own: dict[str, Any] = json.loads(Path(deepspeed.config_file).read_text())
+        zero_of_own = own.get("zero_optimization", {})
+        if zero_of_own.get("stage") == 3:  # else no weights could be saved
+            zero_of_own["stage3_gather_16bit_weights_on_model_save"] = True
+        return own
     zero: dict[str, Any] = {"stage": deepspeed.zero_stage}
     if deepspeed.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}

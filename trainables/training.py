@@ -48,7 +48,6 @@ def sft_config(
         gradient_checkpointing=train.gradient_checkpointing,
         gradient_checkpointing_kwargs={"use_reentrant": False},
         bf16=config.model.dtype == "bfloat16",
-        fp16=config.model.dtype == "float16",
         use_cpu=not torch.cuda.is_available(),
         seed=config.seed,
         train_sampling_strategy="sequential",  # `training_order` has shuffled already

@@ -236,3 +236,18 @@ def test_the_buckets_of_a_sharded_trial_do_not_stay_either(
     before = virtual_bytes()
     run(make_trial("full", deepspeed={"zero_stage": 3}))
     assert virtual_bytes() - before < 1e9
+
+
+def test_weights_can_be_saved_whatever_the_user_s_own_settings(
+    make_trial: MakeTrial, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.json"
+    file.write_text('{"zero_optimization": {"stage": 3, "overlap_comm": false}}')
+    settings = full_sft.deepspeed_settings(
+        make_trial(method="full", deepspeed={"config_file": str(file)})
+    )
+    assert settings["zero_optimization"] == {
+        "stage": 3,
+        "overlap_comm": False,
+        "stage3_gather_16bit_weights_on_model_save": True,
+    }

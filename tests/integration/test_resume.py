@@ -31,6 +31,11 @@ _KILLED_AT = 11
 KINDS: dict[str, dict[str, Any]] = {
     "lora with dropout": {"method": "lora", "lora": {"dropout": 0.2}},
     "full, stage 0": {"method": "full", "deepspeed": {"zero_stage": 0}},
+    "full, stage 0, bfloat16": {
+        "method": "full",
+        "model": {"dtype": "bfloat16"},
+        "deepspeed": {"zero_stage": 0},
+    },
     "full, stage 2": {"method": "full", "deepspeed": {"zero_stage": 2}},
     "full, stage 3": {"method": "full", "deepspeed": {"zero_stage": 3}},
 }

@@ -177,3 +177,12 @@ def test_a_sweep_in_an_object_store_is_to_be_copied_first(
         main([*command, "s3://bucket/sweeps/mine"])
     assert caught.value.code == 2
     assert "copy the sweep to this machine first" in capsys.readouterr().err
+
+
+def test_an_empty_folder_one_is_in_will_do(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert main(["export", str(sweep), "--to", "."]) == 0
+    assert (tmp_path / "here" / "model.safetensors").exists()

@@ -53,7 +53,6 @@ def test_plain_lora_can_have_a_slot() -> None:
         ({"method": "full", "lora": None}, "full"),
         ({"lora": LoraConfig(rank=4, alpha=8, dora=True)}, "DoRA"),
         ({"workers": 2}, "workers"),
-        ({"model": config().model.model_copy(update={"dtype": "float16"})}, "float16"),
         (
             {"train": config().train.model_copy(update={"gradient_checkpointing": True})},
             "checkpointing",

@@ -18,7 +18,7 @@ from synthetic_sweep import SyntheticSweep
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.stats.intervals import bootstrap_mean, over_seeds, upper_bound
-from analysis.stats.significance import holm, mcnemar
+from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks
 from analysis.stats.trends import jonckheere, spearman
 from trainables.ledger import Ledger
 from trainables.metric_keys import IN_DOMAIN_ACC
@@ -186,3 +186,24 @@ def test_importance_finds_what_matters_and_says_nothing_of_few_trials(tmp_path):
     assert sum(found.values()) == pytest.approx(1)
     assert importances(invented, IN_DOMAIN_ACC) == found
     assert importances(invented[: FEWEST_TRIALS - 1], IN_DOMAIN_ACC) == {}
+
+
+def test_a_difference_over_tasks_is_tested_as_it_is_stated() -> None:
+    """The small task gains, the large one loses more items: the mean over tasks gains."""
+    small, large = (0, 10, 100), (300, 200, 10_000)
+    opposed = mcnemar_over_tasks([small, large])
+    assert mcnemar(300, 210) < 0.001
+    assert 0.001 < opposed < 0.01
+    assert mcnemar_over_tasks([large, small]) == pytest.approx(opposed, rel=0.2)
+    assert mcnemar_over_tasks([(3, 9, 50), (1, 4, 50)]) == mcnemar(4, 13)
+
+
+def test_a_difference_over_tasks_by_brute_force() -> None:
+    counts = [(1, 4, 10), (2, 1, 25)]
+    outcomes = [
+        abs(sum(first) / 10 + sum(second) / 25) >= abs(3 / 10 - 1 / 25) - 1e-9
+        for first in itertools.product((-1, 1), repeat=5)
+        for second in itertools.product((-1, 1), repeat=3)
+    ]
+    exact = sum(outcomes) / len(outcomes)
+    assert mcnemar_over_tasks(counts) == pytest.approx(exact, abs=0.01)

@@ -13,8 +13,6 @@ def reason_against(trial: TrialConfig) -> str | None:
         return "DoRA's norms are not batched"
     if trial.workers > 1:
         return "resources.lora.workers is above 1"
-    if trial.model.dtype == "float16":
-        return "float16 needs a loss scale of each trial's own"
     if trial.train.gradient_checkpointing:
         return "train.gradient_checkpointing recomputes layers one trial at a time"
     return None

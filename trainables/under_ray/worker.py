@@ -62,6 +62,8 @@ class Worker:
         os.environ |= environment  # before CUDA is asked for its devices
         import torch
 
+        if torch.cuda.is_available():  # each sees all GPUs that the group has on the node
+            torch.cuda.set_device(int(environment["LOCAL_RANK"]))
         rank, workers = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         if rank > 0:
             address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
