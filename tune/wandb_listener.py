@@ -22,7 +22,7 @@ from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord
 from trainables.storage import Location
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
-from tune.wandb_parts import is_empty, make_durable, parts_of, set_aside, steps_in
+from tune.wandb_parts import is_empty, make_durable, mend, parts_of, set_aside, steps_in
 
 logger = logging.getLogger(__name__)
 
@@ -169,6 +169,8 @@ class WandbListener(SweepListener):
         if self._mode() == "disabled":
             return None
         earlier = parts_of(self._folder, run_id)
+        for part in earlier:
+            mend(part)
         newest_step = max((step for part in earlier for step in steps_in(part)), default=-1)
         run = self._runs[run_id] = self._connect(run_id, name, job_type, config)
         is_online = self._mode() == "online"

@@ -1,20 +1,30 @@
 """The files that W&B keeps of a run: each start of the command leaves one more part of it.
 
 W&B's own reader reads them, the one that `wandb sync` uses, so what counts as logged here is what
-will be uploaded: of a part whose driver was killed that is what had been flushed.
+will be uploaded: of a part whose driver was killed that is what had been flushed. Only its torn end
+is cut off here, since `wandb sync` uploads no part of a run that follows a torn one.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
+import zlib
 from pathlib import Path
 from typing import Any
 
 from wandb.util import get_core_path
 
 _READER_SECONDS = 60
+
+# LevelDB's log format, with a header of W&B's own before it: blocks, in which a record is one chunk
+# (FULL) or several (FIRST, MIDDLE, LAST), each behind its checksum, length and kind.
+_FILE_HEADER_BYTES = 7
+_BLOCK_BYTES = 32 * 1024
+_CHUNK_HEADER = struct.Struct("<IHB")
+_FULL, _LAST = 1, 4
 
 
 def parts_of(folder: Path, run_id: str) -> list[Path]:
@@ -23,12 +33,20 @@ def parts_of(folder: Path, run_id: str) -> list[Path]:
 
 
 def steps_in(part: Path) -> list[int]:
-    """The steps that a part holds, in its order; a torn end is left out.
+    """The steps that a part holds, in its order.
 
     Raises:
         subprocess.SubprocessError: W&B's reader fails.
     """
     return [int(r["history"]["item"]["_step"]) for r in _records(part) if r["type"] == "history"]
+
+
+def mend(part: Path) -> None:
+    """Cut off what a killed driver or a power cut left behind a part's last whole record."""
+    content = part.read_bytes()
+    whole = _end_of_whole_records(content)
+    if whole < len(content):
+        os.truncate(part, whole)
 
 
 def is_empty(part: Path) -> bool:
@@ -48,6 +66,24 @@ def make_durable(part: Path) -> None:
     """See that a part is on the disk, which W&B leaves to the system."""
     with part.open("rb") as stream:
         os.fsync(stream.fileno())
+
+
+def _end_of_whole_records(content: bytes) -> int:
+    position = end = min(_FILE_HEADER_BYTES, len(content))
+    while True:
+        room = _BLOCK_BYTES - position % _BLOCK_BYTES
+        if room < _CHUNK_HEADER.size:  # the rest of a block, too short for a chunk
+            position += room
+        body = position + _CHUNK_HEADER.size
+        if body > len(content):
+            return end
+        checksum, length, kind = _CHUNK_HEADER.unpack_from(content, position)
+        position = body + length
+        # The checksum covers the kind, which stands before the body.
+        if position > len(content) or zlib.crc32(content[body - 1 : position]) != checksum:
+            return end
+        if kind in (_FULL, _LAST):
+            end = position
 
 
 def _records(part: Path) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from wandb_driver import REASONS, STEPS, SWEEP_ID, TRIALS, base
 from wandb_server import WandbServer, wandb_server
 
 from trainables.ledger import Ledger
-from tune.wandb_parts import parts_of, steps_in
+from tune.wandb_parts import mend, parts_of, steps_in
 
 DRIVER = Path(__file__).with_name("wandb_driver.py")
 ROOT = DRIVER.parents[2]
@@ -141,6 +141,28 @@ def test_offline_parts_of_killed_drivers_join_to_whole_runs(
         check(server, folder)
         sync(hint, server, environment)  # and typed again it changes nothing
         check(server, folder)
+
+
+@pytest.mark.parametrize("tail", [b"", b"\0" * 3000], ids=["cut", "zeros"])
+def test_a_torn_part_is_cut_to_its_whole_records(
+    tmp_path: Path, environment: dict[str, str], tail: bytes
+) -> None:
+    drive(tmp_path, "offline", 0, environment)
+    part = parts_of(tmp_path, f"{SWEEP_ID}-0000")[-1]
+    whole = part.read_bytes()
+    mend(part)
+    assert part.read_bytes() == whole
+    # Places within a step's record, whose steps before it are to stay.
+    for kept in range(len(whole) // 2, len(whole), 331):
+        part.write_bytes(whole[:kept] + tail)
+        mend(part)
+        mended = part.read_bytes()
+        assert len(mended) <= kept and whole.startswith(mended)
+        steps = steps_in(part)
+        assert steps == list(STEPS)[: len(steps)]
+        for longer in range(len(mended) + 1, kept + 1, 40):  # and no less than it could keep
+            part.write_bytes(whole[:longer])
+            assert steps_in(part) == steps
 
 
 def test_a_part_cut_before_its_first_record_holds_up_no_upload(
