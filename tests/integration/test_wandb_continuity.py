@@ -157,7 +157,8 @@ def test_a_torn_part_is_cut_to_its_whole_records(
         part.write_bytes(whole[:kept] + tail)
         mend(part)
         mended = part.read_bytes()
-        assert len(mended) <= kept and whole.startswith(mended)
+        assert len(mended) <= kept
+        assert whole.startswith(mended)
         steps = steps_in(part)
         assert steps == list(STEPS)[: len(steps)]
         for longer in range(len(mended) + 1, kept + 1, 40):  # and no less than it could keep
