@@ -106,6 +106,16 @@ def largest_cluster(now: Mapping[str, float], reports: Sequence[NodeReport]) -> 
     return largest
 
 
+def nodes_up() -> list[dict[str, float]]:
+    """Resources of each node that is up."""
+    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+
+
+def worker_types(reports: Sequence[NodeReport]) -> list[dict[str, float]]:
+    """Resources of a node of each type that the cluster's autoscaler may start."""
+    return [resources for report in reports for resources in report.worker_types]
+
+
 def smallest_gpu(reports: Sequence[NodeReport]) -> int | None:
     """Bytes of the smallest GPU of any node; None where there is none."""
     return min((report.gpu_bytes for report in reports if report.gpu_bytes), default=None)

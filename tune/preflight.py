@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainables.config import Method
@@ -109,43 +111,95 @@ def within_limit(config: SweepConfig, cluster: dict[str, float]) -> dict[str, fl
     return cluster if limit is None else cluster | {"GPU": min(cluster.get("GPU", 0.0), limit)}
 
 
-def check_resources(config: SweepConfig, cluster: dict[str, float]) -> None:
-    """See whether one trial of each method fits the cluster.
+def check_resources(
+    config: SweepConfig,
+    cluster: dict[str, float],
+    nodes: Sequence[Mapping[str, float]],
+    startable: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """See whether one trial of each method fits the cluster, and each of its workers a node.
+
+    Args:
+        config: the sweep.
+        cluster: the resources that it may hold, by kind.
+        nodes: those of each node that is up.
+        startable: those of a node of each type that the autoscaler may start.
 
     Raises:
         UserError: a method asks for more than there is.
     """
-    faults = []
-    limit = config.resources.max_gpus
+    faults: list[Fault] = []
     for method in config.search.methods:
-        resources = config.resources.of(method)
-        needs = {
-            "GPU": ("gpus_per_worker", gpus_per_worker(config, method, cluster)),
-            "CPU": ("cpus_per_worker", resources.cpus_per_worker),
-        }
-        for kind, (field, each) in needs.items():
-            total, available = each * resources.workers, cluster.get(kind, 0)
-            if total <= available:
-                continue
-            asks = f"a trial asks for {total:g} {kind}s ({resources.workers} x {each:g})"
-            if kind == "GPU" and available == limit:
-                rule, remedy = f"{asks}, the sweep may hold {limit}", "raise resources.max_gpus"
-            else:
-                rule, remedy = f"{asks}, the cluster has {available:g}", "lower it or add nodes"
-            faults.append(Fault(f"resources.{method}.{field}", rule, remedy))
+        found = list(_faults_of_sums(config, method, cluster))
+        faults += found or _faults_of_nodes(config, method, cluster, nodes, startable)
     if faults:
         raise UserError(faults)
 
 
+def _faults_of_sums(
+    config: SweepConfig, method: Method, cluster: dict[str, float]
+) -> Iterator[Fault]:
+    resources, limit = config.resources.of(method), config.resources.max_gpus
+    for kind, each in _of_worker(config, method, cluster).items():
+        total, available = each * resources.workers, cluster.get(kind, 0)
+        if total <= available:
+            continue
+        asks = f"a trial asks for {total:g} {kind}s ({resources.workers} x {each:g})"
+        if kind == "GPU" and available == limit:
+            rule, remedy = f"{asks}, the sweep may hold {limit}", "raise resources.max_gpus"
+        else:
+            rule, remedy = f"{asks}, the cluster has {available:g}", "lower it or add nodes"
+        yield Fault(f"resources.{method}.{kind.lower()}s_per_worker", rule, remedy)
+
+
+def _faults_of_nodes(
+    config: SweepConfig,
+    method: Method,
+    cluster: dict[str, float],
+    nodes: Sequence[Mapping[str, float]],
+    startable: Sequence[Mapping[str, float]],
+) -> list[Fault]:
+    """A worker is never divided among nodes: a trial that only fits their sum would wait forever.
+
+    Of the nodes that an autoscaler may start there is no count by type that would hold, as all
+    types share one bound: one that has room for a worker counts for all of them.
+    """
+    worker, workers = _of_worker(config, method, cluster), config.resources.of(method).workers
+    if any(_times(worker, node) for node in startable):
+        return []
+    room = sum(_times(worker, node) for node in nodes)
+    if room >= workers:
+        return []
+    shapes = Counter(_wording({kind: node.get(kind, 0.0) for kind in worker}) for node in nodes)
+    has = ", ".join(f"{count} of {shape}" for shape, count in shapes.items())
+    asks = f"a trial asks for {workers} workers of {_wording(worker)} each"
+    rule = f"{asks}, the nodes have room for {room} ({has})"
+    remedy = "a worker stays within one node: lower what it asks for, or add nodes with more"
+    return [Fault(f"resources.{method}", rule, remedy)]
+
+
+def _of_worker(config: SweepConfig, method: Method, cluster: dict[str, float]) -> dict[str, float]:
+    return {
+        "GPU": gpus_per_worker(config, method, cluster),
+        "CPU": config.resources.of(method).cpus_per_worker,
+    }
+
+
+def _wording(amounts: Mapping[str, float]) -> str:
+    return " and ".join(f"{amount:g} {kind}s" for kind, amount in amounts.items())
+
+
+def _times(worker: Mapping[str, float], room: Mapping[str, float]) -> int:
+    """How many workers have room in it."""
+    return min(
+        int(room.get(kind, 0) / amount + _ROUNDING) for kind, amount in worker.items() if amount
+    )
+
+
 def trials_that_fit(config: SweepConfig, method: Method, cluster: dict[str, float]) -> int:
     """Trials of one method side by side."""
-    resources = config.resources.of(method)
-    each = {"GPU": gpus_per_worker(config, method, cluster), "CPU": resources.cpus_per_worker}
-    return min(
-        int(cluster.get(kind, 0) / (amount * resources.workers) + _ROUNDING)
-        for kind, amount in each.items()
-        if amount
-    )
+    worker, workers = _of_worker(config, method, cluster), config.resources.of(method).workers
+    return _times({kind: amount * workers for kind, amount in worker.items()}, cluster)
 
 
 def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int = 0) -> int:

@@ -28,7 +28,14 @@ from tune.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.in_order import InOrder
 from tune.listeners import SweepListener
 from tune.memory_fit import memory_fit
-from tune.node_checks import ask_nodes, check_nodes, largest_cluster, smallest_gpu
+from tune.node_checks import (
+    ask_nodes,
+    check_nodes,
+    largest_cluster,
+    nodes_up,
+    smallest_gpu,
+    worker_types,
+)
 from tune.placement import Placement, Room, beside_driver
 from tune.preflight import (
     check_metrics,
@@ -113,7 +120,7 @@ class Sweep:
             UserError: something in the input is wrong; no trial has run.
         """
         check_nodes(self._nodes, self._ledger.folder.location)
-        check_resources(self._config, self._cluster)
+        check_resources(self._config, self._cluster, nodes_up(), worker_types(self._nodes))
         resized = self._memory.check(self._config)
         make_trial = self._trial_maker(self._config.name)
         with (

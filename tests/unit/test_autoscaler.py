@@ -13,7 +13,7 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
 )
 from ray.autoscaler._private.util import prepare_config
 
-from trainables.under_ray.autoscaler import largest, most_workers
+from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.node import NodeReport
 from tune.node_checks import largest_cluster
 
@@ -22,14 +22,14 @@ PROJECT = Path(__file__).parents[2]
 
 def test_node_types_of_google_cloud() -> None:
     config = prepare_config(yaml.safe_load((PROJECT / "clusters/gcp.yaml").read_text()))
-    assert largest(config) == {"CPU": 12 * 12, "GPU": 12}
+    assert most_workers(config) == {"CPU": 12 * 12, "GPU": 12}
 
 
 def test_groups_of_kubernetes() -> None:
     documents = yaml.safe_load_all((PROJECT / "clusters/kuberay.yaml").read_text())
     resource = next(d for d in documents if d["kind"] == "RayCluster")
     resource["metadata"]["namespace"] = "default"
-    most = largest(_derive_autoscaling_config_from_ray_cr(resource))
+    most = most_workers(_derive_autoscaling_config_from_ray_cr(resource))
     assert (most["CPU"], most["GPU"]) == (64, 8)
 
 
@@ -39,9 +39,11 @@ def test_the_bound_on_all_types_is_taken_up_by_the_largest() -> None:
         "small": {"resources": {"CPU": 8, "GPU": 1}, "max_workers": 9},
         "large": {"resources": {"CPU": 96, "GPU": 8}, "max_workers": 2},
         "unknown": {"max_workers": 1},
+        "off": {"resources": {"CPU": 192}, "max_workers": 0},
     }
     config = {"head_node_type": "head", "max_workers": 5, "available_node_types": types}
-    assert largest(config) == {"CPU": 2 * 96 + 3 * 8, "GPU": 2 * 8 + 3}
+    assert most_workers(config) == {"CPU": 2 * 96 + 3 * 8, "GPU": 2 * 8 + 3}
+    assert worker_types(config) == [{"CPU": 8, "GPU": 1}, {"CPU": 96, "GPU": 8}]
 
 
 @pytest.mark.parametrize("monitor", ["_private/monitor.py", "v2/monitor.py"])
@@ -58,10 +60,10 @@ def test_the_autoscaler_is_found_among_the_processes(tmp_path: Path, monitor: st
     )
     assert process.stdout is not None
     process.stdout.readline()
-    assert most_workers("10.0.0.1:6379") == {"CPU": 12 * 12, "GPU": 12}
-    assert most_workers("10.0.0.2:6379") == {}
+    assert most_workers(configuration("10.0.0.1:6379")) == {"CPU": 12 * 12, "GPU": 12}
+    assert most_workers(configuration("10.0.0.2:6379")) == {}
     process.communicate("\n")
-    assert most_workers("10.0.0.1:6379") == {}
+    assert configuration("10.0.0.1:6379") == {}
 
 
 def test_a_cluster_is_never_smaller_than_it_is() -> None:

@@ -51,7 +51,7 @@ def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> 
         lora={"cpus_per_worker": 8}, full={"workers": 4, "gpus_per_worker": 1, "cpus_per_worker": 1}
     )
     with pytest.raises(UserError) as caught:
-        check_resources(config, {"CPU": 4.0, "GPU": 2.0})
+        check_resources(config, {"CPU": 4.0, "GPU": 2.0}, [])
     assert list(map(str, caught.value.faults)) == [
         "resources.lora.cpus_per_worker: a trial asks for 8 CPUs (1 x 8), the cluster has 4; "
         "lower it or add nodes",
@@ -61,7 +61,23 @@ def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> 
 
 
 def test_what_fits_is_not_refused() -> None:
-    check_resources(resources(full={"workers": 4}), {"CPU": 4.0})
+    check_resources(resources(full={"workers": 4}), {"CPU": 4.0}, [{"CPU": 4.0}])
+
+
+def test_a_worker_that_fits_no_node_is_refused_though_the_cluster_has_enough() -> None:
+    node, cluster = {"CPU": 8.0, "GPU": 3.0}, {"CPU": 24.0, "GPU": 9.0}
+    config = resources(full={"workers": 4, "gpus_per_worker": 2, "cpus_per_worker": 1})
+    with pytest.raises(UserError) as caught:
+        check_resources(config, cluster, [node] * 3)
+    assert list(map(str, caught.value.faults)) == [
+        "resources.full: a trial asks for 4 workers of 2 GPUs and 1 CPUs each, the nodes have room "
+        "for 3 (3 of 3 GPUs and 8 CPUs); a worker stays within one node: lower what it asks for, "
+        "or add nodes with more"
+    ]
+    check_resources(config, cluster, [node] * 4)
+    check_resources(config, cluster, [node] * 3, [{"CPU": 96, "GPU": 8}])
+    with pytest.raises(UserError, match="room for 3"):
+        check_resources(config, cluster, [node] * 3, [{"CPU": 96}])
 
 
 @pytest.mark.parametrize(

@@ -19,19 +19,25 @@ _OPTION = "--autoscaling-config="
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
-def most_workers(cluster: str) -> dict[str, float]:
-    """Resources of all workers that the autoscaler of this node may start, by kind.
-
-    Empty where none runs here, or its node types do not say what they have.
+def configuration(cluster: str) -> Mapping[str, Any]:
+    """The configuration of the autoscaler that runs on this node; empty where none does.
 
     Args:
         cluster: address of the cluster's GCS; others may have their autoscaler on this machine.
     """
-    config = _of_kuberay() or _of_process(cluster)
-    return largest(config) if config else {}
+    return _of_kuberay() or _of_process(cluster) or {}
 
 
-def largest(config: Mapping[str, Any]) -> dict[str, float]:
+def worker_types(config: Mapping[str, Any]) -> list[dict[str, float]]:
+    """Resources of each type of worker that a configuration allows, where it says them.
+
+    Args:
+        config: as Ray's autoscaler takes it.
+    """
+    return [dict(t["resources"]) for t in _worker_types(config) if t.get("resources")]
+
+
+def most_workers(config: Mapping[str, Any]) -> dict[str, float]:
     """Resources of the largest set of workers that a configuration allows.
 
     Args:
@@ -41,10 +47,19 @@ def largest(config: Mapping[str, Any]) -> dict[str, float]:
         For each kind what the nodes that have most of it amount to; where `max_workers` does not
         allow all types at once, the kinds' sums need not be had together.
     """
-    types = config.get("available_node_types", {})
-    workers = [node_type for name, node_type in types.items() if name != config["head_node_type"]]
+    workers = _worker_types(config)
     kinds = {kind for node_type in workers for kind in node_type.get("resources", {})}
     return {kind: _most(kind, workers, config.get("max_workers", 0)) for kind in kinds}
+
+
+def _worker_types(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The types that may have a node; one of no workers is there to be turned on by hand."""
+    types = config.get("available_node_types", {})
+    return [
+        node_type
+        for name, node_type in types.items()
+        if name != config["head_node_type"] and node_type.get("max_workers", 1)
+    ]
 
 
 def _most(kind: str, workers: Iterable[Mapping[str, Any]], nodes: int) -> float:

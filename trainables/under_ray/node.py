@@ -12,7 +12,7 @@ from pydantic import Field
 from trainables.config import Frozen
 from trainables.errors import first_line
 from trainables.storage import open_storage, parse_location
-from trainables.under_ray.autoscaler import most_workers
+from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.credentials import use_credentials
 
 _ASK_GPUS_TIMEOUT_S = 30.0
@@ -27,6 +27,7 @@ class NodeReport(Frozen):
         python: version of the same, such as 3.11.9.
         gpu_bytes: memory of its smallest GPU; None where it has none.
         most_workers: resources of all workers that the autoscaler may start, where it runs here.
+        worker_types: resources of one worker of each type that it may start.
         storage_fault: why it cannot work in the sweep's folder; None where it can.
     """
 
@@ -35,6 +36,7 @@ class NodeReport(Frozen):
     python: str
     gpu_bytes: int | None = None
     most_workers: dict[str, float] = Field(default_factory=dict)
+    worker_types: list[dict[str, float]] = Field(default_factory=list)
     storage_fault: str | None = None
 
 
@@ -66,12 +68,14 @@ def _storage_fault(location: str, marker: str) -> str | None:
 
 def this_node() -> NodeReport:
     """The report of this process's node."""
+    autoscaler = configuration(ray.get_runtime_context().gcs_address)
     return NodeReport(
         address=ray.util.get_node_ip_address(),
         ray=ray.__version__,
         python=platform.python_version(),
         gpu_bytes=gpu_bytes(),
-        most_workers=most_workers(ray.get_runtime_context().gcs_address),
+        most_workers=most_workers(autoscaler),
+        worker_types=worker_types(autoscaler),
     )
 
 
