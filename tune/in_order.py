@@ -7,8 +7,11 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
+from trainables.records import Outcome
+from tune.listeners import SweepListener
 
-class InOrder(FIFOScheduler):
+
+class InOrder(FIFOScheduler, SweepListener):
     """Chooses the trial that has waited longest.
 
     Tune's own looks for it among all trials there ever were, some times at each report. None of
@@ -18,6 +21,7 @@ class InOrder(FIFOScheduler):
 
     def __init__(self) -> None:
         super().__init__()
+        self._is_stopping = False
         self._waiting: list[Trial] = []
 
     def __getstate__(self) -> dict[str, Any]:
@@ -28,7 +32,19 @@ class InOrder(FIFOScheduler):
         """Let it wait for its turn."""
         self._waiting.append(trial)
 
+    def outcome(self, trial_id: str) -> Outcome | None:
+        """How a trial ended that was stopped here: none is."""
+        return None
+
+    def sweep_stopping(self) -> None:
+        """What still waits for room never starts; called from a thread of its own."""
+        self._is_stopping = True
+
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first that waits."""
+        """The first that waits. Tune asks at each of its steps, in its own thread."""
         self._waiting = [trial for trial in self._waiting if trial.status == Trial.PENDING]
+        if self._is_stopping:
+            for trial in self._waiting:
+                tune_controller.stop_trial(trial)
+            self._waiting = []
         return self._waiting[0] if self._waiting else None

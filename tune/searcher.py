@@ -77,8 +77,8 @@ class OptunaSearcher(Searcher, SweepListener):
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to run."""
-        return not self._again and self._is_exhausted() and self._confirmation() is None
+        """Whether there is nothing left to run, and nothing unfinished."""
+        return not self._running and self._is_exhausted() and self._confirmation() is None
 
     def keep_within(self, room: Room) -> None:
         """Suggest a trial once there is room for it, and no other before."""
@@ -125,9 +125,8 @@ class OptunaSearcher(Searcher, SweepListener):
             self._study.tell(record)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Forget the point that never had room."""
-        if self._drawn is not None and self._drawn["attempt"] == 1:
-            self._study.withdraw(self._drawn["trial"]["number"])
+        """Forget the points that never had room."""
+        self._study.withdraw_all_but({record.number for record in records})
 
     def export(self, file: Path) -> None:
         """Write the study to an Optuna journal, which `optuna-dashboard` opens."""

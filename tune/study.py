@@ -6,7 +6,7 @@ import hashlib
 import logging
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,9 @@ class Study:
         self._asked[number] = trial
         return params
 
-    def withdraw(self, number: int) -> None:
-        """A trial that was asked for will never run; nobody is told of its point."""
-        self._asked.pop(number, None)
+    def withdraw_all_but(self, numbers: Set[int]) -> None:
+        """Other trials that were asked for will never run; nobody is told of their points."""
+        self._asked = {number: self._asked[number] for number in self._asked.keys() & numbers}
 
     def tell(self, record: TrialRecord) -> None:
         """How a trial ended that was asked for, or added as running."""

@@ -142,7 +142,7 @@ class Sweep:
         listeners: Sequence[SweepListener],
     ) -> SweepOutcome:
         sweep = self._write_sweep()
-        scheduler = self._early_stopping()
+        scheduler = self._early_stopping() or InOrder()
         searcher = OptunaSearcher(
             self._config,
             self._trial_maker(sweep.sweep_id),
@@ -156,12 +156,12 @@ class Sweep:
             if in_store
             else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
         )
-        everyone = [Recorder(self._ledger), searcher, tidy, *listeners]
+        everyone = [Recorder(self._ledger), searcher, scheduler, tidy, *listeners]
         events = TuneEvents(
             everyone,
             self._config.budget.retries,
             self._interrupted,
-            scheduler.outcome if scheduler else lambda trial_id: None,
+            scheduler.outcome,
         )
         for listener in everyone:
             listener.sweep_started(sweep, base, self._finished)
@@ -316,7 +316,7 @@ class Sweep:
         self,
         searcher: OptunaSearcher,
         events: TuneEvents,
-        scheduler: EarlyStopping | None,
+        scheduler: InOrder,
         hosts: SlotHosts | None,
     ) -> ray_tune.Tuner:
         config = self._config
@@ -331,7 +331,7 @@ class Sweep:
             ray_tune.with_resources(trainable, placement),
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
-                scheduler=scheduler or InOrder(),
+                scheduler=scheduler,
                 num_samples=-1,  # the searcher says when there are no more
                 max_concurrent_trials=max_concurrent(config, self._cluster, in_slots),
                 reuse_actors=True,

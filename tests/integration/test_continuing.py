@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import csv
+import os
+import signal
+from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import fake_sweep
@@ -62,6 +65,31 @@ def start(
         return started.numbers, sweep.run([started]).records
 
     return start
+
+
+@pytest.mark.parametrize("stopping", ["early_stopping=null", "early_stopping={}"])
+def test_what_waits_for_room_is_left_to_the_next_start(
+    start: Callable[..., Any],
+    load: Callable[..., SweepConfig],
+    base_cache: Path,
+    tmp_path: Path,
+    stopping: str,
+) -> None:
+    start("budget.trials=1", "sampler=random", LORA)  # the base's evaluation takes room as well
+    neighbour = ray.util.placement_group([{"CPU": 2}])  # holds all there is
+    assert neighbour.wait(30)
+    folder, trial = tmp_path / "sweep", fake_sweep.fake_trial
+    sweep = Sweep(load(*THREE, stopping), folder, base_cache, trainable=trial)
+    ctrl_c = Timer(5.0, os.kill, [os.getpid(), signal.SIGINT])
+    ctrl_c.start()
+    outcome = sweep.run([])
+    assert not ctrl_c.is_alive()
+    assert outcome.interrupted
+    assert [record.number for record in outcome.records] == [0]
+    ray.util.remove_placement_group(neighbour)
+    ran, records = start(*THREE)
+    assert sorted(ran) == [1, 2]
+    assert [record.status for record in records] == [TrialStatus.COMPLETE] * 3
 
 
 def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any]) -> None:

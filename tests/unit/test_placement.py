@@ -97,7 +97,7 @@ def test_a_point_that_never_had_room_is_told_to_nobody(tmp_path: Path) -> None:
     while run.searcher._drawn is None:
         run.end_one()
         run.fill()
-    run.searcher.sweep_ended([])
+    run.searcher.sweep_ended(list(run.running.values()))
     run.searcher.export(tmp_path / "study.journal")
     assert "tiny" in (tmp_path / "study.journal").read_text()
     asked = set(run.searcher._study._asked)
