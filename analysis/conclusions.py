@@ -106,7 +106,9 @@ def _size(comparison: Comparison) -> str:
 
 def _difference(shown: str, comparison: Comparison, otherwise: str) -> Conclusion:
     is_shown = comparison.p_value < _ALPHA
-    evidence = f"{interval_text(comparison.difference)}; McNemar {p_text(comparison.p_value)}"
+    evidence = (
+        f"{interval_text(comparison.difference)}; {comparison.test} {p_text(comparison.p_value)}"
+    )
     if comparison.differing == 0:
         evidence = f"no item differs; {interval_text(comparison.difference)}"
     return Conclusion(

@@ -34,11 +34,12 @@ def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figur
     complete trial measured forgetting or OOD accuracy.
 
     Args:
-        trials: as from `load_trials`; complete trials are drawn.
+        trials: as from `load_trials`; complete trials of the search are drawn.
         base: the base model's metrics.
         title: above the figure.
     """
-    complete = trials[trials["status"] == TrialStatus.COMPLETE.value]
+    is_of_search = trials["confirms"].isna()
+    complete = trials[(trials["status"] == TrialStatus.COMPLETE.value) & is_of_search]
     sides = [key for key in (FORGETTING_MEAN, OOD_ACC) if key in complete and len(complete)]
     if not sides:
         return None
@@ -60,11 +61,12 @@ def _rank_colours(trials: pd.DataFrame) -> tuple[list[float], BoundaryNorm]:
 
 
 def _rank_bar(figure: Figure, row: list[Axes], trials: pd.DataFrame) -> None:
+    if "lora" not in set(trials["method"]):
+        return
     ranks, norm = _rank_colours(trials)
-    if ranks:
-        scale = ScalarMappable(norm=norm, cmap="viridis")
-        bar = figure.colorbar(scale, ax=row, ticks=range(len(ranks)), label="rank")
-        bar.ax.set_yticklabels([f"{rank:g}" for rank in ranks])
+    scale = ScalarMappable(norm=norm, cmap="viridis")
+    bar = figure.colorbar(scale, ax=row, ticks=range(len(ranks)), label="rank")
+    bar.ax.set_yticklabels([f"{rank:g}" for rank in ranks])
 
 
 def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str) -> None:

@@ -32,8 +32,8 @@ class Cell:
         value: a share.
         to_base, to_full: the row's value minus the other's, over the same items; None where there
             is nothing to compare with.
-        p_base, p_full: McNemar's exact test, adjusted over the whole table (Holm).
-        seeds: over repeats with other seeds.
+        p_base, p_full: as `Comparison.p_value`, adjusted over the whole table (Holm).
+        seeds: over repeats with other seeds, without the trial itself.
     """
 
     value: float
@@ -136,11 +136,13 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
 
 
 def cell_text(cell: Cell | None) -> str:
-    """Such as `0.839*`, with the half width over seeds where there is one: `0.839*± 0.012`."""
+    """Such as `0.839*`; with repeats `0.839* (0.812 ± 0.012)`, their mean and its half width."""
     if cell is None:
         return ""
-    seeds = f" ± {(cell.seeds.high - cell.seeds.low) / 2:.3f}" if cell.seeds else ""
-    return f"{cell.value:.3f}{cell.marks}{seeds}"
+    own = f"{cell.value:.3f}{cell.marks}"
+    if cell.seeds is None:
+        return own
+    return f"{own} ({cell.seeds.estimate:.3f} ± {(cell.seeds.high - cell.seeds.low) / 2:.3f})"
 
 
 def _columns(name: str, interval: Interval | None, p_value: float | None) -> dict[str, object]:
@@ -173,7 +175,8 @@ def _columns_of(results: Results) -> Columns:
             columns[name] = role, metric, tasks
     for role in ("in_domain", "ood", "retention"):
         for label, task in results.tasks(role).items():
-            columns[label] = role, metric_keys.task_score(role, label, task.metric), [label]
+            name = f"{label} (task)" if label in columns else label
+            columns[name] = role, metric_keys.task_score(role, label, task.metric), [label]
     return columns
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
-from analysis.stats.significance import mcnemar_over_tasks
+from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
@@ -18,6 +19,7 @@ from trainables.pareto import (
     Recommendation,
     distance_to_ideal,
     is_feasible,
+    objective_ranges,
     objective_values,
     pareto_front,
     recommend,
@@ -38,11 +40,14 @@ class Comparison:
 
     Attributes:
         difference: first minus second accuracy, mean over tasks.
-        p_value: of McNemar's test of that difference, in which each task counts the same.
-        differing: items that one of the two alone got right.
+        test: of that difference, in which each task counts the same: `McNemar` where every item
+            is right or wrong, `sign flips` where items are graded.
+        p_value: of the test.
+        differing: items on which the two differ.
     """
 
     difference: Interval
+    test: Literal["McNemar", "sign flips"]
     p_value: float
     differing: int
 
@@ -83,6 +88,11 @@ class Results:
     def base(self) -> BaseRecord:
         """The untouched base model."""
         return self.sweeps[0].base
+
+    @property
+    def goals_differ(self) -> bool:
+        """Whether the sweeps had different objectives or constraints."""
+        return len({(s.goals.objectives, s.goals.constraints) for s in self.sweeps}) > 1
 
     @cached_property
     def search_trials(self) -> list[TrialRecord]:
@@ -126,8 +136,12 @@ class Results:
         feasible = [record for record in trials if is_feasible(self.goals, record)]
         return min(
             feasible or trials,
-            key=lambda r: (distance_to_ideal(self.goals, r, self.complete), r.number),
+            key=lambda r: (distance_to_ideal(self.goals, r, self._ranges), r.number),
         )
+
+    @cached_property
+    def _ranges(self) -> list[tuple[float, float]]:
+        return objective_ranges(self.goals, self.complete)
 
     def name(self, record: TrialRecord) -> str:
         """Such as `trial 7`, with its sweep where there are several."""
@@ -183,17 +197,13 @@ class Results:
         pairs = self._scores_on(first, second, tasks)
         if not pairs:
             return None
-        counts = [
-            (
-                int(((one <= 0.5) & (other > 0.5)).sum()),
-                int(((one > 0.5) & (other <= 0.5)).sum()),
-                len(one),
-            )
-            for one, other in pairs
-        ]
-        difference = bootstrap_mean([one - other for one, other in pairs], bounds=(-1, 1))
-        differing = sum(lost + gained for lost, gained, _ in counts)
-        return Comparison(difference, mcnemar_over_tasks(counts), differing)
+        differences = [one - other for one, other in pairs]
+        difference = bootstrap_mean(differences, bounds=(-1, 1))
+        differing = sum(int((task != 0).sum()) for task in differences)
+        if all(np.isin(scores, (0, 1)).all() for pair in pairs for scores in pair):
+            counts = [(int((t < 0).sum()), int((t > 0).sum()), len(t)) for t in differences]
+            return Comparison(difference, "McNemar", mcnemar_over_tasks(counts), differing)
+        return Comparison(difference, "sign flips", sign_flips(differences), differing)
 
     def differences(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
@@ -233,7 +243,10 @@ class Results:
 
     @cached_property
     def _base_items(self) -> list[ItemScore]:
-        return self.sweeps[0].ledger.base_items()
+        try:
+            return self.sweeps[0].ledger.base_items()
+        except FileNotFoundError:  # they are the large part of a sweep, and may have been left out
+            return []
 
 
 def _belongs(record: TrialRecord, method: Method, rank: int | None) -> bool:

@@ -23,6 +23,13 @@ class Budget(_Part):
     trials: int
 
 
+class Confirm(_Part):
+    """How often winners are repeated after the search."""
+
+    top_k: int
+    seeds: int
+
+
 class Wandb(_Part):
     """Where the sweep was logged; absent values are W&B's own defaults."""
 
@@ -38,6 +45,7 @@ class SweepSettings(_Part):
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     budget: Budget
+    confirm: Confirm | None = None
     wandb: Wandb
 
     @classmethod

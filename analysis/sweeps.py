@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 from analysis.sweep_settings import SweepSettings
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, first_line
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, ItemScore, SweepRecord, TrialRecord, TrialStatus
 from trainables.storage import Location
@@ -79,16 +80,23 @@ def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
     """
     sweeps: list[Sweep] = []
     faults: list[Fault] = []
-    for sweep_dir in dict.fromkeys(sweep_dirs):
+    for sweep_dir in {_resolved(sweep_dir): sweep_dir for sweep_dir in sweep_dirs}.values():
         try:
             sweeps.append(_open(sweep_dir))
         except UserError as error:
             faults += error.faults
+        except (OSError, ValueError) as error:  # pyarrow, too, where it knows no such store
+            rule = f"cannot be read: {sweep_dir} ({first_line(error)})"
+            faults.append(Fault("SWEEP_DIR", rule))
     for sweep in sweeps[1:]:
         faults += _differences(sweeps[0], sweep)
     if faults:
         raise UserError(faults)
     return sweeps
+
+
+def _resolved(location: Location) -> Location:
+    return location.resolve() if isinstance(location, Path) else location
 
 
 def _open(sweep_dir: Location) -> Sweep:
@@ -98,7 +106,7 @@ def _open(sweep_dir: Location) -> Sweep:
             [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
         )
     ledger.check()
-    trials = tuple(ledger.trials())
+    trials = tuple(_with_newest(ledger, record) for record in ledger.trials())
     if not trials:
         raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])
     try:
@@ -107,6 +115,20 @@ def _open(sweep_dir: Location) -> Sweep:
         rule = f"the base model is not evaluated yet: {sweep_dir}"
         raise UserError([Fault("SWEEP_DIR", rule)]) from None
     return Sweep(ledger, ledger.sweep(), base, trials)
+
+
+def _with_newest(ledger: Ledger, record: TrialRecord) -> TrialRecord:
+    """The record with the newest value of each metric.
+
+    A trial that did not come to its end may have logged its loss after it was last evaluated.
+    """
+    if record.last is None or record.status is TrialStatus.COMPLETE:
+        return record
+    newest: dict[str, float] = {}
+    for measurement in ledger.measurements(record.number):
+        newest |= measurement.metrics
+    last = record.last.model_copy(update={"metrics": newest | record.last.metrics})
+    return record.model_copy(update={"last": last})
 
 
 def _differences(first: Sweep, other: Sweep) -> list[Fault]:

@@ -22,6 +22,7 @@ _TRAIN = "train"
 # Columns of `analysis.frame.trials_frame` and where the runs' configuration has them.
 _SETTINGS = {
     "number": "trial/number",
+    "confirms": "trial/confirms",
     "method": "method",
     "lora/rank": "lora/rank",
     "lora/alpha": "lora/alpha",

@@ -73,7 +73,7 @@ def _redraw(watched: WatchedSweep, console: Console) -> None:
 def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
     while True:
         for record in changed:
-            console.print(_line(record), soft_wrap=True, highlight=False)
+            console.print(_line(record), soft_wrap=True, highlight=False, markup=False)
         if watched.has_ended:
             console.print(watched.render(console))
             return
@@ -114,7 +114,10 @@ class WatchedSweep:
         if self._settings is None:
             return False
         running = any(r.status is TrialStatus.RUNNING for r in self._records.values())
-        if not running and len(self._records) >= self._settings.budget.trials:
+        searched = sum(record.confirms is None for record in self._records.values())
+        # Winners are repeated after the search, so then its end is not the sweep's.
+        is_all = searched >= self._settings.budget.trials and self._settings.confirm is None
+        if is_all and not running:
             return True
         # Written first and last by each start of the command.
         begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
@@ -141,7 +144,8 @@ class WatchedSweep:
             return []
         if self._has_changed(folder.base_json):
             table.base = self._ledger.base()
-        numbers = [int(file.parent.name) for file in folder.trials.glob("*/trial.json")]
+        names = [file.parent.name for file in folder.trials.glob("*/trial.json")]
+        numbers = [int(name) for name in names if name.isdigit()]
         read = [found for number in numbers if (found := self._read(number))]
         read.sort(key=lambda found: (found[0].ended is None, found[0].ended, found[0].number))
         for record, measurements in read:

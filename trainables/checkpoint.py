@@ -190,7 +190,7 @@ def _link_moments(optimizer: Any) -> None:
             for partition in getattr(wrapper, name, ()):
                 if not base.state[partition]:
                     moments = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
-                    base.state[partition] = {**moments, "step": torch.tensor(0.0)}
+                    base.state[partition] = {**moments, "step": step_counter(base, partition)}
         if hasattr(wrapper, "_lazy_init_hp_params_optimizer_state"):
             wrapper._hp_optimizer_states_linked = False
             wrapper._lazy_init_hp_params_optimizer_state()
@@ -249,12 +249,23 @@ def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any
         master.data.copy_(value)
         parameter.data.copy_(value)
         return
-    state = _base_optimizer(optimizer).state[master]
+    base = _base_optimizer(optimizer)
+    state = base.state[master]
     if moment in state:
         state[moment].copy_(value)
     else:
         state[moment] = value.to(master.dtype)
-    state.setdefault("step", torch.tensor(0.0))
+    if "step" not in state:
+        state["step"] = step_counter(base, master)
+
+
+def step_counter(optimizer: Any, parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter's count of steps, at 0, on the device where torch's optimizers make it.
+
+    That of a fused optimizer, the trainer's on a GPU, is read there by its kernel.
+    """
+    is_read_there = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
+    return torch.zeros((), device=parameter.device if is_read_there else "cpu")
 
 
 def _set_working_copy(parameter: Any, value: torch.Tensor) -> None:

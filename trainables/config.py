@@ -76,6 +76,7 @@ class DataConfig(Frozen):
         subset: configuration name of a hub data set.
         split: split of a hub data set to train on.
         validation_path: rows for the validation loss; else `validation_fraction` of the rows.
+        validation_split: split of a hub data set for it; default that of `split`.
         prompt: Jinja template over the fields of a row.
         completion: Jinja template; the loss is on these tokens only. Begin it with a space where
             the evaluation puts one between question and answer, as the harness does.
@@ -88,6 +89,7 @@ class DataConfig(Frozen):
     subset: str | None = None
     split: str = "train"
     validation_path: str | None = None
+    validation_split: str | None = None
     validation_fraction: float = Field(default=0.02, ge=0, lt=1)
     prompt: str = "{{ prompt }}"
     completion: str = "{{ completion }}"

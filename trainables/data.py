@@ -80,8 +80,11 @@ def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
 def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
     import datasets
 
+    split = data.split
+    if field == "data.validation_path":
+        split = data.validation_split or split
     try:
-        hub = datasets.load_dataset(name, data.subset, split=data.split)
+        hub = datasets.load_dataset(name, data.subset, split=split)
     except (OSError, ValueError) as error:
         raise UserError([Fault(field, f"cannot load data set {name}: {error}")]) from error
     limit = len(hub) if data.limit is None else min(data.limit, len(hub))

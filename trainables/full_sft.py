@@ -17,7 +17,8 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.inputs import inputs_of
-from trainables.model import load_model
+from trainables.model import load_model, shared_base
+from trainables.out_of_memory import free_memory
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
 from trainables.training import run_training, sft_config
@@ -35,6 +36,9 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         Diverged: the loss is NaN or infinite.
     """
     tokenizer, tokenized = inputs_of(config)
+    if torch.cuda.is_available():  # a LoRA trial of this process may have left its base there
+        shared_base.cache_clear()
+        free_memory()
     with _deepspeed_process():
         set_seed(config.seed)
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.

@@ -167,6 +167,7 @@ def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
     """DeepSpeed: the weights, an fp32 copy of them even where they are fp32 already, two moments.
 
     Stage 1 shards copy and moments over the workers, 2 the gradients too, 3 the weights too.
+    What is offloaded is in the host's memory; parameters are on the GPU while they are used.
     """
     assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
     deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
@@ -176,9 +177,12 @@ def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
     optimizer = 0.0 if deepspeed.offload_optimizer else count * copies * _FP32
     update = 0.0 if deepspeed.offload_optimizer else float(count * _FP32)
     shards = workers if stage else 1
-    live = min(count, _MOST_LIVE) * size if stage == 3 and workers > 1 else 0.0
+    is_gathered = stage == 3 and (workers > 1 or deepspeed.offload_parameters)
+    live = min(count, _MOST_LIVE) * size if is_gathered else 0.0
     bucket = _BUCKET * size if stage else 0.0
     gradients = count * size / (workers if stage >= 2 else 1)
+    if deepspeed.offload_optimizer and stage >= 2:  # each goes to the optimizer as it is made
+        gradients = 0.0
     stays = stage == 3  # bucket and gradients are made once there, and anew each time elsewhere
     return _States(
         static=weights + optimizer / shards + (bucket + gradients if stays else 0.0),

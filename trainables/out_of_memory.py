@@ -45,6 +45,7 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
     """
     tried: list[str] = []
     while True:
+        free_memory()
         try:
             return train(config)
         except Exception as error:
@@ -56,8 +57,6 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
                 message = f"out of memory at {', then '.join(tried)}: {first_line(error)}"
                 raise OutOfMemory(message) from None
             _LOG.warning("out of memory at %s: %s", tried[-1], first_line(error))
-        # Only here has the error let go of the frames that held the model and the graph.
-        _free()
         config = smaller
 
 
@@ -82,7 +81,12 @@ def _tried(config: TrialConfig, error: BaseException) -> str:
     return f"micro-batch size {config.train.micro_batch_size}"
 
 
-def _free() -> None:
+def free_memory() -> None:
+    """Give back what nothing uses any more.
+
+    A trainer and what it calls back hold each other, so Python lets go of them late; and an error
+    holds the frames that held the graph, until it has been left behind.
+    """
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()

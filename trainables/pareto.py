@@ -96,16 +96,16 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     repeats another with a new seed.
     """
     candidates = [
-        (record, _losses(goals, values))
+        (_losses(goals, values), record)
         for record in records
         if (values := objective_values(goals, record)) is not None and is_feasible(goals, record)
     ]
-    front = [
-        record
-        for record, own in candidates
-        if not any(_dominates(other, own) for _, other in candidates)
-    ]
-    return sorted(front, key=lambda record: record.number)
+    front: list[tuple[list[float], TrialRecord]] = []
+    # In this order whatever dominates a trial comes before it, so the front so far decides.
+    for own, record in sorted(candidates, key=lambda candidate: candidate[0]):
+        if not any(_dominates(other, own) for other, _ in front):
+            front.append((own, record))
+    return sorted((record for _, record in front), key=lambda record: record.number)
 
 
 def _losses(goals: Goals, values: list[float]) -> list[float]:
@@ -190,7 +190,8 @@ def _best(goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord]) -> 
 
 
 def _knee(goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord]) -> Recommendation:
-    distances = [distance_to_ideal(goals, record, front) for record in front]
+    ranges = objective_ranges(goals, front)
+    distances = [distance_to_ideal(goals, record, ranges) for record in front]
     nearest = [r for r, d in zip(front, distances, strict=True) if d == min(distances)]
     trial, *others = nearest
     told = ", ".join(
@@ -206,14 +207,22 @@ def _knee(goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord]) -> 
     return Recommendation(trial, f"{reason}{_as_good(others)}.")
 
 
-def distance_to_ideal(goals: Goals, record: TrialRecord, front: Sequence[TrialRecord]) -> float:
-    """Distance to the best of every objective, each scaled to [0, 1] over the front."""
-    scaled = []
+def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
+    """The best and the worst value of each objective over some complete trials."""
+    ranges = []
     for objective in goals.objectives:
-        values = [value for r in front if (value := r.metric(objective.metric)) is not None]
-        best, worst = min(values), max(values)
-        if objective.mode == "max":
-            best, worst = worst, best
+        values = [value for r in records if (value := r.metric(objective.metric)) is not None]
+        low, high = min(values), max(values)
+        ranges.append((low, high) if objective.mode == "min" else (high, low))
+    return ranges
+
+
+def distance_to_ideal(
+    goals: Goals, record: TrialRecord, ranges: Sequence[tuple[float, float]]
+) -> float:
+    """Distance to the best of every objective, each scaled to [0, 1] from its best to its worst."""
+    scaled = []
+    for objective, (best, worst) in zip(goals.objectives, ranges, strict=True):
         own = record.metric(objective.metric) or 0.0
         scaled.append((own - best) / (worst - best) if worst != best else 0.0)
     # Rounding makes ties of what differs by nothing but the order of float operations.

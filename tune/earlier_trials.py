@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
+
+from pydantic import ValidationError
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError
@@ -30,6 +33,8 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
         UserError: it is another sweep; every section that differs.
     """
     now = config.model_dump(mode="json")
+    with suppress(ValidationError):  # what this version knows and that one did not has its default
+        saved = SweepConfig.model_validate(saved).model_dump(mode="json")
     changed = [section for section in _FIXED if saved.get(section) != now[section]]
     if changed:
         raise UserError(

@@ -13,7 +13,7 @@ from trainables.model_shape import read_shape
 from tune.search_config import LoraSpace
 from tune.sweep_config import SweepConfig
 
-_CARDS_GIB = (24, 40, 80, 141)
+_CARDS_GIB = (24, 40, 48, 80, 141)
 _GIB = 1 << 30
 
 
@@ -35,7 +35,7 @@ def memory_table(config: SweepConfig) -> Table | str:
     for method in _estimated(config):
         trial = largest_trial(config, method)
         estimate = memory.estimate(shape, trial)
-        cells = [_fit(shape, trial, card * _GIB) for card in _CARDS_GIB]
+        cells = [_fit(shape, trial, _share_of(card * _GIB, trial)) for card in _CARDS_GIB]
         table.add_row(_label(trial), f"{estimate.peak / _GIB:.1f}", estimate.phase, *cells)
     return table
 
@@ -80,8 +80,7 @@ class MemoryFit:
         return memory.fitted(self.shape, trial, self._share(trial)) or trial
 
     def _share(self, trial: TrialConfig) -> float:
-        """What a worker has of a card; several may share one."""
-        return (self.card or 0) * min(1.0, trial.gpus_per_worker or 1.0)
+        return _share_of(self.card or 0, trial)
 
     def _need(self, trial: TrialConfig) -> str:
         assert self.shape is not None  # noqa: S101 - seen to by the callers
@@ -90,7 +89,11 @@ class MemoryFit:
     def _fault(self, trial: TrialConfig) -> Fault:
         suite = trial.eval.model_copy(update={"batch_size": 1})
         smallest = memory.with_micro_batch(trial.model_copy(update={"eval": suite}), 1)
-        more = "raise deepspeed.zero_stage or resources.full.workers, or offload"
+        more = "raise deepspeed.zero_stage or resources.full.workers"
+        if trial.deepspeed and not (
+            trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
+        ):
+            more += ", or offload"
         return Fault(
             f"search.{trial.method}",
             f"a worker needs about {self._need(smallest)} GiB at one sample at a time, and has "
@@ -150,6 +153,11 @@ def _estimated(config: SweepConfig) -> list[Method]:
 
 def _is_known(trial: TrialConfig) -> bool:
     return trial.deepspeed is None or trial.deepspeed.config_file is None
+
+
+def _share_of(card: float, trial: TrialConfig) -> float:
+    """What a worker has of a card; several may share one."""
+    return card * min(1.0, trial.gpus_per_worker or 1.0)
 
 
 def _fit(shape: ModelShape, trial: TrialConfig, card: float) -> str:

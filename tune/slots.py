@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
 from trainables.config import TrialConfig
-from trainables.errors import UserError
+from trainables.errors import Fault, UserError, first_line
 from trainables.slots.eligibility import reason_against
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
@@ -73,14 +75,15 @@ class HostPool:
             return None
         trial = self._largest_trial()
         plain = trial.model_dump(mode="json")
-        answers = [actor.reason_against.remote(plain) for actor in self._actors]
-        if reason := ray.get(answers[0]):
-            self._give_up(reason)
-            return None
-        # All load the model now, except where their nodes are not up yet.
-        ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
-        wanted = self._config.resources.lora.slots
-        slots = wanted if wanted != "auto" else self._measured(trial, samples)
+        with answering("a host of slots"):
+            answers = [actor.reason_against.remote(plain) for actor in self._actors]
+            if reason := ray.get(answers[0]):
+                self._give_up(reason)
+                return None
+            # All load the model now, except where their nodes are not up yet.
+            ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
+            wanted = self._config.resources.lora.slots
+            slots = wanted if wanted != "auto" else self._measured(trial, samples)
         return SlotHosts(self._actors, slots)
 
     def start(self) -> bool:
@@ -136,6 +139,22 @@ class HostPool:
         measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
         _LOG.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)
         return slots
+
+
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Say what is to be done where a process or node is lost before the first trial.
+
+    Raises:
+        UserError: that has happened, and Ray has tried again in vain.
+    """
+    try:
+        yield
+    except RayTaskError:  # what it did went wrong, in a process that is well
+        raise
+    except RayError as error:
+        remedy = "the same command tries again; a lost node is in `ray status`"
+        raise UserError([Fault(what, f"lost its process: {first_line(error)}", remedy)]) from error
 
 
 def _reason_against_all(config: SweepConfig, trial: TrialConfig, hosts: int) -> str | None:

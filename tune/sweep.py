@@ -49,7 +49,7 @@ from tune.provenance import provenance
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
 from tune.searcher import MakeTrial, OptunaSearcher
-from tune.slots import HostPool, beside_hosts
+from tune.slots import HostPool, answering, beside_hosts
 from tune.stopping import stopping_gently
 from tune.sweep_config import SweepConfig
 from tune.tune_events import TuneEvents
@@ -231,14 +231,15 @@ class Sweep:
             str(self._base_cache) if isinstance(self._base_cache, Path) else "",
             self._ledger.folder.absolute(self._ledger.folder.base),
         )
-        if hosts.start():
-            fault = hosts.evaluate_base(*arguments)
-        else:
-            task = evaluate_base_remotely.options(
-                num_cpus=config.resources.of(method).cpus_per_worker,
-                num_gpus=gpus_per_worker(config, method, self._cluster),
-            )
-            fault = ray.get(task.remote(*arguments))
+        with answering("the base's evaluation"):
+            if hosts.start():
+                fault = hosts.evaluate_base(*arguments)
+            else:
+                task = evaluate_base_remotely.options(
+                    num_cpus=config.resources.of(method).cpus_per_worker,
+                    num_gpus=gpus_per_worker(config, method, self._cluster),
+                )
+                fault = ray.get(task.remote(*arguments))
         if fault is not None:
             raise fault
         return self._ledger.base()

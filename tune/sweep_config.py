@@ -21,6 +21,8 @@ from trainables.config import (
 from trainables.pareto import Constraint
 from tune.search_config import LogUniform, SearchConfig
 
+_SMALLEST_SHARE = 1e-4  # of a GPU that Ray counts
+
 
 class BudgetConfig(Frozen):
     """When to stop asking for trials; whichever limit is reached first.
@@ -53,7 +55,8 @@ class MethodResources(Frozen):
 
     Attributes:
         workers: processes that train it together.
-        gpus_per_worker: default 1 where the cluster has GPUs, else 0.
+        gpus_per_worker: 1, or a share such as 0.25 where several trials train on one GPU; default
+            1 where the cluster has GPUs, else 0.
         cpus_per_worker: cores.
     """
 
@@ -194,7 +197,8 @@ class SweepConfig(Frozen):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> SweepConfig:
-        faults = [*self._batch_faults(), *self._metric_faults(), *self._grid_faults()]
+        faults = [*self._batch_faults(), *self._gpu_faults()]
+        faults += [*self._data_faults(), *self._metric_faults(), *self._grid_faults()]
         metrics = [objective.metric for objective in self.objectives]
         faults += [
             f"objectives.{i}.metric: each objective must be another metric, got {metric} again"
@@ -220,6 +224,34 @@ class SweepConfig(Frozen):
                 if size % per_pass
             ]
         return faults
+
+    def _gpu_faults(self) -> list[str]:
+        """A worker trains on one GPU, or on a share of one that it has for itself."""
+        faults = []
+        for method in self.search.methods:
+            resources = self.resources.of(method)
+            gpus, field = resources.gpus_per_worker, f"resources.{method}.gpus_per_worker"
+            if gpus is None or gpus in (0, 1):
+                continue
+            if gpus > 1:
+                remedy = f"set resources.{method}.workers for a trial on several"
+                faults.append(f"{field}: a worker trains on one GPU, got {gpus:g}; {remedy}")
+            elif gpus < _SMALLEST_SHARE:
+                faults.append(f"{field}: must be 0 or at least {_SMALLEST_SHARE:g}, got {gpus:g}")
+            elif resources.workers > 1:
+                rule = f"workers of one trial cannot share a GPU, got {gpus:g}"
+                faults.append(f"{field}: {rule}; set it to 1, or workers to 1")
+        return faults
+
+    def _data_faults(self) -> list[str]:
+        data = self.data
+        if data.validation_path != data.path or data.validation_split not in (None, data.split):
+            return []
+        return [
+            f"data.validation_path: holds the rows that are trained on, got {data.path} (split "
+            f"{data.split}) for both; set validation_split, or leave it out for a "
+            "validation_fraction of the rows"
+        ]
 
     def _metric_faults(self) -> list[str]:
         known = self.logged_metrics()

@@ -298,6 +298,7 @@ def _trial_config(record: TrialRecord) -> dict[str, Any]:
         "method": config.method,
         "trial/number": config.number,
         "trial/attempt": record.attempt,
+        "trial/confirms": record.confirms,
         "seed": config.seed,
         "data/path": config.data.path,
         **_flat("model", config.model),

@@ -76,7 +76,7 @@ def _update_maps(results: Results, shown: Inspected) -> Figure | None:
         layers = sorted({matrix.layer for matrix in inside.matrices})
         norms = {(m.layer, m.module): m.relative_norm for m in inside.matrices}
         values = [[norms.get((layer, module)) for module in modules] for layer in layers]
-        labels = [module.rpartition(".")[2] for module in modules]
+        labels = _short(modules)
         title = f"Update of {_name(results, record)}"
         charts.append(_map(f"norm-{record.config.trial_id}", title, labels, layers, values, most))
     caption = (
@@ -85,6 +85,12 @@ def _update_maps(results: Results, shown: Inspected) -> Figure | None:
         "(arXiv 2509.04259)."
     )
     return Figure(caption, tuple(charts), columns=3)
+
+
+def _short(modules: Sequence[str]) -> list[str]:
+    """Names without what stands before their last part, where that tells them apart."""
+    last = [module.rpartition(".")[2] for module in modules]
+    return last if len(set(last)) == len(last) else list(modules)
 
 
 def _attention_maps(results: Results, shown: Inspected) -> Figure | None:

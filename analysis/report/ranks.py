@@ -154,9 +154,9 @@ def rate_figure(results: Results) -> Figure | None:
     edges = _edges([record.config.learning_rate for record in trials])
     charts = tuple(_rate_chart(trials, metric, edges) for metric in metrics)
     caption = (
-        "Mean over the trials in a cell; touch it for how many. Empty cells were not searched. "
-        "Compare along a row before along a column: at each rank the best learning rate differs "
-        "with alpha / rank."
+        "Mean over the trials in a cell; touch it for how many. In an empty cell no trial ran to "
+        "its end. Compare along a row before along a column: at each rank the best learning rate "
+        "differs with alpha / rank."
     )
     return Figure(caption, charts, columns=2)
 

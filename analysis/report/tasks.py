@@ -91,11 +91,6 @@ def _matrix(
     )
 
 
-def _told(row: str, tasks: Sequence[str], values: Sequence[float | None]) -> str:
-    pairs = zip(tasks, values, strict=True)
-    return f"{row}: " + ", ".join(f"{task} {v:+.1f}" for task, v in pairs if v is not None)
-
-
 @dataclass(frozen=True)
 class Flips:
     """Items of one task on which a trial and the base differ.

@@ -149,14 +149,21 @@ def hypervolume_shares(results: Results) -> list[float]:
     best = [min(column) for column in zip(*known, strict=True)]
     worst = [max(column) for column in zip(*known, strict=True)]
     spans = [high - low for low, high in zip(best, worst, strict=True)]
-    scaled: list[list[float]] = []
-    shares = []
+    front: list[list[float]] = []
+    shares = [0.0]
     for record, values in zip(results.complete, losses, strict=True):
-        if is_feasible(results.goals, record):
-            parts = zip(values, best, spans, strict=True)
-            scaled.append([(value - low) / span if span else 0.0 for value, low, span in parts])
-        shares.append(hypervolume(scaled, [1.0] * len(signs)))
-    return shares
+        parts = zip(values, best, spans, strict=True)
+        own = [(value - low) / span if span else 0.0 for value, low, span in parts]
+        if not is_feasible(results.goals, record) or any(_is_no_worse(p, own) for p in front):
+            shares.append(shares[-1])
+            continue
+        front = [point for point in front if not _is_no_worse(own, point)] + [own]
+        shares.append(hypervolume(front, [1.0] * len(signs)))
+    return shares[1:]
+
+
+def _is_no_worse(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def _signed(values: Sequence[float], signs: Sequence[int]) -> list[float]:
@@ -196,4 +203,6 @@ def hypervolume_figure(results: Results) -> Figure | None:
         f"The last quarter of the search added {100 * (shares[-1] - quarter):.1f} points: where "
         "that is little, more trials of this space will hardly help."
     )
+    if not results.front:
+        caption = "No trial keeps every constraint, so there is no front yet."
     return Figure(caption, (chart,))

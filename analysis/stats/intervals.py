@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -49,8 +50,8 @@ def bootstrap_mean(
     Args:
         values_by_task: for each task the values of its items, any number of each.
         bounds: the least and the greatest value an item can have. Items that are all alike leave
-            the bootstrap nothing to draw; the interval then is that of the share of items that
-            might have been another (Clopper & Pearson 1934, none of n), each as far off as can be.
+            the bootstrap nothing to draw; the interval then is that of the items that might have
+            been another, each as far off as can be (`_unseen`).
         seed: of the draws.
         level: confidence in (0, 1).
         resamples: draws.
@@ -63,8 +64,8 @@ def bootstrap_mean(
     low, high = map(float, np.quantile(_means(arrays, seed, resamples), [tail, 1 - tail]))
     mean, n = _mean(arrays), sum(array.size for array in arrays)
     if bounds and all((array == array[0]).all() for array in arrays):
-        share = 1 - tail ** (1 / n)
-        low, high = mean - share * (mean - bounds[0]), mean + share * (bounds[1] - mean)
+        low = mean - _unseen([(a.size, float(a[0]) - bounds[0]) for a in arrays], tail)
+        high = mean + _unseen([(a.size, bounds[1] - float(a[0])) for a in arrays], tail)
     return Interval(mean, low, high, n, level)
 
 
@@ -74,14 +75,40 @@ def upper_bound(
     """One-sided bound on the mean over tasks of differences in [-1, 1], as in `bootstrap_mean`.
 
     Items that never rose in the sample leave the bootstrap nothing to draw, so the bound is at
-    least that of the share of items that rise (Clopper & Pearson 1934 for none in n; about 3 / n).
+    least that of items that do but were not seen to (`_unseen`; about 3 / n for one task).
     """
     arrays = _arrays(differences_by_task)
     bound = float(np.quantile(_means(arrays, seed, _RESAMPLES), level))
     if any((array > 0).any() for array in arrays):
         return bound
-    none_of_n: float = 1 - (1 - level) ** (1 / sum(array.size for array in arrays))
-    return max(bound, none_of_n)
+    return max(bound, _unseen([(array.size, 1.0) for array in arrays], 1 - level))
+
+
+def _unseen(tasks: Sequence[tuple[int, float]], tail: float) -> float:
+    """How far the mean over tasks may be off though no item in the sample is.
+
+    The greatest mean over tasks of share x distance, over all shares of items that are off in a
+    task for which a sample with none has probability `tail` or more:
+
+        maximise sum of p d / tasks   where   product of (1 - p) ** n >= tail
+
+    Lagrange's condition is 1 - p = min(1, mu n / d). For one task it is the bound of Clopper &
+    Pearson (1934) for none in n; a small task beside a large one bounds the mean as if alone.
+
+    Args:
+        tasks: of each its items, and how far one of them can be off.
+        tail: probability in (0, 1).
+    """
+    ratios = sorted((n / distance, n, distance) for n, distance in tasks if distance > 0)
+    items, weighted, log_mu = 0, 0.0, 0.0
+    taken = 0
+    for ratio, n, _ in ratios:
+        if taken and log_mu + math.log(ratio) >= 0:  # from here on p is 0
+            break
+        items, weighted, taken = items + n, weighted + n * math.log(ratio), taken + 1
+        log_mu = (math.log(tail) - weighted) / items
+    off = [distance * (1 - math.exp(log_mu) * ratio) for ratio, _, distance in ratios[:taken]]
+    return sum(off) / len(tasks)
 
 
 def _arrays(values_by_task: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PERMUTATIONS = 9_999
-_CHUNK = 256
+_MOST_CELLS = 4_000_000  # permutations x values x groups that are counted at once
 
 
 @dataclass(frozen=True)
@@ -59,42 +59,53 @@ def jonckheere(groups: Sequence[float], values: Sequence[float], *, seed: int = 
     p-value comes from permutations of the values over the groups.
     """
     n = len(groups)
-    ordered = np.asarray(groups, dtype=np.float32)
-    rises = _signs(np.asarray(values, dtype=float))
-    order = _signs(ordered)
-    pairs = float(np.sqrt(np.square(order).sum(dtype=float) * np.square(rises).sum(dtype=float)))
+    order = np.argsort(values, kind="stable")
+    sorted_values = np.asarray(values, dtype=float)[order]
+    levels, labels = np.unique(np.asarray(groups, dtype=float)[order], return_inverse=True)
+    pairs = float(np.sqrt(_untied(labels) * _untied(sorted_values)))
     if pairs == 0:
         return Trend(float("nan"), 1.0, n)
-    agreement = float((order * rises).sum())
+    lower_N = np.searchsorted(sorted_values, sorted_values)  # how many values are below each
+    agreement = float(_agreements(labels[None], lower_N, len(levels))[0])
     generator = np.random.default_rng(seed)
+    at_once = max(1, min(_PERMUTATIONS, _MOST_CELLS // (n * len(levels))))
     drawn = np.concatenate(
         [
-            _agreements(ordered, rises, generator, min(_CHUNK, _PERMUTATIONS - done))
-            for done in range(0, _PERMUTATIONS, _CHUNK)
+            _agreements(
+                generator.permuted(np.tile(labels, (count, 1)), axis=1), lower_N, len(levels)
+            )
+            for done in range(0, _PERMUTATIONS, at_once)
+            for count in [min(at_once, _PERMUTATIONS - done)]
         ]
     )
     return Trend(agreement / pairs, _p_value(drawn, agreement), n)
 
 
-def _signs(values: NDArray[np.floating]) -> NDArray[np.float32]:
-    """[i, j]: the sign of value j minus value i."""
-    return np.sign(values[None, :] - values[:, None]).astype(np.float32)
+def _untied(values: NDArray[np.generic]) -> float:
+    """Ordered pairs that are not ties."""
+    _, counts = np.unique(values, return_counts=True)
+    return float(len(values) ** 2 - np.square(counts).sum())
 
 
 def _agreements(
-    groups: NDArray[np.float32],
-    rises: NDArray[np.float32],
-    generator: np.random.Generator,
-    count: int,
+    labels_KN: NDArray[np.intp], lower_N: NDArray[np.intp], levels: int
 ) -> NDArray[np.float64]:
-    """Agreement of permuted groups with the values' order, once for each permutation."""
-    levels = np.unique(groups)
-    labels_KN = generator.permuted(np.tile(groups, (count, 1)), axis=1)
-    above_KNG = np.sign(labels_KN[:, :, None] - levels)
-    sums_KNG = rises @ above_KNG
-    own_KN = np.searchsorted(levels, labels_KN)
-    chosen = np.take_along_axis(sums_KNG, own_KN[:, :, None], axis=2)
-    agreements: NDArray[np.float64] = chosen.sum(axis=(1, 2), dtype=float)
+    """Ordered pairs in the groups' order minus those against it, of each of K labellings.
+
+    Args:
+        labels_KN: the group of each value, values ascending.
+        lower_N: for each value how many are below it.
+        levels: number of groups.
+    """
+    is_in_KNG = labels_KN[:, :, None] == np.arange(levels)
+    before_KNG = np.concatenate(
+        [np.zeros_like(is_in_KNG[:, :1], dtype=np.int32), is_in_KNG.cumsum(axis=1, dtype=np.int32)],
+        axis=1,
+    )[:, lower_N]
+    signs_GG = np.sign(np.arange(levels)[:, None] - np.arange(levels)).astype(np.int32)
+    agreements: NDArray[np.float64] = 2 * (before_KNG * signs_GG[labels_KN]).sum(
+        axis=(1, 2), dtype=np.float64
+    )
     return agreements
 
 

@@ -236,7 +236,7 @@ def test_gradients_equal_autograd_through_peft(make_trial: MakeTrial, engine: Sl
             log_probs = model(input_ids=ids).logits[0, :-1].log_softmax(-1)
             kept = labels[1:] != -100
             total = total - log_probs[kept].gather(1, labels[1:][kept][:, None]).sum()
-        total = total / slot.labelled_tokens()
+        total = total / slot.labelled_tokens
         total.backward()
         assert loss == pytest.approx(total.item(), abs=1e-5)
         for name, gradient in slot.adapter.gradients.items():

@@ -55,6 +55,22 @@ class TestWhatRayUpTakes:
         assert config["provider"]["type"] == provider
         assert config["head_node_type"] in config["available_node_types"]
 
+    def test_the_project_is_installed_from_where_it_was_copied_to(
+        self, provider: str, tmp_path: Path
+    ) -> None:
+        uv = tmp_path / ".local" / "bin" / "uv"
+        uv.parent.mkdir(parents=True)
+        uv.write_text('#!/bin/sh\nprintf "%s\\n" "$@" >> "$HOME/arguments"\n')
+        uv.chmod(0o755)
+        for command in read(provider)["setup_commands"]:
+            if "uv pip install" in command:
+                environment = {"HOME": str(tmp_path), "PATH": os.environ["PATH"]}
+                subprocess.run(["bash", "-c", command], env=environment, check=True)
+        arguments = (tmp_path / "arguments").read_text().splitlines()
+        project = arguments[arguments.index("-e") + 1].partition("[")[0]
+        assert project == str(tmp_path / "forgetting-sweeps")
+        assert str(tmp_path / "venv") in arguments
+
     def test_ray_refuses_it_with_a_field_of_nobody_s(self, provider: str) -> None:
         config = prepare_config(read(provider) | {"worker_ip": "10.0.0.1"})
         with pytest.raises(Exception, match="worker_ip"):

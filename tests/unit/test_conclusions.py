@@ -185,4 +185,4 @@ def test_repeats_give_an_interval_over_seeds_and_are_no_trials_of_their_own(tmp_
     assert (seeds.low, seeds.high) == pytest.approx((reference.low, reference.high))
     row = next(row for row in paper_table(results).rows if row.trial == chosen.number)
     half = (seeds.high - seeds.low) / 2
-    assert cell_text(row.cells["in-domain"]).endswith(f"± {half:.3f}")
+    assert cell_text(row.cells["in-domain"]).endswith(f"({seeds.estimate:.3f} ± {half:.3f})")

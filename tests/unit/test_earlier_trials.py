@@ -63,6 +63,13 @@ def test_the_same_file_is_the_same_sweep() -> None:
     check_same_sweep(config.model_dump(mode="json"), config, Path("here"))
 
 
+def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
+    config = sweep()
+    earlier = config.model_dump(mode="json")
+    del earlier["data"]["validation_split"]
+    check_same_sweep(earlier, config, Path("here"))
+
+
 @pytest.mark.parametrize(
     ("section", "value", "told"),
     [

@@ -51,6 +51,12 @@ def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results, c
     assert (tmp_path / "one.svg").read_text().startswith("<?xml")
 
 
+def test_full_fine_tuning_alone_is_drawn(tmp_path):
+    folder = SyntheticSweep(trials=4, full_every=1).write(tmp_path / "full")
+    assert {record.config.method for record in open_sweeps([folder])[0].trials} == {"full"}
+    assert main(["figure", str(folder), "--to", str(tmp_path / "full.png")]) == 0
+
+
 def test_what_cannot_be_drawn_or_written_is_said(tmp_path, capsys):
     failed = dict.fromkeys(range(4), TrialStatus.FAILED)
     bare = SyntheticSweep(trials=4, failures=failed).write(tmp_path / "bare")

@@ -20,7 +20,7 @@ from analysis.sweeps import open_sweeps, pair_items
 from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
-from trainables.records import ItemScore, TrialStatus
+from trainables.records import ItemScore, Measurement, TrialStatus
 
 
 @pytest.fixture(scope="module")
@@ -127,6 +127,29 @@ def test_a_damaged_record_is_named(tmp_path):
     file = folder / "trials" / "0001" / "trial.json"
     file.write_text(file.read_text()[:100])
     assert str(file) in refusal(folder)
+
+
+def test_a_trial_that_fails_after_its_evaluation_keeps_the_scores(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=3).write(tmp_path))
+    record = ledger.trials()[1]
+    later = Measurement(step=10_000, metrics={"train/loss": 9.0}, time=1.0)
+    ledger.append(1, later)
+    ledger.write_trial(record.model_copy(update={"status": TrialStatus.FAILED, "last": later}))
+    failed = load_trials(tmp_path).iloc[1]
+    assert failed["train/loss"] == 9.0
+    assert failed["in_domain/acc_mean"] == record.metric("in_domain/acc_mean")
+
+
+def test_one_sweep_by_two_paths_is_one_sweep(tmp_path):
+    folder = SyntheticSweep(trials=3).write(tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (sweep,) = open_sweeps([folder, tmp_path / "b" / ".." / "a"])
+    assert len(sweep.trials) == 3
+
+
+def test_a_store_that_nobody_knows_is_refused(capsys):
+    with pytest.raises(UserError, match="SWEEP_DIR: cannot be read: foo://bar"):
+        open_sweeps(["foo://bar"])
 
 
 def test_items_keep_every_character(tmp_path):

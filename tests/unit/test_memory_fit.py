@@ -52,7 +52,27 @@ class TestClosedForms:
         model, trial = full_trial("deepspeed.zero_stage=2", "deepspeed.offload_optimizer=true")
         estimate = memory.estimate(model, trial)
         assert estimate.static == 2 * memory.parameters(model)
-        assert estimate.update == pytest.approx(2 * memory.parameters(model) / trial.workers)
+        assert estimate.update == 0
+
+    def test_a_whole_offload_leaves_what_is_used_at_a_time(self) -> None:
+        """Stage 3 on one GPU: 1e9 live parameters and a bucket, in 16 bit, and activations."""
+        model, trial = full_trial(
+            "deepspeed.zero_stage=3",
+            "deepspeed.offload_optimizer=true",
+            "deepspeed.offload_parameters=true",
+            "resources.full.workers=1",
+            "train.micro_batch_size=1",
+            "train.gradient_checkpointing=true",
+        )
+        estimate = memory.estimate(model, trial)
+        assert estimate.static == 2 * 5e8
+        assert estimate.update == 0
+        resident = trial.model_copy(
+            update={"deepspeed": trial.deepspeed.model_copy(update={"offload_parameters": False})}
+        )
+        there = memory.estimate(model, resident)
+        assert there.static == 2 * memory.parameters(model) + 2 * 5e8
+        assert estimate.backward - there.backward == 2 * 1e9
 
     def test_an_adapter_s_parameters_are_peft_s(self) -> None:
         """r = 16 on every linear layer of Llama-3.1-8B: 41,943,040, as PEFT prints."""

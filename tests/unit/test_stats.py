@@ -8,6 +8,7 @@ import random
 import numpy as np
 import optuna
 import pytest
+import scipy.optimize
 import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from synthetic_sweep import SyntheticSweep
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.stats.intervals import bootstrap_mean, over_seeds, upper_bound
-from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks
+from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks, sign_flips
 from analysis.stats.trends import jonckheere, spearman
 from trainables.ledger import Ledger
 from trainables.metric_keys import IN_DOMAIN_ACC
@@ -65,15 +66,41 @@ def test_the_upper_bound_is_the_bootstraps_and_clopper_pearsons_where_nothing_ro
     twice = bootstrap_mean([values], level=0.9)
     assert upper_bound([values], level=0.95) == pytest.approx(twice.high, abs=1e-12)
     exact = scipy.stats.binomtest(0, 90, alternative="less").proportion_ci(0.95, "exact").high
-    assert upper_bound([[0] * 50, [0] * 40]) == pytest.approx(exact)
+    assert upper_bound([[0] * 45, [0] * 45]) == pytest.approx(exact)
 
 
 def test_items_that_are_all_alike_have_the_interval_of_clopper_and_pearson():
-    right = bootstrap_mean([[1] * 30, [1] * 20], bounds=(0, 1))
+    right = bootstrap_mean([[1] * 25, [1] * 25], bounds=(0, 1))
     exact = scipy.stats.binomtest(50, 50).proportion_ci(0.95, "exact")
     assert (right.low, right.high) == pytest.approx((exact.low, 1.0))
     same = bootstrap_mean([[0] * 50], bounds=(-1, 1))
     assert (same.low, same.high) == pytest.approx((exact.low - 1, 1 - exact.low))
+
+
+@pytest.mark.parametrize("sizes", [(20, 1000), (5, 7, 300), (40, 40, 90)])
+def test_what_a_small_task_may_hide_is_bounded_by_all_shares_that_are_likely_enough(sizes):
+    """Against a search over shares p for which seeing none has probability 5 % or more."""
+    exact = scipy.optimize.minimize(
+        lambda p: -np.mean(p),
+        x0=np.full(len(sizes), 1e-3),
+        bounds=[(0, 1 - 1e-9)] * len(sizes),
+        constraints={
+            "type": "ineq",
+            "fun": lambda p: np.dot(sizes, np.log1p(-p)) - np.log(0.05),
+        },
+        method="SLSQP",
+    )
+    assert exact.success
+    assert upper_bound([[0] * n for n in sizes]) == pytest.approx(-exact.fun, rel=1e-3)
+    alone = bootstrap_mean([[0] * sizes[0]], bounds=(0, 1)).high
+    assert bootstrap_mean([[0] * n for n in sizes], bounds=(0, 1)).high > alone / len(sizes) - 1e-9
+
+
+def test_items_at_a_bound_can_be_off_to_the_other_side_alone():
+    found = bootstrap_mean([[1] * 10, [0] * 1000], bounds=(0, 1))
+    alone = scipy.stats.binomtest(10, 10).proportion_ci(0.95, "exact")
+    assert found.low == pytest.approx(alone.low / 2)
+    assert 0.5 < found.high < 0.502
 
 
 def test_every_task_needs_items():
@@ -166,6 +193,13 @@ def test_jonckheere_is_symmetric_and_knows_no_trend_where_there_is_none():
     assert jonckheere(ranks, [0.5] * 8).p_value == 1.0
 
 
+def test_jonckheere_of_a_thousand_trials_takes_no_minute():
+    ranks, values = [2**g for g in range(10)] * 100, np.random.default_rng(0).normal(size=1000)
+    found = jonckheere(ranks, values)
+    assert found.statistic == pytest.approx(scipy.stats.kendalltau(ranks, values).statistic)
+    assert found.p_value == pytest.approx(scipy.stats.kendalltau(ranks, values).pvalue, abs=0.02)
+
+
 def test_importance_finds_what_matters_and_says_nothing_of_few_trials(tmp_path):
     ledger = Ledger(SyntheticSweep(trials=60, items=10, full_every=0).write(tmp_path))
     trials = ledger.trials()
@@ -207,3 +241,25 @@ def test_a_difference_over_tasks_by_brute_force() -> None:
     ]
     exact = sum(outcomes) / len(outcomes)
     assert mcnemar_over_tasks(counts) == pytest.approx(exact, abs=0.01)
+
+
+def test_graded_scores_are_tested_by_the_signs_of_their_differences() -> None:
+    """Most items rise by much and some fall by little: thresholds at 0.5 would see the latter."""
+    graded = [[0.4] * 12 + [-0.1] * 8, [0.2, -0.3, 0.25, 0.1]]
+    chance = np.random.default_rng(5)
+    one, other = (np.array(task) for task in graded)
+    flips = [
+        (one * chance.choice([-1, 1], (20_000, one.size))).mean(axis=1),
+        (other * chance.choice([-1, 1], (20_000, other.size))).mean(axis=1),
+    ]
+    exact = np.mean(np.abs(np.sum(flips, axis=0)) >= abs(one.mean() + other.mean()) - 1e-9)
+    assert sign_flips(graded) == pytest.approx(exact, abs=0.01)
+    reference = scipy.stats.permutation_test(
+        (one,), np.mean, permutation_type="samples", n_resamples=20_000, rng=0
+    )
+    assert sign_flips([one]) == pytest.approx(reference.pvalue, abs=0.01)
+
+
+def test_of_right_and_wrong_items_the_signs_are_mcnemars() -> None:
+    differences = [[1] * 13 + [-1] * 4 + [0] * 50]
+    assert sign_flips(differences) == pytest.approx(mcnemar(4, 13), abs=0.01)

@@ -422,3 +422,18 @@ def test_the_driver_starts_without_optuna():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+def test_the_front_of_many_is_that_of_all_pairs() -> None:
+    chance = random.Random(3)
+    records = [
+        trial(n, {GAIN: chance.randrange(30) / 30, LOSS: chance.randrange(30) / 30})
+        for n in range(300)
+    ]
+
+    def beats(one: TrialRecord, other: TrialRecord) -> bool:
+        first, second = ((-r.metric(GAIN), r.metric(LOSS)) for r in (one, other))
+        return first != second and all(a <= b for a, b in zip(first, second, strict=True))
+
+    expected = [r.number for r in records if not any(beats(o, r) for o in records)]
+    assert numbers(pareto_front(sweep(TWO), records)) == expected

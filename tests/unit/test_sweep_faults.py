@@ -77,6 +77,30 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be a finite number, got inf",
         "",
     ),
+    "a worker of two GPUs": (
+        {"resources": {"lora": {"gpus_per_worker": 2}}},
+        "resources.lora.gpus_per_worker",
+        "a worker trains on one GPU, got 2",
+        "set resources.lora.workers for a trial on several",
+    ),
+    "workers that share a GPU": (
+        {"resources": {"lora": {"gpus_per_worker": 0.5, "workers": 2}}},
+        "resources.lora.gpus_per_worker",
+        "workers of one trial cannot share a GPU, got 0.5",
+        "set it to 1, or workers to 1",
+    ),
+    "a share that Ray does not count": (
+        {"resources": {"lora": {"gpus_per_worker": 1e-5}}},
+        "resources.lora.gpus_per_worker",
+        "must be 0 or at least 0.0001, got 1e-05",
+        "",
+    ),
+    "validation on the training rows": (
+        {"data__path": "openai/gsm8k", "data__validation_path": "openai/gsm8k"},
+        "data.validation_path",
+        "holds the rows that are trained on, got openai/gsm8k (split train) for both",
+        "set validation_split, or leave it out for a validation_fraction of the rows",
+    ),
     "both alphas": (
         {"search__lora__alpha": 16},
         "search.lora",

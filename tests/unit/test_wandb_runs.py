@@ -178,5 +178,5 @@ def test_the_command_writes_a_table(api, tmp_path):
         [*command, "--to", str(file)], cwd=project, capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr
-    assert file.read_text().startswith("trial_id,sweep,number,method")
+    assert file.read_text().startswith("trial_id,sweep,number,confirms,method")
     assert KEY not in file.read_text() + done.stdout + done.stderr

@@ -245,3 +245,22 @@ def environment() -> dict[str, str]:
 
 def files(folder: Path) -> dict[Path, int]:
     return {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+
+
+def test_reasons_are_told_as_they_are(tmp_path: Path) -> None:
+    reason = "[enforce fail at alloc_cpu.cpp:117] no room for [/data/x.jsonl]"
+    record_sweep(tmp_path, *(trial(n, TrialStatus.FAILED, reason=reason) for n in range(4)))
+    console = Console(width=200)
+    with console.capture() as captured:
+        watch(tmp_path, once=False, console=console)
+    assert captured.get().count(reason) >= 4
+
+
+def test_the_end_of_the_search_is_not_that_of_a_sweep_that_repeats_its_winners(
+    tmp_path: Path,
+) -> None:
+    record_sweep(tmp_path / "plain", *(trial(n) for n in range(4)))
+    assert watched_at(tmp_path / "plain", 5 * SECONDS).has_ended
+    confirm = {"confirm": {"top_k": 1, "seeds": 2}}
+    record_sweep(tmp_path / "repeats", *(trial(n) for n in range(4)), **confirm)
+    assert not watched_at(tmp_path / "repeats", 5 * SECONDS).has_ended

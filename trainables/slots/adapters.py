@@ -222,10 +222,22 @@ class Masks:
             if adapter.dropout:
                 length = self._lengths[offset + index]
                 keep = 1 - adapter.dropout
-                drawn = torch.empty(rows, length, shape_NSI[2], device=self._device)
-                drawn.bernoulli_(keep, generator=self._generators[offset + index]).div_(keep)
+                shape = (rows, length, shape_NSI[2])
+                drawn = self._draw(shape, keep, self._generators[offset + index])
                 mask_NSI[index * rows : (index + 1) * rows, :length] = drawn
         return mask_NSI
+
+    def _draw(
+        self, shape: tuple[int, int, int], keep: float, generator: torch.Generator
+    ) -> torch.Tensor:
+        """The factors that torch's dropout would draw for an input of this shape."""
+        if (
+            self._device.type == "cuda"
+        ):  # its kernel takes numbers in another order than Bernoulli's
+            ones = torch.ones(shape, device=self._device)
+            return torch._fused_dropout(ones, keep, generator=generator)[0]
+        factors = torch.empty(shape, device=self._device)
+        return factors.bernoulli_(keep, generator=generator).div_(keep)
 
 
 class _AdaptedLinear(torch.autograd.Function):

@@ -1,6 +1,6 @@
 """Micro-batches of several trials, side by side in one batch.
 
-Shapes: N sequences, S positions, T labelled tokens.
+Shapes: K micro-batches, N sequences, S positions, T labelled tokens.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ class Batch:
         positions_T: where a token is predicted that has a label, in row-major order.
         targets_T: the tokens that are to be predicted there.
         slots_T: number of the micro-batch each of them belongs to.
+        tokens_K: over how many tokens each micro-batch's loss is the mean.
         lengths: of the longest sequence in each micro-batch.
     """
 
@@ -29,11 +30,23 @@ class Batch:
     positions_T: torch.Tensor
     targets_T: torch.Tensor
     slots_T: torch.Tensor
+    tokens_K: torch.Tensor
     lengths: list[int]
 
     @classmethod
-    def of(cls, micro_batches: Sequence[Sequence[Sample]], device: torch.device) -> Batch:
-        """Lay micro-batches one after another."""
+    def of(
+        cls,
+        micro_batches: Sequence[Sequence[Sample]],
+        tokens: Sequence[int],
+        device: torch.device,
+    ) -> Batch:
+        """Lay micro-batches one after another.
+
+        Args:
+            micro_batches: one of each slot.
+            tokens: over how many its loss is the mean: those of its whole optimizer step.
+            device: of the base.
+        """
         lengths = [max(len(s["input_ids"]) for s in samples) for samples in micro_batches]
         width = max(lengths)
         rows: list[list[int]] = []
@@ -51,7 +64,14 @@ class Batch:
                         targets.append(label)
                         slots.append(number)
 
-        def tensor(values: list[int] | list[list[int]]) -> torch.Tensor:
+        def tensor(values: Sequence[int] | list[list[int]]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
 
-        return cls(tensor(rows), tensor(positions), tensor(targets), tensor(slots), lengths)
+        return cls(
+            tensor(rows),
+            tensor(positions),
+            tensor(targets),
+            tensor(slots),
+            tensor(tokens),
+            lengths,
+        )

@@ -19,7 +19,7 @@ from trainables.evaluation import Evaluator
 from trainables.inputs import inputs_of
 from trainables.logits import logits_at
 from trainables.model import shared_base
-from trainables.out_of_memory import is_out_of_memory
+from trainables.out_of_memory import free_memory, is_out_of_memory
 from trainables.records import TrialResult
 from trainables.reporter import Reporter
 from trainables.slots.adapters import (
@@ -110,6 +110,7 @@ class SlotEngine:
             self._groups[key] = AdapterGroup(rest, self._dtype)
         else:
             del self._groups[key]
+        slot.let_go()
 
     def step(self) -> list[Ended]:
         """A pass of each busy slot, and an optimizer step where one is due."""
@@ -142,7 +143,7 @@ class SlotEngine:
     def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
         """Let half as many slots share a pass from now on; one alone cannot go on."""
         error = told(error)
-        torch.cuda.empty_cache()
+        free_memory()
         if len(slots) == 1:
             self.leave(slots[0])
             return [Ended(slots[0], error=error)]
@@ -165,8 +166,11 @@ class SlotEngine:
 
     def clear(self) -> None:
         """Free all slots."""
+        for slot in self.slots:
+            slot.let_go()
         self._slots.clear()
         self._groups.clear()
+        free_memory()
 
     def close(self) -> None:
         """Give the base back as it was."""
@@ -176,25 +180,32 @@ class SlotEngine:
 
     def _pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[float]:
         """Forward and backward; returns each slot's loss."""
-        batch = Batch.of([slot.micro_batch() for slot in slots], self._base.device)
+        batch = Batch.of(
+            [slot.micro_batch() for slot in slots],
+            [slot.labelled_tokens for slot in slots],
+            self._base.device,
+        )
         self._largest_pass = max(self._largest_pass, batch.input_ids_NS.numel())
         masks = Masks([slot.generator for slot in slots], batch.lengths, self._base.device)
-        tokens_K = torch.tensor([slot.labelled_tokens() for slot in slots])
         with self._layers.routed(parts, masks), self._autocast():
             # Padding stands on the right, where causal attention never looks: no mask.
             logits_TV = logits_at(self._base, batch.positions_T, input_ids=batch.input_ids_NS)
             nll_T = cross_entropy(logits_TV.float(), batch.targets_T, reduction="none")
             loss_K = nll_T.new_zeros(len(slots)).index_add(0, batch.slots_T, nll_T)
-            loss_K = loss_K / tokens_K.to(loss_K.device)
+            loss_K = loss_K / batch.tokens_K
         # Each loss reaches the adapter of its own slot alone, so the sum's gradient is each one's.
         loss_K.sum().backward()
         return list(loss_K.tolist())
 
     def _take_steps(self, due: Sequence[Slot]) -> list[Ended]:
         """An optimizer step of each of these slots, with all that follows from it."""
+        norms = []
         for slot in due:
             with self._on_time_of(slot):
-                slot.take_step()
+                norms.append(slot.take_step())
+        if norms:  # read at once: a GPU is waited for each time
+            for slot, norm in zip(due, torch.stack(norms).tolist(), strict=True):
+                slot.log_norm(norm)
         self._answer_ahead(due)
         return [end for slot in due if (end := self._report(slot))]
 
@@ -233,7 +244,7 @@ class SlotEngine:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            torch.cuda.empty_cache()  # each finds its answers by itself
+            free_memory()  # each finds its answers by itself
         seconds = time.perf_counter() - started
         for slot in self.slots:
             share = seconds / len(slots) if slot in slots else 0.0
@@ -260,11 +271,12 @@ class SlotEngine:
         return group, group.adapters.index(slot.adapter)
 
     def _end(self, slot: Slot) -> Ended:
-        self.leave(slot)
         try:
             return Ended(slot, result=slot.finish())
         except Exception as error:
             return Ended(slot, error=told(error))
+        finally:
+            self.leave(slot)
 
     @contextmanager
     def _alone(self, slot: Slot) -> Iterator[None]:

@@ -32,6 +32,7 @@ from trainables.attempt_folder import (
 from trainables.config import TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, told
 from trainables.hang_watch import HangWatch
+from trainables.lost_device import end_with_lost_device
 from trainables.records import Measurement
 
 STARTED = "started"
@@ -230,6 +231,7 @@ class SlotHost:
         try:
             guest.slot = await self._in_thread(lambda: self._join(guest, mailbox))
         except Exception as error:  # a trial's fault never ends its neighbours
+            await self._in_thread(end_with_lost_device)
             self._take_error(guest, told(error), busy)
             return False
         guest.events.put_nowait({STARTED: True})
@@ -248,6 +250,7 @@ class SlotHost:
         except OSError as of_storage:
             error = told(of_storage)
         if error is not None:
+            await self._in_thread(end_with_lost_device)
             self._take_error(guest, error)
             return
         if result.best_weights_dir is not None:

@@ -44,13 +44,13 @@ class FlatAdamW:
         """As of any optimizer."""
         return list(self.torch.param_groups)
 
-    def clip(self, max_norm: float) -> float:
-        """Scale the gradient down to a norm, 0 for any; returns the norm it had."""
+    def clip(self, max_norm: float) -> torch.Tensor:
+        """Scale the gradient down to a norm, 0 for any; returns the norm it had, on its device."""
         # Tensor by tensor, as the reference: over the whole vector at once, fp32 loses digits.
         norm = torch.nn.utils.get_total_norm(list(self._adapter.gradients.values()))
         if max_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self._flat_P, max_norm, norm)
-        return float(norm)
+        return norm
 
     def zero_grad(self) -> None:
         """In place: the gradient is a row of its group's matrix."""

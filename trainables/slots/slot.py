@@ -76,6 +76,7 @@ class Slot:
             len(tokenized.train), self.args.max_steps * trial.train.batch_size, trial.seed
         )
         self._micro_batches_done = 0
+        self._labelled_tokens: int | None = None  # of the current step, once counted
         self._loss = 0.0
         self._logs: dict[str, float] = {}
         self._reports = Reports(trial, reporter, tokenizer, tokenized, self.args.max_steps)
@@ -113,10 +114,13 @@ class Slot:
         start = self._micro_batches_done * size
         return batch[start : start + size]
 
+    @property
     def labelled_tokens(self) -> int:
         """Tokens over which the loss of the current optimizer step is the mean, at least 1."""
-        counts = (sum(t != IGNORED_LABEL for t in s["labels"][1:]) for s in self._batch())
-        return max(1, sum(counts))
+        if self._labelled_tokens is None:
+            counts = (sum(t != IGNORED_LABEL for t in s["labels"][1:]) for s in self._batch())
+            self._labelled_tokens = max(1, sum(counts))
+        return self._labelled_tokens
 
     def _batch(self) -> list[Sample]:
         size = self.trial.train.batch_size
@@ -144,17 +148,27 @@ class Slot:
         """Leave out time that went to other slots."""
         self._reports.exclude(seconds)
 
-    def take_step(self) -> None:
-        """Clip and update, in the order of Transformers' trainer; `report` follows."""
+    def take_step(self) -> torch.Tensor:
+        """Clip and update, in the order of Transformers' trainer; `report` follows.
+
+        Returns:
+            The gradient's norm before, on its device, for `log_norm`.
+        """
         norm = self.optimizer.clip(self.args.max_grad_norm)
         self.optimizer.torch.step()
         (learning_rate, *_) = self.lr_scheduler.get_last_lr()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.state.global_step += 1
-        self._logs = {"loss": self._loss, "grad_norm": norm, "learning_rate": learning_rate}
+        self._labelled_tokens = None
+        self._logs = {"loss": self._loss, "learning_rate": learning_rate}
         self._loss, self._micro_batches_done = 0.0, 0
         self._random_at_step = self.generator.get_state()
+        return norm
+
+    def log_norm(self, norm: float) -> None:
+        """Take up the norm that `take_step` returned."""
+        self._logs["grad_norm"] = norm
 
     def report(self) -> None:
         """Do whatever is due after the step that was taken: report, save, evaluate.
@@ -191,6 +205,10 @@ class Slot:
         )
         checkpoint_files.remove_checkpoints(self.trial.attempt_dirs)
         return result
+
+    def let_go(self) -> None:
+        """Part with those who hold the slot in turn, so that its tensors go when it does."""
+        del self._reports, self._checkpoints, self._best
 
     def _save(self, folder: Path) -> None:
         """The adapter as PEFT saves it."""

@@ -45,6 +45,7 @@ class SlotHost(host.SlotHost):
         use_credentials()
         super().__init__(stop_is_requested)
 
+    @ray.method(max_task_retries=3)
     async def evaluate_base(self, *arguments: Any) -> UserError | None:
         """`evaluate_base_to`: with the base in memory, and tasks, that trials here find ready."""
         fault: UserError | None = await self._in_thread(lambda: evaluate_base_to(*arguments))

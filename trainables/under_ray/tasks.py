@@ -42,7 +42,8 @@ def evaluate_base_to(
         return error
 
 
-evaluate_base_remotely = ray.remote(max_retries=0)(evaluate_base_to)
+# A process that stays keeps its GPU's memory, and Ray ends one only where GPUs stand in `remote`.
+evaluate_base_remotely = ray.remote(max_retries=3, max_calls=1)(evaluate_base_to)
 
 
 @ray.remote(num_cpus=0)
@@ -51,7 +52,7 @@ def trial_process_seconds() -> float:
     return time.process_time()
 
 
-@ray.remote(max_retries=1)
+@ray.remote(max_retries=1, max_calls=1)
 def inspect_remotely(sweep_dir: str, number: int) -> str | None:
     """`inspect_trial` on a worker; returns why something could not be looked at, if so."""
     from trainables.inside.inspection import inspect_trial

@@ -14,6 +14,7 @@ import ray.tune
 from trainables.attempt_folder import on_this_node, publish_rest, published_address
 from trainables.checkpoint_files import find_best
 from trainables.config import TrialConfig
+from trainables.lost_device import end_with_lost_device
 from trainables.records import Outcome, TrialStatus
 from trainables.reporter import StopTrial
 from trainables.slots.eligibility import reason_against
@@ -46,8 +47,10 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
 def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> Outcome:
     """Run the trial with its folders here; whatever happens becomes a status and a reason.
 
+    Where the error has broken this process's GPU the process ends, and Tune starts the trial again.
+
     Raises:
-        ray.exceptions.RayActorError: the process that trained it has died; Tune starts it again.
+        ray.exceptions.RayActorError: the process that trained it has died, with the same effect.
     """
     try:
         best = _train(trial, here, slot_hosts)
@@ -57,6 +60,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
         if isinstance(root_cause(error), StopTrial):
             return Outcome(status=TrialStatus.RUNNING)
         traceback.print_exc()
+        end_with_lost_device()
         return verdict(here, error)
     finally:
         faulthandler.cancel_dump_traceback_later()

@@ -83,6 +83,9 @@ class Worker:
             TrialError: see the trial's method.
             StopTrial: the driver asked for it.
         """
+        from trainables.out_of_memory import free_memory
+
+        free_memory()  # of the trial before
         use_credentials()
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
         reporter = WorkerReporter(trial.workers, self._hand_on if rank == 0 else None)

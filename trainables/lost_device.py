@@ -1,0 +1,24 @@
+"""A GPU that an error has made useless for its process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+
+
+def end_with_lost_device() -> None:
+    """End this process where its CUDA context is broken, as by an illegal access or an ECC error.
+
+    Whatever it does there fails from then on, and so would each trial that it was given next; in
+    another process they go on.
+    """
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return
+    try:
+        torch.cuda.synchronize()
+    except RuntimeError:
+        traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
