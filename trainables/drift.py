@@ -73,7 +73,9 @@ def sample_reference(
     with evaluating(model):
         torch.manual_seed(seed)
         for prompt in prompts:
-            encoded = tokenizer(prompt, return_tensors="pt", add_special_tokens=special)
+            # Training and the harness count a space at the end to what follows.
+            context = prompt.rstrip() or prompt
+            encoded = tokenizer(context, return_tensors="pt", add_special_tokens=special)
             prompt_ids = encoded["input_ids"].to(model.device)
             sampled = model.generate(
                 input_ids=prompt_ids,

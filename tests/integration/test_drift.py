@@ -131,6 +131,16 @@ def test_sampled_tokens_follow_the_base_and_the_seed(
     assert len(drawn) > len(PROMPTS)  # sampled, not greedy
 
 
+def test_a_space_at_a_prompts_end_is_sampled_with_what_follows(
+    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
+) -> None:
+    assert all(prompt == prompt.rstrip() for prompt in PROMPTS)
+    spaced = [f"{prompt} \n" for prompt in PROMPTS]
+    found = sample_reference(base_and_tuned[0], tokenizer, spaced, TOKENS, batch_size=2, seed=0)
+    assert torch.equal(found.input_ids_NS, reference.input_ids_NS)
+    assert torch.equal(found.scored_NS, reference.scored_NS)
+
+
 def test_a_reference_is_the_same_after_saving(
     base_and_tuned: tuple[Any, Any], reference: KlReference, tmp_path: Path
 ) -> None:
