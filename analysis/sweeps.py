@@ -11,7 +11,14 @@ from analysis.sweep_settings import SweepSettings
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.ledger import Ledger
-from trainables.records import BaseRecord, ItemScore, SweepRecord, TrialRecord, TrialStatus
+from trainables.records import (
+    BaseRecord,
+    ItemScore,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
 from trainables.storage import Location
 
 
@@ -106,7 +113,7 @@ def _open(sweep_dir: Location) -> Sweep:
             [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
         )
     ledger.check()
-    trials = tuple(_with_newest(ledger, record) for record in ledger.trials())
+    trials = _with_newest(ledger)
     if not trials:
         raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])
     try:
@@ -117,18 +124,31 @@ def _open(sweep_dir: Location) -> Sweep:
     return Sweep(ledger, ledger.sweep(), base, trials)
 
 
-def _with_newest(ledger: Ledger, record: TrialRecord) -> TrialRecord:
-    """The record with the newest value of each metric.
+def _with_newest(ledger: Ledger) -> tuple[TrialRecord, ...]:
+    """Every trial, with the newest value of each metric.
 
-    A trial that did not come to its end may have logged its loss after it was last evaluated.
+    One that did not come to its end may have logged its loss after it was last evaluated, and
+    while one runs its record stays as it was.
     """
-    if record.last is None or record.status is TrialStatus.COMPLETE:
+    records = ledger.trials()
+    if all(record.status is TrialStatus.COMPLETE for record in records):
+        return tuple(records)
+    histories = ledger.histories()
+    return tuple(
+        record
+        if record.status is TrialStatus.COMPLETE
+        else _after_all(record, histories.get(record.number, []))
+        for record in records
+    )
+
+
+def _after_all(record: TrialRecord, history: Sequence[Measurement]) -> TrialRecord:
+    if not history:
         return record
-    newest: dict[str, float] = {}
-    for measurement in ledger.measurements(record.number):
-        newest |= measurement.metrics
-    last = record.last.model_copy(update={"metrics": newest | record.last.metrics})
-    return record.model_copy(update={"last": last})
+    metrics: dict[str, float] = {}
+    for measurement in history:
+        metrics |= measurement.metrics
+    return record.model_copy(update={"last": history[-1].model_copy(update={"metrics": metrics})})
 
 
 def _differences(first: Sweep, other: Sweep) -> list[Fault]:

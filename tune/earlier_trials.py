@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError
@@ -33,8 +33,7 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
         UserError: it is another sweep; every section that differs.
     """
     now = config.model_dump(mode="json")
-    with suppress(ValidationError):  # what this version knows and that one did not has its default
-        saved = SweepConfig.model_validate(saved).model_dump(mode="json")
+    saved = {section: _completed(saved, config, section) for section in _FIXED}
     changed = [section for section in _FIXED if saved.get(section) != now[section]]
     if changed:
         raise UserError(
@@ -47,6 +46,15 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
                 for section in changed
             ]
         )
+
+
+def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
+    """A recorded section, with defaults for what the version that wrote it did not know."""
+    part = getattr(config, section)
+    if isinstance(part, BaseModel):
+        with suppress(ValidationError):
+            return type(part).model_validate(saved[section]).model_dump(mode="json")
+    return saved.get(section)
 
 
 def _difference(saved: dict[str, Any], now: dict[str, Any], section: str) -> str:

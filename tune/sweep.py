@@ -13,14 +13,14 @@ import ray
 from ray import tune as ray_tune
 from ray.exceptions import RayError
 
-from trainables.config import TrialConfig
+from trainables.config import Method, TrialConfig
 from trainables.inside.choice import notable_trials
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.storage import Location
 from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
-from trainables.under_ray.tasks import evaluate_base_remotely, inspect_remotely
+from trainables.under_ray.tasks import as_task, evaluate_base_to, inspect_on_worker
 from trainables.under_ray.trial import run_trial
 from tune.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.earlier_trials import check_same_sweep, fitted, fitting, import_trials
@@ -235,22 +235,21 @@ class Sweep:
             if hosts.start():
                 fault = hosts.evaluate_base(*arguments)
             else:
-                task = evaluate_base_remotely.options(
-                    num_cpus=config.resources.of(method).cpus_per_worker,
-                    num_gpus=gpus_per_worker(config, method, self._cluster),
-                )
+                task = as_task(evaluate_base_to, *self._of_worker(method))
                 fault = ray.get(task.remote(*arguments))
         if fault is not None:
             raise fault
         return self._ledger.base()
 
+    def _of_worker(self, method: Method) -> tuple[float, float]:
+        """CPUs and GPUs that a worker of a method holds."""
+        cpus = self._config.resources.of(method).cpus_per_worker
+        return cpus, gpus_per_worker(self._config, method, self._cluster)
+
     def _look_inside(self, records: Sequence[TrialRecord]) -> None:
         """Look into notable trials' models on the workers; what fails there fails nothing here."""
         config, method = self._config, self._config.search.methods[0]
-        task = inspect_remotely.options(
-            num_cpus=config.resources.of(method).cpus_per_worker,
-            num_gpus=gpus_per_worker(config, method, self._cluster),
-        )
+        task = as_task(inspect_on_worker, *self._of_worker(method))
         root = str(self._ledger.folder.root.absolute())
         notable = notable_trials(config, records)
         at_once = max(1, trials_that_fit(config, method, self._cluster))

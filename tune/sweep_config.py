@@ -18,6 +18,7 @@ from trainables.config import (
     Objective,
     TrainConfig,
 )
+from trainables.locations import is_local
 from trainables.pareto import Constraint
 from tune.search_config import LogUniform, SearchConfig
 
@@ -244,8 +245,14 @@ class SweepConfig(Frozen):
         return faults
 
     def _data_faults(self) -> list[str]:
-        data = self.data
-        if data.validation_path != data.path or data.validation_split not in (None, data.split):
+        data, split = self.data, self.data.validation_split
+        is_of_hub = data.validation_path is not None and not is_local(data.validation_path)
+        if split is not None and not is_of_hub:
+            return [
+                f"data.validation_split: is of a hub data set, and validation_path is none, got "
+                f"{split}; name one there, or leave the split out"
+            ]
+        if data.validation_path != data.path or split not in (None, data.split):
             return []
         return [
             f"data.validation_path: holds the rows that are trained on, got {data.path} (split "

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 _DRAWS = 100_000
 _DRAWS_OF_GRADES = 10_000  # of which each costs as much as there are different grades
+_AT_ONCE = 256  # sizes of which there is one coin each
 _ROUNDING = 1e-9
 
 
@@ -66,7 +67,8 @@ def sign_flips(differences_by_task: Sequence[ArrayLike]) -> float:
     fair: list[tuple[float, int]] = []
     observed = 0.0
     for values in differences_by_task:
-        differences = np.asarray(values, dtype=float)
+        # Rounded, as equal grades may differ by rounding, and each size costs draws of its own.
+        differences = np.round(np.asarray(values, dtype=float), 9)
         sizes, counts = np.unique(np.abs(differences), return_counts=True)
         fair += zip((sizes / differences.size).tolist(), counts.tolist(), strict=True)
         observed += float(differences.mean())
@@ -80,7 +82,12 @@ def _as_far_by_chance(fair: Sequence[tuple[float, int]], observed: float, draws:
     coins = np.random.default_rng(0)
     drawn = np.zeros(draws)
     for size, count in fair:
-        drawn += size * (2 * coins.binomial(count, 0.5, draws) - count)
+        if count > 1:
+            drawn += size * (2 * coins.binomial(count, 0.5, draws) - count)
+    single = [size for size, count in fair if count == 1]
+    for start in range(0, len(single), _AT_ONCE):
+        sizes = np.array(single[start : start + _AT_ONCE])
+        drawn += (2 * coins.integers(0, 2, (draws, sizes.size), dtype=np.int8) - 1) @ sizes
     as_far = int((np.abs(drawn) >= abs(observed) - _ROUNDING).sum())
     return (1 + as_far) / (1 + draws)
 

@@ -19,7 +19,7 @@ from trainables.inside.records import InsideFolder
 from trainables.ledger import Ledger
 from trainables.model import load_model
 from trainables.records import SweepRecord, TrialRecord, TrialStatus
-from trainables.under_ray.tasks import inspect_remotely
+from trainables.under_ray.tasks import as_task, inspect_on_worker
 from tune.provenance import provenance
 
 if TYPE_CHECKING:
@@ -290,7 +290,7 @@ def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path
 
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("inside"))
-    options = inspect_remotely.options(num_cpus=1)
+    options = as_task(inspect_on_worker, 1, 0)
     assert ray.get(options.remote(str(copy), 0)) is None
     found = InsideFolder(copy).read(0)
     assert found is not None

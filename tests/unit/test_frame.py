@@ -140,6 +140,17 @@ def test_a_trial_that_fails_after_its_evaluation_keeps_the_scores(tmp_path):
     assert failed["in_domain/acc_mean"] == record.metric("in_domain/acc_mean")
 
 
+def test_a_trial_that_runs_again_is_as_it_measured_last(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=3).write(tmp_path))
+    record = ledger.trials()[1]
+    ledger.append(1, Measurement(step=10_000, metrics={"train/loss": 0.5}, time=1.0))
+    ledger.write_trial(record.model_copy(update={"status": TrialStatus.RUNNING}))
+    (sweep,) = open_sweeps([tmp_path])
+    assert sweep.trials[1].last.step == 10_000
+    assert sweep.trials[1].metric("train/loss") == 0.5
+    assert sweep.trials[1].metric("in_domain/acc_mean") == record.metric("in_domain/acc_mean")
+
+
 def test_one_sweep_by_two_paths_is_one_sweep(tmp_path):
     folder = SyntheticSweep(trials=3).write(tmp_path / "a")
     (tmp_path / "b").mkdir()

@@ -260,6 +260,12 @@ def test_graded_scores_are_tested_by_the_signs_of_their_differences() -> None:
     assert sign_flips([one]) == pytest.approx(reference.pvalue, abs=0.01)
 
 
+def test_continuous_grades_are_tested_within_seconds() -> None:
+    scores = np.random.default_rng(0).normal(0.02, 1, (5, 4000))
+    reference = scipy.stats.ttest_1samp(scores.ravel(), 0).pvalue
+    assert sign_flips(list(scores)) == pytest.approx(reference, abs=0.02)
+
+
 def test_of_right_and_wrong_items_the_signs_are_mcnemars() -> None:
     differences = [[1] * 13 + [-1] * 4 + [0] * 50]
     assert sign_flips(differences) == pytest.approx(mcnemar(4, 13), abs=0.01)

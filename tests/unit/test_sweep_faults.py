@@ -101,6 +101,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "holds the rows that are trained on, got openai/gsm8k (split train) for both",
         "set validation_split, or leave it out for a validation_fraction of the rows",
     ),
+    "a split of a file": (
+        {"data__validation_path": "rows.jsonl", "data__validation_split": "test"},
+        "data.validation_split",
+        "is of a hub data set, and validation_path is none, got test",
+        "name one there, or leave the split out",
+    ),
     "both alphas": (
         {"search__lora__alpha": 16},
         "search.lora",

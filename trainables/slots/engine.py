@@ -134,10 +134,7 @@ class SlotEngine:
         started = time.perf_counter()
         losses = self._pass(slots, parts)
         due = [slot for slot, loss in zip(slots, losses, strict=True) if slot.take_pass(loss)]
-        seconds = time.perf_counter() - started
-        for slot in self.slots:
-            share = seconds / len(slots) if slot in slots else 0.0
-            slot.exclude(seconds - share)
+        self._share_time(slots, time.perf_counter() - started)
         return due
 
     def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
@@ -203,11 +200,23 @@ class SlotEngine:
         for slot in due:
             with self._on_time_of(slot):
                 norms.append(slot.take_step())
-        if norms:  # read at once: a GPU is waited for each time
-            for slot, norm in zip(due, torch.stack(norms).tolist(), strict=True):
-                slot.log_norm(norm)
+        if norms:
+            self._read_norms(due, norms)
         self._answer_ahead(due)
         return [end for slot in due if (end := self._report(slot))]
+
+    def _read_norms(self, due: Sequence[Slot], norms: list[torch.Tensor]) -> None:
+        """Read all at once: each time a GPU is waited for."""
+        started = time.perf_counter()
+        for slot, norm in zip(due, torch.stack(norms).tolist(), strict=True):
+            slot.log_norm(norm)
+        self._share_time(due, time.perf_counter() - started)
+
+    def _share_time(self, slots: Sequence[Slot], seconds: float) -> None:
+        """Charge what was done for these slots at once to each with its part, to others not."""
+        for slot in self.slots:
+            share = seconds / len(slots) if slot in slots else 0.0
+            slot.exclude(seconds - share)
 
     def _report(self, slot: Slot) -> Ended | None:
         """What is due after a slot's step; None lets the trial go on."""
@@ -246,10 +255,9 @@ class SlotEngine:
                 raise
             free_memory()  # each finds its answers by itself
         seconds = time.perf_counter() - started
-        for slot in self.slots:
-            share = seconds / len(slots) if slot in slots else 0.0
-            slot.exclude(seconds - share)
-            slot.charge_evaluation(share)
+        self._share_time(slots, seconds)
+        for slot in slots:
+            slot.charge_evaluation(seconds / len(slots))
 
     def _parts_of(self, slots: Sequence[Slot], rows: int) -> list[Part]:
         """A batch of so many rows for each of these slots, in their order."""

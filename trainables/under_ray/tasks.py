@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import ray
 
@@ -42,18 +44,13 @@ def evaluate_base_to(
         return error
 
 
-# A process that stays keeps its GPU's memory, and Ray ends one only where GPUs stand in `remote`.
-evaluate_base_remotely = ray.remote(max_retries=3, max_calls=1)(evaluate_base_to)
-
-
 @ray.remote(num_cpus=0)
 def trial_process_seconds() -> float:
     """Processor seconds that the process of a trial takes before it can do anything."""
     return time.process_time()
 
 
-@ray.remote(max_retries=1, max_calls=1)
-def inspect_remotely(sweep_dir: str, number: int) -> str | None:
+def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
     """`inspect_trial` on a worker; returns why something could not be looked at, if so."""
     from trainables.inside.inspection import inspect_trial
     from trainables.inside.records import InsideFolder
@@ -65,3 +62,12 @@ def inspect_remotely(sweep_dir: str, number: int) -> str | None:
         except Exception as error:  # the sweep is done, and stays so
             traceback.print_exc()
             return f"{type(error).__name__}: {first_line(error)}"
+
+
+def as_task(function: Callable[..., Any], cpus: float, gpus: float) -> Any:
+    """One of these as a task; started again where its process or node is lost.
+
+    Where it has a GPU its process ends with it, as one that stayed would keep the GPU's memory. Ray
+    sees to that if GPUs are given to `ray.remote`, and not if they are given to `options`.
+    """
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(function)

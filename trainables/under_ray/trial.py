@@ -60,7 +60,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
         if isinstance(root_cause(error), StopTrial):
             return Outcome(status=TrialStatus.RUNNING)
         traceback.print_exc()
-        end_with_lost_device()
+        end_with_lost_device(lambda: publish_rest(here))
         return verdict(here, error)
     finally:
         faulthandler.cancel_dump_traceback_later()
