@@ -28,6 +28,7 @@ from trainables.lora import peft_config
 from trainables.model import load_model, shared_base
 from trainables.model_shape import read_shape
 from trainables.reporter import ListReporter
+from trainables.slots import loss
 from trainables.slots.engine import SlotEngine
 from trainables.training import sft_config
 
@@ -271,3 +272,32 @@ def test_slots_take_one_base_and_each_what_an_adapter_does(
     assert each > 0.1 * weights
     for slots, peak in peaks.items():
         assert peak == pytest.approx(weights + slots * each, rel=0.1), slots
+
+
+def test_a_pass_of_slots_holds_the_logits_of_one_tile(
+    model: Callable[..., ModelConfig],
+    make_trial: Callable[..., TrialConfig],
+    tokenizer: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    vocabulary, tile, slots = 4000, 8, 8
+    base = model("float32", vocabulary=vocabulary)
+    tokenizer.save_pretrained(base.name)
+    trial = make_trial(train={"steps": 99, "report_every": 99}).model_copy(update={"model": base})
+    shared_base.cache_clear()
+    engine = SlotEngine(trial.model, trial.lora)
+    for _ in range(slots):
+        engine.join(trial, ListReporter())
+    peaks, labelled = {}, 0
+    for size in (10_000, tile):
+        monkeypatch.setattr(loss, "_TILE_TOKENS", size)
+        labelled = sum(slot.labelled_tokens for slot in engine.slots)
+        with Tracker() as tracker:
+            engine.step()
+        peaks[size] = tracker.peak
+    engine.close()
+    shared_base.cache_clear()
+    # Logits, their log-softmax and the gradients of both, in fp32.
+    words = 4 * (labelled - tile) * vocabulary
+    assert labelled > 4 * tile
+    assert peaks[10_000] - peaks[tile] == pytest.approx(4 * words, rel=0.1)

@@ -405,5 +405,10 @@ def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word
         check_batchable(base_model, names)
 
 
+def test_an_adapted_head_is_left_to_trl_which_refuses_it(base_model: Any) -> None:
+    with pytest.raises(NotBatchable, match="lm_head is the output head"):
+        check_batchable(base_model, ["model.layers.0.mlp.up_proj", "lm_head"])
+
+
 class _Heap(torch.nn.Linear):
     pass

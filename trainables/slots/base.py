@@ -32,6 +32,8 @@ def check_batchable(base: Any, names: list[str]) -> None:
         NotBatchable: it does not.
     """
     for name in names:
+        if base.get_submodule(name) is base.get_output_embeddings():
+            raise NotBatchable(f"layer {name} is the output head, which TRL trains no adapter of")
         kind = type(base.get_submodule(name))
         if kind is not torch.nn.Linear:
             raise NotBatchable(f"layer {name} is a {kind.__name__}, not a plain linear layer")

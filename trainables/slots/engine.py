@@ -10,14 +10,12 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.nn.functional import cross_entropy
 
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
 from trainables.data import TokenizedData
 from trainables.errors import told
 from trainables.evaluation import Evaluator
 from trainables.inputs import inputs_of
-from trainables.logits import logits_at
 from trainables.model import shared_base
 from trainables.out_of_memory import free_memory, is_out_of_memory
 from trainables.records import TrialResult
@@ -32,6 +30,7 @@ from trainables.slots.adapters import (
 )
 from trainables.slots.base import check_batchable, resolve_targets
 from trainables.slots.batch import Batch
+from trainables.slots.loss import PassLoss
 from trainables.slots.slot import Slot
 
 
@@ -67,6 +66,7 @@ class SlotEngine:
         self._largest_pass = 0
         self._tokenized: dict[tuple[DataConfig, int], TokenizedData] = {}
         self._dtype = getattr(torch, model.dtype)
+        self._loss = PassLoss(self._base, self._autocast)
         self._base.requires_grad_(False)
         self._base.train()
 
@@ -184,14 +184,9 @@ class SlotEngine:
         )
         self._largest_pass = max(self._largest_pass, batch.input_ids_NS.numel())
         masks = Masks([slot.generator for slot in slots], batch.lengths, self._base.device)
-        with self._layers.routed(parts, masks), self._autocast():
-            # Padding stands on the right, where causal attention never looks: no mask.
-            logits_TV = logits_at(self._base, batch.positions_T, input_ids=batch.input_ids_NS)
-            nll_T = cross_entropy(logits_TV.float(), batch.targets_T, reduction="none")
-            loss_K = nll_T.new_zeros(len(slots)).index_add(0, batch.slots_T, nll_T)
-            loss_K = loss_K / batch.tokens_K
-        # Each loss reaches the adapter of its own slot alone, so the sum's gradient is each one's.
-        loss_K.sum().backward()
+        with self._layers.routed(parts, masks):
+            features_TF = self._loss.features(batch)
+        loss_K = self._loss.backward(features_TF, batch)
         return list(loss_K.tolist())
 
     def _take_steps(self, due: Sequence[Slot]) -> list[Ended]:

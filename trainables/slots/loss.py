@@ -1,0 +1,89 @@
+"""The loss of a pass and its way back, without the logits of all its tokens at once.
+
+Where nothing follows the base's output head, logits are made, and led back through it, some tokens
+at a time: of a large vocabulary they would take more memory than all activations.
+
+Shapes: K micro-batches, T labelled tokens, F features (of the last hidden state, or, where something
+follows the head, logits), V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from trainables.logits import logits_at
+from trainables.slots.batch import Batch
+
+_TILE_TOKENS = 1024
+
+
+class PassLoss:
+    """Losses of passes through a frozen base.
+
+    Args:
+        base: a causal language model; its output head is not adapted.
+        autocast: the context of what is computed forward.
+    """
+
+    def __init__(self, base: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+        self._base, self._autocast = base, autocast
+        self._head = base.get_output_embeddings() if ends_with_head(base) else None
+
+    def features(self, batch: Batch) -> torch.Tensor:
+        """What the loss is computed from, of shape (T, F), with the graph of the pass."""
+        with self._autocast():
+            # Padding stands on the right, where causal attention never looks: no mask.
+            if self._head is None:
+                return logits_at(self._base, batch.positions_T, input_ids=batch.input_ids_NS)
+            output = self._base.base_model(input_ids=batch.input_ids_NS, use_cache=False)
+            hidden: torch.Tensor = output.last_hidden_state
+            return hidden.flatten(0, 1).index_select(0, batch.positions_T)
+
+    def backward(self, features_TF: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Lead each micro-batch's loss back to the adapters it has passed through.
+
+        Returns:
+            The losses, in nats per token, of shape (K,).
+        """
+        weights_T = batch.tokens_K.reciprocal()[batch.slots_T]
+        size = max(1, len(features_TF)) if self._head is None else _TILE_TOKENS
+        tiles = [tile.requires_grad_() for tile in features_TF.detach().split(size)]
+        of_tiles = zip(tiles, batch.targets_T.split(size), weights_T.split(size), strict=True)
+        nll_T = torch.cat([self._nll(*of_tile) for of_tile in of_tiles])
+        features_TF.backward(torch.cat([tile.grad for tile in tiles if tile.grad is not None]))
+        sums_K = nll_T.new_zeros(len(batch.lengths)).index_add(0, batch.slots_T, nll_T)
+        return sums_K / batch.tokens_K
+
+    def _nll(
+        self, features_TF: torch.Tensor, targets_T: torch.Tensor, weights_T: torch.Tensor
+    ) -> torch.Tensor:
+        """Negative log-likelihoods, whose weighted sum is led back to the features.
+
+        A sum's gradient is that of each of its losses, as each reaches the adapter of its own slot
+        alone.
+        """
+        with self._autocast():
+            logits_TV = features_TF if self._head is None else self._head(features_TF)
+        nll_T = cross_entropy(logits_TV.float(), targets_T, reduction="none")
+        nll_T.backward(weights_T)
+        return nll_T.detach()
+
+
+@torch.no_grad()
+def ends_with_head(base: Any) -> bool:
+    """Whether its logits are what its output head makes of its last hidden state.
+
+    Some models scale or cap them; each names that in a way of its own, so it is tried.
+    """
+    head, backbone = base.get_output_embeddings(), base.base_model
+    if head is None or backbone is base:
+        return False
+    # Several tokens: that of padding may be embedded as zeros, of which all logits are zero.
+    inputs = {"input_ids": torch.arange(8, device=base.device)[None]}
+    hidden = getattr(backbone(**inputs, use_cache=False), "last_hidden_state", None)
+    return hidden is not None and torch.equal(head(hidden), base(**inputs, use_cache=False).logits)
