@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
@@ -52,9 +53,9 @@ def model_card(
         f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record.config)}). "
         + _why(record, sweep.goals, recommendation)
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
-        f"## Load\n\n```python\n{_loading(kind)}\n```",
-        f"Each prompt was rendered as\n\n```jinja\n{record.config.data.prompt}\n```\n\n"
-        f"and answered with\n\n```jinja\n{record.config.data.completion}\n```"
+        f"## Load\n\n{_fenced(_loading(kind), 'python')}",
+        f"Each prompt was rendered as\n\n{_fenced(record.config.data.prompt, 'jinja')}\n\n"
+        f"and answered with\n\n{_fenced(record.config.data.completion, 'jinja')}"
         + ("\n\nas turns of the chat template." if record.config.data.chat_template else ""),
         f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
@@ -63,6 +64,12 @@ def model_card(
         f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _fenced(text: str, language: str) -> str:
+    """A block of code: its fence is longer than any in the text, as in a prompt that asks for code."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:

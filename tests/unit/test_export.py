@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub import ModelCard
+from markdown_it import MarkdownIt
 from recorded_sweep import SWEEP_ID, base_record, record_sweep, scores, trial
 
 from analysis.__main__ import main
@@ -65,6 +66,19 @@ def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: P
     assert "| `in_domain/acc_mean` | 0.250 | 0.900 | +0.650 |" in card.text
     assert "| `forgetting/mean` | +0.000 | +0.100 | +0.100 |" in card.text
     assert "/elsewhere" not in card.content
+
+
+def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:
+    prompt = "Complete:\n```python\n{{ code }}\n```\n"
+    folder = tmp_path / "tiny"
+    record = trained(folder, 0, gain=0.5, forgetting=0.0)
+    data = record.config.data.model_copy(update={"prompt": prompt})
+    config = record.config.model_copy(update={"data": data})
+    record_sweep(folder, record.model_copy(update={"config": config}))
+    card = ModelCard.load(export(folder, tmp_path / "out", number=0) / "README.md")
+    blocks = [token for token in MarkdownIt().parse(card.text) if token.type == "fence"]
+    assert [block.info for block in blocks] == ["python", "jinja", "jinja"]
+    assert blocks[1].content == f"{prompt}\n"
 
 
 def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
