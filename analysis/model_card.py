@@ -67,7 +67,7 @@ def model_card(
 
 
 def _fenced(text: str, language: str) -> str:
-    """A block of code: its fence is longer than any in the text, as in a prompt that asks for code."""
+    """A block of code; its fence is longer than any in the text, such as a prompt's own."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 

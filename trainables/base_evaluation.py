@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.data import TokenizedData, read_general_text, tokenize
@@ -38,7 +38,7 @@ _RECORD = "base.json"
 _ITEMS = "items.jsonl"
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when the numbers of an old cache entry would no longer be made by this code.
-_CACHE_VERSION = 4
+_CACHE_VERSION = 5
 T = TypeVar("T")
 
 
@@ -83,14 +83,16 @@ def evaluate_base(
     if data_folder is not None:
         write_data(tokenized, data_folder)
     documents = _general_documents(suite)
-    key = _content_key(model, data, suite, evaluator, tokenized, documents)
+    prompts = tokenized.prompts[: suite.kl_prompts]
+    sampled = [seed, suite.kl_tokens, *prompts] if prompts else []
+    key = _content_key(model, data, suite, evaluator, tokenized, documents, sampled)
     folder = cache / key
     if folder.exists():
         return folder
     base, _ = shared_base(model)
     evaluation = evaluator.evaluate(base)
     special = not data.chat_template
-    reference = _sample(base, tokenizer, tokenized.prompts, suite, seed, special)
+    reference = _sample(base, tokenizer, prompts, suite, seed, special)
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
@@ -102,7 +104,7 @@ def evaluate_base(
         train_samples=len(tokenized.train),
         skipped_samples=tokenized.skipped,
         seconds=time.time() - started,
-        warnings=_warnings(evaluation, tokenized, data),
+        warnings=_warnings(evaluation, tokenized, data, suite),
     )
     _store(folder, record, evaluation.items, reference)
     return folder
@@ -126,14 +128,27 @@ def _load_all(
     tokenizer = attempt(lambda: load_tokenizer(model))
     if tokenizer is not None:
         attempt(lambda: shared_base(model))
+        attempt(lambda: _check_chat_template(tokenizer, model, data, suite))
     # That of the process's trials, too; where there is no tokenizer the tasks' faults still are.
     evaluator = attempt(
         lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
     )
-    tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if tokenizer else None
+    can_render = tokenizer and (tokenizer.chat_template or not data.chat_template)
+    tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
     if faults or tokenizer is None or evaluator is None or tokenized is None:
         raise UserError(faults)
     return tokenizer, evaluator, tokenized
+
+
+def _check_chat_template(
+    tokenizer: Any, model: ModelConfig, data: DataConfig, suite: EvalSuite
+) -> None:
+    asking = {"data.chat_template": data.chat_template, "eval.chat_template": suite.chat_template}
+    fields = [field for field, is_asked in asking.items() if is_asked]
+    if fields and tokenizer.chat_template is None:
+        rule = f"the tokenizer of {model.name} has no chat template"
+        remedy = "leave it out, or take a model that was tuned to chat"
+        raise UserError([Fault(field, rule, remedy) for field in fields])
 
 
 def _general_documents(suite: EvalSuite) -> list[str]:
@@ -147,6 +162,7 @@ def _content_key(
     evaluator: Evaluator,
     tokenized: TokenizedData,
     documents: Sequence[str],
+    sampled: Sequence[object],
 ) -> str:
     content = {
         "cache": _CACHE_VERSION,
@@ -155,7 +171,7 @@ def _content_key(
         "attention": model.attention,
         "tasks": evaluator.describe(),
         "batch_size": suite.batch_size,
-        "kl": [suite.kl_tokens, *tokenized.prompts[: suite.kl_prompts]],
+        "kl": list(sampled),
         # The record tells of these, too.
         "samples": [len(tokenized.train), tokenized.skipped, data.max_length],
         "general": list(documents),
@@ -172,12 +188,12 @@ def _sample(
     seed: int,
     special: bool,
 ) -> KlReference | None:
-    if suite.kl_prompts == 0:
+    if not prompts:
         return None
     return sample_reference(
         base,
         tokenizer,
-        prompts[: suite.kl_prompts],
+        prompts,
         suite.kl_tokens,
         suite.batch_size,
         seed,
@@ -200,7 +216,7 @@ def _base_metrics(
 
 
 def _warnings(
-    evaluation: Evaluation, tokenized: TokenizedData, data: DataConfig
+    evaluation: Evaluation, tokenized: TokenizedData, data: DataConfig, suite: EvalSuite
 ) -> tuple[str, ...]:
     warnings = []
     for label, score in evaluation.scores.items():
@@ -210,6 +226,11 @@ def _warnings(
                 f"retention task {label}: the base scores {score.value:.3f}, at chance "
                 f"({score.chance:.3f}) within two standard errors; it cannot show forgetting"
             )
+    if data.chat_template != suite.chat_template:
+        warnings.append(
+            f"data.chat_template is {data.chat_template} and eval.chat_template "
+            f"{suite.chat_template}: the tasks ask in another form than the one that is trained"
+        )
     if tokenized.skipped:
         warnings.append(
             f"{tokenized.skipped} of {tokenized.skipped + len(tokenized.train)} training samples "

@@ -85,7 +85,7 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
         split = data.validation_split or split
     try:
         hub = datasets.load_dataset(name, data.subset, split=split)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:  # the last for one with a script
         raise UserError([Fault(field, f"cannot load data set {name}: {error}")]) from error
     limit = len(hub) if data.limit is None else min(data.limit, len(hub))
     return [dict(row) for row in hub.select(range(limit))]
@@ -250,15 +250,14 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         random.Random(seed).shuffle(texts)  # noqa: S311 - a split, not a secret
         count = min(round(len(texts) * data.validation_fraction), len(texts) - 1)
         held_out, texts = texts[:count], texts[count:]
-    train = [_encode(tokenizer, data, *text) for text in texts]
-    validation = [_encode(tokenizer, data, *text) for text in held_out]
-    kept = [sample for sample in train if len(sample["input_ids"]) <= data.max_length]
+    kept, train_prompts = _short_enough(tokenizer, data, texts)
+    validation, held_out_prompts = _short_enough(tokenizer, data, held_out)
     if not kept:
         raise UserError(
             [
                 Fault(
                     "data.max_length",
-                    f"every one of the {len(train)} samples is longer than {data.max_length} "
+                    f"every one of the {len(texts)} samples is longer than {data.max_length} "
                     "tokens",
                     "raise it",
                 )
@@ -266,10 +265,23 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         )
     return TokenizedData(
         train=kept,
-        validation=[s for s in validation if len(s["input_ids"]) <= data.max_length],
-        skipped=len(train) - len(kept),
-        prompts=[prompt_text(tokenizer, data, prompt) for prompt, _ in held_out or texts],
+        validation=validation,
+        skipped=len(texts) - len(kept),
+        prompts=held_out_prompts or train_prompts,
     )
+
+
+def _short_enough(
+    tokenizer: Any, data: DataConfig, texts: Iterable[tuple[str, str]]
+) -> tuple[list[Sample], list[str]]:
+    """Samples of at most `max_length` tokens, and the text of each before its completion."""
+    samples, prompts = [], []
+    for prompt, completion in texts:
+        sample = _encode(tokenizer, data, prompt, completion)
+        if len(sample["input_ids"]) <= data.max_length:
+            samples.append(sample)
+            prompts.append(prompt_text(tokenizer, data, prompt))
+    return samples, prompts
 
 
 def prompt_text(tokenizer: Any, data: DataConfig, prompt: str) -> str:
@@ -287,19 +299,33 @@ def _encode(tokenizer: Any, data: DataConfig, prompt: str, completion: str) -> S
     """Tokenise prompt + completion + end-of-sequence; the loss is on what follows the prompt.
 
     Both are encoded together and cut at the prompt's own length, as the harness does, so that
-    training and evaluation see the same tokens.
+    training and evaluation see the same tokens. A chat template ends the turn in its own way.
     """
     context = prompt_text(tokenizer, data, prompt)
+    turn = _assistant_turn(tokenizer, prompt, completion, context) if data.chat_template else None
+    is_ended = turn is not None and not turn.rstrip().endswith(completion.rstrip())
+    completion = completion if turn is None else turn
     spaces = len(context) - len(context.rstrip())
     if spaces:  # a trailing space belongs to the first token of the completion
         context, completion = context[:-spaces], context[-spaces:] + completion
     special = not data.chat_template  # a chat template writes its special tokens itself
     prompt_ids = tokenizer(context, add_special_tokens=special)["input_ids"]
     ids = tokenizer(context + completion, add_special_tokens=special)["input_ids"]
-    if ids[-1:] != [tokenizer.eos_token_id]:
+    if not is_ended and ids[-1:] != [tokenizer.eos_token_id]:
         ids = [*ids, tokenizer.eos_token_id]
     start = min(len(prompt_ids), len(ids) - 1)
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
+
+
+def _assistant_turn(tokenizer: Any, prompt: str, completion: str, context: str) -> str | None:
+    """What the chat template writes after the prompt for this answer, with what ends the turn.
+
+    None where it writes the prompt, or the answer itself, in another way then.
+    """
+    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    turn = whole.removeprefix(context)
+    return turn if whole.startswith(context) and completion.strip() in turn else None
 
 
 def training_order(samples: int, count: int, seed: int) -> list[int]:

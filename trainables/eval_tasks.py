@@ -89,6 +89,8 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
     _check_has_one_score(built, task)
     shots = task.num_fewshot if task.num_fewshot is not None else suite.num_fewshot
     for member in built["tasks"].values():
+        if getattr(member, "UNSAFE_CODE", False):
+            raise ValueError("it runs code that the model has written, which is not done here")
         # As simple_evaluate does: a task that says 0 itself is never given examples.
         if shots is not None and member.get_config("num_fewshot") != 0:
             member.set_config(key="num_fewshot", value=shots)

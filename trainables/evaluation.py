@@ -107,6 +107,7 @@ class Evaluator:
                 "role": loaded.role,
                 "label": loaded.task.label,
                 "limit": loaded.limit(self._suite),
+                "score": [loaded.task.metric, loaded.task.filter],
                 "tasks": {
                     name: json.loads(json.dumps(task.dump_config(), default=str))
                     for name, task in loaded.tasks["tasks"].items()
@@ -178,6 +179,7 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
         else:
             found[metric, filter_name] = float(value)
     metric, filter_name = _choose(loaded.task, list(found))
+    _check_is_a_skill(loaded, metric)
     metrics = {
         metric_keys.task_score(loaded.role, label, name): value
         for (name, used_filter), value in found.items()
@@ -220,6 +222,19 @@ def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
     return metric, filter_name
 
 
+def _check_is_a_skill(loaded: LoadedTask, metric: str) -> None:
+    """See that more of the metric is better, as of everything that is compared with the base.
+
+    Raises:
+        UserError: it is an error, such as perplexity.
+    """
+    members = loaded.tasks["tasks"].values()
+    if any((task.higher_is_better() or {}).get(metric) is False for task in members):
+        rule = f"task {loaded.task.label}: its {metric} is better where it is lower"
+        remedy = "name another `metric` of it; drift on texts is measured by eval.general_text"
+        raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
+
+
 def _samples(
     loaded: LoadedTask, result: dict[str, Any], filter_name: str
 ) -> Iterator[tuple[Any, dict[str, Any]]]:
@@ -240,7 +255,12 @@ def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
 
 
 def _read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
-    return [
+    """Each document's outcome.
+
+    Raises:
+        UserError: the task shall show forgetting, and has a number for all documents alone.
+    """
+    items = [
         ItemScore(
             task=loaded.task.label,
             doc_hash=sample["doc_hash"],
@@ -253,6 +273,12 @@ def _read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) ->
         for task, sample in _samples(loaded, result, score.filter)
         if _is_number(sample.get(score.metric))
     ]
+    if loaded.role == "retention" and not items:
+        rule = (
+            f"task {loaded.task.label}: its {score.metric} is of all documents, of none by itself"
+        )
+        raise UserError([Fault("eval.retention", rule, "name another `metric` of it")])
+    return items
 
 
 def _target_text(task: Any, sample: dict[str, Any]) -> str:

@@ -25,7 +25,7 @@ def forgetting_metrics(
     maximum and the mean of positive parts are our own aggregates. Empty without retention tasks.
 
     Raises:
-        ValueError: the two evaluations are not over the same items.
+        ValueError: the two evaluations are not over the same items, or not of the same metric.
     """
     tasks = [label for label, score in base.items() if score.role == "retention"]
     if not tasks:
@@ -37,6 +37,11 @@ def forgetting_metrics(
     for task in tasks:
         if task not in tuned or task not in flips:
             raise ValueError(f"task {task}: only one of base and tuned was evaluated on it")
+        if _measure(base[task]) != _measure(tuned[task]):
+            raise ValueError(
+                f"task {task}: the base was scored by {_measure(base[task])}, the tuned model by "
+                f"{_measure(tuned[task])}"
+            )
         loss = base[task].value - tuned[task].value
         losses.append(loss)
         metrics[metric_keys.task_forgetting(task)] = loss
@@ -58,6 +63,10 @@ def forgetting_metrics(
     if ratios:
         metrics[metric_keys.RETENTION_RATIO] = fmean(ratios)
     return metrics
+
+
+def _measure(score: TaskScore) -> str:
+    return f"{score.metric} (filter {score.filter})"
 
 
 def retention_ratio(base: float, tuned: float, chance: float) -> float | None:

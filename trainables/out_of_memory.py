@@ -10,8 +10,8 @@ from typing import TypeVar
 
 import torch
 
-from trainables.config import TrainConfig, TrialConfig
-from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line
+from trainables.config import EvalSuite, TrainConfig, TrialConfig
+from trainables.errors import EvaluationOutOfMemory, Fault, OutOfMemory, UserError, first_line
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -58,6 +58,27 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
                 raise OutOfMemory(message) from None
             _LOG.warning("out of memory at %s: %s", tried[-1], first_line(error))
         config = smaller
+
+
+def evaluated_within_memory(evaluate: Callable[[EvalSuite], T], suite: EvalSuite) -> T:
+    """Evaluate, with the batch halved for as long as memory runs out.
+
+    Raises:
+        UserError: it does so at one sample at a time.
+    """
+    while True:
+        free_memory()
+        try:
+            return evaluate(suite)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            _LOG.warning("out of memory at evaluation batch size %d", suite.batch_size)
+            if suite.batch_size == 1:
+                rule = f"memory runs out at one sample at a time: {first_line(error)}"
+                remedy = "take a smaller model, shorter tasks or larger GPUs"
+                raise UserError([Fault("eval.batch_size", rule, remedy)]) from None
+        suite = suite.model_copy(update={"batch_size": suite.batch_size // 2})
 
 
 def smaller_batches(config: TrialConfig, error: BaseException) -> TrialConfig | None:

@@ -139,7 +139,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         sweep = Sweep(config, location, base_cache, options.retry_failed, may_write=lock.check)
         outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
         hints = [
-            _continue_hint(options, config, outcome.interrupted),
+            _continue_hint(options, config, outcome.interrupted, outcome.spent),
             *_wandb_hints(wandb_listener, location, outcome.interrupted),
         ]
         print_summary(console, config, outcome.records, location, hints)
@@ -206,7 +206,10 @@ def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool)
     return [upload, views_command(location)] if upload else []
 
 
-def _continue_hint(options: argparse.Namespace, config: SweepConfig, interrupted: bool) -> str:
+def _continue_hint(
+    options: argparse.Namespace, config: SweepConfig, interrupted: bool, spent: str | None = None
+) -> str:
+    """The command that goes on, whatever this one ended with."""
     command = ["python", "tune/run.py", options.sweep]
     if options.output_dir != Path("sweeps"):
         command += ["--output-dir", str(options.output_dir)]
@@ -218,7 +221,14 @@ def _continue_hint(options: argparse.Namespace, config: SweepConfig, interrupted
         command += ["--max-gpus", str(options.max_gpus)]
     if options.retry_failed and interrupted:
         command.append("--retry-failed")
-    number = config.budget.trials if interrupted else config.budget.trials * 2
-    if options.num_trials is not None or not interrupted:
-        command += ["--num-trials", str(number)]
+    if interrupted or spent:
+        if options.num_trials is not None:
+            command += ["--num-trials", str(config.budget.trials)]
+    else:
+        command += ["--num-trials", str(2 * config.budget.trials)]
+    if spent == "gpu_hours" and config.budget.gpu_hours:
+        command += ["--set", f"budget.gpu_hours={2 * config.budget.gpu_hours:g}"]
+    if spent:
+        left = "" if config.confirm is None else ", and the winners repeated"
+        return f"{shlex.join(command)}   # budget.{spent} is spent; with this more trials{left}"
     return f"{shlex.join(command)}   # {'goes on' if interrupted else 'more trials'}"

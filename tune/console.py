@@ -46,9 +46,11 @@ class ConsoleListener(SweepListener):
     def __init__(
         self, config: SweepConfig, console: Console, clock: Callable[[], float] = time.time
     ) -> None:
+        from tune.search_space import planned_trials  # loads Optuna
+
         self._console = console
         self._clock = clock
-        self._table = SweepTable(config.name, _planned_trials(config), config, began=clock())
+        self._table = SweepTable(config.name, planned_trials(config), config, began=clock())
         # Live draws from a thread of its own. Nothing is printed while the lock is held: printing
         # waits for Live's lock, and Live waits for this one.
         self._lock = Lock()
@@ -134,10 +136,3 @@ class ConsoleListener(SweepListener):
     def _picture(self) -> RenderableType:
         with self._lock:
             return self._table.render(self._console, self._clock())
-
-
-def _planned_trials(config: SweepConfig) -> int:
-    from tune.search_space import grid_size  # loads Optuna
-
-    points = grid_size(config.search) if config.sampler == "grid" else None
-    return min(config.budget.trials, points or config.budget.trials)

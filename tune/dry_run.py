@@ -15,6 +15,7 @@ from trainables.ledger import Ledger
 from trainables.records import TrialStatus
 from trainables.storage import Location, join
 from tune.memory_fit import memory_table
+from tune.search_space import planned_trials
 from tune.searcher import OptunaSearcher
 from tune.sweep import make_trial
 from tune.sweep_config import SweepConfig
@@ -93,21 +94,24 @@ def _estimate(
     config: SweepConfig, points: list[TrialConfig], rows: int | None, output_dir: Location
 ) -> list[str]:
     lines = []
+    confirm = config.confirm
+    trials = planned_trials(config) + (confirm.top_k * confirm.seeds if confirm else 0)
     if rows is not None:
         steps = [point.train.total_steps(rows) for point in points]
         mean = sum(steps) / len(steps)
         reports = len(points[0].train.report_steps(steps[0]))
-        samples = mean * config.train.batch_size * config.budget.trials
+        each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
+        samples = trials * sum(each) / len(each)
         lines.append(
             f"estimate: {rows} rows, about {mean:.0f} optimizer steps and {reports} evaluations a "
-            f"trial, {samples:,.0f} samples trained on in all"
+            f"trial, {samples:,.0f} samples trained on in all {trials} trials"
         )
     seconds = _seconds_per_trial(join(output_dir, config.name))
     if seconds is not None:
-        total = seconds * config.budget.trials / 3600
+        total = seconds * trials / 3600
         lines.append(
             f"estimate: {seconds:.0f} s a trial in the earlier run, {total:.2f} h for "
-            f"{config.budget.trials} one after another"
+            f"{trials} one after another"
         )
     else:
         lines.append("estimate: time is known once a first trial of this sweep has run")

@@ -21,8 +21,9 @@ from trainables.storage import Location, parse_location
 from tune.search_space import Misfit, params_of
 from tune.sweep_config import SweepConfig
 
-# Sections that make another sweep when they change.
+# Sections that make another sweep when they change, but for what decides memory and time alone.
 _FIXED = ("name", "seed", "model", "data", "eval", "train", "deepspeed")
+_FREE = {"eval": {"batch_size"}, "train": {"micro_batch_size", "gradient_checkpointing"}}
 _ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
 
 
@@ -32,16 +33,19 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
     Raises:
         UserError: it is another sweep; every section that differs.
     """
-    now = config.model_dump(mode="json")
-    saved = {section: _completed(saved, config, section) for section in _FIXED}
-    changed = [section for section in _FIXED if saved.get(section) != now[section]]
+    of_now = config.model_dump(mode="json")
+    now = {section: _deciding(section, of_now[section]) for section in _FIXED}
+    before = {section: _completed(saved, config, section) for section in _FIXED}
+    saved = {section: _deciding(section, part) for section, part in before.items()}
+    changed = [section for section in _FIXED if saved[section] != now[section]]
     if changed:
         raise UserError(
             [
                 Fault(
                     section,
                     f"the sweep in {folder} was started with {_difference(saved, now, section)}",
-                    "give this one another name or --output-dir",
+                    "give this one another name or --output-dir; where model, data and "
+                    "evaluation are the same it can `warm_start` from there",
                 )
                 for section in changed
             ]
@@ -55,6 +59,13 @@ def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
         with suppress(ValidationError):
             return type(part).model_validate(saved[section]).model_dump(mode="json")
     return saved.get(section)
+
+
+def _deciding(section: str, part: Any) -> Any:
+    """A section without what its trials' results do not depend on, but for rounding."""
+    if not isinstance(part, dict):
+        return part
+    return {key: value for key, value in part.items() if key not in _FREE.get(section, ())}
 
 
 def _difference(saved: dict[str, Any], now: dict[str, Any], section: str) -> str:
@@ -159,4 +170,9 @@ def _other_question(saved: dict[str, Any], config: SweepConfig) -> str | None:
         "data": DataConfig.model_validate(saved["data"]),
         "eval": EvalSuite.model_validate(saved["eval"]),
     }
-    return next((name for name, part in earlier.items() if part != getattr(config, name)), None)
+    now = {name: getattr(config, name) for name in earlier}
+    return next((name for name in earlier if not _same(name, earlier[name], now[name])), None)
+
+
+def _same(section: str, before: BaseModel, after: BaseModel) -> bool:
+    return bool(_deciding(section, before.model_dump()) == _deciding(section, after.model_dump()))

@@ -18,6 +18,7 @@ from optuna.distributions import (
 
 from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
 from tune.search_config import FullSpace, LogUniform, LoraSpace, SearchConfig
+from tune.sweep_config import SweepConfig
 
 Param = str | int | float | bool
 Params = dict[str, Param]
@@ -78,6 +79,12 @@ def axes(search: SearchConfig, method: Method) -> Iterator[tuple[str, BaseDistri
             yield name, FloatDistribution(choices.low, choices.high, log=True)
         elif len(choices) > 1:
             yield name, CategoricalDistribution([_as_param(choice) for choice in choices])
+
+
+def planned_trials(config: SweepConfig) -> int:
+    """Trials of the search: of a grid no more than it has points."""
+    points = grid_size(config.search) if config.sampler == "grid" else None
+    return min(config.budget.trials, points or config.budget.trials)
 
 
 def grid_size(search: SearchConfig) -> int | None:

@@ -80,6 +80,16 @@ class OptunaSearcher(Searcher, SweepListener):
         """Whether there is nothing left to run, and nothing unfinished."""
         return not self._running and self._is_exhausted() and self._confirmation() is None
 
+    @property
+    def spent(self) -> str | None:
+        """The field of `budget` that has ended the sweep before its number of trials did."""
+        budget = self._config.budget
+        if budget.hours is not None and self._clock() - self._began >= 3600 * budget.hours:
+            return "hours"
+        if budget.gpu_hours is not None and self._history.gpu_hours >= budget.gpu_hours:
+            return "gpu_hours"
+        return None
+
     def keep_within(self, room: Room) -> None:
         """Suggest a trial once there is room for it, and no other before."""
         self._room = room
@@ -177,7 +187,7 @@ class OptunaSearcher(Searcher, SweepListener):
         }
 
     def _is_exhausted(self) -> bool:
-        if self._history.searched >= self._config.budget.trials or self._is_out_of_hours():
+        if self._history.searched >= self._config.budget.trials or self.spent:
             return True
         points = grid_size(self._config.search) if self._config.sampler == "grid" else None
         if points is None:
@@ -185,16 +195,10 @@ class OptunaSearcher(Searcher, SweepListener):
         tried = {frozenset(t.params.items()) for t in self.study.get_trials(deepcopy=False)}
         return len(tried) >= points
 
-    def _is_out_of_hours(self) -> bool:
-        budget = self._config.budget
-        if budget.hours is not None and self._clock() - self._began >= 3600 * budget.hours:
-            return True
-        return budget.gpu_hours is not None and self._history.gpu_hours >= budget.gpu_hours
-
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
         """The next trial to repeat, and its new seed; asked for once the search has ended."""
         confirm = self._config.confirm
-        if confirm is None or self._is_out_of_hours():
+        if confirm is None or self.spent:
             return None
         if self._winners is None:
             self._winners = winners(self._config, self._history.records, confirm.top_k)

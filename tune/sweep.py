@@ -57,17 +57,18 @@ from tune.tune_events import TuneEvents
 logger = logging.getLogger(__name__)
 Trainable = Callable[..., None]
 
-_FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
+_FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What a run of the command left behind."""
+    """What a run of the command left behind; for `spent` see `OptunaSearcher`."""
 
     sweep: SweepRecord
     base: BaseRecord
     records: list[TrialRecord]
     interrupted: bool
+    spent: str | None
 
 
 class Sweep:
@@ -77,7 +78,7 @@ class Sweep:
         config: the sweep.
         location: of its folder, on a disk or in an object store.
         base_cache: where base evaluations are kept for all sweeps.
-        retry_failed: run trials that failed or were cancelled again, from their checkpoints.
+        retry_failed: run again what failed, was cancelled or ran out of memory.
         trainable: what Tune runs for each trial.
         may_write: raises where another driver has taken the sweep over.
 
@@ -186,7 +187,7 @@ class Sweep:
         if self._config.inspect and not interrupted:
             hosts.close()
             self._look_inside(records)
-        return SweepOutcome(sweep, base, records, interrupted)
+        return SweepOutcome(sweep, base, records, interrupted, searcher.spent)
 
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 
 from trainables.base_evaluation import Base, evaluate_base
+from trainables.errors import UserError
+from trainables.evaluation import Evaluator
+from trainables.under_ray.tasks import evaluate_base_to
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,10 +41,81 @@ def test_same_content_is_evaluated_once(evaluate: Callable[..., Path]) -> None:
 
 @pytest.mark.parametrize(
     "change",
-    ["eval.limit=11", "eval.retention=[list_max]", "data.max_length=9", "eval.kl_tokens=3"],
+    [
+        "eval.limit=11",
+        "eval.retention=[list_max]",
+        "eval.retention=[{task: list_last, metric: acc, filter: none}]",
+        "data.max_length=9",
+        "eval.kl_tokens=3",
+        "seed=1",  # of what is sampled for KL
+    ],
 )
 def test_other_content_is_evaluated_anew(evaluate: Callable[..., Path], change: str) -> None:
     assert evaluate(change) != evaluate()
+
+
+def test_without_kl_sweeps_of_all_seeds_share_an_evaluation(
+    evaluate: Callable[..., Path],
+) -> None:
+    constant = ("eval.kl_prompts=0", "data.validation_fraction=0")
+    assert evaluate(*constant, "seed=1") == evaluate(*constant)
+
+
+def test_a_chat_template_that_the_model_lacks_is_named(evaluate: Callable[..., Path]) -> None:
+    with pytest.raises(UserError) as caught:
+        evaluate("data.chat_template=true", "eval.chat_template=true", "eval.in_domain=[nowhere]")
+    fields = {fault.field for fault in caught.value.faults}
+    assert fields == {"data.chat_template", "eval.chat_template", "eval.in_domain"}
+
+
+def test_where_memory_runs_out_the_batch_is_halved(
+    load: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(*FEW, OBJECTIVE)
+    tried = []
+
+    def run(self: Any, loaded: Any, lm: Any) -> Any:
+        tried.append(lm.batch_size)
+        if lm.batch_size > 4:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(self, loaded, lm)
+
+    whole = Evaluator._run
+    monkeypatch.setattr(Evaluator, "_run", run)
+    arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
+    assert evaluate_base_to(*arguments, str(tmp_path / "base")) is None
+    assert tried[:3] == [16, 8, 4]
+    assert Base.load(tmp_path / "base").record.scores.keys() == {"target_relay", "list_last"}
+
+
+@pytest.mark.parametrize(
+    ("error", "field", "word"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), "eval.batch_size", "one sample at a time"),
+        (KeyError("answer"), "the base's evaluation", "task target_relay: KeyError: 'answer'"),
+    ],
+)
+def test_what_fails_is_told_in_a_line(
+    error: Exception,
+    field: str,
+    word: str,
+    load: Callable[..., SweepConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = load(*FEW, OBJECTIVE)
+
+    def run(*arguments: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(Evaluator, "_run", run)
+    arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
+    told = evaluate_base_to(*arguments, str(tmp_path / "base"))
+    assert told is not None
+    (fault,) = told.faults
+    assert fault.field == field
+    assert word in fault.rule
+    assert str(error).split()[-1] in (tmp_path / "cache" / "base.log").read_text()
 
 
 def test_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path]) -> None:

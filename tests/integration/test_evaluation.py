@@ -423,6 +423,44 @@ def test_a_metric_that_the_task_does_not_give_is_the_user_s_fault(
         Evaluator(suite(in_domain=[task]), tokenizer).evaluate(base_model)
 
 
+@pytest.mark.parametrize("role", ["in_domain", "retention", "ood"])
+def test_an_error_is_no_skill_and_never_maximised(
+    role: str, base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    rolling = {
+        "output_type": "loglikelihood_rolling",
+        "doc_to_text": "",
+        "doc_to_target": "question",
+        "doc_to_choice": None,
+        "metric_list": [{"metric": "word_perplexity"}],
+    }
+    write_task(folder, "texts", folder / "test.jsonl", **rolling)
+    tasks = {"in_domain": ["few"]} | {role: ["texts"]}
+    evaluator = Evaluator(suite(task_dirs=(str(folder),), **tasks), tokenizer)
+    with pytest.raises(UserError, match="word_perplexity is better where it is lower") as caught:
+        evaluator.evaluate(base_model)
+    (fault,) = caught.value.faults
+    assert fault.field == f"eval.{role}"
+
+
+def test_forgetting_needs_a_number_of_each_document(
+    base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    write_task(folder, "macro", folder / "test.jsonl", metric_list=[{"metric": "mcc"}])
+    fields = {"task_dirs": (str(folder),)}
+    evaluator = Evaluator(suite(in_domain=["macro"], **fields), tokenizer)
+    assert not evaluator.evaluate(base_model).items
+    retention = Evaluator(suite(in_domain=["few"], retention=["macro"], **fields), tokenizer)
+    with pytest.raises(UserError, match="macro: its mcc is of all documents"):
+        retention.evaluate(base_model)
+
+
+def test_code_that_a_model_writes_is_not_run(tokenizer: Any, folder: Path) -> None:
+    write_task(folder, "code", folder / "test.jsonl", unsafe_code=True)
+    with pytest.raises(UserError, match="code cannot be loaded: it runs code that the model"):
+        Evaluator(suite(task_dirs=(str(folder),), in_domain=["code"]), tokenizer)
+
+
 def test_accuracy_is_averaged_over_each_role(
     tuned: Any, tokenizer: Any, load: Callable[..., SweepConfig]
 ) -> None:

@@ -17,7 +17,9 @@ from trainables.data import IGNORED_LABEL, check_templates, load_rows, render, t
 from trainables.errors import Fault, UserError
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
-CHAT = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}<assistant> "
+# As models' own: what begins an answer is written where one is asked for.
+ASKED = "{% if add_generation_prompt %}<assistant> {% endif %}"
+CHAT = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}" + ASKED
 ROWS = [{"prompt": f"relay {i} 5 18 =", "completion": f" {i % 20}"} for i in range(20)]
 
 
@@ -316,3 +318,43 @@ def test_a_chat_template_is_the_tokenizers_own(tokenizer: Any, tmp_path: Path) -
     assert tokenizer.bos_token_id not in sample["input_ids"]
     completion = [*tokens(tokenizer, ROWS[0]["completion"]), tokenizer.eos_token_id]
     assert [label for label in sample["labels"] if label != IGNORED_LABEL] == completion
+
+
+class Chatting(Characters):
+    """One that ends each turn with a mark of its own, as models that were tuned to chat do."""
+
+    def apply_chat_template(
+        self, messages: list[dict[str, str]], add_generation_prompt: bool = False, **_: Any
+    ) -> str:
+        turns = (f"<{turn['role']}>{turn['content'].strip()}|\n" for turn in messages)
+        return "".join(turns) + "<assistant>" * add_generation_prompt
+
+
+@pytest.mark.parametrize("completion", ["cd", " cd", "cd "])
+def test_a_turn_ends_as_the_chat_template_ends_it(completion: str, tmp_path: Path) -> None:
+    rows = [{"prompt": "ab", "completion": completion}]
+    data = config(jsonl(tmp_path, rows), chat_template=True)
+    (sample,) = tokenize(data, Chatting(), seed=0).train
+    asked, answered = "<user>ab|\n<assistant>", "cd|\n"
+    assert sample["input_ids"] == [*map(ord, asked + answered)]
+    assert sample["labels"] == [IGNORED_LABEL] * len(asked) + [*map(ord, answered)]
+
+
+def test_an_answer_that_the_chat_template_rewrites_is_learned_as_it_is(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    data = config(jsonl(tmp_path, ROWS[:1]), chat_template=True)
+    tokenizer.chat_template = "{{ messages[0].content }}" + ASKED
+    try:
+        (sample,) = tokenize(data, tokenizer, seed=0).train
+    finally:
+        tokenizer.chat_template = None
+    completion = [*tokens(tokenizer, ROWS[0]["completion"]), tokenizer.eos_token_id]
+    assert [label for label in sample["labels"] if label != IGNORED_LABEL] == completion
+
+
+def test_prompts_of_samples_that_are_too_long_are_not_asked(tmp_path: Path) -> None:
+    rows = [{"prompt": "a" * size, "completion": "b"} for size in (3, 30)]
+    held_out = jsonl(tmp_path, [{"prompt": "q" * 40, "completion": "r"}], "held_out.jsonl")
+    data = config(jsonl(tmp_path, rows), max_length=8, validation_path=str(held_out))
+    assert tokenize(data, Characters(), seed=0).prompts == ["aaa"]

@@ -90,6 +90,22 @@ def test_it_shows_points_resources_and_an_estimate(
     assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
 
 
+@pytest.mark.parametrize(
+    ("override", "trials", "samples"),
+    [
+        ("budget.trials=9", 4, "480"),  # as many as the grid has points
+        ("confirm={top_k: 2, seeds: 3}", 9, "1,080"),
+        ("search.lora.batch_size=[8]", 3, "360"),
+    ],
+)
+def test_the_estimate_is_of_all_that_will_be_trained(
+    override: str, trials: int, samples: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sweep, "--dry-run", "--set", override) == command_line.OK
+    wanted = f"{samples} samples trained on in all {trials} trials"
+    assert wanted in " ".join(capsys.readouterr().out.split())
+
+
 def test_a_number_of_trials_on_the_command_line_counts(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -197,3 +213,21 @@ def test_the_line_that_goes_on_tries_again_what_this_one_did(sweep: Path) -> Non
     config = load_sweep(str(sweep), [])
     assert "--retry-failed" in command_line._continue_hint(options, config, interrupted=True)
     assert "--retry-failed" not in command_line._continue_hint(options, config, interrupted=False)
+
+
+@pytest.mark.parametrize(
+    ("budget", "spent", "wanted"),
+    [
+        ({"gpu_hours": 3}, "gpu_hours", "tune/run.py mine.yaml --set budget.gpu_hours=6"),
+        ({"hours": 3}, "hours", "tune/run.py mine.yaml   #"),
+    ],
+)
+def test_where_a_budget_is_spent_the_line_says_so_and_has_more_of_it(
+    budget: dict[str, float], spent: str, wanted: str, sweep: Path
+) -> None:
+    options = command_line._parser().parse_args(["mine.yaml"])
+    config = load_sweep(str(sweep), [f"budget={{trials: 3, {spent}: {budget[spent]}}}"])
+    line = command_line._continue_hint(options, config, interrupted=False, spent=spent)
+    assert wanted in line
+    assert f"budget.{spent} is spent" in line
+    assert "--num-trials" not in line

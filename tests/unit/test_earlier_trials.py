@@ -92,6 +92,25 @@ def test_another_question_is_another_sweep(section: str, value: object, told: st
     assert "sweeps/tiny" in fault.rule
 
 
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("train", {"micro_batch_size": 1}),
+        ("train", {"gradient_checkpointing": True}),
+        ("eval", {"in_domain": ["a"], "retention": ["b"], "batch_size": 2}),
+    ],
+)
+def test_what_trials_hold_in_memory_may_change(
+    section: str, value: dict[str, Any], tmp_path: Path
+) -> None:
+    """As where memory ran out: `--retry-failed` runs those again then."""
+    config = sweep(**{section: value})
+    check_same_sweep(sweep().model_dump(mode="json"), config, Path("here"))
+    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
+    found, _ = import_trials(config.model_copy(update={"warm_start": (str(earlier),)}))
+    assert found
+
+
 def test_a_wider_search_takes_every_trial_with_it() -> None:
     lora = PLAIN["lora"] | {"rank": [2, 4, 8, 32, 64], "dropout": [0.0, 0.1]}
     config = sweep(search=PLAIN | {"lora": lora}, objectives=[{"metric": LOSS, "mode": "min"}])

@@ -208,3 +208,12 @@ def test_a_partial_score_counts_as_right_above_a_half() -> None:
     before = items("t", [0.6, 0.5, 1.0, 0.2])
     after = items("t", [0.5, 0.6, 0.51, 0.4])
     assert count_flips(before, after) == {"t": (0.25, 0.25)}
+
+
+@pytest.mark.parametrize("change", [{"metric": "acc_norm"}, {"filter": "strict"}])
+def test_scores_of_two_kinds_are_not_compared(change: dict[str, str]) -> None:
+    before = {"t": score(1.0)}
+    after = {"t": score(0.5).model_copy(update=change)}
+    found = items("t", [1.0])
+    with pytest.raises(ValueError, match="the base was scored by acc"):
+        forgetting_metrics(before, after, found, found)

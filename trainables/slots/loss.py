@@ -3,8 +3,8 @@
 Where nothing follows the base's output head, logits are made, and led back through it, some tokens
 at a time: of a large vocabulary they would take more memory than all activations.
 
-Shapes: K micro-batches, T labelled tokens, F features (of the last hidden state, or, where something
-follows the head, logits), V vocabulary.
+Shapes: K micro-batches, T labelled tokens, V vocabulary, F features: the last hidden state's, or,
+where something follows the head, logits.
 """
 
 from __future__ import annotations

@@ -12,8 +12,9 @@ from typing import Any
 import ray
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
-from trainables.errors import UserError, first_line
+from trainables.errors import Fault, UserError, first_line
 from trainables.locations import node_cache
+from trainables.lost_device import end_with_lost_device
 from trainables.storage import open_storage, parse_location
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.log import log_to
@@ -24,24 +25,39 @@ def evaluate_base_to(
 ) -> UserError | None:
     """`evaluate_base` on a worker, copied to `target` with the tokenised data for all trials.
 
-    What is wrong with the input is returned.
+    What is wrong is returned. Where memory runs out the evaluation's batch is halved, as in trials.
 
     Without a `cache` of all sweeps the node's own is used.
     """
     from trainables.base_evaluation import evaluate_base
     from trainables.inputs import DATA_FOLDER, DATA_RECORD
+    from trainables.out_of_memory import evaluated_within_memory
 
     use_credentials()
     cache_dir = Path(cache) if cache else node_cache() / "bases"
-    try:
-        with log_to(cache_dir / "base.log"), TemporaryDirectory() as scratch:
-            folder = evaluate_base(model, data, suite, seed, cache_dir, Path(scratch))
+    log = cache_dir / "base.log"
+    with log_to(log), TemporaryDirectory() as scratch:
+        try:
+            folder = evaluated_within_memory(
+                lambda smaller: evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch)),
+                suite,
+            )
             storage = open_storage(parse_location(target))
             storage.publish(Path(scratch), DATA_FOLDER, last=DATA_RECORD)
             storage.publish(folder, "", last="base.json")
             return None
-    except UserError as error:
-        return error
+        except UserError as error:
+            return error
+        except Exception as error:  # a model's, a task's or a data set's own code: anything
+            traceback.print_exc()
+            end_with_lost_device()
+            return UserError([_fault_of_base(error, log)])
+
+
+def _fault_of_base(error: Exception, log: Path) -> Fault:
+    where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    rule = f"failed{where}: {type(error).__name__}: {first_line(error)}"
+    return Fault("the base's evaluation", rule, f"the traceback is in {log}")
 
 
 @ray.remote(num_cpus=0)
