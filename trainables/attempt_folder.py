@@ -2,8 +2,9 @@
 
 On a local or shared disk an attempt's folder is the sweep's own, and nothing here does anything. In
 an object store a worker writes to a scratch folder of its node and publishes from there:
-checkpoints as they are made, weights at the end. Of an attempt that is lost the weights of its best
-evaluation are lost with it.
+checkpoints as they are made, weights at the end. Of an attempt that is lost, or that Tune stops in
+a process of its own, the weights of its best evaluation are lost with it. The scratch goes with the
+attempt, but for one that fails.
 """
 
 from __future__ import annotations
@@ -33,14 +34,25 @@ def on_this_node(trial: TrialConfig) -> TrialConfig:
     if not is_address(trial.output_dir):
         return trial
     scratch = _scratch(trial.output_dir)
+    # Also what this attempt has published: one that ran out of memory goes on in other workers.
+    published = (*trial.earlier_attempts, trial.output_dir)
     return trial.model_copy(
         update={
             "output_dir": str(scratch / "attempt"),
             "published_dir": trial.output_dir,
             "base_dir": str(_fetch_base(trial.base_dir)),
-            "earlier_attempts": _fetch_checkpoint(trial.earlier_attempts, scratch / "earlier"),
+            "earlier_attempts": _fetch_checkpoint(published, scratch / "earlier"),
         }
     )
+
+
+def beside_workers(trial: TrialConfig) -> TrialConfig:
+    """The trial for a process that only waits for those which train it: a place for its log."""
+    if not is_address(trial.output_dir):
+        return trial
+    scratch = _scratch(trial.output_dir, waits=True)
+    changes = {"output_dir": str(scratch / "attempt"), "published_dir": trial.output_dir}
+    return trial.model_copy(update=changes)
 
 
 def publish_checkpoints(trial: TrialConfig) -> None:
@@ -71,7 +83,7 @@ def publish_items(trial: TrialConfig) -> None:
         return
     storage = open_storage(trial.published_dir)
     there = set(storage.children("items"))
-    for file in sorted(Path(trial.output_dir).glob("items/*")):
+    for file in sorted(Path(trial.output_dir).glob("items/step_*")):  # none that is being written
         if file.name not in there:
             storage.publish(file, f"items/{file.name}")
 
@@ -95,18 +107,23 @@ def publish_rest(trial: TrialConfig) -> None:
     storage = open_storage(trial.published_dir)
     for log in sorted(Path(trial.output_dir).glob("*.log")):
         storage.publish(log, log.name)
-    shutil.rmtree(_scratch(trial.published_dir).parent, ignore_errors=True)
+    clear_node(trial)
 
 
 def publish_worker(trial: TrialConfig, rank: int) -> None:
     """Publish what one worker of a group leaves; the weights lie on the node of the first."""
     if trial.published_dir is None:
         return
-    storage = open_storage(trial.published_dir)
     log = f"worker_{rank}.log"
-    storage.publish(Path(trial.output_dir) / log, log)
-    if rank == 0 and Path(trial.weights_dir).exists():
-        storage.publish(Path(trial.weights_dir), "weights")
+    open_storage(trial.published_dir).publish(Path(trial.output_dir) / log, log)
+    if rank == 0:
+        publish_results(trial)
+
+
+def clear_node(trial: TrialConfig) -> None:
+    """Remove what the attempts of a trial have left on this node; what is published stays."""
+    if trial.published_dir is not None:
+        shutil.rmtree(Path(trial.output_dir).parents[1], ignore_errors=True)
 
 
 def published_address(trial: TrialConfig, folder: Path) -> str:
@@ -116,11 +133,14 @@ def published_address(trial: TrialConfig, folder: Path) -> str:
     return f"{trial.published_dir}/{folder.name}"
 
 
-def _scratch(address: str) -> Path:
-    """Folder of an attempt, beside those of the trial's other attempts on this node."""
+def _scratch(address: str, waits: bool = False) -> Path:
+    """Folder of an attempt, beside those of the trial's other attempts on this node.
+
+    A process that waits has its own: it ends when it may, and those that train when they must.
+    """
     trial, _, attempt = address.rpartition("/")
     digest = hashlib.sha256(trial.encode()).hexdigest()[:16]
-    return node_cache() / "attempts" / digest / attempt
+    return node_cache() / ("waiting" if waits else "attempts") / digest / attempt
 
 
 def _fetch_base(address: str) -> Path:
@@ -147,8 +167,9 @@ def _fetch_checkpoint(addresses: tuple[str, ...], folder: Path) -> tuple[str, ..
     with _one_at_a_time(folder):
         for name, address in sorted(published, reverse=True):
             checkpoint = folder / CHECKPOINTS / name
-            if not is_valid(checkpoint):
-                open_storage(address).fetch(f"{CHECKPOINTS}/{name}", checkpoint)
+            if is_valid(checkpoint):  # which takes as long as reading it
+                return (str(folder),)
+            open_storage(address).fetch(f"{CHECKPOINTS}/{name}", checkpoint)
             if is_valid(checkpoint):
                 return (str(folder),)
             shutil.rmtree(checkpoint, ignore_errors=True)

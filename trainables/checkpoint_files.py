@@ -14,6 +14,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +68,18 @@ def is_valid(checkpoint: Path) -> bool:
         return all(digest(checkpoint / name) == value for name, value in files.items())
     except (OSError, ValueError, AttributeError):
         return False
+
+
+def set_damaged_aside(attempt_dirs: Sequence[Path], going_on_from: Path | None) -> None:
+    """Take those that a training does not go on from, though they are newer, out of the count.
+
+    They would be kept in place of those which are made now, and of the only one that is whole.
+    """
+    for path in checkpoints(attempt_dirs):
+        if path == going_on_from:
+            return
+        with suppress(OSError):
+            path.rename(path.with_name(f"damaged_{path.name}"))
 
 
 def keep_newest(attempt_dirs: Sequence[Path], count: int) -> None:

@@ -181,6 +181,8 @@ class Checkpoints(TrainerCallback):
         """Give it the trainer it calls back from, and who keeps the best weights."""
         self._trainer = trainer
         self._best = best
+        if trainer.is_world_process_zero():
+            checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

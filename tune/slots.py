@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
@@ -23,6 +23,7 @@ from tune.searcher import MakeTrial
 from tune.sweep_config import SweepConfig
 
 _LOAD_S = 10.0
+_REST_S = 5.0
 _LOG = logging.getLogger(__name__)
 
 
@@ -54,7 +55,10 @@ class HostPool:
     def __enter__(self) -> HostPool:
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:  # trials that were stopped last may be leaving yet
+            with suppress(RayError):
+                ray.get([actor.at_rest.remote() for actor in self._actors], timeout=_REST_S)
         self.close()
 
     def evaluate_base(self, *arguments: Any) -> UserError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -117,3 +118,57 @@ def test_trials_in_slots_leave_what_trials_by_themselves_leave(
         assert open_storage(attempt).children("") == ["items", "trial.log", "weights"]
         open_storage(record.weights_dir).fetch("", tmp_path / str(record.number))
         load_file(tmp_path / str(record.number) / "adapter_model.safetensors")
+
+
+def test_a_group_publishes_its_best_weights_and_leaves_nothing_on_its_node(
+    load: Callable[..., SweepConfig], bucket: str, tmp_path: Path
+) -> None:
+    location = f"{bucket}/group/quickstart"
+    of_two = (*ONE_TRIAL, "resources.lora.workers=2", "train.micro_batch_size=4")
+    drift = "objectives=[{metric: kl/base_to_tuned, mode: min}]"  # is least at the first evaluation
+    Sweep(load(*of_two, drift, "constraints=[]"), location, f"{bucket}/group/.base").run([])
+    (record,) = Ledger(location).trials()
+    assert record.status is TrialStatus.COMPLETE
+    attempt = f"{location}/trials/0000/attempt_1"
+    assert record.best_weights_dir == f"{attempt}/best"
+    logs = ["trial.log", "weights", "worker_0.log", "worker_1.log"]
+    assert open_storage(attempt).children("") == ["best", "items", *logs]
+    for name in ("best", "weights"):
+        open_storage(f"{attempt}/{name}").fetch("", tmp_path / name)
+    best, last = (
+        load_file(tmp_path / name / "adapter_model.safetensors") for name in ("best", "weights")
+    )
+    assert best.keys() == last.keys()
+    assert any((best[name] != last[name]).any() for name in best)
+    assert left_on_the_node() == []
+
+
+@pytest.mark.parametrize("trains", ["lora.workers=1", "lora.workers=2", "lora.slots=2"])
+def test_a_trial_that_is_stopped_leaves_nothing_on_its_node(
+    trains: str, load: Callable[..., SweepConfig], bucket: str
+) -> None:
+    location = f"{bucket}/stopped_{trains[-9:]}/quickstart"
+    config = load(
+        *ONE_TRIAL,
+        "constraints=[train/loss <= 0.001]",
+        "early_stopping={first_rung: 0.3}",
+        "train.micro_batch_size=4",
+        f"resources.{trains}",
+    )
+    Sweep(config, location, f"{bucket}/stopped/.base").run([])
+    (record,) = Ledger(location).trials()
+    assert record.status is TrialStatus.STOPPED_EARLY
+    assert record.last is not None
+    assert record.last.step < 16
+    deadline = time.monotonic() + 20  # workers end by themselves
+    while left_on_the_node() and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left_on_the_node() == []
+
+
+def left_on_the_node() -> list[Path]:
+    return [
+        path
+        for kind in ("attempts", "waiting")
+        for path in (node_cache() / kind).glob("*/attempt*")
+    ]

@@ -9,10 +9,12 @@ import pytest
 from test_ledger import trial
 
 from trainables.attempt_folder import (
+    beside_workers,
     on_this_node,
     publish_checkpoints,
     publish_items,
     publish_rest,
+    publish_worker,
     remove_published,
 )
 from trainables.checkpoint_files import checkpoint_dir, digest, is_valid, newest_valid
@@ -99,6 +101,48 @@ def test_the_newest_valid_checkpoint_of_earlier_attempts_is_fetched(
     assert found.name == "step_00000008"
 
 
+def test_what_the_attempt_itself_has_published_is_fetched_too(
+    config: TrialConfig, tmp_path: Path
+) -> None:
+    """Where memory ran out its workers go on in smaller batches, and not all have made it."""
+    publish_checkpoint(config.earlier_attempts[1], 12, tmp_path / "2")
+    publish_checkpoint(config.output_dir, 16, tmp_path / "3")
+    found = newest_valid([Path(folder) for folder in on_this_node(config).earlier_attempts])
+    assert found is not None
+    assert found.name == "step_00000016"
+
+
+def test_who_only_waits_fetches_nothing_and_clears_nothing_of_the_others(
+    config: TrialConfig, tmp_path: Path
+) -> None:
+    publish_checkpoint(config.earlier_attempts[1], 12, tmp_path / "2")
+    waiting = beside_workers(config)
+    assert waiting.published_dir == config.output_dir
+    assert not (tmp_path / "node").exists()
+    training = on_this_node(config)
+    for each in (waiting, training):
+        Path(each.output_dir).mkdir(parents=True, exist_ok=True)
+    (Path(waiting.output_dir) / "trial.log").write_text("waits")
+    publish_rest(waiting)
+    assert open_storage(config.output_dir).read("trial.log") == b"waits"
+    assert not Path(waiting.output_dir).exists()
+    assert Path(training.output_dir).exists()
+    assert newest_valid([Path(folder) for folder in training.earlier_attempts])
+
+
+def test_the_first_worker_of_a_group_publishes_weights_and_best(config: TrialConfig) -> None:
+    here = on_this_node(config)
+    attempt = Path(here.output_dir)
+    for name in ("weights/adapter", "best/adapter", "worker_0.log", "worker_1.log"):
+        (attempt / name).parent.mkdir(parents=True, exist_ok=True)
+        (attempt / name).write_text(name)
+    publish_worker(here, 1)
+    assert open_storage(config.output_dir).children("") == ["worker_1.log"]
+    publish_worker(here, 0)
+    wanted = ["best", "weights", "worker_0.log", "worker_1.log"]
+    assert open_storage(config.output_dir).children("") == wanted
+
+
 def test_published_checkpoints_follow_those_of_the_attempt(config: TrialConfig) -> None:
     here = on_this_node(config)
     store = open_storage(config.output_dir)
@@ -123,11 +167,15 @@ def test_items_weights_and_log_are_published_and_the_node_is_cleared(config: Tri
     here = on_this_node(config)
     store = open_storage(config.output_dir)
     attempt = Path(here.output_dir)
+    being_written = attempt / "items" / ".step_2.jsonl.77"
     for name in ("items/step_1.jsonl", "weights/adapter", "trial.log", "workers/x"):
         (attempt / name).parent.mkdir(parents=True, exist_ok=True)
         (attempt / name).write_text(name)
+    being_written.write_text("half")
     publish_items(here)
     assert store.children("") == ["items"]
+    assert store.children("items") == ["step_1.jsonl"]
+    being_written.unlink()
     publish_rest(here)
     assert store.children("") == ["items", "trial.log", "weights"]
     assert store.read("weights/adapter") == b"weights/adapter"

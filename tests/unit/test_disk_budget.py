@@ -19,6 +19,7 @@ from trainables.checkpoint_files import (
     keep_newest,
     mark_evaluated,
     newest_valid,
+    set_damaged_aside,
     write_best,
 )
 from trainables.config import TrialConfig
@@ -198,6 +199,22 @@ def test_newest_checkpoints_are_counted_over_all_attempts(tmp_path: Path) -> Non
         checkpoint_dir(attempts[2], 15),
         checkpoint_dir(attempts[1], 10),
     ]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(
+    whole: bool, tmp_path: Path
+) -> None:
+    attempts = trial(tmp_path, 0, attempts=2).config.attempt_dirs
+    write_checkpoint(attempts[0], 5, whole=whole)
+    for step in (10, 15):
+        write_checkpoint(attempts[0], step, whole=False)
+    set_damaged_aside(attempts, newest_valid(attempts))
+    keep_newest(attempts, 1)
+    assert (newest_valid(attempts) is not None) == whole
+    made_now = write_checkpoint(attempts[1], 6)
+    keep_newest(attempts, 2)
+    assert newest_valid(attempts) == made_now
 
 
 def test_an_evaluated_step_is_known_and_a_damaged_note_is_none(tmp_path: Path) -> None:

@@ -19,11 +19,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 from trainables.attempt_folder import (
+    clear_node,
     on_this_node,
     publish_items,
     publish_results,
@@ -193,6 +195,11 @@ class SlotHost:
         else:
             self._leaving.append(guest)
 
+    async def at_rest(self) -> None:
+        """Wait until nobody trains here, and those who have left are let go of."""
+        if self._running is not None:
+            await asyncio.wait([self._running])
+
     async def _run_or_die(self) -> None:
         """A pass that fails leaves no state that could be trusted: trials go on elsewhere."""
         try:
@@ -208,6 +215,7 @@ class SlotHost:
             for guest in self._leaving:
                 if busy.pop(guest.slot, None):
                     self._engine.leave(guest.slot)
+                    await self._in_thread(partial(clear_node, guest.trial))
             self._leaving.clear()
             while self._waiting and len(busy) < self._slots:
                 guest = self._waiting.popleft()
@@ -256,6 +264,7 @@ class SlotHost:
         if result.best_weights_dir is not None:
             best = published_address(guest.trial, Path(result.best_weights_dir))
             result = result.model_copy(update={"best_weights_dir": best})
+        await self._in_thread(partial(clear_node, guest.trial))
         guest.events.put_nowait({RESULT: result.model_dump()})
 
     def _take_error(self, guest: _Guest, error: Exception, busy: int = 0) -> None:

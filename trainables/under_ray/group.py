@@ -16,24 +16,24 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
-from trainables.errors import Diverged
-from trainables.reporter import Reporter, StopTrial
+from trainables.reporter import Reporter
 from trainables.under_ray.endings import most_telling
 from trainables.under_ray.stop_request import stops_with_this_node
-from trainables.under_ray.worker import environments, worker_actor
+from trainables.under_ray.worker import IN_STEP, environments, worker_actor
 
-# All workers end so at the same step, from what they know in common: nobody waits for anybody.
-_IN_STEP = (StopTrial, Diverged)
 # After the first of a group fails: others may know better why, or wait for it for ever.
 _LAST_WORDS_S = 3.0
 # After Tune has stopped a trial: until all workers have let go of it.
 _LONGEST_ENDING_S = 60.0
 
 
-def train_on_workers(trial: TrialConfig, reporter: Reporter) -> None:
+def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
     """Train in every worker of this process's group, and pass on what rank 0 reports.
 
     A group in which a worker failed by itself is killed, and replaced at the next use.
+
+    Returns:
+        Where the weights of its best evaluation will be found; None where its last are those.
 
     Raises:
         RayActorError: a worker's process has died.
@@ -41,10 +41,10 @@ def train_on_workers(trial: TrialConfig, reporter: Reporter) -> None:
     """
     group = _ready_group(trial)
     try:
-        group.train(trial, reporter)
+        return group.train(trial, reporter)
     except RayError:
         failures = group.failures()
-        if len(failures) < trial.workers or not all(isinstance(f, _IN_STEP) for f in failures):
+        if len(failures) < trial.workers or not all(isinstance(f, IN_STEP) for f in failures):
             _replace(group)
         cause = most_telling(failures)
         traceback.print_exception(cause)
@@ -101,14 +101,15 @@ class _Group:
         ]
         ray.get(joining)
 
-    def train(self, trial: TrialConfig, reporter: Reporter) -> None:
-        """Train to the end.
+    def train(self, trial: TrialConfig, reporter: Reporter) -> str | None:
+        """Train to the end; returns where the weights of the best evaluation will be found.
 
         Raises:
             RayError: a worker has failed.
         """
         self._training = [worker.train.remote(trial) for worker in self._workers]
         training = list(self._training)
+        best: str | None = None
         while training:
             (done,), _ = ray.wait([self._report, *training])
             event = ray.get(done)
@@ -116,6 +117,8 @@ class _Group:
                 self._hand_on(event, reporter)
             else:
                 training.remove(done)
+                best = best or event
+        return best
 
     def _hand_on(self, measurement: Any, reporter: Reporter) -> None:
         """Where Tune stops the trial here it ends this thread; the workers then end theirs."""

@@ -11,8 +11,13 @@ from typing import Any
 import ray
 import ray.tune
 
-from trainables.attempt_folder import on_this_node, publish_rest, published_address
-from trainables.checkpoint_files import find_best
+from trainables.attempt_folder import (
+    beside_workers,
+    clear_node,
+    on_this_node,
+    publish_rest,
+    published_address,
+)
 from trainables.config import TrialConfig
 from trainables.lost_device import end_with_lost_device
 from trainables.records import Outcome, TrialStatus
@@ -33,12 +38,16 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     here = trial
     use_credentials()
     try:
-        here = on_this_node(trial)
+        waits = trial.workers > 1 or _is_in_slot(trial, slot_hosts)
+        here = beside_workers(trial) if waits else on_this_node(trial)
         with log_to(Path(here.output_dir) / "trial.log"):
             outcome = _outcome(trial, here, slot_hosts)
         publish_rest(here)
     except OSError as error:  # there is no place even for the log
         outcome = verdict(here, error)
+    except SystemExit:  # Tune has stopped the trial
+        clear_node(here)
+        raise
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
     if outcome.status is TrialStatus.RUNNING:  # Tune has taken it, and shall give no other trial
         os._exit(0)  # to a process whose node, or that of a worker, is about to go
@@ -77,15 +86,17 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
     Returns:
         Where the weights of its best evaluation will be found; None where its last are those.
     """
-    if slot_hosts and not reason_against(trial):
+    if slot_hosts and _is_in_slot(trial, slot_hosts):
         return train_in_slot(slot_hosts, trial, TuneReporter()).best_weights_dir
     from trainables.out_of_memory import train_within_memory
 
     if trial.workers > 1:
         reporter = TuneReporter()
-        train_within_memory(lambda smaller: train_on_workers(smaller, reporter), trial)
-    else:
-        watched, train = Watched(here, TuneReporter()), trial_function(here)
-        train_within_memory(lambda smaller: train(smaller, watched), here)
-    best = find_best(here.attempt_dirs)
-    return published_address(here, best[0]) if best else None
+        return train_within_memory(lambda smaller: train_on_workers(smaller, reporter), trial)
+    watched, train = Watched(here, TuneReporter()), trial_function(here)
+    best = train_within_memory(lambda smaller: train(smaller, watched), here).best_weights_dir
+    return published_address(here, Path(best)) if best else None
+
+
+def _is_in_slot(trial: TrialConfig, slot_hosts: SlotHosts | None) -> bool:
+    return slot_hosts is not None and not reason_against(trial)

@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import ray
 
-from trainables.attempt_folder import on_this_node, publish_worker
+from trainables.attempt_folder import clear_node, on_this_node, publish_worker, published_address
 from trainables.config import TrialConfig
+from trainables.errors import Diverged
 from trainables.records import Measurement
+from trainables.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
@@ -24,6 +26,8 @@ from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporte
 # Rank 0 evaluates, or waits for Tune, while the others wait for it.
 _LONGEST_WAIT = timedelta(days=1)
 _REPORTS = "reports"
+# All workers end so at the same step, from what they know in common: nobody waits for anybody.
+IN_STEP = (StopTrial, Diverged)
 
 
 class Home(NamedTuple):
@@ -76,8 +80,11 @@ class Worker:
             timeout=_LONGEST_WAIT,
         )
 
-    def train(self, trial: TrialConfig) -> None:
+    def train(self, trial: TrialConfig) -> str | None:
         """This worker's part of a trial.
+
+        Returns:
+            Of the first worker where the weights of the best evaluation will be found.
 
         Raises:
             TrialError: see the trial's method.
@@ -89,12 +96,19 @@ class Worker:
         use_credentials()
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
         reporter = WorkerReporter(trial.workers, self._hand_on if rank == 0 else None)
-        with log_to(Path(trial.output_dir) / f"worker_{rank}.log"), suppress(StoppedByTune):
-            try:
-                trial_function(trial)(trial, Watched(trial, reporter))
-            finally:
-                faulthandler.cancel_dump_traceback_later()
-        publish_worker(trial, rank)
+        best = None
+        try:
+            with log_to(Path(trial.output_dir) / f"worker_{rank}.log"), suppress(StoppedByTune):
+                try:
+                    result = trial_function(trial)(trial, Watched(trial, reporter))
+                    best = result.best_weights_dir
+                finally:
+                    faulthandler.cancel_dump_traceback_later()
+        except IN_STEP:
+            _leave(trial, rank)
+            raise
+        _leave(trial, rank)
+        return published_address(trial, Path(best)) if best else None
 
     @ray.method(concurrency_group=_REPORTS)
     def next_report(self) -> Measurement:
@@ -109,6 +123,16 @@ class Worker:
     def _hand_on(self, measurement: Measurement) -> bool:
         self._reports.put(measurement)
         return self._answers.get()
+
+
+def _leave(trial: TrialConfig, rank: int) -> None:
+    """Publish what this worker has made; the last thing that any of a node has to do there."""
+    from trainables.checkpoint import barrier
+
+    publish_worker(trial, rank)
+    if trial.published_dir is not None:
+        barrier(trial.workers)
+        clear_node(trial)
 
 
 def environments(homes: Sequence[Home]) -> list[dict[str, str]]:
