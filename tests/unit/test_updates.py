@@ -151,7 +151,28 @@ def test_weights_kept_inputs_first_and_without_the_outer_name(tmp_path: Path, do
     seen = list(updates(trial(lora), tmp_path / "adapter", SavedWeights(tmp_path / "base"), CPU))
     assert {u.module for u in seen} == {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
     for update in seen:
-        np.testing.assert_allclose(update.tuned(), after[f"transformer.{update.name}"], atol=1e-5)
+        merged_IO = after[f"transformer.{update.name}"]
+        np.testing.assert_allclose(update.tuned(), merged_IO.T, atol=1e-5)
+
+
+def test_a_full_fine_tuning_s_weights_kept_inputs_first_are_turned(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    base = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_embd=16, n_layer=2, n_head=2))
+    base.save_pretrained(tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    with torch.no_grad():
+        for parameter in base.parameters():
+            parameter.add_(torch.rand_like(parameter))
+    base.save_pretrained(tmp_path / "tuned")
+    seen = list(updates(trial(), tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+    assert {update.module for update in seen} == {
+        *("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    }
+    for update in seen:
+        delta_OI = (base.state_dict()[update.name] - before[update.name]).T
+        left_O = np.linalg.svd(delta_OI.numpy())[0][:, 0]  # of the output's side
+        found_O = update_spectrum(update).left_OK[:, 0].numpy()
+        assert abs(left_O @ found_O) == pytest.approx(1, abs=1e-4)
 
 
 class CountingWeights:

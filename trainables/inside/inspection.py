@@ -35,7 +35,7 @@ from trainables.model import device, fingerprint
 from trainables.records import TrialRecord
 
 # Bump when this code would no longer find the numbers of an old record.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 _SINGULAR_VALUES = 64
 
 
@@ -80,7 +80,7 @@ def matrix_changes(
     config: TrialConfig, weights_dir: Path
 ) -> Iterator[tuple[str, MatrixChange, torch.Tensor]]:
     """Every matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
-    base_spectra = BaseSpectra(f"{fingerprint(config.model)}-{config.model.dtype}")
+    base_spectra = BaseSpectra(f"{fingerprint(config.model)}-{config.model.dtype}-OI")
     for update in updates(config, weights_dir, base_weights(config.model), device()):
         spectrum = update_spectrum(update)
         change = describe(update, spectrum)

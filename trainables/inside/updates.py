@@ -2,7 +2,8 @@
 
 Shapes: O outputs, I inputs, R rank of the adapter. Only matrices of the decoder's layers are
 looked at, so that LoRA and full fine-tuning compare on the same ones; embeddings, norms and the
-head are left out, and so are stacked experts (three dimensions).
+head are left out, and so are stacked experts (three dimensions). GPT-2 keeps its weights as (I, O);
+here all are (O, I), so that left singular vectors are those of the output of every model.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ import torch
 from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import CannotInspect
 from trainables.inside.weights import SavedWeights, Weights
+
+# Models of Transformers' Conv1D.
+_INPUTS_FIRST = ("gpt2", "openai-gpt")
 
 
 @dataclass(frozen=True)
@@ -80,10 +84,13 @@ def updates(
     saved = SavedWeights(weights_dir)
     if config.lora is not None:
         return _lora_updates(config.lora, weights_dir, saved, base, device)
-    return _full_updates(saved, base, device)
+    return _full_updates(weights_dir, saved, base, device)
 
 
-def _full_updates(saved: Weights, base: Weights, device: torch.device) -> Iterator[MatrixUpdate]:
+def _full_updates(
+    weights_dir: Path, saved: Weights, base: Weights, device: torch.device
+) -> Iterator[MatrixUpdate]:
+    model_type = json.loads((weights_dir / "config.json").read_text())["model_type"]
     in_base = set(base.names())
     for name in sorted(saved.names(), key=_by_layer):
         if _layer(name) is None:
@@ -93,8 +100,10 @@ def _full_updates(saved: Weights, base: Weights, device: torch.device) -> Iterat
             continue
         base_name = _find(name, in_base)
         base_OI = base.read(base_name).to(device, torch.float32)
-        dense_OI = tuned.to(device, torch.float32) - base_OI
-        yield MatrixUpdate(base_name, base_OI, dense_OI=_finite(name, dense_OI))
+        dense_OI = _finite(name, tuned.to(device, torch.float32) - base_OI)
+        if model_type in _INPUTS_FIRST:
+            base_OI, dense_OI = base_OI.T, dense_OI.T
+        yield MatrixUpdate(base_name, base_OI, dense_OI=dense_OI)
 
 
 def _lora_updates(
@@ -106,7 +115,7 @@ def _lora_updates(
     / norm(W0 + BA) - W0 is as dense as with full fine-tuning.
     """
     adapter = json.loads((weights_dir / "adapter_config.json").read_text())
-    transposed = bool(adapter.get("fan_in_fan_out"))  # GPT-2 keeps its weights as (I, O)
+    transposed = bool(adapter.get("fan_in_fan_out"))
     in_base = set(base.names())
     magnitudes = {_module_of(n): n for n in saved.names() if "lora_magnitude_vector" in n}
     for name in sorted((n for n in saved.names() if ".lora_A." in n), key=_by_layer):
@@ -118,16 +127,15 @@ def _lora_updates(
         B_OR = saved.read(name.replace(".lora_A.", ".lora_B.")).to(device, torch.float32)
         A_RI, B_OR = _finite(module, A_RI), _finite(module, B_OR * lora.scaling)
         base_OI = base.read(base_name).to(device, torch.float32)
+        if transposed:
+            base_OI = base_OI.T
         if module in magnitudes:
             norm_O = saved.read(magnitudes[module]).to(device, torch.float32).flatten()
-            W0_OI = base_OI.T if transposed else base_OI
-            tuned_OI = torch.addmm(W0_OI, B_OR, A_RI)
+            tuned_OI = torch.addmm(base_OI, B_OR, A_RI)
             tuned_OI *= (norm_O / tuned_OI.norm(dim=1))[:, None]
-            dense_OI = tuned_OI.sub_(W0_OI)
-            yield MatrixUpdate(base_name, base_OI, dense_OI=dense_OI.T if transposed else dense_OI)
+            yield MatrixUpdate(base_name, base_OI, dense_OI=tuned_OI.sub_(base_OI))
         else:
-            factors = (A_RI.T, B_OR.T) if transposed else (B_OR, A_RI)
-            yield MatrixUpdate(base_name, base_OI, factors=factors)
+            yield MatrixUpdate(base_name, base_OI, factors=(B_OR, A_RI))
 
 
 def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
