@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
     from analysis.sweeps import Sweep
+    from trainables.config import DataConfig
     from trainables.pareto import Goals, Recommendation
     from trainables.records import BaseRecord, SweepRecord, TrialRecord
 
@@ -54,9 +55,7 @@ def model_card(
         + _why(record, sweep.goals, recommendation)
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
         f"## Load\n\n{_fenced(_loading(kind), 'python')}",
-        f"Each prompt was rendered as\n\n{_fenced(record.config.data.prompt, 'jinja')}\n\n"
-        f"and answered with\n\n{_fenced(record.config.data.completion, 'jinja')}"
-        + ("\n\nas turns of the chat template." if record.config.data.chat_template else ""),
+        _prompting(record.config.data),
         f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
         "± is the standard error over items.",
@@ -64,6 +63,16 @@ def model_card(
         f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _prompting(data: DataConfig) -> str:
+    if data.messages is not None:
+        return "Chats were rendered by the chat template; the last answer of each was trained."
+    return (
+        f"Each prompt was rendered as\n\n{_fenced(data.prompt, 'jinja')}\n\n"
+        f"and answered with\n\n{_fenced(data.completion, 'jinja')}"
+        + ("\n\nas turns of the chat template." if data.chat_template else "")
+    )
 
 
 def _fenced(text: str, language: str) -> str:

@@ -91,7 +91,7 @@ def evaluate_base(
         return folder
     base, _ = shared_base(model)
     evaluation = evaluator.evaluate(base)
-    special = not data.chat_template
+    special = not data.is_chat
     reference = _sample(base, tokenizer, prompts, suite, seed, special)
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
@@ -133,7 +133,7 @@ def _load_all(
     evaluator = attempt(
         lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
     )
-    can_render = tokenizer and (tokenizer.chat_template or not data.chat_template)
+    can_render = tokenizer and (tokenizer.chat_template or not data.is_chat)
     tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
     if faults or tokenizer is None or evaluator is None or tokenized is None:
         raise UserError(faults)
@@ -143,7 +143,8 @@ def _load_all(
 def _check_chat_template(
     tokenizer: Any, model: ModelConfig, data: DataConfig, suite: EvalSuite
 ) -> None:
-    asking = {"data.chat_template": data.chat_template, "eval.chat_template": suite.chat_template}
+    of_data = "data.messages" if data.messages else "data.chat_template"
+    asking = {of_data: data.is_chat, "eval.chat_template": suite.chat_template}
     fields = [field for field, is_asked in asking.items() if is_asked]
     if fields and tokenizer.chat_template is None:
         rule = f"the tokenizer of {model.name} has no chat template"
@@ -226,10 +227,11 @@ def _warnings(
                 f"retention task {label}: the base scores {score.value:.3f}, at chance "
                 f"({score.chance:.3f}) within two standard errors; it cannot show forgetting"
             )
-    if data.chat_template != suite.chat_template:
+    if data.is_chat != suite.chat_template:
+        chats, asks = ("chats", "plain text") if data.is_chat else ("plain text", "a chat")
         warnings.append(
-            f"data.chat_template is {data.chat_template} and eval.chat_template "
-            f"{suite.chat_template}: the tasks ask in another form than the one that is trained"
+            f"trained are {chats}, and eval.chat_template is {suite.chat_template}: the tasks ask "
+            f"in {asks}"
         )
     if tokenized.skipped:
         warnings.append(

@@ -81,6 +81,8 @@ class DataConfig(Frozen):
         completion: Jinja template; the loss is on these tokens only. Begin it with a space where
             the evaluation puts one between question and answer, as the harness does.
         chat_template: render prompt and completion as a user's and an assistant's turn.
+        messages: field of a row that holds a whole chat, a list of turns with `role` and `content`,
+            in place of `prompt` and `completion`. The loss is on the last turn, the assistant's.
         max_length: tokens; longer samples are left out and counted.
         limit: rows to use, all if absent.
     """
@@ -94,8 +96,23 @@ class DataConfig(Frozen):
     prompt: str = "{{ prompt }}"
     completion: str = "{{ completion }}"
     chat_template: bool = False
+    messages: str | None = None
     max_length: int = Field(default=1024, ge=2)
     limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _is_chat_or_templates(self) -> DataConfig:
+        fields = DataConfig.model_fields
+        if self.messages and any(
+            getattr(self, name) != fields[name].default for name in ("prompt", "completion")
+        ):
+            raise ValueError("give messages, or prompt and completion")
+        return self
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the tokenizer's chat template writes the samples."""
+        return self.chat_template or self.messages is not None
 
 
 class EvalTask(Frozen):

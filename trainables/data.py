@@ -1,4 +1,7 @@
-"""Training data: rows to prompt and completion, to tokens with the loss on the completion alone."""
+"""Training data: rows to prompt and completion, to tokens with the loss on the completion alone.
+
+A prompt is a text, or the turns of a chat before the answer.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,8 @@ from trainables.errors import Fault, UserError
 from trainables.locations import is_local, resolve
 
 Row = dict[str, Any]
+Turns = list[dict[str, Any]]
+Prompt = str | Turns
 IGNORED_LABEL = -100
 Source = Literal["path", "validation_path"]
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
@@ -173,8 +178,11 @@ def template_fields(template: str) -> set[str]:
 def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Fault]:
     """Faults of the templates against the rows: malformed ones, and absent fields.
 
-    A field that a template asks for only where it is defined may be absent.
+    A field that a template asks for only where it is defined may be absent. Of chats, those that
+    have no answer at their end.
     """
+    if data.messages is not None:
+        return _first(list(_faults_of_chats(data, data.messages, rows, source)))
     faults: list[Fault] = []
     for name in _TEMPLATES:
         field, text = f"data.{name}", getattr(data, name)
@@ -199,6 +207,27 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
     return faults
 
 
+def _faults_of_chats(
+    data: DataConfig, field: str, rows: Sequence[Row], source: Source
+) -> Iterator[Fault]:
+    for index, row in enumerate(rows):
+        turns = row.get(field)
+        where = f"row {index + 1} of {getattr(data, source)}"
+        if field not in row:
+            has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
+            yield Fault("data.messages", f"names {field}, absent from {where}", has)
+            return
+        if not isinstance(turns, list) or not all(map(_is_turn, turns)):
+            yield Fault("data.messages", f"must be turns of a `role` and a `content`: {where}")
+        elif len(turns) < 2 or turns[-1]["role"] != "assistant":
+            rule = f"must end with an answer of the role assistant: {where}"
+            yield Fault("data.messages", rule, "leave the row out, or cut it there")
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and all(isinstance(turn.get(k), str) for k in ("role", "content"))
+
+
 def _needs_more_than(template: Template, row: Row) -> bool:
     try:
         template.render(row)
@@ -209,12 +238,17 @@ def _needs_more_than(template: Template, row: Row) -> bool:
     return False
 
 
-def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[str, str]]:
+def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[Prompt, str]]:
     """Yield (prompt, completion) of each row.
 
     Raises:
         UserError: a template cannot be rendered on a row.
     """
+    if data.messages is not None:
+        for row in rows:
+            *before, answer = row[data.messages]
+            yield before, answer["content"]
+        return
     templates = {name: _ENVIRONMENT.from_string(getattr(data, name)) for name in _TEMPLATES}
     for index, row in enumerate(rows):
         texts = []
@@ -272,7 +306,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
 
 
 def _short_enough(
-    tokenizer: Any, data: DataConfig, texts: Iterable[tuple[str, str]]
+    tokenizer: Any, data: DataConfig, texts: Iterable[tuple[Prompt, str]]
 ) -> tuple[list[Sample], list[str]]:
     """Samples of at most `max_length` tokens, and the text of each before its completion."""
     samples, prompts = [], []
@@ -284,31 +318,33 @@ def _short_enough(
     return samples, prompts
 
 
-def prompt_text(tokenizer: Any, data: DataConfig, prompt: str) -> str:
+def prompt_text(tokenizer: Any, data: DataConfig, prompt: Prompt) -> str:
     """The text before the completion: the prompt, in the chat template where one is asked for."""
-    if not data.chat_template:
+    if isinstance(prompt, str) and not data.is_chat:
         return prompt
     return str(
-        tokenizer.apply_chat_template(
-            [{"role": "user", "content": prompt}], tokenize=False, add_generation_prompt=True
-        )
+        tokenizer.apply_chat_template(_turns(prompt), tokenize=False, add_generation_prompt=True)
     )
 
 
-def _encode(tokenizer: Any, data: DataConfig, prompt: str, completion: str) -> Sample:
+def _turns(prompt: Prompt) -> Turns:
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def _encode(tokenizer: Any, data: DataConfig, prompt: Prompt, completion: str) -> Sample:
     """Tokenise prompt + completion + end-of-sequence; the loss is on what follows the prompt.
 
     Both are encoded together and cut at the prompt's own length, as the harness does, so that
     training and evaluation see the same tokens. A chat template ends the turn in its own way.
     """
     context = prompt_text(tokenizer, data, prompt)
-    turn = _assistant_turn(tokenizer, prompt, completion, context) if data.chat_template else None
+    turn = _assistant_turn(tokenizer, prompt, completion, context) if data.is_chat else None
     is_ended = turn is not None and not turn.rstrip().endswith(completion.rstrip())
     completion = completion if turn is None else turn
     spaces = len(context) - len(context.rstrip())
     if spaces:  # a trailing space belongs to the first token of the completion
         context, completion = context[:-spaces], context[-spaces:] + completion
-    special = not data.chat_template  # a chat template writes its special tokens itself
+    special = not data.is_chat  # a chat template writes its special tokens itself
     prompt_ids = tokenizer(context, add_special_tokens=special)["input_ids"]
     ids = tokenizer(context + completion, add_special_tokens=special)["input_ids"]
     if not is_ended and ids[-1:] != [tokenizer.eos_token_id]:
@@ -317,12 +353,12 @@ def _encode(tokenizer: Any, data: DataConfig, prompt: str, completion: str) -> S
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
 
 
-def _assistant_turn(tokenizer: Any, prompt: str, completion: str, context: str) -> str | None:
+def _assistant_turn(tokenizer: Any, prompt: Prompt, completion: str, context: str) -> str | None:
     """What the chat template writes after the prompt for this answer, with what ends the turn.
 
     None where it writes the prompt, or the answer itself, in another way then.
     """
-    turns = [{"role": "user", "content": prompt}, {"role": "assistant", "content": completion}]
+    turns = [*_turns(prompt), {"role": "assistant", "content": completion}]
     whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
     turn = whole.removeprefix(context)
     return turn if whole.startswith(context) and completion.strip() in turn else None

@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
 from trainables.config import DataConfig
 from trainables.data import IGNORED_LABEL, check_templates, load_rows, render, tokenize
@@ -338,6 +339,54 @@ def test_a_turn_ends_as_the_chat_template_ends_it(completion: str, tmp_path: Pat
     asked, answered = "<user>ab|\n<assistant>", "cd|\n"
     assert sample["input_ids"] == [*map(ord, asked + answered)]
     assert sample["labels"] == [IGNORED_LABEL] * len(asked) + [*map(ord, answered)]
+
+
+CHATS = [
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "a"},
+    {"role": "user", "content": "r"},
+    {"role": "assistant", "content": "bc"},
+]
+
+
+def test_of_a_chat_the_last_answer_is_learned(tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, [{"turns": CHATS}]), messages="turns")
+    tokenized = tokenize(data, Chatting(), seed=0)
+    asked = "<system>s|\n<user>q|\n<assistant>a|\n<user>r|\n<assistant>"
+    assert tokenized.prompts == [asked]
+    (sample,) = tokenized.train
+    assert sample["input_ids"] == [*map(ord, f"{asked}bc|\n")]
+    assert sample["labels"] == [IGNORED_LABEL] * len(asked) + [*map(ord, "bc|\n")]
+
+
+@pytest.mark.parametrize(
+    ("turns", "rule"),
+    [
+        (CHATS[:2], "must end with an answer of the role assistant: row 2 of"),
+        (CHATS[2:3], "must end with an answer of the role assistant: row 2 of"),
+        ("a text", "must be turns of a `role` and a `content`: row 2 of"),
+        ([{"role": "user"}], "must be turns of a `role` and a `content`: row 2 of"),
+        ([*CHATS[:2], {"role": "assistant", "content": None}], "must be turns of a `role` and"),
+    ],
+)
+def test_a_chat_without_an_answer_is_refused(turns: object, rule: str, tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, [{"turns": CHATS}, {"turns": turns}]), messages="turns")
+    (fault,) = faults(tokenize, data, Chatting(), 0)
+    assert fault.field == "data.messages"
+    assert fault.rule.startswith(rule)
+
+
+def test_chats_in_another_field_are_looked_for_in_those_there_are(tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, [{"turns": CHATS}] * 2), messages="messages")
+    (fault,) = faults(tokenize, data, Chatting(), 0)
+    assert fault.rule.startswith("names messages, absent from row 1")
+    assert fault.remedy == "the row has turns"
+
+
+def test_a_chat_has_no_templates() -> None:
+    with pytest.raises(ValidationError, match="give messages, or prompt and completion"):
+        DataConfig(path="x", messages="turns", prompt="{{ question }}")
 
 
 def test_an_answer_that_the_chat_template_rewrites_is_learned_as_it_is(

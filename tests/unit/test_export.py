@@ -81,6 +81,17 @@ def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:
     assert blocks[1].content == f"{prompt}\n"
 
 
+def test_a_card_says_that_chats_were_trained(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    record = trained(folder, 0, gain=0.5, forgetting=0.0)
+    data = record.config.data.model_copy(update={"messages": "turns"})
+    config = record.config.model_copy(update={"data": data})
+    record_sweep(folder, record.model_copy(update={"config": config}))
+    card = ModelCard.load(export(folder, tmp_path / "out", number=0) / "README.md")
+    assert "the last answer of each was trained" in card.text
+    assert "jinja" not in card.text
+
+
 def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
     ledger = Ledger(sweep)
     task = TaskScore(
