@@ -139,7 +139,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         sweep = Sweep(config, location, base_cache, options.retry_failed, may_write=lock.check)
         outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
         hints = [
-            _continue_hint(options, config, outcome.interrupted, outcome.spent),
+            _continue_hint(options, config, outcome.interrupted, outcome.cut_short_by),
             *_wandb_hints(wandb_listener, location, outcome.interrupted),
         ]
         print_summary(console, config, outcome.records, location, hints)
@@ -207,7 +207,10 @@ def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool)
 
 
 def _continue_hint(
-    options: argparse.Namespace, config: SweepConfig, interrupted: bool, spent: str | None = None
+    options: argparse.Namespace,
+    config: SweepConfig,
+    interrupted: bool,
+    cut_short_by: str | None = None,
 ) -> str:
     """The command that goes on, whatever this one ended with."""
     command = ["python", "tune/run.py", options.sweep]
@@ -221,6 +224,7 @@ def _continue_hint(
         command += ["--max-gpus", str(options.max_gpus)]
     if options.retry_failed and interrupted:
         command.append("--retry-failed")
+    spent = None if interrupted else cut_short_by
     if interrupted or spent:
         if options.num_trials is not None:
             command += ["--num-trials", str(config.budget.trials)]

@@ -81,8 +81,12 @@ class OptunaSearcher(Searcher, SweepListener):
         return not self._running and self._is_exhausted() and self._confirmation() is None
 
     @property
-    def spent(self) -> str | None:
-        """The field of `budget` that has ended the sweep before its number of trials did."""
+    def cut_short_by(self) -> str | None:
+        """The field of `budget` that has ended the sweep before it was done, if one has."""
+        is_done = self._is_searched() and self._unconfirmed() is None
+        return None if is_done else self._spent()
+
+    def _spent(self) -> str | None:
         budget = self._config.budget
         if budget.hours is not None and self._clock() - self._began >= 3600 * budget.hours:
             return "hours"
@@ -187,7 +191,10 @@ class OptunaSearcher(Searcher, SweepListener):
         }
 
     def _is_exhausted(self) -> bool:
-        if self._history.searched >= self._config.budget.trials or self.spent:
+        return self._is_searched() or self._spent() is not None
+
+    def _is_searched(self) -> bool:
+        if self._history.searched >= self._config.budget.trials:
             return True
         points = grid_size(self._config.search) if self._config.sampler == "grid" else None
         if points is None:
@@ -197,8 +204,11 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
         """The next trial to repeat, and its new seed; asked for once the search has ended."""
+        return None if self._spent() else self._unconfirmed()
+
+    def _unconfirmed(self) -> tuple[TrialRecord, int] | None:
         confirm = self._config.confirm
-        if confirm is None or self.spent:
+        if confirm is None:
             return None
         if self._winners is None:
             self._winners = winners(self._config, self._history.records, confirm.top_k)

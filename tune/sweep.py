@@ -62,13 +62,13 @@ _FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What a run of the command left behind; for `spent` see `OptunaSearcher`."""
+    """What a run of the command left behind; for `cut_short_by` see `OptunaSearcher`."""
 
     sweep: SweepRecord
     base: BaseRecord
     records: list[TrialRecord]
     interrupted: bool
-    spent: str | None
+    cut_short_by: str | None
 
 
 class Sweep:
@@ -187,7 +187,7 @@ class Sweep:
         if self._config.inspect and not interrupted:
             hosts.close()
             self._look_inside(records)
-        return SweepOutcome(sweep, base, records, interrupted, searcher.spent)
+        return SweepOutcome(sweep, base, records, interrupted, searcher.cut_short_by)
 
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():

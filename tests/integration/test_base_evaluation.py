@@ -68,6 +68,7 @@ def test_a_chat_template_that_the_model_lacks_is_named(evaluate: Callable[..., P
     assert fields == {"data.chat_template", "eval.chat_template", "eval.in_domain"}
 
 
+@pytest.mark.usefixtures("cluster")
 def test_where_memory_runs_out_the_batch_is_halved(
     load: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -88,6 +89,7 @@ def test_where_memory_runs_out_the_batch_is_halved(
     assert Base.load(tmp_path / "base").record.scores.keys() == {"target_relay", "list_last"}
 
 
+@pytest.mark.usefixtures("cluster")
 @pytest.mark.parametrize(
     ("error", "field", "word"),
     [

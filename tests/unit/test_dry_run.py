@@ -227,7 +227,7 @@ def test_where_a_budget_is_spent_the_line_says_so_and_has_more_of_it(
 ) -> None:
     options = command_line._parser().parse_args(["mine.yaml"])
     config = load_sweep(str(sweep), [f"budget={{trials: 3, {spent}: {budget[spent]}}}"])
-    line = command_line._continue_hint(options, config, interrupted=False, spent=spent)
+    line = command_line._continue_hint(options, config, interrupted=False, cut_short_by=spent)
     assert wanted in line
     assert f"budget.{spent} is spent" in line
     assert "--num-trials" not in line

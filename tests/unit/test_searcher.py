@@ -261,8 +261,10 @@ def test_the_search_ends_with_its_gpu_hours() -> None:
     records = run(searcher_of(config), always(TrialStatus.FAILED, cost__gpu_h=0.5))
     assert len(records) == 5
     assert run(searcher_of(config, records)) == []
-    assert searcher_of(config, records).spent == "gpu_hours"
-    assert searcher_of(config, records[:3]).spent is None
+    assert searcher_of(config, records).cut_short_by == "gpu_hours"
+    assert searcher_of(config, records[:3]).cut_short_by is None
+    enough = sweep(budget={"trials": 5, "gpu_hours": 2.2})
+    assert searcher_of(enough, records).cut_short_by is None
     assert len(run(searcher_of(config, records[:3]), always(TrialStatus.FAILED))) == 47
 
 
@@ -276,7 +278,7 @@ def test_the_search_ends_with_its_hours_and_lets_trials_end() -> None:
     searcher.trial_ended(ended(record, *judge(record.config)))
     assert searcher.suggest("any") == Searcher.FINISHED
     assert searcher.is_done
-    assert searcher.spent == "hours"
+    assert searcher.cut_short_by == "hours"
 
 
 def test_no_trial_is_left_running() -> None:
