@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -147,5 +148,18 @@ def _export(sweep_dir: Path, to: Path, number: int | None, merge: bool) -> None:
     print(export(sweep_dir, to, number, merge))
 
 
+def _end(code: int) -> None:
+    """End the process, with an error without those who wait for W&B at its end.
+
+    W&B's own process may try for minutes yet to reach a server that does not answer; it ends by
+    itself once this one has.
+    """
+    if code and "wandb" in sys.modules:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    _end(main(sys.argv[1:]))
