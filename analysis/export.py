@@ -16,6 +16,7 @@ from trainables.errors import Fault, UserError
 from trainables.locations import is_local
 from trainables.pareto import Recommendation, recommend
 from trainables.records import TrialRecord, TrialStatus
+from trainables.repeats import judged_by_repeats
 from trainables.wording import status_in_full
 
 _MOST_NUMBERS = 20
@@ -41,7 +42,7 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
-    recommendation = recommend(sweep.goals, sweep.trials)
+    recommendation = recommend(sweep.goals, sweep.trials, judged_by_repeats(sweep.trials))
     record = _choose(sweep, recommendation, number)
     weights = sweep.ledger.weights(record)
     if weights is None:

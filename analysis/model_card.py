@@ -51,7 +51,7 @@ def model_card(
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
         f"# {sweep.name}, trial {record.number}",
-        f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record.config)}). "
+        f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record)}). "
         + _why(record, sweep.goals, recommendation)
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
         f"## Load\n\n{_fenced(_loading(kind), 'python')}",
@@ -221,7 +221,7 @@ def _training(record: TrialRecord, base: BaseRecord) -> str:
 
 
 def _provenance(record: TrialRecord, base: BaseRecord, sweep: SweepRecord) -> str:
-    origin = sweep.provenance
+    origin = sweep.origin(record)
     made = time.strftime("%Y-%m-%d", time.gmtime(record.ended or record.started))
     versions = ", ".join(f"{name} {version}" for name, version in origin.versions.items())
     return _facts(

@@ -24,7 +24,8 @@ from trainables.pareto import (
     pareto_front,
     recommend,
 )
-from trainables.records import BaseRecord, ItemScore, TaskScore, TrialRecord, TrialStatus
+from trainables.records import BaseRecord, ItemScore, TaskScore, TrialRecord
+from trainables.repeats import judged_by_repeats, metrics_over, repeats_of
 
 _ROLE_OF: dict[str, Role] = {
     IN_DOMAIN_ACC: "in_domain",
@@ -112,7 +113,8 @@ class Results:
     @cached_property
     def recommendation(self) -> Recommendation | None:
         """The trial to take; None where none is complete."""
-        return recommend(self.goals, self.complete)
+        judged = [record for sweep in self.sweeps for record in judged_by_repeats(sweep.trials)]
+        return recommend(self.goals, self.complete, judged)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -176,16 +178,15 @@ class Results:
         return bootstrap_mean([scores[task] for task in tasks], bounds=(0, 1))
 
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
-        """Interval over a trial's repeats with other seeds; None for fewer than two.
+        """Interval over a trial's complete repeats with other seeds; None for fewer than two.
 
         The trial itself is left out: it was picked for being best, so it was lucky.
         """
-        runs = self.sweep(record).trials
-        repeats = [
-            r for r in runs if r.confirms == record.number and r.status is TrialStatus.COMPLETE
-        ]
-        values = [r.metric(metric) for r in repeats]
-        return over_seeds([value for value in values if value is not None])
+        return over_seeds(metrics_over(self.repeats(record)).get(metric, []))
+
+    def repeats(self, record: TrialRecord) -> list[TrialRecord]:
+        """A trial's repeats with other seeds that are complete, or diverged."""
+        return repeats_of(record, self.sweep(record).trials)
 
     def compare(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]

@@ -21,6 +21,7 @@ from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.pareto import recommend
+from trainables.repeats import judged_by_repeats
 from trainables.storage import Location
 from trainables.wording import setting
 
@@ -177,12 +178,14 @@ class SweepViews:
         """How far the sweep is, and the trial to take."""
         unfinished = self._sweep.unfinished
         state = [wr.P(f"The sweep is not finished: {unfinished}.")] if unfinished else []
-        recommendation = recommend(self._sweep.goals, self._sweep.trials)
+        recommendation = recommend(
+            self._sweep.goals, self._sweep.trials, judged_by_repeats(self._sweep.trials)
+        )
         if recommendation is None:
             told = "No trial to recommend: none is complete with every objective."
             return [*state, wr.P(told)]
         trial = recommendation.trial
-        told = f"Recommended: trial {trial.number} ({setting(trial.config)}). "
+        told = f"Recommended: trial {trial.number} ({setting(trial)}). "
         return [*state, wr.P(told + recommendation.reason)]
 
     def _grids(self, entity: str, project: str) -> Iterator[Any]:

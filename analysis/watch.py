@@ -84,7 +84,7 @@ def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Consol
 def _line(record: TrialRecord) -> str:
     told = f"trial {record.number} {status_in_full(record.status)}"
     if record.status is TrialStatus.RUNNING:
-        told += f", {setting(record.config)}"
+        told += f", {setting(record)}"
     if record.last:
         told += f", step {record.last.step}: {scores_in_words(record.last.metrics)}"
     return f"{told}: {one_line(record.reason)}" if record.reason else told
@@ -213,7 +213,7 @@ class WatchedSweep:
             return []
         record, metric = best[0], self._settings.objectives[0].metric
         value = metric_text(metric, record.metric(metric))
-        told = f"best so far: trial {record.number} ({setting(record.config)}), {metric} {value}"
+        told = f"best so far: trial {record.number} ({setting(record)}), {metric} {value}"
         return [single(told, "green")]
 
     def _pace(self) -> list[Text]:

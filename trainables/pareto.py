@@ -118,13 +118,33 @@ def _dominates(one: list[float], other: list[float]) -> bool:
     return one != other and all(a <= b for a, b in zip(one, other, strict=True))
 
 
-def recommend(goals: Goals, records: Sequence[TrialRecord]) -> Recommendation | None:
+def recommend(
+    goals: Goals, records: Sequence[TrialRecord], judged: Sequence[TrialRecord] = ()
+) -> Recommendation | None:
     """The trial to take; None where no complete trial has every objective.
 
     With one objective the best; with several the knee of the Pareto front, the trial nearest to
     the best of every objective after scaling each to [0, 1] over the front. Where no trial keeps
     the constraints, the one that misses them by the least in total. The lower number wins a tie.
+
+    Args:
+        goals: of the sweep.
+        records: its trials.
+        judged: those that were repeated with other seeds, as `repeats.judged_by_repeats` has them.
+            Where there are any it is one of them, and not one that was best by luck.
     """
+    by_search, by_repeats = _choose(goals, records), _choose(goals, judged)
+    if by_search is None or by_repeats is None:
+        return by_search
+    trial_id = by_repeats.trial.config.trial_id
+    trial = next(record for record in records if record.config.trial_id == trial_id)
+    reason = f"by the means over repeats with other seeds, {by_repeats.reason}"
+    if trial is not by_search.trial:
+        reason += f" One run of each would have chosen trial {by_search.trial.number}."
+    return Recommendation(trial, reason, by_repeats.feasible)
+
+
+def _choose(goals: Goals, records: Sequence[TrialRecord]) -> Recommendation | None:
     ranked = [record for record in records if objective_values(goals, record) is not None]
     if not ranked:
         return None

@@ -12,9 +12,8 @@ from trainables.records import TrialRecord, TrialStatus
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from trainables.config import TrialConfig
-
 ABSENT = "-"
+_NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
 _SIGNED = {
     metric_keys.FORGETTING_MEAN,
     metric_keys.FORGETTING_MAX,
@@ -67,12 +66,24 @@ def status_in_full(status: TrialStatus) -> str:
     return status.value.replace("_", " ").lower()
 
 
-def setting(config: TrialConfig) -> str:
+def setting(record: TrialRecord) -> str:
     """The point of the search in a few words, such as `lora, rank 8, alpha 16, lr 3.2e-04`."""
+    config = record.config
     parts: list[str] = [config.method]
     if config.lora:
         parts += [f"rank {config.lora.rank}", f"alpha {config.lora.alpha:g}"]
-    return ", ".join([*parts, f"lr {rate(config.learning_rate)}"])
+    return ", ".join([*parts, f"lr {rate(config.learning_rate)}", *further_settings(record)])
+
+
+def further_settings(record: TrialRecord) -> list[str]:
+    """What was searched besides, such as `epochs 3` and `dora on`."""
+    words = {True: "on", False: "off"}
+    axes = ((name.rpartition("/")[2], value) for name, value in record.params.items())
+    return [
+        f"{axis.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
+        for axis, value in axes
+        if axis not in _NAMED
+    ]
 
 
 def metric_text(key: str, value: float | None) -> str:

@@ -87,7 +87,7 @@ class ConsoleListener(SweepListener):
         if self._live is None:
             again = f" again, attempt {record.attempt}" if record.attempt > 1 else ""
             confirms = f", confirms trial {record.confirms}" if record.confirms is not None else ""
-            self._say(f"trial {record.number} started{again}: {setting(record.config)}{confirms}")
+            self._say(f"trial {record.number} started{again}: {setting(record)}{confirms}")
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """Move the trial on."""
@@ -104,7 +104,7 @@ class ConsoleListener(SweepListener):
             self._table.take(record)
             progress = self._progress()
         if self._live is None or record.status in _WORTH_A_LINE:
-            took = f" after {duration(record.ended - record.started)}" if record.ended else ""
+            took = f" after {duration(record.seconds)}" if record.seconds is not None else ""
             why = f": {one_line(record.reason)}" if record.reason else ""
             self._say(
                 f"trial {record.number} {status_in_full(record.status)}{took}{why} ({progress})",

@@ -212,7 +212,7 @@ class OptunaSearcher(Searcher, SweepListener):
             return None
         if self._winners is None:
             self._winners = winners(self._config, self._history.records, confirm.top_k)
-        return next(unconfirmed(confirm, self._winners, self._history.records), None)
+        return next(unconfirmed(confirm, self._winners, list(self._history.records)), None)
 
 
 def _number(record: TrialRecord) -> int:

@@ -13,6 +13,7 @@ from trainables import metric_keys
 from trainables.ledger import SweepFolder
 from trainables.pareto import Recommendation, numbers_text, pareto_front, recommend
 from trainables.records import TrialRecord, TrialStatus
+from trainables.repeats import judged_by_repeats
 from trainables.storage import Location, is_address
 from trainables.wording import (
     ABSENT,
@@ -106,7 +107,7 @@ def _row(record: TrialRecord, finals: list[str], bests: list[str]) -> list[objec
         *(config.train.batch_size, config.train.micro_batch_size, config.train.epochs),
         record.status.value,
         record.reason,
-        None if record.ended is None else record.ended - record.started,
+        record.seconds,
         record.weights_dir,
         record.best_weights_dir,
         *(record.metric(key) for key in finals),
@@ -132,11 +133,11 @@ def print_summary(
     counted = f": {count_statuses(records)}" if records else ""
     count = {0: "no trials", 1: "1 trial"}.get(len(records), f"{len(records)} trials")
     _say(console, f"\n{config.name}: {count}{counted}", "bold")
-    recommendation = recommend(config, records)
+    recommendation = recommend(config, records, judged_by_repeats(records))
     _print_front(console, config, records)
     _print_recommendation(console, recommendation)
     _print_failures(console, records)
-    _print_places(console, recommendation, folder)
+    _print_places(console, recommendation, records, folder)
     _print_next(console, recommendation, hints)
 
 
@@ -185,7 +186,7 @@ def _print_recommendation(console: Console, recommendation: Recommendation | Non
         return
     trial = recommendation.trial
     style = "bold green" if recommendation.feasible else "bold yellow"
-    _say(console, f"\nRecommended: trial {trial.number} ({setting(trial.config)})", style)
+    _say(console, f"\nRecommended: trial {trial.number} ({setting(trial)})", style)
     _say(console, f"  {recommendation.reason}")
 
 
@@ -206,11 +207,18 @@ def _print_failures(console: Console, records: Sequence[TrialRecord]) -> None:
         _say(console, f"  and {len(ordered) - _MOST_REASONS} more reasons, see results.csv")
 
 
-def _print_places(console: Console, recommendation: Recommendation | None, root: Location) -> None:
+def _print_places(
+    console: Console,
+    recommendation: Recommendation | None,
+    records: Sequence[TrialRecord],
+    root: Location,
+) -> None:
     folder = SweepFolder(root)
     _say(console, "\nResults:", "bold")
     _say(console, f"  everything   {root}")
     _say(console, f"  all trials   {folder.place(folder.results_csv)}")
+    if any(record.confirms is not None for record in records):
+        _say(console, f"  over seeds   {folder.place(folder.confirmed_csv)}")
     if recommendation is not None:
         kept = recommendation.trial.weights_dir or "not kept (train.save_weights is false)"
         _say(console, f"  weights      {kept}")

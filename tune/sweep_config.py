@@ -125,7 +125,8 @@ class ConfirmConfig(Frozen):
     """Running the winners again with other seeds, once the search has ended.
 
     Attributes:
-        top_k: how many: the trial to take, the one to take if that were not there, and so on.
+        top_k: how many points: the one to take, the one to take if that were not there, and so on.
+            By the means over its repeats one of them is recommended, and none that diverged.
         seeds: runs of each; the seed changes adapter weights, dropout and the order of the data.
     """
 

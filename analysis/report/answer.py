@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from statistics import fmean
 
 from analysis.report.charts import NAMES
 from analysis.results import Results
-from analysis.stats.intervals import Interval
+from analysis.stats.intervals import Interval, over_seeds
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialRecord
-from trainables.wording import metric_text, points, rate
+from trainables.repeats import diverged, metrics_over
+from trainables.wording import further_settings, metric_text, points, rate
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Number:
     Attributes:
         base: of the base; None for forgetting, where it is 0.
         interval: over items, such as `0.797 to 0.878`.
-        seeds: over repeats with other seeds.
+        seeds: the mean over repeats with other seeds, its interval, and how many diverged.
         full: of the best full SFT.
     """
 
@@ -74,20 +76,33 @@ def setting(record: TrialRecord) -> str:
     """The point of the search, in full words."""
     lora = record.config.lora
     adapter = f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}" if lora else "Full fine-tuning"
-    return f"{adapter}, learning rate {rate(record.config.learning_rate)}"
+    named = f"learning rate {rate(record.config.learning_rate)}"
+    return ", ".join([adapter, named, *further_settings(record)])
 
 
 def _plain(reason: str) -> str:
     return reason[0].upper() + reason[1:]
 
 
+def _over_seeds(repeats: list[TrialRecord], metric: str) -> str | None:
+    """Such as `+5.2 points (+4.1 to +6.3, n = 4), 1 of 5 diverged`."""
+    values = metrics_over(repeats).get(metric, [])
+    told = []
+    if values:
+        interval = _range(over_seeds(values), metric) or "n = 1"
+        told.append(f"{_written(metric, fmean(values))} ({interval})")
+    if lost := diverged(repeats):
+        told.append(f"{lost} of {len(repeats)} diverged")
+    return ", ".join(told) or None
+
+
+def _written(metric: str, value: float) -> str:
+    return f"{points(value)} points" if metric == FORGETTING_MEAN else metric_text(metric, value)
+
+
 def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
     def write(value: float | None) -> str | None:
-        if value is None:
-            return None
-        return (
-            f"{points(value)} points" if metric == FORGETTING_MEAN else metric_text(metric, value)
-        )
+        return None if value is None else _written(metric, value)
 
     full = results.group("full")
     other = full.best.metric(metric) if full and full.best is not trial else None
@@ -96,7 +111,7 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
         write(trial.metric(metric)) or "",
         None if metric == FORGETTING_MEAN else write(results.base.metrics.get(metric)),
         _range(results.interval(trial, metric), metric),
-        _range(results.over_seeds(trial, metric), metric),
+        _over_seeds(results.repeats(trial), metric),
         write(other),
     )
 

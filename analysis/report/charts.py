@@ -15,7 +15,7 @@ from typing import Any
 from analysis.results import Group, Results
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialRecord
-from trainables.wording import metric_text, rate
+from trainables.wording import further_settings, metric_text, rate
 
 Trace = dict[str, Any]
 
@@ -118,9 +118,10 @@ def hover(results: Results, record: TrialRecord) -> str:
     """What a trial's point says."""
     lora = record.config.lora
     setting = f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else "full SFT"
+    further = map(escape, further_settings(record))
     lines = [
         f"<b>{escape(results.name(record))}</b>",
-        f"{setting}, lr {rate(record.config.learning_rate)}",
+        ", ".join([setting, f"lr {rate(record.config.learning_rate)}", *further]),
     ]
     metrics = dict.fromkeys([*NAMES, *(o.metric for o in results.goals.objectives)])
     lines += [

@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trainables.repeats import half_width
+
 _RESAMPLES = 10_000
 LEVEL = 0.95
 
@@ -141,11 +143,8 @@ def _resampled_means(
 
 def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None:
     """Student's t interval of the mean over seeds; None for fewer than two."""
-    if len(values) < 2:
+    half = half_width(values, level)
+    if half is None:
         return None
-    from scipy.stats import t
-
     mean = float(np.mean(values))
-    error = float(np.std(values, ddof=1)) / len(values) ** 0.5
-    half = float(t.ppf((1 + level) / 2, len(values) - 1)) * error
     return Interval(mean, mean - half, mean + half, len(values), level)

@@ -1,4 +1,4 @@
-"""Means and intervals over seeds."""
+"""Repeats with other seeds: which are run, their means and intervals, and what they decide."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from pathlib import Path
 
 import pytest
 from scipy import stats
-from test_searcher import GAIN, LOSS, run, searcher_of, sweep
+from test_searcher import GAIN, LOSS, completing, run, searcher_of, sweep
+from test_summary import sweep as tiny
+from test_summary import trial
 
-from trainables.pareto import pareto_front, recommend
-from trainables.records import TrialStatus
-from tune.confirmation import confirmed, estimate, winners, write_confirmed_csv
+from trainables.pareto import Recommendation, pareto_front, recommend
+from trainables.records import TrialRecord, TrialStatus
+from trainables.repeats import half_width, judged_by_repeats
+from tune.confirmation import winners, write_confirmed_csv
 
 
 def test_an_interval_is_that_of_students_t() -> None:
     values = [0.61, 0.55, 0.7, 0.66, 0.58]
-    found = estimate(values)
+    half = half_width(values)
     low, high = stats.t.interval(0.95, 4, loc=sum(values) / 5, scale=stats.sem(values))
-    assert found.mean == pytest.approx(0.62)
-    assert found.half_width is not None
-    assert (found.mean - found.half_width, found.mean + found.half_width) == pytest.approx(
-        (low, high)
-    )
+    assert half is not None
+    assert (0.62 - half, 0.62 + half) == pytest.approx((low, high))
 
 
 def test_one_run_has_no_interval() -> None:
-    assert estimate([0.5]).half_width is None
+    assert half_width([0.5]) is None
 
 
 def test_runs_that_confirm_are_no_trials_of_the_search(tmp_path: Path) -> None:
@@ -39,24 +39,79 @@ def test_runs_that_confirm_are_no_trials_of_the_search(tmp_path: Path) -> None:
     assert best is not None
     assert winners(config, records, 2)[0].number == best.trial.number
 
-    found = confirmed(records)
-    assert set(found) == {w.number for w in winners(config, records, 2)}
-    for number, metrics in found.items():
-        runs = [
-            record.metric(GAIN)
-            for record in records
-            if record.confirms == number and record.status is TrialStatus.COMPLETE
-        ]
-        assert metrics[GAIN].runs == len(runs)
-        assert metrics[GAIN].mean == pytest.approx(math.fsum(filter(None, runs)) / len(runs))
-
     write_confirmed_csv(tmp_path / "confirmed.csv", records)
     with (tmp_path / "confirmed.csv").open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    assert {(int(row["number"]), row["metric"]) for row in rows} >= {
-        (number, metric) for number in found for metric in (GAIN, LOSS)
-    }
+        rows = {(int(row["number"]), row["metric"]): row for row in csv.DictReader(stream)}
+    assert {number for number, _ in rows} == {w.number for w in winners(config, records, 2)}
+    for (number, metric), row in rows.items():
+        repeats = [record for record in records if record.confirms == number]
+        complete = [r.metric(metric) for r in repeats if r.status is TrialStatus.COMPLETE]
+        assert int(row["runs"]) == len(complete)
+        assert float(row["mean"]) == pytest.approx(
+            math.fsum(filter(None, complete)) / len(complete)
+        )
+        assert int(row["diverged"]) == sum(r.status is TrialStatus.DIVERGED for r in repeats)
     assert [path.name for path in tmp_path.iterdir()] == ["confirmed.csv"]
+
+
+def repeat(number: int, winner: int, status: TrialStatus, metrics: dict[str, float]) -> TrialRecord:
+    return trial(number, metrics, status, confirms=winner)
+
+
+COMPLETE, DIVERGED = TrialStatus.COMPLETE, TrialStatus.DIVERGED
+SEARCHED = [trial(0, {GAIN: 0.9, LOSS: 0.049}), trial(1, {GAIN: 0.8, LOSS: 0.03})]
+GOALS = tiny([{"metric": GAIN, "mode": "max"}], f"{LOSS} <= 0.05")
+
+
+def recommended(*repeats: TrialRecord) -> Recommendation:
+    records = [*SEARCHED, *repeats]
+    found = recommend(GOALS, records, judged_by_repeats(records))
+    assert found is not None
+    return found
+
+
+def test_a_winner_that_was_lucky_once_is_not_taken() -> None:
+    found = recommended(
+        repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.07}),
+        repeat(3, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.09}),
+        repeat(4, 1, COMPLETE, {GAIN: 0.7, LOSS: 0.02}),
+        repeat(5, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.04}),
+    )
+    assert recommended().trial.number == 0
+    assert (found.trial, found.feasible) == (SEARCHED[1], True)  # with its own measurements
+    assert found.reason == (
+        f"by the means over repeats with other seeds, highest {GAIN} (0.750) of 1 complete trial "
+        "that keep every constraint. One run of each would have chosen trial 0."
+    )
+
+
+def test_where_no_winner_keeps_the_constraints_over_its_repeats_that_is_said() -> None:
+    found = recommended(repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.08}))
+    assert (found.trial.number, found.feasible) == (0, False)
+    assert f"{LOSS} is 0.08, not <= 0.05" in found.reason
+
+
+def test_a_winner_of_which_a_repeat_diverged_is_not_taken() -> None:
+    found = recommended(
+        repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.01}),
+        repeat(3, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}),
+        repeat(4, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.01}),
+    )
+    assert found.trial.number == 1
+
+
+def test_what_is_confirmed_are_points_and_each_with_every_seed_once() -> None:
+    # Of four points twelve trials run each several times.
+    rates = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}
+    confirm = {"top_k": 3, "seeds": 5}
+    config = sweep(trials=12, search={"lora": rates}, confirm=confirm)
+    records = run(searcher_of(config), completing)
+    runs = [(frozenset(record.params.items()), record.config.seed) for record in records]
+    assert len(set(runs)) == len(runs)
+    repeats = [record for record in records if record.confirms is not None]
+    assert len(repeats) == 15
+    assert len({frozenset(record.params.items()) for record in repeats}) == 3
+    assert searcher_of(config, records).is_done
 
 
 def test_nothing_confirmed_leaves_no_table(tmp_path: Path) -> None:

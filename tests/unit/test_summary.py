@@ -12,10 +12,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from rich.console import Console
 
+from analysis.report.answer import setting as answer_setting
 from trainables import metric_keys
 from trainables.config import TrialConfig
 from trainables.pareto import pareto_front, recommend
 from trainables.records import Measurement, TrialRecord, TrialStatus
+from trainables.wording import setting
 from tune.summary import print_summary, write_results_csv
 from tune.sweep_config import SweepConfig
 
@@ -437,3 +439,12 @@ def test_the_front_of_many_is_that_of_all_pairs() -> None:
 
     expected = [r.number for r in records if not any(beats(o, r) for o in records)]
     assert numbers(pareto_front(sweep(TWO), records)) == expected
+
+
+def test_a_setting_names_everything_that_was_searched():
+    searched = {"lora/rank": 8, "lora/dora": True, "lora/target_modules": "q_proj+v_proj"}
+    record = trial(0, params={**searched, "lora/epochs": 3, "lora/learning_rate": 3.2e-4})
+    assert setting(record) == (
+        "lora, rank 8, alpha 16, lr 3.2e-04, dora on, target modules q_proj+v_proj, epochs 3"
+    )
+    assert answer_setting(record).endswith("dora on, target modules q_proj+v_proj, epochs 3")
