@@ -58,7 +58,7 @@ def _row(sweep: Sweep, record: TrialRecord) -> dict[str, object]:
         "status": record.status.value,
         "reason": record.reason,
         "attempt": record.attempt,
-        "seconds": record.ended - record.started if record.ended is not None else None,
+        "seconds": record.seconds,
         "weights_dir": record.weights_dir,
         **(record.last.metrics if record.last else {}),
     }

@@ -15,6 +15,7 @@ from trainables.records import (
     BaseRecord,
     ItemScore,
     Measurement,
+    Provenance,
     SweepRecord,
     TrialRecord,
     TrialStatus,
@@ -50,6 +51,18 @@ class Sweep:
     def model(self) -> ModelConfig:
         """The base model."""
         return ModelConfig.model_validate(self.record.config["model"])
+
+    @property
+    def origins(self) -> list[tuple[Provenance, list[TrialRecord]]]:
+        """Starts of the command, each with the trials whose newest attempt it began.
+
+        A start that began none is left out.
+        """
+        found: dict[float, tuple[Provenance, list[TrialRecord]]] = {}
+        for trial in self.trials:
+            origin = self.record.origin(trial)
+            found.setdefault(origin.created, (origin, []))[1].append(trial)
+        return [found[created] for created in sorted(found)]
 
     @property
     def unfinished(self) -> str | None:

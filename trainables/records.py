@@ -83,6 +83,10 @@ class TrialRecord(Frozen):
         last: newest measurement.
         best: best value over the run of each metric that has a direction.
         attempt: how often it was started.
+        started: when its first attempt began, seconds since the epoch.
+        resumed: when this attempt began; None for the first.
+        seconds_before: that earlier attempts took, each to its last measurement: what followed
+            was lost, and between attempts nobody trained it.
         failures: how often it lost its process and had come no further since the loss before.
         weights_dir: where the final adapter or model lies.
         confirms: number of the trial of the search that this one repeats with another seed; None
@@ -100,6 +104,8 @@ class TrialRecord(Frozen):
     attempt: int = 1
     failures: int = 0
     started: float
+    resumed: float | None = None
+    seconds_before: float = 0.0
     ended: float | None = None
     last: Measurement | None = None
     best: dict[str, float] = Field(default_factory=dict)
@@ -110,6 +116,35 @@ class TrialRecord(Frozen):
     def number(self) -> int:
         """Position in the sweep."""
         return self.config.number
+
+    @property
+    def seconds(self) -> float | None:
+        """That all attempts took; None while it runs."""
+        return None if self.ended is None else self.seconds_at(self.ended)
+
+    def seconds_at(self, now: float) -> float:
+        """That all attempts have taken at some time of this one."""
+        return self.seconds_before + now - self.began
+
+    @property
+    def began(self) -> float:
+        """When its newest attempt began, seconds since the epoch."""
+        return self.started if self.resumed is None else self.resumed
+
+    def in_next_attempt(self, config: TrialConfig, attempt: int) -> TrialRecord:
+        """The record of the trial that goes on now, in an attempt of this number."""
+        trained = self.last.time - self.began if self.last else 0.0
+        changes = {
+            "config": config,
+            "attempt": attempt,
+            "status": TrialStatus.RUNNING,
+            "reason": None,
+            "ended": None,
+            "resumed": time.time(),
+            # An attempt that measured nothing leaves the last measurement to one before it.
+            "seconds_before": self.seconds_before + max(0.0, trained),
+        }
+        return self.model_copy(update=changes)
 
     def metric(self, key: str) -> float | None:
         """The newest value of a metric, None where it was never logged."""
@@ -197,7 +232,7 @@ class BaseRecord(Frozen):
 
 
 class Provenance(Frozen):
-    """Where a sweep comes from: versions, code, machine."""
+    """Where a start of a sweep comes from: command, code, versions."""
 
     created: float
     command: str
@@ -212,9 +247,29 @@ class SweepRecord(Frozen):
     Attributes:
         sweep_id: unique; the W&B group and the first part of every trial's id.
         config: the resolved sweep file, as plain data.
+        provenance: of the newest start of the command.
+        earlier: those of the starts before, in their order.
     """
 
     schema_version: int = SCHEMA_VERSION
     sweep_id: str
     config: dict[str, object]
     provenance: Provenance
+    earlier: tuple[Provenance, ...] = ()
+
+    @property
+    def created(self) -> float:
+        """When the first start was, seconds since the epoch."""
+        return (*self.earlier, self.provenance)[0].created
+
+    def started_again(self, config: dict[str, object], provenance: Provenance) -> SweepRecord:
+        """The record of the sweep that goes on in another start."""
+        earlier = (*self.earlier, self.provenance)
+        changes = {"config": config, "provenance": provenance, "earlier": earlier}
+        return self.model_copy(update=changes)
+
+    def origin(self, trial: TrialRecord) -> Provenance:
+        """The start that the newest attempt of a trial belongs to."""
+        starts = (*self.earlier, self.provenance)
+        before = [start for start in starts if start.created <= trial.began]
+        return before[-1] if before else starts[0]

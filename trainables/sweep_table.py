@@ -160,15 +160,14 @@ class SweepTable:
     def _seconds_left(self, now: float, total: int) -> float | None:
         """What is left to do over as many as ran at once; None while nothing has finished.
 
-        The median duration of the newest, because one trial that fails at once or spans an
-        interruption of the sweep would move a mean.
+        The median duration of the newest, because one trial that fails at once would move a mean.
         """
         newest = (self._records[number] for number in islice(reversed(self._ended), _TYPICAL))
-        durations = [r.ended - r.started for r in newest if r.ended is not None]
+        durations = [r.seconds for r in newest if r.seconds is not None]
         if not durations:
             return None
         typical = median(durations)
-        running = [max(typical - (now - r.started), 0.0) for r in self.running()]
+        running = [max(typical - r.seconds_at(now), 0.0) for r in self.running()]
         work = sum(running) + typical * max(total - len(self._records), 0)
         return max([work / self._most_at_once, *running])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import islice
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import yaml
@@ -125,5 +126,6 @@ def _seconds_per_trial(folder: Location) -> float | None:
             return None
     except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
         return None
-    done = [r for r in ledger.trials() if r.status is TrialStatus.COMPLETE and r.ended]
-    return sum(r.ended - r.started for r in done if r.ended) / len(done) if done else None
+    done = [r.seconds for r in ledger.trials() if r.status is TrialStatus.COMPLETE]
+    seconds = [taken for taken in done if taken is not None]
+    return fmean(seconds) if seconds else None

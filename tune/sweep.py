@@ -265,16 +265,12 @@ class Sweep:
                     logger.warning("cannot look inside trial %d: %s", number, reason)
 
     def _write_sweep(self) -> SweepRecord:
-        sweep_id = (
-            self._ledger.sweep().sweep_id
-            if self._ledger.exists()
-            else f"{self._config.name}-{uuid.uuid4().hex[:8]}"
-        )
-        record = SweepRecord(
-            sweep_id=sweep_id,
-            config=self._config.model_dump(mode="json"),
-            provenance=provenance(),
-        )
+        config, now = self._config.model_dump(mode="json"), provenance()
+        if self._ledger.exists():
+            record = self._ledger.sweep().started_again(config, now)
+        else:
+            sweep_id = f"{self._config.name}-{uuid.uuid4().hex[:8]}"
+            record = SweepRecord(sweep_id=sweep_id, config=config, provenance=now)
         if self._warm_is_new and (self._warm or self._ledger.warm_start()):
             self._ledger.write_warm_start(self._warm)
         self._ledger.write_sweep(record)

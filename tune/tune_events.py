@@ -73,15 +73,8 @@ class TuneEvents(Callback):
         self._started.add(trial.trial_id)
         config = TrialConfig.model_validate(trial.config["trial"])
         if config.number in self._unfinished:
-            record = self._unfinished.pop(config.number).model_copy(
-                update={
-                    "config": config,
-                    "attempt": trial.config["attempt"],
-                    "status": TrialStatus.RUNNING,
-                    "reason": None,
-                    "ended": None,
-                }
-            )
+            unfinished = self._unfinished.pop(config.number)
+            record = unfinished.in_next_attempt(config, trial.config["attempt"])
         else:
             record = TrialRecord(
                 config=config,

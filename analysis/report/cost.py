@@ -80,8 +80,7 @@ def gpu_hours(results: Results) -> float:
 
 def trial_hours(results: Results) -> float:
     """Wall-clock of all trials that ended, one after the other."""
-    ended = [r for s in results.sweeps for r in s.trials if r.ended is not None]
-    return sum((r.ended or 0.0) - r.started for r in ended) / 3600
+    return sum(r.seconds or 0.0 for s in results.sweeps for r in s.trials) / 3600
 
 
 def number(value: float) -> str:

@@ -22,6 +22,7 @@ from analysis.report.settings import importance_figure, importance_lacking, para
 from analysis.report.tasks import flips, task_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
+from trainables.pareto import numbers_text
 from trainables.wording import metric_text, status_in_full
 
 
@@ -86,6 +87,7 @@ def _contents(results: Results) -> dict[str, Any]:
             for record in sweep.trials
         ],
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "numbers_text": numbers_text,
         "when": lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 

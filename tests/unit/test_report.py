@@ -10,6 +10,7 @@ from html.parser import HTMLParser
 
 import plotly.graph_objects
 import pytest
+import scipy.stats
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -263,6 +264,45 @@ def test_several_sweeps_have_one_page(tmp_path):
     assert "one, two" in page.text
     assert results.recommendation is not None
     assert f"Take trial {results.recommendation.trial.number} of " in page.text
+
+
+def test_a_trial_is_told_with_the_start_that_it_ran_in(tmp_path):
+    folder = SyntheticSweep(trials=4).write(tmp_path)
+    ledger = Ledger(folder)
+    record = ledger.sweep()
+    later = record.provenance.model_copy(update={"created": 1.8e9, "git_commit": "4567def"})
+    idle = later.model_copy(update={"created": 1.9e9, "git_commit": "89abcde"})
+    for start in (later, idle):
+        record = record.started_again(record.config, start)
+    ledger.write_sweep(record)
+    ledger.write_trial(ledger.trials()[3].model_copy(update={"resumed": 1.8e9 + 1}))
+    [sweep] = open_sweeps([folder])
+    told = [(o.git_commit, [t.number for t in trials]) for o, trials in sweep.origins]
+    assert told == [("0123abc", [0, 1, 2]), ("4567def", [3])]
+    page = Page(render(Results([sweep])))
+    assert "trials 0, 1, 2" in page.text
+    assert "89abcde" not in page.text
+    assert sweep.record.created == 1.7e9
+
+
+def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):
+    folder = SyntheticSweep(trials=8).write(tmp_path)
+    ledger = Ledger(folder)
+    chosen = Results(open_sweeps([folder])).recommendation.trial
+    endings = {100: (TrialStatus.COMPLETE, 0.6), 101: (TrialStatus.COMPLETE, 0.7)}
+    for number, (status, accuracy) in {**endings, 102: (TrialStatus.DIVERGED, 0.1)}.items():
+        metrics = {**chosen.last.metrics, IN_DOMAIN_ACC: accuracy}
+        config = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
+        repeat = {
+            "config": chosen.config.model_copy(update=config),
+            "confirms": chosen.number,
+            "status": status,
+            "last": chosen.last.model_copy(update={"metrics": metrics}),
+        }
+        ledger.write_trial(chosen.model_copy(update=repeat))
+    low, high = scipy.stats.t.interval(0.95, 1, loc=0.65, scale=0.05)
+    page = Page(render(Results(open_sweeps([folder]))))
+    assert f"over seeds: 0.650 ({low:.3f} to {high:.3f}, n = 2), 1 of 3 diverged" in page.text
 
 
 def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path, capsys):

@@ -9,7 +9,7 @@ import pytest
 from recorded_sweep import trial as recorded
 
 from trainables.disk import is_disk_full
-from trainables.records import Outcome, TrialRecord, TrialStatus
+from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.tune_events import TuneEvents
@@ -88,3 +88,22 @@ def test_a_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:
     assert is_disk_full(caught.value)
     assert [record.last.step for record in attempts.events.running if record.last] == [3]
     assert attempts.heard.ended == []
+
+
+def test_a_trial_s_seconds_are_those_of_its_attempts_to_their_last_measurements(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    record = recorded(0).model_copy(update={"started": 100.0, "ended": None})
+
+    def go_on(record: TrialRecord, at: float) -> TrialRecord:
+        monkeypatch.setattr("trainables.records.time.time", lambda: at)
+        return record.in_next_attempt(record.config, record.attempt + 1)
+
+    measured = record.after(Measurement(step=1, metrics={}, time=160.0))
+    second = go_on(measured, 50_000.0)
+    assert second.seconds_at(50_007.0) == 67.0
+    third = go_on(second, 90_000.0)  # the second was lost before it measured anything
+    fourth = go_on(third.after(Measurement(step=2, metrics={}, time=90_005.0)), 95_000.0)
+    assert fourth.seconds is None
+    assert fourth.model_copy(update={"ended": 95_010.0}).seconds == 75.0
+    assert (fourth.started, fourth.began) == (100.0, 95_000.0)
