@@ -165,9 +165,9 @@ def _faults_of_nodes(
     types share one bound: one that has room for a worker counts for all of them.
     """
     worker, workers = _of_worker(config, method, cluster), config.resources.of(method).workers
-    if any(_times(worker, node) for node in startable):
+    if any(workers_in(worker, node) for node in startable):
         return []
-    room = sum(_times(worker, node) for node in nodes)
+    room = sum(workers_in(worker, node) for node in nodes)
     if room >= workers:
         return []
     shapes = Counter(_wording({kind: node.get(kind, 0.0) for kind in worker}) for node in nodes)
@@ -189,7 +189,7 @@ def _wording(amounts: Mapping[str, float]) -> str:
     return " and ".join(f"{amount:g} {kind}s" for kind, amount in amounts.items())
 
 
-def _times(worker: Mapping[str, float], room: Mapping[str, float]) -> int:
+def workers_in(worker: Mapping[str, float], room: Mapping[str, float]) -> int:
     """How many workers have room in it."""
     return min(
         int(room.get(kind, 0) / amount + _ROUNDING) for kind, amount in worker.items() if amount
@@ -199,7 +199,7 @@ def _times(worker: Mapping[str, float], room: Mapping[str, float]) -> int:
 def trials_that_fit(config: SweepConfig, method: Method, cluster: dict[str, float]) -> int:
     """Trials of one method side by side."""
     worker, workers = _of_worker(config, method, cluster), config.resources.of(method).workers
-    return _times({kind: amount * workers for kind, amount in worker.items()}, cluster)
+    return workers_in({kind: amount * workers for kind, amount in worker.items()}, cluster)
 
 
 def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int = 0) -> int:

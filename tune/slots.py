@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,7 +17,8 @@ from trainables.slots.eligibility import reason_against
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
-from tune.preflight import gpus_per_worker, trials_that_fit
+from tune.node_checks import nodes_up
+from tune.preflight import gpus_per_worker, trials_that_fit, workers_in
 from tune.search_space import largest_lora
 from tune.searcher import MakeTrial
 from tune.sweep_config import SweepConfig
@@ -80,14 +81,16 @@ class HostPool:
         trial = self._largest_trial()
         plain = trial.model_dump(mode="json")
         with answering("a host of slots"):
-            answers = [actor.reason_against.remote(plain) for actor in self._actors]
-            if reason := ray.get(answers[0]):
+            if reason := ray.get(self._actors[0].reason_against.remote(plain)):
                 self._give_up(reason)
                 return None
+            self._start_for(self._at_once)  # the first one's node, if it was started, has more room
+            answers = [actor.reason_against.remote(plain) for actor in self._actors]
             # All load the model now, except where their nodes are not up yet.
             ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
             wanted = self._config.resources.lora.slots
             slots = wanted if wanted != "auto" else self._measured(trial, samples)
+        self._start_for(slots)
         return SlotHosts(self._actors, slots)
 
     def start(self) -> bool:
@@ -95,15 +98,11 @@ class HostPool:
         config = self._config
         if self._actors or not self._is_wanted:
             return bool(self._actors)
-        count = hosts_that_fit(config, self._cluster)
-        if reason := _reason_against_all(config, self._largest_trial(), count):
+        fits = hosts_that_fit(config, self._cluster)
+        if reason := _reason_against_all(config, self._largest_trial(), fits):
             self._give_up(reason)
             return False
-        gpus = gpus_per_worker(config, "lora", self._cluster)
-        cpus = config.resources.lora.cpus_per_worker
-        self._actors = tuple(start_slot_host(cpus, gpus) for _ in range(count))
-        for actor in self._actors:
-            actor.load_libraries.remote()
+        self._start_for(self._at_once)
         if config.resources.lora.slots == "auto":
             reserve = dict(self._waiting)
             measure = trial_process_seconds.options(
@@ -111,6 +110,29 @@ class HostPool:
             )
             self._process_seconds = measure.remote()
         return True
+
+    @property
+    def _at_once(self) -> int:
+        """Trials at a time, and so the most slots that a host can have use for."""
+        trials = self._config.budget.trials
+        return min(trials, self._config.resources.max_concurrent or trials)
+
+    def _start_for(self, slots: int) -> None:
+        """Start the hosts that are lacking where each has so many slots."""
+        config, cluster = self._config, self._cluster
+        held = {
+            "CPU": config.resources.lora.cpus_per_worker,
+            "GPU": gpus_per_worker(config, "lora", cluster),
+        }
+        wanted = hosts_to_start(
+            hosts_that_fit(config, cluster), hosts_up(held, nodes_up()), self._at_once, slots
+        )
+        started = [
+            start_slot_host(held["CPU"], held["GPU"]) for _ in range(wanted - len(self._actors))
+        ]
+        for actor in started:
+            actor.load_libraries.remote()
+        self._actors = (*self._actors, *started)
 
     def close(self) -> None:
         """End the hosts."""
@@ -129,12 +151,11 @@ class HostPool:
     def _measured(self, trial: TrialConfig, samples: int) -> int:
         """The number of slots with which the trials are done first, measured on one host."""
         config, hosts = self._config, len(self._actors)
-        at_once = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
         steps = trial.train.total_steps(samples) * math.ceil(config.budget.trials / hosts)
         # Processes start side by side, on what CPUs there are.
         process_seconds = ray.get(self._process_seconds) * hosts / self._cluster["CPU"]
         costs = steps * trial.accumulation_steps, process_seconds
-        most = max(1, at_once // hosts)
+        most = max(1, self._at_once // hosts)
         speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
         if not speeds:  # trials halve their micro-batches then
             _LOG.warning("%d hosts of 1 slot: memory runs out at the largest trial's batch", hosts)
@@ -185,6 +206,28 @@ def hosts_that_fit(config: SweepConfig, cluster: dict[str, float]) -> int:
         fits = trials_that_fit(config, "lora", rest)
     most = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
     return max(0, min(fits, most))
+
+
+def hosts_up(held: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Hosts for which there is room on nodes that are up.
+
+    Args:
+        held: CPUs and GPUs of one.
+        nodes: what each node has in all.
+    """
+    return sum(workers_in(held, node) for node in nodes)
+
+
+def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:
+    """All for which nodes are up, and on further nodes no more than trials at a time would fill.
+
+    Args:
+        fits: hosts that the largest cluster bears.
+        up: hosts for which there is room on nodes that are up.
+        at_once: trials at a time.
+        slots: of each host.
+    """
+    return min(fits, max(up, math.ceil(at_once / slots)))
 
 
 def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> dict[str, float]:

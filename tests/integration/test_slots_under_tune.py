@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from typing import TYPE_CHECKING
 
 import psutil
@@ -142,14 +144,19 @@ def test_a_trial_that_diverges_or_is_stopped_leaves_the_others(run_sweep: RunSwe
     assert statuses[1e30] is TrialStatus.DIVERGED
     assert statuses[3e-3] is TrialStatus.COMPLETE
     stopped = [r for r in outcome.records if r.status is TrialStatus.STOPPED_EARLY]
+    assert stopped
     for record in stopped:
         assert record.last is not None
         assert ledger.measurements(record.number)[-1] == record.last
 
 
-def test_the_number_of_slots_is_measured(run_sweep: RunSweep) -> None:
+def test_the_number_of_slots_is_measured(
+    run_sweep: RunSweep, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, logger="tune.slots")
     outcome, _ = run_sweep(*FOUR_TRIALS, "resources.lora.slots=auto")
     assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
+    assert re.search(r"2 hosts of [12] slots \(passes by slots: 1: [\d.]+/s", caplog.text)
 
 
 def test_what_cannot_be_batched_trains_by_itself_and_says_so(

@@ -15,7 +15,7 @@ from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best
 from tune.preflight import max_concurrent
 from tune.search_space import largest_lora, lora_config
-from tune.slots import hosts_that_fit
+from tune.slots import hosts_that_fit, hosts_to_start, hosts_up
 from tune.sweep_config import SweepConfig
 
 
@@ -120,6 +120,30 @@ def test_hosts_and_trials_fit_the_cluster(
     sweep = config(**changes)
     assert hosts_that_fit(sweep, cluster) == hosts
     assert max_concurrent(sweep, cluster, in_slots=4 * hosts) == concurrent
+
+
+@pytest.mark.parametrize(
+    ("up", "slots", "expected"),
+    [
+        (0, 40, 1),  # one, on which the slots are counted
+        (0, 16, 3),  # 40 trials fill three of the 28
+        (8, 16, 8),  # nodes that are up anyway are used
+        (8, 2, 20),
+        (8, 1, 28),
+    ],
+)
+def test_a_growing_cluster_gets_as_many_hosts_as_trials_fill(
+    up: int, slots: int, expected: int
+) -> None:
+    assert hosts_to_start(28, up, 40, slots) == expected
+
+
+def test_hosts_stay_within_nodes() -> None:
+    head = {"CPU": 4.0}
+    machine = {"CPU": 16.0, "GPU": 4.0}
+    assert hosts_up({"CPU": 1, "GPU": 1.0}, [head, machine, machine]) == 8
+    assert hosts_up({"CPU": 6, "GPU": 1.0}, [head, machine, machine]) == 4
+    assert hosts_up({"CPU": 1, "GPU": 0.0}, [head]) == 4
 
 
 @pytest.mark.parametrize("slots", [-1, 1.5, "many"])
