@@ -27,7 +27,8 @@ unit: $(INSTALLED)
 
 # The one about memory counts every tensor of its process, so it has one of its own.
 integration: $(INSTALLED)
-	$(BIN)/pytest tests/integration -m "not slow and not gpu and not cluster" --ignore tests/integration/test_memory.py
+	$(BIN)/pytest tests/integration -m "in_process and not slow and not gpu" --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests/integration -m "not in_process and not slow and not gpu" --ignore tests/integration/test_memory.py
 	$(BIN)/pytest tests/integration/test_memory.py
 
 e2e: $(INSTALLED)

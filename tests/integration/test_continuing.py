@@ -44,6 +44,16 @@ class Started(SweepListener):
         self.numbers.append(record.number)
 
 
+class CtrlC(SweepListener):
+    """Presses it so many seconds after the sweep began: a running sweep takes it for its own."""
+
+    def __init__(self, after: float) -> None:
+        self._timer = Timer(after, os.kill, [os.getpid(), signal.SIGINT])
+
+    def sweep_started(self, *of_it: Any) -> None:
+        self._timer.start()
+
+
 @pytest.fixture
 def start(
     load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
@@ -80,10 +90,7 @@ def test_what_waits_for_room_is_left_to_the_next_start(
     assert neighbour.wait(30)
     folder, trial = tmp_path / "sweep", fake_sweep.fake_trial
     sweep = Sweep(load(*THREE, stopping), folder, base_cache, trainable=trial)
-    ctrl_c = Timer(5.0, os.kill, [os.getpid(), signal.SIGINT])
-    ctrl_c.start()
-    outcome = sweep.run([])
-    assert not ctrl_c.is_alive()
+    outcome = sweep.run([CtrlC(after=5.0)])
     assert outcome.interrupted
     assert [record.number for record in outcome.records] == [0]
     ray.util.remove_placement_group(neighbour)

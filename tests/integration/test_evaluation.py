@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from tune.sweep_config import SweepConfig
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 EMBEDDED = "package://trainables/embedded/eval_tasks"
 LIMIT = 20

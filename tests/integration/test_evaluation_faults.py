@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from trainables.records import Measurement, TrialResult
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 _OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 TRAIN = {"steps": 9, "micro_batch_size": 4, "report_every": 3, "log_every": 1}

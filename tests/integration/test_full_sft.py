@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 STAGES = (0, 1, 2, 3)
 # Small enough for ten steps to go down without leaping.

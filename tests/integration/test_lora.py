@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 # What two runs of the same trial may differ in.
 MEASURED_BY_THE_CLOCK = ("time/", "perf/", "memory/", "cost/")

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from trainables.records import Measurement
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 # Clocks and memory are of the process, not of the training.
 _OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")

@@ -17,7 +17,7 @@ from trainables.slots.loss import PassLoss, ends_with_head
 if TYPE_CHECKING:
     from trainables.data import Sample
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 VOCABULARY = 60
 SHAPE = {

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 _OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 # The contract: losses and metrics equal within 1e-4 in fp32. Adam divides by the root of the second
