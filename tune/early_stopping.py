@@ -17,12 +17,34 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from trainables.config import Objective
-from trainables.metric_keys import TRAIN_LOSS
+from trainables.metric_keys import (
+    EPOCH,
+    EVAL_SECONDS,
+    GLOBAL_STEP,
+    GPU_HOURS,
+    MAX_RESERVED,
+    TOKENS_SEEN,
+    TRAIN_LOSS,
+    TRAIN_SECONDS,
+    TRAINABLE_PARAMETERS,
+)
 from trainables.pareto import Constraint
 from trainables.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT
 from tune.in_order import InOrder
 from tune.sweep_config import EarlyStoppingConfig
+
+# What a trial has spent or holds: the untouched base nothing, and a trial never less than before.
+_COSTS = (
+    MAX_RESERVED,
+    TRAIN_SECONDS,
+    EVAL_SECONDS,
+    GPU_HOURS,
+    TRAINABLE_PARAMETERS,
+    TOKENS_SEEN,
+    EPOCH,
+    GLOBAL_STEP,
+)
 
 
 class EarlyStopping(InOrder):
@@ -103,14 +125,29 @@ class Rung:
         return bool(is_better.sum() < math.ceil(count / reduction_factor))
 
 
+def kept_by_base(constraints: Sequence[Constraint], base: Mapping[str, float]) -> list[Constraint]:
+    """The constraints that can be judged before a trial's end: those that the base keeps.
+
+    A trial that breaks one of these has lost what it had, be it skill or budget. What the base
+    does not keep, such as an accuracy that is to be learned, or what it has no value of, such as
+    the validation loss, training may yet bring within its bound.
+
+    Args:
+        constraints: of the sweep.
+        base: metrics of the untouched base's evaluation, in which all forgetting and drift is 0.
+    """
+    metrics = {**dict.fromkeys(_COSTS, 0.0), **base}
+    return [c for c in constraints if c.metric in metrics and c.holds(metrics[c.metric])]
+
+
 class SuccessiveHalving:
     """The rule alone: from measurements to "goes on" or how the trial ends. No Ray in it.
 
     Args:
         config: rungs, and what trials are compared by.
         objectives: of the sweep; what trials are compared by unless the configuration says.
-        constraints: bounds on the final metrics; one that is broken at a rung already ends a
-            trial, since forgetting is seldom undone.
+        constraints: bounds of which one that is broken at a rung already ends a trial, since
+            forgetting is seldom undone; of the sweep's, those of `kept_by_base`.
     """
 
     def __init__(

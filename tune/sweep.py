@@ -24,7 +24,7 @@ from trainables.under_ray.tasks import as_task, evaluate_base_to, inspect_on_wor
 from trainables.under_ray.trial import run_trial
 from tune.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.earlier_trials import check_same_sweep, fitted, fitting, import_trials
-from tune.early_stopping import EarlyStopping, SuccessiveHalving
+from tune.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.in_order import InOrder
 from tune.listeners import SweepListener
 from tune.memory_fit import memory_fit
@@ -143,7 +143,7 @@ class Sweep:
         listeners: Sequence[SweepListener],
     ) -> SweepOutcome:
         sweep = self._write_sweep()
-        scheduler = self._early_stopping() or InOrder()
+        scheduler = self._early_stopping(base) or InOrder()
         searcher = OptunaSearcher(
             self._config,
             self._trial_maker(sweep.sweep_id),
@@ -285,16 +285,15 @@ class Sweep:
 
         return make
 
-    def _early_stopping(self) -> EarlyStopping | None:
+    def _early_stopping(self, base: BaseRecord) -> EarlyStopping | None:
         """The scheduler, with the rungs as earlier runs of the command left them.
 
         A trial that was to be stopped when the driver died ends here; it does not run again.
         """
         if self._config.early_stopping is None:
             return None
-        rule = SuccessiveHalving(
-            self._config.early_stopping, self._config.objectives, self._config.constraints
-        )
+        constraints = kept_by_base(self._config.constraints, base.metrics)
+        rule = SuccessiveHalving(self._config.early_stopping, self._config.objectives, constraints)
         histories = self._ledger.histories()
         outcomes = rule.replay(
             {

@@ -102,6 +102,9 @@ class ResourcesConfig(Frozen):
 class EarlyStoppingConfig(Frozen):
     """When a trial ends before its last step.
 
+    One also ends where it breaks a constraint that the untouched base keeps, such as a bound on
+    forgetting; one that training is to reach, such as an accuracy in the domain, ends no trial.
+
     Attributes:
         metrics: what trials are compared by. Default: the objectives, of which none is given up
             for another. Or weights of a sum that shall be high, such as

@@ -10,10 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables.config import Objective
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, TRAIN_LOSS
+from trainables.metric_keys import (
+    FORGETTING_MEAN,
+    GPU_HOURS,
+    IN_DOMAIN_ACC,
+    KL_BASE_TO_TUNED,
+    TOKENS_PER_SECOND,
+    TRAIN_LOSS,
+    VALIDATION_LOSS,
+)
 from trainables.pareto import Constraint
 from trainables.records import Measurement, Outcome, TrialStatus
-from tune.early_stopping import Rung, SuccessiveHalving
+from tune.early_stopping import Rung, SuccessiveHalving, kept_by_base
 from tune.sweep_config import EarlyStoppingConfig
 
 TOTAL = 90
@@ -171,6 +179,39 @@ def test_constraint_is_looked_at_where_it_is_first_measured_at_a_rung() -> None:
     assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.01})) is None
     assert rule.decide(1, at(20, 0.9, **{FORGETTING_MEAN: 0.2})) is None  # between two rungs
     assert rule.decide(1, at(30, 0.9, **{FORGETTING_MEAN: 0.2})) is not None
+
+
+BASE = {IN_DOMAIN_ACC: 0.1, FORGETTING_MEAN: 0.0, KL_BASE_TO_TUNED: 0.0}
+
+
+def constraints(*texts: str) -> list[Constraint]:
+    return [Constraint.model_validate(text) for text in texts]
+
+
+def test_a_constraint_that_training_is_to_reach_stops_nobody_on_the_way() -> None:
+    named = constraints(f"{IN_DOMAIN_ACC} >= 0.5", f"{FORGETTING_MEAN} <= 0.05")
+    rule = SuccessiveHalving(CONFIG, constraints=kept_by_base(named, BASE))
+    for step, accuracy in [(10, 0.2), (30, 0.4), (60, 0.9)]:
+        for number in range(4):
+            assert rule.decide(number, at(step, accuracy, **{FORGETTING_MEAN: 0.0})) is None
+    outcome = rule.decide(4, at(10, 0.9, **{FORGETTING_MEAN: 0.2}))
+    assert outcome == stopped("forgetting/mean <= 0.05 is broken already: 0.2 at step 10")
+
+
+def test_before_the_end_count_constraints_that_the_base_keeps_and_budgets() -> None:
+    judged = [
+        f"{IN_DOMAIN_ACC} >= 0.05",
+        f"{KL_BASE_TO_TUNED} <= 1",
+        f"{GPU_HOURS} <= 2",
+    ]
+    at_the_end = [
+        f"{IN_DOMAIN_ACC} >= 0.5",
+        f"{TRAIN_LOSS} <= 1",
+        f"{VALIDATION_LOSS} <= 1",
+        f"{TOKENS_PER_SECOND} >= 1",
+        f"{GPU_HOURS} >= 2",
+    ]
+    assert kept_by_base(constraints(*at_the_end, *judged), BASE) == constraints(*judged)
 
 
 @pytest.mark.parametrize(("loss", "stops"), [(2.9, False), (3.1, True)])
