@@ -203,7 +203,7 @@ class SweepConfig(Frozen):
     @model_validator(mode="after")
     def _parts_fit_together(self) -> SweepConfig:
         faults = [*self._batch_faults(), *self._gpu_faults()]
-        faults += [*self._data_faults(), *self._metric_faults(), *self._grid_faults()]
+        faults += [*self._data_faults(), *self._metric_faults(), *self._sampler_faults()]
         metrics = [objective.metric for objective in self.objectives]
         faults += [
             f"objectives.{i}.metric: each objective must be another metric, got {metric} again"
@@ -279,13 +279,20 @@ class SweepConfig(Frozen):
             faults.append(f"{field}: nothing logs {metric}{remedy}")
         return faults
 
-    def _grid_faults(self) -> list[str]:
+    def _sampler_faults(self) -> list[str]:
+        methods = self.search.methods
+        if self.sampler == "nsga2" and len(methods) > 1:
+            # It crosses what all trials have; of two methods' points that is the method alone.
+            return [
+                f"sampler nsga2 searches one method, got {' and '.join(methods)}; "
+                "take tpe, or search one method"
+            ]
         if self.sampler != "grid":
             return []
         return [
             f"search.{method}.learning_rate: a grid needs a list of values, got a range; "
             "write [1e-4, 3e-4, 1e-3] or choose another sampler"
-            for method in self.search.methods
+            for method in methods
             if isinstance(self.search.space(method).learning_rate, LogUniform)
         ]
 

@@ -357,6 +357,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "a grid needs a list of values, got a range",
         "write [1e-4, 3e-4, 1e-3] or choose another sampler",
     ),
+    "a genetic search over two methods": (
+        {"sampler": "nsga2", "search__full": {"learning_rate": [1e-5, 1e-4]}},
+        "sampler",
+        "nsga2 searches one method, got lora and full",
+        "take tpe, or search one method",
+    ),
     "no trials": ({"budget__trials": 0}, "budget.trials", "must be >= 1, got 0", ""),
 }
 
