@@ -41,6 +41,19 @@ class _GridSampler(optuna.samplers.BruteForceSampler):
         """Nothing to do."""
 
 
+class _TPESampler(optuna.samplers.TPESampler):
+    """TPE that knows of a running trial its own point alone, as of a finished one."""
+
+    def _get_params(self, trial: FrozenTrial, study: Any) -> Any:
+        """The trial's own parameters.
+
+        Optuna draws a point of each method for every trial, and counts them all as long as it
+        runs: so one that nobody trains would keep others away. Nor do records hold it: a study
+        that is rebuilt while trials run would go on otherwise.
+        """
+        return trial.params
+
+
 class Study:
     """An Optuna study over the trials of the search.
 
@@ -227,6 +240,4 @@ def _sampler(config: SweepConfig, key: str, draw: int) -> optuna.samplers.BaseSa
         case "nsga2":
             return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
         case "tpe":
-            return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, group=True, constant_liar=True
-            )
+            return _TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)

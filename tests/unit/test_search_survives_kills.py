@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from test_searcher import ask, ended, judge, run, searcher_of, started, stopping, sweep
+from test_searcher import ask, completing, ended, judge, run, searcher_of, started, stopping, sweep
 
 from trainables.records import TrialRecord, TrialStatus
 from tune.searcher import OptunaSearcher
@@ -128,6 +128,26 @@ def test_one_at_a_time_the_suggestions_are_those_of_an_undisturbed_run(
     simulated.finish()
     undisturbed = run(searcher_of(config), ending)
     assert [simulated.ledger[n].params for n in range(TRIALS)] == [r.params for r in undisturbed]
+
+
+def test_after_a_kill_beside_running_trials_the_search_goes_on_as_without_it() -> None:
+    killed, whole = (SimulatedSweep(sweep(), completing) for _ in range(2))
+    for simulated in (killed, whole):
+        for _ in range(12):
+            simulated.start()
+            simulated.end(0)
+        for _ in range(5):
+            simulated.start()
+    assert {record.config.method for record in whole.running.values()} == {"lora", "full"}
+    killed.kill()
+    while len(killed.running) < len(whole.running):
+        killed.start()  # those that were interrupted
+    for _ in range(5):
+        assert killed.start()
+        assert whole.start()
+    assert {n: record.params for n, record in killed.running.items()} == {
+        n: record.params for n, record in whole.running.items()
+    }
 
 
 def test_a_kill_between_asking_and_the_record_asks_for_the_same_again() -> None:
