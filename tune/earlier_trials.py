@@ -1,7 +1,7 @@
 """What earlier trials mean to a sweep: those of its own folder, and those it starts from.
 
 A sweep's file may be edited between two starts of the command. What decides a trial's result must
-stay as it was; the search and its goals may change as long as every recorded trial fits them.
+stay as it was; the search and its goals may change as long as the recorded trials fit them.
 """
 
 from __future__ import annotations
@@ -76,11 +76,18 @@ def _difference(saved: dict[str, Any], now: dict[str, Any], section: str) -> str
     return f"{section}.{key} {before.get(key)}, not {after.get(key)}"
 
 
-def fitted(config: SweepConfig, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+def fitted(
+    saved: dict[str, Any], config: SweepConfig, records: Sequence[TrialRecord]
+) -> list[TrialRecord]:
     """A sweep's own records, under the parameters that its search gives them now.
 
+    Args:
+        saved: the configuration that the sweep was last started with.
+        config: that of now.
+        records: of all its trials.
+
     Raises:
-        UserError: a trial is outside the search, or lacks a metric that now counts.
+        UserError: a trial is outside the search, or no complete one has logged a new goal.
     """
     faults: list[Fault] = []
     found = []
@@ -91,12 +98,7 @@ def fitted(config: SweepConfig, records: Sequence[TrialRecord]) -> list[TrialRec
             faults.append(_misfit_fault(record, misfit.field, misfit.reason))
             continue
         found.append(record.model_copy(update={"params": params}))
-        faults += [
-            _misfit_fault(record, field, f"never logged {metric}")
-            for field, metric in _goals(config)
-            if record.status is TrialStatus.COMPLETE and record.metric(metric) is None
-        ]
-    if faults:
+    if faults := faults + _goal_faults(saved, config, records):
         raise UserError(faults)
     return found
 
@@ -107,6 +109,27 @@ def _misfit_fault(record: TrialRecord, field: str, reason: str) -> Fault:
         f"trial {record.number} of this sweep {reason}",
         "let the search include it, or give the sweep another name and `warm_start` it from here",
     )
+
+
+def _goal_faults(
+    saved: dict[str, Any], config: SweepConfig, records: Sequence[TrialRecord]
+) -> list[Fault]:
+    """New goals that no complete trial can be judged by.
+
+    A trial that lacks what others have measured something that is not finite: its study knows it
+    as failed, or as one that breaks the constraint.
+    """
+    before = {goal["metric"] for goal in (*saved["objectives"], *saved.get("constraints", ()))}
+    complete = [record for record in records if record.status is TrialStatus.COMPLETE]
+    return [
+        Fault(
+            field,
+            f"no trial of this sweep logged {metric}",
+            "keep the goals it was started with, or give the sweep another name",
+        )
+        for field, metric in _goals(config)
+        if complete and metric not in before and all(r.metric(metric) is None for r in complete)
+    ]
 
 
 def _goals(config: SweepConfig) -> list[tuple[str, str]]:

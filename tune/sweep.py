@@ -192,8 +192,9 @@ class Sweep:
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():
             return []
-        check_same_sweep(self._ledger.sweep().config, self._config, self._ledger.folder.location)
-        return fitted(self._config, self._ledger.trials())
+        saved = self._ledger.sweep().config
+        check_same_sweep(saved, self._config, self._ledger.folder.location)
+        return fitted(saved, self._config, self._ledger.trials())
 
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
         """The record of a trial that goes on, with all that it measured before.

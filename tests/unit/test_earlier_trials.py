@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from trainables.ledger import Ledger
 from trainables.records import Provenance, SweepRecord, TrialRecord, TrialStatus
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.search_space import params_of
+from tune.searcher import OptunaSearcher
 from tune.sweep_config import SweepConfig
 
 PLAIN: dict[str, Any] = {
@@ -45,7 +47,7 @@ def written(folder: Path, config: SweepConfig, records: list[TrialRecord]) -> Pa
 
 def refused(config: SweepConfig, records: list[TrialRecord]) -> list[str]:
     with pytest.raises(UserError) as caught:
-        fitted(config, records)
+        fitted(sweep().model_dump(mode="json"), config, records)
     return [str(fault) for fault in caught.value.faults]
 
 
@@ -115,7 +117,7 @@ def test_a_wider_search_takes_every_trial_with_it() -> None:
     lora = PLAIN["lora"] | {"rank": [2, 4, 8, 32, 64], "dropout": [0.0, 0.1]}
     config = sweep(search=PLAIN | {"lora": lora}, objectives=[{"metric": LOSS, "mode": "min"}])
     records = finished(sweep())
-    found = fitted(config, records)
+    found = fitted(sweep().model_dump(mode="json"), config, records)
     assert [record.number for record in found] == [record.number for record in records]
     for record in found:
         if record.config.lora:
@@ -139,14 +141,37 @@ def test_a_search_that_leaves_a_trial_outside_is_refused_with_the_reason() -> No
     assert "not in 1e-05 to 2e-05" in first
 
 
-def test_an_objective_that_a_trial_never_logged_is_refused() -> None:
-    records = finished(sweep())
+def test_a_new_objective_that_no_trial_logged_is_refused() -> None:
     goal = {"metric": "kl/base_to_tuned", "mode": "min"}
-    told = refused(sweep(objectives=[goal]), records)
-    complete = [record for record in records if record.status is TrialStatus.COMPLETE]
-    assert len(told) == len(complete)
-    assert "never logged kl/base_to_tuned" in told[0]
-    assert "warm_start" in told[0]
+    assert refused(sweep(objectives=[goal]), finished(sweep())) == [
+        "objectives.0: no trial of this sweep logged kl/base_to_tuned; keep the goals it was "
+        "started with, or give the sweep another name"
+    ]
+
+
+def seen(searcher: OptunaSearcher) -> list[Any]:
+    return [(trial.state, trial.values, trial.constraints) for trial in searcher.study.trials]
+
+
+@pytest.mark.parametrize("goals", [{}, {"constraints": ["kl/base_to_tuned <= 1"]}])
+@pytest.mark.parametrize("without", [range(1), range(2, 3), range(24)])
+def test_a_sweep_goes_on_beside_trials_whose_metric_was_not_finite(
+    goals: dict[str, Any], without: range
+) -> None:
+    def overflowing(trial: Any) -> Any:
+        status, metrics = judge(trial)
+        if trial.number in without:
+            return status, metrics | {LOSS: math.inf, "kl/base_to_tuned": math.nan}
+        return status, metrics | {"kl/base_to_tuned": 0.1}
+
+    config = sweep(**goals)
+    live = searcher_of(config)
+    whole = run(live, overflowing)
+    for done in (1, 20):
+        known = fitted(config.model_dump(mode="json"), config, whole[:done])
+        after = run(searcher_of(config, known), overflowing)
+        assert [r.params for r in [*known, *after]] == [r.params for r in whole]
+    assert seen(searcher_of(config, whole)) == seen(live)
 
 
 def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path) -> None:
