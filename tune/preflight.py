@@ -222,7 +222,7 @@ def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int
 
 
 def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
-    """See whether each objective and constraint names something that is logged.
+    """See whether all metrics that the sweep file names are logged.
 
     The base's evaluation shows which scores the tasks give.
 
@@ -231,11 +231,9 @@ def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
     """
     of_training = set(METRICS) & config.logged_metrics() - set(EVALUATED)
     known = of_training | set(base.metrics)
-    named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(config.objectives)]
-    named += [(f"constraints.{i}", c.metric) for i, c in enumerate(config.constraints)]
     faults = [
         Fault(field, f"nothing logs {metric}", f"known: {', '.join(sorted(known))}")
-        for field, metric in named
+        for field, metric in config.named_metrics()
         if metric not in known
     ]
     if faults:

@@ -266,12 +266,8 @@ class SweepConfig(Frozen):
 
     def _metric_faults(self) -> list[str]:
         known = self.logged_metrics()
-        named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(self.objectives)]
-        named += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
-        if self.early_stopping:
-            named += [("early_stopping.metrics", m) for m in self.early_stopping.metrics or ()]
         faults = []
-        for field, metric in named:
+        for field, metric in self.named_metrics():
             if metric in known or self._may_be_logged(metric):
                 continue
             lacking = self._lacking(metric)
@@ -295,6 +291,14 @@ class SweepConfig(Frozen):
             for method in methods
             if isinstance(self.search.space(method).learning_rate, LogUniform)
         ]
+
+    def named_metrics(self) -> list[tuple[str, str]]:
+        """The metrics that the sweep file names, each with its field."""
+        named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(self.objectives)]
+        named += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
+        if self.early_stopping:
+            named += [("early_stopping.metrics", m) for m in self.early_stopping.metrics or ()]
+        return named
 
     def logged_metrics(self) -> set[str]:
         """Keys a trial of this sweep logs at its end, but for the scores of single tasks."""

@@ -139,6 +139,19 @@ def test_metrics_that_the_base_has_not_are_refused(metric: str) -> None:
     assert "in_domain/a/acc" in fault.remedy
 
 
+def test_what_trials_are_compared_by_before_their_end_must_be_logged() -> None:
+    """Else no trial would be stopped, and nothing be said."""
+    weights = {"in_domain/a/acc": 1, "in_domain/a/acc_nrom": 1}
+    config = sweep(early_stopping={"metrics": weights})
+    with pytest.raises(UserError) as caught:
+        check_metrics(config, base("in_domain/acc_mean", "in_domain/a/acc"))
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.rule) == (
+        "early_stopping.metrics",
+        "nothing logs in_domain/a/acc_nrom",
+    )
+
+
 @pytest.mark.parametrize(
     ("location", "local"),
     [
