@@ -139,7 +139,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         sweep = Sweep(config, location, base_cache, options.retry_failed, may_write=lock.check)
         outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
         hints = [
-            _continue_hint(options, config, outcome.interrupted, outcome.cut_short_by),
+            *_continue_hints(options, config, outcome.interrupted, outcome.cut_short_by),
             *_wandb_hints(wandb_listener, location, outcome.interrupted),
         ]
         print_summary(console, config, outcome.records, location, hints)
@@ -206,13 +206,15 @@ def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool)
     return [upload, views_command(location)] if upload else []
 
 
-def _continue_hint(
+def _continue_hints(
     options: argparse.Namespace,
     config: SweepConfig,
     interrupted: bool,
     cut_short_by: str | None = None,
-) -> str:
-    """The command that goes on, whatever this one ended with."""
+) -> list[str]:
+    """The command that goes on, whatever this one ended with; none once a grid is done."""
+    from tune.search_space import planned_trials
+
     command = ["python", "tune/run.py", options.sweep]
     if options.output_dir != Path("sweeps"):
         command += ["--output-dir", str(options.output_dir)]
@@ -229,10 +231,14 @@ def _continue_hint(
         if options.num_trials is not None:
             command += ["--num-trials", str(config.budget.trials)]
     else:
-        command += ["--num-trials", str(2 * config.budget.trials)]
+        twice = config.budget.model_copy(update={"trials": 2 * config.budget.trials})
+        more = planned_trials(config.model_copy(update={"budget": twice}))
+        if more == planned_trials(config):
+            return []
+        command += ["--num-trials", str(more)]
     if spent == "gpu_hours" and config.budget.gpu_hours:
         command += ["--set", f"budget.gpu_hours={2 * config.budget.gpu_hours:g}"]
     if spent:
         left = "" if config.confirm is None else ", and the winners repeated"
-        return f"{shlex.join(command)}   # budget.{spent} is spent; with this more trials{left}"
-    return f"{shlex.join(command)}   # {'goes on' if interrupted else 'more trials'}"
+        return [f"{shlex.join(command)}   # budget.{spent} is spent; with this more trials{left}"]
+    return [f"{shlex.join(command)}   # {'goes on' if interrupted else 'more trials'}"]

@@ -57,7 +57,7 @@ def _suggestions(config: SweepConfig) -> Any:
 
 def _points_table(config: SweepConfig, points: list[TrialConfig]) -> Table:
     table = Table(
-        title=f"first {len(points)} of {config.budget.trials} trials", title_justify="left"
+        title=f"first {len(points)} of {planned_trials(config)} trials", title_justify="left"
     )
     for heading in ("trial", "method", "rank", "alpha", "scaling", "learning rate", "batch"):
         table.add_column(heading, justify="left" if heading == "method" else "right")

@@ -106,6 +106,13 @@ def test_the_estimate_is_of_all_that_will_be_trained(
     assert wanted in " ".join(capsys.readouterr().out.split())
 
 
+def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sweep, "--dry-run", "--num-trials", "20") == command_line.OK
+    assert "first 4 of 4 trials" in capsys.readouterr().out
+
+
 def test_a_number_of_trials_on_the_command_line_counts(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -211,8 +218,25 @@ def test_arguments_that_are_not_known_end_with_code_2(capsys: pytest.CaptureFixt
 def test_the_line_that_goes_on_tries_again_what_this_one_did(sweep: Path) -> None:
     options = command_line._parser().parse_args(["mine.yaml", "--retry-failed"])
     config = load_sweep(str(sweep), [])
-    assert "--retry-failed" in command_line._continue_hint(options, config, interrupted=True)
-    assert "--retry-failed" not in command_line._continue_hint(options, config, interrupted=False)
+    (goes_on,) = command_line._continue_hints(options, config, interrupted=True)
+    (more,) = command_line._continue_hints(options, config, interrupted=False)
+    assert "--retry-failed" in goes_on
+    assert "--retry-failed" not in more
+
+
+@pytest.mark.parametrize(
+    ("sampler", "trials", "more"),
+    [("grid", 2, 4), ("grid", 3, 4), ("grid", 4, None), ("grid", 20, None), ("tpe", 20, 40)],
+)
+def test_more_trials_are_offered_where_there_are_any(
+    sampler: str, trials: int, more: int | None, sweep: Path
+) -> None:
+    options = command_line._parser().parse_args(["mine.yaml"])
+    config = load_sweep(str(sweep), [f"sampler={sampler}", f"budget.trials={trials}"])
+    wanted = [f"python tune/run.py mine.yaml --num-trials {more}   # more trials"] if more else []
+    assert command_line._continue_hints(options, config, interrupted=False) == wanted
+    (goes_on,) = command_line._continue_hints(options, config, interrupted=True)
+    assert "--num-trials" not in goes_on
 
 
 @pytest.mark.parametrize(
@@ -227,7 +251,7 @@ def test_where_a_budget_is_spent_the_line_says_so_and_has_more_of_it(
 ) -> None:
     options = command_line._parser().parse_args(["mine.yaml"])
     config = load_sweep(str(sweep), [f"budget={{trials: 3, {spent}: {budget[spent]}}}"])
-    line = command_line._continue_hint(options, config, interrupted=False, cut_short_by=spent)
+    (line,) = command_line._continue_hints(options, config, interrupted=False, cut_short_by=spent)
     assert wanted in line
     assert f"budget.{spent} is spent" in line
     assert "--num-trials" not in line
