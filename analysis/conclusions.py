@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.results import Comparison, Results
-from analysis.stats.intervals import LEVEL, Interval, upper_bound
+from analysis.stats.intervals import LEVEL, upper_bound
 from analysis.stats.trends import Trend, jonckheere, spearman
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
@@ -60,12 +60,6 @@ def conclude(results: Results) -> list[Conclusion]:
     return [conclusion for make in made for conclusion in make(results)]
 
 
-def interval_text(interval: Interval) -> str:
-    """Such as `95 % interval -0.4 to +3.1 points, n = 384`."""
-    level = f"{100 * interval.level:.3g} % interval"
-    return f"{level} {points(interval.low)} to {points(interval.high)} points, n = {interval.n}"
-
-
 def p_text(p_value: float) -> str:
     """Such as `p = 0.013`, `p < 0.001`."""
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
@@ -75,9 +69,10 @@ def _recommended_against_base(results: Results) -> list[Conclusion]:
     if results.recommendation is None:
         statement = "No trial can be recommended: none is complete with every objective."
         return [Conclusion(statement, f"{len(results.search_trials)} trials", "too few data")]
-    trial = results.recommendation.trial
-    gain = results.compare(trial, None, list(results.tasks("in_domain")))
-    loss = results.compare(trial, None, list(results.tasks("retention")))
+    trial, of = results.recommendation.trial, len(results.complete)
+    gain = results.compare(trial, None, list(results.tasks("in_domain")), of)
+    loss = results.compare(trial, None, list(results.tasks("retention")), of)
+    picked = f"best of {of} trials"
     conclusions = []
     if gain is not None:
         told = "gains" if gain.difference.estimate >= 0 else "loses"
@@ -86,6 +81,7 @@ def _recommended_against_base(results: Results) -> list[Conclusion]:
                 f"The recommended trial {told} {_size(gain)} points in the domain over the base",
                 gain,
                 "The recommended trial cannot be told from the base in the domain",
+                picked,
             )
         )
     if loss is not None:
@@ -95,6 +91,7 @@ def _recommended_against_base(results: Results) -> list[Conclusion]:
                 f"It {told} {_size(loss)} points on the retention tasks",
                 loss if told == "gains" else replace(loss, difference=loss.difference.negated()),
                 "Its change on the retention tasks cannot be told from none",
+                picked,
             )
         )
     return conclusions
@@ -104,16 +101,32 @@ def _size(comparison: Comparison) -> str:
     return f"{100 * abs(comparison.difference.estimate):.1f}"
 
 
-def _difference(shown: str, comparison: Comparison, otherwise: str) -> Conclusion:
+def _difference(shown: str, comparison: Comparison, otherwise: str, picked: str) -> Conclusion:
     is_shown = comparison.p_value < _ALPHA
-    evidence = (
-        f"{interval_text(comparison.difference)}; {comparison.test} {p_text(comparison.p_value)}"
-    )
-    if comparison.differing == 0:
-        evidence = f"no item differs; {interval_text(comparison.difference)}"
     return Conclusion(
-        f"{shown if is_shown else otherwise}.", evidence, "shown" if is_shown else "open"
+        f"{shown if is_shown else otherwise}.",
+        _evidence(comparison, picked),
+        "shown" if is_shown else "open",
     )
+
+
+def _evidence(comparison: Comparison, picked: str) -> str:
+    """Such as `95 % interval -0.4 to +3.1 points, n = 384; McNemar p = 0.13`.
+
+    Where the models were picked on the items that they are compared on, it says so.
+    """
+    is_picked = comparison.picked_from > 1
+    interval = comparison.difference
+    told = [
+        f"{'simultaneous ' if is_picked else ''}{100 * LEVEL:g} % interval "
+        f"{points(interval.low)} to {points(interval.high)} points, n = {interval.n}"
+    ]
+    if comparison.differing:
+        adjusted = " (Bonferroni)" if is_picked else ""
+        told.append(f"{comparison.test} {p_text(comparison.p_value)}{adjusted}")
+    else:
+        told.insert(0, "no item differs")
+    return "; ".join([*told, f"{picked}, picked on these items"] if is_picked else told)
 
 
 def _rank_that_suffices(results: Results) -> list[Conclusion]:
@@ -159,15 +172,18 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
 
 
 def _full_against_lora(results: Results) -> list[Conclusion]:
+    """The best of either, of which any pair might have been picked on the items."""
     full = results.group("full")
     lora = [group for group in results.groups if group.method == "lora"]
     if full is None or not lora:
         return []
     best = results.nearest_to_ideal([group.best for group in lora])
+    of = len(_lora(results))
+    picked = f"best of {len(full.trials)} full and of {of} LoRA trials"
     named = f"the best LoRA ({results.name(best)}, rank {_rank(best)})"
     conclusions = []
     for role, verbs, where in _ROLES:
-        found = results.compare(full.best, best, list(results.tasks(role)))
+        found = results.compare(full.best, best, list(results.tasks(role)), len(full.trials) * of)
         if found is None:
             continue
         verb = verbs[0] if found.difference.estimate > 0 else verbs[1]
@@ -177,6 +193,7 @@ def _full_against_lora(results: Results) -> list[Conclusion]:
                 f"by {_size(found)} points {where}",
                 found,
                 f"Full SFT and {named} cannot be told apart {where}",
+                picked,
             )
         )
     return conclusions

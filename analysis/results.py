@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
+from analysis.stats.intervals import LEVEL, Interval, bootstrap_mean, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
@@ -45,12 +45,15 @@ class Comparison:
             is right or wrong, `sign flips` where items are graded.
         p_value: of the test.
         differing: items on which the two differ.
+        picked_from: comparisons of which this is the best; the interval and the p-value hold for
+            all of them at once (Bonferroni).
     """
 
     difference: Interval
     test: Literal["McNemar", "sign flips"]
     p_value: float
     differing: int
+    picked_from: int = 1
 
 
 @dataclass(frozen=True)
@@ -189,22 +192,35 @@ class Results:
         return repeats_of(record, self.sweep(record).trials)
 
     def compare(
-        self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
+        self,
+        first: TrialRecord,
+        second: TrialRecord | None,
+        tasks: Sequence[str],
+        picked_from: int = 1,
     ) -> Comparison | None:
         """Compare a trial with another, or with the base, on some tasks.
 
         None where there are no tasks, or an item was answered by one of the two alone.
+
+        Args:
+            first: a trial.
+            second: what it is compared with; None for the base.
+            tasks: of which each counts the same.
+            picked_from: how many comparisons on these items this one was picked from.
         """
         pairs = self._scores_on(first, second, tasks)
         if not pairs:
             return None
         differences = [one - other for one, other in pairs]
-        difference = bootstrap_mean(differences, bounds=(-1, 1))
+        level = 1 - (1 - LEVEL) / picked_from
+        difference = bootstrap_mean(differences, bounds=(-1, 1), level=level)
         differing = sum(int((task != 0).sum()) for task in differences)
         if all(np.isin(scores, (0, 1)).all() for pair in pairs for scores in pair):
             counts = [(int((t < 0).sum()), int((t > 0).sum()), len(t)) for t in differences]
-            return Comparison(difference, "McNemar", mcnemar_over_tasks(counts), differing)
-        return Comparison(difference, "sign flips", sign_flips(differences), differing)
+            p_value = min(1.0, picked_from * mcnemar_over_tasks(counts))
+            return Comparison(difference, "McNemar", p_value, differing, picked_from)
+        p_value = min(1.0, picked_from * sign_flips(differences))
+        return Comparison(difference, "sign flips", p_value, differing, picked_from)
 
     def differences(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]

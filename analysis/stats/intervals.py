@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,6 +13,8 @@ from numpy.typing import ArrayLike, NDArray
 from trainables.repeats import half_width
 
 _RESAMPLES = 10_000
+# Of resamples beyond an end of an interval: from fewer it cannot be told where the end is.
+_FEWEST_BEYOND = 10
 LEVEL = 0.95
 
 
@@ -47,7 +50,8 @@ def bootstrap_mean(
 
     Items are drawn anew within each task (Efron & Tibshirani 1993, ch. 13; strata as tasks), so
     give differences of pairs for a paired interval. A resample of n items is one draw of how
-    often each distinct value occurs, a multinomial, so the cost does not grow with n.
+    often each distinct value occurs, a multinomial, so the cost does not grow with n. Of a level
+    that too few resamples lie beyond, the ends are as much further off as a normal distribution's.
 
     Args:
         values_by_task: for each task the values of its items, any number of each.
@@ -63,8 +67,14 @@ def bootstrap_mean(
     """
     arrays = _arrays(values_by_task)
     tail = (1 - level) / 2
-    low, high = map(float, np.quantile(_means(arrays, seed, resamples), [tail, 1 - tail]))
+    drawn = max(tail, min(_FEWEST_BEYOND / resamples, (1 - LEVEL) / 2))
+    low, high = map(float, np.quantile(_means(arrays, seed, resamples), [drawn, 1 - drawn]))
     mean, n = _mean(arrays), sum(array.size for array in arrays)
+    if drawn > tail:
+        further = NormalDist().inv_cdf(tail) / NormalDist().inv_cdf(drawn)
+        low, high = (mean + (end - mean) * further for end in (low, high))
+    if bounds:
+        low, high = max(low, bounds[0]), min(high, bounds[1])
     if bounds and all((array == array[0]).all() for array in arrays):
         low = mean - _unseen([(a.size, float(a[0]) - bounds[0]) for a in arrays], tail)
         high = mean + _unseen([(a.size, bounds[1] - float(a[0])) for a in arrays], tail)

@@ -1,0 +1,95 @@
+"""What is said of the best of many trials on the very items that it was picked by."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from synthetic_sweep import TASKS, SyntheticSweep
+
+from analysis.conclusions import _full_against_lora, _recommended_against_base
+from analysis.results import Results, Scores
+from analysis.stats.intervals import bootstrap_mean
+from analysis.stats.significance import mcnemar_over_tasks, sign_flips
+from analysis.sweeps import Sweep, open_sweeps
+from trainables.metric_keys import IN_DOMAIN_ACC
+
+TRIALS, ITEMS, SWEEPS = 40, 120, 100
+IN_DOMAIN = ({"metric": IN_DOMAIN_ACC, "mode": "max"},)
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory) -> Sweep:
+    written = SyntheticSweep(trials=TRIALS, items=2, objectives=IN_DOMAIN, full_every=TRIALS)
+    return open_sweeps([written.write(tmp_path_factory.mktemp("sweep"))])[0]
+
+
+class Drawn(Results):
+    """A sweep whose trials differ from the base on items that went either way by a fair coin."""
+
+    def __init__(self, sweep: Sweep, seed: int) -> None:
+        draw = np.random.default_rng(seed)
+        base = {task: draw.integers(0, 2, ITEMS).astype(float) for task in TASKS}
+        self.drawn: dict[str, Scores] = {}
+        trials = []
+        for record in sweep.trials:
+            own = {t: np.where(draw.random(ITEMS) < 0.2, 1 - s, s) for t, s in base.items()}
+            self.drawn[record.config.trial_id] = own
+            metrics = record.last.metrics | {IN_DOMAIN_ACC: float(own["sums"].mean())}
+            last = record.last.model_copy(update={"metrics": metrics})
+            trials.append(record.model_copy(update={"last": last}))
+        super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
+        self._scores_of = self.drawn.__getitem__
+        self._base_scores = base
+
+
+def test_the_best_of_many_trials_that_learnt_nothing_is_not_shown_to_have_learnt(sweep):
+    recommended, full = 0, 0
+    for seed in range(SWEEPS):
+        results = Drawn(sweep, seed)
+        recommended += any(c.verdict == "shown" for c in _recommended_against_base(results))
+        in_domain = [c for c in _full_against_lora(results) if "in the domain" in c.statement]
+        full += any(c.verdict == "shown" for c in in_domain)
+    assert recommended <= 0.05 * SWEEPS
+    assert full <= 0.05 * SWEEPS
+
+
+def test_the_evidence_says_what_the_trial_was_picked_from_and_holds_for_all_of_them(sweep):
+    results = Drawn(sweep, seed=0)
+    trial = results.recommendation.trial
+    [gain, _] = _recommended_against_base(results)
+    assert gain.evidence.endswith("; best of 40 trials, picked on these items")
+    assert gain.evidence.startswith("simultaneous 95 % interval ")
+    plain = results.compare(trial, None, ["sums"])
+    picked = results.compare(trial, None, ["sums"], picked_from=40)
+    assert picked.p_value == pytest.approx(min(1, 40 * plain.p_value))
+    assert picked.difference.level == pytest.approx(1 - 0.05 / 40)
+    assert picked.difference.low < plain.difference.low
+    assert picked.difference.high > plain.difference.high
+    [of_full, *_] = _full_against_lora(results)
+    assert "best of 1 full and of 39 LoRA trials" in of_full.evidence
+
+
+def test_one_trial_was_not_picked(sweep):
+    alone = Sweep(sweep.ledger, sweep.record, sweep.base, sweep.trials[1:2])
+    [gain, _] = _recommended_against_base(Drawn(alone, seed=0))
+    assert gain.evidence.startswith("95 % interval ")
+    assert "picked" not in gain.evidence
+    assert "Bonferroni" not in gain.evidence
+
+
+def test_an_interval_beyond_the_resamples_is_as_wide_as_many_more_of_them_make_it():
+    values = np.random.default_rng(0).choice([-1, 0, 1], 300, p=[0.1, 0.7, 0.2])
+    found = bootstrap_mean([values], level=1 - 0.05 / 300)
+    many = bootstrap_mean([values], level=1 - 0.05 / 300, resamples=1_000_000)
+    assert (found.low, found.high) == pytest.approx((many.low, many.high), abs=0.01)
+    bounded = bootstrap_mean([[0] * 5 + [1] * 15], level=1 - 1e-9, bounds=(0, 1))
+    assert bounded.high == 1
+
+
+def test_p_values_are_not_bounded_by_the_number_of_draws():
+    """Else no difference, however large, would outlive a correction for thousands of pairs."""
+    graded = sign_flips([[0.5] * 300 + [-0.25] * 20])
+    assert 0 < graded < 1e-9
+    assert mcnemar_over_tasks([(0, 60, 100), (0, 70, 110)]) < 1e-9
+    # Where draws reach what was observed they decide.
+    assert sign_flips([[1.0] * 8]) == pytest.approx(2 / 2**8, rel=0.3)
