@@ -222,6 +222,33 @@ def test_importance_finds_what_matters_and_says_nothing_of_few_trials(tmp_path):
     assert importances(invented[: FEWEST_TRIALS - 1], IN_DOMAIN_ACC) == {}
 
 
+def test_a_setting_that_was_not_searched_from_the_start_has_its_importance(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=60, items=10, full_every=0).write(tmp_path))
+    invented = []
+    for record in ledger.trials():
+        rank = record.config.lora.rank
+        last = record.last.model_copy(update={"metrics": {IN_DOMAIN_ACC: float(np.log(rank))}})
+        lacks = {} if record.number % 2 else {"lora/rank": rank}
+        params = {"lora/learning_rate": record.config.learning_rate, **lacks}
+        invented.append(record.model_copy(update={"last": last, "params": params}))
+    found = importances(invented, IN_DOMAIN_ACC)
+    assert next(iter(found)) == "lora/rank"
+    assert found["lora/rank"] > 0.9
+
+
+def test_a_ratio_that_the_rank_decides_takes_nothing_of_its_importance(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=40, items=10, full_every=0).write(tmp_path))
+    fixed = []
+    for record in ledger.trials():
+        lora = record.config.lora.model_copy(update={"alpha": 16.0})
+        last = record.last.model_copy(update={"metrics": {IN_DOMAIN_ACC: float(lora.rank)}})
+        config = record.config.model_copy(update={"lora": lora})
+        fixed.append(record.model_copy(update={"last": last, "config": config}))
+    found = importances(fixed, IN_DOMAIN_ACC)
+    assert found.keys() == {"lora/rank", "lora/learning_rate"}
+    assert found["lora/rank"] > 0.9
+
+
 def test_a_difference_over_tasks_is_tested_as_it_is_stated() -> None:
     """The small task gains, the large one loses more items: the mean over tasks gains."""
     small, large = (0, 10, 100), (300, 200, 10_000)
