@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from trainables.config import Objective
 from trainables.pareto import Constraint
@@ -21,6 +22,7 @@ class Budget(_Part):
     """How much the sweep may do."""
 
     trials: int
+    hours: float | None = None
 
 
 class Confirm(_Part):
@@ -44,6 +46,8 @@ class SweepSettings(_Part):
     name: str
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
+    sampler: str = "tpe"
+    search: dict[str, dict[str, object] | None] = Field(default_factory=dict)
     budget: Budget
     confirm: Confirm | None = None
     wandb: Wandb
@@ -52,3 +56,23 @@ class SweepSettings(_Part):
     def of(cls, sweep: SweepRecord) -> SweepSettings:
         """Of a sweep's record."""
         return cls.model_validate(sweep.config)
+
+    @property
+    def planned_trials(self) -> int:
+        """Trials of the search: of a grid no more than it has points."""
+        if self.sampler != "grid":
+            return self.budget.trials
+        points = sum(map(_points, self.search.values()))
+        return min(self.budget.trials, points or self.budget.trials)
+
+    @property
+    def planned_repeats(self) -> int:
+        """Trials that repeat the winners, if there are as many."""
+        return self.confirm.top_k * self.confirm.seeds if self.confirm else 0
+
+
+def _points(space: dict[str, object] | None) -> int:
+    """Of a method's grid, in which every axis that is searched is a list."""
+    if space is None:
+        return 0
+    return math.prod(len(axis) for axis in space.values() if isinstance(axis, list | tuple))

@@ -116,7 +116,7 @@ class WatchedSweep:
         running = any(r.status is TrialStatus.RUNNING for r in self._records.values())
         searched = sum(record.confirms is None for record in self._records.values())
         # Winners are repeated after the search, so then its end is not the sweep's.
-        is_all = searched >= self._settings.budget.trials and self._settings.confirm is None
+        is_all = searched >= self._settings.planned_trials and self._settings.confirm is None
         if is_all and not running:
             return True
         # Written first and last by each start of the command.
@@ -159,6 +159,7 @@ class WatchedSweep:
         """The table, and below it the best trial, the throughput and what failed."""
         if self._table is None:
             return single(f"{self._ledger.folder.root.name}: the base is being evaluated", "bold")
+        self._table.has_ended = self.has_ended
         below = [*self._best(), *self._pace(), *self._failures()]
         return Group(self._table.render(console, self._now(), footer=len(below)), *below)
 
@@ -167,7 +168,11 @@ class WatchedSweep:
         self._settings = settings = SweepSettings.of(sweep)
         self._began = sweep.provenance.created
         self._table = SweepTable(
-            settings.name, settings.budget.trials, settings, sweep.provenance.created
+            settings.name,
+            settings.planned_trials + settings.planned_repeats,
+            settings,
+            self._began,
+            settings.budget.hours,
         )
         kept = self._seen[self._ledger.folder.sweep_json]
         self._seen = {self._ledger.folder.sweep_json: kept}

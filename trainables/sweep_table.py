@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import insort
 from itertools import islice
-from math import isnan
+from math import inf, isnan
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -48,17 +48,26 @@ class SweepTable:
 
     Args:
         name: of the sweep.
-        planned: trials there will be.
+        planned: trials there will be, repeats of the winners included.
         goals: by the first objective the best trials are found.
         began: seconds since the epoch.
+        hours: after `began` in which new trials may start; None for any number.
+
+    Attributes:
+        base: once it is known.
+        has_ended: whether nothing more will start, as where some time was all there was.
     """
 
-    def __init__(self, name: str, planned: int, goals: Goals, began: float) -> None:
+    def __init__(
+        self, name: str, planned: int, goals: Goals, began: float, hours: float | None = None
+    ) -> None:
         self._name = name
         self._planned = planned
         self._goals = goals
         self._began = began
+        self._starts_until = inf if hours is None else began + 3600 * hours
         self.base: BaseRecord | None = None
+        self.has_ended = False
         self._records: dict[int, TrialRecord] = {}
         self._evaluated: dict[int, Measurement] = {}
         self._running: set[int] = set()
@@ -96,7 +105,7 @@ class SweepTable:
         if running := len(self.running()):
             parts.append(f"{running} running")
         parts.append(f"{duration(now - self._began)} elapsed")
-        left = self._seconds_left(now, total)
+        left = None if self.has_ended else self._seconds_left(now, total)
         return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
 
     def render(self, console: Console, now: float, footer: int = 0) -> RenderableType:
@@ -133,12 +142,14 @@ class SweepTable:
         return [self._records[number] for number in sorted(self._running)]
 
     def _place(self, record: TrialRecord) -> None:
-        """Sort a complete trial among the others of its kind."""
+        """Sort a complete trial among the others of its kind; repeats were picked, and are none."""
         if (rank := self._ranks.pop(record.number, None)) is not None:
             self._ranked.remove(rank)
         objective = self._goals.objectives[0]
         value = record.metric(objective.metric)
-        if record.status is not TrialStatus.COMPLETE or value is None or isnan(value):
+        if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
+            return
+        if value is None or isnan(value):
             return
         rank = (not is_feasible(self._goals, record), objective.loss(value), record.number)
         self._ranks[record.number] = rank
@@ -168,8 +179,10 @@ class SweepTable:
             return None
         typical = median(durations)
         running = [max(typical - r.seconds_at(now), 0.0) for r in self.running()]
-        work = sum(running) + typical * max(total - len(self._records), 0)
-        return max([work / self._most_at_once, *running])
+        for_starts = max(self._starts_until - now, 0.0)
+        waiting = max(total - len(self._records), 0) if for_starts else 0
+        work = sum(running) + typical * waiting
+        return min(max([work / self._most_at_once, *running]), for_starts + typical)
 
 
 def single(line: str, style: str) -> Text:

@@ -50,7 +50,10 @@ class ConsoleListener(SweepListener):
 
         self._console = console
         self._clock = clock
-        self._table = SweepTable(config.name, planned_trials(config), config, began=clock())
+        planned = planned_trials(config)
+        if config.confirm:
+            planned += config.confirm.top_k * config.confirm.seeds
+        self._table = SweepTable(config.name, planned, config, clock(), config.budget.hours)
         # Live draws from a thread of its own. Nothing is printed while the lock is held: printing
         # waits for Live's lock, and Live waits for this one.
         self._lock = Lock()
@@ -123,6 +126,7 @@ class ConsoleListener(SweepListener):
             for record in records:
                 if self._table.get(record.number) != record:
                     self._table.take(record)
+            self._table.has_ended = True
         if self._live is not None:
             self._live.stop()
             self._live = None

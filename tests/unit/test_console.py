@@ -219,6 +219,16 @@ def test_a_grid_plans_no_more_trials_than_it_has_points():
     assert listener._progress().startswith("0/4 finished")
 
 
+def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
+    config = sweep(trials=4, confirm={"top_k": 2, "seeds": 3})
+    console = terminal()
+    listener = ConsoleListener(config, console, Clock())
+    listener.sweep_started(SWEEP, base(), [ended(n) for n in range(4)])
+    assert listener._progress() == "4/10 finished, 0 s elapsed, about 6 min 00 s left"
+    listener.sweep_ended([])
+    assert last_frame(console)[0] == "tiny: 4/10 finished, 0 s elapsed"
+
+
 def test_the_table_has_the_base_first_and_all_columns():
     console = terminal(width=80)
     listener = ConsoleListener(sweep(), console, Clock())

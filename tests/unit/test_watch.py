@@ -17,16 +17,19 @@ from recorded_sweep import (
     measurement,
     record_sweep,
     scores,
+    sweep_config,
     trial,
 )
 from rich.console import Console
 
 from analysis.__main__ import main
+from analysis.sweep_settings import SweepSettings
 from analysis.watch import WatchedSweep, watch
 from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import Measurement, TrialStatus
+from tune.search_space import planned_trials
 
 PROJECT = Path(__file__).parents[2]
 RUNNING = TrialStatus.RUNNING
@@ -264,3 +267,63 @@ def test_the_end_of_the_search_is_not_that_of_a_sweep_that_repeats_its_winners(
     confirm = {"confirm": {"top_k": 1, "seeds": 2}}
     record_sweep(tmp_path / "repeats", *(trial(n) for n in range(4)), **confirm)
     assert not watched_at(tmp_path / "repeats", 5 * SECONDS).has_ended
+
+
+def test_a_grid_is_over_with_its_last_point(tmp_path: Path) -> None:
+    record_sweep(tmp_path, *(trial(n) for n in range(5)), sampler="grid", budget={"trials": 20})
+    watched = watched_at(tmp_path, 5 * SECONDS)
+    assert watched.has_ended
+    assert picture(watched)[0] == "tiny: 5/5 finished, 8 min 20 s elapsed"
+
+
+@pytest.mark.parametrize(
+    "sections",
+    [
+        {"sampler": "grid", "budget": {"trials": 20}},
+        {"sampler": "grid", "budget": {"trials": 3}},
+        {"sampler": "random", "budget": {"trials": 20}},
+        {"sampler": "grid", "budget": {"trials": 99}, "search": {
+            "lora": {"rank": [4, 8, 16], "alpha_ratio": [1, 2], "learning_rate": [1e-4],
+                     "target_modules": ["all-linear", ["q_proj", "v_proj"]], "dora": [True, False],
+                     "batch_size": 16}}},
+    ],
+    ids=["grid", "part of a grid", "no grid", "a grid of one method"],
+)  # fmt: skip
+def test_as_many_trials_are_planned_as_the_sweep_itself_plans(
+    tmp_path: Path, sections: dict[str, object]
+) -> None:
+    settings = SweepSettings.of(record_sweep(tmp_path, **sections).sweep())
+    assert settings.planned_trials == planned_trials(sweep_config(**sections))
+
+
+def test_nothing_is_left_of_a_sweep_that_has_ended_early(tmp_path: Path) -> None:
+    ledger = record_sweep(tmp_path, *(trial(n) for n in range(2)))
+    assert picture(watched_at(tmp_path, 2 * SECONDS))[0].endswith(", about 3 min 20 s left")
+    time.sleep(0.01)
+    ledger.folder.results_csv.touch()
+    shown = picture(watched_at(tmp_path, 2 * SECONDS))
+    assert shown[0] == "tiny: 2/4 finished, 3 min 20 s elapsed"
+    assert shown[-1].endswith("the sweep has ended")
+
+
+def test_no_trial_waits_for_longer_than_the_hours_last(tmp_path: Path) -> None:
+    budget = {"budget": {"trials": 20, "hours": 180 / 3600}}
+    record_sweep(tmp_path, trial(0), trial(1, RUNNING), **budget)
+    # Trials may start for 30 s more, and then take 100.
+    assert picture(watched_at(tmp_path, 150))[0].endswith(", about 2 min 10 s left")
+    # None will start any more, and half of the one that runs is left.
+    record_sweep(tmp_path, trial(0), trial(1, RUNNING, started=BEGAN + 140), **budget)
+    assert picture(watched_at(tmp_path, 190))[0].endswith(", about 50 s left")
+
+
+def test_repeats_of_the_winners_are_left_to_do_and_no_best_trials(tmp_path: Path) -> None:
+    confirm = {"confirm": {"top_k": 1, "seeds": 2}}
+    searched = [trial(n, metrics=scores(0.5, 0.1)) for n in range(4)]
+    record_sweep(tmp_path, *searched, **confirm)
+    line = picture(watched_at(tmp_path, 4 * SECONDS))[0]
+    assert line == "tiny: 4/6 finished, 6 min 40 s elapsed, about 3 min 20 s left"
+    repeat = trial(4, metrics=scores(0.9, 0.0), confirms=0)
+    record_sweep(tmp_path, *searched, repeat, **confirm)
+    shown = watched_at(tmp_path, 5 * SECONDS)
+    assert picture(shown)[0].startswith("tiny: 5/6 finished")
+    assert "trial 0 (" in rows(shown)["best"]
