@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 
 from analysis.report.charts import (
     FULL,
@@ -23,9 +25,9 @@ from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialRecord
-from trainables.wording import metric_text, rate
+from trainables.wording import metric_text
 
-_MOST_RATE_BINS = 7
+_MOST_RATES = 7
 
 
 def rank_figure(results: Results) -> Figure | None:
@@ -151,53 +153,70 @@ def rate_figure(results: Results) -> Figure | None:
     ]
     if not metrics:
         return None
-    edges = _edges([record.config.learning_rate for record in trials])
-    charts = tuple(_rate_chart(trials, metric, edges) for metric in metrics)
+    columns = _columns([record.config.learning_rate for record in trials])
+    charts = tuple(_rate_chart(trials, metric, columns) for metric in metrics)
     caption = (
-        "Mean over the trials in a cell; touch it for how many. In an empty cell no trial ran to "
-        "its end. Compare along a row before along a column: at each rank the best learning rate "
-        "differs with alpha / rank."
+        "Mean over the trials in a cell; touch it for how many. Where a cell is empty, no complete "
+        "trial has such a rate at that rank. Compare along a row before along a column: at each "
+        "rank the best learning rate differs with alpha / rank."
     )
     return Figure(caption, charts, columns=2)
 
 
-def _edges(rates: Sequence[float]) -> list[float]:
-    """Borders of bins, evenly spaced on a logarithmic scale."""
-    low, high = math.log10(min(rates)), math.log10(max(rates))
-    if math.isclose(low, high):
-        return [min(rates), max(rates) * 1.0001]
-    bins = min(_MOST_RATE_BINS, max(3, round(math.sqrt(len(rates)) * 1.5)))
-    return [10 ** (low + (high - low) * i / bins) for i in range(bins + 1)]
+@dataclass(frozen=True)
+class _Column:
+    """Learning rates of one column of the heat map.
+
+    Attributes:
+        low: its rates are at least this, and below the next column's.
+        label: of no other column.
+    """
+
+    low: float
+    label: str
 
 
-def _bin(rate_: float, edges: Sequence[float]) -> int:
-    inner = sum(rate_ >= edge for edge in edges[1:-1])
-    return min(inner, len(edges) - 2)
+def _columns(rates: Sequence[float]) -> list[_Column]:
+    """One for each rate, or, where they are many, for each of as many ranges on a log scale."""
+    distinct = sorted(set(rates))
+    if len(distinct) <= _MOST_RATES:
+        return [_Column(*pair) for pair in zip(distinct, _told_apart(distinct), strict=True)]
+    low, high = distinct[0], distinct[-1]
+    bins = min(_MOST_RATES, max(3, round(math.sqrt(len(rates)) * 1.5)))
+    edges = sorted({low, *(low * (high / low) ** (i / bins) for i in range(1, bins)), high})
+    labels = [f"{low} to {high}" for low, high in pairwise(_told_apart(edges))]
+    return [_Column(*pair) for pair in zip(edges[:-1], labels, strict=True)]
 
 
-def _rate_chart(trials: Sequence[TrialRecord], metric: str, edges: Sequence[float]) -> Chart:
+def _told_apart(values: Sequence[float]) -> list[str]:
+    """Different rates, with as many digits as it takes for none to be written like another."""
+    digits = 1
+    while len({f"{value:.{digits}e}" for value in values}) < len(values):
+        digits += 1
+    return [f"{value:.{digits}e}" for value in values]
+
+
+def _rate_chart(trials: Sequence[TrialRecord], metric: str, columns: Sequence[_Column]) -> Chart:
     ranks = sorted({record.config.lora.rank for record in trials if record.config.lora})
     cells: dict[tuple[int, int], list[float]] = {}
     for record in trials:
         if record.config.lora:
-            place = record.config.lora.rank, _bin(record.config.learning_rate, edges)
+            column = sum(record.config.learning_rate >= c.low for c in columns) - 1
+            place = record.config.lora.rank, column
             cells.setdefault(place, []).append(record.metric(metric) or 0.0)
-    columns = range(len(edges) - 1)
-    grid = [[cells.get((rank, column)) for column in columns] for rank in ranks]
+    grid = [[cells.get((rank, column)) for column in range(len(columns))] for rank in ranks]
     means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
-    centres = [rate(math.sqrt(edges[i] * edges[i + 1])) for i in columns]
+    labels = [column.label for column in columns]
     signed = "+" if metric == FORGETTING_MEAN else ""
     told = [
         [
-            f"rank {rank}, lr {rate(edges[i])} to {rate(edges[i + 1])}<br>{len(cell)} trials"
-            if (cell := row[i])
-            else ""
-            for i in columns
+            f"rank {rank}, lr {label}<br>{len(cell)} trials" if cell else ""
+            for label, cell in zip(labels, row, strict=True)
         ]
         for rank, row in zip(ranks, grid, strict=True)
     ]
     trace = heatmap(
-        centres,
+        labels,
         [str(rank) for rank in ranks],
         means,
         diverging=metric == FORGETTING_MEAN,
@@ -207,11 +226,16 @@ def _rate_chart(trials: Sequence[TrialRecord], metric: str, edges: Sequence[floa
     return Chart(
         f"rate-{metric.replace('/', '-')}",
         f"Mean {NAMES[metric]}",
-        f"Heat map of mean {NAMES[metric]} over {len(ranks)} ranks and {len(centres)} ranges of "
-        "the learning rate.",
+        f"Heat map of mean {NAMES[metric]} over {len(ranks)} ranks and the learning rates "
+        f"{', '.join(labels)}.",
         [trace],
         {
-            "xaxis": {"title": {"text": "learning rate"}, "type": "category", "showgrid": False},
+            "xaxis": {
+                "title": {"text": "learning rate"},
+                "type": "category",
+                "tickangle": -35,
+                "showgrid": False,
+            },
             "yaxis": {"title": {"text": "rank"}, "type": "category", "showgrid": False},
         },
     )

@@ -1,0 +1,56 @@
+"""What single charts of the report say they show."""
+
+from __future__ import annotations
+
+import pytest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.report.ranks import rate_figure
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+from trainables.ledger import Ledger
+
+
+def with_rates(folder, rates: list[float]) -> Results:
+    """A sweep of one LoRA trial for each of these learning rates."""
+    ledger = Ledger(SyntheticSweep(trials=len(rates), items=4, full_every=0).write(folder))
+    for record, rate in zip(ledger.trials(), rates, strict=True):
+        config = record.config.model_copy(update={"learning_rate": rate})
+        ledger.write_trial(record.model_copy(update={"config": config}))
+    return Results(open_sweeps([folder]))
+
+
+def columns(results: Results) -> list[str]:
+    figure = rate_figure(results)
+    assert "no complete trial has such a rate" in figure.caption
+    for chart in figure.charts:
+        drawn = chart.data[0]
+        assert len(set(drawn["x"])) == len(drawn["x"])
+        assert {len(row) for row in drawn["z"]} == {len(drawn["x"])}
+        hovers = [text for row in drawn["hovertext"] for text in row]
+        trials = sum(int(text.split("<br>")[1].split()[0]) for text in hovers if text)
+        assert trials == len(results.complete)
+        assert all(label in chart.says for label in drawn["x"])
+    return figure.charts[0].data[0]["x"]
+
+
+def test_few_learning_rates_have_a_column_each(tmp_path):
+    rates = [1e-4, 3e-4, 1e-3, 3e-3]
+    assert columns(with_rates(tmp_path, rates * 3)) == [
+        "1.0e-04", "3.0e-04", "1.0e-03", "3.0e-03",
+    ]  # fmt: skip
+
+
+def test_near_learning_rates_have_columns_of_different_names(tmp_path):
+    assert columns(with_rates(tmp_path, [1.01e-4, 1.02e-4])) == ["1.01e-04", "1.02e-04"]
+    assert columns(with_rates(tmp_path / "one", [1e-4] * 3)) == ["1.0e-04"]
+
+
+@pytest.mark.parametrize("spread", [10.0, 1.001], ids=["wide", "narrow"])
+def test_many_learning_rates_have_ranges_that_meet(tmp_path, spread):
+    rates = [1e-4 * spread ** (index / 11) for index in range(12)]
+    labels = columns(with_rates(tmp_path, rates))
+    assert 3 <= len(labels) <= 7
+    ends = [[float(end) for end in label.split(" to ")] for label in labels]
+    assert [high for _, high in ends[:-1]] == [low for low, _ in ends[1:]]
+    assert (ends[0][0], ends[-1][1]) == pytest.approx((rates[0], rates[-1]), rel=0.05)
