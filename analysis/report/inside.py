@@ -16,7 +16,7 @@ from analysis.report.charts import (
     rank_keys,
 )
 from analysis.results import Results
-from trainables.inside.records import InsideFolder, InsideRecord
+from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.records import TrialRecord
 
@@ -148,11 +148,13 @@ def _map(
 def _curves(results: Results, seen: Inspected) -> Figure | None:
     if not seen:
         return None
+    is_cut = any(matrix.is_cut for _, inside in seen for matrix in inside.matrices)
+    shown = f"first {MOST_SINGULAR_VALUES} singular values" if is_cut else "singular values"
     charts = [
         Chart(
             "spectra",
-            "Singular values of the update, mean over matrices",
-            f"Lines of the mean normalised singular values of {len(seen)} trials' updates.",
+            f"{shown.capitalize()} of the update, mean over matrices",
+            f"Lines of the mean normalised {shown} of {len(seen)} trials' updates.",
             _lines(results, seen, _spectrum),
             {
                 "xaxis": {"title": {"text": "index"}, "type": "log", "dtick": "D2"},
@@ -175,9 +177,10 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
                 },
             )
         )
+    ends = f", and every line with the {shown}" if is_cut else ""
     caption = (
-        "Left: how evenly an update spreads over directions; LoRA's ends at its rank. Right: how "
-        "far hidden states moved (Kornblith et al. 2019)."
+        f"Left: how evenly an update spreads over directions; LoRA's ends at its rank{ends}. "
+        "Right: how far hidden states moved (Kornblith et al. 2019)."
     )
     return Figure(caption, tuple(charts), 2, tuple(rank_keys(results, "line", "line")))
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 from synthetic_sweep import SyntheticSweep
 
+from analysis.report.inside import inside_figures
 from analysis.report.ranks import rate_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
+from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
 from trainables.ledger import Ledger
 
 
@@ -54,3 +56,29 @@ def test_many_learning_rates_have_ranges_that_meet(tmp_path, spread):
     ends = [[float(end) for end in label.split(" to ")] for label in labels]
     assert [high for _, high in ends[:-1]] == [low for low, _ in ends[1:]]
     assert (ends[0][0], ends[-1][1]) == pytest.approx((rates[0], rates[-1]), rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("kept", "rank_limit", "says"),
+    [(64, 128, "First 64 singular values"), (64, 64, "Singular values"), (8, 128, "Singular")],
+    ids=["cut", "all of rank 64", "the rest are zero"],
+)
+def test_a_spectrum_that_goes_on_is_said_to(tmp_path, kept, rank_limit, says):
+    folder = SyntheticSweep(trials=2, items=4).write(tmp_path)
+    values = tuple(float(kept - index) for index in range(kept))
+    matrix = MatrixChange(
+        layer=0,
+        module="q_proj",
+        shape=(256, 256),
+        rank_limit=rank_limit,
+        relative_norm=0.1,
+        singular_values=values,
+    )
+    record = InsideRecord(number=1, trial_id="synthetic-id-0001", matrices=(matrix,))
+    InsideFolder(folder).write(record)
+    figures = inside_figures(Results(open_sweeps([folder])))
+    [(figure, spectra)] = [(f, c) for f in figures for c in f.charts if c.key == "spectra"]
+    assert spectra.title.startswith(says)
+    is_cut = says.startswith("First")
+    assert ("first 64 singular values" in spectra.says) == is_cut
+    assert ("every line with the first 64" in figure.caption) == is_cut

@@ -15,7 +15,12 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.errors import CannotInspect
 from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.base_spectra import BaseSpectra
-from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.inside.records import (
+    MOST_SINGULAR_VALUES,
+    InsideFolder,
+    InsideRecord,
+    MatrixChange,
+)
 from trainables.inside.spectra import (
     COMPARED_VECTORS,
     DIRECTIONS,
@@ -36,7 +41,6 @@ from trainables.records import TrialRecord
 
 # Bump when this code would no longer find the numbers of an old record.
 _CACHE_VERSION = 2
-_SINGULAR_VALUES = 64
 
 
 def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
@@ -111,7 +115,7 @@ def describe(update: MatrixUpdate, spectrum: Spectrum) -> MatrixChange:
             "stable_rank": stable_rank(values_K),
             "effective_rank": effective_rank(values_K),
             "rank_90": rank_90(values_K),
-            "singular_values": tuple(values_K[:_SINGULAR_VALUES].tolist()),
+            "singular_values": tuple(values_K[:MOST_SINGULAR_VALUES].tolist()),
         }
     )
 

@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from trainables.config import Frozen
 
 SCHEMA_VERSION = 1
+MOST_SINGULAR_VALUES = 64
 
 
 class MatrixChange(Frozen):
@@ -31,7 +32,7 @@ class MatrixChange(Frozen):
         effective_rank: exp of the entropy of the singular values, 1 to `rank_limit` (Roy and
             Vetterli 2007).
         rank_90: singular values that carry 90 % of the squared norm (2405.09673).
-        singular_values: of dW, the greatest first; at most 64.
+        singular_values: of dW, the greatest first; at most `MOST_SINGULAR_VALUES`.
         intruders: of the top 10 left singular vectors of W those that resemble none of W0, that
             is with all abs(cos) < 0.5 (2410.21228).
         cosine_by_index: mean abs(cos(u0_i, u_i)) of the top 500 left singular vectors of W0 and
@@ -52,6 +53,11 @@ class MatrixChange(Frozen):
     intruders: int | None = None
     cosine_by_index: float | None = None
     cosine_by_maximum: float | None = None
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether dW may have more singular values than are kept."""
+        return len(self.singular_values) == MOST_SINGULAR_VALUES < self.rank_limit
 
 
 class AttentionDrift(Frozen):
