@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import wandb_workspaces.reports.v2 as wr
 
 from trainables import metric_keys
+from trainables.wording import BASE_GROUP
 
 RANK = wr.Config("lora/rank")
+_GROUP = wr.Config(metric_keys.SETTING_GROUP)
 _ALPHA = wr.Config("lora/alpha")
 _LEARNING_RATE = wr.Config(metric_keys.LEARNING_RATE)
 _NAMES = {
@@ -33,25 +35,41 @@ class PanelGroup:
 
     Attributes:
         panels: by what each shows.
+        shown: groups of settings whose runs they are of; all runs of the sweep where empty. A
+            report keeps to it; a workspace has one set of runs for all its panels.
     """
 
     title: str
     panels: dict[str, Any]
+    shown: tuple[str, ...] = ()
 
 
-def panel_groups(logged: Collection[str], runs: int, tables: Collection[str]) -> list[PanelGroup]:
+def panel_groups(
+    logged: Collection[str], runs: int, tables: Collection[str], settings: Sequence[str]
+) -> list[PanelGroup]:
     """The groups, without what the sweep does not log.
 
     Args:
         logged: keys of the metrics that a trial logs.
         runs: how many there are, so that a panel shows all of them.
         tables: keys of the tables about the inside of the models, if any were logged.
+        settings: groups of the trials that count: complete ones that repeat no other.
     """
     scores = [key for key in _SCORES if key in logged]
+    forgetting = [key for key in scores if key == metric_keys.FORGETTING_MEAN]
+    accuracies = [key for key in scores if key not in forgetting]
     curves = [key for key in _NAMES if key in logged]
     groups = [
         PanelGroup("Trade-off", {"parallel coordinates": _parallel(scores)} | _scatters(scores)),
-        PanelGroup("Rank", dict(_by_rank(key, runs) for key in scores)),
+        PanelGroup(
+            "Rank", dict(_by_rank(key, runs) for key in accuracies), (*settings, BASE_GROUP)
+        ),
+        # Without the base, whose forgetting is 0 because it is measured from there.
+        PanelGroup(
+            "Rank and forgetting",
+            dict(_by_rank(key, runs) for key in forgetting),
+            tuple(settings),
+        ),
         PanelGroup("Learning and forgetting", dict(_curve(key, runs) for key in curves)),
         PanelGroup(
             "What matters",
@@ -116,10 +134,10 @@ def _scatters(scores: list[str]) -> dict[str, Any]:
 
 def _by_rank(key: str, runs: int) -> tuple[str, Any]:
     return f"{_NAMES[key]} by rank", wr.BarPlot(
-        title=f"{_NAMES[key]} by rank (mean, minimum to maximum; null: full and base)",
+        title=f"{_NAMES[key]} by rank (mean, minimum to maximum)",
         metrics=[key],
         orientation="v",
-        groupby=RANK,
+        groupby=_GROUP,
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
         max_runs_to_show=runs,
@@ -134,7 +152,7 @@ def _curve(key: str, runs: int) -> tuple[str, Any]:
         y=[key],
         title_x="optimizer step",
         title_y=f"{_NAMES[key]} ({metric_keys.METRICS[key].unit})",
-        groupby=RANK,
+        groupby=_GROUP,
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",
         max_runs_to_show=runs,

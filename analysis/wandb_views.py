@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,9 +21,10 @@ from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.pareto import recommend
+from trainables.records import TrialStatus
 from trainables.repeats import judged_by_repeats
 from trainables.storage import Location
-from trainables.wording import setting
+from trainables.wording import setting, setting_group
 
 _SECONDS_TO_ANSWER = 15
 _SORTED_BY = metric_keys.IN_DOMAIN_ACC
@@ -130,7 +131,10 @@ class SweepViews:
         logged = {key for last in lasts for key in last.metrics}
         inside = inside_records(self._sweep)
         tables = dict.fromkeys(key for _, found in inside for key in tables_of(found))
-        return panel_groups(logged, self._runs, tables)
+        search = [record for record in self._sweep.trials if record.confirms is None]
+        complete = [record for record in search if record.status is TrialStatus.COMPLETE]
+        settings = dict.fromkeys(map(setting_group, complete))
+        return panel_groups(logged, self._runs, tables, list(settings))
 
     def _workspace(self, entity: str, project: str) -> ws.Workspace:
         """The view as it is at W&B, or a new one, with the contents it should have."""
@@ -194,11 +198,18 @@ class SweepViews:
                 entity=entity,
                 project=project,
                 name=self._sweep_id,
-                filters=[expr.Metric("Group") == self._sweep_id],
+                filters=[expr.Metric("Group") == self._sweep_id, *_only(group.shown)],
                 pinned_columns=["run:displayName", *_COLUMNS],
             )
             yield wr.H2(group.title)
             yield wr.PanelGrid(runsets=[runs], panels=list(group.panels.values()))
+
+
+def _only(groups: Sequence[str]) -> list[expr.FilterExpr]:
+    """The filter that leaves runs of these groups of settings, if there are any."""
+    # With `.value`, as W&B keeps a configuration and its own pages write such a filter.
+    key = f"{metric_keys.SETTING_GROUP}.value"
+    return [expr.Config(key).isin(list(groups))] if groups else []
 
 
 def _has_key() -> bool:

@@ -86,6 +86,24 @@ def further_settings(record: TrialRecord) -> list[str]:
     ]
 
 
+BASE_GROUP = "base"
+
+
+def setting_group(record: TrialRecord) -> str:
+    """The trials that a trial is averaged with, such as `rank 8` or `full`.
+
+    One that did not come to its end, or repeats another, is averaged with none of them but with
+    those of its kind, such as `rank 8, diverged` or `full, repeat`.
+    """
+    lora = record.config.lora
+    group = f"rank {lora.rank}" if lora else record.config.method
+    if record.confirms is not None:
+        return f"{group}, repeat"
+    if record.status is not TrialStatus.COMPLETE:
+        return f"{group}, {status_in_full(record.status)}"
+    return group
+
+
 def metric_text(key: str, value: float | None) -> str:
     """Shares and losses with three decimals, forgetting signed, other units compact."""
     if value is None:

@@ -20,6 +20,7 @@ from trainables.config import Frozen, ModelConfig, TrialConfig
 from trainables.ledger import Ledger, SweepFolder
 from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
 from trainables.storage import Location
+from trainables.wording import BASE_GROUP, setting_group
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
 from tune.wandb_parts import is_empty, make_durable, mend, parts_of, set_aside, steps_in
@@ -136,6 +137,9 @@ class WandbListener(SweepListener):
         verdict = {"status": record.status.value, "reason": record.reason}
         code = _EXIT_CODES.get(record.status, _FAILED)
         summary = {**final, **_best(record), **verdict}
+        with self._guarded(f"the group of trial {record.number}"):
+            if run := self._runs.get(record.config.trial_id):
+                run.config.update(_group(record), allow_val_change=True)
         self._close(record.config.trial_id, summary, code, _ending(record))
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
@@ -296,6 +300,7 @@ def _trial_config(record: TrialRecord) -> dict[str, Any]:
     config = record.config
     return {
         "method": config.method,
+        **_group(record),
         "trial/number": config.number,
         "trial/attempt": record.attempt,
         "trial/confirms": record.confirms,
@@ -309,6 +314,10 @@ def _trial_config(record: TrialRecord) -> dict[str, Any]:
         **({"lora/scaling": config.lora.scaling} if config.lora else {}),
         **{f"search/{key}": value for key, value in record.params.items()},
     }
+
+
+def _group(record: TrialRecord) -> dict[str, str]:
+    return {metric_keys.SETTING_GROUP: setting_group(record)}
 
 
 def _flat(name: str, part: Frozen | None) -> dict[str, Any]:
@@ -335,7 +344,12 @@ def _best(record: TrialRecord) -> dict[str, float]:
 
 def _base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
     model = ModelConfig.model_validate(sweep.config["model"])
-    return {"method": "base", **_flat("model", model), "model/parameters": base.parameters}
+    return {
+        "method": "base",
+        metric_keys.SETTING_GROUP: BASE_GROUP,
+        **_flat("model", model),
+        "model/parameters": base.parameters,
+    }
 
 
 def _base_summary(base: BaseRecord) -> dict[str, Any]:

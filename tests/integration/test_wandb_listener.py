@@ -251,6 +251,7 @@ def test_a_lora_run_tells_what_was_trained(folder: Path) -> None:
         "train/batch_size": 8,
         "model/name": "tiny-model",
         "model/dtype": "float32",
+        "setting/group": "rank 4, stopped early",
         "trial/number": 7,
         "trial/attempt": 1,
         "seed": 11,
@@ -310,6 +311,7 @@ def test_the_base_is_a_run_of_its_own_and_logged_once(folder: Path) -> None:
     assert run.summary["base/warnings"] == "at chance"
     assert run.config["model/name"] == "tiny-model"
     assert run.config["model/parameters"] == base.parameters
+    assert run.config["setting/group"] == "base"
     assert run.exit_codes == [0]
 
 

@@ -143,13 +143,13 @@ def check_panels(panels: list[dict[str, Any]], runs: int) -> None:
         (f"summary:{key}", f"summary:{GAIN}", "config:lora/rank.value") for key in (LOSS, OOD)
     }
     bars = by_kind.pop("Bar Chart")
-    assert [bar["metrics"] for bar in bars] == [[GAIN], [LOSS], [OOD]]
+    assert [bar["metrics"] for bar in bars] == [[GAIN], [OOD], [LOSS]]
     curves = by_kind.pop("Run History Line Plot")
     drawn = [metric for curve in curves for metric in curve["metrics"]]
     assert drawn == [GAIN, LOSS, OOD, metric_keys.VALIDATION_LOSS, metric_keys.TRAIN_LOSS]
     assert {curve["xAxis"] for curve in curves} == {metric_keys.GLOBAL_STEP}
     for grouped in (*bars, *curves):
-        assert grouped["groupBy"] == "lora/rank.value"
+        assert grouped["groupBy"] == "setting/group.value"
         assert (grouped["groupAgg"], grouped["groupArea"]) == ("mean", "minmax")
         assert grouped["limit"] == runs
     assert [p["targetKey"] for p in by_kind.pop("Parameter Importance")] == [GAIN, LOSS, OOD]
@@ -157,9 +157,16 @@ def check_panels(panels: list[dict[str, Any]], runs: int) -> None:
     assert not by_kind
 
 
-def group_filter(run_set: dict[str, Any]) -> dict[str, Any]:
-    [found] = run_set["filters"]["filters"]
-    return {"key": found["key"], "op": found["op"], "value": found["value"]}
+def filters_of(run_set: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"key": found["key"], "op": found["op"], "value": found["value"]}
+        for found in run_set["filters"]["filters"]
+    ]
+
+
+def of_groups(*groups: str) -> dict[str, Any]:
+    key = {"section": "config", "name": "setting/group.value"}
+    return {"key": key, "op": "IN", "value": list(groups)}
 
 
 OF_THE_SWEEP = {"key": {"section": "run", "name": "group"}, "op": "=", "value": SWEEP_ID}
@@ -178,7 +185,7 @@ def test_the_view_and_the_report_are_made_once_and_then_updated(
     section = view["spec"]["section"]
     assert section["settings"]["maxRuns"] == 17  # the budget's 16 trials and the base
     [run_set] = section["runSets"]
-    assert group_filter(run_set) == OF_THE_SWEEP
+    assert filters_of(run_set) == [OF_THE_SWEEP]
     base = base64.b64encode(f"Run:v1:{SWEEP_ID}-base:forgetting-sweeps:{ENTITY}".encode()).decode()
     assert run_set["baselineRunId"] == base
     assert run_set["pinnedRunIds"] == [base]
@@ -187,7 +194,13 @@ def test_the_view_and_the_report_are_made_once_and_then_updated(
     check_panels(
         [p for grid in grids_of(report) for p in grid["panelBankSectionConfig"]["panels"]], 17
     )
-    assert [group_filter(grid["runSets"][0]) for grid in grids_of(report)] == [OF_THE_SWEEP] * 5
+    ranks = ["rank 1", "rank 2", "rank 4", "full"]
+    assert [filters_of(grid["runSets"][0]) for grid in grids_of(report)] == [
+        [OF_THE_SWEEP],
+        [OF_THE_SWEEP, of_groups(*ranks, "base")],
+        [OF_THE_SWEEP, of_groups(*ranks)],
+        *[[OF_THE_SWEEP]] * 3,
+    ]
     # Gain and forgetting grow alike from trial 0 to 11, so that 5 and 6 are the knee alike.
     said = json.dumps(report["spec"]["blocks"][:4])
     assert "The sweep is not finished: 12 of 16 trials ended." in said

@@ -1,0 +1,48 @@
+"""Which runs the panels of a comparison in W&B average with which."""
+
+from __future__ import annotations
+
+import pytest
+from recorded_sweep import scores, trial
+
+from analysis.wandb_panels import panel_groups
+from trainables.config import LoraConfig
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, SETTING_GROUP
+from trainables.records import TrialStatus
+from trainables.wording import setting_group
+from tune.wandb_listener import _trial_config
+
+RANK_8 = trial(0).config.model_copy(update={"lora": LoraConfig(rank=8, alpha=8)})
+
+
+@pytest.mark.parametrize(
+    ("record", "group"),
+    [
+        (trial(0), "rank 4"),
+        (trial(0).model_copy(update={"config": RANK_8}), "rank 8"),
+        (trial(0, full=True), "full"),
+        (trial(1, confirms=0), "rank 4, repeat"),
+        (trial(0, TrialStatus.RUNNING), "rank 4, running"),
+        (trial(0, TrialStatus.STOPPED_EARLY), "rank 4, stopped early"),
+        (trial(0, TrialStatus.DIVERGED, full=True), "full, diverged"),
+    ],
+)
+def test_complete_trials_of_the_search_alone_are_averaged(record, group):
+    assert setting_group(record) == group
+    assert _trial_config(record)[SETTING_GROUP] == group
+
+
+def test_panels_by_rank_are_grouped_so_and_forgetting_is_without_the_base():
+    logged = scores(0.5, 0.1)
+    groups = panel_groups(logged, 20, (), ["rank 4", "rank 8", "full"])
+    shown = {key: group.shown for group in groups for p in group.panels.values()
+             for key in getattr(p, "metrics", None) or ()}  # fmt: skip
+    settings = ("rank 4", "rank 8", "full")
+    assert shown == {
+        IN_DOMAIN_ACC: (*settings, "base"),
+        OOD_ACC: (*settings, "base"),
+        FORGETTING_MEAN: settings,
+    }
+    grouped = [p.groupby for g in groups for p in g.panels.values() if hasattr(p, "groupby")]
+    assert len(grouped) == 3 + 4  # bars, and curves
+    assert {key.name for key in grouped} == {SETTING_GROUP}
