@@ -200,10 +200,10 @@ def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool)
     """Where the runs can be compared, or how they get there; who interrupts does not wait."""
     from tune.wandb_views import make_views, views_command
 
-    if listener.is_online():
-        return [views_command(location)] if interrupted else make_views(location)
-    upload = listener.upload_hint()
-    return [upload, views_command(location)] if upload else []
+    upload = [hint] if (hint := listener.upload_hint()) else []
+    if listener.is_online() and not interrupted:
+        return [*upload, *make_views(location)]
+    return [*upload, views_command(location)] if upload or listener.is_online() else []
 
 
 def _continue_hints(

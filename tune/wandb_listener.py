@@ -23,7 +23,15 @@ from trainables.storage import Location
 from trainables.wording import BASE_GROUP, setting_group
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
-from tune.wandb_parts import is_empty, make_durable, mend, parts_of, set_aside, steps_in
+from tune.wandb_parts import (
+    is_empty,
+    make_durable,
+    mend,
+    parts_of,
+    set_aside,
+    steps_in,
+    waiting_parts,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -87,9 +95,11 @@ class WandbListener(SweepListener):
     def upload_hint(self) -> str | None:
         """The command that uploads what was logged offline; None where there is nothing to do.
 
-        W&B joins the parts of a run in the order of their starts.
+        W&B joins the parts of a run in the order of their starts. Online there is something left
+        where an earlier start of the sweep, or this one for a while, was offline.
         """
-        if self._mode() != "offline":
+        mode = self._mode()
+        if mode == "disabled" or (mode == "online" and not waiting_parts(self._folder)):
             return None
         folder = self._folder / "wandb"
         if folder.is_relative_to(Path.cwd()):

@@ -32,6 +32,12 @@ def parts_of(folder: Path, run_id: str) -> list[Path]:
     return sorted(folder.glob(f"wandb/*run-*/run-{run_id}.wandb"))
 
 
+def waiting_parts(folder: Path) -> list[Path]:
+    """Parts below a sweep's folder that were logged offline and are not uploaded."""
+    parts = folder.glob("wandb/offline-run-*/run-*.wandb")
+    return sorted(part for part in parts if not _mark(part).exists())
+
+
 def steps_in(part: Path) -> list[int]:
     """The steps that a part holds, in its order.
 
@@ -58,8 +64,13 @@ def is_empty(part: Path) -> bool:
 
 
 def set_aside(part: Path) -> None:
-    """Keep a part out of every later `wandb sync`, by W&B's own mark of what is uploaded."""
-    part.with_suffix(".wandb.synced").touch()
+    """Keep a part out of every later `wandb sync`."""
+    _mark(part).touch()
+
+
+def _mark(part: Path) -> Path:
+    """W&B's own mark of what is uploaded."""
+    return part.with_suffix(".wandb.synced")
 
 
 def make_durable(part: Path) -> None:

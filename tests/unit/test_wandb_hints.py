@@ -10,6 +10,7 @@ from tune import wandb_views
 from tune.command_line import _wandb_hints
 from tune.sweep_config import WandbConfig
 from tune.wandb_listener import WandbListener
+from tune.wandb_parts import set_aside
 
 FOLDER = Path("sweeps/tiny")
 COMMAND = "python -m analysis wandb-views sweeps/tiny"
@@ -31,3 +32,22 @@ def test_the_end_says_where_runs_are_compared_or_how_they_get_there(
     monkeypatch.setattr(listener, "_chosen_mode", mode)
     monkeypatch.setattr(wandb_views, "make_views", lambda folder: ["view    URL", "report  URL"])
     assert _wandb_hints(listener, FOLDER, interrupted) == hints
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_a_sweep_that_went_online_says_what_it_left_offline(
+    interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = WandbListener(WandbConfig(), tmp_path)
+    monkeypatch.setattr(listener, "_chosen_mode", "online")
+    monkeypatch.setattr(wandb_views, "make_views", lambda folder: ["view    URL"])
+    parts = [tmp_path / "wandb" / f"offline-run-{n}" / f"run-{n}.wandb" for n in range(2)]
+    for part in parts:
+        part.parent.mkdir(parents=True)
+        part.touch()
+    set_aside(parts[0])
+    views = wandb_views.views_command(tmp_path) if interrupted else "view    URL"
+    upload = f"wandb sync {tmp_path}/wandb/offline-run-*"
+    assert _wandb_hints(listener, tmp_path, interrupted) == [upload, views]
+    set_aside(parts[1])
+    assert _wandb_hints(listener, tmp_path, interrupted) == [views]
