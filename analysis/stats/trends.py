@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 _PERMUTATIONS = 9_999
-_MOST_CELLS = 4_000_000  # permutations x values x groups that are counted at once
+_MOST_CELLS = 4_000_000  # numbers that are held at once, such as permutations x values x groups
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,15 @@ def spearman(first: Sequence[float], second: Sequence[float], *, seed: int = 0) 
         return Trend(float("nan"), 1.0, n)
     rho = float(one @ other)
     generator = np.random.default_rng(seed)
-    drawn = generator.permuted(np.tile(one, (_PERMUTATIONS, 1)), axis=1) @ other
-    return Trend(rho, _p_value(drawn, rho), n)
+    drawn = [generator.permuted(np.tile(one, (count, 1)), axis=1) @ other for count in _in_parts(n)]
+    return Trend(rho, _p_value(np.concatenate(drawn), rho), n)
+
+
+def _in_parts(cells: int) -> Iterator[int]:
+    """How many permutations to draw at a time, of so many cells each, until all are drawn."""
+    at_once = max(1, _MOST_CELLS // cells)
+    for done in range(0, _PERMUTATIONS, at_once):
+        yield min(at_once, _PERMUTATIONS - done)
 
 
 def _standardised(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -68,17 +75,11 @@ def jonckheere(groups: Sequence[float], values: Sequence[float], *, seed: int = 
     lower_N = np.searchsorted(sorted_values, sorted_values)  # how many values are below each
     agreement = float(_agreements(labels[None], lower_N, len(levels))[0])
     generator = np.random.default_rng(seed)
-    at_once = max(1, min(_PERMUTATIONS, _MOST_CELLS // (n * len(levels))))
-    drawn = np.concatenate(
-        [
-            _agreements(
-                generator.permuted(np.tile(labels, (count, 1)), axis=1), lower_N, len(levels)
-            )
-            for done in range(0, _PERMUTATIONS, at_once)
-            for count in [min(at_once, _PERMUTATIONS - done)]
-        ]
-    )
-    return Trend(agreement / pairs, _p_value(drawn, agreement), n)
+    drawn = [
+        _agreements(generator.permuted(np.tile(labels, (count, 1)), axis=1), lower_N, len(levels))
+        for count in _in_parts(n * len(levels))
+    ]
+    return Trend(agreement / pairs, _p_value(np.concatenate(drawn), agreement), n)
 
 
 def _untied(values: NDArray[np.generic]) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+import tracemalloc
 
 import numpy as np
 import optuna
@@ -16,6 +17,7 @@ from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
 from statsmodels.stats.multitest import multipletests
 from synthetic_sweep import SyntheticSweep
 
+from analysis.stats import trends
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.stats.intervals import bootstrap_mean, over_seeds, upper_bound
@@ -162,6 +164,26 @@ def test_spearman_is_scipys():
     assert found.statistic == pytest.approx(expected.statistic)
     assert found.p_value == pytest.approx(expected.pvalue, abs=0.02)
     assert spearman([1, 1, 1], [1, 2, 3]).p_value == 1.0
+
+
+def test_permutations_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
+    generator = np.random.default_rng(4)
+    first, second = generator.normal(size=(2, 30)).tolist()
+    groups = [index % 4 for index in range(30)]
+    whole = spearman(first, second), jonckheere(groups, second)
+    monkeypatch.setattr(trends, "_MOST_CELLS", 1_000)
+    assert (spearman(first, second), jonckheere(groups, second)) == whole
+
+
+def test_spearman_of_thousands_of_trials_holds_no_more_than_it_must():
+    first, second = np.random.default_rng(0).normal(size=(2, 5000)).tolist()
+    tracemalloc.start()
+    try:
+        spearman(first, second)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100 * 2**20
 
 
 def test_jonckheere_is_the_share_of_all_arrangements_that_are_as_extreme():
