@@ -56,12 +56,16 @@ class Row:
 
     Attributes:
         trial: its number, None for the base.
+        trial_id: unique over sweeps.
+        name: such as `3`, or `trial 3 of first` where there are several sweeps.
         trials: how many it was chosen from.
     """
 
     label: str
     cells: dict[str, Cell]
     trial: int | None = None
+    trial_id: str | None = None
+    name: str = ""
     trials: int = 0
     learning_rate: float | None = None
 
@@ -78,12 +82,13 @@ class PaperTable:
     roles: dict[str, Role]
 
     def frame(self) -> pd.DataFrame:
-        """All numbers, tidy: row, trial, column, role, value, differences, intervals, p-values."""
+        """All numbers, tidy: a row for each column of each row."""
         return pd.DataFrame(
             [
                 {
                     "row": row.label,
                     "trial": row.trial,
+                    "trial_id": row.trial_id,
                     "trials": row.trials,
                     "learning_rate": row.learning_rate,
                     "column": column,
@@ -125,7 +130,7 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
     """A row without its tasks: what it is, then each summary and its differences in points."""
     texts = [
         row.label,
-        "" if row.trial is None else f"{row.trial} (of {row.trials})",
+        "" if row.trial is None else f"{row.name} (of {row.trials})",
         "" if row.learning_rate is None else rate(row.learning_rate),
     ]
     for name in summaries:
@@ -204,7 +209,15 @@ def _row(results: Results, group: Group, full: Group | None, columns: Columns) -
             other.p_value if other else 1.0,
             results.over_seeds(trial, metric),
         )
-    return Row(group.label, cells, trial.number, len(group.trials), trial.config.learning_rate)
+    return Row(
+        group.label,
+        cells,
+        trial.number,
+        trial.config.trial_id,
+        results.name(trial) if len(results.sweeps) > 1 else str(trial.number),
+        len(group.trials),
+        trial.config.learning_rate,
+    )
 
 
 def _signed(comparison: Comparison | None, sign: int) -> Interval | None:

@@ -19,6 +19,7 @@ from trainables.pareto import (
     Recommendation,
     distance_to_ideal,
     is_feasible,
+    numbers_text,
     objective_ranges,
     objective_values,
     pareto_front,
@@ -152,6 +153,13 @@ class Results:
         """Such as `trial 7`, with its sweep where there are several."""
         sweep = f" of {self.sweep(record).name}" if len(self.sweeps) > 1 else ""
         return f"trial {record.number}{sweep}"
+
+    def names(self, records: Sequence[TrialRecord]) -> str:
+        """Such as `trials 3, 5 and 12 more`, for each sweep where there are several."""
+        if len(self.sweeps) == 1:
+            return numbers_text(records)
+        own = [(s.name, [r for r in records if self.sweep(r) is s]) for s in self.sweeps]
+        return ", ".join(f"{numbers_text(of)} of {name}" for name, of in own if of)
 
     def sweep(self, record: TrialRecord) -> Sweep:
         """The sweep that a trial belongs to."""

@@ -16,7 +16,6 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
-from trainables.pareto import numbers_text
 from trainables.records import TrialRecord, TrialStatus
 from trainables.wording import status_in_full
 
@@ -155,6 +154,6 @@ def failures(results: Results) -> list[Failure]:
         ),
     )
     return [
-        Failure(status_in_full(status), reason, len(records), numbers_text(records))
+        Failure(status_in_full(status), reason, len(records), results.names(records))
         for (status, reason), records in ordered
     ]
