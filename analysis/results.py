@@ -118,7 +118,7 @@ class Results:
     def recommendation(self) -> Recommendation | None:
         """The trial to take; None where none is complete."""
         judged = [record for sweep in self.sweeps for record in judged_by_repeats(sweep.trials)]
-        return recommend(self.goals, self.complete, judged)
+        return recommend(self.goals, self.complete, judged, self.names)
 
     @cached_property
     def groups(self) -> list[Group]:

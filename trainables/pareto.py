@@ -19,7 +19,7 @@ from trainables.records import TrialRecord, TrialStatus
 from trainables.wording import metric_text
 
 _MOST_NUMBERS = 10
-
+Names = Callable[[Sequence[TrialRecord]], str]
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -119,7 +119,10 @@ def _dominates(one: list[float], other: list[float]) -> bool:
 
 
 def recommend(
-    goals: Goals, records: Sequence[TrialRecord], judged: Sequence[TrialRecord] = ()
+    goals: Goals,
+    records: Sequence[TrialRecord],
+    judged: Sequence[TrialRecord] = (),
+    names: Names | None = None,
 ) -> Recommendation | None:
     """The trial to take; None where no complete trial has every objective.
 
@@ -132,19 +135,21 @@ def recommend(
         records: its trials.
         judged: those that were repeated with other seeds, as `repeats.judged_by_repeats` has them.
             Where there are any it is one of them, and not one that was best by luck.
+        names: writes trials down in the reason; by their numbers where it is not given.
     """
-    by_search, by_repeats = _choose(goals, records), _choose(goals, judged)
+    names = names or numbers_text
+    by_search, by_repeats = (_choose(goals, found, names) for found in (records, judged))
     if by_search is None or by_repeats is None:
         return by_search
     trial_id = by_repeats.trial.config.trial_id
     trial = next(record for record in records if record.config.trial_id == trial_id)
     reason = f"by the means over repeats with other seeds, {by_repeats.reason}"
     if trial is not by_search.trial:
-        reason += f" One run of each would have chosen trial {by_search.trial.number}."
+        reason += f" One run of each would have chosen {names([by_search.trial])}."
     return Recommendation(trial, reason, by_repeats.feasible)
 
 
-def _choose(goals: Goals, records: Sequence[TrialRecord]) -> Recommendation | None:
+def _choose(goals: Goals, records: Sequence[TrialRecord], names: Names) -> Recommendation | None:
     ranked = [record for record in records if objective_values(goals, record) is not None]
     if not ranked:
         return None
@@ -152,8 +157,8 @@ def _choose(goals: Goals, records: Sequence[TrialRecord]) -> Recommendation | No
     if not front:
         return _least_infeasible(goals, ranked)
     if len(goals.objectives) == 1:
-        return _best(goals, front, ranked)
-    return _knee(goals, front, ranked)
+        return _best(goals, front, ranked, names)
+    return _knee(goals, front, ranked, names)
 
 
 def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
@@ -200,16 +205,20 @@ def _exactly(value: float | None) -> str:
     return "missing" if value is None else f"{value:.4g}"
 
 
-def _best(goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord]) -> Recommendation:
+def _best(
+    goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord], names: Names
+) -> Recommendation:
     objective = goals.objectives[0]
     value = metric_text(objective.metric, front[0].metric(objective.metric))
     extreme = "lowest" if objective.mode == "min" else "highest"
     kept = " that keep every constraint" if goals.constraints else ""
     reason = f"{extreme} {objective.metric} ({value}) of {_trials(_feasible(goals, ranked))}{kept}"
-    return Recommendation(front[0], f"{reason}{_as_good(front[1:])}.")
+    return Recommendation(front[0], f"{reason}{_as_good(front[1:], names)}.")
 
 
-def _knee(goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord]) -> Recommendation:
+def _knee(
+    goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord], names: Names
+) -> Recommendation:
     ranges = objective_ranges(goals, front)
     distances = [distance_to_ideal(goals, record, ranges) for record in front]
     nearest = [r for r, d in zip(front, distances, strict=True) if d == min(distances)]
@@ -224,7 +233,7 @@ def _knee(goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord]) -> 
         f"the knee of the front's {len(front)} trials, nearest to the best of every objective at "
         f"once: {told}"
     )
-    return Recommendation(trial, f"{reason}{_as_good(others)}.")
+    return Recommendation(trial, f"{reason}{_as_good(others, names)}.")
 
 
 def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
@@ -257,8 +266,8 @@ def _trials(count: int) -> str:
     return "1 complete trial" if count == 1 else f"{count} complete trials"
 
 
-def _as_good(others: list[TrialRecord]) -> str:
-    return f" (as good: {numbers_text(others)})" if others else ""
+def _as_good(others: list[TrialRecord], names: Names) -> str:
+    return f" (as good: {names(others)})" if others else ""
 
 
 def numbers_text(records: Sequence[TrialRecord]) -> str:

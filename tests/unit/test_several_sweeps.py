@@ -36,6 +36,13 @@ def test_the_table_says_whose_its_trials_are(results):
     assert ids == {None, *(group.best.config.trial_id for group in results.groups)}
 
 
+def test_trials_that_are_as_good_are_those_of_their_sweep(results):
+    """Both sweeps drew the same, so the one to take has its like in the other."""
+    trial = results.recommendation.trial
+    assert results.sweep(trial).name == "one"
+    assert f"(as good: trial {trial.number} of two)" in results.recommendation.reason
+
+
 def test_trials_of_one_sweep_are_their_numbers(results):
     alone = Results(results.sweeps[:1])
     [failure] = failures(alone)
