@@ -94,11 +94,6 @@ class Results:
         """The untouched base model."""
         return self.sweeps[0].base
 
-    @property
-    def goals_differ(self) -> bool:
-        """Whether the sweeps had different objectives or constraints."""
-        return len({(s.goals.objectives, s.goals.constraints) for s in self.sweeps}) > 1
-
     @cached_property
     def search_trials(self) -> list[TrialRecord]:
         """Every trial of the search; repeats with other seeds are left out."""

@@ -85,7 +85,10 @@ def evaluate_base(
     documents = _general_documents(suite)
     prompts = tokenized.prompts[: suite.kl_prompts]
     sampled = [seed, suite.kl_tokens, *prompts] if prompts else []
-    key = _content_key(model, data, suite, evaluator, tokenized, documents, sampled)
+    content = _content(model, suite, evaluator, documents)
+    # The record tells of the samples, too.
+    samples = [len(tokenized.train), tokenized.skipped, data.max_length]
+    key = _key(content | {"kl": sampled, "samples": samples})
     folder = cache / key
     if folder.exists():
         return folder
@@ -96,6 +99,8 @@ def evaluate_base(
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
+        # Which rows are held out, and so which of the long ones are, follows the seed.
+        scores_key=_key(content | {"rows": len(tokenized.train) + tokenized.skipped}),
         revision=model.revision,
         scores=evaluation.scores,
         metrics=_base_metrics(evaluation, reference, nll),
@@ -156,28 +161,23 @@ def _general_documents(suite: EvalSuite) -> list[str]:
     return read_general_text(suite.general_text) if suite.general_text else []
 
 
-def _content_key(
-    model: ModelConfig,
-    data: DataConfig,
-    suite: EvalSuite,
-    evaluator: Evaluator,
-    tokenized: TokenizedData,
-    documents: Sequence[str],
-    sampled: Sequence[object],
-) -> str:
-    content = {
+def _content(
+    model: ModelConfig, suite: EvalSuite, evaluator: Evaluator, documents: Sequence[str]
+) -> dict[str, object]:
+    """What decides the base's scores."""
+    return {
         "cache": _CACHE_VERSION,
         "model": fingerprint(model),
         "dtype": model.dtype,
         "attention": model.attention,
         "tasks": evaluator.describe(),
         "batch_size": suite.batch_size,
-        "kl": list(sampled),
-        # The record tells of these, too.
-        "samples": [len(tokenized.train), tokenized.skipped, data.max_length],
         "general": list(documents),
         "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
     }
+
+
+def _key(content: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -207,7 +207,9 @@ class BaseRecord(Frozen):
     """The untouched base model's evaluation (`base.json`), cached by content.
 
     Attributes:
-        key: hash of model, tasks, limits and versions.
+        key: hash of model, tasks, limits, versions, and of what KL drift is measured on.
+        scores_key: the same without what follows the seed, which is none of the scores; None in
+            records of earlier versions.
         revision: commit of a hub model; that of its trials, whatever is uploaded meanwhile.
         scores: task label to score.
         metrics: every logged key of the base, `in_domain/...` to `ood/...`.
@@ -220,6 +222,7 @@ class BaseRecord(Frozen):
 
     schema_version: int = SCHEMA_VERSION
     key: str
+    scores_key: str | None = None
     revision: str | None = None
     scores: dict[str, TaskScore]
     metrics: dict[str, float]

@@ -13,6 +13,7 @@ from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
 from analysis.report.cost import failures, gpu_hours
 from analysis.results import Results
+from analysis.sweeps import notices
 
 
 def as_csv(results: Results) -> str:
@@ -26,6 +27,7 @@ def as_json(results: Results) -> str:
     found = answer(results)
     document = {
         "sweeps": [sweep.record.model_dump(mode="json") for sweep in results.sweeps],
+        "notices": notices(results.sweeps),
         "unfinished": {s.name: s.unfinished for s in results.sweeps if s.unfinished},
         "base": results.base.metrics,
         "recommended": found.trial_id if found else None,
@@ -55,6 +57,8 @@ def as_markdown(results: Results) -> str:
     for sweep in results.sweeps:
         if sweep.unfinished:
             lines += [f"**{sweep.name} is unfinished: {sweep.unfinished}.**", ""]
+    for notice in notices(results.sweeps):
+        lines += [f"**{notice}**", ""]
     found = answer(results)
     if found:
         lines += [f"**{found.setting}** ({found.trial}). {found.reason}", ""]

@@ -22,6 +22,7 @@ from analysis.report.settings import importance_figure, importance_lacking, para
 from analysis.report.tasks import flips, task_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
+from analysis.sweeps import notices
 from trainables.pareto import numbers_text
 from trainables.wording import metric_text, status_in_full
 
@@ -66,6 +67,7 @@ def _contents(results: Results) -> dict[str, Any]:
     }
     table = paper_table(results)
     return {
+        "notices": notices(results.sweeps),
         "answer": answer(results),
         "conclusions": conclude(results),
         "figures": figures,

@@ -1,18 +1,28 @@
-"""Sweeps that are shown together: which trial is whose."""
+"""Sweeps that are shown together: which may be, what is said of it, which trial is whose."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 from synthetic_sweep import SyntheticSweep
 
 from analysis.paper_table import paper_table, summary_texts
 from analysis.report.cost import failures
-from analysis.report.formats import as_json
+from analysis.report.formats import as_json, as_markdown
+from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
-from trainables.records import TrialStatus
+from trainables import base_evaluation
+from trainables.base_evaluation import Base, evaluate_base
+from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.data import TokenizedData
+from trainables.errors import UserError
+from trainables.evaluation import Evaluation
+from trainables.ledger import Ledger
+from trainables.records import BaseRecord, TrialStatus
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +59,73 @@ def test_trials_of_one_sweep_are_their_numbers(results):
     assert failure.trials == "trials 3, 5"
     row = paper_table(alone).rows[1]
     assert summary_texts(row, [])[1] == f"{row.trial} (of {row.trials})"
+
+
+def with_base_keys(tmp_path, *sweeps: tuple[SyntheticSweep, str, str | None]) -> Results:
+    """Sweeps whose bases have these keys, and these keys of their scores."""
+    folders = []
+    for sweep, key, scores_key in sweeps:
+        folder = sweep.write(tmp_path / sweep.name)
+        file = folder / "base" / "base.json"
+        base = BaseRecord.model_validate_json(file.read_bytes())
+        changed = base.model_copy(update={"key": key, "scores_key": scores_key})
+        file.write_text(changed.model_dump_json())
+        folders.append(folder)
+    return Results(open_sweeps(folders))
+
+
+def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_compare(tmp_path):
+    one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
+    results = with_base_keys(tmp_path, (one, "a", "same"), (two, "b", "same"))
+    page, text = render(results), as_markdown(results)
+    assert all("compare neither KL nor validation losses" in told for told in (page, text))
+    alike = with_base_keys(tmp_path / "alike", (one, "a", "same"), (two, "a", "same"))
+    assert "compare neither KL" not in as_markdown(alike)
+
+
+@pytest.mark.parametrize(
+    ("keys", "data"),
+    [(("x", "y"), "rows.jsonl"), ((None, None), "rows.jsonl"), (("x", "x"), "other.jsonl")],
+    ids=["other scores", "of earlier versions", "other data"],
+)
+def test_sweeps_that_differ_in_more_are_refused(tmp_path, keys, data):
+    one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
+    ledger = Ledger(two.write(tmp_path / "two"))
+    record = ledger.sweep()
+    config = record.config | {"data": {"path": data}}
+    written = record.model_copy(update={"config": config})
+    two.write = lambda folder: ledger.write_sweep(written) or folder
+    with pytest.raises(UserError, match="different data or evaluations"):
+        with_base_keys(tmp_path, (one, "a", keys[0]), (two, "b", keys[1]))
+
+
+def test_the_key_of_the_scores_does_not_follow_the_seed(tmp_path, monkeypatch):
+    """Which rows are held out does, and so what KL is sampled from and how many are too long."""
+
+    def load(model, data, suite, seed):
+        tokenized = TokenizedData(train=[{}] * (9 - seed), validation=[], skipped=seed, prompts=[])
+        return None, evaluator, replace(tokenized, prompts=[f"held out {seed}"])
+
+    evaluator = SimpleNamespace(
+        describe=lambda: ["task"], evaluate=lambda base: Evaluation({}, {}, [])
+    )
+    base = SimpleNamespace(parameters=lambda: [])
+    for name, stub in {
+        "pinned": lambda model: model,
+        "_load_all": load,
+        "fingerprint": lambda model: "model",
+        "shared_base": lambda model: (base, None),
+        "_sample": lambda *_: None,
+        "_base_metrics": lambda *_: {},
+    }.items():
+        monkeypatch.setattr(base_evaluation, name, stub)
+    model, data = ModelConfig(name="m"), DataConfig(path="rows.jsonl")
+    suite = EvalSuite.model_validate({"in_domain": ["task"]})
+    one, other = (
+        Base.load(evaluate_base(model, data, suite, seed, tmp_path)).record for seed in (0, 1)
+    )
+    assert one.key != other.key
+    assert one.scores_key == other.scores_key
+    longer = suite.model_copy(update={"batch_size": 1})
+    third = Base.load(evaluate_base(model, data, longer, 0, tmp_path)).record
+    assert third.scores_key != one.scores_key
