@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from analysis.sweep_settings import SweepSettings
-from trainables.config import ModelConfig
+from trainables.config import ModelConfig, TrainConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.ledger import Ledger
 from trainables.records import (
@@ -21,6 +21,15 @@ from trainables.records import (
     TrialStatus,
 )
 from trainables.storage import Location
+
+# Of `train`, what changes no result: how often it is measured, and how much memory it takes.
+_NO_RESULT = {
+    "micro_batch_size",
+    "gradient_checkpointing",
+    "report_every",
+    "log_every",
+    "save_weights",
+}
 
 
 @dataclass(frozen=True)
@@ -204,7 +213,20 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
             "These sweeps had different seeds, and so held other rows out: compare neither KL nor "
             "validation losses of one with those of another. Accuracies and forgetting compare."
         )
+    trained = sorted({name for sweep in others for name in _trained_otherwise(first, sweep)})
+    if trained:
+        told.append(
+            f"These sweeps were trained with other settings ({', '.join(trained)}): what differs "
+            "between trials of one and of another may come from there."
+        )
     return told
+
+
+def _trained_otherwise(first: Sweep, other: Sweep) -> list[str]:
+    """Settings such as `train.steps` in which two sweeps differ, and results with them."""
+    trains = [TrainConfig.model_validate(sweep.record.config["train"]) for sweep in (first, other)]
+    one, another = (train.model_dump(exclude=_NO_RESULT) for train in trains)
+    return [f"train.{name}" for name, value in one.items() if another[name] != value]
 
 
 def _told(model: ModelConfig) -> str:

@@ -14,7 +14,7 @@ from analysis.report.cost import failures
 from analysis.report.formats import as_json, as_markdown
 from analysis.report.page import render
 from analysis.results import Results
-from analysis.sweeps import open_sweeps
+from analysis.sweeps import notices, open_sweeps
 from trainables import base_evaluation
 from trainables.base_evaluation import Base, evaluate_base
 from trainables.config import DataConfig, EvalSuite, ModelConfig
@@ -129,3 +129,20 @@ def test_the_key_of_the_scores_does_not_follow_the_seed(tmp_path, monkeypatch):
     longer = suite.model_copy(update={"batch_size": 1})
     third = Base.load(evaluate_base(model, data, longer, 0, tmp_path)).record
     assert third.scores_key != one.scores_key
+
+
+def test_sweeps_that_were_trained_otherwise_are_said_to_be(tmp_path):
+    first, second = (
+        SyntheticSweep(trials=4, name=name).write(tmp_path / name) for name in ("one", "two")
+    )
+    ledger = Ledger(second)
+    record = ledger.sweep()
+
+    def notices_with(**train: object) -> list[str]:
+        config = record.config | {"train": record.config["train"] | train}
+        ledger.write_sweep(record.model_copy(update={"config": config}))
+        return notices(open_sweeps([first, second]))
+
+    assert notices_with() == notices_with(micro_batch_size=4, report_every=0.5) == []
+    [told] = notices_with(steps=7, warmup=0.2, log_every=3)
+    assert "(train.steps, train.warmup)" in told
