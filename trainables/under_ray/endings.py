@@ -9,7 +9,7 @@ from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
 from trainables.disk import disk_full, is_disk_full
-from trainables.errors import Diverged, OutOfMemory, TrialError, first_line
+from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
 from trainables.records import Outcome, TrialStatus
 from trainables.reporter import StopTrial
 
@@ -24,7 +24,7 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
         return Outcome(status=TrialStatus.DIVERGED, reason=str(cause))
     if isinstance(cause, OutOfMemory):
         return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=str(cause))
-    if isinstance(cause, TrialError):
+    if isinstance(cause, (TrialError, UserError)):
         return Outcome(status=TrialStatus.FAILED, reason=str(cause))
     return Outcome(status=TrialStatus.FAILED, reason=f"{type(cause).__name__}: {first_line(cause)}")
 
@@ -50,7 +50,7 @@ def _distance(error: BaseException) -> int:
     """How far an error is from the trial: its own, its process's, its neighbours'."""
     from trainables.out_of_memory import is_out_of_memory
 
-    of_the_trial = isinstance(error, (StopTrial, TrialError))
+    of_the_trial = isinstance(error, (StopTrial, TrialError, UserError))
     if of_the_trial or is_out_of_memory(error) or is_disk_full(error):
         return 0
     return 1 if isinstance(error, RayActorError) else 2

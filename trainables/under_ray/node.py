@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import platform
-import shutil
-import subprocess
 
 import ray
 from pydantic import Field
@@ -14,8 +12,7 @@ from trainables.errors import first_line
 from trainables.storage import open_storage, parse_location
 from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.credentials import use_credentials
-
-_ASK_GPUS_TIMEOUT_S = 30.0
+from trainables.under_ray.granted_gpus import ask_nvidia_smi
 
 
 class NodeReport(Frozen):
@@ -81,15 +78,5 @@ def this_node() -> NodeReport:
 
 def gpu_bytes() -> int | None:
     """Bytes of this node's smallest GPU; asks NVIDIA's driver, so one in use need not be free."""
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    done = subprocess.run(  # noqa: S603 - a fixed command
-        [program, "--query-gpu=memory.total", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        timeout=_ASK_GPUS_TIMEOUT_S,
-        check=False,
-    )
-    sizes = [int(line) << 20 for line in done.stdout.split() if line.isdigit()]
+    sizes = [int(size) << 20 for size in ask_nvidia_smi("memory.total") if size.isdigit()]
     return min(sizes, default=None)

@@ -19,6 +19,7 @@ from trainables.records import Measurement, TrialResult
 from trainables.reporter import Reporter, StopTrial
 from trainables.slots import host
 from trainables.under_ray.credentials import use_credentials
+from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.stop_request import stop_is_requested
 from trainables.under_ray.tasks import evaluate_base_to
 
@@ -50,6 +51,10 @@ class SlotHost(host.SlotHost):
         """`evaluate_base_to`: with the base in memory, and tasks, that trials here find ready."""
         fault: UserError | None = await self._in_thread(lambda: evaluate_base_to(*arguments))
         return fault
+
+    def _engine_for(self, trial: TrialConfig) -> Any:
+        check_granted_gpus()
+        return super()._engine_for(trial)
 
     async def next_event(self, trial_id: str) -> host.Event:
         """What a trial has to tell next; once all have told that they stopped the process ends.

@@ -17,6 +17,7 @@ from trainables.locations import node_cache
 from trainables.lost_device import end_with_lost_device
 from trainables.storage import open_storage, parse_location
 from trainables.under_ray.credentials import use_credentials
+from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.log import log_to
 
 
@@ -38,6 +39,7 @@ def evaluate_base_to(
     log = cache_dir / "base.log"
     with log_to(log), TemporaryDirectory() as scratch:
         try:
+            check_granted_gpus()
             folder = evaluated_within_memory(
                 lambda smaller: evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch)),
                 suite,
@@ -74,6 +76,7 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
     use_credentials()
     with log_to(InsideFolder(Path(sweep_dir)).log(number)):
         try:
+            check_granted_gpus()
             return inspect_trial(Path(sweep_dir), number).reason
         except Exception as error:  # the sweep is done, and stays so
             traceback.print_exc()

@@ -25,6 +25,7 @@ from trainables.reporter import StopTrial
 from trainables.slots.eligibility import reason_against
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.endings import root_cause, verdict
+from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.group import train_on_workers
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
@@ -85,6 +86,9 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
 
     Returns:
         Where the weights of its best evaluation will be found; None where its last are those.
+
+    Raises:
+        UserError: the node's GPU is of no use.
     """
     if slot_hosts and _is_in_slot(trial, slot_hosts):
         return train_in_slot(slot_hosts, trial, TuneReporter()).best_weights_dir
@@ -93,6 +97,7 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
     if trial.workers > 1:
         reporter = TuneReporter()
         return train_within_memory(lambda smaller: train_on_workers(smaller, reporter), trial)
+    check_granted_gpus()
     watched, train = Watched(here, TuneReporter()), trial_function(here)
     best = train_within_memory(lambda smaller: train(smaller, watched), here).best_weights_dir
     return published_address(here, Path(best)) if best else None

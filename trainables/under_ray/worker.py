@@ -19,6 +19,7 @@ from trainables.errors import Diverged
 from trainables.records import Measurement
 from trainables.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
+from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporter
@@ -89,6 +90,7 @@ class Worker:
         Raises:
             TrialError: see the trial's method.
             StopTrial: the driver asked for it.
+            UserError: the node's GPU is of no use.
         """
         from trainables.out_of_memory import free_memory
 
@@ -103,6 +105,7 @@ class Worker:
                     result = trial_function(trial)(trial, Watched(trial, reporter))
                     best = result.best_weights_dir
                 finally:
+                    check_granted_gpus()
                     faulthandler.cancel_dump_traceback_later()
         except IN_STEP:
             _leave(trial, rank)

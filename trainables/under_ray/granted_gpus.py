@@ -1,0 +1,80 @@
+"""Whether this process can use the GPUs that Ray has given it; else it would train on the CPU."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from trainables.errors import Fault, UserError
+
+_DEVICES = Path("/dev")
+_ASK_DRIVER_TIMEOUT_S = 30.0
+# By the major version of CUDA that torch is built for: the first driver that knows it.
+_OLDEST_DRIVER = {"12": "525", "13": "580"}
+
+
+def check_granted_gpus() -> None:
+    """See that torch can use the GPUs that Ray has given this process, if any.
+
+    A number that no device of this machine has stands for none: nodes may be said to have GPUs
+    which they do not have, as those of a simulated cluster.
+
+    Raises:
+        UserError: a GPU is there, and torch cannot use it.
+    """
+    granted = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    if not granted:
+        return
+    import torch
+
+    if torch.cuda.is_available():
+        return
+    drivers = ask_nvidia_smi("driver_version")
+    devices = len(drivers) or len(list(_DEVICES.glob("nvidia[0-9]*")))
+    if any(_is_there(gpu, devices) for gpu in granted):
+        raise UserError([_fault(drivers, torch.version.cuda)])
+
+
+def ask_nvidia_smi(field: str) -> list[str]:
+    """What NVIDIA's driver says of each GPU of this node, in use or not; empty where none answers.
+
+    Args:
+        field: such as `memory.total`, which is then in MiB.
+    """
+    program = shutil.which("nvidia-smi")
+    if program is None:
+        return []
+    done = subprocess.run(  # noqa: S603 - a fixed command
+        [program, f"--query-gpu={field}", "--format=csv,noheader,nounits"],
+        capture_output=True,
+        text=True,
+        timeout=_ASK_DRIVER_TIMEOUT_S,
+        check=False,
+    )
+    return done.stdout.split() if done.returncode == 0 else []
+
+
+def _is_there(gpu: str, devices: int) -> bool:
+    """Whether one of so many devices has the number; what Ray knows by another name is there."""
+    return int(gpu) < devices if gpu.isdigit() else devices > 0
+
+
+def _fault(drivers: Sequence[str], cuda: str | None) -> Fault:
+    """What to say where a node's driver, if it told its version, does not serve torch's CUDA."""
+    driver = f"NVIDIA's driver {drivers[0]}" if drivers else "NVIDIA's driver"
+    field = f"node {ray.util.get_node_ip_address()}"
+    if cuda is None:
+        rule = f"its GPU ({driver}) is of no use to torch, which is built without CUDA"
+        remedy = "install torch for CUDA on all nodes (clusters/constraints.txt)"
+        return Fault(field, rule, remedy)
+    oldest = _OLDEST_DRIVER.get(cuda.partition(".")[0])
+    wanted = f"NVIDIA's driver >= {oldest}" if oldest else "a newer driver"
+    return Fault(
+        field,
+        f"torch, which is built for CUDA {cuda}, cannot use its GPU with {driver}",
+        f"install {wanted} there, or torch for the CUDA that its driver knows (clusters/README.md)",
+    )
