@@ -14,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trainables.errors import Fault, UserError, first_line
 from trainables.ledger import cannot_write
 from trainables.storage import Location, open_storage
-from trainables.under_ray.node import NodeReport, report_node, this_node
+from trainables.under_ray.node import SHARE_STORAGE, NodeReport, report_node, this_node
 
 _TIMEOUT_S = 60.0
 
@@ -28,13 +28,17 @@ def ask_nodes(location: Location) -> list[NodeReport]:
     Raises:
         UserError: a node cannot run a task, or does not answer within a minute.
     """
-    with _marker(location) as marker:
+    with marker_in(location) as marker:
         return _ask(str(location.absolute() if isinstance(location, Path) else location), marker)
 
 
 @contextmanager
-def _marker(location: Location) -> Iterator[str]:
-    """The name of a file in the sweep's folder that is there for a moment."""
+def marker_in(location: Location) -> Iterator[str]:
+    """The name of a file that is in a folder of the sweep while the context lasts.
+
+    Raises:
+        UserError: the folder takes no files.
+    """
     name = f".seen_by_nodes.{uuid4().hex}"
     try:
         storage = open_storage(location)
@@ -130,8 +134,7 @@ def _storage_faults(reports: Sequence[NodeReport], location: Location) -> list[F
         Fault(
             "--output-dir",
             f"{len(blind)} of {len(reports)} nodes cannot use {location}: {', '.join(blind)}",
-            "mount the same storage there on every node, or give a place that all reach, such as "
-            "--output-dir s3://bucket/sweeps",
+            SHARE_STORAGE,
         )
     ]
 

@@ -62,10 +62,12 @@ class HostPool:
                 ray.get([actor.at_rest.remote() for actor in self._actors], timeout=_REST_S)
         self.close()
 
-    def evaluate_base(self, *arguments: Any) -> UserError | None:
-        """`evaluate_base_to` in a host, once started, which has the base in memory then."""
-        answer: UserError | None = ray.get(self._actors[0].evaluate_base.remote(*arguments))
-        return answer
+    def evaluate_base(self, *arguments: Any) -> Any:
+        """A reference to what `evaluate_base_to` returns in a host, once started.
+
+        The host has the base in memory then.
+        """
+        return self._actors[0].evaluate_base.remote(*arguments)
 
     def ready(self, samples: int) -> SlotHosts | None:
         """Hosts that take trials in; None where the sweep's LoRA trials train one by one.

@@ -6,7 +6,6 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -20,8 +19,9 @@ from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.storage import Location
 from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
-from trainables.under_ray.tasks import as_task, evaluate_base_to, inspect_on_worker
+from trainables.under_ray.tasks import as_task, inspect_on_worker
 from trainables.under_ray.trial import run_trial
+from tune.base_evaluation import evaluate_base
 from tune.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.earlier_trials import check_same_sweep, fitted, fitting, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
@@ -49,7 +49,7 @@ from tune.provenance import provenance
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
 from tune.searcher import MakeTrial, OptunaSearcher
-from tune.slots import HostPool, answering, beside_hosts
+from tune.slots import HostPool, beside_hosts
 from tune.stopping import stopping_gently
 from tune.sweep_config import SweepConfig
 from tune.tune_events import TuneEvents
@@ -223,24 +223,8 @@ class Sweep:
     def _evaluate_base(self, hosts: HostPool) -> BaseRecord:
         if self._ledger.exists() and self._ledger.has_base():
             return self._ledger.base()
-        config, method = self._config, self._config.search.methods[0]
-        arguments = (
-            config.model,
-            config.data,
-            config.eval,
-            config.seed,
-            # The cache of all sweeps lies beside them, where that is a folder.
-            str(self._base_cache) if isinstance(self._base_cache, Path) else "",
-            self._ledger.folder.absolute(self._ledger.folder.base),
-        )
-        with answering("the base's evaluation"):
-            if hosts.start():
-                fault = hosts.evaluate_base(*arguments)
-            else:
-                task = as_task(evaluate_base_to, *self._of_worker(method))
-                fault = ray.get(task.remote(*arguments))
-        if fault is not None:
-            raise fault
+        folder = self._ledger.folder
+        evaluate_base(self._config, folder, self._base_cache, hosts, self._of_worker)
         return self._ledger.base()
 
     def _of_worker(self, method: Method) -> tuple[float, float]:

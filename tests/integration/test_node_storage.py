@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from trainables.config import TrialConfig
+from trainables.records import TrialStatus
+from trainables.under_ray.reporting import OUTCOME
+from trainables.under_ray.trial import run_trial
 
 pytestmark = pytest.mark.integration
 
@@ -34,10 +41,20 @@ def add_blind_host():
     mount(b"tmpfs", folder, 0)
     cluster.add_node(num_cpus=1)
 
-cluster = Cluster(True, shutdown_at_exit=False, head_node_args={"include_dashboard": False})
+head = {"include_dashboard": False, "num_cpus": 0}
+cluster = Cluster(True, shutdown_at_exit=False, head_node_args=head)
 thread = threading.Thread(target=add_blind_host)
 thread.start()
 thread.join()
+if sys.argv[2:]:  # as if it had joined after all were asked
+    from tune import sweep
+    from tune.command_line import main
+
+    sweep.check_nodes = lambda *arguments: None
+    options = ["--address", cluster.address, "--output-dir", str(folder), *sys.argv[2:]]
+    print("ended with", main(["quickstart", *options]))
+    print(list(folder.glob("*")), flush=True)
+    os._exit(0)
 with ray_cluster(cluster.address):
     nodes = ask_nodes(folder / "sweep")
     try:
@@ -49,18 +66,48 @@ cluster.shutdown()
 """
 
 
-def test_a_node_without_the_shared_storage_is_named(tmp_path: Path) -> None:
+def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path)],
+        [sys.executable, "-c", SCRIPT, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=200,
         check=False,
     )
     assert done.returncode == 0, done.stderr[-2000:]
     if "not permitted" in done.stdout:
         pytest.skip("a mount namespace of its own is not permitted here")
-    said, left = done.stdout.strip().splitlines()[-2:]
+    return done
+
+
+def test_a_node_without_the_shared_storage_is_named(tmp_path: Path) -> None:
+    said, left = run(tmp_path).stdout.strip().splitlines()[-2:]
     assert said.startswith("--output-dir: 1 of 2 nodes cannot use ")
     assert "what the driver wrote there is not there" in said
     assert left == "[]"
+
+
+def test_a_node_that_joins_without_it_evaluates_no_base(tmp_path: Path) -> None:
+    done = run(tmp_path, "--set", "eval.limit=4", "--set", "wandb.mode=disabled")
+    ended, left = done.stdout.strip().splitlines()[-2:]
+    assert ended == "ended with 2"
+    assert left == "[]"
+    (said,) = (line for line in done.stderr.splitlines() if line.startswith("error: "))
+    assert said.startswith("error: --output-dir: node ")
+    assert "what the driver wrote there is not there; mount the same storage there" in said
+
+
+def test_a_trial_on_such_a_node_says_so(
+    cluster: None,
+    make_trial: Callable[..., TrialConfig],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    reported: list[Any] = []
+    monkeypatch.setattr("ray.tune.report", lambda metrics: reported.append(metrics[OUTCOME]))
+    trial = make_trial(base_dir=str(tmp_path / "sweep" / "base"), output_dir=str(tmp_path / "t"))
+    run_trial({"trial": trial.model_dump(mode="json")})
+    (outcome,) = reported
+    assert outcome["status"] == TrialStatus.FAILED.value
+    assert outcome["reason"].startswith("--output-dir: node ")
+    assert not (tmp_path / "t").exists()

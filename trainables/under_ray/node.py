@@ -8,11 +8,17 @@ import ray
 from pydantic import Field
 
 from trainables.config import Frozen
-from trainables.errors import first_line
+from trainables.errors import Fault, UserError, first_line
 from trainables.storage import open_storage, parse_location
 from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.granted_gpus import ask_nvidia_smi
+
+_NOT_SEEN = "what the driver wrote there is not there"
+SHARE_STORAGE = (
+    "mount the same storage there on every node, or give a place that all reach, such as "
+    "--output-dir s3://bucket/sweeps"
+)
 
 
 class NodeReport(Frozen):
@@ -52,15 +58,41 @@ def report_node(location: str, marker: str) -> NodeReport:
 def _storage_fault(location: str, marker: str) -> str | None:
     """Why the sweep's folder, as this node sees it, is not the driver's or takes no files."""
     try:
+        if not _is_seen(location, marker):
+            return _NOT_SEEN
         storage = open_storage(parse_location(location))
-        if not storage.exists(marker):
-            return "what the driver wrote there is not there"
         answer = f"{marker}.{ray.get_runtime_context().get_node_id()}"
         storage.write(answer, b"")
         storage.remove(answer)
     except OSError as error:
         return f"{type(error).__name__}: {first_line(error)}"
     return None
+
+
+def check_sees(location: str, name: str) -> None:
+    """See that a folder of the sweep is here what it is to the driver.
+
+    A node that joins after all have been asked may have a folder of its own at the same path.
+
+    Args:
+        location: of the folder.
+        name: of a file that the driver has written there, or seen.
+
+    Raises:
+        UserError: it is not there.
+    """
+    try:
+        reason = None if _is_seen(location, name) else _NOT_SEEN
+    except OSError as error:
+        reason = f"{type(error).__name__}: {first_line(error)}"
+    if reason is not None:
+        node = ray.util.get_node_ip_address()
+        rule = f"node {node} cannot use {location}: {reason}"
+        raise UserError([Fault("--output-dir", rule, SHARE_STORAGE)])
+
+
+def _is_seen(location: str, name: str) -> bool:
+    return open_storage(parse_location(location)).exists(name)
 
 
 def this_node() -> NodeReport:

@@ -20,6 +20,7 @@ from trainables.reporter import Reporter, StopTrial
 from trainables.slots import host
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.granted_gpus import check_granted_gpus
+from trainables.under_ray.node import check_sees
 from trainables.under_ray.stop_request import stop_is_requested
 from trainables.under_ray.tasks import evaluate_base_to
 
@@ -54,6 +55,7 @@ class SlotHost(host.SlotHost):
 
     def _engine_for(self, trial: TrialConfig) -> Any:
         check_granted_gpus()
+        check_sees(trial.base_dir, "base.json")
         return super()._engine_for(trial)
 
     async def next_event(self, trial_id: str) -> host.Event:

@@ -19,16 +19,24 @@ from trainables.storage import open_storage, parse_location
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.log import log_to
+from trainables.under_ray.node import check_sees
 
 
 def evaluate_base_to(
-    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, cache: str, target: str
+    model: ModelConfig,
+    data: DataConfig,
+    suite: EvalSuite,
+    seed: int,
+    cache: str,
+    target: str,
+    marker: str = "",
 ) -> UserError | None:
     """`evaluate_base` on a worker, copied to `target` with the tokenised data for all trials.
 
     What is wrong is returned. Where memory runs out the evaluation's batch is halved, as in trials.
 
-    Without a `cache` of all sweeps the node's own is used.
+    Without a `cache` of all sweeps the node's own is used. A `marker` is a file that the driver has
+    written at `target`.
     """
     from trainables.base_evaluation import evaluate_base
     from trainables.inputs import DATA_FOLDER, DATA_RECORD
@@ -39,6 +47,8 @@ def evaluate_base_to(
     log = cache_dir / "base.log"
     with log_to(log), TemporaryDirectory() as scratch:
         try:
+            if marker:
+                check_sees(target, marker)
             check_granted_gpus()
             folder = evaluated_within_memory(
                 lambda smaller: evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch)),

@@ -19,6 +19,7 @@ from trainables.attempt_folder import (
     published_address,
 )
 from trainables.config import TrialConfig
+from trainables.errors import UserError
 from trainables.lost_device import end_with_lost_device
 from trainables.records import Outcome, TrialStatus
 from trainables.reporter import StopTrial
@@ -29,6 +30,7 @@ from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.group import train_on_workers
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
+from trainables.under_ray.node import check_sees
 from trainables.under_ray.reporting import OUTCOME, TuneReporter, Watched
 from trainables.under_ray.slots import SlotHosts, train_in_slot
 
@@ -39,12 +41,13 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     here = trial
     use_credentials()
     try:
+        check_sees(trial.base_dir, "base.json")
         waits = trial.workers > 1 or _is_in_slot(trial, slot_hosts)
         here = beside_workers(trial) if waits else on_this_node(trial)
         with log_to(Path(here.output_dir) / "trial.log"):
             outcome = _outcome(trial, here, slot_hosts)
         publish_rest(here)
-    except OSError as error:  # there is no place even for the log
+    except (OSError, UserError) as error:  # there is no place even for the log, or it is not shared
         outcome = verdict(here, error)
     except SystemExit:  # Tune has stopped the trial
         clear_node(here)

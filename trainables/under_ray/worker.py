@@ -22,6 +22,7 @@ from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
+from trainables.under_ray.node import check_sees
 from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporter
 
 # Rank 0 evaluates, or waits for Tune, while the others wait for it.
@@ -89,23 +90,24 @@ class Worker:
 
         Raises:
             TrialError: see the trial's method.
+            UserError: the node's GPU is of no use, or its disk another than the sweep's.
             StopTrial: the driver asked for it.
-            UserError: the node's GPU is of no use.
         """
         from trainables.out_of_memory import free_memory
 
         free_memory()  # of the trial before
         use_credentials()
+        check_sees(trial.base_dir, "base.json")
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
         reporter = WorkerReporter(trial.workers, self._hand_on if rank == 0 else None)
         best = None
         try:
             with log_to(Path(trial.output_dir) / f"worker_{rank}.log"), suppress(StoppedByTune):
                 try:
+                    check_granted_gpus()
                     result = trial_function(trial)(trial, Watched(trial, reporter))
                     best = result.best_weights_dir
                 finally:
-                    check_granted_gpus()
                     faulthandler.cancel_dump_traceback_later()
         except IN_STEP:
             _leave(trial, rank)
