@@ -59,6 +59,10 @@ class ConsoleListener(SweepListener):
         self._lock = Lock()
         self._live: Live | None = None
 
+    def preparing(self, message: str) -> None:
+        """Say it; there is no table yet."""
+        self._say(message)
+
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:

@@ -13,6 +13,9 @@ from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord
 class SweepListener:
     """Does nothing at every event; listeners override what they care about."""
 
+    def preparing(self, message: str) -> None:
+        """What the sweep does, or waits for, before its first trial."""
+
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:

@@ -128,7 +128,7 @@ class Sweep:
             StopRequest(self._beside_driver) as request,
             HostPool(self._config, self._cluster, make_trial, self._beside_driver) as hosts,
         ):
-            base = self._evaluate_base(hosts)
+            base = self._evaluate_base(hosts, listeners)
             if base.revision is not None:
                 self._model = self._model.model_copy(update={"revision": base.revision})
             check_metrics(self._config, base)
@@ -220,11 +220,16 @@ class Sweep:
             logger.warning("warm_start: left out %s", reason)
         return records
 
-    def _evaluate_base(self, hosts: HostPool) -> BaseRecord:
+    def _evaluate_base(self, hosts: HostPool, listeners: Sequence[SweepListener]) -> BaseRecord:
         if self._ledger.exists() and self._ledger.has_base():
             return self._ledger.base()
+
+        def tell(message: str) -> None:
+            for listener in listeners:
+                listener.preparing(message)
+
         folder = self._ledger.folder
-        evaluate_base(self._config, folder, self._base_cache, hosts, self._of_worker)
+        evaluate_base(self._config, folder, self._base_cache, hosts, self._of_worker, tell)
         return self._ledger.base()
 
     def _of_worker(self, method: Method) -> tuple[float, float]:

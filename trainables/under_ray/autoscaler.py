@@ -2,17 +2,21 @@
 
 Ray tells it to nobody: `ray status` and the GCS know the nodes there are, the limits stand in the
 autoscaler's own configuration. That is a file which the autoscaler's process names on its command
-line (v1 and v2 alike), and on Kubernetes the RayCluster resource.
+line (v1 and v2 alike), and on Kubernetes the RayCluster resource. What it could not make lies in
+the GCS, for `ray status`.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.experimental.internal_kv import _internal_kv_get
 
 _MONITORS = ("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")
 _OPTION = "--autoscaling-config="
@@ -50,6 +54,22 @@ def most_workers(config: Mapping[str, Any]) -> dict[str, float]:
     workers = _worker_types(config)
     kinds = {kind for node_type in workers for kind in node_type.get("resources", {})}
     return {kind: _most(kind, workers, config.get("max_workers", 0)) for kind in kinds}
+
+
+def last_failure() -> str | None:
+    """Why the cluster's autoscaler could not start the last node that it tried to; None if it did.
+
+    Known are the reasons that v1 was given, by AWS for example, for as long as `ray status` has
+    them: half an hour.
+    """
+    status = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    report = json.loads(status).get("autoscaler_report", {}) if status else {}
+    tried = report.get("node_availability_summary", {}).get("node_availabilities", {}).values()
+    last = max(tried, key=lambda record: record["last_checked_timestamp"], default=None)
+    if last is None or last["is_available"]:
+        return None
+    why = last["unavailable_node_information"]
+    return f"{last['node_type']} cannot be had: {why['category']}: {why['description']}"
 
 
 def _worker_types(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -1,0 +1,121 @@
+"""Before the first trial the command says what it does, and what it waits for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import ray
+from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray.autoscaler._private.autoscaler import AutoscalerSummary
+from ray.autoscaler._private.node_provider_availability_tracker import (
+    NodeProviderAvailabilityTracker,
+)
+from ray.autoscaler.node_launch_exception import NodeLaunchException
+from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
+
+from trainables.errors import UserError
+from trainables.under_ray.autoscaler import last_failure
+from tune import base_evaluation
+from tune.listeners import SweepListener
+from tune.sweep import Sweep
+from tune.sweep_config import SweepConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
+
+
+def write_down(tracker: NodeProviderAvailabilityTracker) -> None:
+    """As Ray's autoscaler does."""
+    summary = AutoscalerSummary({}, {}, [], {}, [], node_availability_summary=tracker.summary())
+    status = json.dumps({"autoscaler_report": asdict(summary)})
+    _internal_kv_put(DEBUG_AUTOSCALING_STATUS, status, overwrite=True)
+
+
+@pytest.fixture
+def tracker() -> Iterator[NodeProviderAvailabilityTracker]:
+    yield NodeProviderAvailabilityTracker(timer=lambda: 0)
+    _internal_kv_del(DEBUG_AUTOSCALING_STATUS)
+
+
+def test_the_last_failure_counts_until_a_node_starts(
+    tracker: NodeProviderAvailabilityTracker,
+) -> None:
+    assert last_failure() is None
+    quota = NodeLaunchException("VcpuLimitExceeded", "0 vCPUs are allowed", None)
+    capacity = NodeLaunchException("InsufficientInstanceCapacity", "no capacity", None)
+    tracker.update_node_availability("gpu_on_demand", 1, quota)
+    write_down(tracker)
+    said = "gpu_on_demand cannot be had: VcpuLimitExceeded: 0 vCPUs are allowed"
+    assert last_failure() == said
+    tracker.update_node_availability("gpu_spot", 2, capacity)
+    write_down(tracker)
+    assert last_failure() == "gpu_spot cannot be had: InsufficientInstanceCapacity: no capacity"
+    tracker.update_node_availability("gpu_on_demand", 3, None)
+    write_down(tracker)
+    assert last_failure() is None
+
+
+def test_who_waits_for_a_node_says_so_again_and_again(
+    tracker: NodeProviderAvailabilityTracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker.update_node_availability("gpu", 1, NodeLaunchException("Quota", "0 vCPUs", None))
+    write_down(tracker)
+    monkeypatch.setattr(base_evaluation, "_TELL_EVERY_S", 0.1)
+    told: list[str] = []
+
+    class EnoughError(Exception):
+        pass
+
+    def tell(message: str) -> None:
+        told.append(message)
+        if len(told) == 2:
+            raise EnoughError
+
+    waiting = ray.remote(num_cpus=0, num_gpus=1)(lambda: None).remote()
+    with pytest.raises(EnoughError):
+        base_evaluation._awaited(waiting, {"CPU": 8, "GPU": 1}, tell)
+    ray.cancel(waiting)
+    words = "waiting for a node with 8 CPUs and 1 GPU: gpu cannot be had: Quota: 0 vCPUs"
+    assert told == [words, words]
+    told.clear()
+    busy = ray.remote(num_cpus=0)(lambda: [__import__("time").sleep(0.5), None][1]).remote()
+    assert base_evaluation._awaited(busy, {"CPU": 2, "GPU": 0}, tell) is None
+    assert told == []  # there is a node, which is at work
+
+
+def test_the_base_s_evaluation_is_announced_once(
+    load: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+
+    class Listener(SweepListener):
+        def preparing(self, message: str) -> None:
+            told.append(message)
+
+        def sweep_started(self, *arguments: object) -> None:
+            raise KeyboardInterrupt
+
+    monkeypatch.chdir(tmp_path)  # workers run elsewhere
+    for _ in range(2):
+        sweep = Sweep(load("eval.limit=4"), Path("sweeps/quickstart"), Path("sweeps/.base"))
+        with pytest.raises(KeyboardInterrupt):
+            sweep.run([Listener()])
+    assert told == ["evaluating the base package://trainables/embedded/model ..."]
+    assert list((tmp_path / "sweeps" / ".base").glob("*/base.json"))
+    assert [path.name for path in Path("sweeps/quickstart/base").glob(".seen*")] == []
+
+
+def test_a_folder_that_is_not_the_driver_s_is_named(
+    load: Callable[..., SweepConfig], tmp_path: Path
+) -> None:
+    from trainables.under_ray.tasks import as_task, evaluate_base_to
+
+    config = load("eval.limit=4")
+    arguments = (config.model, config.data, config.eval, 0, str(tmp_path), str(tmp_path / "base"))
+    told = ray.get(as_task(evaluate_base_to, 1, 0).remote(*arguments, "marker"))
+    assert isinstance(told, UserError)
+    assert "what the driver wrote there is not there; mount the same storage" in str(told)
+    assert not (tmp_path / "base").exists()
