@@ -222,6 +222,22 @@ def test_every_node_asks_for_the_token_of_who_brought_it_up(provider: str, tmp_p
     assert said.stdout == f"token {tmp_path}/venv/bin:/bin\n"
 
 
+def test_google_s_workers_may_use_buckets_and_nothing_else() -> None:
+    from ray.autoscaler._private.gcp import config as of_ray
+
+    config = read("gcp")
+    project = config["provider"]["project_id"]
+    email = of_ray.SERVICE_ACCOUNT_EMAIL_TEMPLATE.format(
+        account_id=of_ray.DEFAULT_SERVICE_ACCOUNT_ID, project_id=project
+    )
+    storage = "https://www.googleapis.com/auth/devstorage.read_write"
+    assert "roles/storage.objectAdmin" in of_ray.DEFAULT_SERVICE_ACCOUNT_ROLES
+    for name, node_type in config["available_node_types"].items():
+        if name != config["head_node_type"]:
+            accounts = node_type["node_config"]["serviceAccounts"]
+            assert accounts == [{"email": email, "scopes": [storage]}]
+
+
 def test_google_s_notice_is_as_long_as_its_spot_nodes_ask_for() -> None:
     config = read("gcp")
     scheduling = config["available_node_types"]["gpu_spot"]["node_config"]["scheduling"]
