@@ -324,6 +324,31 @@ class TestKubeRay:
             mounts = {m["name"]: m["mountPath"] for m in pod["containers"][0]["volumeMounts"]}
             assert f"--output-dir {mounts[volume]}/" in job["entrypoint"]
 
+    def test_nobody_speaks_to_it_without_its_token(
+        self, documents: dict[str, dict[str, Any]]
+    ) -> None:
+        spec = documents["RayCluster"]["spec"]
+        assert spec["authOptions"] == {"mode": "token"}
+        assert tuple(map(int, spec["rayVersion"].split("."))) >= (2, 52)  # else KubeRay refuses it
+
+    def test_ray_s_user_may_write_to_the_volume(self, documents: dict[str, dict[str, Any]]) -> None:
+        assert documents["PersistentVolumeClaim"]["spec"]["storageClassName"]
+        spec = documents["RayCluster"]["spec"]
+        for group in (spec["headGroupSpec"], *spec["workerGroupSpecs"]):
+            assert group["template"]["spec"]["securityContext"]["fsGroup"] > 0
+
+    def test_secrets_are_optional_and_each_is_where_it_is_needed(
+        self, documents: dict[str, dict[str, Any]]
+    ) -> None:
+        spec = documents["RayCluster"]["spec"]
+        (head,) = spec["headGroupSpec"]["template"]["spec"]["containers"]
+        assert {entry["name"] for entry in head["env"]} == {"HF_TOKEN", "WANDB_API_KEY"}
+        for group in spec["workerGroupSpecs"]:
+            (worker,) = group["template"]["spec"]["containers"]
+            assert [entry["name"] for entry in worker["env"]] == ["HF_TOKEN"]
+        for entry in head["env"]:
+            assert entry["valueFrom"]["secretKeyRef"]["optional"] is True
+
     def test_images_and_the_cluster_are_of_the_pinned_ray(
         self, documents: dict[str, dict[str, Any]]
     ) -> None:
