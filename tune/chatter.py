@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import logging
 import os
 import sys
 import traceback
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleDimensions
 
@@ -81,8 +83,24 @@ class _RealConsole(Console):
 @contextmanager
 def _copy_of_stdout() -> Iterator[TextIO]:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    with os.fdopen(os.dup(1), "w", encoding=encoding, errors="replace") as stream:
+    buffer = io.BufferedWriter(_TerminalThatMayGo(os.dup(1), "w"))
+    with io.TextIOWrapper(buffer, encoding, "replace", line_buffering=True) as stream:
         yield stream
+
+
+class _TerminalThatMayGo(io.FileIO):
+    """Drops what is written to a terminal, or to a pipe, of which the other end is closed.
+
+    Trials save their checkpoints and end then, of which nobody needs to read.
+    """
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            if error.errno not in (errno.EIO, errno.EPIPE):
+                raise
+            return len(data)
 
 
 @contextmanager

@@ -8,12 +8,13 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
 from trainables.errors import Fault, UserError
+from tune.stopping import ignoring_hangup
 
 _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("tune", "trainables", "analysis")
@@ -73,14 +74,16 @@ def ray_cluster(
         _let_processes_inherit()
     else:
         _check_answers(address)
+    starting = ignoring_hangup() if address is None else nullcontext()
     try:
-        ray.init(
-            address=address or "local",
-            runtime_env=None if address is None else _sent_environment(),
-            log_to_driver=False,
-            include_dashboard=False if address is None else None,
-            logging_level=logging.WARNING,
-        )
+        with starting:
+            ray.init(
+                address=address or "local",
+                runtime_env=None if address is None else _sent_environment(),
+                log_to_driver=False,
+                include_dashboard=False if address is None else None,
+                logging_level=logging.WARNING,
+            )
     except (ConnectionError, ValueError, RuntimeError) as error:
         ray.shutdown()
         refusal = _other_versions(error) or _other_token(address, error)
