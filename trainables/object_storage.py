@@ -2,9 +2,9 @@
 
 An object appears when its upload is complete, so whatever is found is whole. Objects cannot grow:
 a log is a folder of numbered segments, a line each, joined into one when the log is closed.
-Credentials come from the environment of the process or of the driver, as `AWS_ACCESS_KEY_ID`, from
-the machine's role, or wherever else the store's own tools look; `AWS_ENDPOINT_URL` from that of the
-process.
+Credentials and addresses come from the environment of the process or of the driver, such as
+`AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, from the machine's role, or wherever else the store's
+own tools look.
 """
 
 from __future__ import annotations

@@ -90,10 +90,12 @@ def ray_cluster(
         raise refusal or _no_cluster(address, error) from error
     from trainables.under_ray.credentials import sharing_credentials
 
+    # The processes of a cluster that starts here have this process's environment.
+    sharing = nullcontext() if address is None else sharing_credentials()
     _send_nothing_with_trials()
     try:
         gcs = ray.get_runtime_context().gcs_address
-        with _watching_head(gcs, head_is_lost), sharing_credentials():
+        with _watching_head(gcs, head_is_lost), sharing:
             yield
     finally:
         ray.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,16 @@ from trainables.under_ray import credentials
 pytestmark = pytest.mark.integration
 
 NAMES = [name for together in credentials._TOGETHER for name in together]
-OF_DRIVER = {"HF_TOKEN": "hf", "AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
+OF_DRIVER = {
+    "HF_TOKEN": "hf",
+    "HF_HUB_OFFLINE": "1",
+    "AWS_ACCESS_KEY_ID": "key",
+    "AWS_SECRET_ACCESS_KEY": "secret",
+    "AWS_ENDPOINT_URL": "http://store:9000",
+    "AWS_REGION": "eu-central-1",
+    "HTTPS_PROXY": "http://me:password@proxy:3128",
+    "no_proxy": "localhost",
+}
 
 
 @ray.remote(num_cpus=0, max_calls=1)  # its environment is of no use to others
@@ -33,10 +43,16 @@ def credentials_of_worker(own: dict[str, str]) -> dict[str, str]:
         ({"HF_TOKEN": "mine"}, OF_DRIVER | {"HF_TOKEN": "mine"}),
         (
             {"AWS_ACCESS_KEY_ID": "mine", "AWS_SESSION_TOKEN": "mine"},
-            {"HF_TOKEN": "hf", "AWS_ACCESS_KEY_ID": "mine", "AWS_SESSION_TOKEN": "mine"},
+            {name: value for name, value in OF_DRIVER.items() if name != "AWS_SECRET_ACCESS_KEY"}
+            | {"AWS_ACCESS_KEY_ID": "mine", "AWS_SESSION_TOKEN": "mine"},
+        ),
+        (
+            {"https_proxy": "http://nearer:3128"},
+            {name: value for name, value in OF_DRIVER.items() if "proxy" not in name.lower()}
+            | {"https_proxy": "http://nearer:3128"},
         ),
     ],
-    ids=["none of its own", "a token of its own", "keys of its own"],
+    ids=["none of its own", "a token of its own", "keys of its own", "a proxy of its own"],
 )
 def test_a_worker_takes_what_it_does_not_have(
     cluster: None, monkeypatch: pytest.MonkeyPatch, own: dict[str, str], expected: dict[str, str]
@@ -48,6 +64,20 @@ def test_a_worker_takes_what_it_does_not_have(
     with credentials.sharing_credentials():
         assert ray.get(credentials_of_worker.remote(own)) == expected
     assert ray.get(credentials_of_worker.remote(own)) == own  # nothing is shared any more
+
+
+@pytest.mark.parametrize("unwanted", [False, True])
+def test_a_token_that_is_stored_is_shared_unless_that_is_forbidden(
+    cluster: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, unwanted: bool
+) -> None:
+    for name in NAMES:
+        monkeypatch.delenv(name, raising=False)
+    (tmp_path / "token").write_text("hf_stored\n")
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_IMPLICIT_TOKEN", unwanted)
+    with credentials.sharing_credentials():
+        found = ray.get(credentials_of_worker.remote({}))
+    assert found == ({} if unwanted else {"HF_TOKEN": "hf_stored"})
 
 
 def test_tune_sends_no_environment_with_a_trial(
