@@ -74,15 +74,15 @@ def ray_cluster(
         _let_processes_inherit()
     else:
         _check_answers(address)
+    options = _of_a_new_one() if address is None else {"runtime_env": _sent_environment()}
     starting = ignoring_hangup() if address is None else nullcontext()
     try:
         with starting:
             ray.init(
                 address=address or "local",
-                runtime_env=None if address is None else _sent_environment(),
                 log_to_driver=False,
-                include_dashboard=False if address is None else None,
                 logging_level=logging.WARNING,
+                **options,
             )
     except (ConnectionError, ValueError, RuntimeError) as error:
         ray.shutdown()
@@ -117,6 +117,20 @@ def _send_nothing_with_trials() -> None:
 def _let_processes_inherit() -> None:
     """Give the processes of a cluster that starts on this machine their environment."""
     os.environ |= {key: os.environ.get(key, value) for key, value in _WORKER_ENVIRONMENT.items()}
+
+
+def _of_a_new_one() -> dict[str, Any]:
+    """Options of Ray's for a cluster that starts on this machine.
+
+    Of CPUs it has those that this process may use: of a part of a machine, as Slurm gives it, or
+    `taskset`, Ray counts the whole.
+    """
+    from ray._private.utils import get_num_cpus
+
+    cpus = int(get_num_cpus())
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cpus = min(cpus, len(os.sched_getaffinity(0)))
+    return {"num_cpus": cpus, "include_dashboard": False}
 
 
 def _sent_environment() -> dict[str, Any]:

@@ -1,0 +1,117 @@
+"""`clusters/slurm.sbatch` on a Slurm and a Ray that write down how they are called."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from ray.scripts.scripts import healthcheck, start
+
+SCRIPT = Path(__file__).parents[2] / "clusters" / "slurm.sbatch"
+# Ends as the driver does, with 130 where it was stopped.
+DRIVER = """
+trap 'exit 130' TERM
+until [ "$(wc -l < ray)" -ge "$STARTED" ]; do sleep 0.05; done
+echo "$@" > driver
+[ "$RUNS" ] && while true; do sleep 0.05; done
+exit 0
+"""
+PROGRAMS = {
+    "srun": 'while [ "${1#-}" != "$1" ]; do echo "$1" >> srun; shift; done; exec "$@"',
+    "ray": """
+case $1 in
+  get-auth-token) echo secret ;;
+  start) echo "$@" >> ray; [ "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" = "token secret" ] && exec sleep 30 ;;
+esac
+""",
+    "scontrol": 'echo "$@" > scontrol',
+    "python": DRIVER,
+}
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for name, text in PROGRAMS.items():
+        (programs / name).write_text(f"#!/bin/bash\n{text}\n")
+        (programs / name).chmod(0o755)
+    (programs / "activate").write_text(f"PATH={programs}:$PATH\n")
+
+    def submit(nodes: int, **environment: str) -> subprocess.Popen[bytes]:
+        of_slurm = {
+            "SLURM_SUBMIT_DIR": str(tmp_path),
+            "SLURM_JOB_ID": "120045",
+            "SLURM_JOB_NUM_NODES": str(nodes),
+            "SLURM_CPUS_PER_TASK": "32",
+            "SLURMD_NODENAME": "node1",
+            "STARTED": str(min(nodes, 2)),
+        }
+        return subprocess.Popen(
+            ["bash", str(SCRIPT), "my_sweep", "--num-trials", "3"],
+            env={"PATH": os.environ["PATH"], **of_slurm, **environment},
+            start_new_session=True,  # Slurm ends all of it with the job
+        )
+
+    return submit
+
+
+def end(job: subprocess.Popen[bytes]) -> int:
+    code = job.wait(timeout=30)
+    os.killpg(job.pid, signal.SIGKILL)
+    return code
+
+
+@pytest.mark.parametrize("nodes", [1, 3])
+def test_a_head_workers_beside_it_and_the_driver(
+    job: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, nodes: int
+) -> None:
+    assert end(job(nodes)) == 0
+    sent = (tmp_path / "driver").read_text().split()
+    host = os.uname().nodename
+    assert sent[:4] == ["tune/run.py", "my_sweep", "--num-trials", "3"]
+    assert sent[4:] == ["--address", f"{host}:20045", "--output-dir", f"{tmp_path}/sweeps"]
+    started = (tmp_path / "ray").read_text().splitlines()
+    assert len(started) == min(nodes, 2)
+    assert "--head --port=20045 --num-cpus=32" in started[0]
+    steps = (tmp_path / "srun").read_text().split()
+    assert "--nodelist=node1" in steps
+    if nodes > 1:
+        assert f"--address={host}:20045 --num-cpus=32" in started[1]
+        assert {f"--nodes={nodes - 1}", "--exclude=node1"} <= set(steps)
+    assert not (tmp_path / "scontrol").exists()
+    known = {option for parameter in start.params for option in parameter.opts}
+    for line in started:
+        options = {part.partition("=")[0] for part in line.split() if part.startswith("--")}
+        assert options <= known
+    assert "--address" in {option for parameter in healthcheck.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize(
+    ("sent", "is_back"),
+    [(signal.SIGUSR1, True), (signal.SIGTERM, False)],
+    ids=["its time is over", "scancel"],
+)
+def test_a_job_that_is_to_end_stops_the_sweep_gently_and_queues_up_if_only_its_time_is_over(
+    job: Callable[..., subprocess.Popen[bytes]],
+    tmp_path: Path,
+    sent: signal.Signals,
+    is_back: bool,
+) -> None:
+    running = job(1, RUNS="yes")
+    deadline = time.monotonic() + 30
+    while not (tmp_path / "driver").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.5)  # until the shell waits
+    running.send_signal(sent)  # to the batch shell alone
+    assert end(running) == 130
+    asked = tmp_path / "scontrol"
+    assert (asked.read_text() if asked.exists() else None) == (
+        "requeue 120045\n" if is_back else None
+    )
