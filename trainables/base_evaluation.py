@@ -25,13 +25,14 @@ from trainables.drift import (
     kl_drift,
     sample_reference,
 )
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, first_line
 from trainables.evaluation import Evaluation, Evaluator, shared_evaluator
 from trainables.forgetting import forgetting_metrics
 from trainables.inputs import write_data
 from trainables.items import read_items, write_items
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.model import fingerprint, load_tokenizer, pinned, shared_base
+from trainables.out_of_memory import is_out_of_memory
 from trainables.records import BaseRecord, ItemScore
 
 _RECORD = "base.json"
@@ -132,7 +133,7 @@ def _load_all(
 
     tokenizer = attempt(lambda: load_tokenizer(model))
     if tokenizer is not None:
-        attempt(lambda: shared_base(model))
+        attempt(lambda: _load_base(model))
         attempt(lambda: _check_chat_template(tokenizer, model, data, suite))
     # That of the process's trials, too; where there is no tokenizer the tasks' faults still are.
     evaluator = attempt(
@@ -143,6 +144,25 @@ def _load_all(
     if faults or tokenizer is None or evaluator is None or tokenized is None:
         raise UserError(faults)
     return tokenizer, evaluator, tokenized
+
+
+def _load_base(model: ModelConfig) -> None:
+    """Have the process's base model loaded.
+
+    Raises:
+        UserError: it cannot be, or memory runs out over it, which no smaller batch would change.
+    """
+    try:
+        shared_base(model)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        rule = (
+            f"memory runs out as {model.name} is loaded, whole, into one process, which evaluates "
+            f"the base: {first_line(error)}"
+        )
+        remedy = "take a smaller model or larger GPUs"
+        raise UserError([Fault("model.name", rule, remedy)]) from None
 
 
 def _check_chat_template(

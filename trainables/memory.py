@@ -110,14 +110,35 @@ def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | 
     what it is; its evaluation's batch is halved. None where not even one sample at a time fits.
     """
     while estimate(shape, trial).evaluation_peak > card and trial.eval.batch_size > 1:
-        suite = trial.eval.model_copy(update={"batch_size": trial.eval.batch_size // 2})
-        trial = trial.model_copy(update={"eval": suite})
+        trial = _with_half_the_evaluation(trial)
     per_step = trial.train.batch_size // trial.workers
     for size in range(trial.train.micro_batch_size, 0, -1):
         smaller = with_micro_batch(trial, size)
         if per_step % size == 0 and estimate(shape, smaller).peak <= card:
             return smaller
     return None
+
+
+def base_peak(shape: ModelShape, trial: TrialConfig) -> float:
+    """Bytes of the one card on which the untouched base is evaluated, whole, as trials will be."""
+    return _on_a_card(parameters(shape) * _bytes(trial) + _evaluation(shape, trial))
+
+
+def fitted_base(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
+    """The trial with the largest evaluation's batch, halved, at which a card takes the base.
+
+    None where it does not at one sample at a time.
+    """
+    while base_peak(shape, trial) > card:
+        if trial.eval.batch_size == 1:
+            return None
+        trial = _with_half_the_evaluation(trial)
+    return trial
+
+
+def _with_half_the_evaluation(trial: TrialConfig) -> TrialConfig:
+    suite = trial.eval.model_copy(update={"batch_size": trial.eval.batch_size // 2})
+    return trial.model_copy(update={"eval": suite})
 
 
 def with_micro_batch(trial: TrialConfig, size: int) -> TrialConfig:

@@ -35,8 +35,15 @@ def memory_table(config: SweepConfig) -> Table | str:
     for method in _estimated(config):
         trial = largest_trial(config, method)
         estimate = memory.estimate(shape, trial)
-        cells = [_fit(shape, trial, _share_of(card * _GIB, trial)) for card in _CARDS_GIB]
+        cells = [
+            _cell(trial, memory.fitted(shape, trial, _share_of(card * _GIB, trial)))
+            for card in _CARDS_GIB
+        ]
         table.add_row(_label(trial), f"{estimate.peak / _GIB:.1f}", estimate.phase, *cells)
+    trial = largest_trial(config, config.search.methods[0])
+    cells = [_cell(trial, memory.fitted_base(shape, trial, card * _GIB)) for card in _CARDS_GIB]
+    peak = f"{memory.base_peak(shape, trial) / _GIB:.1f}"
+    table.add_row("base, on 1 GPU", peak, "evaluation", *cells)
     return table
 
 
@@ -56,7 +63,7 @@ class MemoryFit:
         """A sentence on each method whose batches are made smaller.
 
         Raises:
-            UserError: a method does not fit even one sample at a time.
+            UserError: a method, or the base's evaluation, does not fit even one sample at a time.
         """
         if self.shape is None or self.card is None:
             return []
@@ -69,6 +76,8 @@ class MemoryFit:
             elif smaller != trial:
                 need = f"{self._need(trial)} GiB would not fit"
                 notices.append(f"{_label(trial)}: {_portions(trial, smaller)}, as {need}")
+        if base_fault := self._base_fault(config):
+            faults.append(base_fault)
         if faults:
             raise UserError(faults)
         return notices
@@ -86,9 +95,24 @@ class MemoryFit:
         assert self.shape is not None  # noqa: S101 - seen to by the callers
         return f"{memory.estimate(self.shape, trial).peak / _GIB:.1f}"
 
+    def _base_fault(self, config: SweepConfig) -> Fault | None:
+        """However many workers share a trial's model, one process evaluates the base by itself."""
+        assert self.shape is not None  # noqa: S101 - seen to by the caller
+        assert self.card is not None  # noqa: S101 - seen to by the caller
+        trial = largest_trial(config, config.search.methods[0])
+        if memory.fitted_base(self.shape, trial, self.card):
+            return None
+        need = memory.base_peak(self.shape, _with_one_sample(trial)) / _GIB
+        in_16_bit = "" if config.model.dtype == "bfloat16" else " or model.dtype: bfloat16"
+        return Fault(
+            "the base's evaluation",
+            f"one process makes it, with the whole model on its GPU: about {need:.1f} GiB at one "
+            f"sample at a time, and it has {self.card / _GIB:.1f} GiB",
+            f"take a smaller model{in_16_bit} or larger GPUs",
+        )
+
     def _fault(self, trial: TrialConfig) -> Fault:
-        suite = trial.eval.model_copy(update={"batch_size": 1})
-        smallest = memory.with_micro_batch(trial.model_copy(update={"eval": suite}), 1)
+        smallest = _with_one_sample(trial)
         more = "raise deepspeed.zero_stage or resources.full.workers"
         if trial.deepspeed and not (
             trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
@@ -160,8 +184,13 @@ def _share_of(card: float, trial: TrialConfig) -> float:
     return card * min(1.0, trial.gpus_per_worker or 1.0)
 
 
-def _fit(shape: ModelShape, trial: TrialConfig, card: float) -> str:
-    smaller = memory.fitted(shape, trial, card)
+def _with_one_sample(trial: TrialConfig) -> TrialConfig:
+    suite = trial.eval.model_copy(update={"batch_size": 1})
+    return memory.with_micro_batch(trial.model_copy(update={"eval": suite}), 1)
+
+
+def _cell(trial: TrialConfig, smaller: TrialConfig | None) -> str:
+    """What a card of the table takes: all, smaller portions, or nothing."""
     if smaller is None:
         return "no"
     return _portions(trial, smaller) or "fits"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
+from trainables import base_evaluation
 from trainables.base_evaluation import Base, evaluate_base
 from trainables.errors import UserError
 from trainables.evaluation import Evaluator
@@ -87,6 +88,28 @@ def test_where_memory_runs_out_the_batch_is_halved(
     assert evaluate_base_to(*arguments, str(tmp_path / "base")) is None
     assert tried[:3] == [16, 8, 4]
     assert Base.load(tmp_path / "base").record.scores.keys() == {"target_relay", "list_last"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_model_that_does_not_fit_is_tried_once_and_told_of(
+    load: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = load(*FEW, OBJECTIVE)
+    tried = []
+
+    def shared_base(model: Any) -> Any:
+        tried.append(model)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 448.00 MiB")
+
+    monkeypatch.setattr(base_evaluation, "shared_base", shared_base)
+    arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
+    told = evaluate_base_to(*arguments, str(tmp_path / "base"))
+    assert told is not None
+    (fault,) = told.faults
+    assert fault.field == "model.name"
+    assert config.model.name in fault.rule
+    assert "Tried to allocate 448.00 MiB" in fault.rule
+    assert len(tried) == 1
 
 
 @pytest.mark.usefixtures("cluster")

@@ -133,7 +133,8 @@ def test_what_cannot_fit_is_refused_for_every_method_at_once() -> None:
     with pytest.raises(UserError) as caught:
         found.check(config)
     faults = caught.value.faults
-    assert [fault.field for fault in faults] == ["search.lora", "search.full"]
+    methods = ["search.lora", "search.full"]
+    assert [fault.field for fault in faults] == [*methods, "the base's evaluation"]
     assert "at one sample at a time, and has 12.0 GiB" in faults[0].rule
     assert "zero_stage" in faults[1].remedy
 
@@ -144,11 +145,47 @@ def test_workers_that_share_a_gpu_share_its_memory() -> None:
         found.check(config)
 
 
-@pytest.mark.parametrize(
-    "overrides", [("model.shape=null",), ("search.lora=null", "deepspeed.config_file=ds.json")]
+LLAMA_70B = (
+    "model.shape.hidden=8192",
+    "model.shape.intermediate=28672",
+    "model.shape.layers=80",
+    "model.shape.heads=64",
+    "search.lora=null",
+    "resources.full.workers=16",
+    "deepspeed.offload_optimizer=true",
+    "train.micro_batch_size=2",
 )
-def test_what_is_not_known_is_not_judged(overrides: tuple[str, ...]) -> None:
-    config, found = fit(1, *overrides)
+
+
+def test_a_model_over_many_gpus_is_evaluated_on_one_which_must_hold_it() -> None:
+    config, found = fit(80, *LLAMA_70B)
+    trial = largest_trial(config, "full")
+    assert memory.fitted(shape(config), trial, 80 * GIB) == trial
+    with pytest.raises(UserError) as caught:
+        found.check(config)
+    (fault,) = caught.value.faults
+    assert fault.field == "the base's evaluation"
+    assert f"about {2 * 70.55e9 * 1.05 / GIB + 1:.0f}" in fault.rule
+    assert "it has 80.0 GiB" in fault.rule
+    assert "larger GPUs" in fault.remedy
+    assert "bfloat16" not in fault.remedy
+    config, found = fit(150, *LLAMA_70B)
+    assert found.check(config) == []
+
+
+def test_the_base_of_32_bit_is_told_of_16() -> None:
+    config, found = fit(24, "model.dtype=float32", "search.lora=null")
+    with pytest.raises(UserError) as caught:
+        found.check(config)
+    assert "model.dtype: bfloat16" in caught.value.faults[-1].remedy
+
+
+@pytest.mark.parametrize(
+    ("gib", "overrides"),
+    [(1, ("model.shape=null",)), (18, ("search.lora=null", "deepspeed.config_file=ds.json"))],
+)
+def test_what_is_not_known_is_not_judged(gib: float, overrides: tuple[str, ...]) -> None:
+    config, found = fit(gib, *overrides)
     assert found.check(config) == []
     for method in config.search.methods:
         assert found.resized(largest_trial(config, method)) == largest_trial(config, method)
@@ -168,7 +205,11 @@ def test_a_dry_run_shows_which_card_takes_what(
     assert all(f"{card} GiB" in shown for card in (24, 40, 80, 141))
     rows = [line for line in shown.splitlines() if line.startswith("│")]
     methods = [row.split("│")[1].split(",")[0].strip() for row in rows]
-    assert [name for name in methods if name in ("lora", "full")] == ["lora", "full"]
+    assert [name for name in methods if name in ("lora", "full", "base")] == [
+        "lora",
+        "full",
+        "base",
+    ]
     if sweep == LLAMA:
         cells = [cell.strip() for cell in rows[0].split("│")[4:8]]
         assert cells[0].startswith("eval")
