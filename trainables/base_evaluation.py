@@ -30,6 +30,7 @@ from trainables.evaluation import Evaluation, Evaluator, shared_evaluator
 from trainables.forgetting import forgetting_metrics
 from trainables.inputs import write_data
 from trainables.items import read_items, write_items
+from trainables.lora_reach import left_by_lora
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.out_of_memory import is_out_of_memory
@@ -110,7 +111,7 @@ def evaluate_base(
         train_samples=len(tokenized.train),
         skipped_samples=tokenized.skipped,
         seconds=time.time() - started,
-        warnings=_warnings(evaluation, tokenized, data, suite),
+        warnings=_warnings(base, evaluation, tokenized, data, suite),
     )
     _store(folder, record, evaluation.items, reference)
     return folder
@@ -237,7 +238,11 @@ def _base_metrics(
 
 
 def _warnings(
-    evaluation: Evaluation, tokenized: TokenizedData, data: DataConfig, suite: EvalSuite
+    base: object,
+    evaluation: Evaluation,
+    tokenized: TokenizedData,
+    data: DataConfig,
+    suite: EvalSuite,
 ) -> tuple[str, ...]:
     warnings = []
     for label, score in evaluation.scores.items():
@@ -258,6 +263,8 @@ def _warnings(
             f"{tokenized.skipped} of {tokenized.skipped + len(tokenized.train)} training samples "
             f"are longer than data.max_length = {data.max_length} tokens and were left out"
         )
+    if left := left_by_lora(base):
+        warnings.append(left)
     return tuple(warnings)
 
 

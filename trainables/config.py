@@ -287,7 +287,8 @@ class LoraConfig(Frozen):
     """A low-rank adapter (Hu et al. 2021, 2106.09685).
 
     Attributes:
-        target_modules: names, or `all-linear` for every linear layer but the output head.
+        target_modules: names, or `all-linear` for every linear layer but the output head, and for
+            those experts that PEFT knows; where most parameters are left a warning says so.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
         dora: decompose magnitude and direction (2402.09353).
     """

@@ -1,0 +1,60 @@
+"""How much of a base `all-linear` reaches: experts of a mixture are often no linear layers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from copy import deepcopy
+from typing import Any
+
+import peft
+import torch
+
+_SMALL_SHARE = 0.5
+
+
+def left_by_lora(base: Any) -> str | None:
+    """A sentence where LoRA on all linear layers leaves most of the base's layers as they are.
+
+    PEFT is asked, as it adapts the experts of some architectures and of others not.
+    """
+    sizes = _parameters_of_layers(base)
+    try:
+        adapted = _adapted(base)
+    except ValueError:  # it cannot adapt such a base: LoRA trials, if there are any, say why
+        return None
+    left = Counter[str]()
+    for name, size in sizes.items():
+        if name not in adapted:
+            left[type(base.get_submodule(name.rpartition(".")[0])).__name__] += size
+    share = 1 - left.total() / max(1, sum(sizes.values()))
+    if share >= _SMALL_SHARE:
+        return None
+    return (
+        f"LoRA on all linear layers adapts {share:.1%} of the parameters in the model's layers: "
+        f"{left.most_common(1)[0][0]}, no linear layers, are left as they are"
+    )
+
+
+def _parameters_of_layers(base: Any) -> dict[str, int]:
+    """The size of each parameter but those of embeddings and of the output head."""
+    head = base.get_output_embeddings()
+    return {
+        f"{name}.{of_module}": parameter.numel()
+        for name, module in base.named_modules()
+        if not isinstance(module, torch.nn.Embedding) and module is not head
+        for of_module, parameter in module.named_parameters(recurse=False)
+    }
+
+
+def _adapted(base: Any) -> set[str]:
+    """Names of the parameters that adapters are added to, found on a copy without memory.
+
+    Raises:
+        ValueError: PEFT has no adapters for this architecture.
+    """
+    with torch.device("meta"):
+        hollow = type(base)(deepcopy(base.config))
+        lora = peft.LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
+        tuner = peft.get_peft_model(hollow, lora).base_model
+    weights = {f"{name}.weight" for name in tuner.targeted_module_names}
+    return weights | set(tuner.targeted_parameter_names)
