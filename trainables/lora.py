@@ -28,7 +28,7 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     base, _ = shared_base(config.model)
     tokenizer, tokenized = inputs_of(config)
     set_seed(config.seed)
-    adapted = peft.get_peft_model(base, peft_config(config.lora))
+    adapted = adapt(base, config.lora)
     try:
         _, result = run_training(
             config,
@@ -42,6 +42,20 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
         return result
     finally:
         restore(base, adapted)
+
+
+def adapt(base: Any, lora: LoraConfig | None) -> Any:
+    """PEFT's model of this process's base with a fresh adapter in it; `restore` takes it out.
+
+    Raises:
+        ValueError: PEFT refuses, such as dropout on experts. It adapts one layer after another, so
+            whoever wants the base next gets it loaded anew.
+    """
+    try:
+        return peft.get_peft_model(base, peft_config(lora))
+    except ValueError:
+        shared_base.cache_clear()
+        raise
 
 
 def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:

@@ -1,4 +1,4 @@
-"""Mixtures of experts: what LoRA leaves of them is told."""
+"""Mixtures of experts: what LoRA leaves of them is told, and slots leave their routers to TRL."""
 
 from __future__ import annotations
 
@@ -10,12 +10,20 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.base_evaluation import Base, evaluate_base
 from trainables.config import LoraConfig, ModelConfig
-from trainables.lora import peft_config
+from trainables.lora import peft_config, train_lora
 from trainables.lora_reach import left_by_lora
+from trainables.model import shared_base
+from trainables.reporter import ListReporter
+from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
+from trainables.slots.engine import SlotEngine
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
+
+    from trainables.config import TrialConfig
+
+    MakeTrial = Callable[..., TrialConfig]
 
 pytestmark = pytest.mark.integration
 
@@ -97,3 +105,56 @@ def test_the_base_s_evaluation_warns(
     model = saved("granitemoe")
     folder = evaluate_base(model, config.data, config.eval, config.seed, tmp_path / "cache")
     assert any("GraniteMoeExperts" in told for told in Base.load(folder).record.warnings)
+
+
+def test_routers_with_a_loss_of_their_own_are_left_to_trl(
+    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
+) -> None:
+    """TRL adds it, slots do not: without one a slot measures what a trial does alone."""
+    losses = {}
+    for coefficient in (0.0, 0.5):
+        model = saved("mixtral", router_aux_loss_coef=coefficient)
+        trial = make_trial(lora={"target_modules": ("q_proj", "v_proj")})
+        trial = trial.model_copy(update={"model": model})
+        reporter = ListReporter()
+        train_lora(trial, reporter)
+        losses[coefficient] = [m.metrics["train/loss"] for m in reporter.measurements]
+        if coefficient:
+            with pytest.raises(NotBatchable, match=r"router_aux_loss_coef 0\.5"):
+                SlotEngine(model, LoraConfig(rank=4, alpha=8, target_modules=("q_proj", "v_proj")))
+            continue
+        engine, in_slot = SlotEngine(model, trial.lora), ListReporter()
+        engine.join(trial, in_slot)
+        while engine.slots:
+            engine.step()
+        engine.close()
+        found = [m.metrics["train/loss"] for m in in_slot.measurements]
+        assert found == pytest.approx(losses[coefficient], abs=1e-4)
+    assert losses[0.5][0] > losses[0.0][0] + 0.1
+
+
+def test_experts_that_peft_adapts_are_left_to_it() -> None:
+    with pytest.raises(NotBatchable, match=r"experts\.\w+ is adapted, and is no linear layer's"):
+        resolve_targets(network("qwen3_moe"), LORA)
+
+
+def test_a_mixture_without_that_loss_can_be_shared() -> None:
+    base = network("granitemoe", router_aux_loss_coef=0.0)
+    names, _ = resolve_targets(base, LORA)
+    check_batchable(base, names)
+
+
+def test_a_trial_that_peft_refuses_leaves_the_base_as_it_was(
+    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
+) -> None:
+    """It adapts layer by layer, and finds on the way that experts take no dropout."""
+    model = saved("qwen3_moe")
+    base, _ = shared_base(model)
+    before = [(name, type(module)) for name, module in base.named_modules()]
+    trial = make_trial(lora={"dropout": 0.1}).model_copy(update={"model": model})
+    with pytest.raises(ValueError, match="lora_dropout"):
+        train_lora(trial, ListReporter())
+    with pytest.raises(NotBatchable, match=r"PEFT says: .* lora_dropout"):
+        SlotEngine(model, trial.lora)
+    base, _ = shared_base(model)
+    assert [(name, type(module)) for name, module in base.named_modules()] == before

@@ -8,7 +8,8 @@ import peft
 import torch
 
 from trainables.config import LoraConfig
-from trainables.lora import peft_config, restore
+from trainables.errors import first_line
+from trainables.lora import adapt, restore
 
 
 class NotBatchable(Exception):
@@ -16,12 +17,22 @@ class NotBatchable(Exception):
 
 
 def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraConfig]:
-    """The names of the layers that PEFT adapts, and its configuration with them found."""
-    with torch.random.fork_rng():
-        adapted = peft.get_peft_model(base, peft_config(lora))
+    """The names of the layers that PEFT adapts, and its configuration with them found.
+
+    Raises:
+        NotBatchable: it refuses, or adapts parameters of no linear layer, as those of experts.
+    """
+    try:
+        with torch.random.fork_rng():
+            adapted = adapt(base, lora)
+    except ValueError as error:
+        raise NotBatchable(f"PEFT says: {first_line(error)}") from error
     names = list(adapted.base_model.targeted_module_names)
+    parameters = list(adapted.base_model.targeted_parameter_names)
     resolved = adapted.peft_config["default"]
     restore(base, adapted)
+    if parameters:
+        raise NotBatchable(f"{parameters[0]} is adapted, and is no linear layer's")
     return names, resolved
 
 
@@ -43,7 +54,19 @@ def check_batchable(base: Any, names: list[str]) -> None:
     for option, value in base.config.to_dict().items():
         if option.endswith("dropout") and isinstance(value, float) and value > 0:
             raise NotBatchable(f"the base's {option} is {value:g}, not 0")
+    _check_routers_have_no_loss(base)
     _check_layers_see_sequences(base, names)
+
+
+def _check_routers_have_no_loss(base: Any) -> None:
+    """TRL adds what routers lose by uneven loads, a mean over all tokens of a micro-batch."""
+    config = base.config.get_text_config()
+    coefficient = getattr(config, "router_aux_loss_coef", 0.0)
+    if hasattr(config, "output_router_logits") and coefficient:
+        raise NotBatchable(
+            f"the base's routers have a loss of their own (router_aux_loss_coef {coefficient:g}), "
+            "which is of a whole micro-batch"
+        )
 
 
 def _check_layers_see_sequences(base: Any, names: list[str]) -> None:
