@@ -141,6 +141,34 @@ def _with_half_the_evaluation(trial: TrialConfig) -> TrialConfig:
     return trial.model_copy(update={"eval": suite})
 
 
+@dataclass(frozen=True)
+class HostEstimate:
+    """Bytes of the nodes' own memory that a full trial takes.
+
+    Attributes:
+        offloaded: by each worker, throughout the trial.
+        checkpoint: by the first one beside it, while a checkpoint is written.
+    """
+
+    offloaded: float
+    checkpoint: float
+
+
+def host_estimate(shape: ModelShape, trial: TrialConfig) -> HostEstimate:
+    """What DeepSpeed offloads, and the whole copy of the training that a checkpoint is made from.
+
+    Beside the optimizer lie gradients in fp32, as it takes them, and in the model's dtype, as they
+    come; below stage 3 the updated weights, too, on their way back.
+    """
+    assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
+    deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
+    each = size if deepspeed.offload_parameters else 0
+    if deepspeed.offload_optimizer:
+        is_accumulated = deepspeed.zero_stage == 3 or trial.accumulation_steps > 1
+        each += 4 * _FP32 + size * (is_accumulated + (deepspeed.zero_stage < 3))
+    return HostEstimate(offloaded=each * count / trial.workers, checkpoint=3 * _FP32 * count)
+
+
 def with_micro_batch(trial: TrialConfig, size: int) -> TrialConfig:
     """The same trial in other portions."""
     train = trial.train.model_copy(update={"micro_batch_size": size})

@@ -15,7 +15,7 @@ from trainables.config import TrialConfig
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
 from trainables.storage import Location, join
-from tune.memory_fit import memory_table
+from tune.memory_fit import host_memory, memory_table
 from tune.search_space import planned_trials
 from tune.searcher import OptunaSearcher
 from tune.sweep import make_trial
@@ -38,7 +38,8 @@ def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> N
     points = list(islice(_suggestions(config), min(_POINTS_SHOWN, config.budget.trials)))
     console.print(_points_table(config, points))
     console.print(memory_table(config))
-    for line in [*_resources(config), *_estimate(config, points, rows, output_dir)]:
+    lines = [*host_memory(config), *_resources(config)]
+    for line in [*lines, *_estimate(config, points, rows, output_dir)]:
         console.print(line, soft_wrap=True, highlight=False)
 
 

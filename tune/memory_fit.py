@@ -1,4 +1,4 @@
-"""Whether trials fit the GPUs: the table of `--dry-run`, and the check before a sweep."""
+"""Whether trials fit the GPUs: what `--dry-run` shows, and the check before a sweep."""
 
 from __future__ import annotations
 
@@ -45,6 +45,23 @@ def memory_table(config: SweepConfig) -> Table | str:
     peak = f"{memory.base_peak(shape, trial) / _GIB:.1f}"
     table.add_row("base, on 1 GPU", peak, "evaluation", *cells)
     return table
+
+
+def host_memory(config: SweepConfig) -> list[str]:
+    """What full fine-tuning takes of the nodes' own memory, of which no check knows the size."""
+    shape = read_shape(config.model)
+    if shape is None or "full" not in _estimated(config):
+        return []
+    trial = largest_trial(config, "full")
+    host = memory.host_estimate(shape, trial)
+    line = f"full: a checkpoint takes {host.checkpoint / _GIB:.1f} GiB of its node's own memory"
+    if host.offloaded:
+        together = host.checkpoint + trial.workers * host.offloaded
+        line += (
+            f" beside {host.offloaded / _GIB:.1f} GiB that each worker offloads, "
+            f"{together / _GIB:.1f} GiB where all {trial.workers} are on one node"
+        )
+    return [f"{line}; whether it has that is not checked"]
 
 
 @dataclass(frozen=True)

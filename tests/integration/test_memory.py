@@ -230,6 +230,37 @@ def test_the_estimate_is_within_15_percent(
     assert estimate.static + training == pytest.approx(measured.peak, rel=TOLERANCE)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "portions", "deepspeed"),
+    [
+        ("bfloat16", 1, {"zero_stage": 1, "offload_optimizer": True}),
+        ("bfloat16", 2, {"zero_stage": 2, "offload_optimizer": True}),
+        ("bfloat16", 2, {"zero_stage": 3, "offload_optimizer": True}),
+        ("bfloat16", 1, {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
+        ("float32", 1, {"zero_stage": 2, "offload_optimizer": True}),
+    ],
+)
+def test_what_is_offloaded_is_within_15_percent(
+    dtype: str,
+    portions: int,
+    deepspeed: dict[str, Any],
+    as_on_a_gpu: None,
+    model: Callable[..., ModelConfig],
+    make_trial: Callable[..., TrialConfig],
+    tokenizer: Any,
+) -> None:
+    """On a CPU both memories are one, and what lies there throughout is their sum."""
+    train = {"steps": STEPS, "micro_batch_size": 1, "batch_size": portions}
+    trial = make_trial("full", train=train, deepspeed=deepspeed)
+    data = trial.data.model_copy(update={"max_length": 8})
+    base = model(dtype, hidden=256)
+    trial = trial.model_copy(update={"model": base, "data": data})
+    shape = read_shape(base)
+    assert shape is not None
+    expected = memory.estimate(shape, trial).static + memory.host_estimate(shape, trial).offloaded
+    assert measure(trial, tokenizer).static == pytest.approx(expected, rel=TOLERANCE)
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_an_evaluation_s_peak_is_within_15_percent(
     dtype: str, model: Callable[..., ModelConfig], make_trial: Callable[..., TrialConfig]

@@ -196,6 +196,28 @@ def test_without_gpus_nothing_is_checked() -> None:
     assert memory_fit(config, None).check(config) == []
 
 
+@pytest.mark.parametrize(
+    ("overrides", "wanted"),
+    [
+        ((), "a checkpoint takes 89.7 GiB of its node's own memory; whether"),
+        (
+            ("deepspeed.offload_optimizer=true",),
+            # 12 bytes of each of 8.03e9 parameters, and 18 over 8 workers.
+            "beside 16.8 GiB that each worker offloads, 224.4 GiB where all 8 are on one node",
+        ),
+        (("search.full=null",), None),
+        (("model.shape=null",), None),
+    ],
+)
+def test_a_dry_run_shows_what_full_fine_tuning_takes_of_a_node_s_own_memory(
+    overrides: tuple[str, ...], wanted: str | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = [word for override in overrides for word in ("--set", override)]
+    assert command_line.main([LLAMA, "--dry-run", *settings]) == command_line.OK
+    shown = capsys.readouterr().out
+    assert "own memory" not in shown if wanted is None else wanted in shown
+
+
 @pytest.mark.parametrize("sweep", ["quickstart", LLAMA, "paper_qwen25_7b"])
 def test_a_dry_run_shows_which_card_takes_what(
     sweep: str, capsys: pytest.CaptureFixture[str]
