@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
+from inspect import getclosurevars, isfunction
 from pathlib import Path
 from typing import Any
 
@@ -132,6 +133,24 @@ def _letting_go_of(trainer: SFTTrainer) -> Iterator[None]:
     finally:
         if hasattr(trainer.model_wrapped, "destroy"):
             trainer.model_wrapped.destroy()
+            _forget_modules()
+
+
+def _forget_modules() -> None:
+    """What ZeRO-3 keeps for the life of the process: modules, and with them all of the training.
+
+    They stand in a list of the modules that compute, from which the outermost is never taken, and
+    as keys in the cache of a method.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for method in vars(PartitionedParameterCoordinator).values():
+        if isfunction(method):
+            for wrapped in getclosurevars(method).nonlocals.values():
+                if hasattr(wrapped, "cache_clear"):
+                    wrapped.cache_clear()
 
 
 def _ordered(

@@ -208,19 +208,25 @@ def test_a_trial_that_fails_leaves_the_process_fit_for_the_next(
     assert run(make_trial()).curve()[0] == pytest.approx(plain[0], abs=1e-4)
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2])
+@pytest.mark.parametrize("stage", STAGES)
 def test_nothing_of_a_trial_stays_in_a_process_that_goes_on(
-    stage: int, make_trial: MakeTrial, run: RunTrial
+    stage: int, at_stage: Callable[[int], Stage], make_trial: MakeTrial, run: RunTrial
 ) -> None:
     from deepspeed.runtime.engine import DeepSpeedEngine
 
-    def engines() -> int:
+    def left() -> tuple[int, int]:
+        """Engines, and bytes of tensors."""
         gc.collect()
-        return sum(isinstance(thing, DeepSpeedEngine) for thing in gc.get_objects())
+        things = gc.get_objects()
+        tensors = [thing for thing in things if issubclass(type(thing), torch.Tensor)]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}
+        engines = sum(issubclass(type(thing), DeepSpeedEngine) for thing in things)
+        return engines, sum(storages.values())
 
-    before = engines()
+    at_stage(stage)  # the first of a process leaves what all others share
+    before = left()
     run(make_trial("full", deepspeed={"zero_stage": stage}))
-    assert engines() == before
+    assert left() == before
 
 
 def test_the_buckets_of_a_sharded_trial_do_not_stay_either(
