@@ -94,6 +94,10 @@ def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
         return [Fault("deepspeed.config_file", f"cannot be read: {error}")]
     if not isinstance(settings, dict):
         return [Fault("deepspeed.config_file", f"must hold a JSON object: {file}")]
+    if "scheduler" in settings:  # DeepSpeed's would run in place of the one that LoRA trials have
+        rule = f"must hold no scheduler, so that all methods have the same one: {file}"
+        remedy = "leave it out; set train.schedule and train.warmup"
+        return [Fault("deepspeed.config_file", rule, remedy)]
     return []
 
 

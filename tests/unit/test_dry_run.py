@@ -194,6 +194,22 @@ def test_general_text_without_texts_is_told_before_anything_runs(
         assert f"error: eval.general_text: {message}" in capsys.readouterr().err
 
 
+def test_a_scheduler_of_deepspeed_s_own_is_refused(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its full trials would have another schedule than LoRA's, and none could be resumed."""
+    file = sweep.parent / "own.json"
+    override = f"deepspeed.config_file={file}"
+    file.write_text('{"scheduler": {"type": "WarmupLR", "params": {}}}')
+    assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
+    assert capsys.readouterr().err == (
+        "error: deepspeed.config_file: must hold no scheduler, so that all methods have the same "
+        f"one: {file}; leave it out; set train.schedule and train.warmup\n"
+    )
+    file.write_text('{"zero_optimization": {"stage": 2}}')
+    assert run(sweep, "--dry-run", "--set", override) == command_line.OK
+
+
 def test_faults_of_several_files_are_listed_together(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
