@@ -9,10 +9,10 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 
 from trainables import metric_keys
-from trainables.wording import BASE_GROUP
+from trainables.wording import BASE_GROUP, SETTING_GROUP
 
 RANK = wr.Config("lora/rank")
-_GROUP = wr.Config(metric_keys.SETTING_GROUP)
+_GROUP = wr.Config(SETTING_GROUP)
 _ALPHA = wr.Config("lora/alpha")
 _LEARNING_RATE = wr.Config(metric_keys.LEARNING_RATE)
 _NAMES = {

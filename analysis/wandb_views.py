@@ -24,7 +24,7 @@ from trainables.pareto import recommend
 from trainables.records import TrialStatus
 from trainables.repeats import judged_by_repeats
 from trainables.storage import Location
-from trainables.wording import setting, setting_group
+from trainables.wording import SETTING_GROUP, setting, setting_group
 
 _SECONDS_TO_ANSWER = 15
 _SORTED_BY = metric_keys.IN_DOMAIN_ACC
@@ -208,7 +208,7 @@ class SweepViews:
 def _only(groups: Sequence[str]) -> list[expr.FilterExpr]:
     """The filter that leaves runs of these groups of settings, if there are any."""
     # With `.value`, as W&B keeps a configuration and its own pages write such a filter.
-    key = f"{metric_keys.SETTING_GROUP}.value"
+    key = f"{SETTING_GROUP}.value"
     return [expr.Config(key).isin(list(groups))] if groups else []
 
 

@@ -36,8 +36,6 @@ TRAIN_SECONDS = "time/train_s"
 EVAL_SECONDS = "time/eval_s"
 GPU_HOURS = "cost/gpu_h"
 TRAINABLE_PARAMETERS = "params/trainable"
-# No metric: what the runs in W&B are grouped by, in their configuration.
-SETTING_GROUP = "setting/group"
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ABSENT = "-"
+SETTING_GROUP = "setting/group"
+"""What runs in W&B are grouped by, a key of their configuration."""
+BASE_GROUP = "base"
 _NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
 _SIGNED = {
     metric_keys.FORGETTING_MEAN,
@@ -84,9 +87,6 @@ def further_settings(record: TrialRecord) -> list[str]:
         for axis, value in axes
         if axis not in _NAMED
     ]
-
-
-BASE_GROUP = "base"
 
 
 def setting_group(record: TrialRecord) -> str:

@@ -20,7 +20,7 @@ from trainables.config import Frozen, ModelConfig, TrialConfig
 from trainables.ledger import Ledger, SweepFolder
 from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
 from trainables.storage import Location
-from trainables.wording import BASE_GROUP, setting_group
+from trainables.wording import BASE_GROUP, SETTING_GROUP, setting_group
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
 from tune.wandb_parts import (
@@ -327,7 +327,7 @@ def _trial_config(record: TrialRecord) -> dict[str, Any]:
 
 
 def _group(record: TrialRecord) -> dict[str, str]:
-    return {metric_keys.SETTING_GROUP: setting_group(record)}
+    return {SETTING_GROUP: setting_group(record)}
 
 
 def _flat(name: str, part: Frozen | None) -> dict[str, Any]:
@@ -356,7 +356,7 @@ def _base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
     model = ModelConfig.model_validate(sweep.config["model"])
     return {
         "method": "base",
-        metric_keys.SETTING_GROUP: BASE_GROUP,
+        SETTING_GROUP: BASE_GROUP,
         **_flat("model", model),
         "model/parameters": base.parameters,
     }

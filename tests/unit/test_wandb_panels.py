@@ -7,9 +7,9 @@ from recorded_sweep import scores, trial
 
 from analysis.wandb_panels import panel_groups
 from trainables.config import LoraConfig
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, SETTING_GROUP
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.records import TrialStatus
-from trainables.wording import setting_group
+from trainables.wording import SETTING_GROUP, setting_group
 from tune.wandb_listener import _trial_config
 
 RANK_8 = trial(0).config.model_copy(update={"lora": LoraConfig(rank=8, alpha=8)})
