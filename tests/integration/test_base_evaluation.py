@@ -62,6 +62,16 @@ def test_without_kl_sweeps_of_all_seeds_share_an_evaluation(
     assert evaluate(*constant, "seed=1") == evaluate(*constant)
 
 
+def test_the_key_of_the_scores_does_not_follow_the_seed(evaluate: Callable[..., Path]) -> None:
+    """Which rows are held out does, and so what KL is sampled from."""
+    one, other, fewer = (
+        Base.load(evaluate(change)).record for change in ("seed=0", "seed=1", "eval.limit=11")
+    )
+    assert one.key != other.key
+    assert one.scores_key == other.scores_key
+    assert fewer.scores_key != one.scores_key
+
+
 def test_a_chat_template_that_the_model_lacks_is_named(evaluate: Callable[..., Path]) -> None:
     with pytest.raises(UserError) as caught:
         evaluate("data.chat_template=true", "eval.chat_template=true", "eval.in_domain=[nowhere]")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 from synthetic_sweep import SyntheticSweep
@@ -15,12 +13,7 @@ from analysis.report.formats import as_json, as_markdown
 from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import notices, open_sweeps
-from trainables import base_evaluation
-from trainables.base_evaluation import Base, evaluate_base
-from trainables.config import DataConfig, EvalSuite, ModelConfig
-from trainables.data import TokenizedData
 from trainables.errors import UserError
-from trainables.evaluation import Evaluation
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, TrialStatus
 
@@ -97,38 +90,6 @@ def test_sweeps_that_differ_in_more_are_refused(tmp_path, keys, data):
     two.write = lambda folder: ledger.write_sweep(written) or folder
     with pytest.raises(UserError, match="different data or evaluations"):
         with_base_keys(tmp_path, (one, "a", keys[0]), (two, "b", keys[1]))
-
-
-def test_the_key_of_the_scores_does_not_follow_the_seed(tmp_path, monkeypatch):
-    """Which rows are held out does, and so what KL is sampled from and how many are too long."""
-
-    def load(model, data, suite, seed):
-        tokenized = TokenizedData(train=[{}] * (9 - seed), validation=[], skipped=seed, prompts=[])
-        return None, evaluator, replace(tokenized, prompts=[f"held out {seed}"])
-
-    evaluator = SimpleNamespace(
-        describe=lambda: ["task"], evaluate=lambda base: Evaluation({}, {}, [])
-    )
-    base = SimpleNamespace(parameters=lambda: [])
-    for name, stub in {
-        "pinned": lambda model: model,
-        "_load_all": load,
-        "fingerprint": lambda model: "model",
-        "shared_base": lambda model: (base, None),
-        "_sample": lambda *_: None,
-        "_base_metrics": lambda *_: {},
-    }.items():
-        monkeypatch.setattr(base_evaluation, name, stub)
-    model, data = ModelConfig(name="m"), DataConfig(path="rows.jsonl")
-    suite = EvalSuite.model_validate({"in_domain": ["task"]})
-    one, other = (
-        Base.load(evaluate_base(model, data, suite, seed, tmp_path)).record for seed in (0, 1)
-    )
-    assert one.key != other.key
-    assert one.scores_key == other.scores_key
-    longer = suite.model_copy(update={"batch_size": 1})
-    third = Base.load(evaluate_base(model, data, longer, 0, tmp_path)).record
-    assert third.scores_key != one.scores_key
 
 
 def test_sweeps_that_were_trained_otherwise_are_said_to_be(tmp_path):
