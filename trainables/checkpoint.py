@@ -236,13 +236,9 @@ def _master(parameter: Any, optimizer: Any) -> Any:
 
 def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:
     if _is_partitioned(parameter):
-        from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
-
-        if moment is not None:
-            safe_set_full_optimizer_state(parameter, value, moment)
-            return
-        safe_set_full_fp32_param(parameter, value)
-        _set_working_copy(parameter, value)
+        _set_partition(parameter, value, moment)
+        if moment is None:
+            _set_working_copy(parameter, value)
         return
     value, master = value.to(parameter.device), _master(parameter, optimizer)
     if moment is None:
@@ -257,6 +253,41 @@ def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any
         state[moment] = value.to(master.dtype)
     if "step" not in state:
         state["step"] = step_counter(base, master)
+
+
+def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> None:
+    """This worker's part of the fp32 parameter, or of its moment."""
+    from deepspeed import utils
+
+    if _is_padded(parameter):
+        partition = _partition_of(parameter, value)
+        if moment is None:
+            utils.safe_set_local_fp32_param(parameter, partition)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, partition, moment)
+    elif moment is None:
+        utils.safe_set_full_fp32_param(parameter, value)
+    else:
+        utils.safe_set_full_optimizer_state(parameter, value, moment)
+
+
+def _is_padded(parameter: Any) -> bool:
+    """Whether ZeRO-3 divides it into parts that together are longer than it is.
+
+    DeepSpeed's `safe_set_full_` functions would read beyond its end (0.19).
+    """
+    if not hasattr(parameter, "ds_id"):
+        return False
+    workers = torch.distributed.get_world_size(parameter.ds_process_group)
+    return bool(parameter.ds_numel % workers)
+
+
+def _partition_of(parameter: Any, value: torch.Tensor) -> torch.Tensor:
+    """This worker's part of a whole value, with zeros behind its end."""
+    size = parameter.partition_numel()
+    start = size * torch.distributed.get_rank(parameter.ds_process_group)
+    ours = value.flatten()[start : start + size]
+    return torch.nn.functional.pad(ours, (0, size - len(ours)))
 
 
 def step_counter(optimizer: Any, parameter: torch.Tensor) -> torch.Tensor:

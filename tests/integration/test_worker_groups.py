@@ -11,9 +11,8 @@ import pytest
 import ray
 import torch
 from ray.exceptions import RayActorError
-from ray.util.placement_group import placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from transformers import AutoModelForCausalLM
+from worker_group import group_of, values
 
 from trainables.drift import kl_drift
 from trainables.errors import Diverged
@@ -25,17 +24,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from conftest import Run
+    from worker_group import Train
 
     from trainables.base_evaluation import Base
     from trainables.config import TrialConfig
     from trainables.records import Measurement, TrialRecord
     from tune.sweep_config import SweepConfig
 
-    Train = Callable[..., tuple[list[Measurement], BaseException | None]]
-
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 RATE = 1e-4
 TRAIN = {"steps": 6, "micro_batch_size": 4, "report_every": 3}
 
@@ -87,49 +84,8 @@ def test_a_sweep_s_trials_share_a_group_inside_their_placement(
 
 @pytest.fixture(scope="module")
 def train(cluster: None) -> Iterator[Train]:
-    """Trains on the one group of a process that has a placement, as Tune gives it to a trial."""
-
-    class Trials:
-        def train(self, trial: TrialConfig, stops_at: int | None, dies_at: int | None) -> Any:
-            import psutil
-
-            from trainables.reporter import ListReporter
-            from trainables.under_ray.group import train_on_workers
-
-            class Reporter(ListReporter):
-                def report(self, measurement: Measurement) -> None:
-                    super().report(measurement)
-                    if measurement.step == stops_at:
-                        raise SystemExit  # as Tune ends the thread of a trial
-                    if measurement.step == dies_at:
-                        _, second = (
-                            process
-                            for process in psutil.Process().parent().children()
-                            if process.name().startswith("ray::Worker")
-                        )
-                        second.kill()
-
-            reporter = Reporter()
-            try:
-                train_on_workers(trial, reporter)
-            except (Exception, SystemExit) as error:
-                return reporter.measurements, error
-            return reporter.measurements, None
-
-    placement = placement_group([{"memory": 1 << 20}, {"CPU": 1}, {"CPU": 1}], strategy="PACK")
-    actor: Any = ray.remote(num_cpus=0, memory=1 << 20)(Trials)
-    trials = actor.options(
-        scheduling_strategy=PlacementGroupSchedulingStrategy(placement, 0)
-    ).remote()
-
-    def train(
-        trial: TrialConfig, stops_at: int | None = None, dies_at: int | None = None
-    ) -> tuple[list[Measurement], BaseException | None]:
-        measurements, error = ray.get(trials.train.remote(trial, stops_at, dies_at))
-        return measurements, error
-
-    yield train
-    remove_placement_group(placement)
+    with group_of(2, cpus_each=1) as train:
+        yield train
 
 
 @pytest.fixture
@@ -147,13 +103,6 @@ def alone(make_trial: Callable[..., TrialConfig], run: Callable[..., Run]) -> An
     train = TRAIN | {"micro_batch_size": 8}
     trial = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": 2}, train=train)
     return trial, run(trial)
-
-
-def values(measurements: list[Measurement]) -> dict[int, dict[str, float]]:
-    return {
-        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
-        for m in measurements
-    }
 
 
 @pytest.fixture(scope="module")
