@@ -29,10 +29,21 @@ from safetensors.torch import load_file, save_file
 
 from trainables.checkpoint_files import FILES, digest
 from trainables.disk import whole_folder
+from trainables.errors import TrialError
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TRAINING = "training.safetensors"
 _PROGRESS = "progress.json"
+# Where DeepSpeed has them: at stage 3, at 1 and 2, and at 1 in bfloat16 with gradients in fp32.
+_PARTITIONS = (
+    "fp32_partitioned_groups_flat",
+    "single_partition_of_fp32_groups",
+    "fp32_groups_flat_partition",
+)
+
+
+class CannotGoOn(TrialError):
+    """The optimizer keeps its state where that of a checkpoint cannot be put back."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +109,11 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
 
     Raises:
         KeyError: the checkpoint is of another model or adapter.
+        CannotGoOn: the optimizer updates tensors of its own that belong to no known parameter.
     """
     tensors = load_file(checkpoint / _TRAINING)
     steps = int(tensors["steps"])
+    _check_all_is_known(model, optimizer)
     _link_moments(optimizer)
     for name, parameter in _trained(model):
         _set(parameter, tensors[f"parameter/{name}"], None, optimizer)
@@ -186,14 +199,33 @@ def _link_moments(optimizer: Any) -> None:
     """
     *wrappers, base = _unwrapped(optimizer)
     for wrapper in wrappers:
-        for name in ("fp32_partitioned_groups_flat", "single_partition_of_fp32_groups"):
-            for partition in getattr(wrapper, name, ()):
-                if not base.state[partition]:
-                    moments = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
-                    base.state[partition] = {**moments, "step": step_counter(base, partition)}
+        for partition in _partitions(wrapper):
+            if not base.state[partition]:
+                moments = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
+                base.state[partition] = {**moments, "step": step_counter(base, partition)}
         if hasattr(wrapper, "_lazy_init_hp_params_optimizer_state"):
             wrapper._hp_optimizer_states_linked = False
             wrapper._lazy_init_hp_params_optimizer_state()
+
+
+def _partitions(wrapper: Any) -> list[Any]:
+    """This worker's part of the fp32 parameters, as ZeRO gives it to the optimizer."""
+    return [partition for name in _PARTITIONS for partition in getattr(wrapper, name, ())]
+
+
+def _check_all_is_known(model: Any, optimizer: Any) -> None:
+    """See whether all that the optimizer updates is known here: what is not would be left out."""
+    *wrappers, base = _unwrapped(optimizer)
+    known = [partition for wrapper in wrappers for partition in _partitions(wrapper)]
+    whole = [parameter for _, parameter in _trained(model) if not _is_partitioned(parameter)]
+    known += [_master(parameter, optimizer)[0] for parameter in whole]
+    updated = {id(tensor) for group in base.param_groups for tensor in group["params"]}
+    if not updated <= set(map(id, known)):
+        names = " around ".join(type(each).__name__ for each in (*wrappers, base))
+        raise CannotGoOn(
+            "deepspeed.config_file: must not make an optimizer whose state a checkpoint cannot be "
+            f"put back into, got {names}; leave its section `optimizer` out"
+        )
 
 
 def _is_partitioned(parameter: Any) -> bool:
@@ -209,10 +241,11 @@ def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
             if moment is None
             else safe_get_full_optimizer_state(parameter, moment)
         )
-    elif moment is None:
-        value = _master(parameter, optimizer).data
     else:
-        value = _base_optimizer(optimizer).state.get(_master(parameter, optimizer), {}).get(moment)
+        master, part = _master(parameter, optimizer)
+        state = _base_optimizer(optimizer).state.get(master, {})
+        whole = master.data if moment is None else state.get(moment)
+        value = None if whole is None else _of(parameter, whole, part)
     return value
 
 
@@ -221,17 +254,27 @@ def _on_cpu(value: torch.Tensor) -> torch.Tensor:
     return copied.clone(memory_format=torch.contiguous_format)
 
 
-def _master(parameter: Any, optimizer: Any) -> Any:
-    """What the optimizer updates: in 16 bit at stage 0, DeepSpeed's fp32 copy of the parameter."""
+def _master(parameter: Any, optimizer: Any) -> tuple[Any, slice | None]:
+    """What the optimizer updates, and which part of it is the parameter; None where all is.
+
+    In 16 bit at stage 0 it is an fp32 copy: of the parameter or, under DeepSpeed's own Adam on a
+    GPU, of all parameters of its group, one after another.
+    """
     for wrapper in _unwrapped(optimizer)[:-1]:
-        groups = zip(
-            getattr(wrapper, "fp16_groups", ()), getattr(wrapper, "fp32_groups", ()), strict=False
-        )
-        for working, masters in groups:
-            for ours, master in zip(working, masters, strict=True):
-                if ours is parameter:
-                    return master
-    return parameter
+        for number, working in enumerate(getattr(wrapper, "fp16_groups", ())):
+            start = 0
+            for position, ours in enumerate(working):
+                if ours is parameter and hasattr(wrapper, "fp32_groups_flat"):
+                    return wrapper.fp32_groups_flat[number], slice(start, start + ours.numel())
+                if ours is parameter and hasattr(wrapper, "fp32_groups"):
+                    return wrapper.fp32_groups[number][position], None
+                start += ours.numel()
+    return parameter, None
+
+
+def _of(parameter: Any, whole: torch.Tensor, part: slice | None) -> torch.Tensor:
+    """The parameter's part of what the optimizer updates, in the parameter's shape."""
+    return whole if part is None else whole[part].view_as(parameter)
 
 
 def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:
@@ -240,19 +283,19 @@ def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any
         if moment is None:
             _set_working_copy(parameter, value)
         return
-    value, master = value.to(parameter.device), _master(parameter, optimizer)
+    value, base = value.to(parameter.device), _base_optimizer(optimizer)
+    master, part = _master(parameter, optimizer)
     if moment is None:
-        master.data.copy_(value)
+        whole = master.data
         parameter.data.copy_(value)
-        return
-    base = _base_optimizer(optimizer)
-    state = base.state[master]
-    if moment in state:
-        state[moment].copy_(value)
     else:
-        state[moment] = value.to(master.dtype)
-    if "step" not in state:
-        state["step"] = step_counter(base, master)
+        state = base.state[master]
+        if moment not in state:
+            state[moment] = torch.zeros_like(master.data)
+        if "step" not in state:
+            state["step"] = step_counter(base, master)
+        whole = state[moment]
+    _of(parameter, whole, part).copy_(value)
 
 
 def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> None:

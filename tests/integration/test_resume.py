@@ -38,6 +38,16 @@ KINDS: dict[str, dict[str, Any]] = {
     },
     "full, stage 2": {"method": "full", "deepspeed": {"zero_stage": 2}},
     "full, stage 3": {"method": "full", "deepspeed": {"zero_stage": 3}},
+    "full, stage 3, bfloat16": {
+        "method": "full",
+        "model": {"dtype": "bfloat16"},
+        "deepspeed": {"zero_stage": 3},
+    },
+    "full, stage 1, bfloat16, gradients in float32": {
+        "method": "full",
+        "model": {"dtype": "bfloat16"},
+        "deepspeed": {"config_file": str(Path(__file__).with_name("zero_1_fp32_gradients.json"))},
+    },
 }
 TRAIN = {
     "steps": 12,

@@ -1,0 +1,60 @@
+"""Checkpoints of optimizers that DeepSpeed makes only on a GPU, or that are not known here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from trainables import checkpoint
+
+
+def model_and_optimizer(monkeypatch: pytest.MonkeyPatch, seed: int) -> tuple[Any, Any]:
+    """Two layers in bfloat16, and what DeepSpeed's own Adam is wrapped in at stage 0."""
+    monkeypatch.setenv("DS_ACCELERATOR", "cpu")
+    from deepspeed.runtime.fp16.fused_optimizer import FP16_Optimizer
+
+    torch.manual_seed(seed)
+    model = torch.nn.Sequential(torch.nn.Linear(3, 5), torch.nn.Linear(5, 2)).bfloat16()
+    groups = [{"params": list(layer.parameters())} for layer in model]
+    adam = torch.optim.AdamW(groups, lr=0.1)
+    return model, FP16_Optimizer(adam, low_precision_dtype=torch.bfloat16)
+
+
+def state(model: Any, optimizer: Any) -> list[torch.Tensor]:
+    """Every number that the next step depends on."""
+    moments = [value for state in optimizer.optimizer.state.values() for value in state.values()]
+    return [*model.parameters(), *optimizer.fp32_groups_flat, *moments]
+
+
+def test_parameters_that_share_one_master_copy_resume(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    trained = model_and_optimizer(monkeypatch, seed=1)
+    for master in trained[1].fp32_groups_flat:
+        master.grad = torch.randn_like(master)
+    trained[1].optimizer.step()
+    for parameter, master in zip(
+        trained[1].fp16_groups_flat, trained[1].fp32_groups_flat, strict=True
+    ):
+        parameter.copy_(master.data)
+    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, reports={})
+    checkpoint.write(tmp_path / "step", checkpoint.take(*trained, progress, world_size=1))
+    resumed = model_and_optimizer(monkeypatch, seed=2)
+    checkpoint.load_training_state(tmp_path / "step", *resumed)
+    for mine, other in zip(state(*resumed), state(*trained), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_an_optimizer_that_updates_what_is_not_known_does_not_go_on(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 5)
+    known = torch.optim.AdamW(model.parameters())
+    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, reports={})
+    checkpoint.write(tmp_path / "step", checkpoint.take(model, known, progress, world_size=1))
+    copies = [parameter.detach().clone() for parameter in model.parameters()]
+    unknown = SimpleNamespace(optimizer=torch.optim.AdamW(copies))
+    with pytest.raises(checkpoint.CannotGoOn, match="got SimpleNamespace around AdamW"):
+        checkpoint.load_training_state(tmp_path / "step", model, unknown)
