@@ -76,8 +76,12 @@ class MemoryFit:
     shape: ModelShape | None
     card: int | None
 
-    def check(self, config: SweepConfig) -> list[str]:
+    def check(self, config: SweepConfig, has_base: bool = False) -> list[str]:
         """A sentence on each method whose batches are made smaller.
+
+        Args:
+            config: the sweep.
+            has_base: whether its base is evaluated already, maybe on larger GPUs.
 
         Raises:
             UserError: a method, or the base's evaluation, does not fit even one sample at a time.
@@ -93,7 +97,7 @@ class MemoryFit:
             elif smaller != trial:
                 need = f"{self._need(trial)} GiB would not fit"
                 notices.append(f"{_label(trial)}: {_portions(trial, smaller)}, as {need}")
-        if base_fault := self._base_fault(config):
+        if not has_base and (base_fault := self._base_fault(config)):
             faults.append(base_fault)
         if faults:
             raise UserError(faults)

@@ -122,7 +122,7 @@ class Sweep:
         """
         check_nodes(self._nodes, self._ledger.folder.location)
         check_resources(self._config, self._cluster, nodes_up(), worker_types(self._nodes))
-        resized = self._memory.check(self._config)
+        resized = self._memory.check(self._config, self._has_base)
         make_trial = self._trial_maker(self._config.name)
         with (
             StopRequest(self._beside_driver) as request,
@@ -220,8 +220,12 @@ class Sweep:
             logger.warning("warm_start: left out %s", reason)
         return records
 
+    @property
+    def _has_base(self) -> bool:
+        return self._ledger.exists() and self._ledger.has_base()
+
     def _evaluate_base(self, hosts: HostPool, listeners: Sequence[SweepListener]) -> BaseRecord:
-        if self._ledger.exists() and self._ledger.has_base():
+        if self._has_base:
             return self._ledger.base()
 
         def tell(message: str) -> None:

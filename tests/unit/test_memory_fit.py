@@ -169,6 +169,7 @@ def test_a_model_over_many_gpus_is_evaluated_on_one_which_must_hold_it() -> None
     assert "it has 80.0 GiB" in fault.rule
     assert "larger GPUs" in fault.remedy
     assert "bfloat16" not in fault.remedy
+    assert found.check(config, has_base=True) == []  # that was on another GPU
     config, found = fit(150, *LLAMA_70B)
     assert found.check(config) == []
 
