@@ -214,8 +214,13 @@ def _partitions(wrapper: Any) -> list[Any]:
 
 
 def _check_all_is_known(model: Any, optimizer: Any) -> None:
-    """See whether all that the optimizer updates is known here: what is not would be left out."""
+    """See whether all that is updated in the parameters' stead is known: else it would be left out.
+
+    Only what wraps an optimizer has it update tensors of the wrapper's own.
+    """
     *wrappers, base = _unwrapped(optimizer)
+    if not wrappers:
+        return
     known = [partition for wrapper in wrappers for partition in _partitions(wrapper)]
     whole = [parameter for _, parameter in _trained(model) if not _is_partitioned(parameter)]
     known += [_master(parameter, optimizer)[0] for parameter in whole]
