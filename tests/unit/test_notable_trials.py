@@ -54,6 +54,13 @@ def test_front_best_of_each_rank_and_best_full() -> None:
     assert notable_trials(GOALS, records) == [0, 2, 4, 6]
 
 
+def test_what_repeats_recommend_is_among_them() -> None:
+    records = [scored(0, 4, 0.9, 0.0), scored(1, 4, 0.8, 0.1), scored(2, 4, 0.7, 0.2)]
+    assert notable_trials(GOALS, records) == [0]
+    repeats = [scored(3, 4, 0.1, 0.3, confirms=0), scored(4, 4, 0.8, 0.1, confirms=1)]
+    assert notable_trials(GOALS, [*records, *repeats]) == [0, 1]
+
+
 def test_the_best_of_a_rank_is_its_best_trade_off() -> None:
     records = [scored(0, 4, 0.9, 0.0), scored(1, 8, 0.8, 0.3), scored(2, 8, 0.8, 0.2)]
     assert notable_trials(GOALS, records) == [0, 2]

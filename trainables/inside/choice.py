@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from trainables.pareto import Goals, pareto_front, recommend
 from trainables.records import TrialRecord
+from trainables.repeats import judged_by_repeats
 
 
-def notable_trials(goals: Goals, records: Iterable[TrialRecord]) -> list[int]:
-    """The Pareto front, the best trade-off of each rank and of full fine-tuning; by number.
+def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
+    """The trial to take, the Pareto front, the best trade-off of each rank and of full fine-tuning.
 
-    Of complete trials with weights.
+    Their numbers in order, of complete trials with weights.
     """
-    kept = [record for record in records if record.weights_dir]
     groups: defaultdict[int | None, list[TrialRecord]] = defaultdict(list)
+    kept = [record for record in records if record.weights_dir]
     for record in kept:
         groups[record.config.lora.rank if record.config.lora else None].append(record)
-    best = [found.trial for group in groups.values() if (found := recommend(goals, group))]
-    return sorted({record.number for record in [*pareto_front(goals, kept), *best]})
+    choices = [recommend(goals, group) for group in groups.values()]
+    choices.append(recommend(goals, kept, judged_by_repeats(kept)))
+    taken = [choice.trial for choice in choices if choice]
+    return sorted({record.number for record in [*pareto_front(goals, kept), *taken]})
