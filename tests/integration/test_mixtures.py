@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 SHAPE = {
     "hidden_size": 16,
