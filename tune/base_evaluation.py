@@ -73,7 +73,7 @@ def _awaited(
     """The answer; tells over and over what it waits for where no node could give it."""
     while not ray.wait([answer], timeout=_TELL_EVERY_S)[0]:
         if not _has_node(wanted):
-            failure = last_failure()
+            failure = last_failure(ray.get_runtime_context().gcs_address)
             tell(f"waiting for a node with {_named(wanted)}{f': {failure}' if failure else ''}")
     fault: UserError | None = ray.get(answer)
     return fault

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._raylet import GcsClient
 from ray.autoscaler._private.autoscaler import AutoscalerSummary
 from ray.autoscaler._private.node_provider_availability_tracker import (
     NodeProviderAvailabilityTracker,
 )
 from ray.autoscaler.node_launch_exception import NodeLaunchException
-from ray.experimental.internal_kv import _internal_kv_del, _internal_kv_put
 
 from trainables.errors import UserError
 from trainables.under_ray.autoscaler import last_failure
@@ -27,35 +27,45 @@ from tune.sweep_config import SweepConfig
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 
 
+STATUS = DEBUG_AUTOSCALING_STATUS.encode()
+
+
+def address() -> str:
+    return str(ray.get_runtime_context().gcs_address)
+
+
 def write_down(tracker: NodeProviderAvailabilityTracker) -> None:
     """As Ray's autoscaler does."""
     summary = AutoscalerSummary({}, {}, [], {}, [], node_availability_summary=tracker.summary())
     status = json.dumps({"autoscaler_report": asdict(summary)})
-    _internal_kv_put(DEBUG_AUTOSCALING_STATUS, status, overwrite=True)
+    GcsClient(address=address()).internal_kv_put(STATUS, status.encode(), True, None)
 
 
 @pytest.fixture
 def tracker() -> Iterator[NodeProviderAvailabilityTracker]:
     yield NodeProviderAvailabilityTracker(timer=lambda: 0)
-    _internal_kv_del(DEBUG_AUTOSCALING_STATUS)
+    GcsClient(address=address()).internal_kv_del(STATUS, False, None)
 
 
 def test_the_last_failure_counts_until_a_node_starts(
     tracker: NodeProviderAvailabilityTracker,
 ) -> None:
-    assert last_failure() is None
+    assert last_failure(address()) is None
     quota = NodeLaunchException("VcpuLimitExceeded", "0 vCPUs are allowed", None)
     capacity = NodeLaunchException("InsufficientInstanceCapacity", "no capacity", None)
     tracker.update_node_availability("gpu_on_demand", 1, quota)
     write_down(tracker)
     said = "gpu_on_demand cannot be had: VcpuLimitExceeded: 0 vCPUs are allowed"
-    assert last_failure() == said
+    assert last_failure(address()) == said
     tracker.update_node_availability("gpu_spot", 2, capacity)
     write_down(tracker)
-    assert last_failure() == "gpu_spot cannot be had: InsufficientInstanceCapacity: no capacity"
+    assert (
+        last_failure(address())
+        == "gpu_spot cannot be had: InsufficientInstanceCapacity: no capacity"
+    )
     tracker.update_node_availability("gpu_on_demand", 3, None)
     write_down(tracker)
-    assert last_failure() is None
+    assert last_failure(address()) is None
 
 
 def test_who_waits_for_a_node_says_so_again_and_again(

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
-from ray.experimental.internal_kv import _internal_kv_get
+from ray._raylet import GcsClient  # type: ignore[attr-defined]  # it is compiled
 
 _MONITORS = ("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")
 _OPTION = "--autoscaling-config="
@@ -56,13 +56,16 @@ def most_workers(config: Mapping[str, Any]) -> dict[str, float]:
     return {kind: _most(kind, workers, config.get("max_workers", 0)) for kind in kinds}
 
 
-def last_failure() -> str | None:
+def last_failure(cluster: str) -> str | None:
     """Why the cluster's autoscaler could not start the last node that it tried to; None if it did.
 
     Known are the reasons that v1 was given, by AWS for example, for as long as `ray status` has
     them: half an hour.
+
+    Args:
+        cluster: address of the cluster's GCS.
     """
-    status = _internal_kv_get(DEBUG_AUTOSCALING_STATUS)
+    status = GcsClient(address=cluster).internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None)
     report = json.loads(status).get("autoscaler_report", {}) if status else {}
     tried = report.get("node_availability_summary", {}).get("node_availabilities", {}).values()
     last = max(tried, key=lambda record: record["last_checked_timestamp"], default=None)
