@@ -81,7 +81,11 @@ def _resources(config: SweepConfig) -> list[str]:
     for method in config.search.methods:
         resources = config.resources.of(method)
         gpus = resources.gpus_per_worker
-        each = "1 GPU where there is one" if gpus is None else f"{gpus:g} GPU"
+        gpu_type = resources.accelerator_type
+        if gpu_type:
+            each = f"{gpus or 1:g} {gpu_type} GPU"
+        else:
+            each = "1 GPU where there is one" if gpus is None else f"{gpus:g} GPU"
         lines.append(
             f"{method}: {resources.workers} worker(s) a trial, each with "
             f"{resources.cpus_per_worker:g} CPU and {each}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -66,15 +67,15 @@ def host_memory(config: SweepConfig) -> list[str]:
 
 @dataclass(frozen=True)
 class MemoryFit:
-    """Makes trials fit the smallest GPU of a cluster.
+    """Makes trials fit the smallest GPU that a cluster has for them.
 
     Attributes:
         shape: of the model; None where it is not known, and nothing is checked.
-        card: bytes of that GPU; None on a cluster without.
+        cards: bytes of that GPU by method; of those without, nothing is checked.
     """
 
     shape: ModelShape | None
-    card: int | None
+    cards: Mapping[Method, int]
 
     def check(self, config: SweepConfig, has_base: bool = False) -> list[str]:
         """A sentence on each method whose batches are made smaller.
@@ -86,10 +87,10 @@ class MemoryFit:
         Raises:
             UserError: a method, or the base's evaluation, does not fit even one sample at a time.
         """
-        if self.shape is None or self.card is None:
+        if self.shape is None:
             return []
         notices, faults = [], []
-        for method in _estimated(config):
+        for method in [method for method in _estimated(config) if method in self.cards]:
             trial = largest_trial(config, method)
             smaller = memory.fitted(self.shape, trial, self._share(trial))
             if smaller is None:
@@ -105,12 +106,12 @@ class MemoryFit:
 
     def resized(self, trial: TrialConfig) -> TrialConfig:
         """The trial in the largest portions that fit; what it trains on stays what it is."""
-        if self.shape is None or self.card is None or not _is_known(trial):
+        if self.shape is None or trial.method not in self.cards or not _is_known(trial):
             return trial
         return memory.fitted(self.shape, trial, self._share(trial)) or trial
 
     def _share(self, trial: TrialConfig) -> float:
-        return _share_of(self.card or 0, trial)
+        return _share_of(self.cards[trial.method], trial)
 
     def _need(self, trial: TrialConfig) -> str:
         assert self.shape is not None  # noqa: S101 - seen to by the callers
@@ -119,16 +120,16 @@ class MemoryFit:
     def _base_fault(self, config: SweepConfig) -> Fault | None:
         """However many workers share a trial's model, one process evaluates the base by itself."""
         assert self.shape is not None  # noqa: S101 - seen to by the caller
-        assert self.card is not None  # noqa: S101 - seen to by the caller
-        trial = largest_trial(config, config.search.methods[0])
-        if memory.fitted_base(self.shape, trial, self.card):
+        method = config.search.methods[0]
+        trial, card = largest_trial(config, method), self.cards.get(method)
+        if card is None or memory.fitted_base(self.shape, trial, card):
             return None
         need = memory.base_peak(self.shape, _with_one_sample(trial)) / _GIB
         in_16_bit = "" if config.model.dtype == "bfloat16" else " or model.dtype: bfloat16"
         return Fault(
             "the base's evaluation",
             f"one process makes it, with the whole model on its GPU: about {need:.1f} GiB at one "
-            f"sample at a time, and it has {self.card / _GIB:.1f} GiB",
+            f"sample at a time, and it has {card / _GIB:.1f} GiB",
             f"take a smaller model{in_16_bit} or larger GPUs",
         )
 
@@ -147,9 +148,18 @@ class MemoryFit:
         )
 
 
-def memory_fit(config: SweepConfig, card: int | None) -> MemoryFit:
-    """The check for a sweep on a cluster whose smallest GPU has so many bytes."""
-    return MemoryFit(read_shape(config.model) if card else None, card)
+def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]) -> MemoryFit:
+    """The check for a sweep on a cluster.
+
+    Args:
+        config: the sweep.
+        smallest_gpu: gives the bytes of the cluster's smallest GPU of a type, or of any.
+    """
+    cards: dict[Method, int] = {}
+    for method in config.search.methods:
+        if card := smallest_gpu(config.resources.of(method).accelerator_type):
+            cards[method] = card
+    return MemoryFit(read_shape(config.model) if cards else None, cards)
 
 
 def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:

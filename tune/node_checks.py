@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trainables.errors import Fault, UserError, first_line
 from trainables.ledger import cannot_write
 from trainables.storage import Location, open_storage
+from trainables.under_ray.gpu_types import counted_by_type
 from trainables.under_ray.node import SHARE_STORAGE, NodeReport, report_node, this_node
 
 _TIMEOUT_S = 60.0
@@ -96,14 +98,19 @@ def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
         raise UserError(faults)
 
 
-def largest_cluster(now: Mapping[str, float], reports: Sequence[NodeReport]) -> dict[str, float]:
+def largest_cluster(
+    nodes: Sequence[Mapping[str, float]], reports: Sequence[NodeReport]
+) -> dict[str, float]:
     """Resources of the cluster once its autoscaler has made all it may; it grows by demand.
 
     Args:
-        now: what it has, the head's own included.
-        reports: of its nodes.
+        nodes: resources of those that are up, the head included.
+        reports: of the same.
     """
-    largest = dict(now)
+    now: Counter[str] = Counter()
+    for node in nodes:
+        now.update(node)
+    largest: dict[str, float] = dict(now)
     for report in reports:
         for kind, amount in report.most_workers.items():
             largest[kind] = max(largest.get(kind, 0.0), amount)
@@ -112,7 +119,7 @@ def largest_cluster(now: Mapping[str, float], reports: Sequence[NodeReport]) -> 
 
 def nodes_up() -> list[dict[str, float]]:
     """Resources of each node that is up."""
-    return [dict(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    return [counted_by_type(node["Resources"]) for node in ray.nodes() if node["Alive"]]
 
 
 def worker_types(reports: Sequence[NodeReport]) -> list[dict[str, float]]:
@@ -120,9 +127,14 @@ def worker_types(reports: Sequence[NodeReport]) -> list[dict[str, float]]:
     return [resources for report in reports for resources in report.worker_types]
 
 
-def smallest_gpu(reports: Sequence[NodeReport]) -> int | None:
-    """Bytes of the smallest GPU of any node; None where there is none."""
-    return min((report.gpu_bytes for report in reports if report.gpu_bytes), default=None)
+def smallest_gpu(reports: Sequence[NodeReport], gpu_type: str | None = None) -> int | None:
+    """Bytes of the smallest GPU of any node, or of those of a type; None where there is none."""
+    sizes = (
+        report.gpu_bytes
+        for report in reports
+        if report.gpu_bytes and (gpu_type is None or gpu_type in report.gpu_types)
+    )
+    return min(sizes, default=None)
 
 
 def _storage_faults(reports: Sequence[NodeReport], location: Location) -> list[Fault]:

@@ -12,6 +12,8 @@ from ray.tune import PlacementGroupFactory
 
 from trainables.config import TrialConfig
 from trainables.slots.eligibility import reason_against
+from trainables.under_ray.gpu_types import kind_of, reserved
+from tune.sweep_config import ResourcesConfig
 
 logger = logging.getLogger(__name__)
 
@@ -46,10 +48,12 @@ class Placement:
     Attributes:
         waiting: what a trial function reserves that only waits: for its workers, or for its host
             of slots.
+        resources: of the sweep, for the types of its GPUs.
         has_slots: whether LoRA trials train in slots, where they can.
     """
 
     waiting: Mapping[str, float]
+    resources: ResourcesConfig
     has_slots: bool
 
     def __call__(self, config: dict[str, Any]) -> PlacementGroupFactory:
@@ -61,16 +65,25 @@ class Placement:
         trial = TrialConfig.model_validate(config["trial"])
         if self._is_in_slot(trial):
             return PlacementGroupFactory([dict(self.waiting)])
+        worker = reserved(self._held_by_worker(trial))
         if trial.workers == 1:
-            return PlacementGroupFactory([_of_worker(trial)])
-        workers = [_of_worker(trial)] * trial.workers
+            return PlacementGroupFactory([worker])
+        workers = [worker] * trial.workers
         return PlacementGroupFactory([dict(self.waiting), *workers], strategy="PACK")
 
     def holds(self, trial: TrialConfig) -> dict[str, float]:
-        """CPUs and GPUs of all workers; those of a trial in a slot are its host's."""
+        """What all workers hold, by kind; what a trial in a slot does is its host's."""
         if self._is_in_slot(trial):
             return {}
-        return {kind: each * trial.workers for kind, each in _of_worker(trial).items()}
+        return {k: each * trial.workers for k, each in self._held_by_worker(trial).items()}
+
+    def _held_by_worker(self, trial: TrialConfig) -> dict[str, float]:
+        held = {"CPU": trial.cpus_per_worker}
+        if trial.gpus_per_worker:
+            held["GPU"] = trial.gpus_per_worker
+            if gpu_type := self.resources.of(trial.method).accelerator_type:
+                held[kind_of(gpu_type)] = trial.gpus_per_worker
+        return held
 
     def _is_in_slot(self, trial: TrialConfig) -> bool:
         return self.has_slots and not reason_against(trial)
@@ -114,10 +127,3 @@ class Room:
 
     def _in_use(self, kind: str) -> float:
         return sum(held.get(kind, 0) for held in self._held.values())
-
-
-def _of_worker(trial: TrialConfig) -> dict[str, float]:
-    bundle = {"CPU": trial.cpus_per_worker}
-    if trial.gpus_per_worker:
-        bundle["GPU"] = trial.gpus_per_worker
-    return bundle

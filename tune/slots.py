@@ -18,7 +18,7 @@ from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.node_checks import nodes_up
-from tune.preflight import gpus_per_worker, trials_that_fit, workers_in
+from tune.preflight import held_by_trial, held_by_worker, trials_that_fit, workers_in
 from tune.search_space import largest_lora
 from tune.searcher import MakeTrial
 from tune.sweep_config import SweepConfig
@@ -122,16 +122,11 @@ class HostPool:
     def _start_for(self, slots: int) -> None:
         """Start the hosts that are lacking where each has so many slots."""
         config, cluster = self._config, self._cluster
-        held = {
-            "CPU": config.resources.lora.cpus_per_worker,
-            "GPU": gpus_per_worker(config, "lora", cluster),
-        }
+        held = held_by_worker(config, "lora", cluster)
         wanted = hosts_to_start(
             hosts_that_fit(config, cluster), hosts_up(held, nodes_up()), self._at_once, slots
         )
-        started = [
-            start_slot_host(held["CPU"], held["GPU"]) for _ in range(wanted - len(self._actors))
-        ]
+        started = [start_slot_host(held) for _ in range(wanted - len(self._actors))]
         for actor in started:
             actor.load_libraries.remote()
         self._actors = (*self._actors, *started)
@@ -201,10 +196,7 @@ def hosts_that_fit(config: SweepConfig, cluster: dict[str, float]) -> int:
     """Hosts side by side, with room for a full fine-tuning trial where the sweep has such."""
     fits = trials_that_fit(config, "lora", cluster)
     if "full" in config.search.methods:
-        rest = dict(cluster)
-        full = config.resources.full
-        rest["CPU"] = rest.get("CPU", 0) - full.workers * full.cpus_per_worker
-        rest["GPU"] = rest.get("GPU", 0) - full.workers * gpus_per_worker(config, "full", cluster)
+        rest = _without(cluster, held_by_trial(config, "full", cluster))
         fits = trials_that_fit(config, "lora", rest)
     most = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
     return max(0, min(fits, most))
@@ -214,7 +206,7 @@ def hosts_up(held: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) ->
     """Hosts for which there is room on nodes that are up.
 
     Args:
-        held: CPUs and GPUs of one.
+        held: by one.
         nodes: what each node has in all.
     """
     return sum(workers_in(held, node) for node in nodes)
@@ -234,8 +226,9 @@ def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:
 
 def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> dict[str, float]:
     """What hosts of slots leave of a cluster for trials that train by themselves."""
-    held = {
-        "CPU": config.resources.lora.cpus_per_worker,
-        "GPU": gpus_per_worker(config, "lora", cluster),
-    }
-    return cluster | {kind: cluster.get(kind, 0.0) - hosts * held[kind] for kind in held}
+    held = held_by_worker(config, "lora", cluster)
+    return _without(cluster, {kind: hosts * amount for kind, amount in held.items()})
+
+
+def _without(cluster: dict[str, float], held: Mapping[str, float]) -> dict[str, float]:
+    return cluster | {kind: cluster.get(kind, 0.0) - amount for kind, amount in held.items()}

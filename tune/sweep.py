@@ -6,13 +6,14 @@ import logging
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
 from ray import tune as ray_tune
 from ray.exceptions import RayError
 
-from trainables.config import Method, TrialConfig
+from trainables.config import TrialConfig
 from trainables.inside.choice import notable_trials
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
@@ -41,6 +42,7 @@ from tune.preflight import (
     check_metrics,
     check_resources,
     gpus_per_worker,
+    held_by_worker,
     max_concurrent,
     trials_that_fit,
     within_limit,
@@ -102,9 +104,9 @@ class Sweep:
         self._trainable = trainable
         self._model = config.model
         self._nodes = ask_nodes(location)
-        self._cluster = within_limit(config, largest_cluster(ray.cluster_resources(), self._nodes))
+        self._cluster = within_limit(config, largest_cluster(nodes_up(), self._nodes))
         self._beside_driver = beside_driver()
-        self._memory = memory_fit(config, smallest_gpu(self._nodes))
+        self._memory = memory_fit(config, partial(smallest_gpu, self._nodes))
         history = self._read_history()
         again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))
         self._finished = [record for record in history if record.status not in again]
@@ -233,18 +235,13 @@ class Sweep:
                 listener.preparing(message)
 
         folder = self._ledger.folder
-        evaluate_base(self._config, folder, self._base_cache, hosts, self._of_worker, tell)
+        evaluate_base(self._config, folder, self._base_cache, hosts, self._cluster, tell)
         return self._ledger.base()
-
-    def _of_worker(self, method: Method) -> tuple[float, float]:
-        """CPUs and GPUs that a worker of a method holds."""
-        cpus = self._config.resources.of(method).cpus_per_worker
-        return cpus, gpus_per_worker(self._config, method, self._cluster)
 
     def _look_inside(self, records: Sequence[TrialRecord]) -> None:
         """Look into notable trials' models on the workers; what fails there fails nothing here."""
         config, method = self._config, self._config.search.methods[0]
-        task = as_task(inspect_on_worker, *self._of_worker(method))
+        task = as_task(inspect_on_worker, held_by_worker(config, method, self._cluster))
         root = str(self._ledger.folder.root.absolute())
         notable = notable_trials(config, records)
         at_once = max(1, trials_that_fit(config, method, self._cluster))
@@ -315,7 +312,7 @@ class Sweep:
             trainable = ray_tune.with_parameters(trainable, slot_hosts=hosts)
             in_slots = len(hosts.actors) * hosts.slots
             left = beside_hosts(config, self._cluster, len(hosts.actors))
-        placement = Placement(self._beside_driver, has_slots=in_slots > 0)
+        placement = Placement(self._beside_driver, config.resources, has_slots=in_slots > 0)
         searcher.keep_within(Room(left, placement.holds))
         return ray_tune.Tuner(
             ray_tune.with_resources(trainable, placement),
@@ -323,7 +320,7 @@ class Sweep:
                 search_alg=searcher,
                 scheduler=scheduler,
                 num_samples=-1,  # the searcher says when there are no more
-                max_concurrent_trials=max_concurrent(config, self._cluster, in_slots),
+                max_concurrent_trials=max_concurrent(config, left, in_slots),
                 reuse_actors=True,
                 trial_name_creator=_trial_id,
                 trial_dirname_creator=_trial_id,

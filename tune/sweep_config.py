@@ -59,11 +59,13 @@ class MethodResources(Frozen):
         gpus_per_worker: 1, or a share such as 0.25 where several trials train on one GPU; default
             1 where the cluster has GPUs, else 0.
         cpus_per_worker: cores.
+        accelerator_type: of its GPUs, such as H100, as `ray status` has it; default any.
     """
 
     workers: int = Field(default=1, ge=1)
     gpus_per_worker: float | None = Field(default=None, ge=0)
     cpus_per_worker: float = Field(default=1, gt=0)
+    accelerator_type: str | None = Field(default=None, min_length=1)
 
 
 class LoraResources(MethodResources):
@@ -236,6 +238,9 @@ class SweepConfig(Frozen):
         for method in self.search.methods:
             resources = self.resources.of(method)
             gpus, field = resources.gpus_per_worker, f"resources.{method}.gpus_per_worker"
+            if gpus == 0 and resources.accelerator_type is not None:
+                rule = f"must be above 0 on {resources.accelerator_type}, got 0"
+                faults.append(f"{field}: {rule}; leave accelerator_type out to train on CPUs")
             if gpus is None or gpus in (0, 1):
                 continue
             if gpus > 1:

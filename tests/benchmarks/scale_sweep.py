@@ -102,7 +102,7 @@ class SimulatedSweep:
         self._config, self._cluster, self._gpus = config, cluster, gpus
         self._ledger = Ledger(root)
         self._resources = {"CPU": 8.0 * gpus, "GPU": float(gpus)}
-        self._placement = Placement({}, has_slots=False)
+        self._placement = Placement({}, config.resources, has_slots=False)
         self.counts = Counts(cluster.clock)
         history = History(self._make_trial, finished, gpus)
         self.searcher = OptunaSearcher(

@@ -38,7 +38,7 @@ folder = trial.output_dir
 
 def base(gpus):
     arguments = (trial.model, trial.data, trial.eval, 0, f"{folder}/cache", f"{folder}/base")
-    fault = ray.get(as_task(evaluate_base_to, 1, gpus).remote(*arguments))
+    fault = ray.get(as_task(evaluate_base_to, {"CPU": 1, "GPU": gpus}).remote(*arguments))
     if fault is not None:
         raise fault
 
@@ -57,7 +57,7 @@ def in_group(gpus):
         ray.kill(worker)
 
 def in_slot(gpus):
-    host = start_slot_host(1, gpus)
+    host = start_slot_host({"CPU": 1, "GPU": gpus})
     try:
         ray.get(host.reason_against.remote(json.loads(trial.model_dump_json())))
     finally:

@@ -290,7 +290,7 @@ def test_on_a_worker_it_is_the_same(finished: Path, records: list[Any], tmp_path
 
     copy = tmp_path / "copy"
     shutil.copytree(finished, copy, ignore=shutil.ignore_patterns("inside"))
-    options = as_task(inspect_on_worker, 1, 0)
+    options = as_task(inspect_on_worker, {"CPU": 1})
     assert ray.get(options.remote(str(copy), 0)) is None
     found = InsideFolder(copy).read(0)
     assert found is not None

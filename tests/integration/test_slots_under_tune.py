@@ -176,7 +176,7 @@ def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
     make_trial: Callable[..., TrialConfig],
 ) -> None:
     """A trial's own process may die while its host lives; its next attempt may go to another."""
-    hosts = SlotHosts(tuple(start_slot_host(0.5, 0) for _ in range(2)), slots=2)
+    hosts = SlotHosts(tuple(start_slot_host({"CPU": 0.5}) for _ in range(2)), slots=2)
     endless = {"steps": 10_000, "report_every": 10_000}
     first = make_trial(train=endless).model_dump(mode="json")
     try:

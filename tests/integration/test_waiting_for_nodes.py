@@ -125,7 +125,7 @@ def test_a_folder_that_is_not_the_driver_s_is_named(
 
     config = load("eval.limit=4")
     arguments = (config.model, config.data, config.eval, 0, str(tmp_path), str(tmp_path / "base"))
-    told = ray.get(as_task(evaluate_base_to, 1, 0).remote(*arguments, "marker"))
+    told = ray.get(as_task(evaluate_base_to, {"CPU": 1}).remote(*arguments, "marker"))
     assert isinstance(told, UserError)
     assert "what the driver wrote there is not there; mount the same storage" in str(told)
     assert not (tmp_path / "base").exists()

@@ -46,6 +46,18 @@ def test_the_bound_on_all_types_is_taken_up_by_the_largest() -> None:
     assert worker_types(config) == [{"CPU": 8, "GPU": 1}, {"CPU": 96, "GPU": 8}]
 
 
+def test_gpus_of_each_type_are_counted() -> None:
+    types = {
+        "head": {"resources": {"CPU": 4}},
+        "small": {"resources": {"GPU": 1, "accelerator_type:L40S": 1}, "max_workers": 9},
+        "large": {"resources": {"GPU": 8, "accelerator_type:H100": 1}, "max_workers": 2},
+    }
+    config = {"head_node_type": "head", "max_workers": 5, "available_node_types": types}
+    most = most_workers(config)
+    assert (most["GPU"], most["GPU:L40S"], most["GPU:H100"]) == (2 * 8 + 3, 5, 2 * 8)
+    assert [node.get("GPU:H100") for node in worker_types(config)] == [None, 8]
+
+
 @pytest.mark.parametrize("monitor", ["_private/monitor.py", "v2/monitor.py"])
 def test_the_autoscaler_is_found_among_the_processes(tmp_path: Path, monitor: str) -> None:
     program = tmp_path / "ray" / "autoscaler" / monitor
@@ -69,7 +81,8 @@ def test_the_autoscaler_is_found_among_the_processes(tmp_path: Path, monitor: st
 def test_a_cluster_is_never_smaller_than_it_is() -> None:
     head = NodeReport(address="1", ray="", python="", most_workers={"CPU": 64, "GPU": 8})
     worker = NodeReport(address="2", ray="", python="")
-    assert largest_cluster({"CPU": 100, "driver": 1}, [head, worker]) == {
+    nodes = [{"CPU": 4, "driver": 1}, {"CPU": 96}]
+    assert largest_cluster(nodes, [head, worker]) == {
         "CPU": 100,
         "GPU": 8,
         "driver": 1,

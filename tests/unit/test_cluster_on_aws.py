@@ -24,6 +24,8 @@ from ray.autoscaler._private.prom_metrics import NullMetric
 from ray.autoscaler._private.util import ConcurrentCounter, prepare_config, validate_config
 from ray.autoscaler.tags import TAG_RAY_NODE_KIND
 
+from trainables.under_ray.autoscaler import most_workers, worker_types
+from trainables.under_ray.gpu_types import kind_of, reserved
 from tune import spot_first
 
 CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
@@ -68,6 +70,8 @@ def test_ray_fills_it_in(config: dict[str, Any]) -> None:
         assert types[name]["resources"]["GPU"] == 1
         assert types[name]["resources"]["CPU"] == 8
     assert types["eight_gpus_spot"]["resources"]["GPU"] == 8
+    assert worker_types(config)[0]["GPU:L40S"] == 1
+    assert most_workers(config)["GPU:H100"] == 16
 
 
 @pytest.mark.parametrize("node_type", yaml.safe_load(CLUSTER.read_text())["available_node_types"])
@@ -119,6 +123,19 @@ class TestSpotFirst:
     ) -> None:
         assert self.wanted(config, launches, [ONE_GPU] * 3) == {"gpu_spot": 3}
         assert self.wanted(config, launches, [ONE_GPU | {"GPU": 8.0}]) == {"eight_gpus_spot": 1}
+
+    @pytest.mark.parametrize(
+        ("gpu_type", "nodes"), [("H100", {"eight_gpus_spot": 1}), ("L40S", {"gpu_spot": 8})]
+    )
+    def test_nodes_of_the_type_that_is_asked_for(
+        self,
+        config: dict[str, Any],
+        launches: NodeProviderAvailabilityTracker,
+        gpu_type: str,
+        nodes: dict[str, int],
+    ) -> None:
+        worker = reserved(ONE_GPU | {kind_of(gpu_type): 1.0})
+        assert self.wanted(config, launches, [worker] * 8) == nodes
 
     def test_on_demand_where_spot_is_full(
         self, config: dict[str, Any], launches: NodeProviderAvailabilityTracker

@@ -91,7 +91,7 @@ class TestClosedForms:
 
 def fit(gib: float, *overrides: str) -> tuple[SweepConfig, MemoryFit]:
     config = load_sweep(LLAMA, list(overrides))
-    return config, memory_fit(config, int(gib * GIB))
+    return config, memory_fit(config, lambda _: int(gib * GIB))
 
 
 def test_what_fits_is_left_alone() -> None:
@@ -192,9 +192,21 @@ def test_what_is_not_known_is_not_judged(gib: float, overrides: tuple[str, ...])
         assert found.resized(largest_trial(config, method)) == largest_trial(config, method)
 
 
+def test_each_method_fits_the_gpus_that_it_asks_for() -> None:
+    types = ("resources.lora.accelerator_type=L40S", "resources.full.accelerator_type=H100")
+    config = load_sweep(LLAMA, list(types))
+    found = memory_fit(config, {"L40S": 24 * GIB, "H100": 80 * GIB}.get)
+    (notice,) = found.check(config)
+    assert notice.startswith("lora, rank 128: eval batch")
+    full = largest_trial(config, "full")
+    assert found.resized(full) == full
+    alone = memory_fit(config, {"L40S": 24 * GIB}.get)  # no node of the other is up yet
+    assert alone.resized(full) == full
+
+
 def test_without_gpus_nothing_is_checked() -> None:
     config = load_sweep("quickstart", [])
-    assert memory_fit(config, None).check(config) == []
+    assert memory_fit(config, lambda _: None).check(config) == []
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from tune.preflight import check_resources, max_concurrent, within_limit
 from tune.search_space import Params
 from tune.searcher import OptunaSearcher
 from tune.sweep import make_trial
-from tune.sweep_config import SweepConfig
+from tune.sweep_config import ResourcesConfig, SweepConfig
 
 CLUSTER = {"CPU": 64.0, "GPU": 64.0}
 
@@ -52,7 +52,8 @@ class Run:
             return make_trial(config, "tiny", ledger, cluster, number, params, attempt, seed)
 
         self.searcher = OptunaSearcher(config, make)
-        self.searcher.keep_within(Room(cluster, Placement({}, has_slots=False).holds))
+        placement = Placement({}, config.resources, has_slots=False)
+        self.searcher.keep_within(Room(cluster, placement.holds))
         self.running: dict[int, TrialRecord] = {}
         self.started: list[TrialConfig] = []
         self.most = 0.0
@@ -114,11 +115,29 @@ def test_a_limit_is_all_that_a_sweep_sees_of_a_cluster() -> None:
     assert within_limit(sweep(), CLUSTER) == CLUSTER
 
 
+def test_trials_of_each_type_of_gpu_take_turns_among_themselves() -> None:
+    run = Run(sweep())
+    run.fill()
+    typed = {"lora": {"accelerator_type": "L40S"}, "full": {"accelerator_type": "H"}}
+    placement = Placement({}, ResourcesConfig.model_validate(typed), has_slots=False)
+    lora = next(trial for trial in run.started if trial.method == "lora")
+    full = next(trial for trial in run.started if trial.method == "full")
+    assert placement.holds(full) == {"CPU": 8, "GPU": 8, "GPU:H": 8}
+    (bundle,) = placement({"trial": lora.model_dump(mode="json")}).bundles
+    assert bundle == {"CPU": 1, "GPU": 1, "accelerator_type:L40S": 1e-4}
+    workers = placement({"trial": full.model_dump(mode="json")}).bundles[1:]
+    assert workers == [{"CPU": 1, "GPU": 1, "accelerator_type:H": 1e-4}] * 8
+    room = Room({"CPU": 64, "GPU": 12, "GPU:L40S": 4, "GPU:H": 8}, placement.holds)
+    numbered = [lora.model_copy(update={"number": number}) for number in range(5)]
+    assert [room.take(trial) for trial in numbered] == [True] * 4 + [False]
+    assert room.take(full)
+
+
 def test_what_only_waits_reserves_a_sliver() -> None:
     config = sweep(lora={"slots": 4})
     run = Run(config)
     run.fill()
-    placement = Placement({"driver": 1e-4}, has_slots=True)
+    placement = Placement({"driver": 1e-4}, config.resources, has_slots=True)
     for trial in run.started[:10]:
         group = placement({"trial": trial.model_dump(mode="json")})
         assert group.bundles[0] == {"driver": 1e-4}

@@ -9,7 +9,15 @@ import pytest
 from trainables.errors import UserError
 from trainables.locations import is_local, resolve
 from trainables.records import BaseRecord
-from tune.preflight import check_metrics, check_resources, gpus_per_worker, max_concurrent
+from trainables.under_ray.gpu_types import counted_by_type
+from tune.preflight import (
+    check_metrics,
+    check_resources,
+    gpus_per_worker,
+    held_by_worker,
+    max_concurrent,
+    trials_that_fit,
+)
 from tune.sweep_config import SweepConfig
 
 
@@ -70,7 +78,7 @@ def test_a_worker_that_fits_no_node_is_refused_though_the_cluster_has_enough() -
     with pytest.raises(UserError) as caught:
         check_resources(config, cluster, [node] * 3)
     assert list(map(str, caught.value.faults)) == [
-        "resources.full: a trial asks for 4 workers of 1 GPUs and 5 CPUs each, the nodes have room "
+        "resources.full: a trial asks for 4 workers of 1 GPU and 5 CPUs each, the nodes have room "
         "for 3 (3 of 3 GPUs and 8 CPUs); a worker stays within one node: lower what it asks for, "
         "or add nodes with more"
     ]
@@ -78,6 +86,43 @@ def test_a_worker_that_fits_no_node_is_refused_though_the_cluster_has_enough() -
     check_resources(config, cluster, [node] * 3, [{"CPU": 96, "GPU": 8}])
     with pytest.raises(UserError, match="room for 3"):
         check_resources(config, cluster, [node] * 3, [{"CPU": 96}])
+
+
+L40S = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L40S": 1.0}
+H100 = {"CPU": 192.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
+MIXED = [counted_by_type(node) for node in (*[L40S] * 4, H100)]
+MIXED_CLUSTER = {"CPU": 224.0, "GPU": 12.0, "GPU:L40S": 4.0, "GPU:H100": 8.0}
+
+
+def test_a_method_may_ask_for_gpus_of_one_type() -> None:
+    config = resources(
+        lora={"accelerator_type": "L40S"}, full={"accelerator_type": "H100", "workers": 4}
+    )
+    assert held_by_worker(config, "full", {}) == {"GPU": 1, "CPU": 1, "GPU:H100": 1}
+    check_resources(config, MIXED_CLUSTER, MIXED)
+    assert trials_that_fit(config, "lora", MIXED_CLUSTER) == 4
+    assert trials_that_fit(config, "full", MIXED_CLUSTER) == 2
+    assert max_concurrent(config, MIXED_CLUSTER) == 4 + 2  # they take none from each other
+
+
+def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
+    asked = {"full": {"accelerator_type": "L40S", "workers": 8}}
+    config = sweep(resources=asked, train={"batch_size": 32})
+    with pytest.raises(UserError) as caught:
+        check_resources(config, MIXED_CLUSTER, MIXED)
+    (fault,) = caught.value.faults
+    assert str(fault) == (
+        "resources.full.accelerator_type: a trial asks for 8 L40S GPUs (8 x 1), the cluster has 4; "
+        "ask for fewer, or for another type; the cluster's: H100, L40S"
+    )
+    crowded = resources(full={"accelerator_type": "L40S", "workers": 4, "cpus_per_worker": 16})
+    with pytest.raises(UserError, match="4 workers of 1 L40S GPU and 16 CPUs each"):
+        check_resources(crowded, MIXED_CLUSTER, MIXED)
+
+
+def test_a_type_of_gpus_is_for_who_has_gpus() -> None:
+    with pytest.raises(ValueError, match=r"lora\.gpus_per_worker: must be above 0 on H100, got 0"):
+        resources(lora={"accelerator_type": "H100", "gpus_per_worker": 0})
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best
 from tune.preflight import max_concurrent
 from tune.search_space import largest_lora, lora_config
-from tune.slots import hosts_that_fit, hosts_to_start, hosts_up
+from tune.slots import beside_hosts, hosts_that_fit, hosts_to_start, hosts_up
 from tune.sweep_config import SweepConfig
 
 
@@ -112,6 +112,22 @@ FULL = {"learning_rate": [1e-5]}
         ({"search__full": FULL}, {"CPU": 2.0}, 1, 5),  # one host, one full fine-tuning
         ({"search__full": FULL}, {"CPU": 1.0}, 0, 1),
         ({"resources__max_concurrent": 1}, {"CPU": 8.0}, 1, 1),
+        (
+            {"search__full": FULL, "resources__full__accelerator_type": "H100"},
+            {"CPU": 9.0, "GPU": 5.0, "GPU:H100": 1.0},
+            4,
+            17,
+        ),
+        (
+            {
+                "search__full": FULL,
+                "resources__full__accelerator_type": "H100",
+                "resources__lora__accelerator_type": "L40S",
+            },
+            {"CPU": 9.0, "GPU": 6.0, "GPU:H100": 3.0, "GPU:L40S": 3.0},
+            3,
+            15,  # three full ones beside twelve in slots
+        ),
     ],
 )
 def test_hosts_and_trials_fit_the_cluster(
@@ -119,7 +135,8 @@ def test_hosts_and_trials_fit_the_cluster(
 ) -> None:
     sweep = config(**changes)
     assert hosts_that_fit(sweep, cluster) == hosts
-    assert max_concurrent(sweep, cluster, in_slots=4 * hosts) == concurrent
+    left = beside_hosts(sweep, cluster, hosts)
+    assert max_concurrent(sweep, left, in_slots=4 * hosts) == concurrent
 
 
 @pytest.mark.parametrize(

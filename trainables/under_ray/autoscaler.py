@@ -18,6 +18,8 @@ import yaml
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
 from ray._raylet import GcsClient  # type: ignore[attr-defined]  # it is compiled
 
+from trainables.under_ray.gpu_types import counted_by_type
+
 _MONITORS = ("ray/autoscaler/_private/monitor.py", "ray/autoscaler/v2/monitor.py")
 _OPTION = "--autoscaling-config="
 _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
@@ -38,7 +40,7 @@ def worker_types(config: Mapping[str, Any]) -> list[dict[str, float]]:
     Args:
         config: as Ray's autoscaler takes it.
     """
-    return [dict(t["resources"]) for t in _worker_types(config) if t.get("resources")]
+    return [t["resources"] for t in _worker_types(config) if t["resources"]]
 
 
 def most_workers(config: Mapping[str, Any]) -> dict[str, float]:
@@ -52,7 +54,7 @@ def most_workers(config: Mapping[str, Any]) -> dict[str, float]:
         allow all types at once, the kinds' sums need not be had together.
     """
     workers = _worker_types(config)
-    kinds = {kind for node_type in workers for kind in node_type.get("resources", {})}
+    kinds = {kind for node_type in workers for kind in node_type["resources"]}
     return {kind: _most(kind, workers, config.get("max_workers", 0)) for kind in kinds}
 
 
@@ -79,7 +81,7 @@ def _worker_types(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The types that may have a node; one of no workers is there to be turned on by hand."""
     types = config.get("available_node_types", {})
     return [
-        node_type
+        {**node_type, "resources": counted_by_type(node_type.get("resources", {}))}
         for name, node_type in types.items()
         if name != config["head_node_type"] and node_type.get("max_workers", 1)
     ]
@@ -87,7 +89,7 @@ def _worker_types(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 def _most(kind: str, workers: Iterable[Mapping[str, Any]], nodes: int) -> float:
     total = 0.0
-    amounts = [(w.get("resources", {}).get(kind, 0), w.get("max_workers", nodes)) for w in workers]
+    amounts = [(w["resources"].get(kind, 0), w.get("max_workers", nodes)) for w in workers]
     for amount, count in sorted(amounts, reverse=True):
         taken = min(count, nodes)
         total, nodes = total + taken * amount, nodes - taken

@@ -12,6 +12,7 @@ from trainables.errors import Fault, UserError, first_line
 from trainables.storage import open_storage, parse_location
 from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.credentials import use_credentials
+from trainables.under_ray.gpu_types import gpu_types
 from trainables.under_ray.granted_gpus import ask_nvidia_smi
 
 _NOT_SEEN = "what the driver wrote there is not there"
@@ -29,6 +30,7 @@ class NodeReport(Frozen):
         ray: version that its processes run.
         python: version of the same, such as 3.11.9.
         gpu_bytes: memory of its smallest GPU; None where it has none.
+        gpu_types: as Ray names them.
         most_workers: resources of all workers that the autoscaler may start, where it runs here.
         worker_types: resources of one worker of each type that it may start.
         storage_fault: why it cannot work in the sweep's folder; None where it can.
@@ -38,6 +40,7 @@ class NodeReport(Frozen):
     ray: str
     python: str
     gpu_bytes: int | None = None
+    gpu_types: list[str] = Field(default_factory=list)
     most_workers: dict[str, float] = Field(default_factory=dict)
     worker_types: list[dict[str, float]] = Field(default_factory=list)
     storage_fault: str | None = None
@@ -103,9 +106,16 @@ def this_node() -> NodeReport:
         ray=ray.__version__,
         python=platform.python_version(),
         gpu_bytes=gpu_bytes(),
+        gpu_types=gpu_types(_resources()),
         most_workers=most_workers(autoscaler),
         worker_types=worker_types(autoscaler),
     )
+
+
+def _resources() -> dict[str, float]:
+    """Of this process's node, as Ray counts them."""
+    here = ray.get_runtime_context().get_node_id()
+    return next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
 
 
 def gpu_bytes() -> int | None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +20,7 @@ from trainables.records import Measurement, TrialResult
 from trainables.reporter import Reporter, StopTrial
 from trainables.slots import host
 from trainables.under_ray.credentials import use_credentials
+from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.node import check_sees
 from trainables.under_ray.stop_request import stop_is_requested
@@ -69,12 +71,10 @@ class SlotHost(host.SlotHost):
         return event
 
 
-def start_slot_host(cpus: float, gpus: float) -> Any:
-    """A `SlotHost` as an actor, which Ray starts anew should its process die."""
+def start_slot_host(held: Mapping[str, float]) -> Any:
+    """A `SlotHost` as an actor that holds so much; Ray starts it anew should its process die."""
     actor = ray.remote(SlotHost)
-    return actor.options(
-        num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_concurrency=1000
-    ).remote()
+    return actor.options(**as_options(held), max_restarts=-1, max_concurrency=1000).remote()
 
 
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter) -> TrialResult:

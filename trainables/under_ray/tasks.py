@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +17,7 @@ from trainables.locations import node_cache
 from trainables.lost_device import end_with_lost_device
 from trainables.storage import open_storage, parse_location
 from trainables.under_ray.credentials import use_credentials
+from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.log import log_to
 from trainables.under_ray.node import check_sees
@@ -93,10 +94,10 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
             return f"{type(error).__name__}: {first_line(error)}"
 
 
-def as_task(function: Callable[..., Any], cpus: float, gpus: float) -> Any:
-    """One of these as a task; started again where its process or node is lost.
+def as_task(function: Callable[..., Any], held: Mapping[str, float]) -> Any:
+    """One of these as a task that holds so much; started again where its process or node is lost.
 
     Where it has a GPU its process ends with it, as one that stayed would keep the GPU's memory. Ray
     sees to that if GPUs are given to `ray.remote`, and not if they are given to `options`.
     """
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, max_retries=3)(function)
+    return ray.remote(**as_options(held), max_retries=3)(function)
