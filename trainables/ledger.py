@@ -19,7 +19,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -280,15 +280,20 @@ class Ledger:
         return parse_items(self.storage.read(self.folder.name(self.folder.base_items)))
 
     def items(self, record: TrialRecord) -> list[ItemScore]:
-        """A trial's outcome on every item after its newest measurement; none if not evaluated."""
+        """A trial's outcome on every item after its newest measurement; none if not evaluated.
+
+        They are in the newest attempt that came to that step: measurements of sweeps before the
+        autumn of 2026 all say that they are of the first.
+        """
         if record.last is None:
             return []
-        attempt = self.folder.attempt(record.number, record.last.attempt)
-        name = self.folder.name(items_file(attempt, record.last.step))
-        try:
-            return parse_items(self.storage.read(name))
-        except FileNotFoundError:
-            return []
+        for attempt in range(record.attempt, 0, -1):
+            folder = self.folder.attempt(record.number, attempt)
+            with suppress(FileNotFoundError):
+                return parse_items(
+                    self.storage.read(self.folder.name(items_file(folder, record.last.step)))
+                )
+        return []
 
     def weights(self, record: TrialRecord) -> Path | None:
         """A trial's weights on this machine; None where it kept none.

@@ -30,6 +30,7 @@ class Measurement(Frozen):
     """One report of a trial: every metric known at an optimizer step.
 
     Attributes:
+        attempt: of the trial, in which it was measured.
         step: optimizer steps done; strictly increasing within a trial.
         total_steps: of the whole training.
         metrics: key of `metric_keys` to a finite number.

@@ -99,7 +99,8 @@ class TuneEvents(Callback):
         if OUTCOME in result:
             self._end(trial, Outcome.model_validate(result[OUTCOME]))
         elif MEASUREMENT in result:
-            measurement = Measurement.model_validate(result[MEASUREMENT])
+            measured = Measurement.model_validate(result[MEASUREMENT])
+            measurement = measured.model_copy(update={"attempt": record.attempt})
             record = record.after(measurement)
             self._records[trial.trial_id] = record
             for listener in self._listeners:

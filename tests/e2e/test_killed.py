@@ -11,7 +11,7 @@ import pytest
 from command import PROJECT, run_command
 
 from trainables.ledger import Ledger
-from trainables.records import TrialStatus
+from trainables.records import ItemScore, TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -61,6 +61,13 @@ def results(ledger: Ledger) -> dict[int, tuple[object, object, object]]:
     }
 
 
+def items(ledger: Ledger) -> dict[int, list[ItemScore]]:
+    """Each trial's outcome on every item at its end."""
+    found = {record.number: ledger.items(record) for record in ledger.trials()}
+    assert all(found.values())
+    return found
+
+
 def test_sweep_whose_driver_is_killed_twice_ends_like_an_undisturbed_one(tmp_path: Path) -> None:
     undisturbed = run_command(*ARGUMENTS, "--output-dir", tmp_path / "undisturbed")
     assert undisturbed.exit_code == 0, undisturbed.errors
@@ -74,6 +81,7 @@ def test_sweep_whose_driver_is_killed_twice_ends_like_an_undisturbed_one(tmp_pat
     last = run_command(*ARGUMENTS, "--output-dir", killed)
     assert last.exit_code == 0, last.output + last.errors
     assert results(ledger) == expected
+    assert items(ledger) == items(Ledger(tmp_path / "undisturbed" / "quickstart"))
     after = {record.number: record for record in ledger.trials()}
     assert {number: after[number] for number in before} == before  # not run twice
     assert any(record.attempt > 1 for record in after.values())

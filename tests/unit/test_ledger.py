@@ -14,8 +14,16 @@ from pydantic import ValidationError
 from trainables import storage as storage_module
 from trainables.config import TrialConfig
 from trainables.errors import Fault, UserError
+from trainables.items import items_file
 from trainables.ledger import Ledger
-from trainables.records import Measurement, Provenance, SweepRecord, TrialRecord, TrialStatus
+from trainables.records import (
+    ItemScore,
+    Measurement,
+    Provenance,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
 from trainables.storage import Location
 
 
@@ -43,6 +51,26 @@ def measured(step: int, attempt: int = 1, **metrics: float) -> Measurement:
     return Measurement(
         attempt=attempt, step=step, metrics=metrics or {"train/loss": 1 / 3}, time=2.0
     )
+
+
+@pytest.mark.parametrize("says", [1, 2])  # measurements of resumed trials once all said 1
+def test_items_of_a_trial_that_went_on_are_found(location: Location, says: int) -> None:
+    ledger = Ledger(location)
+    record = trial(attempt=3, last=measured(8, attempt=says))
+    assert ledger.items(record) == []
+
+    def evaluated(attempt: int, step: int, score: float) -> ItemScore:
+        item = ItemScore(
+            task="a", doc_hash="h", filter="none", score=score, prompt="", target="", answer=""
+        )
+        file = items_file(ledger.folder.attempt(0, attempt), step)
+        ledger.storage.write(ledger.folder.name(file), item.model_dump_json().encode())
+        return item
+
+    evaluated(1, 4, 0.0)
+    evaluated(1, 8, 0.1)  # lost, and done again from the checkpoint at step 4
+    newest = evaluated(2, 8, 0.2)
+    assert ledger.items(record) == [newest]
 
 
 def test_records_come_back_as_they_were(location: Location) -> None:
