@@ -14,7 +14,7 @@ from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.locations import is_local
-from trainables.pareto import Recommendation, recommend
+from trainables.recommendation import Recommendation, recommend
 from trainables.records import TrialRecord, TrialStatus
 from trainables.repeats import judged_by_repeats
 from trainables.wording import status_in_full

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from analysis.sweeps import Sweep
     from trainables.config import DataConfig
-    from trainables.pareto import Goals, Recommendation
+    from trainables.pareto import Goals
+    from trainables.recommendation import Recommendation
     from trainables.records import BaseRecord, SweepRecord, TrialRecord
 
 Kind = Literal["adapter", "merged", "full"]

@@ -16,15 +16,13 @@ from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.pareto import (
-    Recommendation,
     distance_to_ideal,
     is_feasible,
-    numbers_text,
     objective_ranges,
     objective_values,
     pareto_front,
-    recommend,
 )
+from trainables.recommendation import Recommendation, numbers_text, recommend
 from trainables.records import BaseRecord, ItemScore, TaskScore, TrialRecord
 from trainables.repeats import judged_by_repeats, metrics_over, repeats_of
 

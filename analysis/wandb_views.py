@@ -20,7 +20,7 @@ from analysis.wandb_inside import inside_records, log_inside, tables_of
 from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
-from trainables.pareto import recommend
+from trainables.recommendation import recommend
 from trainables.records import TrialStatus
 from trainables.repeats import judged_by_repeats
 from trainables.storage import Location

@@ -37,7 +37,7 @@ def metrics_over(repeats: Iterable[TrialRecord]) -> dict[str, list[float]]:
 def judged_by_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials that were repeated, each with the means over its repeats for its own metrics.
 
-    Where a repeat diverged, the trial is left out: no mean of the others makes up for that.
+    Where a repeat diverged, so has the trial: no mean of the others makes up for that.
 
     Args:
         records: of one sweep.
@@ -49,7 +49,9 @@ def judged_by_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
             continue
         repeats = repeats_of(trial, records)
         values = metrics_over(repeats)
-        if values and not diverged(repeats):
+        if diverged(repeats):
+            judged.append(trial.model_copy(update={"status": TrialStatus.DIVERGED}))
+        elif values:
             means = {key: statistics.fmean(of_all) for key, of_all in values.items()}
             last = trial.last.model_copy(update={"metrics": means})
             judged.append(trial.model_copy(update={"last": last}))

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from trainables.metric_keys import METRICS
-from trainables.pareto import recommend
+from trainables.recommendation import recommend
 from trainables.records import TrialRecord
 from trainables.repeats import diverged, half_width, metrics_over, repeats_of
 from tune.sweep_config import ConfirmConfig, SweepConfig

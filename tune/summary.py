@@ -11,7 +11,8 @@ from rich.text import Text
 
 from trainables import metric_keys
 from trainables.ledger import SweepFolder
-from trainables.pareto import Recommendation, numbers_text, pareto_front, recommend
+from trainables.pareto import pareto_front
+from trainables.recommendation import Recommendation, numbers_text, recommend
 from trainables.records import TrialRecord, TrialStatus
 from trainables.repeats import judged_by_repeats
 from trainables.storage import Location, is_address

@@ -23,7 +23,7 @@ from analysis.report.tasks import flips, task_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import notices
-from trainables.pareto import numbers_text
+from trainables.recommendation import numbers_text
 from trainables.wording import metric_text, status_in_full
 
 

@@ -12,7 +12,8 @@ from test_searcher import GAIN, LOSS, completing, run, searcher_of, sweep
 from test_summary import sweep as tiny
 from test_summary import trial
 
-from trainables.pareto import Recommendation, pareto_front, recommend
+from trainables.pareto import pareto_front
+from trainables.recommendation import Recommendation, recommend
 from trainables.records import TrialRecord, TrialStatus
 from trainables.repeats import half_width, judged_by_repeats
 from tune.confirmation import winners, write_confirmed_csv
@@ -81,14 +82,26 @@ def test_a_winner_that_was_lucky_once_is_not_taken() -> None:
     assert (found.trial, found.feasible) == (SEARCHED[1], True)  # with its own measurements
     assert found.reason == (
         f"by the means over repeats with other seeds, highest {GAIN} (0.750) of 1 complete trial "
-        "that keep every constraint. One run of each would have chosen trial 0."
+        "that keeps every constraint. One run of each would have chosen trial 0."
     )
 
 
-def test_where_no_winner_keeps_the_constraints_over_its_repeats_that_is_said() -> None:
+def test_where_no_winner_keeps_the_constraints_over_its_repeats_another_trial_is_taken() -> None:
     found = recommended(repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.08}))
-    assert (found.trial.number, found.feasible) == (0, False)
-    assert f"{LOSS} is 0.08, not <= 0.05" in found.reason
+    assert (found.trial, found.feasible) == (SEARCHED[1], True)
+    assert found.reason == (
+        "with other seeds trial 0 diverged or broke a constraint in the mean; of the others, "
+        f"highest {GAIN} (0.800) of 1 complete trial that keeps every constraint."
+    )
+
+
+def test_where_no_trial_keeps_the_constraints_over_its_repeats_that_is_said() -> None:
+    found = recommended(
+        repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.08}),
+        repeat(3, 1, COMPLETE, {GAIN: 0.9, LOSS: 0.07}),
+    )
+    assert (found.trial.number, found.feasible) == (1, False)
+    assert f"{LOSS} is 0.07, not <= 0.05" in found.reason
 
 
 def test_a_winner_of_which_a_repeat_diverged_is_not_taken() -> None:
@@ -98,6 +111,41 @@ def test_a_winner_of_which_a_repeat_diverged_is_not_taken() -> None:
         repeat(4, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.01}),
     )
     assert found.trial.number == 1
+
+
+def test_a_trial_that_diverged_with_other_seeds_is_not_taken_where_nothing_else_was_repeated():
+    lost = repeat(2, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6})
+    assert recommended(lost).trial.number == 1
+    alone = [SEARCHED[0], lost]
+    found = recommend(GOALS, alone, judged_by_repeats(alone))
+    assert found is not None
+    assert found.trial.number == 0
+    assert found.reason.endswith("that keeps every constraint. With another seed it diverged.")
+
+
+@pytest.mark.parametrize("best", [3, 7])
+def test_repeats_that_come_to_the_same_leave_the_choice_as_it_was(best: int) -> None:
+    """Over the front of the repeated two alone, both would be as far from the ideal."""
+    goals = tiny([{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}])
+    other = 10 - best
+    values = {
+        0: (0.55, 0.0),
+        1: (0.93, 0.4),
+        other: (0.91, 0.1),
+        best: (0.9, 0.02),
+        8: (0.89, 0.03),
+    }
+    records = [trial(n, {GAIN: gain, LOSS: loss}) for n, (gain, loss) in sorted(values.items())]
+    number = 9
+    for winner in (best, 8, other):
+        gain, loss = values[winner]
+        for by in (-0.002, 0.002):
+            records.append(repeat(number, winner, COMPLETE, {GAIN: gain + by, LOSS: loss}))
+            number += 1
+    found = recommend(goals, records, judged_by_repeats(records))
+    assert found is not None
+    assert found.trial.number == best
+    assert "would have chosen" not in found.reason
 
 
 def test_what_is_confirmed_are_points_and_each_with_every_seed_once() -> None:

@@ -59,6 +59,13 @@ def test_what_repeats_recommend_is_among_them() -> None:
     assert notable_trials(GOALS, records) == [0]
     repeats = [scored(3, 4, 0.1, 0.3, confirms=0), scored(4, 4, 0.8, 0.1, confirms=1)]
     assert notable_trials(GOALS, [*records, *repeats]) == [0, 1]
+    lost = {"status": TrialStatus.DIVERGED, "weights_dir": None}
+    repeats = [
+        scored(3, 4, 0.9, 0.0, confirms=0),
+        scored(4, 4, 0.1, 0.9, confirms=0, **lost),
+        scored(5, 4, 0.7, 0.2, confirms=1),
+    ]
+    assert notable_trials(GOALS, [*records, *repeats]) == [0, 1]
 
 
 def test_the_best_of_a_rank_is_its_best_trade_off() -> None:

@@ -15,7 +15,8 @@ from rich.console import Console
 from analysis.report.answer import setting as answer_setting
 from trainables import metric_keys
 from trainables.config import TrialConfig
-from trainables.pareto import pareto_front, recommend
+from trainables.pareto import pareto_front
+from trainables.recommendation import recommend
 from trainables.records import Measurement, TrialRecord, TrialStatus
 from trainables.wording import setting
 from tune.summary import print_summary, write_results_csv

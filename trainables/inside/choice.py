@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from trainables.pareto import Goals, pareto_front, recommend
+from trainables.pareto import Goals, pareto_front
+from trainables.recommendation import recommend
 from trainables.records import TrialRecord
 from trainables.repeats import judged_by_repeats
 
@@ -20,6 +21,7 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     for record in kept:
         groups[record.config.lora.rank if record.config.lora else None].append(record)
     choices = [recommend(goals, group) for group in groups.values()]
-    choices.append(recommend(goals, kept, judged_by_repeats(kept)))
+    judged = [record for record in judged_by_repeats(records) if record.weights_dir]
+    choices.append(recommend(goals, kept, judged))
     taken = [choice.trial for choice in choices if choice]
     return sorted({record.number for record in [*pareto_front(goals, kept), *taken]})
