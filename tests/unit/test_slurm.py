@@ -15,7 +15,7 @@ from ray.scripts.scripts import healthcheck, start
 SCRIPT = Path(__file__).parents[2] / "clusters" / "slurm.sbatch"
 # Ends as the driver does, with 130 where it was stopped.
 DRIVER = """
-trap 'exit 130' TERM
+trap '[ "$SLOW" ] && sleep 2; exit 130' TERM
 until [ "$(wc -l < ray)" -ge "$STARTED" ]; do sleep 0.05; done
 echo "$@" > driver
 [ "$RUNS" ] && while true; do sleep 0.05; done
@@ -29,7 +29,8 @@ case $1 in
   start) echo "$@" >> ray; [ "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" = "token secret" ] && exec sleep 30 ;;
 esac
 """,
-    "scontrol": 'echo "$@" > scontrol',
+    "scontrol": 'echo "$@" >> scontrol',
+    "sleep": '[ "$1" = 90 ] && set -- 0.5; exec /bin/sleep "$1"',
     "python": DRIVER,
 }
 
@@ -94,23 +95,28 @@ def test_a_head_workers_beside_it_and_the_driver(
 
 
 @pytest.mark.parametrize(
-    ("sent", "is_back"),
-    [(signal.SIGUSR1, True), (signal.SIGTERM, False)],
-    ids=["its time is over", "scancel"],
+    ("sent", "is_back", "slow"),
+    [(signal.SIGUSR1, True, ""), (signal.SIGUSR1, True, "yes"), (signal.SIGTERM, False, "")],
+    ids=["its time is over", "its time is over before trials have stopped", "scancel"],
 )
 def test_a_job_that_is_to_end_stops_the_sweep_gently_and_queues_up_if_only_its_time_is_over(
     job: Callable[..., subprocess.Popen[bytes]],
     tmp_path: Path,
     sent: signal.Signals,
     is_back: bool,
+    slow: str,
 ) -> None:
-    running = job(1, RUNS="yes")
+    running = job(1, RUNS="yes", SLOW=slow)
     deadline = time.monotonic() + 30
     while not (tmp_path / "driver").exists():
         assert time.monotonic() < deadline
         time.sleep(0.05)
     time.sleep(0.5)  # until the shell waits
     running.send_signal(sent)  # to the batch shell alone
+    if slow:
+        time.sleep(1.5)
+        assert running.poll() is None
+        assert (tmp_path / "scontrol").exists()
     assert end(running) == 130
     asked = tmp_path / "scontrol"
     assert (asked.read_text() if asked.exists() else None) == (
