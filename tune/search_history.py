@@ -30,6 +30,7 @@ class SearchHistory:
         self._records: dict[int, TrialRecord] = {}
         self._tries: Counter[frozenset[tuple[str, object]]] = Counter()
         self._confirming: set[int] = set()
+        self._runs: Counter[tuple[frozenset[tuple[str, object]], int]] = Counter()  # by seed
         self._gpu_hours = Fraction()  # exact, so the order of the endings does not matter
         self.next_number = self.searched = 0
         for record in warm:
@@ -60,12 +61,26 @@ class SearchHistory:
         """How often a point has been tried."""
         return self._tries[_key(point)]
 
+    def unused_seed(self, point: Params, first: int) -> int:
+        """The seed for one more try of a point, which none of its tries or repeats had.
+
+        Args:
+            point: to be tried.
+            first: the seed that it was first tried with.
+        """
+        seed = first + self.tried(point)
+        while self._runs[_key(point), seed]:
+            seed += 1
+        return seed
+
     def position(self, number: int) -> int:
         """Of a new trial in the search, which does not count the confirmations before it."""
         return number - sum(confirming < number for confirming in self._confirming)
 
     def _count(self, record: TrialRecord, by: int) -> None:
         self._gpu_hours += by * Fraction(record.metric(GPU_HOURS) or 0)
+        if record.status not in _UNTRIED:
+            self._runs[_key(record.params), record.config.seed] += by
         if record.confirms is not None:
             self._confirming.add(record.number)
             return

@@ -170,7 +170,8 @@ class OptunaSearcher(Searcher, SweepListener):
         number = self._history.next_number
         position = self._history.position(number)
         params = self._study.ask(number, position, lambda point: self._history.tried(point) > 0)
-        return self._start(number, params, self._config.seed + self._history.tried(params))
+        seed = self._history.unused_seed(params, self._config.seed)
+        return self._start(number, params, seed)
 
     def _start(
         self, number: int, params: Params, seed: int, confirms: int | None = None

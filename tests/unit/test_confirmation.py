@@ -160,6 +160,11 @@ def test_what_is_confirmed_are_points_and_each_with_every_seed_once() -> None:
     assert len(repeats) == 15
     assert len({frozenset(record.params.items()) for record in repeats}) == 3
     assert searcher_of(config, records).is_done
+    longer = sweep(trials=16, search={"lora": rates}, confirm=confirm)
+    more = [*records, *run(searcher_of(longer, records), completing)]
+    runs = [(frozenset(record.params.items()), record.config.seed) for record in more]
+    assert len(runs) > len(records)
+    assert len(set(runs)) == len(runs)
 
 
 def test_nothing_confirmed_leaves_no_table(tmp_path: Path) -> None:
