@@ -180,19 +180,18 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
     if models[0] != models[1]:
         rule = f"{folders} have different base models, {models[0]} and {models[1]}"
         return [Fault("SWEEP_DIR", rule, "make one report for each model")]
-    if first.base.key != other.base.key and not _differ_in_seed(first, other):
+    if first.base.key != other.base.key and not _have_same_scores(first, other):
         rule = f"{folders} have different data or evaluations"
         remedy = "their scores are not over the same items; make one report for each"
         return [Fault("SWEEP_DIR", rule, remedy)]
     return []
 
 
-def _differ_in_seed(first: Sweep, other: Sweep) -> bool:
-    """Whether all that tells two evaluations of the base apart is what follows the seed."""
+def _have_same_scores(first: Sweep, other: Sweep) -> bool:
+    """Whether two evaluations of the base differ in nothing but what its scores do not follow."""
     same_scores = first.base.scores_key == other.base.scores_key
     same_data = first.record.config["data"] == other.record.config["data"]
-    is_other = first.base.key != other.base.key
-    return is_other and first.base.scores_key is not None and same_scores and same_data
+    return first.base.scores_key is not None and same_scores and same_data
 
 
 def notices(sweeps: Sequence[Sweep]) -> list[str]:
@@ -208,7 +207,11 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
             f"These sweeps had different objectives or constraints; those of {first.name} are used "
             "for all."
         )
-    if any(_differ_in_seed(first, sweep) for sweep in others):
+    if any(
+        sweep.record.config["seed"] != first.record.config["seed"]
+        and sweep.base.key != first.base.key
+        for sweep in others
+    ):
         told.append(
             "These sweeps had different seeds, and so held other rows out: compare neither KL nor "
             "validation losses of one with those of another. Accuracies and forgetting compare."

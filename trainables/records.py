@@ -209,7 +209,7 @@ class BaseRecord(Frozen):
 
     Attributes:
         key: hash of model, tasks, limits, versions, and of what KL drift is measured on.
-        scores_key: the same without what follows the seed, which is none of the scores; None in
+        scores_key: the same without what the scores do not follow, such as the seed; None in
             records of earlier versions.
         revision: commit of a hub model; that of its trials, whatever is uploaded meanwhile.
         scores: task label to score.

@@ -62,13 +62,14 @@ def test_without_kl_sweeps_of_all_seeds_share_an_evaluation(
     assert evaluate(*constant, "seed=1") == evaluate(*constant)
 
 
-def test_the_key_of_the_scores_does_not_follow_the_seed(evaluate: Callable[..., Path]) -> None:
+def test_the_key_of_the_scores_follows_neither_seed_nor_batch_size(
+    evaluate: Callable[..., Path],
+) -> None:
     """Which rows are held out does, and so what KL is sampled from."""
-    one, other, fewer = (
-        Base.load(evaluate(change)).record for change in ("seed=0", "seed=1", "eval.limit=11")
-    )
-    assert one.key != other.key
-    assert one.scores_key == other.scores_key
+    changes = ("seed=0", "seed=1", "eval.batch_size=3", "eval.limit=11")
+    one, other, smaller, fewer = (Base.load(evaluate(change)).record for change in changes)
+    assert len({one.key, other.key, smaller.key}) == 3
+    assert one.scores_key == other.scores_key == smaller.scores_key
     assert fewer.scores_key != one.scores_key
 
 

@@ -68,12 +68,15 @@ def with_base_keys(tmp_path, *sweeps: tuple[SyntheticSweep, str, str | None]) ->
 
 
 def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_compare(tmp_path):
-    one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
+    one, two = (SyntheticSweep(trials=4, name=f"seed{seed}", seed=seed) for seed in (1, 2))
     results = with_base_keys(tmp_path, (one, "a", "same"), (two, "b", "same"))
     page, text = render(results), as_markdown(results)
     assert all("compare neither KL nor validation losses" in told for told in (page, text))
     alike = with_base_keys(tmp_path / "alike", (one, "a", "same"), (two, "a", "same"))
     assert "compare neither KL" not in as_markdown(alike)
+    other = SyntheticSweep(trials=4, name="other", seed=1)  # evaluated in other batches
+    batches = with_base_keys(tmp_path / "batches", (one, "a", "same"), (other, "b", "same"))
+    assert "compare neither KL" not in as_markdown(batches)
 
 
 @pytest.mark.parametrize(
