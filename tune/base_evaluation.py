@@ -13,8 +13,8 @@ from trainables.ledger import SweepFolder
 from trainables.storage import Location, parse_location
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.tasks import as_task, evaluate_base_to
+from tune.capacity import held_by_worker, wording, workers_in
 from tune.node_checks import marker_in, nodes_up
-from tune.preflight import held_by_worker, wording, workers_in
 from tune.slots import HostPool, answering
 from tune.sweep_config import SweepConfig
 

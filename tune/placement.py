@@ -10,10 +10,9 @@ from typing import Any
 import ray
 from ray.tune import PlacementGroupFactory
 
-from trainables.config import TrialConfig
+from trainables.config import Method, TrialConfig
 from trainables.slots.eligibility import reason_against
-from trainables.under_ray.gpu_types import kind_of, reserved
-from tune.sweep_config import ResourcesConfig
+from trainables.under_ray.gpu_types import reserved
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +47,12 @@ class Placement:
     Attributes:
         waiting: what a trial function reserves that only waits: for its workers, or for its host
             of slots.
-        resources: of the sweep, for the types of its GPUs.
+        held: what a worker of each method holds, by kind.
         has_slots: whether LoRA trials train in slots, where they can.
     """
 
     waiting: Mapping[str, float]
-    resources: ResourcesConfig
+    held: Mapping[Method, Mapping[str, float]]
     has_slots: bool
 
     def __call__(self, config: dict[str, Any]) -> PlacementGroupFactory:
@@ -65,7 +64,7 @@ class Placement:
         trial = TrialConfig.model_validate(config["trial"])
         if self._is_in_slot(trial):
             return PlacementGroupFactory([dict(self.waiting)])
-        worker = reserved(self._held_by_worker(trial))
+        worker = reserved(self.held[trial.method])
         if trial.workers == 1:
             return PlacementGroupFactory([worker])
         workers = [worker] * trial.workers
@@ -75,15 +74,7 @@ class Placement:
         """What all workers hold, by kind; what a trial in a slot does is its host's."""
         if self._is_in_slot(trial):
             return {}
-        return {k: each * trial.workers for k, each in self._held_by_worker(trial).items()}
-
-    def _held_by_worker(self, trial: TrialConfig) -> dict[str, float]:
-        held = {"CPU": trial.cpus_per_worker}
-        if trial.gpus_per_worker:
-            held["GPU"] = trial.gpus_per_worker
-            if gpu_type := self.resources.of(trial.method).accelerator_type:
-                held[kind_of(gpu_type)] = trial.gpus_per_worker
-        return held
+        return {kind: each * trial.workers for kind, each in self.held[trial.method].items()}
 
     def _is_in_slot(self, trial: TrialConfig) -> bool:
         return self.has_slots and not reason_against(trial)

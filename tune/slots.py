@@ -17,8 +17,8 @@ from trainables.slots.eligibility import reason_against
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
+from tune.capacity import held_by_trial, held_by_worker, trials_that_fit, workers_in
 from tune.node_checks import nodes_up
-from tune.preflight import held_by_trial, held_by_worker, trials_that_fit, workers_in
 from tune.search_space import largest_lora
 from tune.searcher import MakeTrial
 from tune.sweep_config import SweepConfig

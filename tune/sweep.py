@@ -23,6 +23,14 @@ from trainables.under_ray.stop_request import StopRequest
 from trainables.under_ray.tasks import as_task, inspect_on_worker
 from trainables.under_ray.trial import run_trial
 from tune.base_evaluation import evaluate_base
+from tune.capacity import (
+    check_resources,
+    gpus_per_worker,
+    held_by_worker,
+    max_concurrent,
+    trials_that_fit,
+    within_limit,
+)
 from tune.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.earlier_trials import check_same_sweep, fitted, fitting, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
@@ -38,15 +46,7 @@ from tune.node_checks import (
     worker_types,
 )
 from tune.placement import Placement, Room, beside_driver
-from tune.preflight import (
-    check_metrics,
-    check_resources,
-    gpus_per_worker,
-    held_by_worker,
-    max_concurrent,
-    trials_that_fit,
-    within_limit,
-)
+from tune.preflight import check_metrics
 from tune.provenance import provenance
 from tune.recorder import Recorder
 from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
@@ -312,7 +312,11 @@ class Sweep:
             trainable = ray_tune.with_parameters(trainable, slot_hosts=hosts)
             in_slots = len(hosts.actors) * hosts.slots
             left = beside_hosts(config, self._cluster, len(hosts.actors))
-        placement = Placement(self._beside_driver, config.resources, has_slots=in_slots > 0)
+        held = {
+            method: held_by_worker(config, method, self._cluster)
+            for method in config.search.methods
+        }
+        placement = Placement(self._beside_driver, held, has_slots=in_slots > 0)
         searcher.keep_within(Room(left, placement.holds))
         return ray_tune.Tuner(
             ray_tune.with_resources(trainable, placement),

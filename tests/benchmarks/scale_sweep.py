@@ -29,6 +29,7 @@ from rich.console import Console
 from trainables.config import TrialConfig
 from trainables.ledger import Ledger
 from trainables.records import BaseRecord, Measurement, Provenance, SweepRecord, TrialRecord
+from tune.capacity import held_by_worker
 from tune.console import ConsoleListener
 from tune.disk_budget import DiskBudget
 from tune.early_stopping import EarlyStopping, SuccessiveHalving
@@ -102,7 +103,11 @@ class SimulatedSweep:
         self._config, self._cluster, self._gpus = config, cluster, gpus
         self._ledger = Ledger(root)
         self._resources = {"CPU": 8.0 * gpus, "GPU": float(gpus)}
-        self._placement = Placement({}, config.resources, has_slots=False)
+        held = {
+            method: held_by_worker(config, method, self._resources)
+            for method in config.search.methods
+        }
+        self._placement = Placement({}, held, has_slots=False)
         self.counts = Counts(cluster.clock)
         history = History(self._make_trial, finished, gpus)
         self.searcher = OptunaSearcher(

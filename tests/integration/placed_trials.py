@@ -26,9 +26,8 @@ from ray import tune
 from ray.cluster_utils import Cluster
 
 from trainables.config import TrialConfig
-from trainables.under_ray.gpu_types import gpu_types
+from trainables.under_ray.gpu_types import gpu_types, kind_of
 from tune.placement import Placement
-from tune.sweep_config import MethodResources, ResourcesConfig
 
 CPUS_OF_THE_HEAD = 1
 
@@ -53,8 +52,10 @@ def main(nodes: int, gpus: int, workers: list[int]) -> None:
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     template = TrialConfig.model_validate_json(sys.stdin.read()).model_dump(mode="json")
     space = [template | {"workers": count, "gpus_per_worker": 1} for count in workers]
-    full = MethodResources(accelerator_type=os.environ.get("GPU_TYPE"))
-    placement = Placement({"memory": 1 << 20}, ResourcesConfig(full=full), has_slots=False)
+    held = {"CPU": 1.0, "GPU": 1.0}
+    if gpu_type := os.environ.get("GPU_TYPE"):
+        held[kind_of(gpu_type)] = 1.0
+    placement = Placement({"memory": 1 << 20}, {"full": held}, has_slots=False)
     results = tune.Tuner(
         tune.with_resources(trial, placement),
         param_space={"trial": tune.grid_search(space)},

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 from ray.tune.search import Searcher
 
-from trainables.config import TrialConfig
+from trainables.config import Method, TrialConfig
 from trainables.errors import UserError
 from trainables.ledger import Ledger
 from trainables.records import Outcome, TrialRecord, TrialStatus
+from tune.capacity import check_resources, held_by_worker, max_concurrent, within_limit
 from tune.placement import Placement, Room
-from tune.preflight import check_resources, max_concurrent, within_limit
 from tune.search_space import Params
 from tune.searcher import OptunaSearcher
 from tune.sweep import make_trial
-from tune.sweep_config import ResourcesConfig, SweepConfig
+from tune.sweep_config import SweepConfig
 
 CLUSTER = {"CPU": 64.0, "GPU": 64.0}
 
@@ -41,6 +41,10 @@ def sweep(**resources: Any) -> SweepConfig:
     )
 
 
+def held(config: SweepConfig) -> dict[Method, dict[str, float]]:
+    return {method: held_by_worker(config, method, CLUSTER) for method in config.search.methods}
+
+
 class Run:
     """The search of a sweep, with endings at random moments."""
 
@@ -52,7 +56,7 @@ class Run:
             return make_trial(config, "tiny", ledger, cluster, number, params, attempt, seed)
 
         self.searcher = OptunaSearcher(config, make)
-        placement = Placement({}, config.resources, has_slots=False)
+        placement = Placement({}, held(config), has_slots=False)
         self.searcher.keep_within(Room(cluster, placement.holds))
         self.running: dict[int, TrialRecord] = {}
         self.started: list[TrialConfig] = []
@@ -118,8 +122,8 @@ def test_a_limit_is_all_that_a_sweep_sees_of_a_cluster() -> None:
 def test_trials_of_each_type_of_gpu_take_turns_among_themselves() -> None:
     run = Run(sweep())
     run.fill()
-    typed = {"lora": {"accelerator_type": "L40S"}, "full": {"accelerator_type": "H"}}
-    placement = Placement({}, ResourcesConfig.model_validate(typed), has_slots=False)
+    typed = sweep(lora={"accelerator_type": "L40S"}, full={"workers": 8, "accelerator_type": "H"})
+    placement = Placement({"driver": 1e-4}, held(typed), has_slots=False)
     lora = next(trial for trial in run.started if trial.method == "lora")
     full = next(trial for trial in run.started if trial.method == "full")
     assert placement.holds(full) == {"CPU": 8, "GPU": 8, "GPU:H": 8}
@@ -137,7 +141,7 @@ def test_what_only_waits_reserves_a_sliver() -> None:
     config = sweep(lora={"slots": 4})
     run = Run(config)
     run.fill()
-    placement = Placement({"driver": 1e-4}, config.resources, has_slots=True)
+    placement = Placement({"driver": 1e-4}, held(config), has_slots=True)
     for trial in run.started[:10]:
         group = placement({"trial": trial.model_dump(mode="json")})
         assert group.bundles[0] == {"driver": 1e-4}

@@ -13,7 +13,7 @@ from trainables.config import LoraConfig, TrialConfig
 from trainables.slots.eligibility import reason_against
 from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best
-from tune.preflight import max_concurrent
+from tune.capacity import max_concurrent
 from tune.search_space import largest_lora, lora_config
 from tune.slots import beside_hosts, hosts_that_fit, hosts_to_start, hosts_up
 from tune.sweep_config import SweepConfig

@@ -1,0 +1,149 @@
+"""What trials hold of a cluster, and how many of them fit it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainables.errors import UserError
+from trainables.under_ray.gpu_types import counted_by_type
+from tune.capacity import (
+    check_resources,
+    gpus_per_worker,
+    held_by_worker,
+    max_concurrent,
+    trials_that_fit,
+)
+from tune.sweep_config import SweepConfig
+
+
+def sweep(**changes: Any) -> SweepConfig:
+    rates = {"learning_rate": [1e-4]}
+    plain = {
+        "name": "tiny",
+        "model": {"name": "m"},
+        "data": {"path": "d.jsonl"},
+        "eval": {"in_domain": ["a"], "retention": ["b"]},
+        "search": {"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates},
+        "objectives": [{"metric": "in_domain/acc_mean", "mode": "max"}],
+    }
+    return SweepConfig.model_validate(plain | changes)
+
+
+def resources(**changes: Any) -> SweepConfig:
+    return sweep(resources=changes)
+
+
+@pytest.mark.parametrize(
+    ("configured", "cluster", "expected"),
+    [
+        (None, {"CPU": 4.0}, 0),
+        (None, {"CPU": 4.0, "GPU": 2.0}, 1),
+        (0.5, {"CPU": 4.0, "GPU": 1.0}, 0.5),
+        (0, {"CPU": 4.0, "GPU": 8.0}, 0),
+    ],
+)
+def test_a_worker_holds_a_gpu_where_there_are_any(
+    configured: float | None, cluster: dict[str, float], expected: float
+) -> None:
+    config = resources(lora={"gpus_per_worker": configured})
+    assert gpus_per_worker(config, "lora", cluster) == expected
+
+
+def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> None:
+    config = resources(
+        lora={"cpus_per_worker": 8}, full={"workers": 4, "gpus_per_worker": 1, "cpus_per_worker": 1}
+    )
+    with pytest.raises(UserError) as caught:
+        check_resources(config, {"CPU": 4.0, "GPU": 2.0}, [])
+    assert list(map(str, caught.value.faults)) == [
+        "resources.lora.cpus_per_worker: a trial asks for 8 CPUs (1 x 8), the cluster has 4; "
+        "lower it or add nodes",
+        "resources.full.gpus_per_worker: a trial asks for 4 GPUs (4 x 1), the cluster has 2; "
+        "lower it or add nodes",
+    ]
+
+
+def test_what_fits_is_not_refused() -> None:
+    check_resources(resources(full={"workers": 4}), {"CPU": 4.0}, [{"CPU": 4.0}])
+
+
+def test_a_worker_that_fits_no_node_is_refused_though_the_cluster_has_enough() -> None:
+    node, cluster = {"CPU": 8.0, "GPU": 3.0}, {"CPU": 24.0, "GPU": 9.0}
+    config = resources(full={"workers": 4, "gpus_per_worker": 1, "cpus_per_worker": 5})
+    with pytest.raises(UserError) as caught:
+        check_resources(config, cluster, [node] * 3)
+    assert list(map(str, caught.value.faults)) == [
+        "resources.full: a trial asks for 4 workers of 1 GPU and 5 CPUs each, the nodes have room "
+        "for 3 (3 of 3 GPUs and 8 CPUs); a worker stays within one node: lower what it asks for, "
+        "or add nodes with more"
+    ]
+    check_resources(config, cluster, [node] * 4)
+    check_resources(config, cluster, [node] * 3, [{"CPU": 96, "GPU": 8}])
+    with pytest.raises(UserError, match="room for 3"):
+        check_resources(config, cluster, [node] * 3, [{"CPU": 96}])
+
+
+L40S = {"CPU": 8.0, "GPU": 1.0, "accelerator_type:L40S": 1.0}
+H100 = {"CPU": 192.0, "GPU": 8.0, "accelerator_type:H100": 1.0}
+MIXED = [counted_by_type(node) for node in (*[L40S] * 4, H100)]
+MIXED_CLUSTER = {"CPU": 224.0, "GPU": 12.0, "GPU:L40S": 4.0, "GPU:H100": 8.0}
+
+
+def test_a_method_may_ask_for_gpus_of_one_type() -> None:
+    config = resources(
+        lora={"accelerator_type": "L40S"}, full={"accelerator_type": "H100", "workers": 4}
+    )
+    assert held_by_worker(config, "full", {}) == {"GPU": 1, "CPU": 1, "GPU:H100": 1}
+    check_resources(config, MIXED_CLUSTER, MIXED)
+    assert trials_that_fit(config, "lora", MIXED_CLUSTER) == 4
+    assert trials_that_fit(config, "full", MIXED_CLUSTER) == 2
+    assert max_concurrent(config, MIXED_CLUSTER) == 4 + 2  # they take none from each other
+
+
+def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
+    asked = {"full": {"accelerator_type": "L40S", "workers": 8}}
+    config = sweep(resources=asked, train={"batch_size": 32})
+    with pytest.raises(UserError) as caught:
+        check_resources(config, MIXED_CLUSTER, MIXED)
+    (fault,) = caught.value.faults
+    assert str(fault) == (
+        "resources.full.accelerator_type: a trial asks for 8 L40S GPUs (8 x 1), the cluster has 4; "
+        "ask for fewer, or for another type; the cluster's: H100, L40S"
+    )
+    crowded = resources(full={"accelerator_type": "L40S", "workers": 4, "cpus_per_worker": 16})
+    with pytest.raises(UserError, match="4 workers of 16 CPUs and 1 L40S GPU each"):
+        check_resources(crowded, MIXED_CLUSTER, MIXED)
+
+
+def test_a_type_of_gpus_is_for_who_has_gpus() -> None:
+    with pytest.raises(ValueError, match=r"lora\.gpus_per_worker: must be above 0 on H100, got 0"):
+        resources(lora={"accelerator_type": "H100", "gpus_per_worker": 0})
+
+
+@pytest.mark.parametrize(
+    ("lora", "cluster", "expected"),
+    [
+        ({}, {"CPU": 4.0}, 4),
+        ({"cpus_per_worker": 3}, {"CPU": 8.0}, 2),
+        ({}, {"CPU": 16.0, "GPU": 2.0}, 2),
+        ({"gpus_per_worker": 0.1}, {"CPU": 16.0, "GPU": 1.0}, 10),
+        ({"gpus_per_worker": 0.3}, {"CPU": 16.0, "GPU": 1.0}, 3),
+        ({"workers": 2}, {"CPU": 8.0, "GPU": 4.0}, 2),
+    ],
+)
+def test_as_many_trials_run_as_fit(
+    lora: dict[str, Any], cluster: dict[str, float], expected: int
+) -> None:
+    config = sweep(
+        resources={"lora": lora},
+        train={"batch_size": 24},
+        search={"lora": {"rank": 4, "alpha_ratio": 2, "learning_rate": 1e-4}},
+    )
+    assert max_concurrent(config, cluster) == expected
+
+
+def test_a_configured_number_bounds_the_trials_side_by_side() -> None:
+    assert max_concurrent(resources(max_concurrent=2), {"CPU": 8.0}) == 2
+    assert max_concurrent(resources(max_concurrent=20), {"CPU": 8.0}) == 8
