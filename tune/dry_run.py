@@ -18,8 +18,8 @@ from trainables.storage import Location, join
 from tune.memory_fit import host_memory, memory_table
 from tune.search_space import planned_trials
 from tune.searcher import OptunaSearcher
-from tune.sweep import make_trial
 from tune.sweep_config import SweepConfig
+from tune.trials import make_trial
 
 _POINTS_SHOWN = 8
 

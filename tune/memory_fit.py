@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from trainables import memory
-from trainables.config import LoraConfig, Method, ModelShape, TrialConfig
+from trainables.config import Method, ModelShape, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.model_shape import read_shape
-from tune.search_config import LoraSpace
 from tune.sweep_config import SweepConfig
+from tune.trials import largest_trial
 
 _CARDS_GIB = (24, 40, 48, 80, 141)
 _GIB = 1 << 30
@@ -160,44 +160,6 @@ def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | N
         if card := smallest_gpu(config.resources.of(method).accelerator_type):
             cards[method] = card
     return MemoryFit(read_shape(config.model) if cards else None, cards)
-
-
-def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
-    """The point of a method's space that takes most memory."""
-    space, resources = config.search.space(method), config.resources.of(method)
-    batch_size = max(space.batch_size or (config.train.batch_size,))
-    return TrialConfig(
-        trial_id="largest",
-        number=0,
-        seed=config.seed,
-        data_seed=config.seed,
-        method=method,
-        learning_rate=1.0,
-        lora=_largest_adapter(space) if isinstance(space, LoraSpace) else None,
-        deepspeed=config.deepspeed if method == "full" else None,
-        model=config.model,
-        data=config.data,
-        eval=config.eval,
-        train=config.train.model_copy(update={"batch_size": batch_size}),
-        workers=resources.workers,
-        gpus_per_worker=resources.gpus_per_worker or 0,
-        cpus_per_worker=resources.cpus_per_worker,
-        output_dir="",
-        base_dir="",
-    )
-
-
-def _largest_adapter(space: LoraSpace) -> LoraConfig:
-    def modules(choice: str | tuple[str, ...]) -> float:
-        return float("inf") if isinstance(choice, str) else len(choice)
-
-    return LoraConfig(
-        rank=max(space.rank),
-        alpha=1.0,
-        target_modules=max(space.target_modules, key=modules),
-        dropout=max(space.dropout),
-        dora=any(space.dora),
-    )
 
 
 def _estimated(config: SweepConfig) -> list[Method]:

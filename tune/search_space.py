@@ -119,16 +119,25 @@ def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
     )
 
 
-def largest_lora(search: SearchConfig) -> Params:
-    """The LoRA point that takes the most memory: of the highest rank, and else the first one."""
-    params: Params = {_METHOD: "lora"} if len(search.methods) > 1 else {}
-    for name, distribution in axes(search, "lora"):
+def largest_point(search: SearchConfig, method: Method) -> Params:
+    """The point of a method that takes the most memory: the largest choice of each axis.
+
+    A rate that is searched over a range takes none; it is the lowest, which trains most safely.
+    """
+    params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
+    for name, distribution in axes(search, method):
         if isinstance(distribution, CategoricalDistribution):
+            is_modules = name.endswith("/target_modules")
             choices: Any = distribution.choices
-            params[name] = max(choices) if name == "lora/rank" else choices[0]
+            params[name] = max(choices, key=_modules_count) if is_modules else max(choices)
         else:
             params[name] = distribution.low  # type: ignore[attr-defined]
     return params
+
+
+def _modules_count(choice: str) -> float:
+    modules = _as_modules(choice)
+    return math.inf if isinstance(modules, str) else len(modules)
 
 
 def learning_rate(search: SearchConfig, params: Params) -> float:

@@ -19,7 +19,7 @@ from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.capacity import held_by_trial, held_by_worker, trials_that_fit, workers_in
 from tune.node_checks import nodes_up
-from tune.search_space import largest_lora
+from tune.search_space import largest_point
 from tune.searcher import MakeTrial
 from tune.sweep_config import SweepConfig
 
@@ -143,7 +143,7 @@ class HostPool:
         self.close()
 
     def _largest_trial(self) -> TrialConfig:
-        return self._make_trial(0, largest_lora(self._config.search), 1, self._config.seed)
+        return self._make_trial(0, largest_point(self._config.search, "lora"), 1, self._config.seed)
 
     def _measured(self, trial: TrialConfig, samples: int) -> int:
         """The number of slots with which the trials are done first, measured on one host."""

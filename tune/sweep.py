@@ -25,7 +25,6 @@ from trainables.under_ray.trial import run_trial
 from tune.base_evaluation import evaluate_base
 from tune.capacity import (
     check_resources,
-    gpus_per_worker,
     held_by_worker,
     max_concurrent,
     trials_that_fit,
@@ -49,11 +48,12 @@ from tune.placement import Placement, Room, beside_driver
 from tune.preflight import check_metrics
 from tune.provenance import provenance
 from tune.recorder import Recorder
-from tune.search_space import Params, learning_rate, lora_config, method_of, train_config
+from tune.search_space import Params
 from tune.searcher import MakeTrial, OptunaSearcher
 from tune.slots import HostPool, beside_hosts
 from tune.stopping import stopping_gently
 from tune.sweep_config import SweepConfig
+from tune.trials import make_trial
 from tune.tune_events import TuneEvents
 
 logger = logging.getLogger(__name__)
@@ -337,52 +337,6 @@ class Sweep:
                 verbose=0,
             ),
         )
-
-
-def make_trial(
-    config: SweepConfig,
-    sweep_id: str,
-    ledger: Ledger,
-    cluster: dict[str, float],
-    number: int,
-    params: Params,
-    attempt: int,
-    seed: int,
-) -> TrialConfig:
-    """A point of the search as a complete trial.
-
-    Trials of the search share one seed unless a point comes again: they see the same data in the
-    same order, so that what differs between them is what the search varied.
-    """
-    method = method_of(config.search, params)
-    resources = config.resources.of(method)
-    return TrialConfig(
-        trial_id=f"{sweep_id}-{number:04d}",
-        number=number,
-        seed=seed,
-        data_seed=config.seed,
-        method=method,
-        learning_rate=learning_rate(config.search, params),
-        lora=lora_config(config.search.lora, params)
-        if method == "lora" and config.search.lora
-        else None,
-        deepspeed=config.deepspeed if method == "full" else None,
-        model=config.model,
-        data=config.data,
-        eval=config.eval,
-        train=train_config(config.search, config.train, params),
-        workers=resources.workers,
-        gpus_per_worker=gpus_per_worker(config, method, cluster),
-        cpus_per_worker=resources.cpus_per_worker,
-        output_dir=ledger.folder.absolute(ledger.folder.attempt(number, attempt)),
-        earlier_attempts=tuple(
-            ledger.folder.absolute(ledger.folder.attempt(number, earlier))
-            for earlier in range(1, attempt)
-        ),
-        objective=config.objectives[0],
-        minutes_per_report=config.budget.minutes_per_report,
-        base_dir=ledger.folder.absolute(ledger.folder.base),
-    )
 
 
 def _trial_id(trial: Any) -> str:

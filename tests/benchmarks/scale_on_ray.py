@@ -54,9 +54,10 @@ from trainables.records import Measurement, TrialRecord, TrialStatus  # noqa: E4
 from trainables.under_ray.reporting import MEASUREMENT  # noqa: E402
 from tune.listeners import SweepListener  # noqa: E402
 from tune.ray_cluster import ray_cluster  # noqa: E402
-from tune.search_space import largest_lora  # noqa: E402
-from tune.sweep import Sweep, make_trial  # noqa: E402
+from tune.search_space import largest_point  # noqa: E402
+from tune.sweep import Sweep  # noqa: E402
 from tune.sweep_file import load_sweep  # noqa: E402
+from tune.trials import make_trial  # noqa: E402
 
 FEW, MANY = 8, 512
 ROUNDS, PAUSE = 100, 0.05
@@ -214,7 +215,9 @@ def main() -> None:
     with TemporaryDirectory() as name:
         folder = Path(name)
         config = load_sweep("quickstart", [])
-        trial = make_trial(config, "s", Ledger(folder), {}, 0, largest_lora(config.search), 1, 0)
+        trial = make_trial(
+            config, "s", Ledger(folder), {}, 0, largest_point(config.search, "lora"), 1, 0
+        )
         load = os.getloadavg()[0]
         with ray_cluster(None):
             timings = Timings(**starts(folder), **costs(trial), fsync=fsync(folder))

@@ -38,8 +38,8 @@ from tune.placement import Placement, Room
 from tune.recorder import Recorder
 from tune.search_space import Params
 from tune.searcher import OptunaSearcher
-from tune.sweep import make_trial
 from tune.sweep_config import SweepConfig
+from tune.trials import make_trial
 from tune.tune_events import TuneEvents
 
 PICTURES = 5

@@ -12,9 +12,10 @@ from trainables.config import ModelShape, TrialConfig
 from trainables.errors import UserError
 from trainables.under_ray.node import gpu_bytes
 from tune import command_line
-from tune.memory_fit import MemoryFit, largest_trial, memory_fit
+from tune.memory_fit import MemoryFit, memory_fit
 from tune.sweep_config import SweepConfig
 from tune.sweep_file import load_sweep
+from tune.trials import largest_trial
 
 GIB = 1 << 30
 LLAMA = "paper_llama31_8b"

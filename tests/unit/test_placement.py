@@ -17,8 +17,8 @@ from tune.capacity import check_resources, held_by_worker, max_concurrent, withi
 from tune.placement import Placement, Room
 from tune.search_space import Params
 from tune.searcher import OptunaSearcher
-from tune.sweep import make_trial
 from tune.sweep_config import SweepConfig
+from tune.trials import make_trial
 
 CLUSTER = {"CPU": 64.0, "GPU": 64.0}
 

@@ -20,8 +20,8 @@ from trainables.ledger import Ledger
 from trainables.records import Measurement, TrialRecord, TrialStatus
 from tune.search_space import Params, grid_size
 from tune.searcher import OptunaSearcher
-from tune.sweep import make_trial
 from tune.sweep_config import SweepConfig
+from tune.trials import make_trial
 
 GAIN, LOSS = "in_domain/acc_mean", "forgetting/mean"
 Ending = tuple[TrialStatus, dict[str, float]]

@@ -14,7 +14,7 @@ from trainables.slots.eligibility import reason_against
 from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best
 from tune.capacity import max_concurrent
-from tune.search_space import largest_lora, lora_config
+from tune.search_space import largest_point, lora_config
 from tune.slots import beside_hosts, hosts_that_fit, hosts_to_start, hosts_up
 from tune.sweep_config import SweepConfig
 
@@ -96,7 +96,7 @@ def test_slots_that_take_long_to_start_are_fewer(slot_seconds: float, expected: 
 def test_the_probe_is_of_the_highest_rank() -> None:
     search = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.1, 0.0]).search
     assert search.lora is not None
-    lora = lora_config(search.lora, largest_lora(search))
+    lora = lora_config(search.lora, largest_point(search, "lora"))
     assert (lora.rank, lora.alpha, lora.dropout) == (64, 128, 0.1)
 
 
