@@ -15,16 +15,23 @@ from typing import Any, TextIO
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a file; under its name all of the text is found or what was there before."""
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """A file to write, which takes its name, and the place of what bore it, once it is written."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        yield unfinished
         unfinished.replace(file)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file; under its name all of the text is found or what was there before."""
+    with whole_file(file) as unfinished:
+        unfinished.write_text(text, encoding="utf-8")
 
 
 @contextmanager

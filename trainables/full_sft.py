@@ -44,8 +44,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
         arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
         model = load_model(config.model)
-        _, result = run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
-        return result
+        return run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
 
 
 def _save(trainer: Any, folder: Path) -> None:

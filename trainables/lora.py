@@ -30,16 +30,8 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     set_seed(config.seed)
     adapted = adapt(base, config.lora)
     try:
-        _, result = run_training(
-            config,
-            reporter,
-            adapted,
-            tokenizer,
-            tokenized,
-            sft_config(config, len(tokenized.train)),
-            _save,
-        )
-        return result
+        arguments = sft_config(config, len(tokenized.train))
+        return run_training(config, reporter, adapted, tokenizer, tokenized, arguments, _save)
     finally:
         restore(base, adapted)
 

@@ -110,7 +110,7 @@ def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | 
     what it is; its evaluation's batch is halved. None where not even one sample at a time fits.
     """
     while estimate(shape, trial).evaluation_peak > card and trial.eval.batch_size > 1:
-        trial = _with_half_the_evaluation(trial)
+        trial = with_eval_batch(trial, trial.eval.batch_size // 2)
     per_step = trial.train.batch_size // trial.workers
     for size in range(trial.train.micro_batch_size, 0, -1):
         smaller = with_micro_batch(trial, size)
@@ -132,13 +132,8 @@ def fitted_base(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConf
     while base_peak(shape, trial) > card:
         if trial.eval.batch_size == 1:
             return None
-        trial = _with_half_the_evaluation(trial)
+        trial = with_eval_batch(trial, trial.eval.batch_size // 2)
     return trial
-
-
-def _with_half_the_evaluation(trial: TrialConfig) -> TrialConfig:
-    suite = trial.eval.model_copy(update={"batch_size": trial.eval.batch_size // 2})
-    return trial.model_copy(update={"eval": suite})
 
 
 @dataclass(frozen=True)
@@ -173,6 +168,12 @@ def with_micro_batch(trial: TrialConfig, size: int) -> TrialConfig:
     """The same trial in other portions."""
     train = trial.train.model_copy(update={"micro_batch_size": size})
     return trial.model_copy(update={"train": train})
+
+
+def with_eval_batch(trial: TrialConfig, size: int) -> TrialConfig:
+    """The same trial, evaluated in other portions."""
+    suite = trial.eval.model_copy(update={"batch_size": size})
+    return trial.model_copy(update={"eval": suite})
 
 
 def parameters(shape: ModelShape) -> int:

@@ -14,6 +14,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
+from trainables.disk import whole_folder
 from trainables.errors import Fault, UserError
 from trainables.locations import is_local, node_cache, resolve
 
@@ -172,8 +173,7 @@ def _converted(gguf: Path) -> Path:
                 del config.quantization_config
             plain = AutoModelForCausalLM.from_config(config)
             plain.load_state_dict(quantised.state_dict())
-            unfinished = folder.with_name(f"{folder.name}.unfinished")
-            plain.save_pretrained(unfinished)
-            AutoTokenizer.from_pretrained(**there).save_pretrained(unfinished)
-            unfinished.rename(folder)
+            with whole_folder(folder) as unfinished:
+                plain.save_pretrained(unfinished)
+                AutoTokenizer.from_pretrained(**there).save_pretrained(unfinished)
     return folder

@@ -12,6 +12,7 @@ import torch
 
 from trainables.config import EvalSuite, TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, Fault, OutOfMemory, UserError, first_line
+from trainables.memory import with_eval_batch, with_micro_batch
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -86,14 +87,9 @@ def smaller_batches(config: TrialConfig, error: BaseException) -> TrialConfig | 
     if isinstance(error, EvaluationOutOfMemory):
         if config.eval.batch_size == 1:
             return None
-        half = config.eval.batch_size // 2
-        part = {"eval": config.eval.model_copy(update={"batch_size": half})}
-        return config.model_copy(update=part)
+        return with_eval_batch(config, config.eval.batch_size // 2)
     size = smaller_micro_batch(config.train, config.workers)
-    if size is None:
-        return None
-    changed = config.train.model_copy(update={"micro_batch_size": size})
-    return config.model_copy(update={"train": changed})
+    return None if size is None else with_micro_batch(config, size)
 
 
 def _tried(config: TrialConfig, error: BaseException) -> str:

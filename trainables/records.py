@@ -26,6 +26,14 @@ class TrialStatus(StrEnum):
     CANCELLED = "CANCELLED"
 
 
+FAILURES = (
+    TrialStatus.DIVERGED,
+    TrialStatus.OUT_OF_MEMORY,
+    TrialStatus.FAILED,
+    TrialStatus.CANCELLED,
+)
+
+
 class Measurement(Frozen):
     """One report of a trial: every metric known at an optimizer step.
 
@@ -59,7 +67,6 @@ class TrialResult(Frozen):
     last: Measurement
     weights_dir: str | None = None
     best_weights_dir: str | None = None
-    skipped_samples: int = 0
 
 
 class Outcome(Frozen):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import resource
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -192,13 +193,11 @@ class Reports(TrainerCallback):
         elapsed = self._elapsed()
         training = elapsed - self._evaluation_seconds
         workers = self._config.workers
-        on_gpu = torch.cuda.is_available()
-        peak = torch.cuda.max_memory_reserved() if on_gpu else _peak_resident_bytes()
         return {
             metric_keys.TRAIN_SECONDS: training,
             metric_keys.EVAL_SECONDS: self._evaluation_seconds,
             metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / workers,
-            metric_keys.MAX_RESERVED: peak / 2**30,
+            metric_keys.MAX_RESERVED: peak_bytes() / 2**30,
             metric_keys.MICRO_BATCH_SIZE: float(self._config.train.micro_batch_size),
             metric_keys.EVAL_BATCH_SIZE: float(self._config.eval.batch_size),
             metric_keys.GPU_HOURS: elapsed / 3600 * workers * self._config.gpus_per_worker,
@@ -229,6 +228,12 @@ def _count_trainable(model: Any) -> int:
     )
 
 
-def _peak_resident_bytes() -> int:
-    """Of this process since it began, which may be before this trial."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+def peak_bytes() -> int:
+    """The most memory that this process held, on its GPU if it has one.
+
+    Without one it counts from the process's beginning, which may be before this trial.
+    """
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -73,8 +73,8 @@ def run_training(
     tokenized: TokenizedData,
     arguments: SFTConfig,
     save: Callable[[SFTTrainer, Path], None],
-) -> tuple[SFTTrainer, TrialResult]:
-    """Train to the end, reporting on the way; returns the trainer, whose model is the result.
+) -> TrialResult:
+    """Train to the end, reporting on the way; the model is left as the training leaves it.
 
     Goes on from the newest valid checkpoint of any attempt, as if nothing had happened.
 
@@ -118,11 +118,10 @@ def run_training(
         last=last,
         weights_dir=config.weights_dir if config.train.save_weights else None,
         best_weights_dir=best.settle(last) if first else None,
-        skipped_samples=tokenized.skipped,
     )
     if first:  # only now: until the weights are written the last checkpoint is all there is
         checkpoint_files.remove_checkpoints(config.attempt_dirs)
-    return trainer, result
+    return result
 
 
 @contextmanager

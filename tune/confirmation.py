@@ -1,17 +1,11 @@
-"""Confirming the winners: the best trials again with other seeds, and what they measure then."""
+"""Confirming the winners: which trials are run again, and with which seeds."""
 
 from __future__ import annotations
 
-import csv
-import os
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 
-from trainables.metric_keys import METRICS
 from trainables.recommendation import recommend
 from trainables.records import TrialRecord
-from trainables.repeats import diverged, half_width, metrics_over, repeats_of
 from tune.sweep_config import ConfirmConfig, SweepConfig
 
 
@@ -40,23 +34,3 @@ def winners(config: SweepConfig, records: Iterable[TrialRecord], count: int) -> 
         found.append(best.trial)
         left = [record for record in left if record.params != best.trial.params]
     return found
-
-
-def write_confirmed_csv(file: Path, records: Sequence[TrialRecord]) -> None:
-    """One row for each repeated trial and metric; no file where nothing was repeated."""
-    rows = [row for trial in records for row in _rows(trial, repeats_of(trial, records))]
-    if not rows:
-        return
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow(["number", "metric", "unit", "mean", "half_width_95", "runs", "diverged"])
-        writer.writerows(rows)
-    unfinished.replace(file)
-
-
-def _rows(trial: TrialRecord, repeats: Sequence[TrialRecord]) -> Iterator[list[object]]:
-    for key, values in metrics_over(repeats).items():
-        unit = METRICS[key].unit if key in METRICS else ""
-        mean = statistics.fmean(values)
-        yield [trial.number, key, unit, mean, half_width(values), len(values), diverged(repeats)]

@@ -178,8 +178,7 @@ def _share_of(card: float, trial: TrialConfig) -> float:
 
 
 def _with_one_sample(trial: TrialConfig) -> TrialConfig:
-    suite = trial.eval.model_copy(update={"batch_size": 1})
-    return memory.with_micro_batch(trial.model_copy(update={"eval": suite}), 1)
+    return memory.with_micro_batch(memory.with_eval_batch(trial, 1), 1)
 
 
 def _cell(trial: TrialConfig, smaller: TrialConfig | None) -> str:

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 from trainables.ledger import Ledger
 from trainables.records import Measurement, TrialRecord
-from tune.confirmation import write_confirmed_csv
 from tune.listeners import SweepListener
-from tune.summary import write_results_csv
+from tune.tables import write_confirmed_csv, write_results_csv
 
 
 class Recorder(SweepListener):

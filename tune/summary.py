@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import os
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -13,7 +11,7 @@ from trainables import metric_keys
 from trainables.ledger import SweepFolder
 from trainables.pareto import pareto_front
 from trainables.recommendation import Recommendation, numbers_text, recommend
-from trainables.records import TrialRecord, TrialStatus
+from trainables.records import FAILURES, TrialRecord, TrialStatus
 from trainables.repeats import judged_by_repeats
 from trainables.storage import Location, is_address
 from trainables.wording import (
@@ -28,19 +26,12 @@ from trainables.wording import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-    from pathlib import Path
+    from collections.abc import Sequence
 
     from rich.console import Console
 
     from tune.sweep_config import SweepConfig
 
-_FAILURES = (
-    TrialStatus.DIVERGED,
-    TrialStatus.OUT_OF_MEMORY,
-    TrialStatus.FAILED,
-    TrialStatus.CANCELLED,
-)
 _MOST_REASONS = 8
 _MOST_ON_FRONT = 20
 _TITLES = {
@@ -48,79 +39,6 @@ _TITLES = {
     metric_keys.FORGETTING_MEAN: "forgetting",
     metric_keys.OOD_ACC: "OOD",
 }
-
-
-def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
-    """One row per trial, failed ones included, by number; all of the file is replaced or none."""
-    finals = _key_order(key for r in records if r.last for key in r.last.metrics)
-    bests = _key_order(key for r in records for key in r.best)
-    rows = [_row(record, finals, bests) for record in sorted(records, key=lambda r: r.number)]
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    with unfinished.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.writer(stream, lineterminator="\n")
-        writer.writerow([*_SETTING_COLUMNS, *finals, *(f"best/{key}" for key in bests)])
-        writer.writerows(rows)
-        stream.flush()
-        os.fsync(stream.fileno())
-    unfinished.replace(file)
-
-
-_SETTING_COLUMNS = (
-    "number",
-    "trial_id",
-    "confirms",
-    "seed",
-    "method",
-    "rank",
-    "alpha",
-    "scaling",
-    "learning_rate",
-    "target_modules",
-    "dropout",
-    "rslora",
-    "dora",
-    "batch_size",
-    "micro_batch_size",
-    "epochs",
-    "status",
-    "reason",
-    "seconds",
-    "weights_dir",
-    "best_weights_dir",
-)
-
-
-def _row(record: TrialRecord, finals: list[str], bests: list[str]) -> list[object]:
-    config = record.config
-    lora = config.lora
-    modules = lora.target_modules if lora else None
-    return [
-        record.number,
-        config.trial_id,
-        record.confirms,
-        config.seed,
-        config.method,
-        *((lora.rank, lora.alpha, lora.scaling) if lora else (None, None, None)),
-        config.learning_rate,
-        " ".join(modules) if isinstance(modules, tuple) else modules,
-        *((lora.dropout, lora.rslora, lora.dora) if lora else (None, None, None)),
-        *(config.train.batch_size, config.train.micro_batch_size, config.train.epochs),
-        record.status.value,
-        record.reason,
-        record.seconds,
-        record.weights_dir,
-        record.best_weights_dir,
-        *(record.metric(key) for key in finals),
-        *(record.best.get(key) for key in bests),
-    ]
-
-
-def _key_order(keys: Iterable[str]) -> list[str]:
-    """As METRICS lists them, then the others by name."""
-    found = set(keys)
-    listed = [key for key in metric_keys.METRICS if key in found]
-    return listed + sorted(found - set(listed))
 
 
 def print_summary(
@@ -194,7 +112,7 @@ def _print_recommendation(console: Console, recommendation: Recommendation | Non
 def _print_failures(console: Console, records: Sequence[TrialRecord]) -> None:
     groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
     for record in records:
-        if record.status in _FAILURES:
+        if record.status in FAILURES:
             reason = one_line(record.reason or "no reason given")
             groups.setdefault((record.status, reason), []).append(record)
     if not groups:

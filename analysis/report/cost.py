@@ -16,15 +16,8 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
-from trainables.records import TrialRecord, TrialStatus
+from trainables.records import FAILURES, TrialRecord, TrialStatus
 from trainables.wording import status_in_full
-
-_FAILURES = (
-    TrialStatus.DIVERGED,
-    TrialStatus.OUT_OF_MEMORY,
-    TrialStatus.FAILED,
-    TrialStatus.CANCELLED,
-)
 
 
 @dataclass(frozen=True)
@@ -142,7 +135,7 @@ def failures(results: Results) -> list[Failure]:
     """Failed trials by reason, the most frequent first; trials that were stopped early follow."""
     groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
     for record in (r for sweep in results.sweeps for r in sweep.trials):
-        if record.status in (*_FAILURES, TrialStatus.STOPPED_EARLY):
+        if record.status in (*FAILURES, TrialStatus.STOPPED_EARLY):
             reason = record.reason or "no reason given"
             groups.setdefault((record.status, reason), []).append(record)
     ordered = sorted(

@@ -164,9 +164,10 @@ def trained_logits(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> list[torc
     seen: list[torch.Tensor] = []
 
     def spy(*arguments: Any) -> Any:
-        trainer, result = training.run_training(*arguments)
-        seen.append(logits_of(trainer.model, tokenizer))
-        return trainer, result
+        _, _, model, *_ = arguments
+        result = training.run_training(*arguments)
+        seen.append(logits_of(model, tokenizer))
+        return result
 
     monkeypatch.setattr(lora, "run_training", spy)
     monkeypatch.setattr(full_sft, "run_training", spy)

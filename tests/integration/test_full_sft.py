@@ -60,9 +60,10 @@ def at_stage(
             seen: list[torch.Tensor] = []
 
             def spy(*arguments: Any) -> Any:
-                trainer, result = training.run_training(*arguments)
-                seen.append(logits(trainer.model, tokenizer))
-                return trainer, result
+                _, _, model, *_ = arguments
+                result = training.run_training(*arguments)
+                seen.append(logits(model, tokenizer))
+                return result
 
             with pytest.MonkeyPatch.context() as patch:
                 patch.setattr(full_sft, "run_training", spy)

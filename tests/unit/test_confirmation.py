@@ -16,7 +16,8 @@ from trainables.pareto import pareto_front
 from trainables.recommendation import Recommendation, recommend
 from trainables.records import TrialRecord, TrialStatus
 from trainables.repeats import half_width, judged_by_repeats
-from tune.confirmation import winners, write_confirmed_csv
+from tune.confirmation import winners
+from tune.tables import write_confirmed_csv
 
 
 def test_an_interval_is_that_of_students_t() -> None:

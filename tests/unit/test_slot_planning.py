@@ -93,8 +93,8 @@ def test_slots_that_take_long_to_start_are_fewer(slot_seconds: float, expected: 
     assert best(speeds, 6000, slot_seconds) == expected
 
 
-def test_the_probe_is_of_the_highest_rank() -> None:
-    search = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.1, 0.0]).search
+def test_the_probe_is_of_the_largest_adapter() -> None:
+    search = config(search__lora__rank=[8, 64, 16], search__lora__dropout=[0.0, 0.1]).search
     assert search.lora is not None
     lora = lora_config(search.lora, largest_point(search, "lora"))
     assert (lora.rank, lora.alpha, lora.dropout) == (64, 128, 0.1)

@@ -19,8 +19,9 @@ from trainables.pareto import pareto_front
 from trainables.recommendation import recommend
 from trainables.records import Measurement, TrialRecord, TrialStatus
 from trainables.wording import setting
-from tune.summary import print_summary, write_results_csv
+from tune.summary import print_summary
 from tune.sweep_config import SweepConfig
+from tune.tables import write_results_csv
 
 if TYPE_CHECKING:
     from pathlib import Path

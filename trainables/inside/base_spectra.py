@@ -11,6 +11,7 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
+from trainables.disk import whole_file
 from trainables.inside.spectra import dense_spectrum
 from trainables.locations import node_cache
 
@@ -33,14 +34,13 @@ class BaseSpectra:
             base_OI: the matrix, on the device that the vectors are wanted on.
         """
         file = self._folder / f"{_file_name(name)}.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)  # for the lock
         with FileLock(f"{file}.lock"):
             if not file.exists():
                 left_OK = dense_spectrum(base_OI).left_OK.float().contiguous()
-                unfinished = file.with_suffix(".unfinished")
-                save_file({"left": left_OK.cpu()}, unfinished)
-                unfinished.chmod(0o644)  # workers may run as other users
-                unfinished.replace(file)
+                with whole_file(file) as unfinished:
+                    save_file({"left": left_OK.cpu()}, unfinished)
+                    unfinished.chmod(0o644)  # workers may run as other users
                 return left_OK
         return load_file(file)["left"].to(base_OI.device)
 

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainables.config import ModelConfig, TrialConfig
+from trainables.disk import whole_file
 from trainables.errors import CannotInspect
 from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.base_spectra import BaseSpectra
@@ -148,8 +149,6 @@ def _inspect_matrices(
 
 
 def _save_directions(file: Path, directions: dict[str, torch.Tensor]) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_suffix(".unfinished")
-    save_file({name: left.contiguous() for name, left in directions.items()}, unfinished)
-    unfinished.chmod(0o644)  # workers may run as other users
-    unfinished.replace(file)
+    with whole_file(file) as unfinished:
+        save_file({name: left.contiguous() for name, left in directions.items()}, unfinished)
+        unfinished.chmod(0o644)  # workers may run as other users

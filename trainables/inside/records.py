@@ -5,12 +5,12 @@ A mirror: made from the trial's weights and the base model, and made again where
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pydantic import ValidationError
 
 from trainables.config import Frozen
+from trainables.disk import write_whole
 
 SCHEMA_VERSION = 1
 MOST_SINGULAR_VALUES = 64
@@ -147,11 +147,7 @@ class InsideFolder:
 
     def write(self, record: InsideRecord) -> None:
         """Create or replace a trial's record."""
-        file = self.record_json(record.number)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-        unfinished.write_text(record.model_dump_json(indent=1), encoding="utf-8")
-        unfinished.replace(file)
+        write_whole(self.record_json(record.number), record.model_dump_json(indent=1))
 
     def read(self, number: int) -> InsideRecord | None:
         """A trial's record; None where there is none, or none that this version can read."""

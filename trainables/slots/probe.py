@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
-from pathlib import Path
 
+import psutil
 import torch
 
 from trainables.config import TrialConfig
 from trainables.out_of_memory import is_out_of_memory
 from trainables.reporter import ListReporter
+from trainables.reports import peak_bytes
 from trainables.slots.engine import SlotEngine
 from trainables.slots.speed import Speed, best
 
@@ -42,7 +42,7 @@ def probe(
                 break
             while len(engine.slots) < count:
                 engine.join(trial, ListReporter())
-            speeds.append(Speed(count, count / _seconds_of_a_pass(engine), _peak_bytes()))
+            speeds.append(Speed(count, count / _seconds_of_a_pass(engine), peak_bytes()))
             if len(speeds) > 2 and best(speeds, passes, slot_seconds) <= speeds[-3].slots:
                 break  # twice in a row without a gain
     except Exception as error:
@@ -70,12 +70,6 @@ def _seconds_of_a_pass(engine: SlotEngine) -> float:
     return min(seconds)
 
 
-def _peak_bytes() -> int:
-    if torch.cuda.is_available():
-        return int(torch.cuda.max_memory_reserved())
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
 def _would_not_fit(speeds: list[Speed]) -> bool:
     """Whether twice the slots, at what each of the last ones took, are more than there is."""
     if len(speeds) < 2:
@@ -89,7 +83,4 @@ def _free_bytes() -> int:
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         return int(free)
-    fields = dict(
-        line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines() if line
-    )
-    return int(fields["MemAvailable"].split()[0]) * 1024
+    return int(psutil.virtual_memory().available)

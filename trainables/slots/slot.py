@@ -201,7 +201,6 @@ class Slot:
             last=last,
             weights_dir=self.trial.weights_dir if self.trial.train.save_weights else None,
             best_weights_dir=self._best.settle(last),
-            skipped_samples=self._tokenized.skipped,
         )
         checkpoint_files.remove_checkpoints(self.trial.attempt_dirs)
         return result

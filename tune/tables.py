@@ -1,0 +1,92 @@
+"""The tables that a sweep leaves: results.csv and confirmed.csv."""
+
+from __future__ import annotations
+
+import csv
+import os
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from trainables.disk import whole_file
+from trainables.metric_keys import METRICS
+from trainables.records import TrialRecord
+from trainables.repeats import diverged, half_width, metrics_over, repeats_of
+
+
+def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
+    """One row per trial, failed ones included, by number; all of the file is replaced or none."""
+    finals = _key_order(key for r in records if r.last for key in r.last.metrics)
+    bests = _key_order(key for r in records for key in r.best)
+    rows = [
+        _setting(record)
+        | {key: record.metric(key) for key in finals}
+        | {f"best/{key}": record.best.get(key) for key in bests}
+        for record in sorted(records, key=lambda record: record.number)
+    ]
+    _write(file, rows)
+
+
+def write_confirmed_csv(file: Path, records: Sequence[TrialRecord]) -> None:
+    """One row for each repeated trial and metric; no file where nothing was repeated."""
+    _write(file, [row for trial in records for row in _means(trial, repeats_of(trial, records))])
+
+
+def _setting(record: TrialRecord) -> dict[str, object]:
+    config = record.config
+    lora = config.lora
+    modules = lora.target_modules if lora else None
+    return {
+        "number": record.number,
+        "trial_id": config.trial_id,
+        "confirms": record.confirms,
+        "seed": config.seed,
+        "method": config.method,
+        "rank": lora and lora.rank,
+        "alpha": lora and lora.alpha,
+        "scaling": lora and lora.scaling,
+        "learning_rate": config.learning_rate,
+        "target_modules": " ".join(modules) if isinstance(modules, tuple) else modules,
+        "dropout": lora and lora.dropout,
+        "rslora": lora and lora.rslora,
+        "dora": lora and lora.dora,
+        "batch_size": config.train.batch_size,
+        "micro_batch_size": config.train.micro_batch_size,
+        "epochs": config.train.epochs,
+        "status": record.status.value,
+        "reason": record.reason,
+        "seconds": record.seconds,
+        "weights_dir": record.weights_dir,
+        "best_weights_dir": record.best_weights_dir,
+    }
+
+
+def _means(trial: TrialRecord, repeats: Sequence[TrialRecord]) -> Iterator[dict[str, object]]:
+    for key, values in metrics_over(repeats).items():
+        yield {
+            "number": trial.number,
+            "metric": key,
+            "unit": METRICS[key].unit if key in METRICS else "",
+            "mean": statistics.fmean(values),
+            "half_width_95": half_width(values),
+            "runs": len(values),
+            "diverged": diverged(repeats),
+        }
+
+
+def _key_order(keys: Iterable[str]) -> list[str]:
+    """As METRICS lists them, then the others by name."""
+    found = set(keys)
+    listed = [key for key in METRICS if key in found]
+    return listed + sorted(found - set(listed))
+
+
+def _write(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
+    if not rows:
+        return
+    with whole_file(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as out:
+        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        out.flush()
+        os.fsync(out.fileno())
