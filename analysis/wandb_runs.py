@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, first_line
 
 _KEY = "WANDB_API_KEY"
 _SECONDS = 60
@@ -83,8 +83,8 @@ def _told(project: str) -> Iterator[None]:
     try:
         yield
     except (Error, RequestException, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError([Fault("PROJECT", f"cannot read {project} from W&B: {reason}")]) from error
+        rule = f"cannot read {project} from W&B: {first_line(error)}"
+        raise UserError([Fault("PROJECT", rule)]) from error
 
 
 def _check_models(configs: Iterable[Mapping[str, Any]]) -> None:

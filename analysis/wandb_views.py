@@ -19,7 +19,7 @@ from analysis.sweeps import Sweep, open_sweeps
 from analysis.wandb_inside import inside_records, log_inside, tables_of
 from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, first_line
 from trainables.recommendation import recommend
 from trainables.records import TrialStatus
 from trainables.repeats import judged_by_repeats
@@ -226,7 +226,6 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except (wandb.Error, WandbApiFailedError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [repr(error)])[0]
-        rule = f"W&B did not make the views: {reason}"
+        rule = f"W&B did not make the views: {first_line(error)}"
         remedy = "check the connection, `wandb login` and wandb.entity, and type the command again"
         raise UserError([Fault("", rule, remedy)]) from error

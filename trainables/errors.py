@@ -1,6 +1,6 @@
-"""The errors that say what was wrong, at a glance.
+"""The errors that say what was wrong, at a glance. A few others live where they are handled.
 
-    SweepError
+    SweepError           whatever a user is told of
     ├── UserError            the input is at fault: faults listed, exit code 2, no traceback
     ├── TrialError           a fault inside a trial: ends that trial, never the sweep
     │   ├── Diverged         the loss or a gradient is NaN or infinite
@@ -42,9 +42,9 @@ class Fault:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message."""
+    """The first line of an error's message; its type where it has none."""
     lines = str(error).strip().splitlines()
-    return lines[0] if lines else "no message"
+    return lines[0] if lines else repr(error)
 
 
 def told(error: Exception) -> Exception:
@@ -60,7 +60,7 @@ def told(error: Exception) -> Exception:
 
 
 class SweepError(Exception):
-    """Whatever this project raises on purpose."""
+    """Whatever a user is told of."""
 
 
 class UserError(SweepError):

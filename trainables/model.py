@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
 from trainables.disk import whole_folder
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, first_line
 from trainables.locations import is_local, node_cache, resolve
 
 _SAMPLED_BYTES = 1 << 20
@@ -133,10 +133,8 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
             remedy = "set model.trust_remote_code: true if you trust its code"
         elif "gated repo" in str(error):
             remedy = "set HF_TOKEN, where the sweep is started, to a token of one who has access"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
-        raise UserError(
-            [Fault("model.name", f"cannot load {model.name}: {reason}", remedy)]
-        ) from error
+        rule = f"cannot load {model.name}: {first_line(error)}"
+        raise UserError([Fault("model.name", rule, remedy)]) from error
 
 
 def source(model: ModelConfig) -> str:

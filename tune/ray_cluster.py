@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, first_line
 from tune.stopping import ignoring_hangup
 
 _PROJECT = Path(__file__).resolve().parent.parent
@@ -233,12 +233,11 @@ def _other_token(address: str | None, error: Exception) -> UserError | None:
 
 
 def _no_cluster(address: str | None, error: Exception) -> UserError:
-    reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return UserError(
         [
             Fault(
                 "--address",
-                f"no Ray cluster answers at {address or 'this machine'}: {reason}",
+                f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}",
                 "start one with `ray up cluster.yaml` or `ray start --head`, or leave it out to "
                 "run on this machine",
             )
