@@ -66,6 +66,12 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
         zero_of_own = own.get("zero_optimization", {})
         if zero_of_own.get("stage") == 3:  # else no weights could be saved
             zero_of_own["stage3_gather_16bit_weights_on_model_save"] = True
+        # What it leaves out is the trial's, and not a default of DeepSpeed's that nobody chose.
+        own.setdefault("gradient_clipping", "auto")
+        if "optimizer" in own:
+            of_optimizer = own["optimizer"].setdefault("params", {})
+            of_optimizer.setdefault("lr", "auto")
+            of_optimizer.setdefault("weight_decay", "auto")
         return own
     zero: dict[str, Any] = {"stage": deepspeed.zero_stage}
     if deepspeed.offload_optimizer:

@@ -42,7 +42,10 @@ def sft_config(
         per_device_train_batch_size=train.micro_batch_size,
         gradient_accumulation_steps=config.accumulation_steps,
         learning_rate=config.learning_rate,
-        lr_scheduler_type=train.schedule,
+        # What Transformers calls constant has no warm-up.
+        lr_scheduler_type=(
+            "constant_with_warmup" if train.schedule == "constant" else train.schedule
+        ),
         warmup_steps=math.ceil(train.warmup * total),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,

@@ -19,7 +19,7 @@ from tune.memory_fit import host_memory, memory_table
 from tune.search_space import planned_trials
 from tune.searcher import OptunaSearcher
 from tune.sweep_config import SweepConfig
-from tune.trials import make_trial
+from tune.trials import make_trial, reason_against_slots
 
 _POINTS_SHOWN = 8
 
@@ -92,7 +92,9 @@ def _resources(config: SweepConfig) -> list[str]:
         )
     if slots := config.resources.lora.slots:
         number = "as many as end it first" if slots == "auto" else f"{slots}"
-        lines.append(f"lora: trials train together in slots of one base, {number} at a time")
+        together = f"trials train together in slots of one base, {number} at a time"
+        alone = reason_against_slots(config)
+        lines.append(f"lora: {f'trials train one by one: {alone}' if alone else together}")
     return lines
 
 

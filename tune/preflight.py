@@ -8,7 +8,7 @@ from pathlib import Path
 from trainables.data import SOURCES, check_templates, load_rows, read_general_text
 from trainables.errors import Fault, UserError
 from trainables.locations import is_local, resolve
-from trainables.metric_keys import METRICS
+from trainables.metric_keys import METRICS, VALIDATION_LOSS
 from trainables.records import BaseRecord
 from trainables.storage import Location
 from tune.sweep_config import EVALUATED, SweepConfig
@@ -94,6 +94,10 @@ def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
         rule = f"must hold no scheduler, so that all methods have the same one: {file}"
         remedy = "leave it out; set train.schedule and train.warmup"
         return [Fault("deepspeed.config_file", rule, remedy)]
+    rate = settings.get("optimizer", {}).get("params", {}).get("lr", "auto")
+    if rate != "auto":
+        rule = f"must leave the learning rate to the search, got optimizer.params.lr {rate}: {file}"
+        return [Fault("deepspeed.config_file", rule, "write auto, or leave it out")]
     return []
 
 
@@ -106,6 +110,8 @@ def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
         UserError: a metric that nothing logs.
     """
     of_training = set(METRICS) & config.logged_metrics() - set(EVALUATED)
+    if base.validation_samples == 0:
+        of_training -= {VALIDATION_LOSS}
     known = of_training | set(base.metrics)
     faults = [
         Fault(field, f"nothing logs {metric}", f"known: {', '.join(sorted(known))}")

@@ -13,7 +13,6 @@ from ray.exceptions import RayError, RayTaskError
 
 from trainables.config import TrialConfig
 from trainables.errors import Fault, UserError, first_line
-from trainables.slots.eligibility import reason_against
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
@@ -22,6 +21,7 @@ from tune.node_checks import nodes_up
 from tune.search_space import largest_point
 from tune.searcher import MakeTrial
 from tune.sweep_config import SweepConfig
+from tune.trials import reason_against_slots
 
 _LOAD_S = 10.0
 _REST_S = 5.0
@@ -101,7 +101,8 @@ class HostPool:
         if self._actors or not self._is_wanted:
             return bool(self._actors)
         fits = hosts_that_fit(config, self._cluster)
-        if reason := _reason_against_all(config, self._largest_trial(), fits):
+        beside = "beside a full fine-tuning trial the cluster has no room for a host of slots"
+        if reason := reason_against_slots(config) or (None if fits else beside):
             self._give_up(reason)
             return False
         self._start_for(self._at_once)
@@ -177,19 +178,6 @@ def answering(what: str) -> Iterator[None]:
     except RayError as error:
         remedy = "the same command tries again; a lost node is in `ray status`"
         raise UserError([Fault(what, f"lost its process: {first_line(error)}", remedy)]) from error
-
-
-def _reason_against_all(config: SweepConfig, trial: TrialConfig, hosts: int) -> str | None:
-    """Why some LoRA point of the search could not have a slot; None where all can."""
-    space = config.search.lora
-    assert space is not None  # noqa: S101 - the caller has looked
-    if hosts == 0:
-        return "beside a full fine-tuning trial the cluster has no room for a host of slots"
-    if len(space.target_modules) > 1:
-        return "search.lora.target_modules differ, and slots of one base adapt the same layers"
-    if True in space.dora:
-        return "search.lora.dora is among the choices, and DoRA's norms are not batched"
-    return reason_against(trial)
 
 
 def hosts_that_fit(config: SweepConfig, cluster: dict[str, float]) -> int:

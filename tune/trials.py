@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trainables.config import Method, TrialConfig
 from trainables.ledger import Ledger
+from trainables.slots.eligibility import reason_against
 from tune.capacity import gpus_per_worker
 from tune.search_space import (
     Params,
@@ -62,6 +63,18 @@ def make_trial(
         minutes_per_report=config.budget.minutes_per_report,
         base_dir=ledger.folder.absolute(ledger.folder.base),
     )
+
+
+def reason_against_slots(config: SweepConfig) -> str | None:
+    """Why some LoRA point of the search could not have a slot; None where all can."""
+    space = config.search.lora
+    if space is None:
+        return "LoRA is not searched"
+    if len(space.target_modules) > 1:
+        return "search.lora.target_modules differ, and slots of one base adapt the same layers"
+    if True in space.dora:
+        return "search.lora.dora is among the choices, and DoRA's norms are not batched"
+    return reason_against(largest_trial(config, "lora"))
 
 
 def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:

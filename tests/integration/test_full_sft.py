@@ -12,8 +12,10 @@ import psutil
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
+from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from trainables import full_sft, training
+from trainables.training import sft_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -258,3 +260,19 @@ def test_weights_can_be_saved_whatever_the_user_s_own_settings(
         "overlap_comm": False,
         "stage3_gather_16bit_weights_on_model_save": True,
     }
+
+
+def test_what_the_user_s_own_settings_leave_out_is_the_trial_s(
+    make_trial: MakeTrial, tmp_path: Path
+) -> None:
+    """And not DeepSpeed's, whose learning rate would be 1e-3 whatever the search drew."""
+    file = tmp_path / "own.json"
+    file.write_text('{"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95]}}}')
+    trial = make_trial(method="full", deepspeed={"config_file": str(file)}, learning_rate=3e-5)
+    config = HfTrainerDeepSpeedConfig(full_sft.deepspeed_settings(trial))
+    arguments = sft_config(trial, 16, deepspeed={"zero_optimization": {"stage": 0}})
+    config.trainer_config_process(arguments)
+    assert config.get_value("optimizer.params.lr") == 3e-5
+    assert config.get_value("optimizer.params.weight_decay") == trial.train.weight_decay
+    assert config.get_value("optimizer.params.betas") == [0.9, 0.95]
+    assert config.get_value("gradient_clipping") == trial.train.max_grad_norm

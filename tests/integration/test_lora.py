@@ -274,6 +274,12 @@ def test_the_learning_rate_follows_warm_up_and_schedule(
     assert run(trial).curve("train/learning_rate") == pytest.approx(expected, abs=1e-9)
 
 
+def test_a_constant_rate_has_its_warm_up(make_trial: MakeTrial, run: RunTrial) -> None:
+    trial = make_trial(train={"steps": 8, "warmup": 0.5, "schedule": "constant"})
+    expected = [1e-3 * share for share in (0, 0.25, 0.5, 0.75, 1, 1, 1, 1)]
+    assert run(trial).curve("train/learning_rate") == pytest.approx(expected, abs=1e-9)
+
+
 def test_every_metric_is_documented_and_finite(plain: Run, sweep_config: SweepConfig) -> None:
     documented = set(metric_keys.METRICS)
     for role in ROLES:

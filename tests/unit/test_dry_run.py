@@ -194,7 +194,7 @@ def test_general_text_without_texts_is_told_before_anything_runs(
         assert f"error: eval.general_text: {message}" in capsys.readouterr().err
 
 
-def test_a_scheduler_of_deepspeed_s_own_is_refused(
+def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Its full trials would have another schedule than LoRA's, and none could be resumed."""
@@ -206,8 +206,27 @@ def test_a_scheduler_of_deepspeed_s_own_is_refused(
         "error: deepspeed.config_file: must hold no scheduler, so that all methods have the same "
         f"one: {file}; leave it out; set train.schedule and train.warmup\n"
     )
-    file.write_text('{"zero_optimization": {"stage": 2}}')
+    file.write_text('{"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}')
+    assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
+    assert "must leave the learning rate to the search" in capsys.readouterr().err
+    file.write_text('{"zero_optimization": {"stage": 2}, "optimizer": {"params": {"lr": "auto"}}}')
     assert run(sweep, "--dry-run", "--set", override) == command_line.OK
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("seed=0", "lora: trials train together in slots of one base, 4 at a time"),
+        ("search.lora.dora=[true, false]", "lora: trials train one by one: search.lora.dora is"),
+        ("resources.lora.workers=2", "lora: trials train one by one: resources.lora.workers is"),
+    ],
+)
+def test_trials_that_will_not_share_a_base_are_not_said_to(
+    sweep: Path, capsys: pytest.CaptureFixture[str], override: str, told: str
+) -> None:
+    arguments = ("--set", "resources.lora.slots=4", "--set", "train.micro_batch_size=1")
+    assert run(sweep, "--dry-run", *arguments, "--set", override) == command_line.OK
+    assert told in capsys.readouterr().out
 
 
 def test_faults_of_several_files_are_listed_together(
