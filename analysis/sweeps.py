@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from analysis.sweep_settings import SweepSettings
-from trainables.config import ModelConfig, TrainConfig
+from trainables.config import DataConfig, ModelConfig, TrainConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.ledger import Ledger
 from trainables.records import (
@@ -189,9 +189,8 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
 
 def _have_same_scores(first: Sweep, other: Sweep) -> bool:
     """Whether two evaluations of the base differ in nothing but what its scores do not follow."""
-    same_scores = first.base.scores_key == other.base.scores_key
-    same_data = first.record.config["data"] == other.record.config["data"]
-    return first.base.scores_key is not None and same_scores and same_data
+    own = first.base.scores_key
+    return own is not None and own == other.base.scores_key
 
 
 def notices(sweeps: Sequence[Sweep]) -> list[str]:
@@ -216,6 +215,13 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
             "These sweeps had different seeds, and so held other rows out: compare neither KL nor "
             "validation losses of one with those of another. Accuracies and forgetting compare."
         )
+    data = sorted({name for sweep in others for name in _other_data(first, sweep)})
+    if data:
+        told.append(
+            f"These sweeps were trained on other data ({', '.join(data)}): what differs between "
+            "trials of one and of another may come from there, and neither KL nor validation "
+            "losses compare."
+        )
     trained = sorted({name for sweep in others for name in _trained_otherwise(first, sweep)})
     if trained:
         told.append(
@@ -223,6 +229,13 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
             "between trials of one and of another may come from there."
         )
     return told
+
+
+def _other_data(first: Sweep, other: Sweep) -> list[str]:
+    """Settings such as `data.path` in which two sweeps differ."""
+    data = [DataConfig.model_validate(sweep.record.config["data"]) for sweep in (first, other)]
+    one, another = (of_sweep.model_dump() for of_sweep in data)
+    return [f"data.{name}" for name, value in one.items() if another[name] != value]
 
 
 def _trained_otherwise(first: Sweep, other: Sweep) -> list[str]:

@@ -33,6 +33,7 @@ _SETTINGS = {
     "learning_rate": f"{_TRAIN}/learning_rate",
     "batch_size": f"{_TRAIN}/batch_size",
     "epochs": f"{_TRAIN}/epochs",
+    "steps": f"{_TRAIN}/steps",
     "seed": "seed",
     "attempt": "trial/attempt",
 }
@@ -96,10 +97,13 @@ def _check_models(configs: Iterable[Mapping[str, Any]]) -> None:
 
 def _row(run: Any, sweep_id: str) -> dict[str, object]:
     summary = dict(run.summary)
+    settings = {column: run.config.get(key) for column, key in _SETTINGS.items()}
+    if settings["steps"] is not None:  # they decide the length
+        settings["epochs"] = None
     return {
         "trial_id": run.id,
         "sweep": sweep_id,
-        **{column: run.config.get(key) for column, key in _SETTINGS.items()},
+        **settings,
         "status": summary.get("status"),
         "reason": summary.get("reason"),
         **_metrics(summary),

@@ -225,11 +225,14 @@ class WatchedSweep:
         """Tokens a second of what runs, trials an hour since the command started."""
         began, records = self._began, self._records.values()
         parts = []
+        # By the clock on the wall: trials in slots of one base share the passes they are timed by.
         speeds = [
-            speed * record.config.workers
+            tokens / record.seconds_at(record.last.time)
             for record in records
             if record.status is TrialStatus.RUNNING
-            and (speed := record.metric(metric_keys.TOKENS_PER_SECOND)) is not None
+            and record.last is not None
+            and (tokens := record.metric(metric_keys.TOKENS_SEEN)) is not None
+            and record.seconds_at(record.last.time) > 0
         ]
         if speeds:
             parts.append(f"{sum(speeds):,.0f} tokens/s")

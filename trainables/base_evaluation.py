@@ -89,7 +89,8 @@ def evaluate_base(
     sampled = [seed, suite.kl_tokens, *prompts] if prompts else []
     content = _content(model, evaluator, documents)
     # The record tells of the samples, too.
-    samples = [len(tokenized.train), tokenized.skipped, data.max_length]
+    counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
+    samples = [*counts, data.max_length]
     batch = {"batch_size": suite.batch_size}  # changes scores by rounding alone
     key = _key(content | batch | {"kl": sampled, "samples": samples})
     folder = cache / key
@@ -110,6 +111,7 @@ def evaluate_base(
         general_nll=nll,
         parameters=sum(parameter.numel() for parameter in base.parameters()),
         train_samples=len(tokenized.train),
+        validation_samples=len(tokenized.validation),
         skipped_samples=tokenized.skipped,
         seconds=time.time() - started,
         warnings=_warnings(base, evaluation, tokenized, data, suite),

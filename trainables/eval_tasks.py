@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 from dataclasses import dataclass
 from functools import lru_cache
@@ -92,9 +94,12 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
         if getattr(member, "UNSAFE_CODE", False):
             raise ValueError("it runs code that the model has written, which is not done here")
         # As simple_evaluate does: a task that says 0 itself is never given examples.
-        if shots is not None and member.get_config("num_fewshot") != 0:
+        of_member = member.get_config("num_fewshot")
+        if task.num_fewshot and of_member == 0:
+            raise ValueError(f"it is never given examples (num_fewshot: 0), got {task.num_fewshot}")
+        if shots is not None and of_member != 0:
             member.set_config(key="num_fewshot", value=shots)
-        elif member.get_config("num_fewshot") is None:
+        elif of_member is None:
             member.set_config(key="num_fewshot", value=0)
         _build_requests_once(member)
     return built
@@ -111,6 +116,22 @@ def _check_has_one_score(built: Any, task: EvalTask) -> None:
     elif task.task not in built["tasks"]:
         members = ", ".join(built["tasks"])
         raise ValueError(f"it is a tag without a score of its own; name its tasks: {members}")
+
+
+def documents_digest(task: Any, limit: int | None) -> str:
+    """What tells the documents that a task asks about, and those it shows, from any others.
+
+    A task's own description names the files that they come from, whatever is in those.
+    """
+    documents = [document for _, document in task.doc_iterator(limit=limit)]
+    if task.get_config("num_fewshot"):
+        documents += task.fewshot_docs()
+    digest = hashlib.sha256()
+    for document in documents:
+        # What JSON does not know, such as a picture, counts by its type: it has no stable text.
+        plain = json.dumps(document, sort_keys=True, default=lambda value: type(value).__name__)
+        digest.update(plain.encode())
+    return digest.hexdigest()[:16]
 
 
 def _build_requests_once(task: Any) -> None:

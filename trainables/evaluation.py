@@ -20,7 +20,7 @@ from lm_eval.evaluator import evaluate
 from trainables import metric_keys
 from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
 from trainables.errors import Fault, UserError
-from trainables.eval_tasks import LoadedTask, load_tasks
+from trainables.eval_tasks import LoadedTask, documents_digest, load_tasks
 from trainables.harness_model import Answers, HarnessModel, Layouts, Routed
 from trainables.model import load_tokenizer
 from trainables.records import ItemScore, TaskScore
@@ -110,6 +110,10 @@ class Evaluator:
                 "score": [loaded.task.metric, loaded.task.filter],
                 "tasks": {
                     name: json.loads(json.dumps(task.dump_config(), default=str))
+                    for name, task in loaded.tasks["tasks"].items()
+                },
+                "documents": {
+                    name: documents_digest(task, loaded.limit(self._suite))
                     for name, task in loaded.tasks["tasks"].items()
                 },
             }

@@ -154,6 +154,11 @@ class TrialRecord(Frozen):
         }
         return self.model_copy(update=changes)
 
+    @property
+    def epochs(self) -> float | None:
+        """Of its training; None where `steps` decides how long that is."""
+        return None if self.config.train.steps else self.config.train.epochs
+
     def metric(self, key: str) -> float | None:
         """The newest value of a metric, None where it was never logged."""
         return self.last.metrics.get(key) if self.last else None
@@ -168,9 +173,9 @@ class TrialRecord(Frozen):
                 best[key] = choose(best.get(key, value), value)
         return self.model_copy(update={"last": measurement, "best": best})
 
-    def ended_as(self, outcome: Outcome) -> TrialRecord:
-        """The record of the trial once it has ended so, now."""
-        changes = outcome.model_dump() | {"ended": time.time()}
+    def ended_as(self, outcome: Outcome, at: float | None = None) -> TrialRecord:
+        """The record of the trial once it has ended so, now or at some time."""
+        changes = outcome.model_dump() | {"ended": time.time() if at is None else at}
         return self.model_copy(update=changes)
 
 
@@ -225,6 +230,8 @@ class BaseRecord(Frozen):
         parameters: of the whole model.
         skipped_samples: training rows longer than `max_length`.
         train_samples: rows that are left.
+        validation_samples: rows held out for the validation loss; None in records of earlier
+            versions.
         warnings: such as a retention task on which the base is at chance.
     """
 
@@ -237,6 +244,7 @@ class BaseRecord(Frozen):
     general_nll: float | None
     parameters: int
     train_samples: int
+    validation_samples: int | None = None
     skipped_samples: int
     seconds: float
     warnings: tuple[str, ...] = ()

@@ -354,6 +354,8 @@ def _best(record: TrialRecord) -> dict[str, float]:
 
 def _base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
     model = ModelConfig.model_validate(sweep.config["model"])
+    if base.revision is not None:
+        model = model.model_copy(update={"revision": base.revision})
     return {
         "method": "base",
         SETTING_GROUP: BASE_GROUP,

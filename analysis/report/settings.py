@@ -57,7 +57,7 @@ _AXES = (
     _Axis("learning<br>rate", lambda r: r.config.learning_rate, rate, True),
     _Axis("dropout", lambda r: r.config.lora.dropout if r.config.lora else None, "{:g}".format),
     _Axis("samples<br>a step", lambda r: r.config.train.batch_size, "{:g}".format, True),
-    _Axis("epochs", lambda r: r.config.train.epochs, "{:g}".format, True),
+    _Axis("epochs", lambda r: r.epochs, "{:g}".format, True),
     _Axis("in-domain", _metric(IN_DOMAIN_ACC), "{:.2f}".format),
     _Axis("OOD", _metric(OOD_ACC), "{:.2f}".format),
     _Axis("forgetting", _metric(FORGETTING_MEAN), "{:+.2f}".format),

@@ -221,6 +221,27 @@ def test_a_task_that_says_zero_shots_itself_gets_none(
     assert all(item.prompt.count("max") == 1 for item in evaluation.items)
 
 
+def test_examples_for_a_task_that_takes_none_are_refused(tokenizer: Any, folder: Path) -> None:
+    write_task(folder, "zero", folder / "test.jsonl", num_fewshot=0)
+    asked = suite(task_dirs=(str(folder),), in_domain=[{"task": "zero", "num_fewshot": 2}])
+    with pytest.raises(UserError, match=r"never given examples \(num_fewshot: 0\), got 2"):
+        Evaluator(asked, tokenizer)
+
+
+@pytest.mark.parametrize(("file", "shots"), [("test.jsonl", 0), ("train.jsonl", 2)])
+def test_what_decides_the_numbers_knows_the_documents_by_their_content(
+    tokenizer: Any, folder: Path, file: str, shots: int
+) -> None:
+    """Not by their files' names alone: a base evaluated before they changed is another."""
+    asked = suite(task_dirs=(str(folder),), in_domain=[{"task": "few", "num_fewshot": shots}])
+    before, again = (Evaluator(asked, tokenizer).describe() for _ in range(2))
+    rows = (folder / file).read_text().splitlines()
+    changed = json.loads(rows[0])
+    changed["answer"] = 1 - changed["answer"]
+    (folder / file).write_text("\n".join([json.dumps(changed), *rows[1:]]))
+    assert before == again != Evaluator(asked, tokenizer).describe()
+
+
 def test_a_task_s_own_limit_wins_over_the_suite_s(tuned: Any, tokenizer: Any) -> None:
     wanted = suite(in_domain=["target_relay"], retention=[{"task": "list_max", "limit": 7}])
     evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)

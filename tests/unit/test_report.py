@@ -23,7 +23,7 @@ from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord
 from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.pareto import pareto_front
-from trainables.records import Measurement, TrialStatus
+from trainables.records import BaseRecord, Measurement, TrialStatus
 
 MARKUP = '</script><script>alert("x")</script><img src=x onerror=alert(1)> {}'
 FAILURES = {
@@ -283,6 +283,14 @@ def test_a_trial_is_told_with_the_start_that_it_ran_in(tmp_path):
     assert "trials 0, 1, 2" in page.text
     assert "89abcde" not in page.text
     assert sweep.record.created == 1.7e9
+
+
+def test_the_page_names_the_commit_that_trials_began_from(tmp_path):
+    folder = SyntheticSweep(trials=1).write(tmp_path)
+    file = folder / "base" / "base.json"
+    base = BaseRecord.model_validate_json(file.read_bytes())
+    file.write_text(base.model_copy(update={"revision": "0a1b2c"}).model_dump_json())
+    assert ", 0a1b2c, 1,000,000 parameters" in Page(render(Results(open_sweeps([folder])))).text
 
 
 def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):

@@ -79,20 +79,23 @@ def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_c
     assert "compare neither KL" not in as_markdown(batches)
 
 
-@pytest.mark.parametrize(
-    ("keys", "data"),
-    [(("x", "y"), "rows.jsonl"), ((None, None), "rows.jsonl"), (("x", "x"), "other.jsonl")],
-    ids=["other scores", "of earlier versions", "other data"],
-)
-def test_sweeps_that_differ_in_more_are_refused(tmp_path, keys, data):
+@pytest.mark.parametrize("keys", [("x", "y"), (None, None)], ids=["scores", "earlier versions"])
+def test_sweeps_whose_scores_differ_are_refused(tmp_path, keys):
     one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
-    ledger = Ledger(two.write(tmp_path / "two"))
-    record = ledger.sweep()
-    config = record.config | {"data": {"path": data}}
-    written = record.model_copy(update={"config": config})
-    two.write = lambda folder: ledger.write_sweep(written) or folder
     with pytest.raises(UserError, match="different data or evaluations"):
         with_base_keys(tmp_path, (one, "a", keys[0]), (two, "b", keys[1]))
+
+
+@pytest.mark.parametrize("keys", ["aa", "ab"])
+def test_sweeps_that_were_trained_on_other_data_are_said_to_be(tmp_path, keys):
+    one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
+    results = with_base_keys(tmp_path, (one, keys[0], "same"), (two, keys[1], "same"))
+    ledger = results.sweeps[1].ledger
+    record = ledger.sweep()
+    config = record.config | {"data": {"path": "rows.jsonl", "completion": "{{ rationale }}"}}
+    ledger.write_sweep(record.model_copy(update={"config": config}))
+    [told] = notices(open_sweeps([sweep.ledger.folder.root for sweep in results.sweeps]))
+    assert told.startswith("These sweeps were trained on other data (data.completion)")
 
 
 def test_sweeps_that_were_trained_otherwise_are_said_to_be(tmp_path):

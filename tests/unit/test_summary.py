@@ -255,7 +255,7 @@ def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     file = tmp_path / "new" / "results.csv"
     write_results_csv(file, records)
     first, second, third = read(file)
-    assert list(first)[21:] == [
+    assert list(first)[22:] == [
         metric_keys.TRAIN_LOSS,
         OOD,
         "forgetting/b",

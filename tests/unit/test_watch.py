@@ -59,12 +59,15 @@ def command(folder: Path, *arguments: str) -> list[str]:
 
 
 def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Path) -> None:
-    speed = {metric_keys.TOKENS_PER_SECOND: 1500.0}
+    seen = {metric_keys.TOKENS_SEEN: 75_000.0}
+    running = trial(2, RUNNING, full=True, metrics=scores(0.75, 0.2, **seen), step=5)
+    assert running.last is not None
+    at = running.last.model_copy(update={"time": running.started + SECONDS / 2})
     record_sweep(
         tmp_path,
         trial(0, metrics=scores(0.5, 0.1)),
         trial(1, TrialStatus.FAILED, reason="no\nsuch file"),
-        trial(2, RUNNING, full=True, metrics=scores(0.75, 0.2, **speed), step=5),
+        running.model_copy(update={"last": at}),
     )
     watched = watched_at(tmp_path, 2.5 * SECONDS)
     assert not watched.has_ended
@@ -78,7 +81,7 @@ def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Pa
     assert shown["2"] == "2 full - - 1.0e-04 5 0.250 0.750 +0.200 0.375 running"
     assert shown["best"].endswith("trial 0 (lora, rank 4, alpha 8, lr 1.0e-04), "
                                   "in_domain/acc_mean 0.500")  # fmt: skip
-    # Two trials in 250 s.
+    # 75,000 tokens in 50 s; two trials in 250 s.
     assert shown["1,500"].startswith("1,500 tokens/s, 29 trials/h, newest record ")
     assert shown["trial"] == "trial 1 failed: no such file"
 
