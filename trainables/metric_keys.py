@@ -66,7 +66,9 @@ METRICS: dict[str, Metric] = {
     FORGETTING_NLL: Metric("nats/token", "min", "LM drift: rise of cross-entropy on general text"),
     KL_BASE_TO_TUNED: Metric("nats/token", "min", "KL(base || tuned) on tokens sampled from base"),
     TOKENS_PER_SECOND: Metric("tokens/s", "max", "training throughput per worker"),
-    MAX_RESERVED: Metric("GiB", "min", "peak memory: reserved on the GPU, else resident"),
+    MAX_RESERVED: Metric(
+        "GiB", "min", "peak memory: reserved on the GPU, else resident; none in slots"
+    ),
     MICRO_BATCH_SIZE: Metric(
         "samples", "none", "of a forward pass; below train.micro_batch_size where memory ran out"
     ),

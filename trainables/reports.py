@@ -44,6 +44,7 @@ class Reports(TrainerCallback):
         tokenizer: Any,
         tokenized: TokenizedData,
         total_steps: int,
+        has_own_process: bool = True,
     ) -> None:
         self._config = config
         self._reporter = reporter
@@ -55,6 +56,7 @@ class Reports(TrainerCallback):
         self._log_steps = config.train.log_steps(total_steps)
         self._losses: list[float] = []
         self._total_steps = total_steps
+        self._has_own_process = has_own_process
         self._samples = len(tokenized.train)
         self._evaluation_seconds = 0.0
         self._earlier_seconds = 0.0
@@ -67,7 +69,7 @@ class Reports(TrainerCallback):
         self._trainer = trainer
         self._trainable = _count_trainable(trainer.model)
         self._started = time.perf_counter()
-        if torch.cuda.is_available():
+        if torch.cuda.is_available() and self._has_own_process:
             torch.cuda.reset_peak_memory_stats()
 
     def carry(self) -> dict[str, Any]:
@@ -193,11 +195,12 @@ class Reports(TrainerCallback):
         elapsed = self._elapsed()
         training = elapsed - self._evaluation_seconds
         workers = self._config.workers
-        return {
+        # Of a process that trains many trials together no part is one trial's.
+        memory = {metric_keys.MAX_RESERVED: peak_bytes() / 2**30} if self._has_own_process else {}
+        return memory | {
             metric_keys.TRAIN_SECONDS: training,
             metric_keys.EVAL_SECONDS: self._evaluation_seconds,
             metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / workers,
-            metric_keys.MAX_RESERVED: peak_bytes() / 2**30,
             metric_keys.MICRO_BATCH_SIZE: float(self._config.train.micro_batch_size),
             metric_keys.EVAL_BATCH_SIZE: float(self._config.eval.batch_size),
             metric_keys.GPU_HOURS: elapsed / 3600 * workers * self._config.gpus_per_worker,

@@ -157,7 +157,9 @@ def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | N
     """
     cards: dict[Method, int] = {}
     for method in config.search.methods:
-        if card := smallest_gpu(config.resources.of(method).accelerator_type):
+        resources = config.resources.of(method)
+        has_none = 0 in (resources.gpus_per_worker, config.resources.max_gpus)
+        if not has_none and (card := smallest_gpu(resources.accelerator_type)):
             cards[method] = card
     return MemoryFit(read_shape(config.model) if cards else None, cards)
 

@@ -36,6 +36,7 @@ class OptunaSearcher(Searcher, SweepListener):
         interrupted: records of trials to run again, before any new one is asked for.
         warm: records of other sweeps; the sampler learns from them, no budget counts them.
         clock: seconds that only grow.
+        began: when the command started, by this clock; now where it is not given.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class OptunaSearcher(Searcher, SweepListener):
         interrupted: Sequence[TrialRecord] = (),
         warm: Sequence[TrialRecord] = (),
         clock: Callable[[], float] = time.monotonic,
+        began: float | None = None,
     ) -> None:
         super().__init__()
-        self._clock, self._began = clock, clock()
+        self._clock, self._began = clock, clock() if began is None else began
         self._config = config
         self._make_trial = make_trial
         self._study = Study(config)

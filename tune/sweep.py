@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -98,6 +99,7 @@ class Sweep:
         trainable: Trainable = run_trial,
         may_write: Callable[[], None] = lambda: None,
     ) -> None:
+        self._began = time.monotonic()
         self._config = config
         self._ledger = Ledger(location, may_write)
         self._base_cache = base_cache
@@ -152,6 +154,7 @@ class Sweep:
             self._finished,
             self._interrupted,
             self._warm,
+            began=self._began,
         )
         in_store = isinstance(self._ledger.folder.location, str)
         tidy = (
@@ -240,13 +243,17 @@ class Sweep:
 
     def _look_inside(self, records: Sequence[TrialRecord]) -> None:
         """Look into notable trials' models on the workers; what fails there fails nothing here."""
-        config, method = self._config, self._config.search.methods[0]
-        task = as_task(inspect_on_worker, held_by_worker(config, method, self._cluster))
         root = str(self._ledger.folder.root.absolute())
-        notable = notable_trials(config, records)
-        at_once = max(1, trials_that_fit(config, method, self._cluster))
+        methods = {record.number: record.config.method for record in records}
+        notable = notable_trials(self._config, records)
+        tasks = {
+            method: as_task(inspect_on_worker, held_by_worker(self._config, method, self._cluster))
+            for method in self._config.search.methods
+        }
+        at_once = max(1, *(trials_that_fit(self._config, m, self._cluster) for m in tasks))
         for first in range(0, len(notable), at_once):
-            running = {n: task.remote(root, n) for n in notable[first : first + at_once]}
+            batch = notable[first : first + at_once]
+            running = {n: tasks[methods[n]].remote(root, n) for n in batch}
             for number, reference in running.items():
                 try:
                     reason = ray.get(reference)
@@ -295,7 +302,8 @@ class Sweep:
         )
         for record in [record for record in self._interrupted if record.number in outcomes]:
             self._interrupted.remove(record)
-            self._finished.append(record.ended_as(outcomes[record.number]))
+            at = record.last.time if record.last else None  # nobody trained it since
+            self._finished.append(record.ended_as(outcomes[record.number], at))
             self._ledger.write_trial(self._finished[-1])
         return EarlyStopping(rule)
 

@@ -327,6 +327,11 @@ class SweepConfig(Frozen):
             ("eval.general_text", suite.general_text, (metric_keys.FORGETTING_NLL,)),
             ("eval.kl_prompts above 0", suite.kl_prompts, (metric_keys.KL_BASE_TO_TUNED,)),
             (
+                "resources.lora.slots: 0, as trials in slots share their memory",
+                self.search.lora is None or self.resources.lora.slots == 0,
+                (metric_keys.MAX_RESERVED,),
+            ),
+            (
                 "data.validation_path or data.validation_fraction above 0",
                 data.validation_path or data.validation_fraction,
                 (metric_keys.VALIDATION_LOSS,),

@@ -130,13 +130,14 @@ def test_trials_of_a_host_that_dies_go_on_and_measure_the_same(
 def test_a_trial_that_diverges_or_is_stopped_leaves_the_others(run_sweep: RunSweep) -> None:
     outcome, ledger = run_sweep(
         "search={lora: {rank: 8, alpha: 16, "
-        "learning_rate: [3.0e-3, 1.0e-3, 1.0e-6, 1.0e-7, 1.0e+30]}}",
+        "learning_rate: [1.0e+30, 1.0e-3, 1.0e-7, 3.0e-3, 1.0e-6]}}",  # 4th, 2nd, 5th, 3rd, 1st
         "sampler=grid",
         "budget.trials=5",
         "train.steps=24",
         "train.report_every=8",
         "early_stopping={metrics: {validation/loss: -1}, reduction_factor: 2, first_rung: 0.3, "
         "loss_limit: null}",
+        "resources.max_concurrent=2",  # those that are to be stopped come after better ones
         "resources.lora.slots=5",
         "resources.lora.cpus_per_worker=2",
     )

@@ -205,6 +205,14 @@ def test_each_method_fits_the_gpus_that_it_asks_for() -> None:
     assert alone.resized(full) == full
 
 
+@pytest.mark.parametrize(
+    "override", ["resources.max_gpus=0", "resources={lora: {gpus_per_worker: 0}}"]
+)
+def test_gpus_that_a_method_does_not_use_are_not_asked(override: str) -> None:
+    config = load_sweep(LLAMA, ["search.full=null", override])
+    assert memory_fit(config, lambda _: 8 * GIB).check(config) == []
+
+
 def test_without_gpus_nothing_is_checked() -> None:
     config = load_sweep("quickstart", [])
     assert memory_fit(config, lambda _: None).check(config) == []

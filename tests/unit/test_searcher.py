@@ -76,13 +76,14 @@ def searcher_of(
     finished: Iterable[TrialRecord] = (),
     interrupted: Iterable[TrialRecord] = (),
     warm: Iterable[TrialRecord] = (),
+    **clock: Any,
 ) -> OptunaSearcher:
     ledger = Ledger(Path("/sweeps/tiny"))
 
     def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
         return make_trial(config, "tiny-1", ledger, {}, number, params, attempt, seed)
 
-    return OptunaSearcher(config, make, list(finished), list(interrupted), list(warm))
+    return OptunaSearcher(config, make, list(finished), list(interrupted), list(warm), **clock)
 
 
 def started(suggestion: dict[str, Any]) -> TrialRecord:
@@ -279,6 +280,14 @@ def test_the_search_ends_with_its_hours_and_lets_trials_end() -> None:
     assert searcher.suggest("any") == Searcher.FINISHED
     assert searcher.is_done
     assert searcher.cut_short_by == "hours"
+
+
+def test_hours_count_from_the_start_of_the_command() -> None:
+    """The base's evaluation is before the search, and may wait for a node."""
+    searcher = searcher_of(
+        sweep(budget={"trials": 50, "hours": 2}), clock=lambda: 7300.0, began=100.0
+    )
+    assert searcher.suggest("any") == Searcher.FINISHED
 
 
 def test_no_trial_is_left_running() -> None:

@@ -321,6 +321,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "nothing logs forgetting/nll",
         "it needs eval.general_text",
     ),
+    "constraint on memory that trials share": (
+        {"constraints": ["memory/max_reserved_gib <= 40"], "resources": {"lora": {"slots": 4}}},
+        "constraints.0",
+        "nothing logs memory/max_reserved_gib",
+        "it needs resources.lora.slots: 0, as trials in slots share their memory",
+    ),
     "objective twice": (
         {"objectives": [{"metric": "forgetting/mean", "mode": mode} for mode in ("min", "max")]},
         "objectives.1.metric",

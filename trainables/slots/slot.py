@@ -79,7 +79,9 @@ class Slot:
         self._labelled_tokens: int | None = None  # of the current step, once counted
         self._loss = 0.0
         self._logs: dict[str, float] = {}
-        self._reports = Reports(trial, reporter, tokenizer, tokenized, self.args.max_steps)
+        self._reports = Reports(
+            trial, reporter, tokenizer, tokenized, self.args.max_steps, has_own_process=False
+        )
         self._checkpoints = Checkpoints(trial, reporter, self._reports, self.args.max_steps)
         self._best = BestWeights(trial, self._save, is_first=True)
         self._random_at_step = self.generator.get_state()
