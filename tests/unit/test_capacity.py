@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from builders import sweep_config
 
 from trainables.errors import UserError
 from trainables.under_ray.gpu_types import counted_by_type
@@ -18,21 +19,8 @@ from tune.capacity import (
 from tune.sweep_config import SweepConfig
 
 
-def sweep(**changes: Any) -> SweepConfig:
-    rates = {"learning_rate": [1e-4]}
-    plain = {
-        "name": "tiny",
-        "model": {"name": "m"},
-        "data": {"path": "d.jsonl"},
-        "eval": {"in_domain": ["a"], "retention": ["b"]},
-        "search": {"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates},
-        "objectives": [{"metric": "in_domain/acc_mean", "mode": "max"}],
-    }
-    return SweepConfig.model_validate(plain | changes)
-
-
 def resources(**changes: Any) -> SweepConfig:
-    return sweep(resources=changes)
+    return sweep_config(resources=changes)
 
 
 @pytest.mark.parametrize(
@@ -104,7 +92,7 @@ def test_a_method_may_ask_for_gpus_of_one_type() -> None:
 
 def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
     asked = {"full": {"accelerator_type": "L40S", "workers": 8}}
-    config = sweep(resources=asked, train={"batch_size": 32})
+    config = sweep_config(resources=asked, train={"batch_size": 32})
     with pytest.raises(UserError) as caught:
         check_resources(config, MIXED_CLUSTER, MIXED)
     (fault,) = caught.value.faults
@@ -136,7 +124,7 @@ def test_a_type_of_gpus_is_for_who_has_gpus() -> None:
 def test_as_many_trials_run_as_fit(
     lora: dict[str, Any], cluster: dict[str, float], expected: int
 ) -> None:
-    config = sweep(
+    config = sweep_config(
         resources={"lora": lora},
         train={"batch_size": 24},
         search={"lora": {"rank": 4, "alpha_ratio": 2, "learning_rate": 1e-4}},

@@ -18,103 +18,54 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from builders import (
+    BEGAN,
+    GAIN,
+    LOSS,
+    OOD,
+    base_record,
+    measurement,
+    running,
+    sweep_config,
+    sweep_record,
+    trial,
+)
 from rich.console import Console
 
 from trainables import metric_keys
-from trainables.config import TrialConfig
-from trainables.records import (
-    BaseRecord,
-    Measurement,
-    Provenance,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records import TrialRecord, TrialStatus
 from trainables.wording import STATUS, duration, metric_text, one_line, rate
 from tune.chatter import chatter_to
 from tune.console import ConsoleListener
-from tune.sweep_config import SweepConfig
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GAIN, LOSS, OOD = metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
-DATA: dict[str, Any] = {
-    "model": {"name": "m"},
-    "data": {"path": "d.jsonl"},
-    "eval": {"in_domain": ["a"], "retention": ["b"], "ood": ["c"]},
-}
-SWEEP = SweepRecord(
-    sweep_id="s",
-    config={},
-    provenance=Provenance(created=0, command="", git_commit=None, python="", versions={}),
-)
+CONFIG = sweep_config(trials=20)
+SWEEP = sweep_record(CONFIG)
+BASE = base_record(metrics={GAIN: 0.4, metric_keys.RETENTION_ACC: 0.65, OOD: 0.38})
 
 
 class Clock:
     def __init__(self) -> None:
-        self.now = 1000.0
+        self.now = BEGAN
 
     def __call__(self) -> float:
         return self.now
 
 
-def sweep(trials: int = 20, **fields: Any) -> SweepConfig:
-    return SweepConfig(
-        name="tiny",
-        search={"lora": {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}},
-        objectives=[{"metric": GAIN, "mode": "max"}],
-        budget={"trials": trials},
-        **DATA,
-        **fields,
-    )
+def begun(number: int, metrics: dict[str, float] | None = None, **fields: Any) -> TrialRecord:
+    """A running trial; those of this file begin when the clock does."""
+    return running(number, metrics, started=BEGAN, **fields)
 
 
-def base(*warned: str) -> BaseRecord:
-    return BaseRecord(
-        key="k",
-        scores={},
-        metrics={GAIN: 0.4, metric_keys.RETENTION_ACC: 0.65, OOD: 0.38},
-        general_nll=None,
-        parameters=1,
-        train_samples=1,
-        skipped_samples=0,
-        seconds=1.0,
-        warnings=warned,
-    )
+def complete(number: int, gain: float = 0.5, seconds: float = 60.0) -> TrialRecord:
+    return trial(number, {GAIN: gain, LOSS: 0.01}, started=BEGAN, seconds=seconds)
 
 
-def trial(
-    number: int,
-    status: TrialStatus = TrialStatus.RUNNING,
-    metrics: dict[str, float] | None = None,
-    method: str = "lora",
-    **fields: Any,
-) -> TrialRecord:
-    config = TrialConfig(
-        trial_id=f"tiny-{number}",
-        number=number,
-        seed=0,
-        data_seed=0,
-        method=method,
-        learning_rate=3.2e-4,
-        lora={"rank": 8, "alpha": 16} if method == "lora" else None,
-        train={},
-        output_dir="o",
-        base_dir="b",
-        **DATA,
-    )
-    return TrialRecord(
-        config=config,
-        status=status,
-        last=Measurement(step=120, metrics=metrics, time=0.0) if metrics else None,
-        **{"started": 1000.0, "params": {}, **fields},
-    )
-
-
-def ended(number: int, gain: float = 0.5, seconds: float = 60.0, **fields: Any) -> TrialRecord:
-    fields = {"status": TrialStatus.COMPLETE, "ended": 1000.0 + seconds, **fields}
-    return trial(number, metrics={GAIN: gain, LOSS: 0.01}, **fields)
+def failed(number: int, reason: str, seconds: float = 1.0, **fields: Any) -> TrialRecord:
+    fields = {"status": TrialStatus.FAILED, **fields}
+    return trial(number, reason=reason, started=BEGAN, seconds=seconds, **fields)
 
 
 class CountingFile(io.StringIO):
@@ -155,18 +106,19 @@ def last_frame(console: Console) -> list[str]:
 
 def test_plain_lines_tell_the_sweep_event_by_event():
     console, clock = no_terminal(), Clock()
-    listener = ConsoleListener(sweep(), console, clock)
-    listener.sweep_started(SWEEP, base("base at chance", "[b] odd", "base at chance"), [])
-    listener.trial_started(trial(0))
-    listener.trial_started(trial(1, method="full", attempt=2))
+    listener = ConsoleListener(CONFIG, console, clock)
+    warned = ["base at chance", "[b] odd", "base at chance"]
+    listener.sweep_started(SWEEP, base_record(metrics=BASE.metrics, warnings=warned), [])
+    listener.trial_started(begun(0))
+    listener.trial_started(begun(1, method="full", attempt=2))
     curve = {metric_keys.TRAIN_LOSS: 0.7}
-    listener.measured(trial(0, metrics=curve), Measurement(step=60, metrics=curve, time=0))
+    listener.measured(begun(0, curve, step=60), measurement(60, curve))
     evaluated = {metric_keys.TRAIN_LOSS: 0.512, GAIN: 0.733, LOSS: -0.0214, OOD: 0.7}
-    listener.measured(trial(0, metrics=evaluated), Measurement(step=120, metrics=evaluated, time=0))
+    listener.measured(begun(0, evaluated, step=120), measurement(120, evaluated))
     clock.now += 60
-    listener.trial_ended(ended(0))
+    listener.trial_ended(complete(0))
     reason = "ValueError: [/red] \x1b[31mbad\n  thing " + "x" * 100
-    listener.trial_ended(trial(1, TrialStatus.OUT_OF_MEMORY, reason=reason, ended=1003.0))
+    listener.trial_ended(failed(1, reason, 3.0, status=TrialStatus.OUT_OF_MEMORY))
     listener.sweep_ended([])
     assert text(console).splitlines() == [
         "warning: base at chance",
@@ -185,29 +137,28 @@ def test_plain_lines_tell_the_sweep_event_by_event():
 
 def test_earlier_runs_are_counted_as_finished():
     console = no_terminal()
-    listener = ConsoleListener(sweep(), console, Clock())
-    failed = trial(1, TrialStatus.FAILED, reason="x", ended=1001.0)
-    listener.sweep_started(SWEEP, base(), [ended(0), failed])
-    listener.trial_ended(ended(2))
+    listener = ConsoleListener(CONFIG, console, Clock())
+    listener.sweep_started(SWEEP, BASE, [complete(0), failed(1, "x")])
+    listener.trial_ended(complete(2))
     assert "2 trials of earlier runs: 1 complete, 1 failed" in text(console)
     assert "(3/20 finished" in text(console)
 
 
 def test_nothing_is_said_about_the_time_left_before_a_trial_has_finished():
-    listener = ConsoleListener(sweep(), no_terminal(), Clock())
-    listener.trial_started(trial(0))
+    listener = ConsoleListener(CONFIG, no_terminal(), Clock())
+    listener.trial_started(begun(0))
     assert listener._progress() == "0/20 finished, 1 running, 0 s elapsed"
-    listener.trial_ended(trial(0, TrialStatus.CANCELLED))  # has no duration
+    listener.trial_ended(trial(0, status=TrialStatus.CANCELLED, ended=None))
     assert "left" not in listener._progress()
 
 
 def test_the_time_left_is_that_of_the_longest_where_no_trial_waits():
     console, clock = no_terminal(), Clock()
-    listener = ConsoleListener(sweep(trials=4), console, clock)
+    listener = ConsoleListener(sweep_config(trials=4), console, clock)
     for number in range(4):
-        listener.trial_started(trial(number))
-    listener.trial_ended(ended(0, seconds=100))
-    listener.trial_ended(ended(1, seconds=100))
+        listener.trial_started(begun(number))
+    listener.trial_ended(complete(0, seconds=100))
+    listener.trial_ended(complete(1, seconds=100))
     clock.now += 70
     assert "about 30 s left" in listener._progress()
     clock.now += 40
@@ -215,15 +166,15 @@ def test_the_time_left_is_that_of_the_longest_where_no_trial_waits():
 
 
 def test_a_grid_plans_no_more_trials_than_it_has_points():
-    listener = ConsoleListener(sweep(sampler="grid"), no_terminal(), Clock())
-    assert listener._progress().startswith("0/4 finished")
+    listener = ConsoleListener(sweep_config(trials=20, sampler="grid"), no_terminal(), Clock())
+    assert listener._progress().startswith("0/5 finished")
 
 
 def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
-    config = sweep(trials=4, confirm={"top_k": 2, "seeds": 3})
+    config = sweep_config(trials=4, confirm={"top_k": 2, "seeds": 3})
     console = terminal()
     listener = ConsoleListener(config, console, Clock())
-    listener.sweep_started(SWEEP, base(), [ended(n) for n in range(4)])
+    listener.sweep_started(SWEEP, BASE, [complete(n) for n in range(4)])
     assert listener._progress() == "4/10 finished, 0 s elapsed, about 6 min 00 s left"
     listener.sweep_ended([])
     assert last_frame(console)[0] == "tiny: 4/10 finished, 0 s elapsed"
@@ -231,15 +182,15 @@ def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
 
 def test_the_table_has_the_base_first_and_all_columns():
     console = terminal(width=80)
-    listener = ConsoleListener(sweep(), console, Clock())
-    listener.sweep_started(SWEEP, base("careful"), [])
-    listener.trial_started(trial(0))
+    listener = ConsoleListener(CONFIG, console, Clock())
+    listener.sweep_started(SWEEP, base_record(metrics=BASE.metrics, warnings=["careful"]), [])
+    listener.trial_started(begun(0))
     evaluated = {metric_keys.TRAIN_LOSS: 0.512, GAIN: 0.733, LOSS: 0.0214, OOD: 0.7}
-    listener.measured(trial(0, metrics=evaluated), Measurement(step=120, metrics=evaluated, time=0))
+    listener.measured(begun(0, evaluated, step=120), measurement(120, evaluated))
     # A point of the training curve moves the loss and leaves the scores.
     curve = {metric_keys.TRAIN_LOSS: 0.3}
-    listener.measured(trial(0, metrics=curve), Measurement(step=120, metrics=curve, time=0))
-    listener.trial_started(trial(1, method="full"))
+    listener.measured(begun(0, curve, step=120), measurement(120, curve))
+    listener.trial_started(begun(1, method="full"))
     listener.sweep_ended([])
     header, titles, *rows = last_frame(console)
     assert header == "tiny: 0/20 finished, 2 running, 0 s elapsed"
@@ -258,10 +209,10 @@ def test_the_table_has_the_base_first_and_all_columns():
 @pytest.mark.parametrize("width", [30, 60, 80, 160])
 def test_hundreds_of_trials_fit_the_terminal(width, height):
     console = terminal(width, height)
-    listener = ConsoleListener(sweep(trials=500), console, Clock())
-    listener.sweep_started(SWEEP, base(), [ended(n) for n in range(300)])
+    listener = ConsoleListener(sweep_config(trials=500), console, Clock())
+    listener.sweep_started(SWEEP, BASE, [complete(n) for n in range(300)])
     for number in range(300, 310):
-        listener.trial_started(trial(number))
+        listener.trial_started(begun(number))
     for _ in range(3):
         listener._live.refresh()
     listener.sweep_ended([])
@@ -274,14 +225,14 @@ def test_hundreds_of_trials_fit_the_terminal(width, height):
 
 def test_running_trials_come_first_then_the_best_then_the_newest():
     console = terminal(height=20)
-    listener = ConsoleListener(sweep(trials=300), console, Clock())
-    listener.sweep_started(SWEEP, base(), [])
+    listener = ConsoleListener(sweep_config(trials=300), console, Clock())
+    listener.sweep_started(SWEEP, BASE, [])
     for number in range(200):
         gain = {17: 0.9, 23: 0.8, 5: 0.7}.get(number, 0.5)
-        listener.trial_ended(ended(number, gain))
-    listener.trial_ended(ended(200, 0.95, status=TrialStatus.STOPPED_EARLY))
+        listener.trial_ended(complete(number, gain))
+    listener.trial_ended(trial(200, {GAIN: 0.95}, TrialStatus.STOPPED_EARLY))
     for number in range(201, 210):
-        listener.trial_started(trial(number))
+        listener.trial_started(begun(number))
     listener.sweep_ended([])
     frame = last_frame(console)
     shown = [int(line.split()[0]) for line in frame[3:-1]]
@@ -292,23 +243,23 @@ def test_running_trials_come_first_then_the_best_then_the_newest():
 
 
 def test_the_best_keep_the_constraints():
-    config = sweep(constraints=(f"{LOSS} <= 0.05",))
+    config = sweep_config(constraints=[f"{LOSS} <= 0.05"])
     listener = ConsoleListener(config, no_terminal(), Clock())
-    forgetful = trial(1, TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.3}, ended=1001.0)
-    listener.sweep_started(SWEEP, base(), [ended(0, 0.5), forgetful, ended(2, 0.6)])
+    forgetful = trial(1, {GAIN: 0.9, LOSS: 0.3})
+    listener.sweep_started(SWEEP, BASE, [complete(0, 0.5), forgetful, complete(2, 0.6)])
     assert [record.number for record in listener._table.best_first()] == [2, 0, 1]
 
 
 def test_few_trials_are_all_shown_running_ones_first():
     console = terminal()
-    listener = ConsoleListener(sweep(), console, Clock())
-    listener.sweep_started(SWEEP, base(), [])
+    listener = ConsoleListener(CONFIG, console, Clock())
+    listener.sweep_started(SWEEP, BASE, [])
     for number in range(3):
-        listener.trial_started(trial(number))
-    listener.trial_ended(ended(0))
-    listener.trial_ended(trial(2, TrialStatus.FAILED, reason="KeyError: k", ended=1001.0))
+        listener.trial_started(begun(number))
+    listener.trial_ended(complete(0))
+    listener.trial_ended(failed(2, "KeyError: k"))
     # An ending of which only the ledger knows counts as well.
-    listener.sweep_ended([ended(0), ended(3)])
+    listener.sweep_ended([complete(0), complete(3)])
     frame = last_frame(console)
     assert [line.split()[0] for line in frame[3:]] == ["1", "3", "2", "0"]
     assert "trial 2 failed after 1 s: KeyError: k" in text(console)
@@ -319,8 +270,8 @@ def test_every_status_has_its_own_word_and_colour():
     assert set(STATUS) == set(TrialStatus)
     assert len({word.short for word in STATUS.values()}) == len(TrialStatus)
     console = terminal(color_system="standard")
-    listener = ConsoleListener(sweep(), console, Clock())
-    listener.sweep_started(SWEEP, base(), [ended(0), trial(1, TrialStatus.DIVERGED)])
+    listener = ConsoleListener(CONFIG, console, Clock())
+    listener.sweep_started(SWEEP, BASE, [complete(0), trial(1, status=TrialStatus.DIVERGED)])
     listener.sweep_ended([])
     assert "\x1b[32mcomplete" in text(console)
     assert "\x1b[35mdiverged" in text(console)
@@ -328,15 +279,15 @@ def test_every_status_has_its_own_word_and_colour():
 
 def test_events_do_not_redraw():
     console = terminal()
-    listener = ConsoleListener(sweep(), console, Clock())
-    listener.sweep_started(SWEEP, base(), [])
-    listener.trial_started(trial(0))
+    listener = ConsoleListener(CONFIG, console, Clock())
+    listener.sweep_started(SWEEP, BASE, [])
+    listener.trial_started(begun(0))
     assert isinstance(console.file, CountingFile)
     before, began = console.file.flushes, time.monotonic()
     metrics = {GAIN: 0.5, metric_keys.TRAIN_LOSS: 1.0}
-    record = trial(0, metrics=metrics)
+    record = begun(0, metrics)
     for step in range(5000):
-        listener.measured(record, Measurement(step=step, metrics=metrics, time=0.0))
+        listener.measured(record, measurement(step, metrics))
     drawn, seconds = console.file.flushes - before, time.monotonic() - began
     listener.sweep_ended([])
     assert drawn <= 4 * (seconds + 1)
@@ -345,8 +296,8 @@ def test_events_do_not_redraw():
 def test_the_display_survives_events_while_it_draws():
     """Draws again and again while events come: neither a deadlock nor an error in the drawing."""
     console = terminal()
-    listener = ConsoleListener(sweep(trials=400), console, Clock())
-    listener.sweep_started(SWEEP, base(), [])
+    listener = ConsoleListener(sweep_config(trials=400), console, Clock())
+    listener.sweep_started(SWEEP, BASE, [])
     errors: list[BaseException] = []
     done = threading.Event()
 
@@ -361,8 +312,8 @@ def test_the_display_survives_events_while_it_draws():
     thread = threading.Thread(target=draw, daemon=True)
     thread.start()
     for number in range(40):
-        listener.trial_started(trial(number))
-        listener.trial_ended(trial(number, TrialStatus.FAILED, reason="r", ended=1001.0))
+        listener.trial_started(begun(number))
+        listener.trial_ended(failed(number, "r"))
     done.set()
     thread.join(20)
     assert not thread.is_alive()
@@ -373,9 +324,9 @@ def test_the_display_survives_events_while_it_draws():
 
 def test_the_end_of_the_sweep_stops_the_display():
     console = terminal()
-    listener = ConsoleListener(sweep(), console, Clock())
+    listener = ConsoleListener(CONFIG, console, Clock())
     threads = threading.active_count()
-    listener.sweep_started(SWEEP, base(), [])
+    listener.sweep_started(SWEEP, BASE, [])
     assert threading.active_count() == threads + 1
     assert text(console).count("\x1b[?25l") == 1
     listener.sweep_ended([])
@@ -508,8 +459,8 @@ def test_without_a_terminal_nothing_redraws_even_in_colour(tmp_path, monkeypatch
     monkeypatch.setenv("FORCE_COLOR", "1")
     with chatter_to(tmp_path / "log") as console:
         assert console.is_terminal
-        listener = ConsoleListener(sweep(), console, Clock())
-        listener.sweep_started(SWEEP, base(), [])
+        listener = ConsoleListener(CONFIG, console, Clock())
+        listener.sweep_started(SWEEP, BASE, [])
         listener.sweep_ended([])
     out = capfd.readouterr().out
     assert "base: in-domain" in out
@@ -520,7 +471,7 @@ ON_A_TERMINAL = """
 import os, sys, warnings
 sys.path.insert(0, {here!r})
 from pathlib import Path
-from test_console import SWEEP, base, ended, sweep, trial
+from builders import GAIN, base_record, running, sweep_config, sweep_record, trial
 from tune.chatter import chatter_to
 from tune.console import ConsoleListener
 
@@ -528,9 +479,13 @@ with chatter_to(Path({log!r})) as console:
     assert console.is_terminal, "no terminal"
     assert tuple(console.size) == (91, 17), console.size
     assert console.encoding == "utf-8", console.encoding
-    listener = ConsoleListener(sweep(trials=400), console)
-    listener.sweep_started(SWEEP, base("careful"), [ended(n) for n in range(200)])
-    listener.trial_started(trial(200))
+    config = sweep_config(trials=400)
+    listener = ConsoleListener(config, console)
+    base = base_record(warnings=["careful"])
+    listener.sweep_started(
+        sweep_record(config), base, [trial(n, {{GAIN: 0.5}}) for n in range(200)]
+    )
+    listener.trial_started(running(200))
     os.write(2, b"chatter of a library\\n")
     print("more chatter")
     warnings.warn("a library's warning")

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from builders import trial
 
 from trainables.checkpoint_files import (
     FILES,
@@ -22,7 +23,6 @@ from trainables.checkpoint_files import (
     set_damaged_aside,
     write_best,
 )
-from trainables.config import TrialConfig
 from trainables.ledger import Ledger
 from trainables.records import Measurement, TrialRecord, TrialStatus
 from tune.disk_budget import DiskBudget
@@ -54,26 +54,11 @@ def write_weights(attempt: Path, step: int = 5) -> Path:
     return folder
 
 
-def trial(root: Path, number: int, attempts: int = 1, **fields: object) -> TrialRecord:
+def attempted(
+    root: Path, number: int, attempts: int = 1, status: TrialStatus = TrialStatus.RUNNING
+) -> TrialRecord:
     folders = [str(root / f"{number:04d}" / f"attempt_{n + 1}") for n in range(attempts)]
-    config = TrialConfig.model_validate(
-        {
-            "trial_id": f"tiny-{number}",
-            "number": number,
-            "seed": 0,
-            "data_seed": 0,
-            "method": "full",
-            "learning_rate": 1e-4,
-            "model": {"name": "m"},
-            "data": {"path": "d.jsonl"},
-            "eval": {"in_domain": ["a"]},
-            "train": {},
-            "output_dir": folders[-1],
-            "earlier_attempts": folders[:-1],
-            "base_dir": "base",
-        }
-    )
-    return TrialRecord.model_validate({"config": config, "params": {}, "started": number} | fields)
+    return trial(number, status=status, output_dir=folders[-1], earlier_attempts=folders[:-1])
 
 
 def fill(record: TrialRecord, steps: tuple[int, ...] = (5, 10)) -> None:
@@ -108,7 +93,7 @@ def left(record: TrialRecord) -> list[str]:
 def test_each_ending_leaves_what_can_still_be_of_use(
     tmp_path: Path, status: TrialStatus, expected: list[str]
 ) -> None:
-    record = trial(tmp_path, 0, status=status)
+    record = attempted(tmp_path, 0, status=status)
     fill(record)
     unfinished = checkpoint_dir(Path(record.config.output_dir), 15).with_name(".step_00000015")
     unfinished.mkdir()
@@ -118,7 +103,7 @@ def test_each_ending_leaves_what_can_still_be_of_use(
 
 
 def test_without_a_cap_running_trials_keep_everything(tmp_path: Path) -> None:
-    record = trial(tmp_path, 0)
+    record = attempted(tmp_path, 0)
     fill(record)
     budget = DiskBudget(Ledger(tmp_path), None)
     budget.trial_started(record)
@@ -140,7 +125,7 @@ def test_without_a_cap_running_trials_keep_everything(tmp_path: Path) -> None:
 def test_over_the_cap_the_oldest_trials_give_first(
     tmp_path: Path, cap_kib: int, expected: list[list[str]]
 ) -> None:
-    records = [trial(tmp_path, number) for number in range(3)]
+    records = [attempted(tmp_path, number) for number in range(3)]
     budget = DiskBudget(Ledger(tmp_path), cap_kib * KIB / GIB)
     for record in reversed(records):
         fill(record)
@@ -150,7 +135,7 @@ def test_over_the_cap_the_oldest_trials_give_first(
 
 
 def test_the_only_whole_checkpoint_stays(tmp_path: Path) -> None:
-    record = trial(tmp_path, 0)
+    record = attempted(tmp_path, 0)
     fill(record, steps=(5,))
     write_checkpoint(Path(record.config.output_dir), 10, whole=False)
     budget = DiskBudget(Ledger(tmp_path), KIB / GIB)
@@ -163,7 +148,7 @@ def test_the_only_whole_checkpoint_stays(tmp_path: Path) -> None:
 
 def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
-    record = trial(tmp_path, 0, status=TrialStatus.COMPLETE)
+    record = attempted(tmp_path, 0, status=TrialStatus.COMPLETE)
     fill(record)
     best = str(best_dir(Path(record.config.output_dir)))
     record = record.model_copy(update={"best_weights_dir": best})
@@ -176,7 +161,7 @@ def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> Non
 
 def test_the_disk_is_looked_at_now_and_then_alone(tmp_path: Path) -> None:
     now = 0.0
-    record = trial(tmp_path, 0)
+    record = attempted(tmp_path, 0)
     budget = DiskBudget(Ledger(tmp_path), KIB / GIB, clock=lambda: now)
     budget.trial_started(record)
     measurement = Measurement(step=10, metrics={}, time=0)
@@ -191,7 +176,7 @@ def test_the_disk_is_looked_at_now_and_then_alone(tmp_path: Path) -> None:
 
 
 def test_newest_checkpoints_are_counted_over_all_attempts(tmp_path: Path) -> None:
-    attempts = trial(tmp_path, 0, attempts=3).config.attempt_dirs
+    attempts = attempted(tmp_path, 0, attempts=3).config.attempt_dirs
     for attempt, step in [(0, 5), (0, 10), (1, 10), (2, 15)]:
         write_checkpoint(attempts[attempt], step)
     keep_newest(attempts, 2)
@@ -205,7 +190,7 @@ def test_newest_checkpoints_are_counted_over_all_attempts(tmp_path: Path) -> Non
 def test_damaged_checkpoints_do_not_take_the_place_of_whole_ones(
     whole: bool, tmp_path: Path
 ) -> None:
-    attempts = trial(tmp_path, 0, attempts=2).config.attempt_dirs
+    attempts = attempted(tmp_path, 0, attempts=2).config.attempt_dirs
     write_checkpoint(attempts[0], 5, whole=whole)
     for step in (10, 15):
         write_checkpoint(attempts[0], step, whole=False)
@@ -228,7 +213,7 @@ def test_an_evaluated_step_is_known_and_a_damaged_note_is_none(tmp_path: Path) -
 
 
 def test_best_weights_of_the_latest_attempt_count(tmp_path: Path) -> None:
-    attempts = trial(tmp_path, 0, attempts=2).config.attempt_dirs
+    attempts = attempted(tmp_path, 0, attempts=2).config.attempt_dirs
     assert find_best(attempts) is None
     for step, attempt in enumerate(attempts):
         write_weights(attempt, step)

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
-from recorded_sweep import SWEEP_ID, base_record, record_sweep, scores, trial
 
 from analysis.__main__ import main
 from analysis.export import export
@@ -25,9 +25,9 @@ def sweep(tmp_path: Path) -> Path:
         folder,
         trained(folder, 0, gain=0.5, forgetting=0.0),
         trained(folder, 1, gain=0.9, forgetting=0.1),
-        trial(2, full=True, metrics=scores(1.0, 0.5)),
-        trial(3, TrialStatus.STOPPED_EARLY, metrics=scores(0.3, 0.1)),
-        trial(4, TrialStatus.RUNNING),
+        trial(2, method="full", metrics=scores(1.0, 0.5)),
+        trial(3, status=TrialStatus.STOPPED_EARLY, metrics=scores(0.3, 0.1)),
+        running(4),
     )
     return folder
 
@@ -40,7 +40,7 @@ def trained(folder: Path, number: int, gain: float, forgetting: float) -> TrialR
     (weights / "README.md").write_text("of the trainer")
     there = f"/elsewhere/tiny/trials/{number:04d}/attempt_1/weights"
     metrics = scores(gain, forgetting, **{"retention/b/acc": 0.75, "forgetting/b": forgetting})
-    return trial(number, full=True, metrics=metrics, weights_dir=there)
+    return trial(number, method="full", metrics=metrics, weights_dir=there)
 
 
 def refused(capsys: pytest.CaptureFixture[str], sweep: Path, to: Path, *arguments: str) -> str:
@@ -167,7 +167,7 @@ def test_other_bad_input_is_refused(
 def test_a_sweep_without_a_complete_trial_recommends_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record_sweep(tmp_path / "tiny", trial(0, TrialStatus.FAILED))
+    record_sweep(tmp_path / "tiny", trial(0, status=TrialStatus.FAILED))
     assert refused(capsys, tmp_path / "tiny", tmp_path / "out") == (
         "--trial: the sweep recommends none, as no trial is complete with every objective; "
         "no trial of the sweep has weights"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import sweep_config
 from ray.tune.search import Searcher
 
 from trainables.config import Method, TrialConfig
@@ -25,19 +26,12 @@ CLUSTER = {"CPU": 64.0, "GPU": 64.0}
 
 def sweep(**resources: Any) -> SweepConfig:
     rates = {"learning_rate": {"low": 1e-5, "high": 1e-3}}
-    return SweepConfig.model_validate(
-        {
-            "name": "tiny",
-            "model": {"name": "m"},
-            "data": {"path": "d.jsonl"},
-            "eval": {"in_domain": ["a"]},
-            "search": {"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates},
-            "objectives": [{"metric": "in_domain/acc_mean", "mode": "max"}],
-            "sampler": "random",
-            "train": {"batch_size": 8, "micro_batch_size": 1},
-            "budget": {"trials": 60},
-            "resources": {"full": {"workers": 8}, **resources},
-        }
+    return sweep_config(
+        trials=60,
+        search={"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates},
+        sampler="random",
+        train={"batch_size": 8, "micro_batch_size": 1},
+        resources={"full": {"workers": 8}, **resources},
     )
 
 

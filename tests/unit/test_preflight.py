@@ -2,57 +2,31 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+from builders import GAIN, LOSS, base_record, sweep_config
 
 from trainables.errors import UserError
 from trainables.locations import is_local, resolve
-from trainables.records import BaseRecord
 from tune.preflight import check_metrics
 from tune.sweep_config import SweepConfig
 
-
-def sweep(**changes: Any) -> SweepConfig:
-    rates = {"learning_rate": [1e-4]}
-    plain = {
-        "name": "tiny",
-        "model": {"name": "m"},
-        "data": {"path": "d.jsonl"},
-        "eval": {"in_domain": ["a"], "retention": ["b"]},
-        "search": {"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates},
-        "objectives": [{"metric": "in_domain/acc_mean", "mode": "max"}],
-    }
-    return SweepConfig.model_validate(plain | changes)
-
-
-def base(*metrics: str) -> BaseRecord:
-    return BaseRecord(
-        key="k",
-        scores={},
-        metrics=dict.fromkeys(metrics, 0.5),
-        general_nll=None,
-        parameters=1,
-        train_samples=1,
-        skipped_samples=0,
-        seconds=0,
-    )
+BASE = base_record(metrics={"in_domain/a/acc": 0.5, LOSS: 0.5})
 
 
 def objective(metric: str) -> SweepConfig:
-    return sweep(objectives=[{"metric": metric, "mode": "min"}])
+    return sweep_config(objectives=[{"metric": metric, "mode": "min"}])
 
 
 @pytest.mark.parametrize("metric", ["in_domain/a/acc", "forgetting/mean", "train/loss"])
 def test_metrics_of_the_base_and_of_training_may_be_objectives(metric: str) -> None:
-    check_metrics(objective(metric), base("in_domain/a/acc", "forgetting/mean"))
+    check_metrics(objective(metric), BASE)
 
 
 @pytest.mark.parametrize("metric", ["in_domain/a/f1", "retention/ratio_mean", "forgetting/b"])
 def test_metrics_that_the_base_has_not_are_refused(metric: str) -> None:
     """A task at chance has no retention ratio, which the base's evaluation shows."""
     with pytest.raises(UserError) as caught:
-        check_metrics(objective(metric), base("in_domain/a/acc", "forgetting/mean"))
+        check_metrics(objective(metric), BASE)
     (fault,) = caught.value.faults
     assert (fault.field, fault.rule) == ("objectives.0.metric", f"nothing logs {metric}")
     assert "in_domain/a/acc" in fault.remedy
@@ -61,9 +35,10 @@ def test_metrics_that_the_base_has_not_are_refused(metric: str) -> None:
 def test_what_trials_are_compared_by_before_their_end_must_be_logged() -> None:
     """Else no trial would be stopped, and nothing be said."""
     weights = {"in_domain/a/acc": 1, "in_domain/a/acc_nrom": 1}
-    config = sweep(early_stopping={"metrics": weights})
+    config = sweep_config(early_stopping={"metrics": weights})
+    base = base_record(metrics={"in_domain/a/acc": 0.5, GAIN: 0.5, LOSS: 0.5})
     with pytest.raises(UserError) as caught:
-        check_metrics(config, base("in_domain/acc_mean", "in_domain/a/acc"))
+        check_metrics(config, base)
     (fault,) = caught.value.faults
     assert (fault.field, fault.rule) == (
         "early_stopping.metrics",

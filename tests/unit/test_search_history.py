@@ -6,8 +6,8 @@ import random
 from itertools import count
 
 import pytest
+from builders import scores, sweep_config, trial
 from ray.tune.experiment import Trial
-from recorded_sweep import scores, sweep_config, trial
 
 from trainables.metric_keys import GPU_HOURS
 from trainables.records import TrialRecord, TrialStatus
@@ -26,7 +26,7 @@ def random_records(seed: int) -> list[TrialRecord]:
     return [
         trial(
             number,
-            generator.choice(list(TrialStatus)),
+            status=generator.choice(list(TrialStatus)),
             metrics=scores(generator.random(), generator.random())
             | {GPU_HOURS: generator.random()},
             params=POINTS[number % len(POINTS)],

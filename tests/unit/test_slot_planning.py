@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 import yaml
+from builders import trial_config
 from sweep_files import edited
 
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import LoraConfig
 from trainables.slots.eligibility import reason_against
 from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best
@@ -23,34 +24,14 @@ def config(**changes: Any) -> SweepConfig:
     return SweepConfig.model_validate(yaml.safe_load(edited(**changes)))
 
 
-def trial(**changes: Any) -> TrialConfig:
-    sweep = config()
-    fields: dict[str, Any] = {
-        "trial_id": "t",
-        "number": 0,
-        "seed": 0,
-        "data_seed": 0,
-        "method": "lora",
-        "learning_rate": 1e-3,
-        "lora": LoraConfig(rank=4, alpha=8),
-        "model": sweep.model,
-        "data": sweep.data,
-        "eval": sweep.eval,
-        "train": sweep.train,
-        "output_dir": "out",
-        "base_dir": "base",
-    }
-    return TrialConfig(**(fields | changes))
-
-
 def test_plain_lora_can_have_a_slot() -> None:
-    assert reason_against(trial()) is None
+    assert reason_against(trial_config()) is None
 
 
 @pytest.mark.parametrize(
     ("changes", "word"),
     [
-        ({"method": "full", "lora": None}, "full"),
+        ({"method": "full"}, "full"),
         ({"lora": LoraConfig(rank=4, alpha=8, dora=True)}, "DoRA"),
         ({"workers": 2}, "workers"),
         (
@@ -60,7 +41,7 @@ def test_plain_lora_can_have_a_slot() -> None:
     ],
 )
 def test_what_cannot_be_batched_says_why(changes: dict[str, Any], word: str) -> None:
-    assert word in (reason_against(trial(**changes)) or "")
+    assert word in (reason_against(trial_config(**changes)) or "")
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from recorded_sweep import trial as recorded
+from builders import trial as recorded
 
 from trainables.disk import is_disk_full
 from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus

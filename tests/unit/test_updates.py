@@ -11,10 +11,11 @@ import numpy as np
 import peft
 import pytest
 import torch
+from builders import trial_config
 from safetensors.torch import save_file
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
 
-from trainables.config import LoraConfig, ModelConfig, TrialConfig
+from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import CannotInspect
 from trainables.inside.spectra import dense_spectrum, update_spectrum
 from trainables.inside.updates import MatrixUpdate, updates
@@ -22,6 +23,7 @@ from trainables.inside.weights import LoadedWeights, SavedWeights, base_weights
 
 CPU = torch.device("cpu")
 LAYERS = 3
+FULL = trial_config(method="full")
 
 
 def llama() -> Any:
@@ -36,11 +38,6 @@ def llama() -> Any:
             num_key_value_heads=2,
         )
     )
-
-
-def trial(lora: LoraConfig | None = None) -> TrialConfig:
-    """Only what `updates` reads."""
-    return TrialConfig.model_construct(method="lora" if lora else "full", lora=lora)
 
 
 def tuned_copy(base: Any) -> Any:
@@ -61,7 +58,7 @@ def test_full_update_from_files_equals_the_one_in_memory(tmp_path: Path, shard_s
     tuned.save_pretrained(tmp_path / "tuned", max_shard_size=shard_size)
     files = list((tmp_path / "tuned").glob("*.safetensors"))
     assert (len(files) > 1) == (shard_size == "10KB")
-    seen = list(updates(trial(), tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+    seen = list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
     assert [u.layer for u in seen] == sorted([*range(LAYERS)] * 7)
     assert {u.module for u in seen if u.layer == 1} == {
         "self_attn.q_proj",
@@ -119,7 +116,9 @@ def test_lora_update_is_what_peft_merges(tmp_path: Path, rslora: bool, dora: boo
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     lora = LoraConfig(rank=4, alpha=6.0, rslora=rslora, dora=dora)
     after = save_adapter(base, lora, tmp_path / "adapter")
-    seen = list(updates(trial(lora), tmp_path / "adapter", SavedWeights(tmp_path / "base"), CPU))
+    seen = list(
+        updates(trial_config(lora=lora), tmp_path / "adapter", SavedWeights(tmp_path / "base"), CPU)
+    )
     assert len(seen) == 7 * LAYERS
     for update in seen:
         delta = (after[update.name] - before[update.name]).double()
@@ -148,7 +147,9 @@ def test_weights_kept_inputs_first_and_without_the_outer_name(tmp_path: Path, do
     )
     lora = LoraConfig(rank=2, alpha=4.0, dora=dora)
     after = save_adapter(base, lora, tmp_path / "adapter")
-    seen = list(updates(trial(lora), tmp_path / "adapter", SavedWeights(tmp_path / "base"), CPU))
+    seen = list(
+        updates(trial_config(lora=lora), tmp_path / "adapter", SavedWeights(tmp_path / "base"), CPU)
+    )
     assert {u.module for u in seen} == {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
     for update in seen:
         merged_IO = after[f"transformer.{update.name}"]
@@ -164,7 +165,7 @@ def test_a_full_fine_tuning_s_weights_kept_inputs_first_are_turned(tmp_path: Pat
         for parameter in base.parameters():
             parameter.add_(torch.rand_like(parameter))
     base.save_pretrained(tmp_path / "tuned")
-    seen = list(updates(trial(), tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+    seen = list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
     assert {update.module for update in seen} == {
         *("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     }
@@ -198,7 +199,7 @@ def test_one_matrix_of_the_base_is_in_memory_at_a_time(tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "base", max_shard_size="10KB")
     tuned_copy(base).save_pretrained(tmp_path / "tuned", max_shard_size="10KB")
     counting = CountingWeights(SavedWeights(tmp_path / "base"))
-    for update in updates(trial(), tmp_path / "tuned", counting, CPU):
+    for update in updates(FULL, tmp_path / "tuned", counting, CPU):
         dense_spectrum(update.tuned())
     largest = 32 * 48
     assert counting.most_elements <= 2 * largest  # the one before lives until the next is here
@@ -209,7 +210,7 @@ def test_rounding_the_base_to_the_dtype_of_training_is_no_update(tmp_path: Path)
     base.save_pretrained(tmp_path / "base")
     base.bfloat16().save_pretrained(tmp_path / "tuned")
     weights = base_weights(ModelConfig(name=str(tmp_path / "base"), dtype="bfloat16"))
-    seen = list(updates(trial(), tmp_path / "tuned", weights, CPU))
+    seen = list(updates(FULL, tmp_path / "tuned", weights, CPU))
     assert len(seen) == 7 * LAYERS
     assert all(len(update_spectrum(update).values_K) == 0 for update in seen)
 
@@ -220,7 +221,7 @@ def test_a_trial_of_another_model_is_told(tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     save_file({"other.0.weight": torch.ones(2, 2)}, tmp_path / "base" / "model.safetensors")
     with pytest.raises(CannotInspect, match=r"the base has no model\.layers\.0"):
-        list(updates(trial(), tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+        list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
 
 
 def test_weights_that_are_not_finite_are_told(tmp_path: Path) -> None:
@@ -230,7 +231,7 @@ def test_weights_that_are_not_finite_are_told(tmp_path: Path) -> None:
         base.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
     base.save_pretrained(tmp_path / "tuned")
     with pytest.raises(CannotInspect, match=r"layers\.1\.mlp\.up_proj.*not finite"):
-        list(updates(trial(), tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+        list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from recorded_sweep import scores, trial
+from builders import scores, trial
 
 from analysis.wandb_panels import panel_groups
 from trainables.config import LoraConfig
@@ -12,19 +12,17 @@ from trainables.records import TrialStatus
 from trainables.wording import SETTING_GROUP, setting_group
 from tune.wandb_listener import _trial_config
 
-RANK_8 = trial(0).config.model_copy(update={"lora": LoraConfig(rank=8, alpha=8)})
-
 
 @pytest.mark.parametrize(
     ("record", "group"),
     [
-        (trial(0), "rank 4"),
-        (trial(0).model_copy(update={"config": RANK_8}), "rank 8"),
-        (trial(0, full=True), "full"),
-        (trial(1, confirms=0), "rank 4, repeat"),
-        (trial(0, TrialStatus.RUNNING), "rank 4, running"),
-        (trial(0, TrialStatus.STOPPED_EARLY), "rank 4, stopped early"),
-        (trial(0, TrialStatus.DIVERGED, full=True), "full, diverged"),
+        (trial(0, lora=LoraConfig(rank=4, alpha=8)), "rank 4"),
+        (trial(0), "rank 8"),
+        (trial(0, method="full"), "full"),
+        (trial(1, confirms=0), "rank 8, repeat"),
+        (trial(0, status=TrialStatus.RUNNING), "rank 8, running"),
+        (trial(0, status=TrialStatus.STOPPED_EARLY), "rank 8, stopped early"),
+        (trial(0, status=TrialStatus.DIVERGED, method="full"), "full, diverged"),
     ],
 )
 def test_complete_trials_of_the_search_alone_are_averaged(record, group):

@@ -11,11 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
-from recorded_sweep import (
+from builders import (
     BEGAN,
     SECONDS,
     measurement,
     record_sweep,
+    running,
     scores,
     sweep_config,
     trial,
@@ -32,7 +33,6 @@ from trainables.records import Measurement, TrialStatus
 from tune.search_space import planned_trials
 
 PROJECT = Path(__file__).parents[2]
-RUNNING = TrialStatus.RUNNING
 
 
 def picture(watched: WatchedSweep, width: int = 100, height: int = 40) -> list[str]:
@@ -60,14 +60,14 @@ def command(folder: Path, *arguments: str) -> list[str]:
 
 def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Path) -> None:
     seen = {metric_keys.TOKENS_SEEN: 75_000.0}
-    running = trial(2, RUNNING, full=True, metrics=scores(0.75, 0.2, **seen), step=5)
-    assert running.last is not None
-    at = running.last.model_copy(update={"time": running.started + SECONDS / 2})
+    trained = running(2, method="full", metrics=scores(0.75, 0.2, **seen), step=5)
+    assert trained.last is not None
+    at = trained.last.model_copy(update={"time": trained.started + SECONDS / 2})
     record_sweep(
         tmp_path,
         trial(0, metrics=scores(0.5, 0.1)),
-        trial(1, TrialStatus.FAILED, reason="no\nsuch file"),
-        running.model_copy(update={"last": at}),
+        trial(1, status=TrialStatus.FAILED, reason="no\nsuch file"),
+        trained.model_copy(update={"last": at}),
     )
     watched = watched_at(tmp_path, 2.5 * SECONDS)
     assert not watched.has_ended
@@ -77,9 +77,9 @@ def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Pa
     )
     shown = rows(watched)
     assert shown["base"] == "base - - - - - - 0.250 +0.000 0.125 -"
-    assert shown["0"] == "0 lora 4 8 1.0e-04 10 0.500 0.500 +0.100 0.250 complete"
-    assert shown["2"] == "2 full - - 1.0e-04 5 0.250 0.750 +0.200 0.375 running"
-    assert shown["best"].endswith("trial 0 (lora, rank 4, alpha 8, lr 1.0e-04), "
+    assert shown["0"] == "0 lora 8 16 3.2e-04 10 0.500 0.500 +0.100 0.250 complete"
+    assert shown["2"] == "2 full - - 3.2e-04 5 0.250 0.750 +0.200 0.375 running"
+    assert shown["best"].endswith("trial 0 (lora, rank 8, alpha 16, lr 3.2e-04), "
                                   "in_domain/acc_mean 0.500")  # fmt: skip
     # 75,000 tokens in 50 s; two trials in 250 s.
     assert shown["1,500"].startswith("1,500 tokens/s, 29 trials/h, newest record ")
@@ -87,10 +87,10 @@ def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Pa
 
 
 def test_points_of_the_curve_move_step_and_loss_and_leave_the_scores(tmp_path: Path) -> None:
-    ledger = record_sweep(tmp_path, trial(0, RUNNING, metrics=scores(0.5, 0.1), step=5))
+    ledger = record_sweep(tmp_path, running(0, metrics=scores(0.5, 0.1), step=5))
     ledger.append(0, measurement(7, {metric_keys.TRAIN_LOSS: 0.125}))
     shown = rows(watched_at(tmp_path, 10))["0"]
-    assert shown == "0 lora 4 8 1.0e-04 7 0.125 0.500 +0.100 0.250 running"
+    assert shown == "0 lora 8 16 3.2e-04 7 0.125 0.500 +0.100 0.250 running"
 
 
 def test_the_best_is_one_that_keeps_the_constraints(tmp_path: Path) -> None:
@@ -114,14 +114,14 @@ def test_only_what_has_changed_is_read_again(
     monkeypatch.setattr(Ledger, "measurements", noted)
     assert watched.refresh() == []
     assert read == []
-    ledger.write_trial(trial(1, TrialStatus.DIVERGED, reason="NaN"))
-    ledger.write_trial(trial(3, RUNNING))
+    ledger.write_trial(trial(1, status=TrialStatus.DIVERGED, reason="NaN"))
+    ledger.write_trial(running(3))
     assert [record.number for record in watched.refresh()] == [1, 3]
     assert sorted(read) == [1, 3]
 
 
 def test_a_torn_line_waits_for_its_rest_and_a_damaged_record_is_named(tmp_path: Path) -> None:
-    ledger = record_sweep(tmp_path, trial(0, RUNNING, metrics=scores(0.5, 0.1), step=5))
+    ledger = record_sweep(tmp_path, running(0, metrics=scores(0.5, 0.1), step=5))
     line = measurement(10, scores(0.75, 0.1)).model_dump_json() + "\n"
     with ledger.folder.metrics(0).open("a") as stream:
         stream.write(line[:20])
@@ -147,7 +147,7 @@ def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_pat
     ledger = record_sweep(folder)
     assert watched.refresh() == []
     assert picture(watched)[0].startswith("tiny: 0/4 finished")
-    ledger.write_trial(trial(0, RUNNING))
+    ledger.write_trial(running(0))
     assert len(watched.refresh()) == 1
     assert not watched.has_ended
     # Interrupted by Ctrl-C: the driver writes its table, the trial stays RUNNING.
@@ -172,7 +172,7 @@ def test_a_sweep_is_over_when_all_its_trials_are(tmp_path: Path) -> None:
 
 def test_hundreds_of_trials_fit_a_small_terminal(tmp_path: Path) -> None:
     records = [trial(n, metrics=scores(0.5, 0.1)) for n in range(150)]
-    records += [trial(n, TrialStatus.FAILED, reason="why " * 50) for n in range(150, 200)]
+    records += [trial(n, status=TrialStatus.FAILED, reason="why " * 50) for n in range(150, 200)]
     record_sweep(tmp_path, *records, budget={"trials": 300})
     lines = picture(watched_at(tmp_path, 10), width=60, height=20)
     assert len(lines) < 20
@@ -198,12 +198,12 @@ def test_a_folder_that_is_no_sweep_is_refused(
 
 
 def test_without_a_terminal_each_change_is_a_line_until_the_end(tmp_path: Path) -> None:
-    ledger = record_sweep(tmp_path, trial(0, RUNNING), budget={"trials": 1})
+    ledger = record_sweep(tmp_path, running(0), budget={"trials": 1})
     watching = subprocess.Popen(
         command(tmp_path), cwd=PROJECT, stdout=subprocess.PIPE, text=True, env=environment()
     )
     assert watching.stdout is not None
-    assert watching.stdout.readline() == "trial 0 running, lora, rank 4, alpha 8, lr 1.0e-04\n"
+    assert watching.stdout.readline() == "trial 0 running, lora, rank 8, alpha 16, lr 3.2e-04\n"
     ledger.append(0, measurement(5, scores(0.5, 0.1)))
     before = files(tmp_path)
     assert "step 5: loss 0.500, in-domain 0.500" in watching.stdout.readline()
@@ -217,7 +217,7 @@ def test_without_a_terminal_each_change_is_a_line_until_the_end(tmp_path: Path) 
 
 
 def test_ctrl_c_on_a_terminal_leaves_quietly(tmp_path: Path) -> None:
-    record_sweep(tmp_path, trial(0, RUNNING))
+    record_sweep(tmp_path, running(0))
     terminal, end = pty.openpty()
     watching = subprocess.Popen(
         command(tmp_path), cwd=PROJECT, stdout=end, stderr=end, env=environment()
@@ -238,7 +238,7 @@ def test_ctrl_c_on_a_terminal_leaves_quietly(tmp_path: Path) -> None:
 
 
 def test_once_draws_once(tmp_path: Path) -> None:
-    record_sweep(tmp_path, trial(0, RUNNING))
+    record_sweep(tmp_path, running(0))
     console = Console(width=100, height=30)
     with console.capture() as captured:
         watch(tmp_path, once=True, console=console)
@@ -255,7 +255,7 @@ def files(folder: Path) -> dict[Path, int]:
 
 def test_reasons_are_told_as_they_are(tmp_path: Path) -> None:
     reason = "[enforce fail at alloc_cpu.cpp:117] no room for [/data/x.jsonl]"
-    record_sweep(tmp_path, *(trial(n, TrialStatus.FAILED, reason=reason) for n in range(4)))
+    record_sweep(tmp_path, *(trial(n, status=TrialStatus.FAILED, reason=reason) for n in range(4)))
     console = Console(width=200)
     with console.capture() as captured:
         watch(tmp_path, once=False, console=console)
@@ -311,11 +311,11 @@ def test_nothing_is_left_of_a_sweep_that_has_ended_early(tmp_path: Path) -> None
 
 def test_no_trial_waits_for_longer_than_the_hours_last(tmp_path: Path) -> None:
     budget = {"budget": {"trials": 20, "hours": 180 / 3600}}
-    record_sweep(tmp_path, trial(0), trial(1, RUNNING), **budget)
+    record_sweep(tmp_path, trial(0), running(1), **budget)
     # Trials may start for 30 s more, and then take 100.
     assert picture(watched_at(tmp_path, 150))[0].endswith(", about 2 min 10 s left")
     # None will start any more, and half of the one that runs is left.
-    record_sweep(tmp_path, trial(0), trial(1, RUNNING, started=BEGAN + 140), **budget)
+    record_sweep(tmp_path, trial(0), running(1, started=BEGAN + 140), **budget)
     assert picture(watched_at(tmp_path, 190))[0].endswith(", about 50 s left")
 
 
