@@ -7,10 +7,9 @@ import math
 from pathlib import Path
 
 import pytest
+from builders import GAIN, LOSS, sweep_config, trial
 from scipy import stats
-from test_searcher import GAIN, LOSS, completing, run, searcher_of, sweep
-from test_summary import sweep as tiny
-from test_summary import trial
+from simulated_search import completing, run, searcher_of, sweep
 
 from trainables.pareto import pareto_front
 from trainables.recommendation import Recommendation, recommend
@@ -62,7 +61,7 @@ def repeat(number: int, winner: int, status: TrialStatus, metrics: dict[str, flo
 
 COMPLETE, DIVERGED = TrialStatus.COMPLETE, TrialStatus.DIVERGED
 SEARCHED = [trial(0, {GAIN: 0.9, LOSS: 0.049}), trial(1, {GAIN: 0.8, LOSS: 0.03})]
-GOALS = tiny([{"metric": GAIN, "mode": "max"}], f"{LOSS} <= 0.05")
+GOALS = sweep_config(objectives=[{"metric": GAIN, "mode": "max"}], constraints=[f"{LOSS} <= 0.05"])
 
 
 def recommended(*repeats: TrialRecord) -> Recommendation:
@@ -127,7 +126,7 @@ def test_a_trial_that_diverged_with_other_seeds_is_not_taken_where_nothing_else_
 @pytest.mark.parametrize("best", [3, 7])
 def test_repeats_that_come_to_the_same_leave_the_choice_as_it_was(best: int) -> None:
     """Over the front of the repeated two alone, both would be as far from the ideal."""
-    goals = tiny([{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}])
+    goals = sweep_config()
     other = 10 - best
     values = {
         0: (0.55, 0.0),

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_searcher import GAIN, LOSS, Judge, judge, run, searcher_of, sweep
+from builders import EVAL, GAIN, LOSS, sweep_record
+from simulated_search import Judge, judge, run, searcher_of, sweep
 
 from trainables.errors import UserError
 from trainables.ledger import Ledger
-from trainables.records import Provenance, SweepRecord, TrialRecord, TrialStatus
+from trainables.records import TrialRecord, TrialStatus
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.search_space import params_of
 from tune.searcher import OptunaSearcher
@@ -33,13 +34,7 @@ def finished(config: SweepConfig, judge: Judge = judge) -> list[TrialRecord]:
 
 def written(folder: Path, config: SweepConfig, records: list[TrialRecord]) -> Path:
     ledger = Ledger(folder)
-    ledger.write_sweep(
-        SweepRecord(
-            sweep_id="tiny-1",
-            config=config.model_dump(mode="json"),
-            provenance=Provenance(created=0, command="", git_commit=None, python="", versions={}),
-        )
-    )
+    ledger.write_sweep(sweep_record(config))
     for record in records:
         ledger.write_trial(record)
     return folder
@@ -76,9 +71,9 @@ def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
 @pytest.mark.parametrize(
     ("section", "value", "told"),
     [
-        ("model", {"name": "other"}, "model.name m, not other"),
-        ("data", {"path": "e.jsonl"}, "data.path d.jsonl, not e.jsonl"),
-        ("eval", {"in_domain": ["a"], "retention": ["b"], "limit": 5}, "eval.limit None, not 5"),
+        ("model", {"name": "other"}, "model.name some/model, not other"),
+        ("data", {"path": "e.jsonl"}, "data.path rows.jsonl, not e.jsonl"),
+        ("eval", {**EVAL, "limit": 5}, "eval.limit None, not 5"),
         ("train", {"steps": 7}, "train.steps None, not 7"),
         ("seed", 3, "seed 0, not 3"),
     ],
@@ -99,7 +94,7 @@ def test_another_question_is_another_sweep(section: str, value: object, told: st
     [
         ("train", {"micro_batch_size": 1}),
         ("train", {"gradient_checkpointing": True}),
-        ("eval", {"in_domain": ["a"], "retention": ["b"], "batch_size": 2}),
+        ("eval", {**EVAL, "batch_size": 2}),
     ],
 )
 def test_what_trials_hold_in_memory_may_change(

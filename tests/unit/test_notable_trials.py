@@ -5,40 +5,24 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from test_ledger import trial
-from test_searcher import sweep
+from builders import GAIN, LOSS, sweep_config, trial
 
 from trainables.config import LoraConfig
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
-from trainables.records import (
-    Measurement,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records import TrialRecord, TrialStatus
 
-GOALS = sweep()
+GOALS = sweep_config()
 
 
 def scored(
     number: int, rank: int | None, accuracy: float, forgetting: float | None, **fields: object
 ) -> TrialRecord:
-    metrics = {"in_domain/acc_mean": accuracy}
+    metrics = {GAIN: accuracy}
     if forgetting is not None:
-        metrics["forgetting/mean"] = forgetting
-    record = trial(
-        number,
-        **{
-            "status": TrialStatus.COMPLETE,
-            "weights_dir": "w",
-            "last": Measurement(step=1, metrics=metrics, time=0),
-            **fields,
-        },
-    )
-    if rank is None:
-        return record
-    lora = {"method": "lora", "lora": LoraConfig(rank=rank, alpha=8.0)}
-    return record.model_copy(update={"config": record.config.model_copy(update=lora)})
+        metrics[LOSS] = forgetting
+    method = {"lora": LoraConfig(rank=rank, alpha=8)} if rank else {"method": "full"}
+    return trial(number, metrics, **{"weights_dir": "w", **method, **fields})
 
 
 def test_front_best_of_each_rank_and_best_full() -> None:

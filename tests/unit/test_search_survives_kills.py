@@ -10,7 +10,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from test_searcher import ask, completing, ended, judge, run, searcher_of, started, stopping, sweep
+from simulated_search import (
+    ask,
+    completing,
+    ended,
+    judge,
+    run,
+    searcher_of,
+    started,
+    stopping,
+    sweep,
+)
 
 from trainables.records import TrialRecord, TrialStatus
 from tune.searcher import OptunaSearcher

@@ -4,124 +4,41 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import optuna
 import pytest
+from builders import GAIN, LOSS
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
+from simulated_search import (
+    Ending,
+    Judge,
+    ask,
+    completing,
+    ended,
+    judge,
+    run,
+    searcher_of,
+    stopping,
+    sweep,
+)
 
 from trainables.config import TrialConfig
-from trainables.ledger import Ledger
-from trainables.records import Measurement, TrialRecord, TrialStatus
+from trainables.records import TrialRecord, TrialStatus
 from tune.search_space import Params, grid_size
-from tune.searcher import OptunaSearcher
-from tune.sweep_config import SweepConfig
-from tune.trials import make_trial
 
-GAIN, LOSS = "in_domain/acc_mean", "forgetting/mean"
-Ending = tuple[TrialStatus, dict[str, float]]
-Judge = Callable[[TrialConfig], Ending]
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-
-
-def sweep(sampler: str = "tpe", trials: int = 24, **changes: Any) -> SweepConfig:
-    rates: Any = {"low": 1e-5, "high": 1e-3}
-    plain: dict[str, Any] = {
-        "name": "tiny",
-        "model": {"name": "m"},
-        "data": {"path": "d.jsonl"},
-        "eval": {"in_domain": ["a"], "retention": ["b"]},
-        "search": {
-            "lora": {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": rates},
-            "full": {"learning_rate": rates},
-        },
-        "objectives": [{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}],
-        "sampler": sampler,
-        "budget": {"trials": trials},
-    }
-    if sampler == "nsga2":
-        del plain["search"]["full"]  # it searches one method
-    return SweepConfig.model_validate(plain | changes)
 
 
 GRID: dict[str, Any] = {
     "lora": {"rank": [2, 8], "alpha_ratio": [1, 2], "learning_rate": [1e-4, 1e-3]},
     "full": {"learning_rate": [1e-5, 1e-4, 1e-3]},
 }
-
-
-def judge(trial: TrialConfig) -> Ending:
-    """More rank and learning rate gain more and forget more; every fifth trial fails."""
-    effort = math.log10(trial.learning_rate * 1e5) + (0.2 * trial.lora.rank if trial.lora else 4)
-    metrics = {GAIN: 1 - math.exp(-effort), LOSS: 0.01 * effort**2, "cost/gpu_h": 0.5}
-    if trial.number % 5 == 3:
-        return TrialStatus.FAILED, {}
-    if trial.number % 7 == 6:
-        return TrialStatus.DIVERGED, metrics
-    return TrialStatus.COMPLETE, metrics
-
-
-def completing(trial: TrialConfig) -> Ending:
-    """As `judge`, whatever the trial's number."""
-    return judge(trial.model_copy(update={"number": 0}))
-
-
-def searcher_of(
-    config: SweepConfig,
-    finished: Iterable[TrialRecord] = (),
-    interrupted: Iterable[TrialRecord] = (),
-    warm: Iterable[TrialRecord] = (),
-    **clock: Any,
-) -> OptunaSearcher:
-    ledger = Ledger(Path("/sweeps/tiny"))
-
-    def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-        return make_trial(config, "tiny-1", ledger, {}, number, params, attempt, seed)
-
-    return OptunaSearcher(config, make, list(finished), list(interrupted), list(warm), **clock)
-
-
-def started(suggestion: dict[str, Any]) -> TrialRecord:
-    return TrialRecord(
-        config=TrialConfig.model_validate(suggestion["trial"]),
-        params=suggestion["params"],
-        attempt=suggestion["attempt"],
-        confirms=suggestion["confirms"],
-        started=0.0,
-    )
-
-
-def ended(record: TrialRecord, status: TrialStatus, metrics: dict[str, float]) -> TrialRecord:
-    last = Measurement(step=10, metrics=metrics, time=0.0) if metrics else None
-    return record.model_copy(update={"status": status, "last": last, "ended": 1.0})
-
-
-def ask(searcher: OptunaSearcher) -> TrialRecord:
-    suggestion = searcher.suggest("any")
-    assert isinstance(suggestion, dict)
-    return started(suggestion)
-
-
-def run(
-    searcher: OptunaSearcher, judge: Judge = judge, trials: int | None = None
-) -> list[TrialRecord]:
-    """One trial after another until the search ends, or so many."""
-    records: list[TrialRecord] = []
-    while trials is None or len(records) < trials:
-        suggestion = searcher.suggest("any")
-        if suggestion == Searcher.FINISHED:
-            break
-        assert isinstance(suggestion, dict)
-        record = started(suggestion)
-        record = ended(record, *judge(record.config))
-        searcher.trial_ended(record)
-        records.append(record)
-    return records
 
 
 def points(records: Iterable[TrialRecord]) -> list[tuple[int, Params]]:
@@ -304,13 +221,6 @@ def test_what_failed_for_outside_reasons_is_told_as_failed(status: TrialStatus) 
     searcher = searcher_of(sweep(trials=1))
     run(searcher, always(status, in_domain__acc_mean=1.0, forgetting__mean=0.0))
     assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL]
-
-
-def stopping(trial: TrialConfig) -> Ending:
-    """Every third trial is stopped early, with the best value of all at that step."""
-    if trial.number % 3 == 1:
-        return TrialStatus.STOPPED_EARLY, {GAIN: 2.0, LOSS: -1.0}
-    return TrialStatus.COMPLETE, {GAIN: 0.1, LOSS: 0.1}
 
 
 ONE_OBJECTIVE: dict[str, Any] = {"objectives": [{"metric": GAIN, "mode": "max"}]}

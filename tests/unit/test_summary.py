@@ -7,73 +7,28 @@ import io
 import random
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+from builders import GAIN, LOSS, OOD, SWEEP_ID, running, sweep_config, trial
 from rich.console import Console
 
 from analysis.report.answer import setting as answer_setting
 from trainables import metric_keys
-from trainables.config import TrialConfig
 from trainables.pareto import pareto_front
 from trainables.recommendation import recommend
-from trainables.records import Measurement, TrialRecord, TrialStatus
+from trainables.records import TrialRecord, TrialStatus
 from trainables.wording import setting
 from tune.summary import print_summary
-from tune.sweep_config import SweepConfig
 from tune.tables import write_results_csv
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-GAIN, LOSS, OOD = metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
+    from tune.sweep_config import SweepConfig
+
 TWO = [{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}]
 THREE = [*TWO, {"metric": OOD, "mode": "max"}]
-DATA: dict[str, Any] = {
-    "model": {"name": "m"},
-    "data": {"path": "d.jsonl"},
-    "eval": {"in_domain": ["a"], "retention": ["b"], "ood": ["c"]},
-}
-
-
-def sweep(objectives: list[dict[str, str]] | None = None, *constraints: str) -> SweepConfig:
-    return SweepConfig(
-        name="tiny",
-        search={
-            "lora": {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4]},
-            "full": {"learning_rate": [1e-5]},
-        },
-        objectives=objectives or TWO,
-        constraints=constraints,
-        budget={"trials": 20},
-        **DATA,
-    )
-
-
-def trial(
-    number: int,
-    metrics: dict[str, float] | None = None,
-    status: TrialStatus = TrialStatus.COMPLETE,
-    method: str = "lora",
-    lora: dict[str, Any] | None = None,
-    **fields: Any,
-) -> TrialRecord:
-    config = TrialConfig(
-        trial_id=f"tiny-{number}",
-        number=number,
-        seed=0,
-        data_seed=0,
-        method=method,
-        learning_rate=3.2e-4,
-        lora={"rank": 8, "alpha": 16, **(lora or {})} if method == "lora" else None,
-        train={},
-        output_dir="o",
-        base_dir="b",
-        **DATA,
-    )
-    last = Measurement(step=10, metrics=metrics, time=0.0) if metrics is not None else None
-    record: dict[str, Any] = {"started": 100.0, "ended": 160.5, "params": {}, "last": last}
-    return TrialRecord(config=config, status=status, **{**record, **fields})
 
 
 def numbers(records: list[TrialRecord]) -> list[int]:
@@ -125,7 +80,7 @@ def test_the_front_is_what_brute_force_finds(objectives, constraints):
     for seed in range(25):
         named = [*objectives, *({"metric": m} for m in (GAIN, LOSS))]
         records = random_records(seed, named)
-        config = sweep(objectives, *constraints)
+        config = sweep_config(objectives=objectives, constraints=constraints)
         expected = brute_force_front(config, records)
         assert numbers(pareto_front(config, records)) == expected
         sizes.add(len(expected))
@@ -136,7 +91,7 @@ def test_the_front_is_what_brute_force_finds(objectives, constraints):
 def test_the_front_is_optunas(objectives):
     import optuna
 
-    config = sweep(objectives)
+    config = sweep_config(objectives=objectives)
     for seed in range(10):
         records = [r for r in random_records(seed, objectives) if r.status is TrialStatus.COMPLETE]
         study = optuna.create_study(
@@ -151,22 +106,24 @@ def test_the_front_is_optunas(objectives):
 
 def test_a_strict_bound_excludes_its_own_value():
     records = [trial(0, {GAIN: 0.5, LOSS: 0.1})]
-    assert numbers(pareto_front(sweep(TWO, f"{LOSS} <= 0.1"), records)) == [0]
-    assert pareto_front(sweep(TWO, f"{LOSS} < 0.1"), records) == []
+    assert numbers(pareto_front(sweep_config(constraints=[f"{LOSS} <= 0.1"]), records)) == [0]
+    assert pareto_front(sweep_config(constraints=[f"{LOSS} < 0.1"]), records) == []
 
 
 def test_a_trial_without_an_objective_or_a_constrained_metric_is_not_on_the_front():
     records = [trial(0, {GAIN: 0.9}), trial(1, {GAIN: 0.5, LOSS: 0.1}), trial(2, None)]
-    assert numbers(pareto_front(sweep(), records)) == [1]
-    assert numbers(pareto_front(sweep(TWO[:1], f"{LOSS} <= 1"), records)) == [1]
+    assert numbers(pareto_front(sweep_config(), records)) == [1]
+    bounded = sweep_config(objectives=TWO[:1], constraints=[f"{LOSS} <= 1"])
+    assert numbers(pareto_front(bounded, records)) == [1]
 
 
 def test_one_objective_recommends_the_best_and_the_lower_number_on_a_tie():
     records = [trial(n, {GAIN: gain}) for n, gain in [(0, 0.5), (1, 0.75), (2, 0.75), (3, 0.7)]]
-    found = recommend(sweep(TWO[:1]), records)
+    found = recommend(sweep_config(objectives=TWO[:1]), records)
     assert found.trial.number == 1
     assert found.reason == (f"highest {GAIN} (0.750) of 4 complete trials (as good: trial 2).")
-    assert recommend(sweep([{"metric": GAIN, "mode": "min"}]), records).trial.number == 0
+    lowest = sweep_config(objectives=[{"metric": GAIN, "mode": "min"}])
+    assert recommend(lowest, records).trial.number == 0
 
 
 def test_several_objectives_recommend_the_knee():
@@ -177,7 +134,7 @@ def test_several_objectives_recommend_the_knee():
         trial(2, {GAIN: 1.0, LOSS: 0.1}),
         trial(3, {GAIN: 0.79, LOSS: 0.03}),
     ]
-    found = recommend(sweep(), records)
+    found = recommend(sweep_config(), records)
     assert found.trial.number == 1
     assert found.feasible
     assert "the knee of the front's 3 trials" in found.reason
@@ -190,21 +147,21 @@ def test_the_knee_scales_over_the_front_and_not_over_all_trials():
     # Scaled over the front all are sqrt(0.55² + 0.4²) = 0.68 or 1 away. Over all trials, of which
     # trial 3 forgets 100 times as much, forgetting would not count and trial 2 would win.
     dominated = trial(3, {GAIN: 0.0, LOSS: 100.0})
-    assert recommend(sweep(), [*records, dominated]).trial.number == 1
+    assert recommend(sweep_config(), [*records, dominated]).trial.number == 1
 
 
 def test_the_lower_number_wins_where_two_are_as_near_but_for_rounding():
     # 0.4 and 0.2 from the ideal, 0.2 and 0.4: floats make trial 2 nearer by 6e-17.
     front = [{GAIN: 0.0, LOSS: 0.0}, {GAIN: 0.6, LOSS: 0.2}, {GAIN: 0.8, LOSS: 0.4}]
     front.append({GAIN: 1.0, LOSS: 1.0})
-    found = recommend(sweep(), [trial(n, metrics) for n, metrics in enumerate(front)])
+    found = recommend(sweep_config(), [trial(n, metrics) for n, metrics in enumerate(front)])
     assert found.trial.number == 1
     assert "as good: trial 2" in found.reason
 
 
 def test_one_trial_on_the_front_is_said_to_be_best_in_all():
     records = [trial(0, {GAIN: 0.9, LOSS: 0.0}), trial(1, {GAIN: 0.5, LOSS: 0.1})]
-    found = recommend(sweep(), records)
+    found = recommend(sweep_config(), records)
     assert found.trial.number == 0
     assert found.reason.startswith("best in every objective of 2 complete trials")
 
@@ -216,7 +173,7 @@ def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_
         trial(2, {GAIN: 0.5, LOSS: 0.0}),
         trial(3, {GAIN: 0.7}),
     ]
-    found = recommend(sweep(TWO, f"{LOSS} <= 0.05", f"{GAIN} >= 0.7"), records)
+    found = recommend(sweep_config(constraints=[f"{LOSS} <= 0.05", f"{GAIN} >= 0.7"]), records)
     assert (found.trial.number, found.feasible) == (1, False)
     assert found.reason == (
         "no trial keeps every constraint, and of 3 complete trials this one misses them by the "
@@ -226,12 +183,14 @@ def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_
 
 def test_a_feasible_trial_comes_before_a_better_one_that_breaks_a_constraint():
     records = [trial(0, {GAIN: 0.9, LOSS: 0.3}), trial(1, {GAIN: 0.4, LOSS: 0.01})]
-    assert recommend(sweep(TWO[:1], f"{LOSS} <= 0.05"), records).trial.number == 1
+    config = sweep_config(objectives=TWO[:1], constraints=[f"{LOSS} <= 0.05"])
+    assert recommend(config, records).trial.number == 1
 
 
 def test_nothing_is_recommended_where_nothing_is_complete():
-    assert recommend(sweep(), []) is None
-    assert recommend(sweep(), [trial(0, {GAIN: 1.0, LOSS: 0.0}, TrialStatus.STOPPED_EARLY)]) is None
+    assert recommend(sweep_config(), []) is None
+    stopped = trial(0, {GAIN: 1.0, LOSS: 0.0}, TrialStatus.STOPPED_EARLY)
+    assert recommend(sweep_config(), [stopped]) is None
 
 
 def read(file: Path) -> list[dict[str, str]]:
@@ -241,14 +200,16 @@ def read(file: Path) -> list[dict[str, str]]:
 
 def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     metrics = {"zebra": 1.0, "forgetting/b": 0.1 + 0.2, OOD: 1 / 3, metric_keys.TRAIN_LOSS: 1e-17}
+    lora = {"rank": 8, "alpha": 4.0, "target_modules": ("q", "v"), "dropout": 0.1, "rslora": True}
     records = [
         trial(1, None, TrialStatus.FAILED, reason='ValueError: "a", b\nand more', ended=None),
         trial(
             0,
             metrics,
             best={OOD: 0.5, metric_keys.TRAIN_LOSS: 0.25},
-            lora={"alpha": 4.0, "target_modules": ("q", "v"), "dropout": 0.1, "rslora": True},
+            lora=lora,
             weights_dir="w/é",
+            seconds=60.5,
         ),
         trial(2, {OOD: 0.25}, method="full"),
     ]
@@ -265,7 +226,7 @@ def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     ]
     assert {key: float(first[key]) for key in metrics} == metrics
     assert float(first[f"best/{OOD}"]) == 0.5
-    assert first["trial_id"] == "tiny-0"
+    assert first["trial_id"] == f"{SWEEP_ID}-0000"
     assert (first["rank"], float(first["alpha"])) == ("8", 4.0)
     assert float(first["scaling"]) == 4.0 / 8**0.5
     assert (first["target_modules"], first["dropout"], first["rslora"]) == ("q v", "0.1", "True")
@@ -312,10 +273,11 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
         trial(4, status=TrialStatus.OUT_OF_MEMORY, reason="no memory"),
         trial(5, status=TrialStatus.FAILED, reason="KeyError: [/bold] \x1b[31mx\n  y"),
         trial(6, status=TrialStatus.FAILED, reason="KeyError: [/bold] \x1b[31mx\n  y"),
-        trial(7, status=TrialStatus.RUNNING, ended=None),
+        running(7),
         trial(8, {GAIN: 0.1}, status=TrialStatus.STOPPED_EARLY, reason="too bad"),
     ]
-    text = summary(sweep(), records, tmp_path / "x", "python tune/run.py tiny --num-trials 40")
+    hint = "python tune/run.py tiny --num-trials 40"
+    text = summary(sweep_config(), records, tmp_path / "x", hint)
     lines = text.splitlines()
     assert lines[1] == (
         "tiny: 9 trials: 1 interrupted, 4 complete, 1 stopped early, 1 out of memory, 2 failed"
@@ -337,7 +299,7 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
     assert f"  everything   {tmp_path}/x" in lines
     assert f"  all trials   {tmp_path}/x/results.csv" in lines
     assert "  weights      /w/it's" in lines
-    assert "  python tune/run.py tiny --num-trials 40" in lines
+    assert f"  {hint}" in lines
     load = next(line for line in lines if "from_pretrained" in line).strip()
     assert load == (
         "from peft import AutoPeftModelForCausalLM; "
@@ -348,14 +310,14 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
 
 def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):
     records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, method="full", weights_dir="w")]
-    text = summary(sweep(), records, tmp_path)
+    text = summary(sweep_config(), records, tmp_path)
     assert "from transformers import AutoModelForCausalLM; " in text
     assert "Peft" not in text
 
 
 def test_weights_in_an_object_store_are_to_be_copied_first(tmp_path):
     records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="s3://bucket/x/trials/0000/weights")]
-    lines = [line.strip() for line in summary(sweep(), records, tmp_path).splitlines()]
+    lines = [line.strip() for line in summary(sweep_config(), records, tmp_path).splitlines()]
     copy = lines.index(
         "copy s3://bucket/x/trials/0000/weights to this machine, to a folder weights"
     )
@@ -363,7 +325,7 @@ def test_weights_in_an_object_store_are_to_be_copied_first(tmp_path):
 
 
 def test_weights_that_were_not_kept_are_not_to_be_loaded(tmp_path):
-    text = summary(sweep(), [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
+    text = summary(sweep_config(), [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
     assert "weights      not kept" in text
     assert "from_pretrained" not in text
 
@@ -377,7 +339,7 @@ def test_weights_that_were_not_kept_are_not_to_be_loaded(tmp_path):
     ids=["no trial", "none complete"],
 )
 def test_without_a_complete_trial_it_says_so(records, told, tmp_path):
-    text = summary(sweep(), records, tmp_path)
+    text = summary(sweep_config(), records, tmp_path)
     assert told in text
     assert "No trial to recommend" in text
     assert "front" not in text
@@ -385,7 +347,8 @@ def test_without_a_complete_trial_it_says_so(records, told, tmp_path):
 
 
 def test_infeasible_trials_alone_give_a_recommendation_and_no_front(tmp_path):
-    text = summary(sweep(TWO, f"{LOSS} < 0"), [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
+    config = sweep_config(constraints=[f"{LOSS} < 0"])
+    text = summary(config, [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
     assert "Pareto front" not in text
     assert "no trial keeps every constraint" in text
 
@@ -393,7 +356,7 @@ def test_infeasible_trials_alone_give_a_recommendation_and_no_front(tmp_path):
 @pytest.mark.parametrize(("objectives", "title"), [(TWO[:1], "Best (max"), (THREE, "Pareto front")])
 def test_every_objective_and_constraint_has_one_column(objectives, title, tmp_path):
     metrics = {GAIN: 0.5, LOSS: 0.01, OOD: 0.25, metric_keys.GPU_HOURS: 0.123456}
-    config = sweep(objectives, f"{metric_keys.GPU_HOURS} <= 1")
+    config = sweep_config(objectives=objectives, constraints=[f"{metric_keys.GPU_HOURS} <= 1"])
     text = summary(config, [trial(0, metrics)], tmp_path, width=140)
     assert title in text
     header, row = text.splitlines()[4:6]
@@ -407,7 +370,7 @@ def test_hundreds_of_trials_give_a_short_summary(tmp_path):
     records += [
         trial(n, status=TrialStatus.FAILED, reason=f"reason {n % 50}") for n in range(300, 600)
     ]
-    text = summary(sweep(), records, tmp_path)
+    text = summary(sweep_config(), records, tmp_path)
     assert "and 280 more, see results.csv" in text
     assert "and 42 more reasons, see results.csv" in text
     assert len(text.splitlines()) < 60
@@ -415,7 +378,7 @@ def test_hundreds_of_trials_give_a_short_summary(tmp_path):
 
 def test_long_paths_stay_on_one_line_in_a_narrow_terminal(tmp_path):
     folder = tmp_path / ("long" * 30)
-    text = summary(sweep(), [trial(0, {GAIN: 0.5, LOSS: 0.0})], folder, width=40)
+    text = summary(sweep_config(), [trial(0, {GAIN: 0.5, LOSS: 0.0})], folder, width=40)
     assert f"  all trials   {folder}/results.csv" in text.splitlines()
 
 
@@ -440,7 +403,7 @@ def test_the_front_of_many_is_that_of_all_pairs() -> None:
         return first != second and all(a <= b for a, b in zip(first, second, strict=True))
 
     expected = [r.number for r in records if not any(beats(o, r) for o in records)]
-    assert numbers(pareto_front(sweep(TWO), records)) == expected
+    assert numbers(pareto_front(sweep_config(), records)) == expected
 
 
 def test_a_setting_names_everything_that_was_searched():
