@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from test_ledger import trial
+from builders import trial_config
 
 from trainables.attempt_folder import (
     beside_workers,
@@ -31,12 +31,8 @@ def config(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tria
     open_storage(sweep).write("base/base.json", b"{}")
     open_storage(sweep).write("base/items.jsonl", b"items")
     attempts = [f"{sweep}/trials/0000/attempt_{number}" for number in (1, 2, 3)]
-    return trial().config.model_copy(
-        update={
-            "base_dir": f"{sweep}/base",
-            "output_dir": attempts[-1],
-            "earlier_attempts": tuple(attempts[:-1]),
-        }
+    return trial_config(
+        base_dir=f"{sweep}/base", output_dir=attempts[-1], earlier_attempts=attempts[:-1]
     )
 
 
@@ -55,7 +51,7 @@ def publish_checkpoint(attempt: str, step: int, here: Path) -> None:
 
 
 def test_on_a_disk_nothing_is_copied(tmp_path: Path) -> None:
-    config = trial().config.model_copy(update={"output_dir": str(tmp_path / "attempt_1")})
+    config = trial_config(output_dir=str(tmp_path / "attempt_1"))
     assert on_this_node(config) is config
     save_checkpoint(Path(config.output_dir), 4)
     for publish in (publish_checkpoints, publish_items, publish_rest):

@@ -9,13 +9,13 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 import pytest
+from builders import measurement, running, trial
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_ledger import measured, trial
 
 from trainables.ledger import Ledger
 from trainables.metrics_file import check_lines, read_lines, to_line
-from trainables.records import Measurement, TrialStatus
+from trainables.records import Measurement
 from trainables.storage import Location
 
 HISTORIES = st.lists(
@@ -110,8 +110,8 @@ def test_a_driver_after_a_damaged_line_reads_the_others_and_writes_on(
     with fresh(kind, bucket) as location:
         before = Ledger(location)
         for step in (5, 10, 15):
-            before.append(0, measured(step))
-        line = to_line(measured(15))
+            before.append(0, measurement(step))
+        line = to_line(measurement(15))
         damaged = data.draw(
             st.one_of(
                 st.integers(0, len(line) - 2).map(lambda cut: line[:cut]),
@@ -119,10 +119,10 @@ def test_a_driver_after_a_damaged_line_reads_the_others_and_writes_on(
             )
         )
         damage_last(before, damaged)
-        assert Ledger(location).measurements(0) == [measured(5), measured(10)]
+        assert Ledger(location).measurements(0) == [measurement(5), measurement(10)]
         after = Ledger(location)
-        after.append(0, measured(15, attempt=2))
-        wanted = [measured(5), measured(10), measured(15, attempt=2)]
+        after.append(0, measurement(15, attempt=2))
+        wanted = [measurement(5), measurement(10), measurement(15, attempt=2)]
         assert Ledger(location).measurements(0) == wanted
 
 
@@ -130,7 +130,7 @@ def test_a_driver_after_a_damaged_line_reads_the_others_and_writes_on(
 def test_what_a_crash_left_beside_a_record_is_not_read(tmp_path: Path, torn: bytes) -> None:
     """On a disk a record is written aside; in an object store there is no half-written one."""
     ledger = Ledger(tmp_path)
-    ledger.write_trial(trial(0, status=TrialStatus.COMPLETE))
+    ledger.write_trial(trial(0))
     (ledger.folder.trial(0) / ".trial.json.4711-abcdef01").write_bytes(torn)
     ledger.folder.trial(1).mkdir()
     (ledger.folder.trial(1) / ".trial.json.4711-abcdef02").write_bytes(torn)
@@ -138,7 +138,7 @@ def test_what_a_crash_left_beside_a_record_is_not_read(tmp_path: Path, torn: byt
     found = Ledger(tmp_path)
     assert [record.number for record in found.trials()] == [0]
     assert found.histories() == {0: [], 1: []}
-    found.write_trial(trial(1))
+    found.write_trial(running(1))
     assert [record.number for record in found.trials()] == [0, 1]
 
 
@@ -147,9 +147,9 @@ def test_what_a_crash_left_beside_a_record_is_not_read(tmp_path: Path, torn: byt
 def test_a_write_that_is_torn_at_any_byte_leaves_the_record_before_it(data: st.DataObject) -> None:
     with TemporaryDirectory() as folder:
         ledger = Ledger(Path(folder))
-        ledger.write_trial(trial(0))
-        new = trial(0, status=TrialStatus.COMPLETE).model_dump_json(indent=2).encode()
+        ledger.write_trial(running(0))
+        new = trial(0).model_dump_json(indent=2).encode()
         cut = data.draw(st.integers(0, len(new)))
         # What SIGKILL leaves before the rename.
         (ledger.folder.trial(0) / ".trial.json.1-0").write_bytes(new[:cut])
-        assert Ledger(Path(folder)).trials() == [trial(0)]
+        assert Ledger(Path(folder)).trials() == [running(0)]

@@ -7,12 +7,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
+from builders import measurement, running, trial
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainables import storage as storage_module
-from trainables.config import TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.items import items_file
 from trainables.ledger import Ledger
@@ -21,42 +21,15 @@ from trainables.records import (
     Measurement,
     Provenance,
     SweepRecord,
-    TrialRecord,
     TrialStatus,
 )
 from trainables.storage import Location
 
 
-def trial(number: int = 0, **fields: object) -> TrialRecord:
-    config = TrialConfig.model_validate(
-        {
-            "trial_id": f"tiny-{number}",
-            "number": number,
-            "seed": 0,
-            "data_seed": 0,
-            "method": "full",
-            "learning_rate": 1e-4,
-            "model": {"name": "m"},
-            "data": {"path": "d.jsonl"},
-            "eval": {"in_domain": ["a"]},
-            "train": {},
-            "output_dir": "out",
-            "base_dir": "base",
-        }
-    )
-    return TrialRecord.model_validate({"config": config, "params": {}, "started": 1.5} | fields)
-
-
-def measured(step: int, attempt: int = 1, **metrics: float) -> Measurement:
-    return Measurement(
-        attempt=attempt, step=step, metrics=metrics or {"train/loss": 1 / 3}, time=2.0
-    )
-
-
 @pytest.mark.parametrize("says", [1, 2])  # measurements of resumed trials once all said 1
 def test_items_of_a_trial_that_went_on_are_found(location: Location, says: int) -> None:
     ledger = Ledger(location)
-    record = trial(attempt=3, last=measured(8, attempt=says))
+    record = running(attempt=3, last=measurement(8, attempt=says))
     assert ledger.items(record) == []
 
     def evaluated(attempt: int, step: int, score: float) -> ItemScore:
@@ -91,8 +64,8 @@ def test_trials_come_back_by_number_in_their_newest_state(location: Location) ->
     assert ledger.trials() == []
     numbers = [10000, 7, 2, 9999]
     for number in numbers:
-        ledger.write_trial(trial(number))
-    done = trial(7, status=TrialStatus.COMPLETE, last=measured(9), weights_dir="w", ended=3.0)
+        ledger.write_trial(running(number))
+    done = trial(7, last=measurement(9), weights_dir="w")
     ledger.write_trial(done)
     found = ledger.trials()
     assert [record.number for record in found] == sorted(numbers)
@@ -103,14 +76,14 @@ def test_a_crash_while_writing_leaves_the_record_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ledger = Ledger(tmp_path)
-    ledger.write_trial(trial())
+    ledger.write_trial(running())
 
     def crash(_: int) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(storage_module.os, "fsync", crash)
     with pytest.raises(KeyboardInterrupt):
-        ledger.write_trial(trial(status=TrialStatus.COMPLETE))
+        ledger.write_trial(trial())
     assert [record.status for record in ledger.trials()] == [TrialStatus.RUNNING]
     monkeypatch.undo()
     ledger.write_trial(trial(status=TrialStatus.FAILED))
@@ -121,10 +94,10 @@ def test_a_crash_while_writing_leaves_the_record_before_it(
 def test_every_line_is_a_json_object_for_other_tools(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for step in (5, 10):
-        ledger.append(3, measured(step, **{"train/loss": 0.5}))
+        ledger.append(3, measurement(step, {"train/loss": 0.5}))
     lines = ledger.folder.metrics(3).read_text().splitlines()
     assert [json.loads(line)["metrics"] for line in lines] == [{"train/loss": 0.5}] * 2
-    ledger.write_trial(trial(3))
+    ledger.write_trial(running(3))
     assert json.loads(ledger.folder.trial_json(3).read_text())["config"]["number"] == 3
 
 
@@ -136,28 +109,28 @@ def test_measurements_come_back_in_order(location: Location) -> None:
     for start in (1, 7):  # by one driver after another
         ledger = Ledger(location)
         for step in range(start, start + 6):
-            ledger.append(0, measured(step))
-    ledger.append(12, measured(3))
-    wanted = [measured(step) for step in range(1, 13)]
+            ledger.append(0, measurement(step))
+    ledger.append(12, measurement(3))
+    wanted = [measurement(step) for step in range(1, 13)]
     assert Ledger(location).measurements(0) == wanted
-    assert Ledger(location).histories() == {0: wanted, 12: [measured(3)]}
+    assert Ledger(location).histories() == {0: wanted, 12: [measurement(3)]}
 
 
 def test_the_measurements_of_a_trial_stay_when_it_ends_and_goes_on(location: Location) -> None:
     ledger = Ledger(location)
-    ledger.write_trial(trial())
+    ledger.write_trial(running())
     for step in (5, 10):
-        ledger.append(0, measured(step))
+        ledger.append(0, measurement(step))
     ledger.write_trial(trial(status=TrialStatus.FAILED))
-    assert Ledger(location).measurements(0) == [measured(5), measured(10)]
+    assert Ledger(location).measurements(0) == [measurement(5), measurement(10)]
     for step in (10, 15):
-        ledger.append(0, measured(step, attempt=2))
-    wanted = [measured(5), measured(10, attempt=2), measured(15, attempt=2)]
+        ledger.append(0, measurement(step, attempt=2))
+    wanted = [measurement(5), measurement(10, attempt=2), measurement(15, attempt=2)]
     assert Ledger(location).measurements(0) == wanted
 
 
 def test_a_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None:
-    Ledger(location).write_trial(trial())
+    Ledger(location).write_trial(running())
 
     def lost() -> None:
         raise UserError([Fault("sweep", "was taken over")])
@@ -165,36 +138,36 @@ def test_a_driver_that_lost_its_sweep_writes_nothing(location: Location) -> None
     ledger = Ledger(location, may_write=lost)
     for write in (
         lambda: ledger.write_trial(trial(status=TrialStatus.FAILED)),
-        lambda: ledger.append(0, measured(1)),
-        lambda: ledger.write_warm_start([trial()]),
+        lambda: ledger.append(0, measurement(1)),
+        lambda: ledger.write_warm_start([running()]),
     ):
         with pytest.raises(UserError, match="taken over"):
             write()
-    assert Ledger(location).trials() == [trial()]
+    assert Ledger(location).trials() == [running()]
     assert Ledger(location).histories() == {0: []}
     assert Ledger(location).warm_start() == []
 
 
 def test_trials_of_other_sweeps_come_back(location: Location) -> None:
     ledger = Ledger(location)
-    ledger.write_warm_start([trial(3), trial(4)])
-    ledger.write_warm_start([trial(5)])
-    assert Ledger(location).warm_start() == [trial(5)]
+    ledger.write_warm_start([running(3), running(4)])
+    ledger.write_warm_start([running(5)])
+    assert Ledger(location).warm_start() == [running(5)]
 
 
 def test_a_torn_last_line_is_dropped(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for step in (5, 10):
-        ledger.append(0, measured(step))
+        ledger.append(0, measurement(step))
     file = ledger.folder.metrics(0)
     file.write_bytes(file.read_bytes()[:-30])
-    assert ledger.measurements(0) == [measured(5)]
+    assert ledger.measurements(0) == [measurement(5)]
 
 
 def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     for step in (5, 10, 15):
-        ledger.append(0, measured(step))
+        ledger.append(0, measurement(step))
     file = ledger.folder.metrics(0)
     lines = file.read_text().splitlines(keepends=True)
     file.write_text(lines[0] + lines[1][:-30] + "\n" + lines[2])
@@ -208,13 +181,13 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
 def test_after_a_torn_line_more_can_be_appended(tmp_path: Path, lost: int) -> None:
     ledger = Ledger(tmp_path)
     for step in (5, 10):
-        ledger.append(0, measured(step))
+        ledger.append(0, measurement(step))
     file = ledger.folder.metrics(0)
     file.write_bytes(file.read_bytes()[:-lost])
     ledger = Ledger(tmp_path)
     for step in (5, 10, 15):
-        ledger.append(0, measured(step, attempt=2))
-    assert ledger.measurements(0) == [measured(step, attempt=2) for step in (5, 10, 15)]
+        ledger.append(0, measurement(step, attempt=2))
+    assert ledger.measurements(0) == [measurement(step, attempt=2) for step in (5, 10, 15)]
 
 
 @pytest.mark.parametrize("resumed", [1, 5, 12, 20, 21])
@@ -223,10 +196,10 @@ def test_a_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
 ) -> None:
     ledger = Ledger(location)
     for step in (5, 10, 15, 20):
-        ledger.append(0, measured(step, attempt=1))
-    ledger.append(0, measured(resumed, attempt=2))
-    earlier = [measured(step) for step in (5, 10, 15, 20) if step < resumed]
-    assert ledger.measurements(0) == [*earlier, measured(resumed, attempt=2)]
+        ledger.append(0, measurement(step, attempt=1))
+    ledger.append(0, measurement(resumed, attempt=2))
+    earlier = [measurement(step) for step in (5, 10, 15, 20) if step < resumed]
+    assert ledger.measurements(0) == [*earlier, measurement(resumed, attempt=2)]
 
 
 @settings(max_examples=50)  # each writes to the disk for good
@@ -261,10 +234,10 @@ def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
 ) -> None:
     ledger = Ledger(location)
     try:
-        last = measured(1, **{"train/loss": value})
+        last = measurement(1, {"train/loss": value})
     except ValidationError:
         return  # refused where it arises
-    ledger.write_trial(trial(last=last))
+    ledger.write_trial(running(last=last))
     ledger.append(0, last)
     assert ledger.trials()[0].number == 0
     assert len(ledger.measurements(0)) == 1

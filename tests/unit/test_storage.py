@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from builders import measurement, trial
 
 from trainables import object_storage
 from trainables.errors import UserError
@@ -98,27 +99,23 @@ def test_a_closed_log_is_one_object(bucket: str) -> None:
 def test_a_crash_while_a_log_is_closed_loses_and_doubles_nothing(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from test_ledger import measured, trial
-
     ledger = Ledger(f"{bucket}/crash")
     for attempt, step in ((1, 1), (1, 5), (1, 9), (2, 5), (2, 7)):
-        ledger.append(0, measured(step, attempt))
+        ledger.append(0, measurement(step, attempt=attempt))
     wanted = ledger.measurements(0)
 
     def crash(*_: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(ObjectStorage, "remove", crash)
-    from trainables.records import TrialStatus
-
     with pytest.raises(KeyboardInterrupt):
-        ledger.write_trial(trial(status=TrialStatus.COMPLETE))
+        ledger.write_trial(trial())
     monkeypatch.undo()
     again = Ledger(f"{bucket}/crash")
     assert len(again.storage.children("trials/0000/metrics")) == 6
     assert again.measurements(0) == wanted
-    again.append(0, measured(8, attempt=3))
-    assert Ledger(f"{bucket}/crash").measurements(0) == [*wanted, measured(8, attempt=3)]
+    again.append(0, measurement(8, attempt=3))
+    assert Ledger(f"{bucket}/crash").measurements(0) == [*wanted, measurement(8, attempt=3)]
 
 
 def test_a_file_is_created_once(storage: Storage) -> None:

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from builders import SWEEP_ID, measurement, record_sweep, running
 from sweep_files import SWEEP
-from test_ledger import measured, trial
 
 from analysis.__main__ import main as analysis_main
 from trainables.errors import UserError
 from trainables.ledger import Ledger
-from trainables.records import SCHEMA_VERSION, BaseRecord, Provenance, SweepRecord
+from trainables.records import SCHEMA_VERSION
 from trainables.storage import LocalStorage
 from tune.command_line import main
 from tune.sweep_folder import check_sweep_folder
@@ -32,24 +32,10 @@ def sweep(tmp_path: Path) -> Ledger:
     (tmp_path / "tiny.yaml").write_text(SWEEP)
     row = {"prompt": "a", "completion": "b"}
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 50)
-    ledger = Ledger(tmp_path / "sweeps" / "tiny")
-    ledger.write_sweep(
-        SweepRecord(
-            sweep_id="tiny-1",
-            config={"name": "tiny"},
-            provenance=Provenance(created=1, command="c", git_commit=None, python="3", versions={}),
-        )
-    )
-    base = BaseRecord(
-        key="k", scores={}, metrics={}, general_nll=None, parameters=1, train_samples=1,
-        skipped_samples=0, seconds=1,
-    )  # fmt: skip
-    ledger.folder.base.mkdir()
-    ledger.folder.base_json.write_text(base.model_dump_json(indent=2))
+    ledger = record_sweep(tmp_path / "sweeps" / "tiny", running(0), running(1))
     for number in (0, 1):
-        ledger.write_trial(trial(number))
         for step in (5, 10, 15):
-            ledger.append(number, measured(step))
+            ledger.append(number, measurement(step))
     return ledger
 
 
@@ -237,7 +223,7 @@ def test_a_disk_that_fills_up_is_named(sweep: Ledger, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr("trainables.storage.os.fsync", full)
     with pytest.raises(UserError, match="No space left on device; make room"):
-        sweep.write_trial(trial(0))
+        sweep.write_trial(running(0))
     monkeypatch.undo()
     assert [path.name for path in sweep.folder.trial(0).iterdir() if path.name[0] == "."] == []
 
@@ -252,7 +238,7 @@ EDITS = {
     "a wrong value": ("trial_json", '"RUNNING"', '"DONE"', "status must be RUNNING, COMPLETE"),
     "a wrong number": ("trial_json", '"number": 1', '"number": -1', "config.number must be great"),
     "an unknown key": ("trial_json", '"params"', '"new": 1, "params"', "new is no key of this"),
-    "no sweep id": ("sweep_json", '"sweep_id": "tiny-1",', "", "sweep_id is missing"),
+    "no sweep id": ("sweep_json", f'"sweep_id": "{SWEEP_ID}",', "", "sweep_id is missing"),
     "cut off": ("base_json", '"skipped_samples"', "", "is not JSON"),
 }
 
