@@ -23,10 +23,10 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 import ray
+from killed_trials import kill_trial_processes
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
-from test_lost_processes import kill_trial_processes
 
 from trainables.ledger import Ledger
 from trainables.records import TrialRecord, TrialStatus

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import SMALL
-from test_lost_processes import history
+from killed_trials import history
 
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import psutil
 import pytest
+from killed_trials import ONE_TRIAL, Killer, history
 
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
@@ -16,46 +16,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from trainables.records import Measurement, TrialRecord
+    from trainables.records import TrialRecord
     from tune.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
-
-ONE_TRIAL = (
-    "search={lora: {rank: 4, alpha: 8, dropout: 0.2, learning_rate: 1.0e-3}}",
-    "budget.trials=1",
-    "sampler=random",
-    "train.steps=16",
-    "train.report_every=4",
-)
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
-
-
-def kill_trial_processes() -> int:
-    """SIGKILL to every trial process of this session's cluster; how many there were."""
-    found = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.name().startswith("ray::Implicit")
-    ]
-    for process in found:
-        process.kill()
-    return len(found)
-
-
-class Killer(SweepListener):
-    """Kills the trial's process when it reports a step, for the first so many attempts."""
-
-    def __init__(self, step: int, attempts: int) -> None:
-        self._step, self._attempts = step, attempts
-        self.interrupted: list[TrialRecord] = []
-
-    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
-        if measurement.step == self._step and record.attempt <= self._attempts:
-            kill_trial_processes()
-
-    def trial_interrupted(self, record: TrialRecord) -> None:
-        self.interrupted.append(record)
 
 
 @pytest.fixture
@@ -69,13 +33,6 @@ def run_sweep(
         return sweep.run([listener or SweepListener()]), Ledger(tmp_path / name)
 
     return run_sweep
-
-
-def history(ledger: Ledger) -> dict[int, dict[str, float]]:
-    return {
-        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
-        for m in ledger.measurements(0)
-    }
 
 
 def test_killed_trial_goes_on_elsewhere_and_measures_the_same(

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 from conftest import SMALL
+from killed_trials import ONE_TRIAL, HostKiller, Killer
 from pyarrow import fs
 from safetensors.torch import load_file
-from test_lost_processes import ONE_TRIAL, Killer
-from test_slots_under_tune import HostKiller
 
 from trainables.base_evaluation import read_items
 from trainables.ledger import Ledger

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import ray
+from killed_trials import OF_THE_PROCESS, HostKiller, host_processes
 
 from trainables.ledger import Ledger
 from trainables.records import TrialStatus
@@ -22,14 +23,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trainables.config import TrialConfig
-    from trainables.records import Measurement, TrialRecord
     from tune.sweep_config import SweepConfig
 
     RunSweep = Callable[..., tuple[SweepOutcome, Ledger]]
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 FOUR_TRIALS = (
     "search={lora: {rank: [4, 8], alpha: 8, learning_rate: [1.0e-3, 1.0e-4]}}",
     "sampler=grid",
@@ -38,32 +37,6 @@ FOUR_TRIALS = (
     "train.report_every=4",
 )
 TOGETHER = ("resources.lora.slots=2",)
-
-
-def host_processes() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.name().startswith("ray::SlotHost") and process.status() != psutil.STATUS_ZOMBIE
-    ]
-
-
-class HostKiller(SweepListener):
-    """Kills the hosts, once, when a trial reports a step."""
-
-    def __init__(self, step: int) -> None:
-        self._step = step
-        self.interrupted: list[TrialRecord] = []
-        self.killed = 0
-
-    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
-        if measurement.step == self._step and not self.killed:
-            for process in host_processes():
-                process.kill()
-                self.killed += 1
-
-    def trial_interrupted(self, record: TrialRecord) -> None:
-        self.interrupted.append(record)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +64,7 @@ def finals(outcome: SweepOutcome) -> dict[int, dict[str, float]]:
         record.number: {
             key: value
             for key, value in (record.last.metrics if record.last else {}).items()
-            if not key.startswith(_OF_THE_PROCESS) and key != "train/grad_norm"
+            if not key.startswith(OF_THE_PROCESS) and key != "train/grad_norm"
         }
         for record in outcome.records
     }

@@ -1,0 +1,82 @@
+"""What kills trials under way, and what they have to measure all the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psutil
+
+from tune.listeners import SweepListener
+
+if TYPE_CHECKING:
+    from trainables.ledger import Ledger
+    from trainables.records import Measurement, TrialRecord
+
+ONE_TRIAL = (
+    "search={lora: {rank: 4, alpha: 8, dropout: 0.2, learning_rate: 1.0e-3}}",
+    "budget.trials=1",
+    "sampler=random",
+    "train.steps=16",
+    "train.report_every=4",
+)
+OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
+
+
+def kill_trial_processes() -> int:
+    """SIGKILL to every trial process of this session's cluster; how many there were."""
+    found = [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.name().startswith("ray::Implicit")
+    ]
+    for process in found:
+        process.kill()
+    return len(found)
+
+
+def host_processes() -> list[psutil.Process]:
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.name().startswith("ray::SlotHost") and process.status() != psutil.STATUS_ZOMBIE
+    ]
+
+
+class Killer(SweepListener):
+    """Kills the trial's process when it reports a step, for the first so many attempts."""
+
+    def __init__(self, step: int, attempts: int) -> None:
+        self._step, self._attempts = step, attempts
+        self.interrupted: list[TrialRecord] = []
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        if measurement.step == self._step and record.attempt <= self._attempts:
+            kill_trial_processes()
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        self.interrupted.append(record)
+
+
+class HostKiller(SweepListener):
+    """Kills the hosts, once, when a trial reports a step."""
+
+    def __init__(self, step: int) -> None:
+        self._step = step
+        self.interrupted: list[TrialRecord] = []
+        self.killed = 0
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        if measurement.step == self._step and not self.killed:
+            for process in host_processes():
+                process.kill()
+                self.killed += 1
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        self.interrupted.append(record)
+
+
+def history(ledger: Ledger) -> dict[int, dict[str, float]]:
+    return {
+        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(OF_THE_PROCESS)}
+        for m in ledger.measurements(0)
+    }
