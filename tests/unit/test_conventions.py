@@ -34,17 +34,6 @@ def test_no_module_has_the_name_of_one_that_is_installed(folder: str) -> None:
     assert not ours & (sys.stdlib_module_names | installed)
 
 
-@pytest.mark.parametrize(
-    ("module", "needs"),
-    [("tune.command_line", "tune.sweep_file"), ("analysis.__main__", "trainables.errors")],
-)
-def test_the_command_line_loads_nothing_heavy(module: str, needs: str) -> None:
-    code = f"import sys, {module}; print(*sys.modules)"
-    loaded = run("-c", f"import sys; sys.path.insert(0, {str(PROJECT)!r}); {code}").split()
-    assert needs in loaded
-    assert not set(HEAVY) & set(loaded)
-
-
 def test_the_command_line_of_the_analysis_loads_nothing_heavy() -> None:
     code = (
         f"import sys; sys.path.insert(0, {str(PROJECT)!r})\n"
