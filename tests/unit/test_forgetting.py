@@ -93,7 +93,7 @@ def test_aggregates_over_tasks() -> None:
     assert found[keys.FORGETTING_MEAN] == pytest.approx(0)
     assert found[keys.FORGETTING_MAX] == 0.5
     assert found[keys.FORGETTING_POSITIVE] == pytest.approx(0.5 / 3)
-    assert found[keys.task_retention_ratio("lost")] == 0.5
+    assert found["retention/lost/ratio"] == 0.5
     assert found[keys.task_retention_ratio("gained")] == 2
     assert found[keys.RETENTION_RATIO] == pytest.approx((0.5 + 1 + 2) / 3)
 
