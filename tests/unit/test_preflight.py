@@ -47,12 +47,9 @@ def test_what_trials_are_compared_by_before_their_end_must_be_logged() -> None:
 
 
 def test_a_validation_loss_needs_rows_that_are_held_out() -> None:
-    held_out = base("in_domain/acc_mean").model_copy(update={"validation_samples": 1})
-    check_metrics(objective("validation/loss"), held_out)
+    check_metrics(objective("validation/loss"), base_record(validation_samples=1))
     with pytest.raises(UserError, match="nothing logs validation/loss"):
-        check_metrics(
-            objective("validation/loss"), held_out.model_copy(update={"validation_samples": 0})
-        )
+        check_metrics(objective("validation/loss"), base_record(validation_samples=0))
 
 
 @pytest.mark.parametrize(
