@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.storage import Location, is_address, parse_location
+from trainables.files.storage import Location, is_address, parse_location
 
 INTERRUPTED = 130
 _FORMATS = ("html", "md", "csv", "json")

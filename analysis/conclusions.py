@@ -16,8 +16,8 @@ from analysis.stats.intervals import LEVEL, upper_bound
 from analysis.stats.trends import Trend, jonckheere, spearman
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialRecord
-from trainables.wording import points, rate
+from trainables.results.records import TrialRecord
+from trainables.results.wording import points, rate
 
 NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""

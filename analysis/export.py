@@ -13,11 +13,11 @@ from analysis.model_card import Kind, model_card
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
-from trainables.locations import is_local
-from trainables.recommendation import Recommendation, recommend
-from trainables.records import TrialRecord, TrialStatus
-from trainables.repeats import judged_by_repeats
-from trainables.wording import status_in_full
+from trainables.files.locations import is_local
+from trainables.results.recommendation import Recommendation, recommend
+from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.repeats import judged_by_repeats
+from trainables.results.wording import status_in_full
 
 _MOST_NUMBERS = 20
 
@@ -131,7 +131,7 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
 
 def _name_base(model: ModelConfig, file: Path) -> None:
     """A hub model under its name, which holds on every machine; else where it lies on this one."""
-    from trainables.model import source
+    from trainables.inputs.model import source
 
     config = json.loads(file.read_bytes())
     config["base_model_name_or_path"] = source(model)
@@ -147,7 +147,7 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         from peft import PeftModel
         from transformers.utils.logging import disable_progress_bar
 
-        from trainables.model import load_model, load_tokenizer
+        from trainables.inputs.model import load_model, load_tokenizer
 
         disable_progress_bar()
         adapted = PeftModel.from_pretrained(load_model(model), weights)

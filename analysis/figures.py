@@ -16,7 +16,7 @@ from analysis.results import Group, Results
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialStatus
+from trainables.results.records import TrialStatus
 
 _BLUE = "#2b6f9f"
 _NAMES = {

@@ -12,9 +12,9 @@ import pandas as pd
 
 from analysis.sweeps import Sweep, open_sweeps, pair_items
 from trainables import metric_keys
+from trainables.files.storage import Location
 from trainables.metric_keys import METRICS, Metric
-from trainables.records import TrialRecord
-from trainables.storage import Location
+from trainables.results.records import TrialRecord
 
 
 def load_trials(*sweep_dirs: Location) -> pd.DataFrame:

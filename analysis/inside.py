@@ -17,7 +17,7 @@ from analysis.sweep_settings import SweepSettings
 from trainables.errors import Fault, UserError
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder, InsideRecord
-from trainables.ledger import Ledger
+from trainables.results.ledger import Ledger
 
 if TYPE_CHECKING:
     from rich.table import Table

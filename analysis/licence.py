@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from trainables.config import ModelConfig
-from trainables.locations import PACKAGE_SCHEME, is_local, resolve
+from trainables.files.locations import PACKAGE_SCHEME, is_local, resolve
 
 _FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.\-]*")

@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Literal
 
 from analysis.licence import licence_of
 from trainables import metric_keys
-from trainables.locations import is_local
-from trainables.wording import ABSENT, metric_text, rate, setting
+from trainables.files.locations import is_local
+from trainables.results.wording import ABSENT, metric_text, rate, setting
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
     from analysis.sweeps import Sweep
     from trainables.config import DataConfig
-    from trainables.pareto import Goals
-    from trainables.recommendation import Recommendation
-    from trainables.records import BaseRecord, SweepRecord, TrialRecord
+    from trainables.results.pareto import Goals
+    from trainables.results.recommendation import Recommendation
+    from trainables.results.records import BaseRecord, SweepRecord, TrialRecord
 
 Kind = Literal["adapter", "merged", "full"]
 

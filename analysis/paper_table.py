@@ -13,7 +13,7 @@ from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.wording import points, rate
+from trainables.results.wording import points, rate
 
 _ALPHA = 0.05
 UNLIKE_BASE, UNLIKE_FULL = "*", "†"

@@ -15,16 +15,16 @@ from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.pareto import (
+from trainables.results.pareto import (
     distance_to_ideal,
     is_feasible,
     objective_ranges,
     objective_values,
     pareto_front,
 )
-from trainables.recommendation import Recommendation, numbers_text, recommend
-from trainables.records import BaseRecord, ItemScore, TaskScore, TrialRecord
-from trainables.repeats import judged_by_repeats, metrics_over, repeats_of
+from trainables.results.recommendation import Recommendation, numbers_text, recommend
+from trainables.results.records import BaseRecord, ItemScore, TaskScore, TrialRecord
+from trainables.results.repeats import judged_by_repeats, metrics_over, repeats_of
 
 _ROLE_OF: dict[str, Role] = {
     IN_DOMAIN_ACC: "in_domain",

@@ -10,8 +10,9 @@ from pathlib import Path
 from analysis.sweep_settings import SweepSettings
 from trainables.config import DataConfig, ModelConfig, TrainConfig
 from trainables.errors import Fault, UserError, first_line
-from trainables.ledger import Ledger
-from trainables.records import (
+from trainables.files.storage import Location
+from trainables.results.ledger import Ledger
+from trainables.results.records import (
     BaseRecord,
     ItemScore,
     Measurement,
@@ -20,7 +21,6 @@ from trainables.records import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.storage import Location
 
 # Of `train`, what changes no result: how often it is measured, and how much memory it takes.
 _NO_RESULT = {

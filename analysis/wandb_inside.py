@@ -10,7 +10,7 @@ import wandb
 
 from analysis.sweep_settings import Wandb
 from analysis.sweeps import Sweep
-from trainables.records import TrialRecord
+from trainables.results.records import TrialRecord
 
 SPECTRA, ATTENTION, REPRESENTATION = "inside/spectra", "inside/attention", "inside/representation"
 

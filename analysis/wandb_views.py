@@ -20,11 +20,11 @@ from analysis.wandb_inside import inside_records, log_inside, tables_of
 from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError, first_line
-from trainables.recommendation import recommend
-from trainables.records import TrialStatus
-from trainables.repeats import judged_by_repeats
-from trainables.storage import Location
-from trainables.wording import SETTING_GROUP, setting, setting_group
+from trainables.files.storage import Location
+from trainables.results.recommendation import recommend
+from trainables.results.records import TrialStatus
+from trainables.results.repeats import judged_by_repeats
+from trainables.results.wording import SETTING_GROUP, setting, setting_group
 
 _SECONDS_TO_ANSWER = 15
 _SORTED_BY = metric_keys.IN_DOMAIN_ACC

@@ -14,10 +14,10 @@ from rich.text import Text
 from analysis.sweep_settings import SweepSettings
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger
-from trainables.records import Measurement, TrialRecord, TrialStatus
-from trainables.sweep_table import SweepTable, single
-from trainables.wording import (
+from trainables.results.ledger import Ledger
+from trainables.results.records import Measurement, TrialRecord, TrialStatus
+from trainables.results.sweep_table import SweepTable, single
+from trainables.results.wording import (
     STATUS,
     duration,
     metric_text,
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from rich.console import RenderableType
 
-    from trainables.records import SweepRecord
+    from trainables.results.records import SweepRecord
 
 _SECONDS_BETWEEN_READS = 1.0
 _MOST_FAILURES = 5

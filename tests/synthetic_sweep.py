@@ -15,10 +15,10 @@ from typing import Any
 
 from trainables import metric_keys
 from trainables.config import LoraConfig, TrialConfig
-from trainables.forgetting import forgetting_metrics
-from trainables.items import write_items
-from trainables.ledger import Ledger
-from trainables.records import (
+from trainables.evaluation.forgetting import forgetting_metrics
+from trainables.results.items import write_items
+from trainables.results.ledger import Ledger
+from trainables.results.records import (
     BaseRecord,
     ItemScore,
     Measurement,

@@ -342,7 +342,7 @@ class TrialConfig(Frozen):
         objective: what the best evaluation of a training is chosen by, whose weights are kept
             beside the final ones; none are if absent.
         minutes_per_report: a trial that reports nothing for so long ends its process.
-        base_dir: folder with the base model's evaluation (see `base_evaluation`).
+        base_dir: folder with the base model's evaluation (see `evaluation.base`).
     """
 
     trial_id: str

@@ -9,8 +9,8 @@ from typing import Any
 import ray
 
 from trainables.errors import UserError
-from trainables.ledger import SweepFolder
-from trainables.storage import Location, parse_location
+from trainables.files.storage import Location, parse_location
+from trainables.results.ledger import SweepFolder
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.tasks import as_task, evaluate_base_to
 from tune.capacity import held_by_worker, wording, workers_in

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, ConsoleDimensions
 
-from trainables.disk import log_stream
+from trainables.files.disk import log_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

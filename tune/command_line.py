@@ -15,11 +15,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.disk import disk_full, full_disk_named_in, is_disk_full
 from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger
-from trainables.records import TrialStatus
-from trainables.storage import join, parse_location
+from trainables.files.disk import disk_full, full_disk_named_in, is_disk_full
+from trainables.files.storage import join, parse_location
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 from tune.sweep_file import bundled_sweeps, load_sweep
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from trainables.storage import Location
+    from trainables.files.storage import Location
     from tune.lock import SweepLock
     from tune.sweep_config import SweepConfig
     from tune.wandb_listener import WandbListener

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from trainables.recommendation import recommend
-from trainables.records import TrialRecord
+from trainables.results.recommendation import recommend
+from trainables.results.records import TrialRecord
 from tune.sweep_config import ConfirmConfig, SweepConfig
 
 

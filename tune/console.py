@@ -10,9 +10,15 @@ from rich.live import Live
 from rich.text import Text
 
 from trainables import metric_keys
-from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
-from trainables.sweep_table import SweepTable
-from trainables.wording import (
+from trainables.results.records import (
+    BaseRecord,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+from trainables.results.sweep_table import SweepTable
+from trainables.results.wording import (
     STATUS,
     count_statuses,
     duration,

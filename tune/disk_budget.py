@@ -7,8 +7,16 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
-from trainables.attempt_folder import BEST, CHECKPOINTS, remove_published
-from trainables.checkpoint_files import (
+from trainables.results.ledger import Ledger
+from trainables.results.records import (
+    BaseRecord,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+from trainables.training.attempt_folder import BEST, CHECKPOINTS, remove_published
+from trainables.training.checkpoint_files import (
     best_dir,
     checkpoints,
     is_valid,
@@ -17,8 +25,6 @@ from trainables.checkpoint_files import (
     remove_checkpoints,
     remove_unfinished,
 )
-from trainables.ledger import Ledger
-from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
 from tune.listeners import SweepListener
 
 # Ended for good: nothing will go on from their checkpoints.

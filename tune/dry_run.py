@@ -12,9 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from trainables.config import TrialConfig
-from trainables.ledger import Ledger
-from trainables.records import TrialStatus
-from trainables.storage import Location, join
+from trainables.files.storage import Location, join
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 from tune.memory_fit import host_memory, memory_table
 from tune.search_space import planned_trials
 from tune.searcher import OptunaSearcher

@@ -15,9 +15,9 @@ from pydantic import BaseModel, ValidationError
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger
-from trainables.records import TrialRecord, TrialStatus
-from trainables.storage import Location, parse_location
+from trainables.files.storage import Location, parse_location
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.search_space import Misfit, params_of
 from tune.sweep_config import SweepConfig
 

@@ -28,8 +28,8 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
-from trainables.pareto import Constraint
-from trainables.records import Measurement, Outcome, TrialStatus
+from trainables.results.pareto import Constraint
+from trainables.results.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT
 from tune.in_order import InOrder
 from tune.sweep_config import EarlyStoppingConfig

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord
+from trainables.results.records import BaseRecord, Measurement, SweepRecord, TrialRecord
 
 
 class SweepListener:

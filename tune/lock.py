@@ -24,9 +24,9 @@ from pydantic import ValidationError
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.ledger import SweepFolder, cannot_write
-from trainables.records import SCHEMA_VERSION
-from trainables.storage import Location, open_storage
+from trainables.files.storage import Location, open_storage
+from trainables.results.ledger import SweepFolder, cannot_write
+from trainables.results.records import SCHEMA_VERSION
 from tune.process import Process
 
 logger = logging.getLogger(__name__)

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from trainables import memory
 from trainables.config import Method, ModelShape, TrialConfig
 from trainables.errors import Fault, UserError
-from trainables.model_shape import read_shape
+from trainables.inputs.model_shape import read_shape
+from trainables.process import memory
 from tune.sweep_config import SweepConfig
 from tune.trials import largest_trial
 

@@ -13,8 +13,8 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.errors import Fault, UserError, first_line
-from trainables.ledger import cannot_write
-from trainables.storage import Location, open_storage
+from trainables.files.storage import Location, open_storage
+from trainables.results.ledger import cannot_write
 from trainables.under_ray.gpu_types import counted_by_type
 from trainables.under_ray.node import SHARE_STORAGE, NodeReport, report_node, this_node
 

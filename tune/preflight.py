@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from trainables.data import SOURCES, check_templates, load_rows, read_general_text
 from trainables.errors import Fault, UserError
-from trainables.locations import is_local, resolve
+from trainables.files.locations import is_local, resolve
+from trainables.files.storage import Location
+from trainables.inputs.data import SOURCES, check_templates, load_rows, read_general_text
 from trainables.metric_keys import METRICS, VALIDATION_LOSS
-from trainables.records import BaseRecord
-from trainables.storage import Location
+from trainables.results.records import BaseRecord
 from tune.sweep_config import EVALUATED, SweepConfig
 
 _RELATIVE = (

@@ -9,7 +9,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from trainables.records import Provenance
+from trainables.results.records import Provenance
 
 _PACKAGES = (
     "forgetting-sweeps",

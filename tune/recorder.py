@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainables.ledger import Ledger
-from trainables.records import Measurement, TrialRecord
+from trainables.results.ledger import Ledger
+from trainables.results.records import Measurement, TrialRecord
 from tune.listeners import SweepListener
 from tune.tables import write_confirmed_csv, write_results_csv
 

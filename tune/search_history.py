@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from trainables.metric_keys import GPU_HOURS
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.search_space import Params
 
 # What ended so says nothing of the point, which may be tried again.

@@ -10,7 +10,7 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
-from trainables.records import TrialRecord
+from trainables.results.records import TrialRecord
 from tune.confirmation import unconfirmed, winners
 from tune.listeners import SweepListener
 from tune.placement import Room

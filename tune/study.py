@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.search_space import Params, distributions, suggest
 from tune.sweep_config import SweepConfig
 

@@ -8,13 +8,13 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables import metric_keys
-from trainables.ledger import SweepFolder
-from trainables.pareto import pareto_front
-from trainables.recommendation import Recommendation, numbers_text, recommend
-from trainables.records import FAILURES, TrialRecord, TrialStatus
-from trainables.repeats import judged_by_repeats
-from trainables.storage import Location, is_address
-from trainables.wording import (
+from trainables.files.storage import Location, is_address
+from trainables.results.ledger import SweepFolder
+from trainables.results.pareto import pareto_front
+from trainables.results.recommendation import Recommendation, numbers_text, recommend
+from trainables.results.records import FAILURES, TrialRecord, TrialStatus
+from trainables.results.repeats import judged_by_repeats
+from trainables.results.wording import (
     ABSENT,
     STATUS,
     count_statuses,

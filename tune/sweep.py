@@ -15,10 +15,10 @@ from ray import tune as ray_tune
 from ray.exceptions import RayError
 
 from trainables.config import TrialConfig
+from trainables.files.storage import Location
 from trainables.inside.choice import notable_trials
-from trainables.ledger import Ledger
-from trainables.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
-from trainables.storage import Location
+from trainables.results.ledger import Ledger
+from trainables.results.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
 from trainables.under_ray.tasks import as_task, inspect_on_worker

@@ -18,8 +18,8 @@ from trainables.config import (
     Objective,
     TrainConfig,
 )
-from trainables.locations import is_local
-from trainables.pareto import Constraint
+from trainables.files.locations import is_local
+from trainables.results.pareto import Constraint
 from tune.search_config import LogUniform, SearchConfig
 
 _SMALLEST_SHARE = 1e-4  # of a GPU that Ray counts

@@ -14,7 +14,7 @@ import yaml
 from pydantic import ValidationError
 
 from trainables.errors import Fault, UserError
-from trainables.locations import is_local
+from trainables.files.locations import is_local
 from tune.sweep_config import SweepConfig
 from tune.sweep_faults import Location, dotted, faults_of, split_key
 

@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
-from trainables.ledger import Ledger, SweepFolder, cannot_write
-from trainables.storage import Location
+from trainables.files.storage import Location
+from trainables.results.ledger import Ledger, SweepFolder, cannot_write
 
 _MOST_NAMED = 3
 

@@ -8,10 +8,10 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from trainables.disk import whole_file
+from trainables.files.disk import whole_file
 from trainables.metric_keys import METRICS
-from trainables.records import TrialRecord
-from trainables.repeats import diverged, half_width, metrics_over, repeats_of
+from trainables.results.records import TrialRecord
+from trainables.results.repeats import diverged, half_width, metrics_over, repeats_of
 
 
 def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainables.config import Method, TrialConfig
-from trainables.ledger import Ledger
+from trainables.results.ledger import Ledger
 from trainables.slots.eligibility import reason_against
 from tune.capacity import gpus_per_worker
 from tune.search_space import (

@@ -12,7 +12,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from trainables.config import TrialConfig
-from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 

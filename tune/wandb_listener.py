@@ -17,10 +17,16 @@ import wandb
 
 from trainables import metric_keys
 from trainables.config import Frozen, ModelConfig, TrialConfig
-from trainables.ledger import Ledger, SweepFolder
-from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
-from trainables.storage import Location
-from trainables.wording import BASE_GROUP, SETTING_GROUP, setting_group
+from trainables.files.storage import Location
+from trainables.results.ledger import Ledger, SweepFolder
+from trainables.results.records import (
+    BaseRecord,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+from trainables.results.wording import BASE_GROUP, SETTING_GROUP, setting_group
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
 from tune.wandb_parts import (

@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from trainables.storage import Location
+from trainables.files.storage import Location
 
 logger = logging.getLogger(__name__)
 

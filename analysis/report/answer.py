@@ -9,9 +9,9 @@ from analysis.report.charts import NAMES
 from analysis.results import Results
 from analysis.stats.intervals import Interval, over_seeds
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialRecord
-from trainables.repeats import diverged, metrics_over
-from trainables.wording import further_settings, metric_text, points, rate
+from trainables.results.records import TrialRecord
+from trainables.results.repeats import diverged, metrics_over
+from trainables.results.wording import further_settings, metric_text, points, rate
 
 
 @dataclass(frozen=True)

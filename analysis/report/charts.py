@@ -14,8 +14,8 @@ from typing import Any
 
 from analysis.results import Group, Results
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialRecord
-from trainables.wording import further_settings, metric_text, rate
+from trainables.results.records import TrialRecord
+from trainables.results.wording import further_settings, metric_text, rate
 
 Trace = dict[str, Any]
 

@@ -16,8 +16,8 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
-from trainables.records import FAILURES, TrialRecord, TrialStatus
-from trainables.wording import status_in_full
+from trainables.results.records import FAILURES, TrialRecord, TrialStatus
+from trainables.results.wording import status_in_full
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from analysis.report.charts import NAMES, Chart, Figure, Trace, colour_of, rank_colours, rank_keys
 from analysis.results import Group, Results
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, TRAIN_LOSS
-from trainables.records import TrialRecord
+from trainables.results.records import TrialRecord
 
 _MOST_POINTS = 60
 _TITLES = {TRAIN_LOSS: "training loss (nats/token)", **NAMES}

@@ -18,7 +18,7 @@ from analysis.report.charts import (
 from analysis.results import Results
 from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord
 from trainables.metric_keys import FORGETTING_MEAN
-from trainables.records import TrialRecord
+from trainables.results.records import TrialRecord
 
 _MOST_CELLS_WITH_TEXT = 70
 _MOST_MAPS = 3

@@ -23,8 +23,8 @@ from analysis.report.tasks import flips, task_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import notices
-from trainables.recommendation import numbers_text
-from trainables.wording import metric_text, status_in_full
+from trainables.results.recommendation import numbers_text
+from trainables.results.wording import metric_text, status_in_full
 
 
 def render(results: Results) -> str:

@@ -24,8 +24,8 @@ from analysis.report.charts import (
 from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialRecord
-from trainables.wording import metric_text
+from trainables.results.records import TrialRecord
+from trainables.results.wording import metric_text
 
 _MOST_RATES = 7
 

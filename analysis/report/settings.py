@@ -20,8 +20,8 @@ from analysis.report.charts import (
 from analysis.results import Results
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialRecord
-from trainables.wording import rate
+from trainables.results.records import TrialRecord
+from trainables.results.wording import rate
 
 _TICKS, _MOST_TICKS = 4, 8
 # Okabe and Ito (2008).

@@ -11,7 +11,7 @@ from analysis.stats.significance import holm, mcnemar
 from analysis.sweeps import PairedItem
 from trainables import metric_keys
 from trainables.config import Role
-from trainables.records import TrialRecord
+from trainables.results.records import TrialRecord
 
 _MOST_EXAMPLES = 3
 _MOST_CHARACTERS = 600

@@ -20,8 +20,8 @@ from analysis.report.charts import (
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.pareto import is_feasible, objective_values
-from trainables.records import TrialRecord
+from trainables.results.pareto import is_feasible, objective_values
+from trainables.results.records import TrialRecord
 
 
 def trade_off_figure(results: Results) -> Figure:

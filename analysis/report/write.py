@@ -10,7 +10,7 @@ from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.errors import Fault, UserError
-from trainables.storage import Location
+from trainables.files.storage import Location
 
 FORMATS: dict[str, Callable[[Results], str]] = {
     "html": render,

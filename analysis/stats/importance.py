@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from trainables.config import TrialConfig
-from trainables.records import TrialRecord
+from trainables.results.records import TrialRecord
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

@@ -10,7 +10,7 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainables.repeats import half_width
+from trainables.results.repeats import half_width
 
 _RESAMPLES = 10_000
 # Of resamples beyond an end of an interval: from fewer it cannot be told where the end is.

@@ -42,8 +42,8 @@ from trainables.metric_keys import (  # noqa: E402
     OOD_ACC,
     TRAIN_LOSS,
 )
-from trainables.records import Measurement, TrialStatus  # noqa: E402
-from trainables.reporter import ListReporter  # noqa: E402
+from trainables.results.records import Measurement, TrialStatus  # noqa: E402
+from trainables.training.reporter import ListReporter  # noqa: E402
 from tune.search_config import LogUniform  # noqa: E402
 from tune.sweep_config import SweepConfig  # noqa: E402
 from tune.sweep_file import load_sweep  # noqa: E402
@@ -182,7 +182,7 @@ def train_in_slots(config: SweepConfig, jobs: Sequence[Job], base_dir: Path) -> 
 
 def train_in_full(config: SweepConfig, jobs: Sequence[Job], base_dir: Path) -> Iterator[Training]:
     """Full fine-tunings, one by one."""
-    from trainables.full_sft import train_full_sft
+    from trainables.training.full_sft import train_full_sft
 
     for job in jobs:
         reporter, error = ListReporter(), None
@@ -227,7 +227,7 @@ def main() -> None:
     file = parser.parse_args().out
     import torch
 
-    from trainables.base_evaluation import Base, evaluate_base
+    from trainables.evaluation.base import Base, evaluate_base
 
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")

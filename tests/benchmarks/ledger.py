@@ -20,10 +20,16 @@ from tempfile import TemporaryDirectory
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trainables.config import LoraConfig, TrialConfig
-from trainables.ledger import Ledger
 from trainables.metric_keys import METRICS
-from trainables.metrics_file import to_line
-from trainables.records import Measurement, Provenance, SweepRecord, TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.metrics_file import to_line
+from trainables.results.records import (
+    Measurement,
+    Provenance,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
 from tune.recorder import Recorder
 from tune.sweep_file import load_sweep
 from tune.sweep_folder import check_sweep_folder

@@ -181,7 +181,7 @@ def train_and_evaluate(model: Any, tokenizer: Any, work: Workload, point: dict[s
         clock.lap("train_s")
         trainer.save_model(f"{folder}/adapter")
         clock.lap("checkpoint_s")
-    from trainables.locations import resolve
+    from trainables.files.locations import resolve
 
     tasks = resolve("package://trainables/embedded/eval_tasks")
     results = lm_eval.simple_evaluate(
@@ -262,7 +262,7 @@ def _loop(work: Workload, folder: Path) -> dict[str, Any]:
 
 
 def _slots(work: Workload, folder: Path) -> dict[str, Any]:
-    from trainables.records import TrialStatus
+    from trainables.results.records import TrialStatus
     from tune.listeners import SweepListener
     from tune.ray_cluster import ray_cluster
     from tune.sweep import Sweep

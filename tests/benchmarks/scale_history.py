@@ -11,7 +11,7 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.variant_generator import _resolve_nested_dict, format_vars
 from ray.tune.utils import flatten_dict
 
-from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.search_space import Params
 from tune.searcher import MakeTrial

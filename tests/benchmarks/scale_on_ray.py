@@ -49,8 +49,8 @@ from benchmarks.scale_sweep import SimulatedSweep  # noqa: E402
 from benchmarks.warm_workers import Starts  # noqa: E402
 
 from trainables.config import TrialConfig  # noqa: E402
-from trainables.ledger import Ledger  # noqa: E402
-from trainables.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
+from trainables.results.ledger import Ledger  # noqa: E402
+from trainables.results.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
 from trainables.under_ray.reporting import MEASUREMENT  # noqa: E402
 from tune.listeners import SweepListener  # noqa: E402
 from tune.ray_cluster import ray_cluster  # noqa: E402

@@ -27,8 +27,8 @@ from ray.tune.utils.log import set_verbosity
 from rich.console import Console
 
 from trainables.config import TrialConfig
-from trainables.ledger import Ledger
-from trainables.records import BaseRecord, Measurement, Provenance, SweepRecord, TrialRecord
+from trainables.results.ledger import Ledger
+from trainables.results.records import BaseRecord, Measurement, Provenance, SweepRecord, TrialRecord
 from tune.capacity import held_by_worker
 from tune.console import ConsoleListener
 from tune.disk_budget import DiskBudget

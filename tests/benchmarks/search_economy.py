@@ -39,7 +39,7 @@ from benchmarks.replay import ENOUGH, WORKERS, Run, Search, Table, run  # noqa: 
 from benchmarks.virtual_time import interval  # noqa: E402
 
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC  # noqa: E402
-from trainables.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
+from trainables.results.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
 from tune.early_stopping import SuccessiveHalving  # noqa: E402
 from tune.search_space import Params, learning_rate, lora_config, method_of, suggest  # noqa: E402
 from tune.searcher import OptunaSearcher  # noqa: E402

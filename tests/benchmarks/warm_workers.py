@@ -22,7 +22,13 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.results.records import (
+    BaseRecord,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
 from tune.listeners import SweepListener
 from tune.ray_cluster import ray_cluster
 from tune.sweep import Sweep

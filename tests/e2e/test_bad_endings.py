@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from command import PROJECT, run_command
 
-from trainables.ledger import Ledger
-from trainables.records import TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 SHORT = ("--set", "train.steps=4", "--set", "eval.limit=8", "--set", "wandb.mode=disabled")

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from command import PROJECT, run_command
 
-from trainables.ledger import Ledger
-from trainables.records import ItemScore, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import ItemScore, TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

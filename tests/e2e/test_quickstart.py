@@ -16,9 +16,9 @@ from scipy.stats import spearmanr
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import TrialConfig
-from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialRecord, TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 Quickstart = tuple[Path, Command]

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from synthetic_sweep import SyntheticSweep
 
-from trainables.records import TrialStatus
+from trainables.results.records import TrialStatus
 
 pytestmark = pytest.mark.e2e
 

@@ -18,17 +18,17 @@ import object_store
 import pytest
 import torch
 
-from trainables.base_evaluation import Base, evaluate_base
 from trainables.config import DeepSpeedConfig, LoraConfig, TrialConfig
-from trainables.model import load_model, load_tokenizer
-from trainables.reporter import ListReporter
+from trainables.evaluation.base import Base, evaluate_base
+from trainables.inputs.model import load_model, load_tokenizer
+from trainables.training.reporter import ListReporter
 from tune.ray_cluster import ray_cluster
 from tune.sweep_file import load_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trainables.records import Measurement, TrialResult
+    from trainables.results.records import Measurement, TrialResult
     from tune.sweep_config import SweepConfig
 
 # Workers have the environment that their cluster was started in.
@@ -146,8 +146,8 @@ def run() -> Callable[[TrialConfig], Run]:
     """Runs a trial in this process."""
 
     def run(config: TrialConfig) -> Run:
-        from trainables.full_sft import train_full_sft
-        from trainables.lora import train_lora
+        from trainables.training.full_sft import train_full_sft
+        from trainables.training.lora import train_lora
 
         reporter = ListReporter()
         train = train_lora if config.method == "lora" else train_full_sft
@@ -159,7 +159,8 @@ def run() -> Callable[[TrialConfig], Run]:
 @pytest.fixture
 def trained_logits(monkeypatch: pytest.MonkeyPatch, tokenizer: Any) -> list[torch.Tensor]:
     """Logits of each trial's model right after its training, on `logits_of`'s text."""
-    from trainables import full_sft, lora, training
+    from trainables.training import full_sft, lora
+    from trainables.training import run as training
 
     seen: list[torch.Tensor] = []
 
@@ -200,8 +201,8 @@ def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
         from transformers import AutoModelForCausalLM, AutoTokenizer
         from trl import SFTConfig, SFTTrainer
 
-        from trainables.data import training_order
-        from trainables.locations import resolve
+        from trainables.files.locations import resolve
+        from trainables.inputs.data import training_order
 
         folder = resolve(config.model.name)
         lines = Path(resolve(config.data.path)).read_text().splitlines()

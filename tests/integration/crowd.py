@@ -24,8 +24,8 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 import tune.sweep
-from trainables.ledger import Ledger
-from trainables.records import TrialRecord
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialRecord
 from tune.command_line import main
 from tune.ray_cluster import ray_cluster
 

@@ -22,7 +22,7 @@ import ray
 import ray.tune
 
 from trainables.config import TrialConfig
-from trainables.records import Measurement, Outcome, TrialStatus
+from trainables.results.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.sweep import Sweep

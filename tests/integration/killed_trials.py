@@ -9,8 +9,8 @@ import psutil
 from tune.listeners import SweepListener
 
 if TYPE_CHECKING:
-    from trainables.ledger import Ledger
-    from trainables.records import Measurement, TrialRecord
+    from trainables.results.ledger import Ledger
+    from trainables.results.records import Measurement, TrialRecord
 
 ONE_TRIAL = (
     "search={lora: {rank: 4, alpha: 8, dropout: 0.2, learning_rate: 1.0e-3}}",

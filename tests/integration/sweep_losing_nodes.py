@@ -30,7 +30,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from trainables.records import Measurement, TrialRecord
+from trainables.results.records import Measurement, TrialRecord
 from trainables.under_ray.stop_request import StopRequest
 from tune.listeners import SweepListener
 from tune.placement import beside_driver

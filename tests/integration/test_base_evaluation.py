@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from trainables import base_evaluation
-from trainables.base_evaluation import Base, evaluate_base
 from trainables.errors import UserError
-from trainables.evaluation import Evaluator
+from trainables.evaluation import base as base_evaluation
+from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.evaluator import Evaluator
 from trainables.under_ray.tasks import evaluate_base_to
 
 if TYPE_CHECKING:

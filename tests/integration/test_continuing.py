@@ -15,8 +15,8 @@ from ray import cloudpickle
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.ledger import Ledger
-from trainables.records import Outcome, TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import OUTCOME
 from tune.listeners import SweepListener
 from tune.sweep import Sweep

@@ -8,9 +8,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from trainables.data import read_general_text
-from trainables.drift import KlReference, general_nll, kl_drift, sample_reference, token_nll
-from trainables.model import load_model
+from trainables.evaluation.drift import (
+    KlReference,
+    general_nll,
+    kl_drift,
+    sample_reference,
+    token_nll,
+)
+from trainables.inputs.data import read_general_text
+from trainables.inputs.model import load_model
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -17,9 +17,9 @@ from lm_eval.tasks import TaskManager
 
 from trainables.config import EvalSuite
 from trainables.errors import UserError
-from trainables.evaluation import Evaluation, Evaluator
-from trainables.locations import resolve
-from trainables.model import load_tokenizer
+from trainables.evaluation.evaluator import Evaluation, Evaluator
+from trainables.files.locations import resolve
+from trainables.inputs.model import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -10,20 +10,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables import base_evaluation
-from trainables.checkpoint_files import evaluated, find_best, newest_valid
 from trainables.config import Objective
 from trainables.errors import EvaluationFailed
-from trainables.evaluation import Evaluator
-from trainables.full_sft import train_full_sft
-from trainables.lora import train_lora
-from trainables.reporter import ListReporter
+from trainables.evaluation import base as base_evaluation
+from trainables.evaluation.evaluator import Evaluator
+from trainables.training.checkpoint_files import evaluated, find_best, newest_valid
+from trainables.training.full_sft import train_full_sft
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.config import TrialConfig
-    from trainables.records import Measurement, TrialResult
+    from trainables.results.records import Measurement, TrialResult
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
@@ -106,7 +106,7 @@ def test_training_is_kept_and_the_evaluation_made_up_for(
 
 def scores(monkeypatch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
     """Lets the objective have these values, one evaluation after another."""
-    from trainables import reports
+    from trainables.training import reports
 
     compare, queue = base_evaluation.compare_with_base, list(values.values())
 

@@ -12,8 +12,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analysis.export import merge_adapter
 from trainables.config import LoraConfig, ModelConfig
-from trainables.lora import peft_config
-from trainables.model import load_model, load_tokenizer
+from trainables.inputs.model import load_model, load_tokenizer
+from trainables.training.lora import peft_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

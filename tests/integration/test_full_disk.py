@@ -8,18 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 from small_disk import fill, small_disk
 
-from trainables.checkpoint_files import newest_valid
-from trainables.disk import is_disk_full
-from trainables.lora import train_lora
-from trainables.records import TrialStatus
-from trainables.reporter import ListReporter
+from trainables.files.disk import is_disk_full
+from trainables.results.records import TrialStatus
+from trainables.training.checkpoint_files import newest_valid
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter
 from trainables.under_ray.endings import verdict
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trainables.config import TrialConfig
-    from trainables.records import Measurement
+    from trainables.results.records import Measurement
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

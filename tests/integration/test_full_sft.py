@@ -14,8 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-from trainables import full_sft, training
-from trainables.training import sft_config
+from trainables.training import full_sft, sft_config
+from trainables.training import run as training
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -26,7 +26,7 @@ import json, os, sys
 import ray
 from trainables.config import TrialConfig
 from trainables.errors import SweepError
-from trainables.reporter import ListReporter
+from trainables.training.reporter import ListReporter
 from trainables.under_ray.group import worker_actor
 from trainables.under_ray.slots import start_slot_host
 from trainables.under_ray.tasks import as_task, evaluate_base_to

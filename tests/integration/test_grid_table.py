@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from benchmarks.grid import Grid, Point, sweep, train_in_full, train_in_slots
 
-from trainables.base_evaluation import evaluate_base
+from trainables.evaluation.base import evaluate_base
 
 if TYPE_CHECKING:
     from pathlib import Path

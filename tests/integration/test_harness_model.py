@@ -12,9 +12,9 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from trainables.config import ModelConfig
-from trainables.continuations import Request, lay_out
-from trainables.harness_model import HarnessModel, Layouts
-from trainables.model import load_model, load_tokenizer
+from trainables.evaluation.continuations import Request, lay_out
+from trainables.evaluation.harness_model import HarnessModel, Layouts
+from trainables.inputs.model import load_model, load_tokenizer
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

@@ -16,10 +16,10 @@ from conftest import SMALL
 from hub_server import COMMIT, Hub, hub_server
 
 from trainables.config import ModelConfig
-from trainables.ledger import Ledger
-from trainables.locations import resolve
-from trainables.model import load_model
-from trainables.records import TrialStatus
+from trainables.files.locations import resolve
+from trainables.inputs.model import load_model
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 
 pytestmark = pytest.mark.integration
 
@@ -29,7 +29,7 @@ FOLDER = Path(resolve("package://trainables/embedded/model"))
 LOAD = f"""
 from trainables.config import ModelConfig
 from trainables.errors import UserError
-from trainables.model import fingerprint, load_model, load_tokenizer, local_folder
+from trainables.inputs.model import fingerprint, load_model, load_tokenizer, local_folder
 model = ModelConfig(name="{MODEL}", dtype="float32")
 try:
     load_tokenizer(model)

@@ -20,8 +20,8 @@ SCRIPT = textwrap.dedent(
     """
     import sys, time
     from trainables.config import TrialConfig
-    from trainables.records import Measurement
-    from trainables.reporter import ListReporter
+    from trainables.results.records import Measurement
+    from trainables.training.reporter import ListReporter
     from trainables.under_ray.reporting import Watched
 
     def hang(seconds):

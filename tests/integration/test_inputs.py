@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trainables.data import TokenizedData, tokenize
-from trainables.inputs import read_data, write_data
-from trainables.locations import resolve
-from trainables.records import TrialStatus
+from trainables.files.locations import resolve
+from trainables.inputs.data import TokenizedData, tokenize
+from trainables.inputs.tokenized import read_data, write_data
+from trainables.results.records import TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
 

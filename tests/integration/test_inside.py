@@ -14,11 +14,11 @@ from scipy.spatial.distance import jensenshannon
 from analysis.__main__ import main
 from analysis.inside import attention, by_trial, look_inside, matrices, representation, similarity
 from trainables.errors import UserError
+from trainables.inputs.model import load_model
 from trainables.inside import activations, inspection
 from trainables.inside.records import InsideFolder
-from trainables.ledger import Ledger
-from trainables.model import load_model
-from trainables.records import SweepRecord, TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray.tasks import as_task, inspect_on_worker
 from tune.provenance import provenance
 

@@ -13,20 +13,20 @@ import torch
 from safetensors.torch import load_file
 
 from trainables import metric_keys
-from trainables.base_evaluation import evaluate_base
 from trainables.config import ROLES, TrialConfig
 from trainables.errors import Diverged
-from trainables.items import read_items
-from trainables.locations import resolve
-from trainables.lora import train_lora
-from trainables.model import load_model, shared_base
+from trainables.evaluation.base import evaluate_base
+from trainables.files.locations import resolve
+from trainables.inputs.model import load_model, shared_base
+from trainables.results.items import read_items
+from trainables.training.lora import train_lora
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from conftest import Run
 
-    from trainables.records import Measurement
+    from trainables.results.records import Measurement
     from tune.sweep_config import SweepConfig
 
     MakeTrial = Callable[..., TrialConfig]

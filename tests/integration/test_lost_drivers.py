@@ -28,8 +28,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from trainables.ledger import Ledger
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.searcher import OptunaSearcher
 
 if TYPE_CHECKING:

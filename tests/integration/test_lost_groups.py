@@ -13,11 +13,11 @@ import pytest
 from conftest import SMALL
 from killed_trials import history
 
-from trainables.ledger import Ledger
-from trainables.records import TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 
 if TYPE_CHECKING:
-    from trainables.base_evaluation import Base
+    from trainables.evaluation.base import Base
 
 pytestmark = pytest.mark.integration
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 from killed_trials import ONE_TRIAL, Killer, history
 
-from trainables.ledger import Ledger
-from trainables.records import TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from trainables.records import TrialRecord
+    from trainables.results.records import TrialRecord
     from tune.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]

@@ -20,17 +20,17 @@ from trl import SFTTrainer
 from trl.kernels import chunked_logprob
 from trl.trainer import utils as trl_utils
 
-from trainables import memory
 from trainables.config import ModelConfig, TrialConfig
-from trainables.drift import token_nll
-from trainables.full_sft import _deepspeed_process, deepspeed_settings
-from trainables.lora import peft_config
-from trainables.model import load_model, shared_base
-from trainables.model_shape import read_shape
-from trainables.reporter import ListReporter
+from trainables.evaluation.drift import token_nll
+from trainables.inputs.model import load_model, shared_base
+from trainables.inputs.model_shape import read_shape
+from trainables.process import memory
 from trainables.slots import loss
 from trainables.slots.engine import SlotEngine
-from trainables.training import sft_config
+from trainables.training.full_sft import _deepspeed_process, deepspeed_settings
+from trainables.training.lora import peft_config
+from trainables.training.reporter import ListReporter
+from trainables.training.run import sft_config
 
 pytestmark = pytest.mark.integration
 

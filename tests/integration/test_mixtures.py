@@ -8,14 +8,14 @@ import peft
 import pytest
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from trainables.base_evaluation import Base, evaluate_base
 from trainables.config import LoraConfig, ModelConfig
-from trainables.lora import peft_config, train_lora
-from trainables.lora_reach import left_by_lora
-from trainables.model import shared_base
-from trainables.reporter import ListReporter
+from trainables.evaluation.base import Base, evaluate_base
+from trainables.inputs.lora_reach import left_by_lora
+from trainables.inputs.model import shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
 from trainables.slots.engine import SlotEngine
+from trainables.training.lora import peft_config, train_lora
+from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -13,20 +13,20 @@ from killed_trials import ONE_TRIAL, HostKiller, Killer
 from pyarrow import fs
 from safetensors.torch import load_file
 
-from trainables.base_evaluation import read_items
-from trainables.ledger import Ledger
-from trainables.locations import node_cache
-from trainables.metrics_file import read_lines
-from trainables.object_storage import _query
-from trainables.records import TrialStatus
-from trainables.storage import open_storage
+from trainables.evaluation.base import read_items
+from trainables.files.locations import node_cache
+from trainables.files.object_storage import _query
+from trainables.files.storage import open_storage
+from trainables.results.ledger import Ledger
+from trainables.results.metrics_file import read_lines
+from trainables.results.records import TrialStatus
 from tune.command_line import main
 from tune.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainables.records import TrialRecord
+    from trainables.results.records import TrialRecord
     from tune.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420), pytest.mark.usefixtures("cluster")]

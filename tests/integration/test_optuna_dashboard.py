@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.ledger import Ledger
-from trainables.records import Measurement, TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import Measurement, TrialRecord, TrialStatus
 from tune.search_space import Params
 from tune.searcher import OptunaSearcher
 from tune.sweep_config import SweepConfig

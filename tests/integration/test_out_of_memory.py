@@ -14,12 +14,16 @@ from transformers import LlamaModel
 
 from trainables.config import TrainConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory
-from trainables.full_sft import train_full_sft
-from trainables.locations import resolve
-from trainables.lora import train_lora
-from trainables.out_of_memory import is_out_of_memory, smaller_micro_batch, train_within_memory
-from trainables.records import TrialStatus
-from trainables.reporter import ListReporter
+from trainables.files.locations import resolve
+from trainables.process.out_of_memory import (
+    is_out_of_memory,
+    smaller_micro_batch,
+    train_within_memory,
+)
+from trainables.results.records import TrialStatus
+from trainables.training.full_sft import train_full_sft
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
 
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.config import TrialConfig
-    from trainables.records import Measurement
+    from trainables.results.records import Measurement
     from tune.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.integration

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trainables import checkpoint
-from trainables.checkpoint_files import is_valid, newest_valid
-from trainables.full_sft import train_full_sft
-from trainables.lora import train_lora
 from trainables.metric_keys import IN_DOMAIN_ACC
-from trainables.reporter import ListReporter
-from trainables.reports import Reports
+from trainables.training import checkpoint
+from trainables.training.checkpoint_files import is_valid, newest_valid
+from trainables.training.full_sft import train_full_sft
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter
+from trainables.training.reports import Reports
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.config import TrialConfig
-    from trainables.records import Measurement
+    from trainables.results.records import Measurement
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

@@ -12,11 +12,11 @@ import pytest
 import torch
 
 from trainables.errors import OutOfMemory
-from trainables.lora import train_lora
-from trainables.reporter import ListReporter, StopTrial
 from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
 from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost, _Guest
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter, StopTrial
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -15,7 +15,7 @@ from trainables.slots.batch import Batch
 from trainables.slots.loss import PassLoss, ends_with_head
 
 if TYPE_CHECKING:
-    from trainables.data import Sample
+    from trainables.inputs.data import Sample
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

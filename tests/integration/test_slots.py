@@ -11,22 +11,22 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainables.data import TokenizedData
 from trainables.errors import Diverged
-from trainables.lora import peft_config, restore, train_lora
+from trainables.inputs.data import TokenizedData
+from trainables.inputs.model import load_model, shared_base
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
-from trainables.model import load_model, shared_base
-from trainables.reporter import ListReporter
 from trainables.slots.base import NotBatchable, check_batchable
 from trainables.slots.engine import SlotEngine, _passes
 from trainables.slots.slot import initial_values
+from trainables.training.lora import peft_config, restore, train_lora
+from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trainables.config import TrialConfig
-    from trainables.data import Sample
-    from trainables.records import Measurement
+    from trainables.inputs.data import Sample
+    from trainables.results.records import Measurement
     from trainables.slots.engine import Ended
 
     MakeTrial = Callable[..., TrialConfig]
@@ -374,7 +374,7 @@ def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
 def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
     make_trial: MakeTrial, sweep_config: Any, base_cache: Path
 ) -> None:
-    from trainables.base_evaluation import evaluate_base
+    from trainables.evaluation.base import evaluate_base
 
     model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
     base_dir = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from trainables.evaluation import Evaluator, _evaluator
-from trainables.items import items_file, read_items
-from trainables.lora import train_lora
-from trainables.reporter import ListReporter
+from trainables.evaluation.evaluator import Evaluator, _evaluator
+from trainables.results.items import items_file, read_items
 from trainables.slots.engine import SlotEngine
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

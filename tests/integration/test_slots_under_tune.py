@@ -11,8 +11,8 @@ import pytest
 import ray
 from killed_trials import OF_THE_PROCESS, HostKiller, host_processes
 
-from trainables.ledger import Ledger
-from trainables.records import TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 from trainables.slots.host import STARTED
 from trainables.under_ray.slots import SlotHosts, _join, start_slot_host
 from tune.listeners import SweepListener

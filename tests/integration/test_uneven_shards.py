@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from worker_group import group_of, values
 
-from trainables.base_evaluation import evaluate_base
+from trainables.evaluation.base import evaluate_base
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -19,8 +19,8 @@ from analysis.sweeps import open_sweeps
 from analysis.wandb_inside import log_inside
 from trainables import metric_keys
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
-from trainables.ledger import Ledger
-from trainables.records import (
+from trainables.results.ledger import Ledger
+from trainables.results.records import (
     BaseRecord,
     Measurement,
     Provenance,

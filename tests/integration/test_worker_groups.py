@@ -14,9 +14,9 @@ from ray.exceptions import RayActorError
 from transformers import AutoModelForCausalLM
 from worker_group import group_of, values
 
-from trainables.drift import kl_drift
 from trainables.errors import Diverged
-from trainables.records import TrialStatus
+from trainables.evaluation.drift import kl_drift
+from trainables.results.records import TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from conftest import Run
     from worker_group import Train
 
-    from trainables.base_evaluation import Base
     from trainables.config import TrialConfig
-    from trainables.records import Measurement, TrialRecord
+    from trainables.evaluation.base import Base
+    from trainables.results.records import Measurement, TrialRecord
     from tune.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trainables.errors import UserError
-from trainables.ledger import Ledger
-from trainables.records import TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
 from tune.tune_events import TuneEvents
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conftest import Run
 
     from trainables.config import TrialConfig
-    from trainables.records import BaseRecord, Measurement, SweepRecord, TrialRecord
+    from trainables.results.records import BaseRecord, Measurement, SweepRecord, TrialRecord
     from tune.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]

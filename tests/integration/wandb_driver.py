@@ -23,8 +23,8 @@ from trainables.config import (
     TrainConfig,
     TrialConfig,
 )
-from trainables.ledger import Ledger
-from trainables.records import (
+from trainables.results.ledger import Ledger
+from trainables.results.records import (
     BaseRecord,
     Measurement,
     Provenance,

@@ -11,7 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
-from trainables.records import Measurement
+from trainables.results.records import Measurement
 
 Train = Callable[..., tuple[list[Measurement], BaseException | None]]
 
@@ -26,7 +26,7 @@ def group_of(workers: int, cpus_each: float) -> Iterator[Train]:
         def train(self, trial: TrialConfig, stops_at: int | None, dies_at: int | None) -> Any:
             import psutil
 
-            from trainables.reporter import ListReporter
+            from trainables.training.reporter import ListReporter
             from trainables.under_ray.group import train_on_workers
 
             class Reporter(ListReporter):

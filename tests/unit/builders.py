@@ -7,8 +7,8 @@ from typing import Any
 
 from trainables import metric_keys
 from trainables.config import LoraConfig, TrialConfig
-from trainables.ledger import Ledger
-from trainables.records import (
+from trainables.results.ledger import Ledger
+from trainables.results.records import (
     BaseRecord,
     Measurement,
     Provenance,

@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 from hypothesis import settings
 
-from trainables.storage import Location
+from trainables.files.storage import Location
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 

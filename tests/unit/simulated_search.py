@@ -11,8 +11,8 @@ from builders import GAIN, LOSS, SWEEP_ID, measurement, sweep_config
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
-from trainables.ledger import Ledger
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.search_space import Params
 from tune.searcher import OptunaSearcher
 from tune.sweep_config import SweepConfig

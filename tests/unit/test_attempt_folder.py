@@ -8,7 +8,10 @@ from pathlib import Path
 import pytest
 from builders import trial_config
 
-from trainables.attempt_folder import (
+from trainables.config import TrialConfig
+from trainables.files.locations import node_cache
+from trainables.files.storage import open_storage
+from trainables.training.attempt_folder import (
     beside_workers,
     on_this_node,
     publish_checkpoints,
@@ -17,10 +20,7 @@ from trainables.attempt_folder import (
     publish_worker,
     remove_published,
 )
-from trainables.checkpoint_files import checkpoint_dir, digest, is_valid, newest_valid
-from trainables.config import TrialConfig
-from trainables.locations import node_cache
-from trainables.storage import open_storage
+from trainables.training.checkpoint_files import checkpoint_dir, digest, is_valid, newest_valid
 
 
 @pytest.fixture

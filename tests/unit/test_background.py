@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from trainables.background import in_background
+from trainables.process.background import in_background
 
 if TYPE_CHECKING:
     from collections.abc import Callable

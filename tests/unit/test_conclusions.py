@@ -14,10 +14,10 @@ from analysis.paper_table import cell_text, paper_table
 from analysis.results import Results
 from analysis.stats.significance import holm
 from analysis.sweeps import open_sweeps
-from trainables.items import items_file, read_items, write_items
-from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialStatus
+from trainables.results.items import items_file, read_items, write_items
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 
 
 def results_of(folder, **sweep) -> Results:

@@ -11,10 +11,10 @@ from builders import GAIN, LOSS, sweep_config, trial
 from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
-from trainables.pareto import pareto_front
-from trainables.recommendation import Recommendation, recommend
-from trainables.records import TrialRecord, TrialStatus
-from trainables.repeats import half_width, judged_by_repeats
+from trainables.results.pareto import pareto_front
+from trainables.results.recommendation import Recommendation, recommend
+from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.repeats import half_width, judged_by_repeats
 from tune.confirmation import winners
 from tune.tables import write_confirmed_csv
 

@@ -33,8 +33,8 @@ from builders import (
 from rich.console import Console
 
 from trainables import metric_keys
-from trainables.records import TrialRecord, TrialStatus
-from trainables.wording import STATUS, duration, metric_text, one_line, rate
+from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.wording import STATUS, duration, metric_text, one_line, rate
 from tune.chatter import chatter_to
 from tune.console import ConsoleListener
 

@@ -13,10 +13,10 @@ from builders import measurement, running, trial
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trainables.ledger import Ledger
-from trainables.metrics_file import check_lines, read_lines, to_line
-from trainables.records import Measurement
-from trainables.storage import Location
+from trainables.files.storage import Location
+from trainables.results.ledger import Ledger
+from trainables.results.metrics_file import check_lines, read_lines, to_line
+from trainables.results.records import Measurement
 
 HISTORIES = st.lists(
     st.dictionaries(st.text(min_size=1), st.floats(-1e9, 1e9), max_size=4), min_size=1, max_size=4

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainables.config import DataConfig
-from trainables.data import IGNORED_LABEL, check_templates, load_rows, render, tokenize
 from trainables.errors import Fault, UserError
+from trainables.inputs.data import IGNORED_LABEL, check_templates, load_rows, render, tokenize
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 # As models' own: what begins an answer is written where one is asked for.
@@ -227,7 +227,7 @@ def test_a_trailing_space_of_the_prompt_belongs_to_the_completion(tmp_path: Path
 
 @given(st.text(st.sampled_from("ab \n"), max_size=6), st.text(st.sampled_from("ab "), max_size=6))
 def test_labels_are_the_ids_or_ignored_and_never_all_ignored(prompt: str, completion: str) -> None:
-    from trainables.data import _encode
+    from trainables.inputs.data import _encode
 
     sample = _encode(Characters(), DataConfig(path="x"), prompt, completion)
     assert len(sample["labels"]) == len(sample["input_ids"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 from small_disk import small_disk
 
-from trainables.disk import (
+from trainables.files.disk import (
     disk_full,
     full_disk_named_in,
     is_disk_full,

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from builders import trial
 
-from trainables.checkpoint_files import (
+from trainables.results.ledger import Ledger
+from trainables.results.records import Measurement, TrialRecord, TrialStatus
+from trainables.training.checkpoint_files import (
     FILES,
     BestEvaluation,
     best_dir,
@@ -23,8 +25,6 @@ from trainables.checkpoint_files import (
     set_damaged_aside,
     write_best,
 )
-from trainables.ledger import Ledger
-from trainables.records import Measurement, TrialRecord, TrialStatus
 from tune.disk_budget import DiskBudget
 
 KIB = 1 << 10

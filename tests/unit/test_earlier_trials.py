@@ -11,8 +11,8 @@ from builders import EVAL, GAIN, LOSS, sweep_record
 from simulated_search import Judge, judge, run, searcher_of, sweep
 
 from trainables.errors import UserError
-from trainables.ledger import Ledger
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.earlier_trials import check_same_sweep, fitted, import_trials
 from tune.search_space import params_of
 from tune.searcher import OptunaSearcher

@@ -19,8 +19,8 @@ from trainables.metric_keys import (
     TRAIN_LOSS,
     VALIDATION_LOSS,
 )
-from trainables.pareto import Constraint
-from trainables.records import Measurement, Outcome, TrialStatus
+from trainables.results.pareto import Constraint
+from trainables.results.records import Measurement, Outcome, TrialStatus
 from tune.early_stopping import Rung, SuccessiveHalving, kept_by_base
 from tune.sweep_config import EarlyStoppingConfig
 

@@ -13,8 +13,8 @@ from analysis.__main__ import main
 from analysis.export import export
 from analysis.licence import licence_of
 from trainables.config import ModelConfig
-from trainables.ledger import Ledger
-from trainables.records import TaskScore, TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import TaskScore, TrialRecord, TrialStatus
 
 
 @pytest.fixture

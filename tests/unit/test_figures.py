@@ -10,7 +10,7 @@ from analysis.figures import forgetting_matrix, rank_curves
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables import metric_keys
-from trainables.records import TrialStatus
+from trainables.results.records import TrialStatus
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainables import metric_keys as keys
-from trainables.forgetting import chance_adjusted, count_flips, forgetting_metrics, retention_ratio
-from trainables.records import ItemScore, TaskScore
+from trainables.evaluation.forgetting import (
+    chance_adjusted,
+    count_flips,
+    forgetting_metrics,
+    retention_ratio,
+)
+from trainables.results.records import ItemScore, TaskScore
 
 Answers = list[tuple[bool, bool]]
 answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50)

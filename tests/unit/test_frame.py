@@ -18,9 +18,9 @@ from analysis.frame import (
 )
 from analysis.sweeps import open_sweeps, pair_items
 from trainables.errors import UserError
-from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
-from trainables.records import ItemScore, Measurement, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import ItemScore, Measurement, TrialStatus
 
 
 @pytest.fixture(scope="module")

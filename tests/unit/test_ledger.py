@@ -12,18 +12,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainables import storage as storage_module
 from trainables.errors import Fault, UserError
-from trainables.items import items_file
-from trainables.ledger import Ledger
-from trainables.records import (
+from trainables.files import storage as storage_module
+from trainables.files.storage import Location
+from trainables.results.items import items_file
+from trainables.results.ledger import Ledger
+from trainables.results.records import (
     ItemScore,
     Measurement,
     Provenance,
     SweepRecord,
     TrialStatus,
 )
-from trainables.storage import Location
 
 
 @pytest.mark.parametrize("says", [1, 2])  # measurements of resumed trials once all said 1

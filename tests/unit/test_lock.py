@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from trainables.errors import UserError
-from trainables.storage import LocalStorage
+from trainables.files.storage import LocalStorage
 from tune.lock import LockRecord, SweepLock
 from tune.process import Process
 

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import torch
-from trainables.lost_device import end_with_lost_device
+from trainables.process.lost_device import end_with_lost_device
 
 def synchronize():
     if {broken}:

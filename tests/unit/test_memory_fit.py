@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from trainables import memory
 from trainables.config import ModelShape, TrialConfig
 from trainables.errors import UserError
+from trainables.process import memory
 from trainables.under_ray.node import gpu_bytes
 from tune import command_line
 from tune.memory_fit import MemoryFit, memory_fit

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from trainables import memory
 from trainables.config import ModelConfig, ModelShape
-from trainables.locations import resolve
-from trainables.model_shape import _FAMILIES, read_shape
+from trainables.files.locations import resolve
+from trainables.inputs.model_shape import _FAMILIES, read_shape
+from trainables.process import memory
 
 SIZES = {
     "hidden_size": 96,

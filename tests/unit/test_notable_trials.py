@@ -10,7 +10,7 @@ from builders import GAIN, LOSS, sweep_config, trial
 from trainables.config import LoraConfig
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.records import TrialRecord, TrialStatus
 
 GOALS = sweep_config()
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainables import checkpoint
+from trainables.training import checkpoint
 
 
 def model_and_optimizer(monkeypatch: pytest.MonkeyPatch, seed: int) -> tuple[Any, Any]:

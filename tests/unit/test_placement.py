@@ -12,8 +12,8 @@ from ray.tune.search import Searcher
 
 from trainables.config import Method, TrialConfig
 from trainables.errors import UserError
-from trainables.ledger import Ledger
-from trainables.records import Outcome, TrialRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import Outcome, TrialRecord, TrialStatus
 from tune.capacity import check_resources, held_by_worker, max_concurrent, within_limit
 from tune.placement import Placement, Room
 from tune.search_space import Params

@@ -6,7 +6,7 @@ import pytest
 from builders import GAIN, LOSS, base_record, sweep_config
 
 from trainables.errors import UserError
-from trainables.locations import is_local, resolve
+from trainables.files.locations import is_local, resolve
 from tune.preflight import check_metrics
 from tune.sweep_config import SweepConfig
 

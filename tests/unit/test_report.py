@@ -20,10 +20,10 @@ from analysis.report.trade_off import hypervolume_shares
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
-from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
-from trainables.pareto import pareto_front
-from trainables.records import BaseRecord, Measurement, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.pareto import pareto_front
+from trainables.results.records import BaseRecord, Measurement, TrialStatus
 
 MARKUP = '</script><script>alert("x")</script><img src=x onerror=alert(1)> {}'
 FAILURES = {

@@ -10,7 +10,7 @@ from analysis.report.ranks import rate_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
-from trainables.ledger import Ledger
+from trainables.results.ledger import Ledger
 
 
 def with_rates(folder, rates: list[float]) -> Results:

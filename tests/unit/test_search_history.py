@@ -10,8 +10,8 @@ from builders import scores, sweep_config, trial
 from ray.tune.experiment import Trial
 
 from trainables.metric_keys import GPU_HOURS
-from trainables.records import TrialRecord, TrialStatus
-from trainables.sweep_table import SweepTable
+from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.sweep_table import SweepTable
 from tune.in_order import InOrder
 from tune.search_history import SearchHistory
 

@@ -22,7 +22,7 @@ from simulated_search import (
     sweep,
 )
 
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.searcher import OptunaSearcher
 from tune.sweep_config import SweepConfig
 

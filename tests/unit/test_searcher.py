@@ -29,7 +29,7 @@ from simulated_search import (
 )
 
 from trainables.config import TrialConfig
-from trainables.records import TrialRecord, TrialStatus
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.search_space import Params, grid_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

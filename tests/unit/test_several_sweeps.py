@@ -14,8 +14,8 @@ from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import notices, open_sweeps
 from trainables.errors import UserError
-from trainables.ledger import Ledger
-from trainables.records import BaseRecord, TrialStatus
+from trainables.results.ledger import Ledger
+from trainables.results.records import BaseRecord, TrialStatus
 
 
 @pytest.fixture(scope="module")

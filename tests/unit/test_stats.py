@@ -23,8 +23,8 @@ from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.stats.intervals import bootstrap_mean, over_seeds, upper_bound
 from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks, sign_flips
 from analysis.stats.trends import jonckheere, spearman
-from trainables.ledger import Ledger
 from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.results.ledger import Ledger
 
 
 def test_the_bootstrap_is_what_drawing_items_one_by_one_gives():

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from builders import measurement, trial
 
-from trainables import object_storage
 from trainables.errors import UserError
-from trainables.ledger import Ledger, SweepFolder
-from trainables.object_storage import ObjectStorage
-from trainables.storage import (
+from trainables.files import object_storage
+from trainables.files.object_storage import ObjectStorage
+from trainables.files.storage import (
     LocalStorage,
     Location,
     Storage,
@@ -21,6 +20,7 @@ from trainables.storage import (
     open_storage,
     parse_location,
 )
+from trainables.results.ledger import Ledger, SweepFolder
 from tune.lock import SweepLock
 from tune.sweep_folder import check_sweep_folder
 

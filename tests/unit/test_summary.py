@@ -15,10 +15,10 @@ from rich.console import Console
 
 from analysis.report.answer import setting as answer_setting
 from trainables import metric_keys
-from trainables.pareto import pareto_front
-from trainables.recommendation import recommend
-from trainables.records import TrialRecord, TrialStatus
-from trainables.wording import setting
+from trainables.results.pareto import pareto_front
+from trainables.results.recommendation import recommend
+from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.wording import setting
 from tune.summary import print_summary
 from tune.tables import write_results_csv
 

@@ -17,9 +17,9 @@ from sweep_files import SWEEP
 
 from analysis.__main__ import main as analysis_main
 from trainables.errors import UserError
-from trainables.ledger import Ledger
-from trainables.records import SCHEMA_VERSION
-from trainables.storage import LocalStorage
+from trainables.files.storage import LocalStorage
+from trainables.results.ledger import Ledger
+from trainables.results.records import SCHEMA_VERSION
 from tune.command_line import main
 from tune.sweep_folder import check_sweep_folder
 
@@ -221,7 +221,7 @@ def test_a_disk_that_fills_up_is_named(sweep: Ledger, monkeypatch: pytest.Monkey
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("trainables.storage.os.fsync", full)
+    monkeypatch.setattr("trainables.files.storage.os.fsync", full)
     with pytest.raises(UserError, match="No space left on device; make room"):
         sweep.write_trial(running(0))
     monkeypatch.undo()

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from builders import trial as recorded
 
-from trainables.disk import is_disk_full
-from trainables.records import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.files.disk import is_disk_full
+from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.tune_events import TuneEvents
@@ -96,7 +96,7 @@ def test_a_trial_s_seconds_are_those_of_its_attempts_to_their_last_measurements(
     record = recorded(0).model_copy(update={"started": 100.0, "ended": None})
 
     def go_on(record: TrialRecord, at: float) -> TrialRecord:
-        monkeypatch.setattr("trainables.records.time.time", lambda: at)
+        monkeypatch.setattr("trainables.results.records.time.time", lambda: at)
         return record.in_next_attempt(record.config, record.attempt + 1)
 
     measured = record.after(Measurement(step=1, metrics={}, time=160.0))

@@ -8,8 +8,8 @@ from builders import scores, trial
 from analysis.wandb_panels import panel_groups
 from trainables.config import LoraConfig
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.records import TrialStatus
-from trainables.wording import SETTING_GROUP, setting_group
+from trainables.results.records import TrialStatus
+from trainables.results.wording import SETTING_GROUP, setting_group
 from tune.wandb_listener import _trial_config
 
 

@@ -19,7 +19,7 @@ from analysis.sweeps import open_sweeps
 from analysis.wandb_runs import load_wandb_runs
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
-from trainables.records import TrialStatus
+from trainables.results.records import TrialStatus
 from tune.wandb_listener import _base_config, _best, _trial_config
 
 KEY = "k" * 40

@@ -16,13 +16,13 @@ import torch
 
 from trainables.config import TrialConfig
 from trainables.errors import CannotInspect
-from trainables.evaluation import evaluating
+from trainables.evaluation.evaluator import evaluating
+from trainables.inputs.model import device, load_model, shared_base
 from trainables.inside.attention import LayerAttention
 from trainables.inside.records import AttentionDrift, RepresentationDrift
 from trainables.inside.representation import linear_cka_drift
-from trainables.items import read_items
-from trainables.model import device, load_model, shared_base
-from trainables.records import BaseRecord
+from trainables.results.items import read_items
+from trainables.results.records import BaseRecord
 
 PROMPTS = 64
 PROMPT_TOKENS = 256

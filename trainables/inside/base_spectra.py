@@ -11,9 +11,9 @@ import torch
 from filelock import FileLock
 from safetensors.torch import load_file, save_file
 
-from trainables.disk import whole_file
+from trainables.files.disk import whole_file
+from trainables.files.locations import node_cache
 from trainables.inside.spectra import dense_spectrum
-from trainables.locations import node_cache
 
 
 class BaseSpectra:

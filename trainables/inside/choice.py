@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from trainables.pareto import Goals, pareto_front
-from trainables.recommendation import recommend
-from trainables.records import TrialRecord
-from trainables.repeats import judged_by_repeats
+from trainables.results.pareto import Goals, pareto_front
+from trainables.results.recommendation import recommend
+from trainables.results.records import TrialRecord
+from trainables.results.repeats import judged_by_repeats
 
 
 def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:

@@ -12,8 +12,9 @@ import torch
 from safetensors.torch import save_file
 
 from trainables.config import ModelConfig, TrialConfig
-from trainables.disk import whole_file
 from trainables.errors import CannotInspect
+from trainables.files.disk import whole_file
+from trainables.inputs.model import device, fingerprint
 from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.base_spectra import BaseSpectra
 from trainables.inside.records import (
@@ -35,10 +36,9 @@ from trainables.inside.spectra import (
 )
 from trainables.inside.updates import MatrixUpdate, updates
 from trainables.inside.weights import base_weights
-from trainables.ledger import Ledger
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
-from trainables.model import device, fingerprint
-from trainables.records import TrialRecord
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialRecord
 
 # Bump when this code would no longer find the numbers of an old record.
 _CACHE_VERSION = 2

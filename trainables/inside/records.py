@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from trainables.config import Frozen
-from trainables.disk import write_whole
+from trainables.files.disk import write_whole
 
 SCHEMA_VERSION = 1
 MOST_SINGULAR_VALUES = 64

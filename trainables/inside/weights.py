@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect
-from trainables.model import load_model, local_folder
+from trainables.inputs.model import load_model, local_folder
 
 
 class Weights(Protocol):

@@ -9,7 +9,7 @@ import torch
 
 from trainables.config import LoraConfig
 from trainables.errors import first_line
-from trainables.lora import adapt, restore
+from trainables.training.lora import adapt, restore
 
 
 class NotBatchable(Exception):

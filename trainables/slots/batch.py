@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from trainables.data import IGNORED_LABEL, Sample
+from trainables.inputs.data import IGNORED_LABEL, Sample
 
 
 @dataclass(frozen=True)

@@ -12,14 +12,13 @@ from typing import Any
 import torch
 
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
-from trainables.data import TokenizedData
 from trainables.errors import told
-from trainables.evaluation import Evaluator
-from trainables.inputs import inputs_of
-from trainables.model import shared_base
-from trainables.out_of_memory import free_memory, is_out_of_memory
-from trainables.records import TrialResult
-from trainables.reporter import Reporter
+from trainables.evaluation.evaluator import Evaluator
+from trainables.inputs.data import TokenizedData
+from trainables.inputs.model import shared_base
+from trainables.inputs.tokenized import inputs_of
+from trainables.process.out_of_memory import free_memory, is_out_of_memory
+from trainables.results.records import TrialResult
 from trainables.slots.adapters import (
     AdaptedLayers,
     Adapter,
@@ -32,6 +31,7 @@ from trainables.slots.base import check_batchable, resolve_targets
 from trainables.slots.batch import Batch
 from trainables.slots.loss import PassLoss
 from trainables.slots.slot import Slot
+from trainables.training.reporter import Reporter
 
 
 @dataclass(frozen=True)

@@ -24,18 +24,18 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from trainables.attempt_folder import (
+from trainables.config import TrialConfig
+from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, told
+from trainables.process.hang_watch import HangWatch
+from trainables.process.lost_device import end_with_lost_device
+from trainables.results.records import Measurement
+from trainables.training.attempt_folder import (
     clear_node,
     on_this_node,
     publish_items,
     publish_results,
     published_address,
 )
-from trainables.config import TrialConfig
-from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, told
-from trainables.hang_watch import HangWatch
-from trainables.lost_device import end_with_lost_device
-from trainables.records import Measurement
 
 STARTED = "started"
 MEASUREMENT = "measurement"
@@ -275,7 +275,7 @@ class SlotHost:
             error: what ended its part in the passes.
             busy: slots that others held when it found no memory for one of its own.
         """
-        from trainables.out_of_memory import is_out_of_memory, smaller_batches
+        from trainables.process.out_of_memory import is_out_of_memory, smaller_batches
 
         if not is_out_of_memory(error):
             guest.events.put_nowait({ERROR: error})

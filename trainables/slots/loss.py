@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from trainables.logits import logits_at
+from trainables.evaluation.logits import logits_at
 from trainables.slots.batch import Batch
 
 _TILE_TOKENS = 1024

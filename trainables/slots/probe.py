@@ -8,11 +8,11 @@ import psutil
 import torch
 
 from trainables.config import TrialConfig
-from trainables.out_of_memory import is_out_of_memory
-from trainables.reporter import ListReporter
-from trainables.reports import peak_bytes
+from trainables.process.out_of_memory import is_out_of_memory
 from trainables.slots.engine import SlotEngine
 from trainables.slots.speed import Speed, best
+from trainables.training.reporter import ListReporter
+from trainables.training.reports import peak_bytes
 
 # Passes are repeated for so long, and at least so often; the fastest counts.
 _SECONDS = 0.25

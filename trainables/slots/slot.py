@@ -18,19 +18,19 @@ from peft.tuners.lora import Linear as PeftLinear
 from safetensors.torch import save_file
 from transformers import TrainerControl, TrainerState, get_scheduler
 
-from trainables import checkpoint_files
-from trainables.best_weights import BestWeights
 from trainables.config import TrialConfig
-from trainables.data import IGNORED_LABEL, Sample, TokenizedData, training_order
-from trainables.disk import whole_folder
-from trainables.evaluation import Evaluator
-from trainables.lora import peft_config
-from trainables.records import TrialResult
-from trainables.reporter import Reporter
-from trainables.reports import Reports
+from trainables.evaluation.evaluator import Evaluator
+from trainables.files.disk import whole_folder
+from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData, training_order
+from trainables.results.records import TrialResult
 from trainables.slots.adapters import Adapter, Target
 from trainables.slots.optimizer import FlatAdamW
-from trainables.training import AlreadyTrained, Checkpoints, sft_config
+from trainables.training import checkpoint_files
+from trainables.training.best_weights import BestWeights
+from trainables.training.lora import peft_config
+from trainables.training.reporter import Reporter
+from trainables.training.reports import Reports
+from trainables.training.run import AlreadyTrained, Checkpoints, sft_config
 
 
 class Slot:

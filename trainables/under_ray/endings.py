@@ -8,10 +8,10 @@ from pathlib import Path
 from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
-from trainables.disk import disk_full, is_disk_full
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
-from trainables.records import Outcome, TrialStatus
-from trainables.reporter import StopTrial
+from trainables.files.disk import disk_full, is_disk_full
+from trainables.results.records import Outcome, TrialStatus
+from trainables.training.reporter import StopTrial
 
 
 def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
@@ -48,7 +48,7 @@ def most_telling(errors: Sequence[BaseException]) -> BaseException:
 
 def _distance(error: BaseException) -> int:
     """How far an error is from the trial: its own, its process's, its neighbours'."""
-    from trainables.out_of_memory import is_out_of_memory
+    from trainables.process.out_of_memory import is_out_of_memory
 
     of_the_trial = isinstance(error, (StopTrial, TrialError, UserError))
     if of_the_trial or is_out_of_memory(error) or is_disk_full(error):

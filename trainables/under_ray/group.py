@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
-from trainables.reporter import Reporter
+from trainables.training.reporter import Reporter
 from trainables.under_ray.endings import most_telling
 from trainables.under_ray.stop_request import stops_with_this_node
 from trainables.under_ray.worker import IN_STEP, environments, worker_actor

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
-from trainables.disk import log_stream
+from trainables.files.disk import log_stream
 
 
 @contextmanager

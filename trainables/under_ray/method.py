@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trainables.config import TrialConfig
-from trainables.records import TrialResult
-from trainables.reporter import Reporter
+from trainables.results.records import TrialResult
+from trainables.training.reporter import Reporter
 
 TrialFunction = Callable[[TrialConfig, Reporter], TrialResult]
 
@@ -14,9 +14,9 @@ TrialFunction = Callable[[TrialConfig, Reporter], TrialResult]
 def trial_function(trial: TrialConfig) -> TrialFunction:
     """What trains by the trial's method."""
     if trial.method == "lora":
-        from trainables.lora import train_lora
+        from trainables.training.lora import train_lora
 
         return train_lora
-    from trainables.full_sft import train_full_sft
+    from trainables.training.full_sft import train_full_sft
 
     return train_full_sft

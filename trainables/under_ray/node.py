@@ -9,7 +9,7 @@ from pydantic import Field
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError, first_line
-from trainables.storage import open_storage, parse_location
+from trainables.files.storage import open_storage, parse_location
 from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.gpu_types import gpu_types

@@ -10,11 +10,11 @@ from collections.abc import Callable
 
 import ray.tune
 
-from trainables.attempt_folder import publish_items
 from trainables.config import TrialConfig
-from trainables.hang_watch import HangWatch
-from trainables.records import Measurement
-from trainables.reporter import Reporter
+from trainables.process.hang_watch import HangWatch
+from trainables.results.records import Measurement
+from trainables.training.attempt_folder import publish_items
+from trainables.training.reporter import Reporter
 from trainables.under_ray.stop_request import stop_is_requested
 
 MEASUREMENT = "measurement"
@@ -57,7 +57,7 @@ class WorkerReporter(_StoppableReporter):
         Raises:
             StoppedByTune: the trial ends here, in every worker.
         """
-        from trainables.checkpoint import agreed
+        from trainables.training.checkpoint import agreed
 
         if not agreed(self._hand_on is not None and self._hand_on(measurement), self._workers):
             raise StoppedByTune

@@ -16,9 +16,9 @@ from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.records import Measurement, TrialResult
-from trainables.reporter import Reporter, StopTrial
+from trainables.results.records import Measurement, TrialResult
 from trainables.slots import host
+from trainables.training.reporter import Reporter, StopTrial
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus

@@ -13,9 +13,9 @@ import ray
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, first_line
-from trainables.locations import node_cache
-from trainables.lost_device import end_with_lost_device
-from trainables.storage import open_storage, parse_location
+from trainables.files.locations import node_cache
+from trainables.files.storage import open_storage, parse_location
+from trainables.process.lost_device import end_with_lost_device
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus
@@ -39,9 +39,9 @@ def evaluate_base_to(
     Without a `cache` of all sweeps the node's own is used. A `marker` is a file that the driver has
     written at `target`.
     """
-    from trainables.base_evaluation import evaluate_base
-    from trainables.inputs import DATA_FOLDER, DATA_RECORD
-    from trainables.out_of_memory import evaluated_within_memory
+    from trainables.evaluation.base import evaluate_base
+    from trainables.inputs.tokenized import DATA_FOLDER, DATA_RECORD
+    from trainables.process.out_of_memory import evaluated_within_memory
 
     use_credentials()
     cache_dir = Path(cache) if cache else node_cache() / "bases"

@@ -11,19 +11,19 @@ from typing import Any
 import ray
 import ray.tune
 
-from trainables.attempt_folder import (
+from trainables.config import TrialConfig
+from trainables.errors import UserError
+from trainables.process.lost_device import end_with_lost_device
+from trainables.results.records import Outcome, TrialStatus
+from trainables.slots.eligibility import reason_against
+from trainables.training.attempt_folder import (
     beside_workers,
     clear_node,
     on_this_node,
     publish_rest,
     published_address,
 )
-from trainables.config import TrialConfig
-from trainables.errors import UserError
-from trainables.lost_device import end_with_lost_device
-from trainables.records import Outcome, TrialStatus
-from trainables.reporter import StopTrial
-from trainables.slots.eligibility import reason_against
+from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.endings import root_cause, verdict
 from trainables.under_ray.granted_gpus import check_granted_gpus
@@ -95,7 +95,7 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
     """
     if slot_hosts and _is_in_slot(trial, slot_hosts):
         return train_in_slot(slot_hosts, trial, TuneReporter()).best_weights_dir
-    from trainables.out_of_memory import train_within_memory
+    from trainables.process.out_of_memory import train_within_memory
 
     if trial.workers > 1:
         reporter = TuneReporter()

@@ -13,11 +13,16 @@ from typing import Any, NamedTuple
 
 import ray
 
-from trainables.attempt_folder import clear_node, on_this_node, publish_worker, published_address
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
-from trainables.records import Measurement
-from trainables.reporter import StopTrial
+from trainables.results.records import Measurement
+from trainables.training.attempt_folder import (
+    clear_node,
+    on_this_node,
+    publish_worker,
+    published_address,
+)
+from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.log import log_to
@@ -93,7 +98,7 @@ class Worker:
             UserError: the node's GPU is of no use, or its disk another than the sweep's.
             StopTrial: the driver asked for it.
         """
-        from trainables.out_of_memory import free_memory
+        from trainables.process.out_of_memory import free_memory
 
         free_memory()  # of the trial before
         use_credentials()
@@ -132,7 +137,7 @@ class Worker:
 
 def _leave(trial: TrialConfig, rank: int) -> None:
     """Publish what this worker has made; the last thing that any of a node has to do there."""
-    from trainables.checkpoint import barrier
+    from trainables.training.checkpoint import barrier
 
     publish_worker(trial, rank)
     if trial.published_dir is not None:

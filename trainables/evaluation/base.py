@@ -1,0 +1,306 @@
+"""The untouched base model's evaluation: made once per content, read by every trial.
+
+A folder holds `base.json` (scores), `items.jsonl` (every item's outcome) and, where KL drift is
+measured, `kl_reference.safetensors`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import mkdtemp
+from typing import Any, TypeVar
+
+from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.errors import Fault, UserError, first_line
+from trainables.evaluation.drift import (
+    KlReference,
+    general_nll,
+    kl_drift,
+    sample_reference,
+)
+from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
+from trainables.evaluation.forgetting import forgetting_metrics
+from trainables.inputs.data import TokenizedData, read_general_text, tokenize
+from trainables.inputs.lora_reach import left_by_lora
+from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
+from trainables.inputs.tokenized import write_data
+from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
+from trainables.process.out_of_memory import is_out_of_memory
+from trainables.results.items import read_items, write_items
+from trainables.results.records import BaseRecord, ItemScore
+
+_RECORD = "base.json"
+_ITEMS = "items.jsonl"
+_KL_REFERENCE = "kl_reference.safetensors"
+# Bump when the numbers of an old cache entry would no longer be made by this code.
+_CACHE_VERSION = 5
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Base:
+    """What trials compare themselves with."""
+
+    record: BaseRecord
+    items: list[ItemScore]
+    kl_reference: KlReference | None
+
+    @classmethod
+    def load(cls, folder: Path) -> Base:
+        """Read a folder written by `evaluate_base`."""
+        reference = folder / _KL_REFERENCE
+        return cls(
+            BaseRecord.model_validate_json((folder / _RECORD).read_bytes()),
+            read_items(folder / _ITEMS),
+            KlReference.load(reference) if reference.exists() else None,
+        )
+
+
+def evaluate_base(
+    model: ModelConfig,
+    data: DataConfig,
+    suite: EvalSuite,
+    seed: int,
+    cache: Path,
+    data_folder: Path | None = None,
+) -> Path:
+    """Evaluate the base model, or find the evaluation in the cache; returns its folder.
+
+    Loads all that a trial will need, so whatever is wrong with model, data or tasks shows here,
+    before a trial is spent. The tokenised data go to `data_folder`, if that is given.
+
+    Raises:
+        UserError: every fault found in model, data and tasks.
+    """
+    started = time.time()
+    model = pinned(model)
+    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
+    if data_folder is not None:
+        write_data(tokenized, data_folder)
+    documents = _general_documents(suite)
+    prompts = tokenized.prompts[: suite.kl_prompts]
+    sampled = [seed, suite.kl_tokens, *prompts] if prompts else []
+    content = _content(model, evaluator, documents)
+    # The record tells of the samples, too.
+    counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
+    samples = [*counts, data.max_length]
+    batch = {"batch_size": suite.batch_size}  # changes scores by rounding alone
+    key = _key(content | batch | {"kl": sampled, "samples": samples})
+    folder = cache / key
+    if folder.exists():
+        return folder
+    base, _ = shared_base(model)
+    evaluation = evaluator.evaluate(base)
+    special = not data.is_chat
+    reference = _sample(base, tokenizer, prompts, suite, seed, special)
+    nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
+    record = BaseRecord(
+        key=key,
+        # Which rows are held out, and so which of the long ones are, follows the seed.
+        scores_key=_key(content | {"rows": len(tokenized.train) + tokenized.skipped}),
+        revision=model.revision,
+        scores=evaluation.scores,
+        metrics=_base_metrics(evaluation, reference, nll),
+        general_nll=nll,
+        parameters=sum(parameter.numel() for parameter in base.parameters()),
+        train_samples=len(tokenized.train),
+        validation_samples=len(tokenized.validation),
+        skipped_samples=tokenized.skipped,
+        seconds=time.time() - started,
+        warnings=_warnings(base, evaluation, tokenized, data, suite),
+    )
+    _store(folder, record, evaluation.items, reference)
+    return folder
+
+
+def _load_all(
+    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int
+) -> tuple[object, Evaluator, TokenizedData]:
+    """Tokenizer, tasks and data; the faults of all of them together."""
+    faults: list[Fault] = []
+
+    def attempt(make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except UserError as error:
+            faults.extend(error.faults)
+        except ModuleNotFoundError as error:
+            faults.append(Fault("model.name", str(error)))
+        return None
+
+    tokenizer = attempt(lambda: load_tokenizer(model))
+    if tokenizer is not None:
+        attempt(lambda: _load_base(model))
+        attempt(lambda: _check_chat_template(tokenizer, model, data, suite))
+    # That of the process's trials, too; where there is no tokenizer the tasks' faults still are.
+    evaluator = attempt(
+        lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
+    )
+    can_render = tokenizer and (tokenizer.chat_template or not data.is_chat)
+    tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
+    if faults or tokenizer is None or evaluator is None or tokenized is None:
+        raise UserError(faults)
+    return tokenizer, evaluator, tokenized
+
+
+def _load_base(model: ModelConfig) -> None:
+    """Have the process's base model loaded.
+
+    Raises:
+        UserError: it cannot be, or memory runs out over it, which no smaller batch would change.
+    """
+    try:
+        shared_base(model)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        rule = (
+            f"memory runs out as {model.name} is loaded, whole, into one process, which evaluates "
+            f"the base: {first_line(error)}"
+        )
+        remedy = "take a smaller model or larger GPUs"
+        raise UserError([Fault("model.name", rule, remedy)]) from None
+
+
+def _check_chat_template(
+    tokenizer: Any, model: ModelConfig, data: DataConfig, suite: EvalSuite
+) -> None:
+    of_data = "data.messages" if data.messages else "data.chat_template"
+    asking = {of_data: data.is_chat, "eval.chat_template": suite.chat_template}
+    fields = [field for field, is_asked in asking.items() if is_asked]
+    if fields and tokenizer.chat_template is None:
+        rule = f"the tokenizer of {model.name} has no chat template"
+        remedy = "leave it out, or take a model that was tuned to chat"
+        raise UserError([Fault(field, rule, remedy) for field in fields])
+
+
+def _general_documents(suite: EvalSuite) -> list[str]:
+    return read_general_text(suite.general_text) if suite.general_text else []
+
+
+def _content(
+    model: ModelConfig, evaluator: Evaluator, documents: Sequence[str]
+) -> dict[str, object]:
+    """What decides the base's scores."""
+    return {
+        "cache": _CACHE_VERSION,
+        "model": fingerprint(model),
+        "dtype": model.dtype,
+        "attention": model.attention,
+        "tasks": evaluator.describe(),
+        "general": list(documents),
+        "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
+    }
+
+
+def _key(content: dict[str, object]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _sample(
+    base: object,
+    tokenizer: object,
+    prompts: Sequence[str],
+    suite: EvalSuite,
+    seed: int,
+    special: bool,
+) -> KlReference | None:
+    if not prompts:
+        return None
+    return sample_reference(
+        base,
+        tokenizer,
+        prompts,
+        suite.kl_tokens,
+        suite.batch_size,
+        seed,
+        special,
+    )
+
+
+def _base_metrics(
+    evaluation: Evaluation, reference: KlReference | None, nll: float | None
+) -> dict[str, float]:
+    """What the base's own W&B run shows: its scores, and drifts and forgetting of zero."""
+    metrics = evaluation.metrics | forgetting_metrics(
+        evaluation.scores, evaluation.scores, evaluation.items, evaluation.items
+    )
+    if reference is not None:
+        metrics[KL_BASE_TO_TUNED] = 0.0
+    if nll is not None:
+        metrics[FORGETTING_NLL] = 0.0
+    return metrics
+
+
+def _warnings(
+    base: object,
+    evaluation: Evaluation,
+    tokenized: TokenizedData,
+    data: DataConfig,
+    suite: EvalSuite,
+) -> tuple[str, ...]:
+    warnings = []
+    for label, score in evaluation.scores.items():
+        margin = 2 * (score.stderr or 0.0)
+        if score.role == "retention" and score.value - margin <= score.chance:
+            warnings.append(
+                f"retention task {label}: the base scores {score.value:.3f}, at chance "
+                f"({score.chance:.3f}) within two standard errors; it cannot show forgetting"
+            )
+    if data.is_chat != suite.chat_template:
+        chats, asks = ("chats", "plain text") if data.is_chat else ("plain text", "a chat")
+        warnings.append(
+            f"trained are {chats}, and eval.chat_template is {suite.chat_template}: the tasks ask "
+            f"in {asks}"
+        )
+    if tokenized.skipped:
+        warnings.append(
+            f"{tokenized.skipped} of {tokenized.skipped + len(tokenized.train)} training samples "
+            f"are longer than data.max_length = {data.max_length} tokens and were left out"
+        )
+    if left := left_by_lora(base):
+        warnings.append(left)
+    return tuple(warnings)
+
+
+def _store(
+    folder: Path, record: BaseRecord, items: list[ItemScore], reference: KlReference | None
+) -> None:
+    """Write aside, then rename: a half-written entry is never found."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(mkdtemp(prefix=".unfinished-", dir=folder.parent))
+    unfinished.chmod(0o755)  # workers may run as other users
+    (unfinished / _RECORD).write_text(record.model_dump_json(indent=2))
+    write_items(unfinished / _ITEMS, items)
+    if reference is not None:
+        reference.save(unfinished / _KL_REFERENCE)
+    try:
+        unfinished.replace(folder)
+    except OSError:  # another sweep has made the same entry meanwhile
+        shutil.rmtree(unfinished)
+        if not folder.exists():
+            raise
+
+
+def compare_with_base(
+    base: Base, model: object, tokenizer: object, evaluator: Evaluator, suite: EvalSuite
+) -> tuple[Evaluation, dict[str, float]]:
+    """Evaluate a tuned model; returns the evaluation and every metric, drifts included."""
+    evaluation = evaluator.evaluate(model)
+    metrics = evaluation.metrics | forgetting_metrics(
+        base.record.scores, evaluation.scores, base.items, evaluation.items
+    )
+    if base.kl_reference is not None:
+        metrics[KL_BASE_TO_TUNED] = kl_drift(model, base.kl_reference, suite.batch_size)
+    if base.record.general_nll is not None:
+        documents = _general_documents(suite)
+        nll = general_nll(model, tokenizer, documents, suite.batch_size)
+        metrics[FORGETTING_NLL] = nll - base.record.general_nll
+    return evaluation, metrics

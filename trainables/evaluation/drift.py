@@ -1,0 +1,184 @@
+"""How far the tuned model's predictions have moved: KL drift and LM drift.
+
+Shapes: N sequences, S positions, V vocabulary, T scored tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch.nn.functional import cross_entropy
+
+from trainables.evaluation.evaluator import evaluating
+from trainables.evaluation.logits import logits_at
+from trainables.inputs.data import IGNORED_LABEL, Sample
+
+_GENERAL_TEXT_TOKENS = 512
+
+
+@dataclass(frozen=True)
+class KlReference:
+    """Tokens sampled from the base after prompts of the new task, and its distributions there.
+
+    Attributes:
+        input_ids_NS: prompt and sampled tokens, padded on the right.
+        attention_mask_NS: 1 on both, 0 on padding.
+        scored_NS: true at each position whose next token was sampled.
+        log_probs_TV: the base's log-probabilities there, in row-major order of `scored_NS`.
+    """
+
+    input_ids_NS: torch.Tensor
+    attention_mask_NS: torch.Tensor
+    scored_NS: torch.Tensor
+    log_probs_TV: torch.Tensor
+
+    def save(self, file: Path) -> None:
+        """Write it as safetensors."""
+        save_file(
+            {
+                "input_ids": self.input_ids_NS,
+                "attention_mask": self.attention_mask_NS,
+                "scored": self.scored_NS,
+                "log_probs": self.log_probs_TV,
+            },
+            file,
+        )
+
+    @classmethod
+    def load(cls, file: Path) -> KlReference:
+        """Read it back."""
+        saved = load_file(file)
+        return cls(saved["input_ids"], saved["attention_mask"], saved["scored"], saved["log_probs"])
+
+
+def sample_reference(
+    model: Any,
+    tokenizer: Any,
+    prompts: Sequence[str],
+    tokens: int,
+    batch_size: int,
+    seed: int,
+    special: bool = True,
+) -> KlReference:
+    """Let the base continue each prompt by up to `tokens` tokens at temperature 1.
+
+    The tokenizer adds its special tokens, unless a chat template has written them (`special`).
+    """
+    sequences: list[tuple[list[int], int]] = []
+    with evaluating(model):
+        torch.manual_seed(seed)
+        for prompt in prompts:
+            # Training and the harness count a space at the end to what follows.
+            context = prompt.rstrip() or prompt
+            encoded = tokenizer(context, return_tensors="pt", add_special_tokens=special)
+            prompt_ids = encoded["input_ids"].to(model.device)
+            sampled = model.generate(
+                input_ids=prompt_ids,
+                attention_mask=torch.ones_like(prompt_ids),
+                do_sample=True,
+                temperature=1.0,
+                top_k=0,
+                top_p=1.0,
+                repetition_penalty=1.0,
+                max_new_tokens=tokens,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            sequences.append((sampled[0].tolist(), prompt_ids.shape[1]))
+    width = max(len(ids) for ids, _ in sequences)
+    input_ids = torch.full((len(sequences), width), tokenizer.pad_token_id)
+    attention_mask = torch.zeros_like(input_ids)
+    scored = torch.zeros(input_ids.shape, dtype=torch.bool)
+    for row, (ids, prompt_length) in enumerate(sequences):
+        input_ids[row, : len(ids)] = torch.tensor(ids)
+        attention_mask[row, : len(ids)] = 1
+        scored[row, prompt_length - 1 : len(ids) - 1] = True
+    log_probs = _log_probs(model, input_ids, attention_mask, scored, batch_size)
+    return KlReference(input_ids, attention_mask, scored, log_probs)
+
+
+def kl_drift(model: Any, reference: KlReference, batch_size: int) -> float:
+    """KL(base || tuned), nats per token, >= 0 (RL's Razor, 2509.04259).
+
+    mean over sampled tokens of sum_v p0(v) log(p0(v) / p(v))
+    """
+    tuned_TV = _log_probs(
+        model,
+        reference.input_ids_NS,
+        reference.attention_mask_NS,
+        reference.scored_NS,
+        batch_size,
+    )
+    base_TV = reference.log_probs_TV
+    return float((base_TV.exp() * (base_TV - tuned_TV)).sum(-1).mean().clamp_min(0))
+
+
+def _log_probs(
+    model: Any,
+    input_ids_NS: torch.Tensor,
+    attention_mask_NS: torch.Tensor,
+    scored_NS: torch.Tensor,
+    batch_size: int,
+) -> torch.Tensor:
+    """Log-probabilities over the vocabulary at the scored positions, shape (T, V), fp32, CPU."""
+    rows = []
+    with evaluating(model):
+        for start in range(0, len(input_ids_NS), batch_size):
+            batch = slice(start, start + batch_size)
+            logits_TV = logits_at(
+                model,
+                scored_NS[batch].flatten().nonzero()[:, 0].to(model.device),
+                input_ids=input_ids_NS[batch].to(model.device),
+                attention_mask=attention_mask_NS[batch].to(model.device),
+            )
+            rows.append(logits_TV.float().log_softmax(-1).cpu())
+    return torch.cat(rows)
+
+
+def general_nll(model: Any, tokenizer: Any, documents: Sequence[str], batch_size: int) -> float:
+    """Cross-entropy on general text, nats per token; documents are cut at 512 tokens.
+
+    Its rise over the base's is the LM drift (PEFT, method_comparison).
+    """
+    encoded = tokenizer(list(documents), truncation=True, max_length=_GENERAL_TEXT_TOKENS)
+    samples: list[Sample] = [{"input_ids": ids, "labels": ids} for ids in encoded["input_ids"]]
+    return token_nll(model, samples, batch_size)
+
+
+def token_nll(model: Any, samples: Sequence[Sample], batch_size: int) -> float:
+    """Mean cross-entropy over the labelled tokens of all samples, nats per token.
+
+    Raises:
+        ValueError: no token has a label.
+    """
+    total, count = 0.0, 0
+    with evaluating(model):
+        for start in range(0, len(samples), batch_size):
+            batch = samples[start : start + batch_size]
+            input_ids_NS = _padded([sample["input_ids"] for sample in batch], 0)
+            mask_NS = _padded([[1] * len(sample["input_ids"]) for sample in batch], 0)
+            labels_NS = _padded([sample["labels"] for sample in batch], IGNORED_LABEL)
+            targets_NS = torch.full_like(labels_NS, IGNORED_LABEL)
+            targets_NS[:, :-1] = labels_NS[:, 1:]
+            positions_T = (targets_NS != IGNORED_LABEL).flatten().nonzero()[:, 0]
+            logits_TV = logits_at(
+                model,
+                positions_T.to(model.device),
+                input_ids=input_ids_NS.to(model.device),
+                attention_mask=mask_NS.to(model.device),
+            )
+            targets_T = targets_NS.flatten()[positions_T].to(logits_TV.device)
+            total += float(cross_entropy(logits_TV.float(), targets_T, reduction="sum"))
+            count += len(targets_T)
+    if count == 0:
+        raise ValueError("no token has a label")
+    return total / count
+
+
+def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    width = max(len(row) for row in rows)
+    return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

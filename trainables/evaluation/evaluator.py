@@ -1,0 +1,316 @@
+"""Evaluation by lm-evaluation-harness: its tasks, its requests, its numbers."""
+
+from __future__ import annotations
+
+import json
+import math
+import random
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from lm_eval.evaluator import evaluate
+
+from trainables import metric_keys
+from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
+from trainables.errors import Fault, UserError
+from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
+from trainables.evaluation.tasks import LoadedTask, documents_digest, load_tasks
+from trainables.inputs.model import load_tokenizer
+from trainables.results.records import ItemScore, TaskScore
+
+# The harness's own defaults.
+_PYTHON_SEED = 0
+_SEED = 1234
+_PREFERRED_METRICS = ("acc", "exact_match", "mcq_acc", "em", "f1", "bleu")
+_STDERR_RESAMPLES = 100
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by task label, flat metrics as logged, and every item's outcome."""
+
+    scores: dict[str, TaskScore]
+    metrics: dict[str, float]
+    items: list[ItemScore]
+
+
+class Evaluator:
+    """Evaluates models on one suite; tasks, requests and their batches are made once.
+
+    Args:
+        suite: the tasks.
+        tokenizer: of the model that is to be evaluated, and of all its tuned copies.
+
+    Raises:
+        UserError: tasks that do not exist or cannot be loaded, all at once.
+    """
+
+    def __init__(self, suite: EvalSuite, tokenizer: Any) -> None:
+        self._suite = suite
+        self._tokenizer = tokenizer
+        self._loaded = load_tasks(suite)
+        self._layouts = Layouts()
+        self._ahead: WeakKeyDictionary[Any, dict[Hashable, Answers]] = WeakKeyDictionary()
+
+    def models_at_once(self, tokens: int, device: torch.device) -> int:
+        """For how many models to `answer_ahead`, in passes of at most so many tokens."""
+        return self._layouts.copies_in(tokens, device)
+
+    def answer_ahead(self, models: Sequence[Any], routed: Routed) -> None:
+        """Answer what is known to be asked of several models on one base, in shared passes.
+
+        `evaluate`, called next for each of them, finds the answers.
+
+        Args:
+            models: they share all but some layers, which are not to change before `evaluate`.
+            routed: makes a pass of so many rows for each of these models go through its layers.
+        """
+        with evaluating(models[0]):
+            lm = HarnessModel(models[0], self._tokenizer, self._suite.batch_size, self._layouts)
+            for texts, answers in lm.answer_ahead(len(models), routed):
+                for model, of_model in zip(models, answers, strict=True):
+                    self._ahead.setdefault(model, {})[texts] = of_model
+
+    def evaluate(self, model: Any) -> Evaluation:
+        """Run every task; leaves the model's training mode as it was."""
+        scores: dict[str, TaskScore] = {}
+        metrics: dict[str, float] = {}
+        items: list[ItemScore] = []
+        with evaluating(model):
+            answers = self._ahead.pop(model, {})
+            lm = HarnessModel(
+                model, self._tokenizer, self._suite.batch_size, self._layouts, answers
+            )
+            for loaded in self._loaded:
+                try:
+                    result = self._run(loaded, lm)
+                except Exception as error:
+                    error.add_note(f"task {loaded.task.label}")
+                    raise
+                score, values = _read_score(loaded, result)
+                scores[loaded.task.label] = score
+                metrics |= values
+                items += _read_items(loaded, result, score)
+        return Evaluation(scores, metrics | _role_means(scores), items)
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Everything that decides the numbers besides the model, as plain data."""
+        return [
+            {
+                "role": loaded.role,
+                "label": loaded.task.label,
+                "limit": loaded.limit(self._suite),
+                "score": [loaded.task.metric, loaded.task.filter],
+                "tasks": {
+                    name: json.loads(json.dumps(task.dump_config(), default=str))
+                    for name, task in loaded.tasks["tasks"].items()
+                },
+                "documents": {
+                    name: documents_digest(task, loaded.limit(self._suite))
+                    for name, task in loaded.tasks["tasks"].items()
+                },
+            }
+            for loaded in self._loaded
+        ] + [{"chat_template": self._suite.chat_template}]
+
+    def _run(self, loaded: LoadedTask, lm: HarnessModel) -> dict[str, Any]:
+        random.seed(_PYTHON_SEED)
+        np.random.seed(_SEED)
+        torch.manual_seed(_SEED)
+        result = evaluate(
+            lm=lm,
+            task_dict=loaded.tasks,
+            limit=loaded.limit(self._suite),
+            bootstrap_iters=_STDERR_RESAMPLES,
+            log_samples=True,
+            apply_chat_template=self._suite.chat_template,
+            fewshot_as_multiturn=self._suite.chat_template,
+        )
+        assert result is not None  # noqa: S101 - only ranks other than 0 get None
+        return dict(result)
+
+
+def shared_evaluator(model: ModelConfig, suite: EvalSuite) -> Evaluator:
+    """The process's evaluator of a model's tuned copies, made once for all trials.
+
+    Raises:
+        UserError: as for an `Evaluator`.
+    """
+    return _evaluator(model, suite.model_dump_json())
+
+
+@lru_cache(maxsize=2)  # a trial that ran out of memory goes on with smaller batches
+def _evaluator(model: ModelConfig, suite: str) -> Evaluator:
+    return Evaluator(EvalSuite.model_validate_json(suite), load_tokenizer(model))
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode, without gradients and without touching the training's random state."""
+    was_training = model.training
+    state, python_state = np.random.get_state(), random.getstate()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
+    try:
+        with torch.random.fork_rng(devices=devices), torch.no_grad():
+            model.eval()
+            yield
+    finally:
+        random.setstate(python_state)
+        np.random.set_state(state)
+        model.train(was_training)
+
+
+def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
+    """The task's accuracy, and all its numeric metrics under our keys."""
+    label = loaded.task.label
+    by_name = {**result["results"], **result.get("groups", {})}
+    values = by_name[label] if label in by_name else by_name[loaded.task.task]
+    found: dict[tuple[str, str], float] = {}
+    errors: dict[tuple[str, str], float] = {}
+    for key, value in values.items():
+        metric, _, filter_name = key.partition(",")
+        if not filter_name or not _is_number(value):
+            continue
+        if metric.endswith("_stderr"):
+            errors[metric.removesuffix("_stderr"), filter_name] = float(value)
+        else:
+            found[metric, filter_name] = float(value)
+    metric, filter_name = _choose(loaded.task, list(found))
+    _check_is_a_skill(loaded, metric)
+    metrics = {
+        metric_keys.task_score(loaded.role, label, name): value
+        for (name, used_filter), value in found.items()
+        if used_filter == filter_name
+    }
+    stderr = errors.get((metric, filter_name))
+    if stderr is not None:
+        metrics[metric_keys.task_score(loaded.role, label, f"{metric}_stderr")] = stderr
+    counts = [
+        _count_choices(task, sample) for task, sample in _samples(loaded, result, filter_name)
+    ]
+    choices = [count for count in counts if count is not None]
+    score = TaskScore(
+        role=loaded.role,
+        metric=metric,
+        filter=filter_name,
+        value=found[metric, filter_name],
+        stderr=stderr,
+        chance=float(np.mean([1 / count if count else 0.0 for count in counts])),
+        choices=float(np.mean(choices)) if choices else None,
+        items=len(counts),
+    )
+    return score, metrics
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float, np.number)) and not math.isnan(float(value))
+
+
+def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
+    names = [metric for metric, _ in found]
+    preferred = [name for name in (task.metric, *_PREFERRED_METRICS) if name in names]
+    metric = preferred[0] if preferred else (names[0] if names else "")
+    filters = [name for known, name in found if known == metric]
+    filter_name = task.filter or (filters[0] if filters else "")
+    if (task.metric and metric != task.metric) or (metric, filter_name) not in found:
+        known = ", ".join(f"{name} (filter {used})" for name, used in found) or "no number"
+        wanted = f"{task.metric or metric} (filter {filter_name})"
+        raise UserError([Fault("eval", f"task {task.task} gives no {wanted}", f"it gives {known}")])
+    return metric, filter_name
+
+
+def _check_is_a_skill(loaded: LoadedTask, metric: str) -> None:
+    """See that more of the metric is better, as of everything that is compared with the base.
+
+    Raises:
+        UserError: it is an error, such as perplexity.
+    """
+    members = loaded.tasks["tasks"].values()
+    if any((task.higher_is_better() or {}).get(metric) is False for task in members):
+        rule = f"task {loaded.task.label}: its {metric} is better where it is lower"
+        remedy = "name another `metric` of it; drift on texts is measured by eval.general_text"
+        raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
+
+
+def _samples(
+    loaded: LoadedTask, result: dict[str, Any], filter_name: str
+) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """Each document's sample under one filter, with its task."""
+    for name, task in loaded.tasks["tasks"].items():
+        for sample in result["samples"][name]:
+            if sample["filter"] == filter_name:
+                yield task, sample
+
+
+def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
+    """Listed answers; None where the answer is generated."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    # Mutual information also asks for each answer without the question.
+    twice = "acc_mutual_info" in sample["metrics"]
+    return len(sample["arguments"]) // (2 if twice else 1)
+
+
+def _read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
+    """Each document's outcome.
+
+    Raises:
+        UserError: the task shall show forgetting, and has a number for all documents alone.
+    """
+    items = [
+        ItemScore(
+            task=loaded.task.label,
+            doc_hash=sample["doc_hash"],
+            filter=sample["filter"],
+            score=float(sample[score.metric]),
+            prompt=str(sample["arguments"][0][0]),
+            target=_target_text(task, sample),
+            answer=_answer_text(task, sample),
+        )
+        for task, sample in _samples(loaded, result, score.filter)
+        if _is_number(sample.get(score.metric))
+    ]
+    if loaded.role == "retention" and not items:
+        rule = (
+            f"task {loaded.task.label}: its {score.metric} is of all documents, of none by itself"
+        )
+        raise UserError([Fault("eval.retention", rule, "name another `metric` of it")])
+    return items
+
+
+def _target_text(task: Any, sample: dict[str, Any]) -> str:
+    target = sample["target"]
+    if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
+        return str(sample["arguments"][target][1]).strip()
+    return str(target)
+
+
+def _answer_text(task: Any, sample: dict[str, Any]) -> str:
+    count = _count_choices(task, sample)
+    if count is not None:
+        likelihoods = [float(response[0]) for response in sample["filtered_resps"][:count]]
+        # The harness's own choice where all are numbers, without an array for each item.
+        best = max(range(count), key=likelihoods.__getitem__)
+        return str(sample["arguments"][best][1]).strip()
+    return str(sample["filtered_resps"][0])
+
+
+def _role_means(scores: dict[str, TaskScore]) -> dict[str, float]:
+    by_role: dict[str, list[float]] = defaultdict(list)
+    for score in scores.values():
+        by_role[score.role].append(score.value)
+    means = {
+        metric_keys.role_mean(role): float(np.mean(by_role[role]))
+        for role in ROLES
+        if by_role[role]
+    }
+    if by_role["ood"]:
+        means[metric_keys.OOD_GAP] = means[metric_keys.IN_DOMAIN_ACC] - means[metric_keys.OOD_ACC]
+    return means

@@ -1,0 +1,130 @@
+"""Forgetting: what the base could do and the tuned model cannot.
+
+Positive numbers mean that it forgot. Pure arithmetic over scores and items; no model in sight.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from statistics import fmean
+
+from trainables import metric_keys
+from trainables.results.records import ItemScore, TaskScore
+
+
+def forgetting_metrics(
+    base: Mapping[str, TaskScore],
+    tuned: Mapping[str, TaskScore],
+    base_items: Iterable[ItemScore],
+    tuned_items: Iterable[ItemScore],
+) -> dict[str, float]:
+    """Every `forgetting/*`, `flips/*` and `retention/*ratio*` metric of one evaluation.
+
+    F_t = a_base,t - a_tuned,t for each retention task t (complement of 2405.09673); the mean, the
+    maximum and the mean of positive parts are our own aggregates. Empty without retention tasks.
+
+    Raises:
+        ValueError: the two evaluations are not over the same items, or not of the same metric.
+    """
+    tasks = [label for label, score in base.items() if score.role == "retention"]
+    if not tasks:
+        return {}
+    metrics: dict[str, float] = {}
+    losses: list[float] = []
+    ratios: list[float] = []
+    flips = count_flips(base_items, tuned_items)
+    for task in tasks:
+        if task not in tuned or task not in flips:
+            raise ValueError(f"task {task}: only one of base and tuned was evaluated on it")
+        if _measure(base[task]) != _measure(tuned[task]):
+            raise ValueError(
+                f"task {task}: the base was scored by {_measure(base[task])}, the tuned model by "
+                f"{_measure(tuned[task])}"
+            )
+        loss = base[task].value - tuned[task].value
+        losses.append(loss)
+        metrics[metric_keys.task_forgetting(task)] = loss
+        forgotten, gained = flips[task]
+        metrics[metric_keys.task_flips(task, "forgotten")] = forgotten
+        metrics[metric_keys.task_flips(task, "gained")] = gained
+        choices = base[task].choices
+        if choices is not None and choices > 1:
+            metrics[metric_keys.task_forgetting_adjusted(task)] = chance_adjusted(
+                forgotten, base[task].value, tuned[task].value, choices
+            )
+        ratio = retention_ratio(base[task].value, tuned[task].value, base[task].chance)
+        if ratio is not None:
+            ratios.append(ratio)
+            metrics[metric_keys.task_retention_ratio(task)] = ratio
+    metrics[metric_keys.FORGETTING_MEAN] = fmean(losses)
+    metrics[metric_keys.FORGETTING_MAX] = max(losses)
+    metrics[metric_keys.FORGETTING_POSITIVE] = fmean(max(loss, 0.0) for loss in losses)
+    if ratios:
+        metrics[metric_keys.RETENTION_RATIO] = fmean(ratios)
+    return metrics
+
+
+def _measure(score: TaskScore) -> str:
+    return f"{score.metric} (filter {score.filter})"
+
+
+def retention_ratio(base: float, tuned: float, chance: float) -> float | None:
+    """(a_tuned - c) / (a_base - c), dimensionless, >= 0; None where a_base <= c.
+
+    Clipped at 0: below chance there is nothing left to keep.
+    """
+    if base <= chance:
+        return None
+    return max((tuned - chance) / (base - chance), 0.0)
+
+
+def count_flips(
+    base_items: Iterable[ItemScore], tuned_items: Iterable[ItemScore]
+) -> dict[str, tuple[float, float]]:
+    """Shares of items that went right -> wrong and wrong -> right, per task (2510.17776).
+
+    Their difference is the task's forgetting exactly. Items count as right above a score of 0.5.
+
+    Raises:
+        ValueError: an item has no partner.
+    """
+    before = _by_task(base_items)
+    after = _by_task(tuned_items)
+    flips: dict[str, tuple[float, float]] = {}
+    for task, items in before.items():
+        partners = after.get(task, {})
+        if items.keys() != partners.keys():
+            raise ValueError(
+                f"task {task}: base and tuned were evaluated on different items "
+                f"({len(items.keys() ^ partners.keys())} without a partner)"
+            )
+        forgotten = sum(items[key] > 0.5 >= partners[key] for key in items)
+        gained = sum(partners[key] > 0.5 >= items[key] for key in items)
+        flips[task] = forgotten / len(items), gained / len(items)
+    return flips
+
+
+def _by_task(items: Iterable[ItemScore]) -> dict[str, dict[tuple[str, str, int], float]]:
+    """Items by task and by (hash, filter, occurrence): a document may stand in a task twice."""
+    grouped: dict[str, dict[tuple[str, str, int], float]] = defaultdict(dict)
+    seen: dict[tuple[str, str, str], int] = defaultdict(int)
+    for item in items:
+        identity = item.task, item.doc_hash, item.filter
+        grouped[item.task][item.doc_hash, item.filter, seen[identity]] = item.score
+        seen[identity] += 1
+    return grouped
+
+
+def chance_adjusted(forgotten: float, base: float, tuned: float, choices: float) -> float:
+    """Forgetting beyond what guessing explains, in [0, 1] (2510.17776).
+
+        max(f - (1 - a_base)(1 - a_tuned) / (k - 1), 0)
+
+    Args:
+        forgotten: share of items that went right -> wrong.
+        base: accuracy of the base.
+        tuned: accuracy of the tuned model.
+        choices: k, answers to choose from, > 1.
+    """
+    return max(forgotten - (1 - base) * (1 - tuned) / (choices - 1), 0.0)

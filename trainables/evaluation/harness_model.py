@@ -1,0 +1,228 @@
+"""A causal model as lm-evaluation-harness sees it: HFLM's answers in fewer and smaller passes.
+
+What HFLM does once per request is done once per process where it is the same at each evaluation
+(tokenising, batching), and once per shared prefix or computed token in a forward pass. Whatever is
+unusual (encoder-decoder models, sampled generation) is HFLM's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from lm_eval.models.huggingface import HFLM
+from transformers import StoppingCriteria, StoppingCriteriaList
+
+from trainables.evaluation.continuations import Batch, Request, lay_out, score
+from trainables.evaluation.logits import logits_at
+
+Answers = list[tuple[float, bool]]  # of each request: log-likelihood, and whether it is greedy
+Routed = Callable[[int], AbstractContextManager[None]]
+
+# A sequence counts as so many tokens of a batch at least.
+_LEAST_TOKENS = 64
+# On a CPU larger batches fall out of its caches: measured, 1.5 times slower at three times as many.
+_CPU_BATCH_TOKENS = 512
+# Largest difference between logits of equal computations, in units of the largest logit.
+_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
+_ROUNDING_OF_HALVES = 3e-2
+
+
+@dataclass
+class Layouts:
+    """What evaluations of one base and its tuned copies have in common.
+
+    Attributes:
+        batches: of the requests that have been asked for, by their texts.
+        shares_prefixes: whether the model computes rows that branch; None until it was tried.
+    """
+
+    batches: dict[Hashable, list[Batch]] = field(default_factory=dict)
+    shares_prefixes: bool | None = None
+
+    def copies_in(self, tokens: int, device: torch.device) -> int:
+        """Of every batch so many copies are of at most so many tokens; at least 1."""
+        if device.type == "cpu":
+            tokens = min(tokens, _CPU_BATCH_TOKENS)
+        sizes = [batch.input_ids_NS.numel() for known in self.batches.values() for batch in known]
+        return max(1, tokens // max(sizes)) if sizes else 1
+
+
+class HarnessModel(HFLM):  # type: ignore[misc]
+    """One model for one evaluation.
+
+    Args:
+        model: to be evaluated, in evaluation mode.
+        tokenizer: its tokenizer.
+        batch_size: see `EvalSuite`.
+        layouts: of earlier evaluations of the same architecture; requests seen here are added.
+        answers: of the model that are known already, by the requests' texts; see `answer_ahead`.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: Any,
+        batch_size: int,
+        layouts: Layouts,
+        answers: Mapping[Hashable, Answers] | None = None,
+    ) -> None:
+        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        self._layouts = layouts
+        self._answers = answers or {}
+
+    def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Answers:
+        """As in HFLM; requests are tokenised and laid out when they come for the first time."""
+        texts = tuple(request.args for request in requests)
+        if texts in self._answers:
+            return self._answers[texts]
+        if texts in self._layouts.batches:
+            return self._score(self._layouts.batches[texts])
+        answers: Answers = super().loglikelihood(requests, disable_tqdm=True)
+        return answers
+
+    def answer_ahead(self, copies: int, routed: Routed) -> Iterator[tuple[Hashable, list[Answers]]]:
+        """Answers of several models that share this one's base, in passes that they share, too.
+
+        Args:
+            copies: how many models.
+            routed: makes a pass of so many rows for each model go through that model's own layers.
+
+        Yields:
+            The texts of requests that have been asked for before, and each model's answers.
+        """
+
+        def forward(batch: Batch) -> torch.Tensor:
+            with routed(len(batch.input_ids_NS)):
+                return self._logits(batch, copies)
+
+        for texts, batches in self._layouts.batches.items():
+            yield texts, score(batches, forward)
+
+    def _loglikelihood_tokens(
+        self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> Answers:
+        if self.backend != "causal":
+            answers: Answers = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
+            return answers
+        batches = self._lay_out([_cut(request, self.max_length) for request in requests])
+        if requests[0][0] is not None:  # windows of a rolling likelihood have no text
+            self._layouts.batches[tuple(texts for texts, _, _ in requests)] = batches
+        return self._score(batches)
+
+    def _lay_out(self, requests: Sequence[Request]) -> list[Batch]:
+        if self._layouts.shares_prefixes is None:
+            self._layouts.shares_prefixes = self._computes_branches()
+        longest = max(len(request.inputs) for request in requests)
+        tokens = self.batch_size * max(longest, _LEAST_TOKENS)
+        if self.device.type == "cpu":
+            tokens = min(tokens, _CPU_BATCH_TOKENS)
+        return lay_out(requests, self._layouts.shares_prefixes, self._hidden_size(), tokens)
+
+    def _score(self, batches: Sequence[Batch]) -> Answers:
+        (answers,) = score(batches, self._logits)
+        return answers
+
+    def _logits(self, batch: Batch, copies: int = 1) -> torch.Tensor:
+        """Logits of copies of a batch, one after another, at its computed positions: (M, U, V)."""
+        device = self.device
+        inputs = {"input_ids": batch.input_ids_NS.to(device).repeat(copies, 1)}
+        visible = batch.visible(device)
+        if visible is not None:
+            inputs["position_ids"] = batch.position_ids_NS.to(device).repeat(copies, 1)
+            inputs["attention_mask"] = self._as_mask(visible).repeat(copies, 1, 1, 1)
+        starts_M1 = torch.arange(copies, device=device)[:, None] * batch.input_ids_NS.numel()
+        positions_MU = starts_M1 + batch.positions_U.to(device)
+        # As HFLM has it, so that a surrounding autocast makes no difference here, either. One that
+        # a trainer has put into the model itself also widens its output, which costs no digit back.
+        with torch.no_grad(), torch.autocast(device.type, enabled=False):
+            logits = logits_at(self.model, positions_MU.flatten(), **inputs)
+        return logits.to(self.model.dtype).unflatten(0, (copies, -1))
+
+    def _as_mask(self, visible: torch.Tensor) -> torch.Tensor:
+        if self.config.get_text_config()._attn_implementation == "sdpa":
+            return visible
+        mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device)
+        return mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
+
+    def _hidden_size(self) -> int:
+        return int(self.config.get_text_config().hidden_size)
+
+    def _computes_branches(self) -> bool:
+        """Whether the model heeds a mask and positions of our own: tried on a small tree."""
+        config = self.config.get_text_config()
+        kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+        if (
+            config._attn_implementation not in ("eager", "sdpa")
+            or kinds != {"full_attention"}
+            or getattr(config, "sliding_window", None) is not None
+            or not hasattr(config, "hidden_size")
+        ):
+            return False
+        ids = [number % config.vocab_size for number in range(5, 17)]
+        requests = [Request(ids[:4], ids[4:8]), Request(ids[:4], ids[8:12])]
+        (branched,) = lay_out(requests, True, 1 << 30, 1 << 30)
+        (alone,) = lay_out(requests, False, 1, 1 << 30)
+        try:
+            shared_UV = self._logits(branched)[0, branched.where_T]
+        except (IndexError, RuntimeError, TypeError, ValueError):
+            return False
+        alone_UV = self._logits(alone)[0, alone.where_T]
+        rounding = _ROUNDING.get(self.model.dtype, _ROUNDING_OF_HALVES)
+        ours_V = shared_UV[branched.requests_T.argsort(stable=True)].float()
+        theirs_V = alone_UV[alone.requests_T.argsort(stable=True)].float()
+        return bool((ours_V - theirs_V).abs().max() <= rounding * theirs_V.abs().max())
+
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
+    ) -> Any:
+        """As in HFLM, but a batch ends when each of its sequences has met a stop of its own.
+
+        HFLM lets all go on until one and the same stop string has come in every one of them.
+        """
+        is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
+        if self.backend != "causal" or not is_greedy:
+            return super()._model_generate(context, max_length, stop, **options)
+        options = {name: value for name, value in options.items() if name != "temperature"}
+        stopping = StoppingCriteriaList([_OwnStop(self.tokenizer, stop, context.shape[1])])
+        with torch.autocast(self.device.type, enabled=False):
+            return self.model.generate(
+                input_ids=context,
+                max_length=max_length,
+                stopping_criteria=stopping,
+                pad_token_id=self.tokenizer.pad_token_id,
+                use_cache=True,
+                **options | {"do_sample": False},
+            )
+
+
+class _OwnStop(StoppingCriteria):  # type: ignore[misc]
+    """Ends each sequence at the first of the stop strings that appears after its prompt."""
+
+    def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_length: int) -> None:
+        self._decode: Callable[[Any], list[str]] = tokenizer.batch_decode
+        self._stop = stop
+        self._prompt_length = prompt_length
+        # The same text may be made of other tokens: the harness looks back two more, too.
+        lengths = [len(tokenizer.encode(text, add_special_tokens=False)) for text in stop]
+        self._look_back = max(lengths, default=0) + 2
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **options: Any) -> torch.Tensor:
+        """Whether each sequence is done, shape (N,)."""
+        texts = self._decode(input_ids[:, self._prompt_length :][:, -self._look_back :])
+        done = [any(stop in text for stop in self._stop) for text in texts]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _cut(request: tuple[Any, list[int], list[int]], max_length: int) -> Request:
+    """A request cut on the left to what the model can read."""
+    _, context, continuation = request
+    if not context or not 0 < len(continuation) <= max_length:
+        raise ValueError(
+            f"a continuation must be of 1 to {max_length} tokens after a context of at least 1, "
+            f"got {len(continuation)} after {len(context)}"
+        )
+    return Request(context[-(max_length + 1 - len(continuation)) :], continuation)

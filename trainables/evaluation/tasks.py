@@ -1,0 +1,157 @@
+"""The tasks of a suite as lm-evaluation-harness loads them, made to build their requests once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lm_eval import utils as harness
+from lm_eval.tasks import TaskManager
+from lm_eval.tasks._yaml_loader import load_yaml
+
+from trainables.config import EvalSuite, EvalTask, Role
+from trainables.errors import Fault, UserError
+from trainables.files.locations import resolve
+
+# The harness's own default; few-shot examples are drawn from it.
+_FEWSHOT_SEED = 1234
+# The harness compiles a template anew for each document it fills it with.
+harness.env.from_string = lru_cache(maxsize=1024)(harness.env.from_string)
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """A task of the suite as the harness holds it.
+
+    Attributes:
+        role, task: as in the suite.
+        tasks: the harness's TaskDict: the task, or a group and all its members.
+    """
+
+    role: Role
+    task: EvalTask
+    tasks: Any
+
+    def limit(self, suite: EvalSuite) -> int | None:
+        """Documents to evaluate it on, all if None."""
+        return self.task.limit if self.task.limit is not None else suite.limit
+
+
+def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
+    """Load every task of a suite.
+
+    Raises:
+        UserError: tasks that do not exist or cannot be loaded, all at once.
+    """
+    folders = [resolve(folder) for folder in suite.task_dirs]
+    absent = [folder for folder in folders if not Path(folder).is_dir()]
+    if absent:
+        raise UserError([Fault("eval.task_dirs", f"no such folder: {f}") for f in absent])
+    manager = TaskManager(include_path=folders, include_defaults=False)
+    if any(task.task not in manager.task_index for _, task in suite.tasks()):
+        manager = TaskManager(include_path=folders)
+    loaded: list[LoadedTask] = []
+    faults: list[Fault] = []
+    for role, task in suite.tasks():
+        if task.task not in manager.task_index:
+            faults.append(_unknown_task(role, task.task, list(manager.task_index), folders))
+            continue
+        try:
+            loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
+        except Exception as error:  # a task is a user's own code and data: anything may come
+            faults.append(Fault(f"eval.{role}", f"task {task.task} cannot be loaded: {error}"))
+    if faults:
+        raise UserError(faults)
+    return loaded
+
+
+def _unknown_task(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
+    from difflib import get_close_matches
+
+    near = get_close_matches(name, known, n=1)
+    hint = f"did you mean {near[0]}?" if near else "see `lm-eval ls tasks` for the harness's own"
+    where = f"{', '.join(folders)} or the harness" if folders else "the harness"
+    return Fault(f"eval.{role}", f"no task named {name} in {where}", hint)
+
+
+def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
+    spec: Any = task.task
+    if task.name or task.data_files:
+        spec = dict(load_yaml(manager.task_index[task.task].yaml_path)) | {"task": task.label}
+        if task.data_files:
+            files = {split: resolve(file) for split, file in task.data_files.items()}
+            spec["dataset_kwargs"] = {**spec.get("dataset_kwargs", {}), "data_files": files}
+    built = manager.load([spec])
+    _check_has_one_score(built, task)
+    shots = task.num_fewshot if task.num_fewshot is not None else suite.num_fewshot
+    for member in built["tasks"].values():
+        if getattr(member, "UNSAFE_CODE", False):
+            raise ValueError("it runs code that the model has written, which is not done here")
+        # As simple_evaluate does: a task that says 0 itself is never given examples.
+        of_member = member.get_config("num_fewshot")
+        if task.num_fewshot and of_member == 0:
+            raise ValueError(f"it is never given examples (num_fewshot: 0), got {task.num_fewshot}")
+        if shots is not None and of_member != 0:
+            member.set_config(key="num_fewshot", value=shots)
+        elif of_member is None:
+            member.set_config(key="num_fewshot", value=0)
+        _build_requests_once(member)
+    return built
+
+
+def _check_has_one_score(built: Any, task: EvalTask) -> None:
+    """See that one number will stand for the task: a task's own, or its group's aggregate."""
+    if task.name or task.data_files:
+        if set(built["tasks"]) != {task.label}:
+            raise ValueError("only a single task takes `name` and `data_files`, this is a group")
+    elif task.task in built.get("groups", {}):
+        if not built["groups"][task.task].has_aggregation:
+            raise ValueError("the group has no aggregate_metric_list; name its tasks one by one")
+    elif task.task not in built["tasks"]:
+        members = ", ".join(built["tasks"])
+        raise ValueError(f"it is a tag without a score of its own; name its tasks: {members}")
+
+
+def documents_digest(task: Any, limit: int | None) -> str:
+    """What tells the documents that a task asks about, and those it shows, from any others.
+
+    A task's own description names the files that they come from, whatever is in those.
+    """
+    documents = [document for _, document in task.doc_iterator(limit=limit)]
+    if task.get_config("num_fewshot"):
+        documents += task.fewshot_docs()
+    digest = hashlib.sha256()
+    for document in documents:
+        # What JSON does not know, such as a picture, counts by its type: it has no stable text.
+        plain = json.dumps(document, sort_keys=True, default=lambda value: type(value).__name__)
+        digest.update(plain.encode())
+    return digest.hexdigest()[:16]
+
+
+def _build_requests_once(task: Any) -> None:
+    """Let a task keep its requests and documents: they are the same at every evaluation."""
+    build = task.build_all_requests
+
+    def build_and_keep(**options: Any) -> None:
+        task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+        documents = list(task.doc_iterator(limit=options["limit"]))
+        build(**options)
+        drawn_so_far = random.getstate(), np.random.get_state()
+
+        def renew(**options: Any) -> None:
+            for request in task.instances:
+                request.resps, request.filtered_resps = [], {}
+            random.setstate(drawn_so_far[0])
+            np.random.set_state(drawn_so_far[1])
+
+        task.build_all_requests = renew
+        # Copies, since a task's own code may write into them.
+        task.doc_iterator = lambda **options: ((number, dict(doc)) for number, doc in documents)
+
+    task.build_all_requests = build_and_keep

@@ -1,0 +1,201 @@
+"""An object store, such as S3 or GCS, through a pyarrow filesystem.
+
+An object appears when its upload is complete, so whatever is found is whole. Objects cannot grow:
+a log is a folder of numbered segments, a line each, joined into one when the log is closed.
+Credentials and addresses come from the environment of the process or of the driver, such as
+`AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, from the machine's role, or wherever else the store's
+own tools look.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+from urllib.parse import quote, urlsplit
+
+from pyarrow import fs
+
+_SEGMENT = "{:08d}.jsonl"
+_PARALLEL_REQUESTS = 32
+_SETTLING_S = 1.0  # for an upload of a lock that began at the same time
+T = TypeVar("T")
+
+
+class ObjectStorage:
+    """Objects under a prefix; see `trainables.files.storage.Storage` for what each method promises.
+
+    Args:
+        location: such as `s3://bucket/sweeps/mine`.
+    """
+
+    def __init__(self, location: str) -> None:
+        filesystem, prefix = fs.FileSystem.from_uri(location + _query(location))
+        self._filesystem = filesystem
+        self._prefix = PurePosixPath(prefix)
+        self._last_segment: dict[str, int] = {}
+
+    def exists(self, name: str) -> bool:
+        """See `Storage`."""
+        return bool(self._info(name).type == fs.FileType.File)
+
+    def read(self, name: str) -> bytes:
+        """See `Storage`."""
+        with self._filesystem.open_input_file(self._key(name)) as stream:
+            return bytes(stream.read())
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """See `Storage`."""
+        return _in_parallel(self._read_or_none, names)
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Storage`."""
+        with self._filesystem.open_output_stream(self._key(name)) as stream:
+            stream.write(content)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See `Storage`.
+
+        The stores' conditional writes are beyond pyarrow, so this writes, waits, and reads back: of
+        two that race both could win if an upload took longer than that.
+        """
+        if self.exists(name):
+            return False
+        self.write(name, content)
+        time.sleep(_SETTLING_S)
+        return self._read_or_none(name) == content
+
+    def remove(self, name: str) -> None:
+        """See `Storage`."""
+        info = self._info(name)
+        if info.type == fs.FileType.Directory:
+            self._filesystem.delete_dir(info.path)
+        elif info.type == fs.FileType.File:
+            self._filesystem.delete_file(info.path)
+
+    def append(self, name: str, line: bytes) -> None:
+        """See `Storage`."""
+        number = self._last(name) + 1
+        self.write(f"{_segments(name)}/{_SEGMENT.format(number)}", line)
+        self._last_segment[name] = number
+
+    def read_log(self, name: str) -> bytes:
+        """See `Storage`."""
+        return self.read_logs([name])[0]
+
+    def read_logs(self, names: Sequence[str]) -> list[bytes]:
+        """See `Storage`."""
+        folders = [_segments(name) for name in names]
+        found = _in_parallel(self.children, folders)
+        keys = [(i, f"{folders[i]}/{s}") for i, segments in enumerate(found) for s in segments]
+        logs = [b""] * len(names)
+        for (i, _), content in zip(keys, self.read_all([key for _, key in keys]), strict=True):
+            logs[i] += content or b""
+        return logs
+
+    def write_log(self, name: str, content: bytes) -> None:
+        """See `Storage`.
+
+        The new segment stands behind the old ones until these are gone. Whoever reads then finds
+        the lines twice, which makes no difference to a trial's measurements.
+        """
+        old = [f"{_segments(name)}/{segment}" for segment in self.children(_segments(name))]
+        self.append(name, content)
+        _in_parallel(self.remove, old)
+
+    def close_log(self, name: str) -> None:
+        """See `Storage`."""
+        if len(self.children(_segments(name))) > 1:
+            self.write_log(name, self.read_log(name))
+
+    def children(self, name: str) -> list[str]:
+        """See `Storage`."""
+        selector = fs.FileSelector(self._key(name), allow_not_found=True)
+        return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+
+    def publish(self, path: Path, name: str, last: str = "") -> None:
+        """See `Storage`."""
+        if path.is_file():
+            self._upload(path, name)
+            return
+        inside = sorted(p.relative_to(path).as_posix() for p in path.rglob("*") if p.is_file())
+        _in_parallel(
+            lambda file: self._upload(path / file, str(PurePosixPath(name, file))),
+            [file for file in inside if file != last],
+        )
+        if last in inside:
+            self._upload(path / last, str(PurePosixPath(name, last)))
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """See `Storage`."""
+        selector = fs.FileSelector(self._key(name), recursive=True)
+        files = [i.path for i in self._filesystem.get_file_info(selector) if i.is_file]
+        _in_parallel(
+            lambda key: self._download(
+                key, folder / PurePosixPath(key).relative_to(self._key(name))
+            ),
+            files,
+        )
+
+    def _upload(self, file: Path, name: str) -> None:
+        fs.copy_files(
+            str(file),
+            self._key(name),
+            source_filesystem=fs.LocalFileSystem(),
+            destination_filesystem=self._filesystem,
+        )
+
+    def _download(self, key: str, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(
+            key,
+            str(file),
+            source_filesystem=self._filesystem,
+            destination_filesystem=fs.LocalFileSystem(),
+        )
+
+    def _read_or_none(self, name: str) -> bytes | None:
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
+
+    def _last(self, log: str) -> int:
+        if log not in self._last_segment:
+            numbers = [
+                int(PurePosixPath(segment).stem) for segment in self.children(_segments(log))
+            ]
+            self._last_segment[log] = max(numbers, default=0)
+        return self._last_segment[log]
+
+    def _info(self, name: str) -> fs.FileInfo:
+        return self._filesystem.get_file_info(self._key(name))
+
+    def _key(self, name: str) -> str:
+        return str(self._prefix / name)
+
+
+def _segments(log: str) -> str:
+    """Folder of a log's segments."""
+    return log.removesuffix(".jsonl")
+
+
+def _query(location: str) -> str:
+    """Options of pyarrow's that its own reading of the environment leaves out."""
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    if not location.startswith("s3://") or not endpoint:
+        return ""
+    parts = urlsplit(endpoint)
+    return f"?endpoint_override={quote(parts.netloc)}&scheme={parts.scheme}"
+
+
+def _in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:
+    """What the call gives for each name, in order; requests wait for the network, not for us."""
+    names = list(names)
+    if len(names) <= 1:
+        return [call(name) for name in names]
+    with ThreadPoolExecutor(min(_PARALLEL_REQUESTS, len(names))) as threads:
+        return list(threads.map(call, names))

@@ -1,0 +1,219 @@
+"""Where a sweep lies, behind one small door: a local or shared disk, or an object store.
+
+What is written is found whole or not at all. Names are relative, with forward slashes.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+from uuid import uuid4
+
+Location = str | Path
+
+
+class Storage(Protocol):
+    """Files under one location."""
+
+    def exists(self, name: str) -> bool:
+        """Whether there is a file of that name."""
+
+    def read(self, name: str) -> bytes:
+        """The content of a file.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """The contents of many files, None for each that there is not."""
+
+    def write(self, name: str, content: bytes) -> None:
+        """Create or replace a file atomically and durably."""
+
+    def create(self, name: str, content: bytes) -> bool:
+        """Create a file whole; False, and nothing changed, where there is one already."""
+
+    def remove(self, name: str) -> None:
+        """Delete a file, or a folder with all in it, if it exists."""
+
+    def append(self, name: str, line: bytes) -> None:
+        """Add a line, its end included, to a log. A crash may leave a part of it."""
+
+    def read_log(self, name: str) -> bytes:
+        """The lines of a log; none where there is no log."""
+
+    def read_logs(self, names: Sequence[str]) -> list[bytes]:
+        """The lines of many logs."""
+
+    def write_log(self, name: str, content: bytes) -> None:
+        """Replace all lines of a log."""
+
+    def close_log(self, name: str) -> None:
+        """Say that nothing will be appended for long; makes it cheap to read."""
+
+    def children(self, name: str) -> list[str]:
+        """Names of the files and folders in a folder, sorted; none where there is no folder."""
+
+    def publish(self, path: Path, name: str, last: str = "") -> None:
+        """Copy a file or a folder of this machine to the name; the file `last` comes last."""
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """Copy a folder to one of this machine."""
+
+
+def open_storage(location: Location) -> Storage:
+    """Storage at a path or at an address such as `s3://bucket/sweeps`.
+
+    Raises:
+        OSError: nothing answers at the address.
+    """
+    if isinstance(location, str) and is_address(location):
+        from trainables.files.object_storage import ObjectStorage
+
+        return ObjectStorage(location)
+    return LocalStorage(Path(location))
+
+
+def is_address(location: str) -> bool:
+    """Whether the location is one of an object store rather than a path."""
+    return re.match(r"[a-z0-9]+://", location) is not None
+
+
+def parse_location(text: str) -> Location:
+    """A location as the user typed it."""
+    return text.rstrip("/") if is_address(text) else Path(text)
+
+
+def join(location: Location, *names: str) -> Location:
+    """A location inside another."""
+    return "/".join((location, *names)) if isinstance(location, str) else location.joinpath(*names)
+
+
+class LocalStorage:
+    """A folder of a local disk or of a network file system such as NFS."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def exists(self, name: str) -> bool:
+        """See `Storage`."""
+        return (self.root / name).is_file()
+
+    def read(self, name: str) -> bytes:
+        """See `Storage`."""
+        return (self.root / name).read_bytes()
+
+    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
+        """See `Storage`."""
+        return [self._read_or_none(name) for name in names]
+
+    def write(self, name: str, content: bytes) -> None:
+        """See `Storage`."""
+        _write_aside(self.root / name, content).replace(self.root / name)
+
+    def create(self, name: str, content: bytes) -> bool:
+        """See `Storage`. A hard link is atomic on NFS, too, and never shows half a file."""
+        file = self.root / name
+        unfinished = _write_aside(file, content)
+        try:
+            file.hardlink_to(unfinished)
+        except FileExistsError:
+            return False
+        except OSError:  # a file system without hard links
+            return _create_exclusively(file, content)
+        finally:
+            unfinished.unlink()
+        return True
+
+    def remove(self, name: str) -> None:
+        """See `Storage`."""
+        path = self.root / name
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+    def append(self, name: str, line: bytes) -> None:
+        """See `Storage`."""
+        file = self.root / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("ab") as stream:
+            stream.write(line)
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def read_log(self, name: str) -> bytes:
+        """See `Storage`."""
+        return self._read_or_none(name) or b""
+
+    def read_logs(self, names: Sequence[str]) -> list[bytes]:
+        """See `Storage`."""
+        return [self.read_log(name) for name in names]
+
+    def write_log(self, name: str, content: bytes) -> None:
+        """See `Storage`."""
+        self.write(name, content)
+
+    def close_log(self, name: str) -> None:
+        """See `Storage`; a file is cheap to read as it is."""
+
+    def children(self, name: str) -> list[str]:
+        """See `Storage`."""
+        try:
+            return sorted(os.listdir(self.root / name))  # noqa: PTH208 - names alone, and fast
+        except FileNotFoundError:
+            return []
+
+    def publish(self, path: Path, name: str, last: str = "") -> None:
+        """See `Storage`."""
+        target = self.root / name
+        if path.is_file():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, target)
+            return
+        skip_last = (lambda folder, names: {last} & set(names)) if last else None
+        shutil.copytree(path, target, dirs_exist_ok=True, ignore=skip_last)
+        if (path / last).is_file():
+            shutil.copy2(path / last, target / last)
+
+    def fetch(self, name: str, folder: Path) -> None:
+        """See `Storage`."""
+        shutil.copytree(self.root / name, folder, dirs_exist_ok=True)
+
+    def _read_or_none(self, name: str) -> bytes | None:
+        try:
+            return self.read(name)
+        except FileNotFoundError:
+            return None
+
+
+def _write_aside(file: Path, content: bytes) -> Path:
+    """The content on disk for good, under a hidden name beside the file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = file.with_name(f".{file.name}.{os.getpid()}-{uuid4().hex[:8]}")
+    try:
+        with unfinished.open("wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
+    return unfinished
+
+
+def _create_exclusively(file: Path, content: bytes) -> bool:
+    try:
+        stream = file.open("xb")
+    except FileExistsError:
+        return False
+    with stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    return True

@@ -1,0 +1,1 @@
+"""What a trial is given: the base model and the training data."""

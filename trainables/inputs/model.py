@@ -1,0 +1,177 @@
+"""Loading the base model and its tokenizer, once per process and once per node."""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import suppress
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from filelock import FileLock
+from huggingface_hub import hf_hub_download, snapshot_download
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from trainables.config import ModelConfig
+from trainables.errors import Fault, UserError, first_line
+from trainables.files.disk import whole_folder
+from trainables.files.locations import is_local, node_cache, resolve
+
+_SAMPLED_BYTES = 1 << 20
+
+
+def device() -> torch.device:
+    """The accelerator of this process, or the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_tokenizer(model: ModelConfig) -> Any:
+    """The model's tokenizer, with a padding token.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    tokenizer = _load(AutoTokenizer, model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_model(model: ModelConfig) -> Any:
+    """A fresh copy of the base model in its dtype, on the CPU.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    return _load(
+        AutoModelForCausalLM,
+        model,
+        dtype=getattr(torch, model.dtype),
+        attn_implementation=model.attention,
+    )
+
+
+@lru_cache(maxsize=1)
+def shared_base(model: ModelConfig) -> tuple[Any, Any]:
+    """The base model on this process's device and its tokenizer, loaded once per process.
+
+    Whoever puts adapters into it takes them out again.
+    """
+    return load_model(model).to(device()), load_tokenizer(model)
+
+
+def local_folder(model: ModelConfig) -> Path:
+    """The folder of the model's safetensors and configuration, fetched from the hub if need be.
+
+    Raises:
+        UserError: it cannot be found.
+    """
+    try:
+        location = source(model)
+        if is_local(location):
+            return Path(location)
+        patterns = ["*.safetensors", "*.json"]
+        return Path(snapshot_download(location, revision=model.revision, allow_patterns=patterns))
+    except (OSError, ModuleNotFoundError) as error:
+        raise UserError([Fault("model.name", f"cannot find {model.name}: {error}")]) from error
+
+
+def pinned(model: ModelConfig) -> ModelConfig:
+    """A hub model at the commit that its branch or tag stands for now; any other as it is.
+
+    Also one that cannot be found is left as it is: who loads it says so.
+    """
+    with suppress(OSError, ModuleNotFoundError, ValueError):
+        if not is_local(origin := source(model)):
+            return model.model_copy(update={"revision": _commit(origin, model.revision)})
+    return model
+
+
+def _commit(origin: str, revision: str | None) -> str:
+    # The client's cache has a folder for each commit.
+    return Path(hf_hub_download(origin, "config.json", revision=revision)).parent.name
+
+
+def fingerprint(model: ModelConfig) -> str:
+    """A hash of the model's content: the commit of a hub model, else of its files.
+
+    Of files over 3 MiB the first, middle and last MiB and the size are hashed.
+    """
+    origin = source(model)
+    if not is_local(origin):
+        return f"{model.name}@{_commit(origin, model.revision)}"
+    digest = hashlib.sha256()
+    for file in sorted(path for path in Path(origin).iterdir() if path.is_file()):
+        digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
+        _hash_file(digest, file)
+    return digest.hexdigest()
+
+
+def _hash_file(digest: Any, file: Path) -> None:
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= 3 * _SAMPLED_BYTES:
+            digest.update(stream.read())
+            return
+        for offset in (0, size // 2, size - _SAMPLED_BYTES):
+            stream.seek(offset)
+            digest.update(stream.read(_SAMPLED_BYTES))
+
+
+def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(
+            source(model),
+            revision=model.revision,
+            trust_remote_code=model.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        remedy = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
+        if "trust_remote_code" in str(error):
+            remedy = "set model.trust_remote_code: true if you trust its code"
+        elif "gated repo" in str(error):
+            remedy = "set HF_TOKEN, where the sweep is started, to a token of one who has access"
+        rule = f"cannot load {model.name}: {first_line(error)}"
+        raise UserError([Fault("model.name", rule, remedy)]) from error
+
+
+def source(model: ModelConfig) -> str:
+    """What Transformers loads it from: a hub name, or a folder on this machine.
+
+    Raises:
+        OSError: there is nothing where the model should lie.
+    """
+    location = resolve(model.name)
+    if not is_local(location):
+        return location
+    path = Path(location).expanduser()
+    if not path.exists():
+        raise OSError(f"no such file or folder: {path}")
+    return str(_converted(path)) if path.suffix == ".gguf" else str(path)
+
+
+def _converted(gguf: Path) -> Path:
+    """The Hugging Face folder of a GGUF file, made once per node.
+
+    What Transformers reads from a GGUF cannot be saved as it is, so its weights go into a plain
+    model of the same architecture, which can.
+    """
+    digest = hashlib.sha256(f"{gguf.name}:{gguf.stat().st_size}\n".encode())
+    _hash_file(digest, gguf)
+    folder = node_cache() / "models" / f"{gguf.stem}-{digest.hexdigest()[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            there = {"pretrained_model_name_or_path": gguf.parent, "gguf_file": gguf.name}
+            quantised = AutoModelForCausalLM.from_pretrained(**there, dtype=torch.float32)
+            config = quantised.config
+            if hasattr(config, "quantization_config"):
+                del config.quantization_config
+            plain = AutoModelForCausalLM.from_config(config)
+            plain.load_state_dict(quantised.state_dict())
+            with whole_folder(folder) as unfinished:
+                plain.save_pretrained(unfinished)
+                AutoTokenizer.from_pretrained(**there).save_pretrained(unfinished)
+    return folder

@@ -1,0 +1,95 @@
+"""The shape of a model, read from what lies on this machine: no network, no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from trainables.config import ModelConfig, ModelShape
+from trainables.files.locations import is_local, resolve
+
+# Decoders made of the blocks that `memory` knows. The tests count their parameters one by one.
+_FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
+_BIASED = ("qwen2",)  # without a word about it in config.json
+_NORMED_HEADS = ("qwen3",)
+_TIED = ("gemma",)
+
+
+def read_shape(model: ModelConfig) -> ModelShape | None:
+    """The shape by the model's own files, else as the sweep file gives it.
+
+    None where neither says it, or where the architecture is not one that is known here.
+    """
+    try:
+        location = resolve(model.name)
+    except ModuleNotFoundError:
+        return model.shape
+    if not is_local(location):
+        return _of_config(_cached(location, model.revision)) or model.shape
+    path = Path(location).expanduser()
+    if path.suffix == ".gguf":
+        return _of_gguf(path) or model.shape
+    return _of_config(path / "config.json") or model.shape
+
+
+def _cached(name: str, revision: str | None) -> Path | None:
+    """`config.json` of a hub model that was fetched before."""
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(name, "config.json", revision=revision)
+    return Path(found) if isinstance(found, str) else None
+
+
+def _of_config(file: Path | None) -> ModelShape | None:
+    if file is None or not file.is_file():
+        return None
+    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    family, heads = config.get("model_type"), config.get("num_attention_heads")
+    if family not in _FAMILIES or heads is None:
+        return None
+    return ModelShape(
+        hidden=config["hidden_size"],
+        intermediate=config["intermediate_size"],
+        vocabulary=config["vocab_size"],
+        layers=config["num_hidden_layers"],
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head_size=config.get("head_dim") or config["hidden_size"] // heads,
+        tied_embeddings=config.get("tie_word_embeddings", family in _TIED),
+        attention_bias=family in _BIASED,
+        normed_heads=family in _NORMED_HEADS,
+    )
+
+
+def _of_gguf(file: Path) -> ModelShape | None:
+    """By the header of a GGUF file, whose keys begin with the architecture's name."""
+    try:
+        from gguf import GGUFReader
+    except ModuleNotFoundError:
+        return None
+    if not file.is_file():
+        return None
+    reader = GGUFReader(file)
+
+    def value(key: str) -> Any:
+        field = reader.get_field(key)
+        return None if field is None else field.contents()
+
+    family = value("general.architecture")
+    if family not in _FAMILIES:
+        return None
+    hidden, heads = value(f"{family}.embedding_length"), value(f"{family}.attention.head_count")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
+    return ModelShape(
+        hidden=hidden,
+        intermediate=value(f"{family}.feed_forward_length"),
+        vocabulary=int(tensors["token_embd.weight"].shape[-1]),
+        layers=value(f"{family}.block_count"),
+        heads=heads,
+        kv_heads=value(f"{family}.attention.head_count_kv") or heads,
+        head_size=value(f"{family}.attention.key_length") or hidden // heads,
+        tied_embeddings="output.weight" not in tensors,
+        attention_bias="blk.0.attn_q.bias" in tensors,
+        normed_heads="blk.0.attn_q_norm.weight" in tensors,
+    )

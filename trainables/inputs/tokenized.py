@@ -1,0 +1,66 @@
+"""What a trial is given besides its model: the tokenizer, and the data as token ids.
+
+A sweep tokenises its data once, beside the base's evaluation; its trials map them from there, so
+that a node holds them once. They are Arrow files, without pickle.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset, Features, List, Value, load_from_disk
+
+from trainables.config import DataConfig, ModelConfig, TrialConfig
+from trainables.inputs.data import Sample, TokenizedData, tokenize
+from trainables.inputs.model import load_tokenizer
+
+DATA_FOLDER = "data"
+DATA_RECORD = "data.json"  # written last
+_FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
+
+
+def inputs_of(trial: TrialConfig) -> tuple[Any, TokenizedData]:
+    """The trial's tokenizer and data, made once for the trials of a process.
+
+    Raises:
+        UserError: see `tokenize`, which serves trials without data of a sweep.
+    """
+    return _inputs(trial.model, trial.data, trial.data_seed, trial.base_dir)
+
+
+@lru_cache(maxsize=1)
+def _inputs(
+    model: ModelConfig, data: DataConfig, seed: int, base_dir: str
+) -> tuple[Any, TokenizedData]:
+    tokenizer, folder = load_tokenizer(model), Path(base_dir) / DATA_FOLDER
+    if (folder / DATA_RECORD).exists():
+        return tokenizer, read_data(folder)
+    return tokenizer, tokenize(data, tokenizer, seed)
+
+
+def write_data(tokenized: TokenizedData, folder: Path) -> None:
+    """Write data for `read_data`."""
+    _write(tokenized.train, folder / "train")
+    if tokenized.validation:  # the format knows no empty one
+        _write(tokenized.validation, folder / "validation")
+    rest = {"skipped": tokenized.skipped, "prompts": tokenized.prompts}
+    (folder / DATA_RECORD).write_text(json.dumps(rest))
+
+
+def read_data(folder: Path) -> TokenizedData:
+    """Data as `tokenize` returned them; what is trained on stays in the files, mapped."""
+    held_out = folder / "validation"
+    return TokenizedData(
+        train=load_from_disk(str(folder / "train")),
+        validation=list(load_from_disk(str(held_out))) if held_out.exists() else [],
+        **json.loads((folder / DATA_RECORD).read_text()),
+    )
+
+
+def _write(samples: Sequence[Sample], folder: Path) -> None:
+    columns = {name: [sample[name] for sample in samples] for name in _FEATURES}  # type: ignore[literal-required]
+    Dataset.from_dict(columns, features=_FEATURES).save_to_disk(folder)

@@ -1,0 +1,109 @@
+"""Trials that do not fit into memory: smaller batches at the same effective batch."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import re
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+
+from trainables.config import EvalSuite, TrainConfig, TrialConfig
+from trainables.errors import EvaluationOutOfMemory, Fault, OutOfMemory, UserError, first_line
+from trainables.process.memory import with_eval_batch, with_micro_batch
+
+T = TypeVar("T")
+_LOG = logging.getLogger(__name__)
+# CUDA and HIP, cuBLAS and cuDNN, NCCL ("Cuda failure 2 'out of memory'"), torch's CPU allocator.
+_MESSAGE = re.compile(r"out of memory|_ALLOC_FAILED|can(?:'|no)t allocate memory", re.IGNORECASE)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the error says that a device or the host has no memory left."""
+    if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and bool(_MESSAGE.search(str(error)))
+
+
+def smaller_micro_batch(train: TrainConfig, workers: int) -> int | None:
+    """The largest micro-batch of at most half the size that fills the batch; None below 1."""
+    per_worker = train.batch_size // workers
+    sizes = range(train.micro_batch_size // 2, 0, -1)
+    return next((size for size in sizes if per_worker % size == 0), None)
+
+
+def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) -> T:
+    """Run a trial; where memory runs out go on with smaller batches, from its newest checkpoint.
+
+    In training the micro-batch is halved and more of them are accumulated, so the optimizer sees
+    the same batches; in an evaluation the evaluation's batch is halved. Steps between the
+    checkpoint and the fault are trained, and reported, again.
+
+    Raises:
+        OutOfMemory: at batches of one sample, too; names the sizes that were tried.
+    """
+    tried: list[str] = []
+    while True:
+        free_memory()
+        try:
+            return train(config)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            tried.append(_tried(config, error))
+            smaller = smaller_batches(config, error)
+            if smaller is None:
+                message = f"out of memory at {', then '.join(tried)}: {first_line(error)}"
+                raise OutOfMemory(message) from None
+            _LOG.warning("out of memory at %s: %s", tried[-1], first_line(error))
+        config = smaller
+
+
+def evaluated_within_memory(evaluate: Callable[[EvalSuite], T], suite: EvalSuite) -> T:
+    """Evaluate, with the batch halved for as long as memory runs out.
+
+    Raises:
+        UserError: it does so at one sample at a time.
+    """
+    while True:
+        free_memory()
+        try:
+            return evaluate(suite)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            _LOG.warning("out of memory at evaluation batch size %d", suite.batch_size)
+            if suite.batch_size == 1:
+                rule = f"memory runs out at one sample at a time: {first_line(error)}"
+                remedy = "take a smaller model, shorter tasks or larger GPUs"
+                raise UserError([Fault("eval.batch_size", rule, remedy)]) from None
+        suite = suite.model_copy(update={"batch_size": suite.batch_size // 2})
+
+
+def smaller_batches(config: TrialConfig, error: BaseException) -> TrialConfig | None:
+    """The trial with the batch halved that was too large; None where it is 1 already."""
+    if isinstance(error, EvaluationOutOfMemory):
+        if config.eval.batch_size == 1:
+            return None
+        return with_eval_batch(config, config.eval.batch_size // 2)
+    size = smaller_micro_batch(config.train, config.workers)
+    return None if size is None else with_micro_batch(config, size)
+
+
+def _tried(config: TrialConfig, error: BaseException) -> str:
+    if isinstance(error, EvaluationOutOfMemory):
+        return f"evaluation batch size {config.eval.batch_size}"
+    return f"micro-batch size {config.train.micro_batch_size}"
+
+
+def free_memory() -> None:
+    """Give back what nothing uses any more.
+
+    A trainer and what it calls back hold each other, so Python lets go of them late; and an error
+    holds the frames that held the graph, until it has been left behind.
+    """
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,366 @@
+"""The ledger: what is on disk about a sweep, and the one place that knows where.
+
+    SWEEP/
+      sweep.json          configuration and provenance
+      base/               the base model's evaluation (see `evaluation.base`)
+      trials/0007/
+        trial.json        the trial as it stands, replaced atomically
+        metrics.jsonl     its measurements, appended
+        attempt_1/        what the worker wrote: weights, items, log
+      lock.json           the driver that runs it now
+      warm_start.jsonl    trials of other sweeps that the search started from
+      results.csv  confirmed.csv  study.journal  sweep.log  wandb/     mirrors of the above
+
+The driver alone writes records; workers write only below their own attempt.
+"""
+
+from __future__ import annotations
+
+import gc
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+
+from trainables.config import Frozen
+from trainables.errors import Fault, UserError
+from trainables.files.locations import node_cache
+from trainables.files.storage import Location, open_storage
+from trainables.results.items import items_file, parse_items
+from trainables.results.metrics_file import MetricsFile, check_lines, read_lines, to_line
+from trainables.results.record_faults import Record, read_record
+from trainables.results.records import (
+    BaseRecord,
+    ItemScore,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+
+
+@contextmanager
+def _collector_paused() -> Iterator[None]:
+    """Records hold no cycles; to look for some among so many new objects doubles the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class SweepFolder:
+    """Owner of every path in a sweep's folder.
+
+    The paths of a sweep in an object store are those of the driver's working folder. The mirrors
+    are made there; everything else lies in the store under the same names.
+    """
+
+    def __init__(self, location: Location) -> None:
+        self.location = location
+        self.root = root = location if isinstance(location, Path) else _working_folder(location)
+        self.sweep_json = root / "sweep.json"
+        self.lock = root / "lock.json"
+        self.base = root / "base"
+        self.base_json = self.base / "base.json"
+        self.base_items = self.base / "items.jsonl"
+        self.trials = root / "trials"
+        self.warm_start = root / "warm_start.jsonl"
+        self.results_csv = root / "results.csv"
+        self.confirmed_csv = root / "confirmed.csv"
+        self.study = root / "study.journal"
+        self.log = root / "sweep.log"
+        self.ray = root / "ray"
+
+    @property
+    def mirrors(self) -> tuple[Path, ...]:
+        """Files that the driver makes from the records."""
+        return (self.results_csv, self.confirmed_csv, self.study, self.log)
+
+    def name(self, path: Path) -> str:
+        """What the storage calls a path."""
+        return "" if path == self.root else path.relative_to(self.root).as_posix()
+
+    def place(self, path: Path) -> str:
+        """Where a path lies, for messages: on a disk, or its address in the object store."""
+        return str(path if isinstance(self.location, Path) else self.absolute(path))
+
+    def absolute(self, path: Path) -> str:
+        """The same for workers, which may run in another folder."""
+        if isinstance(self.location, Path):
+            return str(path.absolute())
+        return f"{self.location}/{self.name(path)}"
+
+    def lock_claim(self, token: str) -> Path:
+        """Where a driver says that it takes over the lock of that token."""
+        return self.root / f"lock.{token}.json"
+
+    def is_lock_claim(self, name: str) -> bool:
+        """Whether a file of that name in the sweep's folder is such a claim."""
+        return name.startswith("lock.") and name != self.lock.name
+
+    def trial(self, number: int) -> Path:
+        """Folder of one trial."""
+        return self.trials / f"{number:04d}"
+
+    def trial_json(self, number: int) -> Path:
+        """The trial's record."""
+        return self.trial(number) / "trial.json"
+
+    def metrics(self, number: int) -> Path:
+        """The trial's measurements."""
+        return self.trial(number) / "metrics.jsonl"
+
+    def attempt(self, number: int, attempt: int) -> Path:
+        """Where the workers of one attempt write."""
+        return self.trial(number) / f"attempt_{attempt}"
+
+
+class Ledger:
+    """Reads and writes the records of one sweep.
+
+    Whatever reads raises `UserError` where a record was damaged, or a newer version wrote it.
+
+    Args:
+        location: the sweep's folder, or its address in an object store.
+        may_write: called before each writing; raises where this driver has lost the sweep.
+    """
+
+    def __init__(self, location: Location, may_write: Callable[[], None] = lambda: None) -> None:
+        self.folder = SweepFolder(location)
+        self.storage = open_storage(location)
+        self._may_write = may_write
+        self._whole: set[int] = set()
+
+    def exists(self) -> bool:
+        """Whether there is a sweep in the folder."""
+        return self._exists(self.folder.sweep_json)
+
+    def has_base(self) -> bool:
+        """Whether the base's evaluation is there."""
+        return self._exists(self.folder.base_json)
+
+    @_collector_paused()
+    def check(self) -> None:
+        """Read everything.
+
+        Raises:
+            UserError: all that is damaged, or that a newer version wrote.
+        """
+        faults: list[Fault] = []
+        readers: list[Callable[[], object]] = [self.sweep, self.trials, self.warm_start]
+        if self.has_base():
+            readers.append(self.base)
+        readers += [partial(check_lines, log, place) for _, place, log in self._logs()]
+        for read in readers:
+            try:
+                read()
+            except UserError as error:
+                faults += error.faults
+        if faults:
+            raise UserError(faults)
+
+    def write_sweep(self, record: SweepRecord) -> None:
+        """Create or replace the sweep's own record."""
+        self._write(self.folder.sweep_json, record)
+
+    def sweep(self) -> SweepRecord:
+        """The sweep's own record."""
+        file = self.folder.sweep_json
+        return self._record(SweepRecord, file, self._content(file), "restore it from a copy")
+
+    def base(self) -> BaseRecord:
+        """The base model's evaluation."""
+        file = self.folder.base_json
+        remedy = f"delete {self.folder.place(file.parent)} to evaluate the base anew"
+        return self._record(BaseRecord, file, self._content(file), remedy)
+
+    def write_trial(self, record: TrialRecord) -> None:
+        """Create or replace a trial's record."""
+        self._write(self.folder.trial_json(record.number), record)
+        if record.status is not TrialStatus.RUNNING:
+            self.storage.close_log(self.folder.name(self.folder.metrics(record.number)))
+
+    def write_warm_start(self, records: Sequence[TrialRecord]) -> None:
+        """Keep what the search starts from, so that it does not change between restarts."""
+        lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
+        with self._writing():
+            self.storage.write_log(self.folder.name(self.folder.warm_start), lines)
+
+    def warm_start(self) -> list[TrialRecord]:
+        """Trials of other sweeps that the search started from."""
+        file = self.folder.warm_start
+        place = self.folder.place(file)
+        lines = self.storage.read_log(self.folder.name(file)).splitlines()
+        remedy = f"restore it from a copy, or delete {place} to read those sweeps again"
+        return [
+            read_record(TrialRecord, line, place, remedy, number)
+            for number, line in enumerate(lines, start=1)
+        ]
+
+    def append(self, number: int, measurement: Measurement) -> None:
+        """Add a measurement to a trial's history."""
+        with self._writing():
+            if number not in self._whole:
+                self._drop_damaged_end(number)
+            # Not known to be whole until all of the line is on the disk.
+            self._whole.discard(number)
+            log = self.folder.name(self.folder.metrics(number))
+            self.storage.append(log, to_line(measurement))
+            self._whole.add(number)
+
+    @_collector_paused()
+    def trials(self) -> list[TrialRecord]:
+        """Every trial's record, by number."""
+        records: list[TrialRecord] = []
+        faults: list[Fault] = []
+        files = [self.folder.trial_json(number) for number in self._numbers()]
+        contents = self.storage.read_all([self.folder.name(file) for file in files])
+        for file, content in zip(files, contents, strict=True):
+            if content is None:
+                continue
+            trial = self.folder.place(file.parent)
+            remedy = f"restore it from a copy, or delete {trial} to run the trial again"
+            try:
+                records.append(self._record(TrialRecord, file, content, remedy))
+            except UserError as error:
+                faults += error.faults
+        if faults:
+            raise UserError(faults)
+        return sorted(records, key=lambda record: record.number)
+
+    def measurements(self, number: int) -> list[Measurement]:
+        """A trial's measurements in order of their steps.
+
+        A damaged end is dropped (see `metrics_file`). Where a later attempt went over a step again,
+        its measurements replace the earlier ones from there on.
+        """
+        return _in_order(self._metrics_file(number).measurements)
+
+    @_collector_paused()
+    def histories(self) -> dict[int, list[Measurement]]:
+        """The measurements of every trial, by number; faster than asking one by one."""
+        faults: list[Fault] = []
+        histories: dict[int, list[Measurement]] = {}
+        for number, place, log in self._logs():
+            try:
+                found = read_lines(log, place)
+            except UserError as error:
+                faults += error.faults
+            else:
+                histories[number] = _in_order(found.measurements)
+        if faults:
+            raise UserError(faults)
+        return histories
+
+    def fetch_log(self) -> None:
+        """Bring an object store's copy of `sweep.log` here, where this driver has none."""
+        name = self.folder.name(self.folder.log)
+        if not self.folder.log.exists() and self.storage.exists(name):
+            self.folder.log.write_bytes(self.storage.read(name))
+
+    def publish_mirrors(self) -> None:
+        """Copy the mirrors to the object store; on a disk they lie where they belong."""
+        for file in self.folder.mirrors:
+            if isinstance(self.folder.location, str) and file.exists():
+                self.storage.publish(file, self.folder.name(file))
+
+    def _logs(self) -> list[tuple[int, str, bytes]]:
+        """Number, place and content of every trial's metrics file."""
+        numbers = self._numbers()
+        files = [self.folder.metrics(number) for number in numbers]
+        logs = self.storage.read_logs([self.folder.name(file) for file in files])
+        return list(zip(numbers, map(self.folder.place, files), logs, strict=True))
+
+    def base_items(self) -> list[ItemScore]:
+        """The base model's outcome on every item."""
+        return parse_items(self.storage.read(self.folder.name(self.folder.base_items)))
+
+    def items(self, record: TrialRecord) -> list[ItemScore]:
+        """A trial's outcome on every item after its newest measurement; none if not evaluated.
+
+        They are in the newest attempt that came to that step: measurements of sweeps before the
+        autumn of 2026 all say that they are of the first.
+        """
+        if record.last is None:
+            return []
+        for attempt in range(record.attempt, 0, -1):
+            folder = self.folder.attempt(record.number, attempt)
+            with suppress(FileNotFoundError):
+                return parse_items(
+                    self.storage.read(self.folder.name(items_file(folder, record.last.step)))
+                )
+        return []
+
+    def weights(self, record: TrialRecord) -> Path | None:
+        """A trial's weights on this machine; None where it kept none.
+
+        They are found also where the sweep's folder was moved, or copied out of an object store.
+        """
+        if record.weights_dir is None:
+            return None
+        recorded = Path(record.weights_dir)
+        here = self.folder.attempt(record.number, record.attempt) / recorded.name
+        return next((place for place in (recorded, here) if place.is_dir()), None)
+
+    def _numbers(self) -> list[int]:
+        """Of the trials that have a folder."""
+        names = self.storage.children(self.folder.name(self.folder.trials))
+        return sorted(int(name) for name in names if name.isdigit())
+
+    def _metrics_file(self, number: int) -> MetricsFile:
+        file = self.folder.metrics(number)
+        return read_lines(self.storage.read_log(self.folder.name(file)), self.folder.place(file))
+
+    def _drop_damaged_end(self, number: int) -> None:
+        """What a crash left of a line goes, lest it stand in the middle for ever."""
+        found = self._metrics_file(number)
+        if found.is_damaged:
+            log = self.folder.name(self.folder.metrics(number))
+            self.storage.write_log(log, found.whole)
+
+    def _exists(self, file: Path) -> bool:
+        return self.storage.exists(self.folder.name(file))
+
+    def _content(self, file: Path) -> bytes:
+        return self.storage.read(self.folder.name(file))
+
+    def _record(self, kind: type[Record], file: Path, content: bytes, remedy: str) -> Record:
+        return read_record(kind, content, self.folder.place(file), remedy)
+
+    def _write(self, file: Path, record: Frozen) -> None:
+        with self._writing():
+            content = record.model_dump_json(indent=2).encode()
+            self.storage.write(self.folder.name(file), content)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        self._may_write()
+        try:
+            yield
+        except OSError as error:
+            raise cannot_write(self.folder.location, error) from error
+
+
+def cannot_write(location: Location, error: OSError | str) -> UserError:
+    """What to say where a sweep's folder takes no files."""
+    reason = error if isinstance(error, str) else error.strerror or str(error)
+    remedy = "make room or make it writable, and type the same command again"
+    return UserError([Fault("--output-dir", f"cannot write to {location}: {reason}", remedy)])
+
+
+def _in_order(measurements: list[Measurement]) -> list[Measurement]:
+    ordered: list[Measurement] = []
+    for measurement in measurements:
+        while ordered and ordered[-1].step >= measurement.step:
+            ordered.pop()
+        ordered.append(measurement)
+    return ordered
+
+
+def _working_folder(address: str) -> Path:
+    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
+    return node_cache() / "sweeps" / f"{address.rpartition('/')[2]}-{digest}"

@@ -1,0 +1,106 @@
+"""The lines of a trial's `metrics.jsonl`: one measurement each, with a checksum.
+
+A line is a JSON object that ends with `"crc32"`, the CRC-32 of the same object without that key, in
+hexadecimal: enough to tell a flipped bit in a line that still reads well. A line without the key is
+taken as it stands, so one may be mended by hand.
+"""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+from trainables.errors import Fault, UserError
+from trainables.results.record_faults import NewerSchema, read_record
+from trainables.results.records import SCHEMA_VERSION, Measurement
+
+_KEY = b',"crc32":"'
+_DIGITS = 8
+_TAIL = len(_KEY) + _DIGITS + len(b'"}')
+
+
+@dataclass(frozen=True)
+class MetricsFile:
+    """What a metrics file holds.
+
+    Attributes:
+        measurements: in the order they were written.
+        whole: the file's content up to the last whole line, its end included.
+        is_damaged: whether anything behind that was dropped.
+    """
+
+    measurements: list[Measurement]
+    whole: bytes
+    is_damaged: bool
+
+
+def to_line(measurement: Measurement) -> bytes:
+    """The measurement as a line, its end included."""
+    body = measurement.model_dump_json().encode()
+    return b'%s%s%08x"}\n' % (body[:-1], _KEY, zlib.crc32(body))
+
+
+def read_lines(content: bytes, file: str) -> MetricsFile:
+    """The measurements in a metrics file.
+
+    Damage at the end, of one line or of several, is what a crash leaves; it is dropped. Damage that
+    whole lines follow is not.
+
+    Args:
+        content: of the file.
+        file: its name, for messages.
+
+    Raises:
+        UserError: a line that others follow is damaged, or a newer version wrote one.
+    """
+    measurements: list[Measurement] = []
+    damage: UserError | None = None
+    whole = end = 0
+    lines = content.removesuffix(b"\n").split(b"\n") if content else []
+    for number, line in enumerate(lines, start=1):
+        end += len(line) + 1
+        try:
+            measurement = _read(line, file, number)
+        except NewerSchema:
+            raise
+        except UserError as error:
+            damage = damage or error
+            continue
+        if damage:
+            raise damage
+        measurements.append(measurement)
+        whole = end
+    kept = content[:whole]
+    if kept and not kept.endswith(b"\n"):
+        kept += b"\n"
+    return MetricsFile(measurements, kept, kept != content)
+
+
+def check_lines(content: bytes, file: str) -> None:
+    """Raise what `read_lines` would; five times as fast where all lines are as they were written.
+
+    A line whose checksum fits, of this schema, needs no parsing to be known as whole.
+    """
+    ours = b'{"schema_version":%d,' % SCHEMA_VERSION
+    lines = content.removesuffix(b"\n").split(b"\n")
+    if not all(line.startswith(ours) and _body(line) not in (None, line) for line in lines):
+        read_lines(content, file)
+
+
+def _body(line: bytes) -> bytes | None:
+    """The line without its checksum, if it has one; None where that does not fit."""
+    key = len(line) - _TAIL
+    if key <= 0 or line[key : key + len(_KEY)] != _KEY:
+        return line
+    body = line[:key] + b"}"
+    return body if line[key + len(_KEY) :] == b'%08x"}' % zlib.crc32(body) else None
+
+
+def _read(line: bytes, file: str, number: int) -> Measurement:
+    remedy = "restore the line from a copy, or delete it"
+    body = _body(line)
+    if body is None:
+        rule = "was changed since it was written: its checksum does not fit"
+        mended = f'{remedy}, or delete its "crc32" to accept it as it stands'
+        raise UserError([Fault(f"{file}:{number}", rule, mended)])
+    return read_record(Measurement, body, file, remedy, number)

@@ -1,0 +1,140 @@
+"""The trade-off of a sweep: its goals, and the Pareto front of its trials."""
+
+from __future__ import annotations
+
+import math
+import operator
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Literal, Protocol
+
+from pydantic import Field, model_validator
+
+from trainables.config import Frozen, Objective
+from trainables.results.records import TrialRecord, TrialStatus
+
+_OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    "<": operator.lt,
+    ">=": operator.ge,
+    ">": operator.gt,
+}
+_CONSTRAINT = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
+
+
+class Constraint(Frozen):
+    """A bound on a logged metric; in the sweep file written `forgetting/mean <= 0.05`."""
+
+    metric: str
+    operator: Literal["<=", "<", ">=", ">"]
+    bound: float = Field(allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _parse(cls, value: Any) -> Any:
+        if not isinstance(value, str):
+            return value
+        match = _CONSTRAINT.fullmatch(value)
+        if match is None:
+            raise ValueError(f"must read `metric <= number` (or <, >=, >), got {value!r}")
+        metric, symbol, bound = match.groups()
+        return {"metric": metric, "operator": symbol, "bound": bound}
+
+    def __str__(self) -> str:
+        return f"{self.metric} {self.operator} {self.bound:g}"
+
+    def holds(self, value: float) -> bool:
+        """Whether the value is within the bound."""
+        return _OPERATORS[self.operator](value, self.bound)
+
+    def violation(self, value: float) -> float:
+        """How far beyond the bound, in the metric's unit; <= 0 where it holds."""
+        if self.holds(value):
+            return min(0.0, -abs(value - self.bound))
+        return max(abs(value - self.bound), 1e-12)
+
+
+class Goals(Protocol):
+    """What a sweep is after; the sweep's configuration is one."""
+
+    @property
+    def objectives(self) -> tuple[Objective, ...]:
+        """At least one."""
+
+    @property
+    def constraints(self) -> tuple[Constraint, ...]:
+        """Possibly none."""
+
+
+def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Complete trials within all constraints that no other dominates, by number.
+
+    A trial that lacks an objective or a constrained metric is not on it, and neither is one that
+    repeats another with a new seed.
+    """
+    candidates = [
+        (_losses(goals, values), record)
+        for record in records
+        if (values := objective_values(goals, record)) is not None and is_feasible(goals, record)
+    ]
+    front: list[tuple[list[float], TrialRecord]] = []
+    # In this order whatever dominates a trial comes before it, so the front so far decides.
+    for own, record in sorted(candidates, key=lambda candidate: candidate[0]):
+        if not any(_dominates(other, own) for other, _ in front):
+            front.append((own, record))
+    return sorted((record for _, record in front), key=lambda record: record.number)
+
+
+def _losses(goals: Goals, values: list[float]) -> list[float]:
+    return [
+        objective.loss(value) for objective, value in zip(goals.objectives, values, strict=True)
+    ]
+
+
+def _dominates(one: list[float], other: list[float]) -> bool:
+    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+
+
+def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
+    """Values of the objectives in their order; None for a trial that cannot be taken.
+
+    It can where it is complete, has every objective, and repeats no other trial with a new seed.
+    """
+    if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
+        return None
+    values = [record.metric(objective.metric) for objective in goals.objectives]
+    found = [value for value in values if value is not None and math.isfinite(value)]
+    return found if len(found) == len(values) else None
+
+
+def is_feasible(goals: Goals, record: TrialRecord) -> bool:
+    """Whether a trial keeps every constraint."""
+    return all(violation(c, record) <= 0 for c in goals.constraints)
+
+
+def violation(constraint: Constraint, record: TrialRecord) -> float:
+    """How far a trial is beyond a bound, in the metric's unit; infinite without the metric."""
+    value = record.metric(constraint.metric)
+    return math.inf if value is None or math.isnan(value) else constraint.violation(value)
+
+
+def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
+    """The best and the worst value of each objective over some complete trials."""
+    ranges = []
+    for objective in goals.objectives:
+        values = [value for r in records if (value := r.metric(objective.metric)) is not None]
+        low, high = min(values), max(values)
+        ranges.append((low, high) if objective.mode == "min" else (high, low))
+    return ranges
+
+
+def distance_to_ideal(
+    goals: Goals, record: TrialRecord, ranges: Sequence[tuple[float, float]]
+) -> float:
+    """Distance to the best of every objective, each scaled to [0, 1] from its best to its worst."""
+    scaled = []
+    for objective, (best, worst) in zip(goals.objectives, ranges, strict=True):
+        own = record.metric(objective.metric) or 0.0
+        scaled.append((own - best) / (worst - best) if worst != best else 0.0)
+    # Rounding makes ties of what differs by nothing but the order of float operations.
+    return round(math.hypot(*scaled), 9)

@@ -1,0 +1,197 @@
+"""The trial to take, and why.
+
+The sweep's last words and the report about it both ask here, so they never disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from trainables.results.pareto import (
+    Goals,
+    distance_to_ideal,
+    is_feasible,
+    objective_ranges,
+    objective_values,
+    pareto_front,
+    violation,
+)
+from trainables.results.records import TrialRecord
+from trainables.results.wording import metric_text
+
+_MOST_NUMBERS = 10
+Names = Callable[[Sequence[TrialRecord]], str]
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """The trial to take, and why, in one sentence.
+
+    Attributes:
+        trial: always a complete one.
+        reason: derived from the records.
+        feasible: whether it keeps every constraint.
+    """
+
+    trial: TrialRecord
+    reason: str
+    feasible: bool = True
+
+
+def recommend(
+    goals: Goals,
+    records: Sequence[TrialRecord],
+    judged: Sequence[TrialRecord] = (),
+    names: Names | None = None,
+) -> Recommendation | None:
+    """The trial to take; None where no complete trial has every objective.
+
+    With one objective the best; with several the knee of the Pareto front, the trial nearest to
+    the best of every objective after scaling each to [0, 1] over the front. Where no trial keeps
+    the constraints, the one that misses them by the least in total. The lower number wins a tie.
+
+    Args:
+        goals: of the sweep.
+        records: its trials.
+        judged: those that were repeated with other seeds, as `repeats.judged_by_repeats` has them.
+            It is one of them, and not one that was best by luck, unless none keeps the constraints
+            in the mean and trains to its end with every seed.
+        names: writes trials down in the reason; by their numbers where it is not given.
+    """
+    names = names or numbers_text
+    by_search = _choose(goals, records, _scale(goals, records), names)
+    if by_search is None or not judged:
+        return by_search
+    return _by_repeats(goals, records, judged, by_search, names)
+
+
+def _by_repeats(
+    goals: Goals,
+    records: Sequence[TrialRecord],
+    judged: Sequence[TrialRecord],
+    by_search: Recommendation,
+    names: Names,
+) -> Recommendation:
+    scale = [*_scale(goals, records), *pareto_front(goals, judged)]
+    repeated = {record.config.trial_id for record in judged}
+    found = _choose(goals, judged, scale, names)
+    if found is None or not found.feasible:
+        others = [record for record in records if record.config.trial_id not in repeated]
+        other = _choose(goals, others, scale, names)
+        if other and (other.feasible or found is None):
+            refuted = f"with other seeds {names(judged)} diverged or broke a constraint in the mean"
+            return replace(other, reason=f"{refuted}; of the others, {other.reason}")
+    if found is None:
+        return replace(by_search, reason=f"{by_search.reason} With another seed it diverged.")
+    chosen = found.trial.config.trial_id
+    trial = next(record for record in records if record.config.trial_id == chosen)
+    reason = f"by the means over repeats with other seeds, {found.reason}"
+    if trial is not by_search.trial:
+        reason += f" One run of each would have chosen {names([by_search.trial])}."
+    return Recommendation(trial, reason, found.feasible)
+
+
+def _scale(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials over which objectives are scaled: the front.
+
+    Of a front of two, each is the best in one objective and the worst in the other: scaled over
+    them alone they would be equally good, whatever their values. Then it is all that may be taken.
+    """
+    front = pareto_front(goals, records)
+    if len(front) > 2:
+        return front
+    ranked = [record for record in records if objective_values(goals, record) is not None]
+    return [record for record in ranked if is_feasible(goals, record)]
+
+
+def _choose(
+    goals: Goals, records: Sequence[TrialRecord], scale: list[TrialRecord], names: Names
+) -> Recommendation | None:
+    ranked = [record for record in records if objective_values(goals, record) is not None]
+    if not ranked:
+        return None
+    front = pareto_front(goals, ranked)
+    if not front:
+        return _least_infeasible(goals, ranked)
+    if len(goals.objectives) == 1:
+        return _best(goals, front, ranked, names)
+    return _knee(goals, front, ranked, scale, names)
+
+
+def _least_infeasible(goals: Goals, ranked: list[TrialRecord]) -> Recommendation:
+    def total(record: TrialRecord) -> float:
+        return sum(max(violation(c, record), 0.0) for c in goals.constraints)
+
+    trial = min(ranked, key=lambda record: (total(record), record.number))
+    broken = [
+        f"{c.metric} is {_exactly(trial.metric(c.metric))}, not {c.operator} {c.bound:g}"
+        for c in goals.constraints
+        if violation(c, trial) > 0
+    ]
+    reason = (
+        f"no trial keeps every constraint, and of {_trials(len(ranked))} this one misses them by "
+        f"the least: {' and '.join(broken)}."
+    )
+    return Recommendation(trial, reason, feasible=False)
+
+
+def _exactly(value: float | None) -> str:
+    """Finer than elsewhere: 0.0502 is not <= 0.05, but 0.050 would seem to be."""
+    return "missing" if value is None else f"{value:.4g}"
+
+
+def _best(
+    goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord], names: Names
+) -> Recommendation:
+    objective = goals.objectives[0]
+    value = metric_text(objective.metric, front[0].metric(objective.metric))
+    extreme = "lowest" if objective.mode == "min" else "highest"
+    count = _feasible(goals, ranked)
+    kept = f" that keep{'s' if count == 1 else ''} every constraint" if goals.constraints else ""
+    reason = f"{extreme} {objective.metric} ({value}) of {_trials(count)}{kept}"
+    return Recommendation(front[0], f"{reason}{_as_good(front[1:], names)}.")
+
+
+def _knee(
+    goals: Goals,
+    front: list[TrialRecord],
+    ranked: list[TrialRecord],
+    scale: list[TrialRecord],
+    names: Names,
+) -> Recommendation:
+    ranges = objective_ranges(goals, scale)
+    distances = [distance_to_ideal(goals, record, ranges) for record in front]
+    nearest = [r for r, d in zip(front, distances, strict=True) if d == min(distances)]
+    trial, *others = nearest
+    told = ", ".join(
+        f"{o.metric} {metric_text(o.metric, trial.metric(o.metric))}" for o in goals.objectives
+    )
+    if len(front) == 1:
+        count = _trials(_feasible(goals, ranked))
+        return Recommendation(trial, f"best in every objective of {count}: {told}.")
+    reason = (
+        f"the knee of the front's {len(front)} trials, nearest to the best of every objective at "
+        f"once: {told}"
+    )
+    return Recommendation(trial, f"{reason}{_as_good(others, names)}.")
+
+
+def _feasible(goals: Goals, ranked: list[TrialRecord]) -> int:
+    return sum(is_feasible(goals, record) for record in ranked)
+
+
+def _trials(count: int) -> str:
+    return "1 complete trial" if count == 1 else f"{count} complete trials"
+
+
+def _as_good(others: list[TrialRecord], names: Names) -> str:
+    return f" (as good: {names(others)})" if others else ""
+
+
+def numbers_text(records: Sequence[TrialRecord]) -> str:
+    """Such as `trials 3, 5 and 12 more`."""
+    numbers = ", ".join(str(record.number) for record in records[:_MOST_NUMBERS])
+    more = len(records) - _MOST_NUMBERS
+    told = f"trial{'s' if len(records) > 1 else ''} {numbers}"
+    return f"{told} and {more} more" if more > 0 else told

@@ -1,0 +1,116 @@
+"""Records read back from disk, and what is wrong with one that cannot be, said in plain words."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from trainables.errors import Fault, UserError
+from trainables.results.records import SCHEMA_VERSION
+
+Record = TypeVar("Record", bound=BaseModel)
+_LONGEST_VALUE = 60
+
+
+class NewerSchema(UserError):
+    """A newer version of this project wrote the record."""
+
+
+def read_record(
+    kind: type[Record], content: bytes, file: str, remedy: str, line: int | None = None
+) -> Record:
+    """A record as it was written.
+
+    Args:
+        kind: of the record.
+        content: its JSON.
+        file: where it was read, for the message.
+        remedy: what to do about a damaged one.
+        line: of the file, where the record is one of several.
+
+    Raises:
+        UserError: a newer version wrote it, or someone changed it by hand.
+    """
+    try:
+        record = kind.model_validate_json(content)
+    except ValidationError as error:
+        if (newer := _newer_schema(content)) is not None:
+            raise _too_new(newer, file, line) from None
+        faults = [
+            _fault(detail, content, file, remedy, line)
+            for detail in error.errors(include_url=False)
+        ]
+        raise UserError(faults) from None
+    if getattr(record, "schema_version", 0) > SCHEMA_VERSION:
+        raise _too_new(record.schema_version, file, line)  # type: ignore[attr-defined]
+    return record
+
+
+def _newer_schema(content: bytes) -> int | None:
+    try:
+        version = json.loads(content)["schema_version"]
+    except (ValueError, KeyError, TypeError):
+        return None
+    return version if isinstance(version, int) and version > SCHEMA_VERSION else None
+
+
+def _too_new(version: int, file: str, line: int | None) -> NewerSchema:
+    rule = f"was written by a newer version: schema {version}, this one reads up to"
+    remedy = "update forgetting-sweeps, or give another --output-dir"
+    return NewerSchema([Fault(_place(file, line), f"{rule} {SCHEMA_VERSION}", remedy)])
+
+
+def _fault(detail: ErrorDetails, content: bytes, file: str, remedy: str, line: int | None) -> Fault:
+    """One thing that is wrong, with its line."""
+    kind, location = detail["type"], [part for part in detail["loc"] if isinstance(part, str)]
+    if kind == "json_invalid":
+        inside, why = _syntax_error(content)
+        return Fault(_place(file, line or inside), f"is not JSON: {why}", remedy)
+    if kind == "missing":
+        rule = "is missing"
+    elif kind == "extra_forbidden":
+        rule = "is no key of this record"
+    else:
+        rule = f"{_rule(detail)}, got {_shown(detail['input'])}"
+    place = _place(file, line or _line_of(location, content))
+    field = ".".join(map(str, detail["loc"]))
+    return Fault(place, f"{field} {rule}" if field else rule, remedy)
+
+
+def _rule(detail: ErrorDetails) -> str:
+    message = detail["msg"].replace("Input should", "must").removeprefix("Value error, ")
+    return message.replace("valid dictionary", "JSON object").replace("'", "")
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _place(file: str, line: int | None) -> str:
+    return f"{file}:{line}" if line else file
+
+
+def _syntax_error(content: bytes) -> tuple[int, str]:
+    if not content.strip():
+        return 1, "it is empty"
+    try:
+        json.loads(content)
+    except json.JSONDecodeError as error:
+        return error.lineno, error.msg
+    except UnicodeDecodeError as error:
+        return content.count(b"\n", 0, error.start) + 1, "it is not UTF-8 text"
+    return 1, "a number or text in it is malformed"
+
+
+def _line_of(location: list[str], content: bytes) -> int:
+    """The line where the keys on the way to a value, one after the other, are found."""
+    position = 0
+    for key in location:
+        found = content.find(f'"{key}"'.encode(), position)
+        if found >= 0:
+            position = found
+    return content.count(b"\n", 0, position) + 1

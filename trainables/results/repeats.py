@@ -1,0 +1,68 @@
+"""Repeats of the search's best trials with other seeds, and what those are worth by them.
+
+The run that was chosen for being best is left out of the means: it was lucky more often than not.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+
+from trainables.results.records import TrialRecord, TrialStatus
+
+
+def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+    """Repeats of a trial, among its sweep's, that ran to their end or diverged."""
+    told = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
+    return [r for r in records if r.confirms == trial.number and r.status in told]
+
+
+def diverged(repeats: Iterable[TrialRecord]) -> int:
+    """How many of them diverged."""
+    return sum(repeat.status is TrialStatus.DIVERGED for repeat in repeats)
+
+
+def metrics_over(repeats: Iterable[TrialRecord]) -> dict[str, list[float]]:
+    """Each metric that all complete repeats have, one value of each; empty without any."""
+    metrics = [
+        repeat.last.metrics
+        for repeat in repeats
+        if repeat.status is TrialStatus.COMPLETE and repeat.last
+    ]
+    keys = [key for key in metrics[0] if all(key in own for own in metrics)] if metrics else []
+    return {key: [own[key] for own in metrics] for key in keys}
+
+
+def judged_by_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """Trials that were repeated, each with the means over its repeats for its own metrics.
+
+    Where a repeat diverged, so has the trial: no mean of the others makes up for that.
+
+    Args:
+        records: of one sweep.
+    """
+    judged = []
+    for number in sorted({r.confirms for r in records if r.confirms is not None}):
+        trial = next((r for r in records if r.number == number and r.last), None)
+        if trial is None or trial.last is None:
+            continue
+        repeats = repeats_of(trial, records)
+        values = metrics_over(repeats)
+        if diverged(repeats):
+            judged.append(trial.model_copy(update={"status": TrialStatus.DIVERGED}))
+        elif values:
+            means = {key: statistics.fmean(of_all) for key, of_all in values.items()}
+            last = trial.last.model_copy(update={"metrics": means})
+            judged.append(trial.model_copy(update={"last": last}))
+    return judged
+
+
+def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
+    """Half of Student's t interval of the mean, in the values' unit; None for fewer than two."""
+    if len(values) < 2:
+        return None
+    from scipy.stats import t
+
+    error = statistics.stdev(values) / math.sqrt(len(values))
+    return float(t.ppf((1 + level) / 2, len(values) - 1)) * error

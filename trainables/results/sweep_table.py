@@ -1,0 +1,233 @@
+"""A sweep as a table on a terminal: the base, then its trials, as many as there is room for."""
+
+from __future__ import annotations
+
+from bisect import insort
+from itertools import islice
+from math import inf, isnan
+from statistics import median
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from trainables import metric_keys
+from trainables.results.pareto import is_feasible
+from trainables.results.records import BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.results.wording import ABSENT, STATUS, duration, metric_text, rate
+
+if TYPE_CHECKING:
+    from rich.console import Console, JustifyMethod, RenderableType
+
+    from trainables.results.pareto import Goals
+
+# Whether it breaks a constraint, its loss, its number.
+Rank = tuple[bool, float, int]
+
+_OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
+_TYPICAL = 100  # trials whose durations tell how long the next ones will take
+_WIDTHS = {
+    "trial": 5,
+    "method": 6,
+    "rank": 4,
+    "alpha": 5,
+    "lr": 7,
+    "step": 5,
+    "loss": 5,
+    "in-domain": 9,
+    "forgetting": 10,
+    "OOD": 5,
+    "status": 9,
+}
+_LEFT_OUT_FIRST = ("method", "alpha", "step", "rank", "loss", "lr")
+
+
+class SweepTable:
+    """What is known of a sweep, and its picture.
+
+    Args:
+        name: of the sweep.
+        planned: trials there will be, repeats of the winners included.
+        goals: by the first objective the best trials are found.
+        began: seconds since the epoch.
+        hours: after `began` in which new trials may start; None for any number.
+
+    Attributes:
+        base: once it is known.
+        has_ended: whether nothing more will start, as where some time was all there was.
+    """
+
+    def __init__(
+        self, name: str, planned: int, goals: Goals, began: float, hours: float | None = None
+    ) -> None:
+        self._name = name
+        self._planned = planned
+        self._goals = goals
+        self._began = began
+        self._starts_until = inf if hours is None else began + 3600 * hours
+        self.base: BaseRecord | None = None
+        self.has_ended = False
+        self._records: dict[int, TrialRecord] = {}
+        self._evaluated: dict[int, Measurement] = {}
+        self._running: set[int] = set()
+        self._ended: dict[int, None] = {}  # in the order of their endings
+        self._ranks: dict[int, Rank] = {}
+        self._ranked: list[Rank] = []  # complete trials, the best first
+        self._most_at_once = 1
+
+    def take(self, record: TrialRecord) -> None:
+        """Add a trial, or replace what was known of it."""
+        self._note(record)
+        self._ended.pop(record.number, None)
+        if record.status is not TrialStatus.RUNNING:
+            self._ended[record.number] = None
+        self._place(record)
+        self._most_at_once = max(self._most_at_once, len(self._running))
+
+    def update(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Keep the newest evaluation; points of the training curve move step and loss alone."""
+        self._note(record)
+        if metric_keys.IN_DOMAIN_ACC in measurement.metrics:
+            self._evaluated[record.number] = measurement
+
+    def _note(self, record: TrialRecord) -> None:
+        self._records[record.number] = record
+        change = (
+            self._running.add if record.status is TrialStatus.RUNNING else self._running.discard
+        )
+        change(record.number)
+
+    def progress(self, now: float) -> str:
+        """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
+        total = max(self._planned, len(self._records))
+        parts = [f"{len(self._ended)}/{total} finished"]
+        if running := len(self.running()):
+            parts.append(f"{running} running")
+        parts.append(f"{duration(now - self._began)} elapsed")
+        left = None if self.has_ended else self._seconds_left(now, total)
+        return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
+
+    def render(self, console: Console, now: float, footer: int = 0) -> RenderableType:
+        """The picture, as wide and high as the console; `footer` lines are left free below it."""
+        room = max(1, console.height - _OTHER_LINES - footer)
+        numbers, hidden = self._rows(room)
+        columns = _fitting(console.width)
+        table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        for column in columns:
+            side: JustifyMethod = "left" if column in ("method", "status") else "right"
+            table.add_column(column, no_wrap=True, justify=side)
+        if self.base is not None:
+            _add_row(table, columns, _base_cells(self.base))
+        for number in numbers:
+            record = self._records[number]
+            _add_row(table, columns, _cells(record, self._evaluated.get(number, record.last)))
+        parts: list[RenderableType] = [single(f"{self._name}: {self.progress(now)}", "bold"), table]
+        if hidden:
+            dots = "..." if console.options.ascii_only else "…"
+            rule = f"shown: running, best by {self._goals.objectives[0].metric}, newest"
+            parts.append(single(f"{dots} and {hidden} more ({rule})", "dim"))
+        return Group(*parts)
+
+    def get(self, number: int) -> TrialRecord | None:
+        """What is known of a trial."""
+        return self._records.get(number)
+
+    def best_first(self, most: int | None = None) -> list[TrialRecord]:
+        """Complete trials by the first objective, those within all constraints before others."""
+        return [self._records[number] for _, _, number in self._ranked[:most]]
+
+    def running(self) -> list[TrialRecord]:
+        """Trials that have no final status, by number."""
+        return [self._records[number] for number in sorted(self._running)]
+
+    def _place(self, record: TrialRecord) -> None:
+        """Sort a complete trial among the others of its kind; repeats were picked, and are none."""
+        if (rank := self._ranks.pop(record.number, None)) is not None:
+            self._ranked.remove(rank)
+        objective = self._goals.objectives[0]
+        value = record.metric(objective.metric)
+        if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
+            return
+        if value is None or isnan(value):
+            return
+        rank = (not is_feasible(self._goals, record), objective.loss(value), record.number)
+        self._ranks[record.number] = rank
+        insort(self._ranked, rank)
+
+    def _rows(self, room: int) -> tuple[list[int], int]:
+        """Numbers of the trials to show in that many lines, and how many are left out."""
+        running = [record.number for record in self.running()]
+        if len(self._records) <= room:
+            return [*running, *reversed(self._ended)], 0
+        room -= 1  # for the line about those left out
+        shown = running[:room]
+        best = self.best_first((room - len(shown)) // 2)
+        shown += [record.number for record in best]
+        newest = (number for number in reversed(self._ended) if number not in shown)
+        shown += islice(newest, max(0, room - len(shown)))
+        return shown, len(self._records) - len(shown)
+
+    def _seconds_left(self, now: float, total: int) -> float | None:
+        """What is left to do over as many as ran at once; None while nothing has finished.
+
+        The median duration of the newest, because one trial that fails at once would move a mean.
+        """
+        newest = (self._records[number] for number in islice(reversed(self._ended), _TYPICAL))
+        durations = [r.seconds for r in newest if r.seconds is not None]
+        if not durations:
+            return None
+        typical = median(durations)
+        running = [max(typical - r.seconds_at(now), 0.0) for r in self.running()]
+        for_starts = max(self._starts_until - now, 0.0)
+        waiting = max(total - len(self._records), 0) if for_starts else 0
+        work = sum(running) + typical * waiting
+        return min(max([work / self._most_at_once, *running]), for_starts + typical)
+
+
+def single(line: str, style: str) -> Text:
+    """One line of a picture, cut off where the terminal ends."""
+    return Text(line, style, no_wrap=True, overflow="ellipsis")
+
+
+def _fitting(width: int) -> list[str]:
+    """Titles of the columns that fit; the scores and the status go last."""
+    columns = list(_WIDTHS)
+    for title in _LEFT_OUT_FIRST:
+        if sum(_WIDTHS[column] + 1 for column in columns) - 1 <= width:
+            break
+        columns.remove(title)
+    return columns
+
+
+def _add_row(table: Table, columns: list[str], cells: dict[str, str | Text]) -> None:
+    table.add_row(*(cells.get(column, ABSENT) for column in columns))
+
+
+def _base_cells(base: BaseRecord) -> dict[str, str | Text]:
+    return {"trial": "base", **_score_cells(base.metrics)}
+
+
+def _cells(record: TrialRecord, evaluation: Measurement | None) -> dict[str, str | Text]:
+    config = record.config
+    word = STATUS[record.status]
+    return {
+        "trial": str(record.number),
+        "method": config.method,
+        "rank": str(config.lora.rank) if config.lora else ABSENT,
+        "alpha": f"{config.lora.alpha:g}" if config.lora else ABSENT,
+        "lr": rate(config.learning_rate),
+        "step": str(record.last.step) if record.last else ABSENT,
+        "loss": metric_text(metric_keys.TRAIN_LOSS, record.metric(metric_keys.TRAIN_LOSS)),
+        **_score_cells(evaluation.metrics if evaluation else {}),
+        "status": Text(word.short, word.style),
+    }
+
+
+def _score_cells(metrics: dict[str, float]) -> dict[str, str | Text]:
+    shown = {
+        "in-domain": metric_keys.IN_DOMAIN_ACC,
+        "forgetting": metric_keys.FORGETTING_MEAN,
+        "OOD": metric_keys.OOD_ACC,
+    }
+    return {title: metric_text(key, metrics.get(key)) for title, key in shown.items()}

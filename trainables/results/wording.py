@@ -1,0 +1,143 @@
+"""How settings, statuses and metrics are written wherever people read them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.text import Text
+
+from trainables import metric_keys
+from trainables.results.records import TrialRecord, TrialStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ABSENT = "-"
+SETTING_GROUP = "setting/group"
+"""What runs in W&B are grouped by, a key of their configuration."""
+BASE_GROUP = "base"
+_NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
+_SIGNED = {
+    metric_keys.FORGETTING_MEAN,
+    metric_keys.FORGETTING_MAX,
+    metric_keys.FORGETTING_NLL,
+    metric_keys.OOD_GAP,
+}
+
+
+class Word(NamedTuple):
+    """A status as it is shown: the word says it, the colour helps to find it."""
+
+    short: str
+    style: str
+
+
+STATUS = {
+    TrialStatus.RUNNING: Word("running", "cyan"),
+    TrialStatus.COMPLETE: Word("complete", "green"),
+    TrialStatus.STOPPED_EARLY: Word("stopped", "yellow"),
+    TrialStatus.DIVERGED: Word("diverged", "magenta"),
+    TrialStatus.OUT_OF_MEMORY: Word("OOM", "bold red"),
+    TrialStatus.FAILED: Word("failed", "red"),
+    TrialStatus.CANCELLED: Word("cancelled", "dim"),
+}
+
+
+def scores_in_words(metrics: dict[str, float]) -> str:
+    """The scores that a measurement has, in words."""
+    shown = {
+        "loss": metric_keys.TRAIN_LOSS,
+        "in-domain": metric_keys.IN_DOMAIN_ACC,
+        "retention": metric_keys.RETENTION_ACC,
+        "forgetting": metric_keys.FORGETTING_MEAN,
+        "OOD": metric_keys.OOD_ACC,
+    }
+    told = [f"{n} {metric_text(key, metrics[key])}" for n, key in shown.items() if key in metrics]
+    return ", ".join(told) or "nothing measured"
+
+
+def count_statuses(records: Sequence[TrialRecord]) -> str:
+    """Such as `18 complete, 1 failed`, of trials that nothing runs any more."""
+    statuses = [record.status for record in records]
+    words = {s: "interrupted" if s is TrialStatus.RUNNING else status_in_full(s) for s in STATUS}
+    counted = [(statuses.count(status), word) for status, word in words.items()]
+    return ", ".join(f"{count} {word}" for count, word in counted if count)
+
+
+def status_in_full(status: TrialStatus) -> str:
+    """Such as `out of memory`."""
+    return status.value.replace("_", " ").lower()
+
+
+def setting(record: TrialRecord) -> str:
+    """The point of the search in a few words, such as `lora, rank 8, alpha 16, lr 3.2e-04`."""
+    config = record.config
+    parts: list[str] = [config.method]
+    if config.lora:
+        parts += [f"rank {config.lora.rank}", f"alpha {config.lora.alpha:g}"]
+    return ", ".join([*parts, f"lr {rate(config.learning_rate)}", *further_settings(record)])
+
+
+def further_settings(record: TrialRecord) -> list[str]:
+    """What was searched besides, such as `epochs 3` and `dora on`."""
+    words = {True: "on", False: "off"}
+    axes = ((name.rpartition("/")[2], value) for name, value in record.params.items())
+    return [
+        f"{axis.replace('_', ' ')} {words[value] if isinstance(value, bool) else value}"
+        for axis, value in axes
+        if axis not in _NAMED
+    ]
+
+
+def setting_group(record: TrialRecord) -> str:
+    """The trials that a trial is averaged with, such as `rank 8` or `full`.
+
+    One that did not come to its end, or repeats another, is averaged with none of them but with
+    those of its kind, such as `rank 8, diverged` or `full, repeat`.
+    """
+    lora = record.config.lora
+    group = f"rank {lora.rank}" if lora else record.config.method
+    if record.confirms is not None:
+        return f"{group}, repeat"
+    if record.status is not TrialStatus.COMPLETE:
+        return f"{group}, {status_in_full(record.status)}"
+    return group
+
+
+def metric_text(key: str, value: float | None) -> str:
+    """Shares and losses with three decimals, forgetting signed, other units compact."""
+    if value is None:
+        return ABSENT
+    if key == metric_keys.LEARNING_RATE:
+        return rate(value)
+    metric = metric_keys.METRICS.get(key)
+    # Keys that METRICS does not list are those of single tasks, which are shares.
+    if metric is not None and metric.unit not in ("share", "nats/token"):
+        return f"{value:.4g}"
+    rounded = round(value, 3) + 0.0  # no -0.000
+    return f"{rounded:+.3f}" if key in _SIGNED else f"{rounded:.3f}"
+
+
+def rate(value: float) -> str:
+    """A learning rate, such as `3.2e-04`."""
+    return f"{value:.1e}"
+
+
+def points(share: float) -> str:
+    """A difference of shares in percentage points, such as `+3.1`."""
+    return f"{round(100 * share, 1) + 0.0:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    """Such as `45 s`, `3 min 12 s` or `2 h 05 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks and a terminal's control sequences."""
+    return Text.from_ansi(" ".join(text.split())).plain

@@ -1,0 +1,1 @@
+"""One training from start to end: LoRA and full fine-tuning, reports, checkpoints."""

@@ -1,0 +1,395 @@
+"""A trial's state in the middle of its training: written whole, checked on reading, no pickle.
+
+It is taken in an instant and written in its own time, while the trial goes on to something else.
+
+A checkpoint is a folder `step_00000040` with
+
+    training.safetensors     each trained parameter in fp32, and its optimizer moments
+    random_0.safetensors     random state of rank 0, and so on
+    progress.json            step, scheduler, what the reports have gathered
+    files.json               size and digest of all of the above; written last
+    evaluated.json           what the reports carry on once the step is evaluated; see
+                             `checkpoint_files`
+
+Parameters and moments are stored whole under the parameter's name, whatever the ZeRO stage or the
+number of workers, so another group of workers can take over.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+from trainables.errors import TrialError
+from trainables.files.disk import whole_folder
+from trainables.training.checkpoint_files import FILES, digest
+
+_MOMENTS = ("exp_avg", "exp_avg_sq")
+_TRAINING = "training.safetensors"
+_PROGRESS = "progress.json"
+# Where DeepSpeed has them: at stage 3, at 1 and 2, and at 1 in bfloat16 with gradients in fp32.
+_PARTITIONS = (
+    "fp32_partitioned_groups_flat",
+    "single_partition_of_fp32_groups",
+    "fp32_groups_flat_partition",
+)
+
+
+class CannotGoOn(TrialError):
+    """The optimizer keeps its state where that of a checkpoint cannot be put back."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training has come.
+
+    Attributes:
+        step: optimizer steps done.
+        tokens_seen: input tokens trained on.
+        scheduler: state of the learning-rate scheduler.
+        reports: what the reports carry from step to step.
+    """
+
+    step: int
+    tokens_seen: int
+    scheduler: dict[str, Any]
+    reports: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A training's state, copied: what the training does next does not touch it.
+
+    Attributes:
+        tensors: parameters and moments, whole, on the CPU.
+        random: each worker's random state, by rank.
+        progress: how far the training has come.
+    """
+
+    tensors: dict[str, torch.Tensor]
+    random: list[dict[str, torch.Tensor]]
+    progress: Progress
+
+
+def take(model: Any, optimizer: Any, progress: Progress, world_size: int) -> Snapshot:
+    """Copy a training's state; every worker calls it, and the first has the tensors then."""
+    is_first = world_size == 1 or torch.distributed.get_rank() == 0
+    tensors = _read_training_state(model, optimizer, is_first)
+    random_states = [_random_state()] * world_size
+    if world_size > 1:
+        torch.distributed.all_gather_object(random_states, random_states[0])
+    return Snapshot(tensors, random_states, progress)
+
+
+def write(checkpoint: Path, snapshot: Snapshot) -> None:
+    """Write a snapshot, on the worker of rank 0; `newest_valid` finds it once it is complete."""
+    with whole_folder(checkpoint) as folder:
+        save_file(snapshot.tensors, folder / _TRAINING)
+        for rank, state in enumerate(snapshot.random):
+            save_file(state, folder / f"random_{rank}.safetensors")
+        (folder / _PROGRESS).write_text(json.dumps(vars(snapshot.progress)))
+        files = {file.name: digest(file) for file in sorted(folder.iterdir())}
+        (folder / FILES).write_text(json.dumps(files, indent=1))
+
+
+def load_progress(checkpoint: Path) -> Progress:
+    """How far the checkpoint is."""
+    return Progress(**json.loads((checkpoint / _PROGRESS).read_text()))
+
+
+def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
+    """Put parameters and optimizer moments back.
+
+    Raises:
+        KeyError: the checkpoint is of another model or adapter.
+        CannotGoOn: the optimizer updates tensors of its own that belong to no known parameter.
+    """
+    tensors = load_file(checkpoint / _TRAINING)
+    steps = int(tensors["steps"])
+    _check_all_is_known(model, optimizer)
+    _link_moments(optimizer)
+    for name, parameter in _trained(model):
+        _set(parameter, tensors[f"parameter/{name}"], None, optimizer)
+        for moment in _MOMENTS:
+            key = f"{moment}/{name}"
+            if key in tensors:
+                _set(parameter, tensors[key], moment, optimizer)
+    for state in _base_optimizer(optimizer).state.values():
+        if torch.is_tensor(state.get("step")):
+            state["step"].fill_(steps)  # in place, as below: others may look at the same numbers
+        elif "step" in state:
+            state["step"] = torch.tensor(float(steps))
+
+
+def load_random_state(checkpoint: Path, rank: int) -> None:
+    """Put this worker's random state back; a worker that had none keeps its own."""
+    file = checkpoint / f"random_{rank}.safetensors"
+    if not file.exists():
+        return
+    state = load_file(file)
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    position, has_gauss = state["numpy_position"].tolist()
+    np.random.set_state(
+        (
+            "MT19937",
+            state["numpy_keys"].numpy().astype(np.uint32),
+            position,
+            has_gauss,
+            float(state["numpy_gauss"]),
+        )
+    )
+    version, *internal = state["python"].tolist()
+    random.setstate((version, tuple(internal), None))
+
+
+def _random_state() -> dict[str, torch.Tensor]:
+    _, keys, position, has_gauss, gauss = np.random.get_state()  # type: ignore[misc]
+    version, internal, _ = random.getstate()
+    state = {
+        "torch": torch.get_rng_state(),
+        "numpy_keys": torch.from_numpy(np.asarray(keys).astype(np.int64)),
+        "numpy_position": torch.tensor([position, has_gauss]),
+        "numpy_gauss": torch.tensor(gauss, dtype=torch.float64),
+        "python": torch.tensor([version, *internal]),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state()
+    return state
+
+
+def _read_training_state(model: Any, optimizer: Any, keep: bool) -> dict[str, torch.Tensor]:
+    """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in.
+
+    Args:
+        model: as it is trained.
+        optimizer: its, with all wrappers.
+        keep: whether this worker is to have them: of each there are 12 bytes a parameter.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    _link_moments(optimizer)
+    for name, parameter in _trained(model):
+        for kind in (None, *_MOMENTS):
+            value = _get(parameter, kind, optimizer)
+            if keep and value is not None:
+                tensors[f"{kind or 'parameter'}/{name}"] = _on_cpu(value)
+    states = _base_optimizer(optimizer).state.values()
+    counts = [float(state["step"]) for state in states if "step" in state]
+    tensors["steps"] = torch.tensor(max(counts, default=0.0))
+    return tensors
+
+
+def _trained(model: Any) -> list[tuple[str, Any]]:
+    return [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+
+
+def _link_moments(optimizer: Any) -> None:
+    """Make sure that ZeRO's moments exist and that its parameters know them.
+
+    Before the first step there are none, and after it ZeRO 1 and 2 have linked those of the first
+    parameter group alone (DeepSpeed 0.19).
+    """
+    *wrappers, base = _unwrapped(optimizer)
+    for wrapper in wrappers:
+        for partition in _partitions(wrapper):
+            if not base.state[partition]:
+                moments = {moment: torch.zeros_like(partition) for moment in _MOMENTS}
+                base.state[partition] = {**moments, "step": step_counter(base, partition)}
+        if hasattr(wrapper, "_lazy_init_hp_params_optimizer_state"):
+            wrapper._hp_optimizer_states_linked = False
+            wrapper._lazy_init_hp_params_optimizer_state()
+
+
+def _partitions(wrapper: Any) -> list[Any]:
+    """This worker's part of the fp32 parameters, as ZeRO gives it to the optimizer."""
+    return [partition for name in _PARTITIONS for partition in getattr(wrapper, name, ())]
+
+
+def _check_all_is_known(model: Any, optimizer: Any) -> None:
+    """See whether all that is updated in the parameters' stead is known: else it would be left out.
+
+    Only what wraps an optimizer has it update tensors of the wrapper's own.
+    """
+    *wrappers, base = _unwrapped(optimizer)
+    if not wrappers:
+        return
+    known = [partition for wrapper in wrappers for partition in _partitions(wrapper)]
+    whole = [parameter for _, parameter in _trained(model) if not _is_partitioned(parameter)]
+    known += [_master(parameter, optimizer)[0] for parameter in whole]
+    updated = {id(tensor) for group in base.param_groups for tensor in group["params"]}
+    if not updated <= set(map(id, known)):
+        names = " around ".join(type(each).__name__ for each in (*wrappers, base))
+        raise CannotGoOn(
+            "deepspeed.config_file: must not make an optimizer whose state a checkpoint cannot be "
+            f"put back into, got {names}; leave its section `optimizer` out"
+        )
+
+
+def _is_partitioned(parameter: Any) -> bool:
+    return hasattr(parameter, "ds_id") or hasattr(parameter, "_hp_mapping")
+
+
+def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
+    if _is_partitioned(parameter):
+        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+        value = (
+            safe_get_full_fp32_param(parameter)
+            if moment is None
+            else safe_get_full_optimizer_state(parameter, moment)
+        )
+    else:
+        master, part = _master(parameter, optimizer)
+        state = _base_optimizer(optimizer).state.get(master, {})
+        whole = master.data if moment is None else state.get(moment)
+        value = None if whole is None else _of(parameter, whole, part)
+    return value
+
+
+def _on_cpu(value: torch.Tensor) -> torch.Tensor:
+    copied = value.detach().to("cpu", torch.float32)
+    return copied.clone(memory_format=torch.contiguous_format)
+
+
+def _master(parameter: Any, optimizer: Any) -> tuple[Any, slice | None]:
+    """What the optimizer updates, and which part of it is the parameter; None where all is.
+
+    In 16 bit at stage 0 it is an fp32 copy: of the parameter or, under DeepSpeed's own Adam on a
+    GPU, of all parameters of its group, one after another.
+    """
+    for wrapper in _unwrapped(optimizer)[:-1]:
+        for number, working in enumerate(getattr(wrapper, "fp16_groups", ())):
+            start = 0
+            for position, ours in enumerate(working):
+                if ours is parameter and hasattr(wrapper, "fp32_groups_flat"):
+                    return wrapper.fp32_groups_flat[number], slice(start, start + ours.numel())
+                if ours is parameter and hasattr(wrapper, "fp32_groups"):
+                    return wrapper.fp32_groups[number][position], None
+                start += ours.numel()
+    return parameter, None
+
+
+def _of(parameter: Any, whole: torch.Tensor, part: slice | None) -> torch.Tensor:
+    """The parameter's part of what the optimizer updates, in the parameter's shape."""
+    return whole if part is None else whole[part].view_as(parameter)
+
+
+def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any) -> None:
+    if _is_partitioned(parameter):
+        _set_partition(parameter, value, moment)
+        if moment is None:
+            _set_working_copy(parameter, value)
+        return
+    value, base = value.to(parameter.device), _base_optimizer(optimizer)
+    master, part = _master(parameter, optimizer)
+    if moment is None:
+        whole = master.data
+        parameter.data.copy_(value)
+    else:
+        state = base.state[master]
+        if moment not in state:
+            state[moment] = torch.zeros_like(master.data)
+        if "step" not in state:
+            state["step"] = step_counter(base, master)
+        whole = state[moment]
+    _of(parameter, whole, part).copy_(value)
+
+
+def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> None:
+    """This worker's part of the fp32 parameter, or of its moment."""
+    from deepspeed import utils
+
+    if _is_padded(parameter):
+        partition = _partition_of(parameter, value)
+        if moment is None:
+            utils.safe_set_local_fp32_param(parameter, partition)
+        else:
+            utils.safe_set_local_optimizer_state(parameter, partition, moment)
+    elif moment is None:
+        utils.safe_set_full_fp32_param(parameter, value)
+    else:
+        utils.safe_set_full_optimizer_state(parameter, value, moment)
+
+
+def _is_padded(parameter: Any) -> bool:
+    """Whether ZeRO-3 divides it into parts that together are longer than it is.
+
+    DeepSpeed's `safe_set_full_` functions would read beyond its end (0.19).
+    """
+    if not hasattr(parameter, "ds_id"):
+        return False
+    workers = torch.distributed.get_world_size(parameter.ds_process_group)
+    return bool(parameter.ds_numel % workers)
+
+
+def _partition_of(parameter: Any, value: torch.Tensor) -> torch.Tensor:
+    """This worker's part of a whole value, with zeros behind its end."""
+    size = parameter.partition_numel()
+    start = size * torch.distributed.get_rank(parameter.ds_process_group)
+    ours = value.flatten()[start : start + size]
+    return torch.nn.functional.pad(ours, (0, size - len(ours)))
+
+
+def step_counter(optimizer: Any, parameter: torch.Tensor) -> torch.Tensor:
+    """A parameter's count of steps, at 0, on the device where torch's optimizers make it.
+
+    That of a fused optimizer, the trainer's on a GPU, is read there by its kernel.
+    """
+    is_read_there = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
+    return torch.zeros((), device=parameter.device if is_read_there else "cpu")
+
+
+def _set_working_copy(parameter: Any, value: torch.Tensor) -> None:
+    """The copy that forward passes use; ZeRO makes it from fp32 only at the next step."""
+    if not hasattr(parameter, "ds_id"):
+        parameter.data.copy_(value)
+        return
+    from deepspeed.runtime.zero import GatheredParameters
+
+    with GatheredParameters([parameter], modifier_rank=0):
+        if torch.distributed.get_rank() == 0:
+            parameter.data.copy_(value)
+
+
+def _base_optimizer(optimizer: Any) -> Any:
+    return _unwrapped(optimizer)[-1]
+
+
+def _unwrapped(optimizer: Any) -> list[Any]:
+    """Accelerate's and DeepSpeed's wrappers from the outside in, the torch optimizer last."""
+    chain = [optimizer]
+    while hasattr(chain[-1], "optimizer"):
+        chain.append(chain[-1].optimizer)
+    return chain
+
+
+def agreed(decision: bool, world_size: int) -> bool:
+    """What rank 0 has decided; every worker calls it."""
+    if world_size == 1:
+        return decision
+    answer = [decision]
+    torch.distributed.broadcast_object_list(answer)
+    return answer[0]
+
+
+def any_worker(decision: bool, world_size: int) -> bool:
+    """Whether any worker has decided so; every worker calls it."""
+    if world_size == 1:
+        return decision
+    decisions = [False] * world_size
+    torch.distributed.all_gather_object(decisions, decision)
+    return any(decisions)
+
+
+def barrier(world_size: int) -> None:
+    """Wait for all workers."""
+    if world_size > 1:
+        torch.distributed.barrier()

@@ -1,0 +1,149 @@
+"""The checkpoints of a trial as files: which there are, which are whole, which may go.
+
+Below an attempt's folder lie
+
+    checkpoints/step_00000040/   see `checkpoint`; newest two while the trial runs
+    best/                        weights at the best evaluation, and `evaluation.json` of it
+
+Loads no heavy library: the driver, too, looks after these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from trainables.config import Frozen
+from trainables.files.disk import write_whole
+
+FILES = "files.json"
+_EVALUATED = "evaluated.json"
+_BEST = "evaluation.json"
+
+
+class BestEvaluation(Frozen):
+    """The evaluation at which the weights beside it were saved."""
+
+    step: int
+    metric: str
+    value: float
+
+
+def checkpoint_dir(attempt_dir: Path, step: int) -> Path:
+    """Folder of the checkpoint after a step."""
+    return attempt_dir / "checkpoints" / f"step_{step:08d}"
+
+
+def best_dir(attempt_dir: Path) -> Path:
+    """Folder of the weights at the best evaluation."""
+    return attempt_dir / "best"
+
+
+def checkpoints(attempt_dirs: Sequence[Path]) -> list[Path]:
+    """Every checkpoint of all attempts, newest first; of one step, that of the later attempt."""
+    found = [
+        (path.name, attempt, path)
+        for attempt, folder in enumerate(attempt_dirs)
+        for path in folder.glob("checkpoints/step_*")
+    ]
+    return [path for _, _, path in sorted(found, reverse=True)]
+
+
+def newest_valid(attempt_dirs: Sequence[Path]) -> Path | None:
+    """The newest checkpoint of any attempt whose files are all there and whole."""
+    return next(filter(is_valid, checkpoints(attempt_dirs)), None)
+
+
+def is_valid(checkpoint: Path) -> bool:
+    """Whether every file has the size and digest that it was written with."""
+    try:
+        files = json.loads((checkpoint / FILES).read_text())
+        return all(digest(checkpoint / name) == value for name, value in files.items())
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+def set_damaged_aside(attempt_dirs: Sequence[Path], going_on_from: Path | None) -> None:
+    """Take those that a training does not go on from, though they are newer, out of the count.
+
+    They would be kept in place of those which are made now, and of the only one that is whole.
+    """
+    for path in checkpoints(attempt_dirs):
+        if path == going_on_from:
+            return
+        with suppress(OSError):
+            path.rename(path.with_name(f"damaged_{path.name}"))
+
+
+def keep_newest(attempt_dirs: Sequence[Path], count: int) -> None:
+    """Delete all but the newest checkpoints, over all attempts."""
+    for path in checkpoints(attempt_dirs)[count:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_checkpoints(attempt_dirs: Sequence[Path]) -> None:
+    """Delete every checkpoint, unfinished ones too."""
+    for folder in attempt_dirs:
+        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+
+
+def remove_unfinished(attempt_dirs: Sequence[Path]) -> None:
+    """Delete what a process that died was writing when it did."""
+    for folder in attempt_dirs:
+        for path in (*folder.glob("checkpoints/.step_*"), *folder.glob(".*")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def mark_evaluated(checkpoint: Path, reports: dict[str, Any]) -> None:
+    """Note that the evaluation of the checkpoint's step is done and reported.
+
+    Args:
+        checkpoint: its folder.
+        reports: what the reports carry on after it.
+    """
+    write_whole(checkpoint / _EVALUATED, json.dumps(reports))
+
+
+def evaluated(checkpoint: Path) -> dict[str, Any] | None:
+    """What `mark_evaluated` noted; None where the step is still to be evaluated."""
+    try:
+        return dict(json.loads((checkpoint / _EVALUATED).read_text()))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def write_best(folder: Path, best: BestEvaluation) -> None:
+    """Say of a folder of weights which evaluation they are of."""
+    (folder / _BEST).write_text(best.model_dump_json())
+
+
+def find_best(attempt_dirs: Sequence[Path]) -> tuple[Path, BestEvaluation] | None:
+    """The best weights of a trial: where they lie and of which evaluation; the newest if many."""
+    for folder in reversed([best_dir(attempt) for attempt in attempt_dirs]):
+        try:
+            return folder, BestEvaluation.model_validate_json((folder / _BEST).read_bytes())
+        except (OSError, ValidationError):
+            continue
+    return None
+
+
+def remove_best(attempt_dirs: Sequence[Path]) -> None:
+    """Delete the best weights of all attempts."""
+    for folder in attempt_dirs:
+        shutil.rmtree(best_dir(folder), ignore_errors=True)
+
+
+def digest(file: Path) -> str:
+    """Size and hash of a file's content."""
+    content = hashlib.blake2b(digest_size=16)
+    with file.open("rb") as stream:
+        while block := stream.read(1 << 20):
+            content.update(block)
+    return f"{file.stat().st_size}:{content.hexdigest()}"

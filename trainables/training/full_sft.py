@@ -1,0 +1,132 @@
+"""A full fine-tuning trial: every parameter, sharded by DeepSpeed ZeRO."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from transformers import set_seed
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+from trainables.config import DeepSpeedConfig, TrialConfig
+from trainables.inputs.model import load_model, shared_base
+from trainables.inputs.tokenized import inputs_of
+from trainables.process.out_of_memory import free_memory
+from trainables.results.records import TrialResult
+from trainables.training.reporter import Reporter
+from trainables.training.run import run_training, sft_config
+
+_SINGLE_WORKER = {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+
+
+def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
+    """Fine-tune all parameters; saves a standard Hugging Face folder with safetensors.
+
+    Runs in every worker of the trial. A single worker needs no launcher: it makes a process group
+    of its own.
+
+    Raises:
+        Diverged: the loss is NaN or infinite.
+    """
+    tokenizer, tokenized = inputs_of(config)
+    if torch.cuda.is_available():  # a LoRA trial of this process may have left its base there
+        shared_base.cache_clear()
+        free_memory()
+    with _deepspeed_process():
+        set_seed(config.seed)
+        # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
+        arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
+        model = load_model(config.model)
+        return run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
+
+
+def _save(trainer: Any, folder: Path) -> None:
+    """A standard Hugging Face folder; under ZeRO-3 every worker gives its shard."""
+    trainer.save_model(str(folder))
+    if trainer.is_world_process_zero():  # a pickle nobody needs
+        (folder / "training_args.bin").unlink(missing_ok=True)
+
+
+def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
+    """DeepSpeed's JSON: the user's own, or the one for the stage and offloads asked for.
+
+    `auto` values are filled in by Transformers. The optimizer is the trainer's AdamW, the same
+    as for LoRA, so that methods are compared under one optimizer and nothing needs compiling.
+    """
+    deepspeed = config.deepspeed or DeepSpeedConfig()
+    if deepspeed.config_file:
+        own: dict[str, Any] = json.loads(Path(deepspeed.config_file).read_text())
+        zero_of_own = own.get("zero_optimization", {})
+        if zero_of_own.get("stage") == 3:  # else no weights could be saved
+            zero_of_own["stage3_gather_16bit_weights_on_model_save"] = True
+        # What it leaves out is the trial's, and not a default of DeepSpeed's that nobody chose.
+        own.setdefault("gradient_clipping", "auto")
+        if "optimizer" in own:
+            of_optimizer = own["optimizer"].setdefault("params", {})
+            of_optimizer.setdefault("lr", "auto")
+            of_optimizer.setdefault("weight_decay", "auto")
+        return own
+    zero: dict[str, Any] = {"stage": deepspeed.zero_stage}
+    if deepspeed.offload_optimizer:
+        zero["offload_optimizer"] = {"device": "cpu"}
+    if deepspeed.offload_parameters:
+        zero["offload_param"] = {"device": "cpu"}
+    if deepspeed.zero_stage == 3:
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    return {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": "auto",
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": "auto"},
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }
+
+
+@contextmanager
+def _deepspeed_process() -> Iterator[None]:
+    """What DeepSpeed needs of the process, and none of it in the way of a LoRA trial after it.
+
+    The process group itself stays: DeepSpeed caches its sub-groups for the life of the process.
+    """
+    if not torch.cuda.is_available():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+        _compile_nothing()
+    alone = "RANK" not in os.environ  # else a group of workers, or a launcher, has set all of this
+    if alone:
+        os.environ |= _SINGLE_WORKER | {"MASTER_PORT": str(_free_port())}
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        AcceleratorState._reset_state(reset_partial_state=True)
+        for name in (*(_SINGLE_WORKER if alone else ()), "ACCELERATE_USE_DEEPSPEED"):
+            os.environ.pop(name, None)
+
+
+def _compile_nothing() -> None:
+    """Keep DeepSpeed from building its shared-memory kernel, which training never calls.
+
+    It takes half a minute and a compiler, and a process that is killed meanwhile leaves a lock
+    for which every later one waits.
+    """
+    from deepspeed import ops
+    from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
+
+    ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
+
+
+def _free_port() -> int:
+    """A port nobody listens on now; the group's store takes it at once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,86 @@
+"""A LoRA trial: PEFT adapters on the process's shared base, trained by TRL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import peft
+from accelerate.state import AcceleratorState
+from transformers import set_seed
+
+from trainables.config import LoraConfig, TrialConfig
+from trainables.inputs.model import shared_base
+from trainables.inputs.tokenized import inputs_of
+from trainables.results.records import TrialResult
+from trainables.training.reporter import Reporter
+from trainables.training.run import run_training, sft_config
+
+
+def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
+    """Train one adapter; saves it as a standard PEFT folder.
+
+    The base model stays in the process for the next trial and is left as it was found.
+
+    Raises:
+        Diverged: the loss is NaN or infinite.
+    """
+    base, _ = shared_base(config.model)
+    tokenizer, tokenized = inputs_of(config)
+    set_seed(config.seed)
+    adapted = adapt(base, config.lora)
+    try:
+        arguments = sft_config(config, len(tokenized.train))
+        return run_training(config, reporter, adapted, tokenizer, tokenized, arguments, _save)
+    finally:
+        restore(base, adapted)
+
+
+def adapt(base: Any, lora: LoraConfig | None) -> Any:
+    """PEFT's model of this process's base with a fresh adapter in it; `restore` takes it out.
+
+    Raises:
+        ValueError: PEFT refuses, such as dropout on experts. It adapts one layer after another, so
+            whoever wants the base next gets it loaded anew.
+    """
+    try:
+        return peft.get_peft_model(base, peft_config(lora))
+    except ValueError:
+        shared_base.cache_clear()
+        raise
+
+
+def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
+    """The adapter in PEFT's words."""
+    assert lora is not None  # noqa: S101 - TrialConfig sees to it
+    modules = lora.target_modules
+    return peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        target_modules=modules if isinstance(modules, str) else list(modules),
+        lora_dropout=lora.dropout,
+        use_rslora=lora.rslora,
+        use_dora=lora.dora,
+        task_type="CAUSAL_LM",
+    )
+
+
+def _save(trainer: Any, folder: Path) -> None:
+    """The adapter alone, as a standard PEFT folder."""
+    if trainer.is_world_process_zero():
+        trainer.model.save_pretrained(folder)
+
+
+def restore(base: Any, adapted: Any) -> None:
+    """Take the adapter out of the shared base, whatever happened."""
+    adapted.unload()
+    # PEFT leaves its configuration; TRL its fused head, once more around it at every trial.
+    for name in ("peft_config", "forward", "model_tags"):
+        vars(base).pop(name, None)
+    base.gradient_checkpointing_disable()
+    base.disable_input_require_grads()
+    # TRL and Transformers both hook the embedding for checkpointing; one hook is forgotten.
+    base.get_input_embeddings()._forward_hooks.clear()
+    base.requires_grad_(True)
+    base.zero_grad(set_to_none=True)
+    AcceleratorState._reset_state(reset_partial_state=True)

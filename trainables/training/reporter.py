@@ -1,0 +1,36 @@
+"""To whom a trial speaks. The trial pushes; it never knows who listens."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from trainables.results.records import Measurement
+
+
+class Reporter(Protocol):
+    """Receives a trial's measurements, in order of their steps."""
+
+    def report(self, measurement: Measurement) -> None:
+        """Take one measurement."""
+
+    def stop_requested(self) -> bool:
+        """Whether the trial shall save a checkpoint and end by `StopTrial`, to go on later."""
+
+
+class StopTrial(Exception):
+    """The trial has ended where it was asked to; a checkpoint holds what it did."""
+
+
+class ListReporter:
+    """Keeps the measurements in a list; for tests and notebooks."""
+
+    def __init__(self) -> None:
+        self.measurements: list[Measurement] = []
+
+    def report(self, measurement: Measurement) -> None:
+        """Append the measurement."""
+        self.measurements.append(measurement)
+
+    def stop_requested(self) -> bool:
+        """Never."""
+        return False

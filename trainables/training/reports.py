@@ -1,0 +1,242 @@
+"""What a training reports on the way: losses, evaluations, forgetting, costs."""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTTrainer
+
+from trainables import metric_keys
+from trainables.config import TrialConfig
+from trainables.errors import (
+    Diverged,
+    EvaluationFailed,
+    EvaluationOutOfMemory,
+    TrialError,
+    first_line,
+)
+from trainables.evaluation.base import Base, compare_with_base
+from trainables.evaluation.drift import token_nll
+from trainables.evaluation.evaluator import shared_evaluator
+from trainables.files.disk import is_disk_full
+from trainables.inputs.data import TokenizedData
+from trainables.process.out_of_memory import is_out_of_memory
+from trainables.results.items import items_file, write_items
+from trainables.results.records import Measurement
+from trainables.training.reporter import Reporter
+
+
+class Reports(TrainerCallback):
+    """Turns the trainer's log into measurements; evaluates at the report steps."""
+
+    def __init__(
+        self,
+        config: TrialConfig,
+        reporter: Reporter,
+        tokenizer: Any,
+        tokenized: TokenizedData,
+        total_steps: int,
+        has_own_process: bool = True,
+    ) -> None:
+        self._config = config
+        self._reporter = reporter
+        self._tokenizer = tokenizer
+        self._validation = tokenized.validation
+        self._base = Base.load(Path(config.base_dir))
+        self.evaluator = shared_evaluator(config.model, config.eval)
+        self._report_steps = config.train.report_steps(total_steps)
+        self._log_steps = config.train.log_steps(total_steps)
+        self._losses: list[float] = []
+        self._total_steps = total_steps
+        self._has_own_process = has_own_process
+        self._samples = len(tokenized.train)
+        self._evaluation_seconds = 0.0
+        self._earlier_seconds = 0.0
+        self._started = time.perf_counter()
+        self._gathered: dict[str, float] = {}
+        self.last: Measurement | None = None
+
+    def start(self, trainer: SFTTrainer) -> None:
+        """Give it the trainer it calls back from, and start the clock."""
+        self._trainer = trainer
+        self._trainable = _count_trainable(trainer.model)
+        self._started = time.perf_counter()
+        if torch.cuda.is_available() and self._has_own_process:
+            torch.cuda.reset_peak_memory_stats()
+
+    def carry(self) -> dict[str, Any]:
+        """What a training that goes on from here must know to report as this one would."""
+        return {
+            "losses": self._losses,
+            "gathered": self._gathered,
+            "evaluation_seconds": self._evaluation_seconds,
+            "seconds": self._elapsed(),
+        }
+
+    def restore(self, carried: dict[str, Any]) -> None:
+        """Take over from an earlier attempt."""
+        self._losses = list(carried["losses"])
+        self._gathered = dict(carried["gathered"])
+        self._evaluation_seconds = carried["evaluation_seconds"]
+        self._earlier_seconds = carried["seconds"]
+
+    def charge_evaluation(self, seconds: float) -> None:
+        """Count time as the evaluation's."""
+        self._evaluation_seconds += seconds
+
+    def exclude(self, seconds: float) -> None:
+        """Leave out time that went to other trials on the same device."""
+        self._started += seconds
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """After every step: watch for divergence, gather, report what needs no evaluation."""
+        if logs is None or not is_of_step(logs):
+            return
+        step, loss = state.global_step, float(logs["loss"])
+        # DeepSpeed keeps it to itself in one case: stage 0 in float32.
+        norm = {metric_keys.GRAD_NORM: float(logs["grad_norm"])} if "grad_norm" in logs else {}
+        if not all(map(math.isfinite, (loss, *norm.values()))):
+            raise Diverged(f"step {step}: loss {loss}, gradient norm {logs.get('grad_norm')}")
+        self._losses.append(loss)
+        if step not in self._report_steps | self._log_steps:
+            return
+        self._gathered = norm | self._training_metrics(state, float(logs["learning_rate"]))
+        if step not in self._report_steps:
+            self._report(state, self._gathered)
+
+    def evaluate(
+        self, state: TrainerState, before_report: Callable[[], None] = lambda: None
+    ) -> Measurement:
+        """Evaluate at a report step and report it, with what the step's training has gathered.
+
+        Args:
+            state: the trainer's.
+            before_report: called in between.
+
+        Raises:
+            EvaluationFailed: the evaluation raised an error.
+            EvaluationOutOfMemory: the device has no memory for it.
+        """
+        step = state.global_step
+        try:
+            metrics = self._evaluate(step)
+        except Exception as error:
+            if is_disk_full(error):
+                raise
+            raise _fault(step, error) from error
+        before_report()
+        return self._report(state, self._gathered | metrics)
+
+    def _report(self, state: TrainerState, metrics: dict[str, float]) -> Measurement:
+        self.last = Measurement(
+            step=state.global_step,
+            total_steps=self._total_steps,
+            metrics=metrics | self._costs(state),
+            time=time.time(),
+        )
+        self._reporter.report(self.last)
+        return self.last
+
+    def _training_metrics(self, state: TrainerState, learning_rate: float) -> dict[str, float]:
+        loss = sum(self._losses) / len(self._losses)
+        self._losses.clear()
+        return {
+            metric_keys.TRAIN_LOSS: loss,
+            metric_keys.LEARNING_RATE: learning_rate,
+            metric_keys.GLOBAL_STEP: float(state.global_step),
+            metric_keys.EPOCH: state.global_step * self._config.train.batch_size / self._samples,
+            metric_keys.TOKENS_SEEN: float(state.num_input_tokens_seen),
+        }
+
+    def _evaluate(self, step: int) -> dict[str, float]:
+        """On rank 0; with DeepSpeed on every rank: a ZeRO-3 forward pass needs them all."""
+        if not (self._trainer.is_world_process_zero() or self._is_sharded()):
+            return {}
+        started = time.perf_counter()
+        model = self._trainer.model
+        evaluation, metrics = compare_with_base(
+            self._base, model, self._tokenizer, self.evaluator, self._config.eval
+        )
+        if self._validation:
+            metrics[metric_keys.VALIDATION_LOSS] = token_nll(
+                model, self._validation, self._config.eval.batch_size
+            )
+        if self._trainer.is_world_process_zero():
+            write_items(items_file(Path(self._config.output_dir), step), evaluation.items)
+        self.charge_evaluation(time.perf_counter() - started)
+        return metrics
+
+    def is_report_step(self, step: int) -> bool:
+        """Whether the model is evaluated after this step."""
+        return step in self._report_steps
+
+    def _is_sharded(self) -> bool:
+        return self._config.deepspeed is not None and self._trainer.args.world_size > 1
+
+    def _elapsed(self) -> float:
+        return self._earlier_seconds + time.perf_counter() - self._started
+
+    def _costs(self, state: TrainerState) -> dict[str, float]:
+        elapsed = self._elapsed()
+        training = elapsed - self._evaluation_seconds
+        workers = self._config.workers
+        # Of a process that trains many trials together no part is one trial's.
+        memory = {metric_keys.MAX_RESERVED: peak_bytes() / 2**30} if self._has_own_process else {}
+        return memory | {
+            metric_keys.TRAIN_SECONDS: training,
+            metric_keys.EVAL_SECONDS: self._evaluation_seconds,
+            metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / workers,
+            metric_keys.MICRO_BATCH_SIZE: float(self._config.train.micro_batch_size),
+            metric_keys.EVAL_BATCH_SIZE: float(self._config.eval.batch_size),
+            metric_keys.GPU_HOURS: elapsed / 3600 * workers * self._config.gpus_per_worker,
+            metric_keys.TRAINABLE_PARAMETERS: float(self._trainable),
+        }
+
+
+def is_of_step(logs: dict[str, float] | None) -> bool:
+    """Whether the trainer logs a step, rather than its own last words on the whole training."""
+    return logs is not None and "loss" in logs
+
+
+def _fault(step: int, error: Exception) -> TrialError:
+    """What an error in the evaluation of a step means for the trial."""
+    where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    message = f"step {step}{where}: {type(error).__name__}: {first_line(error)}"
+    if is_out_of_memory(error):
+        return EvaluationOutOfMemory(message)
+    return EvaluationFailed(f"evaluation failed at {message}")
+
+
+def _count_trainable(model: Any) -> int:
+    """Trainable parameters; under ZeRO-3 a shard knows its whole as `ds_numel`."""
+    return sum(
+        getattr(parameter, "ds_numel", parameter.numel())
+        for parameter in model.parameters()
+        if parameter.requires_grad
+    )
+
+
+def peak_bytes() -> int:
+    """The most memory that this process held, on its GPU if it has one.
+
+    Without one it counts from the process's beginning, which may be before this trial.
+    """
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_reserved())
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

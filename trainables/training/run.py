@@ -1,0 +1,311 @@
+"""The training run that LoRA and full fine-tuning share: TRL's SFTTrainer, reports, checkpoints."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from inspect import getclosurevars, isfunction
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from trl import SFTConfig, SFTTrainer
+
+from trainables.config import TrialConfig
+from trainables.files.disk import whole_folder
+from trainables.inputs.data import TokenizedData, training_order
+from trainables.process.background import in_background
+from trainables.results.records import Measurement, TrialResult
+from trainables.training import checkpoint, checkpoint_files
+from trainables.training.attempt_folder import publish_checkpoints
+from trainables.training.best_weights import BestWeights
+from trainables.training.reporter import Reporter, StopTrial
+from trainables.training.reports import Reports, is_of_step
+
+# Rank 0 evaluates while the others wait for the next gradient exchange.
+_LONGEST_EVALUATION_S = 24 * 3600
+
+
+def sft_config(
+    config: TrialConfig, samples: int, deepspeed: dict[str, Any] | None = None
+) -> SFTConfig:
+    """The trial in TRL's words. Build it before loading a model that ZeRO-3 shall shard."""
+    train = config.train
+    total = train.total_steps(samples)
+    return SFTConfig(
+        output_dir=config.output_dir,
+        max_steps=total,
+        per_device_train_batch_size=train.micro_batch_size,
+        gradient_accumulation_steps=config.accumulation_steps,
+        learning_rate=config.learning_rate,
+        # What Transformers calls constant has no warm-up.
+        lr_scheduler_type=(
+            "constant_with_warmup" if train.schedule == "constant" else train.schedule
+        ),
+        warmup_steps=math.ceil(train.warmup * total),
+        weight_decay=train.weight_decay,
+        max_grad_norm=train.max_grad_norm,
+        gradient_checkpointing=train.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": False},
+        bf16=config.model.dtype == "bfloat16",
+        use_cpu=not torch.cuda.is_available(),
+        seed=config.seed,
+        train_sampling_strategy="sequential",  # `training_order` has shuffled already
+        deepspeed=deepspeed,
+        ddp_timeout=_LONGEST_EVALUATION_S,
+        logging_steps=1,
+        logging_nan_inf_filter=False,
+        include_num_input_tokens_seen="non_padding",
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        max_length=None,  # the data are cut to size already
+        dataset_kwargs={"skip_prepare_dataset": True},
+    )
+
+
+def run_training(
+    config: TrialConfig,
+    reporter: Reporter,
+    model: Any,
+    tokenizer: Any,
+    tokenized: TokenizedData,
+    arguments: SFTConfig,
+    save: Callable[[SFTTrainer, Path], None],
+) -> TrialResult:
+    """Train to the end, reporting on the way; the model is left as the training leaves it.
+
+    Goes on from the newest valid checkpoint of any attempt, as if nothing had happened.
+
+    Args:
+        config: the trial.
+        reporter: who is told of each measurement.
+        model: base model, with the adapter in it where there is one.
+        tokenizer: its tokenizer.
+        tokenized: the data.
+        arguments: see `sft_config`.
+        save: writes the trained weights into a folder; every worker calls it.
+
+    Raises:
+        Diverged: the loss or the gradient norm is NaN or infinite.
+        StopTrial: the reporter asked for it; a checkpoint holds the training.
+        EvaluationFailed: an evaluation raised an error; the step lies in a checkpoint.
+        EvaluationOutOfMemory: the same, for want of memory.
+    """
+    reports = Reports(config, reporter, tokenizer, tokenized, arguments.max_steps)
+    checkpoints = Checkpoints(config, reporter, reports, arguments.max_steps)
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
+        processing_class=tokenizer,
+        callbacks=[reports, checkpoints],
+    )
+    first = trainer.is_world_process_zero()
+    best = BestWeights(config, lambda folder: save(trainer, folder), first)
+    reports.start(trainer)
+    checkpoints.start(trainer, best)
+    with _letting_go_of(trainer):
+        with suppress(AlreadyTrained):
+            trainer.train()
+        last = reports.last
+        assert last is not None  # noqa: S101 - the last step is always reported
+        if config.train.save_weights:
+            with whole_folder(Path(config.weights_dir), first) as folder:
+                save(trainer, folder)
+    result = TrialResult(
+        last=last,
+        weights_dir=config.weights_dir if config.train.save_weights else None,
+        best_weights_dir=best.settle(last) if first else None,
+    )
+    if first:  # only now: until the weights are written the last checkpoint is all there is
+        checkpoint_files.remove_checkpoints(config.attempt_dirs)
+    return result
+
+
+@contextmanager
+def _letting_go_of(trainer: SFTTrainer) -> Iterator[None]:
+    """DeepSpeed's engine hangs in hooks of its own, and would stay in memory with all it has."""
+    try:
+        yield
+    finally:
+        if hasattr(trainer.model_wrapped, "destroy"):
+            trainer.model_wrapped.destroy()
+            _forget_modules()
+
+
+def _forget_modules() -> None:
+    """What ZeRO-3 keeps for the life of the process: modules, and with them all of the training.
+
+    They stand in a list of the modules that compute, from which the outermost is never taken, and
+    as keys in the cache of a method.
+    """
+    from deepspeed.runtime.zero import parameter_offload
+    from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
+
+    parameter_offload.FWD_MODULE_STACK.clear()
+    for method in vars(PartitionedParameterCoordinator).values():
+        if isfunction(method):
+            for wrapped in getclosurevars(method).nonlocals.values():
+                if hasattr(wrapped, "cache_clear"):
+                    wrapped.cache_clear()
+
+
+def _ordered(
+    config: TrialConfig, tokenized: TokenizedData, total_steps: int, first_step: int
+) -> Dataset:
+    """The samples in the order they are trained on, from the first step that is still to do."""
+    batch = config.train.batch_size
+    order = training_order(len(tokenized.train), total_steps * batch, config.seed)
+    samples = tokenized.train
+    if not isinstance(samples, Dataset):
+        samples = Dataset.from_list([dict(sample) for sample in samples])
+    # TRL wants to see a sample even where none is left to train on.
+    return samples.select(order[min(first_step, total_steps - 1) * batch :])
+
+
+class AlreadyTrained(Exception):
+    """The checkpoint was of the last step: nothing is left to train."""
+
+
+class Checkpoints(TrainerCallback):
+    """Saves the training at each evaluation, and puts it back where one is resumed.
+
+    It is written while the evaluation runs, and before the evaluation is reported: whatever the
+    driver knows of a trial a checkpoint holds. Where the evaluation fails or runs out of memory
+    whoever goes on from the checkpoint does it first.
+
+    The newest two are kept, so that one is left if the other turns out damaged.
+    """
+
+    def __init__(
+        self, config: TrialConfig, reporter: Reporter, reports: Reports, total_steps: int
+    ) -> None:
+        self._config = config
+        self._reporter = reporter
+        self._attempts = config.attempt_dirs
+        self._reports = reports
+        self._total_steps = total_steps
+        self._resumed = checkpoint_files.newest_valid(self._attempts)
+        self._progress = checkpoint.load_progress(self._resumed) if self._resumed else None
+
+    @property
+    def first_step(self) -> int:
+        """Optimizer steps that are done already."""
+        return self._progress.step if self._progress else 0
+
+    def start(self, trainer: SFTTrainer, best: BestWeights) -> None:
+        """Give it the trainer it calls back from, and who keeps the best weights."""
+        self._trainer = trainer
+        self._best = best
+        if trainer.is_world_process_zero():
+            checkpoint_files.set_damaged_aside(self._attempts, self._resumed)
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put parameters, moments and schedule back; everything is built and wrapped by now."""
+        if self._resumed is None or self._progress is None:
+            return
+        trainer, progress = self._trainer, self._progress
+        checkpoint.load_training_state(self._resumed, trainer.model, trainer.optimizer)
+        _set_schedule(trainer, progress.scheduler)
+        state.global_step = progress.step
+        trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
+        state.num_input_tokens_seen = progress.tokens_seen
+        evaluated = checkpoint_files.evaluated(self._resumed)
+        self._reports.restore(evaluated or progress.reports)
+        if evaluated is None:
+            self._best.offer(self._reports.evaluate(state))
+        if progress.step >= self._total_steps:
+            raise AlreadyTrained
+
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Put the random state back, after the data loader has drawn from it for itself."""
+        if self._resumed is not None:
+            checkpoint.load_random_state(self._resumed, args.process_index)
+            self._resumed = None
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save and evaluate at a report step; save and end where that is asked for."""
+        step = state.global_step
+        if not is_of_step(logs):
+            return
+        is_report_step = self._reports.is_report_step(step)
+        if is_report_step:
+            measurement = self._save_and_evaluate(args, state)
+            if step >= self._total_steps:  # the weights follow at once
+                return
+            self._best.offer(measurement)
+            self._mark_evaluated(step)
+        if checkpoint.any_worker(self._reporter.stop_requested(), args.world_size):
+            if not is_report_step:
+                self._write(self._snapshot(args, state))
+                self._mark_evaluated(step)
+            checkpoint.barrier(args.world_size)
+            raise StopTrial
+
+    def _save_and_evaluate(self, args: TrainingArguments, state: TrainerState) -> Measurement:
+        write = partial(self._write, self._snapshot(args, state))
+        with in_background(write) as wait_for_it:
+            return self._reports.evaluate(state, before_report=wait_for_it)
+
+    def _mark_evaluated(self, step: int) -> None:
+        """Whoever goes on from there has no evaluation to do first."""
+        if self._trainer.is_world_process_zero():
+            folder = checkpoint_files.checkpoint_dir(self._attempts[-1], step)
+            checkpoint_files.mark_evaluated(folder, self._reports.carry())
+
+    def _snapshot(self, args: TrainingArguments, state: TrainerState) -> checkpoint.Snapshot:
+        trainer = self._trainer
+        progress = checkpoint.Progress(
+            state.global_step,
+            state.num_input_tokens_seen,
+            _schedule(trainer),
+            self._reports.carry(),
+        )
+        return checkpoint.take(trainer.model, trainer.optimizer, progress, args.world_size)
+
+    def _write(self, snapshot: checkpoint.Snapshot) -> None:
+        if not self._trainer.is_world_process_zero():
+            return
+        step = snapshot.progress.step
+        checkpoint.write(checkpoint_files.checkpoint_dir(self._attempts[-1], step), snapshot)
+        checkpoint_files.keep_newest(self._attempts, 2)
+        publish_checkpoints(self._config)
+
+
+_SCHEDULE = ("last_epoch", "_step_count", "_last_lr")
+
+
+def _schedule(trainer: SFTTrainer) -> dict[str, Any]:
+    scheduler = _base_scheduler(trainer)
+    return {name: getattr(scheduler, name) for name in _SCHEDULE}
+
+
+def _set_schedule(trainer: SFTTrainer, saved: dict[str, Any]) -> None:
+    scheduler = _base_scheduler(trainer)
+    vars(scheduler).update(saved)
+    for group, rate in zip(trainer.optimizer.param_groups, saved["_last_lr"], strict=True):
+        group["lr"] = rate
+
+
+def _base_scheduler(trainer: SFTTrainer) -> Any:
+    """The torch scheduler inside Accelerate's wrapper."""
+    scheduler = trainer.lr_scheduler
+    while hasattr(scheduler, "scheduler"):
+        scheduler = scheduler.scheduler
+    return scheduler
