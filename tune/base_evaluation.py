@@ -1,4 +1,4 @@
-"""The base's evaluation, as the driver sees it: asked of a worker, and waited for."""
+"""The base's evaluation from the driver's side: delegated to a worker and awaited."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ def evaluate_base(
     cluster: dict[str, float],
     tell: Callable[[str], None],
 ) -> None:
-    """Have a worker evaluate the base, and leave what it found in the sweep's folder.
+    """Have a worker evaluate the base and leave the results in the sweep's folder.
 
     Args:
         config: the sweep.
-        folder: of the sweep.
-        cache: where base evaluations are kept for all sweeps, if that is a folder.
-        hosts: of slots; where the sweep has any the first of them is the worker.
-        cluster: its resources by kind.
-        tell: takes what the user shall know meanwhile, line by line.
+        folder: folder of the sweep.
+        cache: where base evaluations are kept for all sweeps; used only if it is a folder.
+        hosts: slot hosts; if the sweep has any, the first one is the worker.
+        cluster: resources of the cluster by kind.
+        tell: called with each line of progress that the user should see.
 
     Raises:
         UserError: the evaluation failed, or its node does not work in the sweep's folder.
@@ -69,7 +69,7 @@ def evaluate_base(
 def _awaited(
     answer: Any, wanted: dict[str, float], tell: Callable[[str], None]
 ) -> UserError | None:
-    """The answer; tells over and over what it waits for where no node could give it."""
+    """The answer; repeatedly tells what it waits for while no node could run the task."""
     while not ray.wait([answer], timeout=_TELL_EVERY_S)[0]:
         if not any(workers_in(wanted, node) for node in nodes_up()):  # however busy it is
             failure = last_failure(ray.get_runtime_context().gcs_address)

@@ -1,6 +1,6 @@
 """How much of a cluster trials hold, and whether they fit it.
 
-Amounts are by kind, as in `trainables.under_ray.gpu_types`.
+Amounts are by kind of resource, as in `trainables.under_ray.gpu_types`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _ROUNDING = 1e-6  # 1 / 0.1 GPUs are 10 trials, though 1 // 0.1 is 9
 
 
 def gpus_per_worker(config: SweepConfig, method: Method, cluster: dict[str, float]) -> float:
-    """GPUs a worker of the method holds: as configured, else one where there are any."""
+    """GPUs that a worker of the method holds: as configured, else one if there are any."""
     resources = config.resources.of(method)
     if resources.gpus_per_worker is not None:
         return resources.gpus_per_worker
@@ -38,7 +38,7 @@ def held_by_worker(
 def held_by_trial(
     config: SweepConfig, method: Method, cluster: dict[str, float]
 ) -> dict[str, float]:
-    """What all workers of one trial of the method hold together."""
+    """What all workers of one trial of the method hold in total."""
     workers = config.resources.of(method).workers
     return {k: each * workers for k, each in held_by_worker(config, method, cluster).items()}
 
@@ -55,13 +55,13 @@ def check_resources(
     nodes: Sequence[Mapping[str, float]],
     startable: Sequence[Mapping[str, float]] = (),
 ) -> None:
-    """See whether one trial of each method fits the cluster, and each of its workers a node.
+    """Check that one trial of each method fits the cluster, and each of its workers a node.
 
     Args:
         config: the sweep.
-        cluster: the resources that it may hold, by kind.
-        nodes: those of each node that is up.
-        startable: those of a node of each type that the autoscaler may start.
+        cluster: resources that the sweep may hold, by kind.
+        nodes: resources of each node that is up.
+        startable: resources of a node of each type that the autoscaler may start.
 
     Raises:
         UserError: a method asks for more than there is.
@@ -101,10 +101,10 @@ def _faults_of_nodes(
     nodes: Sequence[Mapping[str, float]],
     startable: Sequence[Mapping[str, float]],
 ) -> list[Fault]:
-    """A worker is never divided among nodes: a trial that only fits their sum would wait forever.
+    """A worker is never split across nodes: a trial that only fits their sum would wait forever.
 
-    Of the nodes that an autoscaler may start there is no count by type that would hold, as all
-    types share one bound: one that has room for a worker counts for all of them.
+    All node types that an autoscaler may start share one bound, so no count per type would hold:
+    a type with room for one worker is taken to have room for all.
     """
     worker, workers = held_by_worker(config, method, cluster), config.resources.of(method).workers
     if any(workers_in(worker, node) for node in startable):
@@ -135,26 +135,26 @@ def _name(kind: str) -> str:
 
 
 def workers_in(worker: Mapping[str, float], room: Mapping[str, float]) -> int:
-    """How many workers have room in it."""
+    """How many such workers fit into `room`."""
     return min(
         int(room.get(kind, 0) / amount + _ROUNDING) for kind, amount in worker.items() if amount
     )
 
 
 def trials_that_fit(config: SweepConfig, method: Method, cluster: dict[str, float]) -> int:
-    """Trials of one method side by side."""
+    """How many trials of one method fit in parallel."""
     return workers_in(held_by_trial(config, method, cluster), cluster)
 
 
 def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int = 0) -> int:
-    """Trials that fit side by side, bounded by the configured number.
+    """Trials that fit in parallel, bounded by the configured number.
 
     Args:
         config: the sweep.
-        cluster: its resources by kind, without those of hosts of slots.
-        in_slots: LoRA trials that train in slots; 0 where they train one by one.
+        cluster: resources of the cluster by kind, without those of slot hosts.
+        in_slots: number of LoRA trials that train in slots; 0 if they train one by one.
     """
-    fits: dict[str | None, int] = {}  # by the type of GPU, for each of which methods compete
+    fits: dict[str | None, int] = {}  # by GPU type, as methods compete for each type
     for method in config.search.methods:
         if not (in_slots and method == "lora"):
             gpu_type = config.resources.of(method).accelerator_type

@@ -1,4 +1,4 @@
-"""The terminal kept for the sweep's own words; whatever else is said goes to a log file."""
+"""Keeps the terminal for the sweep's own output; all other output goes to a log file."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def chatter_to(log: Path) -> Iterator[Console]:
     """Send what libraries, subprocesses and C++ code write to `log`; yield the real terminal.
 
     File descriptors 1 and 2, `sys.stdout`, `sys.stderr`, warnings and the root logger's handlers
-    are redirected while the context lasts. An exception that escapes is written to the log and
-    raised again when the real stderr is back. The console works afterwards, too: it then writes to
+    are redirected within the context. An exception that escapes is written to the log and raised
+    again once the real stderr is restored. The console still works afterwards, writing to
     `sys.stdout`.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -50,10 +50,10 @@ def chatter_to(log: Path) -> Iterator[Console]:
 
 
 class _RealConsole(Console):
-    """Asks its own file for the size: descriptors 0 to 2 may all be something else by now."""
+    """Asks its own file for the size, since descriptors 0 to 2 may all be redirected by now."""
 
     def __init__(self, file: TextIO) -> None:
-        # Without a terminal there is nothing to redraw, even where FORCE_COLOR asks for colours.
+        # Without a terminal there is nothing to redraw, even if FORCE_COLOR asks for colours.
         super().__init__(file=file, force_interactive=None if file.isatty() else False)
         self._lives: list[Live] = []
 
@@ -63,7 +63,7 @@ class _RealConsole(Console):
             columns, lines = os.get_terminal_size(self.file.fileno())
         except (OSError, ValueError):  # not a terminal
             return super().size
-        # A pseudo-terminal that nobody told its size says 0.
+        # A pseudo-terminal whose size was never set reports 0.
         return ConsoleDimensions(columns, lines) if columns and lines else super().size
 
     def set_live(self, live: Live) -> bool:
@@ -71,7 +71,7 @@ class _RealConsole(Console):
         return super().set_live(live)
 
     def stop_live(self) -> None:
-        """End displays that an exception left running; they would hide the cursor for good."""
+        """Stop live displays that an exception left running; they would leave the cursor hidden."""
         for live in self._lives:
             live.stop()
 
@@ -89,9 +89,9 @@ def _copy_of_stdout() -> Iterator[TextIO]:
 
 
 class _TerminalThatMayGo(io.FileIO):
-    """Drops what is written to a terminal, or to a pipe, of which the other end is closed.
+    """Drops writes to a terminal or pipe whose other end is closed.
 
-    Trials save their checkpoints and end then, of which nobody needs to read.
+    Trials then still save their checkpoints and end, and nobody needs to read about it.
     """
 
     def write(self, data: Any) -> int:
@@ -105,7 +105,7 @@ class _TerminalThatMayGo(io.FileIO):
 
 @contextmanager
 def _descriptors_to(log: Path) -> Iterator[None]:
-    """Let descriptors 1 and 2 be the log, for this process and those it starts."""
+    """Point descriptors 1 and 2 to the log, for this process and those it starts."""
     _flush_standard_streams()
     kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
     file = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -123,10 +123,11 @@ def _descriptors_to(log: Path) -> Iterator[None]:
 
 @contextmanager
 def _streams_on_descriptors() -> Iterator[None]:
-    """Let `sys.stdout` and `sys.stderr` write to descriptors 1 and 2 at once.
+    """Let `sys.stdout` and `sys.stderr` write straight to descriptors 1 and 2.
 
-    They may have been elsewhere (a notebook, a test runner). These streams never close: a library's
-    log handler made meanwhile holds on to one and goes on working when the descriptors are back.
+    They may have pointed elsewhere (a notebook, a test runner). The new streams never close: a
+    library's log handler created meanwhile keeps one and still works once the descriptors are
+    restored.
     """
     out, err = log_stream(1), log_stream(2)
     try:
@@ -139,7 +140,7 @@ def _streams_on_descriptors() -> Iterator[None]:
 
 @contextmanager
 def _root_logger_to_stderr() -> Iterator[None]:
-    """Give the root logger one handler with time and name in place of those on a terminal."""
+    """Replace the root logger's stream handlers by one that adds time and logger name."""
     root = logging.getLogger()
     before = list(root.handlers)
     handler = logging.StreamHandler()

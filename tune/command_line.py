@@ -114,7 +114,7 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 
 def _run(config: SweepConfig, options: argparse.Namespace) -> int:
-    """Run the sweep in its folder, which is left as it was where the input is at fault."""
+    """Run the sweep in its folder, which is left as it was if the input is at fault."""
     from tune.chatter import chatter_to
     from tune.console import ConsoleListener
     from tune.lock import SweepLock
@@ -150,7 +150,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
 
 
 def _end_without_head(console: Console) -> None:
-    """Say so and end at once: what waits for Ray may wait for ever. The ledger is whole."""
+    """Report it and exit at once: calls into Ray may block forever. The ledger is intact."""
     console.show_cursor()
     console.print(
         "\nerror: the cluster's head answers no more; start the cluster again, then the same "
@@ -161,7 +161,7 @@ def _end_without_head(console: Console) -> None:
 
 @contextlib.contextmanager
 def _mirrored(ledger: Ledger, lock: SweepLock) -> Iterator[None]:
-    """Bring an object store's log here at the start, and the mirrors there at the end."""
+    """Fetch an object store's log at the start and publish the mirrors to it at the end."""
     ledger.folder.root.mkdir(parents=True, exist_ok=True)
     ledger.fetch_log()
     yield
@@ -173,7 +173,7 @@ def _mirrored(ledger: Ledger, lock: SweepLock) -> Iterator[None]:
 def _cleared_on_fault(
     ledger: Ledger, output_dir: Location, lock: SweepLock, is_new: bool
 ) -> Iterator[None]:
-    """Where the input is at fault, leave no folder behind: none that we made, and no sweep yet."""
+    """If the input is at fault, remove a folder that is new and holds no sweep yet."""
     from ray.tune import TuneError
 
     try:
@@ -187,7 +187,7 @@ def _cleared_on_fault(
                 with contextlib.suppress(OSError):
                     output_dir.rmdir()
         raise
-    except (OSError, TuneError) as error:  # what a listener raised arrives as its text
+    except (OSError, TuneError) as error:  # a listener's error arrives as text
         lock.check()
         if not is_disk_full(error):
             raise
@@ -197,7 +197,7 @@ def _cleared_on_fault(
 
 
 def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:
-    """Where the runs can be compared, or how they get there; who interrupts does not wait."""
+    """Where to compare the runs, or how to upload them; an interrupt does not wait for views."""
     from tune.wandb_views import make_views, views_command
 
     upload = [hint] if (hint := listener.upload_hint()) else []
@@ -212,7 +212,7 @@ def _continue_hints(
     interrupted: bool,
     cut_short_by: str | None = None,
 ) -> list[str]:
-    """The command that goes on, whatever this one ended with; none once a grid is done."""
+    """The command that continues, however this one ended; none once a grid is done."""
     from tune.search_space import planned_trials
 
     command = ["python", "tune/run.py", options.sweep]

@@ -1,4 +1,4 @@
-"""Confirming the winners: which trials are run again, and with which seeds."""
+"""Confirming the winners: which trials to repeat, and with which seeds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tune.sweep_config import ConfirmConfig, SweepConfig
 def unconfirmed(
     confirm: ConfirmConfig, chosen: Sequence[TrialRecord], records: Sequence[TrialRecord]
 ) -> Iterator[tuple[TrialRecord, int]]:
-    """Winners, and seeds that their points have not been run with yet."""
+    """Winners paired with seeds that their points have not been run with yet."""
     for winner in chosen:
         runs = [record for record in records if record.params == winner.params]
         taken = {run.config.seed for run in runs}
@@ -24,7 +24,7 @@ def unconfirmed(
 
 
 def winners(config: SweepConfig, records: Iterable[TrialRecord], count: int) -> list[TrialRecord]:
-    """The trial to take, the one to take if that point were not there, and so on, up to so many."""
+    """The recommended trial, the one recommended without its point, and so on, up to `count`."""
     left = [record for record in records if record.confirms is None]
     found: list[TrialRecord] = []
     while len(found) < count:

@@ -1,4 +1,4 @@
-"""The sweep as it runs, on the terminal: a live table, or plain lines where nothing can redraw."""
+"""The running sweep on the terminal: a live table, or plain lines if nothing can redraw."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ _WORTH_A_LINE = {TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FA
 
 
 class ConsoleListener(SweepListener):
-    """Shows a sweep on a console, live where it is a terminal.
+    """Shows a sweep on a console, live if it is a terminal.
 
     Attributes:
-        config: tells how many trials there will be and which are the best.
-        console: where to; `chatter_to` yields one that nobody else writes to.
-        clock: seconds since the epoch.
+        config: determines how many trials there will be and which are best.
+        console: where to write; `chatter_to` yields one that nothing else writes to.
+        clock: returns seconds since the epoch.
     """
 
     def __init__(
@@ -60,19 +60,19 @@ class ConsoleListener(SweepListener):
         if config.confirm:
             planned += config.confirm.top_k * config.confirm.seeds
         self._table = SweepTable(config.name, planned, config, clock(), config.budget.hours)
-        # Live draws from a thread of its own. Nothing is printed while the lock is held: printing
-        # waits for Live's lock, and Live waits for this one.
+        # Live draws from its own thread. Never print while holding this lock: printing waits for
+        # Live's lock, and Live waits for this one.
         self._lock = Lock()
         self._live: Live | None = None
 
     def preparing(self, message: str) -> None:
-        """Say it; there is no table yet."""
+        """Print the message; there is no table yet."""
         self._say(message)
 
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:
-        """Show the base's scores and warnings; begin the live table."""
+        """Show the base's scores and warnings; start the live table."""
         with self._lock:
             self._table.base = base
             for record in sorted(history, key=lambda r: r.ended or 0.0):
@@ -94,7 +94,7 @@ class ConsoleListener(SweepListener):
             self._say(f"{len(history)} trials of earlier runs: {count_statuses(history)}")
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Add the trial to the running ones."""
+        """Add the trial to the running trials."""
         with self._lock:
             self._table.take(record)
         if self._live is None:
@@ -103,7 +103,7 @@ class ConsoleListener(SweepListener):
             self._say(f"trial {record.number} started{again}: {setting(record)}{confirms}")
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
-        """Move the trial on."""
+        """Update the trial's progress."""
         evaluation = metric_keys.IN_DOMAIN_ACC in measurement.metrics
         with self._lock:
             self._table.update(record, measurement)

@@ -1,4 +1,4 @@
-"""The listeners that keep a sweep's checkpoints within bounds, on a disk and in an object store."""
+"""Listeners that keep a sweep's checkpoints within bounds, on a disk and in an object store."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from trainables.training.checkpoint_files import (
 )
 from tune.listeners import SweepListener
 
-# Ended for good: nothing will go on from their checkpoints.
+# Ended for good: nothing will resume from their checkpoints.
 _DONE = (
     TrialStatus.COMPLETE,
     TrialStatus.STOPPED_EARLY,
@@ -38,17 +38,17 @@ _SECONDS_BETWEEN_LOOKS = 30
 
 
 class DiskBudget(SweepListener):
-    """Deletes checkpoints that nothing needs, and more where the sweep has too many.
+    """Deletes checkpoints that nothing needs, and more if the sweep has too many.
 
-    A trial that ended for good needs none, one that failed or was cancelled its newest. Over the
-    cap, trial by trial from the oldest on, the weights of the best evaluation are deleted, then
-    the checkpoints before the newest. Never deleted are a trial's only whole checkpoint and any
-    trial's final weights.
+    A trial that ended for good needs none; one that failed or was cancelled needs its newest. Over
+    the cap, trial by trial from the oldest on, the weights of the best evaluation are deleted, then
+    all checkpoints but the newest. A trial's only whole checkpoint and any trial's final weights
+    are never deleted.
 
     Args:
-        ledger: of the sweep.
+        ledger: ledger of the sweep.
         gib: the cap on all checkpoints and best weights, GiB; None for no cap.
-        clock: seconds that only grow.
+        clock: monotonic clock, in seconds.
     """
 
     def __init__(
@@ -63,27 +63,27 @@ class DiskBudget(SweepListener):
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:
-        """Tidy up after the trials of earlier runs."""
+        """Clean up after the trials of earlier runs."""
         for record in history:
             self._tidy(record)
         self._enforce()
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Know of the trial."""
+        """Register the trial."""
         self._records[record.number] = record
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
-        """Look now and then: a checkpoint may have been written."""
+        """Check now and then, as a checkpoint may have been written."""
         if self._clock() - self._looked >= _SECONDS_BETWEEN_LOOKS:
             self._enforce()
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Delete what the trial leaves and nobody needs."""
+        """Delete what the trial leaves behind and nothing needs."""
         self._tidy(record)
         self._enforce()
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Once more: a worker that was stopped may have written to the last."""
+        """Clean up once more: a stopped worker may have written until the very end."""
         for record in records:
             if record.status is not TrialStatus.RUNNING:
                 self._tidy(record)
@@ -100,7 +100,7 @@ class DiskBudget(SweepListener):
             remove_best(attempts)
 
     def _enforce(self) -> None:
-        """Delete surplus from the oldest trial on until the rest is within the cap."""
+        """Delete surplus, starting with the oldest trial, until the rest is within the cap."""
         self._looked = self._clock()
         if self._bytes is None:
             return
@@ -122,14 +122,14 @@ class DiskBudget(SweepListener):
 
 
 class PublishedCheckpoints(SweepListener):
-    """Deletes what a trial that ended for good has published and nobody needs.
+    """Deletes what a trial that ended for good has published and nothing needs.
 
-    An object store does not fill up as a disk does, and each look into it is a request: there is
-    no cap, and what a driver that died has left stays.
+    An object store does not fill up like a disk, and each look into it is a request, so there is
+    no cap, and what a dead driver left behind stays.
     """
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Delete its checkpoints, and its best weights where it was not trained to the end."""
+        """Delete its checkpoints, and its best weights if it was not trained to the end."""
         if record.status in _DONE:
             best = () if record.status is TrialStatus.COMPLETE else (BEST,)
             addresses = (*record.config.earlier_attempts, record.config.output_dir)
@@ -147,7 +147,7 @@ def _kept(records: Iterable[TrialRecord]) -> list[Path]:
 
 
 def _surplus(record: TrialRecord) -> Iterator[Path]:
-    """What the trial can do without, to be deleted in this order."""
+    """What the trial can do without, in the order of deletion."""
     attempts = record.config.attempt_dirs
     yield from (best_dir(attempt) for attempt in attempts if best_dir(attempt).exists())
     found = checkpoints(attempts)
@@ -156,7 +156,7 @@ def _surplus(record: TrialRecord) -> Iterator[Path]:
 
 
 def _size(folder: Path) -> int:
-    """Bytes of the files below a folder; of those that vanish meanwhile, none."""
+    """Bytes of the files below a folder; files that vanish meanwhile count as 0."""
     total = 0
     for file in folder.rglob("*"):
         try:

@@ -1,4 +1,4 @@
-"""`--dry-run`: what would run, without a network, a GPU or a cluster."""
+"""`--dry-run`: what would run, shown without a network, a GPU or a cluster."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> N
 
     Args:
         config: the sweep.
-        rows: of the training data, None where they lie on a hub.
-        output_dir: looked through for an earlier run of the sweep, whose times are used.
+        rows: number of rows of the training data; None if it is on a hub.
+        output_dir: searched for an earlier run of the sweep, whose times are used.
     """
     console = Console()
     plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
@@ -44,7 +44,7 @@ def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> N
 
 
 def _suggestions(config: SweepConfig) -> Any:
-    """Points as the search would suggest them before any result is in."""
+    """Points that the search would suggest before any result is in."""
     ledger = Ledger(Path(config.name))
     searcher = OptunaSearcher(
         config,

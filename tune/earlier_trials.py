@@ -1,7 +1,7 @@
-"""What earlier trials mean to a sweep: those of its own folder, and those it starts from.
+"""Reusing earlier trials: those in the sweep's own folder and those of its warm start.
 
-A sweep's file may be edited between two starts of the command. What decides a trial's result must
-stay as it was; the search and its goals may change as long as the recorded trials fit them.
+A sweep file may be edited between two starts of the command. What determines a trial's result must
+not change; the search and its goals may change as long as the recorded trials fit them.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from trainables.results.records import TrialRecord, TrialStatus
 from tune.search_space import Misfit, params_of
 from tune.sweep_config import SweepConfig
 
-# Sections that make another sweep when they change, but for what decides memory and time alone.
+# A change in these sections makes another sweep, except in keys that only affect memory and time.
 _FIXED = ("name", "seed", "model", "data", "eval", "train", "deepspeed")
 _FREE = {"eval": {"batch_size"}, "train": {"micro_batch_size", "gradient_checkpointing"}}
 _ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
 
 
 def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Location) -> None:
-    """See whether the sweep in a folder may go on under this configuration.
+    """Check that the sweep in a folder may continue under this configuration.
 
     Raises:
-        UserError: it is another sweep; every section that differs.
+        UserError: it is another sweep; names every section that differs.
     """
     of_now = config.model_dump(mode="json")
     now = {section: _deciding(section, of_now[section]) for section in _FIXED}
@@ -53,7 +53,7 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
 
 
 def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
-    """A recorded section, with defaults for what the version that wrote it did not know."""
+    """A recorded section, with defaults for fields unknown to the version that wrote it."""
     part = getattr(config, section)
     if isinstance(part, BaseModel):
         with suppress(ValidationError):
@@ -62,7 +62,7 @@ def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
 
 
 def _deciding(section: str, part: Any) -> Any:
-    """A section without what its trials' results do not depend on, but for rounding."""
+    """A section without keys that affect its trials' results by no more than rounding."""
     if not isinstance(part, dict):
         return part
     return {key: value for key, value in part.items() if key not in _FREE.get(section, ())}
@@ -83,8 +83,8 @@ def fitted(
 
     Args:
         saved: the configuration that the sweep was last started with.
-        config: that of now.
-        records: of all its trials.
+        config: the current configuration.
+        records: records of all its trials.
 
     Raises:
         UserError: a trial is outside the search, or no complete one has logged a new goal.
@@ -116,8 +116,8 @@ def _goal_faults(
 ) -> list[Fault]:
     """New goals that no complete trial can be judged by.
 
-    A trial that lacks what others have measured something that is not finite: its study knows it
-    as failed, or as one that breaks the constraint.
+    If only some trials lack a metric, their value was not finite: the study sees them as failed, or
+    as violating the constraint.
     """
     before = {goal["metric"] for goal in (*saved["objectives"], *saved.get("constraints", ()))}
     complete = [record for record in records if record.status is TrialStatus.COMPLETE]
@@ -138,10 +138,9 @@ def _goals(config: SweepConfig) -> list[tuple[str, str]]:
 
 
 def import_trials(config: SweepConfig) -> tuple[list[TrialRecord], list[str]]:
-    """Trials of the sweeps in `warm_start` that are points of this one; and what was left out.
+    """Trials of the `warm_start` sweeps that are points of this one, and what was left out.
 
-    Complete ones must have logged every objective. Trials that failed or are still running have
-    nothing to teach.
+    Complete trials must have logged every goal. Failed or running trials teach the sampler nothing.
 
     Raises:
         UserError: a folder holds no sweep, or one with another model, data or evaluation.
@@ -169,7 +168,7 @@ def import_trials(config: SweepConfig) -> tuple[list[TrialRecord], list[str]]:
 def fitting(
     config: SweepConfig, records: Sequence[TrialRecord]
 ) -> tuple[list[TrialRecord], Counter[str]]:
-    """Those of another sweep's trials that are points of this one; how many are not, by reason."""
+    """Another sweep's trials that are points of this one, and counts of the rest by reason."""
     found = []
     reasons: Counter[str] = Counter()
     for record in records:
@@ -187,7 +186,7 @@ def fitting(
 
 
 def _other_question(saved: dict[str, Any], config: SweepConfig) -> str | None:
-    """The section that makes another sweep's metrics mean something else."""
+    """The section, if any, that gives another sweep's metrics a different meaning."""
     earlier = {
         "model": ModelConfig.model_validate(saved["model"]),
         "data": DataConfig.model_validate(saved["data"]),

@@ -1,7 +1,7 @@
 """Early stopping: asynchronous successive halving over recorded measurements.
 
-Rungs are rebuilt from the ledger at every start, so they survive whatever ends the driver, and
-their axis is our own step, so a trial that was continued elsewhere is where it was.
+Rungs are rebuilt from the ledger at every start, so they survive whatever ends the driver. Their
+axis is our own step count, so a trial resumed elsewhere keeps its position.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trainables.under_ray.reporting import MEASUREMENT
 from tune.in_order import InOrder
 from tune.sweep_config import EarlyStoppingConfig
 
-# What a trial has spent or holds: the untouched base nothing, and a trial never less than before.
+# What a trial has spent or holds: zero for the untouched base, and never decreasing in a trial.
 _COSTS = (
     MAX_RESERVED,
     TRAIN_SECONDS,
@@ -48,7 +48,7 @@ _COSTS = (
 
 
 class EarlyStopping(InOrder):
-    """Tune's scheduler around the rule; remembers why it stopped a trial."""
+    """Tune scheduler that applies the rule and remembers why it stopped each trial."""
 
     def __init__(self, rule: SuccessiveHalving) -> None:
         super().__init__()
@@ -56,11 +56,11 @@ class EarlyStopping(InOrder):
         self._outcomes: dict[str, Outcome] = {}
 
     def outcome(self, trial_id: str) -> Outcome | None:
-        """How a trial ended that was stopped here; None for any other."""
+        """How a trial that was stopped here ended; None for any other trial."""
         return self._outcomes.get(trial_id)
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
-        """Let the trial go on, or stop it; one that confirms a winner always goes on."""
+        """Continue or stop the trial; a repeat run that confirms a winner always continues."""
         measurement = _measurement(result)
         if measurement is None or trial.config["confirms"] is not None:
             return str(TrialScheduler.CONTINUE)
@@ -72,7 +72,7 @@ class EarlyStopping(InOrder):
 
 
 def _measurement(flat: dict[str, Any]) -> Measurement | None:
-    """The measurement in a result, which Tune flattens for its schedulers; None without one."""
+    """The measurement in a result, which Tune flattens for schedulers; None if it has none."""
     prefix = f"{MEASUREMENT}/"
     if f"{prefix}step" not in flat:
         return None
@@ -90,10 +90,10 @@ class Rung:
     """One level of successive halving.
 
     Attributes:
-        step: optimizer steps at which trials are compared.
-        losses: of the trials that were compared here, [trials, losses]; lower is better.
-        compared: their numbers.
-        allowed: the trials whose constraints held here.
+        step: optimizer step at which trials are compared.
+        losses: losses of the trials compared here, [trials, losses]; lower is better.
+        compared: numbers of the trials compared here.
+        allowed: numbers of the trials whose constraints held here.
     """
 
     step: int
@@ -102,17 +102,17 @@ class Rung:
     allowed: set[int] = field(default_factory=set)
 
     def admits(self, number: int, losses: Sequence[float], reduction_factor: float) -> bool:
-        """Record a trial's losses; whether less than 1 / reduction_factor of all are better.
+        """Record a trial's losses; True if fewer than 1 / reduction_factor of all are better.
 
-        Better is who dominates it: no worse in any loss and lower in one. With one loss the best
-        1 / reduction_factor go on. With several also a trial goes on that gives one for another,
-        since the search is for all trade-offs: tests/benchmarks/search_economy.py shows how much
-        of the front a weighted sum cuts off.
+        A trial is better if it dominates this one: no worse in any loss and lower in at least one.
+        With one loss, the best 1 / reduction_factor continue. With several losses a trial that
+        trades one for another also continues, because the search wants the whole front:
+        tests/benchmarks/search_economy.py shows how much of it a weighted sum cuts off.
 
-        As in ASHA (Li et al. 2018, 1810.05934) the decision is made at once, on those that came
-        before; with fewer than `reduction_factor` of them every trial goes on. Their number is
-        rounded up where the paper rounds down, which at a rung of five would keep a fifth for a
-        third: tests/benchmarks/early_stopping.py shows what that costs.
+        As in ASHA (Li et al. 2018, 1810.05934), the decision is made at once, based on the trials
+        that came before; with fewer than `reduction_factor` trials, all continue. The number kept
+        is rounded up where the paper rounds down, which in a rung of five would keep a fifth
+        instead of a third: tests/benchmarks/early_stopping.py shows what that costs.
         """
         own = np.array([losses])
         if number not in self.compared:
@@ -126,28 +126,29 @@ class Rung:
 
 
 def kept_by_base(constraints: Sequence[Constraint], base: Mapping[str, float]) -> list[Constraint]:
-    """The constraints that can be judged before a trial's end: those that the base keeps.
+    """The constraints that can be judged before a trial ends: those that the base satisfies.
 
-    A trial that breaks one of these has lost what it had, be it skill or budget. What the base
-    does not keep, such as an accuracy that is to be learned, or what it has no value of, such as
-    the validation loss, training may yet bring within its bound.
+    A trial that breaks one of these has lost something it had, be it skill or budget. A constraint
+    that the base does not satisfy (an accuracy still to be learned) or has no value for (the
+    validation loss) may still be met through training.
 
     Args:
-        constraints: of the sweep.
-        base: metrics of the untouched base's evaluation, in which all forgetting and drift is 0.
+        constraints: constraints of the sweep.
+        base: metrics of the untouched base's evaluation, where all forgetting and drift is 0.
     """
     metrics = {**dict.fromkeys(_COSTS, 0.0), **base}
     return [c for c in constraints if c.metric in metrics and c.holds(metrics[c.metric])]
 
 
 class SuccessiveHalving:
-    """The rule alone: from measurements to "goes on" or how the trial ends. No Ray in it.
+    """The rule itself, free of Ray: maps measurements to "continue" or to a trial's outcome.
 
     Args:
-        config: rungs, and what trials are compared by.
-        objectives: of the sweep; what trials are compared by unless the configuration says.
-        constraints: bounds of which one that is broken at a rung already ends a trial, since
-            forgetting is seldom undone; of the sweep's, those of `kept_by_base`.
+        config: the rungs and the metrics to compare trials by.
+        objectives: objectives of the sweep; trials are compared by these unless `config` names
+            metrics.
+        constraints: the sweep's constraints from `kept_by_base`. Breaking one at a rung ends the
+            trial, since forgetting is seldom undone.
     """
 
     def __init__(
@@ -165,12 +166,12 @@ class SuccessiveHalving:
     def replay(self, histories: Mapping[int, Sequence[Measurement]]) -> dict[int, Outcome]:
         """Take in what each trial measured in earlier runs of the command.
 
-        The measurements are taken in the order of their times, so that each is judged by those
-        that came before it. What a rung holds in the end does not depend on that order.
+        Measurements are replayed in chronological order, so that each is judged against those
+        that came before it. The final content of a rung does not depend on that order.
 
         Returns:
-            How each trial ends whose last measurement was to be its last. One among them that
-            still runs by the ledger lost its driver between the decision and its record.
+            The outcome of each trial that its last measurement stops. If the ledger still lists
+            such a trial as running, its driver died between the decision and its record.
         """
         arrivals = [(m, number) for number, history in histories.items() for m in history]
         outcomes = {}
@@ -179,9 +180,9 @@ class SuccessiveHalving:
         return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
 
     def decide(self, number: int, measurement: Measurement) -> Outcome | None:
-        """How the trial should end now; None lets it go on.
+        """How the trial should end now; None lets it continue.
 
-        The last step is no rung: who has come so far is complete.
+        The last step is not a rung: a trial that gets there is complete.
         """
         total_steps = measurement.total_steps
         if total_steps is None or measurement.step >= total_steps:
@@ -196,7 +197,7 @@ class SuccessiveHalving:
         return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason) if reason else None
 
     def _rungs_of(self, total_steps: int) -> list[Rung]:
-        """Rungs at first_rung x reduction_factor^k of a training's length, below its end."""
+        """Rungs at first_rung x reduction_factor^k of the training length, before its end."""
         if total_steps not in self._rungs:
             steps = []
             share = self._config.first_rung
@@ -207,7 +208,7 @@ class SuccessiveHalving:
         return self._rungs[total_steps]
 
     def _losses(self, measurement: Measurement) -> list[float] | None:
-        """What trials are compared by, lower is better; None where some of it is missing."""
+        """The values trials are compared by, lower is better; None if any is missing."""
         metrics, weights = measurement.metrics, self._config.metrics
         names = weights or [objective.metric for objective in self._objectives]
         if not metrics.keys() >= set(names):
@@ -227,7 +228,7 @@ class SuccessiveHalving:
         return None
 
     def _breaks_constraint(self, number: int, measurement: Measurement, rung: Rung) -> str | None:
-        """Looks once at a rung, at the first measurement there that has what is constrained."""
+        """Checks once per rung, at its first measurement with all constrained metrics."""
         if number in rung.allowed:
             return None
         for constraint in self._constraints:
@@ -240,7 +241,7 @@ class SuccessiveHalving:
         return None
 
     def _falls_behind(self, number: int, measurement: Measurement, rung: Rung) -> str | None:
-        """Compares once at a rung, at the first measurement there that has what is compared."""
+        """Compares once per rung, at its first measurement with all compared metrics."""
         losses = self._losses(measurement)
         if losses is None or number in rung.compared:
             return None

@@ -1,4 +1,4 @@
-"""Tune's first-in-first-out scheduler, at a cost that does not grow with the trials behind it."""
+"""Tune's first-in-first-out scheduler, at a cost independent of the number of past trials."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tune.listeners import SweepListener
 class InOrder(FIFOScheduler, SweepListener):
     """Chooses the trial that has waited longest.
 
-    Tune's own looks for it among all trials there ever were, some times at each report. None of
-    ours is paused, and what lost its process comes again as another trial, so one that was chosen
-    need not be looked at any more.
+    Tune's own scheduler searches all trials there ever were, several times per report. Our trials
+    are never paused, and one that lost its process returns as another trial, so a trial that was
+    chosen need not be looked at again.
     """
 
     def __init__(self) -> None:
@@ -25,23 +25,23 @@ class InOrder(FIFOScheduler, SweepListener):
         self._waiting: list[Trial] = []
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its scheduler for a restore that is never asked for."""
+        """Nothing: Tune pickles its scheduler for a restore that never happens."""
         return {}
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
-        """Let it wait for its turn."""
+        """Queue the trial."""
         self._waiting.append(trial)
 
     def outcome(self, trial_id: str) -> Outcome | None:
-        """How a trial ended that was stopped here: none is."""
+        """How a trial that was stopped here ended; always None, as none is."""
         return None
 
     def sweep_stopping(self) -> None:
-        """What still waits for room never starts; called from a thread of its own."""
+        """Never start the trials that still wait for room; called from its own thread."""
         self._is_stopping = True
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
-        """The first that waits. Tune asks at each of its steps, in its own thread."""
+        """The first waiting trial; Tune calls this at each of its steps, in its own thread."""
         self._waiting = [trial for trial in self._waiting if trial.status == Trial.PENDING]
         if self._is_stopping:
             for trial in self._waiting:

@@ -1,4 +1,4 @@
-"""What happens in a sweep, told to whoever wants to know.
+"""The events of a sweep, and the interface of those who listen to them.
 
 The recorder, the searcher, W&B and the console all listen here; none of them reads Ray's results.
 """
@@ -14,30 +14,30 @@ class SweepListener:
     """Does nothing at every event; listeners override what they care about."""
 
     def preparing(self, message: str) -> None:
-        """What the sweep does, or waits for, before its first trial."""
+        """What the sweep does or waits for before its first trial."""
 
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:
-        """The base is evaluated; `history` are the finished trials of earlier runs."""
+        """The base is evaluated; `history` holds the finished trials of earlier runs."""
 
     def trial_started(self, record: TrialRecord) -> None:
-        """A trial begins to run, or to run again under its next attempt."""
+        """A trial starts to run, or to run again in its next attempt."""
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
-        """A trial reported; `record` includes the measurement already."""
+        """A trial reported; `record` already includes the measurement."""
 
     def trial_interrupted(self, record: TrialRecord) -> None:
-        """A trial lost its process or its node; it will run again under its next attempt."""
+        """A trial lost its process or its node; it will run again in its next attempt."""
 
     def trial_ended(self, record: TrialRecord) -> None:
         """A trial has its final status."""
 
     def sweep_stopping(self) -> None:
-        """The user asked to stop: trials save a checkpoint and end, and go on at the next start.
+        """The user asked to stop: trials save a checkpoint, end, and resume at the next start.
 
-        Called from a thread of its own.
+        Called from its own thread.
         """
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Nothing more will run; all trials of the sweep, by number."""
+        """Nothing more will run; `records` holds all trials of the sweep, by number."""

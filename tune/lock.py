@@ -1,12 +1,12 @@
 """One driver at a time: a lock on a sweep's folder, with an owner and a heartbeat.
 
 `lock.json` names the driver that holds the sweep. The lock of a dead driver is taken over: at once
-where its process is seen to be gone, else when its heartbeat has stood still for long enough.
+if its process is seen to be gone, else once its heartbeat has stood still for long enough.
 
-On a local disk and on NFS creation is exclusive. An object store replaces objects without asking,
-so there a driver writes, waits, and reads back; two drivers that start within that wait could both
-go on if a write took longer than it. The heartbeat ends that within one interval: the driver that
-finds the other's name in the lock stops.
+On a local disk and on NFS, creation is exclusive. An object store silently overwrites objects, so
+there a driver writes, waits and reads back; two drivers that start within that wait could both
+proceed if a write took longer. The heartbeat ends that within one interval: the driver that finds
+the other's name in the lock stops.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ class LockRecord(Frozen):
     """Who holds a sweep (`lock.json`).
 
     Attributes:
-        since: when it took the sweep, in local time, for people.
-        token: random, another for every taking.
+        since: when it took the sweep, in local time, for human readers.
+        token: random, new each time the lock is taken.
         heartbeat: when it last renewed the lock, seconds since the epoch.
         interval: seconds between heartbeats.
     """
@@ -53,7 +53,7 @@ class LockRecord(Frozen):
     interval: float
 
     def is_late(self) -> bool:
-        """Whether so many heartbeats were missed that the holder counts as dead."""
+        """Whether the holder has missed enough heartbeats to count as dead."""
         return time.time() - self.heartbeat > _MISSED_BEATS * self.interval
 
     def __str__(self) -> str:
@@ -65,15 +65,15 @@ class LockRecord(Frozen):
 
 
 class SweepLock:
-    """Holds a sweep while the context lasts.
+    """Holds a sweep within a context.
 
     Args:
         location: the sweep's folder, or its address in an object store.
         interval: seconds between heartbeats.
 
     Raises:
-        UserError: on entry, another driver holds the sweep; or its folder cannot be written to;
-            on exit, another has taken it over, since this one gave no sign of life for too long.
+        UserError: on entry, another driver holds the sweep or its folder cannot be written to; on
+            exit, another driver has taken it over because this one gave no sign of life too long.
     """
 
     def __init__(self, location: Location, interval: float = _INTERVAL_S) -> None:
@@ -110,7 +110,7 @@ class SweepLock:
             self._storage.remove(self._folder.lock.name)
 
     def check(self) -> None:
-        """See whether this driver may still write.
+        """Check that this driver may still write.
 
         Raises:
             UserError: the sweep was taken over.
@@ -129,10 +129,10 @@ class SweepLock:
                 is_mine = self._take_over(holder)
 
     def _take_over(self, dead: LockRecord) -> bool:
-        """Replace the lock of a dead driver; False where another was faster.
+        """Replace the lock of a dead driver; False if another driver was faster.
 
-        Of several drivers only the one that creates the claim on the dead one's token may do so. A
-        claimant may be dead itself, then its claim is claimed in turn.
+        Of several drivers, only the one that creates the claim on the dead one's token may do so.
+        If a claimant is dead itself, its claim is claimed in turn.
         """
         last = dead
         while not self._create(claim := self._folder.lock_claim(last.token)):
@@ -145,7 +145,7 @@ class SweepLock:
         is_unchanged = holder is not None and holder.token == dead.token
         if is_unchanged:
             self._storage.write(self._folder.lock.name, self._content())
-        # Whoever makes one of these claims from here on finds the lock changed.
+        # Any driver that creates one of these claims from now on finds the lock changed.
         for name in self._storage.children("") if is_unchanged else [claim.name]:
             if self._folder.is_lock_claim(name):
                 self._storage.remove(name)
@@ -168,10 +168,10 @@ class SweepLock:
         while not self._ended.wait(self._interval):
             try:
                 self._renew()
-            except Exception as error:  # a disk that does not answer now may do so at the next beat
+            except Exception as error:  # a disk that fails now may answer at the next beat
                 logger.warning("the lock cannot be renewed: %s", error)
             if self._thief is not None:
-                # As at Ctrl-C, and it wakes the main thread from whatever it waits for.
+                # Acts like Ctrl-C and wakes the main thread from whatever it waits for.
                 signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
                 return
 

@@ -1,4 +1,4 @@
-"""Whether trials fit the GPUs: what `--dry-run` shows, and the check before a sweep."""
+"""Whether trials fit the GPUs: the table of `--dry-run` and the check before a sweep."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _GIB = 1 << 30
 
 
 def memory_table(config: SweepConfig) -> Table | str:
-    """Which micro-batch of each method fits which card; a sentence where that cannot be told."""
+    """Which micro-batch of each method fits which card, or a sentence if that is unknown."""
     shape = read_shape(config.model)
     if shape is None:
         return (
@@ -49,7 +49,7 @@ def memory_table(config: SweepConfig) -> Table | str:
 
 
 def host_memory(config: SweepConfig) -> list[str]:
-    """What full fine-tuning takes of the nodes' own memory, of which no check knows the size."""
+    """What full fine-tuning needs of the nodes' own memory, whose size no check knows."""
     shape = read_shape(config.model)
     if shape is None or "full" not in _estimated(config):
         return []
@@ -70,8 +70,8 @@ class MemoryFit:
     """Makes trials fit the smallest GPU that a cluster has for them.
 
     Attributes:
-        shape: of the model; None where it is not known, and nothing is checked.
-        cards: bytes of that GPU by method; of those without, nothing is checked.
+        shape: shape of the model; None if unknown, in which case nothing is checked.
+        cards: bytes of that GPU by method; methods without an entry are not checked.
     """
 
     shape: ModelShape | None
@@ -82,10 +82,10 @@ class MemoryFit:
 
         Args:
             config: the sweep.
-            has_base: whether its base is evaluated already, maybe on larger GPUs.
+            has_base: whether its base has already been evaluated, perhaps on larger GPUs.
 
         Raises:
-            UserError: a method, or the base's evaluation, does not fit even one sample at a time.
+            UserError: a method or the base's evaluation does not fit even one sample at a time.
         """
         if self.shape is None:
             return []
@@ -105,7 +105,7 @@ class MemoryFit:
         return notices
 
     def resized(self, trial: TrialConfig) -> TrialConfig:
-        """The trial in the largest portions that fit; what it trains on stays what it is."""
+        """The trial with the largest micro-batch and eval batch that fit; its batch size stays."""
         if self.shape is None or trial.method not in self.cards or not _is_known(trial):
             return trial
         return memory.fitted(self.shape, trial, self._share(trial)) or trial
@@ -118,7 +118,7 @@ class MemoryFit:
         return f"{memory.estimate(self.shape, trial).peak / _GIB:.1f}"
 
     def _base_fault(self, config: SweepConfig) -> Fault | None:
-        """However many workers share a trial's model, one process evaluates the base by itself."""
+        """The fault if the base does not fit: a single process evaluates it, despite `workers`."""
         assert self.shape is not None  # noqa: S101 - seen to by the caller
         method = config.search.methods[0]
         trial, card = largest_trial(config, method), self.cards.get(method)
@@ -153,7 +153,7 @@ def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | N
 
     Args:
         config: the sweep.
-        smallest_gpu: gives the bytes of the cluster's smallest GPU of a type, or of any.
+        smallest_gpu: returns the bytes of the cluster's smallest GPU of a type, or of any type.
     """
     cards: dict[Method, int] = {}
     for method in config.search.methods:
@@ -165,7 +165,7 @@ def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | N
 
 
 def _estimated(config: SweepConfig) -> list[Method]:
-    """A DeepSpeed file of the user's own decides by itself what is kept where."""
+    """Methods with a memory estimate: a user's own DeepSpeed file decides what is kept where."""
     own = config.deepspeed.config_file is not None
     return [method for method in config.search.methods if method == "lora" or not own]
 
@@ -175,7 +175,7 @@ def _is_known(trial: TrialConfig) -> bool:
 
 
 def _share_of(card: float, trial: TrialConfig) -> float:
-    """What a worker has of a card; several may share one."""
+    """A worker's share of a card, which several may share."""
     return card * min(1.0, trial.gpus_per_worker or 1.0)
 
 
@@ -184,14 +184,14 @@ def _with_one_sample(trial: TrialConfig) -> TrialConfig:
 
 
 def _cell(trial: TrialConfig, smaller: TrialConfig | None) -> str:
-    """What a card of the table takes: all, smaller portions, or nothing."""
+    """What fits a card of the table: the trial as it is, smaller batches or nothing."""
     if smaller is None:
         return "no"
     return _portions(trial, smaller) or "fits"
 
 
 def _portions(trial: TrialConfig, smaller: TrialConfig) -> str:
-    """What is smaller in the second."""
+    """The batch sizes that are smaller in the second trial."""
     sizes = {
         "micro-batch": (trial.train.micro_batch_size, smaller.train.micro_batch_size),
         "eval batch": (trial.eval.batch_size, smaller.eval.batch_size),

@@ -1,4 +1,4 @@
-"""Checks of every node before a trial is spent: one task on each, all at once."""
+"""Checks of every node before a trial is spent: one task per node, all in parallel."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def ask_nodes(location: Location) -> list[NodeReport]:
     """Reports of all nodes that are up.
 
     Args:
-        location: of the sweep's folder, in which each of them has to work.
+        location: location of the sweep's folder, in which each node has to work.
 
     Raises:
-        UserError: a node cannot run a task, or does not answer within a minute.
+        UserError: a node cannot run a task or does not answer within a minute.
     """
     with marker_in(location) as marker:
         return _ask(str(location.absolute() if isinstance(location, Path) else location), marker)
@@ -36,10 +36,10 @@ def ask_nodes(location: Location) -> list[NodeReport]:
 
 @contextmanager
 def marker_in(location: Location) -> Iterator[str]:
-    """The name of a file that is in a folder of the sweep while the context lasts.
+    """The name of a file that exists in a folder of the sweep within this context.
 
     Raises:
-        UserError: the folder takes no files.
+        UserError: the folder cannot be written to.
     """
     name = f".seen_by_nodes.{uuid4().hex}"
     try:
@@ -75,13 +75,13 @@ def _ask(location: str, marker: str) -> list[NodeReport]:
 
 
 def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
-    """See whether every node runs what the driver runs, and works in the sweep's folder.
+    """Check that every node runs the driver's versions and works in the sweep's folder.
 
-    Ray refuses most mixtures by itself: a node that joins must have the head's versions. It lets
-    through one that was changed while Ray ran on it.
+    Ray itself refuses most mixtures, as a joining node must have the head's versions, but misses a
+    node that was changed while Ray ran on it.
 
     Raises:
-        UserError: the nodes that differ, or do not reach the folder; all of them.
+        UserError: nodes differ or do not reach the folder; names all of them.
     """
     ours = this_node()
     faults = [
@@ -101,11 +101,11 @@ def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
 def largest_cluster(
     nodes: Sequence[Mapping[str, float]], reports: Sequence[NodeReport]
 ) -> dict[str, float]:
-    """Resources of the cluster once its autoscaler has made all it may; it grows by demand.
+    """Resources of the cluster at the largest its autoscaler may make it; it grows on demand.
 
     Args:
-        nodes: resources of those that are up, the head included.
-        reports: of the same.
+        nodes: resources of the nodes that are up, the head included.
+        reports: reports of the same nodes.
     """
     now: Counter[str] = Counter()
     for node in nodes:
@@ -128,7 +128,7 @@ def worker_types(reports: Sequence[NodeReport]) -> list[dict[str, float]]:
 
 
 def smallest_gpu(reports: Sequence[NodeReport], gpu_type: str | None = None) -> int | None:
-    """Bytes of the smallest GPU of any node, or of those of a type; None where there is none."""
+    """Bytes of the smallest GPU of any node, or of those with a GPU type; None if none has any."""
     sizes = (
         report.gpu_bytes
         for report in reports
@@ -138,7 +138,7 @@ def smallest_gpu(reports: Sequence[NodeReport], gpu_type: str | None = None) -> 
 
 
 def _storage_faults(reports: Sequence[NodeReport], location: Location) -> list[Fault]:
-    """One fault that names all nodes which do not reach the sweep's folder."""
+    """One fault naming all nodes that do not reach the sweep's folder."""
     blind = [f"{r.address} ({r.storage_fault})" for r in reports if r.storage_fault]
     if not blind:
         return []
@@ -163,5 +163,5 @@ def _versions(report: NodeReport) -> str:
 
 
 def _compared(report: NodeReport) -> tuple[str, list[str]]:
-    """Python's bug-fix releases understand each other, where Ray has let them in."""
+    """The versions to compare; Python bug-fix releases work together where Ray admits them."""
     return report.ray, report.python.split(".")[:2]

@@ -1,4 +1,4 @@
-"""Where trials run: what Tune reserves for one, and which have room side by side."""
+"""Where trials run: what Tune reserves for each, and which fit in parallel."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from trainables.under_ray.gpu_types import reserved
 
 logger = logging.getLogger(__name__)
 
-DRIVER = "driver"  # the cluster files give it to the head, which is never a spot node
-_SLIVER = 1e-4  # the smallest share that Ray counts: one head bears ten thousand
+DRIVER = "driver"  # the cluster files give it to the head node, which is never a spot node
+_SLIVER = 1e-4  # the smallest share that Ray counts: one head node has room for ten thousand
 _SLIVER_OF_MEMORY = 1 << 20
 _ROUNDING = 1e-6
 
 
 def beside_driver() -> dict[str, float]:
-    """What to reserve for a thing that only waits and shall live where the driver does.
+    """Resources that pin a process that only waits to the driver's node.
 
-    Where no node has the `driver` resource, as on a laptop, it is something that every node has.
+    If no node has the `driver` resource, as on a laptop, this is a resource that every node has.
     """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     of_drivers = {node["NodeID"] for node in nodes if node["Resources"].get(DRIVER)}
@@ -45,10 +45,9 @@ class Placement:
     """What Tune reserves for each trial.
 
     Attributes:
-        waiting: what a trial function reserves that only waits: for its workers, or for its host
-            of slots.
-        held: what a worker of each method holds, by kind.
-        has_slots: whether LoRA trials train in slots, where they can.
+        waiting: what a trial function reserves that only waits for its workers or slot host.
+        held: what a worker of each method holds, by kind of resource.
+        has_slots: whether LoRA trials train in slots if they can.
     """
 
     waiting: Mapping[str, float]
@@ -56,10 +55,11 @@ class Placement:
     has_slots: bool
 
     def __call__(self, config: dict[str, Any]) -> PlacementGroupFactory:
-        """Bundles of a trial; those of its workers follow that of its process.
+        """The placement group of a trial: its process's bundle first, then its workers'.
 
-        Workers lie on as few nodes as have room. All are there or none is, so trials that wait for
-        room hold nothing that others wait for, and the autoscaler sees all that they ask for.
+        Workers are packed onto as few nodes as possible. The group is placed as a whole or not at
+        all, so a waiting trial holds nothing that others need, and the autoscaler sees its whole
+        demand.
         """
         trial = TrialConfig.model_validate(config["trial"])
         if self._is_in_slot(trial):
@@ -71,7 +71,7 @@ class Placement:
         return PlacementGroupFactory([dict(self.waiting), *workers], strategy="PACK")
 
     def holds(self, trial: TrialConfig) -> dict[str, float]:
-        """What all workers hold, by kind; what a trial in a slot does is its host's."""
+        """What all workers hold, by kind; nothing for a trial in a slot, whose host holds it."""
         if self._is_in_slot(trial):
             return {}
         return {kind: each * trial.workers for kind, each in self.held[trial.method].items()}
@@ -81,15 +81,15 @@ class Placement:
 
 
 class Room:
-    """Keeps running trials within what they may hold together.
+    """Keeps running trials within the resources they may hold together.
 
-    Trials start in the order in which they were drawn. Where the next one has no room it waits,
-    and so do those after it: one that asks for many GPUs would else wait for as long as there
-    are small ones to overtake it.
+    Trials start in the order in which they were drawn. If there is no room for the next one, it
+    waits and so do those after it: otherwise small trials would keep overtaking one that needs
+    many GPUs.
 
     Args:
-        available: amounts by kind, such as CPU and GPU.
-        holds: what a trial takes of them.
+        available: amounts by kind of resource, such as CPU and GPU.
+        holds: returns the amounts that a trial takes.
     """
 
     def __init__(
@@ -102,7 +102,7 @@ class Room:
         self._held: dict[int, Mapping[str, float]] = {}
 
     def take(self, trial: TrialConfig) -> bool:
-        """Let a trial in, if there is room; where no other runs there always is."""
+        """Admit a trial if there is room, as there always is when no other runs."""
         wanted = self._holds(trial)
         if self._held and any(
             self._in_use(kind) + amount > self._available.get(kind, 0) + _ROUNDING
@@ -113,7 +113,7 @@ class Room:
         return True
 
     def give_back(self, number: int) -> None:
-        """A trial runs no more."""
+        """Release what a trial held, as it no longer runs."""
         self._held.pop(number, None)
 
     def _in_use(self, kind: str) -> float:

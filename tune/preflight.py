@@ -1,4 +1,4 @@
-"""Checks of what a sweep file names: files before anything runs, metrics once the base is known."""
+"""Checks what a sweep file names: files before anything runs, metrics once the base is known."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ _RELATIVE = (
 
 
 def check_files(config: SweepConfig, output_dir: Location) -> int | None:
-    """Read the local files a sweep names; returns the number of training rows, if local.
+    """Read the local files that a sweep names; returns the number of training rows, if local.
 
     Raises:
-        UserError: everything missing or malformed.
+        UserError: files are missing or malformed; names all of them.
     """
     faults: list[Fault] = []
     rows: int | None = None
@@ -90,7 +90,7 @@ def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
         return [Fault("deepspeed.config_file", f"cannot be read: {error}")]
     if not isinstance(settings, dict):
         return [Fault("deepspeed.config_file", f"must hold a JSON object: {file}")]
-    if "scheduler" in settings:  # DeepSpeed's would run in place of the one that LoRA trials have
+    if "scheduler" in settings:  # DeepSpeed's would replace the one that LoRA trials use
         rule = f"must hold no scheduler, so that all methods have the same one: {file}"
         remedy = "leave it out; set train.schedule and train.warmup"
         return [Fault("deepspeed.config_file", rule, remedy)]
@@ -102,12 +102,12 @@ def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
 
 
 def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
-    """See whether all metrics that the sweep file names are logged.
+    """Check that all metrics that the sweep file names are logged.
 
-    The base's evaluation shows which scores the tasks give.
+    The base's evaluation shows which scores the tasks yield.
 
     Raises:
-        UserError: a metric that nothing logs.
+        UserError: nothing logs a metric.
     """
     of_training = set(METRICS) & config.logged_metrics() - set(EVALUATED)
     if base.validation_samples == 0:

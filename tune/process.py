@@ -1,4 +1,4 @@
-"""Which process this is, told so that another driver can see whether it still lives."""
+"""The identity of a process, by which another driver can see whether it is still alive."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from pathlib import Path
 from trainables.config import Frozen
 
 _PROC = Path("/proc")
-_START_TIME = 19  # field 22 of /proc/PID/stat, counted from behind the command's name
+_START_TIME = 19  # field 22 of /proc/PID/stat, as an index after the command's name
 
 
 class Process(Frozen):
-    """A process, unique over machines, reboots and reused process ids.
+    """A process, unique across machines, reboots and reused process ids.
 
     Attributes:
         host: name of the machine.
-        space: boot and process-id namespace; ids compare within one alone, so that two
-            containers of one name are not mistaken for each other.
-        started: when it began, as the system counts; tells a reused id.
+        space: boot and process-id namespace; ids are comparable only within one, so that two
+            containers with the same name are not confused.
+        started: start time as the system counts it; distinguishes a reused id.
     """
 
     host: str
@@ -35,7 +35,7 @@ class Process(Frozen):
         return cls(host=platform.node(), space=_space(), pid=pid, started=_started(pid) or "")
 
     def is_gone(self) -> bool | None:
-        """Whether it has ended; None where that cannot be seen from here."""
+        """Whether it has ended; None if that cannot be seen from here."""
         if (self.host, self.space) != (platform.node(), _space()):
             return None
         return _started(self.pid) != self.started
@@ -45,12 +45,12 @@ def _space() -> str:
     try:
         boot = (_PROC / "sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {(_PROC / 'self/ns/pid').readlink()}"
-    except OSError:  # not Linux: no namespaces, and a process id outlives no boot for long
+    except OSError:  # not Linux: no namespaces, and a process id hardly outlives a boot
         return ""
 
 
 def _started(pid: int) -> str | None:
-    """Start time of a live process; None where there is none of that id."""
+    """Start time of a live process; None if there is none with that id."""
     if _PROC.is_dir():
         try:
             fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()

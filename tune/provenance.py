@@ -27,7 +27,7 @@ _PACKAGES = (
 
 
 def provenance() -> Provenance:
-    """Of this process, now."""
+    """The provenance of this process, now."""
     versions = {}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Getting hold of a Ray cluster: one that is up, or one on this machine."""
+"""Connecting to a running Ray cluster, or starting one on this machine."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("tune", "trainables", "analysis")
 _CONNECT_TIMEOUT_S = 10.0
 _LOOK_AT_HEAD_EVERY_S = 1.0
-# Ray itself waits for a minute and then aborts the process, with nothing said to the user. A head
-# that keeps its state elsewhere may be back before.
+# Ray itself waits for a minute and then aborts the process without telling the user. A head that
+# keeps its state elsewhere may be back sooner.
 _HEAD_IS_LOST_AFTER_S = 20.0
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `stopping` has a gentler one
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `stopping` has a gentler handler
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # none of what Tune saves is read
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
@@ -37,9 +37,9 @@ _WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
-    # glibc gives freed memory back to the system, and each training step gets it anew, page by
-    # page: up to a sixth of a small model's step on a CPU. One arena: those of threads, where slots
-    # train, consist of pieces of 64 MiB, which it gives back whatever the threshold.
+    # By default glibc returns freed memory to the system, and each training step gets it back page
+    # by page: up to a sixth of a small model's step on a CPU. One arena, because those of threads,
+    # where slots train, consist of 64 MiB pieces that are returned whatever the threshold.
     "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
     "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
     "MALLOC_ARENA_MAX": "1",
@@ -50,15 +50,14 @@ _WORKER_ENVIRONMENT = {
 def ray_cluster(
     address: str | None, head_is_lost: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Connect to the cluster at `address`, or start one on this machine; let go at the end.
+    """Connect to the cluster at `address`, or start one on this machine; disconnect at the end.
 
-    A running cluster is sent this project's code, so that no worker runs another version than
-    the driver.
+    A running cluster is sent this project's code, so that every worker runs the driver's version.
 
     Args:
-        address: of the cluster.
-        head_is_lost: called from a thread of its own where the head answers no more; calls into
-            Ray may never return then.
+        address: address of the cluster; None starts one on this machine.
+        head_is_lost: called from its own thread when the head no longer answers; calls into Ray
+            may then never return.
 
     Raises:
         UserError: no cluster answers, or it runs other versions.
@@ -66,7 +65,7 @@ def ray_cluster(
     os.environ |= {key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()}
     import ray
 
-    if ray.is_initialized():  # a test's or a notebook's own
+    if ray.is_initialized():  # by a test or a notebook
         _send_nothing_with_trials()
         yield
         return
@@ -90,7 +89,7 @@ def ray_cluster(
         raise refusal or _no_cluster(address, error) from error
     from trainables.under_ray.credentials import sharing_credentials
 
-    # The processes of a cluster that starts here have this process's environment.
+    # The processes of a cluster started here inherit this process's environment.
     sharing = nullcontext() if address is None else sharing_credentials()
     _send_nothing_with_trials()
     try:
@@ -102,11 +101,11 @@ def ray_cluster(
 
 
 def _send_nothing_with_trials() -> None:
-    """Keep Tune from giving trials an environment of their own.
+    """Keep Tune from giving trials their own environment.
 
-    It would hold AWS's keys, which Ray writes to its logs then (`sharing_credentials` does not).
-    And Ray starts a process that is given an environment by way of another, which imports Ray as
-    well: half a second of a core.
+    It would hold the AWS keys, which Ray would then write to its logs (`sharing_credentials` avoids
+    that). Ray also starts a process with its own environment through another process, which
+    imports Ray as well: half a second of a core.
     """
     from ray.tune.execution import class_cache
 
@@ -115,15 +114,15 @@ def _send_nothing_with_trials() -> None:
 
 
 def _let_processes_inherit() -> None:
-    """Give the processes of a cluster that starts on this machine their environment."""
+    """Set the environment that processes of a cluster started on this machine inherit."""
     os.environ |= {key: os.environ.get(key, value) for key, value in _WORKER_ENVIRONMENT.items()}
 
 
 def _of_a_new_one() -> dict[str, Any]:
-    """Options of Ray's for a cluster that starts on this machine.
+    """Ray's options for a cluster that starts on this machine.
 
-    Of CPUs it has those that this process may use: of a part of a machine, as Slurm gives it, or
-    `taskset`, Ray counts the whole.
+    It has the CPUs that this process may use: given part of a machine by Slurm or `taskset`, Ray
+    would count the whole.
     """
     from ray._private.utils import get_num_cpus
 
@@ -134,7 +133,7 @@ def _of_a_new_one() -> dict[str, Any]:
 
 
 def _sent_environment() -> dict[str, Any]:
-    """Environment and code for the processes of a cluster that is up."""
+    """Environment and code for the processes of a running cluster."""
     modules = [str(_PROJECT / package) for package in _PACKAGES]
     return {"env_vars": dict(_WORKER_ENVIRONMENT), "py_modules": modules}
 
@@ -162,7 +161,7 @@ def _watching_head(address: str, is_lost: Callable[[], None]) -> Iterator[None]:
 
 
 def _check_answers(address: str) -> None:
-    """Fail fast where nobody listens; Ray itself tries for minutes."""
+    """Fail fast if nothing listens at the address; Ray itself tries for minutes."""
     if address == "auto":
         address = _running_here()
     if address.startswith("ray://"):
@@ -181,15 +180,15 @@ def _check_answers(address: str) -> None:
 
 
 def _shake_hands(address: str) -> None:
-    """See whether it is gRPC that listens, as a cluster's head does.
+    """Check that the listener speaks gRPC, as a cluster's head does.
 
     Raises:
-        ConnectionError: it is something else.
+        ConnectionError: it does not.
     """
     import grpc
 
     if os.environ.get("RAY_USE_TLS", "0") != "0":
-        return  # what the head asks for then, Ray knows
+        return  # only Ray knows what the head then requires
     with grpc.insecure_channel(address) as channel:
         try:
             grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT_S / 2)
@@ -198,7 +197,7 @@ def _shake_hands(address: str) -> None:
 
 
 def _running_here() -> str:
-    """The address that Ray would take for `auto`."""
+    """The address that Ray would use for `auto`."""
     from ray._private.services import canonicalize_bootstrap_address
 
     try:
@@ -209,7 +208,7 @@ def _running_here() -> str:
 
 
 def _other_versions(error: Exception) -> UserError | None:
-    """Ray's refusal of a driver that is another Ray or Python than the head, in our words."""
+    """Ray's refusal of a driver whose Ray or Python differs from the head's, in our words."""
     found = re.findall(r"(?:Ray|Python): (\S+)", str(error))
     if "ersion mismatch" not in str(error) or len(found) != 4:
         return None
@@ -221,7 +220,7 @@ def _other_versions(error: Exception) -> UserError | None:
 
 
 def _other_token(address: str | None, error: Exception) -> UserError | None:
-    """Ray's refusal of a driver that does not know the cluster's token, in our words."""
+    """Ray's refusal of a driver without the cluster's token, in our words."""
     if "AuthToken" not in f"{error} {error.__cause__}":
         return None
     rule = f"the cluster at {address} asks for a token, and this command does not have it"

@@ -11,13 +11,13 @@ from tune.tables import write_confirmed_csv, write_results_csv
 
 
 class Recorder(SweepListener):
-    """Writes every event to disk before anyone else hears of it."""
+    """Writes every event to the ledger before any other listener hears of it."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Note that the trial runs."""
+        """Record that the trial runs."""
         self._ledger.write_trial(record)
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
@@ -25,14 +25,14 @@ class Recorder(SweepListener):
         self._ledger.append(record.number, measurement)
 
     def trial_interrupted(self, record: TrialRecord) -> None:
-        """Note that the trial waits for its next attempt."""
+        """Record that the trial waits for its next attempt."""
         self._ledger.write_trial(record)
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Note how it ended."""
+        """Record how the trial ended."""
         self._ledger.write_trial(record)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Write the tables of all trials and of the confirmed ones."""
+        """Write the tables of all trials and of confirmed ones."""
         write_results_csv(self._ledger.folder.results_csv, records)
         write_confirmed_csv(self._ledger.folder.confirmed_csv, records)

@@ -1,7 +1,7 @@
-"""Entry point: `python tune/run.py [SWEEP]`. Wires the parts; nothing is defined here that travels.
+"""Entry point: `python tune/run.py [SWEEP]`. Defines nothing that is sent to workers.
 
-Python puts this file's folder first on its path, where a module of ours could shadow a library's,
-so the first lines put the project's folder there instead.
+Python puts this file's folder first on its path, where one of our modules could shadow a
+library's, so the first lines put the project's folder there instead.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from trainables.config import Frozen, Method
 
 
 class LogUniform(Frozen):
-    """A range searched on a log scale; both ends belong to it."""
+    """A range searched on a log scale, both ends included."""
 
     low: float = Field(gt=0)
     high: float = Field(gt=0, allow_inf_nan=False)
@@ -67,7 +67,7 @@ Counts = Annotated[tuple[_Count, ...], _NotEmpty, _Distinct, _OneOrMore]
 Shares = Annotated[tuple[_Share, ...], _NotEmpty, _Distinct, _OneOrMore]
 Flags = Annotated[tuple[bool, ...], _NotEmpty, _Distinct, _OneOrMore]
 ModuleChoices = Annotated[tuple[_Modules, ...], _NotEmpty, _Distinct, _OneOrMore]
-# The tags keep pydantic from trying both members and complaining about each.
+# The tags keep pydantic from trying both members and reporting errors for each.
 LearningRates = Annotated[
     Annotated[LogUniform, Tag("<range>")] | Annotated[Rates, Tag("<list>")],
     Discriminator(_range_or_list),
@@ -75,7 +75,7 @@ LearningRates = Annotated[
 
 
 class FullSpace(Frozen):
-    """The search space of full fine-tuning; each list of one value is a constant.
+    """The search space of full fine-tuning; a list with one value is a constant.
 
     Attributes:
         learning_rate: `{low, high}` on a log scale, or a list of values.
@@ -92,8 +92,8 @@ class LoraSpace(FullSpace):
 
     Attributes:
         rank: values to choose from.
-        alpha: values; or
-        alpha_ratio: values of alpha / rank. Exactly one of the two.
+        alpha: values to choose from; exactly one of this and `alpha_ratio` is given.
+        alpha_ratio: values of alpha / rank to choose from.
         target_modules: choices, each `all-linear` or a list of module names.
     """
 

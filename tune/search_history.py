@@ -1,4 +1,4 @@
-"""What the search asks of all earlier trials before a new one, at a cost that does not grow."""
+"""Running tallies over all trials: suggesting the next costs the same however many there are."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from trainables.metric_keys import GPU_HOURS
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.search_space import Params
 
-# What ended so says nothing of the point, which may be tried again.
+# These outcomes say nothing about the point, so it may be tried again.
 _UNTRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
 
 
 class SearchHistory:
-    """The trials of a sweep, and tallies of them.
+    """The trials of a sweep and tallies over them.
 
     Args:
-        records: of the sweep.
-        warm: of other sweeps: their points count as tried, and that is all.
+        records: records of the sweep.
+        warm: records of other sweeps; their points count as tried, and nothing else is used.
 
     Attributes:
-        next_number: the lowest that no trial has.
-        searched: how many trials there are that do not confirm others.
+        next_number: the lowest number not used by any trial.
+        searched: number of trials that do not confirm others.
     """
 
     def __init__(self, records: Iterable[TrialRecord], warm: Iterable[TrialRecord]) -> None:
@@ -31,7 +31,7 @@ class SearchHistory:
         self._tries: Counter[frozenset[tuple[str, object]]] = Counter()
         self._confirming: set[int] = set()
         self._runs: Counter[tuple[frozenset[tuple[str, object]], int]] = Counter()  # by seed
-        self._gpu_hours = Fraction()  # exact, so the order of the endings does not matter
+        self._gpu_hours = Fraction()  # exact, so the order in which trials end does not matter
         self.next_number = self.searched = 0
         for record in warm:
             self._count_try(record, 1)
@@ -40,16 +40,16 @@ class SearchHistory:
 
     @property
     def records(self) -> Iterable[TrialRecord]:
-        """The sweep's trials as they were last taken."""
+        """The latest record of each of the sweep's trials."""
         return self._records.values()
 
     @property
     def gpu_hours(self) -> float:
-        """Of all trials."""
+        """GPU hours of all trials."""
         return float(self._gpu_hours)
 
     def take(self, record: TrialRecord) -> None:
-        """Add a trial, or replace what was known of it."""
+        """Add a trial, or replace its earlier record."""
         if before := self._records.get(record.number):
             self._count(before, -1)
         self._records[record.number] = record
@@ -62,11 +62,11 @@ class SearchHistory:
         return self._tries[_key(point)]
 
     def unused_seed(self, point: Params, first: int) -> int:
-        """The seed for one more try of a point, which none of its tries or repeats had.
+        """A seed for another try of a point, unused by its earlier tries and repeat runs.
 
         Args:
-            point: to be tried.
-            first: the seed that it was first tried with.
+            point: the point to try.
+            first: the seed of its first try.
         """
         seed = first + self.tried(point)
         while self._runs[_key(point), seed]:
@@ -74,7 +74,7 @@ class SearchHistory:
         return seed
 
     def position(self, number: int) -> int:
-        """Of a new trial in the search, which does not count the confirmations before it."""
+        """The position of a new trial in the search, not counting confirmations before it."""
         return number - sum(confirming < number for confirming in self._confirming)
 
     def _count(self, record: TrialRecord, by: int) -> None:

@@ -1,7 +1,7 @@
 """The conditional search space: Optuna distributions, and a trial's parts from its parameters.
 
-Parameters are named `method`, `lora/rank`, `lora/learning_rate`, `full/learning_rate`, ...; each
-method's are asked for only where the method is chosen. What has one value is not searched.
+Parameters are named `method`, `lora/rank`, `lora/learning_rate`, `full/learning_rate`, ...; those
+of a method are sampled only if it is chosen. An axis with a single value is not searched.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ _MODULES_SEPARATOR = "+"
 
 
 def suggest(search: SearchConfig, choose: Choose) -> Params:
-    """Walk the space; `choose` picks a value for each axis that is reached.
+    """Walk the space; `choose` picks a value for each axis reached.
 
     Args:
         search: the space.
-        choose: gives the value of a named axis, such as a sampler's or a recorded one.
+        choose: returns the value of a named axis, such as a sampled or a recorded one.
     """
     params: Params = {}
     if len(search.methods) > 1:
@@ -82,13 +82,13 @@ def axes(search: SearchConfig, method: Method) -> Iterator[tuple[str, BaseDistri
 
 
 def planned_trials(config: SweepConfig) -> int:
-    """Trials of the search: of a grid no more than it has points."""
+    """Number of trials in the search; a grid has no more trials than points."""
     points = grid_size(config.search) if config.sampler == "grid" else None
     return min(config.budget.trials, points or config.budget.trials)
 
 
 def grid_size(search: SearchConfig) -> int | None:
-    """Number of distinct points; None where an axis is continuous."""
+    """Number of distinct points; None if an axis is continuous."""
     total = 0
     for method in search.methods:
         points = 1
@@ -122,7 +122,7 @@ def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
 def largest_point(search: SearchConfig, method: Method) -> Params:
     """The point of a method that takes the most memory: the largest choice of each axis.
 
-    A rate that is searched over a range takes none; it is the lowest, which trains most safely.
+    Learning rates take no memory: from a range, the lowest is used, which trains most safely.
     """
     params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
     for name, distribution in axes(search, method):
@@ -147,7 +147,7 @@ def learning_rate(search: SearchConfig, params: Params) -> float:
 
 
 def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> TrainConfig:
-    """The training of a point: the sweep's, with what the search decides put in."""
+    """The training of a point: the sweep's, with the searched values filled in."""
     method = method_of(search, params)
     space = search.space(method)
     update = {
@@ -161,11 +161,11 @@ def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> Tr
 
 
 class Misfit(ValueError):
-    """A recorded trial is no point of a search space.
+    """A recorded trial is not a point of a search space.
 
     Attributes:
-        field: of the sweep file that excludes it.
-        reason: such as `has rank 64, which is not among 4, 8`.
+        field: the field of the sweep file that excludes it.
+        reason: such as `has rank 64, which is not in 4, 8`.
     """
 
     def __init__(self, field: str, reason: str) -> None:
@@ -175,10 +175,10 @@ class Misfit(ValueError):
 
 
 def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> Params:
-    """The parameters under which a space would suggest a trial that was run under another.
+    """The parameters with which this space would suggest a trial that was run under another.
 
     Raises:
-        Misfit: it would not.
+        Misfit: this space would not suggest the trial.
     """
     method = trial.method
     if method not in search.methods:
@@ -208,7 +208,7 @@ def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> P
     return params
 
 
-# What decides a trial's result apart from its point; how often it reports does not.
+# What determines a trial's result besides its point; how often it reports does not.
 _LENGTH = (
     "batch_size",
     "epochs",
@@ -231,7 +231,7 @@ def _recorded(trial: TrialConfig, axis: str) -> Any:
 
 
 def _member(choices: Any, value: Any) -> Any:
-    """The choice that a value stands for; None where there is none."""
+    """The choice that a value stands for; None if there is none."""
     if isinstance(choices, LogUniform):
         return value if choices.low <= value <= choices.high else None
     if isinstance(value, float):  # a ratio of alpha to rank comes back rounded
@@ -248,7 +248,7 @@ def _value(space: FullSpace, method: Method, axis: str, params: Params) -> Any:
 
 
 def _as_param(choice: Any) -> Param:
-    """Optuna stores strings, numbers and flags; a list of modules is joined."""
+    """A choice as Optuna can store it (string, number or flag); lists of modules are joined."""
     return _MODULES_SEPARATOR.join(choice) if isinstance(choice, tuple) else choice
 
 

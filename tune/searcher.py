@@ -1,4 +1,4 @@
-"""The searcher: which trial Tune runs next, and why there are no more."""
+"""The searcher: which trial Tune runs next, and why no more follow."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ MakeTrial = Callable[[int, Params, int, int], TrialConfig]
 
 
 class OptunaSearcher(Searcher, SweepListener):
-    """Suggests trials to Tune and is told their endings as a listener of the sweep.
+    """Suggests trials to Tune and learns their outcomes as a listener of the sweep.
 
-    First come trials that were interrupted, then new points of the search, then the confirmation
-    of the best ones. A point that was tried already is taken again only where the sampler insists
-    on it, and then with another seed.
+    Interrupted trials come first, then new points of the search, then the confirmation of the
+    best ones. A point that was already tried is repeated only if the sampler insists on it, and
+    then with another seed.
 
     Args:
         config: the sweep.
         make_trial: turns a trial's number, parameters, attempt and seed into its configuration.
         finished: records of earlier runs that count as they are.
-        interrupted: records of trials to run again, before any new one is asked for.
-        warm: records of other sweeps; the sampler learns from them, no budget counts them.
-        clock: seconds that only grow.
-        began: when the command started, by this clock; now where it is not given.
+        interrupted: records of trials to resume before any new one is asked for.
+        warm: records of other sweeps; the sampler learns from them, but no budget counts them.
+        clock: monotonic clock, in seconds.
+        began: when the command started, by this clock; defaults to now.
     """
 
     def __init__(
@@ -55,10 +55,11 @@ class OptunaSearcher(Searcher, SweepListener):
         self._make_trial = make_trial
         self._study = Study(config)
         self._again = sorted(interrupted, key=_number)
-        # Of a kill among trials side by side a number may be left out; it is asked for again.
+        # A driver killed while trials ran in parallel may leave a gap in the numbers; it is filled
+        # first.
         earlier = sorted([*finished, *interrupted], key=_number)
         self._history = SearchHistory(earlier, warm)
-        # Interrupted trials count as running: the search ends when they have ended.
+        # Interrupted trials count as running: the search does not end before they do.
         self._running = {record.number: record for record in interrupted}
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
@@ -69,7 +70,7 @@ class OptunaSearcher(Searcher, SweepListener):
                 self._study.add(record)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its searcher for a restore that is never asked for."""
+        """Nothing: Tune pickles its searcher for a restore that never happens."""
         return {}
 
     @property
@@ -79,12 +80,12 @@ class OptunaSearcher(Searcher, SweepListener):
 
     @property
     def is_done(self) -> bool:
-        """Whether there is nothing left to run, and nothing unfinished."""
+        """Whether nothing is left to run or unfinished."""
         return not self._running and self._is_exhausted() and self._confirmation() is None
 
     @property
     def cut_short_by(self) -> str | None:
-        """The field of `budget` that has ended the sweep before it was done, if one has."""
+        """The field of `budget` that ended the sweep before it was done, if any."""
         is_done = self._is_searched() and self._unconfirmed() is None
         return None if is_done else self._spent()
 
@@ -97,11 +98,11 @@ class OptunaSearcher(Searcher, SweepListener):
         return None
 
     def keep_within(self, room: Room) -> None:
-        """Suggest a trial once there is room for it, and no other before."""
+        """Hold each suggestion back until there is room for it, letting no other overtake it."""
         self._room = room
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        """The next trial for Tune; None while there is none, or no room for it."""
+        """The next trial for Tune; None while there is none or no room for it."""
         if self._is_stopping:
             return str(Searcher.FINISHED)
         self._drawn = self._drawn or self._next()
@@ -115,7 +116,7 @@ class OptunaSearcher(Searcher, SweepListener):
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        """Nothing: endings arrive through `trial_ended`, where their kind is known."""
+        """Nothing: outcomes arrive through `trial_ended`, where their kind is known."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger holds the search's state."""
@@ -124,11 +125,11 @@ class OptunaSearcher(Searcher, SweepListener):
         """Nothing: see `save`."""
 
     def sweep_stopping(self) -> None:
-        """Suggest no more."""
+        """Stop suggesting trials."""
         self._is_stopping = True
 
     def trial_interrupted(self, record: TrialRecord) -> None:
-        """Suggest the trial again, before any new one."""
+        """Suggest the trial again before any new one."""
         self._again.append(record)
         self._leave(record)
 
@@ -141,21 +142,21 @@ class OptunaSearcher(Searcher, SweepListener):
             self._study.tell(record)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Forget the points that never had room."""
+        """Forget the points for which there was never room."""
         self._study.withdraw_all_but({record.number for record in records})
 
     def export(self, file: Path) -> None:
-        """Write the study to an Optuna journal, which `optuna-dashboard` opens."""
+        """Write the study to an Optuna journal that `optuna-dashboard` can open."""
         self._study.export(file)
 
     def _next(self) -> dict[str, Any] | None:
-        """Draw the next trial; None where it depends on those that run, or there is none."""
+        """Draw the next trial; None if it depends on running ones or there is none."""
         if self._again:
             record = self._again.pop(0)
             return self._for_tune(record, record.attempt + 1)
         if not self._is_exhausted():
             return self._next_point()
-        # One that still runs may lose its process and have to be suggested again.
+        # A trial that still runs may lose its process and have to be suggested again.
         if any(record.confirms is None for record in self._running.values()):
             return None
         confirmation = self._confirmation()
@@ -206,7 +207,7 @@ class OptunaSearcher(Searcher, SweepListener):
         return len(tried) >= points
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
-        """The next trial to repeat, and its new seed; asked for once the search has ended."""
+        """The next trial to repeat and its new seed; called once the search has ended."""
         return None if self._spent() else self._unconfirmed()
 
     def _unconfirmed(self) -> tuple[TrialRecord, int] | None:

@@ -1,4 +1,4 @@
-"""Slots for LoRA trials: how many hosts the cluster bears, and how many slots each has."""
+"""Slots for LoRA trials: how many hosts fit the cluster and how many slots each has."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ _LOG = logging.getLogger(__name__)
 
 
 class HostPool:
-    """The hosts in which a sweep's LoRA trials train together, where they do.
+    """The slot hosts in which a sweep's LoRA trials train together, if they do.
 
-    They start as early as there is work for them, the base's evaluation, and end with the context.
+    They start as soon as they have work (the base's evaluation) and end with the context.
 
     Args:
         config: the sweep.
-        cluster: its resources by kind.
-        make_trial: the sweep's.
+        cluster: resources of the cluster by kind.
+        make_trial: the sweep's function that configures a trial.
         waiting: what a trial in a slot reserves for its own process.
     """
 
@@ -57,23 +57,23 @@ class HostPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:  # trials that were stopped last may be leaving yet
+        if kind is None:  # the trials stopped last may still be leaving
             with suppress(RayError):
                 ray.get([actor.at_rest.remote() for actor in self._actors], timeout=_REST_S)
         self.close()
 
     def evaluate_base(self, *arguments: Any) -> Any:
-        """A reference to what `evaluate_base_to` returns in a host, once started.
+        """A reference to the result of `evaluate_base_to` in a host; call after `start`.
 
-        The host has the base in memory then.
+        The host then has the base in memory.
         """
         return self._actors[0].evaluate_base.remote(*arguments)
 
     def ready(self, samples: int) -> SlotHosts | None:
-        """Hosts that take trials in; None where the sweep's LoRA trials train one by one.
+        """Hosts that accept trials; None if the sweep's LoRA trials train one by one.
 
         Args:
-            samples: that a trial trains on.
+            samples: number of samples that a trial trains on.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -86,9 +86,9 @@ class HostPool:
             if reason := ray.get(self._actors[0].reason_against.remote(plain)):
                 self._give_up(reason)
                 return None
-            self._start_for(self._at_once)  # the first one's node, if it was started, has more room
+            self._start_for(self._at_once)  # the first host's node, if newly started, has more room
             answers = [actor.reason_against.remote(plain) for actor in self._actors]
-            # All load the model now, except where their nodes are not up yet.
+            # All load the model now, except those whose nodes are not up yet.
             ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
             wanted = self._config.resources.lora.slots
             slots = wanted if wanted != "auto" else self._measured(trial, samples)
@@ -96,7 +96,7 @@ class HostPool:
         return SlotHosts(self._actors, slots)
 
     def start(self) -> bool:
-        """Start the hosts, unless they are up; whether there are any."""
+        """Start the hosts unless they are up; return whether there are any."""
         config = self._config
         if self._actors or not self._is_wanted:
             return bool(self._actors)
@@ -116,12 +116,12 @@ class HostPool:
 
     @property
     def _at_once(self) -> int:
-        """Trials at a time, and so the most slots that a host can have use for."""
+        """Number of trials in parallel, hence the most slots a host can use."""
         trials = self._config.budget.trials
         return min(trials, self._config.resources.max_concurrent or trials)
 
     def _start_for(self, slots: int) -> None:
-        """Start the hosts that are lacking where each has so many slots."""
+        """Start the hosts still needed if each has this many slots."""
         config, cluster = self._config, self._cluster
         held = held_by_worker(config, "lora", cluster)
         wanted = hosts_to_start(
@@ -147,15 +147,15 @@ class HostPool:
         return self._make_trial(0, largest_point(self._config.search, "lora"), 1, self._config.seed)
 
     def _measured(self, trial: TrialConfig, samples: int) -> int:
-        """The number of slots with which the trials are done first, measured on one host."""
+        """The number of slots with which the trials finish soonest, measured on one host."""
         config, hosts = self._config, len(self._actors)
         steps = trial.train.total_steps(samples) * math.ceil(config.budget.trials / hosts)
-        # Processes start side by side, on what CPUs there are.
+        # Processes start in parallel on the available CPUs.
         process_seconds = ray.get(self._process_seconds) * hosts / self._cluster["CPU"]
         costs = steps * trial.accumulation_steps, process_seconds
         most = max(1, self._at_once // hosts)
         speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
-        if not speeds:  # trials halve their micro-batches then
+        if not speeds:  # trials then halve their micro-batches
             _LOG.warning("%d hosts of 1 slot: memory runs out at the largest trial's batch", hosts)
             return 1
         slots = best(speeds, *costs)
@@ -166,14 +166,14 @@ class HostPool:
 
 @contextmanager
 def answering(what: str) -> Iterator[None]:
-    """Say what is to be done where a process or node is lost before the first trial.
+    """Tell the user what to do if a process or node is lost before the first trial.
 
     Raises:
-        UserError: that has happened, and Ray has tried again in vain.
+        UserError: a process or node was lost and Ray's retries failed.
     """
     try:
         yield
-    except RayTaskError:  # what it did went wrong, in a process that is well
+    except RayTaskError:  # the task failed, but its process is alive
         raise
     except RayError as error:
         remedy = "the same command tries again; a lost node is in `ray status`"
@@ -181,7 +181,7 @@ def answering(what: str) -> Iterator[None]:
 
 
 def hosts_that_fit(config: SweepConfig, cluster: dict[str, float]) -> int:
-    """Hosts side by side, with room for a full fine-tuning trial where the sweep has such."""
+    """Hosts that fit in parallel, next to a full fine-tuning trial if the sweep has any."""
     fits = trials_that_fit(config, "lora", cluster)
     if "full" in config.search.methods:
         rest = _without(cluster, held_by_trial(config, "full", cluster))
@@ -194,26 +194,26 @@ def hosts_up(held: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) ->
     """Hosts for which there is room on nodes that are up.
 
     Args:
-        held: by one.
-        nodes: what each node has in all.
+        held: resources that one host holds.
+        nodes: total resources of each node.
     """
     return sum(workers_in(held, node) for node in nodes)
 
 
 def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:
-    """All for which nodes are up, and on further nodes no more than trials at a time would fill.
+    """As many as fit nodes that are up; on further nodes, no more than parallel trials fill.
 
     Args:
-        fits: hosts that the largest cluster bears.
+        fits: hosts that fit the cluster at its largest.
         up: hosts for which there is room on nodes that are up.
-        at_once: trials at a time.
-        slots: of each host.
+        at_once: number of trials in parallel.
+        slots: slots per host.
     """
     return min(fits, max(up, math.ceil(at_once / slots)))
 
 
 def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> dict[str, float]:
-    """What hosts of slots leave of a cluster for trials that train by themselves."""
+    """What slot hosts leave of a cluster for trials that train on their own."""
     held = held_by_worker(config, "lora", cluster)
     return _without(cluster, {kind: hosts * amount for kind, amount in held.items()})
 

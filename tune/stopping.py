@@ -1,6 +1,6 @@
 """Ctrl-C: the first lets every trial save a checkpoint and end, the second ends at once.
 
-So do SIGTERM, and the SIGHUP of a terminal that is gone, as with the ssh of a closed laptop.
+SIGTERM does the same, as does the SIGHUP of a lost terminal, such as ssh from a closed laptop.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 @contextmanager
 def ignoring_hangup() -> Iterator[None]:
-    """Processes that start while the context lasts outlive the terminal.
+    """Let processes started within this context outlive the terminal.
 
-    The kernel tells all that belong to it when it goes; trials are to save their checkpoints then.
+    A closing terminal makes the kernel signal every process that belongs to it, but trials must
+    still save their checkpoints.
     """
     if current_thread() is not main_thread():
         yield
@@ -32,13 +33,13 @@ def ignoring_hangup() -> Iterator[None]:
 
 @contextmanager
 def stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
-    """While the context lasts, call `stop` at the first Ctrl-C, SIGTERM or SIGHUP.
+    """Within this context, call `stop` at the first Ctrl-C, SIGTERM or SIGHUP.
 
-    It runs in a thread of its own, because a signal may arrive anywhere, also inside of Ray. The
-    signals after the first do what they would have done, except that a terminal may be gone twice:
-    the kernel says so, and the shell as well. Where `nohup` has a SIGHUP ignored it is.
+    `stop` runs in its own thread, because a signal may arrive anywhere, even inside Ray. Later
+    signals have their usual effect, except a second SIGHUP: a closing terminal causes two, one
+    from the kernel and one from the shell, so it is ignored. Under `nohup` SIGHUP stays ignored.
     """
-    if current_thread() is not main_thread():  # where Python takes no signals
+    if current_thread() is not main_thread():  # Python allows handlers only in the main thread
         yield
         return
     asked, ended = Event(), Event()

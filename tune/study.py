@@ -1,4 +1,4 @@
-"""The Optuna study of a sweep: asked for points, told every ending, rebuilt from records."""
+"""The Optuna study of a sweep: asked for points, told every outcome, rebuilt from records."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from tune.sweep_config import SweepConfig
 
 logger = logging.getLogger(__name__)
 
-_POPULATION = 20  # of a generation of NSGA-II
-# A trial that diverged or found no memory is infeasible, whatever it measured before.
+_POPULATION = 20  # trials per generation of NSGA-II
+# A trial that diverged or ran out of memory is infeasible, whatever it measured before.
 _INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 _TRAINED = "trained to the end"
-# How often a point that was tried already is drawn again before it is taken as it is.
+# How many draws to make before accepting a point that has already been tried.
 _DRAWS = 10
 
 
 class _GridSampler(optuna.samplers.BruteForceSampler):
-    """Every point once. Does not stop the study at the end: the sweep counts its trials itself."""
+    """Samples every point once without stopping the study: the sweep counts its own trials."""
 
     def after_trial(
         self, study: Any, trial: Any, state: TrialState, values: Sequence[float] | None
@@ -42,14 +42,14 @@ class _GridSampler(optuna.samplers.BruteForceSampler):
 
 
 class _TPESampler(optuna.samplers.TPESampler):
-    """TPE that knows of a running trial its own point alone, as of a finished one."""
+    """TPE that sees only a running trial's own point, as it does for a finished one."""
 
     def _get_params(self, trial: FrozenTrial, study: Any) -> Any:
         """The trial's own parameters.
 
-        Optuna draws a point of each method for every trial, and counts them all as long as it
-        runs: so one that nobody trains would keep others away. Nor do records hold it: a study
-        that is rebuilt while trials run would go on otherwise.
+        Optuna samples every method's parameters for each trial and counts them all while it runs,
+        which would repel trials from points nobody trains. Records do not hold them, so a study
+        rebuilt while trials run would differ.
         """
         return trial.params
 
@@ -57,7 +57,7 @@ class _TPESampler(optuna.samplers.TPESampler):
 class Study:
     """An Optuna study over the trials of the search.
 
-    The sampler is seeded anew for each trial from (sweep seed, position in the search), so a study
+    The sampler is reseeded for each trial from (sweep seed, position in the search), so a study
     rebuilt from records suggests what the uninterrupted one would have.
     """
 
@@ -76,10 +76,10 @@ class Study:
         """A point for a trial.
 
         Args:
-            number: of the trial that will be told.
-            position: of the trial in the search, which seeds the sampler.
-            is_known: whether a point has been tried. Such a point is drawn again up to ten times;
-                it comes back where the sampler insists on it.
+            number: number of the trial, by which its outcome will be told.
+            position: position of the trial in the search, which seeds the sampler.
+            is_known: returns whether a point has been tried. If so, another is drawn, up to ten
+                draws in all; a known point is returned only if the sampler insists on it.
         """
         for draw in range(_DRAWS):
             self.optuna.sampler = _sampler(self._config, f"{self._config.seed}:{position}", draw)
@@ -87,17 +87,17 @@ class Study:
             params = suggest(self._config.search, partial(_draw, trial))
             if not is_known(params) or draw == _DRAWS - 1:
                 break
-            # A failed trial has no say in any sampler, so a rebuilt study can do without it.
+            # Samplers ignore failed trials, so a rebuilt study can do without this one.
             self.optuna.tell(trial, state=TrialState.FAIL)
         self._asked[number] = trial
         return params
 
     def withdraw_all_but(self, numbers: Set[int]) -> None:
-        """Other trials that were asked for will never run; nobody is told of their points."""
+        """Forget the other trials asked for: they will never run, so have no outcome to tell."""
         self._asked = {number: self._asked[number] for number in self._asked.keys() & numbers}
 
     def tell(self, record: TrialRecord) -> None:
-        """How a trial ended that was asked for, or added as running."""
+        """Tell the study the outcome of a trial that was asked for or added as running."""
         trial = self._asked.pop(record.number)
         state, values = self._verdict(record)
         for key, value in self._constraints(record, state).items():
@@ -109,7 +109,7 @@ class Study:
         self.optuna.tell(trial, values, state=state)
 
     def add(self, record: TrialRecord) -> None:
-        """A trial of an earlier run of the command, or of an earlier sweep."""
+        """Add a trial of an earlier run of the command or of an earlier sweep."""
         if record.status is TrialStatus.RUNNING:
             self.optuna.add_trial(self._frozen(record, TrialState.RUNNING, None))
             frozen = self.optuna.get_trials(deepcopy=False)[-1]
@@ -118,7 +118,7 @@ class Study:
             self.optuna.add_trial(self._frozen(record, *self._verdict(record)))
 
     def export(self, file: Path) -> None:
-        """Write the study to an Optuna journal, which `optuna-dashboard` opens."""
+        """Write the study to an Optuna journal that `optuna-dashboard` can open."""
         unfinished = file.with_name(f".{file.name}")
         unfinished.unlink(missing_ok=True)
         exported = optuna.create_study(
@@ -131,7 +131,7 @@ class Study:
         exported.add_trials(
             trial
             for trial in self.optuna.get_trials(deepcopy=False)
-            if trial.number in running or "trial_id" in trial.user_attrs  # else only drawn again
+            if trial.number in running or "trial_id" in trial.user_attrs  # others were redrawn
         )
         unfinished.replace(file)
 
@@ -151,7 +151,7 @@ class Study:
         )
 
     def _generation(self) -> dict[str, int]:
-        """The generation NSGA-II would count the next trial to, which records do not hold."""
+        """The generation NSGA-II would assign to the next trial; records do not hold it."""
         if self._config.sampler != "nsga2":
             return {}
         key = optuna.samplers.NSGAIISampler._get_generation_key()
@@ -161,11 +161,11 @@ class Study:
         return {key: newest + (generations.count(newest) >= _POPULATION)}
 
     def _verdict(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
-        """How the study shall see an ending.
+        """The state and values under which the study sees an outcome.
 
-        Infeasible endings count as complete with the worst values seen, so that the sampler
-        avoids their region. One that was stopped early is pruned: worse than all that are
-        complete. What failed for outside reasons is not held against its region.
+        Infeasible trials count as complete with the worst values seen, so that the sampler avoids
+        their region. A trial stopped early is pruned: worse than all complete ones. A failure for
+        external reasons is not held against its region.
         """
         if record.status in _INFEASIBLE:
             return TrialState.COMPLETE, self._worst_values()
@@ -201,7 +201,7 @@ class Study:
         return {record.last.step: value} if record.last and value is not None else {}
 
     def _constraints(self, record: TrialRecord, state: TrialState) -> dict[str, float]:
-        """How far the trial is from what must hold; samplers want it of pruned ones too."""
+        """How far the trial is from being feasible; samplers need it for pruned trials too."""
         if state not in (TrialState.COMPLETE, TrialState.PRUNED):
             return {}
         infeasible = record.status in _INFEASIBLE

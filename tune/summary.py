@@ -1,4 +1,4 @@
-"""What a sweep found: its Pareto front, the trial to take, a table of all, and the last words."""
+"""What a sweep found: its Pareto front, the recommended trial, failures, results and next steps."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def print_summary(
     folder: Location,
     hints: list[str],
 ) -> None:
-    """Say what the sweep found, what failed, where everything lies and what to type next."""
+    """Print what the sweep found, what failed, where everything is and what to run next."""
     counted = f": {count_statuses(records)}" if records else ""
     count = {0: "no trials", 1: "1 trial"}.get(len(records), f"{len(records)} trials")
     _say(console, f"\n{config.name}: {count}{counted}", "bold")
@@ -70,7 +70,7 @@ def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialR
     _say(console, f"\n{title} ({goal}{bounds}):", "bold")
     named = [objective.metric for objective in config.objectives]
     named += [constraint.metric for constraint in config.constraints]
-    # Metrics that no trial of the sweep logs, such as OOD without OOD tasks, get no column.
+    # Metrics that no trial of the front has, such as OOD without OOD tasks, get no column.
     keys = [
         k for k in dict.fromkeys([*named, *_TITLES]) if any(r.metric(k) is not None for r in front)
     ]
@@ -92,7 +92,7 @@ def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialR
 
 
 def _sorted_by_first(config: SweepConfig, front: list[TrialRecord]) -> list[TrialRecord]:
-    """From the best in the first objective to the worst: the front as one walks along it."""
+    """The front in walking order: from best to worst in the first objective."""
     objective = config.objectives[0]
     return sorted(
         front, key=lambda r: r.metric(objective.metric) or 0.0, reverse=objective.mode == "max"
@@ -163,5 +163,5 @@ def _print_next(console: Console, recommendation: Recommendation | None, hints: 
 
 
 def _say(console: Console, line: str, style: str = "") -> None:
-    """One line however long, so that commands and paths can be copied."""
+    """Print a single line however long, so that commands and paths can be copied."""
     console.print(Text(line, style), soft_wrap=True, highlight=False)

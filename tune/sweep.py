@@ -65,7 +65,7 @@ _FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """What a run of the command left behind; for `cut_short_by` see `OptunaSearcher`."""
+    """The result of one run of the command; for `cut_short_by` see `OptunaSearcher`."""
 
     sweep: SweepRecord
     base: BaseRecord
@@ -75,19 +75,19 @@ class SweepOutcome:
 
 
 class Sweep:
-    """One sweep in one folder, on a Ray cluster that is up already.
+    """One sweep in one folder, on a running Ray cluster.
 
     Args:
         config: the sweep.
-        location: of its folder, on a disk or in an object store.
+        location: location of its folder, on a disk or in an object store.
         base_cache: where base evaluations are kept for all sweeps.
-        retry_failed: run again what failed, was cancelled or ran out of memory.
+        retry_failed: retry trials that failed, were cancelled or ran out of memory.
         trainable: what Tune runs for each trial.
-        may_write: raises where another driver has taken the sweep over.
+        may_write: raises if another driver has taken the sweep over.
 
     Raises:
         UserError: the folder holds another sweep, `warm_start` names one that does not fit, or a
-            node of the cluster runs no task.
+            node of the cluster cannot run a task.
     """
 
     def __init__(
@@ -119,7 +119,7 @@ class Sweep:
         self._warm = self._read_warm_start()
 
     def run(self, listeners: Sequence[SweepListener]) -> SweepOutcome:
-        """Evaluate the base, run what is missing, and return all records.
+        """Evaluate the base, run what is missing and return all records.
 
         Raises:
             UserError: something in the input is wrong; no trial has run.
@@ -187,7 +187,7 @@ class Sweep:
             for listener in everyone:
                 listener.sweep_ended(records)
         searcher.export(self._ledger.folder.study)
-        # What was stopped stays RUNNING in the ledger; the next start of the command goes on.
+        # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
             hosts.close()
@@ -202,9 +202,9 @@ class Sweep:
         return fitted(saved, self._config, self._ledger.trials())
 
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
-        """The record of a trial that goes on, with all that it measured before.
+        """The record of a trial to resume, with all that it has measured.
 
-        While a trial runs, its measurements are appended and its record is left alone.
+        While a trial runs, only its measurements are appended; its record is not rewritten.
         """
         for measurement in self._ledger.measurements(record.number):
             record = record.after(measurement)
@@ -242,7 +242,7 @@ class Sweep:
         return self._ledger.base()
 
     def _look_inside(self, records: Sequence[TrialRecord]) -> None:
-        """Look into notable trials' models on the workers; what fails there fails nothing here."""
+        """Look inside notable trials' models on the workers; failures there are only logged."""
         root = str(self._ledger.folder.root.absolute())
         methods = {record.number: record.config.method for record in records}
         notable = notable_trials(self._config, records)
@@ -286,7 +286,7 @@ class Sweep:
     def _early_stopping(self, base: BaseRecord) -> EarlyStopping | None:
         """The scheduler, with the rungs as earlier runs of the command left them.
 
-        A trial that was to be stopped when the driver died ends here; it does not run again.
+        A trial that was about to be stopped when the driver died ends here and is not resumed.
         """
         if self._config.early_stopping is None:
             return None
@@ -302,7 +302,7 @@ class Sweep:
         )
         for record in [record for record in self._interrupted if record.number in outcomes]:
             self._interrupted.remove(record)
-            at = record.last.time if record.last else None  # nobody trained it since
+            at = record.last.time if record.last else None  # it has not trained since
             self._finished.append(record.ended_as(outcomes[record.number], at))
             self._ledger.write_trial(self._finished[-1])
         return EarlyStopping(rule)
@@ -331,14 +331,14 @@ class Sweep:
             tune_config=ray_tune.TuneConfig(
                 search_alg=searcher,
                 scheduler=scheduler,
-                num_samples=-1,  # the searcher says when there are no more
+                num_samples=-1,  # the searcher says when there are no more trials
                 max_concurrent_trials=max_concurrent(config, left, in_slots),
                 reuse_actors=True,
                 trial_name_creator=_trial_id,
                 trial_dirname_creator=_trial_id,
             ),
             run_config=ray_tune.RunConfig(
-                # Tune's own folder on this machine has this name: that of no other sweep.
+                # Names Tune's own folder on this machine, so it must differ between sweeps.
                 name=self._ledger.sweep().sweep_id,
                 storage_path=str(self._ledger.folder.ray.absolute()),
                 callbacks=[events],

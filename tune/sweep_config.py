@@ -1,4 +1,4 @@
-"""A sweep file, validated: frozen models, one for each section."""
+"""A validated sweep file: frozen models, one per section."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from trainables.files.locations import is_local
 from trainables.results.pareto import Constraint
 from tune.search_config import LogUniform, SearchConfig
 
-_SMALLEST_SHARE = 1e-4  # of a GPU that Ray counts
+_SMALLEST_SHARE = 1e-4  # smallest share of a GPU that Ray counts
 
 
 class BudgetConfig(Frozen):
-    """When to stop asking for trials; whichever limit is reached first.
+    """When to stop asking for trials; the first limit reached applies.
 
     Attributes:
-        trials: how many in all.
-        hours: wall-clock of one start of the command; checked before each new trial.
+        trials: total number of trials.
+        hours: wall-clock hours of one start of the command; checked before each new trial.
         gpu_hours: sum over trials; checked before each new one.
-        retries: how often a trial that lost its process is started again, from its newest
-            checkpoint, where it has come no further than at the loss before.
-        minutes_per_report: a trial that reports nothing for so long is taken for hung; its
+        retries: how often a trial that lost its process is retried, from its newest checkpoint,
+            if it made no progress since the previous loss.
+        minutes_per_report: a trial that reports nothing for this long is considered hung; its
             process is ended and it is started again.
-        checkpoint_gib: how much all checkpoints of the sweep may hold together, best weights
-            included and final weights not. A running trial keeps its newest two checkpoints and
-            the weights of its best evaluation; over this cap those are deleted from the oldest
-            trial on, first the best weights, then the older checkpoint. A trial's only whole
+        checkpoint_gib: cap on the total size of the sweep's checkpoints, best weights included
+            and final weights not. A running trial keeps its newest two checkpoints and the
+            weights of its best evaluation; over this cap these are deleted, starting with the
+            oldest trial, first the best weights, then the older checkpoint. A trial's only whole
             checkpoint stays, even if the cap is exceeded. Default: no cap.
     """
 
@@ -56,10 +56,10 @@ class MethodResources(Frozen):
 
     Attributes:
         workers: processes that train it together.
-        gpus_per_worker: 1, or a share such as 0.25 where several trials train on one GPU; default
-            1 where the cluster has GPUs, else 0.
+        gpus_per_worker: 1, or a share such as 0.25 if several trials train on one GPU; default 1
+            if the cluster has GPUs, else 0.
         cpus_per_worker: cores.
-        accelerator_type: of its GPUs, such as H100, as `ray status` has it; default any.
+        accelerator_type: type of its GPUs as `ray status` shows it, such as H100; default any.
     """
 
     workers: int = Field(default=1, ge=1)
@@ -69,26 +69,26 @@ class MethodResources(Frozen):
 
 
 class LoraResources(MethodResources):
-    """What a LoRA trial holds, or a host of several.
+    """What a LoRA trial holds, or a slot host with several of them.
 
     Attributes:
         slots: LoRA trials that train together on one copy of the base, in shared passes: a
-            number, `auto` for as many as are measured to end the sweep first, or 0 to train each
-            by itself. `workers`, GPUs and CPUs are then those of all of them together. What runs
-            at a time, and so what a sampler has seen when it draws, then depends on the measuring;
-            a number does not.
+            number, `auto` for the number measured to finish the sweep soonest, or 0 to train each
+            on its own. In slots, `workers`, GPUs and CPUs are those of all of them together. With
+            `auto`, what runs in parallel, and so what a sampler has seen when it draws, depends
+            on the measurement; with a number it does not.
     """
 
     slots: Literal["auto"] | Annotated[int, Field(ge=0)] = 0
 
 
 class ResourcesConfig(Frozen):
-    """Resources per trial and method, and how many trials may run at a time.
+    """Resources per trial and method, and how many trials may run in parallel.
 
     Attributes:
-        max_concurrent: default as many as fit.
-        max_gpus: how many GPUs all running trials of the sweep may hold together, hosts of slots
-            and the base's evaluation included. Default: all that the cluster has.
+        max_concurrent: how many trials may run in parallel. Default: as many as fit.
+        max_gpus: how many GPUs all running trials of the sweep may hold together, slot hosts and
+            the base's evaluation included. Default: all that the cluster has.
     """
 
     lora: LoraResources = LoraResources()
@@ -104,20 +104,20 @@ class ResourcesConfig(Frozen):
 class EarlyStoppingConfig(Frozen):
     """When a trial ends before its last step.
 
-    One also ends where it breaks a constraint that the untouched base keeps, such as a bound on
-    forgetting; one that training is to reach, such as an accuracy in the domain, ends no trial.
+    A trial also ends if it breaks a constraint that the untouched base satisfies, such as a bound
+    on forgetting; one still to be reached by training, such as in-domain accuracy, ends no trial.
 
     Attributes:
-        metrics: what trials are compared by. Default: the objectives, of which none is given up
-            for another. Or weights of a sum that shall be high, such as
+        metrics: what trials are compared by. Default: the objectives, none of which is traded for
+            another. Or weights of a sum to maximize, such as
             `{in_domain/acc_mean: 1, forgetting/mean: -1}`, for a search that wants only the best
-            by it: it cuts off the rest of the front.
-        reduction_factor: a trial ends where 1 / reduction_factor of the trials at a rung are
-            better, with several objectives dominate it; each rung is that many times later
-            than the one before.
-        first_rung: share of a training after which trials are first compared.
-        loss_limit: a trial whose training loss is above this many times its first has diverged;
-            the first, at step 1 and before any update, is the base model's.
+            by that sum: it cuts off the rest of the front.
+        reduction_factor: a trial ends if 1 / reduction_factor of the trials at a rung are better
+            (with several objectives: dominate it); each rung is that many times later than the
+            previous one.
+        first_rung: share of the training after which trials are first compared.
+        loss_limit: a trial whose training loss exceeds this many times its first has diverged;
+            the first, at step 1 before any update, is the base model's.
     """
 
     metrics: dict[str, float] | None = Field(default=None, min_length=1)
@@ -127,12 +127,12 @@ class EarlyStoppingConfig(Frozen):
 
 
 class ConfirmConfig(Frozen):
-    """Running the winners again with other seeds, once the search has ended.
+    """Repeating the winners with other seeds once the search has ended.
 
     Attributes:
-        top_k: how many points: the one to take, the one to take if that were not there, and so on.
-            By the means over its repeats one of them is recommended, and none that diverged.
-        seeds: runs of each; the seed changes adapter weights, dropout and the order of the data.
+        top_k: how many points: the recommended one, the one recommended without it, and so on. One
+            of them is then recommended by the means over its repeat runs, never one that diverged.
+        seeds: repeat runs of each; the seed changes adapter weights, dropout and data order.
     """
 
     top_k: int = Field(default=3, ge=1)
@@ -143,7 +143,7 @@ class WandbConfig(Frozen):
     """Where runs are logged.
 
     Attributes:
-        mode: default `online` where W&B finds a key, else `offline`.
+        mode: default `online` if W&B finds a key, else `offline`.
         project, entity, tags: as in W&B.
     """
 
@@ -161,7 +161,7 @@ _OF_RETENTION = (
     metric_keys.FORGETTING_POSITIVE,
 )
 _OF_OOD = (metric_keys.OOD_ACC, metric_keys.OOD_GAP)
-# Metrics of the evaluation, which the base's own evaluation has wherever a trial's will.
+# Metrics of the evaluation: the base's evaluation has those that a trial's will have.
 EVALUATED = (
     metric_keys.IN_DOMAIN_ACC,
     *_OF_RETENTION,
@@ -179,7 +179,7 @@ class SweepConfig(Frozen):
         warm_start: folders of earlier sweeps with the same model, data and evaluation; the
             sampler learns from those of their trials that fit this search.
         inspect: look inside the models of the Pareto front and of the best trial of each rank
-            when the trials are done, as tasks on the workers; `python -m analysis inside` does
+            once the trials are done, as tasks on the workers; `python -m analysis inside` does
             the same at any time.
     """
 
@@ -233,7 +233,7 @@ class SweepConfig(Frozen):
         return faults
 
     def _gpu_faults(self) -> list[str]:
-        """A worker trains on one GPU, or on a share of one that it has for itself."""
+        """A worker trains on one GPU, or on a share of one if it is its trial's only worker."""
         faults = []
         for method in self.search.methods:
             resources = self.resources.of(method)
@@ -283,7 +283,7 @@ class SweepConfig(Frozen):
     def _sampler_faults(self) -> list[str]:
         methods = self.search.methods
         if self.sampler == "nsga2" and len(methods) > 1:
-            # It crosses what all trials have; of two methods' points that is the method alone.
+            # It crosses only what all trials share, which for two methods is the method alone.
             return [
                 f"sampler nsga2 searches one method, got {' and '.join(methods)}; "
                 "take tpe, or search one method"
@@ -298,7 +298,7 @@ class SweepConfig(Frozen):
         ]
 
     def named_metrics(self) -> list[tuple[str, str]]:
-        """The metrics that the sweep file names, each with its field."""
+        """The metrics that the sweep file names, as (field, metric)."""
         named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(self.objectives)]
         named += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
         if self.early_stopping:
@@ -306,7 +306,7 @@ class SweepConfig(Frozen):
         return named
 
     def logged_metrics(self) -> set[str]:
-        """Keys a trial of this sweep logs at its end, but for the scores of single tasks."""
+        """Keys that a trial of this sweep logs at its end, except scores of single tasks."""
         keys = {key for key in metric_keys.METRICS if not self._lacking(key)}
         for task in self.eval.retention:
             keys |= {
@@ -319,7 +319,7 @@ class SweepConfig(Frozen):
         return keys
 
     def _lacking(self, metric: str) -> str | None:
-        """What the sweep file must have for a metric to be logged, and does not."""
+        """What the sweep file lacks for a metric to be logged, if anything."""
         data, suite = self.data, self.eval
         needs: tuple[tuple[str, object, tuple[str, ...]], ...] = (
             ("tasks in eval.retention", suite.retention, _OF_RETENTION),
@@ -343,7 +343,7 @@ class SweepConfig(Frozen):
         return None
 
     def _may_be_logged(self, metric: str) -> bool:
-        """Whether it is a score of one of the tasks; the base's evaluation tells for sure."""
+        """Whether it may be a score of a task; only the base's evaluation can tell for sure."""
         return any(
             metric.startswith(metric_keys.task_score(role, task.label, ""))
             for role, task in self.eval.tasks()

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a sweep file, said in the words of the file."""
+"""Rewords pydantic's errors about a sweep file in the terms of the file."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ _LONGEST_VALUE = 60
 
 
 def faults_of(error: ValidationError, where: Callable[[Location], str]) -> list[Fault]:
-    """One fault for each thing wrong.
+    """One fault for each error.
 
     Args:
         error: what pydantic raised for a `SweepConfig`.
-        where: gives `file:line` of a location in the file.
+        where: returns `file:line` of a location in the file.
     """
     details = error.errors(include_url=False)
     places = [_written(detail["loc"]) for detail in details]
@@ -64,7 +64,7 @@ def faults_of(error: ValidationError, where: Callable[[Location], str]) -> list[
     for detail, place in zip(details, places, strict=True):
         kind = detail["type"]
         if kind == "too_short" and any(_is_inside(other, place) for other in places):
-            continue  # its items are at fault, not their number
+            continue  # its items are wrong, not their number
         if kind == "missing" and place in misspelt:
             continue
         if kind == "value_error":
@@ -84,12 +84,12 @@ def faults_of(error: ValidationError, where: Callable[[Location], str]) -> list[
 
 
 def dotted(location: Location) -> str:
-    """A location as it is written with `--set`."""
+    """A location as written with `--set`."""
     return ".".join(map(str, location))
 
 
 def shown(value: Any) -> str:
-    """A value as YAML would have it, cut where it is long."""
+    """A value as YAML would write it, cut if long."""
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, dict):
@@ -102,7 +102,7 @@ def shown(value: Any) -> str:
 
 
 def _written(location: Location) -> Location:
-    """The location without the tags of union members, which are written `<tag>`."""
+    """The location without the tags of union members, written `<tag>`."""
     return tuple(part for part in location if not (isinstance(part, str) and part.startswith("<")))
 
 
@@ -138,10 +138,10 @@ def _remedy(detail: ErrorDetails, keys: list[str]) -> str:
 
 
 def _own_faults(text: str, place: Location, where: Callable[[Location], str]) -> list[Fault]:
-    """Faults that a validator of ours raised: a line each, `rule; remedy`.
+    """Faults raised by one of our validators: one per line, `rule; remedy`.
 
-    A line may begin with the dotted field (`search.lora.rank: ...`), or with the name of a key of
-    the section it is about (`low must be ...`).
+    A line may begin with the dotted field (`search.lora.rank: ...`) or with the name of a key in
+    the section it concerns (`low must be ...`).
     """
     faults = []
     for line in text.splitlines():
@@ -158,7 +158,7 @@ def _own_faults(text: str, place: Location, where: Callable[[Location], str]) ->
 
 
 def split_key(key: str) -> Location:
-    """The location that a dotted key means."""
+    """The location that a dotted key denotes."""
     return tuple(int(part) if part.isdigit() else part for part in key.split("."))
 
 
@@ -168,7 +168,7 @@ def _nearest(word: str | int, known: list[str]) -> str:
 
 
 def _known_keys(place: Location) -> list[str]:
-    """Keys that may stand where an unknown one does."""
+    """Keys that are valid in place of an unknown one."""
     return [*_fields_at(place[:-1]), *(["extends"] if len(place) == 1 else [])]
 
 

@@ -1,4 +1,4 @@
-"""From a YAML file to a `SweepConfig`, with every fault found and the line it is on."""
+"""From a YAML file to a `SweepConfig`, reporting every fault with its line."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tune.sweep_faults import Location, dotted, faults_of, split_key
 BUNDLED = Path(__file__).parent / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _EXTENDS = "extends"
-# Values that are paths, `*` standing for an index or a key; the second group is never on a hub.
+# Values that are paths; `*` stands for an index or a key. The second group is never on a hub.
 _PATHS = {"model.name", "data.path", "data.validation_path"}
 _LOCAL_PATHS = {
     "eval.general_text",
@@ -33,14 +33,14 @@ _LOCAL_PATHS = {
 
 @dataclass(frozen=True)
 class _Source:
-    """Values of a sweep file, and where (`file:line` or `--set ...`) each of them stands."""
+    """Values of a sweep file, and where each is set (`file:line` or `--set ...`)."""
 
     values: dict[str, Any]
     places: dict[Location, str]
     file: Path
 
     def where(self, location: Location) -> str:
-        """Where a value stands, or else the nearest that does."""
+        """Where a value is set, or else the nearest value that is."""
         while location:
             if location in self.places:
                 return self.places[location]
@@ -60,15 +60,16 @@ def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
     """Read, override and validate a sweep.
 
     A file may build on another with `extends: NAME_OR_PATH`; its sections are merged into the
-    other's, its lists and values replace them. Paths in a file are relative to the file; those
-    given by `overrides` or beginning with an environment variable, to the working directory.
+    other's, and its lists and values replace the other's. Paths in a file are relative to the
+    file; those given by `overrides` or beginning with an environment variable are relative to the
+    working directory.
 
     Args:
-        name_or_path: a bundled sweep's name, or a path.
+        name_or_path: a bundled sweep's name or a path.
         overrides: `KEY=VALUE`, KEY dotted, VALUE in YAML.
 
     Raises:
-        UserError: every fault found.
+        UserError: the sweep is at fault; names every fault found.
     """
     source = _read(_find(name_or_path, Path(), "SWEEP"), ())
     faults: list[Fault] = []
@@ -98,7 +99,7 @@ def _find(name_or_path: str, folder: Path, field: str) -> Path:
 
 
 def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
-    """Values of a file on top of those of the one it extends, paths made absolute."""
+    """Values of a file merged over those of the file it extends, with paths made absolute."""
     if file.resolve() in extending:
         raise UserError([Fault(_EXTENDS, f"goes in a circle: {file}")])
     try:
@@ -153,7 +154,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
 
 
 def _replaced(location: Location, above: _Source) -> bool:
-    """Whether a place in the extended file is hidden by a list or value of the extending one."""
+    """Whether a location in the extended file is hidden by a list or value of the extending one."""
     value: Any = above.values
     for part in location:
         if not isinstance(value, dict):
@@ -208,7 +209,7 @@ def _path_kind(location: Location) -> str | None:
 
 
 def _variable(match: re.Match[str]) -> str:
-    """The value of `${NAME}` or `${NAME:-default}`; the text itself where there is none."""
+    """The value of `${NAME}` or `${NAME:-default}`; the text itself if there is none."""
     name, default = match.groups()
     found = os.environ.get(name)
     if default is not None:
@@ -242,7 +243,7 @@ def _unset_variables(source: _Source) -> list[Fault]:
 
 
 def _override(source: _Source, override: str) -> None:
-    """Put `KEY=VALUE` into the source."""
+    """Set `KEY=VALUE` in the source."""
     key, separator, text = override.partition("=")
     location = split_key(key)
     if not separator or "" in location:

@@ -1,4 +1,4 @@
-"""Whether a sweep may run in a folder: looked at before anything is written there."""
+"""Whether a sweep may run in a folder, checked before anything is written there."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _MOST_NAMED = 3
 
 
 def check_sweep_folder(location: Location) -> bool:
-    """See whether the folder can be written to, and is new or holds a sweep that can be read.
+    """Check that the folder is writable and either new or holds a readable sweep.
 
     Returns:
         Whether there is no such folder yet.
 
     Raises:
-        UserError: all that stands against it; nothing was changed.
+        UserError: the sweep cannot run there; nothing was changed.
     """
     if isinstance(location, Path):
         _check_writable(location)
@@ -30,7 +30,7 @@ def check_sweep_folder(location: Location) -> bool:
             ledger.check()
         else:
             _check_fresh(ledger.folder, names)
-    except (OSError, ValueError) as error:  # pyarrow, too, where it knows no such store
+    except (OSError, ValueError) as error:  # also pyarrow's, for an unknown store
         raise _cannot_read(location, error) from error
     return not (location.exists() if isinstance(location, Path) else names)
 
@@ -41,13 +41,13 @@ def _check_writable(folder: Path) -> None:
         existing = existing.parent
     if not existing.is_dir():
         raise cannot_write(folder, f"{existing} is no folder")
-    # Asks the kernel, which also knows of read-only mounts and immutable folders.
+    # Asks the kernel, which also knows about read-only mounts and immutable folders.
     if not os.access(existing, os.W_OK | os.X_OK):
         raise cannot_write(folder, f"{existing} is read-only")
 
 
 def _check_fresh(folder: SweepFolder, names: list[str]) -> None:
-    """Without a `sweep.json` there is at most what a driver leaves that was killed at once."""
+    """Without a `sweep.json` there may only be what a driver killed early leaves behind."""
     early = {folder.log.name, folder.base.name, folder.warm_start.name, folder.warm_start.stem}
     ours = ("lock.", "sweep.json.", "seen_by_nodes.")
     foreign = [n for n in names if n not in early and not n.lstrip(".").startswith(ours)]

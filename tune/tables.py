@@ -1,4 +1,4 @@
-"""The tables that a sweep leaves: results.csv and confirmed.csv."""
+"""The tables that a sweep writes: results.csv and confirmed.csv."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainables.results.repeats import diverged, half_width, metrics_over, repea
 
 
 def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
-    """One row per trial, failed ones included, by number; all of the file is replaced or none."""
+    """One row per trial, failed ones included, by number; the file is replaced atomically."""
     finals = _key_order(key for r in records if r.last for key in r.last.metrics)
     bests = _key_order(key for r in records for key in r.best)
     rows = [
@@ -28,7 +28,7 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
 
 
 def write_confirmed_csv(file: Path, records: Sequence[TrialRecord]) -> None:
-    """One row for each repeated trial and metric; no file where nothing was repeated."""
+    """One row per repeated trial and metric; no file if nothing was repeated."""
     _write(file, [row for trial in records for row in _means(trial, repeats_of(trial, records))])
 
 
@@ -76,7 +76,7 @@ def _means(trial: TrialRecord, repeats: Sequence[TrialRecord]) -> Iterator[dict[
 
 
 def _key_order(keys: Iterable[str]) -> list[str]:
-    """As METRICS lists them, then the others by name."""
+    """The keys in the order of METRICS, then the others by name."""
     found = set(keys)
     listed = [key for key in METRICS if key in found]
     return listed + sorted(found - set(listed))

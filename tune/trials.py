@@ -31,8 +31,8 @@ def make_trial(
 ) -> TrialConfig:
     """A point of the search as a complete trial.
 
-    Trials of the search share one seed unless a point comes again: they see the same data in the
-    same order, so that what differs between them is what the search varied.
+    Trials of the search share one seed unless a point is repeated: they see the same data in the
+    same order, so that they differ only in what the search varies.
     """
     method = method_of(config.search, params)
     resources = config.resources.of(method)
@@ -66,7 +66,7 @@ def make_trial(
 
 
 def reason_against_slots(config: SweepConfig) -> str | None:
-    """Why some LoRA point of the search could not have a slot; None where all can."""
+    """Why some LoRA point of the search cannot train in a slot; None if all can."""
     space = config.search.lora
     if space is None:
         return "LoRA is not searched"
@@ -78,6 +78,6 @@ def reason_against_slots(config: SweepConfig) -> str | None:
 
 
 def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
-    """The trial of a method that takes the most memory, for estimates: it has no folder."""
+    """The trial of a method that takes the most memory; for estimates, as it has no folder."""
     params = largest_point(config.search, method)
     return make_trial(config, config.name, Ledger(Path(config.name)), {}, 0, params, 1, config.seed)

@@ -1,4 +1,4 @@
-"""Turns what Tune calls back into events of the sweep, and keeps the trials' records."""
+"""Turns Tune's callbacks into events of the sweep and keeps the trials' records."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tune.listeners import SweepListener
 
 
 class TuneEvents(Callback):
-    """Tune's callback: tells listeners what happened, in their order.
+    """Tune callback that notifies the listeners of each event, in their order.
 
     Args:
-        listeners: who is told; the recorder stands first, so that what others show is on disk.
-        retries: how often a trial may lose its process without having come any further than when
-            it lost the one before. A preempted node is no trial's fault, and what is lost again
-            at the same place probably is; Ray often cannot tell which it was.
+        listeners: the listeners; the recorder comes first, so that what others show is on disk.
+        retries: how often a trial may lose its process without progress since the previous loss.
+            A preempted node is not the trial's fault, whereas a second loss at the same place
+            probably is; Ray often cannot tell which it was.
         interrupted: records of trials that earlier runs of the command left unfinished.
-        stopped: how a trial ended that the scheduler stopped, by Tune's trial id.
+        stopped: returns the outcome of a trial that the scheduler stopped, by Tune's trial id.
 
     Attributes:
         is_stopping: whether the user asked to stop.
@@ -49,17 +49,17 @@ class TuneEvents(Callback):
         self.is_stopping = False
 
     def __getstate__(self) -> dict[str, Any]:
-        """Nothing: Tune pickles its callbacks for a restore that is never asked for."""
+        """Nothing: Tune pickles its callbacks for a restore that never happens."""
         return {}
 
     @property
     def running(self) -> list[TrialRecord]:
-        """Records of the trials that have no final status yet."""
+        """Records of the trials without a final status."""
         running = [r for r in self._records.values() if r.status is TrialStatus.RUNNING]
         return [*running, *self._unfinished.values()]
 
     def sweep_stopping(self) -> None:
-        """The user asked to stop; called from a thread of its own."""
+        """Handle the user's request to stop; called from its own thread."""
         self.is_stopping = True
         for listener in self._listeners:
             listener.sweep_stopping()
@@ -67,7 +67,7 @@ class TuneEvents(Callback):
     def on_trial_start(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """A trial begins."""
+        """Handle the start of a trial."""
         if trial.trial_id in self._started:
             return
         self._started.add(trial.trial_id)
@@ -94,7 +94,7 @@ class TuneEvents(Callback):
         result: dict[str, Any],
         **info: Any,
     ) -> None:
-        """A trial measured something, or says how it ended."""
+        """Handle a trial's measurement or outcome."""
         record = self._records[trial.trial_id]
         if OUTCOME in result:
             self._end(trial, Outcome.model_validate(result[OUTCOME]))
@@ -109,15 +109,15 @@ class TuneEvents(Callback):
     def on_trial_complete(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """A trial is over; without an outcome of its own, someone stopped it."""
+        """Handle the end of a trial; one that reported no outcome itself was stopped."""
         cancelled = Outcome(status=TrialStatus.CANCELLED, reason="stopped by the sweep")
         self._end(trial, self._stopped(trial.trial_id) or cancelled)
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
     ) -> None:
-        """A trial's process died: it goes on in another one, up to the limit."""
-        # Its process may have died before Tune called the trial started.
+        """Handle the death of a trial's process: retry in another one, up to the limit."""
+        # The process may have died before Tune reported the trial as started.
         self.on_trial_start(iteration, trials, trial)
         record = self._records.get(trial.trial_id)
         if record is None or record.status is not TrialStatus.RUNNING:
@@ -132,14 +132,14 @@ class TuneEvents(Callback):
         self._interrupt(trial.trial_id)
 
     def _came_further(self, record: TrialRecord) -> bool:
-        """Whether a trial that lost its process has measured more than when it lost one before."""
+        """Whether a trial that lost its process has advanced since its previous loss, if any."""
         step = record.last.step if record.last else 0
         before = self._last_step_at_loss.get(record.number, -1)
         self._last_step_at_loss[record.number] = max(step, before)
         return step > before
 
     def _interrupt(self, trial_id: str) -> None:
-        """The trial goes on in its next attempt."""
+        """Leave the trial to its next attempt."""
         record = self._records.pop(trial_id)
         self._unfinished[record.number] = record
         for listener in self._listeners:
@@ -151,9 +151,9 @@ class TuneEvents(Callback):
             return
         if outcome.status is not TrialStatus.RUNNING:
             self._finish(trial.trial_id, record, outcome)
-        elif self.is_stopping:  # it goes on when the command is given again
+        elif self.is_stopping:  # it resumes when the command is run again
             self._unfinished[record.number] = self._records.pop(trial.trial_id)
-        elif outcome.reason:  # the next trials would meet the same full disk: this ends the sweep
+        elif outcome.reason:  # the next trials would hit the same full disk: this ends the sweep
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), outcome.reason)
         else:  # its node is about to go
             self._interrupt(trial.trial_id)

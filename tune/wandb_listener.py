@@ -1,6 +1,6 @@
 """W&B as a mirror of the sweep: one run per trial and one for the base, all in one group.
 
-The ledger is the truth. Whatever W&B raises is logged, and the sweep goes on.
+The ledger is the source of truth. Whatever W&B raises is logged, and the sweep continues.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ logger = logging.getLogger(__name__)
 
 Mode = Literal["online", "offline", "disabled"]
 
-# W&B shows 0 as finished and anything else as failed (254 as crashed); why a trial failed stands
-# in its summary. 130 is what a shell gives a process that was interrupted.
+# W&B shows 0 as finished and anything else as failed (254 as crashed); the summary says why a trial
+# failed. 130 is a shell's exit code for an interrupted process.
 _FINISHED, _FAILED, _INTERRUPTED = 0, 1, 130
 _EXIT_CODES = {
     TrialStatus.COMPLETE: _FINISHED,
@@ -52,8 +52,8 @@ _EXIT_CODES = {
     TrialStatus.CANCELLED: _INTERRUPTED,
 }
 
-# The driver is no place to collect anything: it does not train, its metadata would show the wrong
-# machine, and git state and versions are in the sweep's own record.
+# Collect nothing from the driver: it does not train, its metadata would show the wrong machine, and
+# git state and versions are in the sweep's own record.
 _RUN_SETTINGS: dict[str, Any] = {
     "silent": True,
     "console": "off",
@@ -62,9 +62,9 @@ _RUN_SETTINGS: dict[str, Any] = {
     "x_disable_stats": True,
     "x_disable_meta": True,
     "x_save_requirements": False,
-    # A driver that is killed loses what is not flushed; the default is 15 s.
+    # A killed driver loses what is not flushed; the default is 15 s.
     "x_transaction_log_flush_interval": 1.0,
-    # The sweep waits meanwhile, so a network that is gone must not hold it for long.
+    # The sweep waits meanwhile, so a lost network must not block it for long.
     "init_timeout": 30,
     "finish_timeout": 30,
     "finish_timeout_raises": True,
@@ -74,14 +74,14 @@ _RUN_SETTINGS: dict[str, Any] = {
 class WandbListener(SweepListener):
     """Logs each trial as a run whose x axis is the optimizer step.
 
-    A run that an earlier start of the command left open is continued: what the ledger has and
-    W&B lacks is logged first, and no step twice. Likewise a trial that ended in the ledger but
-    not in W&B, because the driver died between the two, is ended at the next start.
+    A run that an earlier start of the command left open is resumed: what the ledger has and W&B
+    lacks is logged first, and no step twice. Likewise a trial that ended in the ledger but not in
+    W&B, because the driver died in between, is ended at the next start.
 
     Args:
         config: where to log.
-        location: of the sweep; W&B's files go to `wandb/` in its folder, or in the driver's
-            working folder where the sweep lies in an object store.
+        location: location of the sweep; W&B's files go to `wandb/` in its folder, or in the
+            driver's working directory if the sweep is in an object store.
     """
 
     def __init__(self, config: WandbConfig, location: Location) -> None:
@@ -95,14 +95,14 @@ class WandbListener(SweepListener):
         self._has_warned = False
 
     def is_online(self) -> bool:
-        """Whether the runs are at W&B already."""
+        """Whether the runs are already at W&B."""
         return self._mode() == "online"
 
     def upload_hint(self) -> str | None:
-        """The command that uploads what was logged offline; None where there is nothing to do.
+        """The command that uploads what was logged offline; None if there is nothing to upload.
 
-        W&B joins the parts of a run in the order of their starts. Online there is something left
-        where an earlier start of the sweep, or this one for a while, was offline.
+        W&B joins the parts of a run in the order of their starts. Online, something is left if an
+        earlier start of the sweep, or this one for a while, was offline.
         """
         mode = self._mode()
         if mode == "disabled" or (mode == "online" and not waiting_parts(self._folder)):
@@ -115,7 +115,7 @@ class WandbListener(SweepListener):
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:
-        """Log the base and the finished trials, as far as earlier starts did not."""
+        """Log the base and the finished trials that earlier starts did not log."""
         self._group = sweep.sweep_id
         if self._mode() == "disabled":
             return
@@ -126,7 +126,7 @@ class WandbListener(SweepListener):
                 self.trial_ended(record)
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Open the trial's run, or go on with it."""
+        """Open or resume the trial's run."""
         trial_id = record.config.trial_id
         with self._guarded(f"the run of trial {record.number}"):
             if trial_id in self._runs:
@@ -159,7 +159,7 @@ class WandbListener(SweepListener):
         self._close(record.config.trial_id, summary, code, _ending(record))
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Close the runs of trials that were interrupted; the next start continues them."""
+        """Close the runs of interrupted trials; the next start resumes them."""
         verdict = {"status": "INTERRUPTED", "reason": "the sweep ended before the trial"}
         for run_id in list(self._runs):
             self._close(run_id, verdict, _INTERRUPTED)
@@ -173,19 +173,19 @@ class WandbListener(SweepListener):
         self._close(run_id, _base_summary(base), _FINISHED, base.key)
 
     def _log(self, run_id: str, measurement: Measurement) -> bool:
-        """Add a point to an open run, unless it has the step already."""
+        """Add a point to an open run unless it already has the step."""
         run, step = self._runs.get(run_id), measurement.step
         if run is None or step <= self._newest_step[run_id]:
             return False
-        # W&B's own step is ours too: `wandb sync` keeps it where the parts of a run do not
-        # overlap, and counts on from the last one where they do.
+        # W&B's own step is set to ours: `wandb sync` keeps it if the parts of a run do not overlap,
+        # and counts on from the last one if they do.
         times = {metric_keys.GLOBAL_STEP: step, "_timestamp": measurement.time}
         run.log({**measurement.metrics, **times}, step=step, commit=True)
         self._newest_step[run_id] = step
         return True
 
     def _start(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
-        """Open a run; None where W&B is disabled."""
+        """Open a run; None if W&B is disabled."""
         if self._mode() == "disabled":
             return None
         earlier = parts_of(self._folder, run_id)
@@ -196,7 +196,7 @@ class WandbListener(SweepListener):
         is_online = self._mode() == "online"
         self._newest_step[run_id] = run.starting_step - 1 if is_online else newest_step
         for part in earlier:
-            # Online the server gets from the ledger all that it lacks.
+            # Online, the server gets all that it lacks from the ledger.
             if is_online or is_empty(part):
                 set_aside(part)
         return run
@@ -205,8 +205,8 @@ class WandbListener(SweepListener):
         try:
             return self._init(run_id, name, job_type, config)
         except Exception as error:
-            # The id stays in use in W&B's service process, so only a new one can take it again,
-            # and ending the old one would end every open run.
+            # The id stays in use in W&B's service process, so only a new service process can take
+            # it, and ending the old one would end every open run.
             if self._mode() != "online" or self._runs:
                 raise
             self._note(f"W&B cannot be reached, logging offline: {error}")
@@ -239,7 +239,7 @@ class WandbListener(SweepListener):
     def _close(
         self, run_id: str, summary: Mapping[str, Any], exit_code: int, ending: str | None = None
     ) -> None:
-        """End a run; an ending that is final is noted, so that no later start repeats it."""
+        """End a run; a final ending is noted, so that no later start repeats it."""
         run = self._runs.pop(run_id, None)
         if run is None:
             return
@@ -273,7 +273,7 @@ class WandbListener(SweepListener):
 
     @contextmanager
     def _guarded(self, what: str) -> Iterator[None]:
-        """Keep what W&B raises away from the sweep; later runs do not try the network again."""
+        """Shield the sweep from W&B's exceptions; later runs do not retry the network."""
         try:
             yield
         except Exception as error:
@@ -282,20 +282,20 @@ class WandbListener(SweepListener):
                 self._chosen_mode = "offline"
 
     def _note(self, message: str) -> None:
-        """Warn the first time; a mirror that is broken must not fill the log."""
+        """Warn only the first time: a broken mirror must not fill the log."""
         logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message)
         self._has_warned = True
 
 
 def _set_up(**settings: Any) -> Any:
-    """W&B's session of this process, silent from the start."""
+    """W&B's session in this process, silent from the start."""
     return wandb.setup(wandb.Settings(silent=True, console="off", **settings))
 
 
 def _find_mode(config: WandbConfig) -> Mode:
-    """The sweep file's mode, else that of W&B's own settings; online takes a key.
+    """The sweep file's mode, else that of W&B's own settings; online requires a key.
 
-    The key is only looked for: nothing is asked for, verified, or saved.
+    The key is only looked up: no prompt, no verification, and nothing is saved.
     """
     wanted = _set_up(**({"mode": config.mode} if config.mode else {})).settings.mode
     if wanted == "disabled":
@@ -312,7 +312,7 @@ def _find_mode(config: WandbConfig) -> Mode:
 
 
 def _trial_config(record: TrialRecord) -> dict[str, Any]:
-    """The trial's configuration under flat keys, which W&B's tables filter by."""
+    """The trial's configuration under flat keys, by which W&B's tables filter."""
     config = record.config
     return {
         "method": config.method,
@@ -350,7 +350,7 @@ def _trial_name(config: TrialConfig) -> str:
 
 
 def _ending(record: TrialRecord) -> str:
-    """Tells one ending of a trial from another; a failed trial may be run again."""
+    """Identifies one ending of a trial among several, as a failed trial may be retried."""
     return f"{record.status} {record.attempt} {record.ended}"
 
 

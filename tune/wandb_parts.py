@@ -1,8 +1,8 @@
 """The files that W&B keeps of a run: each start of the command leaves one more part of it.
 
-W&B's own reader reads them, the one that `wandb sync` uses, so what counts as logged here is what
-will be uploaded: of a part whose driver was killed that is what had been flushed. Only its torn end
-is cut off here, since `wandb sync` uploads no part of a run that follows a torn one.
+They are read with W&B's own reader, the one behind `wandb sync`, so what counts as logged here is
+what will be uploaded: if the driver was killed, what had been flushed. Only a part's torn end is
+cut off here, since `wandb sync` uploads no part of a run that follows a torn one.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from wandb.util import get_core_path
 
 _READER_SECONDS = 60
 
-# LevelDB's log format, with a header of W&B's own before it: blocks, in which a record is one chunk
-# (FULL) or several (FIRST, MIDDLE, LAST), each behind its checksum, length and kind.
+# LevelDB's log format, preceded by W&B's own header: blocks, in which a record is one chunk (FULL)
+# or several (FIRST, MIDDLE, LAST), each preceded by its checksum, length and kind.
 _FILE_HEADER_BYTES = 7
 _BLOCK_BYTES = 32 * 1024
 _CHUNK_HEADER = struct.Struct("<IHB")
@@ -33,13 +33,13 @@ def parts_of(folder: Path, run_id: str) -> list[Path]:
 
 
 def waiting_parts(folder: Path) -> list[Path]:
-    """Parts below a sweep's folder that were logged offline and are not uploaded."""
+    """Parts below a sweep's folder that were logged offline and are not uploaded yet."""
     parts = folder.glob("wandb/offline-run-*/run-*.wandb")
     return sorted(part for part in parts if not _mark(part).exists())
 
 
 def steps_in(part: Path) -> list[int]:
-    """The steps that a part holds, in its order.
+    """The steps that a part holds, in the part's order.
 
     Raises:
         subprocess.SubprocessError: W&B's reader fails.
@@ -48,7 +48,7 @@ def steps_in(part: Path) -> list[int]:
 
 
 def mend(part: Path) -> None:
-    """Cut off what a killed driver or a power cut left behind a part's last whole record."""
+    """Cut off what a killed driver or a power cut left after a part's last whole record."""
     content = part.read_bytes()
     whole = _end_of_whole_records(content)
     if whole < len(content):
@@ -56,9 +56,9 @@ def mend(part: Path) -> None:
 
 
 def is_empty(part: Path) -> bool:
-    """Whether its driver died before a part said even whose it is.
+    """Whether the driver died before the part even named its run.
 
-    For one such part `wandb sync` refuses all that it is given.
+    A single such part makes `wandb sync` refuse everything it is given.
     """
     return not any(record["type"] == "run" for record in _records(part))
 
@@ -69,12 +69,12 @@ def set_aside(part: Path) -> None:
 
 
 def _mark(part: Path) -> Path:
-    """W&B's own mark of what is uploaded."""
+    """The file by which W&B itself marks a part as uploaded."""
     return part.with_suffix(".wandb.synced")
 
 
 def make_durable(part: Path) -> None:
-    """See that a part is on the disk, which W&B leaves to the system."""
+    """Ensure that a part is on the disk, which W&B leaves to the system."""
     with part.open("rb") as stream:
         os.fsync(stream.fileno())
 
@@ -90,7 +90,7 @@ def _end_of_whole_records(content: bytes) -> int:
             return end
         checksum, length, kind = _CHUNK_HEADER.unpack_from(content, position)
         position = body + length
-        # The checksum covers the kind, which stands before the body.
+        # The checksum covers the kind, which precedes the body.
         if position > len(content) or zlib.crc32(content[body - 1 : position]) != checksum:
             return end
         if kind in (_FULL, _LAST):

@@ -1,4 +1,4 @@
-"""Comparison views in W&B at the end of a sweep, made by `analysis` in a process of its own."""
+"""Comparison views in W&B at the end of a sweep, made by `analysis` in a separate process."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ _PATIENCE_SECONDS = 120
 
 
 def views_command(location: Location) -> str:
-    """What to type for the views of a sweep whose runs are at W&B."""
+    """The command that makes the views of a sweep whose runs are at W&B."""
     if isinstance(location, Path) and location.is_relative_to(Path.cwd()):
         location = location.relative_to(Path.cwd())
     return f"python -m analysis wandb-views {shlex.quote(str(location))}"
 
 
 def make_views(location: Location) -> list[str]:
-    """Make the view and the report of a sweep, or bring them up to date.
+    """Create or update the view and the report of a sweep.
 
     Args:
-        location: of a sweep whose runs are at W&B.
+        location: location of a sweep whose runs are at W&B.
 
     Returns:
-        Where they are; where W&B refuses or does not answer, the command for later.
+        Where they are; if W&B refuses or does not answer, the command to run later.
     """
     absolute = location.absolute() if isinstance(location, Path) else location
     paths = [str(_PROJECT), os.environ.get("PYTHONPATH", "")]
     try:
         done = subprocess.run(  # noqa: S603 - our own command
-            # -P: whatever the user's folder holds must not be taken for ours.
+            # -P: modules in the user's folder must not shadow ours.
             [sys.executable, "-P", "-m", "analysis", "wandb-views", str(absolute)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             capture_output=True,
