@@ -1,7 +1,7 @@
-"""What a trial is told: frozen, strict, JSON-serialisable models.
+"""Configuration of a trial: frozen, strict, JSON-serialisable models.
 
-These are the parts of a sweep file that reach a trial, and `TrialConfig`, which is one point of
-the search with everything resolved.
+These are the parts of a sweep file that reach a trial, and `TrialConfig`, one point of the search
+with everything resolved.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ROLES: tuple[Role, ...] = ("in_domain", "retention", "ood")
 
 
 class Frozen(BaseModel):
-    """Base of whatever crosses a process or a disk: immutable, unknown keys refused."""
+    """Base of everything that crosses a process or a disk: immutable, unknown keys refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -28,9 +28,9 @@ class ModelShape(Frozen):
 
     Attributes:
         hidden, intermediate, vocabulary, layers, heads: as in the model's `config.json`.
-        kv_heads: heads of keys and values.
-        head_size: numbers of one head.
-        tied_embeddings: whether input and output embedding are one.
+        kv_heads: number of key and value heads.
+        head_size: dimension of one head.
+        tied_embeddings: whether input and output embedding share their weights.
         attention_bias: whether query, key and value have a bias.
         normed_heads: whether queries and keys are normalised head by head, as in Qwen3.
     """
@@ -75,16 +75,16 @@ class DataConfig(Frozen):
         path: hub data set, local `.jsonl` or `.parquet` file, or `package://PACKAGE/FILE`.
         subset: configuration name of a hub data set.
         split: split of a hub data set to train on.
-        validation_path: rows for the validation loss; else `validation_fraction` of the rows.
-        validation_split: split of a hub data set for it; default that of `split`.
+        validation_path: rows for the validation loss; by default `validation_fraction` of the rows.
+        validation_split: split of a hub data set at `validation_path`; default `split`.
         prompt: Jinja template over the fields of a row.
         completion: Jinja template; the loss is on these tokens only. Begin it with a space where
             the evaluation puts one between question and answer, as the harness does.
-        chat_template: render prompt and completion as a user's and an assistant's turn.
+        chat_template: render prompt and completion as a user and an assistant turn.
         messages: field of a row that holds a whole chat, a list of turns with `role` and `content`,
-            in place of `prompt` and `completion`. The loss is on the last turn, the assistant's.
-        max_length: tokens; longer samples are left out and counted.
-        limit: rows to use, all if absent.
+            instead of `prompt` and `completion`. The loss is on the last turn, the assistant's.
+        max_length: in tokens; longer samples are left out and counted.
+        limit: number of rows to use; None uses all.
     """
 
     path: str
@@ -120,9 +120,9 @@ class EvalTask(Frozen):
 
     Attributes:
         task: its name in the harness or in one of the suite's `task_dirs`.
-        name: what to call it in results; the same task can then stand for several data files.
-        metric: the one that counts as its accuracy; default the first of acc, exact_match, ....
-        filter: which of the task's filters to read; default its first.
+        name: label in results; lets one task be used with several data files.
+        metric: which one counts as accuracy; by default the first found of acc, exact_match, ....
+        filter: which of the task's filters to read; by default its first.
         num_fewshot, limit: override the suite's.
         data_files: split to local JSONL or Parquet file, for a task with `dataset_path: json`.
     """
@@ -149,22 +149,22 @@ Tasks = tuple[Annotated[EvalTask, BeforeValidator(_task_from_name)], ...]
 
 
 class EvalSuite(Frozen):
-    """Which harness tasks stand in which role, and how they are run.
+    """Which harness tasks play which role, and how they are run.
 
     Attributes:
         in_domain: held-out tasks of the trained domain.
-        retention: what the base knows already; forgetting is measured there.
+        retention: what the base already knows; forgetting is measured there.
         ood: shifts of the domain.
-        task_dirs: folders with task YAMLs of the user's own; looked through before the harness's.
-        num_fewshot, limit: as in the harness; `limit` counts documents a task.
-        batch_size: sequences in a forward pass. Where likelihoods are compared it is counted in
-            tokens, so that short sequences share a pass in greater numbers: it holds at most as
-            many as that many of the longest request, or of 64 tokens where that is shorter.
+        task_dirs: folders with the user's own task YAMLs, searched before the harness's.
+        num_fewshot, limit: as in the harness; `limit` counts documents per task.
+        batch_size: sequences per forward pass. For likelihoods it sets a budget of tokens, so that
+            more short sequences share a pass: `batch_size` times the length of the longest request,
+            taken as at least 64 tokens.
         chat_template: apply the tokenizer's chat template.
-        general_text: text file (one document a line) or JSONL with a `text` field; its
-            cross-entropy is the LM drift. Absent: not measured.
-        kl_prompts, kl_tokens: prompts of the training domain, and tokens sampled from the base
-            after each, over which the KL drift is taken. 0 prompts: not measured.
+        general_text: text file (one document per line) or JSONL with a `text` field; its
+            cross-entropy is the LM drift. None: not measured.
+        kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from
+            the base after each, on which KL drift is measured. 0 prompts: not measured.
     """
 
     in_domain: Tasks = Field(min_length=1)
@@ -199,14 +199,14 @@ class TrainConfig(Frozen):
     """The training run, the same for every method.
 
     Attributes:
-        epochs, steps: length; `steps` (optimizer steps) wins where both are given.
+        epochs, steps: length; `steps` (optimizer steps) wins if both are given.
         batch_size: samples per optimizer step over all workers.
         micro_batch_size: samples per forward pass of one worker.
-        warmup: share of the steps.
+        warmup: length of the warm-up, as a share of the steps.
         schedule: of the learning rate after the warm-up.
         max_grad_norm: gradients are clipped to this norm; 0 turns clipping off.
         report_every: optimizer steps (>= 1) or a share of the training (< 1) between evaluations.
-        log_every: the same between points of the training curve.
+        log_every: the same, between points of the training curve.
         save_weights: keep the final adapter or model.
     """
 
@@ -241,15 +241,15 @@ class TrainConfig(Frozen):
         return self
 
     def total_steps(self, samples: int) -> int:
-        """Optimizer steps of a training on that many samples."""
+        """Optimizer steps it takes to train on this many samples."""
         return self.steps or max(1, math.ceil(self.epochs * samples / self.batch_size))
 
     def report_steps(self, total: int) -> frozenset[int]:
-        """Steps after which the model is evaluated; the last is always one of them."""
+        """Steps after which the model is evaluated, always including the last."""
         return _every(self.report_every, total)
 
     def log_steps(self, total: int) -> frozenset[int]:
-        """Steps that make the training curve: the first, every `log_every`, the last."""
+        """Steps shown in the training curve: the first, every `log_every`, the last."""
         return _every(self.log_every, total) | {1}
 
 
@@ -262,7 +262,7 @@ class DeepSpeedConfig(Frozen):
     """How full fine-tuning is sharded.
 
     Attributes:
-        zero_stage: 0 none, 1 optimizer states, 2 and gradients, 3 and parameters.
+        zero_stage: 0 none, 1 optimizer states, 2 also gradients, 3 also parameters.
         offload_optimizer: keep optimizer states in host memory (stage 1 and up).
         offload_parameters: keep parameters in host memory (stage 3).
         config_file: the user's own DeepSpeed JSON; replaces all of the above. `auto` values are
@@ -287,8 +287,8 @@ class LoraConfig(Frozen):
     """A low-rank adapter (Hu et al. 2021, 2106.09685).
 
     Attributes:
-        target_modules: names, or `all-linear` for every linear layer but the output head, and for
-            those experts that PEFT knows; where most parameters are left a warning says so.
+        target_modules: names, or `all-linear`: every linear layer but the output head, and the
+            experts that PEFT supports; a warning says if most parameters are left unadapted.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
         dora: decompose magnitude and direction (2402.09353).
     """
@@ -317,7 +317,7 @@ class Objective(Frozen):
         return self.loss(value) < self.loss(than)
 
     def loss(self, value: float) -> float:
-        """The value, or its negative where it is maximised: lower is better."""
+        """The value, negated if it is to be maximised: lower is better."""
         return value if self.mode == "min" else -value
 
 
@@ -327,21 +327,21 @@ class TrialConfig(Frozen):
     Attributes:
         trial_id: unique over all sweeps; the W&B run's id.
         number: position in the sweep, from 0.
-        method: `lora` or `full`; `lora` is set exactly where the method is `lora`.
+        method: `lora` or `full`; the field `lora` is set if and only if the method is `lora`.
         seed: of weights, dropout and data order.
         data_seed: of the train/validation split, the same for every trial of a sweep.
         learning_rate: peak of the schedule.
-        deepspeed: for `full` alone.
+        deepspeed: for `full` only.
         workers: processes training this trial together.
-        gpus_per_worker, cpus_per_worker: what each of them holds.
+        gpus_per_worker, cpus_per_worker: resources each of them holds.
         output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
-        published_dir: address in an object store that a worker publishes `output_dir` to; absent
-            where that is the sweep's own folder.
-        earlier_attempts: folders of the attempts before it; it goes on from their newest
+        published_dir: object store address that a worker publishes `output_dir` to; None if
+            `output_dir` is in the sweep's own folder.
+        earlier_attempts: folders of the trial's earlier attempts; it resumes from their newest
             checkpoint.
-        objective: what the best evaluation of a training is chosen by, whose weights are kept
-            beside the final ones; none are if absent.
-        minutes_per_report: a trial that reports nothing for so long ends its process.
+        objective: metric that selects the best evaluation, whose weights are kept beside the final
+            ones; None keeps none.
+        minutes_per_report: a trial that reports nothing for this long ends its process.
         base_dir: folder with the base model's evaluation (see `evaluation.base`).
     """
 
@@ -381,7 +381,7 @@ class TrialConfig(Frozen):
 
     @property
     def attempt_dirs(self) -> list[Path]:
-        """Folders of all attempts, this one last; a checkpoint of any of them will do."""
+        """Folders of all attempts, this one last; a checkpoint in any of them will do."""
         return [*map(Path, self.earlier_attempts), Path(self.output_dir)]
 
     @property

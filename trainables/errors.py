@@ -1,15 +1,15 @@
-"""The errors that say what was wrong, at a glance. A few others live where they are handled.
+"""Errors that say at a glance what was wrong. A few others live where they are handled.
 
-    SweepError           whatever a user is told of
+    SweepError           everything reported to a user
     ├── UserError            the input is at fault: faults listed, exit code 2, no traceback
     ├── TrialError           a fault inside a trial: ends that trial, never the sweep
     │   ├── Diverged         the loss or a gradient is NaN or infinite
-    │   ├── OutOfMemory      no memory left, at batches of one sample too
+    │   ├── OutOfMemory      no memory left, even at batches of one sample
     │   │   └── EvaluationOutOfMemory  in an evaluation
-    │   └── EvaluationFailed an evaluation in the course of the training raised an error
-    └── CannotInspect        a trial's model cannot be looked into; its record says why
+    │   └── EvaluationFailed an evaluation during training raised an error
+    └── CannotInspect        a trial's model cannot be inspected; its record says why
 
-All survive pickling, so they cross from a worker to the driver whole.
+All survive pickling, so they reach the driver from a worker intact.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class Fault:
     Attributes:
         field: dotted name in the sweep file, such as `search.lora.rank`.
         rule: what must hold, such as `must be >= 1, got 0`.
-        remedy: what to do about it; may be empty where the rule says it already.
-        location: `file:line`, empty where there is none.
+        remedy: what to do about it; may be empty if the rule says it already.
+        location: `file:line`; empty if there is none.
     """
 
     field: str
@@ -42,15 +42,15 @@ class Fault:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message; its type where it has none."""
+    """The first line of an error's message, or its repr if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else repr(error)
 
 
 def told(error: Exception) -> Exception:
-    """The error with its traceback as a note, and without the frames, which hold tensors.
+    """The error with its traceback as a note and without its frames, which hold tensors.
 
-    Pickling loses a traceback, but keeps notes.
+    Pickling loses tracebacks but keeps notes.
     """
     error.add_note("".join(traceback.format_exception(error)).rstrip())
     seen: BaseException | None = error
@@ -60,11 +60,11 @@ def told(error: Exception) -> Exception:
 
 
 class SweepError(Exception):
-    """Whatever a user is told of."""
+    """Base of everything reported to a user."""
 
 
 class UserError(SweepError):
-    """The input is at fault. Carries every fault found, not the first alone."""
+    """The input is at fault. Carries every fault found, not only the first."""
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__(faults)
@@ -91,8 +91,8 @@ class EvaluationOutOfMemory(OutOfMemory):
 
 
 class EvaluationFailed(TrialError):
-    """An evaluation raised an error; what was trained until then lies in a checkpoint."""
+    """An evaluation raised an error; a checkpoint holds what was trained until then."""
 
 
 class CannotInspect(SweepError):
-    """A trial's model, or a part of it, cannot be looked into."""
+    """A trial's model, or a part of it, cannot be inspected."""

@@ -1,7 +1,7 @@
 """Names of everything that is logged, with unit and direction.
 
-Keys have slash namespaces and a unit as suffix. Keys per task are made by the functions at the
-end; nothing ever parses a key back.
+Keys are namespaced with slashes and have a unit as suffix. Keys per task are made by the functions
+at the end; no key is ever parsed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The untouched base model's evaluation: made once per content, read by every trial.
+"""The untouched base model's evaluation: computed once per content, read by every trial.
 
 A folder holds `base.json` (scores), `items.jsonl` (every item's outcome) and, where KL drift is
 measured, `kl_reference.safetensors`.
@@ -39,14 +39,14 @@ from trainables.results.records import BaseRecord, ItemScore
 _RECORD = "base.json"
 _ITEMS = "items.jsonl"
 _KL_REFERENCE = "kl_reference.safetensors"
-# Bump when the numbers of an old cache entry would no longer be made by this code.
+# Bump when this code would no longer produce the numbers of an old cache entry.
 _CACHE_VERSION = 5
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Base:
-    """What trials compare themselves with."""
+    """What trials are compared with."""
 
     record: BaseRecord
     items: list[ItemScore]
@@ -71,10 +71,10 @@ def evaluate_base(
     cache: Path,
     data_folder: Path | None = None,
 ) -> Path:
-    """Evaluate the base model, or find the evaluation in the cache; returns its folder.
+    """Evaluate the base model, or find its evaluation in the cache; returns its folder.
 
-    Loads all that a trial will need, so whatever is wrong with model, data or tasks shows here,
-    before a trial is spent. The tokenised data go to `data_folder`, if that is given.
+    Loads all that a trial will need, so that any fault in model, data or tasks shows here, before a
+    trial is spent. If `data_folder` is given, the tokenised data are written to it.
 
     Raises:
         UserError: every fault found in model, data and tasks.
@@ -88,10 +88,10 @@ def evaluate_base(
     prompts = tokenized.prompts[: suite.kl_prompts]
     sampled = [seed, suite.kl_tokens, *prompts] if prompts else []
     content = _content(model, evaluator, documents)
-    # The record tells of the samples, too.
+    # The record also holds the sample counts.
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
     samples = [*counts, data.max_length]
-    batch = {"batch_size": suite.batch_size}  # changes scores by rounding alone
+    batch = {"batch_size": suite.batch_size}  # changes scores only by rounding
     key = _key(content | batch | {"kl": sampled, "samples": samples})
     folder = cache / key
     if folder.exists():
@@ -103,7 +103,7 @@ def evaluate_base(
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
-        # Which rows are held out, and so which of the long ones are, follows the seed.
+        # The seed decides which rows, and so which of the long ones, are held out.
         scores_key=_key(content | {"rows": len(tokenized.train) + tokenized.skipped}),
         revision=model.revision,
         scores=evaluation.scores,
@@ -123,7 +123,7 @@ def evaluate_base(
 def _load_all(
     model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int
 ) -> tuple[object, Evaluator, TokenizedData]:
-    """Tokenizer, tasks and data; the faults of all of them together."""
+    """Load tokenizer, tasks and data, collecting the faults of all of them."""
     faults: list[Fault] = []
 
     def attempt(make: Callable[[], T]) -> T | None:
@@ -139,7 +139,7 @@ def _load_all(
     if tokenizer is not None:
         attempt(lambda: _load_base(model))
         attempt(lambda: _check_chat_template(tokenizer, model, data, suite))
-    # That of the process's trials, too; where there is no tokenizer the tasks' faults still are.
+    # Trials of this process use it too; without a tokenizer, task faults are still reported.
     evaluator = attempt(
         lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
     )
@@ -151,10 +151,10 @@ def _load_all(
 
 
 def _load_base(model: ModelConfig) -> None:
-    """Have the process's base model loaded.
+    """Load the base model shared by this process.
 
     Raises:
-        UserError: it cannot be, or memory runs out over it, which no smaller batch would change.
+        UserError: loading fails, or runs out of memory, which no smaller batch would change.
     """
     try:
         shared_base(model)
@@ -188,7 +188,7 @@ def _general_documents(suite: EvalSuite) -> list[str]:
 def _content(
     model: ModelConfig, evaluator: Evaluator, documents: Sequence[str]
 ) -> dict[str, object]:
-    """What decides the base's scores."""
+    """What determines the base's scores."""
     return {
         "cache": _CACHE_VERSION,
         "model": fingerprint(model),
@@ -228,7 +228,7 @@ def _sample(
 def _base_metrics(
     evaluation: Evaluation, reference: KlReference | None, nll: float | None
 ) -> dict[str, float]:
-    """What the base's own W&B run shows: its scores, and drifts and forgetting of zero."""
+    """What the base's own W&B run shows: its scores, with drift and forgetting of zero."""
     metrics = evaluation.metrics | forgetting_metrics(
         evaluation.scores, evaluation.scores, evaluation.items, evaluation.items
     )
@@ -273,7 +273,7 @@ def _warnings(
 def _store(
     folder: Path, record: BaseRecord, items: list[ItemScore], reference: KlReference | None
 ) -> None:
-    """Write aside, then rename: a half-written entry is never found."""
+    """Write to a temporary folder, then rename: a half-written entry is never found."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=".unfinished-", dir=folder.parent))
     unfinished.chmod(0o755)  # workers may run as other users
@@ -283,7 +283,7 @@ def _store(
         reference.save(unfinished / _KL_REFERENCE)
     try:
         unfinished.replace(folder)
-    except OSError:  # another sweep has made the same entry meanwhile
+    except OSError:  # another sweep has created the same entry meanwhile
         shutil.rmtree(unfinished)
         if not folder.exists():
             raise
@@ -292,7 +292,7 @@ def _store(
 def compare_with_base(
     base: Base, model: object, tokenizer: object, evaluator: Evaluator, suite: EvalSuite
 ) -> tuple[Evaluation, dict[str, float]]:
-    """Evaluate a tuned model; returns the evaluation and every metric, drifts included."""
+    """Evaluate a tuned model; returns the evaluation and every metric, including drift."""
     evaluation = evaluator.evaluate(model)
     metrics = evaluation.metrics | forgetting_metrics(
         base.record.scores, evaluation.scores, base.items, evaluation.items

@@ -1,8 +1,8 @@
 """Log-likelihoods of many continuations in few forward passes.
 
-Requests that begin alike share a row: what they have in common stands there once, and what differs
-branches off after it, as in a tree that is written down depth first. A token sees those it descends
-from and takes its position from its depth, so it is computed as it would be in a row of its own.
+Requests with a common prefix share a row: the prefix appears once and the rest branches off after
+it, as in a tree written depth first. A token attends to its ancestors alone and takes its position
+from its depth, so it is computed as it would be in a row of its own.
 
 Shapes: M models, N rows, S positions, U computed positions, T scored tokens, V vocabulary.
 """
@@ -16,14 +16,14 @@ import torch
 
 # A row of many short requests is no wider than this: attention costs the square of the width.
 _NARROW = 64
-# Multiplications of a token in the layers' linear maps, over those of a pair in their attention,
-# in units of the hidden size; half of what it is by count, since masked attention is slower.
+# Multiplications per token in the linear layers over those per pair of tokens in their attention,
+# in units of the hidden size; half the actual count, since masked attention is slower.
 _TOKEN_OVER_PAIR = 3
 
 
 @dataclass(frozen=True)
 class Request:
-    """Tokens to be scored after a context of at least one token."""
+    """Tokens to score after a context of at least one token."""
 
     context: Sequence[int]
     continuation: Sequence[int]
@@ -36,7 +36,7 @@ class Request:
 
 @dataclass
 class _Row:
-    """One row while it grows: the request that was added last is a path down the tree."""
+    """One row being built: `path` leads down the tree to the end of the request added last."""
 
     tokens: list[int] = field(default_factory=list)
     depths: list[int] = field(default_factory=list)
@@ -46,7 +46,7 @@ class _Row:
     branches: bool = False
 
     def shared(self, inputs: Sequence[int]) -> int:
-        """Tokens that a request has in common with the one before."""
+        """Number of tokens that a request shares with the previous one."""
         pairs = zip(self.path, inputs, strict=False)
         return next(
             (depth for depth, (node, token) in enumerate(pairs) if self.tokens[node] != token),
@@ -54,7 +54,7 @@ class _Row:
         )
 
     def add(self, number: int, request: Request, shared: int) -> None:
-        """Let a request branch off where it differs from the one before."""
+        """Add a request, branching off where it differs from the previous one."""
         self.branches |= shared < len(self.path)
         del self.path[shared:]
         for depth, token in enumerate(request.inputs[shared:], start=shared):
@@ -77,11 +77,11 @@ class Batch:
 
     Attributes:
         input_ids_NS, position_ids_NS: tokens, padded on the right, and their depths.
-        ends_NS: the tokens up to here, the end excluded, descend from this one; None where no row
-            branches, and each token descends from all before it.
+        ends_NS: where each token's descendants end, exclusive; None if no row branches, so that
+            each token descends from all before it.
         positions_U: where logits are needed: row x S + position.
         where_T: index into `positions_U` of each scored token.
-        targets_T, requests_T: the token, and the number of the request it belongs to.
+        targets_T, requests_T: the scored token, and the number of its request.
     """
 
     input_ids_NS: torch.Tensor
@@ -93,7 +93,7 @@ class Batch:
     requests_T: torch.Tensor
 
     def visible(self, device: torch.device) -> torch.Tensor | None:
-        """Which tokens each token sees, shape (N, 1, S, S); None for all before it."""
+        """Which tokens each token attends to, shape (N, 1, S, S); None for all before it."""
         if self.ends_NS is None:
             return None
         keys_S = torch.arange(self.ends_NS.shape[1], device=device)
@@ -110,8 +110,8 @@ def lay_out(
     Args:
         requests: each with a context and a continuation.
         share: whether rows may branch.
-        hidden: the model's width, which decides where sharing a row pays.
-        batch_tokens: tokens of a batch, padding included; a longer row is a batch by itself.
+        hidden: the model's width, which decides whether sharing a row pays off.
+        batch_tokens: most tokens of a batch, padding included; a longer row is a batch by itself.
     """
     rows: list[_Row] = []
     longest = max(len(request.inputs) for request in requests)
@@ -135,9 +135,9 @@ def lay_out(
 
 
 def _belongs(row: _Row, length: int, shared: int, share: bool, hidden: int, width: int) -> bool:
-    """Whether a request goes into the row of the one before."""
+    """Whether a request goes into the row of the previous one."""
     before, after = len(row.tokens), len(row.tokens) + length - shared
-    if shared == len(row.path):  # it goes on where the other ends
+    if shared == len(row.path):  # it continues where the other ends
         return not row.branches or after <= width
     pairs = after**2 - before**2 - length**2
     return share and after <= width and shared * _TOKEN_OVER_PAIR * hidden > pairs
@@ -175,11 +175,11 @@ def score(
     """Log-likelihood of each continuation, and whether it is the model's own greedy choice.
 
     Args:
-        batches: of `lay_out`.
-        forward: logits at a batch's computed positions, shape (M, U, V): of M models at once.
+        batches: from `lay_out`.
+        forward: logits of M models at a batch's computed positions, shape (M, U, V).
 
     Returns:
-        For each model the answers in the order of the requests.
+        For each model, its answers in the order of the requests.
     """
     log_probs, hits = [], []
     for batch in batches:
@@ -193,7 +193,7 @@ def score(
     shape = (len(log_probs_MT), int(requests_T.max()) + 1)
     sums = torch.zeros(shape, dtype=torch.float64).index_add_(1, requests_T, log_probs_MT.double())
     misses = torch.zeros(shape, dtype=torch.long).index_add_(1, requests_T, (~hits_MT).long())
-    sums = sums.to(log_probs_MT.dtype)  # rounded as the harness's own sum is
+    sums = sums.to(log_probs_MT.dtype)  # rounded like the harness's own sum
     return [
         list(zip(of_model, greedy, strict=True))
         for of_model, greedy in zip(sums.tolist(), (misses == 0).tolist(), strict=True)

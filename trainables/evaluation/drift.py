@@ -67,13 +67,13 @@ def sample_reference(
 ) -> KlReference:
     """Let the base continue each prompt by up to `tokens` tokens at temperature 1.
 
-    The tokenizer adds its special tokens, unless a chat template has written them (`special`).
+    `special`: whether the tokenizer adds special tokens; not if a chat template has written them.
     """
     sequences: list[tuple[list[int], int]] = []
     with evaluating(model):
         torch.manual_seed(seed)
         for prompt in prompts:
-            # Training and the harness count a space at the end to what follows.
+            # Training and the harness count a trailing space as part of what follows.
             context = prompt.rstrip() or prompt
             encoded = tokenizer(context, return_tensors="pt", add_special_tokens=special)
             prompt_ids = encoded["input_ids"].to(model.device)

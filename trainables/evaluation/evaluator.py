@@ -42,14 +42,14 @@ class Evaluation:
 
 
 class Evaluator:
-    """Evaluates models on one suite; tasks, requests and their batches are made once.
+    """Evaluates models on one suite; tasks, requests and their batches are built once.
 
     Args:
         suite: the tasks.
-        tokenizer: of the model that is to be evaluated, and of all its tuned copies.
+        tokenizer: of the model to evaluate and of all its tuned copies.
 
     Raises:
-        UserError: tasks that do not exist or cannot be loaded, all at once.
+        UserError: tasks that do not exist or cannot be loaded, all of them at once.
     """
 
     def __init__(self, suite: EvalSuite, tokenizer: Any) -> None:
@@ -60,17 +60,17 @@ class Evaluator:
         self._ahead: WeakKeyDictionary[Any, dict[Hashable, Answers]] = WeakKeyDictionary()
 
     def models_at_once(self, tokens: int, device: torch.device) -> int:
-        """For how many models to `answer_ahead`, in passes of at most so many tokens."""
+        """How many models `answer_ahead` can take so that a pass holds at most `tokens` tokens."""
         return self._layouts.copies_in(tokens, device)
 
     def answer_ahead(self, models: Sequence[Any], routed: Routed) -> None:
-        """Answer what is known to be asked of several models on one base, in shared passes.
+        """Answer requests already seen for several models on one base, in shared passes.
 
         `evaluate`, called next for each of them, finds the answers.
 
         Args:
-            models: they share all but some layers, which are not to change before `evaluate`.
-            routed: makes a pass of so many rows for each of these models go through its layers.
+            models: share all but some layers, which must not change before `evaluate`.
+            routed: called with the rows per model; within it each model's rows use its own layers.
         """
         with evaluating(models[0]):
             lm = HarnessModel(models[0], self._tokenizer, self._suite.batch_size, self._layouts)
@@ -79,7 +79,7 @@ class Evaluator:
                     self._ahead.setdefault(model, {})[texts] = of_model
 
     def evaluate(self, model: Any) -> Evaluation:
-        """Run every task; leaves the model's training mode as it was."""
+        """Run every task; restores the model's training mode."""
         scores: dict[str, TaskScore] = {}
         metrics: dict[str, float] = {}
         items: list[ItemScore] = []
@@ -101,7 +101,7 @@ class Evaluator:
         return Evaluation(scores, metrics | _role_means(scores), items)
 
     def describe(self) -> list[dict[str, Any]]:
-        """Everything that decides the numbers besides the model, as plain data."""
+        """Everything besides the model that determines the numbers, as plain data."""
         return [
             {
                 "role": loaded.role,
@@ -138,7 +138,7 @@ class Evaluator:
 
 
 def shared_evaluator(model: ModelConfig, suite: EvalSuite) -> Evaluator:
-    """The process's evaluator of a model's tuned copies, made once for all trials.
+    """The process's evaluator for a model's tuned copies, built once for all trials.
 
     Raises:
         UserError: as for an `Evaluator`.
@@ -146,7 +146,7 @@ def shared_evaluator(model: ModelConfig, suite: EvalSuite) -> Evaluator:
     return _evaluator(model, suite.model_dump_json())
 
 
-@lru_cache(maxsize=2)  # a trial that ran out of memory goes on with smaller batches
+@lru_cache(maxsize=2)  # a trial that ran out of memory resumes with smaller batches
 def _evaluator(model: ModelConfig, suite: str) -> Evaluator:
     return Evaluator(EvalSuite.model_validate_json(suite), load_tokenizer(model))
 
@@ -227,10 +227,10 @@ def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
 
 
 def _check_is_a_skill(loaded: LoadedTask, metric: str) -> None:
-    """See that more of the metric is better, as of everything that is compared with the base.
+    """Check that higher is better for the metric, as for everything compared with the base.
 
     Raises:
-        UserError: it is an error, such as perplexity.
+        UserError: it is an error measure, such as perplexity.
     """
     members = loaded.tasks["tasks"].values()
     if any((task.higher_is_better() or {}).get(metric) is False for task in members):
@@ -250,10 +250,10 @@ def _samples(
 
 
 def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
-    """Listed answers; None where the answer is generated."""
+    """Number of listed answers; None if the answer is generated."""
     if task.OUTPUT_TYPE != "multiple_choice":
         return None
-    # Mutual information also asks for each answer without the question.
+    # Mutual information also scores each answer without the question.
     twice = "acc_mutual_info" in sample["metrics"]
     return len(sample["arguments"]) // (2 if twice else 1)
 
@@ -262,7 +262,7 @@ def _read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) ->
     """Each document's outcome.
 
     Raises:
-        UserError: the task shall show forgetting, and has a number for all documents alone.
+        UserError: a retention task's metric exists only for the whole set, not per document.
     """
     items = [
         ItemScore(
@@ -296,7 +296,7 @@ def _answer_text(task: Any, sample: dict[str, Any]) -> str:
     count = _count_choices(task, sample)
     if count is not None:
         likelihoods = [float(response[0]) for response in sample["filtered_resps"][:count]]
-        # The harness's own choice where all are numbers, without an array for each item.
+        # Same choice as the harness if all are numbers, without an array per item.
         best = max(range(count), key=likelihoods.__getitem__)
         return str(sample["arguments"][best][1]).strip()
     return str(sample["filtered_resps"][0])

@@ -1,6 +1,6 @@
 """Forgetting: what the base could do and the tuned model cannot.
 
-Positive numbers mean that it forgot. Pure arithmetic over scores and items; no model in sight.
+Positive numbers mean that it forgot. Pure arithmetic over scores and items; no model involved.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def forgetting_metrics(
     maximum and the mean of positive parts are our own aggregates. Empty without retention tasks.
 
     Raises:
-        ValueError: the two evaluations are not over the same items, or not of the same metric.
+        ValueError: the two evaluations differ in their items or in their metric.
     """
     tasks = [label for label, score in base.items() if score.role == "retention"]
     if not tasks:
@@ -84,10 +84,10 @@ def count_flips(
 ) -> dict[str, tuple[float, float]]:
     """Shares of items that went right -> wrong and wrong -> right, per task (2510.17776).
 
-    Their difference is the task's forgetting exactly. Items count as right above a score of 0.5.
+    Their difference is exactly the task's forgetting. Items count as right above a score of 0.5.
 
     Raises:
-        ValueError: an item has no partner.
+        ValueError: an item has no counterpart.
     """
     before = _by_task(base_items)
     after = _by_task(tuned_items)
@@ -106,7 +106,7 @@ def count_flips(
 
 
 def _by_task(items: Iterable[ItemScore]) -> dict[str, dict[tuple[str, str, int], float]]:
-    """Items by task and by (hash, filter, occurrence): a document may stand in a task twice."""
+    """Items by task and by (hash, filter, occurrence): a task may contain a document twice."""
     grouped: dict[str, dict[tuple[str, str, int], float]] = defaultdict(dict)
     seen: dict[tuple[str, str, str], int] = defaultdict(int)
     for item in items:
@@ -125,6 +125,6 @@ def chance_adjusted(forgotten: float, base: float, tuned: float, choices: float)
         forgotten: share of items that went right -> wrong.
         base: accuracy of the base.
         tuned: accuracy of the tuned model.
-        choices: k, answers to choose from, > 1.
+        choices: k, number of answers to choose from, > 1.
     """
     return max(forgotten - (1 - base) * (1 - tuned) / (choices - 1), 0.0)

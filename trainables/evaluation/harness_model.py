@@ -1,8 +1,8 @@
-"""A causal model as lm-evaluation-harness sees it: HFLM's answers in fewer and smaller passes.
+"""A causal model for lm-evaluation-harness: the answers of HFLM in fewer and smaller passes.
 
-What HFLM does once per request is done once per process where it is the same at each evaluation
-(tokenising, batching), and once per shared prefix or computed token in a forward pass. Whatever is
-unusual (encoder-decoder models, sampled generation) is HFLM's own.
+What HFLM does once per request is done once per process if it is the same at every evaluation
+(tokenising, batching), and in a forward pass once per shared prefix or computed token. Unusual
+cases (encoder-decoder models, sampled generation) are left to HFLM.
 """
 
 from __future__ import annotations
@@ -19,32 +19,32 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 from trainables.evaluation.continuations import Batch, Request, lay_out, score
 from trainables.evaluation.logits import logits_at
 
-Answers = list[tuple[float, bool]]  # of each request: log-likelihood, and whether it is greedy
+Answers = list[tuple[float, bool]]  # per request: log-likelihood, and whether it is greedy
 Routed = Callable[[int], AbstractContextManager[None]]
 
-# A sequence counts as so many tokens of a batch at least.
+# A sequence counts as at least this many tokens of a batch.
 _LEAST_TOKENS = 64
-# On a CPU larger batches fall out of its caches: measured, 1.5 times slower at three times as many.
+# Larger batches fall out of a CPU's caches: measured 1.5 times slower at three times the size.
 _CPU_BATCH_TOKENS = 512
-# Largest difference between logits of equal computations, in units of the largest logit.
+# Largest difference between logits of equivalent computations, relative to the largest logit.
 _ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
 _ROUNDING_OF_HALVES = 3e-2
 
 
 @dataclass
 class Layouts:
-    """What evaluations of one base and its tuned copies have in common.
+    """What evaluations of one base and its tuned copies share.
 
     Attributes:
-        batches: of the requests that have been asked for, by their texts.
-        shares_prefixes: whether the model computes rows that branch; None until it was tried.
+        batches: batches of the requests seen so far, by the requests' texts.
+        shares_prefixes: whether the model supports rows that branch; None until tested.
     """
 
     batches: dict[Hashable, list[Batch]] = field(default_factory=dict)
     shares_prefixes: bool | None = None
 
     def copies_in(self, tokens: int, device: torch.device) -> int:
-        """Of every batch so many copies are of at most so many tokens; at least 1."""
+        """How many copies of the largest batch fit into `tokens`, at least 1."""
         if device.type == "cpu":
             tokens = min(tokens, _CPU_BATCH_TOKENS)
         sizes = [batch.input_ids_NS.numel() for known in self.batches.values() for batch in known]
@@ -55,11 +55,11 @@ class HarnessModel(HFLM):  # type: ignore[misc]
     """One model for one evaluation.
 
     Args:
-        model: to be evaluated, in evaluation mode.
+        model: the model to evaluate, in evaluation mode.
         tokenizer: its tokenizer.
         batch_size: see `EvalSuite`.
-        layouts: of earlier evaluations of the same architecture; requests seen here are added.
-        answers: of the model that are known already, by the requests' texts; see `answer_ahead`.
+        layouts: from earlier evaluations of the same architecture; new requests are added.
+        answers: answers of the model already known, by the requests' texts; see `answer_ahead`.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         self._answers = answers or {}
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Answers:
-        """As in HFLM; requests are tokenised and laid out when they come for the first time."""
+        """As in HFLM, but requests are tokenised and laid out only when first seen."""
         texts = tuple(request.args for request in requests)
         if texts in self._answers:
             return self._answers[texts]
@@ -85,14 +85,14 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         return answers
 
     def answer_ahead(self, copies: int, routed: Routed) -> Iterator[tuple[Hashable, list[Answers]]]:
-        """Answers of several models that share this one's base, in passes that they share, too.
+        """Answers of several models that share this one's base, in passes they also share.
 
         Args:
-            copies: how many models.
-            routed: makes a pass of so many rows for each model go through that model's own layers.
+            copies: number of models.
+            routed: called with the rows per model; within it each model's rows use its own layers.
 
         Yields:
-            The texts of requests that have been asked for before, and each model's answers.
+            The texts of requests seen before, and each model's answers.
         """
 
         def forward(batch: Batch) -> torch.Tensor:
@@ -127,7 +127,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         return answers
 
     def _logits(self, batch: Batch, copies: int = 1) -> torch.Tensor:
-        """Logits of copies of a batch, one after another, at its computed positions: (M, U, V)."""
+        """Logits of `copies` copies of a batch, stacked, at its computed positions: (M, U, V)."""
         device = self.device
         inputs = {"input_ids": batch.input_ids_NS.to(device).repeat(copies, 1)}
         visible = batch.visible(device)
@@ -136,8 +136,8 @@ class HarnessModel(HFLM):  # type: ignore[misc]
             inputs["attention_mask"] = self._as_mask(visible).repeat(copies, 1, 1, 1)
         starts_M1 = torch.arange(copies, device=device)[:, None] * batch.input_ids_NS.numel()
         positions_MU = starts_M1 + batch.positions_U.to(device)
-        # As HFLM has it, so that a surrounding autocast makes no difference here, either. One that
-        # a trainer has put into the model itself also widens its output, which costs no digit back.
+        # As in HFLM, so that a surrounding autocast makes no difference here either. An autocast
+        # that a trainer put into the model also widens its output; casting back loses no digit.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             logits = logits_at(self.model, positions_MU.flatten(), **inputs)
         return logits.to(self.model.dtype).unflatten(0, (copies, -1))
@@ -152,7 +152,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         return int(self.config.get_text_config().hidden_size)
 
     def _computes_branches(self) -> bool:
-        """Whether the model heeds a mask and positions of our own: tried on a small tree."""
+        """Whether the model respects custom masks and positions, tested on a small tree."""
         config = self.config.get_text_config()
         kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
         if (
@@ -179,9 +179,9 @@ class HarnessModel(HFLM):  # type: ignore[misc]
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
     ) -> Any:
-        """As in HFLM, but a batch ends when each of its sequences has met a stop of its own.
+        """As in HFLM, but a batch ends when each of its sequences has met any stop string.
 
-        HFLM lets all go on until one and the same stop string has come in every one of them.
+        HFLM continues until the same stop string has appeared in all of them.
         """
         is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
         if self.backend != "causal" or not is_greedy:
@@ -206,7 +206,7 @@ class _OwnStop(StoppingCriteria):  # type: ignore[misc]
         self._decode: Callable[[Any], list[str]] = tokenizer.batch_decode
         self._stop = stop
         self._prompt_length = prompt_length
-        # The same text may be made of other tokens: the harness looks back two more, too.
+        # Other tokens may spell the same text; like the harness, look back two more.
         lengths = [len(tokenizer.encode(text, add_special_tokens=False)) for text in stop]
         self._look_back = max(lengths, default=0) + 2
 
@@ -218,7 +218,7 @@ class _OwnStop(StoppingCriteria):  # type: ignore[misc]
 
 
 def _cut(request: tuple[Any, list[int], list[int]], max_length: int) -> Request:
-    """A request cut on the left to what the model can read."""
+    """Truncate a request on the left to what the model can read."""
     _, context, continuation = request
     if not context or not 0 < len(continuation) <= max_length:
         raise ValueError(

@@ -1,4 +1,4 @@
-"""Logits where they are needed and nowhere else: the output head is often half of a forward pass.
+"""Logits only where they are needed: the output head is often half of a forward pass.
 
 Shapes: N sequences, S positions, T needed positions, V vocabulary.
 """
@@ -11,12 +11,12 @@ import torch
 
 
 def logits_at(model: Any, positions_T: torch.Tensor, **inputs: Any) -> torch.Tensor:
-    """A forward pass whose head sees the needed positions alone.
+    """Run a forward pass whose head is applied only to the needed positions.
 
     Args:
         model: a causal language model.
-        positions_T: counted through the batch, row after row: sequence x S + position.
-        inputs: the model's; `input_ids` is of shape (N, S).
+        positions_T: indices into the flattened batch: sequence x S + position.
+        inputs: of the model; `input_ids` has shape (N, S).
 
     Returns:
         Logits of shape (T, V).

@@ -1,4 +1,4 @@
-"""The tasks of a suite as lm-evaluation-harness loads them, made to build their requests once."""
+"""The tasks of a suite, loaded by lm-evaluation-harness and made to build their requests once."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from trainables.files.locations import resolve
 
 # The harness's own default; few-shot examples are drawn from it.
 _FEWSHOT_SEED = 1234
-# The harness compiles a template anew for each document it fills it with.
+# The harness recompiles a template for each document that it renders.
 harness.env.from_string = lru_cache(maxsize=1024)(harness.env.from_string)
 
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """A task of the suite as the harness holds it.
+    """A task of the suite, loaded by the harness.
 
     Attributes:
         role, task: as in the suite.
@@ -39,7 +39,7 @@ class LoadedTask:
     tasks: Any
 
     def limit(self, suite: EvalSuite) -> int | None:
-        """Documents to evaluate it on, all if None."""
+        """Number of documents to evaluate it on; None for all."""
         return self.task.limit if self.task.limit is not None else suite.limit
 
 
@@ -47,7 +47,7 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
     """Load every task of a suite.
 
     Raises:
-        UserError: tasks that do not exist or cannot be loaded, all at once.
+        UserError: tasks that do not exist or cannot be loaded, all of them at once.
     """
     folders = [resolve(folder) for folder in suite.task_dirs]
     absent = [folder for folder in folders if not Path(folder).is_dir()]
@@ -64,7 +64,7 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
             continue
         try:
             loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
-        except Exception as error:  # a task is a user's own code and data: anything may come
+        except Exception as error:  # a task is a user's own code and data: it may raise anything
             faults.append(Fault(f"eval.{role}", f"task {task.task} cannot be loaded: {error}"))
     if faults:
         raise UserError(faults)
@@ -93,7 +93,7 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
     for member in built["tasks"].values():
         if getattr(member, "UNSAFE_CODE", False):
             raise ValueError("it runs code that the model has written, which is not done here")
-        # As simple_evaluate does: a task that says 0 itself is never given examples.
+        # As in simple_evaluate: a task that sets 0 itself is never given examples.
         of_member = member.get_config("num_fewshot")
         if task.num_fewshot and of_member == 0:
             raise ValueError(f"it is never given examples (num_fewshot: 0), got {task.num_fewshot}")
@@ -106,7 +106,7 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
 
 
 def _check_has_one_score(built: Any, task: EvalTask) -> None:
-    """See that one number will stand for the task: a task's own, or its group's aggregate."""
+    """Check that one number stands for the task: its own score, or its group's aggregate."""
     if task.name or task.data_files:
         if set(built["tasks"]) != {task.label}:
             raise ValueError("only a single task takes `name` and `data_files`, this is a group")
@@ -119,23 +119,23 @@ def _check_has_one_score(built: Any, task: EvalTask) -> None:
 
 
 def documents_digest(task: Any, limit: int | None) -> str:
-    """What tells the documents that a task asks about, and those it shows, from any others.
+    """Digest of the documents that a task asks about and of those it shows as examples.
 
-    A task's own description names the files that they come from, whatever is in those.
+    A task's own description only names the files they come from, whatever these contain.
     """
     documents = [document for _, document in task.doc_iterator(limit=limit)]
     if task.get_config("num_fewshot"):
         documents += task.fewshot_docs()
     digest = hashlib.sha256()
     for document in documents:
-        # What JSON does not know, such as a picture, counts by its type: it has no stable text.
+        # What JSON cannot represent, such as an image, counts by its type: it has no stable text.
         plain = json.dumps(document, sort_keys=True, default=lambda value: type(value).__name__)
         digest.update(plain.encode())
     return digest.hexdigest()[:16]
 
 
 def _build_requests_once(task: Any) -> None:
-    """Let a task keep its requests and documents: they are the same at every evaluation."""
+    """Make a task keep its requests and documents, which are the same at every evaluation."""
     build = task.build_all_requests
 
     def build_and_keep(**options: Any) -> None:

@@ -1,1 +1,1 @@
-"""Where things lie: disks, object stores, packages."""
+"""Where files are: disks, object stores, packages."""

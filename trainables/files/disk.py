@@ -1,4 +1,4 @@
-"""Writing that leaves all of a file or folder or nothing, and telling when a disk is full."""
+"""Atomic writing of files and folders, and detection of full disks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """A file to write, which takes its name, and the place of what bore it, once it is written."""
+    """Yields a temporary file that replaces `file` on success; on failure it is removed."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
@@ -29,17 +29,17 @@ def whole_file(file: Path) -> Iterator[Path]:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file; under its name all of the text is found or what was there before."""
+    """Write a file atomically: it holds either all of the text or its previous content."""
     with whole_file(file) as unfinished:
         unfinished.write_text(text, encoding="utf-8")
 
 
 @contextmanager
 def whole_folder(folder: Path, is_first: bool = True) -> Iterator[Path]:
-    """A folder to fill, which takes its name, and the place of what bore it, once it is full.
+    """Yields a temporary folder that replaces `folder` on success.
 
-    Where filling it fails nothing of it remains, and what bore the name before is untouched. Of
-    several workers that fill it together the first makes and names it.
+    On failure it is removed and `folder` is untouched. If several workers fill it together, the
+    first creates and renames it.
     """
     unfinished = folder.with_name(f".{folder.name}")
     if not is_first:
@@ -57,7 +57,7 @@ def whole_folder(folder: Path, is_first: bool = True) -> Iterator[Path]:
 
 
 class _LossyFile(io.FileIO):
-    """Drops what a full disk does not take."""
+    """Drops what does not fit on a full disk."""
 
     def write(self, data: Any) -> int:
         try:
@@ -69,19 +69,19 @@ class _LossyFile(io.FileIO):
 
 
 def log_stream(file: Path | int) -> TextIO:
-    """Appends text to a log at once; a full disk ends the log, not the one who writes it.
+    """Appends text to a log without buffering; a full disk ends the log, not its writer.
 
     Args:
-        file: its path, or a descriptor that is open already and stays so.
+        file: its path, or a descriptor that is already open and stays open.
     """
     raw = _LossyFile(file, "a", closefd=not isinstance(file, int))
     return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type]
 
 
 def is_disk_full(error: BaseException | None) -> bool:
-    """Whether an error, or what caused it, is a full disk or an exhausted quota.
+    """Whether an error, or its cause, is a full disk or an exhausted quota.
 
-    Libraries written in Rust or C++ raise errors of their own, of which the text alone tells.
+    Libraries written in Rust or C++ raise their own errors, recognisable only by their text.
     """
     while error is not None:
         if isinstance(error, OSError) and error.errno in _FULL:
@@ -93,13 +93,13 @@ def is_disk_full(error: BaseException | None) -> bool:
 
 
 def full_disk_named_in(error: BaseException) -> str | None:
-    """What `disk_full` said where the error was raised, which may have been another machine."""
+    """The text of `disk_full` in an error's message; it may have been raised on another machine."""
     found = re.search(r"disk full: [^\n]* free of [\d.]+ [GM]iB", str(error))
     return found[0] if found else None
 
 
 def disk_full(folder: Path) -> str:
-    """What to say of a folder on a full disk: its name and what is free there."""
+    """Message for a folder on a full disk: its name and the free space there."""
     existing = next(path for path in (folder, *folder.parents) if path.exists())
     usage = shutil.disk_usage(existing)
     return f"disk full: {folder} has {_size(usage.free)} free of {_size(usage.total)}"

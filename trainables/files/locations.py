@@ -1,4 +1,4 @@
-"""Where things lie: files that packages carry, and the cache of a node."""
+"""Where files are: those that packages carry, and the cache of a node."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ def resolve(location: str) -> str:
 def is_local(location: str) -> bool:
     """Whether the location names a file or folder rather than something on a hub.
 
-    Anything that begins like a path or ends like a data or model file is local. Whether there is
-    such a file here does not count: a trial may ask on another machine, from another folder.
+    Anything that begins like a path or ends like a data or model file is local. Whether the file
+    exists here does not count: a trial may ask on another machine, from another folder.
     """
     return location.startswith((PACKAGE_SCHEME, "/", "./", "../", "~")) or location.endswith(
         (".jsonl", ".parquet", ".gguf", ".json", ".txt")
@@ -38,6 +38,6 @@ def is_local(location: str) -> bool:
 
 
 def node_cache() -> Path:
-    """Folder of this node for what is made once and can be made again."""
+    """Folder on this node for files that are made once and can be made again."""
     root = os.environ.get("FORGETTING_SWEEPS_CACHE")
     return Path(root) if root else Path.home() / ".cache" / "forgetting-sweeps"

@@ -1,7 +1,7 @@
 """An object store, such as S3 or GCS, through a pyarrow filesystem.
 
-An object appears when its upload is complete, so whatever is found is whole. Objects cannot grow:
-a log is a folder of numbered segments, a line each, joined into one when the log is closed.
+An object appears when its upload is complete, so every object found is whole. Objects cannot grow:
+a log is a folder of numbered segments, one per line, joined into one when the log is closed.
 Credentials and addresses come from the environment of the process or of the driver, such as
 `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, from the machine's role, or wherever else the store's
 own tools look.
@@ -21,12 +21,12 @@ from pyarrow import fs
 
 _SEGMENT = "{:08d}.jsonl"
 _PARALLEL_REQUESTS = 32
-_SETTLING_S = 1.0  # for an upload of a lock that began at the same time
+_SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
 T = TypeVar("T")
 
 
 class ObjectStorage:
-    """Objects under a prefix; see `trainables.files.storage.Storage` for what each method promises.
+    """Objects under a prefix; see `trainables.files.storage.Storage` for each method's contract.
 
     Args:
         location: such as `s3://bucket/sweeps/mine`.
@@ -59,8 +59,8 @@ class ObjectStorage:
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`.
 
-        The stores' conditional writes are beyond pyarrow, so this writes, waits, and reads back: of
-        two that race both could win if an upload took longer than that.
+        pyarrow offers no conditional writes, so this writes, waits, and reads back: of two that
+        race, both could win if an upload took longer than the wait.
         """
         if self.exists(name):
             return False
@@ -99,8 +99,8 @@ class ObjectStorage:
     def write_log(self, name: str, content: bytes) -> None:
         """See `Storage`.
 
-        The new segment stands behind the old ones until these are gone. Whoever reads then finds
-        the lines twice, which makes no difference to a trial's measurements.
+        The new segment follows the old ones until these are deleted. Anyone who reads meanwhile
+        sees the lines twice, which makes no difference to a trial's measurements.
         """
         old = [f"{_segments(name)}/{segment}" for segment in self.children(_segments(name))]
         self.append(name, content)
@@ -184,7 +184,7 @@ def _segments(log: str) -> str:
 
 
 def _query(location: str) -> str:
-    """Options of pyarrow's that its own reading of the environment leaves out."""
+    """Options that pyarrow itself does not take from the environment."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not location.startswith("s3://") or not endpoint:
         return ""
@@ -193,7 +193,7 @@ def _query(location: str) -> str:
 
 
 def _in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:
-    """What the call gives for each name, in order; requests wait for the network, not for us."""
+    """Results of the call for each name, in order; threads, as requests wait for the network."""
     names = list(names)
     if len(names) <= 1:
         return [call(name) for name in names]

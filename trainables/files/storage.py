@@ -1,6 +1,6 @@
-"""Where a sweep lies, behind one small door: a local or shared disk, or an object store.
+"""Where a sweep is stored, behind a small interface: a local or shared disk, or an object store.
 
-What is written is found whole or not at all. Names are relative, with forward slashes.
+Files are written whole or not at all. Names are relative, with forward slashes.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ class Storage(Protocol):
     """Files under one location."""
 
     def exists(self, name: str) -> bool:
-        """Whether there is a file of that name."""
+        """Whether a file of that name exists."""
 
     def read(self, name: str) -> bytes:
         """The content of a file.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: it does not exist.
         """
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """The contents of many files, None for each that there is not."""
+        """The contents of many files; None for each that does not exist."""
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file atomically and durably."""
 
     def create(self, name: str, content: bytes) -> bool:
-        """Create a file whole; False, and nothing changed, where there is one already."""
+        """Create a file atomically; returns False and changes nothing if it exists."""
 
     def remove(self, name: str) -> None:
-        """Delete a file, or a folder with all in it, if it exists."""
+        """Delete a file, or a folder with all its contents, if it exists."""
 
     def append(self, name: str, line: bytes) -> None:
-        """Add a line, its end included, to a log. A crash may leave a part of it."""
+        """Append a line, including its line end, to a log. A crash may leave part of it."""
 
     def read_log(self, name: str) -> bytes:
-        """The lines of a log; none where there is no log."""
+        """The lines of a log; empty if it does not exist."""
 
     def read_logs(self, names: Sequence[str]) -> list[bytes]:
         """The lines of many logs."""
@@ -54,16 +54,16 @@ class Storage(Protocol):
         """Replace all lines of a log."""
 
     def close_log(self, name: str) -> None:
-        """Say that nothing will be appended for long; makes it cheap to read."""
+        """Declare that nothing will be appended for long; makes the log cheap to read."""
 
     def children(self, name: str) -> list[str]:
-        """Names of the files and folders in a folder, sorted; none where there is no folder."""
+        """Names of the files and folders in a folder, sorted; empty if it does not exist."""
 
     def publish(self, path: Path, name: str, last: str = "") -> None:
-        """Copy a file or a folder of this machine to the name; the file `last` comes last."""
+        """Copy a local file or folder to the name; the file `last` is copied last."""
 
     def fetch(self, name: str, folder: Path) -> None:
-        """Copy a folder to one of this machine."""
+        """Copy a folder to a local one."""
 
 
 def open_storage(location: Location) -> Storage:
@@ -80,7 +80,7 @@ def open_storage(location: Location) -> Storage:
 
 
 def is_address(location: str) -> bool:
-    """Whether the location is one of an object store rather than a path."""
+    """Whether the location is an object store's address rather than a path."""
     return re.match(r"[a-z0-9]+://", location) is not None
 
 
@@ -117,7 +117,7 @@ class LocalStorage:
         _write_aside(self.root / name, content).replace(self.root / name)
 
     def create(self, name: str, content: bytes) -> bool:
-        """See `Storage`. A hard link is atomic on NFS, too, and never shows half a file."""
+        """See `Storage`. A hard link is atomic even on NFS and never shows half a file."""
         file = self.root / name
         unfinished = _write_aside(file, content)
         try:
@@ -160,7 +160,7 @@ class LocalStorage:
         self.write(name, content)
 
     def close_log(self, name: str) -> None:
-        """See `Storage`; a file is cheap to read as it is."""
+        """See `Storage`; a file is already cheap to read."""
 
     def children(self, name: str) -> list[str]:
         """See `Storage`."""
@@ -193,7 +193,7 @@ class LocalStorage:
 
 
 def _write_aside(file: Path, content: bytes) -> Path:
-    """The content on disk for good, under a hidden name beside the file."""
+    """Write the content durably under a hidden name beside the file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}-{uuid4().hex[:8]}")
     try:

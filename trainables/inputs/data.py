@@ -1,4 +1,4 @@
-"""Training data: rows to prompt and completion, to tokens with the loss on the completion alone.
+"""Training data: rows to prompt and completion, to tokens with the loss on the completion only.
 
 A prompt is a text, or the turns of a chat before the answer.
 """
@@ -26,7 +26,7 @@ IGNORED_LABEL = -100
 Source = Literal["path", "validation_path"]
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
 _TEMPLATES = ("prompt", "completion")
-# What the code of a template can raise, being the user's.
+# What a template, which is the user's code, can raise.
 _TEMPLATE_FAILS = (
     TemplateError,
     TypeError,
@@ -90,7 +90,7 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
         split = data.validation_split or split
     try:
         hub = datasets.load_dataset(name, data.subset, split=split)
-    except (OSError, ValueError, RuntimeError) as error:  # the last for one with a script
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: one with a script
         raise UserError([Fault(field, f"cannot load data set {name}: {error}")]) from error
     limit = len(hub) if data.limit is None else min(data.limit, len(hub))
     return [dict(row) for row in hub.select(range(limit))]
@@ -127,7 +127,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
 
 
 def read_general_text(location: str) -> list[str]:
-    """Documents of a text file (one a line) or of a JSONL file's `text` fields.
+    """Documents of a text file (one per line) or of a JSONL file's `text` fields.
 
     Raises:
         UserError: it cannot be read, or a line has no text.
@@ -167,7 +167,7 @@ _ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_tra
 
 
 def template_fields(template: str) -> set[str]:
-    """Names of the row's fields a template uses.
+    """Names of the row's fields that a template uses.
 
     Raises:
         jinja2.TemplateError: the template is malformed.
@@ -176,10 +176,10 @@ def template_fields(template: str) -> set[str]:
 
 
 def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Fault]:
-    """Faults of the templates against the rows: malformed ones, and absent fields.
+    """Faults of the templates on the rows: malformed templates, and absent fields.
 
-    A field that a template asks for only where it is defined may be absent. Of chats, those that
-    have no answer at their end.
+    A field that a template uses only if it is defined may be absent. For chats: absent or malformed
+    turns, and those without an answer at the end.
     """
     if data.messages is not None:
         return _first(list(_faults_of_chats(data, data.messages, rows, source)))
@@ -239,7 +239,7 @@ def _needs_more_than(template: Template, row: Row) -> bool:
 
 
 def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[Prompt, str]]:
-    """Yield (prompt, completion) of each row.
+    """Yield the (prompt, completion) of each row.
 
     Raises:
         UserError: a template cannot be rendered on a row.
@@ -269,7 +269,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
     same rows.
 
     Raises:
-        UserError: faults of files and templates, or no sample is short enough.
+        UserError: faults of files and templates, or every sample is too long.
     """
     rows = load_rows(data)
     if faults := check_templates(data, rows):
@@ -319,7 +319,7 @@ def _short_enough(
 
 
 def prompt_text(tokenizer: Any, data: DataConfig, prompt: Prompt) -> str:
-    """The text before the completion: the prompt, in the chat template where one is asked for."""
+    """The text before the completion: the prompt, in the chat template if one is used."""
     if isinstance(prompt, str) and not data.is_chat:
         return prompt
     return str(
@@ -354,9 +354,9 @@ def _encode(tokenizer: Any, data: DataConfig, prompt: Prompt, completion: str) -
 
 
 def _assistant_turn(tokenizer: Any, prompt: Prompt, completion: str, context: str) -> str | None:
-    """What the chat template writes after the prompt for this answer, with what ends the turn.
+    """What the chat template writes after the prompt for this answer, including the turn's end.
 
-    None where it writes the prompt, or the answer itself, in another way then.
+    None if, with the answer, it renders the prompt or the answer itself differently.
     """
     turns = [*_turns(prompt), {"role": "assistant", "content": completion}]
     whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
@@ -367,8 +367,8 @@ def _assistant_turn(tokenizer: Any, prompt: Prompt, completion: str, context: st
 def training_order(samples: int, count: int, seed: int) -> list[int]:
     """Indices of the first `count` samples that a training sees: one shuffle after another.
 
-    The order is ours, not the trainer's, so that it is the same for any number of workers, and
-    a training that goes on from a checkpoint goes on in it.
+    The order is ours, not the trainer's, so that it is the same for any number of workers and goes
+    on where it was when a training resumes from a checkpoint.
     """
     generator = random.Random(seed)  # noqa: S311 - an order, not a secret
     order: list[int] = []

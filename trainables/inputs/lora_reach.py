@@ -1,4 +1,4 @@
-"""How much of a base `all-linear` reaches: experts of a mixture are often no linear layers."""
+"""How much of a base `all-linear` reaches: experts of a mixture are often not linear layers."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _SMALL_SHARE = 0.5
 
 
 def left_by_lora(base: Any) -> str | None:
-    """A sentence where LoRA on all linear layers leaves most of the base's layers as they are.
+    """A warning if LoRA on all linear layers leaves most of the base's layers unadapted.
 
-    PEFT is asked, as it adapts the experts of some architectures and of others not.
+    PEFT is asked, since it adapts the experts of only some architectures.
     """
     sizes = _parameters_of_layers(base)
     try:
         adapted = _adapted(base)
-    except ValueError:  # it cannot adapt such a base: LoRA trials, if there are any, say why
+    except ValueError:  # it cannot adapt such a base: LoRA trials, if any, say why
         return None
     left = Counter[str]()
     for name, size in sizes.items():
@@ -36,7 +36,7 @@ def left_by_lora(base: Any) -> str | None:
 
 
 def _parameters_of_layers(base: Any) -> dict[str, int]:
-    """The size of each parameter but those of embeddings and of the output head."""
+    """The size of each parameter except those of embeddings and of the output head."""
     head = base.get_output_embeddings()
     return {
         f"{name}.{of_module}": parameter.numel()
@@ -47,7 +47,7 @@ def _parameters_of_layers(base: Any) -> dict[str, int]:
 
 
 def _adapted(base: Any) -> set[str]:
-    """Names of the parameters that adapters are added to, found on a copy without memory.
+    """Names of the parameters that get adapters, found on a copy that takes no memory.
 
     Raises:
         ValueError: PEFT has no adapters for this architecture.

@@ -56,13 +56,13 @@ def load_model(model: ModelConfig) -> Any:
 def shared_base(model: ModelConfig) -> tuple[Any, Any]:
     """The base model on this process's device and its tokenizer, loaded once per process.
 
-    Whoever puts adapters into it takes them out again.
+    Callers that put adapters into it remove them again.
     """
     return load_model(model).to(device()), load_tokenizer(model)
 
 
 def local_folder(model: ModelConfig) -> Path:
-    """The folder of the model's safetensors and configuration, fetched from the hub if need be.
+    """The folder of the model's safetensors and configuration, fetched from the hub if needed.
 
     Raises:
         UserError: it cannot be found.
@@ -78,9 +78,9 @@ def local_folder(model: ModelConfig) -> Path:
 
 
 def pinned(model: ModelConfig) -> ModelConfig:
-    """A hub model at the commit that its branch or tag stands for now; any other as it is.
+    """A hub model at the commit that its branch or tag points to now; any other unchanged.
 
-    Also one that cannot be found is left as it is: who loads it says so.
+    A model that cannot be found is also left unchanged: loading it will report that.
     """
     with suppress(OSError, ModuleNotFoundError, ValueError):
         if not is_local(origin := source(model)):
@@ -94,9 +94,9 @@ def _commit(origin: str, revision: str | None) -> str:
 
 
 def fingerprint(model: ModelConfig) -> str:
-    """A hash of the model's content: the commit of a hub model, else of its files.
+    """A hash of the model's content: the commit of a hub model, else a hash of its files.
 
-    Of files over 3 MiB the first, middle and last MiB and the size are hashed.
+    Of files over 3 MiB, the size and the first, middle and last MiB are hashed.
     """
     origin = source(model)
     if not is_local(origin):
@@ -141,7 +141,7 @@ def source(model: ModelConfig) -> str:
     """What Transformers loads it from: a hub name, or a folder on this machine.
 
     Raises:
-        OSError: there is nothing where the model should lie.
+        OSError: the file or folder does not exist.
     """
     location = resolve(model.name)
     if not is_local(location):
@@ -153,10 +153,10 @@ def source(model: ModelConfig) -> str:
 
 
 def _converted(gguf: Path) -> Path:
-    """The Hugging Face folder of a GGUF file, made once per node.
+    """The Hugging Face folder of a GGUF file, created once per node.
 
     What Transformers reads from a GGUF cannot be saved as it is, so its weights go into a plain
-    model of the same architecture, which can.
+    model of the same architecture, which can be.
     """
     digest = hashlib.sha256(f"{gguf.name}:{gguf.stat().st_size}\n".encode())
     _hash_file(digest, gguf)

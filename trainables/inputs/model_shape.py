@@ -1,4 +1,4 @@
-"""The shape of a model, read from what lies on this machine: no network, no torch."""
+"""The shape of a model, read from files on this machine: no network, no torch."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 from trainables.config import ModelConfig, ModelShape
 from trainables.files.locations import is_local, resolve
 
-# Decoders made of the blocks that `memory` knows. The tests count their parameters one by one.
+# Decoders made of the blocks that `memory` knows. Tests count their parameters one by one.
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
-_BIASED = ("qwen2",)  # without a word about it in config.json
+_BIASED = ("qwen2",)  # not stated in config.json
 _NORMED_HEADS = ("qwen3",)
 _TIED = ("gemma",)
 
 
 def read_shape(model: ModelConfig) -> ModelShape | None:
-    """The shape by the model's own files, else as the sweep file gives it.
+    """The shape from the model's own files, else from the sweep file.
 
-    None where neither says it, or where the architecture is not one that is known here.
+    None if neither states it, or if the architecture is not known here.
     """
     try:
         location = resolve(model.name)
@@ -34,7 +34,7 @@ def read_shape(model: ModelConfig) -> ModelShape | None:
 
 
 def _cached(name: str, revision: str | None) -> Path | None:
-    """`config.json` of a hub model that was fetched before."""
+    """`config.json` of a hub model that was already fetched."""
     from huggingface_hub import try_to_load_from_cache
 
     found = try_to_load_from_cache(name, "config.json", revision=revision)
@@ -63,7 +63,7 @@ def _of_config(file: Path | None) -> ModelShape | None:
 
 
 def _of_gguf(file: Path) -> ModelShape | None:
-    """By the header of a GGUF file, whose keys begin with the architecture's name."""
+    """The shape from the header of a GGUF file, whose keys begin with the architecture's name."""
     try:
         from gguf import GGUFReader
     except ModuleNotFoundError:

@@ -1,7 +1,7 @@
-"""What a trial is given besides its model: the tokenizer, and the data as token ids.
+"""A trial's inputs besides its model: the tokenizer, and the data as token ids.
 
-A sweep tokenises its data once, beside the base's evaluation; its trials map them from there, so
-that a node holds them once. They are Arrow files, without pickle.
+A sweep tokenises its data once, beside the base's evaluation; its trials memory-map them from
+there, so that a node holds them once. They are Arrow files, without pickle.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def inputs_of(trial: TrialConfig) -> tuple[Any, TokenizedData]:
     """The trial's tokenizer and data, made once for the trials of a process.
 
     Raises:
-        UserError: see `tokenize`, which serves trials without data of a sweep.
+        UserError: see `tokenize`, used for trials whose sweep has stored no data.
     """
     return _inputs(trial.model, trial.data, trial.data_seed, trial.base_dir)
 
@@ -45,14 +45,14 @@ def _inputs(
 def write_data(tokenized: TokenizedData, folder: Path) -> None:
     """Write data for `read_data`."""
     _write(tokenized.train, folder / "train")
-    if tokenized.validation:  # the format knows no empty one
+    if tokenized.validation:  # the format allows no empty one
         _write(tokenized.validation, folder / "validation")
     rest = {"skipped": tokenized.skipped, "prompts": tokenized.prompts}
     (folder / DATA_RECORD).write_text(json.dumps(rest))
 
 
 def read_data(folder: Path) -> TokenizedData:
-    """Data as `tokenize` returned them; what is trained on stays in the files, mapped."""
+    """Data as `tokenize` returned them; training samples stay in the files, memory-mapped."""
     held_out = folder / "validation"
     return TokenizedData(
         train=load_from_disk(str(folder / "train")),

@@ -1,4 +1,4 @@
-"""Work beside other work."""
+"""Work in the background."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from contextlib import contextmanager
 
 @contextmanager
 def in_background(work: Callable[[], None]) -> Iterator[Callable[[], None]]:
-    """Do something in a thread while the body runs; it is done when the body is left.
+    """Run `work` in a thread while the body runs; it is finished when the body is left.
 
-    Gives a function that waits for the work and raises its error. An error of the body's own wins.
+    Yields a function that waits for the work and raises its error. An error in the body wins.
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
         future = thread.submit(work)

@@ -1,4 +1,4 @@
-"""Ending a process in which nothing happens for too long; whoever started it starts it again."""
+"""Ends a process in which nothing happens for too long; whoever started it restarts it."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ import sys
 
 
 class HangWatch:
-    """A clock that ends the process when it runs down, after writing to stderr where it hung.
+    """A clock that ends the process when it runs out, after writing to stderr where it hung.
 
-    The clock is the interpreter's own thread and needs no cooperation of what hangs. A process has
-    one such clock.
+    The clock is a thread of the interpreter and needs no cooperation from what hangs. There is one
+    per process.
 
     Args:
-        minutes: for which it runs; None never ends anything.
+        minutes: time until it runs out; None never ends the process.
     """
 
     def __init__(self, minutes: float | None) -> None:
         self._seconds = minutes * 60 if minutes else None
 
     def wind(self) -> None:
-        """Let it run from the beginning."""
+        """Start the clock, or start it over."""
         if self._seconds:
             faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.stderr)
 
     def stop(self) -> None:
-        """Stop it until it is wound again."""
+        """Stop the clock until it is wound again."""
         faulthandler.cancel_dump_traceback_later()

@@ -10,13 +10,13 @@ from contextlib import suppress
 
 
 def end_with_lost_device(last_thing: Callable[[], None] = lambda: None) -> None:
-    """End this process where its CUDA context is broken, as by an illegal access or an ECC error.
+    """End this process if its CUDA context is broken, as after an illegal access or an ECC error.
 
-    Whatever it does there fails from then on, and so would each trial that it was given next; in
-    another process they go on.
+    From then on everything it does on the GPU fails, and so would each trial it is given next; in
+    another process they can go on.
 
     Args:
-        last_thing: to do before, such as to save a log.
+        last_thing: called before the process ends, for example to save a log.
     """
     torch = sys.modules.get("torch")
     if torch is None or not torch.cuda.is_initialized():

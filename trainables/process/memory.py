@@ -1,20 +1,20 @@
-"""How much GPU memory a trial will take, from the shape of its model alone; never imports torch.
+"""Estimates the GPU memory of a trial from its model's shape alone; never imports torch.
 
-The peak of a worker is what stays the whole time, and the highest of what comes and goes beside it:
+A worker's peak is what stays throughout plus the highest of what comes and goes:
 
     static      weights, fp32 master copy, adapters, AdamW's two moments (Rajbhandari et al. 2020,
-                ZeRO, 1910.02054, section 3: 2 + 4 + 4 + 4 bytes a parameter in 16 bit)
+                ZeRO, 1910.02054, section 3: 2 + 4 + 4 + 4 bytes per parameter in 16 bit)
     forward     activations kept for the backward pass (Korthikanti et al. 2022, 2205.05198, section
                 4, redone for gated MLPs, RMSNorm and grouped heads), then the loss in tiles
-    backward    gradients, and one layer's activations again where layers are checkpointed
+    backward    gradients, and one layer's activations again under gradient checkpointing
     update      gradients, and their fp32 copy under DeepSpeed
     evaluation  the logits of a whole batch
 
 What each library really keeps was found by tracking every tensor of training steps on a CPU; the
-tests do it again, and hold the estimate to 15 % of what they find.
+tests repeat this and require the estimate to be within 15 % of it.
 
 Symbols: h hidden, f intermediate, a heads times head size, L layers, V vocabulary, r rank, s tokens
-of a micro-batch, e bytes of a number in the model's dtype, P parameters, N workers.
+of a micro-batch, e bytes per number in the model's dtype, P parameters, N workers.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ _GENERAL_TEXT_TOKENS = 512  # as `drift.general_nll` cuts documents
 # TRL's fused head projects this many tokens onto this many words at a time.
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 
-# DeepSpeed's defaults, in elements: the buffer in which gradients are exchanged, and the most
-# parameters that ZeRO-3 holds gathered at a time.
+# DeepSpeed's defaults, in elements: the buffer for exchanging gradients, and the most parameters
+# that ZeRO-3 keeps gathered at a time.
 _BUCKET, _MOST_LIVE = 500_000_000, 1_000_000_000
 
-# CUDA's context and the libraries' workspaces, and what the allocator cannot use for fragmentation.
+# CUDA's context and library workspaces, and what fragmentation keeps the allocator from using.
 _CONTEXT = 1 << 30
 _FRAGMENTATION = 0.05
 
 
 @dataclass(frozen=True)
 class MemoryEstimate:
-    """Bytes on one GPU; see the module for what each is.
+    """Bytes on one GPU; see the module's docstring for the terms.
 
     Attributes:
         static: throughout the trial.
-        forward, backward, update, evaluation: beside it, at the peak of each phase.
+        forward, backward, update, evaluation: in addition, at the peak of each phase.
     """
 
     static: float
@@ -61,17 +61,17 @@ class MemoryEstimate:
 
     @property
     def peak(self) -> float:
-        """What the card must have: tensors, fragmentation, CUDA's context."""
+        """What the card must hold: tensors, fragmentation, CUDA's context."""
         return _on_a_card(self.tensors)
 
     @property
     def evaluation_peak(self) -> float:
-        """The same of the evaluation alone."""
+        """The same for the evaluation alone."""
         return _on_a_card(self.static + self.evaluation)
 
     @property
     def phase(self) -> str:
-        """Which phase decides."""
+        """The phase with the highest peak."""
         phases = ("forward", "backward", "update", "evaluation")
         return max(phases, key=lambda phase: float(getattr(self, phase)))
 
@@ -81,7 +81,7 @@ def _on_a_card(tensors: float) -> float:
 
 
 def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
-    """The memory of one worker of a trial, at the longest samples its data may have."""
+    """The memory of one worker of a trial, with the longest samples its data may have."""
     tokens = trial.train.micro_batch_size * trial.data.max_length
     states = _full_states(shape, trial) if trial.method == "full" else _lora_states(shape, trial)
     layer = tokens * _activations(shape, trial)
@@ -104,10 +104,10 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
 
 
 def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
-    """The trial in the largest portions, up to its own, that fit a card of so many bytes.
+    """The trial with the largest batches, up to its own, that fit a card of `card` bytes.
 
-    Its micro-batch divides what a worker does per optimizer step, so that the trial's batch stays
-    what it is; its evaluation's batch is halved. None where not even one sample at a time fits.
+    The micro-batch divides a worker's samples per optimizer step, so that the trial's batch stays
+    the same; the evaluation batch is halved as needed. None if not even one sample at a time fits.
     """
     while estimate(shape, trial).evaluation_peak > card and trial.eval.batch_size > 1:
         trial = with_eval_batch(trial, trial.eval.batch_size // 2)
@@ -120,14 +120,14 @@ def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | 
 
 
 def base_peak(shape: ModelShape, trial: TrialConfig) -> float:
-    """Bytes of the one card on which the untouched base is evaluated, whole, as trials will be."""
+    """Bytes that one card needs to evaluate the untouched base, whole, the way trials will be."""
     return _on_a_card(parameters(shape) * _bytes(trial) + _evaluation(shape, trial))
 
 
 def fitted_base(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
-    """The trial with the largest evaluation's batch, halved, at which a card takes the base.
+    """The trial with its evaluation batch halved until the base fits a card.
 
-    None where it does not at one sample at a time.
+    None if it does not fit even at one sample at a time.
     """
     while base_peak(shape, trial) > card:
         if trial.eval.batch_size == 1:
@@ -138,11 +138,11 @@ def fitted_base(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConf
 
 @dataclass(frozen=True)
 class HostEstimate:
-    """Bytes of the nodes' own memory that a full trial takes.
+    """Bytes of the nodes' host memory that a full fine-tuning trial takes.
 
     Attributes:
-        offloaded: by each worker, throughout the trial.
-        checkpoint: by the first one beside it, while a checkpoint is written.
+        offloaded: per worker, throughout the trial.
+        checkpoint: in addition by the first worker, while a checkpoint is written.
     """
 
     offloaded: float
@@ -150,10 +150,10 @@ class HostEstimate:
 
 
 def host_estimate(shape: ModelShape, trial: TrialConfig) -> HostEstimate:
-    """What DeepSpeed offloads, and the whole copy of the training that a checkpoint is made from.
+    """Host memory of what DeepSpeed offloads and of the full copy a checkpoint is written from.
 
-    Beside the optimizer lie gradients in fp32, as it takes them, and in the model's dtype, as they
-    come; below stage 3 the updated weights, too, on their way back.
+    An offloaded optimizer needs gradients in fp32, as it takes them, and in the model's dtype, as
+    they arrive; below stage 3 also the updated weights, on their way back.
     """
     assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
     deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
@@ -165,19 +165,19 @@ def host_estimate(shape: ModelShape, trial: TrialConfig) -> HostEstimate:
 
 
 def with_micro_batch(trial: TrialConfig, size: int) -> TrialConfig:
-    """The same trial in other portions."""
+    """The same trial with another micro-batch size."""
     train = trial.train.model_copy(update={"micro_batch_size": size})
     return trial.model_copy(update={"train": train})
 
 
 def with_eval_batch(trial: TrialConfig, size: int) -> TrialConfig:
-    """The same trial, evaluated in other portions."""
+    """The same trial with another evaluation batch size."""
     suite = trial.eval.model_copy(update={"batch_size": size})
     return trial.model_copy(update={"eval": suite})
 
 
 def parameters(shape: ModelShape) -> int:
-    """All parameters of a decoder with gated MLPs, tied weights counted once."""
+    """Number of parameters of a decoder with gated MLPs; tied weights count once."""
     norms = 2 * shape.hidden + (2 * shape.head_size if shape.normed_heads else 0)
     per_layer = sum(rows * columns for rows, columns in _linears(shape).values()) + norms
     if shape.attention_bias:
@@ -187,7 +187,7 @@ def parameters(shape: ModelShape) -> int:
 
 
 def adapter_parameters(shape: ModelShape, trial: TrialConfig) -> int:
-    """R (in + out) for each adapted linear layer, and DoRA's magnitudes."""
+    """Adapter parameters: r (in + out) per adapted linear layer, and DoRA's magnitudes."""
     assert trial.lora is not None  # noqa: S101 - TrialConfig sees to it
     rank = trial.lora.rank
     adapted = [_linears(shape)[name] for name in _adapted(shape, trial)]
@@ -197,7 +197,7 @@ def adapter_parameters(shape: ModelShape, trial: TrialConfig) -> int:
 
 @dataclass(frozen=True)
 class _States:
-    """Bytes of what belongs to the parameters: `live` are gathered ones, in every forward pass."""
+    """Bytes of the parameters' states; `live`: gathered parameters, in every forward pass."""
 
     static: float
     gradients: float
@@ -214,10 +214,10 @@ def _lora_states(shape: ModelShape, trial: TrialConfig) -> _States:
 
 
 def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
-    """DeepSpeed: the weights, an fp32 copy of them even where they are fp32 already, two moments.
+    """DeepSpeed: the weights, an fp32 copy even if they are fp32 already, and two moments.
 
-    Stage 1 shards copy and moments over the workers, 2 the gradients too, 3 the weights too.
-    What is offloaded is in the host's memory; parameters are on the GPU while they are used.
+    Stage 1 shards copy and moments over the workers, stage 2 also gradients, stage 3 also weights.
+    What is offloaded is in host memory; parameters are on the GPU while they are used.
     """
     assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
     deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
@@ -233,7 +233,7 @@ def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
     gradients = count * size / (workers if stage >= 2 else 1)
     if deepspeed.offload_optimizer and stage >= 2:  # each goes to the optimizer as it is made
         gradients = 0.0
-    stays = stage == 3  # bucket and gradients are made once there, and anew each time elsewhere
+    stays = stage == 3  # there bucket and gradients are allocated once, elsewhere anew each time
     return _States(
         static=weights + optimizer / shards + (bucket + gradients if stays else 0.0),
         gradients=0.0 if stays else gradients,
@@ -244,11 +244,11 @@ def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
 
 
 def _activations(shape: ModelShape, trial: TrialConfig) -> float:
-    """Bytes that one layer keeps of one token for the backward pass.
+    """Bytes per token that one layer keeps for the backward pass.
 
-    Both norms keep their input in fp32, attention its query, key, value and output, the MLP gate,
-    its activation and up. A linear layer keeps its input where its weight, or an adapter on it, is
-    trained; an adapter in fp32 on a 16-bit base keeps a copy of its own.
+    Both norms keep their input in fp32; attention keeps query, key, value and output; the MLP keeps
+    gate, its activation and up. A linear layer keeps its input if its weight, or an adapter on it,
+    is trained; an fp32 adapter on a 16-bit base keeps its own copy.
     """
     hidden, inner, heads = shape.hidden, shape.intermediate, shape.heads * shape.head_size
     size = _bytes(trial)
@@ -271,14 +271,14 @@ def _activations(shape: ModelShape, trial: TrialConfig) -> float:
 
 
 def _transient(shape: ModelShape, trial: TrialConfig) -> float:
-    """Bytes a token of what a layer's backward pass holds for a moment: the MLP's gradients."""
+    """Bytes per token that a layer's backward pass holds only briefly: the MLP's gradients."""
     size = _bytes(trial)
     cast = _FP32 * shape.intermediate if trial.lora is not None and size < _FP32 else 0
     return size * (shape.intermediate + 2 * shape.hidden) + cast
 
 
 def _dora_weights(shape: ModelShape, trial: TrialConfig) -> float:
-    """DoRA takes the norm of the adapted weight, and builds it for that."""
+    """Bytes of the adapted weight that DoRA builds to take its norm."""
     if trial.lora is None or not trial.lora.dora:
         return 0.0
     linears = _linears(shape)
@@ -286,7 +286,7 @@ def _dora_weights(shape: ModelShape, trial: TrialConfig) -> float:
 
 
 def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
-    """One tile of logits, the hidden states' gradient, and the head's where it is trained."""
+    """One tile of logits, the hidden states' gradient, and the head's if it is trained."""
     size = _bytes(trial)
     tile = min(tokens, _TILE_TOKENS) * _TILE_WORDS * size
     weight = shape.vocabulary * shape.hidden * _FP32 if trial.method == "full" else 0
@@ -294,9 +294,9 @@ def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
 
 
 def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
-    """Logits of a batch in the model's dtype, in fp32 where that is another, and their log-softmax.
+    """A batch's logits in the model's dtype, in fp32 if that differs, and their log-softmax.
 
-    The tasks' lengths are not known beforehand; taken is that of the training data.
+    The tasks' lengths are not known beforehand; that of the training data is used.
     """
     length = trial.data.max_length
     if trial.eval.general_text:
@@ -308,7 +308,7 @@ def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
 
 
 def _linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
-    """Output and input size of each linear layer of a block, by the name PEFT is given."""
+    """Output and input size of each linear layer of a block, by its name for PEFT."""
     heads, kv_heads = shape.heads * shape.head_size, shape.kv_heads * shape.head_size
     return {
         "q_proj": (heads, shape.hidden),

@@ -21,28 +21,28 @@ _MESSAGE = re.compile(r"out of memory|_ALLOC_FAILED|can(?:'|no)t allocate memory
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether the error says that a device or the host has no memory left."""
+    """Whether the error means that a device or the host ran out of memory."""
     if isinstance(error, (OutOfMemory, torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and bool(_MESSAGE.search(str(error)))
 
 
 def smaller_micro_batch(train: TrainConfig, workers: int) -> int | None:
-    """The largest micro-batch of at most half the size that fills the batch; None below 1."""
+    """The largest micro-batch of at most half the size that divides the batch; None below 1."""
     per_worker = train.batch_size // workers
     sizes = range(train.micro_batch_size // 2, 0, -1)
     return next((size for size in sizes if per_worker % size == 0), None)
 
 
 def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) -> T:
-    """Run a trial; where memory runs out go on with smaller batches, from its newest checkpoint.
+    """Run a trial; if memory runs out, resume from its newest checkpoint with smaller batches.
 
-    In training the micro-batch is halved and more of them are accumulated, so the optimizer sees
-    the same batches; in an evaluation the evaluation's batch is halved. Steps between the
-    checkpoint and the fault are trained, and reported, again.
+    In training the micro-batch is halved and gradients are accumulated over more of them, so the
+    optimizer sees the same batches; in an evaluation its batch is halved. Steps between the
+    checkpoint and the failure are trained, and reported, again.
 
     Raises:
-        OutOfMemory: at batches of one sample, too; names the sizes that were tried.
+        OutOfMemory: even at batches of one sample; names the sizes that were tried.
     """
     tried: list[str] = []
     while True:
@@ -62,10 +62,10 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
 
 
 def evaluated_within_memory(evaluate: Callable[[EvalSuite], T], suite: EvalSuite) -> T:
-    """Evaluate, with the batch halved for as long as memory runs out.
+    """Evaluate, halving the batch as long as memory runs out.
 
     Raises:
-        UserError: it does so at one sample at a time.
+        UserError: it does even at one sample at a time.
     """
     while True:
         free_memory()
@@ -83,7 +83,7 @@ def evaluated_within_memory(evaluate: Callable[[EvalSuite], T], suite: EvalSuite
 
 
 def smaller_batches(config: TrialConfig, error: BaseException) -> TrialConfig | None:
-    """The trial with the batch halved that was too large; None where it is 1 already."""
+    """The trial with the batch that was too large halved; None if it is 1 already."""
     if isinstance(error, EvaluationOutOfMemory):
         if config.eval.batch_size == 1:
             return None
@@ -99,10 +99,10 @@ def _tried(config: TrialConfig, error: BaseException) -> str:
 
 
 def free_memory() -> None:
-    """Give back what nothing uses any more.
+    """Release memory that is no longer used.
 
-    A trainer and what it calls back hold each other, so Python lets go of them late; and an error
-    holds the frames that held the graph, until it has been left behind.
+    A trainer and its callbacks reference each other, so Python frees them late; and an error keeps
+    the frames that hold the graph until its handler is left.
     """
     gc.collect()
     if torch.cuda.is_available():

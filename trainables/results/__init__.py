@@ -1,1 +1,1 @@
-"""What trials leave behind, and what it says: the records of a sweep, its front, its winner."""
+"""What trials leave behind, and what it shows: a sweep's records, Pareto front and winner."""

@@ -1,4 +1,4 @@
-"""Outcomes item by item, on disk: one JSON line an item."""
+"""Per-item outcomes on disk: one JSON line per item."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from trainables.results.records import ItemScore
 
 
 def items_file(attempt_dir: Path, step: int) -> Path:
-    """Where an attempt leaves the items of its evaluation after an optimizer step."""
+    """Where an attempt writes the items of its evaluation after an optimizer step."""
     return attempt_dir / "items" / f"step_{step:08d}.jsonl"
 
 
 def write_items(file: Path, items: Sequence[ItemScore]) -> None:
-    """Create or replace the file, whole or not at all."""
+    """Create or replace the file atomically."""
     write_whole(file, "".join(f"{item.model_dump_json()}\n" for item in items))
 
 
@@ -25,5 +25,5 @@ def read_items(file: Path) -> list[ItemScore]:
 
 
 def parse_items(content: bytes) -> list[ItemScore]:
-    """Items from the content of such a file."""
+    """Items from the content of a file written by `write_items`."""
     return [ItemScore.model_validate_json(line) for line in content.splitlines()]

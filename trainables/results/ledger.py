@@ -11,7 +11,7 @@
       warm_start.jsonl    trials of other sweeps that the search started from
       results.csv  confirmed.csv  study.journal  sweep.log  wandb/     mirrors of the above
 
-The driver alone writes records; workers write only below their own attempt.
+Only the driver writes records; workers write only below their own attempt.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from trainables.results.records import (
 
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """Records hold no cycles; to look for some among so many new objects doubles the time."""
+    """Pause the collector: records hold no cycles, and searching so many doubles the time."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -55,8 +55,8 @@ def _collector_paused() -> Iterator[None]:
 class SweepFolder:
     """Owner of every path in a sweep's folder.
 
-    The paths of a sweep in an object store are those of the driver's working folder. The mirrors
-    are made there; everything else lies in the store under the same names.
+    For a sweep in an object store, paths are those of the driver's working folder. The mirrors are
+    made there; everything else is in the store under the same names.
     """
 
     def __init__(self, location: Location) -> None:
@@ -81,11 +81,11 @@ class SweepFolder:
         return (self.results_csv, self.confirmed_csv, self.study, self.log)
 
     def name(self, path: Path) -> str:
-        """What the storage calls a path."""
+        """The storage's name for a path."""
         return "" if path == self.root else path.relative_to(self.root).as_posix()
 
     def place(self, path: Path) -> str:
-        """Where a path lies, for messages: on a disk, or its address in the object store."""
+        """Where a path is, for messages: on a disk, or its address in the object store."""
         return str(path if isinstance(self.location, Path) else self.absolute(path))
 
     def absolute(self, path: Path) -> str:
@@ -95,11 +95,11 @@ class SweepFolder:
         return f"{self.location}/{self.name(path)}"
 
     def lock_claim(self, token: str) -> Path:
-        """Where a driver says that it takes over the lock of that token."""
+        """File by which a driver claims the lock with this token."""
         return self.root / f"lock.{token}.json"
 
     def is_lock_claim(self, name: str) -> bool:
-        """Whether a file of that name in the sweep's folder is such a claim."""
+        """Whether a file of this name in the sweep's folder is such a claim."""
         return name.startswith("lock.") and name != self.lock.name
 
     def trial(self, number: int) -> Path:
@@ -122,11 +122,11 @@ class SweepFolder:
 class Ledger:
     """Reads and writes the records of one sweep.
 
-    Whatever reads raises `UserError` where a record was damaged, or a newer version wrote it.
+    Methods that read raise `UserError` if a record is damaged or a newer version wrote it.
 
     Args:
         location: the sweep's folder, or its address in an object store.
-        may_write: called before each writing; raises where this driver has lost the sweep.
+        may_write: called before each write; raises if this driver has lost the sweep.
     """
 
     def __init__(self, location: Location, may_write: Callable[[], None] = lambda: None) -> None:
@@ -136,11 +136,11 @@ class Ledger:
         self._whole: set[int] = set()
 
     def exists(self) -> bool:
-        """Whether there is a sweep in the folder."""
+        """Whether the folder holds a sweep."""
         return self._exists(self.folder.sweep_json)
 
     def has_base(self) -> bool:
-        """Whether the base's evaluation is there."""
+        """Whether the base's evaluation exists."""
         return self._exists(self.folder.base_json)
 
     @_collector_paused()
@@ -148,7 +148,7 @@ class Ledger:
         """Read everything.
 
         Raises:
-            UserError: all that is damaged, or that a newer version wrote.
+            UserError: everything that is damaged, or that a newer version wrote.
         """
         faults: list[Fault] = []
         readers: list[Callable[[], object]] = [self.sweep, self.trials, self.warm_start]
@@ -185,7 +185,7 @@ class Ledger:
             self.storage.close_log(self.folder.name(self.folder.metrics(record.number)))
 
     def write_warm_start(self, records: Sequence[TrialRecord]) -> None:
-        """Keep what the search starts from, so that it does not change between restarts."""
+        """Keep what the search starts from, so that it stays the same across restarts."""
         lines = b"".join(record.model_dump_json().encode() + b"\n" for record in records)
         with self._writing():
             self.storage.write_log(self.folder.name(self.folder.warm_start), lines)
@@ -206,7 +206,7 @@ class Ledger:
         with self._writing():
             if number not in self._whole:
                 self._drop_damaged_end(number)
-            # Not known to be whole until all of the line is on the disk.
+            # Not known to be whole until the entire line is on disk.
             self._whole.discard(number)
             log = self.folder.name(self.folder.metrics(number))
             self.storage.append(log, to_line(measurement))
@@ -235,14 +235,14 @@ class Ledger:
     def measurements(self, number: int) -> list[Measurement]:
         """A trial's measurements in order of their steps.
 
-        A damaged end is dropped (see `metrics_file`). Where a later attempt went over a step again,
-        its measurements replace the earlier ones from there on.
+        A damaged end is dropped (see `metrics_file`). If a later attempt repeated a step, its
+        measurements replace the earlier ones from there on.
         """
         return _in_order(self._metrics_file(number).measurements)
 
     @_collector_paused()
     def histories(self) -> dict[int, list[Measurement]]:
-        """The measurements of every trial, by number; faster than asking one by one."""
+        """The measurements of every trial, by number; faster than reading them one by one."""
         faults: list[Fault] = []
         histories: dict[int, list[Measurement]] = {}
         for number, place, log in self._logs():
@@ -257,13 +257,13 @@ class Ledger:
         return histories
 
     def fetch_log(self) -> None:
-        """Bring an object store's copy of `sweep.log` here, where this driver has none."""
+        """Fetch `sweep.log` from an object store if this driver has no copy."""
         name = self.folder.name(self.folder.log)
         if not self.folder.log.exists() and self.storage.exists(name):
             self.folder.log.write_bytes(self.storage.read(name))
 
     def publish_mirrors(self) -> None:
-        """Copy the mirrors to the object store; on a disk they lie where they belong."""
+        """Copy the mirrors to the object store; on a disk they are in place already."""
         for file in self.folder.mirrors:
             if isinstance(self.folder.location, str) and file.exists():
                 self.storage.publish(file, self.folder.name(file))
@@ -280,10 +280,10 @@ class Ledger:
         return parse_items(self.storage.read(self.folder.name(self.folder.base_items)))
 
     def items(self, record: TrialRecord) -> list[ItemScore]:
-        """A trial's outcome on every item after its newest measurement; none if not evaluated.
+        """A trial's outcome on every item at its newest measurement; empty if not evaluated.
 
-        They are in the newest attempt that came to that step: measurements of sweeps before the
-        autumn of 2026 all say that they are of the first.
+        They are in the newest attempt that reached that step: in sweeps before autumn 2026 all
+        measurements claim to be of the first attempt.
         """
         if record.last is None:
             return []
@@ -296,9 +296,9 @@ class Ledger:
         return []
 
     def weights(self, record: TrialRecord) -> Path | None:
-        """A trial's weights on this machine; None where it kept none.
+        """A trial's weights on this machine; None if it kept none.
 
-        They are found also where the sweep's folder was moved, or copied out of an object store.
+        Also found if the sweep's folder was moved, or copied out of an object store.
         """
         if record.weights_dir is None:
             return None
@@ -307,7 +307,7 @@ class Ledger:
         return next((place for place in (recorded, here) if place.is_dir()), None)
 
     def _numbers(self) -> list[int]:
-        """Of the trials that have a folder."""
+        """Numbers of the trials that have a folder."""
         names = self.storage.children(self.folder.name(self.folder.trials))
         return sorted(int(name) for name in names if name.isdigit())
 
@@ -316,7 +316,7 @@ class Ledger:
         return read_lines(self.storage.read_log(self.folder.name(file)), self.folder.place(file))
 
     def _drop_damaged_end(self, number: int) -> None:
-        """What a crash left of a line goes, lest it stand in the middle for ever."""
+        """Drop the partial line a crash left, which would otherwise end up between others."""
         found = self._metrics_file(number)
         if found.is_damaged:
             log = self.folder.name(self.folder.metrics(number))
@@ -346,7 +346,7 @@ class Ledger:
 
 
 def cannot_write(location: Location, error: OSError | str) -> UserError:
-    """What to say where a sweep's folder takes no files."""
+    """The error for a sweep folder that cannot be written to."""
     reason = error if isinstance(error, str) else error.strerror or str(error)
     remedy = "make room or make it writable, and type the same command again"
     return UserError([Fault("--output-dir", f"cannot write to {location}: {reason}", remedy)])

@@ -1,8 +1,8 @@
 """The lines of a trial's `metrics.jsonl`: one measurement each, with a checksum.
 
 A line is a JSON object that ends with `"crc32"`, the CRC-32 of the same object without that key, in
-hexadecimal: enough to tell a flipped bit in a line that still reads well. A line without the key is
-taken as it stands, so one may be mended by hand.
+hexadecimal: enough to detect a flipped bit in a line that still parses. A line without the key is
+accepted as it is, so one may be repaired by hand.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ class MetricsFile:
 
     Attributes:
         measurements: in the order they were written.
-        whole: the file's content up to the last whole line, its end included.
-        is_damaged: whether anything behind that was dropped.
+        whole: the file's content up to the last whole line, including its line end.
+        is_damaged: whether anything after that was dropped.
     """
 
     measurements: list[Measurement]
@@ -35,7 +35,7 @@ class MetricsFile:
 
 
 def to_line(measurement: Measurement) -> bytes:
-    """The measurement as a line, its end included."""
+    """The measurement as a line, including its line end."""
     body = measurement.model_dump_json().encode()
     return b'%s%s%08x"}\n' % (body[:-1], _KEY, zlib.crc32(body))
 
@@ -43,15 +43,15 @@ def to_line(measurement: Measurement) -> bytes:
 def read_lines(content: bytes, file: str) -> MetricsFile:
     """The measurements in a metrics file.
 
-    Damage at the end, of one line or of several, is what a crash leaves; it is dropped. Damage that
-    whole lines follow is not.
+    Damage at the end, of one or several lines, is what a crash leaves; it is dropped. Damage
+    followed by whole lines is an error.
 
     Args:
         content: of the file.
         file: its name, for messages.
 
     Raises:
-        UserError: a line that others follow is damaged, or a newer version wrote one.
+        UserError: a damaged line is followed by whole ones, or a newer version wrote a line.
     """
     measurements: list[Measurement] = []
     damage: UserError | None = None
@@ -77,9 +77,9 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
 
 
 def check_lines(content: bytes, file: str) -> None:
-    """Raise what `read_lines` would; five times as fast where all lines are as they were written.
+    """Raise what `read_lines` would; five times as fast if all lines are as they were written.
 
-    A line whose checksum fits, of this schema, needs no parsing to be known as whole.
+    A line of this schema with a matching checksum is known to be whole without parsing it.
     """
     ours = b'{"schema_version":%d,' % SCHEMA_VERSION
     lines = content.removesuffix(b"\n").split(b"\n")
@@ -88,7 +88,7 @@ def check_lines(content: bytes, file: str) -> None:
 
 
 def _body(line: bytes) -> bytes | None:
-    """The line without its checksum, if it has one; None where that does not fit."""
+    """The line without its checksum, if it has one; None if the checksum does not match."""
     key = len(line) - _TAIL
     if key <= 0 or line[key : key + len(_KEY)] != _KEY:
         return line

@@ -23,7 +23,7 @@ _CONSTRAINT = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
 
 
 class Constraint(Frozen):
-    """A bound on a logged metric; in the sweep file written `forgetting/mean <= 0.05`."""
+    """A bound on a logged metric, written `forgetting/mean <= 0.05` in the sweep file."""
 
     metric: str
     operator: Literal["<=", "<", ">=", ">"]
@@ -55,7 +55,7 @@ class Constraint(Frozen):
 
 
 class Goals(Protocol):
-    """What a sweep is after; the sweep's configuration is one."""
+    """What a sweep aims for; its configuration implements this."""
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -69,8 +69,8 @@ class Goals(Protocol):
 def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Complete trials within all constraints that no other dominates, by number.
 
-    A trial that lacks an objective or a constrained metric is not on it, and neither is one that
-    repeats another with a new seed.
+    Left out are trials that lack an objective or a constrained metric, and repeat runs with a new
+    seed.
     """
     candidates = [
         (_losses(goals, values), record)
@@ -78,7 +78,7 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
         if (values := objective_values(goals, record)) is not None and is_feasible(goals, record)
     ]
     front: list[tuple[list[float], TrialRecord]] = []
-    # In this order whatever dominates a trial comes before it, so the front so far decides.
+    # In this order a trial comes after all that dominate it, so the front so far decides.
     for own, record in sorted(candidates, key=lambda candidate: candidate[0]):
         if not any(_dominates(other, own) for other, _ in front):
             front.append((own, record))
@@ -96,9 +96,9 @@ def _dominates(one: list[float], other: list[float]) -> bool:
 
 
 def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
-    """Values of the objectives in their order; None for a trial that cannot be taken.
+    """Values of the objectives, in order; None for a trial that cannot be taken.
 
-    It can where it is complete, has every objective, and repeats no other trial with a new seed.
+    It must be complete, have every objective, and not be a repeat run with a new seed.
     """
     if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
         return None
@@ -108,12 +108,12 @@ def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
 
 
 def is_feasible(goals: Goals, record: TrialRecord) -> bool:
-    """Whether a trial keeps every constraint."""
+    """Whether a trial meets every constraint."""
     return all(violation(c, record) <= 0 for c in goals.constraints)
 
 
 def violation(constraint: Constraint, record: TrialRecord) -> float:
-    """How far a trial is beyond a bound, in the metric's unit; infinite without the metric."""
+    """How far a trial is beyond a bound, in the metric's unit; infinite if the metric is absent."""
     value = record.metric(constraint.metric)
     return math.inf if value is None or math.isnan(value) else constraint.violation(value)
 
@@ -131,10 +131,10 @@ def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple
 def distance_to_ideal(
     goals: Goals, record: TrialRecord, ranges: Sequence[tuple[float, float]]
 ) -> float:
-    """Distance to the best of every objective, each scaled to [0, 1] from its best to its worst."""
+    """Distance to the best of every objective, each scaled to [0, 1] from best to worst."""
     scaled = []
     for objective, (best, worst) in zip(goals.objectives, ranges, strict=True):
         own = record.metric(objective.metric) or 0.0
         scaled.append((own - best) / (worst - best) if worst != best else 0.0)
-    # Rounding makes ties of what differs by nothing but the order of float operations.
+    # Round so that values that differ only by the order of float operations tie.
     return round(math.hypot(*scaled), 9)

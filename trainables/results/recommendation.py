@@ -1,6 +1,6 @@
 """The trial to take, and why.
 
-The sweep's last words and the report about it both ask here, so they never disagree.
+The sweep's final message and the report both ask here, so they never disagree.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Recommendation:
     Attributes:
         trial: always a complete one.
         reason: derived from the records.
-        feasible: whether it keeps every constraint.
+        feasible: whether it meets every constraint.
     """
 
     trial: TrialRecord
@@ -45,19 +45,19 @@ def recommend(
     judged: Sequence[TrialRecord] = (),
     names: Names | None = None,
 ) -> Recommendation | None:
-    """The trial to take; None where no complete trial has every objective.
+    """The trial to take; None if no complete trial has every objective.
 
-    With one objective the best; with several the knee of the Pareto front, the trial nearest to
-    the best of every objective after scaling each to [0, 1] over the front. Where no trial keeps
-    the constraints, the one that misses them by the least in total. The lower number wins a tie.
+    With one objective, the best; with several, the knee of the Pareto front: the trial nearest to
+    the best of every objective after scaling each to [0, 1] over the front. If no trial meets the
+    constraints, the one that misses them by the least in total. Ties go to the lower number.
 
     Args:
         goals: of the sweep.
         records: its trials.
-        judged: those that were repeated with other seeds, as `repeats.judged_by_repeats` has them.
-            It is one of them, and not one that was best by luck, unless none keeps the constraints
-            in the mean and trains to its end with every seed.
-        names: writes trials down in the reason; by their numbers where it is not given.
+        judged: trials repeated with other seeds, as given by `repeats.judged_by_repeats`. One of
+            them is taken, rather than one that was best by luck, unless none meets the constraints
+            on average and trains to its end with every seed.
+        names: how the reason names trials; by default by their numbers.
     """
     names = names or numbers_text
     by_search = _choose(goals, records, _scale(goals, records), names)
@@ -95,8 +95,8 @@ def _by_repeats(
 def _scale(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The trials over which objectives are scaled: the front.
 
-    Of a front of two, each is the best in one objective and the worst in the other: scaled over
-    them alone they would be equally good, whatever their values. Then it is all that may be taken.
+    In a front of two, each is best in one objective and worst in the other: scaled over them alone
+    they would tie, whatever their values. Then all trials that may be taken are used.
     """
     front = pareto_front(goals, records)
     if len(front) > 2:
@@ -137,7 +137,7 @@ def _least_infeasible(goals: Goals, ranked: list[TrialRecord]) -> Recommendation
 
 
 def _exactly(value: float | None) -> str:
-    """Finer than elsewhere: 0.0502 is not <= 0.05, but 0.050 would seem to be."""
+    """More digits than elsewhere: 0.0502 is not <= 0.05, but 0.050 would seem to be."""
     return "missing" if value is None else f"{value:.4g}"
 
 

@@ -1,4 +1,4 @@
-"""Records read back from disk, and what is wrong with one that cannot be, said in plain words."""
+"""Reading records from disk, with plain messages about those that cannot be read."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ class NewerSchema(UserError):
 def read_record(
     kind: type[Record], content: bytes, file: str, remedy: str, line: int | None = None
 ) -> Record:
-    """A record as it was written.
+    """Parse a record read from disk.
 
     Args:
-        kind: of the record.
+        kind: type of the record.
         content: its JSON.
-        file: where it was read, for the message.
-        remedy: what to do about a damaged one.
-        line: of the file, where the record is one of several.
+        file: where it was read from, for the message.
+        remedy: what to do if it is damaged.
+        line: its line in the file, if the file holds several records.
 
     Raises:
         UserError: a newer version wrote it, or someone changed it by hand.
@@ -64,7 +64,7 @@ def _too_new(version: int, file: str, line: int | None) -> NewerSchema:
 
 
 def _fault(detail: ErrorDetails, content: bytes, file: str, remedy: str, line: int | None) -> Fault:
-    """One thing that is wrong, with its line."""
+    """One fault of a record, with its line."""
     kind, location = detail["type"], [part for part in detail["loc"] if isinstance(part, str)]
     if kind == "json_invalid":
         inside, why = _syntax_error(content)
@@ -107,7 +107,7 @@ def _syntax_error(content: bytes) -> tuple[int, str]:
 
 
 def _line_of(location: list[str], content: bytes) -> int:
-    """The line where the keys on the way to a value, one after the other, are found."""
+    """The line at which the keys leading to a value are found, one after the other."""
     position = 0
     for key in location:
         found = content.find(f'"{key}"'.encode(), position)

@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 
 class TrialStatus(StrEnum):
-    """How a trial stands. All but RUNNING are final."""
+    """State of a trial. All but RUNNING are final."""
 
     RUNNING = "RUNNING"
     COMPLETE = "COMPLETE"
@@ -38,10 +38,10 @@ class Measurement(Frozen):
     """One report of a trial: every metric known at an optimizer step.
 
     Attributes:
-        attempt: of the trial, in which it was measured.
+        attempt: attempt of the trial in which it was measured.
         step: optimizer steps done; strictly increasing within a trial.
-        total_steps: of the whole training.
-        metrics: key of `metric_keys` to a finite number.
+        total_steps: optimizer steps of the whole training.
+        metrics: finite numbers by key of `metric_keys`.
         time: seconds since the epoch.
     """
 
@@ -55,14 +55,14 @@ class Measurement(Frozen):
     @field_validator("metrics")
     @classmethod
     def _finite_alone(cls, metrics: dict[str, float]) -> dict[str, float]:
-        """JSON has no other numbers; what is not finite counts as not measured."""
-        if all(map(math.isfinite, metrics.values())):  # fast: it is read by the hundred thousand
+        """JSON has no other numbers; those that are not finite count as not measured."""
+        if all(map(math.isfinite, metrics.values())):  # fast path: read by the hundred thousand
             return metrics
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
 
 
 class TrialResult(Frozen):
-    """What a trial function returns: its last measurement and where the weights lie."""
+    """What a trial function returns: its last measurement and where its weights are."""
 
     last: Measurement
     weights_dir: str | None = None
@@ -70,10 +70,10 @@ class TrialResult(Frozen):
 
 
 class Outcome(Frozen):
-    """How a trial ended, as the trial itself tells it.
+    """How a trial ended, as reported by the trial itself.
 
-    RUNNING is that of a trial which will go on: elsewhere, or later; with a reason, not before
-    there is room where it wrote.
+    RUNNING: suspended, to resume on another node or at the next start; with a `reason`, only once
+    its full disk has room.
     """
 
     status: TrialStatus
@@ -87,20 +87,20 @@ class TrialRecord(Frozen):
 
     Attributes:
         params: what the search suggested, under the search's own names.
-        reason: why it ended as it did, for anything but COMPLETE.
+        reason: why it ended this way, for anything but COMPLETE.
         last: newest measurement.
-        best: best value over the run of each metric that has a direction.
-        attempt: how often it was started.
+        best: best value so far of each metric that has a direction.
+        attempt: how many times it was started.
         started: when its first attempt began, seconds since the epoch.
         resumed: when this attempt began; None for the first.
-        seconds_before: that earlier attempts took, each to its last measurement: what followed
-            was lost, and between attempts nobody trained it.
-        failures: how often it lost its process and had come no further since the loss before.
-        weights_dir: where the final adapter or model lies.
-        confirms: number of the trial of the search that this one repeats with another seed; None
-            for a trial of the search.
-        best_weights_dir: where that of the best evaluation lies, by the sweep's first objective;
-            None where the last one was the best.
+        seconds_before: seconds earlier attempts spent up to their last measurement; lost work and
+            gaps between attempts are not counted.
+        failures: how often its process was lost without progress since the previous loss.
+        weights_dir: where the final adapter or model is.
+        confirms: for a repeat run, number of the trial of the search that it repeats with another
+            seed; None for a trial of the search.
+        best_weights_dir: where the weights of the best evaluation by the sweep's first objective
+            are; None if the last one was the best.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -127,11 +127,11 @@ class TrialRecord(Frozen):
 
     @property
     def seconds(self) -> float | None:
-        """That all attempts took; None while it runs."""
+        """Seconds that all attempts took; None while it runs."""
         return None if self.ended is None else self.seconds_at(self.ended)
 
     def seconds_at(self, now: float) -> float:
-        """That all attempts have taken at some time of this one."""
+        """Seconds that all attempts have taken by `now`, a time in the newest attempt."""
         return self.seconds_before + now - self.began
 
     @property
@@ -140,7 +140,7 @@ class TrialRecord(Frozen):
         return self.started if self.resumed is None else self.resumed
 
     def in_next_attempt(self, config: TrialConfig, attempt: int) -> TrialRecord:
-        """The record of the trial that goes on now, in an attempt of this number."""
+        """The record of the trial as it resumes now, in attempt number `attempt`."""
         trained = self.last.time - self.began if self.last else 0.0
         changes = {
             "config": config,
@@ -149,22 +149,22 @@ class TrialRecord(Frozen):
             "reason": None,
             "ended": None,
             "resumed": time.time(),
-            # An attempt that measured nothing leaves the last measurement to one before it.
+            # If an attempt measured nothing, the last measurement is from an earlier one.
             "seconds_before": self.seconds_before + max(0.0, trained),
         }
         return self.model_copy(update=changes)
 
     @property
     def epochs(self) -> float | None:
-        """Of its training; None where `steps` decides how long that is."""
+        """Length of its training in epochs; None if `steps` sets it."""
         return None if self.config.train.steps else self.config.train.epochs
 
     def metric(self, key: str) -> float | None:
-        """The newest value of a metric, None where it was never logged."""
+        """The newest value of a metric; None if it was never logged."""
         return self.last.metrics.get(key) if self.last else None
 
     def after(self, measurement: Measurement) -> TrialRecord:
-        """The record once the trial has measured this as well."""
+        """The record with this measurement added."""
         best = dict(self.best)
         for key, value in measurement.metrics.items():
             better = METRICS[key].better if key in METRICS else "none"
@@ -174,7 +174,7 @@ class TrialRecord(Frozen):
         return self.model_copy(update={"last": measurement, "best": best})
 
     def ended_as(self, outcome: Outcome, at: float | None = None) -> TrialRecord:
-        """The record of the trial once it has ended so, now or at some time."""
+        """The record of the trial after it ended with this outcome, at `at` or now."""
         changes = outcome.model_dump() | {"ended": time.time() if at is None else at}
         return self.model_copy(update=changes)
 
@@ -185,7 +185,7 @@ class TaskScore(Frozen):
     Attributes:
         metric: the harness's metric that counts as accuracy here.
         value: mean over items.
-        stderr: standard error of the mean, None where the harness gives none.
+        stderr: standard error of the mean; None if the harness gives none.
         chance: expected score of a uniform guess; 0 for generated answers.
         choices: mean number of answers to choose from; None for generated answers.
         items: number of documents.
@@ -204,7 +204,7 @@ class TaskScore(Frozen):
 class ItemScore(Frozen):
     """One document's outcome, for flips and paired tests.
 
-    Items of two models pair on (`task`, `doc_hash`, `filter`).
+    Items of two models are paired by (`task`, `doc_hash`, `filter`).
     """
 
     task: str
@@ -220,19 +220,19 @@ class BaseRecord(Frozen):
     """The untouched base model's evaluation (`base.json`), cached by content.
 
     Attributes:
-        key: hash of model, tasks, limits, versions, and of what KL drift is measured on.
-        scores_key: the same without what the scores do not follow, such as the seed; None in
-            records of earlier versions.
-        revision: commit of a hub model; that of its trials, whatever is uploaded meanwhile.
+        key: hash of the model, tasks, limits, versions and what KL drift is measured on.
+        scores_key: the same hash without the parts that the scores do not depend on, such as the
+            seed; None in records of earlier versions.
+        revision: commit a hub model was resolved to; all trials use it even if the branch moves.
         scores: task label to score.
         metrics: every logged key of the base, `in_domain/...` to `ood/...`.
-        general_nll: cross-entropy on the general text, nats/token; None where not measured.
-        parameters: of the whole model.
-        skipped_samples: training rows longer than `max_length`.
-        train_samples: rows that are left.
+        general_nll: cross-entropy on the general text, nats/token; None if not measured.
+        parameters: number of parameters of the whole model.
+        skipped_samples: number of training rows longer than `max_length`.
+        train_samples: number of training rows left.
         validation_samples: rows held out for the validation loss; None in records of earlier
             versions.
-        warnings: such as a retention task on which the base is at chance.
+        warnings: for example, that the base is at chance on a retention task.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -251,7 +251,7 @@ class BaseRecord(Frozen):
 
 
 class Provenance(Frozen):
-    """Where a start of a sweep comes from: command, code, versions."""
+    """Provenance of one start of a sweep: command, code, versions."""
 
     created: float
     command: str
@@ -267,7 +267,7 @@ class SweepRecord(Frozen):
         sweep_id: unique; the W&B group and the first part of every trial's id.
         config: the resolved sweep file, as plain data.
         provenance: of the newest start of the command.
-        earlier: those of the starts before, in their order.
+        earlier: those of the previous starts, oldest first.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -278,11 +278,11 @@ class SweepRecord(Frozen):
 
     @property
     def created(self) -> float:
-        """When the first start was, seconds since the epoch."""
+        """Time of the first start, seconds since the epoch."""
         return (*self.earlier, self.provenance)[0].created
 
     def started_again(self, config: dict[str, object], provenance: Provenance) -> SweepRecord:
-        """The record of the sweep that goes on in another start."""
+        """The record of the sweep after it was started again."""
         earlier = (*self.earlier, self.provenance)
         changes = {"config": config, "provenance": provenance, "earlier": earlier}
         return self.model_copy(update=changes)

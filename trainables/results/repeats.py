@@ -1,6 +1,6 @@
-"""Repeats of the search's best trials with other seeds, and what those are worth by them.
+"""Repeat runs of the search's best trials with other seeds, and how the trials fare in them.
 
-The run that was chosen for being best is left out of the means: it was lucky more often than not.
+The run that was chosen for being best is left out of the means: it was probably lucky.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from trainables.results.records import TrialRecord, TrialStatus
 
 
 def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Repeats of a trial, among its sweep's, that ran to their end or diverged."""
+    """Repeat runs of a trial, among its sweep's records, that completed or diverged."""
     told = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
     return [r for r in records if r.confirms == trial.number and r.status in told]
 
 
 def diverged(repeats: Iterable[TrialRecord]) -> int:
-    """How many of them diverged."""
+    """How many of the repeat runs diverged."""
     return sum(repeat.status is TrialStatus.DIVERGED for repeat in repeats)
 
 
 def metrics_over(repeats: Iterable[TrialRecord]) -> dict[str, list[float]]:
-    """Each metric that all complete repeats have, one value of each; empty without any."""
+    """Metrics that all complete repeat runs have, with one value per run; empty without any."""
     metrics = [
         repeat.last.metrics
         for repeat in repeats
@@ -35,9 +35,9 @@ def metrics_over(repeats: Iterable[TrialRecord]) -> dict[str, list[float]]:
 
 
 def judged_by_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials that were repeated, each with the means over its repeats for its own metrics.
+    """Trials that were repeated, with their metrics replaced by the means over repeat runs.
 
-    Where a repeat diverged, so has the trial: no mean of the others makes up for that.
+    If a repeat run diverged, the trial counts as diverged: no mean of the others makes up for that.
 
     Args:
         records: of one sweep.
@@ -59,7 +59,7 @@ def judged_by_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 
 def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
-    """Half of Student's t interval of the mean, in the values' unit; None for fewer than two."""
+    """Half-width of the mean's Student's t interval, in the values' unit; None for fewer than 2."""
     if len(values) < 2:
         return None
     from scipy.stats import t

@@ -1,4 +1,4 @@
-"""A sweep as a table on a terminal: the base, then its trials, as many as there is room for."""
+"""A sweep as a table on a terminal: the base, then as many trials as there is room for."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
     from trainables.results.pareto import Goals
 
-# Whether it breaks a constraint, its loss, its number.
+# Whether it violates a constraint, its loss, its number.
 Rank = tuple[bool, float, int]
 
 _OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
-_TYPICAL = 100  # trials whose durations tell how long the next ones will take
+_TYPICAL = 100  # newest trials whose durations predict those of the next ones
 _WIDTHS = {
     "trial": 5,
     "method": 6,
@@ -44,18 +44,18 @@ _LEFT_OUT_FIRST = ("method", "alpha", "step", "rank", "loss", "lr")
 
 
 class SweepTable:
-    """What is known of a sweep, and its picture.
+    """State of a sweep, and its picture.
 
     Args:
         name: of the sweep.
-        planned: trials there will be, repeats of the winners included.
-        goals: by the first objective the best trials are found.
+        planned: total number of trials, including repeat runs of the winners.
+        goals: the first objective determines the best trials.
         began: seconds since the epoch.
-        hours: after `began` in which new trials may start; None for any number.
+        hours: hours after `began` in which new trials may start; None for no limit.
 
     Attributes:
-        base: once it is known.
-        has_ended: whether nothing more will start, as where some time was all there was.
+        base: None until it is known.
+        has_ended: whether nothing more will start, as when time ran out before all planned trials.
     """
 
     def __init__(
@@ -71,9 +71,9 @@ class SweepTable:
         self._records: dict[int, TrialRecord] = {}
         self._evaluated: dict[int, Measurement] = {}
         self._running: set[int] = set()
-        self._ended: dict[int, None] = {}  # in the order of their endings
+        self._ended: dict[int, None] = {}  # in the order they ended
         self._ranks: dict[int, Rank] = {}
-        self._ranked: list[Rank] = []  # complete trials, the best first
+        self._ranked: list[Rank] = []  # complete trials, best first
         self._most_at_once = 1
 
     def take(self, record: TrialRecord) -> None:
@@ -86,7 +86,7 @@ class SweepTable:
         self._most_at_once = max(self._most_at_once, len(self._running))
 
     def update(self, record: TrialRecord, measurement: Measurement) -> None:
-        """Keep the newest evaluation; points of the training curve move step and loss alone."""
+        """Keep the newest evaluation; points of the training curve update only step and loss."""
         self._note(record)
         if metric_keys.IN_DOMAIN_ACC in measurement.metrics:
             self._evaluated[record.number] = measurement
@@ -130,11 +130,11 @@ class SweepTable:
         return Group(*parts)
 
     def get(self, number: int) -> TrialRecord | None:
-        """What is known of a trial."""
+        """The newest record of a trial; None if it is unknown."""
         return self._records.get(number)
 
     def best_first(self, most: int | None = None) -> list[TrialRecord]:
-        """Complete trials by the first objective, those within all constraints before others."""
+        """Complete trials by the first objective; those within all constraints come first."""
         return [self._records[number] for _, _, number in self._ranked[:most]]
 
     def running(self) -> list[TrialRecord]:
@@ -142,7 +142,7 @@ class SweepTable:
         return [self._records[number] for number in sorted(self._running)]
 
     def _place(self, record: TrialRecord) -> None:
-        """Sort a complete trial among the others of its kind; repeats were picked, and are none."""
+        """Rank a complete trial of the search; repeat runs are left out: they were selected."""
         if (rank := self._ranks.pop(record.number, None)) is not None:
             self._ranked.remove(rank)
         objective = self._goals.objectives[0]
@@ -156,7 +156,7 @@ class SweepTable:
         insort(self._ranked, rank)
 
     def _rows(self, room: int) -> tuple[list[int], int]:
-        """Numbers of the trials to show in that many lines, and how many are left out."""
+        """Numbers of the trials to show in `room` lines, and how many are left out."""
         running = [record.number for record in self.running()]
         if len(self._records) <= room:
             return [*running, *reversed(self._ended)], 0
@@ -169,9 +169,9 @@ class SweepTable:
         return shown, len(self._records) - len(shown)
 
     def _seconds_left(self, now: float, total: int) -> float | None:
-        """What is left to do over as many as ran at once; None while nothing has finished.
+        """Seconds of work left, shared by as many trials as ran at once; None before one finishes.
 
-        The median duration of the newest, because one trial that fails at once would move a mean.
+        Takes the median duration of the newest: one trial that fails at once would move a mean.
         """
         newest = (self._records[number] for number in islice(reversed(self._ended), _TYPICAL))
         durations = [r.seconds for r in newest if r.seconds is not None]
@@ -186,12 +186,12 @@ class SweepTable:
 
 
 def single(line: str, style: str) -> Text:
-    """One line of a picture, cut off where the terminal ends."""
+    """One line of the picture, cut off at the edge of the terminal."""
     return Text(line, style, no_wrap=True, overflow="ellipsis")
 
 
 def _fitting(width: int) -> list[str]:
-    """Titles of the columns that fit; the scores and the status go last."""
+    """Titles of the columns that fit; scores and status always stay."""
     columns = list(_WIDTHS)
     for title in _LEFT_OUT_FIRST:
         if sum(_WIDTHS[column] + 1 for column in columns) - 1 <= width:

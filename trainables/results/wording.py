@@ -26,7 +26,7 @@ _SIGNED = {
 
 
 class Word(NamedTuple):
-    """A status as it is shown: the word says it, the colour helps to find it."""
+    """A status as shown: the word names it, the colour helps to find it."""
 
     short: str
     style: str
@@ -57,7 +57,7 @@ def scores_in_words(metrics: dict[str, float]) -> str:
 
 
 def count_statuses(records: Sequence[TrialRecord]) -> str:
-    """Such as `18 complete, 1 failed`, of trials that nothing runs any more."""
+    """Such as `18 complete, 1 failed`, of trials that no longer run."""
     statuses = [record.status for record in records]
     words = {s: "interrupted" if s is TrialStatus.RUNNING else status_in_full(s) for s in STATUS}
     counted = [(statuses.count(status), word) for status, word in words.items()]
@@ -79,7 +79,7 @@ def setting(record: TrialRecord) -> str:
 
 
 def further_settings(record: TrialRecord) -> list[str]:
-    """What was searched besides, such as `epochs 3` and `dora on`."""
+    """Other settings that were searched, such as `epochs 3` and `dora on`."""
     words = {True: "on", False: "off"}
     axes = ((name.rpartition("/")[2], value) for name, value in record.params.items())
     return [
@@ -90,10 +90,10 @@ def further_settings(record: TrialRecord) -> list[str]:
 
 
 def setting_group(record: TrialRecord) -> str:
-    """The trials that a trial is averaged with, such as `rank 8` or `full`.
+    """Group of trials that a trial is averaged with, such as `rank 8` or `full`.
 
-    One that did not come to its end, or repeats another, is averaged with none of them but with
-    those of its kind, such as `rank 8, diverged` or `full, repeat`.
+    Trials that did not complete and repeat runs have groups of their own kind, such as
+    `rank 8, diverged` or `full, repeat`.
     """
     lora = record.config.lora
     group = f"rank {lora.rank}" if lora else record.config.method
@@ -111,7 +111,7 @@ def metric_text(key: str, value: float | None) -> str:
     if key == metric_keys.LEARNING_RATE:
         return rate(value)
     metric = metric_keys.METRICS.get(key)
-    # Keys that METRICS does not list are those of single tasks, which are shares.
+    # Keys not in METRICS are those of single tasks, whose values are shares.
     if metric is not None and metric.unit not in ("share", "nats/token"):
         return f"{value:.4g}"
     rounded = round(value, 3) + 0.0  # no -0.000
@@ -139,5 +139,5 @@ def duration(seconds: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """The text without line breaks and a terminal's control sequences."""
+    """The text without line breaks and terminal control sequences."""
     return Text.from_ansi(" ".join(text.split())).plain

@@ -1,10 +1,10 @@
-"""Where the workers of an attempt write, and how it gets to where the sweep lies.
+"""Where the workers of an attempt write, and how it reaches the sweep's storage.
 
-On a local or shared disk an attempt's folder is the sweep's own, and nothing here does anything. In
-an object store a worker writes to a scratch folder of its node and publishes from there:
-checkpoints as they are made, weights at the end. Of an attempt that is lost, or that Tune stops in
-a process of its own, the weights of its best evaluation are lost with it. The scratch goes with the
-attempt, but for one that fails.
+On a local or shared disk an attempt's folder is inside the sweep's, and nothing here does anything.
+With an object store a worker writes to a scratch folder on its node and publishes from there:
+checkpoints as they are made, weights at the end. If an attempt is lost, or stopped by Tune in a
+process of its own, its best evaluation's weights are lost with it. The scratch folder is removed
+when the attempt ends, unless it failed.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ _MANIFEST = "files.json"
 
 
 def on_this_node(trial: TrialConfig) -> TrialConfig:
-    """The trial with all its folders on this node; what it reads of them is fetched.
+    """The trial with all its folders on this node, where what it reads is fetched.
 
-    Every worker of a group may call this; those of one node share the folders.
+    Every worker of a group may call this; workers on one node share the folders.
     """
     if not is_address(trial.output_dir):
         return trial
     scratch = _scratch(trial.output_dir)
-    # Also what this attempt has published: one that ran out of memory goes on in other workers.
+    # Include what this attempt published: after running out of memory it resumes in other workers.
     published = (*trial.earlier_attempts, trial.output_dir)
     return trial.model_copy(
         update={
@@ -47,7 +47,7 @@ def on_this_node(trial: TrialConfig) -> TrialConfig:
 
 
 def beside_workers(trial: TrialConfig) -> TrialConfig:
-    """The trial for a process that only waits for those which train it: a place for its log."""
+    """The trial for a process that only waits for its workers: a place for its log."""
     if not is_address(trial.output_dir):
         return trial
     scratch = _scratch(trial.output_dir, waits=True)
@@ -56,7 +56,7 @@ def beside_workers(trial: TrialConfig) -> TrialConfig:
 
 
 def publish_checkpoints(trial: TrialConfig) -> None:
-    """Make the published checkpoints those of the attempt's folder; the newest is added first."""
+    """Sync the published checkpoints with the attempt's folder; new ones are added first."""
     if trial.published_dir is None:
         return
     storage = open_storage(trial.published_dir)
@@ -70,7 +70,7 @@ def publish_checkpoints(trial: TrialConfig) -> None:
 
 
 def remove_published(addresses: Iterable[str], names: Sequence[str]) -> None:
-    """Delete checkpoints, or the weights of the best evaluation, that attempts have published."""
+    """Delete checkpoints, or best-evaluation weights, that attempts have published."""
     for address in addresses:
         storage = open_storage(address)
         for name in names:
@@ -78,18 +78,18 @@ def remove_published(addresses: Iterable[str], names: Sequence[str]) -> None:
 
 
 def publish_items(trial: TrialConfig) -> None:
-    """Publish the items of the evaluations that are not published yet."""
+    """Publish the items of evaluations not yet published."""
     if trial.published_dir is None:
         return
     storage = open_storage(trial.published_dir)
     there = set(storage.children("items"))
-    for file in sorted(Path(trial.output_dir).glob("items/step_*")):  # none that is being written
+    for file in sorted(Path(trial.output_dir).glob("items/step_*")):  # skips unfinished files
         if file.name not in there:
             storage.publish(file, f"items/{file.name}")
 
 
 def publish_results(trial: TrialConfig) -> None:
-    """Publish what an attempt has made but its checkpoints; none of it stays on the node."""
+    """Publish an attempt's results except checkpoints, and remove them from the node."""
     if trial.published_dir is None:
         return
     storage = open_storage(trial.published_dir)
@@ -100,7 +100,7 @@ def publish_results(trial: TrialConfig) -> None:
 
 
 def publish_rest(trial: TrialConfig) -> None:
-    """Publish what an attempt leaves at its end but its checkpoints, and clear its node."""
+    """Publish an attempt's results and logs, without its checkpoints, and clear its node."""
     if trial.published_dir is None:
         return
     publish_results(trial)
@@ -111,7 +111,7 @@ def publish_rest(trial: TrialConfig) -> None:
 
 
 def publish_worker(trial: TrialConfig, rank: int) -> None:
-    """Publish what one worker of a group leaves; the weights lie on the node of the first."""
+    """Publish one worker's log and, from the first worker's node, the results."""
     if trial.published_dir is None:
         return
     log = f"worker_{rank}.log"
@@ -121,22 +121,22 @@ def publish_worker(trial: TrialConfig, rank: int) -> None:
 
 
 def clear_node(trial: TrialConfig) -> None:
-    """Remove what the attempts of a trial have left on this node; what is published stays."""
+    """Remove everything of a trial's attempts on this node; published files stay."""
     if trial.published_dir is not None:
         shutil.rmtree(Path(trial.output_dir).parents[1], ignore_errors=True)
 
 
 def published_address(trial: TrialConfig, folder: Path) -> str:
-    """Where a folder of the attempt is found by others."""
+    """Address at which others find a folder of the attempt."""
     if trial.published_dir is None:
         return str(folder)
     return f"{trial.published_dir}/{folder.name}"
 
 
 def _scratch(address: str, waits: bool = False) -> Path:
-    """Folder of an attempt, beside those of the trial's other attempts on this node.
+    """Folder of an attempt, beside the trial's other attempts on this node.
 
-    A process that waits has its own: it ends when it may, and those that train when they must.
+    A waiting process has its own, since it may end at another time than the training ones.
     """
     trial, _, attempt = address.rpartition("/")
     digest = hashlib.sha256(trial.encode()).hexdigest()[:16]
@@ -144,7 +144,7 @@ def _scratch(address: str, waits: bool = False) -> Path:
 
 
 def _fetch_base(address: str) -> Path:
-    """The base's evaluation and the data, once a node; told apart should they be made anew."""
+    """The base's evaluation and the data, fetched once per node and anew if they change."""
     storage = open_storage(address)
     digest = hashlib.sha256(address.encode() + storage.read("base.json")).hexdigest()[:16]
     folder = node_cache() / "bases" / digest
@@ -158,7 +158,7 @@ def _fetch_base(address: str) -> Path:
 
 
 def _fetch_checkpoint(addresses: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """The newest valid checkpoint of the earlier attempts, once a node."""
+    """Fetch the newest valid checkpoint of the earlier attempts, once per node."""
     published = [
         (name, address)
         for address in addresses
@@ -167,7 +167,7 @@ def _fetch_checkpoint(addresses: tuple[str, ...], folder: Path) -> tuple[str, ..
     with _one_at_a_time(folder):
         for name, address in sorted(published, reverse=True):
             checkpoint = folder / CHECKPOINTS / name
-            if is_valid(checkpoint):  # which takes as long as reading it
+            if is_valid(checkpoint):  # takes as long as reading it
                 return (str(folder),)
             open_storage(address).fetch(f"{CHECKPOINTS}/{name}", checkpoint)
             if is_valid(checkpoint):
@@ -178,7 +178,7 @@ def _fetch_checkpoint(addresses: tuple[str, ...], folder: Path) -> tuple[str, ..
 
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Of the processes of this node."""
+    """Lock `folder` among the processes of this node."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_suffix(".lock").open("w") as guard:
         fcntl.flock(guard, fcntl.LOCK_EX)

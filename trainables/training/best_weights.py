@@ -22,7 +22,7 @@ from trainables.training.checkpoint_files import (
 class BestWeights:
     """Keeps the weights of the best evaluation so far, by the trial's objective.
 
-    What is kept says itself which evaluation it is of, so a later attempt knows where it stands.
+    The kept weights record their evaluation, so a later attempt knows the value to beat.
 
     Args:
         config: the trial.
@@ -46,7 +46,7 @@ class BestWeights:
         kept = find_best(self._attempts)
         is_best = value is not None and (
             kept is None
-            or kept[1].metric != objective.metric  # the sweep was given another objective since
+            or kept[1].metric != objective.metric  # the sweep's objective has changed since
             or objective.is_better(value, kept[1].value)
         )
         if not agreed(is_best, self._workers):
@@ -61,15 +61,15 @@ class BestWeights:
             shutil.rmtree(kept[0], ignore_errors=True)
 
     def settle(self, last: Measurement) -> str | None:
-        """Where better weights than the last lie; where the last are the best, none are kept.
+        """Where weights better than the last are; if the last are the best, none are kept.
 
-        For the first worker alone.
+        For the first worker only.
         """
         kept = find_best(self._attempts)
         if self._objective is None or kept is None:
             return None
         folder, best = kept
-        if best.metric != self._objective.metric:  # the sweep was given another objective since
+        if best.metric != self._objective.metric:  # the sweep's objective has changed since
             remove_best(self._attempts)
             return None
         value = last.metrics.get(self._objective.metric)

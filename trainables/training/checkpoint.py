@@ -1,18 +1,18 @@
-"""A trial's state in the middle of its training: written whole, checked on reading, no pickle.
+"""A trial's state during its training: written atomically, verified on reading, no pickle.
 
-It is taken in an instant and written in its own time, while the trial goes on to something else.
+A snapshot is quick to take and is written while the trial goes on to something else.
 
 A checkpoint is a folder `step_00000040` with
 
     training.safetensors     each trained parameter in fp32, and its optimizer moments
     random_0.safetensors     random state of rank 0, and so on
-    progress.json            step, scheduler, what the reports have gathered
+    progress.json            step, scheduler, state of the reports
     files.json               size and digest of all of the above; written last
-    evaluated.json           what the reports carry on once the step is evaluated; see
+    evaluated.json           state of the reports after the step's evaluation; see
                              `checkpoint_files`
 
 Parameters and moments are stored whole under the parameter's name, whatever the ZeRO stage or the
-number of workers, so another group of workers can take over.
+number of workers, so that another group of workers can resume.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from trainables.training.checkpoint_files import FILES, digest
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TRAINING = "training.safetensors"
 _PROGRESS = "progress.json"
-# Where DeepSpeed has them: at stage 3, at 1 and 2, and at 1 in bfloat16 with gradients in fp32.
+# DeepSpeed's names: at stage 3, at 1 and 2, and at 1 in bfloat16 with gradients in fp32.
 _PARTITIONS = (
     "fp32_partitioned_groups_flat",
     "single_partition_of_fp32_groups",
@@ -43,7 +43,7 @@ _PARTITIONS = (
 
 
 class CannotGoOn(TrialError):
-    """The optimizer keeps its state where that of a checkpoint cannot be put back."""
+    """The optimizer keeps its state where that of a checkpoint cannot be restored."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Progress:
         step: optimizer steps done.
         tokens_seen: input tokens trained on.
         scheduler: state of the learning-rate scheduler.
-        reports: what the reports carry from step to step.
+        reports: state that the reports carry from step to step.
     """
 
     step: int
@@ -65,7 +65,7 @@ class Progress:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A training's state, copied: what the training does next does not touch it.
+    """A copy of a training's state, unaffected by what the training does next.
 
     Attributes:
         tensors: parameters and moments, whole, on the CPU.
@@ -79,7 +79,7 @@ class Snapshot:
 
 
 def take(model: Any, optimizer: Any, progress: Progress, world_size: int) -> Snapshot:
-    """Copy a training's state; every worker calls it, and the first has the tensors then."""
+    """Copy a training's state; every worker calls it, and only the first gets the tensors."""
     is_first = world_size == 1 or torch.distributed.get_rank() == 0
     tensors = _read_training_state(model, optimizer, is_first)
     random_states = [_random_state()] * world_size
@@ -100,15 +100,15 @@ def write(checkpoint: Path, snapshot: Snapshot) -> None:
 
 
 def load_progress(checkpoint: Path) -> Progress:
-    """How far the checkpoint is."""
+    """How far the training was at the checkpoint."""
     return Progress(**json.loads((checkpoint / _PROGRESS).read_text()))
 
 
 def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
-    """Put parameters and optimizer moments back.
+    """Restore parameters and optimizer moments.
 
     Raises:
-        KeyError: the checkpoint is of another model or adapter.
+        KeyError: the checkpoint belongs to another model or adapter.
         CannotGoOn: the optimizer updates tensors of its own that belong to no known parameter.
     """
     tensors = load_file(checkpoint / _TRAINING)
@@ -123,13 +123,13 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
                 _set(parameter, tensors[key], moment, optimizer)
     for state in _base_optimizer(optimizer).state.values():
         if torch.is_tensor(state.get("step")):
-            state["step"].fill_(steps)  # in place, as below: others may look at the same numbers
+            state["step"].fill_(steps)  # in place, as below: the tensor may be shared
         elif "step" in state:
             state["step"] = torch.tensor(float(steps))
 
 
 def load_random_state(checkpoint: Path, rank: int) -> None:
-    """Put this worker's random state back; a worker that had none keeps its own."""
+    """Restore this worker's random state; a worker without a saved one keeps its own."""
     file = checkpoint / f"random_{rank}.safetensors"
     if not file.exists():
         return
@@ -171,8 +171,8 @@ def _read_training_state(model: Any, optimizer: Any, keep: bool) -> dict[str, to
 
     Args:
         model: as it is trained.
-        optimizer: its, with all wrappers.
-        keep: whether this worker is to have them: of each there are 12 bytes a parameter.
+        optimizer: the model's, with all wrappers.
+        keep: whether this worker gets the tensors, which take 12 bytes per parameter.
     """
     tensors: dict[str, torch.Tensor] = {}
     _link_moments(optimizer)
@@ -192,10 +192,10 @@ def _trained(model: Any) -> list[tuple[str, Any]]:
 
 
 def _link_moments(optimizer: Any) -> None:
-    """Make sure that ZeRO's moments exist and that its parameters know them.
+    """Make sure that ZeRO's moments exist and that its parameters are linked to them.
 
-    Before the first step there are none, and after it ZeRO 1 and 2 have linked those of the first
-    parameter group alone (DeepSpeed 0.19).
+    Before the first step there are none, and after it ZeRO 1 and 2 have linked only those of the
+    first parameter group (DeepSpeed 0.19).
     """
     *wrappers, base = _unwrapped(optimizer)
     for wrapper in wrappers:
@@ -209,14 +209,14 @@ def _link_moments(optimizer: Any) -> None:
 
 
 def _partitions(wrapper: Any) -> list[Any]:
-    """This worker's part of the fp32 parameters, as ZeRO gives it to the optimizer."""
+    """This worker's partitions of the fp32 parameters, as ZeRO gives them to the optimizer."""
     return [partition for name in _PARTITIONS for partition in getattr(wrapper, name, ())]
 
 
 def _check_all_is_known(model: Any, optimizer: Any) -> None:
-    """See whether all that is updated in the parameters' stead is known: else it would be left out.
+    """Check that all tensors updated in place of parameters are known; others would be left out.
 
-    Only what wraps an optimizer has it update tensors of the wrapper's own.
+    Only under a wrapper does an optimizer update tensors other than the parameters.
     """
     *wrappers, base = _unwrapped(optimizer)
     if not wrappers:
@@ -260,10 +260,10 @@ def _on_cpu(value: torch.Tensor) -> torch.Tensor:
 
 
 def _master(parameter: Any, optimizer: Any) -> tuple[Any, slice | None]:
-    """What the optimizer updates, and which part of it is the parameter; None where all is.
+    """The tensor that the optimizer updates, and its slice for the parameter; None if it is all.
 
     In 16 bit at stage 0 it is an fp32 copy: of the parameter or, under DeepSpeed's own Adam on a
-    GPU, of all parameters of its group, one after another.
+    GPU, of all parameters of its group, concatenated.
     """
     for wrapper in _unwrapped(optimizer)[:-1]:
         for number, working in enumerate(getattr(wrapper, "fp16_groups", ())):
@@ -278,7 +278,7 @@ def _master(parameter: Any, optimizer: Any) -> tuple[Any, slice | None]:
 
 
 def _of(parameter: Any, whole: torch.Tensor, part: slice | None) -> torch.Tensor:
-    """The parameter's part of what the optimizer updates, in the parameter's shape."""
+    """The parameter's slice of what the optimizer updates, in the parameter's shape."""
     return whole if part is None else whole[part].view_as(parameter)
 
 
@@ -304,7 +304,7 @@ def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any
 
 
 def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> None:
-    """This worker's part of the fp32 parameter, or of its moment."""
+    """Set this worker's part of the fp32 parameter, or of its moment."""
     from deepspeed import utils
 
     if _is_padded(parameter):
@@ -320,7 +320,7 @@ def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> N
 
 
 def _is_padded(parameter: Any) -> bool:
-    """Whether ZeRO-3 divides it into parts that together are longer than it is.
+    """Whether ZeRO-3 splits it into parts that together are longer than it is.
 
     DeepSpeed's `safe_set_full_` functions would read beyond its end (0.19).
     """
@@ -331,7 +331,7 @@ def _is_padded(parameter: Any) -> bool:
 
 
 def _partition_of(parameter: Any, value: torch.Tensor) -> torch.Tensor:
-    """This worker's part of a whole value, with zeros behind its end."""
+    """This worker's part of a whole value, padded with zeros."""
     size = parameter.partition_numel()
     start = size * torch.distributed.get_rank(parameter.ds_process_group)
     ours = value.flatten()[start : start + size]
@@ -339,16 +339,16 @@ def _partition_of(parameter: Any, value: torch.Tensor) -> torch.Tensor:
 
 
 def step_counter(optimizer: Any, parameter: torch.Tensor) -> torch.Tensor:
-    """A parameter's count of steps, at 0, on the device where torch's optimizers make it.
+    """A parameter's step counter, at 0, on the device where torch's optimizers create it.
 
-    That of a fused optimizer, the trainer's on a GPU, is read there by its kernel.
+    A fused optimizer, the trainer's on a GPU, reads it there in its kernel.
     """
     is_read_there = any(g.get("fused") or g.get("capturable") for g in optimizer.param_groups)
     return torch.zeros((), device=parameter.device if is_read_there else "cpu")
 
 
 def _set_working_copy(parameter: Any, value: torch.Tensor) -> None:
-    """The copy that forward passes use; ZeRO makes it from fp32 only at the next step."""
+    """Set the copy used by forward passes, which ZeRO updates from fp32 only at the next step."""
     if not hasattr(parameter, "ds_id"):
         parameter.data.copy_(value)
         return
@@ -372,7 +372,7 @@ def _unwrapped(optimizer: Any) -> list[Any]:
 
 
 def agreed(decision: bool, world_size: int) -> bool:
-    """What rank 0 has decided; every worker calls it."""
+    """Rank 0's decision; every worker calls it."""
     if world_size == 1:
         return decision
     answer = [decision]
@@ -381,7 +381,7 @@ def agreed(decision: bool, world_size: int) -> bool:
 
 
 def any_worker(decision: bool, world_size: int) -> bool:
-    """Whether any worker has decided so; every worker calls it."""
+    """Whether any worker decided so; every worker calls it."""
     if world_size == 1:
         return decision
     decisions = [False] * world_size

@@ -1,11 +1,11 @@
-"""The checkpoints of a trial as files: which there are, which are whole, which may go.
+"""The checkpoints of a trial as files: which exist, which are intact, which may be deleted.
 
-Below an attempt's folder lie
+An attempt's folder holds
 
     checkpoints/step_00000040/   see `checkpoint`; newest two while the trial runs
-    best/                        weights at the best evaluation, and `evaluation.json` of it
+    best/                        weights at the best evaluation, and its `evaluation.json`
 
-Loads no heavy library: the driver, too, looks after these.
+Imports no heavy library, since the driver uses this module too.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def best_dir(attempt_dir: Path) -> Path:
 
 
 def checkpoints(attempt_dirs: Sequence[Path]) -> list[Path]:
-    """Every checkpoint of all attempts, newest first; of one step, that of the later attempt."""
+    """Every checkpoint of all attempts, newest first; at equal steps, later attempts first."""
     found = [
         (path.name, attempt, path)
         for attempt, folder in enumerate(attempt_dirs)
@@ -57,12 +57,12 @@ def checkpoints(attempt_dirs: Sequence[Path]) -> list[Path]:
 
 
 def newest_valid(attempt_dirs: Sequence[Path]) -> Path | None:
-    """The newest checkpoint of any attempt whose files are all there and whole."""
+    """The newest checkpoint of any attempt whose files are all present and intact."""
     return next(filter(is_valid, checkpoints(attempt_dirs)), None)
 
 
 def is_valid(checkpoint: Path) -> bool:
-    """Whether every file has the size and digest that it was written with."""
+    """Whether every file has the size and digest recorded when it was written."""
     try:
         files = json.loads((checkpoint / FILES).read_text())
         return all(digest(checkpoint / name) == value for name, value in files.items())
@@ -71,9 +71,9 @@ def is_valid(checkpoint: Path) -> bool:
 
 
 def set_damaged_aside(attempt_dirs: Sequence[Path], going_on_from: Path | None) -> None:
-    """Take those that a training does not go on from, though they are newer, out of the count.
+    """Rename the damaged checkpoints, those newer than the one that a training resumes from.
 
-    They would be kept in place of those which are made now, and of the only one that is whole.
+    Otherwise they would be kept in place of new ones, and of the only one that is intact.
     """
     for path in checkpoints(attempt_dirs):
         if path == going_on_from:
@@ -95,7 +95,7 @@ def remove_checkpoints(attempt_dirs: Sequence[Path]) -> None:
 
 
 def remove_unfinished(attempt_dirs: Sequence[Path]) -> None:
-    """Delete what a process that died was writing when it did."""
+    """Delete what a process was still writing when it died."""
     for folder in attempt_dirs:
         for path in (*folder.glob("checkpoints/.step_*"), *folder.glob(".*")):
             shutil.rmtree(path, ignore_errors=True)
@@ -106,13 +106,13 @@ def mark_evaluated(checkpoint: Path, reports: dict[str, Any]) -> None:
 
     Args:
         checkpoint: its folder.
-        reports: what the reports carry on after it.
+        reports: state of the reports after it.
     """
     write_whole(checkpoint / _EVALUATED, json.dumps(reports))
 
 
 def evaluated(checkpoint: Path) -> dict[str, Any] | None:
-    """What `mark_evaluated` noted; None where the step is still to be evaluated."""
+    """What `mark_evaluated` noted; None if the step is yet to be evaluated."""
     try:
         return dict(json.loads((checkpoint / _EVALUATED).read_text()))
     except (OSError, ValueError, TypeError):
@@ -120,12 +120,12 @@ def evaluated(checkpoint: Path) -> dict[str, Any] | None:
 
 
 def write_best(folder: Path, best: BestEvaluation) -> None:
-    """Say of a folder of weights which evaluation they are of."""
+    """Record which evaluation a folder of weights belongs to."""
     (folder / _BEST).write_text(best.model_dump_json())
 
 
 def find_best(attempt_dirs: Sequence[Path]) -> tuple[Path, BestEvaluation] | None:
-    """The best weights of a trial: where they lie and of which evaluation; the newest if many."""
+    """The best weights of a trial: their folder and evaluation; the newest if there are several."""
     for folder in reversed([best_dir(attempt) for attempt in attempt_dirs]):
         try:
             return folder, BestEvaluation.model_validate_json((folder / _BEST).read_bytes())

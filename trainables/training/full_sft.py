@@ -29,14 +29,14 @@ _SINGLE_WORKER = {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "W
 def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     """Fine-tune all parameters; saves a standard Hugging Face folder with safetensors.
 
-    Runs in every worker of the trial. A single worker needs no launcher: it makes a process group
-    of its own.
+    Runs in every worker of the trial. A single worker needs no launcher: it creates its own process
+    group.
 
     Raises:
         Diverged: the loss is NaN or infinite.
     """
     tokenizer, tokenized = inputs_of(config)
-    if torch.cuda.is_available():  # a LoRA trial of this process may have left its base there
+    if torch.cuda.is_available():  # a LoRA trial in this process may have left its base there
         shared_base.cache_clear()
         free_memory()
     with _deepspeed_process():
@@ -48,17 +48,17 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
 
 
 def _save(trainer: Any, folder: Path) -> None:
-    """A standard Hugging Face folder; under ZeRO-3 every worker gives its shard."""
+    """A standard Hugging Face folder; under ZeRO-3 every worker contributes its shard."""
     trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():  # a pickle nobody needs
+    if trainer.is_world_process_zero():  # a pickle that nobody needs
         (folder / "training_args.bin").unlink(missing_ok=True)
 
 
 def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
-    """DeepSpeed's JSON: the user's own, or the one for the stage and offloads asked for.
+    """DeepSpeed's JSON: the user's own, or one for the requested stage and offloads.
 
-    `auto` values are filled in by Transformers. The optimizer is the trainer's AdamW, the same
-    as for LoRA, so that methods are compared under one optimizer and nothing needs compiling.
+    `auto` values are filled in by Transformers. The optimizer is the trainer's AdamW, as for LoRA,
+    so that methods are compared under one optimizer and nothing needs compiling.
     """
     deepspeed = config.deepspeed or DeepSpeedConfig()
     if deepspeed.config_file:
@@ -66,7 +66,7 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
         zero_of_own = own.get("zero_optimization", {})
         if zero_of_own.get("stage") == 3:  # else no weights could be saved
             zero_of_own["stage3_gather_16bit_weights_on_model_save"] = True
-        # What it leaves out is the trial's, and not a default of DeepSpeed's that nobody chose.
+        # What it leaves out comes from the trial, not from DeepSpeed defaults that nobody chose.
         own.setdefault("gradient_clipping", "auto")
         if "optimizer" in own:
             of_optimizer = own["optimizer"].setdefault("params", {})
@@ -94,7 +94,7 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
 
 @contextmanager
 def _deepspeed_process() -> Iterator[None]:
-    """What DeepSpeed needs of the process, and none of it in the way of a LoRA trial after it.
+    """Set up the process for DeepSpeed, and undo what would affect a later LoRA trial.
 
     The process group itself stays: DeepSpeed caches its sub-groups for the life of the process.
     """
@@ -116,8 +116,8 @@ def _deepspeed_process() -> Iterator[None]:
 def _compile_nothing() -> None:
     """Keep DeepSpeed from building its shared-memory kernel, which training never calls.
 
-    It takes half a minute and a compiler, and a process that is killed meanwhile leaves a lock
-    for which every later one waits.
+    The build takes half a minute and a compiler, and a process killed meanwhile leaves a lock that
+    every later one waits for.
     """
     from deepspeed import ops
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
@@ -126,7 +126,7 @@ def _compile_nothing() -> None:
 
 
 def _free_port() -> int:
-    """A port nobody listens on now; the group's store takes it at once."""
+    """A port that is free now; the group's store takes it at once."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

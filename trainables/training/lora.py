@@ -20,7 +20,7 @@ from trainables.training.run import run_training, sft_config
 def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     """Train one adapter; saves it as a standard PEFT folder.
 
-    The base model stays in the process for the next trial and is left as it was found.
+    The base model stays in the process for the next trial and is left unchanged.
 
     Raises:
         Diverged: the loss is NaN or infinite.
@@ -37,11 +37,11 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
 
 
 def adapt(base: Any, lora: LoraConfig | None) -> Any:
-    """PEFT's model of this process's base with a fresh adapter in it; `restore` takes it out.
+    """PEFT's model of this process's base with a fresh adapter, which `restore` removes.
 
     Raises:
-        ValueError: PEFT refuses, such as dropout on experts. It adapts one layer after another, so
-            whoever wants the base next gets it loaded anew.
+        ValueError: PEFT refuses, for example dropout on experts. It adapts layer by layer, so the
+            base is loaded anew for its next user.
     """
     try:
         return peft.get_peft_model(base, peft_config(lora))
@@ -51,7 +51,7 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
 
 
 def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
-    """The adapter in PEFT's words."""
+    """The adapter as PEFT's configuration."""
     assert lora is not None  # noqa: S101 - TrialConfig sees to it
     modules = lora.target_modules
     return peft.LoraConfig(
@@ -72,14 +72,14 @@ def _save(trainer: Any, folder: Path) -> None:
 
 
 def restore(base: Any, adapted: Any) -> None:
-    """Take the adapter out of the shared base, whatever happened."""
+    """Remove the adapter from the shared base, whatever happened."""
     adapted.unload()
-    # PEFT leaves its configuration; TRL its fused head, once more around it at every trial.
+    # PEFT leaves its configuration; TRL its fused head, wrapped around it once more at every trial.
     for name in ("peft_config", "forward", "model_tags"):
         vars(base).pop(name, None)
     base.gradient_checkpointing_disable()
     base.disable_input_require_grads()
-    # TRL and Transformers both hook the embedding for checkpointing; one hook is forgotten.
+    # TRL and Transformers both hook the embedding for checkpointing; one hook is never removed.
     base.get_input_embeddings()._forward_hooks.clear()
     base.requires_grad_(True)
     base.zero_grad(set_to_none=True)

@@ -1,4 +1,4 @@
-"""To whom a trial speaks. The trial pushes; it never knows who listens."""
+"""What a trial reports to. The trial pushes; it never knows who listens."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Reporter(Protocol):
         """Take one measurement."""
 
     def stop_requested(self) -> bool:
-        """Whether the trial shall save a checkpoint and end by `StopTrial`, to go on later."""
+        """Whether the trial should save a checkpoint and end with `StopTrial`, to resume later."""
 
 
 class StopTrial(Exception):
-    """The trial has ended where it was asked to; a checkpoint holds what it did."""
+    """The trial has ended on request; a checkpoint holds its state."""
 
 
 class ListReporter:

@@ -1,4 +1,4 @@
-"""What a training reports on the way: losses, evaluations, forgetting, costs."""
+"""What a training reports along the way: losses, evaluations, forgetting, costs."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Reports(TrainerCallback):
         self.last: Measurement | None = None
 
     def start(self, trainer: SFTTrainer) -> None:
-        """Give it the trainer it calls back from, and start the clock."""
+        """Set the trainer that calls it, and start the clock."""
         self._trainer = trainer
         self._trainable = _count_trainable(trainer.model)
         self._started = time.perf_counter()
@@ -73,7 +73,7 @@ class Reports(TrainerCallback):
             torch.cuda.reset_peak_memory_stats()
 
     def carry(self) -> dict[str, Any]:
-        """What a training that goes on from here must know to report as this one would."""
+        """State that a resumed training needs in order to report as this one would."""
         return {
             "losses": self._losses,
             "gathered": self._gathered,
@@ -82,18 +82,18 @@ class Reports(TrainerCallback):
         }
 
     def restore(self, carried: dict[str, Any]) -> None:
-        """Take over from an earlier attempt."""
+        """Take over the state of an earlier attempt."""
         self._losses = list(carried["losses"])
         self._gathered = dict(carried["gathered"])
         self._evaluation_seconds = carried["evaluation_seconds"]
         self._earlier_seconds = carried["seconds"]
 
     def charge_evaluation(self, seconds: float) -> None:
-        """Count time as the evaluation's."""
+        """Count this time as evaluation."""
         self._evaluation_seconds += seconds
 
     def exclude(self, seconds: float) -> None:
-        """Leave out time that went to other trials on the same device."""
+        """Leave out time spent on other trials on the same device."""
         self._started += seconds
 
     def on_log(
@@ -104,11 +104,11 @@ class Reports(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """After every step: watch for divergence, gather, report what needs no evaluation."""
+        """After every step: check for divergence, gather, report what needs no evaluation."""
         if logs is None or not is_of_step(logs):
             return
         step, loss = state.global_step, float(logs["loss"])
-        # DeepSpeed keeps it to itself in one case: stage 0 in float32.
+        # DeepSpeed does not reveal it in one case: stage 0 in float32.
         norm = {metric_keys.GRAD_NORM: float(logs["grad_norm"])} if "grad_norm" in logs else {}
         if not all(map(math.isfinite, (loss, *norm.values()))):
             raise Diverged(f"step {step}: loss {loss}, gradient norm {logs.get('grad_norm')}")
@@ -122,15 +122,15 @@ class Reports(TrainerCallback):
     def evaluate(
         self, state: TrainerState, before_report: Callable[[], None] = lambda: None
     ) -> Measurement:
-        """Evaluate at a report step and report it, with what the step's training has gathered.
+        """Evaluate at a report step and report it with what was gathered in the step's training.
 
         Args:
             state: the trainer's.
-            before_report: called in between.
+            before_report: called between evaluation and report.
 
         Raises:
             EvaluationFailed: the evaluation raised an error.
-            EvaluationOutOfMemory: the device has no memory for it.
+            EvaluationOutOfMemory: the device has too little memory for it.
         """
         step = state.global_step
         try:
@@ -164,7 +164,7 @@ class Reports(TrainerCallback):
         }
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """On rank 0; with DeepSpeed on every rank: a ZeRO-3 forward pass needs them all."""
+        """Evaluate on rank 0, or if sharded on every rank: a ZeRO-3 forward pass needs them all."""
         if not (self._trainer.is_world_process_zero() or self._is_sharded()):
             return {}
         started = time.perf_counter()
@@ -195,7 +195,7 @@ class Reports(TrainerCallback):
         elapsed = self._elapsed()
         training = elapsed - self._evaluation_seconds
         workers = self._config.workers
-        # Of a process that trains many trials together no part is one trial's.
+        # In a process that trains many trials together, no part of the memory is one trial's.
         memory = {metric_keys.MAX_RESERVED: peak_bytes() / 2**30} if self._has_own_process else {}
         return memory | {
             metric_keys.TRAIN_SECONDS: training,
@@ -209,12 +209,12 @@ class Reports(TrainerCallback):
 
 
 def is_of_step(logs: dict[str, float] | None) -> bool:
-    """Whether the trainer logs a step, rather than its own last words on the whole training."""
+    """Whether the trainer logs a step, rather than its summary of the whole training."""
     return logs is not None and "loss" in logs
 
 
 def _fault(step: int, error: Exception) -> TrialError:
-    """What an error in the evaluation of a step means for the trial."""
+    """The trial's error for an error in the evaluation of a step."""
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
     message = f"step {step}{where}: {type(error).__name__}: {first_line(error)}"
     if is_out_of_memory(error):
@@ -223,7 +223,7 @@ def _fault(step: int, error: Exception) -> TrialError:
 
 
 def _count_trainable(model: Any) -> int:
-    """Trainable parameters; under ZeRO-3 a shard knows its whole as `ds_numel`."""
+    """Number of trainable parameters; under ZeRO-3 a shard knows its whole size as `ds_numel`."""
     return sum(
         getattr(parameter, "ds_numel", parameter.numel())
         for parameter in model.parameters()
@@ -232,9 +232,9 @@ def _count_trainable(model: Any) -> int:
 
 
 def peak_bytes() -> int:
-    """The most memory that this process held, on its GPU if it has one.
+    """Peak memory of this process in bytes, on its GPU if it has one.
 
-    Without one it counts from the process's beginning, which may be before this trial.
+    Without a GPU it counts from the start of the process, which may precede this trial.
     """
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_reserved())

@@ -33,7 +33,7 @@ _LONGEST_EVALUATION_S = 24 * 3600
 def sft_config(
     config: TrialConfig, samples: int, deepspeed: dict[str, Any] | None = None
 ) -> SFTConfig:
-    """The trial in TRL's words. Build it before loading a model that ZeRO-3 shall shard."""
+    """The trial as TRL's configuration. Build it before loading a model that ZeRO-3 is to shard."""
     train = config.train
     total = train.total_steps(samples)
     return SFTConfig(
@@ -42,7 +42,7 @@ def sft_config(
         per_device_train_batch_size=train.micro_batch_size,
         gradient_accumulation_steps=config.accumulation_steps,
         learning_rate=config.learning_rate,
-        # What Transformers calls constant has no warm-up.
+        # Transformers' own `constant` has no warm-up.
         lr_scheduler_type=(
             "constant_with_warmup" if train.schedule == "constant" else train.schedule
         ),
@@ -77,14 +77,14 @@ def run_training(
     arguments: SFTConfig,
     save: Callable[[SFTTrainer, Path], None],
 ) -> TrialResult:
-    """Train to the end, reporting on the way; the model is left as the training leaves it.
+    """Train to the end, reporting along the way; the model is left as trained.
 
-    Goes on from the newest valid checkpoint of any attempt, as if nothing had happened.
+    Resumes from the newest valid checkpoint of any attempt, as if nothing had happened.
 
     Args:
         config: the trial.
-        reporter: who is told of each measurement.
-        model: base model, with the adapter in it where there is one.
+        reporter: receives each measurement.
+        model: base model, with its adapter if there is one.
         tokenizer: its tokenizer.
         tokenized: the data.
         arguments: see `sft_config`.
@@ -92,9 +92,9 @@ def run_training(
 
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
-        StopTrial: the reporter asked for it; a checkpoint holds the training.
-        EvaluationFailed: an evaluation raised an error; the step lies in a checkpoint.
-        EvaluationOutOfMemory: the same, for want of memory.
+        StopTrial: the reporter asked for it; a checkpoint holds the training's state.
+        EvaluationFailed: an evaluation raised an error; a checkpoint holds the step.
+        EvaluationOutOfMemory: the same, because memory ran out.
     """
     reports = Reports(config, reporter, tokenizer, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, reports, arguments.max_steps)
@@ -122,14 +122,14 @@ def run_training(
         weights_dir=config.weights_dir if config.train.save_weights else None,
         best_weights_dir=best.settle(last) if first else None,
     )
-    if first:  # only now: until the weights are written the last checkpoint is all there is
+    if first:  # only now: until the weights are written, the last checkpoint is all there is
         checkpoint_files.remove_checkpoints(config.attempt_dirs)
     return result
 
 
 @contextmanager
 def _letting_go_of(trainer: SFTTrainer) -> Iterator[None]:
-    """DeepSpeed's engine hangs in hooks of its own, and would stay in memory with all it has."""
+    """Destroy DeepSpeed's engine: its own hooks would keep it, with all it holds, in memory."""
     try:
         yield
     finally:
@@ -139,10 +139,10 @@ def _letting_go_of(trainer: SFTTrainer) -> Iterator[None]:
 
 
 def _forget_modules() -> None:
-    """What ZeRO-3 keeps for the life of the process: modules, and with them all of the training.
+    """Release modules, and so all of the training, that ZeRO-3 keeps for the process's lifetime.
 
-    They stand in a list of the modules that compute, from which the outermost is never taken, and
-    as keys in the cache of a method.
+    They are in a list of computing modules, from which the outermost is never removed, and are keys
+    in a method's cache.
     """
     from deepspeed.runtime.zero import parameter_offload
     from deepspeed.runtime.zero.partitioned_param_coordinator import PartitionedParameterCoordinator
@@ -158,28 +158,28 @@ def _forget_modules() -> None:
 def _ordered(
     config: TrialConfig, tokenized: TokenizedData, total_steps: int, first_step: int
 ) -> Dataset:
-    """The samples in the order they are trained on, from the first step that is still to do."""
+    """The samples in training order, from the first step that is still to do."""
     batch = config.train.batch_size
     order = training_order(len(tokenized.train), total_steps * batch, config.seed)
     samples = tokenized.train
     if not isinstance(samples, Dataset):
         samples = Dataset.from_list([dict(sample) for sample in samples])
-    # TRL wants to see a sample even where none is left to train on.
+    # TRL needs to see a sample even if none is left to train on.
     return samples.select(order[min(first_step, total_steps - 1) * batch :])
 
 
 class AlreadyTrained(Exception):
-    """The checkpoint was of the last step: nothing is left to train."""
+    """The checkpoint is from the last step: nothing is left to train."""
 
 
 class Checkpoints(TrainerCallback):
-    """Saves the training at each evaluation, and puts it back where one is resumed.
+    """Saves the training's state at each evaluation, and restores it on resume.
 
-    It is written while the evaluation runs, and before the evaluation is reported: whatever the
-    driver knows of a trial a checkpoint holds. Where the evaluation fails or runs out of memory
-    whoever goes on from the checkpoint does it first.
+    It is written while the evaluation runs, and before the evaluation is reported, so a checkpoint
+    holds whatever the driver knows of a trial. If the evaluation fails or runs out of memory, the
+    run that resumes from the checkpoint does it first.
 
-    The newest two are kept, so that one is left if the other turns out damaged.
+    The newest two are kept, in case one turns out to be damaged.
     """
 
     def __init__(
@@ -195,11 +195,11 @@ class Checkpoints(TrainerCallback):
 
     @property
     def first_step(self) -> int:
-        """Optimizer steps that are done already."""
+        """Optimizer steps already done."""
         return self._progress.step if self._progress else 0
 
     def start(self, trainer: SFTTrainer, best: BestWeights) -> None:
-        """Give it the trainer it calls back from, and who keeps the best weights."""
+        """Set the trainer that calls it, and the keeper of the best weights."""
         self._trainer = trainer
         self._best = best
         if trainer.is_world_process_zero():
@@ -208,7 +208,7 @@ class Checkpoints(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put parameters, moments and schedule back; everything is built and wrapped by now."""
+        """Restore parameters, moments and schedule, now that everything is built and wrapped."""
         if self._resumed is None or self._progress is None:
             return
         trainer, progress = self._trainer, self._progress
@@ -227,7 +227,7 @@ class Checkpoints(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Put the random state back, after the data loader has drawn from it for itself."""
+        """Restore the random state, after the data loader has drawn from it for itself."""
         if self._resumed is not None:
             checkpoint.load_random_state(self._resumed, args.process_index)
             self._resumed = None
@@ -240,7 +240,7 @@ class Checkpoints(TrainerCallback):
         logs: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save and evaluate at a report step; save and end where that is asked for."""
+        """Save and evaluate at a report step; save and end if that is requested."""
         step = state.global_step
         if not is_of_step(logs):
             return
@@ -264,7 +264,7 @@ class Checkpoints(TrainerCallback):
             return self._reports.evaluate(state, before_report=wait_for_it)
 
     def _mark_evaluated(self, step: int) -> None:
-        """Whoever goes on from there has no evaluation to do first."""
+        """Record that a run resuming from this step has no evaluation to do first."""
         if self._trainer.is_world_process_zero():
             folder = checkpoint_files.checkpoint_dir(self._attempts[-1], step)
             checkpoint_files.mark_evaluated(folder, self._reports.carry())
