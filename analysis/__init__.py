@@ -1,1 +1,1 @@
-"""Reads finished records: statistics, what changed inside the model, reports. Never imports Ray."""
+"""Analysis of finished records: statistics, model internals, reports. Never imports Ray."""

@@ -15,7 +15,7 @@ _FORMATS = ("html", "md", "csv", "json")
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; returns its exit code, 2 where the input is at fault, 130 after Ctrl-C."""
+    """Run a command; returns its exit code: 2 for faulty input, 130 after Ctrl-C."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
@@ -74,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _folder(text: str) -> Path:
-    """A sweep on this machine."""
+    """Parse the folder of a sweep on this machine."""
     if is_address(text):
         rule = f"must be a folder, got {text}: copy the sweep to this machine first"
         raise argparse.ArgumentTypeError(rule)
@@ -149,9 +149,9 @@ def _export(sweep_dir: Path, to: Path, number: int | None, merge: bool) -> None:
 
 
 def _end(code: int) -> None:
-    """End the process, with an error without those who wait for W&B at its end.
+    """End the process; after an error, without W&B's exit handlers.
 
-    W&B's own process may try for minutes yet to reach a server that does not answer; it ends by
+    W&B's own process may try for minutes to reach a server that does not answer; it ends by
     itself once this one has.
     """
     if code and "wandb" in sys.modules:

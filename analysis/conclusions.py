@@ -1,6 +1,6 @@
-"""What the data say, in sentences that carry their evidence, or that say what is missing.
+"""What the data say: sentences with their evidence, or with what is missing.
 
-Nothing here is written by hand about any sweep: a sentence comes with the numbers it was chosen by.
+No sentence is written by hand for a sweep; each comes with the numbers that selected it.
 p-values over trials are indicative: a sampler that learns from results does not draw at random.
 """
 
@@ -36,10 +36,10 @@ Verdict = Literal["shown", "open", "too few data"]
 
 @dataclass(frozen=True)
 class Conclusion:
-    """One sentence and what it rests on.
+    """One sentence and its evidence.
 
     Attributes:
-        verdict: `open` where the data do not decide, `too few data` where they cannot.
+        verdict: `open` if the data do not decide, `too few data` if they cannot.
     """
 
     statement: str
@@ -48,7 +48,7 @@ class Conclusion:
 
 
 def conclude(results: Results) -> list[Conclusion]:
-    """Every conclusion that the sweep's tasks and methods allow, the most wanted first."""
+    """Every conclusion that the sweep's tasks and methods allow, most relevant first."""
     made = (
         _recommended_against_base,
         _rank_that_suffices,
@@ -113,7 +113,7 @@ def _difference(shown: str, comparison: Comparison, otherwise: str, picked: str)
 def _evidence(comparison: Comparison, picked: str) -> str:
     """Such as `95 % interval -0.4 to +3.1 points, n = 384; McNemar p = 0.13`.
 
-    Where the models were picked on the items that they are compared on, it says so.
+    It says so if the models were picked on the items that they are compared on.
     """
     is_picked = comparison.picked_from > 1
     interval = comparison.difference
@@ -130,10 +130,10 @@ def _evidence(comparison: Comparison, picked: str) -> str:
 
 
 def _rank_that_suffices(results: Results) -> list[Conclusion]:
-    """The smallest rank whose best trial no higher rank's beats by more than `NEGLIGIBLE`.
+    """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
 
-    For one rank all higher ones must be shown to gain no more, an intersection-union test, which
-    needs no correction (Berger 1982); over the ranks that may suffice, Bonferroni's.
+    For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
+    needs no correction (Berger 1982). Over the candidate ranks, Bonferroni's is applied.
     """
     best = {
         group.rank: max(group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
@@ -172,7 +172,7 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
 
 
 def _full_against_lora(results: Results) -> list[Conclusion]:
-    """The best of either, of which any pair might have been picked on the items."""
+    """Compare the best of each, corrected for all pairs that could have been picked instead."""
     full = results.group("full")
     lora = [group for group in results.groups if group.method == "lora"]
     if full is None or not lora:
@@ -261,7 +261,7 @@ def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:
 
 
 def _learning_rates(results: Results) -> list[Conclusion]:
-    """LoRA's best learning rate over full SFT's; about 10 where both are tuned well."""
+    """LoRA's best learning rate divided by full SFT's; about 10 if both are tuned well."""
     full = results.group("full")
     trials = _lora(results)
     if full is None or not trials:

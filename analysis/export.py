@@ -1,4 +1,4 @@
-"""The winner, ready to use: its adapter or model in a folder of its own, with a model card."""
+"""Exports the winner ready for use: its adapter or model in its own folder, with a model card."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MOST_NUMBERS = 20
 def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = False) -> Path:
     """Write a trial's adapter or model and its card.
 
-    The folder appears when it is whole.
+    The folder appears only once it is complete.
 
     Args:
         sweep_dir: the sweep's folder.
-        to: a folder that is empty, or not there yet.
+        to: a folder that is empty or does not exist yet.
         number: of the trial; None takes the one that the sweep recommends.
-        merge: put the adapter into its base, which makes a model that needs no PEFT.
+        merge: merge the adapter into its base, giving a model that needs no PEFT.
 
     Returns:
         The folder.
@@ -130,7 +130,7 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
 
 
 def _name_base(model: ModelConfig, file: Path) -> None:
-    """A hub model under its name, which holds on every machine; else where it lies on this one."""
+    """Set the base to its hub name, valid on every machine, or else to its path on this one."""
     from trainables.inputs.model import source
 
     config = json.loads(file.read_bytes())
@@ -140,8 +140,8 @@ def _name_base(model: ModelConfig, file: Path) -> None:
 
 
 def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
-    """W + s B A for every adapted W, in the base's dtype, beside its tokenizer."""
-    # DeepSpeed, which PEFT loads where it finds it, greets on the standard output.
+    """Write a model with W + s B A for every adapted W, in the base's dtype, and its tokenizer."""
+    # PEFT loads DeepSpeed if installed, which prints a greeting to standard output.
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         from peft import PeftModel

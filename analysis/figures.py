@@ -24,17 +24,17 @@ _NAMES = {
     OOD_ACC: "out-of-domain accuracy",
     FORGETTING_MEAN: "forgetting (base - tuned)",
 }
-_FULL_COLOUR = "#d55e00"  # vermilion, told from viridis by every kind of colour vision
+_FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision
 
 
 def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figure | None:
-    """What each trial gained in its domain against what it forgot, and against OOD accuracy.
+    """Plot in-domain accuracy against forgetting and against OOD accuracy.
 
-    LoRA trials are coloured by rank, full fine-tuning and the base are marked. None where no
+    LoRA trials are coloured by rank; full fine-tuning and the base are marked. None if no
     complete trial measured forgetting or OOD accuracy.
 
     Args:
-        trials: as from `load_trials`; complete trials of the search are drawn.
+        trials: as from `load_trials`; only complete trials of the search are drawn.
         base: the base model's metrics.
         title: above the figure.
     """
@@ -55,7 +55,7 @@ def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figur
 
 
 def _rank_colours(trials: pd.DataFrame) -> tuple[list[float], BoundaryNorm]:
-    """The ranks that occur, and a colour scale with one step for each."""
+    """The ranks present, and a colour scale with one step for each."""
     ranks = sorted(trials.loc[trials["method"] == "lora", "lora/rank"].unique())
     return ranks, BoundaryNorm([i - 0.5 for i in range(len(ranks) + 1)], 256)
 
@@ -95,7 +95,7 @@ def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str)
 
 
 def rank_curves(results: Results) -> Figure | None:
-    """In-domain, OOD and forgetting of the best trade-off at each rank, full SFT as a band.
+    """Plot the best trade-off's in-domain, OOD and forgetting by rank, with full SFT as a band.
 
     Error bars and band are 95 % bootstrap intervals over items; dots are all complete LoRA trials.
     None without LoRA trials.
@@ -148,7 +148,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
 
 
 def forgetting_matrix(results: Results) -> Figure | None:
-    """Forgetting in points of the best of each method and rank, by retention task.
+    """Plot the forgetting of the best of each method and rank by retention task, in points.
 
     None without retention tasks or complete trials.
     """
@@ -175,7 +175,7 @@ def forgetting_matrix(results: Results) -> Figure | None:
 
 
 def save_all(results: Results, folder: Path) -> list[Path]:
-    """Write every figure that the sweep has, each as PDF and PNG; returns the files."""
+    """Write every available figure as PDF and PNG; returns the files."""
     title = results.sweeps[0].name
     figures = {
         "trade_off": trade_off(trials_frame(results.sweeps), results.base.metrics, title),
@@ -197,7 +197,7 @@ def save(figure: Figure, file: Path) -> None:
     """Write the figure in the format its name ends in.
 
     Raises:
-        UserError: there is no such format, or the file cannot be written.
+        UserError: the format is unknown, or the file cannot be written.
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

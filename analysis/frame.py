@@ -1,7 +1,7 @@
-"""Sweeps as tidy frames: trials, measurements, tasks and items, failed trials included.
+"""Sweeps as tidy data frames: trials, measurements, tasks and items, including failed trials.
 
-Nothing is parsed from names: keys of tasks are built from the base's record, and units and
-directions come from `trainables.metric_keys`.
+Nothing is parsed from names: task keys are built from the base's record, and units and directions
+come from `trainables.metric_keys`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ def load_trials(*sweep_dirs: Location) -> pd.DataFrame:
 
 
 def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
-    """A row for each trial, indexed by its id, which is unique over sweeps.
+    """One row per trial, indexed by its id, which is unique across sweeps.
 
-    Columns of settings are named as in the W&B runs' configuration, columns of metrics by their
-    keys. What a trial never logged is NaN.
+    Setting columns are named as in the W&B runs' configuration, metric columns by their keys.
+    Metrics that a trial never logged are NaN.
     """
     rows = [_row(sweep, record) for sweep in sweeps for record in sweep.trials]
     return pd.DataFrame(rows).set_index("trial_id")
@@ -68,7 +68,7 @@ def _row(sweep: Sweep, record: TrialRecord) -> dict[str, object]:
 def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """Every measured value: trial_id, sweep, number, step, share, metric, value.
 
-    `share` is the part of the training that is done, in [0, 1]; NaN where its length is unknown.
+    `share` is the completed fraction of the training, in [0, 1]; NaN if its length is unknown.
     """
     rows = [
         (
@@ -93,7 +93,8 @@ def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """Every trial's newest score on every task.
 
     Columns: trial_id, sweep, number, role, task, metric (the harness's), score, stderr, base,
-    chance, gain (score - base) and forgetting (base - score; retention tasks alone). All shares.
+    chance, gain (score - base) and forgetting (base - score; retention tasks only). All values
+    are fractions.
     """
     columns = ["trial_id", "sweep", "number", "role", "task", "metric", "score", "stderr"]
     columns += ["base", "chance", "gain", "forgetting"]
@@ -125,13 +126,13 @@ def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
 
 
 def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -> pd.DataFrame:
-    """Every document's score by the base and by each trial that was evaluated to its end.
+    """Every document's score by the base and by each trial whose evaluation completed.
 
     Columns: trial_id, sweep, number, role, task, doc_hash, filter, base, tuned.
 
     Args:
         sweeps: to read.
-        numbers: of the trials to read, all if absent.
+        numbers: of the trials to read; all if None.
     """
     wanted = None if numbers is None else set(numbers)
     rows = [

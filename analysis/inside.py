@@ -1,6 +1,6 @@
-"""What changed inside the models of a sweep: looking, where nobody has, and tidy frames.
+"""What changed inside a sweep's models: inspection of trials and tidy data frames of the results.
 
-The looking itself is `trainables.inside`, because a sweep can start it on its workers.
+The inspection itself is in `trainables.inside`, because a sweep can run it on its workers.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ def look_inside(
     numbers: Sequence[int] | None = None,
     seen: Callable[[InsideRecord], None] = lambda record: None,
 ) -> list[InsideRecord]:
-    """Look inside trials' models; what was found before is found on disk, if still true.
+    """Inspect trials' models; earlier records are reused from disk if still valid.
 
     Args:
         sweep_dir: folder of a sweep, finished or not.
-        numbers: of trials; default the Pareto front, the best of each rank and of full
+        numbers: of trials; default the Pareto front and the best of each rank and of full
             fine-tuning.
         seen: called after each trial.
 
@@ -93,14 +93,14 @@ def _ledger(sweep_dir: Path) -> Ledger:
 
 
 def matrices(records: Sequence[InsideRecord]) -> pd.DataFrame:
-    """A row for each matrix of each trial; columns as in `MatrixChange`, and `number`."""
+    """One row per matrix of each trial; columns as in `MatrixChange`, and `number`."""
     return pd.DataFrame(
         [{"number": r.number, **matrix.model_dump()} for r in records for matrix in r.matrices]
     )
 
 
 def attention(records: Sequence[InsideRecord]) -> pd.DataFrame:
-    """A row for each head of each layer of each trial: `number`, `layer`, `head`, the drifts."""
+    """One row per head of each layer of each trial: `number`, `layer`, `head`, the drifts."""
     return pd.DataFrame(
         [
             {"number": r.number, "layer": layer.layer, "head": head}
@@ -113,17 +113,17 @@ def attention(records: Sequence[InsideRecord]) -> pd.DataFrame:
 
 
 def representation(records: Sequence[InsideRecord]) -> pd.DataFrame:
-    """A row for each layer of each trial; columns as in `RepresentationDrift`, and `number`."""
+    """One row per layer of each trial; columns as in `RepresentationDrift`, and `number`."""
     return pd.DataFrame(
         [{"number": r.number, **layer.model_dump()} for r in records for layer in r.representation]
     )
 
 
 def by_trial(records: Sequence[InsideRecord]) -> pd.DataFrame:
-    """One row a trial, indexed by number: medians over matrices, means over heads and layers.
+    """One row per trial, indexed by number: medians over matrices, means over heads and layers.
 
-    `stable_rank_share` and `effective_rank_share` are shares of the most the rank could be, so
-    that they compare across ranks. `intruders` is a sum over matrices.
+    `stable_rank_share` and `effective_rank_share` are fractions of the largest possible rank, and
+    so comparable across ranks. `intruders` is a sum over matrices.
     """
     frame = pd.DataFrame(
         {
@@ -149,13 +149,13 @@ def by_trial(records: Sequence[InsideRecord]) -> pd.DataFrame:
 
 
 def similarity(sweep_dir: Path, numbers: Sequence[int]) -> pd.DataFrame:
-    """Subspace similarity of the updates of each two trials, for every matrix both have changed.
+    """Subspace similarity of each pair of trials' updates, for every matrix changed by both.
 
-    Between the spans of up to 8 top left singular vectors of each dW; columns `number`, `other`,
-    `matrix`, `similarity` (0 to 1; two random spans of k in n dimensions have k / n).
+    Compares the spans of up to 8 top left singular vectors of each dW; columns `number`, `other`,
+    `matrix`, `similarity` (0 to 1; two random k-dimensional subspaces of n dimensions have k / n).
 
     Raises:
-        FileNotFoundError: a trial has not been looked into.
+        FileNotFoundError: a trial has not been inspected.
     """
     from safetensors.torch import load_file
 

@@ -1,4 +1,4 @@
-"""The licence of a base model, as far as this machine knows it."""
+"""The licence of a base model, as far as it is known on this machine."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 
 
 def licence_of(model: ModelConfig) -> str | None:
-    """The licence's identifier in the hub's spelling, such as `apache-2.0`; None where unknown.
+    """The licence's identifier in the hub's spelling, such as `apache-2.0`; None if unknown.
 
-    Looked for in the model's own card, beside a local model or in the hub's cache, and in the
-    metadata of the Python package that carries it. Nothing is downloaded.
+    It is read from the model's own card, next to a local model or in the hub's cache, or from the
+    metadata of the Python package that ships it. Nothing is downloaded.
     """
     card = _card(model)
     found = _in_card(card) if card else None
@@ -50,7 +50,7 @@ def _in_card(card: Path) -> str | None:
 
 
 def _of_package(package: str) -> str | None:
-    # An editable install, which is how this project is installed for development, lists none.
+    # An editable install, which this project uses for development, lists none.
     ours = ["forgetting-sweeps"] if package == "trainables" else []
     for distribution in packages_distributions().get(package, ours):
         try:

@@ -1,4 +1,4 @@
-"""The model card of an exported trial: what it is, how good, why this one, where it comes from."""
+"""The model card of an exported trial: what it is, its scores, why it was chosen, its origin."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def model_card(
     sweep: Sweep,
     recommendation: Recommendation | None,
 ) -> str:
-    """The card as Markdown, its front matter as Hugging Face's hub reads it."""
+    """The card as Markdown, with front matter for the Hugging Face hub."""
     base = sweep.base
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
@@ -77,7 +77,7 @@ def _prompting(data: DataConfig) -> str:
 
 
 def _fenced(text: str, language: str) -> str:
-    """A block of code; its fence is longer than any in the text, such as a prompt's own."""
+    """A code block whose fence is longer than any in the text, such as a prompt's own."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
     return f"{fence}{language}\n{text}\n{fence}"
 
@@ -88,7 +88,7 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
     config = record.config
     method = ["lora", "peft"] if config.method == "lora" else ["full-fine-tuning"]
     data = ModelCardData(
-        # The hub takes names of its own alone.
+        # The hub accepts only names of its own.
         base_model=None if is_local(config.model.name) else config.model.name,
         datasets=None if is_local(config.data.path) else [config.data.path],
         license=licence_of(config.model),

@@ -1,4 +1,4 @@
-"""The paper's table: method and rank by task, with differences to the base and to full SFT."""
+"""The paper's table: method and rank by task, with differences from the base and full SFT."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ class Cell:
     """A value, and how it differs from the base's and from full SFT's.
 
     Attributes:
-        value: a share.
-        to_base, to_full: the row's value minus the other's, over the same items; None where there
-            is nothing to compare with.
+        value: a fraction.
+        to_base, to_full: the row's value minus the other's, over the same items; None if there is
+            nothing to compare with.
         p_base, p_full: as `Comparison.p_value`, adjusted over the whole table (Holm).
         seeds: over repeats with other seeds, without the trial itself.
     """
@@ -45,7 +45,7 @@ class Cell:
 
     @property
     def marks(self) -> str:
-        """`*` unlike the base, `†` unlike full SFT, both at 5 %."""
+        """`*` if it differs from the base, `†` if from full SFT, both at 5 %."""
         is_unlike = (UNLIKE_BASE, self.p_base < _ALPHA), (UNLIKE_FULL, self.p_full < _ALPHA)
         return "".join(mark for mark, holds in is_unlike if holds)
 
@@ -55,9 +55,9 @@ class Row:
     """The base, or the best trade-off of one method and rank.
 
     Attributes:
-        trial: its number, None for the base.
-        trial_id: unique over sweeps.
-        name: such as `3`, or `trial 3 of first` where there are several sweeps.
+        trial: its number; None for the base.
+        trial_id: unique across sweeps.
+        name: such as `3`, or `trial 3 of first` if there are several sweeps.
         trials: how many it was chosen from.
     """
 
@@ -72,17 +72,17 @@ class Row:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Rows over columns: three summaries, then every task.
+    """Rows by columns: three summaries, then every task.
 
     Attributes:
-        roles: of each column.
+        roles: the role of each column.
     """
 
     rows: tuple[Row, ...]
     roles: dict[str, Role]
 
     def frame(self) -> pd.DataFrame:
-        """All numbers, tidy: a row for each column of each row."""
+        """All numbers in tidy form: one row per cell."""
         return pd.DataFrame(
             [
                 {
@@ -105,7 +105,7 @@ class PaperTable:
 
     @property
     def summaries(self) -> list[str]:
-        """Columns of whole roles."""
+        """Columns that summarise a whole role."""
         return [name for name, *_ in _SUMMARIES if name in self.roles]
 
     @property
@@ -114,7 +114,7 @@ class PaperTable:
         return [name for name in self.roles if name not in self.summaries]
 
     def texts(self) -> list[list[str]]:
-        """Header and rows as they are printed; differences of the summaries are in points."""
+        """Header and rows as printed; differences of the summaries are in points."""
         header = ["", "trial", "lr"]
         for name in self.summaries:
             header += [name, f"{name} Δ base", f"{name} Δ full"]
@@ -127,7 +127,7 @@ class PaperTable:
 
 
 def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
-    """A row without its tasks: what it is, then each summary and its differences in points."""
+    """A row without its tasks: its labels, then each summary and its differences in points."""
     texts = [
         row.label,
         "" if row.trial is None else f"{row.name} (of {row.trials})",
@@ -141,7 +141,7 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
 
 
 def cell_text(cell: Cell | None) -> str:
-    """Such as `0.839*`; with repeats `0.839* (0.812 ± 0.012)`, their mean and its half width."""
+    """Such as `0.839*`; with repeats `0.839* (0.812 ± 0.012)`: their mean and half width."""
     if cell is None:
         return ""
     own = f"{cell.value:.3f}{cell.marks}"
@@ -221,14 +221,14 @@ def _row(results: Results, group: Group, full: Group | None, columns: Columns) -
 
 
 def _signed(comparison: Comparison | None, sign: int) -> Interval | None:
-    """Forgetting is base minus tuned: it falls where the accuracy rises."""
+    """Negate differences of forgetting, which is base minus tuned: it falls as accuracy rises."""
     if comparison is None:
         return None
     return comparison.difference if sign > 0 else comparison.difference.negated()
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:
-    """With p-values for all comparisons with the base, and for all with full SFT, at once."""
+    """Adjust p-values jointly over all comparisons with the base, and over all with full SFT."""
     places = [(i, name) for i, row in enumerate(rows) for name in row.cells]
     cells = {place: rows[place[0]].cells[place[1]] for place in places}
     tested = [place for place in places if cells[place].to_base]

@@ -1,4 +1,4 @@
-"""Sweeps that are shown together, with what is derived from them computed once."""
+"""Sweeps that are shown together, with derived values computed once."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ class Comparison:
 
     Attributes:
         difference: first minus second accuracy, mean over tasks.
-        test: of that difference, in which each task counts the same: `McNemar` where every item
-            is right or wrong, `sign flips` where items are graded.
+        test: of that difference, with tasks weighted equally: `McNemar` if every item is right or
+            wrong, `sign flips` if items are graded.
         p_value: of the test.
-        differing: items on which the two differ.
-        picked_from: comparisons of which this is the best; the interval and the p-value hold for
-            all of them at once (Bonferroni).
+        differing: number of items on which the two differ.
+        picked_from: number of comparisons that this is the best of; the interval and the p-value
+            hold for all of them at once (Bonferroni).
     """
 
     difference: Interval
@@ -57,10 +57,10 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Group:
-    """The complete trials of one method, and of one rank where it is LoRA.
+    """The complete trials of one method and, for LoRA, of one rank.
 
     Attributes:
-        best: the one nearest to the ideal, among those that keep the constraints if any does.
+        best: the trial nearest to the ideal, among feasible ones if there are any.
     """
 
     method: Method
@@ -75,9 +75,9 @@ class Group:
 
 
 class Results:
-    """One or several sweeps of one model and evaluation.
+    """One or several sweeps with the same model and evaluation.
 
-    Objectives and constraints are those of the first.
+    Objectives and constraints are those of the first sweep.
     """
 
     def __init__(self, sweeps: Sequence[Sweep]) -> None:
@@ -94,12 +94,12 @@ class Results:
 
     @cached_property
     def search_trials(self) -> list[TrialRecord]:
-        """Every trial of the search; repeats with other seeds are left out."""
+        """Every trial of the search, without repeats with other seeds."""
         return [r for s in self.sweeps for r in s.trials if r.confirms is None]
 
     @cached_property
     def complete(self) -> list[TrialRecord]:
-        """Trials of the search that ran to their end and have every objective."""
+        """Trials of the search that completed and have every objective."""
         return [r for r in self.search_trials if objective_values(self.goals, r) is not None]
 
     @cached_property
@@ -109,7 +109,7 @@ class Results:
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
-        """The trial to take; None where none is complete."""
+        """The recommended trial; None if none is complete."""
         judged = [record for sweep in self.sweeps for record in judged_by_repeats(sweep.trials)]
         return recommend(self.goals, self.complete, judged, self.names)
 
@@ -131,7 +131,7 @@ class Results:
         return found[0] if found else None
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
-        """The best trade-off of some complete trials, on the scale of all complete ones."""
+        """The best trade-off among these complete trials, on the scale of all complete ones."""
         feasible = [record for record in trials if is_feasible(self.goals, record)]
         return min(
             feasible or trials,
@@ -143,12 +143,12 @@ class Results:
         return objective_ranges(self.goals, self.complete)
 
     def name(self, record: TrialRecord) -> str:
-        """Such as `trial 7`, with its sweep where there are several."""
+        """Such as `trial 7`, with its sweep if there are several."""
         sweep = f" of {self.sweep(record).name}" if len(self.sweeps) > 1 else ""
         return f"trial {record.number}{sweep}"
 
     def names(self, records: Sequence[TrialRecord]) -> str:
-        """Such as `trials 3, 5 and 12 more`, for each sweep where there are several."""
+        """Such as `trials 3, 5 and 12 more`, for each sweep if there are several."""
         if len(self.sweeps) == 1:
             return numbers_text(records)
         own = [(s.name, [r for r in records if self.sweep(r) is s]) for s in self.sweeps]
@@ -163,13 +163,13 @@ class Results:
         return {label: task for label, task in self.base.scores.items() if task.role == role}
 
     def pairs(self, record: TrialRecord) -> dict[str, list[PairedItem]]:
-        """The base's and the trial's outcome on each item; empty where there are none on disk."""
+        """The base's and the trial's outcome on each item; empty if there are none on disk."""
         return self._pairs_of(record.config.trial_id)
 
     def interval(self, record: TrialRecord, metric: str) -> Interval | None:
-        """Bootstrap interval over items of a role's mean accuracy, or of mean forgetting.
+        """Bootstrap interval over items of a role's mean accuracy or of mean forgetting.
 
-        None for other metrics, and where the items are not on disk.
+        None for other metrics, or if the items are not on disk.
         """
         role = _ROLE_OF.get(metric)
         scores = self._scores_of(record.config.trial_id)
@@ -184,12 +184,12 @@ class Results:
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
         """Interval over a trial's complete repeats with other seeds; None for fewer than two.
 
-        The trial itself is left out: it was picked for being best, so it was lucky.
+        The trial itself is left out: it was picked for being the best, so it was lucky.
         """
         return over_seeds(metrics_over(self.repeats(record)).get(metric, []))
 
     def repeats(self, record: TrialRecord) -> list[TrialRecord]:
-        """A trial's repeats with other seeds that are complete, or diverged."""
+        """A trial's complete or diverged repeats with other seeds."""
         return repeats_of(record, self.sweep(record).trials)
 
     def compare(
@@ -201,13 +201,13 @@ class Results:
     ) -> Comparison | None:
         """Compare a trial with another, or with the base, on some tasks.
 
-        None where there are no tasks, or an item was answered by one of the two alone.
+        None if there are no tasks, or if an item was answered by only one of the two.
 
         Args:
             first: a trial.
-            second: what it is compared with; None for the base.
-            tasks: of which each counts the same.
-            picked_from: how many comparisons on these items this one was picked from.
+            second: the trial to compare with; None for the base.
+            tasks: weighted equally.
+            picked_from: number of comparisons on these items that this one was picked from.
         """
         pairs = self._scores_on(first, second, tasks)
         if not pairs:
@@ -226,7 +226,7 @@ class Results:
     def differences(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
     ) -> list[NDArray[np.float64]]:
-        """For each task first minus second, item by item; empty where `compare` gives None."""
+        """For each task, first minus second item by item; empty if `compare` gives None."""
         return [one - other for one, other in self._scores_on(first, second, tasks)]
 
     def _scores_on(
@@ -263,7 +263,7 @@ class Results:
     def _base_items(self) -> list[ItemScore]:
         try:
             return self.sweeps[0].ledger.base_items()
-        except FileNotFoundError:  # they are the large part of a sweep, and may have been left out
+        except FileNotFoundError:  # the bulk of a sweep, so they may have been left out
             return []
 
 

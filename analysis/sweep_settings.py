@@ -1,4 +1,4 @@
-"""What the commands need of a sweep's file, from the record that the sweep keeps of it."""
+"""The parts of a sweep's file that the commands need, read from the sweep's record of it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.results.records import SweepRecord
 
 
 class _Part(BaseModel):
-    """A section of which some keys are read."""
+    """A section of which only some keys are read."""
 
     model_config = ConfigDict(frozen=True, extra="ignore")
 
@@ -26,7 +26,7 @@ class Budget(_Part):
 
 
 class Confirm(_Part):
-    """How often winners are repeated after the search."""
+    """How many winners are repeated after the search, and with how many seeds."""
 
     top_k: int
     seeds: int
@@ -41,7 +41,7 @@ class Wandb(_Part):
 
 
 class SweepSettings(_Part):
-    """The sweep's file as it was resolved; also what the sweep is after (`pareto.Goals`)."""
+    """The resolved sweep file; also the sweep's goals (`pareto.Goals`)."""
 
     name: str
     objectives: tuple[Objective, ...]
@@ -54,12 +54,12 @@ class SweepSettings(_Part):
 
     @classmethod
     def of(cls, sweep: SweepRecord) -> SweepSettings:
-        """Of a sweep's record."""
+        """Read the settings from a sweep's record."""
         return cls.model_validate(sweep.config)
 
     @property
     def planned_trials(self) -> int:
-        """Trials of the search: of a grid no more than it has points."""
+        """Number of trials in the search; for a grid, at most its number of points."""
         if self.sampler != "grid":
             return self.budget.trials
         points = sum(map(_points, self.search.values()))
@@ -67,12 +67,12 @@ class SweepSettings(_Part):
 
     @property
     def planned_repeats(self) -> int:
-        """Trials that repeat the winners, if there are as many."""
+        """Number of trials that repeat the winners, if there are enough winners."""
         return self.confirm.top_k * self.confirm.seeds if self.confirm else 0
 
 
 def _points(space: dict[str, object] | None) -> int:
-    """Of a method's grid, in which every axis that is searched is a list."""
+    """Number of points in a method's grid, in which every searched axis is a list."""
     if space is None:
         return 0
     return math.prod(len(axis) for axis in space.values() if isinstance(axis, list | tuple))

@@ -1,4 +1,4 @@
-"""Sweeps as they lie on disk: records, base, what they were after, how far they came."""
+"""Sweeps read from disk: records, base, goals and progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainables.results.records import (
     TrialStatus,
 )
 
-# Of `train`, what changes no result: how often it is measured, and how much memory it takes.
+# Keys of `train` that change no result: measuring intervals, memory use and what is saved.
 _NO_RESULT = {
     "micro_batch_size",
     "gradient_checkpointing",
@@ -37,8 +37,8 @@ class Sweep:
     """One sweep.
 
     Attributes:
-        ledger: reads what is too large to hold, such as items.
-        trials: every trial, by number; failed ones and repeats with other seeds included.
+        ledger: reads what is too large to keep in memory, such as items.
+        trials: every trial by number, including failed ones and repeats with other seeds.
     """
 
     ledger: Ledger
@@ -65,7 +65,7 @@ class Sweep:
     def origins(self) -> list[tuple[Provenance, list[TrialRecord]]]:
         """Starts of the command, each with the trials whose newest attempt it began.
 
-        A start that began none is left out.
+        Starts without such trials are left out.
         """
         found: dict[float, tuple[Provenance, list[TrialRecord]]] = {}
         for trial in self.trials:
@@ -77,8 +77,8 @@ class Sweep:
     def unfinished(self) -> str | None:
         """What is still missing, such as `12 of 16 trials ended, 1 is running`; None if nothing is.
 
-        Where something else than the number of trials may end the search, such as hours or the
-        points of a grid, only running trials tell.
+        If something other than the number of trials may end the search, such as hours or the
+        points of a grid, only running trials count as missing.
         """
         search = [record for record in self.trials if record.confirms is None]
         running = sum(record.status is TrialStatus.RUNNING for record in self.trials)
@@ -91,7 +91,7 @@ class Sweep:
 
     @property
     def _asked(self) -> int | None:
-        """How many trials the search must have; None where it may rightly end with fewer."""
+        """How many trials the search must have; None if it may legitimately end with fewer."""
         budget = self.record.config["budget"]
         if not isinstance(budget, dict) or self.record.config.get("sampler") == "grid":
             return None
@@ -104,8 +104,8 @@ def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
     """Read sweeps that can be shown together: of one base model, evaluated on the same items.
 
     Raises:
-        UserError: all that stands against it: folders without a sweep, damaged records, a base
-            that is not evaluated yet, no trials, other models or other evaluations.
+        UserError: lists everything that prevents it: folders without a sweep, damaged records, a
+            base that is not evaluated yet, no trials, different models or evaluations.
     """
     sweeps: list[Sweep] = []
     faults: list[Fault] = []
@@ -114,7 +114,7 @@ def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
             sweeps.append(_open(sweep_dir))
         except UserError as error:
             faults += error.faults
-        except (OSError, ValueError) as error:  # pyarrow, too, where it knows no such store
+        except (OSError, ValueError) as error:  # also pyarrow's, for an unknown store
             rule = f"cannot be read: {sweep_dir} ({first_line(error)})"
             faults.append(Fault("SWEEP_DIR", rule))
     for sweep in sweeps[1:]:
@@ -149,8 +149,8 @@ def _open(sweep_dir: Location) -> Sweep:
 def _with_newest(ledger: Ledger) -> tuple[TrialRecord, ...]:
     """Every trial, with the newest value of each metric.
 
-    One that did not come to its end may have logged its loss after it was last evaluated, and
-    while one runs its record stays as it was.
+    A trial that did not complete may have logged its loss after its last evaluation, and the
+    record of a running trial is not updated.
     """
     records = ledger.trials()
     if all(record.status is TrialStatus.COMPLETE for record in records):
@@ -188,13 +188,13 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
 
 
 def _have_same_scores(first: Sweep, other: Sweep) -> bool:
-    """Whether two evaluations of the base differ in nothing but what its scores do not follow."""
+    """Whether two evaluations of the base differ only in what does not affect its scores."""
     own = first.base.scores_key
     return own is not None and own == other.base.scores_key
 
 
 def notices(sweeps: Sequence[Sweep]) -> list[str]:
-    """What to know of sweeps that are shown together though they differ."""
+    """Caveats about sweeps that are shown together although they differ."""
     first, *others = sweeps
     told = []
     if any(
@@ -239,7 +239,7 @@ def _other_data(first: Sweep, other: Sweep) -> list[str]:
 
 
 def _trained_otherwise(first: Sweep, other: Sweep) -> list[str]:
-    """Settings such as `train.steps` in which two sweeps differ, and results with them."""
+    """Settings such as `train.steps` that affect results and in which two sweeps differ."""
     trains = [TrainConfig.model_validate(sweep.record.config["train"]) for sweep in (first, other)]
     one, another = (train.model_dump(exclude=_NO_RESULT) for train in trains)
     return [f"train.{name}" for name, value in one.items() if another[name] != value]
@@ -258,21 +258,21 @@ class PairedItem:
 
     @property
     def is_forgotten(self) -> bool:
-        """Right before, wrong after; right is a score above 0.5."""
+        """Whether it went from right to wrong; right is a score above 0.5."""
         return self.base.score > 0.5 >= self.tuned.score
 
     @property
     def is_gained(self) -> bool:
-        """Wrong before, right after."""
+        """Whether it went from wrong to right."""
         return self.tuned.score > 0.5 >= self.base.score
 
 
 def pair_items(
     base: Sequence[ItemScore], tuned: Sequence[ItemScore]
 ) -> dict[str, list[PairedItem]]:
-    """Items of both by task, in the base's order; what only one of them has is left out.
+    """Pair items by task, in the base's order; items that only one of them has are left out.
 
-    They pair on (task, doc_hash, filter) and, where a document stands in a task twice, in order.
+    They are matched on (task, doc_hash, filter) and, if a document is in a task twice, in order.
     """
     waiting: dict[tuple[str, str, str], list[ItemScore]] = {}
     for item in reversed(tuned):

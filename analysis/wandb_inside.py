@@ -27,7 +27,7 @@ _RUN_SETTINGS = {
 
 
 def inside_records(sweep: Sweep) -> Iterator[tuple[TrialRecord, Any]]:
-    """Trials that somebody has looked into, and what `python -m analysis inside` found."""
+    """The inspected trials, with what `python -m analysis inside` found."""
     for trial in sweep.trials:
         file = sweep.ledger.folder.root / "inside" / f"{trial.number:04d}" / "record.json"
         if file.exists():
@@ -35,7 +35,7 @@ def inside_records(sweep: Sweep) -> Iterator[tuple[TrialRecord, Any]]:
 
 
 def log_inside(sweep: Sweep, target: Wandb, mode: Literal["online", "offline"]) -> None:
-    """Add the tables to the runs of the trials, each once."""
+    """Add the tables to the trials' runs, each only once."""
     done_file = sweep.ledger.folder.root / "wandb" / "inside.json"
     done: dict[str, Any] = json.loads(done_file.read_bytes()) if done_file.exists() else {}
     for trial, found in inside_records(sweep):
@@ -47,7 +47,7 @@ def log_inside(sweep: Sweep, target: Wandb, mode: Literal["online", "offline"]) 
 
 
 def tables_of(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """Rows of each table that has any: a row for a matrix, a head, a layer."""
+    """The non-empty tables' rows: one per matrix, head or layer."""
     matrices = [
         {name: value for name, value in matrix.items() if not isinstance(value, list)}
         for matrix in found.get("matrices", [])
@@ -73,7 +73,7 @@ def _log(
     mode: Literal["online", "offline"],
     tables: dict[str, list[dict[str, Any]]],
 ) -> None:
-    """Go on with the trial's run; nothing is added to its curves."""
+    """Resume the trial's run and set its summary; nothing is added to its curves."""
     run = wandb.init(
         project=target.project,
         entity=target.entity,

@@ -1,4 +1,4 @@
-"""The panels that compare a sweep's runs in W&B: the same for the workspace and the report."""
+"""The panels that compare a sweep's runs in W&B, shared by the workspace and the report."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _NAMES = {
     metric_keys.TRAIN_LOSS: "training loss",
 }
 _SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
-# Viridis, which every kind of colour vision tells apart.
+# Viridis, distinguishable for every kind of colour vision.
 _LOW_TO_HIGH = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 _GRID_WIDTH = 24  # columns of a report's panel grid
 
@@ -35,8 +35,8 @@ class PanelGroup:
 
     Attributes:
         panels: by what each shows.
-        shown: groups of settings whose runs they are of; all runs of the sweep where empty. A
-            report keeps to it; a workspace has one set of runs for all its panels.
+        shown: groups of settings whose runs are shown; all the sweep's runs if empty. Only a
+            report honours it; a workspace has one set of runs for all its panels.
     """
 
     title: str
@@ -47,13 +47,13 @@ class PanelGroup:
 def panel_groups(
     logged: Collection[str], runs: int, tables: Collection[str], settings: Sequence[str]
 ) -> list[PanelGroup]:
-    """The groups, without what the sweep does not log.
+    """The groups, without panels for what the sweep does not log.
 
     Args:
-        logged: keys of the metrics that a trial logs.
-        runs: how many there are, so that a panel shows all of them.
-        tables: keys of the tables about the inside of the models, if any were logged.
-        settings: groups of the trials that count: complete ones that repeat no other.
+        logged: keys of the metrics that the trials log.
+        runs: number of runs, so that a panel shows all of them.
+        tables: keys of the tables about the models' internals, if any were logged.
+        settings: groups of the relevant trials: complete ones that are not repeats.
     """
     scores = [key for key in _SCORES if key in logged]
     forgetting = [key for key in scores if key == metric_keys.FORGETTING_MEAN]
@@ -64,7 +64,7 @@ def panel_groups(
         PanelGroup(
             "Rank", dict(_by_rank(key, runs) for key in accuracies), (*settings, BASE_GROUP)
         ),
-        # Without the base, whose forgetting is 0 because it is measured from there.
+        # Without the base, whose forgetting is 0 by definition.
         PanelGroup(
             "Rank and forgetting",
             dict(_by_rank(key, runs) for key in forgetting),
@@ -85,7 +85,7 @@ def panel_groups(
 
 
 def laid_out(make: Callable[[], list[PanelGroup]]) -> list[PanelGroup]:
-    """Fresh panels, placed side by side on the grid of a report."""
+    """Make panels and place them side by side on a report's grid."""
     groups = make()
     for group in groups:
         across = min(3, len(group.panels))

@@ -1,6 +1,6 @@
-"""Trials read back from W&B, for those who have no sweep folder: the same columns, fewer facts.
+"""Trials read back from W&B, for users without the sweep folder: same columns, less data.
 
-W&B has no items, so there are no intervals and no flips; the folder is the truth.
+W&B has no items, so there are no intervals or flips; the folder is the source of truth.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from trainables.errors import Fault, UserError, first_line
 _KEY = "WANDB_API_KEY"
 _SECONDS = 60
 _PER_PAGE = 200
-# A section of the configuration, and of the metrics as well.
+# A section of both the configuration and the metrics.
 _TRAIN = "train"
-# Columns of `analysis.frame.trials_frame` and where the runs' configuration has them.
+# Columns of `analysis.frame.trials_frame` and their keys in the runs' configuration.
 _SETTINGS = {
     "number": "trial/number",
     "confirms": "trial/confirms",
@@ -40,10 +40,10 @@ _SETTINGS = {
 
 
 def load_wandb_runs(project: str, sweep_id: str) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Every trial of a sweep, as `trials_frame` has them, and the base model's metrics.
+    """Every trial of a sweep, as in `trials_frame`, and the base model's metrics.
 
     Args:
-        project: `ENTITY/PROJECT`, or `PROJECT` of the key's own entity.
+        project: `ENTITY/PROJECT`, or `PROJECT` for the key's own entity.
         sweep_id: the runs' group; `sweep_id` in the sweep's `sweep.json`.
 
     Raises:
@@ -69,7 +69,7 @@ def load_wandb_runs(project: str, sweep_id: str) -> tuple[pd.DataFrame, dict[str
 def _runs(project: str, sweep_id: str) -> list[Any]:
     import wandb
 
-    # Without `lazy` every page of runs comes with configuration and summary.
+    # With `lazy=False`, every page of runs includes configuration and summary.
     api = wandb.Api(timeout=_SECONDS, api_key=os.environ[_KEY])
     runs = api.runs(project, filters={"group": sweep_id}, per_page=_PER_PAGE, lazy=False)
     return list(runs)
@@ -77,7 +77,7 @@ def _runs(project: str, sweep_id: str) -> list[Any]:
 
 @contextmanager
 def _told(project: str) -> Iterator[None]:
-    """What W&B raises, in one line; its messages do not hold the key."""
+    """Turn W&B's errors into one line; its messages do not contain the key."""
     from requests import RequestException
     from wandb.errors import Error
 
@@ -98,7 +98,7 @@ def _check_models(configs: Iterable[Mapping[str, Any]]) -> None:
 def _row(run: Any, sweep_id: str) -> dict[str, object]:
     summary = dict(run.summary)
     settings = {column: run.config.get(key) for column, key in _SETTINGS.items()}
-    if settings["steps"] is not None:  # they decide the length
+    if settings["steps"] is not None:  # they set the length of training
         settings["epochs"] = None
     return {
         "trial_id": run.id,
@@ -111,7 +111,7 @@ def _row(run: Any, sweep_id: str) -> dict[str, object]:
 
 
 def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
-    """The final values; W&B's own keys begin with an underscore, best values with `best/`."""
+    """Final values; keys of W&B's own begin with an underscore, best values with `best/`."""
     return {
         key: float(value)
         for key, value in dict(summary).items()

@@ -1,4 +1,4 @@
-"""A sweep's runs compared in W&B: a saved view of the workspace and a report, made or updated."""
+"""Compares a sweep's runs in W&B: creates or updates a saved workspace view and a report."""
 
 from __future__ import annotations
 
@@ -42,15 +42,14 @@ _COLUMNS = (
 
 
 def make_views(sweep_dir: Location) -> list[str]:
-    """Create the view and the report of a sweep, or bring them up to date.
+    """Create or update the view and the report of a sweep.
 
-    The same sweep has the same view and the same report, whoever runs the command and wherever:
-    the view's name comes from the sweep's id, the report is found by its description. What was
-    changed on their panels by hand is replaced.
+    A sweep has one view and one report, whoever runs the command and wherever: the view's name is
+    derived from the sweep's id, the report is found by its description. Manual changes to their
+    panels are overwritten.
 
     Returns:
-        Lines for the user: where both are; or, without a key, what they would be and how to get
-        them.
+        Lines for the user: where both are or, without a key, what would be made and how.
 
     Raises:
         UserError: no sweep in the folder, it was not meant for W&B or is not there yet, or W&B
@@ -83,7 +82,7 @@ class SweepViews:
         self._name = f"Forgetting sweep {self._sweep_id}"
 
     def describe(self) -> list[str]:
-        """What would be made, and how."""
+        """Describe what would be made, and how."""
         groups = [f"  {group.title}: {'; '.join(group.panels)}" for group in self._groups()]
         place = f"{self._settings.wandb.entity or 'your entity'}/{self._settings.wandb.project}"
         folder = shlex.quote(str(self._folder))
@@ -137,8 +136,8 @@ class SweepViews:
         return panel_groups(logged, self._runs, tables, list(settings))
 
     def _workspace(self, entity: str, project: str) -> ws.Workspace:
-        """The view as it is at W&B, or a new one, with the contents it should have."""
-        # Of the address only what comes after the host counts, on a server of one's own, too.
+        """W&B's existing view, or a new one, with up-to-date contents."""
+        # Only the part of the URL after the host matters, even on a self-hosted server.
         slug = hashlib.sha256(self._sweep_id.encode()).hexdigest()[:11]
         try:
             workspace = ws.Workspace.from_url(f"https://wandb.ai/{entity}/{project}?nw={slug}")
@@ -164,7 +163,7 @@ class SweepViews:
         return workspace
 
     def _report(self, api: wandb.Api, entity: str, project: str) -> wr.Report:
-        """The report as it is at W&B, or a new one, with the contents it should have."""
+        """W&B's existing report, or a new one, with up-to-date contents."""
         description = f"Made by `python -m analysis wandb-views` of the sweep {self._sweep_id}."
         found = (r for r in api.reports(f"{entity}/{project}") if r.description == description)
         earlier = next(found, None)
@@ -179,7 +178,7 @@ class SweepViews:
         return report
 
     def _answer(self) -> list[Any]:
-        """How far the sweep is, and the trial to take."""
+        """The sweep's progress and the recommended trial."""
         unfinished = self._sweep.unfinished
         state = [wr.P(f"The sweep is not finished: {unfinished}.")] if unfinished else []
         recommendation = recommend(
@@ -206,14 +205,14 @@ class SweepViews:
 
 
 def _only(groups: Sequence[str]) -> list[expr.FilterExpr]:
-    """The filter that leaves runs of these groups of settings, if there are any."""
-    # With `.value`, as W&B keeps a configuration and its own pages write such a filter.
+    """A filter that keeps runs of these groups of settings; none if there are no groups."""
+    # With `.value`, as W&B stores configurations and writes such filters on its own pages.
     key = f"{SETTING_GROUP}.value"
     return [expr.Config(key).isin(list(groups))] if groups else []
 
 
 def _has_key() -> bool:
-    """Whether W&B may be asked: it is not offline and finds a key, which is not sent anywhere."""
+    """Whether W&B can be used: it is online and finds a key, which is not sent anywhere."""
     settings = wandb.setup(wandb.Settings(silent=True)).settings
     if settings.mode not in ("online", "shared"):
         return False
@@ -222,7 +221,7 @@ def _has_key() -> bool:
 
 @contextmanager
 def _explained() -> Iterator[None]:
-    """What W&B raises, as one line for the user."""
+    """Turn W&B's errors into one line for the user."""
     try:
         yield
     except (wandb.Error, WandbApiFailedError, ValueError) as error:

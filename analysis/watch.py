@@ -1,4 +1,4 @@
-"""A sweep as it runs, from another terminal: read from its folder alone, which is never written."""
+"""Watches a running sweep from another terminal; only reads its folder, never writes to it."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ _FAILURES = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED
 
 
 def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
-    """Show a sweep until it ends: a live table on a terminal, else a line for each change.
+    """Show a sweep until it ends: a live table on a terminal, else one line per change.
 
     Args:
-        sweep_dir: the sweep's folder; its driver may run, have ended or have been killed.
-        once: draw the table a single time.
-        console: where to; default standard output.
+        sweep_dir: the sweep's folder; its driver may be running, have ended or been killed.
+        once: draw the table only once.
+        console: to write to; default standard output.
 
     Raises:
-        UserError: the folder holds no sweep, or goes away.
+        UserError: the folder holds no sweep, or disappears.
     """
     console = console or Console()
     watched = WatchedSweep(sweep_dir)
@@ -91,7 +91,7 @@ def _line(record: TrialRecord) -> str:
 
 
 class WatchedSweep:
-    """A sweep as its folder shows it; a file is read again where it has changed.
+    """A sweep as seen in its folder; files are read again only if they have changed.
 
     Args:
         sweep_dir: the sweep's folder.
@@ -110,21 +110,21 @@ class WatchedSweep:
 
     @property
     def has_ended(self) -> bool:
-        """Whether its driver has ended in order, finished or interrupted."""
+        """Whether its driver has exited cleanly, finished or interrupted."""
         if self._settings is None:
             return False
         running = any(r.status is TrialStatus.RUNNING for r in self._records.values())
         searched = sum(record.confirms is None for record in self._records.values())
-        # Winners are repeated after the search, so then its end is not the sweep's.
+        # With repeats of the winners, the end of the search is not the end of the sweep.
         is_all = searched >= self._settings.planned_trials and self._settings.confirm is None
         if is_all and not running:
             return True
-        # Written first and last by each start of the command.
+        # Each start of the command writes one first and the other last.
         begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
         return ended.exists() and ended.stat().st_mtime_ns > begun.stat().st_mtime_ns
 
     def refresh(self) -> list[TrialRecord]:
-        """Read what has changed; returns the trials in the order in which they ended.
+        """Read what has changed; returns the changed trials in the order in which they ended.
 
         Raises:
             UserError: the folder holds no sweep.
@@ -156,7 +156,7 @@ class WatchedSweep:
         return [record for record, _ in read]
 
     def render(self, console: Console) -> RenderableType:
-        """The table, and below it the best trial, the throughput and what failed."""
+        """The table, followed by the best trial, the throughput and the failures."""
         if self._table is None:
             return single(f"{self._ledger.folder.root.name}: the base is being evaluated", "bold")
         self._table.has_ended = self.has_ended
@@ -164,7 +164,7 @@ class WatchedSweep:
         return Group(self._table.render(console, self._now(), footer=len(below)), *below)
 
     def _begin(self, sweep: SweepRecord) -> None:
-        """A start of the command may have changed how many trials there will be."""
+        """Start over, as a restart of the command may have changed the number of trials."""
         self._settings = settings = SweepSettings.of(sweep)
         self._began = sweep.provenance.created
         self._table = SweepTable(
@@ -178,9 +178,9 @@ class WatchedSweep:
         self._seen = {self._ledger.folder.sweep_json: kept}
 
     def _read(self, number: int) -> tuple[TrialRecord, list[Measurement]] | None:
-        """A trial, where its record or its measurements have changed."""
+        """A trial, if its record or its measurements have changed; else None."""
         file, metrics = self._ledger.folder.trial_json(number), self._ledger.folder.metrics(number)
-        # Both are looked at, so that neither is taken for new once more.
+        # No short-circuit: both must be marked as seen.
         if not (self._has_changed(file) | self._has_changed(metrics)):
             return None
         try:
@@ -197,7 +197,7 @@ class WatchedSweep:
         return record, measurements
 
     def _has_changed(self, file: Path) -> bool:
-        """Whether it is another than at the last call; a file that is not there has not changed."""
+        """Whether a file has changed since the last call; a missing file has not."""
         try:
             state = file.stat()
         except FileNotFoundError:
@@ -209,7 +209,7 @@ class WatchedSweep:
         return True
 
     def _now(self) -> float:
-        """The time, which stands still when the sweep has ended."""
+        """The current time, frozen once the sweep has ended."""
         ends = [record.ended for record in self._records.values() if record.ended is not None]
         return max(ends) if self.has_ended and ends else self._clock()
 
@@ -222,10 +222,10 @@ class WatchedSweep:
         return [single(told, "green")]
 
     def _pace(self) -> list[Text]:
-        """Tokens a second of what runs, trials an hour since the command started."""
+        """Tokens per second of running trials, and trials per hour since the command started."""
         began, records = self._began, self._records.values()
         parts = []
-        # By the clock on the wall: trials in slots of one base share the passes they are timed by.
+        # By wall-clock time, as trials in slots of one base share the passes that are timed.
         speeds = [
             tokens / record.seconds_at(record.last.time)
             for record in records

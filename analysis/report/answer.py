@@ -19,10 +19,10 @@ class Number:
     """One of the numbers a trial is judged by.
 
     Attributes:
-        base: of the base; None for forgetting, where it is 0.
+        base: the base's value; None for forgetting, where it is 0.
         interval: over items, such as `0.797 to 0.878`.
         seeds: the mean over repeats with other seeds, its interval, and how many diverged.
-        full: of the best full SFT.
+        full: the value of the best full SFT.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Number:
 
 @dataclass(frozen=True)
 class Answer:
-    """The trial to take.
+    """The recommended trial.
 
     Attributes:
         setting: such as `LoRA, rank 4, alpha 4, learning rate 3.9e-03`.
-        weights: where they lie; None if not kept.
+        weights: where they are; None if not kept.
     """
 
     trial: str
@@ -52,7 +52,7 @@ class Answer:
 
 
 def answer(results: Results) -> Answer | None:
-    """What to take; None where no trial is complete."""
+    """The recommended trial; None if no trial is complete."""
     recommendation = results.recommendation
     if recommendation is None:
         return None
@@ -73,7 +73,7 @@ def answer(results: Results) -> Answer | None:
 
 
 def setting(record: TrialRecord) -> str:
-    """The point of the search, in full words."""
+    """The trial's point in the search space, spelled out."""
     lora = record.config.lora
     adapter = f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}" if lora else "Full fine-tuning"
     named = f"learning rate {rate(record.config.learning_rate)}"

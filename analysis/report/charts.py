@@ -1,7 +1,7 @@
-"""Charts as plain Plotly JSON, and what they have in common: colours, axes, what a point says.
+"""Charts as plain Plotly JSON, and what they share: colours, axes, hover texts.
 
 Colours that follow the page's light or dark scheme are written `@ink`, `@muted`, `@line` and
-`@paper`; the page puts them in.
+`@paper`; the page substitutes them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Trace = dict[str, Any]
 FULL = "#d55e00"
 """Vermilion of Okabe and Ito (2008); told from the ramp of ranks by every kind of colour vision."""
 _RAMP = ((104, 60, 160), (66, 98, 176), (38, 145, 160), (70, 180, 110), (186, 196, 50))
-# As viridis, without its ends, which are lost on dark and on white paper.
+# Like viridis without its ends, which vanish on dark and on white paper.
 _BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")
 _BLUE_TO_VERMILION = ("#1d6996", "#8bbcd8", "#f3f1ea", "#f0a36b", "#b03a00")
 NAMES = {
@@ -38,7 +38,7 @@ class Chart:
 
     Attributes:
         key: unique on the page.
-        says: what it shows, for those who do not see it.
+        says: text alternative for readers who cannot see it.
         height: pixels.
     """
 
@@ -50,7 +50,7 @@ class Chart:
     height: int = 330
 
     def json(self) -> dict[str, Any]:
-        """For Plotly; what is not finite is left out."""
+        """Plotly's JSON, with non-finite numbers as null."""
         spec = {"data": self.data, "layout": {**self.layout, "height": self.height}}
         finite: dict[str, Any] = _finite(spec)
         return finite
@@ -58,11 +58,11 @@ class Chart:
 
 @dataclass(frozen=True)
 class Figure:
-    """Charts side by side under one caption, each below the other where there is no room.
+    """Charts side by side under one caption, stacked if there is no room.
 
     Attributes:
-        columns: most charts in a row.
-        legend: of all the charts together.
+        columns: the most charts in a row.
+        legend: shared by all the charts.
     """
 
     caption: str
@@ -95,7 +95,7 @@ def _finite(value: Any) -> Any:
 
 
 def rank_colours(results: Results) -> dict[int, str]:
-    """A colour for each rank that a trial of the search has, from dark to light."""
+    """A colour for each rank in the search's trials, from dark to light."""
     ranks = sorted({r.config.lora.rank for r in results.search_trials if r.config.lora})
     steps = max(len(ranks) - 1, 1)
     return {rank: _ramp(position / steps) for position, rank in enumerate(ranks)}
@@ -115,7 +115,7 @@ def colour_of(group: Group, colours: dict[int, str]) -> str:
 
 
 def hover(results: Results, record: TrialRecord) -> str:
-    """What a trial's point says."""
+    """The hover text of a trial's point."""
     lora = record.config.lora
     setting = f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else "full SFT"
     further = map(escape, further_settings(record))
@@ -156,7 +156,7 @@ def heatmap(
     texts: Sequence[Sequence[str]] | None = None,
     hovers: Sequence[Sequence[str]] | None = None,
 ) -> Trace:
-    """A heat map with a value in each cell; None is an empty cell."""
+    """A heat map with one value per cell; None leaves a cell empty."""
     found = [abs(value) for row in values for value in row if value is not None]
     most = max(found, default=0.0) or 1.0
     scale = (
@@ -189,7 +189,7 @@ def _scale(colours: Sequence[str]) -> list[list[object]]:
 
 
 def rank_keys(results: Results, shape: str = "dot", full: str = "diamond") -> list[Key]:
-    """The legend of ranks and full SFT, as far as there are any."""
+    """The legend of ranks and full SFT, for those present."""
     keys = [Key(f"rank {rank}", colour, shape) for rank, colour in rank_colours(results).items()]
     if any(record.config.method == "full" for record in results.search_trials):
         keys.append(Key("full SFT", FULL, full))
@@ -203,7 +203,7 @@ def point_trace(
     y: Sequence[float | None],
     marker: dict[str, Any],
 ) -> Trace:
-    """Trials as points that say what they are."""
+    """Trials as points with hover texts."""
     edge = {"color": "@paper", "width": 1}
     return {
         "type": "scatter",

@@ -22,10 +22,10 @@ from trainables.results.wording import status_in_full
 
 @dataclass(frozen=True)
 class Cost:
-    """Means over the complete trials of a group; None where nothing was logged.
+    """Means over the complete trials of a group; None if nothing was logged.
 
     Attributes:
-        gpu_hours: a trial.
+        gpu_hours: per trial.
         memory: highest peak, GiB.
     """
 
@@ -40,7 +40,7 @@ class Cost:
 
 
 def costs(results: Results) -> list[Cost]:
-    """By method and rank."""
+    """Costs by method and rank."""
     return [
         Cost(
             group.label,
@@ -66,17 +66,17 @@ def _mean(group: Group, metric: str) -> float | None:
 
 
 def gpu_hours(results: Results) -> float:
-    """Of all trials, failed ones and repeats included."""
+    """GPU-hours of all trials, including failed ones and repeats."""
     return sum(sum(_values(sweep.trials, GPU_HOURS)) for sweep in results.sweeps)
 
 
 def trial_hours(results: Results) -> float:
-    """Wall-clock of all trials that ended, one after the other."""
+    """Summed wall-clock hours of all trials that ended."""
     return sum(r.seconds or 0.0 for s in results.sweeps for r in s.trials) / 3600
 
 
 def number(value: float) -> str:
-    """Three significant digits, and never an exponent."""
+    """Format with three significant digits, never an exponent."""
     return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
@@ -132,7 +132,7 @@ class Failure:
 
 
 def failures(results: Results) -> list[Failure]:
-    """Failed trials by reason, the most frequent first; trials that were stopped early follow."""
+    """Failed trials by reason, most frequent first, followed by trials stopped early."""
     groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
     for record in (r for sweep in results.sweeps for r in sweep.trials):
         if record.status in (*FAILURES, TrialStatus.STOPPED_EARLY):

@@ -81,7 +81,7 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
 
 
 def _loss_axis(metric: str) -> dict[str, object]:
-    """Losses fall by orders of magnitude."""
+    """A log axis for losses, which fall by orders of magnitude."""
     return {"type": "log", "exponentformat": "power", "nticks": 6} if metric == TRAIN_LOSS else {}
 
 

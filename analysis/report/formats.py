@@ -1,4 +1,4 @@
-"""The report in other formats: Markdown to read, CSV and JSON to compute with."""
+"""The report in other formats: Markdown for reading, CSV and JSON for computing."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from analysis.sweeps import notices
 
 
 def as_csv(results: Results) -> str:
-    """Every trial, failed ones included: settings, status, final metrics."""
+    """Every trial, including failed ones: settings, status, final metrics."""
     text: str = trials_frame(results.sweeps).to_csv(lineterminator="\n")
     return text
 
 
 def as_json(results: Results) -> str:
-    """All of the report that is no picture; numbers that are missing are null."""
+    """Everything in the report except figures; missing numbers are null."""
     found = answer(results)
     document = {
         "sweeps": [sweep.record.model_dump(mode="json") for sweep in results.sweeps],
@@ -99,7 +99,7 @@ def _table(rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """On one line, and no markup."""
+    """Put on one line and escape markup."""
     escaped = " ".join(text.split())
     for sign in "\\|<>*_`":
         escaped = escaped.replace(sign, f"\\{sign}")

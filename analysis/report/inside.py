@@ -27,7 +27,7 @@ Inspected = list[tuple[TrialRecord, InsideRecord]]
 
 
 def inspected(results: Results) -> Inspected:
-    """The complete trials that were looked into; their records are beside the sweep's."""
+    """The complete trials that were inspected; their records are in the sweep's folder."""
     found = []
     for sweep in results.sweeps:
         folder = InsideFolder(sweep.ledger.folder.root)
@@ -37,7 +37,7 @@ def inspected(results: Results) -> Inspected:
 
 
 def inside_figures(results: Results) -> list[Figure]:
-    """Heat maps, spectra and drift; none where no trial was looked into."""
+    """Heat maps, spectra and drift; empty if no trial was inspected."""
     seen = inspected(results)
     shown = _to_compare(results, seen)
     made = (
@@ -88,7 +88,7 @@ def _update_maps(results: Results, shown: Inspected) -> Figure | None:
 
 
 def _short(modules: Sequence[str]) -> list[str]:
-    """Names without what stands before their last part, where that tells them apart."""
+    """Shorten dotted names to their last part, if they remain distinct."""
     last = [module.rpartition(".")[2] for module in modules]
     return last if len(set(last)) == len(last) else list(modules)
 
@@ -186,7 +186,7 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
 
 
 def _spectrum(inside: InsideRecord) -> list[tuple[int, float]]:
-    """Index, and the mean over matrices of the singular value over the matrix's largest."""
+    """Index, and the mean over matrices of singular value / the matrix's largest."""
     spectra = [m.singular_values for m in inside.matrices if m.singular_values]
     longest = max(map(len, spectra), default=0)
     points = []
@@ -224,7 +224,7 @@ def _lines(
 
 
 def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
-    """Intruder dimensions and relative norm against forgetting."""
+    """Plot forgetting against intruder dimensions and against relative norm."""
     known = [(r, i) for r, i in seen if r.metric(FORGETTING_MEAN) is not None]
     if len(known) < 3:
         return None

@@ -1,4 +1,4 @@
-"""The page: everything about the sweeps put into one HTML file that needs nothing else."""
+"""The page: everything about the sweeps in one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from trainables.results.wording import metric_text, status_in_full
 
 
 def render(results: Results) -> str:
-    """The page as text."""
+    """The page's HTML."""
     environment = Environment(
         loader=PackageLoader("analysis.report", "."),
         autoescape=True,
@@ -95,7 +95,7 @@ def _contents(results: Results) -> dict[str, Any]:
 
 
 def _json(figure: Figure) -> Markup:
-    """The charts for the script of the page; safe inside its element whatever texts hold."""
+    """The charts as JSON for the page's script, safe inside its element whatever they contain."""
     text = json.dumps({chart.key: chart.json() for chart in figure.charts}, allow_nan=False)
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
@@ -107,6 +107,6 @@ def _own(name: str) -> str:
 
 
 def _plotly() -> str:
-    """Plotly's own code, without a word that would end the element it stands in."""
+    """Plotly's code, escaped so that it cannot close its script element."""
     code = files("plotly.package_data").joinpath("plotly.min.js").read_text(encoding="utf-8")
     return code.replace("</script", "<\\/script")

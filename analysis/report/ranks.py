@@ -1,4 +1,4 @@
-"""What rank and learning rate do: curves over ranks, heat maps, learning rate x scale."""
+"""Effects of rank and learning rate: curves over ranks, heat maps, learning rate x scale."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _MOST_RATES = 7
 
 
 def rank_figure(results: Results) -> Figure | None:
-    """In-domain, OOD and forgetting over ranks, full SFT as a band; None without LoRA."""
+    """In-domain, OOD and forgetting by rank, with full SFT as a band; None without LoRA."""
     lora = [group for group in results.groups if group.rank is not None]
     if not lora:
         return None
@@ -165,11 +165,11 @@ def rate_figure(results: Results) -> Figure | None:
 
 @dataclass(frozen=True)
 class _Column:
-    """Learning rates of one column of the heat map.
+    """The learning rates of one column of the heat map.
 
     Attributes:
         low: its rates are at least this, and below the next column's.
-        label: of no other column.
+        label: unique among the columns.
     """
 
     low: float
@@ -177,7 +177,7 @@ class _Column:
 
 
 def _columns(rates: Sequence[float]) -> list[_Column]:
-    """One for each rate, or, where they are many, for each of as many ranges on a log scale."""
+    """One column per rate or, if there are too many, per range of equal width on a log scale."""
     distinct = sorted(set(rates))
     if len(distinct) <= _MOST_RATES:
         return [_Column(*pair) for pair in zip(distinct, _told_apart(distinct), strict=True)]
@@ -189,7 +189,7 @@ def _columns(rates: Sequence[float]) -> list[_Column]:
 
 
 def _told_apart(values: Sequence[float]) -> list[str]:
-    """Different rates, with as many digits as it takes for none to be written like another."""
+    """Format distinct rates with just enough digits that no two look alike."""
     digits = 1
     while len({f"{value:.{digits}e}" for value in values}) < len(values):
         digits += 1

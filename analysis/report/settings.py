@@ -33,8 +33,8 @@ class _Axis:
     """One of the parallel axes.
 
     Attributes:
-        value: of a trial; None where it has none.
-        is_log: evenly spaced in the logarithm.
+        value: reads a trial's value; None if it has none.
+        is_log: whether the scale is logarithmic.
     """
 
     title: str
@@ -43,7 +43,7 @@ class _Axis:
     is_log: bool = False
 
     def is_few(self, values: Sequence[float]) -> bool:
-        """Whether each value can have its own tick: powers, such as ranks, but no results."""
+        """Whether each value gets its own tick: few log-scaled settings, such as ranks."""
         return self.is_log and len(values) <= _MOST_TICKS
 
 
@@ -65,7 +65,7 @@ _AXES = (
 
 
 def parallel_figure(results: Results) -> Figure | None:
-    """Every complete trial as a line over its settings and results; None for fewer than two."""
+    """Each complete trial as a line over its settings and results; None for fewer than two."""
     trials = results.complete
     shown = [axis for axis in _AXES if len({axis.value(r) for r in trials} - {None}) > 1]
     if len(trials) < 2 or len(shown) < 2:
@@ -104,7 +104,7 @@ def parallel_figure(results: Results) -> Figure | None:
 
 @dataclass(frozen=True)
 class _Scale:
-    """An axis with the range of what is on it."""
+    """An axis with the range of its values."""
 
     axis: _Axis
     low: float
@@ -119,7 +119,7 @@ class _Scale:
         return replace(scale, ticks=tuple(values if axis.is_few(values) else even))
 
     def place(self, value: float) -> float:
-        """Position from 0, the lowest, to 1."""
+        """Position on the axis: 0 is the lowest value, 1 the highest."""
         if self.axis.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
@@ -130,7 +130,7 @@ class _Scale:
         return self.low + (self.high - self.low) * share
 
     def notes(self, position: int) -> list[Trace]:
-        """Title and numbers beside the axis."""
+        """The axis's title and tick labels."""
         base = {"x": position, "showarrow": False, "xref": "x", "yref": "y"}
         title = {**base, "y": 1.04, "yanchor": "bottom", "text": f"<b>{self.axis.title}</b>"}
         ticks = [
@@ -189,7 +189,7 @@ def _lines(
 
 
 def importance_figure(results: Results) -> Figure | None:
-    """Importance of each LoRA setting for each result; None where there are too few trials."""
+    """Importance of each LoRA setting for each result; None if there are too few trials."""
     lora = [record for record in results.complete if record.config.lora]
     found = {metric: importances(lora, metric) for metric in _METRIC_COLOURS}
     found = {metric: shares for metric, shares in found.items() if shares}

@@ -1,4 +1,4 @@
-"""Task by task: the forgetting matrix, what was gained, flips and their examples."""
+"""Task by task: the forgetting matrix, gains, and flips with examples."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MOST_CHARACTERS = 600
 
 
 def task_figure(results: Results) -> Figure | None:
-    """Forgetting, and gains in and out of the domain, of the best of each method and rank."""
+    """Forgetting and gains, in and out of domain, of the best of each method and rank."""
     charts: list[Chart] = []
     retention = results.tasks("retention")
     if results.groups and retention:
@@ -97,7 +97,7 @@ class Flips:
 
     Attributes:
         p_value: McNemar's exact test, adjusted over the tasks (Holm).
-        examples: forgotten ones on retention tasks, gained ones elsewhere.
+        examples: forgotten items on retention tasks, gained items elsewhere.
     """
 
     task: str
@@ -120,7 +120,7 @@ class Example:
 
 
 def flips(results: Results, record: TrialRecord) -> list[Flips]:
-    """Flips of every task; empty where the items are not on disk."""
+    """Flips of every task; empty if the items are not on disk."""
     pairs = results.pairs(record)
     if not pairs:
         return []
@@ -149,5 +149,5 @@ def _example(pair: PairedItem) -> Example:
 
 
 def _shortened(text: str) -> str:
-    """The end of a long text, where the question stands after its examples."""
+    """The end of a long text, where the question follows its few-shot examples."""
     return text if len(text) <= _MOST_CHARACTERS else f"... {text[-_MOST_CHARACTERS:]}"

@@ -1,4 +1,4 @@
-"""The trade-off: gain against forgetting and OOD accuracy, and how far the search has come."""
+"""The trade-off: gain against forgetting and OOD accuracy, and the search's progress."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from trainables.results.records import TrialRecord
 
 
 def trade_off_figure(results: Results) -> Figure:
-    """In-domain accuracy against forgetting and against OOD accuracy, the front marked."""
+    """Plot in-domain accuracy against forgetting and against OOD accuracy, marking the front."""
     charts = [
         Chart(
             f"trade-off-{index}",
@@ -110,7 +110,7 @@ def _base(results: Results, metric: str) -> list[Trace]:
 
 
 def _arrow(results: Results, metric: str) -> list[Trace]:
-    """Points at the recommended trial from where the plot is empty: below it."""
+    """An arrow to the recommended trial from below it, where the plot is empty."""
     if results.recommendation is None:
         return []
     trial = results.recommendation.trial
@@ -135,11 +135,11 @@ def _arrow(results: Results, metric: str) -> list[Trace]:
 
 
 def hypervolume_shares(results: Results) -> list[float]:
-    """Hypervolume of the front after each trial of the search, as a share of what is possible.
+    """Hypervolume of the front after each trial of the search, as a fraction of the maximum.
 
-    Between the best and the worst value of each objective over all complete trials and the base,
-    so 1 would be one trial that is best in everything. A trial that breaks a constraint adds
-    nothing.
+    Objectives are scaled between their best and worst value over all complete trials and the base,
+    so 1 would be a single trial that is best in everything. A trial that violates a constraint
+    adds nothing.
     """
     signs = [1 if objective.mode == "min" else -1 for objective in results.goals.objectives]
     losses = [_signed(objective_values(results.goals, r) or [], signs) for r in results.complete]

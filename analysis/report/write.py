@@ -1,4 +1,4 @@
-"""Writing a report to a file, in the format that is asked for."""
+"""Writing a report to a file in the requested format."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
     """Write a report about sweeps; returns its file.
 
     Args:
-        sweep_dirs: of sweeps of one model and evaluation.
-        file: default `report.KIND` in the first sweep's folder, or in the current one where that
-            lies in an object store; in a folder, of that name.
-        kind: one of `FORMATS`; default what the file's name ends in, else html.
+        sweep_dirs: of sweeps with the same model and evaluation.
+        file: default `report.KIND` in the first sweep's folder, or in the current one if that is
+            in an object store; if a folder, `report.KIND` in it.
+        kind: one of `FORMATS`; default the file's suffix, else html.
 
     Raises:
         UserError: as `open_sweeps`, or the file cannot be written.

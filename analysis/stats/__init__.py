@@ -1,1 +1,1 @@
-"""Statistics of sweeps: pure functions of numbers, seeded where they draw."""
+"""Statistics of sweeps: pure functions of numbers, seeded if they use randomness."""

@@ -1,4 +1,4 @@
-"""The hypervolume: how much of the space of objectives a front dominates."""
+"""The hypervolume: how much of the objective space a front dominates."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 
 def hypervolume(points: Sequence[Sequence[float]], reference: Sequence[float]) -> float:
-    """Volume between the points and a reference that is worse; every objective is minimised.
+    """Volume between the points and a worse reference point; every objective is minimised.
 
-    By slicing objectives (While et al. 2006): exact, for any number of objectives, meant for the
-    two or three and the few hundred trials of a sweep.
+    Computed by slicing objectives (While et al. 2006): exact for any number of objectives, meant
+    for a sweep's two or three objectives and few hundred trials.
 
     Args:
-        points: values of the objectives, [points, objectives]; dominated ones add nothing.
-        reference: as many values; points that are no better in some objective add nothing.
+        points: objective values, [points, objectives]; dominated points add nothing.
+        reference: one value per objective; points that are no better in some objective add
+            nothing.
     """
     bound = np.asarray(reference, dtype=float)
     array = np.asarray(points, dtype=float).reshape(-1, bound.size)
@@ -40,7 +41,7 @@ def _volume(points: NDArray[np.float64], bound: NDArray[np.float64]) -> float:
 
 
 def _area(points: NDArray[np.float64], bound: NDArray[np.float64]) -> float:
-    """A staircase: the lowest second objective so far, along the first one."""
+    """Area above a staircase: the lowest second objective so far along the first one."""
     points = points[np.argsort(points[:, 0])]
     lowest = np.minimum.accumulate(points[:, 1])
     widths = np.diff(np.append(points[:, 0], bound[0]))

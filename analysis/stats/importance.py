@@ -1,4 +1,4 @@
-"""How much each hyperparameter matters for a metric: Optuna's evaluators on our records."""
+"""How much each hyperparameter matters for a metric, by Optuna's evaluator on our records."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Settings = dict[str, float | int | str | bool]
 
 FEWEST_TRIALS = 10
 _FEW_VALUES = 8
-# Half of Optuna's default: twice as fast, and shares of 200 trials differ in the third digit.
+# Half of Optuna's default: twice as fast, and for 200 trials only the third digit changes.
 _TREES = 32
 
 
 def importances(records: Sequence[TrialRecord], metric: str, *, seed: int = 0) -> dict[str, float]:
-    """Share of a metric's variance that each setting explains (fANOVA, Hutter 2014).
+    """Fraction of a metric's variance that each setting explains (fANOVA, Hutter 2014).
 
-    The settings are those that the trials were run with. What the search suggested lacks those
-    that it did not search from the start, and their share would go to the others.
+    The settings are those that the trials were run with, not those that the search suggested:
+    these lack what it did not search from the start, whose share would go to the others.
 
     Args:
         records: trials of one method, which have the same settings.
-        metric: key of what is explained.
+        metric: key of the metric to explain.
         seed: of the random forest.
 
     Returns:
-        Shares that sum to 1, largest first; empty for fewer than `FEWEST_TRIALS` trials, or where
-        no setting or the metric itself never varies.
+        Fractions that sum to 1, largest first; empty for fewer than `FEWEST_TRIALS` trials, or if
+        no setting varies or the metric does not.
     """
     measured = [
         (_settings(r.config), value) for r in records if (value := r.metric(metric)) is not None
@@ -64,7 +64,7 @@ def importances(records: Sequence[TrialRecord], metric: str, *, seed: int = 0) -
 
 
 def _settings(config: TrialConfig) -> Settings:
-    """What a search can vary, under the search's names."""
+    """The settings that a search can vary, under its names."""
     found: Settings = {
         "learning_rate": config.learning_rate,
         "batch_size": config.train.batch_size,
@@ -75,7 +75,7 @@ def _settings(config: TrialConfig) -> Settings:
         found |= {
             "rank": lora.rank,
             "alpha": lora.alpha,
-            # Rounded, as it is not quite the number that the search multiplied the rank by.
+            # Rounded, as division does not exactly recover the ratio that the search used.
             "alpha_ratio": round(lora.alpha / lora.rank, 9),
             "target_modules": modules if isinstance(modules, str) else "+".join(modules),
             "dropout": lora.dropout,
@@ -86,9 +86,9 @@ def _settings(config: TrialConfig) -> Settings:
 
 
 def _distributions(trials: Sequence[Settings]) -> dict[str, BaseDistribution]:
-    """The space that the trials came from, as far as they tell: what varies, within what it did.
+    """The search space as inferred from the trials: the settings that vary, within their range.
 
-    Few distinct values are choices, many are a range, on a logarithmic scale where it allows one.
+    Few distinct values become choices, many a range, logarithmic if all are positive.
     """
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
@@ -104,7 +104,7 @@ def _distributions(trials: Sequence[Settings]) -> dict[str, BaseDistribution]:
         else:
             low, high = min(numbers), max(numbers)
             spaces[name] = FloatDistribution(low, high, log=low > 0)
-    # Of rank, alpha and their ratio two say all; where alpha is always the same, the rank does.
+    # Two of rank, alpha and their ratio determine the third; if alpha is constant, rank suffices.
     if spaces.pop("lora/alpha", None) is None:
         spaces.pop("lora/alpha_ratio", None)
     return spaces

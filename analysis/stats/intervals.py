@@ -1,4 +1,4 @@
-"""Intervals: over items by the bootstrap, over seeds by Student's t."""
+"""Intervals over items by the bootstrap, over seeds by Student's t."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from numpy.typing import ArrayLike, NDArray
 from trainables.results.repeats import half_width
 
 _RESAMPLES = 10_000
-# Of resamples beyond an end of an interval: from fewer it cannot be told where the end is.
+# Resamples beyond an end of an interval; fewer do not locate the end.
 _FEWEST_BEYOND = 10
 LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Interval:
-    """An estimate with an interval about it, all in the unit of the estimate.
+    """An estimate with an interval around it, in the estimate's unit.
 
     Attributes:
-        n: items or seeds it rests on.
-        level: confidence.
+        n: number of items or seeds.
+        level: confidence level.
     """
 
     estimate: float
@@ -34,7 +34,7 @@ class Interval:
     level: float = LEVEL
 
     def negated(self) -> Interval:
-        """The same of the opposite quantity."""
+        """The interval of the negated quantity."""
         return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
 
 
@@ -46,24 +46,24 @@ def bootstrap_mean(
     level: float = LEVEL,
     resamples: int = _RESAMPLES,
 ) -> Interval:
-    """Percentile interval of the mean over tasks of the mean over a task's items.
+    """Bootstrap percentile interval of the mean over tasks of each task's mean over items.
 
-    Items are drawn anew within each task (Efron & Tibshirani 1993, ch. 13; strata as tasks), so
-    give differences of pairs for a paired interval. A resample of n items is one draw of how
-    often each distinct value occurs, a multinomial, so the cost does not grow with n. Of a level
-    that too few resamples lie beyond, the ends are as much further off as a normal distribution's.
+    Items are resampled within each task (Efron & Tibshirani 1993, ch. 13; tasks are strata), so
+    pass paired differences for a paired interval. Resampling n items is one multinomial draw of
+    how often each distinct value occurs, so the cost does not grow with n. Where too few resamples
+    lie beyond the level, the ends are moved out by the ratio of normal quantiles.
 
     Args:
-        values_by_task: for each task the values of its items, any number of each.
-        bounds: the least and the greatest value an item can have. Items that are all alike leave
-            the bootstrap nothing to draw; the interval then is that of the items that might have
-            been another, each as far off as can be (`_unseen`).
+        values_by_task: for each task, the values of its items; numbers of items may differ.
+        bounds: the smallest and largest value an item can have. If all items are alike, the
+            bootstrap has nothing to vary; the interval then allows for unseen items, each as far
+            off as possible (`_unseen`).
         seed: of the draws.
-        level: confidence in (0, 1).
-        resamples: draws.
+        level: confidence level in (0, 1).
+        resamples: number of draws.
 
     Raises:
-        ValueError: there is no task, or one without items.
+        ValueError: there is no task, or a task without items.
     """
     arrays = _arrays(values_by_task)
     tail = (1 - level) / 2
@@ -84,10 +84,10 @@ def bootstrap_mean(
 def upper_bound(
     differences_by_task: Sequence[ArrayLike], *, seed: int = 0, level: float = LEVEL
 ) -> float:
-    """One-sided bound on the mean over tasks of differences in [-1, 1], as in `bootstrap_mean`.
+    """One-sided upper bound on the mean over tasks of differences in [-1, 1], by the bootstrap.
 
-    Items that never rose in the sample leave the bootstrap nothing to draw, so the bound is at
-    least that of items that do but were not seen to (`_unseen`; about 3 / n for one task).
+    If no item rose in the sample, the bootstrap cannot draw any that does, so the bound is at
+    least that for unseen rising items (`_unseen`; about 3 / n for one task).
     """
     arrays = _arrays(differences_by_task)
     bound = float(np.quantile(_means(arrays, seed, _RESAMPLES), level))
@@ -97,18 +97,18 @@ def upper_bound(
 
 
 def _unseen(tasks: Sequence[tuple[int, float]], tail: float) -> float:
-    """How far the mean over tasks may be off though no item in the sample is.
+    """How far the mean over tasks may be off although no item in the sample is.
 
-    The greatest mean over tasks of share x distance, over all shares of items that are off in a
-    task for which a sample with none has probability `tail` or more:
+    The largest mean over tasks of p x d, where a fraction p of a task's items is off by d, subject
+    to a sample without any such item having probability `tail` or more:
 
         maximise sum of p d / tasks   where   product of (1 - p) ** n >= tail
 
     Lagrange's condition is 1 - p = min(1, mu n / d). For one task it is the bound of Clopper &
-    Pearson (1934) for none in n; a small task beside a large one bounds the mean as if alone.
+    Pearson (1934) for 0 of n; a small task next to a large one bounds the mean as if alone.
 
     Args:
-        tasks: of each its items, and how far one of them can be off.
+        tasks: for each, the number of its items and how far one of them can be off.
         tail: probability in (0, 1).
     """
     ratios = sorted((n / distance, n, distance) for n, distance in tasks if distance > 0)

@@ -10,20 +10,20 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike
 
 _DRAWS = 100_000
-_DRAWS_OF_GRADES = 10_000  # of which each costs as much as there are different grades
-_AT_ONCE = 256  # sizes of which there is one coin each
+_DRAWS_OF_GRADES = 10_000  # each costs as much as there are distinct grades
+_AT_ONCE = 256  # sizes that have a single coin
 _ROUNDING = 1e-9
 
 
 def mcnemar(forgotten: int, gained: int) -> float:
     """Exact two-sided p-value of McNemar's test (McNemar 1947).
 
-    Under the null hypothesis each item on which the models differ went either way like a fair
-    coin. Counts of several tasks may be added up: then each task is a stratum.
+    Under the null hypothesis, each item on which the models differ went either way like a fair
+    coin. Counts of several tasks may be added; each task is then a stratum.
 
     Args:
-        forgotten: items that went right -> wrong.
-        gained: items that went wrong -> right.
+        forgotten: number of items that went right -> wrong.
+        gained: number of items that went wrong -> right.
     """
     discordant = forgotten + gained
     if discordant == 0:
@@ -36,15 +36,15 @@ def mcnemar(forgotten: int, gained: int) -> float:
 def mcnemar_over_tasks(counts: Sequence[tuple[int, int, int]]) -> float:
     """Two-sided p-value of a difference of accuracies that are means over tasks.
 
-    As McNemar's test, but each task counts the same, however many items it has:
+    Like McNemar's test, but with tasks weighted equally, however many items they have:
 
     statistic = |sum over tasks of (gained - forgotten) / items|
 
-    Exact where all tasks have as many items; otherwise from 100,000 draws of fair coins, and
-    equal inputs give equal values. What no draw reaches has a bound instead (`_never_reached`).
+    Exact if all tasks have equally many items; otherwise from 100,000 seeded draws of fair coins.
+    If no draw reaches the statistic, a bound is used if smaller (`_never_reached`).
 
     Args:
-        counts: of each task the items that went right -> wrong, wrong -> right, and all items.
+        counts: for each task, items that went right -> wrong, wrong -> right, and all items.
     """
     if len({items for _, _, items in counts}) == 1:
         return mcnemar(sum(f for f, _, _ in counts), sum(g for _, g, _ in counts))
@@ -56,20 +56,20 @@ def mcnemar_over_tasks(counts: Sequence[tuple[int, int, int]]) -> float:
 def sign_flips(differences_by_task: Sequence[ArrayLike]) -> float:
     """Two-sided p-value of a difference of graded scores, such as F1, that are means over tasks.
 
-    Fisher's randomisation test of pairs (1935): under the null hypothesis each item's difference
-    might as well have had the other sign. From 10,000 draws, and equal inputs give equal values;
-    what no draw reaches has a bound instead (`_never_reached`). Of differences that are -1, 0 or 1
-    it is McNemar's test.
+    Fisher's randomisation test of pairs (1935): under the null hypothesis, each item's difference
+    could equally have had the other sign. From 10,000 seeded draws; if none reaches the statistic,
+    a bound is used if smaller (`_never_reached`). For differences of -1, 0 or 1 it is McNemar's
+    test.
 
     Args:
-        differences_by_task: for each task one score minus the other, item by item.
+        differences_by_task: for each task, one score minus the other, item by item.
     """
     import numpy as np
 
     fair: list[tuple[float, int]] = []
     observed = 0.0
     for values in differences_by_task:
-        # Rounded, as equal grades may differ by rounding, and each size costs draws of its own.
+        # Equal grades may differ in the last digits, and each distinct size costs its own draws.
         differences = np.round(np.asarray(values, dtype=float), 9)
         sizes, counts = np.unique(np.abs(differences), return_counts=True)
         fair += zip((sizes / differences.size).tolist(), counts.tolist(), strict=True)
@@ -78,7 +78,7 @@ def sign_flips(differences_by_task: Sequence[ArrayLike]) -> float:
 
 
 def _as_far_by_chance(fair: Sequence[tuple[float, int]], observed: float, draws: int) -> float:
-    """How often coins, so many of each size, add up to what was observed or more, either way."""
+    """Two-sided p-value: how often sums of fair coins, given as (size, count), reach this."""
     import numpy as np
 
     coins = np.random.default_rng(0)
@@ -96,9 +96,9 @@ def _as_far_by_chance(fair: Sequence[tuple[float, int]], observed: float, draws:
 
 
 def _never_reached(fair: Sequence[tuple[float, int]], observed: float) -> float:
-    """Bound on the chance that fair coins add up to so much, either way (Hoeffding 1963).
+    """Two-sided bound on the probability that fair coins sum to this much (Hoeffding 1963).
 
-    Without it the number of draws would decide which p-values survive a correction for hundreds
+    Without it, the number of draws would decide which p-values survive a correction for hundreds
     of comparisons.
     """
     squares = sum(count * size**2 for size, count in fair)
@@ -106,9 +106,9 @@ def _never_reached(fair: Sequence[tuple[float, int]], observed: float) -> float:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values adjusted for being several (Holm 1979), in the given order.
+    """p-values adjusted for multiple testing (Holm 1979), in the given order.
 
-    Rejecting those at or below alpha errs in any of them with probability alpha at most.
+    Rejecting those at or below alpha makes any error with probability at most alpha.
     """
     count = len(p_values)
     adjusted = [0.0] * count

@@ -1,4 +1,4 @@
-"""Whether one quantity rises or falls with another, without assuming how."""
+"""Nonparametric tests of whether one quantity rises or falls with another."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PERMUTATIONS = 9_999
-_MOST_CELLS = 4_000_000  # numbers that are held at once, such as permutations x values x groups
+_MOST_CELLS = 4_000_000  # numbers held at once, such as permutations x values x groups
 
 
 @dataclass(frozen=True)
 class Trend:
-    """A measure of association in [-1, 1], and how often chance alone gives as much.
+    """A measure of association in [-1, 1], and how often chance alone reaches it.
 
     Attributes:
         statistic: Kendall's tau-b or Spearman's rho.
         p_value: two-sided, from permutations.
-        n: pairs of values.
+        n: number of pairs of values.
     """
 
     statistic: float
@@ -28,9 +28,9 @@ class Trend:
 
 
 def spearman(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Trend:
-    """Spearman's rho with ties at mean ranks, and a permutation test of it.
+    """Spearman's rho with ties at mean ranks, and its permutation test.
 
-    rho is NaN, and p 1, where one of the two is constant.
+    rho is NaN and p is 1 if either is constant.
     """
     from scipy.stats import rankdata
 
@@ -45,7 +45,7 @@ def spearman(first: Sequence[float], second: Sequence[float], *, seed: int = 0) 
 
 
 def _in_parts(cells: int) -> Iterator[int]:
-    """How many permutations to draw at a time, of so many cells each, until all are drawn."""
+    """Sizes of the batches in which to draw all permutations, of `cells` numbers each."""
     at_once = max(1, _MOST_CELLS // cells)
     for done in range(0, _PERMUTATIONS, at_once):
         yield min(at_once, _PERMUTATIONS - done)
@@ -61,9 +61,9 @@ def _standardised(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
 def jonckheere(groups: Sequence[float], values: Sequence[float], *, seed: int = 0) -> Trend:
     """The Jonckheere-Terpstra test for ordered groups, such as ranks (Jonckheere 1954).
 
-    Its statistic counts the pairs from different groups whose values are in the groups' order.
-    It is given as Kendall's tau-b, of which it is an increasing function for fixed groups; the
-    p-value comes from permutations of the values over the groups.
+    Its statistic counts the pairs from different groups whose values are in the groups' order. It
+    is reported as Kendall's tau-b, which increases with it for fixed groups; the p-value comes
+    from permuting the values over the groups.
     """
     n = len(groups)
     order = np.argsort(values, kind="stable")
@@ -83,7 +83,7 @@ def jonckheere(groups: Sequence[float], values: Sequence[float], *, seed: int = 
 
 
 def _untied(values: NDArray[np.generic]) -> float:
-    """Ordered pairs that are not ties."""
+    """Number of ordered pairs that are not ties."""
     _, counts = np.unique(values, return_counts=True)
     return float(len(values) ** 2 - np.square(counts).sum())
 
@@ -91,11 +91,11 @@ def _untied(values: NDArray[np.generic]) -> float:
 def _agreements(
     labels_KN: NDArray[np.intp], lower_N: NDArray[np.intp], levels: int
 ) -> NDArray[np.float64]:
-    """Ordered pairs in the groups' order minus those against it, of each of K labellings.
+    """Ordered pairs in the groups' order minus those against it, for each of K labellings.
 
     Args:
         labels_KN: the group of each value, values ascending.
-        lower_N: for each value how many are below it.
+        lower_N: for each value, how many are below it.
         levels: number of groups.
     """
     is_in_KNG = labels_KN[:, :, None] == np.arange(levels)
@@ -111,6 +111,6 @@ def _agreements(
 
 
 def _p_value(drawn: NDArray[np.float64], observed: float) -> float:
-    """Two-sided, never 0 (Phipson & Smyth 2010)."""
+    """Two-sided p-value, never 0 (Phipson & Smyth 2010)."""
     as_extreme = int((np.abs(drawn) >= abs(observed) - 1e-9).sum())
     return (as_extreme + 1) / (len(drawn) + 1)

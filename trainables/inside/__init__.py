@@ -1,5 +1,5 @@
 """What training changed inside a model: spectra of the update, attention, representations.
 
-Here and not in `analysis`, because a sweep starts it on its workers, where the GPUs and the base
-model are; `analysis.inside` commands it elsewhere, and reads the records.
+It is not part of `analysis` because a sweep runs it on its workers, where the GPUs and the base
+model are; `analysis.inside` runs it elsewhere and reads the records.
 """

@@ -1,4 +1,4 @@
-"""Runs base and tuned model over the same prompts and compares what happens in their layers.
+"""Runs base and tuned model over the same prompts and compares their layers' activations.
 
 Shapes: B prompts, S positions, H heads, D width.
 """
@@ -28,14 +28,14 @@ PROMPTS = 64
 PROMPT_TOKENS = 256
 POSITIONS = 2048
 _FEWEST_TOKENS = 3  # the third query is the first with two keys besides key 0
-_ATTENTION_ELEMENTS = 1 << 26  # of one model's probabilities in all layers of a batch: 256 MiB
+_ATTENTION_ELEMENTS = 1 << 26  # one model's probabilities in all layers of a batch: 256 MiB
 
 Forward = Callable[[torch.Tensor, torch.Tensor], Any]
 
 
 @dataclass(frozen=True)
 class ActivationDrift:
-    """Attention and representation drift of every layer, and what they were taken on."""
+    """Attention and representation drift of every layer, and the sample they were measured on."""
 
     attention: tuple[AttentionDrift, ...]
     representation: tuple[RepresentationDrift, ...]
@@ -44,10 +44,10 @@ class ActivationDrift:
 
 
 def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
-    """Up to 64 distinct prompts of the in-domain and retention tasks, in turn from each task.
+    """Up to 64 distinct prompts of the in-domain and retention tasks, taken round-robin by task.
 
     Args:
-        base: tells each task's role.
+        base: has each task's role.
         items_jsonl: the base's items, which every trial of the sweep was evaluated on.
     """
     by_task: dict[str, dict[str, None]] = {}
@@ -64,10 +64,10 @@ def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
 
 
 def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str]) -> ActivationDrift:
-    """Compare the trial's model with the base on the prompts, cut at 256 tokens.
+    """Compare the trial's model with the base on the prompts, truncated to 256 tokens.
 
-    LoRA needs one model in memory, full fine-tuning two. Probabilities of one batch at a time are
-    kept, and at most 2048 token positions of the hidden states.
+    LoRA needs one model in memory, full fine-tuning two. Attention probabilities are kept for one
+    batch at a time, hidden states for at most 2048 token positions.
 
     Raises:
         CannotInspect: no prompt has three tokens, or the model has no attention probabilities.
@@ -92,10 +92,10 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
 
 
 class _Comparison:
-    """Takes in the outputs of both models batch by batch.
+    """Accumulates the outputs of both models batch by batch.
 
     Args:
-        stride: of token positions, every which one is kept.
+        stride: one in this many token positions is kept.
     """
 
     def __init__(self, stride: int) -> None:
@@ -124,7 +124,7 @@ class _Comparison:
             self._states.setdefault(layer, []).append((before, after))
 
     def _positions(self, mask_BS: torch.Tensor) -> torch.Tensor:
-        """Every so many-th token over all batches, as a mask (B, S)."""
+        """Every `stride`-th token, counted over all batches, as a mask (B, S)."""
         kept = mask_BS.bool().clone()
         rank = kept.flatten().cumsum(0).reshape(kept.shape) - 1 + self._seen
         self._seen += int(kept.sum())
@@ -151,7 +151,7 @@ def _both_models(
 ) -> Iterator[tuple[Forward, Forward, Any, Any]]:
     """Forward passes of base and tuned model, the tokenizer and the model's configuration.
 
-    Only eager attention hands out its probabilities.
+    Only eager attention returns its probabilities.
     """
     eager = config.model.model_copy(update={"attention": "eager"})
     base, tokenizer = shared_base(eager)
@@ -191,7 +191,7 @@ def _forward(model: Any) -> Forward:
 
 
 def _padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids (B, S), padded on the right, and their mask."""
+    """Right-padded token ids (B, S) and their mask."""
     width = max(map(len, rows))
     ids_BS = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
     mask_BS = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])

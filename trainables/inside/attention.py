@@ -14,7 +14,7 @@ from trainables.inside.records import AttentionDrift
 
 
 def js_divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
-    """Jensen-Shannon divergence over the last axis, bits: 0 where equal, 1 where disjoint.
+    """Jensen-Shannon divergence over the last axis in bits: 0 if equal, 1 if disjoint.
 
     (KL(p || m) + KL(q || m)) / 2 with m = (p + q) / 2 (Hao et al., AACL 2020), which is
     H(m) - (H(p) + H(q)) / 2.
@@ -25,17 +25,17 @@ def js_divergence(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 
 def normalised_entropy(p: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
-    """Entropy over the last axis as a share of log(visible), the most that it can be.
+    """Entropy over the last axis as a fraction of its maximum, log(visible).
 
     Args:
         p: distributions.
-        visible: number of keys that each can see; where it is 1 the result is 0 / 0.
+        visible: number of keys that each can see; where it is 1, the result is 0 / 0.
     """
     return torch.special.entr(p).sum(-1) / visible.log()
 
 
 class LayerAttention:
-    """Adds up one layer's drift over batches of prompts.
+    """Accumulates one layer's drift over batches of prompts.
 
     The model is causal: query i sees keys 0 to i.
     """
@@ -46,23 +46,23 @@ class LayerAttention:
         self._counts_H: dict[str, torch.Tensor] = defaultdict(lambda: torch.tensor(0))
 
     def add(self, base_BHQK: torch.Tensor, tuned_BHQK: torch.Tensor, mask_BS: torch.Tensor) -> None:
-        """Take in a batch.
+        """Add a batch.
 
         Args:
             base_BHQK: attention probabilities of the base.
             tuned_BHQK: of the tuned model, for the same tokens.
-            mask_BS: 1 on tokens, 0 on the padding to their right.
+            mask_BS: 1 for tokens, 0 for the padding to their right.
         """
         base, tuned = base_BHQK.double(), tuned_BHQK.double()
         queries_B1Q = mask_BS.bool()[:, None]
         self._compare("", base, tuned, queries_B1Q, hidden_keys=0)
-        # Where all of the attention is on key 0 nothing is left to compare.
+        # Where all attention is on key 0, nothing is left to compare.
         rest_BHQ = (base[..., 1:].sum(-1) > 0) & (tuned[..., 1:].sum(-1) > 0) & queries_B1Q
         base, tuned = _without_first_key(base), _without_first_key(tuned)
         self._compare("_without_first", base, tuned, rest_BHQ, hidden_keys=1)
 
     def result(self) -> AttentionDrift:
-        """Means over the queries; 0 for a head that had none to compare."""
+        """Means over the queries; 0 for a head without any to compare."""
         means = {
             name: tuple((sums_H / self._counts_H[name].clamp_min(1)).tolist())
             for name, sums_H in self._sums_H.items()
@@ -90,7 +90,7 @@ class LayerAttention:
 
 
 def _without_first_key(p_BHQK: torch.Tensor) -> torch.Tensor:
-    """The attention on the other keys, scaled to sum to 1; zeros where there is none."""
+    """The attention on the other keys, normalised to sum to 1; zeros where there is none."""
     rest = p_BHQK[..., 1:]
     total = rest.sum(-1, keepdim=True)
     return rest / total.where(total > 0, 1)

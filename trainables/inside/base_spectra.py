@@ -1,8 +1,8 @@
-"""Left singular vectors of the base's matrices: made once per node, used by every trial.
+"""Left singular vectors of the base's matrices: computed once per node, used by every trial.
 
-On disk they take about 1.3 times the model in float32 (8 B parameters: 20 GiB of vectors), below
-`model.node_cache()`; making them takes one decomposition a matrix, O(min(O, I)^3). Either way one
-matrix is in memory at a time.
+On disk, below `model.node_cache()`, they take about 1.3 times the model in float32 (8 B
+parameters: 20 GiB of vectors); computing them takes one decomposition per matrix,
+O(min(O, I)^3). Reading or computing, one matrix is in memory at a time.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ class BaseSpectra:
         self._folder = node_cache() / "spectra" / _file_name(fingerprint)
 
     def left_vectors(self, name: str, base_OI: torch.Tensor) -> torch.Tensor:
-        """All left singular vectors of a matrix by falling singular value, float32.
+        """All left singular vectors of a matrix by descending singular value, float32.
 
         Args:
             name: of the matrix.
-            base_OI: the matrix, on the device that the vectors are wanted on.
+            base_OI: the matrix, on the device where the vectors are wanted.
         """
         file = self._folder / f"{_file_name(name)}.safetensors"
         file.parent.mkdir(parents=True, exist_ok=True)  # for the lock

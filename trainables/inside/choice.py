@@ -1,4 +1,4 @@
-"""Which trials are worth a look inside, where nobody says."""
+"""Which trials to inspect by default."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ from trainables.results.repeats import judged_by_repeats
 
 
 def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
-    """The trial to take, the Pareto front, the best trade-off of each rank and of full fine-tuning.
+    """The recommended trial, the Pareto front, and the best of each rank and of full fine-tuning.
 
-    Their numbers in order, of complete trials with weights.
+    Best means the best trade-off. Only complete trials with weights count.
+
+    Returns:
+        Their numbers, in order.
     """
     groups: defaultdict[int | None, list[TrialRecord]] = defaultdict(list)
     kept = [record for record in records if record.weights_dir]

@@ -1,4 +1,4 @@
-"""Looks inside one trial's model and keeps what it finds."""
+"""Inspects one trial's model and saves the findings."""
 
 from __future__ import annotations
 
@@ -40,18 +40,18 @@ from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord
 
-# Bump when this code would no longer find the numbers of an old record.
+# Bump when this code would no longer reproduce the numbers of an old record.
 _CACHE_VERSION = 2
 
 
 def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
-    """Look inside a trial's model, or find that somebody has, and that it is the same model still.
+    """Inspect a trial's model, unless a record of the very same model exists already.
 
     Writes the record and the main directions of each matrix's update below `SWEEP/inside`. A trial
     without weights gives a record that says so.
 
-    Cost: of each matrix one decomposition, of the base's one as well where no trial on this node
-    has asked for it; a forward pass of base and tuned model over 64 prompts.
+    Cost: one decomposition per matrix, and one of the base's matrix if no trial on this node has
+    needed it yet; a forward pass of base and tuned model over 64 prompts.
 
     Raises:
         UserError: the base model cannot be loaded.
@@ -84,7 +84,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
 def matrix_changes(
     config: TrialConfig, weights_dir: Path
 ) -> Iterator[tuple[str, MatrixChange, torch.Tensor]]:
-    """Every matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
+    """Each matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
     base_spectra = BaseSpectra(f"{fingerprint(config.model)}-{config.model.dtype}-OI")
     for update in updates(config, weights_dir, base_weights(config.model), device()):
         spectrum = update_spectrum(update)
@@ -99,7 +99,7 @@ def matrix_changes(
 
 
 def describe(update: MatrixUpdate, spectrum: Spectrum) -> MatrixChange:
-    """What the update's own spectrum tells, without a decomposition of W0 or W."""
+    """The part of the change that needs only the update's spectrum, not that of W0 or W."""
     values_K = spectrum.values_K
     outputs, inputs = update.base_OI.shape
     change = MatrixChange(
@@ -139,7 +139,7 @@ def _content_key(weights_dir: Path, base_key: str) -> str:
 def _inspect_matrices(
     config: TrialConfig, weights_dir: Path, file: Path
 ) -> tuple[MatrixChange, ...]:
-    """Every matrix's change; the directions go to the file."""
+    """Every matrix's change; the directions are saved to the file."""
     changes, directions = [], {}
     for name, change, left_OK in matrix_changes(config, weights_dir):
         changes.append(change)

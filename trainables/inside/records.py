@@ -1,6 +1,6 @@
-"""What an inspection of a trial leaves behind: `SWEEP/inside/0007/record.json`.
+"""The result of inspecting a trial: `SWEEP/inside/0007/record.json`.
 
-A mirror: made from the trial's weights and the base model, and made again where it is missing.
+It is derived from the trial's weights and the base model, and derived again if it is missing.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ MOST_SINGULAR_VALUES = 64
 class MatrixChange(Frozen):
     """How training changed one weight matrix, W0 to W = W0 + dW.
 
-    All but the relative norm is None where dW is zero. Raw ranks of LoRA and of full fine-tuning
-    do not compare: LoRA's cannot exceed `rank_limit`; divide by it across ranks.
+    If dW is zero, all measures but the relative norm are None. Raw ranks of LoRA and of full
+    fine-tuning are not comparable, as LoRA's cannot exceed `rank_limit`; divide by it first.
 
     Attributes:
         layer: of the decoder, from 0.
         module: its name within the layer, such as `self_attn.q_proj`.
         shape: outputs, inputs.
-        rank_limit: the most that the rank of dW can be.
+        rank_limit: the largest possible rank of dW.
         relative_norm: norm_F(dW) / norm_F(W0), >= 0 (own).
         stable_rank: (norm_F(dW) / norm_2(dW))^2, 1 to `rank_limit`.
         effective_rank: exp of the entropy of the singular values, 1 to `rank_limit` (Roy and
             Vetterli 2007).
         rank_90: singular values that carry 90 % of the squared norm (2405.09673).
-        singular_values: of dW, the greatest first; at most `MOST_SINGULAR_VALUES`.
-        intruders: of the top 10 left singular vectors of W those that resemble none of W0, that
-            is with all abs(cos) < 0.5 (2410.21228).
+        singular_values: of dW, largest first; at most `MOST_SINGULAR_VALUES`.
+        intruders: how many of the top 10 left singular vectors of W resemble none of W0, that is,
+            have all abs(cos) < 0.5 (2410.21228).
         cosine_by_index: mean abs(cos(u0_i, u_i)) of the top 500 left singular vectors of W0 and
-            W, paired by their index (2512.15634, whose pairing is unknown).
-        cosine_by_maximum: the same, each of W with the one of W0's top 500 nearest to it, which
-            does not fall where two vectors merely swap places.
+            W, paired by index (2512.15634, whose pairing is unknown).
+        cosine_by_maximum: the same, each vector of W paired with the nearest of W0's top 500; it
+            does not fall when two vectors merely swap places.
     """
 
     layer: int
@@ -61,16 +61,16 @@ class MatrixChange(Frozen):
 
 
 class AttentionDrift(Frozen):
-    """How the attention of one layer's heads moved, a number for each head.
+    """How the attention of one layer's heads moved, one number per head.
 
-    Means over the non-padding queries of all prompts. "Without first" leaves key 0 out, where
-    most of the attention often rests whatever the text, and normalises the rest.
+    Means over the non-padding queries of all prompts. "Without first" leaves out key 0, which
+    often gets most of the attention whatever the text, and renormalises the rest.
 
     Attributes:
         layer: of the decoder, from 0.
         js: Jensen-Shannon divergence of base and tuned, bits, 0 to 1 (Hao et al., AACL 2020).
-        entropy_shift: H_tuned - H_base, each over log(visible keys), -1 to 1, the first query
-            left out, which sees one key (own).
+        entropy_shift: H_tuned - H_base, each divided by log(visible keys), -1 to 1, without the
+            first query, which sees only one key (own).
     """
 
     layer: int
@@ -87,7 +87,7 @@ class RepresentationDrift(Frozen):
         layer: of the decoder, from 0; the last is taken after the final norm.
         cka_drift: 1 - linear CKA over token positions, 0 to 1 (Kornblith et al. 2019).
         cka_drift_without_first: the same without each prompt's first token, whose hidden state is
-            often so much larger than all others that it decides the CKA alone (2402.17762).
+            often so much larger than all others that it alone determines the CKA (2402.17762).
     """
 
     layer: int
@@ -96,13 +96,12 @@ class RepresentationDrift(Frozen):
 
 
 class InsideRecord(Frozen):
-    """All that is known of what changed inside one trial's model.
+    """All that is known about what changed inside one trial's model.
 
     Attributes:
-        key: hash of the weights, the base and the version of this code; another key, another
-            record.
-        reason: why something could not be looked at; the part is empty then.
-        prompts, tokens: what attention and representations were compared on.
+        key: hash of the weights, the base and the version of this code; a new key, a new record.
+        reason: why some part could not be inspected, which is then empty.
+        prompts, tokens: how many attention and representations were compared on.
         kl_base_to_tuned, forgetting_nll: KL and LM drift as measured in training, nats/token.
     """
 
@@ -142,7 +141,7 @@ class InsideFolder:
         return self.root / f"{number:04d}" / "directions.safetensors"
 
     def log(self, number: int) -> Path:
-        """What was said on a worker that looked into the trial."""
+        """The output of a worker that inspected the trial."""
         return self.root / f"{number:04d}" / "inside.log"
 
     def write(self, record: InsideRecord) -> None:
@@ -150,7 +149,7 @@ class InsideFolder:
         write_whole(self.record_json(record.number), record.model_dump_json(indent=1))
 
     def read(self, number: int) -> InsideRecord | None:
-        """A trial's record; None where there is none, or none that this version can read."""
+        """A trial's record; None if there is none that this version can read."""
         try:
             return InsideRecord.model_validate_json(self.record_json(number).read_bytes())
         except (OSError, ValidationError):

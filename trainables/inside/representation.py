@@ -9,13 +9,13 @@ import torch
 
 
 def linear_cka_drift(X_TD: torch.Tensor, Y_TD: torch.Tensor) -> float:
-    """1 - linear CKA: 0 where one is the other rotated, scaled or shifted, up to 1.
+    """1 - linear CKA: from 0, if one is the other rotated, scaled or shifted, up to 1.
 
     CKA = norm_F(Y^T X)^2 / (norm_F(X^T X) norm_F(Y^T Y)) of centred columns (Kornblith et al.
-    2019, eq. 5), by T x T Gram matrices where there are fewer positions than features.
+    2019, eq. 5), computed from T x T Gram matrices if there are fewer positions than features.
 
     Returns:
-        The drift; 0 where both are constant over positions, 1 where one is.
+        The drift; 0 if both are constant over positions, 1 if only one is.
     """
     X_TD, Y_TD = (Z.double() - Z.double().mean(0) for Z in (X_TD, Y_TD))
     if X_TD.shape[0] <= X_TD.shape[1]:

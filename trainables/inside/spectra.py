@@ -1,10 +1,10 @@
-"""Singular values and vectors of weight updates and of what they do to a matrix's own.
+"""Singular values and vectors of weight updates, and how updates change a matrix's own vectors.
 
 Shapes: O outputs, I inputs, R rank of the adapter, K singular vectors.
 
 Costs: an adapter's spectrum O(R^2 (O + I)), by QR of its factors. Singular vectors of a full matrix
-are eigenvectors of its smaller Gram matrix, O(min(O, I)^3), in float64, where they are as exact as
-those of a float32 SVD and cheaper.
+are eigenvectors of its smaller Gram matrix, O(min(O, I)^3), in float64, where they are as accurate
+as those of a float32 SVD, and cheaper.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ _INTRUDER_VECTORS = 10
 _INTRUDER_COSINE = 0.5
 COMPARED_VECTORS = 500
 DIRECTIONS = 8
-# The Gram matrix halves the digits: what is smaller than this share of the greatest is noise.
+# The Gram matrix halves the digits: below this fraction of the largest, values are noise.
 _RELATIVE_ZERO = 1e-7
 
 
 @dataclass(frozen=True)
 class Spectrum:
-    """Singular values of a matrix, the greatest first, and its left singular vectors.
+    """Singular values of a matrix, largest first, and its left singular vectors.
 
     Zeros are left out, so a zero matrix has none.
 
     Attributes:
         values_K: float64.
-        left_OK: float64, orthonormal columns; those of the top values alone, if so asked.
+        left_OK: float64, orthonormal columns; only those of the top values if so requested.
     """
 
     values_K: torch.Tensor
@@ -40,7 +40,7 @@ class Spectrum:
 
 
 def update_spectrum(update: MatrixUpdate) -> Spectrum:
-    """Of dW, with its top 8 directions at least; an adapter's without ever forming dW."""
+    """Spectrum of dW with at least its top 8 directions; an adapter's dW is never formed."""
     if update.factors:
         return low_rank_spectrum(*update.factors)
     assert update.dense_OI is not None  # noqa: S101 - one of the two is set
@@ -48,7 +48,7 @@ def update_spectrum(update: MatrixUpdate) -> Spectrum:
 
 
 def low_rank_spectrum(B_OR: torch.Tensor, A_RI: torch.Tensor) -> Spectrum:
-    """Of B A = Q_B (R_B R_A^T) Q_A^T: the SVD of the R x R matrix in the middle, turned by Q_B."""
+    """Spectrum of B A = Q_B (R_B R_A^T) Q_A^T: the SVD of the inner R x R matrix, turned by Q_B."""
     Q_OR, triangle_B = torch.linalg.qr(B_OR.double())
     _, triangle_A = torch.linalg.qr(A_RI.double().T)
     left, values, _ = torch.linalg.svd(triangle_B @ triangle_A.T)
@@ -56,11 +56,11 @@ def low_rank_spectrum(B_OR: torch.Tensor, A_RI: torch.Tensor) -> Spectrum:
 
 
 def dense_spectrum(W_OI: torch.Tensor, top: int | None = None) -> Spectrum:
-    """Of any matrix, from W W^T or, where it has fewer columns than rows, from W^T W.
+    """Spectrum of any matrix, from W W^T or, if it has fewer columns than rows, from W^T W.
 
     Args:
         W_OI: the matrix.
-        top: how many left singular vectors are wanted; default all.
+        top: how many left singular vectors to return; default all.
     """
     W_OI = W_OI.double()
     tall = W_OI.shape[0] > W_OI.shape[1]
@@ -68,7 +68,7 @@ def dense_spectrum(W_OI: torch.Tensor, top: int | None = None) -> Spectrum:
     values, vectors = squares.clamp_min(0).sqrt().flip(0), vectors.flip(1)
     spectrum = _without_zeros(values, vectors)
     vectors = spectrum.left_OK[:, :top]
-    if tall:  # they are the right ones so far
+    if tall:  # so far these are the right singular vectors
         vectors = W_OI @ vectors / spectrum.values_K[:top]
     return Spectrum(spectrum.values_K, vectors)
 
@@ -79,7 +79,7 @@ def _without_zeros(values: torch.Tensor, vectors: torch.Tensor) -> Spectrum:
 
 
 def stable_rank(values_K: torch.Tensor) -> float:
-    """Squared Frobenius over squared spectral norm: 1 to the rank."""
+    """Squared Frobenius norm over squared spectral norm: 1 to the rank."""
     return float(values_K.square().sum() / values_K[0].square())
 
 
@@ -90,7 +90,7 @@ def effective_rank(values_K: torch.Tensor) -> float:
 
 
 def rank_90(values_K: torch.Tensor) -> int:
-    """Least k whose top k singular values carry 90 % of sum s^2 (2405.09673)."""
+    """The smallest k whose top k singular values carry 90 % of sum s^2 (2405.09673)."""
     carried = values_K.square().cumsum(0)
     return int((carried < _ENERGY * carried[-1]).sum()) + 1
 
@@ -105,10 +105,10 @@ class VectorChange:
 
 
 def vector_change(base_OK: torch.Tensor, tuned_OK: torch.Tensor) -> VectorChange:
-    """Compare left singular vectors of W0, all of them, and of W, the first ones at least.
+    """Compare all left singular vectors of W0 with at least the first ones of W.
 
     Args:
-        base_OK: of W0, by falling singular value.
+        base_OK: of W0, by descending singular value.
         tuned_OK: of W, likewise.
     """
     compared = min(COMPARED_VECTORS, base_OK.shape[1], tuned_OK.shape[1])
@@ -125,7 +125,7 @@ def vector_change(base_OK: torch.Tensor, tuned_OK: torch.Tensor) -> VectorChange
 def subspace_similarity(U_OI: torch.Tensor, V_OJ: torch.Tensor) -> float:
     """norm_F(U^T V)^2 / min(i, j) of two sets of orthonormal columns, 0 to 1 (LoRA, eq. 4).
 
-    2106.09685 compares right singular vectors of A; here they are left ones of dW, which exist for
-    full fine-tuning as well.
+    2106.09685 compares right singular vectors of A; here they are left singular vectors of dW,
+    which exist for full fine-tuning as well.
     """
     return float((U_OI.T @ V_OJ).square().sum() / min(U_OI.shape[1], V_OJ.shape[1]))

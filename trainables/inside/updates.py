@@ -1,9 +1,9 @@
 """A trial's weight update dW = W - W0 as a stream of matrices, one in memory at a time.
 
 Shapes: O outputs, I inputs, R rank of the adapter. Only matrices of the decoder's layers are
-looked at, so that LoRA and full fine-tuning compare on the same ones; embeddings, norms and the
-head are left out, and so are stacked experts (three dimensions). GPT-2 keeps its weights as (I, O);
-here all are (O, I), so that left singular vectors are those of the output of every model.
+included, so that LoRA and full fine-tuning are compared on the same ones; embeddings, norms, the
+head and stacked experts (three dimensions) are left out. GPT-2 stores its weights as (I, O); here
+all are (O, I), so that left singular vectors lie in the output space of every model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import CannotInspect
 from trainables.inside.weights import SavedWeights, Weights
 
-# Models of Transformers' Conv1D.
+# Models built from Transformers' Conv1D.
 _INPUTS_FIRST = ("gpt2", "openai-gpt")
 
 
@@ -30,7 +30,7 @@ class MatrixUpdate:
     Attributes:
         name: of the weight in the base.
         base_OI: W0, float32.
-        factors: B (O, R) and A (R, I) with dW = B A, the scaling folded into B.
+        factors: B (O, R) and A (R, I) with dW = B A; the scaling is folded into B.
         dense_OI: dW, float32.
     """
 
@@ -41,7 +41,7 @@ class MatrixUpdate:
 
     @property
     def layer(self) -> int:
-        """Of the decoder, from 0: the first number in the name."""
+        """Layer of the decoder, from 0: the first number in the name."""
         layer = _layer(self.name)
         assert layer is not None  # noqa: S101 - `updates` makes no other
         return layer
@@ -54,7 +54,7 @@ class MatrixUpdate:
 
     @property
     def rank_limit(self) -> int:
-        """The most that the rank of dW can be."""
+        """The largest possible rank of dW."""
         limits = [*self.base_OI.shape]
         if self.factors:
             limits.append(self.factors[1].shape[0])
@@ -72,13 +72,13 @@ class MatrixUpdate:
 def updates(
     config: TrialConfig, weights_dir: Path, base: Weights, device: torch.device
 ) -> Iterator[MatrixUpdate]:
-    """The update of every matrix that the trial trained, in the order of the layers.
+    """The update of every matrix that the trial trained, in layer order.
 
-    Where the weights were saved in bfloat16 the update of a full fine-tuning carries their
-    rounding, of relative size 2^-9, which raises the effective rank of small updates.
+    If the weights were saved in bfloat16, the update of full fine-tuning includes their rounding,
+    of relative size 2^-9, which raises the effective rank of small updates.
 
     Raises:
-        CannotInspect: base and trial do not fit together, or weights are not finite.
+        CannotInspect: base and trial do not match, or weights are not finite.
         FileNotFoundError: the folder holds no safetensors.
     """
     saved = SavedWeights(weights_dir)
@@ -109,10 +109,10 @@ def _full_updates(
 def _lora_updates(
     lora: LoraConfig, weights_dir: Path, saved: Weights, base: Weights, device: torch.device
 ) -> Iterator[MatrixUpdate]:
-    """B A of a saved PEFT adapter, and what DoRA makes of it.
+    """B A of a saved PEFT adapter or, with DoRA, the dense update.
 
-    DoRA (2402.09353, eq. 5) gives each output's row of W0 + B A a trained norm m: dW = m (W0 + BA)
-    / norm(W0 + BA) - W0 is as dense as with full fine-tuning.
+    DoRA (2402.09353, eq. 5) gives each output's row of W0 + B A a trained norm m, so that dW =
+    m (W0 + BA) / norm(W0 + BA) - W0 is as dense as with full fine-tuning.
     """
     adapter = json.loads((weights_dir / "adapter_config.json").read_text())
     transposed = bool(adapter.get("fan_in_fan_out"))
@@ -145,13 +145,13 @@ def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
 
 
 def _module_of(adapter_name: str) -> str:
-    """The module that an adapter's tensor belongs to, as the base names it."""
+    """The base's name of the module that an adapter's tensor belongs to."""
     module, _, _ = adapter_name.partition(".lora_")
     return module.removeprefix("base_model.model.")
 
 
 def _find(name: str, in_base: set[str]) -> str:
-    """The weight's name in the base's files, which may lack the outer module's."""
+    """The weight's name in the base's files, which may lack the outer module's prefix."""
     if name in in_base:
         return name
     near = [known for known in in_base if name.endswith(f".{known}") or known.endswith(f".{name}")]
@@ -161,7 +161,7 @@ def _find(name: str, in_base: set[str]) -> str:
 
 
 def _layer(name: str) -> int | None:
-    """The first number in a dotted name; None for what lies outside the layers."""
+    """The first number in a dotted name; None for weights outside the layers."""
     return next((int(part) for part in name.split(".") if part.isdigit()), None)
 
 

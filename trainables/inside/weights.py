@@ -25,7 +25,7 @@ class Weights(Protocol):
         """One tensor, on the CPU.
 
         Raises:
-            KeyError: there is none of that name.
+            KeyError: there is no tensor of that name.
         """
         ...
 
@@ -33,12 +33,12 @@ class Weights(Protocol):
 class SavedWeights:
     """The tensors of a folder's safetensors, in one file or sharded by an index.
 
-    A tensor is in memory from `read` until its reader lets go of it. Files of several shards stay
-    open, mapped and not read.
+    A tensor is in memory from `read` until the caller drops it. All files stay open, mapped but
+    not read.
 
     Args:
         folder: of one model or adapter.
-        dtype: to read them in; default the one they were saved in.
+        dtype: to convert tensors to; default the one they were saved in.
 
     Raises:
         FileNotFoundError: the folder holds no safetensors.
@@ -76,7 +76,7 @@ class SavedWeights:
 
 
 class LoadedWeights:
-    """The tensors of a model that is in memory as a whole."""
+    """The tensors of a model that is entirely in memory."""
 
     def __init__(self, model: Any) -> None:
         self._tensors = model.state_dict()
@@ -91,9 +91,9 @@ class LoadedWeights:
 
 
 def base_weights(model: ModelConfig) -> Weights:
-    """The base model's weights in the dtype that it is trained in, or their rounding would count.
+    """The base model's weights in its training dtype, so that rounding is not taken for an update.
 
-    They come from its safetensors, those of a GGUF from its conversion; a base in another format
+    They are read from its safetensors (for GGUF, from the conversion); a base in another format
     is loaded as a whole.
 
     Raises:

@@ -1,12 +1,12 @@
 """LoRA adapters of several trials on one frozen base, in one forward and backward pass.
 
-Trials of equal rank lie beside each other in one matrix, a row for each, so that their products
-are batched without padding and without copies. Gradients are written straight into a matrix of
-the same shape: row i of a layer's input meets no parameters but those of its own trial.
+Trials of equal rank share one matrix, one row per trial, so their products are batched without
+padding or copies. Gradients are written directly into a matrix of the same shape, because row i
+of a layer's input meets only its own trial's parameters.
 
-B is kept transposed, and what passes between A and B is computed so, too: a small rank is then
-always the number of a product's rows, which CPU libraries take far better than as that of columns
-(MKL, rank 8: up to four times as fast).
+B and the activations between A and B are stored transposed: a small rank is then always the
+number of rows of a product, never of columns, which is much faster in CPU libraries (MKL, rank 8:
+up to four times).
 
 Shapes: G trials in a group, P parameters of one adapter, N sequences, S positions, T tokens of a
 trial, I inputs, O outputs, r rank.
@@ -28,14 +28,14 @@ from trainables.config import LoraConfig
 
 @dataclass(frozen=True)
 class Target:
-    """A linear layer of the base that is adapted; `start` counts in units of the rank."""
+    """An adapted linear layer of the base; `start` is its offset in units of the rank."""
 
     name: str
     module: torch.nn.Linear
     start: int
 
     def split(self, flat_P: torch.Tensor, rank: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """A and the transposed B in flat adapters: (..., P) to (..., r, I) and (..., r, O)."""
+        """Split flat adapters into A and transposed B: (..., P) to (..., r, I) and (..., r, O)."""
         sizes = [rank * self.module.in_features, rank * self.module.out_features]
         own_P = flat_P.narrow(-1, rank * self.start, sum(sizes))
         A, B_T = own_P.split(sizes, -1)
@@ -43,7 +43,7 @@ class Target:
 
 
 def lay_out(named: Sequence[tuple[str, torch.nn.Linear]]) -> list[Target]:
-    """Lay adapted layers one after another into a flat adapter."""
+    """Place the adapted layers one after another in a flat adapter."""
     targets = []
     start = 0
     for name, module in named:
@@ -53,18 +53,18 @@ def lay_out(named: Sequence[tuple[str, torch.nn.Linear]]) -> list[Target]:
 
 
 class Adapter:
-    """One trial's adapter: a flat fp32 vector, seen tensor by tensor under PEFT's names.
+    """One trial's adapter: a flat fp32 vector with views of its tensors under PEFT's names.
 
     Args:
         lora: rank, scaling and dropout.
         targets: the layers it adapts.
-        rows: sequences in each of its micro-batches.
+        rows: sequences per micro-batch.
         values_P: its parameters.
 
     Attributes:
-        flat_P: its parameters; `grad` is the gradient of the losses so far.
-        tensors: PEFT's parameter name to a view of `flat_P`.
-        gradients: the same of the gradient.
+        flat_P: its parameters; `grad` accumulates the gradient of the losses so far.
+        tensors: views of `flat_P` by PEFT's parameter names.
+        gradients: views of the gradient by the same names.
     """
 
     def __init__(
@@ -81,7 +81,7 @@ class Adapter:
         }
 
     def views(self, flat_P: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A flat vector, such as the parameters or a moment, as PEFT's tensors."""
+        """View a flat vector, such as the parameters or a moment, as PEFT's tensors."""
         views = {}
         for target in self.targets:
             A, B_T = target.split(flat_P, self.rank)
@@ -89,7 +89,7 @@ class Adapter:
         return views
 
     def move(self, parameters_P: torch.Tensor, gradients_P: torch.Tensor) -> None:
-        """Go on in other storage, which holds the same values already."""
+        """Switch to other storage that already holds the same values."""
         self.flat_P.data = parameters_P
         self.flat_P.grad = gradients_P
         self.gradients = self.views(gradients_P)
@@ -105,11 +105,11 @@ def peft_name(target: Target, matrix: str) -> str:
 class AdapterGroup:
     """Adapters of one rank and micro-batch size, as rows of one matrix.
 
-    It is laid out anew whenever a trial joins or leaves, and at no other time.
+    The matrix is rebuilt only when a trial joins or leaves.
 
     Args:
         adapters: one or more, of equal rank and rows.
-        dtype: in which products are computed: the base's.
+        dtype: the base's, in which products are computed.
     """
 
     def __init__(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
@@ -122,17 +122,17 @@ class AdapterGroup:
         ).view(-1, 1, 1)
         self._working_GP = self._parameters_GP.to(dtype)  # the same matrix where that is fp32
         self._views: dict[tuple[str, int, int], Weights] = {}
-        # Last: where memory runs out before, the adapters are left where they were.
+        # Last, so that running out of memory above leaves the adapters where they were.
         for index, adapter in enumerate(adapters):
             adapter.move(self._parameters_GP[index], self._gradients_GP[index])
 
     def refresh(self) -> None:
-        """Take over what the optimizers have done to the parameters."""
+        """Pick up the optimizers' changes to the parameters."""
         if self._working_GP is not self._parameters_GP:
             self._working_GP.copy_(self._parameters_GP)
 
     def weights(self, target: Target, first: int, last: int) -> Weights:
-        """What a layer needs of the adapters `first` to `last`, the last excluded."""
+        """A layer's weights in the adapters from `first` up to, but not including, `last`."""
         key = (target.name, first, last)
         if key not in self._views:
             A, B_T = target.split(self._working_GP[first:last], self.rank)
@@ -155,7 +155,7 @@ class Weights:
 
 @dataclass(frozen=True)
 class Part:
-    """Sequences `rows` of a batch, which neighbours of one group share evenly."""
+    """Sequences `rows` of a batch, split evenly among adjacent adapters of one group."""
 
     group: AdapterGroup
     first: int
@@ -164,14 +164,14 @@ class Part:
 
     @property
     def adapters(self) -> list[Adapter]:
-        """Whose sequences these are, in their order."""
+        """The adapters that own these sequences, in order."""
         return self.group.adapters[self.first : self.last]
 
 
 class AdaptedLayers:
-    """The base's linear layers, with adapters in force on parts of each batch.
+    """The base's linear layers, with adapters active on parts of each batch.
 
-    Outside of `routed` the base is what it was.
+    Outside `routed` the base is unchanged.
     """
 
     def __init__(self, targets: Sequence[Target]) -> None:
@@ -184,7 +184,7 @@ class AdaptedLayers:
 
     @contextmanager
     def routed(self, parts: Sequence[Part], masks: Masks | None = None) -> Iterator[None]:
-        """Let each part of the coming batches pass through its own adapters."""
+        """Route each part of a batch through its own adapters while the context lasts."""
         self.parts, self.masks = parts, masks
         for part in parts:
             part.group.refresh()
@@ -202,7 +202,7 @@ class AdaptedLayers:
 
 
 class Masks:
-    """Dropout, drawn for each adapter from its own generator, as it would be if it were alone."""
+    """Dropout, drawn from each adapter's own generator as if it trained alone."""
 
     def __init__(
         self, generators: Sequence[torch.Generator], lengths: Sequence[int], device: torch.device
@@ -212,7 +212,7 @@ class Masks:
         self._device = device
 
     def draw(self, part: Part, offset: int, shape_NSI: tuple[int, int, int]) -> Any:
-        """Factors for a part's input, whose first adapter is number `offset`; None for all ones."""
+        """Factors for a part's input, counting its adapters from `offset`; None for all ones."""
         adapters = part.adapters
         if not any(adapter.dropout for adapter in adapters):
             return None
@@ -230,10 +230,10 @@ class Masks:
     def _draw(
         self, shape: tuple[int, int, int], keep: float, generator: torch.Generator
     ) -> torch.Tensor:
-        """The factors that torch's dropout would draw for an input of this shape."""
+        """Draw the factors that torch's dropout would draw for an input of this shape."""
         if (
             self._device.type == "cuda"
-        ):  # its kernel takes numbers in another order than Bernoulli's
+        ):  # its kernel consumes random numbers in another order than Bernoulli's
             ones = torch.ones(shape, device=self._device)
             return torch._fused_dropout(ones, keep, generator=generator)[0]
         factors = torch.empty(shape, device=self._device)
@@ -241,9 +241,9 @@ class Masks:
 
 
 class _AdaptedLinear(torch.autograd.Function):
-    """y = x W^T + b + s B A dropout(x), with A, B and s of each part's own adapters.
+    """y = x W^T + b + s B A dropout(x), with the A, B and s of each part's own adapters.
 
-    The gradients of A and B are added to the groups' matrices; autograd sees that of x alone.
+    The gradients of A and B are added to the groups' matrices; autograd sees only that of x.
     """
 
     @staticmethod
@@ -297,7 +297,7 @@ def _masked(x_NSI: torch.Tensor, mask_NSI: torch.Tensor | None) -> torch.Tensor:
 
 
 def _add_product(sum_GrI: torch.Tensor, x_GrT: torch.Tensor, y_GTI: torch.Tensor) -> None:
-    """Add x y to a sum in fp32, whatever the dtype of the factors."""
+    """Add x y to an fp32 sum, whatever the dtype of the factors."""
     if x_GrT.dtype == sum_GrI.dtype:
         sum_GrI.baddbmm_(x_GrT, y_GTI)
     else:
@@ -305,5 +305,5 @@ def _add_product(sum_GrI: torch.Tensor, x_GrT: torch.Tensor, y_GTI: torch.Tensor
 
 
 def _grouped(x_NSI: torch.Tensor, count: int) -> torch.Tensor:
-    """Sequences of `count` trials, as many of each: (N, S, I) to (G, T, I)."""
+    """Group the sequences of `count` trials, equally many of each: (N, S, I) to (G, T, I)."""
     return x_NSI.view(count, -1, x_NSI.shape[-1])

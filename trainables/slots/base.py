@@ -1,4 +1,4 @@
-"""What slots ask of a base model: the layers that are adapted, and whether it can be shared."""
+"""What slots need to know of a base model: which layers are adapted, and if it can be shared."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from trainables.training.lora import adapt, restore
 
 
 class NotBatchable(Exception):
-    """The base does something that trials in one batch would feel of each other; says what."""
+    """The base would let trials in one batch affect each other; the message says how."""
 
 
 def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraConfig]:
-    """The names of the layers that PEFT adapts, and its configuration with them found.
+    """The names of the layers that PEFT adapts, and its configuration with them resolved.
 
     Raises:
-        NotBatchable: it refuses, or adapts parameters of no linear layer, as those of experts.
+        NotBatchable: PEFT refuses, or adapts parameters outside linear layers, such as experts'.
     """
     try:
         with torch.random.fork_rng():
@@ -37,7 +37,7 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
 
 
 def check_batchable(base: Any, names: list[str]) -> None:
-    """See that each sequence passes through the base by itself, and through plain linear layers.
+    """Check that the base keeps sequences independent and adapts only plain linear layers.
 
     Raises:
         NotBatchable: it does not.
@@ -59,7 +59,7 @@ def check_batchable(base: Any, names: list[str]) -> None:
 
 
 def _check_routers_have_no_loss(base: Any) -> None:
-    """TRL adds what routers lose by uneven loads, a mean over all tokens of a micro-batch."""
+    """TRL adds the routers' load-balancing loss, a mean over all tokens of a micro-batch."""
     config = base.config.get_text_config()
     coefficient = getattr(config, "router_aux_loss_coef", 0.0)
     if hasattr(config, "output_router_logits") and coefficient:
@@ -70,7 +70,7 @@ def _check_routers_have_no_loss(base: Any) -> None:
 
 
 def _check_layers_see_sequences(base: Any, names: list[str]) -> None:
-    """Experts of a mixture, for one, are given tokens of several sequences in one heap."""
+    """Mixture experts, for example, get the tokens of several sequences in one flat batch."""
     input_ids_NS = torch.ones(2, 3, dtype=torch.long, device=base.device)
     shapes: dict[str, torch.Size] = {}
     hooks = [

@@ -15,15 +15,15 @@ from trainables.inputs.data import IGNORED_LABEL, Sample
 
 @dataclass(frozen=True)
 class Batch:
-    """What a pass needs.
+    """The input of one pass.
 
     Attributes:
-        input_ids_NS: tokens, padded on the right to the longest of all.
-        positions_T: where a token is predicted that has a label, in row-major order.
-        targets_T: the tokens that are to be predicted there.
-        slots_T: number of the micro-batch each of them belongs to.
-        tokens_K: over how many tokens each micro-batch's loss is the mean.
-        lengths: of the longest sequence in each micro-batch.
+        input_ids_NS: tokens, right-padded to the longest sequence of all.
+        positions_T: row-major positions at which a labelled token is predicted.
+        targets_T: the tokens to predict there.
+        slots_T: the number of the micro-batch that each belongs to.
+        tokens_K: the number of tokens that each micro-batch's loss is averaged over.
+        lengths: length of the longest sequence in each micro-batch.
     """
 
     input_ids_NS: torch.Tensor
@@ -40,11 +40,11 @@ class Batch:
         tokens: Sequence[int],
         device: torch.device,
     ) -> Batch:
-        """Lay micro-batches one after another.
+        """Concatenate micro-batches.
 
         Args:
-            micro_batches: one of each slot.
-            tokens: over how many its loss is the mean: those of its whole optimizer step.
+            micro_batches: one per slot.
+            tokens: per slot, how many its loss is averaged over: those of its whole optimizer step.
             device: of the base.
         """
         lengths = [max(len(s["input_ids"]) for s in samples) for samples in micro_batches]

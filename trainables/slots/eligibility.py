@@ -6,7 +6,7 @@ from trainables.config import TrialConfig
 
 
 def reason_against(trial: TrialConfig) -> str | None:
-    """Why a trial must train by itself; None where it can have a slot."""
+    """Why a trial must train alone; None if it can have a slot."""
     if trial.lora is None:
         return "full fine-tuning changes the base"
     if trial.lora.dora:

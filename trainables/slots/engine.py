@@ -1,4 +1,4 @@
-"""The loop over slots: one forward and backward pass for all trials that train on a base."""
+"""The loop over slots: one forward and backward pass for all trials training on a base."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from trainables.training.reporter import Reporter
 
 @dataclass(frozen=True)
 class Ended:
-    """How a trial left its slot: with a result, or with the error that ended it."""
+    """How a trial's time in its slot ended: with a result, or with an error."""
 
     slot: Slot
     result: TrialResult | None = None
@@ -44,10 +44,10 @@ class Ended:
 
 
 class SlotEngine:
-    """Trains any number of LoRA trials on this process's base; they come and go between passes.
+    """Trains any number of LoRA trials on this process's base; they join and leave between passes.
 
     Args:
-        model: the base; it is frozen until `close`.
+        model: the base, frozen until `close`.
         lora: the layers that all trials adapt.
 
     Raises:
@@ -72,18 +72,18 @@ class SlotEngine:
 
     @property
     def slots(self) -> list[Slot]:
-        """Those that are busy."""
+        """The busy slots."""
         return list(self._slots.values())
 
     def join(self, trial: TrialConfig, reporter: Reporter) -> Slot:
-        """Give a trial a slot; it takes part from the next pass on.
+        """Give a trial a slot, effective from the next pass.
 
-        A trial that another attempt has begun goes on from its newest checkpoint.
+        A trial begun by an earlier attempt resumes from its newest checkpoint.
         """
         data = (trial.data, trial.data_seed)
         if data not in self._tokenized:
             _, mapped = inputs_of(trial)
-            # In memory, once for all slots: each asks for few samples at a time, and often.
+            # In memory, once for all slots: each reads a few samples at a time, and often.
             self._tokenized[data] = replace(mapped, train=list(mapped.train))
         tokenized = self._tokenized[data]
         slot = Slot(
@@ -102,7 +102,7 @@ class SlotEngine:
         return slot
 
     def leave(self, slot: Slot) -> None:
-        """Free a slot, whatever its trial has come to."""
+        """Free a slot, whatever the state of its trial."""
         del self._slots[slot.adapter]
         key = _key(slot.adapter)
         rest = [adapter for adapter in self._groups[key].adapters if adapter is not slot.adapter]
@@ -113,7 +113,7 @@ class SlotEngine:
         slot.let_go()
 
     def step(self) -> list[Ended]:
-        """A pass of each busy slot, and an optimizer step where one is due."""
+        """Run one pass of each busy slot, and an optimizer step where one is due."""
         if already := [slot for slot in self.slots if slot.is_trained]:
             return [self._end(slot) for slot in already]
         due: list[Slot] = []
@@ -130,7 +130,7 @@ class SlotEngine:
         return ended + self._take_steps(due)
 
     def _shared_pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[Slot]:
-        """Train one micro-batch of each slot; returns those whose optimizer step is due."""
+        """Train one micro-batch of each slot; returns the slots whose optimizer step is due."""
         started = time.perf_counter()
         losses = self._pass(slots, parts)
         due = [slot for slot, loss in zip(slots, losses, strict=True) if slot.take_pass(loss)]
@@ -138,19 +138,19 @@ class SlotEngine:
         return due
 
     def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
-        """Let half as many slots share a pass from now on; one alone cannot go on."""
+        """Halve the slots per pass from now on; a slot that was alone ends with the error."""
         error = told(error)
         free_memory()
         if len(slots) == 1:
             self.leave(slots[0])
             return [Ended(slots[0], error=error)]
         self._most_at_once = len(slots) // 2
-        for slot in slots:  # a pass that broke off has left parts of gradients
+        for slot in slots:  # the aborted pass has left partial gradients
             slot.restart_step()
         return []
 
     def time_pass(self) -> float:
-        """Seconds that one pass of the busy slots and their optimizers' steps take; trains them."""
+        """Train all busy slots for one pass and optimizer step; returns the seconds it took."""
         started = time.perf_counter()
         for parts in _passes(list(self._groups.values()), sys.maxsize):
             slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
@@ -170,13 +170,13 @@ class SlotEngine:
         free_memory()
 
     def close(self) -> None:
-        """Give the base back as it was."""
+        """Restore the base to its original state."""
         self.clear()
         self._base.eval()
         self._base.requires_grad_(True)
 
     def _pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[float]:
-        """Forward and backward; returns each slot's loss."""
+        """Run the forward and backward pass; returns each slot's loss."""
         batch = Batch.of(
             [slot.micro_batch() for slot in slots],
             [slot.labelled_tokens for slot in slots],
@@ -190,7 +190,7 @@ class SlotEngine:
         return list(loss_K.tolist())
 
     def _take_steps(self, due: Sequence[Slot]) -> list[Ended]:
-        """An optimizer step of each of these slots, with all that follows from it."""
+        """Take an optimizer step in each of these slots, with everything due after it."""
         norms = []
         for slot in due:
             with self._on_time_of(slot):
@@ -201,32 +201,32 @@ class SlotEngine:
         return [end for slot in due if (end := self._report(slot))]
 
     def _read_norms(self, due: Sequence[Slot], norms: list[torch.Tensor]) -> None:
-        """Read all at once: each time a GPU is waited for."""
+        """Read all norms at once, since each read waits for the GPU."""
         started = time.perf_counter()
         for slot, norm in zip(due, torch.stack(norms).tolist(), strict=True):
             slot.log_norm(norm)
         self._share_time(due, time.perf_counter() - started)
 
     def _share_time(self, slots: Sequence[Slot], seconds: float) -> None:
-        """Charge what was done for these slots at once to each with its part, to others not."""
+        """Split the time of shared work evenly among these slots; charge the others nothing."""
         for slot in self.slots:
             share = seconds / len(slots) if slot in slots else 0.0
             slot.exclude(seconds - share)
 
     def _report(self, slot: Slot) -> Ended | None:
-        """What is due after a slot's step; None lets the trial go on."""
-        # The layers are many: they are not routed for what does not pass through them.
+        """Do what is due after a slot's step; None lets the trial go on."""
+        # There are many layers, so they are routed only for work that passes through them.
         context = self._alone if slot.evaluator is not None else self._on_time_of
         try:
             with context(slot):
                 slot.report()
-        except Exception as error:  # one trial's fault is not its neighbours'
+        except Exception as error:  # one trial's error must not affect its neighbours
             self.leave(slot)
             return Ended(slot, error=told(error))
         return self._end(slot) if slot.is_trained else None
 
     def _answer_ahead(self, slots: Sequence[Slot]) -> None:
-        """Let slots that are evaluated by the same evaluator now be so in shared passes."""
+        """Evaluate slots that are now due at the same evaluator in shared passes."""
         by_evaluator: dict[Evaluator, list[Slot]] = {}
         for slot in slots:
             if slot.evaluator is not None:
@@ -248,14 +248,14 @@ class SlotEngine:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            free_memory()  # each finds its answers by itself
+            free_memory()  # each slot then computes its own answers
         seconds = time.perf_counter() - started
         self._share_time(slots, seconds)
         for slot in slots:
             slot.charge_evaluation(seconds / len(slots))
 
     def _parts_of(self, slots: Sequence[Slot], rows: int) -> list[Part]:
-        """A batch of so many rows for each of these slots, in their order."""
+        """The parts of a batch with `rows` rows for each of these slots, in order."""
         parts: list[Part] = []
         for number, slot in enumerate(slots):
             group, index = self._place(slot)
@@ -283,7 +283,7 @@ class SlotEngine:
 
     @contextmanager
     def _alone(self, slot: Slot) -> Iterator[None]:
-        """The base with one slot's adapter; the time it takes is that slot's."""
+        """Run the base with one slot's adapter, on that slot's time."""
         group, index = self._place(slot)
         part = Part(group, index, index + 1, slice(None))
         with self._on_time_of(slot), self._layers.routed([part]), self._autocast():
@@ -291,7 +291,7 @@ class SlotEngine:
 
     @contextmanager
     def _on_time_of(self, slot: Slot) -> Iterator[None]:
-        """Time that no other slot is charged with."""
+        """Charge the time spent in the context to no other slot."""
         started = time.perf_counter()
         try:
             yield
@@ -311,12 +311,12 @@ def _chunks(slots: Sequence[Slot], size: int) -> list[Sequence[Slot]]:
 
 
 def _key(adapter: Adapter) -> tuple[int, int]:
-    """Adapters that are alike in this are computed together."""
+    """Adapters with equal keys are computed together."""
     return adapter.rank, adapter.rows
 
 
 def _passes(groups: Sequence[AdapterGroup], most: int) -> list[list[Part]]:
-    """Batches of at most so many adapters each, in which neighbours of a group stay together."""
+    """Split into batches of at most `most` adapters, keeping a group's neighbours together."""
     passes: list[list[Part]] = [[]]
     room, start = most, 0
     for group in groups:

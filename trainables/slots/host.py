@@ -1,12 +1,12 @@
 """A process that holds one base and its slots, and serves trials that live elsewhere.
 
-It speaks of trials by their ids and of everything else as plain data, so whatever carries calls
-from process to process can stand before it. A trial joins, listens until it hears an outcome, and
-may leave at any time.
+Trials are identified by their ids and everything else is plain data, so any remote-call layer can
+be put in front of it. A trial joins, listens until it receives an outcome, and may leave at any
+time.
 
 An event is `{"started": True}` when a trial gets its slot, `{"measurement": ...}` at each report,
-and at the end `{"result": ...}` or `{"error": the exception}`; `{"unknown": True}` where the trial
-is not here, as after the process has died and started anew.
+and at the end `{"result": ...}` or `{"error": the exception}`; `{"unknown": True}` if the trial is
+not here, for example after the process has died and restarted.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class _Guest:
 
 
 class _Mailbox:
-    """A slot's reporter: puts measurements where the trial listens, from the engine's thread."""
+    """A slot's reporter: queues measurements for the listening trial from the engine's thread."""
 
     def __init__(
         self,
@@ -76,13 +76,13 @@ class _Mailbox:
 
 
 class SlotHost:
-    """Slots for trials of one model; who finds none free waits for the next.
+    """Slots for trials of one model; a trial that finds none free waits for the next.
 
-    All methods are to be called on one event loop. The engine works in a thread of its own, and
-    between its passes trials come and go.
+    All methods must be called on one event loop. The engine runs in a thread of its own; trials
+    join and leave between its passes.
 
     Args:
-        stop_requested: whether all trials shall save a checkpoint and end.
+        stop_requested: whether all trials should save a checkpoint and end.
     """
 
     def __init__(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
@@ -97,7 +97,7 @@ class SlotHost:
         self._watch = HangWatch(None)
 
     async def load(self) -> int | None:
-        """Trials that are here, those that wait included; None where no more are taken in."""
+        """Number of trials here, including waiting ones; None if no more are accepted."""
         return None if self._stop_requested() else len(self._guests)
 
     async def load_libraries(self) -> None:
@@ -109,7 +109,7 @@ class SlotHost:
         await self._in_thread(load)
 
     async def reason_against(self, trial: dict[str, Any]) -> str | None:
-        """Why trials like this one cannot share the base; None where they can.
+        """Why trials like this one cannot share the base; None if they can.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -128,14 +128,14 @@ class SlotHost:
         """Measure how many slots are best.
 
         Args:
-            trial: the largest that is expected.
+            trial: the largest expected trial.
             most: slots beyond which there is nothing to gain.
-            passes: micro-batches that are to be trained here altogether.
-            slot_seconds: what one more slot costs at once.
+            passes: micro-batches to be trained here in total.
+            slot_seconds: one-off cost of one more slot.
 
         Returns:
             Numbers of slots and the passes per second they made; see `trainables.slots.probe`.
-            Nothing of the probe is left in the trial's folders, and nothing there is looked at.
+            The probe neither reads the trial's folders nor leaves anything in them.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -153,15 +153,15 @@ class SlotHost:
         return speeds
 
     async def join(self, trial: dict[str, Any], slots: int, may_wait: bool = True) -> bool:
-        """Take a trial in; an earlier attempt at it, which nobody listens to any more, leaves.
+        """Accept a trial; an earlier attempt at it, which nobody listens to any more, leaves.
 
         Args:
             trial: a LoRA trial.
             slots: trials that may train here at a time.
-            may_wait: whether it is to be taken in where all slots are taken.
+            may_wait: whether to accept it even if all slots are taken.
 
         Returns:
-            Whether it is.
+            Whether it was accepted.
         """
         self._slots = slots
         config = TrialConfig.model_validate(trial)
@@ -177,7 +177,7 @@ class SlotHost:
         return True
 
     async def next_event(self, trial_id: str) -> Event:
-        """What a trial has to tell next."""
+        """Wait for a trial's next event."""
         if trial_id not in self._guests:
             return {UNKNOWN: True}
         event = await self._guests[trial_id].events.get()
@@ -186,7 +186,7 @@ class SlotHost:
         return event
 
     async def leave(self, trial_id: str) -> None:
-        """End a trial, wherever it stands."""
+        """End a trial, whether it is waiting or training."""
         guest = self._guests.pop(trial_id, None)
         if guest is None:
             return
@@ -196,12 +196,12 @@ class SlotHost:
             self._leaving.append(guest)
 
     async def at_rest(self) -> None:
-        """Wait until nobody trains here, and those who have left are let go of."""
+        """Wait until no trial trains here and those that left are cleaned up."""
         if self._running is not None:
             await asyncio.wait([self._running])
 
     async def _run_or_die(self) -> None:
-        """A pass that fails leaves no state that could be trusted: trials go on elsewhere."""
+        """Exit if a pass fails: its state cannot be trusted, so the trials continue elsewhere."""
         try:
             await self._run()
         except Exception:
@@ -209,7 +209,7 @@ class SlotHost:
             os._exit(1)
 
     async def _run(self) -> None:
-        """Pass after pass, for as long as there is somebody to train."""
+        """Run pass after pass for as long as there are trials to train."""
         busy: dict[Any, _Guest] = {}
         while busy or self._waiting:
             for guest in self._leaving:
@@ -226,19 +226,19 @@ class SlotHost:
         self._running = None
 
     async def _pass(self, busy: dict[Any, _Guest]) -> None:
-        """One pass; what has ended with it is let go of before the next."""
+        """Run one pass; trials that ended with it are released before the next."""
         for ended in await self._in_thread(self._step):
             guest = busy.pop(ended.slot)
             guest.slot = None
             await self._see_off(guest, ended)
 
     async def _admit(self, guest: _Guest, busy: int) -> bool:
-        """Give a trial a slot, or tell it what is wrong with it."""
+        """Give a trial a slot, or handle the error that prevents it."""
         loop = asyncio.get_running_loop()
         mailbox = _Mailbox(guest, loop, self._watch, self._stop_requested)
         try:
             guest.slot = await self._in_thread(lambda: self._join(guest, mailbox))
-        except Exception as error:  # a trial's fault never ends its neighbours
+        except Exception as error:  # one trial's error must never end its neighbours
             await self._in_thread(end_with_lost_device)
             self._take_error(guest, told(error), busy)
             return False
@@ -250,7 +250,7 @@ class SlotHost:
         return self._engine_for(guest.trial).join(guest.trial, mailbox)
 
     async def _see_off(self, guest: _Guest, ended: Any) -> None:
-        """Tell a trial how it ended; what it has made lies where it belongs then."""
+        """Tell a trial how it ended, once its results are published."""
         result, error = ended.result, ended.error
         try:
             if error is None:
@@ -268,12 +268,12 @@ class SlotHost:
         guest.events.put_nowait({RESULT: result.model_dump()})
 
     def _take_error(self, guest: _Guest, error: Exception, busy: int = 0) -> None:
-        """Let a trial go on with smaller batches where those were too large, else end it.
+        """Let a trial continue with smaller batches if it ran out of memory, else end it.
 
         Args:
             guest: the trial.
             error: what ended its part in the passes.
-            busy: slots that others held when it found no memory for one of its own.
+            busy: slots that others held when there was no memory for its own.
         """
         from trainables.process.out_of_memory import is_out_of_memory, smaller_batches
 
@@ -282,15 +282,15 @@ class SlotHost:
             return
         smaller: TrialConfig | None = guest.trial
         if busy and not isinstance(error, EvaluationOutOfMemory):
-            self._slots = busy  # it waits until one of them is free
+            self._slots = busy  # it waits until one of those is free
         else:
             smaller = smaller_batches(guest.trial, error)
-        if smaller is None:  # the trial's own process has no torch to read torch's error with
+        if smaller is None:  # the trial's process lacks torch to unpickle torch's error with
             guest.events.put_nowait({ERROR: OutOfMemory(first_line(error))})
             return
         _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
         guest.trial = smaller
-        if self._guests.get(guest.trial.trial_id) is guest:  # somebody listens to it still
+        if self._guests.get(guest.trial.trial_id) is guest:  # it is still listened to
             self._waiting.appendleft(guest)
 
     def _engine_for(self, trial: TrialConfig) -> Any:

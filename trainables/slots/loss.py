@@ -1,10 +1,10 @@
-"""The loss of a pass and its way back, without the logits of all its tokens at once.
+"""The loss of a pass and its backward pass, without the logits of all its tokens at once.
 
-Where nothing follows the base's output head, logits are made, and led back through it, some tokens
-at a time: of a large vocabulary they would take more memory than all activations.
+If nothing follows the base's output head, logits are computed and backpropagated through it a few
+tokens at a time: with a large vocabulary they would take more memory than all activations.
 
-Shapes: K micro-batches, T labelled tokens, V vocabulary, F features: the last hidden state's, or,
-where something follows the head, logits.
+Shapes: K micro-batches, T labelled tokens, V vocabulary, F features: those of the last hidden
+state or, if something follows the head, logits.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class PassLoss:
     """Losses of passes through a frozen base.
 
     Args:
-        base: a causal language model; its output head is not adapted.
-        autocast: the context of what is computed forward.
+        base: a causal language model whose output head is not adapted.
+        autocast: context of the forward computation.
     """
 
     def __init__(self, base: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -35,9 +35,9 @@ class PassLoss:
         self._head = base.get_output_embeddings() if ends_with_head(base) else None
 
     def features(self, batch: Batch) -> torch.Tensor:
-        """What the loss is computed from, of shape (T, F), with the graph of the pass."""
+        """The features (T, F) that the loss is computed from, with the graph of the pass."""
         with self._autocast():
-            # Padding stands on the right, where causal attention never looks: no mask.
+            # Padding is on the right, where causal attention never looks: no mask needed.
             if self._head is None:
                 return logits_at(self._base, batch.positions_T, input_ids=batch.input_ids_NS)
             output = self._base.base_model(input_ids=batch.input_ids_NS, use_cache=False)
@@ -45,10 +45,10 @@ class PassLoss:
             return hidden.flatten(0, 1).index_select(0, batch.positions_T)
 
     def backward(self, features_TF: torch.Tensor, batch: Batch) -> torch.Tensor:
-        """Lead each micro-batch's loss back to the adapters it has passed through.
+        """Backpropagate each micro-batch's loss to the adapters it passed through.
 
         Returns:
-            The losses, in nats per token, of shape (K,).
+            The losses (K,), in nats per token.
         """
         weights_T = batch.tokens_K.reciprocal()[batch.slots_T]
         size = max(1, len(features_TF)) if self._head is None else _TILE_TOKENS
@@ -62,10 +62,10 @@ class PassLoss:
     def _nll(
         self, features_TF: torch.Tensor, targets_T: torch.Tensor, weights_T: torch.Tensor
     ) -> torch.Tensor:
-        """Negative log-likelihoods, whose weighted sum is led back to the features.
+        """Negative log-likelihoods; their weighted sum is backpropagated to the features.
 
-        A sum's gradient is that of each of its losses, as each reaches the adapter of its own slot
-        alone.
+        Summing leaves each slot's gradient as it is, since a loss reaches only the adapter of its
+        own slot.
         """
         with self._autocast():
             logits_TV = features_TF if self._head is None else self._head(features_TF)
@@ -76,14 +76,14 @@ class PassLoss:
 
 @torch.no_grad()
 def ends_with_head(base: Any) -> bool:
-    """Whether its logits are what its output head makes of its last hidden state.
+    """Whether the base's logits are exactly its output head's output for its last hidden state.
 
-    Some models scale or cap them; each names that in a way of its own, so it is tried.
+    Some models scale or cap logits, each under its own option name, so this runs the model.
     """
     head, backbone = base.get_output_embeddings(), base.base_model
     if head is None or backbone is base:
         return False
-    # Several tokens: that of padding may be embedded as zeros, of which all logits are zero.
+    # Several tokens, as the padding token may be embedded as zeros, which make all logits zero.
     inputs = {"input_ids": torch.arange(8, device=base.device)[None]}
     hidden = getattr(backbone(**inputs, use_cache=False), "last_hidden_state", None)
     return hidden is not None and torch.equal(head(hidden), base(**inputs, use_cache=False).logits)

@@ -1,4 +1,4 @@
-"""AdamW over a flat adapter: torch's own, seen tensor by tensor by checkpoints."""
+"""AdamW over a flat adapter: torch's own, which checkpoints see tensor by tensor."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from trainables.slots.adapters import Adapter
 class FlatAdamW:
     """The optimizer that Transformers' trainer would make, over one vector of parameters.
 
-    AdamW works element by element, so a vector takes the very steps its parts would take.
+    AdamW works element by element, so the vector takes exactly the steps its parts would take.
 
     Attributes:
         torch: the optimizer itself.
-        state: moments by parameter of `adapter.tensors`; views, so writing to them in place
+        state: moments by parameter of `adapter.tensors`, as views: writing to them in place
             changes the optimizer.
     """
 
     def __init__(self, adapter: Adapter, arguments: TrainingArguments) -> None:
         self._adapter, self._flat_P = adapter, adapter.flat_P
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
-        # The second group holds what is not decayed, such as biases: an adapter has none.
+        # The second group holds parameters without weight decay, such as biases: here none.
         groups: list[dict[str, Any]] = [
             {"params": [self._flat_P], "weight_decay": arguments.weight_decay},
             {"params": [], "weight_decay": 0.0},
@@ -41,18 +41,18 @@ class FlatAdamW:
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """As of any optimizer."""
+        """Parameter groups, as of any torch optimizer."""
         return list(self.torch.param_groups)
 
     def clip(self, max_norm: float) -> torch.Tensor:
-        """Scale the gradient down to a norm, 0 for any; returns the norm it had, on its device."""
-        # Tensor by tensor, as the reference: over the whole vector at once, fp32 loses digits.
+        """Clip the gradient to `max_norm` (0: never); returns its norm before, on its device."""
+        # Tensor by tensor, as the reference does: over the whole vector at once fp32 loses digits.
         norm = torch.nn.utils.get_total_norm(list(self._adapter.gradients.values()))
         if max_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self._flat_P, max_norm, norm)
         return norm
 
     def zero_grad(self) -> None:
-        """In place: the gradient is a row of its group's matrix."""
+        """Zero the gradient in place, as it is a row of its group's matrix."""
         assert self._flat_P.grad is not None  # noqa: S101 - it has one from the beginning
         self._flat_P.grad.zero_()

@@ -1,4 +1,4 @@
-"""How many slots: as many as make the most steps a second, measured on the trial's own batches."""
+"""Choosing the number of slots by measuring training speed on the trial's own batches."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainables.slots.speed import Speed, best
 from trainables.training.reporter import ListReporter
 from trainables.training.reports import peak_bytes
 
-# Passes are repeated for so long, and at least so often; the fastest counts.
+# Minimum total time and number of the repeated passes, of which the fastest counts.
 _SECONDS = 0.25
 _PASSES = 2
 _SHARE_OF_MEMORY = 0.8
@@ -23,17 +23,17 @@ _SHARE_OF_MEMORY = 0.8
 def probe(
     engine: SlotEngine, trial: TrialConfig, most: int, passes: int, slot_seconds: float
 ) -> list[Speed]:
-    """Measure 1, 2, 4, ... slots until more no longer pay, do not fit, or are not wanted.
+    """Measure 1, 2, 4, ... slots until more no longer pay off, do not fit, or are not wanted.
 
     Args:
-        engine: without busy slots; it is left so.
-        trial: the largest that is expected.
+        engine: without busy slots, before and after.
+        trial: the largest expected trial.
         most: slots beyond which there is nothing to gain.
-        passes: micro-batches that are to be trained altogether.
-        slot_seconds: what one more slot costs at once.
+        passes: micro-batches to be trained in total.
+        slot_seconds: one-off cost of one more slot.
 
     Returns:
-        What was measured, in order; `best` chooses. Nothing where not even one slot fits.
+        The measurements, in order, for `best` to choose from; empty if not even one slot fits.
     """
     speeds: list[Speed] = []
     try:
@@ -62,7 +62,7 @@ def _doublings(most: int) -> Iterator[int]:
 
 
 def _seconds_of_a_pass(engine: SlotEngine) -> float:
-    """The fastest of several, after one that warms up."""
+    """The fastest of several passes, after one for warm-up."""
     engine.time_pass()
     seconds: list[float] = []
     while len(seconds) < _PASSES or sum(seconds) < _SECONDS:
@@ -71,7 +71,7 @@ def _seconds_of_a_pass(engine: SlotEngine) -> float:
 
 
 def _would_not_fit(speeds: list[Speed]) -> bool:
-    """Whether twice the slots, at what each of the last ones took, are more than there is."""
+    """Whether doubling the slots, each at the last ones' cost, would exceed the free memory."""
     if len(speeds) < 2:
         return False
     before, last = speeds[-2:]

@@ -1,8 +1,8 @@
 """One LoRA trial in a slot: what TRL's trainer is to a trial that trains alone.
 
 It has a trainer's `model`, `optimizer`, `lr_scheduler`, `args` and `state`, so reports and
-checkpoints are those of any other trial, and a trial can go on from a slot's checkpoint without
-one, and the other way round.
+checkpoints are those of any other trial, and a trial can resume from a slot's checkpoint outside
+a slot, and vice versa.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ class Slot:
 
     Args:
         trial: a LoRA trial.
-        reporter: to whom it reports.
+        reporter: receives its measurements.
         base: the frozen base.
-        tokenizer: its tokenizer.
+        tokenizer: the base's tokenizer.
         tokenized: the trial's data.
-        targets: layers of the base that are adapted.
-        resolved: an adapter's configuration with base and layers as PEFT has found them.
+        targets: the adapted layers of the base.
+        resolved: an adapter's configuration with base and layers as resolved by PEFT.
     """
 
     def __init__(
@@ -87,10 +87,10 @@ class Slot:
         self._random_at_step = self.generator.get_state()
 
     def begin(self) -> None:
-        """Go on from the newest checkpoint of any attempt, where there is one.
+        """Resume from the newest checkpoint of any attempt, if there is one.
 
         Raises:
-            EvaluationFailed: it was of a step that is evaluated only now, and that failed.
+            EvaluationFailed: the checkpoint's step was still to be evaluated, and that failed.
         """
         self._reports.start(self)
         self._checkpoints.start(self, self._best)
@@ -118,7 +118,7 @@ class Slot:
 
     @property
     def labelled_tokens(self) -> int:
-        """Tokens over which the loss of the current optimizer step is the mean, at least 1."""
+        """Number of tokens that the current optimizer step's loss is averaged over, at least 1."""
         if self._labelled_tokens is None:
             counts = (sum(t != IGNORED_LABEL for t in s["labels"][1:]) for s in self._batch())
             self._labelled_tokens = max(1, sum(counts))
@@ -130,7 +130,7 @@ class Slot:
         return [self._tokenized.train[index] for index in self._order[start : start + size]]
 
     def take_pass(self, loss: float) -> bool:
-        """Count a pass, whose gradient the adapter holds; whether an optimizer step is due."""
+        """Count a pass whose gradient the adapter holds; returns if an optimizer step is due."""
         self.state.num_input_tokens_seen += sum(
             len(sample["input_ids"]) for sample in self.micro_batch()
         )
@@ -139,7 +139,7 @@ class Slot:
         return self._micro_batches_done == self.trial.accumulation_steps
 
     def restart_step(self) -> None:
-        """Forget the passes since the last optimizer step."""
+        """Discard the passes since the last optimizer step."""
         batch = self._batch()[: self._micro_batches_done * self.trial.train.micro_batch_size]
         self.state.num_input_tokens_seen -= sum(len(sample["input_ids"]) for sample in batch)
         self._loss, self._micro_batches_done = 0.0, 0
@@ -154,7 +154,7 @@ class Slot:
         """Clip and update, in the order of Transformers' trainer; `report` follows.
 
         Returns:
-            The gradient's norm before, on its device, for `log_norm`.
+            The gradient norm before clipping, on its device, for `log_norm`.
         """
         norm = self.optimizer.clip(self.args.max_grad_norm)
         self.optimizer.torch.step()
@@ -169,11 +169,11 @@ class Slot:
         return norm
 
     def log_norm(self, norm: float) -> None:
-        """Take up the norm that `take_step` returned."""
+        """Log the norm that `take_step` returned."""
         self._logs["grad_norm"] = norm
 
     def report(self) -> None:
-        """Do whatever is due after the step that was taken: report, save, evaluate.
+        """Do whatever is due after the last step: report, save, evaluate.
 
         Raises:
             Diverged: the loss or the gradient norm is NaN or infinite.
@@ -184,16 +184,16 @@ class Slot:
 
     @property
     def evaluator(self) -> Evaluator | None:
-        """Who evaluates it after the step that was taken, if anybody does."""
+        """The evaluator due after the last step; None if there is none."""
         is_due = self._reports.is_report_step(self.state.global_step)
         return self._reports.evaluator if is_due else None
 
     def charge_evaluation(self, seconds: float) -> None:
-        """Count time that went to its evaluation before it has begun."""
+        """Count time spent on its evaluation before that begins."""
         self._reports.charge_evaluation(seconds)
 
     def finish(self) -> TrialResult:
-        """Save the adapter, and let go of the checkpoints."""
+        """Save the adapter and remove the checkpoints."""
         last = self._reports.last
         assert last is not None  # noqa: S101 - the last step is always reported
         if self.trial.train.save_weights:
@@ -208,11 +208,11 @@ class Slot:
         return result
 
     def let_go(self) -> None:
-        """Part with those who hold the slot in turn, so that its tensors go when it does."""
+        """Break reference cycles, so that the slot's tensors are freed with it."""
         del self._reports, self._checkpoints, self._best
 
     def _save(self, folder: Path) -> None:
-        """The adapter as PEFT saves it."""
+        """Save the adapter as PEFT does."""
         config = peft_config(self.trial.lora)
         config.target_modules = self._resolved.target_modules
         config.base_model_name_or_path = self._resolved.base_model_name_or_path
@@ -226,7 +226,7 @@ class Slot:
 
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:
-        """Let the slot's random state be the process's, which checkpoints save and load."""
+        """Make the slot's random state the process's, which checkpoints save and load."""
         on_gpu = self.generator.device.type == "cuda"
         library: Any = torch.cuda if on_gpu else torch
         with torch.random.fork_rng(devices=[self.generator.device] if on_gpu else []):
@@ -236,30 +236,30 @@ class Slot:
 
 
 class AdaptedBase:
-    """The base as one trial sees it, while the base's layers are routed to its adapter."""
+    """The base as one trial sees it while the base's layers are routed to its adapter."""
 
     def __init__(self, base: Any, adapter: Adapter) -> None:
         self._base = base
         self._adapter = adapter
 
     def __call__(self, *arguments: Any, **options: Any) -> Any:
-        """A forward pass."""
+        """Run a forward pass."""
         return self._base(*arguments, **options)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._base, name)
 
     def named_parameters(self) -> Iterator[tuple[str, torch.nn.Parameter]]:
-        """The adapter's, under PEFT's names: those that are trained."""
+        """The adapter's parameters, which are the trained ones, under PEFT's names."""
         yield from self._adapter.tensors.items()
 
     def parameters(self) -> Iterator[torch.nn.Parameter]:
-        """The adapter's."""
+        """The adapter's parameters."""
         yield from self._adapter.tensors.values()
 
 
 def initial_values(trial: TrialConfig, targets: Sequence[Target]) -> torch.Tensor:
-    """A fresh adapter as PEFT makes it from the trial's seed, flat, on the CPU."""
+    """A fresh flat adapter on the CPU, as PEFT initialises it from the trial's seed."""
     config = peft_config(trial.lora)
     parts = []
     with torch.random.fork_rng(devices=[]):
@@ -274,8 +274,8 @@ def initial_values(trial: TrialConfig, targets: Sequence[Target]) -> torch.Tenso
 
 
 def dropout_generator(seed: int, device: torch.device) -> torch.Generator:
-    """A stream of random numbers as a trial alone would have it when its training begins."""
+    """A random stream in the state that a trial alone has when its training begins."""
     generator = torch.Generator(device).manual_seed(seed)
-    if device.type == "cpu":  # the data loader draws a seed for its workers, whether it has any
+    if device.type == "cpu":  # the data loader draws a seed for its workers even if it has none
         torch.empty((), dtype=torch.int64).random_(generator=generator)
     return generator

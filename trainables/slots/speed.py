@@ -1,20 +1,20 @@
-"""What a probe measures, and the choice it leads to. Loads no heavy library."""
+"""What a probe measures, and how the number of slots follows. Loads no heavy library."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-# A doubling must pay: what it adds to every trial's latency is certain, its gain is measured.
+# Doubling must pay off: its cost in each trial's latency is certain, its gain only measured.
 _LEAST_GAIN = 1.05
 
 
 @dataclass(frozen=True)
 class Speed:
-    """How fast so many busy slots train, and the memory that takes.
+    """How fast a number of busy slots train, and the memory they take.
 
     Attributes:
-        passes_per_second: micro-batches a second, over all slots.
+        passes_per_second: micro-batches per second, over all slots.
         peak_bytes: of the process, or of its GPU.
     """
 
@@ -24,17 +24,17 @@ class Speed:
 
 
 def best(speeds: Sequence[Speed], passes: int, slot_seconds: float) -> int:
-    """The number of slots with which a host's trials are done first.
+    """The number of slots with which a host's trials finish first.
 
     seconds = passes / passes_per_second + slots x slot_seconds
 
     Args:
-        speeds: of ever more slots.
-        passes: micro-batches that the host's trials have altogether.
-        slot_seconds: what one more slot costs at once: the start of its trial's process.
+        speeds: by increasing number of slots.
+        passes: micro-batches of all the host's trials together.
+        slot_seconds: one-off cost of one more slot: starting its trial's process.
 
     Returns:
-        The first that no larger one beats by enough.
+        The first that no larger one beats by a large enough margin.
     """
 
     def seconds(speed: Speed) -> float:

@@ -1,8 +1,8 @@
-"""What Ray's autoscaler may still make of a cluster, asked where it runs: on the head.
+"""How far Ray's autoscaler may still scale a cluster, asked where it runs: on the head.
 
-Ray tells it to nobody: `ray status` and the GCS know the nodes there are, the limits stand in the
-autoscaler's own configuration. That is a file which the autoscaler's process names on its command
-line (v1 and v2 alike), and on Kubernetes the RayCluster resource. What it could not make lies in
+Ray has no API for it: `ray status` and the GCS know the existing nodes, but the limits are in the
+autoscaler's own configuration. That is a file named on its process's command line (v1 and v2
+alike) or, on Kubernetes, the RayCluster resource. Nodes that it failed to start are recorded in
 the GCS, for `ray status`.
 """
 
@@ -26,16 +26,16 @@ _NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
 
 def configuration(cluster: str) -> Mapping[str, Any]:
-    """The configuration of the autoscaler that runs on this node; empty where none does.
+    """The configuration of the autoscaler running on this node; empty if none does.
 
     Args:
-        cluster: address of the cluster's GCS; others may have their autoscaler on this machine.
+        cluster: address of the cluster's GCS; other clusters' autoscalers may run on this machine.
     """
     return _of_kuberay() or _of_process(cluster) or {}
 
 
 def worker_types(config: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Resources of each type of worker that a configuration allows, where it says them.
+    """Resources of each worker type that a configuration allows, if it states them.
 
     Args:
         config: as Ray's autoscaler takes it.
@@ -47,11 +47,11 @@ def most_workers(config: Mapping[str, Any]) -> dict[str, float]:
     """Resources of the largest set of workers that a configuration allows.
 
     Args:
-        config: as Ray's autoscaler takes it; `max_workers` bounds each type and all together.
+        config: as Ray's autoscaler takes it; `max_workers` bounds each type and the total.
 
     Returns:
-        For each kind what the nodes that have most of it amount to; where `max_workers` does not
-        allow all types at once, the kinds' sums need not be had together.
+        For each kind, the sum over the nodes that have most of it; if `max_workers` does not allow
+        all types at once, the sums of different kinds may not be available together.
     """
     workers = _worker_types(config)
     kinds = {kind for node_type in workers for kind in node_type["resources"]}
@@ -59,10 +59,10 @@ def most_workers(config: Mapping[str, Any]) -> dict[str, float]:
 
 
 def last_failure(cluster: str) -> str | None:
-    """Why the cluster's autoscaler could not start the last node that it tried to; None if it did.
+    """Why the cluster's autoscaler failed to start the last node it tried; None if it did not fail.
 
-    Known are the reasons that v1 was given, by AWS for example, for as long as `ray status` has
-    them: half an hour.
+    Only v1 records the reasons given to it, for example by AWS, and `ray status` keeps them for
+    half an hour.
 
     Args:
         cluster: address of the cluster's GCS.
@@ -78,7 +78,7 @@ def last_failure(cluster: str) -> str | None:
 
 
 def _worker_types(config: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The types that may have a node; one of no workers is there to be turned on by hand."""
+    """The types that may have nodes; one with no workers is only there to be enabled by hand."""
     types = config.get("available_node_types", {})
     return [
         {**node_type, "resources": counted_by_type(node_type.get("resources", {}))}
@@ -97,7 +97,7 @@ def _most(kind: str, workers: Iterable[Mapping[str, Any]], nodes: int) -> float:
 
 
 def _of_process(cluster: str) -> Mapping[str, Any] | None:
-    """The configuration of the cluster's autoscaler among this node's processes."""
+    """The configuration of the cluster's autoscaler, if it is among this node's processes."""
     for command in _commands():
         if not any(argument.endswith(_MONITORS) for argument in command):
             continue
@@ -114,12 +114,12 @@ def _commands() -> Iterable[list[str]]:
     for file in Path("/proc").glob("[0-9]*/cmdline"):
         try:
             yield file.read_text(encoding="utf-8").split("\0")
-        except (OSError, UnicodeDecodeError):  # it has ended, or is another user's
+        except (OSError, UnicodeDecodeError):  # it has ended, or belongs to another user
             continue
 
 
 def _of_kuberay() -> Mapping[str, Any] | None:
-    """The RayCluster as the autoscaler beside the head sees it; the head's account may read it."""
+    """The RayCluster as the head's autoscaler sidecar sees it; the head's account may read it."""
     cluster = os.environ.get("RAY_CLUSTER_NAME")
     if cluster is None or not _NAMESPACE.exists():
         return None
@@ -128,7 +128,7 @@ def _of_kuberay() -> Mapping[str, Any] | None:
     namespace = _NAMESPACE.read_text(encoding="utf-8").strip()
     try:
         resource = node_provider.KubernetesHttpApiClient(namespace).get(f"rayclusters/{cluster}")
-    except OSError:  # the account of a worker may not
+    except OSError:  # a worker's account may not read it
         return None
     if not resource["spec"].get("enableInTreeAutoscaling"):
         return None

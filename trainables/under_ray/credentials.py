@@ -1,8 +1,8 @@
-"""The driver's credentials, and how to reach what they open, handed to workers in memory.
+"""The driver's credentials and the endpoints they are for, handed to workers in memory.
 
-Workers on other nodes do not have the driver's environment. Ray could set it for them, but writes
-it to its logs then and shows it on its dashboard. Not all of it is secret; the address of a proxy
-may hold a password.
+Workers on other nodes do not have the driver's environment. Ray could set it for them, but would
+write it to its logs and show it on its dashboard. Not all of it is secret, but a proxy's address
+may contain a password.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-# Each of these is taken as a whole: a key of the node's own fits no secret of the driver's.
+# Each group is taken as a whole: a node's own key does not match the driver's secret.
 _TOGETHER = (
     ("HF_TOKEN",),
     ("HF_ENDPOINT",),
@@ -23,18 +23,18 @@ _TOGETHER = (
     ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
     ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
     ("AWS_REGION", "AWS_DEFAULT_REGION"),
-    # Programs read them in capitals, in small letters, or in both.
+    # Programs read them in upper case, in lower case, or in both.
     ("HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy"),
 )
-_KEEPER = "credentials"  # a name among those of this driver alone
+_KEEPER = "credentials"  # actor names are private to this driver
 _asked_for: set[str] = set()  # by job: processes may serve several drivers
 
 
 @contextmanager
 def sharing_credentials() -> Iterator[None]:
-    """While the context lasts, workers can have the credentials of this process.
+    """Make this process's credentials available to workers while the context lasts.
 
-    They are those in its environment, and a token that `hf auth login` has stored.
+    They are those in its environment, and a token stored by `hf auth login`.
     """
     names = [name for together in _TOGETHER for name in together]
     credentials = {name: os.environ[name] for name in names if os.environ.get(name)}
@@ -46,7 +46,7 @@ def sharing_credentials() -> Iterator[None]:
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     actor: Any = _Keeper
     keeper = actor.options(name=_KEEPER, scheduling_strategy=here).remote()
-    # By a call, which goes to the process itself; Ray stores what a process is created with.
+    # By a call, which goes directly to the process; Ray stores an actor's constructor arguments.
     ray.get(keeper.take.remote(credentials))
     try:
         yield
@@ -55,7 +55,7 @@ def sharing_credentials() -> Iterator[None]:
 
 
 def use_credentials() -> None:
-    """Put what the driver shares into this process's environment, where it has none of its own."""
+    """Add the driver's shared credentials to this process's environment if it lacks its own."""
     job = ray.get_runtime_context().get_job_id()
     if job in _asked_for:
         return
@@ -64,7 +64,7 @@ def use_credentials() -> None:
         shared = ray.get(ray.get_actor(_KEEPER).give.remote())
     except ValueError:  # none are shared
         pass
-    except ray.exceptions.RayError:  # it does not answer now; the next who needs them asks again
+    except ray.exceptions.RayError:  # it does not answer now; the next caller asks again
         return
     _asked_for.add(job)
     for together in _TOGETHER:
@@ -75,7 +75,7 @@ def use_credentials() -> None:
 def _stored_token() -> str | None:
     from huggingface_hub import constants, get_token
 
-    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:  # the user does not want it sent unasked
+    if constants.HF_HUB_DISABLE_IMPLICIT_TOKEN:  # the user does not want it sent implicitly
         return None
     token: str | None = get_token()
     return token

@@ -16,7 +16,7 @@ from trainables.training.reporter import StopTrial
 
 def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
     """What an error means for the trial that it ended."""
-    if is_disk_full(error):  # it goes on where it stopped, once there is room
+    if is_disk_full(error):  # it resumes once there is space
         reason = disk_full(Path(trial.output_dir))
         return Outcome(status=TrialStatus.RUNNING, reason=reason)
     cause = root_cause(error)
@@ -30,7 +30,7 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Through Ray's and other wrappers to the error that was raised first."""
+    """Unwrap Ray's and other wrappers down to the error that was raised first."""
     if isinstance(error, TrialError):
         return error
     cause = getattr(error, "cause", None) or error.__cause__
@@ -38,16 +38,16 @@ def root_cause(error: BaseException) -> BaseException:
 
 
 def most_telling(errors: Sequence[BaseException]) -> BaseException:
-    """Of the errors of a group's workers the one that says most; the first of equals.
+    """The most informative of the errors of a group's workers; the first among equals.
 
     A worker that runs out of memory, or whose process dies, takes the others with it, which then
-    miss their neighbour.
+    fail for want of their neighbour.
     """
     return min(errors, key=_distance)
 
 
 def _distance(error: BaseException) -> int:
-    """How far an error is from the trial: its own, its process's, its neighbours'."""
+    """Rank an error by its distance from the trial: its own 0, its process's 1, a neighbour's 2."""
     from trainables.process.out_of_memory import is_out_of_memory
 
     of_the_trial = isinstance(error, (StopTrial, TrialError, UserError))

@@ -1,7 +1,7 @@
-"""GPUs by type, which Ray does not count: of each type it knows but the nodes that have it.
+"""GPUs by type, which Ray does not count: it only knows which nodes have which type.
 
-Amounts of resources have Ray's kinds here, such as `CPU` and `GPU`. GPUs whose type is known are
-counted a second time under a kind of that type, such as `GPU:H100`.
+Amounts of resources are keyed by Ray's kinds, such as `CPU` and `GPU`. GPUs of known type are
+counted a second time under a kind of their own, such as `GPU:H100`.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 
 _KIND = "GPU:"
-_OF_NODE = "accelerator_type:"  # Ray's resource, of which each node with such GPUs has 1
-_SLIVER = 1e-4  # the smallest share that Ray counts: a node has room for thousands
+_OF_NODE = "accelerator_type:"  # Ray's resource: each node with such GPUs has 1
+_SLIVER = 1e-4  # the smallest fraction Ray counts: a node has room for thousands
 
 
 def kind_of(gpu_type: str) -> str:
@@ -20,12 +20,12 @@ def kind_of(gpu_type: str) -> str:
 
 
 def type_of(kind: str) -> str | None:
-    """The type whose GPUs a kind counts; None where it is no such kind."""
+    """The GPU type that a kind counts; None if it is not such a kind."""
     return kind.removeprefix(_KIND) if kind.startswith(_KIND) else None
 
 
 def gpu_types(node: Mapping[str, float]) -> list[str]:
-    """The types of a node's GPUs, which is one or none.
+    """The types of a node's GPUs: one or none.
 
     Args:
         node: its resources, as Ray counts them.
@@ -34,7 +34,7 @@ def gpu_types(node: Mapping[str, float]) -> list[str]:
 
 
 def counted_by_type(node: Mapping[str, float]) -> dict[str, float]:
-    """The resources of a node, its GPUs a second time under their type.
+    """The resources of a node, with its GPUs counted a second time under their type.
 
     Args:
         node: as Ray counts them.
@@ -43,7 +43,7 @@ def counted_by_type(node: Mapping[str, float]) -> dict[str, float]:
 
 
 def reserved(held: Mapping[str, float]) -> dict[str, float]:
-    """What to ask of Ray for a process that holds so much: where a type matters, a node with it."""
+    """Ray resources to request for these amounts; a GPU type becomes a sliver of a node with it."""
     return {kind: amount for kind, amount in held.items() if type_of(kind) is None} | {
         f"{_OF_NODE}{gpu_type}": _SLIVER for kind in held if (gpu_type := type_of(kind))
     }

@@ -1,4 +1,4 @@
-"""Whether this process can use the GPUs that Ray has given it; else it would train on the CPU."""
+"""Checks that this process can use its GPUs from Ray, as it would else train on the CPU."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from trainables.errors import Fault, UserError
 
 _DEVICES = Path("/dev")
 _ASK_DRIVER_TIMEOUT_S = 30.0
-# By the major version of CUDA that torch is built for: the first driver that knows it.
+# The first driver that supports it, by the major version of CUDA that torch is built for.
 _OLDEST_DRIVER = {"12": "525", "13": "580"}
 
 
 def check_granted_gpus() -> None:
-    """See that torch can use the GPUs that Ray has given this process, if any.
+    """Check that torch can use the GPUs that Ray has given this process, if any.
 
-    A number that no device of this machine has stands for none: nodes may be said to have GPUs
-    which they do not have, as those of a simulated cluster.
+    GPU numbers beyond this machine's devices are ignored: nodes may declare GPUs they do not have,
+    as in a simulated cluster.
 
     Raises:
-        UserError: a GPU is there, and torch cannot use it.
+        UserError: a GPU exists, but torch cannot use it.
     """
     granted = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
     if not granted:
@@ -40,10 +40,10 @@ def check_granted_gpus() -> None:
 
 
 def ask_nvidia_smi(field: str) -> list[str]:
-    """What NVIDIA's driver says of each GPU of this node, in use or not; empty where none answers.
+    """Query a field of each GPU of this node, in use or not; empty if no NVIDIA driver answers.
 
     Args:
-        field: such as `memory.total`, which is then in MiB.
+        field: such as `memory.total`, which is in MiB.
     """
     program = shutil.which("nvidia-smi")
     if program is None:
@@ -59,12 +59,12 @@ def ask_nvidia_smi(field: str) -> list[str]:
 
 
 def _is_there(gpu: str, devices: int) -> bool:
-    """Whether one of so many devices has the number; what Ray knows by another name is there."""
+    """Whether one of `devices` GPUs has this number; ids that are not numbers exist if any do."""
     return int(gpu) < devices if gpu.isdigit() else devices > 0
 
 
 def _fault(drivers: Sequence[str], cuda: str | None) -> Fault:
-    """What to say where a node's driver, if it told its version, does not serve torch's CUDA."""
+    """The fault of a node whose driver, of known version or not, does not support torch's CUDA."""
     driver = f"NVIDIA's driver {drivers[0]}" if drivers else "NVIDIA's driver"
     field = f"node {ray.util.get_node_ip_address()}"
     if cuda is None:

@@ -1,8 +1,8 @@
-"""A trial of several workers: a group of processes inside the placement of the trial.
+"""A trial with several workers: a group of processes inside the trial's placement group.
 
-The group belongs to the trial's process and outlives the trial: Tune gives process and placement
-together to the next trial that asks for the same, which finds imports done and workers connected.
-The base's weights stay where all processes of a node share them: mapped from its page cache.
+The group belongs to the trial's process and outlives the trial: Tune reuses process and placement
+for the next trial with the same resources, which finds imports done and workers connected. The
+base's weights are shared by all processes of a node, mapped from its page cache.
 """
 
 from __future__ import annotations
@@ -21,23 +21,23 @@ from trainables.under_ray.endings import most_telling
 from trainables.under_ray.stop_request import stops_with_this_node
 from trainables.under_ray.worker import IN_STEP, environments, worker_actor
 
-# After the first of a group fails: others may know better why, or wait for it for ever.
+# After the first worker fails: others may know better why, or wait for it forever.
 _LAST_WORDS_S = 3.0
-# After Tune has stopped a trial: until all workers have let go of it.
+# After Tune has stopped a trial: until all workers have finished with it.
 _LONGEST_ENDING_S = 60.0
 
 
 def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
-    """Train in every worker of this process's group, and pass on what rank 0 reports.
+    """Train in every worker of this process's group, and pass on the reports of rank 0.
 
-    A group in which a worker failed by itself is killed, and replaced at the next use.
+    If a worker failed by itself, the group is killed and replaced by a new one.
 
     Returns:
-        Where the weights of its best evaluation will be found; None where its last are those.
+        Where the weights of its best evaluation will be; None if its last weights are the best.
 
     Raises:
         RayActorError: a worker's process has died.
-        Exception: else the most telling error of the workers.
+        Exception: else the most informative error of the workers.
     """
     group = _ready_group(trial)
     try:
@@ -52,7 +52,7 @@ def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
 
 
 def _ready_group(trial: TrialConfig) -> _Group:
-    """The group of this process, if all of it is alive and at rest, or a new one."""
+    """This process's group if all its workers are alive and idle, or else a new one."""
     size = trial.workers, trial.cpus_per_worker, trial.gpus_per_worker
     group = _group(*size)
     if not group.is_ready():
@@ -67,12 +67,12 @@ def _replace(group: _Group) -> None:
 
 @lru_cache(maxsize=1)
 def _group(workers: int, cpus: float, gpus: float) -> _Group:
-    """The group of this process; a process has one placement, so one group is all it can have."""
+    """This process's group; it has one placement group, hence at most one group of workers."""
     return _Group(workers, cpus, gpus)
 
 
 class _Group:
-    """Workers in the bundles of this process's placement, after the one that it has itself."""
+    """Workers in the bundles of this process's placement group, except its own, the first."""
 
     def __init__(self, workers: int, cpus: float, gpus: float) -> None:
         actor, placement = worker_actor(cpus, gpus), ray.util.get_current_placement_group()
@@ -89,7 +89,7 @@ class _Group:
         self._workers: list[Any] = [started[index] for index in order]
         self._connect(environments([homes[index] for index in order]))
         self._training: list[Any] = []
-        # Always one is asked for: what no report of one trial answers the next trial's will.
+        # One request is always pending; if no report of a trial answers it, the next trial's will.
         self._report = self._workers[0].next_report.remote()
 
     def _connect(self, members: list[dict[str, str]]) -> None:
@@ -102,7 +102,7 @@ class _Group:
         ray.get(joining)
 
     def train(self, trial: TrialConfig, reporter: Reporter) -> str | None:
-        """Train to the end; returns where the weights of the best evaluation will be found.
+        """Train to the end; returns where the weights of the best evaluation will be.
 
         Raises:
             RayError: a worker has failed.
@@ -121,7 +121,7 @@ class _Group:
         return best
 
     def _hand_on(self, measurement: Any, reporter: Reporter) -> None:
-        """Where Tune stops the trial here it ends this thread; the workers then end theirs."""
+        """Pass on a report; if Tune stops the trial, ending this thread, the workers end theirs."""
         goes_on = False
         try:
             reporter.report(measurement)
@@ -131,14 +131,14 @@ class _Group:
             self._report = self._workers[0].next_report.remote()
 
     def failures(self) -> list[BaseException]:
-        """What went wrong in the workers, in order of their ranks."""
+        """The workers' errors, in order of rank."""
         ended, _ = ray.wait(self._training, num_returns=len(self._training), timeout=_LAST_WORDS_S)
         failures = [_failure(training) for training in self._training if training in ended]
         self._training = []
         return [failure for failure in failures if failure is not None]
 
     def is_ready(self) -> bool:
-        """Whether all workers live and have let go of the trial before."""
+        """Whether all workers are alive and have finished with the previous trial."""
         homes = [worker.home.remote() for worker in self._workers]
         try:
             ray.get([*self._training, *homes], timeout=_LONGEST_ENDING_S)
@@ -147,13 +147,13 @@ class _Group:
         return True
 
     def kill(self) -> None:
-        """End the processes, whatever they do."""
+        """End the processes, whatever they are doing."""
         for worker in self._workers:
             ray.kill(worker)
 
 
 def _failure(training: Any) -> BaseException | None:
-    """The error that a worker raised, or what Ray says of its process."""
+    """The error that a worker raised, or Ray's error about its process."""
     try:
         ray.get(training)
     except RayError as error:

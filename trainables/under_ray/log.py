@@ -1,4 +1,4 @@
-"""The log of a trial, and of what else runs on a worker."""
+"""The logs of trials and of other work on a worker."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainables.files.disk import log_stream
 
 @contextmanager
 def log_to(file: Path) -> Iterator[None]:
-    """Send what the libraries print and log to a file of the trial's own."""
+    """Redirect what libraries print and log to the trial's own file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with log_stream(file) as stream:
         handler = logging.StreamHandler(stream)

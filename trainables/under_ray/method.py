@@ -1,4 +1,4 @@
-"""The function that trains by a trial's method."""
+"""The training function of each method."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ TrialFunction = Callable[[TrialConfig, Reporter], TrialResult]
 
 
 def trial_function(trial: TrialConfig) -> TrialFunction:
-    """What trains by the trial's method."""
+    """The function that trains with the trial's method."""
     if trial.method == "lora":
         from trainables.training.lora import train_lora
 

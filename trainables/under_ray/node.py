@@ -1,4 +1,4 @@
-"""What a node of the cluster says of itself, asked in one task each."""
+"""What each node of the cluster reports about itself, in one task per node."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ class NodeReport(Frozen):
 
     Attributes:
         address: its IP address, as in `ray status`.
-        ray: version that its processes run.
-        python: version of the same, such as 3.11.9.
-        gpu_bytes: memory of its smallest GPU; None where it has none.
+        ray: Ray version of its processes.
+        python: Python version of its processes, such as 3.11.9.
+        gpu_bytes: memory of its smallest GPU; None if it has none.
         gpu_types: as Ray names them.
-        most_workers: resources of all workers that the autoscaler may start, where it runs here.
+        most_workers: resources of all workers that the autoscaler may start, if it runs here.
         worker_types: resources of one worker of each type that it may start.
-        storage_fault: why it cannot work in the sweep's folder; None where it can.
+        storage_fault: why it cannot work in the sweep's folder; None if it can.
     """
 
     address: str
@@ -48,7 +48,7 @@ class NodeReport(Frozen):
 
 @ray.remote(num_cpus=0, max_retries=0)
 def report_node(location: str, marker: str) -> NodeReport:
-    """The report of the node that this runs on.
+    """The report of the node that this task runs on.
 
     Args:
         location: of the sweep's folder.
@@ -59,7 +59,7 @@ def report_node(location: str, marker: str) -> NodeReport:
 
 
 def _storage_fault(location: str, marker: str) -> str | None:
-    """Why the sweep's folder, as this node sees it, is not the driver's or takes no files."""
+    """Why the sweep's folder on this node is not the driver's, or is not writable."""
     try:
         if not _is_seen(location, marker):
             return _NOT_SEEN
@@ -73,16 +73,16 @@ def _storage_fault(location: str, marker: str) -> str | None:
 
 
 def check_sees(location: str, name: str) -> None:
-    """See that a folder of the sweep is here what it is to the driver.
+    """Check that a folder of the sweep is the same here as on the driver.
 
-    A node that joins after all have been asked may have a folder of its own at the same path.
+    A node that joined after the nodes were asked may have its own folder at the same path.
 
     Args:
         location: of the folder.
-        name: of a file that the driver has written there, or seen.
+        name: of a file that the driver has written or seen there.
 
     Raises:
-        UserError: it is not there.
+        UserError: the file is not there.
     """
     try:
         reason = None if _is_seen(location, name) else _NOT_SEEN
@@ -113,12 +113,12 @@ def this_node() -> NodeReport:
 
 
 def _resources() -> dict[str, float]:
-    """Of this process's node, as Ray counts them."""
+    """Resources of this process's node, as Ray counts them."""
     here = ray.get_runtime_context().get_node_id()
     return next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
 
 
 def gpu_bytes() -> int | None:
-    """Bytes of this node's smallest GPU; asks NVIDIA's driver, so one in use need not be free."""
+    """Bytes of this node's smallest GPU, from NVIDIA's driver, so a GPU in use need not be free."""
     sizes = [int(size) << 20 for size in ask_nvidia_smi("memory.total") if size.isdigit()]
     return min(sizes, default=None)

@@ -1,7 +1,7 @@
-"""What a trial says to Tune.
+"""What a trial reports to Tune.
 
-It is `{"measurement": ...}` at each report and `{"outcome": ...}` at the end; an outcome that is
-still RUNNING is that of a trial which was asked to stop and will go on later, or elsewhere.
+It is `{"measurement": ...}` at each report and `{"outcome": ...}` at the end; an outcome of
+RUNNING means that the trial was asked to stop and will resume later or elsewhere.
 """
 
 from __future__ import annotations
@@ -27,24 +27,24 @@ class _StoppableReporter:
 
 
 class TuneReporter(_StoppableReporter):
-    """Reports from the process of a trial."""
+    """Reports from a trial's process."""
 
     def report(self, measurement: Measurement) -> None:
-        """Hand Tune a measurement; a trial that Tune stops here ends in this call."""
+        """Report a measurement to Tune; if Tune stops the trial here, it ends in this call."""
         ray.tune.report({MEASUREMENT: measurement.model_dump()})
 
 
 class StoppedByTune(BaseException):
-    """Tune has stopped the trial at a report; no error, and nobody's to handle on the way out."""
+    """Tune has stopped the trial at a report; not an error, so no handler must catch it."""
 
 
 class WorkerReporter(_StoppableReporter):
-    """Reports from a worker of a group; a barrier for the group.
+    """Reports from a worker of a group; each report is a barrier for the group.
 
     Args:
-        workers: in the group.
-        hand_on: gives a measurement to the trial's process and tells whether the trial goes on
-            after it; None but in rank 0.
+        workers: number in the group.
+        hand_on: passes a measurement to the trial's process and returns whether the trial goes on
+            after it; None except in rank 0.
     """
 
     def __init__(self, workers: int, hand_on: Callable[[Measurement], bool] | None) -> None:
@@ -64,7 +64,7 @@ class WorkerReporter(_StoppableReporter):
 
 
 class Watched:
-    """Ends the process where a trial reports nothing for too long; it is started again then."""
+    """Ends the process, which is then restarted, if a trial reports nothing for too long."""
 
     def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
         self._trial = trial
@@ -73,13 +73,13 @@ class Watched:
         self._watch.wind()
 
     def report(self, measurement: Measurement) -> None:
-        """Pass it on, and wait for the next from then."""
-        self._watch.stop()  # Tune answers when it has taken the report, which may be long
+        """Pass the measurement on and restart the watch for the next one."""
+        self._watch.stop()  # Tune may take long to accept the report
         publish_items(self._trial)
         self._reporter.report(measurement)
         if measurement.step != measurement.total_steps:
             self._watch.wind()
 
     def stop_requested(self) -> bool:
-        """Whether the trial shall save a checkpoint and end."""
+        """Whether the trial should save a checkpoint and end."""
         return self._reporter.stop_requested()

@@ -1,4 +1,4 @@
-"""Trials in slots: hosts as actors, and a trial that listens to one."""
+"""Trials in slots: hosts as actors, and trials that listen to them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class SlotHosts:
 
     Attributes:
         actors: handles of `SlotHost` actors.
-        slots: of each.
+        slots: number per actor.
     """
 
     actors: tuple[Any, ...]
@@ -43,7 +43,7 @@ class SlotHosts:
 
 
 class SlotHost(host.SlotHost):
-    """A host in a process of Ray's."""
+    """A host in a Ray worker process."""
 
     def __init__(self) -> None:
         use_credentials()
@@ -51,7 +51,7 @@ class SlotHost(host.SlotHost):
 
     @ray.method(max_task_retries=3)
     async def evaluate_base(self, *arguments: Any) -> UserError | None:
-        """`evaluate_base_to`: with the base in memory, and tasks, that trials here find ready."""
+        """Run `evaluate_base_to`, which leaves base and tasks in memory for trials here."""
         fault: UserError | None = await self._in_thread(lambda: evaluate_base_to(*arguments))
         return fault
 
@@ -61,9 +61,9 @@ class SlotHost(host.SlotHost):
         return super()._engine_for(trial)
 
     async def next_event(self, trial_id: str) -> host.Event:
-        """What a trial has to tell next; once all have told that they stopped the process ends.
+        """Wait for a trial's next event; ends the process once all trials have said they stopped.
 
-        Ray starts it anew, on another node where its own is about to go.
+        Ray restarts it, on another node if its own is going away.
         """
         event = await super().next_event(trial_id)
         if await self.load() is None and not self._guests:
@@ -72,13 +72,13 @@ class SlotHost(host.SlotHost):
 
 
 def start_slot_host(held: Mapping[str, float]) -> Any:
-    """A `SlotHost` as an actor that holds so much; Ray starts it anew should its process die."""
+    """Start a `SlotHost` actor that holds these resources; Ray restarts it if its process dies."""
     actor = ray.remote(SlotHost)
     return actor.options(**as_options(held), max_restarts=-1, max_concurrency=1000).remote()
 
 
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter) -> TrialResult:
-    """Let a host train the trial beside others, and pass on what it reports."""
+    """Have a host train the trial alongside others, and pass on its reports."""
     actor = _join(slot_hosts, trial)
     logging.getLogger(__name__).warning(
         f"trains in a slot, beside up to {slot_hosts.slots - 1} other trials"
@@ -94,27 +94,27 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
                 raise event[host.ERROR]
             elif host.UNKNOWN in event:
                 raise RayActorError
-    finally:  # stopped, too: Tune ends the thread in its report
+    finally:  # also when Tune stops the trial by ending the thread in its report
         actor.leave.remote(trial.trial_id)
 
 
 def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
-    """Have a host take the trial in, one with a free slot where there is any.
+    """Have a host accept the trial, preferably one with a free slot.
 
-    There are as many slots as trials run at a time, but a host may be waiting for its node yet.
+    There are as many slots as concurrent trials, but a host may still be waiting for its node.
 
     Returns:
         The host.
 
     Raises:
-        StopTrial: there is none, and there will be none.
+        StopTrial: there is no host, and there will be none.
     """
     plain = trial.model_dump(mode="json")
     actors = _by_load(slot_hosts)
-    for actor in actors:  # an earlier attempt, whose process has died, may train there still
+    for actor in actors:  # an earlier attempt whose process died may still train there
         with suppress(RayActorError):
             ray.get(actor.leave.remote(trial.trial_id))
-    for actor in actors:  # others may have come since it was asked how many it has
+    for actor in actors:  # others may have joined since its load was asked
         if ray.get(actor.join.remote(plain, slot_hosts.slots, may_wait=False)):
             return actor
     ray.get(actors[0].join.remote(plain, slot_hosts.slots))
@@ -122,10 +122,10 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
 
 
 def _by_load(slot_hosts: SlotHosts) -> list[Any]:
-    """The hosts that are up, the one with most room first; some may be about to leave their node.
+    """The hosts that are up, least loaded first; those about to leave their node are left out.
 
     Raises:
-        StopTrial: there is none, and there will be none.
+        StopTrial: there is no host, and there will be none.
     """
     while True:
         asked = {actor.load.remote(): actor for actor in slot_hosts.actors}
@@ -139,7 +139,7 @@ def _by_load(slot_hosts: SlotHosts) -> list[Any]:
 
 
 def _load(answer: Any) -> int | None:
-    with suppress(RayActorError):  # it has ended, and starts anew
+    with suppress(RayActorError):  # it has died and is restarting
         load: int | None = ray.get(answer)
         return load
     return None

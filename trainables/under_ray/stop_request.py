@@ -1,10 +1,10 @@
-"""How trials are asked to stop gently: one actor that every process of theirs waits on.
+"""How trials are asked to stop gracefully: one actor that each of their processes waits on.
 
-There are two reasons to stop. The driver asks all trials, which go on when its command is given
-again. Or a node is about to go (Ray calls it draining): `ray start --block` announces that when it
-is terminated, as Kubernetes and systemd do, and so does `ray drain-node`. What trains there goes on
-elsewhere at once, a group of workers also where it is their trial's own process that lies there. A
-node whose raylet itself is terminated gives no time: Ray kills its workers.
+There are two reasons to stop. The driver asks all trials, which resume when its command is run
+again. Or a node is going away ("draining" in Ray): `ray start --block` announces this when it is
+terminated, as Kubernetes and systemd do, and so does `ray drain-node`. What trains there resumes
+elsewhere at once; so does a group of workers if only its trial's own process is there. A node
+whose raylet itself is terminated leaves no time: Ray kills its workers.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from typing import Any
 
 import ray
 
-_STOP = "stop request"  # a name among those of this driver alone
+_STOP = "stop request"  # actor names are private to this driver
 _POLL_S = 1.0
 _NODE_OF_TRIAL = "FORGETTING_SWEEPS_NODE_OF_TRIAL"
 
 
 class StopRequest:
-    """The driver's way to ask all its trials to save a checkpoint and end; a context.
+    """Lets the driver ask all its trials to save a checkpoint and end; a context manager.
 
     Args:
-        reserve: what its actor holds, which shall live for as long as the driver does.
+        reserve: resources its actor holds; it must live as long as the driver.
     """
 
     def __init__(self, reserve: Mapping[str, float]) -> None:
@@ -42,14 +42,14 @@ class StopRequest:
         return self
 
     def __exit__(self, *error: object) -> None:
-        ray.kill(self._actor)  # the next sweep of this driver takes the name
+        ray.kill(self._actor)  # frees the name for this driver's next sweep
 
     def make(self) -> None:
-        """Ask; trials end at their next step."""
+        """Make the request; trials end at their next step."""
         ray.get(self._actor.make.remote())
 
 
-# Its node may go as well. It is then started anew on another, and whoever waits asks again.
+# Its node may go away, too. It is then restarted on another, and pending waits are retried.
 @ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
 class _StopRequest:
     def __init__(self) -> None:
@@ -63,7 +63,7 @@ class _StopRequest:
         await self._tell()
 
     async def wait(self, nodes: set[str]) -> None:
-        """Return once a trial on these nodes shall stop."""
+        """Return once trials on these nodes should stop."""
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
         async with self._changed:
@@ -71,7 +71,7 @@ class _StopRequest:
 
     async def _poll(self) -> None:
         while True:
-            # Ray has no public way to ask; its own trainer asks so, too.
+            # Ray has no public API for this; its own trainer does the same.
             leaving = set(ray._private.state.state.get_draining_nodes())
             if leaving != self._leaving:
                 self._leaving = leaving
@@ -84,24 +84,24 @@ class _StopRequest:
 
 
 def stop_is_requested() -> bool:
-    """Whether this process's trials shall save a checkpoint and end."""
+    """Whether this process's trials should save a checkpoint and end."""
     return _listen(ray.get_runtime_context().get_job_id()).is_set()
 
 
 def stops_with_this_node() -> dict[str, str]:
-    """Environment of a process elsewhere whose trial is over when this process's node goes."""
+    """Environment for a process elsewhere whose trial must stop when this process's node goes."""
     return {_NODE_OF_TRIAL: ray.get_runtime_context().get_node_id()}
 
 
 @lru_cache
 def _listen(job: str) -> Event:
-    """Set once this process's trials shall stop; one thread waits for all of them."""
+    """An event set once this process's trials should stop; one thread waits for all of them."""
     requested = Event()
 
     def wait() -> None:
         here = ray.get_runtime_context().get_node_id()
         nodes = {here, os.environ.get(_NODE_OF_TRIAL, here)}
-        with suppress(ValueError, ray.exceptions.RayError):  # none is made, or it is gone
+        with suppress(ValueError, ray.exceptions.RayError):  # no actor, or it is gone
             ray.get(ray.get_actor(_STOP).wait.remote(nodes))
             requested.set()
 

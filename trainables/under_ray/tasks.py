@@ -1,4 +1,4 @@
-"""What a sweep has done on workers besides its trials."""
+"""The work that a sweep runs on workers besides its trials."""
 
 from __future__ import annotations
 
@@ -32,12 +32,13 @@ def evaluate_base_to(
     target: str,
     marker: str = "",
 ) -> UserError | None:
-    """`evaluate_base` on a worker, copied to `target` with the tokenised data for all trials.
+    """Run `evaluate_base` on a worker, for all trials.
 
-    What is wrong is returned. Where memory runs out the evaluation's batch is halved, as in trials.
+    Its result and the tokenised data are copied to `target`. Errors are returned. If memory runs
+    out, the evaluation's batch is halved, as in trials.
 
-    Without a `cache` of all sweeps the node's own is used. A `marker` is a file that the driver has
-    written at `target`.
+    Without a `cache` shared by all sweeps, the node's own is used. `marker` is a file that the
+    driver has written at `target`.
     """
     from trainables.evaluation.base import evaluate_base
     from trainables.inputs.tokenized import DATA_FOLDER, DATA_RECORD
@@ -61,7 +62,7 @@ def evaluate_base_to(
             return None
         except UserError as error:
             return error
-        except Exception as error:  # a model's, a task's or a data set's own code: anything
+        except Exception as error:  # models, tasks and data sets run their own code: anything
             traceback.print_exc()
             end_with_lost_device()
             return UserError([_fault_of_base(error, log)])
@@ -75,12 +76,12 @@ def _fault_of_base(error: Exception, log: Path) -> Fault:
 
 @ray.remote(num_cpus=0)
 def trial_process_seconds() -> float:
-    """Processor seconds that the process of a trial takes before it can do anything."""
+    """CPU seconds that a trial's process takes to start up."""
     return time.process_time()
 
 
 def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
-    """`inspect_trial` on a worker; returns why something could not be looked at, if so."""
+    """Run `inspect_trial` on a worker; returns why something could not be inspected, if so."""
     from trainables.inside.inspection import inspect_trial
     from trainables.inside.records import InsideFolder
 
@@ -89,15 +90,15 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
         try:
             check_granted_gpus()
             return inspect_trial(Path(sweep_dir), number).reason
-        except Exception as error:  # the sweep is done, and stays so
+        except Exception as error:  # the sweep is complete regardless
             traceback.print_exc()
             return f"{type(error).__name__}: {first_line(error)}"
 
 
 def as_task(function: Callable[..., Any], held: Mapping[str, float]) -> Any:
-    """One of these as a task that holds so much; started again where its process or node is lost.
+    """Make a function a task that holds these resources; retried if its process or node is lost.
 
-    Where it has a GPU its process ends with it, as one that stayed would keep the GPU's memory. Ray
-    sees to that if GPUs are given to `ray.remote`, and not if they are given to `options`.
+    If it has a GPU, its process ends with it, as it would otherwise keep the GPU's memory. Ray
+    ensures that only if GPUs are given to `ray.remote` rather than to `options`.
     """
     return ray.remote(**as_options(held), max_retries=3)(function)

@@ -1,4 +1,4 @@
-"""Tune's function trainable: one trial, whatever happens to it."""
+"""Tune's function trainable, which handles everything that can happen to one trial."""
 
 from __future__ import annotations
 
@@ -47,20 +47,20 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
         with log_to(Path(here.output_dir) / "trial.log"):
             outcome = _outcome(trial, here, slot_hosts)
         publish_rest(here)
-    except (OSError, UserError) as error:  # there is no place even for the log, or it is not shared
+    except (OSError, UserError) as error:  # no place even for the log, or it is not shared
         outcome = verdict(here, error)
     except SystemExit:  # Tune has stopped the trial
         clear_node(here)
         raise
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
-    if outcome.status is TrialStatus.RUNNING:  # Tune has taken it, and shall give no other trial
-        os._exit(0)  # to a process whose node, or that of a worker, is about to go
+    if outcome.status is TrialStatus.RUNNING:  # Tune has it, and must give no other trial to
+        os._exit(0)  # a process whose node, or a worker's node, is going away
 
 
 def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> Outcome:
     """Run the trial with its folders here; whatever happens becomes a status and a reason.
 
-    Where the error has broken this process's GPU the process ends, and Tune starts the trial again.
+    If the error has broken this process's GPU, the process ends and Tune restarts the trial.
 
     Raises:
         ray.exceptions.RayActorError: the process that trained it has died, with the same effect.
@@ -69,7 +69,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
         best = _train(trial, here, slot_hosts)
     except ray.exceptions.RayActorError:
         raise
-    except Exception as error:  # a trial's fault never ends the sweep
+    except Exception as error:  # one trial's error must never end the sweep
         if isinstance(root_cause(error), StopTrial):
             return Outcome(status=TrialStatus.RUNNING)
         traceback.print_exc()
@@ -85,13 +85,13 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
 
 
 def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> str | None:
-    """Run the trial; a group of workers that is out of memory is started anew as a whole.
+    """Run the trial; a group of workers that runs out of memory is restarted as a whole.
 
     Returns:
-        Where the weights of its best evaluation will be found; None where its last are those.
+        Where the weights of its best evaluation will be; None if its last weights are the best.
 
     Raises:
-        UserError: the node's GPU is of no use.
+        UserError: the node's GPU is unusable.
     """
     if slot_hosts and _is_in_slot(trial, slot_hosts):
         return train_in_slot(slot_hosts, trial, TuneReporter()).best_weights_dir

@@ -1,4 +1,4 @@
-"""One process of a group of workers; it stays for the trials that follow."""
+"""One process of a group of workers; it is kept for the trials that follow."""
 
 from __future__ import annotations
 
@@ -33,47 +33,47 @@ from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporte
 # Rank 0 evaluates, or waits for Tune, while the others wait for it.
 _LONGEST_WAIT = timedelta(days=1)
 _REPORTS = "reports"
-# All workers end so at the same step, from what they know in common: nobody waits for anybody.
+# These end all workers at the same step, from shared information: none waits for another.
 IN_STEP = (StopTrial, Diverged)
 
 
 class Home(NamedTuple):
-    """Where a worker lives: its node's address, and the GPU that Ray gave it, if any."""
+    """Where a worker runs: its node's address, and the GPU that Ray gave it, if any."""
 
     address: str
     gpu: str
 
 
 class Worker:
-    """A member of a group, as an actor; `train` is called in all of them at once."""
+    """A member of a group, as an actor; `train` is called on all members at once."""
 
     def __init__(self) -> None:
         self._reports: SimpleQueue[Measurement] = SimpleQueue()
         self._answers: SimpleQueue[bool] = SimpleQueue()
 
     def home(self) -> Home:
-        """Where this worker lives."""
+        """Where this worker runs."""
         gpu, _, _ = os.environ.get("CUDA_VISIBLE_DEVICES", "").partition(",")
         return Home(ray.util.get_node_ip_address(), gpu)
 
     def serve(self, address: str) -> int:
-        """Open the store at which the group meets, and return its port. Of rank 0 alone."""
+        """Open the group's rendezvous store and return its port; rank 0 only."""
         from torch.distributed import TCPStore
 
         self._store = TCPStore(address, 0, is_master=True, wait_for_workers=False)
         return int(self._store.port)
 
     def join(self, environment: dict[str, str]) -> None:
-        """Become a member of the group, for life.
+        """Join the group for the life of the process.
 
         Args:
-            environment: as a launcher of torch sets it, see `environments`, and what else the
-                process shall know.
+            environment: variables as set by a torch launcher, see `environments`, and others that
+                the process needs.
         """
-        os.environ |= environment  # before CUDA is asked for its devices
+        os.environ |= environment  # before CUDA enumerates its devices
         import torch
 
-        if torch.cuda.is_available():  # each sees all GPUs that the group has on the node
+        if torch.cuda.is_available():  # each sees all the group's GPUs on the node
             torch.cuda.set_device(int(environment["LOCAL_RANK"]))
         rank, workers = int(environment["RANK"]), int(environment["WORLD_SIZE"])
         if rank > 0:
@@ -88,19 +88,19 @@ class Worker:
         )
 
     def train(self, trial: TrialConfig) -> str | None:
-        """This worker's part of a trial.
+        """Run this worker's part of a trial.
 
         Returns:
-            Of the first worker where the weights of the best evaluation will be found.
+            From rank 0, where the weights of the best evaluation will be.
 
         Raises:
             TrialError: see the trial's method.
-            UserError: the node's GPU is of no use, or its disk another than the sweep's.
+            UserError: the node's GPU is unusable, or its disk is not the sweep's.
             StopTrial: the driver asked for it.
         """
         from trainables.process.out_of_memory import free_memory
 
-        free_memory()  # of the trial before
+        free_memory()  # of the previous trial
         use_credentials()
         check_sees(trial.base_dir, "base.json")
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
@@ -122,12 +122,12 @@ class Worker:
 
     @ray.method(concurrency_group=_REPORTS)
     def next_report(self) -> Measurement:
-        """Wait for the next measurement, of this trial or of one that follows; it is answered."""
+        """Wait for the next measurement, of this trial or a later one; `answer` must follow."""
         return self._reports.get()
 
     @ray.method(concurrency_group=_REPORTS)
     def answer(self, goes_on: bool) -> None:
-        """Whether the trial goes on after the measurement that was handed on last."""
+        """Say whether the trial goes on after the last measurement handed on."""
         self._answers.put(goes_on)
 
     def _hand_on(self, measurement: Measurement) -> bool:
@@ -136,7 +136,7 @@ class Worker:
 
 
 def _leave(trial: TrialConfig, rank: int) -> None:
-    """Publish what this worker has made; the last thing that any of a node has to do there."""
+    """Publish this worker's files, then, once all workers have, clear the node."""
     from trainables.training.checkpoint import barrier
 
     publish_worker(trial, rank)
@@ -146,13 +146,13 @@ def _leave(trial: TrialConfig, rank: int) -> None:
 
 
 def environments(homes: Sequence[Home]) -> list[dict[str, str]]:
-    """What a launcher of torch would set for the workers of a group, in order of their ranks.
+    """The variables that a torch launcher would set for a group's workers, in order of rank.
 
-    The workers of a node see each other's GPUs, as NCCL needs for its fastest ways between them,
-    and each takes the one that its local rank counts to.
+    The workers of a node see each other's GPUs, which NCCL needs for its fastest transports, and
+    each uses the one at the index of its local rank.
 
     Args:
-        homes: by rank; those of one node stand together.
+        homes: by rank; those of one node are adjacent.
     """
     result = []
     for rank, home in enumerate(homes):
@@ -171,5 +171,5 @@ def environments(homes: Sequence[Home]) -> list[dict[str, str]]:
 
 
 def worker_actor(cpus: float, gpus: float) -> Any:
-    """The actor class; reports pass while a training runs, trainings follow each other."""
+    """The actor class; it passes on reports during training and runs one training at a time."""
     return ray.remote(num_cpus=cpus, num_gpus=gpus, concurrency_groups={_REPORTS: 1})(Worker)
