@@ -14,8 +14,9 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
-from trainables.training import full_sft, sft_config
+from trainables.training import full_sft
 from trainables.training import run as training
+from trainables.training.run import sft_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable
