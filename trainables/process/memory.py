@@ -214,10 +214,11 @@ def _lora_states(shape: ModelShape, trial: TrialConfig) -> _States:
 
 
 def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
-    """DeepSpeed: the weights, an fp32 copy even if they are fp32 already, and two moments.
+    """DeepSpeed: the weights, an fp32 copy and two moments.
 
-    Stage 1 shards copy and moments over the workers, stage 2 also gradients, stage 3 also weights.
-    What is offloaded is in host memory; parameters are on the GPU while they are used.
+    Only stage 0 makes no copy of weights that are fp32 already. Stage 1 shards copy and moments
+    over the workers, stage 2 also gradients, stage 3 also weights. What is offloaded is in host
+    memory; parameters are on the GPU while they are used.
     """
     assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
     deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)

@@ -55,7 +55,7 @@ class SweepTable:
 
     Attributes:
         base: None until it is known.
-        has_ended: whether nothing more will start, as when time ran out before all planned trials.
+        has_ended: whether nothing more will start, as when the hours ran out before all trials.
     """
 
     def __init__(

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 ABSENT = "-"
 SETTING_GROUP = "setting/group"
-"""What runs in W&B are grouped by, a key of their configuration."""
+"""Key of a W&B run's configuration by which runs are grouped."""
 BASE_GROUP = "base"
 _NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
 _SIGNED = {
