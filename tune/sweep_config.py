@@ -238,8 +238,15 @@ class SweepConfig(Frozen):
         for method in self.search.methods:
             resources = self.resources.of(method)
             gpus, field = resources.gpus_per_worker, f"resources.{method}.gpus_per_worker"
-            if gpus == 0 and resources.accelerator_type is not None:
-                rule = f"must be above 0 on {resources.accelerator_type}, got 0"
+            gpu_type = resources.accelerator_type
+            others = [m for m in self.search.methods if self._takes_any_gpu(m)]
+            if others and gpu_type is not None:
+                faults.append(
+                    f"resources.{others[0]}.accelerator_type: must be given as resources.{method} "
+                    f"has one, got none; else its trials may hold the {gpu_type} that there are"
+                )
+            if gpus == 0 and gpu_type is not None:
+                rule = f"must be above 0 on {gpu_type}, got 0"
                 faults.append(f"{field}: {rule}; leave accelerator_type out to train on CPUs")
             if gpus is None or gpus in (0, 1):
                 continue
@@ -252,6 +259,10 @@ class SweepConfig(Frozen):
                 rule = f"workers of one trial cannot share a GPU, got {gpus:g}"
                 faults.append(f"{field}: {rule}; set it to 1, or workers to 1")
         return faults
+
+    def _takes_any_gpu(self, method: Method) -> bool:
+        resources = self.resources.of(method)
+        return resources.accelerator_type is None and resources.gpus_per_worker != 0
 
     def _data_faults(self) -> list[str]:
         data, split = self.data, self.data.validation_split

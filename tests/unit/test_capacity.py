@@ -91,7 +91,8 @@ def test_a_method_may_ask_for_gpus_of_one_type() -> None:
 
 
 def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
-    asked = {"full": {"accelerator_type": "L40S", "workers": 8}}
+    any_of_it = {"accelerator_type": "L40S"}
+    asked = {"lora": any_of_it, "full": any_of_it | {"workers": 8}}
     config = sweep_config(resources=asked, train={"batch_size": 32})
     with pytest.raises(UserError) as caught:
         check_resources(config, MIXED_CLUSTER, MIXED)
@@ -100,7 +101,7 @@ def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
         "resources.full.accelerator_type: a trial asks for 8 L40S GPUs (8 x 1), the cluster has 4; "
         "ask for fewer, or for another type; the cluster's: H100, L40S"
     )
-    crowded = resources(full={"accelerator_type": "L40S", "workers": 4, "cpus_per_worker": 16})
+    crowded = resources(lora=any_of_it, full=any_of_it | {"workers": 4, "cpus_per_worker": 16})
     with pytest.raises(UserError, match="4 workers of 16 CPUs and 1 L40S GPU each"):
         check_resources(crowded, MIXED_CLUSTER, MIXED)
 
@@ -108,6 +109,14 @@ def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
 def test_a_type_of_gpus_is_for_who_has_gpus() -> None:
     with pytest.raises(ValueError, match=r"lora\.gpus_per_worker: must be above 0 on H100, got 0"):
         resources(lora={"accelerator_type": "H100", "gpus_per_worker": 0})
+
+
+def test_where_one_method_has_a_type_the_other_has_one() -> None:
+    """Else its trials, or hosts of its slots, might hold all GPUs that the first one waits for."""
+    alone = {"full": {"accelerator_type": "H100"}}
+    with pytest.raises(ValueError, match=r"lora\.accelerator_type: must be given as resources"):
+        resources(**alone)
+    resources(**alone, lora={"gpus_per_worker": 0})
 
 
 @pytest.mark.parametrize(

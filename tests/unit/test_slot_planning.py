@@ -94,12 +94,6 @@ FULL = {"learning_rate": [1e-5]}
         ({"search__full": FULL}, {"CPU": 1.0}, 0, 1),
         ({"resources__max_concurrent": 1}, {"CPU": 8.0}, 1, 1),
         (
-            {"search__full": FULL, "resources__full__accelerator_type": "H100"},
-            {"CPU": 9.0, "GPU": 5.0, "GPU:H100": 1.0},
-            4,
-            17,
-        ),
-        (
             {
                 "search__full": FULL,
                 "resources__full__accelerator_type": "H100",
