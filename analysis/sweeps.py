@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from analysis.sweep_settings import SweepSettings
-from trainables.config import DataConfig, ModelConfig, TrainConfig
+from trainables.config import DataConfig, EvalSuite, ModelConfig, TrainConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
 from trainables.results.ledger import Ledger
@@ -189,6 +189,11 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
 
 def _have_same_scores(first: Sweep, other: Sweep) -> bool:
     """Whether two evaluations of the base differ only in what does not affect its scores."""
+    if (first.base.validation_samples is None) != (other.base.validation_samples is None):
+        # An earlier version made the keys from something else; scores of all tasks tell as much.
+        suites = [EvalSuite.model_validate(s.record.config["eval"]) for s in (first, other)]
+        one, another = (suite.model_dump(exclude={"batch_size"}) for suite in suites)
+        return one == another and first.base.scores == other.base.scores
     own = first.base.scores_key
     return own is not None and own == other.base.scores_key
 

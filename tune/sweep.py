@@ -28,8 +28,8 @@ from tune.capacity import (
     check_resources,
     held_by_worker,
     max_concurrent,
-    trials_that_fit,
     within_limit,
+    workers_in,
 )
 from tune.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.earlier_trials import check_same_sweep, fitted, fitting, import_trials
@@ -246,11 +246,13 @@ class Sweep:
         root = str(self._ledger.folder.root.absolute())
         methods = {record.number: record.config.method for record in records}
         notable = notable_trials(self._config, records)
-        tasks = {
-            method: as_task(inspect_on_worker, held_by_worker(self._config, method, self._cluster))
-            for method in self._config.search.methods
+        held = {
+            method: held_by_worker(self._config, method, self._cluster)
+            for method in {methods[number] for number in notable}
         }
-        at_once = max(1, *(trials_that_fit(self._config, m, self._cluster) for m in tasks))
+        tasks = {method: as_task(inspect_on_worker, held[method]) for method in held}
+        fits = (workers_in(of_worker, self._cluster) for of_worker in held.values())
+        at_once = max(1, min(fits, default=1))
         for first in range(0, len(notable), at_once):
             batch = notable[first : first + at_once]
             running = {n: tasks[methods[n]].remote(root, n) for n in batch}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import statistics
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainables.files.disk import whole_file
@@ -14,52 +14,56 @@ from trainables.results.records import TrialRecord
 from trainables.results.repeats import diverged, half_width, metrics_over, repeats_of
 
 
+def _modules(record: TrialRecord) -> str | None:
+    lora = record.config.lora
+    modules = lora.target_modules if lora else None
+    return " ".join(modules) if isinstance(modules, tuple) else modules
+
+
+_SETTINGS: dict[str, Callable[[TrialRecord], object]] = {
+    "number": lambda r: r.number,
+    "trial_id": lambda r: r.config.trial_id,
+    "confirms": lambda r: r.confirms,
+    "seed": lambda r: r.config.seed,
+    "method": lambda r: r.config.method,
+    "rank": lambda r: r.config.lora and r.config.lora.rank,
+    "alpha": lambda r: r.config.lora and r.config.lora.alpha,
+    "scaling": lambda r: r.config.lora and r.config.lora.scaling,
+    "learning_rate": lambda r: r.config.learning_rate,
+    "target_modules": _modules,
+    "dropout": lambda r: r.config.lora and r.config.lora.dropout,
+    "rslora": lambda r: r.config.lora and r.config.lora.rslora,
+    "dora": lambda r: r.config.lora and r.config.lora.dora,
+    "batch_size": lambda r: r.config.train.batch_size,
+    "micro_batch_size": lambda r: r.config.train.micro_batch_size,
+    "epochs": lambda r: r.epochs,
+    "steps": lambda r: r.config.train.steps,
+    "status": lambda r: r.status.value,
+    "reason": lambda r: r.reason,
+    "seconds": lambda r: r.seconds,
+    "weights_dir": lambda r: r.weights_dir,
+    "best_weights_dir": lambda r: r.best_weights_dir,
+}
+
+
 def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
     """One row per trial, failed ones included, by number; the file is replaced atomically."""
     finals = _key_order(key for r in records if r.last for key in r.last.metrics)
     bests = _key_order(key for r in records for key in r.best)
     rows = [
-        _setting(record)
+        {column: value(record) for column, value in _SETTINGS.items()}
         | {key: record.metric(key) for key in finals}
         | {f"best/{key}": record.best.get(key) for key in bests}
         for record in sorted(records, key=lambda record: record.number)
     ]
-    _write(file, rows)
+    _write(file, rows, [*_SETTINGS, *finals, *(f"best/{key}" for key in bests)])
 
 
 def write_confirmed_csv(file: Path, records: Sequence[TrialRecord]) -> None:
     """One row per repeated trial and metric; no file if nothing was repeated."""
-    _write(file, [row for trial in records for row in _means(trial, repeats_of(trial, records))])
-
-
-def _setting(record: TrialRecord) -> dict[str, object]:
-    config = record.config
-    lora = config.lora
-    modules = lora.target_modules if lora else None
-    return {
-        "number": record.number,
-        "trial_id": config.trial_id,
-        "confirms": record.confirms,
-        "seed": config.seed,
-        "method": config.method,
-        "rank": lora and lora.rank,
-        "alpha": lora and lora.alpha,
-        "scaling": lora and lora.scaling,
-        "learning_rate": config.learning_rate,
-        "target_modules": " ".join(modules) if isinstance(modules, tuple) else modules,
-        "dropout": lora and lora.dropout,
-        "rslora": lora and lora.rslora,
-        "dora": lora and lora.dora,
-        "batch_size": config.train.batch_size,
-        "micro_batch_size": config.train.micro_batch_size,
-        "epochs": record.epochs,
-        "steps": config.train.steps,
-        "status": record.status.value,
-        "reason": record.reason,
-        "seconds": record.seconds,
-        "weights_dir": record.weights_dir,
-        "best_weights_dir": record.best_weights_dir,
-    }
+    rows = [row for trial in records for row in _means(trial, repeats_of(trial, records))]
+    if rows:
+        _write(file, rows, list(rows[0]))
 
 
 def _means(trial: TrialRecord, repeats: Sequence[TrialRecord]) -> Iterator[dict[str, object]]:
@@ -82,11 +86,9 @@ def _key_order(keys: Iterable[str]) -> list[str]:
     return listed + sorted(found - set(listed))
 
 
-def _write(file: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    if not rows:
-        return
+def _write(file: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[str]) -> None:
     with whole_file(file) as unfinished, unfinished.open("w", encoding="utf-8", newline="") as out:
-        writer = csv.DictWriter(out, list(rows[0]), lineterminator="\n")
+        writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
         out.flush()

@@ -113,10 +113,12 @@ def cost_figure(results: Results) -> Figure | None:
             ("throughput", "tokens/s per worker, mean", [row.tokens_per_second for row in rows]),
             ("memory", "peak memory, GiB, highest", [row.memory for row in rows]),
         )
+        if any(value is not None for value in values)
     )
     caption = (
         "Memory is what was reserved on the GPU or, without one, the process's resident size, "
-        "which a process that is used again keeps from its largest trial."
+        "which a process that is used again keeps from its largest trial. Trials in slots share "
+        "theirs, and have none of their own."
     )
     return Figure(caption, charts, columns=2)
 

@@ -225,7 +225,7 @@ def test_examples_for_a_task_that_takes_none_are_refused(tokenizer: Any, folder:
     write_task(folder, "zero", folder / "test.jsonl", num_fewshot=0)
     asked = suite(task_dirs=(str(folder),), in_domain=[{"task": "zero", "num_fewshot": 2}])
     with pytest.raises(UserError, match=r"never given examples \(num_fewshot: 0\), got 2"):
-        Evaluator(asked, tokenizer)
+        Evaluator(asked, tokenizer).check_examples()
 
 
 @pytest.mark.parametrize(("file", "shots"), [("test.jsonl", 0), ("train.jsonl", 2)])

@@ -237,6 +237,11 @@ def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     assert (third["method"], third["rank"], third["target_modules"]) == ("full", "", "")
 
 
+def test_a_sweep_without_a_trial_has_a_table_too(tmp_path):
+    write_results_csv(tmp_path / "results.csv", [])
+    assert (tmp_path / "results.csv").read_text().startswith("number,trial_id,confirms,seed,method")
+
+
 def test_the_csv_is_replaced_whole_or_stays_as_it_was(tmp_path, monkeypatch):
     file = tmp_path / "results.csv"
     write_results_csv(file, [trial(0)])

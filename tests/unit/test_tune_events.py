@@ -102,6 +102,7 @@ def test_a_trial_s_seconds_are_those_of_its_attempts_to_their_last_measurements(
     measured = record.after(Measurement(step=1, metrics={}, time=160.0))
     second = go_on(measured, 50_000.0)
     assert second.seconds_at(50_007.0) == 67.0
+    assert second.seconds_at(160.0) == 60.0  # at its newest measurement, of the attempt before
     third = go_on(second, 90_000.0)  # the second was lost before it measured anything
     fourth = go_on(third.after(Measurement(step=2, metrics={}, time=90_005.0)), 95_000.0)
     assert fourth.seconds is None

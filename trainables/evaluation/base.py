@@ -143,6 +143,8 @@ def _load_all(
     evaluator = attempt(
         lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
     )
+    if evaluator is not None:  # only here: sweeps that were recorded before go on as they were
+        attempt(evaluator.check_examples)
     can_render = tokenizer and (tokenizer.chat_template or not data.is_chat)
     tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
     if faults or tokenizer is None or evaluator is None or tokenized is None:

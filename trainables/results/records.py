@@ -131,8 +131,8 @@ class TrialRecord(Frozen):
         return None if self.ended is None else self.seconds_at(self.ended)
 
     def seconds_at(self, now: float) -> float:
-        """Seconds that all attempts have taken by `now`, a time in the newest attempt."""
-        return self.seconds_before + now - self.began
+        """Seconds that all attempts have taken by `now`, a time not before the last measurement."""
+        return self.seconds_before + max(0.0, now - self.began)
 
     @property
     def began(self) -> float:

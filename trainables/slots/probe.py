@@ -36,6 +36,8 @@ def probe(
         The measurements, in order, for `best` to choose from; empty if not even one slot fits.
     """
     speeds: list[Speed] = []
+    if torch.cuda.is_available():  # the base's evaluation may have taken more
+        torch.cuda.reset_peak_memory_stats()
     try:
         for count in _doublings(most):
             if _would_not_fit(speeds):
