@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +12,7 @@ from ray.tune import PlacementGroupFactory
 
 from trainables.config import Method, TrialConfig
 from trainables.slots.eligibility import reason_against
-from trainables.under_ray.gpu_types import reserved
+from trainables.under_ray.gpu_types import reserved, type_of
 
 logger = logging.getLogger(__name__)
 
@@ -20,6 +20,7 @@ DRIVER = "driver"  # the cluster files give it to the head node, which is never 
 _SLIVER = 1e-4  # the smallest share that Ray counts: one head node has room for ten thousand
 _SLIVER_OF_MEMORY = 1 << 20
 _ROUNDING = 1e-6
+_MOST_WAITING = 8  # of trials of one pool; another pool's is drawn sooner by far
 
 
 def beside_driver() -> dict[str, float]:
@@ -76,6 +77,15 @@ class Placement:
             return {}
         return {kind: each * trial.workers for kind, each in self.held[trial.method].items()}
 
+    def pool(self, method: Method) -> str:
+        """Name of what a method's trials compete for: slots, GPUs of a type, or whatever is there.
+
+        Trials of different pools take nothing from each other.
+        """
+        if method == "lora" and self.has_slots:
+            return "slots"
+        return next(filter(None, map(type_of, self.held[method])), "")
+
     def _is_in_slot(self, trial: TrialConfig) -> bool:
         return self.has_slots and not reason_against(trial)
 
@@ -83,27 +93,36 @@ class Placement:
 class Room:
     """Keeps running trials within the resources they may hold together.
 
-    Trials start in the order in which they were drawn. If there is no room for the next one, it
-    waits and so do those after it: otherwise small trials would keep overtaking one that needs
-    many GPUs.
+    Trials that compete start in the order in which they were drawn. If there is no room for the
+    next one, it waits and so do those after it: otherwise small trials would keep overtaking one
+    that needs many GPUs. Trials that take nothing from it need not wait.
 
     Args:
         available: amounts by kind of resource, such as CPU and GPU.
-        holds: returns the amounts that a trial takes.
+        placement: of the trials.
     """
 
-    def __init__(
-        self,
-        available: Mapping[str, float],
-        holds: Callable[[TrialConfig], Mapping[str, float]],
-    ) -> None:
+    def __init__(self, available: Mapping[str, float], placement: Placement) -> None:
         self._available = available
-        self._holds = holds
+        self._placement = placement
         self._held: dict[int, Mapping[str, float]] = {}
+        pools = {placement.pool(method) for method in placement.held}
+        of_types = sum(amount for kind, amount in available.items() if type_of(kind))
+        is_limited = available.get("GPU", 0.0) < of_types  # by `max_gpus`, which all types share
+        self._has_pools = len(pools) > 1 and ("slots" in pools or not is_limited)
+
+    @property
+    def most_waiting(self) -> int:
+        """How many trials to draw at most while none of them has room."""
+        return _MOST_WAITING if self._has_pools else 1
+
+    def queue(self, trial: TrialConfig) -> str:
+        """Name of the queue in which a trial waits for those drawn before it."""
+        return self._placement.pool(trial.method) if self._has_pools else ""
 
     def take(self, trial: TrialConfig) -> bool:
         """Admit a trial if there is room, as there always is when no other runs."""
-        wanted = self._holds(trial)
+        wanted = self._placement.holds(trial)
         if self._held and any(
             self._in_use(kind) + amount > self._available.get(kind, 0) + _ROUNDING
             for kind, amount in wanted.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
         self._room: Room | None = None
-        self._drawn: dict[str, Any] | None = None
+        self._waiting: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for record in [*warm, *earlier]:
             if record.confirms is None:
                 self._study.add(record)
@@ -98,20 +99,32 @@ class OptunaSearcher(Searcher, SweepListener):
         return None
 
     def keep_within(self, room: Room) -> None:
-        """Hold each suggestion back until there is room for it, letting no other overtake it."""
+        """Hold each suggestion back until there is room for it, letting no rival overtake it."""
         self._room = room
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The next trial for Tune; None while there is none or no room for it."""
         if self._is_stopping:
             return str(Searcher.FINISHED)
-        self._drawn = self._drawn or self._next()
-        if self._drawn is None:
-            return None if self._running else str(Searcher.FINISHED)
-        if self._room and not self._room.take(TrialConfig.model_validate(self._drawn["trial"])):
-            return None
-        suggestion, self._drawn = self._drawn, None
+        suggestion = self._with_room(self._room) if self._room else self._next()
+        if suggestion is None and not self._running:
+            return str(Searcher.FINISHED)
         return suggestion
+
+    def _with_room(self, room: Room) -> dict[str, Any] | None:
+        """The first suggestion that has room, among those that wait and then among new ones."""
+        for queue in self._waiting.values():
+            if queue and room.take(_config(queue[0])):
+                return queue.pop(0)
+        while sum(map(len, self._waiting.values())) < room.most_waiting:
+            drawn = self._next()
+            if drawn is None:
+                return None
+            queue = self._waiting[room.queue(_config(drawn))]
+            if not queue and room.take(_config(drawn)):
+                return drawn
+            queue.append(drawn)
+        return None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -217,6 +230,10 @@ class OptunaSearcher(Searcher, SweepListener):
         if self._winners is None:
             self._winners = winners(self._config, self._history.records, confirm.top_k)
         return next(unconfirmed(confirm, self._winners, list(self._history.records)), None)
+
+
+def _config(suggestion: dict[str, Any]) -> TrialConfig:
+    return TrialConfig.model_validate(suggestion["trial"])
 
 
 def _number(record: TrialRecord) -> int:

@@ -327,7 +327,7 @@ class Sweep:
             for method in config.search.methods
         }
         placement = Placement(self._beside_driver, held, has_slots=in_slots > 0)
-        searcher.keep_within(Room(left, placement.holds))
+        searcher.keep_within(Room(left, placement))
         return ray_tune.Tuner(
             ray_tune.with_resources(trainable, placement),
             tune_config=ray_tune.TuneConfig(

@@ -113,7 +113,7 @@ class SimulatedSweep:
         self.searcher = OptunaSearcher(
             config, self._make_trial, history.finished, history.interrupted
         )
-        self.searcher.keep_within(Room(self._resources, self._placement.holds))
+        self.searcher.keep_within(Room(self._resources, self._placement))
         scheduler = self._scheduler(history)
         events = self._events(history, scheduler)
         self.controller = self._controller(history, scheduler, events)

@@ -42,24 +42,30 @@ def held(config: SweepConfig) -> dict[Method, dict[str, float]]:
 class Run:
     """The search of a sweep, with endings at random moments."""
 
-    def __init__(self, config: SweepConfig) -> None:
-        cluster = within_limit(config, CLUSTER)
+    def __init__(
+        self,
+        config: SweepConfig,
+        cluster: dict[str, float] = CLUSTER,
+        has_slots: bool = False,
+    ) -> None:
+        cluster = within_limit(config, cluster)
         ledger = Ledger(Path("/sweeps/tiny"))
 
         def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
             return make_trial(config, "tiny", ledger, cluster, number, params, attempt, seed)
 
         self.searcher = OptunaSearcher(config, make)
-        placement = Placement({}, held(config), has_slots=False)
-        self.searcher.keep_within(Room(cluster, placement.holds))
+        placement = Placement({}, held(config), has_slots)
+        self.searcher.keep_within(Room(cluster, placement))
         self.running: dict[int, TrialRecord] = {}
         self.started: list[TrialConfig] = []
         self.most = 0.0
         self._chance = random.Random(7)
 
-    def fill(self) -> str | None:
-        """Start trials until there is no room, or no more."""
-        while isinstance(suggestion := self.searcher.suggest(""), dict):
+    def start_one(self) -> dict[str, Any] | str | None:
+        """Start the next trial, if there is one and room for it."""
+        suggestion = self.searcher.suggest("")
+        if isinstance(suggestion, dict):
             config = TrialConfig.model_validate(suggestion["trial"])
             record = TrialRecord(config=config, params=suggestion["params"], started=0)
             self.running[config.number] = record
@@ -68,14 +74,24 @@ class Run:
             self.most = max(self.most, sum(held))
         return suggestion
 
-    def end_one(self) -> None:
-        number = self._chance.choice(sorted(self.running))
+    def fill(self) -> dict[str, Any] | str | None:
+        """Start trials until there is no room, or no more."""
+        while isinstance(suggestion := self.start_one(), dict):
+            pass
+        return suggestion
+
+    def end(self, number: int) -> None:
         record = self.running.pop(number)
+        ended = record.ended_as(Outcome(status=TrialStatus.FAILED, reason="a test"))
+        self.searcher.trial_ended(ended)
+
+    def end_one(self) -> None:
+        """End one of those that run, in any way."""
+        number = self._chance.choice(sorted(self.running))
         if self._chance.random() < 0.1:
-            self.searcher.trial_interrupted(record)
+            self.searcher.trial_interrupted(self.running.pop(number))
         else:
-            ended = record.ended_as(Outcome(status=TrialStatus.FAILED, reason="a test"))
-            self.searcher.trial_ended(ended)
+            self.end(number)
 
 
 @pytest.mark.parametrize("limit", [8, 20, None])
@@ -93,7 +109,7 @@ def test_trials_of_all_sizes_take_turns(limit: int | None) -> None:
 def test_a_point_that_never_had_room_is_told_to_nobody(tmp_path: Path) -> None:
     run = Run(sweep(max_gpus=8))
     run.fill()
-    while run.searcher._drawn is None:
+    while not any(run.searcher._waiting.values()):
         run.end_one()
         run.fill()
     run.searcher.sweep_ended(list(run.running.values()))
@@ -125,10 +141,48 @@ def test_trials_of_each_type_of_gpu_take_turns_among_themselves() -> None:
     assert bundle == {"CPU": 1, "GPU": 1, "accelerator_type:L40S": 1e-4}
     workers = placement({"trial": full.model_dump(mode="json")}).bundles[1:]
     assert workers == [{"CPU": 1, "GPU": 1, "accelerator_type:H": 1e-4}] * 8
-    room = Room({"CPU": 64, "GPU": 12, "GPU:L40S": 4, "GPU:H": 8}, placement.holds)
+    room = Room({"CPU": 64, "GPU": 12, "GPU:L40S": 4, "GPU:H": 8}, placement)
     numbered = [lora.model_copy(update={"number": number}) for number in range(5)]
     assert [room.take(trial) for trial in numbered] == [True] * 4 + [False]
     assert room.take(full)
+
+
+TYPED = {"lora": {"accelerator_type": "L40S"}, "full": {"workers": 8, "accelerator_type": "H"}}
+TWO_TYPES = {"CPU": 64.0, "GPU": 12.0, "GPU:L40S": 4.0, "GPU:H": 8.0}
+
+
+def methods(run: Run) -> list[str]:
+    return sorted(record.config.method for record in run.running.values())
+
+
+def test_who_waits_for_gpus_of_one_type_keeps_nobody_from_those_of_another() -> None:
+    run = Run(sweep(**TYPED), TWO_TYPES)
+    while run.fill() != Searcher.FINISHED:
+        # As full as can be for as long as there are trials of both to draw.
+        if len(run.started) < 40:
+            assert methods(run) == ["full", *["lora"] * 4]
+        run.end(min(run.running))
+    assert {trial.number for trial in run.started} == set(range(60))
+    for method in ("lora", "full"):
+        of_method = [t.number for t in run.started if t.method == method]
+        assert of_method == sorted(of_method)  # none overtakes one of its kind
+
+
+def test_types_that_share_a_limit_wait_for_each_other() -> None:
+    """Else small trials would keep a large one out for ever."""
+    run = Run(sweep(**TYPED, max_gpus=8), TWO_TYPES)
+    while run.fill() != Searcher.FINISHED:
+        run.end(min(run.running))
+    assert [trial.number for trial in run.started] == list(range(60))
+
+
+def test_slots_are_filled_while_full_fine_tuning_waits() -> None:
+    run = Run(sweep(lora={"slots": 4}), {"CPU": 64.0, "GPU": 8.0}, has_slots=True)
+    for _ in range(4):
+        while methods(run).count("lora") < 4:
+            assert isinstance(run.start_one(), dict)
+        assert methods(run).count("full") <= 1
+        run.end(next(n for n, r in run.running.items() if r.config.method == "lora"))
 
 
 def test_what_only_waits_reserves_a_sliver() -> None:
