@@ -45,6 +45,7 @@ from tune.node_checks import (
     smallest_gpu,
     worker_types,
 )
+from tune.node_cleanup import clear_nodes
 from tune.placement import Placement, Room, beside_driver
 from tune.preflight import check_metrics
 from tune.provenance import provenance
@@ -186,6 +187,8 @@ class Sweep:
             records = self._ledger.trials()
             for listener in everyone:
                 listener.sweep_ended(records)
+        if in_store:
+            clear_nodes(records)
         searcher.export(self._ledger.folder.study)
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)

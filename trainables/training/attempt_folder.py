@@ -126,6 +126,12 @@ def clear_node(trial: TrialConfig) -> None:
         shutil.rmtree(Path(trial.output_dir).parents[1], ignore_errors=True)
 
 
+def clear_trial(address: str) -> None:
+    """Remove everything that attempts of a trial left on this node, by the address of one."""
+    for waits in (False, True):
+        shutil.rmtree(_scratch(address, waits).parent, ignore_errors=True)
+
+
 def published_address(trial: TrialConfig, folder: Path) -> str:
     """Address at which others find a folder of the attempt."""
     if trial.published_dir is None:

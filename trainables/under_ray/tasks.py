@@ -80,6 +80,15 @@ def trial_process_seconds() -> float:
     return time.process_time()
 
 
+@ray.remote(num_cpus=0, max_retries=0)
+def clear_trials(addresses: list[str]) -> None:
+    """`clear_trial` for each of these trials, on the node that this runs on."""
+    from trainables.training.attempt_folder import clear_trial
+
+    for address in addresses:
+        clear_trial(address)
+
+
 def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
     """Run `inspect_trial` on a worker; returns why something could not be inspected, if so."""
     from trainables.inside.inspection import inspect_trial

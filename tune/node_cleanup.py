@@ -1,0 +1,34 @@
+"""Removes what the trials of a sweep in an object store have left on the nodes.
+
+They do so themselves, but Ray may end the workers of the last one before they are done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from trainables.results.records import TrialRecord, TrialStatus
+from trainables.under_ray.tasks import clear_trials
+
+_TIMEOUT_S = 30.0
+_ENDED = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
+
+
+def clear_nodes(records: Iterable[TrialRecord]) -> None:
+    """Clear all nodes of trials that ended well; a node that does not answer is left alone.
+
+    Args:
+        records: of a sweep in an object store.
+    """
+    addresses = [record.config.output_dir for record in records if record.status in _ENDED]
+    nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
+    clearing = [
+        clear_trials.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
+        ).remote(addresses)
+        for node in nodes
+    ]
+    ray.wait(clearing, num_returns=len(clearing), timeout=_TIMEOUT_S)
