@@ -57,10 +57,10 @@ class HostPool:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
-        if kind is None:  # the trials stopped last may still be leaving
-            with suppress(RayError):
-                ray.get([actor.at_rest.remote() for actor in self._actors], timeout=_REST_S)
-        self.close()
+        if kind is None:
+            self.close()
+        else:
+            self._kill()
 
     def evaluate_base(self, *arguments: Any) -> Any:
         """A reference to the result of `evaluate_base_to` in a host; call after `start`.
@@ -133,7 +133,12 @@ class HostPool:
         self._actors = (*self._actors, *started)
 
     def close(self) -> None:
-        """End the hosts."""
+        """End the hosts once the trials stopped last have left them."""
+        with suppress(RayError):
+            ray.get([actor.at_rest.remote() for actor in self._actors], timeout=_REST_S)
+        self._kill()
+
+    def _kill(self) -> None:
         for actor in self._actors:
             ray.kill(actor)
         self._actors = ()
@@ -141,7 +146,7 @@ class HostPool:
     def _give_up(self, reason: str) -> None:
         _LOG.warning("LoRA trials train one by one: %s", reason)
         self._is_wanted = False
-        self.close()
+        self._kill()
 
     def _largest_trial(self) -> TrialConfig:
         return self._make_trial(0, largest_point(self._config.search, "lora"), 1, self._config.seed)

@@ -187,13 +187,13 @@ class Sweep:
             records = self._ledger.trials()
             for listener in everyone:
                 listener.sweep_ended(records)
+        hosts.close()
         if in_store:
             clear_nodes(records)
         searcher.export(self._ledger.folder.study)
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
-            hosts.close()
             self._look_inside(records)
         return SweepOutcome(sweep, base, records, interrupted, searcher.cut_short_by)
 
