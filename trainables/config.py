@@ -267,12 +267,14 @@ class DeepSpeedConfig(Frozen):
         offload_parameters: keep parameters in host memory (stage 3).
         config_file: the user's own DeepSpeed JSON; replaces all of the above. `auto` values are
             filled in from the trial.
+        config: content of `config_file`, read together with the sweep file, or given in its place.
     """
 
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload_optimizer: bool = False
     offload_parameters: bool = False
     config_file: str | None = None
+    config: dict[str, Any] | None = None
 
     @model_validator(mode="after")
     def _offload_fits_the_stage(self) -> DeepSpeedConfig:

@@ -23,7 +23,11 @@ from tune.sweep_config import SweepConfig
 
 # A change in these sections makes another sweep, except in keys that only affect memory and time.
 _FIXED = ("name", "seed", "model", "data", "eval", "train", "deepspeed")
-_FREE = {"eval": {"batch_size"}, "train": {"micro_batch_size", "gradient_checkpointing"}}
+_FREE = {
+    "eval": {"batch_size"},
+    "train": {"micro_batch_size", "gradient_checkpointing"},
+    "deepspeed": {"config_file"},  # its content decides
+}
 _ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
 
 

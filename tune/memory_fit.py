@@ -165,13 +165,13 @@ def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | N
 
 
 def _estimated(config: SweepConfig) -> list[Method]:
-    """Methods with a memory estimate: a user's own DeepSpeed file decides what is kept where."""
-    own = config.deepspeed.config_file is not None
+    """Methods with a memory estimate; under a user's own DeepSpeed settings there is none."""
+    own = config.deepspeed.config is not None
     return [method for method in config.search.methods if method == "lora" or not own]
 
 
 def _is_known(trial: TrialConfig) -> bool:
-    return trial.deepspeed is None or trial.deepspeed.config_file is None
+    return trial.deepspeed is None or trial.deepspeed.config is None
 
 
 def _share_of(card: float, trial: TrialConfig) -> float:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from trainables.errors import Fault, UserError
@@ -81,23 +80,15 @@ def _unreadable_text(config: SweepConfig) -> list[Fault]:
 
 
 def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
-    file = config.deepspeed.config_file
-    if file is None:
-        return []
-    try:
-        settings = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
-        return [Fault("deepspeed.config_file", f"cannot be read: {error}")]
-    if not isinstance(settings, dict):
-        return [Fault("deepspeed.config_file", f"must hold a JSON object: {file}")]
+    settings = config.deepspeed.config or {}
     if "scheduler" in settings:  # DeepSpeed's would replace the one that LoRA trials use
-        rule = f"must hold no scheduler, so that all methods have the same one: {file}"
+        rule = "must hold no scheduler, so that all methods have the same one"
         remedy = "leave it out; set train.schedule and train.warmup"
-        return [Fault("deepspeed.config_file", rule, remedy)]
+        return [Fault("deepspeed.config", rule, remedy)]
     rate = settings.get("optimizer", {}).get("params", {}).get("lr", "auto")
     if rate != "auto":
-        rule = f"must leave the learning rate to the search, got optimizer.params.lr {rate}: {file}"
-        return [Fault("deepspeed.config_file", rule, "write auto, or leave it out")]
+        rule = f"must leave the learning rate to the search, got optimizer.params.lr {rate}"
+        return [Fault("deepspeed.config", rule, "write auto, or leave it out")]
     return []
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -78,7 +79,7 @@ def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
             _override(source, override)
         except UserError as error:
             faults += error.faults
-    faults += _unset_variables(source)
+    faults += _unset_variables(source) or _read_deepspeed_file(source)
     if faults:
         raise UserError(faults)
     try:
@@ -240,6 +241,32 @@ def _unset_variables(source: _Source) -> list[Fault]:
 
     look(source.values, ())
     return faults
+
+
+def _read_deepspeed_file(source: _Source) -> list[Fault]:
+    """Put the content of `deepspeed.config_file` into `deepspeed.config`; return what is wrong.
+
+    So it is recorded, an edit between two starts is noticed, and other nodes need not see the file.
+    """
+    section = source.values.get("deepspeed")
+    if not isinstance(section, dict) or not isinstance(section.get("config_file"), str):
+        return []
+    file = section["config_file"]
+    location = ("deepspeed", "config_file")
+
+    def fault(rule: str) -> list[Fault]:
+        return [Fault(dotted(location), rule, location=source.where(location))]
+
+    if section.get("config") is not None:
+        return fault("cannot be given beside deepspeed.config, which takes its place")
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return fault(f"cannot be read: {error}")
+    if not isinstance(content, dict):
+        return fault(f"must hold a JSON object: {file}")
+    section["config"] = content
+    return []
 
 
 def _override(source: _Source, override: str) -> None:

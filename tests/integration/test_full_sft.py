@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -171,25 +170,19 @@ def test_the_user_s_own_deepspeed_file_is_used(
     run: RunTrial,
     trl_curve: Callable[..., list[float]],
     plain: list[float],
-    tmp_path: Path,
 ) -> None:
-    file = tmp_path / "deepspeed.json"
-    file.write_text(
-        json.dumps(
-            {
-                "train_micro_batch_size_per_gpu": "auto",
-                "gradient_accumulation_steps": "auto",
-                "gradient_clipping": 0.5,
-                "zero_optimization": {"stage": 1},
-                "optimizer": {"type": "SGD", "params": {"lr": "auto"}},
-                "zero_allow_untested_optimizer": True,
-            }
-        )
-    )
+    own = {
+        "train_micro_batch_size_per_gpu": "auto",
+        "gradient_accumulation_steps": "auto",
+        "gradient_clipping": 0.5,
+        "zero_optimization": {"stage": 1},
+        "optimizer": {"type": "SGD", "params": {"lr": "auto"}},
+        "zero_allow_untested_optimizer": True,
+    }
     trial = make_trial(
         "full",
         learning_rate=0.05,
-        deepspeed={"config_file": str(file)},
+        deepspeed={"config": own},
         train={"max_grad_norm": 0.5},
     )
     expected = trl_curve(trial, optim="sgd", max_grad_norm=0.5)
@@ -249,13 +242,13 @@ def test_the_buckets_of_a_sharded_trial_do_not_stay_either(
 
 
 def test_weights_can_be_saved_whatever_the_user_s_own_settings(
-    make_trial: MakeTrial, tmp_path: Path
+    make_trial: MakeTrial,
 ) -> None:
-    file = tmp_path / "own.json"
-    file.write_text('{"zero_optimization": {"stage": 3, "overlap_comm": false}}')
-    settings = full_sft.deepspeed_settings(
-        make_trial(method="full", deepspeed={"config_file": str(file)})
-    )
+    own = {"zero_optimization": {"stage": 3, "overlap_comm": False}}
+    trial = make_trial(method="full", deepspeed={"config": own})
+    settings = full_sft.deepspeed_settings(trial)
+    assert trial.deepspeed
+    assert trial.deepspeed.config == own
     assert settings["zero_optimization"] == {
         "stage": 3,
         "overlap_comm": False,
@@ -264,12 +257,11 @@ def test_weights_can_be_saved_whatever_the_user_s_own_settings(
 
 
 def test_what_the_user_s_own_settings_leave_out_is_the_trial_s(
-    make_trial: MakeTrial, tmp_path: Path
+    make_trial: MakeTrial,
 ) -> None:
     """And not DeepSpeed's, whose learning rate would be 1e-3 whatever the search drew."""
-    file = tmp_path / "own.json"
-    file.write_text('{"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95]}}}')
-    trial = make_trial(method="full", deepspeed={"config_file": str(file)}, learning_rate=3e-5)
+    own = {"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95]}}}
+    trial = make_trial(method="full", deepspeed={"config": own}, learning_rate=3e-5)
     config = HfTrainerDeepSpeedConfig(full_sft.deepspeed_settings(trial))
     arguments = sft_config(trial, 16, deepspeed={"zero_optimization": {"stage": 0}})
     config.trainer_config_process(arguments)

@@ -28,6 +28,15 @@ pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 # Clocks and memory are of the process, not of the training.
 _OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 _KILLED_AT = 11
+_ZERO_1_WITH_FP32_GRADIENTS = {
+    "train_micro_batch_size_per_gpu": "auto",
+    "gradient_accumulation_steps": "auto",
+    "gradient_clipping": "auto",
+    "bf16": {"enabled": "auto"},
+    "data_types": {"grad_accum_dtype": "fp32"},
+    "zero_optimization": {"stage": 1},
+    "zero_allow_untested_optimizer": True,
+}
 KINDS: dict[str, dict[str, Any]] = {
     "lora with dropout": {"method": "lora", "lora": {"dropout": 0.2}},
     "full, stage 0": {"method": "full", "deepspeed": {"zero_stage": 0}},
@@ -50,7 +59,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "full, stage 1, bfloat16, gradients in float32": {
         "method": "full",
         "model": {"dtype": "bfloat16"},
-        "deepspeed": {"config_file": str(Path(__file__).with_name("zero_1_fp32_gradients.json"))},
+        "deepspeed": {"config": _ZERO_1_WITH_FP32_GRADIENTS},
     },
 }
 TRAIN = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -51,19 +50,14 @@ def make_sharded_trial(
     base = evaluate_base(config.model, config.data, config.eval, config.seed, base_cache)
 
     def make(**changes: Any) -> TrialConfig:
-        file = tmp_path_factory.mktemp("own") / "deepspeed.json"
         zero = {"stage": 3, "stage3_param_persistence_threshold": MOST_ELEMENTS_KEPT}
         batches = {
             "train_micro_batch_size_per_gpu": "auto",
             "gradient_accumulation_steps": "auto",
         }
-        file.write_text(
-            json.dumps(
-                {**batches, "zero_optimization": zero, "zero_allow_untested_optimizer": True}
-            )
-        )
+        own = {**batches, "zero_optimization": zero, "zero_allow_untested_optimizer": True}
         fields = {"learning_rate": 1e-4, "train": TRAIN, "workers": 3, "cpus_per_worker": 0.5}
-        trial = make_trial("full", deepspeed={"config_file": str(file)}, **fields | changes)
+        trial = make_trial("full", deepspeed={"config": own}, **fields | changes)
         return trial.model_copy(update={"eval": config.eval, "base_dir": str(base)})
 
     return make

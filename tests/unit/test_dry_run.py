@@ -203,8 +203,8 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
     file.write_text('{"scheduler": {"type": "WarmupLR", "params": {}}}')
     assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
     assert capsys.readouterr().err == (
-        "error: deepspeed.config_file: must hold no scheduler, so that all methods have the same "
-        f"one: {file}; leave it out; set train.schedule and train.warmup\n"
+        "error: deepspeed.config: must hold no scheduler, so that all methods have the same one; "
+        "leave it out; set train.schedule and train.warmup\n"
     )
     file.write_text('{"optimizer": {"type": "AdamW", "params": {"lr": 1e-5}}}')
     assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT

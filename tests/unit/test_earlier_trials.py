@@ -89,6 +89,17 @@ def test_another_question_is_another_sweep(section: str, value: object, told: st
     assert "sweeps/tiny" in fault.rule
 
 
+def test_an_edited_deepspeed_file_makes_another_sweep_and_a_moved_one_does_not() -> None:
+    def of(file: str, stage: int) -> SweepConfig:
+        own = {"zero_optimization": {"stage": stage}}
+        return sweep(deepspeed={"config_file": file, "config": own})
+
+    saved = of("zero.json", 1).model_dump(mode="json")
+    check_same_sweep(saved, of("moved/zero.json", 1), Path("here"))
+    with pytest.raises(UserError, match=r"deepspeed\.config .*1.*, not .*2"):
+        check_same_sweep(saved, of("zero.json", 2), Path("here"))
+
+
 @pytest.mark.parametrize(
     ("section", "value"),
     [

@@ -184,7 +184,7 @@ def test_the_base_of_32_bit_is_told_of_16() -> None:
 
 @pytest.mark.parametrize(
     ("gib", "overrides"),
-    [(1, ("model.shape=null",)), (18, ("search.lora=null", "deepspeed.config_file=ds.json"))],
+    [(1, ("model.shape=null",)), (18, ("search.lora=null", "deepspeed.config={}"))],
 )
 def test_what_is_not_known_is_not_judged(gib: float, overrides: tuple[str, ...]) -> None:
     config, found = fit(gib, *overrides)

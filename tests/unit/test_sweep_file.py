@@ -257,8 +257,9 @@ def test_paths_are_relative_to_the_sweep_file(
         eval__ood=[{"task": "c", "data_files": {"test": "test.jsonl"}}, "d"],
         deepspeed={"config_file": "zero.json"},
     )
-    config = load(write(text, "folder/tiny.yaml"))
     folder = tmp_path / "folder"
+    (folder / "zero.json").write_text("{}")
+    config = load(write(text, "folder/tiny.yaml"))
     assert config.model.name == str(folder / "base")
     assert Path(config.data.path).resolve() == tmp_path / "rows.jsonl"
     assert config.data.validation_path == str(folder / "held_out.parquet")
@@ -266,6 +267,20 @@ def test_paths_are_relative_to_the_sweep_file(
     assert config.eval.general_text == str(folder / "general.txt")
     assert config.eval.ood[0].data_files == {"test": str(folder / "test.jsonl")}
     assert config.deepspeed.config_file == str(folder / "zero.json")
+
+
+def test_a_deepspeed_file_becomes_part_of_the_configuration(write: Write, tmp_path: Path) -> None:
+    """So its content is recorded, and other nodes need not see the file."""
+    file = tmp_path / "zero.json"
+    file.write_text('{"zero_optimization": {"stage": 1}}')
+    path = write(edited(deepspeed={"config_file": "zero.json"}))
+    assert load(path).deepspeed.config == {"zero_optimization": {"stage": 1}}
+    file.write_text("[1]")
+    with pytest.raises(UserError, match=r"must hold a JSON object: .*zero.json"):
+        load(path)
+    both = write(edited(deepspeed={"config_file": "zero.json", "config": {}}))
+    with pytest.raises(UserError, match=r"cannot be given beside deepspeed\.config"):
+        load(both)
 
 
 def test_names_on_a_hub_stay_as_they_are(

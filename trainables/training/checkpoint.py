@@ -228,7 +228,7 @@ def _check_all_is_known(model: Any, optimizer: Any) -> None:
     if not updated <= set(map(id, known)):
         names = " around ".join(type(each).__name__ for each in (*wrappers, base))
         raise CannotGoOn(
-            "deepspeed.config_file: must not make an optimizer whose state a checkpoint cannot be "
+            "deepspeed.config: must not make an optimizer whose state a checkpoint cannot be "
             f"put back into, got {names}; leave its section `optimizer` out"
         )
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +61,8 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
     so that methods are compared under one optimizer and nothing needs compiling.
     """
     deepspeed = config.deepspeed or DeepSpeedConfig()
-    if deepspeed.config_file:
-        own: dict[str, Any] = json.loads(Path(deepspeed.config_file).read_text())
+    if deepspeed.config is not None:
+        own = deepcopy(deepspeed.config)
         zero_of_own = own.get("zero_optimization", {})
         if zero_of_own.get("stage") == 3:  # else no weights could be saved
             zero_of_own["stage3_gather_16bit_weights_on_model_save"] = True
