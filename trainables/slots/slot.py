@@ -20,17 +20,15 @@ from transformers import TrainerControl, TrainerState, get_scheduler
 
 from trainables.config import TrialConfig
 from trainables.evaluation.evaluator import Evaluator
-from trainables.files.disk import whole_folder
 from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData, training_order
 from trainables.results.records import TrialResult
 from trainables.slots.adapters import Adapter, Target
 from trainables.slots.optimizer import FlatAdamW
-from trainables.training import checkpoint_files
 from trainables.training.best_weights import BestWeights
 from trainables.training.lora import peft_config
 from trainables.training.reporter import Reporter
 from trainables.training.reports import Reports
-from trainables.training.run import AlreadyTrained, Checkpoints, sft_config
+from trainables.training.run import AlreadyTrained, Checkpoints, conclude, sft_config
 
 
 class Slot:
@@ -194,18 +192,7 @@ class Slot:
 
     def finish(self) -> TrialResult:
         """Save the adapter and remove the checkpoints."""
-        last = self._reports.last
-        assert last is not None  # noqa: S101 - the last step is always reported
-        if self.trial.train.save_weights:
-            with whole_folder(Path(self.trial.weights_dir)) as folder:
-                self._save(folder)
-        result = TrialResult(
-            last=last,
-            weights_dir=self.trial.weights_dir if self.trial.train.save_weights else None,
-            best_weights_dir=self._best.settle(last),
-        )
-        checkpoint_files.remove_checkpoints(self.trial.attempt_dirs)
-        return result
+        return conclude(self.trial, self._reports.last, self._best, self._save)
 
     def let_go(self) -> None:
         """Break reference cycles, so that the slot's tensors are freed with it."""

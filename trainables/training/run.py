@@ -106,23 +106,42 @@ def run_training(
         callbacks=[reports, checkpoints],
     )
     first = trainer.is_world_process_zero()
-    best = BestWeights(config, lambda folder: save(trainer, folder), first)
+    save_to = partial(save, trainer)
+    best = BestWeights(config, save_to, first)
     reports.start(trainer)
     checkpoints.start(trainer, best)
     with _letting_go_of(trainer):
         with suppress(AlreadyTrained):
             trainer.train()
-        last = reports.last
-        assert last is not None  # noqa: S101 - the last step is always reported
-        if config.train.save_weights:
-            with whole_folder(Path(config.weights_dir), first) as folder:
-                save(trainer, folder)
+        return conclude(config, reports.last, best, save_to, first)
+
+
+def conclude(
+    config: TrialConfig,
+    last: Measurement | None,
+    best: BestWeights,
+    save: Callable[[Path], None],
+    is_first: bool = True,
+) -> TrialResult:
+    """Save a trained trial's weights, and remove its checkpoints.
+
+    Args:
+        config: the trial.
+        last: its measurement at the last step.
+        best: keeper of its best weights.
+        save: writes the trained weights into a folder; every worker calls it.
+        is_first: whether this is the worker of rank 0.
+    """
+    assert last is not None  # noqa: S101 - the last step is always reported
+    if config.train.save_weights:
+        with whole_folder(Path(config.weights_dir), is_first) as folder:
+            save(folder)
     result = TrialResult(
         last=last,
         weights_dir=config.weights_dir if config.train.save_weights else None,
-        best_weights_dir=best.settle(last) if first else None,
+        best_weights_dir=best.settle(last) if is_first else None,
     )
-    if first:  # only now: until the weights are written, the last checkpoint is all there is
+    if is_first:  # only now: until the weights are written, the last checkpoint is all there is
         checkpoint_files.remove_checkpoints(config.attempt_dirs)
     return result
 
