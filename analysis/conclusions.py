@@ -82,43 +82,52 @@ def _recommended_against_base(results: Results) -> list[Conclusion]:
                 gain,
                 "The recommended trial cannot be told from the base in the domain",
                 picked,
+                "the gain",
             )
         )
     if loss is not None:
-        told = "forgets" if loss.difference.estimate <= 0 else "gains"
+        loss = _forgetting(loss)
+        told = "forgets" if loss.difference.estimate >= 0 else "gains"
         conclusions.append(
             _difference(
                 f"It {told} {_size(loss)} points on the retention tasks",
-                loss if told == "gains" else replace(loss, difference=loss.difference.negated()),
+                loss,
                 "Its change on the retention tasks cannot be told from none",
                 picked,
+                "forgetting",
             )
         )
     return conclusions
+
+
+def _forgetting(accuracy: Comparison) -> Comparison:
+    return replace(accuracy, difference=accuracy.difference.negated())
 
 
 def _size(comparison: Comparison) -> str:
     return f"{100 * abs(comparison.difference.estimate):.1f}"
 
 
-def _difference(shown: str, comparison: Comparison, otherwise: str, picked: str) -> Conclusion:
-    is_shown = comparison.p_value < _ALPHA
+def _difference(
+    shown: str, comparison: Comparison, otherwise: str, picked: str, quantity: str
+) -> Conclusion:
+    is_shown = comparison.is_shown
     return Conclusion(
         f"{shown if is_shown else otherwise}.",
-        _evidence(comparison, picked),
+        _evidence(comparison, picked, quantity),
         "shown" if is_shown else "open",
     )
 
 
-def _evidence(comparison: Comparison, picked: str) -> str:
-    """Such as `95 % interval -0.4 to +3.1 points, n = 384; McNemar p = 0.13`.
+def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
+    """Such as `95 % interval of the gain -0.4 to +3.1 points, n = 384; McNemar p = 0.13`.
 
     It says so if the models were picked on the items that they are compared on.
     """
     is_picked = comparison.picked_from > 1
     interval = comparison.difference
     told = [
-        f"{'simultaneous ' if is_picked else ''}{100 * LEVEL:g} % interval "
+        f"{'simultaneous ' if is_picked else ''}{100 * LEVEL:g} % interval of {quantity} "
         f"{points(interval.low)} to {points(interval.high)} points, n = {interval.n}"
     ]
     if comparison.differing:
@@ -147,12 +156,13 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
     level = 1 - _ALPHA / (len(ranks) - 1)
     tasks = list(results.tasks("in_domain"))
     for rank in ranks[:-1]:
-        gains = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]
-        if not all(gains):
+        found = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]
+        gains = [gain for gain in found if gain is not None]
+        if len(gains) < len(found):
             return []
-        most = max(upper_bound(gain, level=level) for gain in gains)
+        most = max(upper_bound(*gain, level=level) for gain in gains)
         if most <= NEGLIGIBLE:
-            items = sum(len(values) for values in gains[0])
+            items = sum(len(values) for values in gains[0][0])
             return [
                 Conclusion(
                     f"Rank {rank} suffices in the domain: the best trial of no higher rank gains "
@@ -187,6 +197,9 @@ def _full_against_lora(results: Results) -> list[Conclusion]:
         if found is None:
             continue
         verb = verbs[0] if found.difference.estimate > 0 else verbs[1]
+        what = "accuracy"
+        if role == "retention":
+            found, what = _forgetting(found), "forgetting"
         conclusions.append(
             _difference(
                 f"Full SFT at its best trade-off ({results.name(full.best)}) {verb} than {named} "
@@ -194,6 +207,7 @@ def _full_against_lora(results: Results) -> list[Conclusion]:
                 found,
                 f"Full SFT and {named} cannot be told apart {where}",
                 picked,
+                f"the difference in {what}, full SFT minus LoRA,",
             )
         )
     return conclusions

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from analysis.stats.intervals import LEVEL, Interval, bootstrap_mean, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
+from analysis.strata import Scores, Stratum, strata
 from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
@@ -31,19 +32,20 @@ _ROLE_OF: dict[str, Role] = {
     OOD_ACC: "ood",
     FORGETTING_MEAN: "retention",
 }
-Scores = dict[str, NDArray[np.float64]]
+Weighted = tuple[list[NDArray[np.float64]], list[float]]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two models on the same items of a role's tasks.
+    """Two models on the same questions of a role's tasks.
 
     Attributes:
-        difference: first minus second accuracy, mean over tasks.
-        test: of that difference, with tasks weighted equally: `McNemar` if every item is right or
-            wrong, `sign flips` if items are graded.
+        difference: first minus second accuracy, mean over tasks. The interval includes 0 if the
+            test does not tell the two apart: a bootstrap's is now and then too narrow for that.
+        test: of that difference, with tasks weighted equally: `McNemar` if every question is right
+            or wrong, `sign flips` if they are graded, by one task or as the mean over several.
         p_value: of the test.
-        differing: number of items on which the two differ.
+        differing: number of questions on which the two differ.
         picked_from: number of comparisons that this is the best of; the interval and the p-value
             hold for all of them at once (Bonferroni).
     """
@@ -53,6 +55,12 @@ class Comparison:
     p_value: float
     differing: int
     picked_from: int = 1
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether test and interval tell the two apart."""
+        excludes_0 = self.difference.low > 0 or self.difference.high < 0
+        return self.p_value < 1 - LEVEL and excludes_0
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class Results:
         self._sweep_of = {r.config.trial_id: sweep for sweep in sweeps for r in sweep.trials}
         self._scores_of = cache(self._read_scores)
         self._pairs_of = cache(self._read_pairs)
+        self._strata = cache(self._strata_of)
 
     @property
     def base(self) -> BaseRecord:
@@ -172,14 +181,15 @@ class Results:
         None for other metrics, or if the items are not on disk.
         """
         role = _ROLE_OF.get(metric)
-        scores = self._scores_of(record.config.trial_id)
         tasks = list(self.tasks(role)) if role else []
-        if not tasks or any(task not in scores for task in tasks):
+        sides = self._sides(record, None, tasks)
+        if sides is None:
             return None
+        tuned, base, weights = sides
         if metric == FORGETTING_MEAN:
-            losses = [-difference for difference in self.differences(record, None, tasks)]
-            return bootstrap_mean(losses, bounds=(-1, 1)) if losses else None
-        return bootstrap_mean([scores[task] for task in tasks], bounds=(0, 1))
+            losses = [before - after for after, before in zip(tuned, base, strict=True)]
+            return bootstrap_mean(losses, weights, bounds=(-1, 1))
+        return bootstrap_mean(tuned, weights, bounds=(0, 1))
 
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
         """Interval over a trial's complete repeats with other seeds; None for fewer than two.
@@ -209,44 +219,71 @@ class Results:
             tasks: weighted equally.
             picked_from: number of comparisons on these items that this one was picked from.
         """
-        pairs = self._scores_on(first, second, tasks)
-        if not pairs:
+        sides = self._sides(first, second, tasks)
+        if sides is None:
             return None
-        differences = [one - other for one, other in pairs]
+        one, other, weights = sides
+        differences = [a - b for a, b in zip(one, other, strict=True)]
         level = 1 - (1 - LEVEL) / picked_from
-        difference = bootstrap_mean(differences, bounds=(-1, 1), level=level)
-        differing = sum(int((task != 0).sum()) for task in differences)
-        if all(np.isin(scores, (0, 1)).all() for pair in pairs for scores in pair):
-            counts = [(int((t < 0).sum()), int((t > 0).sum()), len(t)) for t in differences]
-            p_value = min(1.0, picked_from * mcnemar_over_tasks(counts))
-            return Comparison(difference, "McNemar", p_value, differing, picked_from)
-        p_value = min(1.0, picked_from * sign_flips(differences))
-        return Comparison(difference, "sign flips", p_value, differing, picked_from)
+        interval = bootstrap_mean(differences, weights, bounds=(-1, 1), level=level)
+        differing = sum(int((stratum != 0).sum()) for stratum in differences)
+        test: Literal["McNemar", "sign flips"] = "sign flips"
+        if all(np.isin(scores, (0, 1)).all() for scores in (*one, *other)):
+            counts = [(int((d < 0).sum()), int((d > 0).sum()), len(d)) for d in differences]
+            test, p_value = "McNemar", mcnemar_over_tasks(counts, weights)
+        else:
+            p_value = sign_flips(differences, weights)
+        p_value = min(1.0, picked_from * p_value)
+        if p_value >= 1 - LEVEL:
+            interval = interval.including(0.0)
+        return Comparison(interval, test, p_value, differing, picked_from)
 
     def differences(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
-    ) -> list[NDArray[np.float64]]:
-        """For each task, first minus second item by item; empty if `compare` gives None."""
-        return [one - other for one, other in self._scores_on(first, second, tasks)]
+    ) -> Weighted | None:
+        """First minus second, question by question in strata, and the strata's weights.
 
-    def _scores_on(
+        None if `compare` gives None.
+        """
+        sides = self._sides(first, second, tasks)
+        if sides is None:
+            return None
+        one, other, weights = sides
+        return [a - b for a, b in zip(one, other, strict=True)], weights
+
+    def _sides(
         self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
-    ) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]], list[float]] | None:
+        """Both models' scores by stratum, and the strata's weights."""
         one = self._scores_of(first.config.trial_id)
-        other = self._scores_of(second.config.trial_id) if second else self._base_scores
-        if any(
-            task not in one or task not in other or len(one[task]) != len(other[task])
+        base = self._base_scores
+        other = self._scores_of(second.config.trial_id) if second else base
+        if not tasks or any(
+            task not in base or len(scores.get(task, ())) != len(base[task])
+            for scores in (one, other)
             for task in tasks
         ):
-            return []
-        return [(one[task], other[task]) for task in tasks]
+            return None
+        found = self._strata(tuple(tasks))
+        means = [[stratum.mean_of(scores) for stratum in found] for scores in (one, other)]
+        return means[0], means[1], [stratum.weight for stratum in found]
+
+    def _strata_of(self, tasks: tuple[str, ...]) -> list[Stratum]:
+        return strata(self._base_items_by_task, tasks)
 
     @cached_property
     def _base_scores(self) -> Scores:
-        scores: dict[str, list[float]] = {}
+        return {
+            task: np.array([item.score for item in items])
+            for task, items in self._base_items_by_task.items()
+        }
+
+    @cached_property
+    def _base_items_by_task(self) -> dict[str, list[ItemScore]]:
+        found: dict[str, list[ItemScore]] = {}
         for item in self._base_items:
-            scores.setdefault(item.task, []).append(item.score)
-        return {task: np.array(values) for task, values in scores.items()}
+            found.setdefault(item.task, []).append(item)
+        return found
 
     def _read_scores(self, trial_id: str) -> Scores:
         return {

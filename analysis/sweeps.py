@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -84,10 +85,21 @@ class Sweep:
         running = sum(record.status is TrialStatus.RUNNING for record in self.trials)
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
         asked = self._asked or ended
-        if ended >= asked and not running:
+        missing = self._missing_repeats
+        if ended >= asked and not running and not missing:
             return None
-        told = f"{ended} of {asked} trials ended"
-        return f"{told}, {running} not" if running else told
+        told = [f"{ended} of {asked} trials ended"]
+        told += [f"{running} not"] if running else []
+        return ", ".join([*told, f"{missing} repeats missing"] if missing else told)
+
+    @property
+    def _missing_repeats(self) -> int:
+        """Repeat runs still to be made of trials that were repeated at least once."""
+        confirm = self.goals.confirm
+        if confirm is None or self._asked is None:
+            return 0
+        repeats = Counter(trial.confirms for trial in self.trials if trial.confirms is not None)
+        return sum(max(0, confirm.seeds - count) for count in repeats.values())
 
     @property
     def _asked(self) -> int | None:

@@ -319,8 +319,11 @@ class Objective(Frozen):
         return self.loss(value) < self.loss(than)
 
     def loss(self, value: float) -> float:
-        """The value, negated if it is to be maximised: lower is better."""
-        return value if self.mode == "min" else -value
+        """The value, negated if it is to be maximised: lower is better.
+
+        It is rounded, as equal accuracies may differ by what was added first.
+        """
+        return round(value if self.mode == "min" else -value, 12)
 
 
 class TrialConfig(Frozen):

@@ -33,6 +33,10 @@ class Interval:
     n: int
     level: float = LEVEL
 
+    def including(self, value: float) -> Interval:
+        """The interval, extended to include this value."""
+        return replace(self, low=min(self.low, value), high=max(self.high, value))
+
     def negated(self) -> Interval:
         """The interval of the negated quantity."""
         return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
@@ -40,6 +44,7 @@ class Interval:
 
 def bootstrap_mean(
     values_by_task: Sequence[ArrayLike],
+    weights: Sequence[float] | None = None,
     *,
     bounds: tuple[float, float] | None = None,
     seed: int = 0,
@@ -55,9 +60,10 @@ def bootstrap_mean(
 
     Args:
         values_by_task: for each task, the values of its items; numbers of items may differ.
-        bounds: the smallest and largest value an item can have. If all items are alike, the
-            bootstrap has nothing to vary; the interval then allows for unseen items, each as far
-            off as possible (`_unseen`).
+        weights: of the tasks, with a sum of 1; by default all the same.
+        bounds: the smallest and largest value an item can have. In tasks whose items are all alike
+            the bootstrap has nothing to vary; the interval then allows for unseen items, each as
+            far off as possible (`_unseen`), independently of the other tasks.
         seed: of the draws.
         level: confidence level in (0, 1).
         resamples: number of draws.
@@ -66,49 +72,68 @@ def bootstrap_mean(
         ValueError: there is no task, or a task without items.
     """
     arrays = _arrays(values_by_task)
+    weights = weights or [1 / len(arrays)] * len(arrays)
     tail = (1 - level) / 2
     drawn = max(tail, min(_FEWEST_BEYOND / resamples, (1 - LEVEL) / 2))
-    low, high = map(float, np.quantile(_means(arrays, seed, resamples), [drawn, 1 - drawn]))
-    mean, n = _mean(arrays), sum(array.size for array in arrays)
+    means = _means(arrays, weights, seed, resamples)
+    low, high = map(float, np.quantile(means, [drawn, 1 - drawn]))
+    mean = sum(w * float(array.mean()) for w, array in zip(weights, arrays, strict=True))
     if drawn > tail:
         further = NormalDist().inv_cdf(tail) / NormalDist().inv_cdf(drawn)
         low, high = (mean + (end - mean) * further for end in (low, high))
     if bounds:
-        low, high = max(low, bounds[0]), min(high, bounds[1])
-    if bounds and all((array == array[0]).all() for array in arrays):
-        low = mean - _unseen([(a.size, float(a[0]) - bounds[0]) for a in arrays], tail)
-        high = mean + _unseen([(a.size, bounds[1] - float(a[0])) for a in arrays], tail)
-    return Interval(mean, low, high, n, level)
+        alike = [(w, a) for w, a in zip(weights, arrays, strict=True) if (a == a[0]).all()]
+        below = _unseen([(a.size, w * (float(a[0]) - bounds[0])) for w, a in alike], tail)
+        above = _unseen([(a.size, w * (bounds[1] - float(a[0]))) for w, a in alike], tail)
+        low = max(mean - math.hypot(mean - low, below), bounds[0])
+        high = min(mean + math.hypot(high - mean, above), bounds[1])
+    return Interval(mean, low, high, sum(array.size for array in arrays), level)
 
 
 def upper_bound(
-    differences_by_task: Sequence[ArrayLike], *, seed: int = 0, level: float = LEVEL
+    differences_by_task: Sequence[ArrayLike],
+    weights: Sequence[float] | None = None,
+    *,
+    level: float,
 ) -> float:
-    """One-sided upper bound on the mean over tasks of differences in [-1, 1], by the bootstrap.
+    """One-sided upper bound on the mean over tasks of differences in [-1, 1].
 
-    If no item rose in the sample, the bootstrap cannot draw any that does, so the bound is at
-    least that for unseen rising items (`_unseen`; about 3 / n for one task).
+    The score bound of a Poisson mean, for which few items that differ are enough, where the
+    bootstrap's is far too low: the largest m at which what was seen is z standard errors off,
+
+        m - mean = z sqrt(sum of w² E[d²] / n + (m - mean) max(w / n))
+
+    as what was not seen may be items that rise in the task in which each weighs most.
+
+    Args:
+        differences_by_task: for each task, the differences of its items.
+        weights: of the tasks, with a sum of 1; by default all the same.
+        level: confidence level, at least 0.975; at lower ones it is too low if no item rose.
     """
     arrays = _arrays(differences_by_task)
-    bound = float(np.quantile(_means(arrays, seed, _RESAMPLES), level))
-    if any((array > 0).any() for array in arrays):
-        return bound
-    return max(bound, _unseen([(array.size, 1.0) for array in arrays], 1 - level))
+    weights = weights or [1 / len(arrays)] * len(arrays)
+    weighted = list(zip(weights, arrays, strict=True))
+    mean = sum(w * float(a.mean()) for w, a in weighted)
+    seen = sum(w**2 * float((a**2).mean()) / a.size for w, a in weighted)
+    z = NormalDist().inv_cdf(level)
+    unseen = z**2 * max(w / a.size for w, a in weighted)
+    return mean + (unseen + math.sqrt(unseen**2 + 4 * z**2 * seen)) / 2
 
 
 def _unseen(tasks: Sequence[tuple[int, float]], tail: float) -> float:
-    """How far the mean over tasks may be off although no item in the sample is.
+    """How far a weighted mean of tasks may be off although no item in the sample is.
 
-    The largest mean over tasks of p x d, where a fraction p of a task's items is off by d, subject
+    The largest sum over tasks of p x d, where a fraction p of a task's items is off by d, subject
     to a sample without any such item having probability `tail` or more:
 
-        maximise sum of p d / tasks   where   product of (1 - p) ** n >= tail
+        maximise sum of p d   where   product of (1 - p) ** n >= tail
 
     Lagrange's condition is 1 - p = min(1, mu n / d). For one task it is the bound of Clopper &
     Pearson (1934) for 0 of n; a small task next to a large one bounds the mean as if alone.
 
     Args:
-        tasks: for each, the number of its items and how far one of them can be off.
+        tasks: for each, the number of its items and how far one of them can be off, times the
+            task's weight in the mean; 0 for no tasks.
         tail: probability in (0, 1).
     """
     ratios = sorted((n / distance, n, distance) for n, distance in tasks if distance > 0)
@@ -120,7 +145,7 @@ def _unseen(tasks: Sequence[tuple[int, float]], tail: float) -> float:
         items, weighted, taken = items + n, weighted + n * math.log(ratio), taken + 1
         log_mu = (math.log(tail) - weighted) / items
     off = [distance * (1 - math.exp(log_mu) * ratio) for ratio, _, distance in ratios[:taken]]
-    return sum(off) / len(tasks)
+    return sum(off)
 
 
 def _arrays(values_by_task: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
@@ -130,15 +155,13 @@ def _arrays(values_by_task: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
     return arrays
 
 
-def _mean(arrays: Sequence[NDArray[np.float64]]) -> float:
-    return float(np.mean([array.mean() for array in arrays]))
-
-
-def _means(arrays: Sequence[NDArray[np.float64]], seed: int, resamples: int) -> NDArray[np.float64]:
+def _means(
+    arrays: Sequence[NDArray[np.float64]], weights: Sequence[float], seed: int, resamples: int
+) -> NDArray[np.float64]:
     """Resampled means over tasks."""
     generator = np.random.default_rng(seed)
     by_task = [_resampled_means(array, resamples, generator) for array in arrays]
-    means: NDArray[np.float64] = np.mean(by_task, axis=0)
+    means: NDArray[np.float64] = np.asarray(weights) @ np.asarray(by_task)
     return means
 
 

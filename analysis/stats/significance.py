@@ -33,27 +33,34 @@ def mcnemar(forgotten: int, gained: int) -> float:
     return min(1.0, 2 * float(binom.cdf(min(forgotten, gained), discordant, 0.5)))
 
 
-def mcnemar_over_tasks(counts: Sequence[tuple[int, int, int]]) -> float:
+def mcnemar_over_tasks(
+    counts: Sequence[tuple[int, int, int]], weights: Sequence[float] | None = None
+) -> float:
     """Two-sided p-value of a difference of accuracies that are means over tasks.
 
-    Like McNemar's test, but with tasks weighted equally, however many items they have:
+    Like McNemar's test, but with tasks weighted, however many items they have:
 
-    statistic = |sum over tasks of (gained - forgotten) / items|
+    statistic = |sum over tasks of weight (gained - forgotten) / items|
 
-    Exact if all tasks have equally many items; otherwise from 100,000 seeded draws of fair coins.
-    If no draw reaches the statistic, a bound is used if smaller (`_never_reached`).
+    Exact if every item weighs the same; otherwise from 100,000 seeded draws of fair coins. If no
+    draw reaches the statistic, a bound is used if smaller (`_never_reached`).
 
     Args:
         counts: for each task, items that went right -> wrong, wrong -> right, and all items.
+        weights: of the tasks; by default all the same.
     """
-    if len({items for _, _, items in counts}) == 1:
+    weights = weights or [1.0] * len(counts)
+    fair = [(w / items, f + g) for w, (f, g, items) in zip(weights, counts, strict=True)]
+    sizes = [size for size, _ in fair]
+    if math.isclose(min(sizes), max(sizes)):
         return mcnemar(sum(f for f, _, _ in counts), sum(g for _, g, _ in counts))
-    fair = [(1 / items, forgotten + gained) for forgotten, gained, items in counts]
-    observed = sum((gained - forgotten) / items for forgotten, gained, items in counts)
+    observed = sum(size * (g - f) for size, (f, g, _) in zip(sizes, counts, strict=True))
     return _as_far_by_chance(fair, observed, _DRAWS)
 
 
-def sign_flips(differences_by_task: Sequence[ArrayLike]) -> float:
+def sign_flips(
+    differences_by_task: Sequence[ArrayLike], weights: Sequence[float] | None = None
+) -> float:
     """Two-sided p-value of a difference of graded scores, such as F1, that are means over tasks.
 
     Fisher's randomisation test of pairs (1935): under the null hypothesis, each item's difference
@@ -63,17 +70,19 @@ def sign_flips(differences_by_task: Sequence[ArrayLike]) -> float:
 
     Args:
         differences_by_task: for each task, one score minus the other, item by item.
+        weights: of the tasks; by default all the same.
     """
     import numpy as np
 
     fair: list[tuple[float, int]] = []
     observed = 0.0
-    for values in differences_by_task:
+    weights = weights or [1.0] * len(differences_by_task)
+    for weight, values in zip(weights, differences_by_task, strict=True):
         # Equal grades may differ in the last digits, and each distinct size costs its own draws.
         differences = np.round(np.asarray(values, dtype=float), 9)
         sizes, counts = np.unique(np.abs(differences), return_counts=True)
-        fair += zip((sizes / differences.size).tolist(), counts.tolist(), strict=True)
-        observed += float(differences.mean())
+        fair += zip((weight * sizes / differences.size).tolist(), counts.tolist(), strict=True)
+        observed += weight * float(differences.mean())
     return _as_far_by_chance([pair for pair in fair if pair[0]], observed, _DRAWS_OF_GRADES)
 
 

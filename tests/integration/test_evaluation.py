@@ -18,6 +18,7 @@ from lm_eval.tasks import TaskManager
 from trainables.config import EvalSuite
 from trainables.errors import UserError
 from trainables.evaluation.evaluator import Evaluation, Evaluator
+from trainables.evaluation.forgetting import mean_over_members
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_tokenizer
 
@@ -287,10 +288,11 @@ def write_group(folder: Path, name: str, **fields: Any) -> None:
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(group))
 
 
+@pytest.mark.parametrize("weight_by_size", [True, False])
 def test_a_group_s_score_is_the_harness_s_aggregate(
-    tuned: Any, tokenizer: Any, folder: Path
+    tuned: Any, tokenizer: Any, folder: Path, weight_by_size: bool
 ) -> None:
-    aggregate = [{"metric": "acc", "aggregation": "mean", "weight_by_size": True}]
+    aggregate = [{"metric": "acc", "aggregation": "mean", "weight_by_size": weight_by_size}]
     write_group(folder, "both", aggregate_metric_list=aggregate)
     wanted = suite(task_dirs=(str(folder),), in_domain=["both"])
     evaluation = Evaluator(wanted, tokenizer).evaluate(tuned)
@@ -300,6 +302,51 @@ def test_a_group_s_score_is_the_harness_s_aggregate(
     members = samples(expected, "few") + samples(expected, "other")
     assert outcomes(evaluation, "both") == members
     assert evaluation.scores["both"].items == len(members) == 18
+    own = [item for item in evaluation.items if item.task == "both"]
+    assert {item.member for item in own} == ({None} if weight_by_size else {"few", "other"})
+    mean = mean_over_members((item.member, item.score) for item in own)
+    assert mean == pytest.approx(evaluation.scores["both"].value)
+
+
+@pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
+def test_the_answer_that_is_shown_is_the_one_that_was_scored(
+    tuned: Any, tokenizer: Any, folder: Path, metric: str
+) -> None:
+    """Their choices are of one to three characters, of which longer ones have more bytes still."""
+    words = ["9", "12", "\u00e4\u00f6\u00fc"]
+    rows = [
+        {"question": f"max {n} {n + 3} =", "choices": words, "answer": n % 3} for n in range(16)
+    ]
+    file = folder / "unlike.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_task(folder, "unlike", file, metric_list=[{"metric": metric}])
+    wanted = suite(task_dirs=(str(folder),), in_domain=[{"task": "unlike", "metric": metric}])
+    items = Evaluator(wanted, tokenizer).evaluate(tuned).items
+    assert [item.answer == item.target for item in items] == [item.score == 1.0 for item in items]
+    assert {item.score for item in items} == {0.0, 1.0}
+
+
+def test_where_the_questions_differ_and_not_the_answers_the_chosen_question_is_shown(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    """As in Winogrande: each choice is put into the question, which then goes on the same."""
+    rows = [
+        {"question": ["max 3 8 =", "max 9 2 ="], "answer": n % 2, "rest": f" {n}"} for n in range(8)
+    ]
+    file = folder / "inputs.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_task(
+        folder,
+        "inputs",
+        file,
+        doc_to_text="answer",
+        doc_to_choice="question",
+        doc_to_target="rest",
+    )
+    wanted = suite(task_dirs=(str(folder),), in_domain=["inputs"])
+    items = Evaluator(wanted, tokenizer).evaluate(tuned).items
+    assert {item.target for item in items} == set(rows[0]["question"])
+    assert [item.answer == item.target for item in items] == [item.score == 1.0 for item in items]
 
 
 def test_a_group_without_an_aggregate_is_a_fault_before_any_model_runs(

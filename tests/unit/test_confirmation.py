@@ -86,6 +86,14 @@ def test_a_winner_that_was_lucky_once_is_not_taken() -> None:
     )
 
 
+def test_a_repeat_of_another_does_not_overturn_the_choice_before_its_own_have_run() -> None:
+    early = repeat(2, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03})
+    assert recommended(early).reason == recommended().reason
+    own = [repeat(n, 0, COMPLETE, {GAIN: 0.7, LOSS: 0.03}) for n in (3, 4)]
+    assert recommended(early, *own).trial.number == 0  # one repeat is less certain than two
+    assert recommended(early, *own, repeat(5, 1, TrialStatus.FAILED, {})).trial.number == 1
+
+
 def test_where_no_winner_keeps_the_constraints_over_its_repeats_another_trial_is_taken() -> None:
     found = recommended(repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.08}))
     assert (found.trial, found.feasible) == (SEARCHED[1], True)

@@ -186,6 +186,11 @@ def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
     folder = SyntheticSweep(trials=3, budget=8).write(tmp_path / "c")
     assert open_sweeps([folder])[0].unfinished == "3 of 8 trials ended"
     record = json.loads((folder / "sweep.json").read_text())
+    repeat = json.loads((folder / "trials/0000/trial.json").read_text()) | {"confirms": 1}
+    (folder / "trials/0000/trial.json").write_text(json.dumps(repeat))
+    record["config"] |= {"confirm": {"top_k": 1, "seeds": 3}, "budget": {"trials": 2}}
+    (folder / "sweep.json").write_text(json.dumps(record))
+    assert open_sweeps([folder])[0].unfinished == "2 of 2 trials ended, 2 repeats missing"
     record["config"]["budget"]["hours"] = 2
     (folder / "sweep.json").write_text(json.dumps(record))
     assert open_sweeps([folder])[0].unfinished is None

@@ -7,9 +7,10 @@ import pytest
 from synthetic_sweep import TASKS, SyntheticSweep
 
 from analysis.conclusions import _full_against_lora, _recommended_against_base
-from analysis.results import Results, Scores
+from analysis.results import Results
 from analysis.stats.intervals import bootstrap_mean
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
+from analysis.strata import Part, Scores, Stratum
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.metric_keys import IN_DOMAIN_ACC
 
@@ -40,6 +41,10 @@ class Drawn(Results):
         super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
         self._scores_of = self.drawn.__getitem__
         self._base_scores = base
+        questions = np.arange(ITEMS)
+        self._strata = lambda tasks: [
+            Stratum((Part(task, questions, 1 / len(tasks)),)) for task in tasks
+        ]
 
 
 def test_the_best_of_many_trials_that_learnt_nothing_is_not_shown_to_have_learnt(sweep):
@@ -58,7 +63,7 @@ def test_the_evidence_says_what_the_trial_was_picked_from_and_holds_for_all_of_t
     trial = results.recommendation.trial
     [gain, _] = _recommended_against_base(results)
     assert gain.evidence.endswith("; best of 40 trials, picked on these items")
-    assert gain.evidence.startswith("simultaneous 95 % interval ")
+    assert gain.evidence.startswith("simultaneous 95 % interval of the gain ")
     plain = results.compare(trial, None, ["sums"])
     picked = results.compare(trial, None, ["sums"], picked_from=40)
     assert picked.p_value == pytest.approx(min(1, 40 * plain.p_value))

@@ -63,12 +63,46 @@ def test_the_interval_covers_the_truth_as_often_as_it_says():
     assert 0.92 <= covered / 400 <= 0.98
 
 
-def test_the_upper_bound_is_the_bootstraps_and_clopper_pearsons_where_nothing_rose():
-    values = np.random.default_rng(0).choice([-1, 0, 1], 200, p=[0.1, 0.7, 0.2])
-    twice = bootstrap_mean([values], level=0.9)
-    assert upper_bound([values], level=0.95) == pytest.approx(twice.high, abs=1e-12)
-    exact = scipy.stats.binomtest(0, 90, alternative="less").proportion_ci(0.95, "exact").high
-    assert upper_bound([[0] * 45, [0] * 45]) == pytest.approx(exact)
+@pytest.mark.parametrize("level", [0.975, 0.9875])
+@pytest.mark.parametrize("rose", range(6))
+def test_where_items_only_rose_the_upper_bound_is_hardly_above_clopper_and_pearsons(level, rose):
+    exact = scipy.stats.binomtest(rose, 400, alternative="less").proportion_ci(level, "exact").high
+    values = np.repeat([1, 0], [rose, 400 - rose])
+    assert exact <= upper_bound([values], level=level) <= 1.16 * exact
+    assert upper_bound([values[::2], values[1::2]], level=level) >= exact
+
+
+def test_where_many_items_differ_the_upper_bound_is_the_bootstraps():
+    values = np.random.default_rng(0).choice([-1, 0, 1], 4000, p=[0.1, 0.7, 0.2])
+    tasks, weights = [values[:1000], values[1000:]], [0.3, 0.7]
+    expected = bootstrap_mean(tasks, weights, level=0.95).high
+    assert upper_bound(tasks, weights, level=0.975) == pytest.approx(expected, abs=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("items", "rising"),
+    [((200,), (0.0201,)), ((400, 400), (0.04, 0.001)), ((20, 1000), (0.03, 0.0)), ((800,), (0.1,))],
+)
+def test_the_upper_bound_is_too_low_as_rarely_as_it_says(items, rising):
+    draw = np.random.default_rng(0)
+    truth = float(np.mean(rising)) - 0.01
+    too_low = 0
+    for _ in range(1000):
+        shares = [(r, 0.01, 0.99 - r) for r in rising]
+        drawn = [draw.choice([1, -1, 0], n, p=p) for n, p in zip(items, shares, strict=True)]
+        too_low += upper_bound(drawn, level=0.975) < truth
+    assert too_low / 1000 <= 0.025
+
+
+def test_tasks_of_which_one_is_all_alike_have_an_interval_that_allows_for_both():
+    """A task of 20 items, all right, beside a long one: its few items decide most of the error."""
+    draw = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        small, large = draw.binomial(1, 0.95, 20), draw.binomial(1, 0.5, 1000)
+        interval = bootstrap_mean([small, large], bounds=(0, 1), resamples=800)
+        covered += interval.low <= 0.725 <= interval.high
+    assert covered / 400 >= 0.92
 
 
 def test_items_that_are_all_alike_have_the_interval_of_clopper_and_pearson():
@@ -93,7 +127,8 @@ def test_what_a_small_task_may_hide_is_bounded_by_all_shares_that_are_likely_eno
         method="SLSQP",
     )
     assert exact.success
-    assert upper_bound([[0] * n for n in sizes]) == pytest.approx(-exact.fun, rel=1e-3)
+    found = bootstrap_mean([[0] * n for n in sizes], bounds=(0, 1), level=0.9)
+    assert found.high == pytest.approx(-exact.fun, rel=1e-3)
     alone = bootstrap_mean([[0] * sizes[0]], bounds=(0, 1)).high
     assert bootstrap_mean([[0] * n for n in sizes], bounds=(0, 1)).high > alone / len(sizes) - 1e-9
 

@@ -20,6 +20,7 @@ from lm_eval.evaluator import evaluate
 from trainables import metric_keys
 from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
 from trainables.errors import Fault, UserError
+from trainables.evaluation.forgetting import mean_over_members
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
 from trainables.evaluation.tasks import LoadedTask, check_examples, documents_digest, load_tasks
 from trainables.inputs.model import load_tokenizer
@@ -197,17 +198,18 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
     if stderr is not None:
         metrics[metric_keys.task_score(loaded.role, label, f"{metric}_stderr")] = stderr
     counts = [
-        _count_choices(task, sample) for task, sample in _samples(loaded, result, filter_name)
+        (member, _count_choices(task, sample))
+        for member, task, sample in _samples(loaded, result, metric, filter_name)
     ]
-    choices = [count for count in counts if count is not None]
+    choices = [(member, float(count)) for member, count in counts if count is not None]
     score = TaskScore(
         role=loaded.role,
         metric=metric,
         filter=filter_name,
         value=found[metric, filter_name],
         stderr=stderr,
-        chance=float(np.mean([1 / count if count else 0.0 for count in counts])),
-        choices=float(np.mean(choices)) if choices else None,
+        chance=mean_over_members((m, 1 / count if count else 0.0) for m, count in counts),
+        choices=mean_over_members(choices) if choices else None,
         items=len(counts),
     )
     return score, metrics
@@ -244,13 +246,20 @@ def _check_is_a_skill(loaded: LoadedTask, metric: str) -> None:
 
 
 def _samples(
-    loaded: LoadedTask, result: dict[str, Any], filter_name: str
-) -> Iterator[tuple[Any, dict[str, Any]]]:
-    """Each document's sample under one filter, with its task."""
+    loaded: LoadedTask, result: dict[str, Any], metric: str, filter_name: str
+) -> Iterator[tuple[str | None, Any, dict[str, Any]]]:
+    """Each document's sample under one filter, with its task; see `ItemScore.member`."""
+    has_members = _weighs_tasks_equally(loaded, metric)
     for name, task in loaded.tasks["tasks"].items():
         for sample in result["samples"][name]:
             if sample["filter"] == filter_name:
-                yield task, sample
+                yield name if has_members else None, task, sample
+
+
+def _weighs_tasks_equally(loaded: LoadedTask, metric: str) -> bool:
+    group = loaded.tasks.get("groups", {}).get(loaded.task.task)
+    aggregates = group.aggregate_metric_list if group else ()
+    return any(own.metric == metric and not own.weight_by_size for own in aggregates)
 
 
 def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
@@ -276,9 +285,10 @@ def _read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) ->
             score=float(sample[score.metric]),
             prompt=str(sample["arguments"][0][0]),
             target=_target_text(task, sample),
-            answer=_answer_text(task, sample),
+            answer=_answer_text(task, sample, score.metric),
+            member=member,
         )
-        for task, sample in _samples(loaded, result, score.filter)
+        for member, task, sample in _samples(loaded, result, score.metric, score.filter)
         if _is_number(sample.get(score.metric))
     ]
     if loaded.role == "retention" and not items:
@@ -290,20 +300,37 @@ def _read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) ->
 
 
 def _target_text(task: Any, sample: dict[str, Any]) -> str:
-    target = sample["target"]
+    target = task.doc_to_text(sample["doc"]) if _varies_in_input(task) else sample["target"]
     if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
-        return str(sample["arguments"][target][1]).strip()
+        return _choice_text(task, sample, target)
     return str(target)
 
 
-def _answer_text(task: Any, sample: dict[str, Any]) -> str:
+def _answer_text(task: Any, sample: dict[str, Any], metric: str) -> str:
     count = _count_choices(task, sample)
-    if count is not None:
-        likelihoods = [float(response[0]) for response in sample["filtered_resps"][:count]]
-        # Same choice as the harness if all are numbers, without an array per item.
-        best = max(range(count), key=likelihoods.__getitem__)
-        return str(sample["arguments"][best][1]).strip()
-    return str(sample["filtered_resps"][0])
+    if count is None:
+        return str(sample["filtered_resps"][0])
+    likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
+    by_metric = likelihoods[:count]
+    if metric == "acc_mutual_info":
+        by_metric = [own - alone for own, alone in zip(by_metric, likelihoods[count:], strict=True)]
+    elif metric in ("acc_norm", "acc_bytes"):
+        choices = task.doc_to_choice(sample["doc"])
+        lengths = [len(c.encode() if metric == "acc_bytes" else c) for c in choices]
+        by_metric = [own / length for own, length in zip(by_metric, lengths, strict=True)]
+    # Same choice as the harness if all are numbers, without an array per item.
+    return _choice_text(task, sample, max(range(count), key=by_metric.__getitem__))
+
+
+def _choice_text(task: Any, sample: dict[str, Any], choice: int) -> str:
+    if _varies_in_input(task):
+        return str(task.doc_to_choice(sample["doc"])[choice]).strip()
+    return str(sample["arguments"][choice][1]).strip()
+
+
+def _varies_in_input(task: Any) -> bool:
+    """Whether choices differ in what precedes one common continuation, as in Winogrande."""
+    return task.OUTPUT_TYPE == "multiple_choice" and bool(getattr(task, "multiple_input", 0))
 
 
 def _role_means(scores: dict[str, TaskScore]) -> dict[str, float]:

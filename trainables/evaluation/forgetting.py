@@ -84,7 +84,8 @@ def count_flips(
 ) -> dict[str, tuple[float, float]]:
     """Shares of items that went right -> wrong and wrong -> right, per task (2510.17776).
 
-    Their difference is exactly the task's forgetting. Items count as right above a score of 0.5.
+    Items count as right above a score of 0.5. Where no grade is between right and wrong, the
+    difference of the shares is exactly the task's forgetting.
 
     Raises:
         ValueError: an item has no counterpart.
@@ -99,19 +100,28 @@ def count_flips(
                 f"task {task}: base and tuned were evaluated on different items "
                 f"({len(items.keys() ^ partners.keys())} without a partner)"
             )
-        forgotten = sum(items[key] > 0.5 >= partners[key] for key in items)
-        gained = sum(partners[key] > 0.5 >= items[key] for key in items)
-        flips[task] = forgotten / len(items), gained / len(items)
+        pairs = [(item.member, item.score, partners[key].score) for key, item in items.items()]
+        forgotten = mean_over_members((m, float(a > 0.5 >= b)) for m, a, b in pairs)
+        gained = mean_over_members((m, float(b > 0.5 >= a)) for m, a, b in pairs)
+        flips[task] = forgotten, gained
     return flips
 
 
-def _by_task(items: Iterable[ItemScore]) -> dict[str, dict[tuple[str, str, int], float]]:
+def mean_over_members(values: Iterable[tuple[str | None, float]]) -> float:
+    """Mean over a task's members of the means of their values, given as (member, value)."""
+    by_member: dict[str | None, list[float]] = defaultdict(list)
+    for member, value in values:
+        by_member[member].append(value)
+    return fmean(map(fmean, by_member.values()))
+
+
+def _by_task(items: Iterable[ItemScore]) -> dict[str, dict[tuple[str, str, int], ItemScore]]:
     """Items by task and by (hash, filter, occurrence): a task may contain a document twice."""
-    grouped: dict[str, dict[tuple[str, str, int], float]] = defaultdict(dict)
+    grouped: dict[str, dict[tuple[str, str, int], ItemScore]] = defaultdict(dict)
     seen: dict[tuple[str, str, str], int] = defaultdict(int)
     for item in items:
         identity = item.task, item.doc_hash, item.filter
-        grouped[item.task][item.doc_hash, item.filter, seen[identity]] = item.score
+        grouped[item.task][item.doc_hash, item.filter, seen[identity]] = item
         seen[identity] += 1
     return grouped
 

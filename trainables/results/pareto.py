@@ -44,7 +44,9 @@ class Constraint(Frozen):
         return f"{self.metric} {self.operator} {self.bound:g}"
 
     def holds(self, value: float) -> bool:
-        """Whether the value is within the bound."""
+        """Whether the value is within the bound; 0.90 - 0.85 is within <= 0.05."""
+        if math.isclose(value, self.bound, rel_tol=1e-9, abs_tol=1e-12):
+            return self.operator in ("<=", ">=")
         return _OPERATORS[self.operator](value, self.bound)
 
     def violation(self, value: float) -> float:

@@ -54,16 +54,21 @@ def recommend(
     Args:
         goals: of the sweep.
         records: its trials.
-        judged: trials repeated with other seeds, as given by `repeats.judged_by_repeats`. One of
-            them is taken, rather than one that was best by luck, unless none meets the constraints
-            on average and trains to its end with every seed.
+        judged: trials repeated with other seeds, as given by `repeats.judged_by_repeats`. If the
+            trial that the search alone would have taken is among them, one of them is taken, rather
+            than one that was best by luck, unless none meets the constraints on average and trains
+            to its end with every seed.
         names: how the reason names trials; by default by their numbers.
     """
     names = names or numbers_text
     by_search = _choose(goals, records, _scale(goals, records), names)
-    if by_search is None or not judged:
+    if by_search is None or _trial_id(by_search.trial) not in map(_trial_id, judged):
         return by_search
     return _by_repeats(goals, records, judged, by_search, names)
+
+
+def _trial_id(record: TrialRecord) -> str:
+    return record.config.trial_id
 
 
 def _by_repeats(
@@ -74,18 +79,18 @@ def _by_repeats(
     names: Names,
 ) -> Recommendation:
     scale = [*_scale(goals, records), *pareto_front(goals, judged)]
-    repeated = {record.config.trial_id for record in judged}
+    repeated = set(map(_trial_id, judged))
     found = _choose(goals, judged, scale, names)
     if found is None or not found.feasible:
-        others = [record for record in records if record.config.trial_id not in repeated]
+        others = [record for record in records if _trial_id(record) not in repeated]
         other = _choose(goals, others, scale, names)
         if other and (other.feasible or found is None):
             refuted = f"with other seeds {names(judged)} diverged or broke a constraint in the mean"
             return replace(other, reason=f"{refuted}; of the others, {other.reason}")
     if found is None:
         return replace(by_search, reason=f"{by_search.reason} With another seed it diverged.")
-    chosen = found.trial.config.trial_id
-    trial = next(record for record in records if record.config.trial_id == chosen)
+    chosen = _trial_id(found.trial)
+    trial = next(record for record in records if _trial_id(record) == chosen)
     reason = f"by the means over repeats with other seeds, {found.reason}"
     if trial is not by_search.trial:
         reason += f" One run of each would have chosen {names([by_search.trial])}."

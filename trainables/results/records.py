@@ -205,9 +205,14 @@ class ItemScore(Frozen):
     """One document's outcome, for flips and paired tests.
 
     Items of two models are paired by (`task`, `doc_hash`, `filter`).
+
+    Attributes:
+        member: the document's own task, where `task` is a group that weighs its tasks equally
+            whatever their sizes; None elsewhere: then all items weigh the same.
     """
 
     task: str
+    member: str | None = None
     doc_hash: str
     filter: str
     score: float

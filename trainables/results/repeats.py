@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from trainables.results.records import TrialRecord, TrialStatus
@@ -38,12 +39,16 @@ def judged_by_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """Trials that were repeated, with their metrics replaced by the means over repeat runs.
 
     If a repeat run diverged, the trial counts as diverged: no mean of the others makes up for that.
+    Else it is left out while fewer of its repeat runs have ended than of another trial's: its mean
+    is not as certain yet.
 
     Args:
         records: of one sweep.
     """
     judged = []
-    for number in sorted({r.confirms for r in records if r.confirms is not None}):
+    repeats = [r for r in records if r.confirms is not None]
+    ended = Counter(r.confirms for r in repeats if r.status is not TrialStatus.RUNNING)
+    for number in sorted({r.confirms for r in repeats if r.confirms is not None}):
         trial = next((r for r in records if r.number == number and r.last), None)
         if trial is None or trial.last is None:
             continue
@@ -51,7 +56,7 @@ def judged_by_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
         values = metrics_over(repeats)
         if diverged(repeats):
             judged.append(trial.model_copy(update={"status": TrialStatus.DIVERGED}))
-        elif values:
+        elif values and ended[number] == max(ended.values()):
             means = {key: statistics.fmean(of_all) for key, of_all in values.items()}
             last = trial.last.model_copy(update={"metrics": means})
             judged.append(trial.model_copy(update={"last": last}))
