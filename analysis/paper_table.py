@@ -32,7 +32,8 @@ class Cell:
         value: a fraction.
         to_base, to_full: the row's value minus the other's, over the same items; None if there is
             nothing to compare with.
-        p_base, p_full: as `Comparison.p_value`, adjusted over the whole table (Holm).
+        p_base, p_full: as `Comparison.p_value`, corrected for having picked the trials, then
+            adjusted over all comparisons with the base, and over all with full SFT (Holm).
         seeds: over repeats with other seeds, without the trial itself.
     """
 
@@ -199,8 +200,13 @@ def _row(results: Results, group: Group, full: Group | None, columns: Columns) -
         if value is None:
             continue
         sign = -1 if metric == FORGETTING_MEAN else 1
-        base = results.compare(trial, None, tasks)
-        other = results.compare(trial, full.best, tasks) if full and group is not full else None
+        of = len(group.trials)
+        base = results.compare(trial, None, tasks, picked_from=of)
+        other = (
+            results.compare(trial, full.best, tasks, picked_from=of * len(full.trials))
+            if full and group is not full
+            else None
+        )
         cells[name] = Cell(
             value,
             _signed(base, sign),

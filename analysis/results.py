@@ -17,8 +17,7 @@ from analysis.sweeps import PairedItem, Sweep, pair_items
 from trainables.config import Method, Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.pareto import (
-    distance_to_ideal,
-    is_feasible,
+    best_trade_off,
     objective_ranges,
     objective_values,
     pareto_front,
@@ -141,11 +140,7 @@ class Results:
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
         """The best trade-off among these complete trials, on the scale of all complete ones."""
-        feasible = [record for record in trials if is_feasible(self.goals, record)]
-        return min(
-            feasible or trials,
-            key=lambda r: (distance_to_ideal(self.goals, r, self._ranges), r.number),
-        )
+        return best_trade_off(self.goals, trials, self._ranges)
 
     @cached_property
     def _ranges(self) -> list[tuple[float, float]]:

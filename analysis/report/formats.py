@@ -75,7 +75,8 @@ def as_markdown(results: Results) -> str:
     lines += [
         "",
         f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full SFT "
-        "(McNemar, or randomised signs where items are graded; Holm-adjusted, 5 %). Δ in points. "
+        "(McNemar, or randomised signs where items are graded; corrected for having picked the "
+        "trials, Holm-adjusted, 5 %). Δ in points. "
         "In brackets the mean over repeats with other seeds.",
         "",
         "## What did not run to its end",

@@ -180,7 +180,8 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
     ends = f", and every line with the {shown}" if is_cut else ""
     caption = (
         f"Left: how evenly an update spreads over directions; LoRA's ends at its rank{ends}. "
-        "Right: how far hidden states moved (Kornblith et al. 2019)."
+        "Right: how far hidden states moved (Kornblith et al. 2019), without each prompt's first "
+        "token, which alone may decide it."
     )
     return Figure(caption, tuple(charts), 2, tuple(rank_keys(results, "line", "line")))
 
@@ -197,7 +198,7 @@ def _spectrum(inside: InsideRecord) -> list[tuple[int, float]]:
 
 
 def _representation(inside: InsideRecord) -> list[tuple[int, float]]:
-    return [(layer.layer, layer.cka_drift) for layer in inside.representation]
+    return [(layer.layer, layer.cka_drift_without_first) for layer in inside.representation]
 
 
 def _lines(

@@ -6,10 +6,14 @@ import json
 from pathlib import Path
 
 from builders import GAIN, LOSS, sweep_config, trial
+from synthetic_sweep import SyntheticSweep
 
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
 from trainables.config import LoraConfig
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
 
 GOALS = sweep_config()
@@ -32,7 +36,7 @@ def test_front_best_of_each_rank_and_best_full() -> None:
         scored(2, 8, 0.7, 0.3),  # best of rank 8
         scored(3, 8, 0.6, 0.3),
         scored(4, None, 0.5, 0.2),  # best full
-        scored(5, None, 0.4, 0.15),
+        scored(5, None, 0.4, 0.19),
         scored(6, 16, 0.2, 0.0),  # on the front
     ]
     assert notable_trials(GOALS, records) == [0, 2, 4, 6]
@@ -55,6 +59,22 @@ def test_what_repeats_recommend_is_among_them() -> None:
 def test_the_best_of_a_rank_is_its_best_trade_off() -> None:
     records = [scored(0, 4, 0.9, 0.0), scored(1, 8, 0.8, 0.3), scored(2, 8, 0.8, 0.2)]
     assert notable_trials(GOALS, records) == [0, 2]
+
+
+def test_the_best_of_a_rank_is_the_reports(tmp_path: Path) -> None:
+    """On the scale of all complete trials, and not of its rank's own front."""
+    differ = 0
+    for seed in range(6):
+        folder = SyntheticSweep(trials=32, items=8, seed=seed).write(tmp_path / str(seed))
+        results = Results(open_sweeps([folder]))
+        notable = notable_trials(results.goals, results.search_trials)
+        assert {group.best.number for group in results.groups} <= set(notable)
+        by_own_front = [recommend(results.goals, group.trials) for group in results.groups]
+        differ += any(
+            r.trial.number != g.best.number
+            for r, g in zip(by_own_front, results.groups, strict=True)
+        )
+    assert differ > 0
 
 
 def test_equal_trials_are_both_on_the_front() -> None:

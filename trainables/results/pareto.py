@@ -140,3 +140,17 @@ def distance_to_ideal(
         scaled.append((own - best) / (worst - best) if worst != best else 0.0)
     # Round so that values that differ only by the order of float operations tie.
     return round(math.hypot(*scaled), 9)
+
+
+def best_trade_off(
+    goals: Goals, trials: Sequence[TrialRecord], ranges: Sequence[tuple[float, float]]
+) -> TrialRecord:
+    """The trial nearest to the ideal, among those within the constraints if there are any.
+
+    Args:
+        goals: of the sweep.
+        trials: complete ones with every objective; at least one.
+        ranges: see `objective_ranges`.
+    """
+    feasible = [record for record in trials if is_feasible(goals, record)]
+    return min(feasible or trials, key=lambda r: (distance_to_ideal(goals, r, ranges), r.number))
