@@ -16,7 +16,6 @@ from trainables.results.ledger import Ledger
 from trainables.results.records import (
     BaseRecord,
     ItemScore,
-    Measurement,
     Provenance,
     SweepRecord,
     TrialRecord,
@@ -147,7 +146,7 @@ def _open(sweep_dir: Location) -> Sweep:
             [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
         )
     ledger.check()
-    trials = _with_newest(ledger)
+    trials = tuple(ledger.with_newest(ledger.trials()))
     if not trials:
         raise UserError([Fault("SWEEP_DIR", f"has no trial yet: {sweep_dir}")])
     try:
@@ -156,33 +155,6 @@ def _open(sweep_dir: Location) -> Sweep:
         rule = f"the base model is not evaluated yet: {sweep_dir}"
         raise UserError([Fault("SWEEP_DIR", rule)]) from None
     return Sweep(ledger, ledger.sweep(), base, trials)
-
-
-def _with_newest(ledger: Ledger) -> tuple[TrialRecord, ...]:
-    """Every trial, with the newest value of each metric.
-
-    A trial that did not complete may have logged its loss after its last evaluation, and the
-    record of a running trial is not updated.
-    """
-    records = ledger.trials()
-    if all(record.status is TrialStatus.COMPLETE for record in records):
-        return tuple(records)
-    histories = ledger.histories()
-    return tuple(
-        record
-        if record.status is TrialStatus.COMPLETE
-        else _after_all(record, histories.get(record.number, []))
-        for record in records
-    )
-
-
-def _after_all(record: TrialRecord, history: Sequence[Measurement]) -> TrialRecord:
-    if not history:
-        return record
-    metrics: dict[str, float] = {}
-    for measurement in history:
-        metrics |= measurement.metrics
-    return record.model_copy(update={"last": history[-1].model_copy(update={"metrics": metrics})})
 
 
 def _differences(first: Sweep, other: Sweep) -> list[Fault]:

@@ -40,11 +40,16 @@ TRAINABLE_PARAMETERS = "params/trainable"
 
 @dataclass(frozen=True)
 class Metric:
-    """What a key means: unit, the better direction, one line of definition."""
+    """What a key means: unit, the better direction, one line of definition.
+
+    Attributes:
+        adds_up: whether it is a total or peak so far, of which no value before the last is best.
+    """
 
     unit: str
     better: Direction
     meaning: str
+    adds_up: bool = False
 
 
 METRICS: dict[str, Metric] = {
@@ -67,7 +72,7 @@ METRICS: dict[str, Metric] = {
     KL_BASE_TO_TUNED: Metric("nats/token", "min", "KL(base || tuned) on tokens sampled from base"),
     TOKENS_PER_SECOND: Metric("tokens/s", "max", "training throughput per worker"),
     MAX_RESERVED: Metric(
-        "GiB", "min", "peak memory: reserved on the GPU, else resident; none in slots"
+        "GiB", "min", "peak memory: reserved on the GPU, else resident; none in slots", adds_up=True
     ),
     MICRO_BATCH_SIZE: Metric(
         "samples", "none", "of a forward pass; below train.micro_batch_size where memory ran out"
@@ -75,9 +80,9 @@ METRICS: dict[str, Metric] = {
     EVAL_BATCH_SIZE: Metric(
         "samples", "none", "of an evaluation; below eval.batch_size where memory ran out"
     ),
-    TRAIN_SECONDS: Metric("s", "min", "time spent in training steps"),
-    EVAL_SECONDS: Metric("s", "min", "time spent evaluating"),
-    GPU_HOURS: Metric("GPU h", "min", "GPUs held times wall-clock"),
+    TRAIN_SECONDS: Metric("s", "min", "time spent in training steps", adds_up=True),
+    EVAL_SECONDS: Metric("s", "min", "time spent evaluating", adds_up=True),
+    GPU_HOURS: Metric("GPU h", "min", "GPUs held times wall-clock", adds_up=True),
     TRAINABLE_PARAMETERS: Metric("parameters", "none", "parameters the optimizer updates"),
 }
 

@@ -10,15 +10,17 @@ import sys
 from typing import TYPE_CHECKING
 
 import pytest
-from builders import GAIN, LOSS, OOD, SWEEP_ID, running, sweep_config, trial
+from builders import GAIN, LOSS, OOD, SWEEP_ID, measurement, running, sweep_config, trial
 from rich.console import Console
 
 from analysis.report.answer import setting as answer_setting
 from trainables import metric_keys
+from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import setting
+from tune.recorder import Recorder
 from tune.summary import print_summary
 from tune.tables import write_results_csv
 
@@ -427,3 +429,19 @@ def test_a_setting_names_everything_that_was_searched():
         "lora, rank 8, alpha 16, lr 3.2e-04, dora on, target modules q_proj+v_proj, epochs 3"
     )
     assert answer_setting(record).endswith("dora on, target modules q_proj+v_proj, epochs 3")
+
+
+def test_the_table_has_what_a_trial_logged_before_it_diverged(tmp_path: Path) -> None:
+    """As the report has it: the loss of the last step came after the last evaluation."""
+    ledger = Ledger(tmp_path)
+    evaluated = measurement(5, {GAIN: 0.7, LOSS: 0.1, metric_keys.TRAIN_LOSS: 2.0})
+    logged = measurement(6, {metric_keys.TRAIN_LOSS: 9.0, metric_keys.GPU_HOURS: 0.5})
+    for each in (evaluated, logged):
+        ledger.append(0, each)
+    record = trial(0, status=TrialStatus.DIVERGED).after(evaluated).after(logged)
+    ledger.write_trial(record)
+    Recorder(ledger).sweep_ended([record])
+    (row,) = csv.DictReader((tmp_path / "results.csv").open())
+    assert (row[GAIN], row[LOSS], row[metric_keys.TRAIN_LOSS]) == ("0.7", "0.1", "9.0")
+    assert row["best/train/loss"] == "2.0"
+    assert "best/cost/gpu_h" not in row  # the least was at the first step, of every trial

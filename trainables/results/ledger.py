@@ -232,6 +232,22 @@ class Ledger:
             raise UserError(faults)
         return sorted(records, key=lambda record: record.number)
 
+    def with_newest(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+        """These records, with the newest value of each metric.
+
+        A trial that did not complete may have logged its loss after its last evaluation, and the
+        record of a running trial is not updated.
+        """
+        if all(record.status is TrialStatus.COMPLETE for record in records):
+            return list(records)
+        histories = self.histories()
+        return [
+            record
+            if record.status is TrialStatus.COMPLETE
+            else record.with_newest(histories.get(record.number, []))
+            for record in records
+        ]
+
     def measurements(self, number: int) -> list[Measurement]:
         """A trial's measurements in order of their steps.
 

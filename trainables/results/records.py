@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from enum import StrEnum
 
 from pydantic import Field, field_validator
@@ -89,7 +90,7 @@ class TrialRecord(Frozen):
         params: what the search suggested, under the search's own names.
         reason: why it ended this way, for anything but COMPLETE.
         last: newest measurement.
-        best: best value so far of each metric that has a direction.
+        best: best value so far of each metric that has a direction and is no total.
         attempt: how many times it was started.
         started: when its first attempt began, seconds since the epoch.
         resumed: when this attempt began; None for the first.
@@ -167,11 +168,21 @@ class TrialRecord(Frozen):
         """The record with this measurement added."""
         best = dict(self.best)
         for key, value in measurement.metrics.items():
-            better = METRICS[key].better if key in METRICS else "none"
-            if better != "none":
-                choose = min if better == "min" else max
+            known = METRICS.get(key)
+            if known and known.better != "none" and not known.adds_up:
+                choose = min if known.better == "min" else max
                 best[key] = choose(best.get(key, value), value)
         return self.model_copy(update={"last": measurement, "best": best})
+
+    def with_newest(self, history: Sequence[Measurement]) -> TrialRecord:
+        """The record with the newest value of each metric among its measurements, in order."""
+        if not history:
+            return self
+        metrics: dict[str, float] = {}
+        for measurement in history:
+            metrics |= measurement.metrics
+        last = history[-1].model_copy(update={"metrics": metrics})
+        return self.model_copy(update={"last": last})
 
     def ended_as(self, outcome: Outcome, at: float | None = None) -> TrialRecord:
         """The record of the trial after it ended with this outcome, at `at` or now."""
