@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 SCRIPT = """
 import torch
-from trainables.process.lost_device import end_with_lost_device
 
 def synchronize():
     if {broken}:
@@ -17,18 +17,53 @@ def synchronize():
 
 torch.cuda.is_initialized = lambda: True
 torch.cuda.synchronize = synchronize
+"""
+ANYWHERE = """
+from trainables.process.lost_device import end_with_lost_device
 end_with_lost_device()
 print("went on")
 """
+IN_A_GROUP = """
+import os, sys
+from types import SimpleNamespace
+from trainables.under_ray import worker
+
+def train(trial, reporter):
+    raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+for name in ("use_credentials", "check_sees", "check_granted_gpus"):
+    setattr(worker, name, lambda *_: None)
+worker.trial_function = lambda trial: train
+os.environ["RANK"] = "1"
+folder = sys.argv[1]
+trial = dict(base_dir=folder, output_dir=folder, published_dir=None)
+trial |= dict(workers=2, minutes_per_report=None)
+try:
+    worker.Worker().train(SimpleNamespace(**trial))
+except torch.AcceleratorError:
+    print("went on")
+"""
 
 
-@pytest.mark.parametrize("broken", [True, False])
-def test_the_process_ends_where_the_device_answers_no_more(broken: bool) -> None:
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT.format(broken=broken)],
+def ran(script: str, broken: bool, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT.format(broken=broken) + script, *arguments],
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_the_process_ends_where_the_device_answers_no_more(broken: bool) -> None:
+    done = ran(ANYWHERE, broken)
     assert (done.returncode, done.stdout) == ((1, "") if broken else (0, "went on\n"))
     assert ("illegal memory access" in done.stderr) is broken
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_worker_of_a_group_ends_with_its_device(broken: bool, tmp_path: Path) -> None:
+    """The trial's own process, which holds no GPU, would else take the error for the trial's."""
+    done = ran(IN_A_GROUP, broken, str(tmp_path))
+    assert (done.returncode, done.stdout) == ((1, "") if broken else (0, "went on\n"))
+    assert ("illegal memory access" in (tmp_path / "worker_1.log").read_text()) is broken

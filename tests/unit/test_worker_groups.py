@@ -1,12 +1,18 @@
-"""The ranks and devices of a group's workers, and which of their errors is told."""
+"""The ranks and devices of a group's workers, and what their errors mean for the trial."""
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import pytest
 import torch
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
+from torch.distributed import DistBackendError
 
 from trainables.errors import Diverged
+from trainables.training.reporter import ListReporter
+from trainables.under_ray import group
 from trainables.under_ray.endings import most_telling
 from trainables.under_ray.worker import Home, environments
 
@@ -46,3 +52,32 @@ def test_the_cause_is_told_before_what_followed_from_it(cause: BaseException) ->
 def test_a_worker_that_ran_out_of_memory_is_told_before_one_that_died() -> None:
     cause = MemoryError()
     assert most_telling([RayActorError(), cause]) is cause
+
+
+@pytest.mark.parametrize(
+    ("cause", "raised", "says"),
+    [
+        (DistBackendError("NCCL error: remote process exited"), RayActorError, "NCCL error"),
+        (DistBackendError("Cuda failure 2 'out of memory'"), DistBackendError, "out of memory"),
+        (ValueError("no such layer"), ValueError, "no such layer"),
+    ],
+)
+def test_workers_that_lose_each_other_end_as_one_that_died(
+    cause: Exception, raised: type[Exception], says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So the trial goes on in its next attempt, whereas less memory or another error is its own."""
+
+    class Group:
+        def train(self, *_: Any) -> None:
+            raise RayError
+
+        def failures(self) -> list[BaseException]:
+            return [cause]
+
+        def kill(self) -> None:
+            pass
+
+    monkeypatch.setattr(group, "_ready_group", lambda trial: Group())
+    trial: Any = SimpleNamespace(workers=2)
+    with pytest.raises(raised, match=says):
+        group.train_on_workers(trial, ListReporter())

@@ -12,10 +12,11 @@ from functools import lru_cache
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
+from trainables.errors import first_line
 from trainables.training.reporter import Reporter
 from trainables.under_ray.endings import most_telling
 from trainables.under_ray.stop_request import stops_with_this_node
@@ -36,7 +37,7 @@ def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
         Where the weights of its best evaluation will be; None if its last weights are the best.
 
     Raises:
-        RayActorError: a worker's process has died.
+        RayActorError: a worker's process has died, or the workers have lost each other.
         Exception: else the most informative error of the workers.
     """
     group = _ready_group(trial)
@@ -48,6 +49,8 @@ def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
             _replace(group)
         cause = most_telling(failures)
         traceback.print_exception(cause)
+        if _have_lost_each_other(cause):
+            raise RayActorError(error_msg=f"{type(cause).__name__}: {first_line(cause)}") from None
         raise cause from None
 
 
@@ -150,6 +153,15 @@ class _Group:
         """End the processes, whatever they are doing."""
         for worker in self._workers:
             ray.kill(worker)
+
+
+def _have_lost_each_other(error: BaseException) -> bool:
+    """Whether it is an error between workers, such as NCCL's: a new group may be spared it."""
+    from torch.distributed import DistError
+
+    from trainables.process.out_of_memory import is_out_of_memory
+
+    return isinstance(error, DistError) and not is_out_of_memory(error)
 
 
 def _failure(training: Any) -> BaseException | None:

@@ -15,6 +15,7 @@ import ray
 
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
+from trainables.process.lost_device import end_with_lost_device
 from trainables.results.records import Measurement
 from trainables.training.attempt_folder import (
     clear_node,
@@ -88,7 +89,7 @@ class Worker:
         )
 
     def train(self, trial: TrialConfig) -> str | None:
-        """Run this worker's part of a trial.
+        """Run this worker's part of a trial; if an error has broken its GPU, the process ends.
 
         Returns:
             From rank 0, where the weights of the best evaluation will be.
@@ -112,6 +113,9 @@ class Worker:
                     check_granted_gpus()
                     result = trial_function(trial)(trial, Watched(trial, reporter))
                     best = result.best_weights_dir
+                except Exception:
+                    end_with_lost_device(lambda: publish_worker(trial, rank))
+                    raise
                 finally:
                     faulthandler.cancel_dump_traceback_later()
         except IN_STEP:
