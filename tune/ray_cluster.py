@@ -31,12 +31,13 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
 }
 _WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "TQDM_DISABLE": "1",
     "HF_HUB_DISABLE_TELEMETRY": "1",
+    # A process that is given no GPU sees none, else torch would take one that others have.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
     # By default glibc returns freed memory to the system, and each training step gets it back page
     # by page: up to a sixth of a small model's step on a CPU. One arena, because those of threads,
     # where slots train, consist of 64 MiB pieces that are returned whatever the threshold.

@@ -1,4 +1,4 @@
-"""A GPU that is there and of no use to torch ends what was given it, rather than a CPU's sweep."""
+"""What processes see of GPUs: those they were given, which end them if of no use to torch."""
 
 from __future__ import annotations
 
@@ -71,6 +71,39 @@ for work in (base, alone, in_group, in_slot):
         said[work.__name__] = str(getattr(error, "cause", error))
 print(json.dumps(said))
 """
+
+# On a machine with a GPU: what torch would see of it in a process that was given none, and with it.
+SEEN = """
+import os
+import ray
+from ray.cluster_utils import Cluster
+from tune.ray_cluster import ray_cluster
+
+has = {"num_cpus": 1, "num_gpus": 1}
+address = Cluster(initialize_head=True, head_node_args=has).address if {is_up} else None
+
+def seen():
+    return os.environ["CUDA_VISIBLE_DEVICES"]
+
+with ray_cluster(address):
+    amounts = [0, 1] if address else [0]
+    print([ray.get(ray.remote(num_gpus=gpus)(seen).remote()) for gpus in amounts])
+"""
+
+
+@pytest.mark.parametrize(("is_up", "expected"), [(True, ["", "0"]), (False, [""])])
+def test_what_is_given_no_gpu_sees_none(
+    is_up: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    done = subprocess.run(
+        [sys.executable, "-c", SEEN.replace("{is_up}", str(is_up))],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr[-2000:]
 
 
 def test_whatever_was_given_it_says_so(
