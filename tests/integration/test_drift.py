@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from trainables.evaluation.drift import (
     KlReference,
@@ -16,7 +17,7 @@ from trainables.evaluation.drift import (
     token_nll,
 )
 from trainables.inputs.data import read_general_text
-from trainables.inputs.model import load_model
+from trainables.inputs.model import load_model, source
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -145,6 +146,21 @@ def test_a_space_at_a_prompts_end_is_sampled_with_what_follows(
     found = sample_reference(base_and_tuned[0], tokenizer, spaced, TOKENS, batch_size=2, seed=0)
     assert torch.equal(found.input_ids_NS, reference.input_ids_NS)
     assert torch.equal(found.scored_NS, reference.scored_NS)
+
+
+@pytest.mark.parametrize("has_bos", [True, False])
+def test_after_an_empty_prompt_the_base_begins_a_text(
+    has_bos: bool, base_and_tuned: tuple[Any, Any], sweep_config: SweepConfig
+) -> None:
+    """As many models' tokenizers, this one puts nothing before a text."""
+    silent = AutoTokenizer.from_pretrained(source(sweep_config.model), add_bos_token=False)
+    first = silent.bos_token_id if has_bos else silent.eos_token_id
+    if not has_bos:
+        silent.bos_token = None
+    prompts = ["", "max 4 7 2 ="]
+    found = sample_reference(base_and_tuned[0], silent, prompts, TOKENS, batch_size=2, seed=0)
+    assert found.input_ids_NS[:, 0].tolist() == [first, silent("max")["input_ids"][0]]
+    assert found.scored_NS[0, 0]
 
 
 def test_a_reference_is_the_same_after_saving(

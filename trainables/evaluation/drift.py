@@ -73,10 +73,7 @@ def sample_reference(
     with evaluating(model):
         torch.manual_seed(seed)
         for prompt in prompts:
-            # Training and the harness count a trailing space as part of what follows.
-            context = prompt.rstrip() or prompt
-            encoded = tokenizer(context, return_tensors="pt", add_special_tokens=special)
-            prompt_ids = encoded["input_ids"].to(model.device)
+            prompt_ids = torch.tensor([kl_context(tokenizer, prompt, special)]).to(model.device)
             sampled = model.generate(
                 input_ids=prompt_ids,
                 attention_mask=torch.ones_like(prompt_ids),
@@ -99,6 +96,17 @@ def sample_reference(
         scored[row, prompt_length - 1 : len(ids) - 1] = True
     log_probs = _log_probs(model, input_ids, attention_mask, scored, batch_size)
     return KlReference(input_ids, attention_mask, scored, log_probs)
+
+
+def kl_context(tokenizer: Any, prompt: str, special: bool) -> list[int]:
+    """What the base continues: the prompt's tokens, and at least one, as in the harness.
+
+    `special`: see `sample_reference`.
+    """
+    # Training and the harness count a trailing space as part of what follows.
+    ids = tokenizer(prompt.rstrip() or prompt, add_special_tokens=special)["input_ids"]
+    first = tokenizer.bos_token_id
+    return list(ids) or [tokenizer.eos_token_id if first is None else first]
 
 
 def kl_drift(model: Any, reference: KlReference, batch_size: int) -> float:
