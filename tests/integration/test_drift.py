@@ -148,6 +148,22 @@ def test_a_space_at_a_prompts_end_is_sampled_with_what_follows(
     assert torch.equal(found.scored_NS, reference.scored_NS)
 
 
+def test_an_end_that_the_tokenizer_adds_is_not_continued(
+    base_and_tuned: tuple[Any, Any], sweep_config: SweepConfig
+) -> None:
+    name = source(sweep_config.model)
+    ending, plain = (
+        AutoTokenizer.from_pretrained(name, add_bos_token=False, add_eos_token=adds_end)
+        for adds_end in (True, False)
+    )
+    assert ending(PROMPTS[0])["input_ids"] != plain(PROMPTS[0])["input_ids"]
+    found, expected = (
+        sample_reference(base_and_tuned[0], tokenizer, PROMPTS, TOKENS, batch_size=2, seed=0)
+        for tokenizer in (ending, plain)
+    )
+    assert torch.equal(found.input_ids_NS, expected.input_ids_NS)
+
+
 @pytest.mark.parametrize("has_bos", [True, False])
 def test_after_an_empty_prompt_the_base_begins_a_text(
     has_bos: bool, base_and_tuned: tuple[Any, Any], sweep_config: SweepConfig

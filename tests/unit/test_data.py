@@ -200,6 +200,20 @@ def test_the_loss_is_on_completion_and_end_alone(tokenizer: Any, tmp_path: Path)
         assert len(answer) >= 2
 
 
+@pytest.mark.parametrize("prompt", ["relay 1 5 =", "relay 1 <eos>"])
+def test_an_end_that_the_tokenizer_adds_is_not_the_prompt_s(prompt: str, tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    ending = AutoTokenizer.from_pretrained(MODEL, add_bos_token=False, add_eos_token=True)
+    assert ending(prompt)["input_ids"][-1] == ending.eos_token_id
+    rows = [{"prompt": prompt, "completion": " 2 3"}]
+    (sample,) = tokenize(config(jsonl(tmp_path, rows)), ending, seed=0).train
+    answer = [*tokens(ending, " 2 3"), ending.eos_token_id]
+    before = tokens(ending, prompt)
+    assert sample["input_ids"] == before + answer
+    assert sample["labels"] == [IGNORED_LABEL] * len(before) + answer
+
+
 def test_the_end_is_not_put_twice(tokenizer: Any, tmp_path: Path) -> None:
     rows = [{"prompt": "relay 1 =", "completion": f" 2 {tokenizer.eos_token}"}]
     (sample,) = tokenize(config(jsonl(tmp_path, rows)), tokenizer, seed=0).train

@@ -22,6 +22,7 @@ from trainables.errors import Fault, UserError, first_line
 from trainables.evaluation.drift import (
     KlReference,
     general_nll,
+    kl_context,
     kl_drift,
     sample_reference,
 )
@@ -86,7 +87,9 @@ def evaluate_base(
         write_data(tokenized, data_folder)
     documents = _general_documents(suite)
     prompts = tokenized.prompts[: suite.kl_prompts]
-    sampled = [seed, suite.kl_tokens, *prompts] if prompts else []
+    special = not data.is_chat
+    contexts = [kl_context(tokenizer, prompt, special) for prompt in prompts]
+    sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
     content = _content(model, evaluator, documents)
     # The record also holds the sample counts.
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
@@ -98,7 +101,6 @@ def evaluate_base(
         return folder
     base, _ = shared_base(model)
     evaluation = evaluator.evaluate(base)
-    special = not data.is_chat
     reference = _sample(base, tokenizer, prompts, suite, seed, special)
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import logits_at
-from trainables.inputs.data import IGNORED_LABEL, Sample
+from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids
 
 _GENERAL_TEXT_TOKENS = 512
 
@@ -104,9 +104,9 @@ def kl_context(tokenizer: Any, prompt: str, special: bool) -> list[int]:
     `special`: see `sample_reference`.
     """
     # Training and the harness count a trailing space as part of what follows.
-    ids = tokenizer(prompt.rstrip() or prompt, add_special_tokens=special)["input_ids"]
+    ids = context_ids(tokenizer, prompt.rstrip() or prompt, special)
     first = tokenizer.bos_token_id
-    return list(ids) or [tokenizer.eos_token_id if first is None else first]
+    return ids or [tokenizer.eos_token_id if first is None else first]
 
 
 def kl_drift(model: Any, reference: KlReference, batch_size: int) -> float:

@@ -345,12 +345,24 @@ def _encode(tokenizer: Any, data: DataConfig, prompt: Prompt, completion: str) -
     if spaces:  # a trailing space belongs to the first token of the completion
         context, completion = context[:-spaces], context[-spaces:] + completion
     special = not data.is_chat  # a chat template writes its special tokens itself
-    prompt_ids = tokenizer(context, add_special_tokens=special)["input_ids"]
+    prompt_ids = context_ids(tokenizer, context, special)
     ids = tokenizer(context + completion, add_special_tokens=special)["input_ids"]
     if not is_ended and ids[-1:] != [tokenizer.eos_token_id]:
         ids = [*ids, tokenizer.eos_token_id]
     start = min(len(prompt_ids), len(ids) - 1)
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
+
+
+def context_ids(tokenizer: Any, text: str, special: bool) -> list[int]:
+    """The tokens of a text that something follows, so without an end that the tokenizer adds.
+
+    `special`: whether the tokenizer adds special tokens.
+    """
+    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    if ids[-1:] != [tokenizer.eos_token_id]:
+        return ids
+    of_text = list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return ids if ids[-len(of_text) :] == of_text else ids[:-1]
 
 
 def _assistant_turn(tokenizer: Any, prompt: Prompt, completion: str, context: str) -> str | None:
