@@ -269,3 +269,19 @@ def test_what_the_user_s_own_settings_leave_out_is_the_trial_s(
     assert config.get_value("optimizer.params.weight_decay") == trial.train.weight_decay
     assert config.get_value("optimizer.params.betas") == [0.9, 0.95]
     assert config.get_value("gradient_clipping") == trial.train.max_grad_norm
+
+
+def test_workers_meet_before_they_train(
+    make_trial: MakeTrial, run: RunTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever each has loaded: what DeepSpeed then exchanges may take minutes, and not hours."""
+    met: list[int] = []
+
+    def train(trainer: Any) -> None:
+        assert met == [1]
+        raise InterruptedError
+
+    monkeypatch.setattr(training.checkpoint, "barrier", met.append)
+    monkeypatch.setattr(training.SFTTrainer, "train", train)
+    with pytest.raises(InterruptedError):
+        run(make_trial("full"))

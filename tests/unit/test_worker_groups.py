@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,7 +16,7 @@ from trainables.errors import Diverged
 from trainables.training.reporter import ListReporter
 from trainables.under_ray import group
 from trainables.under_ray.endings import most_telling
-from trainables.under_ray.worker import Home, environments
+from trainables.under_ray.worker import _LONGEST_WAIT, Home, environments
 
 
 def test_workers_of_a_node_share_its_gpus_and_count_them_by_local_rank() -> None:
@@ -31,6 +33,22 @@ def test_workers_of_a_node_share_its_gpus_and_count_them_by_local_rank() -> None
 def test_workers_without_gpus_keep_what_they_see() -> None:
     (told,) = environments([Home("10.0.0.1", "")])
     assert "CUDA_VISIBLE_DEVICES" not in told
+
+
+JOINS = """
+from trainables.under_ray.worker import Worker, environments, Home
+
+worker = Worker()
+(environment,) = environments([Home("127.0.0.1", "")])
+worker.join(environment | {"MASTER_PORT": str(worker.serve("127.0.0.1"))})
+print(worker._store.timeout)
+"""
+
+
+def test_who_waits_to_be_connected_waits_as_long_as_for_an_evaluation() -> None:
+    """NCCL connects at the first exchange, when the slowest worker has loaded everything."""
+    done = subprocess.run([sys.executable, "-c", JOINS], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(_LONGEST_WAIT)
 
 
 _NEIGHBOUR = RuntimeError("[gloo] Connection closed by peer")

@@ -111,6 +111,7 @@ def run_training(
     reports.start(trainer)
     checkpoints.start(trainer, best)
     with _letting_go_of(trainer):
+        checkpoint.barrier(config.workers)  # in its own groups DeepSpeed waits for minutes only
         with suppress(AlreadyTrained):
             trainer.train()
         return conclude(config, reports.last, best, save_to, first)

@@ -31,7 +31,7 @@ from trainables.under_ray.method import trial_function
 from trainables.under_ray.node import check_sees
 from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporter
 
-# Rank 0 evaluates, or waits for Tune, while the others wait for it.
+# Rank 0 evaluates, or waits for Tune, while the others wait for it; so do all for the last to load.
 _LONGEST_WAIT = timedelta(days=1)
 _REPORTS = "reports"
 # These end all workers at the same step, from shared information: none waits for another.
@@ -80,6 +80,7 @@ class Worker:
         if rank > 0:
             address, port = environment["MASTER_ADDR"], int(environment["MASTER_PORT"])
             self._store = torch.distributed.TCPStore(address, port)
+        self._store.set_timeout(_LONGEST_WAIT)  # NCCL connects only when there is work for it
         torch.distributed.init_process_group(
             "nccl" if torch.cuda.is_available() else "gloo",
             store=self._store,
