@@ -31,6 +31,8 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # Else Tune itself restarts a trial of a preempted node, with its attempt's number and folder.
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
 }
 _WORKER_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -38,6 +40,9 @@ _WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # A process that is given no GPU sees none, else torch would take one that others have.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # How long a process that is to train the next trial waits until a stopped one has left it. Tune
+    # loses the next one if this runs out, and by default it does after 2 seconds.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
     # By default glibc returns freed memory to the system, and each training step gets it back page
     # by page: up to a sixth of a small model's step on a CPU. One arena, because those of threads,
     # where slots train, consist of 64 MiB pieces that are returned whatever the threshold.

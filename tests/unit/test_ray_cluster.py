@@ -1,12 +1,14 @@
-"""What a cluster that starts on this machine is told of it."""
+"""What a cluster that starts on this machine is told of it, and what Tune is told."""
 
 from __future__ import annotations
 
 import os
 
 import pytest
+from ray.exceptions import ActorDiedError
+from ray.tune.experiment import Trial
 
-from tune.ray_cluster import _of_a_new_one
+from tune.ray_cluster import _ENVIRONMENT, _of_a_new_one
 
 
 @pytest.mark.parametrize(("counted_by_ray", "expected"), [(64, 3), (2, 2)])
@@ -17,3 +19,16 @@ def test_it_has_the_cpus_that_the_command_may_use(
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
     monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda: counted_by_ray)
     assert _of_a_new_one()["num_cpus"] == expected
+
+
+def test_tune_leaves_the_trial_of_a_preempted_node_to_its_next_attempt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in _ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(Trial, "local_path", None)  # where Tune would write of it
+    lost = ActorDiedError()
+    lost._preempted = True
+    trial = Trial("any", stub=True)
+    trial.handle_error(lost)
+    assert not trial.should_recover()

@@ -1,0 +1,63 @@
+"""What follows a trial that was stopped early."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import ray.tune
+
+from trainables.config import TrialConfig
+from trainables.results.records import Measurement, Outcome, TrialStatus
+from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
+from tune.listeners import SweepListener
+from tune.sweep import Sweep
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tune.sweep_config import SweepConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster", "base_dir")]
+
+STEPS = 2
+SLOW_S = 4.0
+ONE_AFTER_ANOTHER = (
+    "search={lora: {rank: 8, alpha: 16, learning_rate: {low: 1.0e-4, high: 1.0e-3}}}",
+    "sampler=random",
+    "confirm=null",
+    "budget.trials=3",
+    "resources.max_concurrent=1",
+    "early_stopping={metrics: {train/loss: -1}, reduction_factor: 2, first_rung: 0.5}",
+)
+
+
+@pytest.fixture
+def sweep(load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path) -> Sweep:
+    """Each trial is worse than the one before; one that is stopped takes its time to leave."""
+
+    def slow_to_stop(config: dict[str, Any]) -> None:
+        trial = TrialConfig.model_validate(config["trial"])
+        metrics = {"train/loss": 1.0 + trial.number, "pid": float(os.getpid())}
+        try:
+            for step in range(1, STEPS + 1):
+                now = time.time()
+                report = Measurement(step=step, total_steps=STEPS, metrics=metrics, time=now)
+                ray.tune.report({MEASUREMENT: report.model_dump()})
+        except SystemExit:
+            time.sleep(SLOW_S)
+            raise
+        outcome = Outcome(status=TrialStatus.COMPLETE)
+        ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+
+    return Sweep(load(*ONE_AFTER_ANOTHER), tmp_path, base_cache, trainable=slow_to_stop)
+
+
+def test_the_next_trial_waits_until_a_slow_one_has_left_the_process(sweep: Sweep) -> None:
+    records = sweep.run([SweepListener()]).records
+    stopped = TrialStatus.STOPPED_EARLY
+    assert [r.status for r in records] == [TrialStatus.COMPLETE, stopped, stopped]
+    assert len({record.metric("pid") for record in records}) == 1
