@@ -46,6 +46,7 @@ class TuneEvents(Callback):
         self._records: dict[str, TrialRecord] = {}
         self._started: set[str] = set()
         self._last_step_at_loss: dict[int, int] = {}
+        self._error: Exception | None = None
         self.is_stopping = False
 
     def __getstate__(self) -> dict[str, Any]:
@@ -111,7 +112,15 @@ class TuneEvents(Callback):
     ) -> None:
         """Handle the end of a trial; one that reported no outcome itself was stopped."""
         cancelled = Outcome(status=TrialStatus.CANCELLED, reason="stopped by the sweep")
-        self._end(trial, self._stopped(trial.trial_id) or cancelled)
+        try:
+            self._end(trial, self._stopped(trial.trial_id) or cancelled)
+        except Exception as error:  # Tune would take it for the trial's, and wait for ever
+            self._error = error
+
+    def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        """Raise what went wrong at the end of a trial, here where it ends the sweep."""
+        if self._error is not None:
+            raise self._error
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any

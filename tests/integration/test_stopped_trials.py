@@ -1,7 +1,8 @@
-"""What follows a trial that was stopped early."""
+"""What follows a trial that was stopped early: the next one in its process, or the sweep's end."""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,11 @@ import pytest
 import ray.tune
 
 from trainables.config import TrialConfig
-from trainables.results.records import Measurement, Outcome, TrialStatus
+from trainables.files.disk import is_disk_full
+from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
+from tune.recorder import Recorder
 from tune.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -61,3 +64,16 @@ def test_the_next_trial_waits_until_a_slow_one_has_left_the_process(sweep: Sweep
     stopped = TrialStatus.STOPPED_EARLY
     assert [r.status for r in records] == [TrialStatus.COMPLETE, stopped, stopped]
     assert len({record.metric("pid") for record in records}) == 1
+
+
+def test_the_sweep_ends_if_the_end_of_a_stopped_trial_cannot_be_recorded(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(recorder: Recorder, record: TrialRecord) -> None:
+        if record.status is TrialStatus.STOPPED_EARLY:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Recorder, "trial_ended", fail)
+    with pytest.raises(OSError, match="No space left") as caught:
+        sweep.run([SweepListener()])
+    assert is_disk_full(caught.value)
