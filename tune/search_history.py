@@ -57,6 +57,12 @@ class SearchHistory:
         while self.next_number in self._records:
             self.next_number += 1
 
+    def withdraw(self, number: int) -> None:
+        """Forget a trial that will never run."""
+        self._count(self._records.pop(number), -1)
+        self._confirming.discard(number)
+        self.next_number = min(self.next_number, number)
+
     def tried(self, point: Params) -> int:
         """How often a point has been tried."""
         return self._tries[_key(point)]

@@ -113,6 +113,8 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def _with_room(self, room: Room) -> dict[str, Any] | None:
         """The first suggestion that has room, among those that wait and then among new ones."""
+        if self._spent():
+            self._withdraw_waiting()
         for queue in self._waiting.values():
             if queue and room.take(_config(queue[0])):
                 return queue.pop(0)
@@ -125,6 +127,16 @@ class OptunaSearcher(Searcher, SweepListener):
                 return drawn
             queue.append(drawn)
         return None
+
+    def _withdraw_waiting(self) -> None:
+        """Forget the waiting trials that have not begun: the budget is spent."""
+        for queue in self._waiting.values():
+            for suggestion in [waits for waits in queue if waits["attempt"] == 1]:
+                queue.remove(suggestion)
+                number = suggestion["trial"]["number"]
+                self._history.withdraw(number)
+                del self._running[number]
+        self._study.withdraw_all_but(self._running.keys())
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -214,10 +226,7 @@ class OptunaSearcher(Searcher, SweepListener):
         if self._history.searched >= self._config.budget.trials:
             return True
         points = grid_size(self._config.search) if self._config.sampler == "grid" else None
-        if points is None:
-            return False
-        tried = {frozenset(t.params.items()) for t in self.study.get_trials(deepcopy=False)}
-        return len(tried) >= points
+        return points is not None and self._study.count_points() >= points
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
         """The next trial to repeat and its new seed; called once the search has ended."""

@@ -127,13 +127,21 @@ class Study:
             directions=self.optuna.directions,
         )
         exported.set_metric_names(self.optuna.metric_names or [])
+        exported.add_trials(self._trials())
+        unfinished.replace(file)
+
+    def count_points(self) -> int:
+        """Number of different points that trials have run or will."""
+        return len({frozenset(trial.params.items()) for trial in self._trials()})
+
+    def _trials(self) -> list[FrozenTrial]:
+        """Trials with an outcome told or to be told; others were redrawn or withdrawn."""
         running = {trial.number for trial in self._asked.values()}
-        exported.add_trials(
+        return [
             trial
             for trial in self.optuna.get_trials(deepcopy=False)
-            if trial.number in running or "trial_id" in trial.user_attrs  # others were redrawn
-        )
-        unfinished.replace(file)
+            if trial.number in running or "trial_id" in trial.user_attrs
+        ]
 
     def _frozen(
         self, record: TrialRecord, state: TrialState, values: list[float] | None

@@ -80,6 +80,11 @@ class Run:
             pass
         return suggestion
 
+    def waiting(self) -> list[int]:
+        """Numbers of the trials that were drawn and have no room."""
+        queues = self.searcher._waiting.values()
+        return [suggestion["trial"]["number"] for queue in queues for suggestion in queue]
+
     def end(self, number: int) -> None:
         record = self.running.pop(number)
         ended = record.ended_as(Outcome(status=TrialStatus.FAILED, reason="a test"))
@@ -166,6 +171,31 @@ def test_who_waits_for_gpus_of_one_type_keeps_nobody_from_those_of_another() -> 
     for method in ("lora", "full"):
         of_method = [t.number for t in run.started if t.method == method]
         assert of_method == sorted(of_method)  # none overtakes one of its kind
+
+
+def of(run: Run, method: str) -> list[int]:
+    return [n for n, record in run.running.items() if record.config.method == method]
+
+
+@pytest.mark.parametrize("sampler", ["random", "grid"])
+def test_what_waits_when_the_budget_is_spent_never_starts(sampler: str) -> None:
+    rates = {"learning_rate": [10**-k for k in range(1, 7)]}
+    space = {"lora": {"rank": 4, "alpha_ratio": 2, **rates}, "full": rates}
+    config = sweep(**TYPED).model_dump() | {"budget": {"trials": 60, "hours": 1}}
+    grid = {"sampler": "grid", "search": space} if sampler == "grid" else {}
+    run = Run(SweepConfig.model_validate(config | grid), TWO_TYPES)
+    run.fill()
+    waiting, (lost,) = run.waiting(), of(run, "full")
+    assert len(waiting) == (7 if grid else 8)  # of the grid all there is
+    run.searcher._clock = lambda: run.searcher._began + 3600.0
+    run.searcher.trial_interrupted(run.running.pop(lost))
+    before = len(run.started)
+    while run.fill() != Searcher.FINISHED:
+        run.end(min(run.running))
+    assert [trial.number for trial in run.started[before:]] == [lost]
+    assert run.searcher.cut_short_by == "hours"
+    assert run.searcher._history.next_number == min(waiting)
+    assert not run.searcher._study._asked
 
 
 def test_types_that_share_a_limit_wait_for_each_other() -> None:
