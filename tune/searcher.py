@@ -115,6 +115,7 @@ class OptunaSearcher(Searcher, SweepListener):
         """The first suggestion that has room, among those that wait and then among new ones."""
         if self._spent():
             self._withdraw_waiting()
+        self._queue_interrupted(room)
         for queue in self._waiting.values():
             if queue and room.take(_config(queue[0])):
                 return queue.pop(0)
@@ -127,6 +128,13 @@ class OptunaSearcher(Searcher, SweepListener):
                 return drawn
             queue.append(drawn)
         return None
+
+    def _queue_interrupted(self, room: Room) -> None:
+        """Have interrupted trials wait for room before all new ones."""
+        while self._again:
+            suggestion = self._resume()
+            queue = self._waiting[room.queue(_config(suggestion))]
+            queue.insert(sum(waits["attempt"] > 1 for waits in queue), suggestion)
 
     def _withdraw_waiting(self) -> None:
         """Forget the waiting trials that have not begun: the budget is spent."""
@@ -177,8 +185,7 @@ class OptunaSearcher(Searcher, SweepListener):
     def _next(self) -> dict[str, Any] | None:
         """Draw the next trial; None if it depends on running ones or there is none."""
         if self._again:
-            record = self._again.pop(0)
-            return self._for_tune(record, record.attempt + 1)
+            return self._resume()
         if not self._is_exhausted():
             return self._next_point()
         # A trial that still runs may lose its process and have to be suggested again.
@@ -189,6 +196,10 @@ class OptunaSearcher(Searcher, SweepListener):
             return None
         trial, seed = confirmation
         return self._start(self._history.next_number, trial.params, seed, confirms=trial.number)
+
+    def _resume(self) -> dict[str, Any]:
+        record = self._again.pop(0)
+        return self._for_tune(record, record.attempt + 1)
 
     def _leave(self, record: TrialRecord) -> None:
         if self._room:

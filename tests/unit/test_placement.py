@@ -198,6 +198,20 @@ def test_what_waits_when_the_budget_is_spent_never_starts(sampler: str) -> None:
     assert not run.searcher._study._asked
 
 
+def test_an_interrupted_trial_goes_before_all_that_wait_and_waits_for_no_other_pool() -> None:
+    run = Run(sweep(**TYPED), TWO_TYPES)
+    run.fill()
+    while len(of(run, "lora")) > 3:  # until all that wait are full fine-tuning
+        run.end(of(run, "lora")[0])
+        run.fill()
+    assert len(run.waiting()) == 8
+    for lost in (of(run, "full")[0], of(run, "lora")[0]):
+        run.searcher.trial_interrupted(run.running.pop(lost))
+        run.fill()
+        assert run.started[-1].number == lost
+        assert len(run.started[-1].earlier_attempts) == 1
+
+
 def test_types_that_share_a_limit_wait_for_each_other() -> None:
     """Else small trials would keep a large one out for ever."""
     run = Run(sweep(**TYPED, max_gpus=8), TWO_TYPES)
