@@ -20,6 +20,7 @@ DRIVER = "driver"  # the cluster files give it to the head node, which is never 
 _SLIVER = 1e-4  # the smallest share that Ray counts: one head node has room for ten thousand
 _SLIVER_OF_MEMORY = 1 << 20
 _ROUNDING = 1e-6
+_SLOT = "slot"
 _MOST_WAITING = 8  # of trials of one pool; another pool's is drawn sooner by far
 
 
@@ -48,12 +49,12 @@ class Placement:
     Attributes:
         waiting: what a trial function reserves that only waits for its workers or slot host.
         held: what a worker of each method holds, by kind of resource.
-        has_slots: whether LoRA trials train in slots if they can.
+        slots: how many LoRA trials may train in slots; 0 if they train one by one.
     """
 
     waiting: Mapping[str, float]
     held: Mapping[Method, Mapping[str, float]]
-    has_slots: bool
+    slots: int
 
     def __call__(self, config: dict[str, Any]) -> PlacementGroupFactory:
         """The placement group of a trial: its process's bundle first, then its workers'.
@@ -72,9 +73,9 @@ class Placement:
         return PlacementGroupFactory([dict(self.waiting), *workers], strategy="PACK")
 
     def holds(self, trial: TrialConfig) -> dict[str, float]:
-        """What all workers hold, by kind; nothing for a trial in a slot, whose host holds it."""
+        """What a trial holds, by kind: a slot, or what all its workers hold."""
         if self._is_in_slot(trial):
-            return {}
+            return {_SLOT: 1}
         return {kind: each * trial.workers for kind, each in self.held[trial.method].items()}
 
     def pool(self, method: Method) -> str:
@@ -82,12 +83,12 @@ class Placement:
 
         Trials of different pools take nothing from each other.
         """
-        if method == "lora" and self.has_slots:
+        if method == "lora" and self.slots:
             return "slots"
         return next(filter(None, map(type_of, self.held[method])), "")
 
     def _is_in_slot(self, trial: TrialConfig) -> bool:
-        return self.has_slots and not reason_against(trial)
+        return self.slots > 0 and not reason_against(trial)
 
 
 class Room:
@@ -98,12 +99,12 @@ class Room:
     that needs many GPUs. Trials that take nothing from it need not wait.
 
     Args:
-        available: amounts by kind of resource, such as CPU and GPU.
+        available: amounts by kind of resource, such as CPU and GPU, without those of slot hosts.
         placement: of the trials.
     """
 
     def __init__(self, available: Mapping[str, float], placement: Placement) -> None:
-        self._available = available
+        self._available = {**available, _SLOT: placement.slots}
         self._placement = placement
         self._held: dict[int, Mapping[str, float]] = {}
         pools = {placement.pool(method) for method in placement.held}

@@ -329,7 +329,7 @@ class Sweep:
             method: held_by_worker(config, method, self._cluster)
             for method in config.search.methods
         }
-        placement = Placement(self._beside_driver, held, has_slots=in_slots > 0)
+        placement = Placement(self._beside_driver, held, slots=in_slots)
         searcher.keep_within(Room(left, placement))
         return ray_tune.Tuner(
             ray_tune.with_resources(trainable, placement),

@@ -107,7 +107,7 @@ class SimulatedSweep:
             method: held_by_worker(config, method, self._resources)
             for method in config.search.methods
         }
-        self._placement = Placement({}, held, has_slots=False)
+        self._placement = Placement({}, held, slots=0)
         self.counts = Counts(cluster.clock)
         history = History(self._make_trial, finished, gpus)
         self.searcher = OptunaSearcher(

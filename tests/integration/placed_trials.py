@@ -55,7 +55,7 @@ def main(nodes: int, gpus: int, workers: list[int]) -> None:
     held = {"CPU": 1.0, "GPU": 1.0}
     if gpu_type := os.environ.get("GPU_TYPE"):
         held[kind_of(gpu_type)] = 1.0
-    placement = Placement({"memory": 1 << 20}, {"full": held}, has_slots=False)
+    placement = Placement({"memory": 1 << 20}, {"full": held}, slots=0)
     results = tune.Tuner(
         tune.with_resources(trial, placement),
         param_space={"trial": tune.grid_search(space)},

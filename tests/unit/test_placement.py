@@ -46,7 +46,7 @@ class Run:
         self,
         config: SweepConfig,
         cluster: dict[str, float] = CLUSTER,
-        has_slots: bool = False,
+        slots: int = 0,
     ) -> None:
         cluster = within_limit(config, cluster)
         ledger = Ledger(Path("/sweeps/tiny"))
@@ -55,7 +55,7 @@ class Run:
             return make_trial(config, "tiny", ledger, cluster, number, params, attempt, seed)
 
         self.searcher = OptunaSearcher(config, make)
-        placement = Placement({}, held(config), has_slots)
+        placement = Placement({}, held(config), slots)
         self.searcher.keep_within(Room(cluster, placement))
         self.running: dict[int, TrialRecord] = {}
         self.started: list[TrialConfig] = []
@@ -138,7 +138,7 @@ def test_trials_of_each_type_of_gpu_take_turns_among_themselves() -> None:
     run = Run(sweep())
     run.fill()
     typed = sweep(lora={"accelerator_type": "L40S"}, full={"workers": 8, "accelerator_type": "H"})
-    placement = Placement({"driver": 1e-4}, held(typed), has_slots=False)
+    placement = Placement({"driver": 1e-4}, held(typed), slots=0)
     lora = next(trial for trial in run.started if trial.method == "lora")
     full = next(trial for trial in run.started if trial.method == "full")
     assert placement.holds(full) == {"CPU": 8, "GPU": 8, "GPU:H": 8}
@@ -220,23 +220,23 @@ def test_types_that_share_a_limit_wait_for_each_other() -> None:
     assert [trial.number for trial in run.started] == list(range(60))
 
 
-def test_slots_are_filled_while_full_fine_tuning_waits() -> None:
-    run = Run(sweep(lora={"slots": 4}), {"CPU": 64.0, "GPU": 8.0}, has_slots=True)
+@pytest.mark.parametrize("waiting", ["lora", "full"])
+def test_slots_and_gpus_are_filled_whoever_waits(waiting: str) -> None:
+    run = Run(sweep(lora={"slots": 4}), {"CPU": 64.0, "GPU": 8.0}, slots=4)
     for _ in range(4):
-        while methods(run).count("lora") < 4:
-            assert isinstance(run.start_one(), dict)
-        assert methods(run).count("full") <= 1
-        run.end(next(n for n, r in run.running.items() if r.config.method == "lora"))
+        run.fill()
+        assert methods(run) == ["full", *["lora"] * 4]
+        run.end(next(n for n, r in run.running.items() if r.config.method != waiting))
 
 
 def test_what_only_waits_reserves_a_sliver() -> None:
     config = sweep(lora={"slots": 4})
     run = Run(config)
     run.fill()
-    placement = Placement({"driver": 1e-4}, held(config), has_slots=True)
+    placement = Placement({"driver": 1e-4}, held(config), slots=4)
     for trial in run.started[:10]:
         group = placement({"trial": trial.model_dump(mode="json")})
         assert group.bundles[0] == {"driver": 1e-4}
         assert placement.holds(trial) == (
-            {"CPU": 8.0, "GPU": 8.0} if trial.method == "full" else {}
+            {"CPU": 8.0, "GPU": 8.0} if trial.method == "full" else {"slot": 1}
         )

@@ -101,7 +101,7 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
 def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
     """Have a host accept the trial, preferably one with a free slot.
 
-    There are as many slots as concurrent trials, but a host may still be waiting for its node.
+    There is a slot for each trial that is started, but its host may still wait for its node.
 
     Returns:
         The host.
