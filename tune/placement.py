@@ -81,7 +81,7 @@ class Placement:
     def pool(self, method: Method) -> str:
         """Name of what a method's trials compete for: slots, GPUs of a type, or whatever is there.
 
-        Trials of different pools take nothing from each other.
+        Trials in slots, and on GPUs of different types, take nothing from each other.
         """
         if method == "lora" and self.slots:
             return "slots"
@@ -110,7 +110,9 @@ class Room:
         pools = {placement.pool(method) for method in placement.held}
         of_types = sum(amount for kind, amount in available.items() if type_of(kind))
         is_limited = available.get("GPU", 0.0) < of_types  # by `max_gpus`, which all types share
-        self._has_pools = len(pools) > 1 and ("slots" in pools or not is_limited)
+        # Who has no type of GPU trains on CPUs, also on those beside the GPUs of the others.
+        are_apart = "slots" in pools or ("" not in pools and not is_limited)
+        self._has_pools = len(pools) > 1 and are_apart
 
     @property
     def most_waiting(self) -> int:

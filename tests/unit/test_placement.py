@@ -173,6 +173,13 @@ def test_who_waits_for_gpus_of_one_type_keeps_nobody_from_those_of_another() -> 
         assert of_method == sorted(of_method)  # none overtakes one of its kind
 
 
+def test_trials_without_gpus_do_not_overtake_those_that_need_the_same_cpus() -> None:
+    run = Run(sweep(lora={"gpus_per_worker": 0}, full=TYPED["full"]), {**TWO_TYPES, "CPU": 16.0})
+    while run.fill() != Searcher.FINISHED:
+        run.end(min(run.running))
+    assert [trial.number for trial in run.started] == list(range(60))
+
+
 def of(run: Run, method: str) -> list[int]:
     return [n for n, record in run.running.items() if record.config.method == method]
 
