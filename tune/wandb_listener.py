@@ -16,7 +16,6 @@ from typing import Any, Literal
 import wandb
 
 from trainables import metric_keys
-from trainables.config import Frozen, ModelConfig, TrialConfig
 from trainables.files.storage import Location
 from trainables.results.ledger import Ledger, SweepFolder
 from trainables.results.records import (
@@ -26,9 +25,16 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.results.wording import BASE_GROUP, SETTING_GROUP, setting_group
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
+from tune.wandb_fields import (
+    base_config,
+    base_summary,
+    best_values,
+    group_of,
+    trial_config,
+    trial_name,
+)
 from tune.wandb_parts import (
     is_empty,
     make_durable,
@@ -130,13 +136,14 @@ class WandbListener(SweepListener):
         trial_id = record.config.trial_id
         with self._guarded(f"the run of trial {record.number}"):
             if trial_id in self._runs:
-                self._runs[trial_id].config.update(_trial_config(record), allow_val_change=True)
+                self._runs[trial_id].config.update(trial_config(record), allow_val_change=True)
                 return
-            config, name = _trial_config(record), _trial_name(record.config)
+            name, config = trial_name(record.config), trial_config(record)
             run = self._start(trial_id, name, record.config.method, config)
             if run is None:
                 return
-            run.summary.update({"status": record.status.value, "reason": None, **_best(record)})
+            run.summary.update({"status": record.status.value, "reason": None})
+            run.summary.update(best_values(record))
             for measurement in Ledger(self._location).measurements(record.number):
                 self._log(trial_id, measurement)
 
@@ -145,17 +152,17 @@ class WandbListener(SweepListener):
         trial_id = record.config.trial_id
         with self._guarded(f"step {measurement.step} of trial {record.number}"):
             if self._log(trial_id, measurement):
-                self._runs[trial_id].summary.update(_best(record))
+                self._runs[trial_id].summary.update(best_values(record))
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Close the trial's run with its final values and its true exit code."""
         final = record.last.metrics if record.last else {}
         verdict = {"status": record.status.value, "reason": record.reason}
         code = _EXIT_CODES.get(record.status, _FAILED)
-        summary = {**final, **_best(record), **verdict}
+        summary = {**final, **best_values(record), **verdict}
         with self._guarded(f"the group of trial {record.number}"):
             if run := self._runs.get(record.config.trial_id):
-                run.config.update(_group(record), allow_val_change=True)
+                run.config.update(group_of(record), allow_val_change=True)
         self._close(record.config.trial_id, summary, code, _ending(record))
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
@@ -168,9 +175,9 @@ class WandbListener(SweepListener):
         if self._has_ended(run_id, base.key):
             return
         with self._guarded("the run of the base"):
-            self._start(run_id, "base", "base", _base_config(sweep, base))
+            self._start(run_id, "base", "base", base_config(sweep, base))
             self._log(run_id, Measurement(step=0, metrics=base.metrics, time=time.time()))
-        self._close(run_id, _base_summary(base), _FINISHED, base.key)
+        self._close(run_id, base_summary(base), _FINISHED, base.key)
 
     def _log(self, run_id: str, measurement: Measurement) -> bool:
         """Add a point to an open run unless it already has the step."""
@@ -311,70 +318,6 @@ def _find_mode(config: WandbConfig) -> Mode:
     return "offline"
 
 
-def _trial_config(record: TrialRecord) -> dict[str, Any]:
-    """The trial's configuration under flat keys, by which W&B's tables filter."""
-    config = record.config
-    return {
-        "method": config.method,
-        **_group(record),
-        "trial/number": config.number,
-        "trial/attempt": record.attempt,
-        "trial/confirms": record.confirms,
-        "seed": config.seed,
-        "data/path": config.data.path,
-        **_flat("model", config.model),
-        **_flat("train", config.train),
-        "train/learning_rate": config.learning_rate,
-        **_flat("deepspeed", config.deepspeed),
-        **_flat("lora", config.lora),
-        **({"lora/scaling": config.lora.scaling} if config.lora else {}),
-        **{f"search/{key}": value for key, value in record.params.items()},
-    }
-
-
-def _group(record: TrialRecord) -> dict[str, str]:
-    return {SETTING_GROUP: setting_group(record)}
-
-
-def _flat(name: str, part: Frozen | None) -> dict[str, Any]:
-    values = part.model_dump(mode="json") if part else {}
-    return {f"{name}/{key}": value for key, value in values.items()}
-
-
-def _trial_name(config: TrialConfig) -> str:
-    """Such as `lora r=8 alpha=16 lr=3e-4 #7`."""
-    adapter = f" r={config.lora.rank} alpha={config.lora.alpha:g}" if config.lora else ""
-    mantissa, exponent = f"{config.learning_rate:.2e}".split("e")
-    rate = f"{float(mantissa):g}e{int(exponent)}"
-    return f"{config.method}{adapter} lr={rate} #{config.number}"
-
-
 def _ending(record: TrialRecord) -> str:
     """Identifies one ending of a trial among several, as a failed trial may be retried."""
     return f"{record.status} {record.attempt} {record.ended}"
-
-
-def _best(record: TrialRecord) -> dict[str, float]:
-    return {f"best/{key}": value for key, value in record.best.items()}
-
-
-def _base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
-    model = ModelConfig.model_validate(sweep.config["model"])
-    if base.revision is not None:
-        model = model.model_copy(update={"revision": base.revision})
-    return {
-        "method": "base",
-        SETTING_GROUP: BASE_GROUP,
-        **_flat("model", model),
-        "model/parameters": base.parameters,
-    }
-
-
-def _base_summary(base: BaseRecord) -> dict[str, Any]:
-    counts = ("parameters", "train_samples", "skipped_samples", "general_nll", "seconds")
-    return {
-        **base.metrics,
-        **{f"base/{key}": getattr(base, key) for key in counts},
-        "base/warnings": "\n".join(base.warnings),
-        "status": TrialStatus.COMPLETE.value,
-    }

@@ -36,6 +36,7 @@ from trainables.results.records import (
 )
 from tune import wandb_listener
 from tune.sweep_config import WandbConfig
+from tune.wandb_fields import trial_name
 from tune.wandb_listener import WandbListener
 
 WANDB = str(Path(sys.executable).with_name("wandb"))
@@ -276,7 +277,7 @@ def test_a_full_run_has_no_adapter(folder: Path) -> None:
 )
 def test_a_name_shows_the_rate_as_people_write_it(rate: float, text: str) -> None:
     config = trial(0, full=True).config.model_copy(update={"learning_rate": rate})
-    assert wandb_listener._trial_name(config) == f"full lr={text} #0"
+    assert trial_name(config) == f"full lr={text} #0"
 
 
 def test_each_ending_has_its_exit_code_and_reason(folder: Path) -> None:

@@ -10,7 +10,7 @@ from trainables.config import LoraConfig
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialStatus
 from trainables.results.wording import SETTING_GROUP, setting_group
-from tune.wandb_listener import _trial_config
+from tune.wandb_fields import trial_config
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ from tune.wandb_listener import _trial_config
 )
 def test_complete_trials_of_the_search_alone_are_averaged(record, group):
     assert setting_group(record) == group
-    assert _trial_config(record)[SETTING_GROUP] == group
+    assert trial_config(record)[SETTING_GROUP] == group
 
 
 def test_panels_by_rank_are_grouped_so_and_forgetting_is_without_the_base():

@@ -20,7 +20,7 @@ from analysis.wandb_runs import load_wandb_runs
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.records import TrialStatus
-from tune.wandb_listener import _base_config, _best, _trial_config
+from tune.wandb_fields import base_config, best_values, trial_config
 
 KEY = "k" * 40
 
@@ -109,13 +109,13 @@ def sweep(tmp_path_factory):
 @pytest.fixture(scope="module")
 def server(sweep):
     """Has the runs that the sweep's listener would have logged, the base first."""
-    base = {"name": "base", "config": _base_config(sweep.record, sweep.base)}
+    base = {"name": "base", "config": base_config(sweep.record, sweep.base)}
     logged = [{**base, "summary": {**sweep.base.metrics, "status": "COMPLETE", "base/seconds": 2}}]
     for record in sweep.trials:
         final = record.last.metrics if record.last else {}
         verdict = {"status": record.status.value, "reason": record.reason}
-        summary = {**final, **_best(record), **verdict}
-        name, config = record.config.trial_id, _trial_config(record)
+        summary = {**final, **best_values(record), **verdict}
+        name, config = record.config.trial_id, trial_config(record)
         logged.append({"name": name, "config": config, "summary": summary})
     other = {**logged[1], "name": "x", "config": {**logged[1]["config"], "model/name": "other"}}
     server = RunsServer({"a-sweep": logged, "mixed": [logged[1], other], "base": logged[:1]})

@@ -1,0 +1,77 @@
+"""What W&B shows of a trial and of the base beside their curves: names, settings, summaries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from trainables.config import Frozen, ModelConfig, TrialConfig
+from trainables.results.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
+from trainables.results.wording import BASE_GROUP, SETTING_GROUP, setting_group
+
+
+def trial_config(record: TrialRecord) -> dict[str, Any]:
+    """The trial's configuration under flat keys, by which W&B's tables filter."""
+    config = record.config
+    return {
+        "method": config.method,
+        **group_of(record),
+        "trial/number": config.number,
+        "trial/attempt": record.attempt,
+        "trial/confirms": record.confirms,
+        "seed": config.seed,
+        "data/path": config.data.path,
+        **_flat("model", config.model),
+        **_flat("train", config.train),
+        "train/learning_rate": config.learning_rate,
+        **_flat("deepspeed", config.deepspeed),
+        **_flat("lora", config.lora),
+        **({"lora/scaling": config.lora.scaling} if config.lora else {}),
+        **{f"search/{key}": value for key, value in record.params.items()},
+    }
+
+
+def group_of(record: TrialRecord) -> dict[str, str]:
+    """The trials with which W&B averages it."""
+    return {SETTING_GROUP: setting_group(record)}
+
+
+def _flat(name: str, part: Frozen | None) -> dict[str, Any]:
+    values = part.model_dump(mode="json") if part else {}
+    return {f"{name}/{key}": value for key, value in values.items()}
+
+
+def trial_name(config: TrialConfig) -> str:
+    """Such as `lora r=8 alpha=16 lr=3e-4 #7`."""
+    adapter = f" r={config.lora.rank} alpha={config.lora.alpha:g}" if config.lora else ""
+    mantissa, exponent = f"{config.learning_rate:.2e}".split("e")
+    rate = f"{float(mantissa):g}e{int(exponent)}"
+    return f"{config.method}{adapter} lr={rate} #{config.number}"
+
+
+def best_values(record: TrialRecord) -> dict[str, float]:
+    """The trial's best values, under the summary's keys."""
+    return {f"best/{key}": value for key, value in record.best.items()}
+
+
+def base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
+    """The base's configuration, under the keys of a trial's."""
+    model = ModelConfig.model_validate(sweep.config["model"])
+    if base.revision is not None:
+        model = model.model_copy(update={"revision": base.revision})
+    return {
+        "method": "base",
+        SETTING_GROUP: BASE_GROUP,
+        **_flat("model", model),
+        "model/parameters": base.parameters,
+    }
+
+
+def base_summary(base: BaseRecord) -> dict[str, Any]:
+    """What the base's evaluation found, and on how much data."""
+    counts = ("parameters", "train_samples", "skipped_samples", "general_nll", "seconds")
+    return {
+        **base.metrics,
+        **{f"base/{key}": getattr(base, key) for key in counts},
+        "base/warnings": "\n".join(base.warnings),
+        "status": TrialStatus.COMPLETE.value,
+    }
