@@ -1,6 +1,7 @@
 """A W&B server on loopback: keeps what W&B's own client sends, and answers a resume truly.
 
-Only what the client asks for is here: GraphQL for runs and files, and the file stream. A line of
+Only what the client asks for is here: GraphQL for runs and files, and the file stream. It refuses
+an invalid key and a deleted run with the codes after which the client drops the data. A line of
 history is kept at the offset that the client gives, as W&B's server does, so a client that counts
 wrongly overwrites or leaves gaps here too.
 """
@@ -25,6 +26,7 @@ class ServedRun:
         fields: what the client gave beside the configuration, such as `groupName`.
         lines: of each streamed file, by their offset.
         exit_code: of the last part that ended; None where none did.
+        state: as W&B shows it.
     """
 
     name: str
@@ -32,6 +34,7 @@ class ServedRun:
     config: dict[str, Any] = field(default_factory=dict)
     lines: dict[str, dict[int, str]] = field(default_factory=dict)
     exit_code: int | None = None
+    state: str = "running"
 
     @property
     def history(self) -> list[dict[str, Any]]:
@@ -71,26 +74,67 @@ class ServedRun:
             **{f"{kind}LineCount": self._count(kind) for kind in counts},
         }
 
+    def shown(self) -> dict[str, Any]:
+        """What `wandb.Api` is told."""
+        return {
+            "id": self.name,
+            "projectId": "7",
+            "name": self.name,
+            "state": self.state,
+            "summaryMetrics": json.dumps(self.summary),
+            "config": "{}",
+            "systemMetrics": "{}",
+            "historyKeys": None,
+            "user": {"name": "tester", "username": "tester"},
+        }
+
     def _count(self, kind: str) -> int:
         file = {"history": "wandb-history", "events": "wandb-events"}.get(kind)
         return len(self.lines.get(f"{file}.jsonl" if file else "output.log", {}))
 
 
 class WandbServer:
-    """What the server was sent: `runs` by their id."""
+    """What the server was sent: `runs` by their id.
+
+    Attributes:
+        is_key_valid: whether anything is taken and answered.
+        inits_refused: ids of runs whose start fails for now.
+        questions: how often runs were listed.
+    """
 
     def __init__(self) -> None:
         self.runs: dict[str, ServedRun] = {}
         self.url = ""
+        self.is_key_valid = True
+        self.inits_refused: set[str] = set()
+        self.questions = 0
+        self._deleted: set[str] = set()
 
-    def answer(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        """The reply to a POST."""
+    def delete(self, run: str) -> None:
+        """As a user does in the browser."""
+        del self.runs[run]
+        self._deleted.add(run)
+
+    def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+        """The status and the reply to a POST."""
+        if not self.is_key_valid:
+            return 401, {"errors": [{"message": "user is not logged in"}]}
         if path == "/graphql":
-            return {"data": self._graphql(body["operationName"], body.get("variables") or {})}
+            variables = body.get("variables") or {}
+            # `wandb.Api` names its operations in the query alone.
+            operation = body["operationName"] or body["query"].split("query", 1)[1].split()[0]
+            if operation == "UpsertBucket" and variables["name"] in self._deleted:
+                message = "run was previously created and deleted; try a new run id"
+                return 409, {"errors": [{"message": message}]}
+            if operation == "UpsertBucket" and variables["name"] in self.inits_refused:
+                return 403, {"errors": [{"message": "not now"}]}
+            return 200, {"data": self._graphql(operation.split("(")[0], variables)}
         *_, run, end = path.split("/")
         if end == "file_stream":
+            if run not in self.runs:
+                return 404, {"error": "run not found"}
             self._stream(self.runs[run], body)
-        return {"limits": {}}
+        return 200, {"limits": {}}
 
     def _graphql(self, operation: str, variables: dict[str, Any]) -> dict[str, Any]:
         entity = {"id": "e", "name": "tester"}
@@ -119,6 +163,17 @@ class WandbServer:
             case "Viewer":
                 viewer = {"id": "u", "entity": "tester", "username": "tester", "flags": "{}"}
                 return {"viewer": {**viewer, "teams": {"edges": []}}}
+            case "GetDefaultEntity":
+                return {"viewer": {"id": "u", "entity": "tester"}}
+            case "Runs":
+                self.questions += 1
+                names = json.loads(variables["filters"])["name"]["$in"]
+                found = [
+                    {"node": r.shown(), "cursor": n} for n, r in self.runs.items() if n in names
+                ]
+                page = {"endCursor": None, "hasNextPage": False}
+                counts = {"internalId": "7", "runCount": len(found), "readOnly": False}
+                return {"project": {**counts, "runs": {"edges": found, "pageInfo": page}}}
             case _:
                 return {}
 
@@ -127,8 +182,10 @@ class WandbServer:
             lines = run.lines.setdefault(name, {})
             for position, line in enumerate(chunk["content"]):
                 lines[chunk["offset"] + position] = line
+        run.state = "running"
         if body.get("complete"):
             run.exit_code = body.get("exitcode")
+            run.state = "failed" if run.exit_code else "finished"
 
 
 @contextmanager
@@ -145,8 +202,8 @@ def wandb_server() -> Iterator[WandbServer]:
         def do_POST(self) -> None:
             body = json.loads(self._body() or "{}")
             with lock:
-                answer = state.answer(self.path, body)
-            self._reply(answer)
+                status, answer = state.answer(self.path, body)
+            self._reply(answer, status)
 
         def do_PUT(self) -> None:
             self._body()
@@ -160,9 +217,9 @@ def wandb_server() -> Iterator[WandbServer]:
             is_zipped = self.headers.get("Content-Encoding") == "gzip"
             return gzip.decompress(body) if is_zipped else body
 
-        def _reply(self, answer: dict[str, Any]) -> None:
+        def _reply(self, answer: dict[str, Any], status: int = 200) -> None:
             content = json.dumps(answer).encode()
-            self.send_response(200)
+            self.send_response(status)
             self.send_header("Content-Type", "application/json")
             self.send_header("Content-Length", str(len(content)))
             self.end_headers()
