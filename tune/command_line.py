@@ -200,7 +200,7 @@ def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool)
     """Where to compare the runs, or how to upload them; an interrupt does not wait for views."""
     from tune.wandb_views import make_views, views_command
 
-    upload = [hint] if (hint := listener.upload_hint()) else []
+    upload = listener.upload_hints()
     if listener.is_online() and not interrupted:
         return [*upload, *make_views(location)]
     return [*upload, views_command(location)] if upload or listener.is_online() else []

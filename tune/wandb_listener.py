@@ -8,8 +8,9 @@ from __future__ import annotations
 import logging
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,6 +28,7 @@ from trainables.results.records import (
 )
 from tune.listeners import SweepListener
 from tune.sweep_config import WandbConfig
+from tune.wandb_endings import ENDING, PER_PAGE, Endings
 from tune.wandb_fields import (
     base_config,
     base_summary,
@@ -37,12 +39,14 @@ from tune.wandb_fields import (
 )
 from tune.wandb_parts import (
     is_empty,
+    is_offline,
     make_durable,
     mend,
     parts_of,
     set_aside,
     steps_in,
     waiting_parts,
+    was_ever_online,
 )
 
 logger = logging.getLogger(__name__)
@@ -77,12 +81,23 @@ _RUN_SETTINGS: dict[str, Any] = {
 }
 
 
+# W&B takes a run that its user deleted under this id no more.
+_DELETED = "was previously created and deleted"
+
+# What W&B has just got, it may show a moment later: the seconds before it is asked again.
+_PAUSES = (1, 4)
+
+
 class WandbListener(SweepListener):
     """Logs each trial as a run whose x axis is the optimizer step.
 
     A run that an earlier start of the command left open is resumed: what the ledger has and W&B
     lacks is logged first, and no step twice. Likewise a trial that ended in the ledger but not in
-    W&B, because the driver died in between, is ended at the next start.
+    W&B, because the driver died in between or W&B refused its data, is ended at the next start.
+
+    A run that has been online is not continued offline: only its server knows from where, and
+    `wandb sync` repeats under other numbers what the server already has. The next online start logs
+    it from the ledger.
 
     Args:
         config: where to log.
@@ -94,29 +109,38 @@ class WandbListener(SweepListener):
         self._config = config
         self._location = location
         self._folder = SweepFolder(location).root
+        entity = [config.entity] if config.entity else []
+        self._endings = Endings(self._folder, "/".join([*entity, config.project]))
         self._group: str | None = None
         self._runs: dict[str, Any] = {}
         self._newest_step: dict[str, int] = {}
+        self._unconnected: set[str] = set()
+        self._deleted: set[str] = set()
         self._chosen_mode: Mode | None = None
+        self._may_ask = False
         self._has_warned = False
 
     def is_online(self) -> bool:
         """Whether the runs are already at W&B."""
         return self._mode() == "online"
 
-    def upload_hint(self) -> str | None:
-        """The command that uploads what was logged offline; None if there is nothing to upload.
+    def upload_hints(self) -> list[str]:
+        """What uploads the data that W&B does not have yet.
 
-        W&B joins the parts of a run in the order of their starts. Online, something is left if an
-        earlier start of the sweep, or this one for a while, was offline.
+        W&B joins the offline parts of a run in the order of their starts.
         """
-        mode = self._mode()
-        if mode == "disabled" or (mode == "online" and not waiting_parts(self._folder)):
-            return None
-        folder = self._folder / "wandb"
-        if folder.is_relative_to(Path.cwd()):
-            folder = folder.relative_to(Path.cwd())
-        return f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
+        if self._mode() == "disabled":
+            return []
+        hints = []
+        if waiting_parts(self._folder):
+            folder = self._folder / "wandb"
+            if folder.is_relative_to(Path.cwd()):
+                folder = folder.relative_to(Path.cwd())
+            hints.append(f"wandb sync {shlex.quote(str(folder))}/offline-run-*")
+        if lacking := self._endings.lacking:
+            runs = "1 run" if len(lacking) == 1 else f"{len(lacking)} runs"
+            hints.append(f"the same command with W&B online: it has not confirmed {runs} in full")
+        return hints
 
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
@@ -125,11 +149,16 @@ class WandbListener(SweepListener):
         self._group = sweep.sweep_id
         if self._mode() == "disabled":
             return
-        self._log_base(f"{sweep.sweep_id}-base", sweep, base)
-        for record in history:
-            if not self._has_ended(record.config.trial_id, _ending(record)):
-                self.trial_started(record)
-                self.trial_ended(record)
+        base_id = f"{sweep.sweep_id}-base"
+        endings = {base_id: base.key, **{r.config.trial_id: _ending(r) for r in history}}
+        for run_id, ending in endings.items():
+            if not self._endings.is_noted(run_id, ending):
+                self._endings.lacking[run_id] = ending
+        if was_ever_online(self._folder):
+            self._ask()
+        if base_id in self._endings.lacking:
+            self._log_base(base_id, sweep, base)
+        self._log_finished(r for r in history if r.config.trial_id in self._endings.lacking)
 
     def trial_started(self, record: TrialRecord) -> None:
         """Open or resume the trial's run."""
@@ -164,16 +193,28 @@ class WandbListener(SweepListener):
             if run := self._runs.get(record.config.trial_id):
                 run.config.update(group_of(record), allow_val_change=True)
         self._close(record.config.trial_id, summary, code, _ending(record))
+        if len(self._endings.lacking) % PER_PAGE == 0:
+            self._ask()
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
-        """Close the runs of interrupted trials; the next start resumes them."""
+        """Close the runs of interrupted trials, which the next start resumes; check the others."""
         verdict = {"status": "INTERRUPTED", "reason": "the sweep ended before the trial"}
         for run_id in list(self._runs):
             self._close(run_id, verdict, _INTERRUPTED)
+        self._ask(*_PAUSES)
+        unlogged = self._unconnected & self._endings.lacking.keys()
+        if unlogged:
+            with self._guarded("going offline"):
+                self._go_offline()
+            self._log_finished(r for r in records if r.config.trial_id in unlogged)
+
+    def _log_finished(self, records: Iterable[TrialRecord]) -> None:
+        """Log trials from the ledger alone."""
+        for record in records:
+            self.trial_started(record)
+            self.trial_ended(record)
 
     def _log_base(self, run_id: str, sweep: SweepRecord, base: BaseRecord) -> None:
-        if self._has_ended(run_id, base.key):
-            return
         with self._guarded("the run of the base"):
             self._start(run_id, "base", "base", base_config(sweep, base))
             self._log(run_id, Measurement(step=0, metrics=base.metrics, time=time.time()))
@@ -192,15 +233,20 @@ class WandbListener(SweepListener):
         return True
 
     def _start(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
-        """Open a run; None if W&B is disabled."""
+        """Open a run; None if W&B is disabled or must not have the run now."""
         if self._mode() == "disabled":
             return None
         earlier = parts_of(self._folder, run_id)
         for part in earlier:
             mend(part)
-        newest_step = max((step for part in earlier for step in steps_in(part)), default=-1)
-        run = self._runs[run_id] = self._connect(run_id, name, job_type, config)
+        steps = {part: steps_in(part) for part in earlier}
+        was_online = any(steps[part] for part in earlier if not is_offline(part))
+        run = self._connect(run_id, name, job_type, config, was_online)
+        if run is None:
+            return None
+        self._runs[run_id] = run
         is_online = self._mode() == "online"
+        newest_step = max(chain.from_iterable(steps.values()), default=-1)
         self._newest_step[run_id] = run.starting_step - 1 if is_online else newest_step
         for part in earlier:
             # Online, the server gets all that it lacks from the ledger.
@@ -208,19 +254,29 @@ class WandbListener(SweepListener):
                 set_aside(part)
         return run
 
-    def _connect(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
+    def _connect(
+        self, run_id: str, name: str, job_type: str, config: dict[str, Any], was_online: bool
+    ) -> Any:
         try:
-            return self._init(run_id, name, job_type, config)
+            if self._mode() == "online":
+                return self._init(run_id, name, job_type, config)
         except Exception as error:
+            if _DELETED in str(error):
+                self._deleted.add(run_id)
+                return None
             # The id stays in use in W&B's service process, so only a new service process can take
             # it, and ending the old one would end every open run.
-            if self._mode() != "online" or self._runs:
+            if self._runs:
+                self._unconnected.add(run_id)
                 raise
             self._note(f"W&B cannot be reached, logging offline: {error}")
-            self._chosen_mode = "offline"
-            wandb.teardown()
-            _set_up(mode="offline")
-            return self._init(run_id, name, job_type, config)
+            self._go_offline()
+        return None if was_online else self._init(run_id, name, job_type, config)
+
+    def _go_offline(self) -> None:
+        self._chosen_mode = "offline"
+        wandb.teardown()
+        _set_up(mode="offline")
 
     def _init(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
         self._folder.mkdir(parents=True, exist_ok=True)
@@ -246,36 +302,44 @@ class WandbListener(SweepListener):
     def _close(
         self, run_id: str, summary: Mapping[str, Any], exit_code: int, ending: str | None = None
     ) -> None:
-        """End a run; a final ending is noted, so that no later start repeats it."""
+        """End a run; what certainly has its final ending is not repeated by a later start."""
         run = self._runs.pop(run_id, None)
-        if run is None:
-            return
-        with self._guarded(f"the summary of run {run_id}"):
-            run.summary.update(dict(summary))
-        with self._guarded(f"the end of run {run_id}"):
-            run.finish(exit_code=exit_code)
-            if ending is not None:
-                self._note_ending(run_id, ending)
+        if ending is not None:
+            self._endings.lacking[run_id] = ending
+        if run is not None:
+            with self._guarded(f"the summary of run {run_id}"):
+                run.summary.update({**summary, ENDING: ending})
+            with self._guarded(f"the end of run {run_id}"):
+                is_certain = run.offline
+                run.finish(exit_code=exit_code)
+                if ending is not None and is_certain:
+                    self._note_offline_ending(run_id)
+        elif run_id in self._deleted:
+            with self._guarded(f"the end of the deleted run {run_id}"):
+                self._endings.note(run_id)
 
-    def _note_ending(self, run_id: str, ending: str) -> None:
+    def _note_offline_ending(self, run_id: str) -> None:
         for part in parts_of(self._folder, run_id):
             make_durable(part)
-        note = self._note_of_ending(run_id)
-        note.parent.mkdir(parents=True, exist_ok=True)
-        note.write_text(ending, encoding="utf-8")
+        self._endings.note(run_id)
 
-    def _note_of_ending(self, run_id: str) -> Path:
-        return self._folder / "wandb" / "ended" / run_id
-
-    def _has_ended(self, run_id: str, ending: str) -> bool:
-        note = self._note_of_ending(run_id)
-        return note.is_file() and note.read_text(encoding="utf-8") == ending
+    def _ask(self, *pauses: float) -> None:
+        """Note which runs W&B has to their ends; ask again after each pause for what it lacks."""
+        try:
+            for pause in (0, *pauses):
+                if not self._may_ask or not self._endings.lacking:
+                    return
+                time.sleep(pause)
+                self._endings.ask()
+        except Exception as error:
+            logger.warning("W&B does not say what it has; the ledger has it all: %r", error)
 
     def _mode(self) -> Mode:
         if self._chosen_mode is None:
             self._chosen_mode = "offline"
             with self._guarded("its settings"):
                 self._chosen_mode = _find_mode(self._config)
+                self._may_ask = self._chosen_mode == "online"
         return self._chosen_mode
 
     @contextmanager

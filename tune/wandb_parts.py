@@ -32,6 +32,16 @@ def parts_of(folder: Path, run_id: str) -> list[Path]:
     return sorted(folder.glob(f"wandb/*run-*/run-{run_id}.wandb"))
 
 
+def was_ever_online(folder: Path) -> bool:
+    """Whether a start of the sweep sent anything to W&B by itself."""
+    return any(folder.glob("wandb/run-*"))
+
+
+def is_offline(part: Path) -> bool:
+    """Whether a part was logged for a later `wandb sync`."""
+    return part.parent.name.startswith("offline-run-")
+
+
 def waiting_parts(folder: Path) -> list[Path]:
     """Parts below a sweep's folder that were logged offline and are not uploaded yet."""
     parts = folder.glob("wandb/offline-run-*/run-*.wandb")

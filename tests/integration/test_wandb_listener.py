@@ -351,7 +351,7 @@ def test_steps_measured_while_wandb_was_disabled_are_logged_by_a_later_attempt(
     ledger.append(7, measurement(2))
     disabled.measured(trial(7), measurement(2))
     disabled.sweep_ended([])
-    assert disabled.upload_hint() is None
+    assert disabled.upload_hints() == []
     assert not (folder / "wandb").exists()
     wandb.teardown()
 
@@ -392,7 +392,7 @@ def test_the_upload_hint_finds_every_offline_run(
     monkeypatch.chdir(tmp_path)
     listener = listener_of(folder)
     run_trial(listener, trial(7), TrialStatus.COMPLETE)
-    hint = listener.upload_hint()
+    [hint] = listener.upload_hints()
     assert hint == "wandb sync sweeps/quickstart/wandb/offline-run-*"
     command = hint.replace("wandb sync", f"{WANDB} sync --dry-run", 1)
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
@@ -400,8 +400,8 @@ def test_the_upload_hint_finds_every_offline_run(
 
 
 def test_the_upload_hint_survives_a_folder_with_a_space(tmp_path: Path) -> None:
-    hint = WandbListener(OFFLINE, tmp_path / "my sweep").upload_hint()
-    assert hint == f"wandb sync '{tmp_path}/my sweep/wandb'/offline-run-*"
+    listener = listener_of(tmp_path / "my sweep")
+    assert listener.upload_hints() == [f"wandb sync '{tmp_path}/my sweep/wandb'/offline-run-*"]
 
 
 @pytest.mark.parametrize(
@@ -437,7 +437,7 @@ def test_a_key_in_a_netrc_file_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setenv("NETRC", str(netrc))
     listener = WandbListener(WandbConfig(), tmp_path)
     assert listener._mode() == "online"
-    assert listener.upload_hint() is None
+    assert listener.upload_hints() == []
 
 
 def test_an_offline_sweep_is_silent_and_writes_no_key(
@@ -473,7 +473,7 @@ def test_a_server_out_of_reach_turns_the_sweep_offline(
     ]
     assert "logging offline" in caplog.text
     assert FAKE_KEY not in caplog.text
-    assert listener.upload_hint() is not None
+    assert len(listener.upload_hints()) == 1
     assert logged_once(folder).points == points_of([measurement(1)])
     assert len(logged(folder, f"{SWEEP_ID}-base")) == 1
     assert capfd.readouterr() == ("", "")

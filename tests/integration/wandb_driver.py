@@ -81,8 +81,8 @@ def trial(folder: Path, number: int) -> TrialRecord:
     return TrialRecord(config=config, params={}, started=0.0)
 
 
-def run(folder: Path, mode: Any, pace: random.Random) -> str | None:
-    """Go on from the ledger to the end; the command that uploads."""
+def run(folder: Path, mode: Any, pace: random.Random) -> list[str]:
+    """Go on from the ledger to the end; what uploads the rest."""
     ledger = Ledger(folder)
     mirror = WandbListener(WandbConfig(mode=mode, project="tests"), folder)
     listeners = [Mortal(), Recorder(ledger), Mortal(), mirror, Mortal()]
@@ -105,7 +105,7 @@ def run(folder: Path, mode: Any, pace: random.Random) -> str | None:
         time.sleep(pace.choice([0, 0, 0.3]))  # now and then W&B flushes
     for listener in listeners:
         listener.sweep_ended(ledger.trials())
-    return mirror.upload_hint()
+    return mirror.upload_hints()
 
 
 def start(
@@ -156,4 +156,4 @@ def base() -> BaseRecord:
 
 if __name__ == "__main__":
     Mortal.left = int(sys.argv[3])
-    print(run(Path(sys.argv[1]), sys.argv[2], random.Random(sys.argv[3])))
+    print(*run(Path(sys.argv[1]), sys.argv[2], random.Random(sys.argv[3])), sep="\n")

@@ -21,7 +21,6 @@ COMMAND = "python -m analysis wandb-views sweeps/tiny"
     [
         ("online", False, ["view    URL", "report  URL"]),
         ("online", True, [COMMAND]),
-        ("offline", False, ["wandb sync sweeps/tiny/wandb/offline-run-*", COMMAND]),
         ("disabled", False, []),
     ],
 )
@@ -32,6 +31,20 @@ def test_the_end_says_where_runs_are_compared_or_how_they_get_there(
     monkeypatch.setattr(listener, "_chosen_mode", mode)
     monkeypatch.setattr(wandb_views, "make_views", lambda folder: ["view    URL", "report  URL"])
     assert _wandb_hints(listener, FOLDER, interrupted) == hints
+
+
+def test_an_offline_sweep_says_how_its_runs_get_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener = WandbListener(WandbConfig(), tmp_path)
+    monkeypatch.setattr(listener, "_chosen_mode", "offline")
+    part = tmp_path / "wandb" / "offline-run-0" / "run-0.wandb"
+    part.parent.mkdir(parents=True)
+    part.touch()
+    upload = f"wandb sync {tmp_path}/wandb/offline-run-*"
+    assert _wandb_hints(listener, tmp_path, False) == [upload, wandb_views.views_command(tmp_path)]
+    set_aside(part)
+    assert _wandb_hints(listener, tmp_path, False) == []
 
 
 @pytest.mark.parametrize("interrupted", [False, True])

@@ -1,0 +1,197 @@
+"""What W&B refuses or never gets is told to the user, and logged by a later online start."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import wandb
+from wandb_driver import SWEEP_ID, base, measurement, trial
+from wandb_server import WandbServer, wandb_server
+
+from trainables.results.ledger import Ledger
+from trainables.results.records import Provenance, SweepRecord, TrialRecord, TrialStatus
+from tune import wandb_listener
+from tune.sweep_config import WandbConfig
+from tune.wandb_endings import Endings
+from tune.wandb_listener import WandbListener
+from tune.wandb_parts import parts_of, steps_in
+
+ONLINE, OFFLINE = WandbConfig(mode="online", project="p"), WandbConfig(mode="offline", project="p")
+LACKS_ONE = "the same command with W&B online: it has not confirmed 1 run in full"
+LACKS_TWO = "the same command with W&B online: it has not confirmed 2 runs in full"
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbServer]:
+    """The only server that the test's process knows; it is asked again without delay."""
+    wandb.teardown()
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("NETRC", str(tmp_path / "no-netrc"))
+    monkeypatch.setenv("WANDB_CONFIG_DIR", str(tmp_path / "no-config"))
+    monkeypatch.setenv("WANDB_API_KEY", "f00d" * 10)
+    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
+    monkeypatch.setattr(wandb_listener, "_PAUSES", (0,))
+    monkeypatch.setitem(wandb_listener._RUN_SETTINGS, "init_timeout", 3)
+    with wandb_server() as running:
+        monkeypatch.setenv("WANDB_BASE_URL", running.url)
+        yield running
+        wandb.teardown()
+
+
+def name_of(number: int) -> str:
+    return f"{SWEEP_ID}-{number:04d}"
+
+
+def start_sweep(folder: Path, config: WandbConfig) -> WandbListener:
+    """A start of the command, in a service process of its own."""
+    wandb.teardown()
+    finished = [r for r in Ledger(folder).trials() if r.status is not TrialStatus.RUNNING]
+    provenance = Provenance(created=0, command="", git_commit=None, python="3", versions={})
+    sweep = SweepRecord(sweep_id=SWEEP_ID, config={"model": {"name": "m"}}, provenance=provenance)
+    listener = WandbListener(config, folder)
+    listener.sweep_started(sweep, base(), finished)
+    return listener
+
+
+def start(folder: Path, listener: WandbListener, number: int) -> TrialRecord:
+    record = trial(folder, number)
+    Ledger(folder).write_trial(record)
+    listener.trial_started(record)
+    return record
+
+
+def train(folder: Path, listener: WandbListener, number: int, *steps: int) -> None:
+    for step in steps:
+        Ledger(folder).append(number, measurement(number, step))
+        listener.measured(trial(folder, number), measurement(number, step))
+
+
+def end(folder: Path, listener: WandbListener, number: int) -> TrialRecord:
+    last = Ledger(folder).measurements(number)[-1]
+    ending = {"status": TrialStatus.COMPLETE, "ended": time.time(), "last": last}
+    record = trial(folder, number).model_copy(update=ending)
+    Ledger(folder).write_trial(record)
+    listener.trial_ended(record)
+    return record
+
+
+def end_sweep(folder: Path, listener: WandbListener) -> list[str]:
+    listener.sweep_ended(Ledger(folder).trials())
+    return listener.upload_hints()
+
+
+def test_what_a_revoked_key_kept_from_wandb_is_told_and_logged_later(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    listener = start_sweep(tmp_path, ONLINE)
+    start(tmp_path, listener, 0)
+    train(tmp_path, listener, 0, 2, 4)
+    end(tmp_path, listener, 0)
+    start(tmp_path, listener, 1)
+    server.is_key_valid = False
+    train(tmp_path, listener, 1, 2, 4)
+    end(tmp_path, listener, 1)
+    server.is_key_valid = True
+    assert end_sweep(tmp_path, listener) == [LACKS_ONE]
+    assert (server.runs[name_of(0)].state, server.runs[name_of(1)].state) == ("finished", "running")
+
+    assert end_sweep(tmp_path, start_sweep(tmp_path, ONLINE)) == []
+    assert server.runs[name_of(1)].steps == [2, 4]
+    assert server.runs[name_of(1)].state == "finished"
+    assert server.runs[name_of(0)].steps == [2, 4]
+    asked = server.questions
+    assert end_sweep(tmp_path, start_sweep(tmp_path, ONLINE)) == []
+    assert server.questions == asked  # all is noted
+
+
+def test_a_run_deleted_in_the_browser_is_told_and_keeps_no_later_start_offline(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    listener = start_sweep(tmp_path, ONLINE)
+    start(tmp_path, listener, 0)
+    server.delete(name_of(0))
+    train(tmp_path, listener, 0, 2)
+    end(tmp_path, listener, 0)
+    assert end_sweep(tmp_path, listener) == [LACKS_ONE]
+
+    again = start_sweep(tmp_path, ONLINE)
+    start(tmp_path, again, 1)
+    train(tmp_path, again, 1, 2)
+    end(tmp_path, again, 1)
+    assert end_sweep(tmp_path, again) == []
+    assert again.is_online()
+    assert server.runs[name_of(1)].steps == [2]
+
+
+def test_ends_that_a_killed_driver_did_not_ask_for_are_asked_for_at_the_next_start(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    listener = start_sweep(tmp_path, ONLINE)
+    for number in range(3):
+        start(tmp_path, listener, number)
+        train(tmp_path, listener, number, 2)
+        end(tmp_path, listener, number)
+    parts = len(list(tmp_path.glob("wandb/run-*")))
+    start_sweep(tmp_path, ONLINE)
+    assert server.questions == 1
+    assert len(list(tmp_path.glob("wandb/run-*"))) == parts  # no run was opened again
+
+
+def test_an_end_is_another_one_after_a_retry(tmp_path: Path, server: WandbServer) -> None:
+    listener = start_sweep(tmp_path, ONLINE)
+    start(tmp_path, listener, 0)
+    train(tmp_path, listener, 0, 2)
+    record = end(tmp_path, listener, 0)
+    endings = Endings(tmp_path, "p")
+    endings.lacking[name_of(0)] = f"{record.status} 2 {record.ended}"
+    endings.ask()
+    assert endings.lacking
+    endings.lacking[name_of(0)] = f"{record.status} 1 {record.ended}"
+    endings.ask()
+    assert not endings.lacking
+
+
+def test_a_run_that_was_online_waits_for_an_online_start(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    listener = start_sweep(tmp_path, ONLINE)
+    start(tmp_path, listener, 0)
+    train(tmp_path, listener, 0, 2, 4)
+    server.is_key_valid = False
+    train(tmp_path, listener, 0, 6, 8)
+    end_sweep(tmp_path, listener)  # interrupted; nothing more arrives, not even what W&B has
+    server.is_key_valid = True
+
+    offline = start_sweep(tmp_path, OFFLINE)
+    start(tmp_path, offline, 0)
+    train(tmp_path, offline, 0, 10)
+    end(tmp_path, offline, 0)
+    assert end_sweep(tmp_path, offline) == [LACKS_TWO]
+    assert end_sweep(tmp_path, start_sweep(tmp_path, OFFLINE)) == [LACKS_TWO]
+
+    assert end_sweep(tmp_path, start_sweep(tmp_path, ONLINE)) == []
+    assert server.runs[name_of(0)].steps == [2, 4, 6, 8, 10]
+    assert server.runs[name_of(0)].state == "finished"
+
+
+def test_a_trial_that_could_not_connect_beside_open_runs_is_logged_at_the_end(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    listener = start_sweep(tmp_path, ONLINE)
+    start(tmp_path, listener, 0)
+    server.inits_refused.add(name_of(1))
+    start(tmp_path, listener, 1)
+    train(tmp_path, listener, 1, 2, 4)
+    end(tmp_path, listener, 1)
+    train(tmp_path, listener, 0, 2)
+    end(tmp_path, listener, 0)
+    assert end_sweep(tmp_path, listener) == [f"wandb sync {tmp_path}/wandb/offline-run-*"]
+    assert server.runs[name_of(0)].steps == [2]
+    [part] = tmp_path.glob(f"wandb/offline-run-*/run-{name_of(1)}.wandb")
+    assert steps_in(part) == [2, 4]
+    assert all(not steps_in(p) for p in parts_of(tmp_path, name_of(1)) if p != part)
