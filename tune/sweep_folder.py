@@ -49,7 +49,7 @@ def _check_writable(folder: Path) -> None:
 def _check_fresh(folder: SweepFolder, names: list[str]) -> None:
     """Without a `sweep.json` there may only be what a driver killed early leaves behind."""
     early = {folder.log.name, folder.base.name, folder.warm_start.name, folder.warm_start.stem}
-    ours = ("lock.", "sweep.json.", "seen_by_nodes.")
+    ours = ("lock.", "sweep.json.", "warm_start.jsonl.", "seen_by_nodes.")
     foreign = [n for n in names if n not in early and not n.lstrip(".").startswith(ours)]
     if not foreign:
         return
