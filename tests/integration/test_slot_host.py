@@ -15,6 +15,7 @@ from trainables.errors import OutOfMemory
 from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
 from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost, _Guest
+from trainables.training.checkpoint_files import checkpoint_dir, evaluated
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
 
@@ -98,6 +99,52 @@ def test_a_trial_that_leaves_frees_its_slot(make_trial: MakeTrial) -> None:
         await host.next_event("endless")  # it has measured something
         await host.leave("endless")
         return await follow(host, "short")
+
+    assert RESULT in asyncio.run(run())[-1]
+
+
+def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
+    make_trial: MakeTrial,
+) -> None:
+    """Else it would resume from there, and nobody would ever measure what was lost on the way."""
+    trial = make_trial(train={"steps": 12, "report_every": 4})
+    folder = checkpoint_dir(Path(trial.output_dir), 4)
+
+    async def until(host: SlotHost, step: int) -> None:
+        while (await host.next_event(trial.trial_id)).get(MEASUREMENT, {}).get("step") != step:
+            pass
+        await asyncio.sleep(1.0)  # time to run ahead
+
+    async def run() -> None:
+        host = SlotHost()
+        await host.join(trial.model_dump(mode="json"), 1)
+        await until(host, 3)
+        assert not folder.exists()
+        await until(host, 4)
+        assert folder.exists()
+        assert evaluated(folder) is None
+        assert RESULT in (await follow(host, trial.trial_id))[-1]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+def test_a_trial_that_nobody_listens_to_any_more_keeps_its_neighbour_waiting_for_a_while_at_most(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    monkeypatch.setattr("trainables.slots.host._LONGEST_S", 60.0 if leaves else 2.0)
+    train = {"steps": 12, "report_every": 4}
+    left, other = (make_trial(trial_id=name, train=train) for name in ("left", "other"))
+
+    async def run() -> list[dict[str, Any]]:
+        host = SlotHost()
+        for trial in (left, other):
+            await host.join(trial.model_dump(mode="json"), 2)
+        while (await host.next_event("left")).get(MEASUREMENT, {}).get("step") != 4:
+            pass
+        if leaves:
+            asyncio.get_running_loop().call_later(1.0, asyncio.create_task, host.leave("left"))
+        return await asyncio.wait_for(follow(host, "other"), 30.0)
 
     assert RESULT in asyncio.run(run())[-1]
 

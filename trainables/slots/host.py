@@ -6,7 +6,8 @@ time.
 
 An event is `{"started": True}` when a trial gets its slot, `{"measurement": ...}` at each report,
 and at the end `{"result": ...}` or `{"error": the exception}`; `{"unknown": True}` if the trial is
-not here, for example after the process has died and restarted.
+not here, for example after the process has died and restarted. By asking for the next event a trial
+says that it is done with those before: that its measurements are recorded.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from trainables.config import TrialConfig
+from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, told
 from trainables.process.hang_watch import HangWatch
 from trainables.process.lost_device import end_with_lost_device
@@ -43,6 +45,7 @@ RESULT = "result"
 ERROR = "error"
 UNKNOWN = "unknown"
 Event = dict[str, Any]
+_LONGEST_S = 60.0  # all slots wait for one whose measurement is being recorded
 _LOG = logging.getLogger(__name__)
 
 
@@ -53,10 +56,35 @@ class _Guest:
     trial: TrialConfig
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     slot: Any = None
+    is_heard: bool = False
+    _recorded: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def record(self, event: Event) -> None:
+        """Queue a measurement and wait until it is recorded, or nobody listens any more."""
+        self.events.put_nowait(event)
+        if not self.is_heard:
+            return
+        self._recorded.clear()
+        try:
+            await asyncio.wait_for(self._recorded.wait(), _LONGEST_S)
+        except TimeoutError:  # the listening process has died, and no other has taken its place
+            self.is_heard = False
+
+    async def next_event(self) -> Event:
+        """Wait for the next event; whoever asks is done with those before."""
+        self.is_heard = True
+        if self.events.empty():
+            self._recorded.set()
+        return await self.events.get()
+
+    def let_go(self) -> None:
+        """Nobody listens any more."""
+        self.is_heard = False
+        self._recorded.set()
 
 
 class _Mailbox:
-    """A slot's reporter: queues measurements for the listening trial from the engine's thread."""
+    """A slot's reporter: hands measurements from the engine's thread to the listening trial."""
 
     def __init__(
         self,
@@ -70,9 +98,29 @@ class _Mailbox:
 
     def report(self, measurement: Measurement) -> None:
         self._watch.wind()
-        publish_items(self._guest.trial)
+        guest, total = self._guest, measurement.total_steps
+        publish_items(guest.trial)
         event = {MEASUREMENT: measurement.model_dump()}
-        self._loop.call_soon_threadsafe(self._guest.events.put_nowait, event)
+        assert total is not None  # noqa: S101 - `Reports` tells it
+        if measurement.step not in _steps_to_record(guest.trial.train, total):
+            self._loop.call_soon_threadsafe(guest.events.put_nowait, event)
+            return
+        self._watch.stop()  # Tune may take long to accept the report
+        asyncio.run_coroutine_threadsafe(guest.record(event), self._loop).result()
+        self._watch.wind()
+
+
+@cache
+def _steps_to_record(train: TrainConfig, total: int) -> frozenset[int]:
+    """Steps that a trial trains on from only once they are recorded.
+
+    Evaluations are, and what is reported last before them: a resumed trial goes on from the
+    evaluation's checkpoint and reports nothing before it again. All other reports may be on their
+    way, since waiting for each of them would take a few percent of a small model's time.
+    """
+    evaluated = train.report_steps(total)
+    reported = sorted(evaluated | train.log_steps(total))
+    return evaluated | {step for step, following in pairwise(reported) if following in evaluated}
 
 
 class SlotHost:
@@ -180,7 +228,7 @@ class SlotHost:
         """Wait for a trial's next event."""
         if trial_id not in self._guests:
             return {UNKNOWN: True}
-        event = await self._guests[trial_id].events.get()
+        event = await self._guests[trial_id].next_event()
         if RESULT in event or ERROR in event:
             self._guests.pop(trial_id, None)
         return event
@@ -190,6 +238,7 @@ class SlotHost:
         guest = self._guests.pop(trial_id, None)
         if guest is None:
             return
+        guest.let_go()
         if guest in self._waiting:
             self._waiting.remove(guest)
         else:
