@@ -24,6 +24,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import torch
 from safetensors.torch import save_file
+from transformers import LlamaConfig, LlamaForCausalLM
 
 from trainables.config import LoraConfig, TrialConfig
 from trainables.inside.inspection import describe
@@ -60,6 +61,13 @@ def write_model(folder: Path) -> None:
         file.read_bytes()
 
 
+def hollow() -> LlamaForCausalLM:
+    with torch.device("meta"):
+        return LlamaForCausalLM(
+            LlamaConfig(hidden_size=WIDTH, intermediate_size=MLP, num_hidden_layers=LAYERS)
+        )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--wide", action="store_true")
@@ -76,7 +84,9 @@ def main() -> None:
             started = time.perf_counter()
             changes = [
                 describe(update, update_spectrum(update))
-                for update in updates(trial, folder / "adapter", base, torch.device("cpu"))
+                for update in updates(
+                    trial, folder / "adapter", base, hollow(), torch.device("cpu")
+                )
             ]
             seconds = time.perf_counter() - started
             print(
@@ -85,7 +95,7 @@ def main() -> None:
             )
         if wide:
             started = time.perf_counter()
-            for update in updates(trial, folder / "adapter", base, torch.device("cpu")):
+            for update in updates(trial, folder / "adapter", base, hollow(), torch.device("cpu")):
                 if update.layer == 0:
                     before = dense_spectrum(update.base_OI).left_OK.float()
                     vector_change(before, dense_spectrum(update.tuned()).left_OK)

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.linalg import norm
 from scipy.spatial.distance import jensenshannon
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from analysis.__main__ import main
 from analysis.inside import attention, by_trial, look_inside, matrices, representation, similarity
@@ -196,6 +197,49 @@ def test_one_batch_or_many_is_the_same(
         assert one.entropy_shift == pytest.approx(many.entropy_shift, abs=1e-6)
     for one, many in zip(records[0].representation, drift.representation, strict=True):
         assert one.cka_drift == pytest.approx(many.cka_drift, abs=1e-5)
+
+
+def test_a_composite_model_s_decoder_is_compared(
+    make_trial: Callable[..., TrialConfig], tokenizer: Any, tmp_path: Path
+) -> None:
+    """Gemma 3 has the sizes of its layers in a part of its configuration."""
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2, "head_dim": 8}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
+    parts = {
+        "text_config": sizes | heads | {"vocab_size": len(tokenizer)},
+        "vision_config": {"num_attention_heads": 2, "image_size": 28, "patch_size": 14}
+        | {name: sizes[name] for name in ("hidden_size", "intermediate_size")},
+    }
+    AutoModelForCausalLM.from_config(AutoConfig.for_model("gemma3", **parts)).save_pretrained(
+        tmp_path
+    )
+    tokenizer.save_pretrained(tmp_path)
+    trial = make_trial(method="full", model={"name": str(tmp_path)})
+    drift = activations.activation_drift(trial, tmp_path, ["max 4 7 2 =", "sort 16 7 2 13 ="])
+    assert [layer.js for layer in drift.attention] == [(0.0, 0.0)] * 2
+
+
+def test_matrices_are_kept_if_the_activations_break_off(
+    finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = InsideFolder(finished)
+    folder.record_json(0).unlink()
+
+    def broken(*_: Any) -> Any:
+        raise AttributeError("no such size")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "activation_drift", broken)
+        with pytest.raises(AttributeError, match="no such size"):
+            inspection.inspect_trial(finished, 0)
+    begun = folder.read(0)
+    assert begun is not None
+    assert begun.matrices == records[0].matrices
+    assert begun.reason is not None
+    with monkeypatch.context() as patch:
+        patch.setattr(inspection, "matrix_changes", broken)  # they are not computed once more
+        assert inspection.inspect_trial(finished, 0).attention == records[0].attention
+    folder.write(records[0])
 
 
 def test_prompts_come_from_every_task_but_ood(finished: Path) -> None:

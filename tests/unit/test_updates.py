@@ -13,7 +13,14 @@ import pytest
 import torch
 from builders import trial_config
 from safetensors.torch import save_file
-from transformers import GPT2Config, GPT2LMHeadModel, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import CannotInspect
@@ -58,7 +65,7 @@ def test_full_update_from_files_equals_the_one_in_memory(tmp_path: Path, shard_s
     tuned.save_pretrained(tmp_path / "tuned", max_shard_size=shard_size)
     files = list((tmp_path / "tuned").glob("*.safetensors"))
     assert (len(files) > 1) == (shard_size == "10KB")
-    seen = list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+    seen = list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), base, CPU))
     assert [u.layer for u in seen] == sorted([*range(LAYERS)] * 7)
     assert {u.module for u in seen if u.layer == 1} == {
         "self_attn.q_proj",
@@ -116,9 +123,8 @@ def test_lora_update_is_what_peft_merges(tmp_path: Path, rslora: bool, dora: boo
     before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
     lora = LoraConfig(rank=4, alpha=6.0, rslora=rslora, dora=dora)
     after = save_adapter(base, lora, tmp_path / "adapter")
-    seen = list(
-        updates(trial_config(lora=lora), tmp_path / "adapter", SavedWeights(tmp_path / "base"), CPU)
-    )
+    trial, saved = trial_config(lora=lora), SavedWeights(tmp_path / "base")
+    seen = list(updates(trial, tmp_path / "adapter", saved, base, CPU))
     assert len(seen) == 7 * LAYERS
     for update in seen:
         delta = (after[update.name] - before[update.name]).double()
@@ -147,12 +153,11 @@ def test_weights_kept_inputs_first_and_without_the_outer_name(tmp_path: Path, do
     )
     lora = LoraConfig(rank=2, alpha=4.0, dora=dora)
     after = save_adapter(base, lora, tmp_path / "adapter")
-    seen = list(
-        updates(trial_config(lora=lora), tmp_path / "adapter", SavedWeights(tmp_path / "base"), CPU)
-    )
+    trial, saved = trial_config(lora=lora), SavedWeights(tmp_path / "base")
+    seen = list(updates(trial, tmp_path / "adapter", saved, base, CPU))
     assert {u.module for u in seen} == {"attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"}
     for update in seen:
-        merged_IO = after[f"transformer.{update.name}"]
+        merged_IO = after[update.name]
         np.testing.assert_allclose(update.tuned(), merged_IO.T, atol=1e-5)
 
 
@@ -165,7 +170,7 @@ def test_a_full_fine_tuning_s_weights_kept_inputs_first_are_turned(tmp_path: Pat
         for parameter in base.parameters():
             parameter.add_(torch.rand_like(parameter))
     base.save_pretrained(tmp_path / "tuned")
-    seen = list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+    seen = list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), base, CPU))
     assert {update.module for update in seen} == {
         *("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
     }
@@ -199,7 +204,7 @@ def test_one_matrix_of_the_base_is_in_memory_at_a_time(tmp_path: Path) -> None:
     base.save_pretrained(tmp_path / "base", max_shard_size="10KB")
     tuned_copy(base).save_pretrained(tmp_path / "tuned", max_shard_size="10KB")
     counting = CountingWeights(SavedWeights(tmp_path / "base"))
-    for update in updates(FULL, tmp_path / "tuned", counting, CPU):
+    for update in updates(FULL, tmp_path / "tuned", counting, base, CPU):
         dense_spectrum(update.tuned())
     largest = 32 * 48
     assert counting.most_elements <= 2 * largest  # the one before lives until the next is here
@@ -210,9 +215,65 @@ def test_rounding_the_base_to_the_dtype_of_training_is_no_update(tmp_path: Path)
     base.save_pretrained(tmp_path / "base")
     base.bfloat16().save_pretrained(tmp_path / "tuned")
     weights = base_weights(ModelConfig(name=str(tmp_path / "base"), dtype="bfloat16"))
-    seen = list(updates(FULL, tmp_path / "tuned", weights, CPU))
+    seen = list(updates(FULL, tmp_path / "tuned", weights, base, CPU))
     assert len(seen) == 7 * LAYERS
     assert all(len(update_spectrum(update).values_K) == 0 for update in seen)
+
+
+SHAPE = {
+    "vocab_size": 60,
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
+VISION = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 28,
+    "patch_size": 14,
+}
+ATTENTION = {f"self_attn.{name}_proj" for name in "qkvo"}
+
+
+def network(kind: str) -> Any:
+    """A small model whose files have other names, or other tensors, than its memory."""
+    parts = {"text_config": SHAPE, "vision_config": VISION} if kind == "gemma3" else SHAPE | EXPERTS
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **parts))
+
+
+@pytest.mark.parametrize(
+    ("kind", "besides"),
+    [
+        *[(kind, {"mlp.gate"}) for kind in ("mixtral", "qwen3_moe", "olmoe")],
+        ("gemma3", {f"mlp.{name}_proj" for name in ("gate", "up", "down")}),
+    ],
+)
+def test_of_mixtures_and_composite_models_the_decoder_s_matrices_are_seen(
+    tmp_path: Path, kind: str, besides: set[str]
+) -> None:
+    """Not the stacked experts, which PEFT adapts too, and not the vision tower."""
+    base = network(kind)
+    base.save_pretrained(tmp_path / "base")
+    before = {name: tensor.clone() for name, tensor in base.state_dict().items()}
+    lora = LoraConfig(rank=2, alpha=4)
+    after = save_adapter(base, lora, tmp_path / "adapter")
+    base.save_pretrained(tmp_path / "tuned")  # merged
+    for trial, folder in ((trial_config(lora=lora), "adapter"), (FULL, "tuned")):
+        weights = SavedWeights(tmp_path / "base")
+        seen = list(updates(trial, tmp_path / folder, weights, network(kind), CPU))
+        assert {update.module for update in seen} == ATTENTION | besides
+        assert len(seen) == 2 * len(ATTENTION | besides)
+        for update in seen:
+            np.testing.assert_allclose(update.base_OI, before[update.name])
+            np.testing.assert_allclose(update.tuned(), after[update.name], atol=1e-6)
 
 
 def test_a_trial_of_another_model_is_told(tmp_path: Path) -> None:
@@ -220,8 +281,8 @@ def test_a_trial_of_another_model_is_told(tmp_path: Path) -> None:
     tuned_copy(base).save_pretrained(tmp_path / "tuned")
     (tmp_path / "base").mkdir()
     save_file({"other.0.weight": torch.ones(2, 2)}, tmp_path / "base" / "model.safetensors")
-    with pytest.raises(CannotInspect, match=r"the base has no model\.layers\.0"):
-        list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+    with pytest.raises(CannotInspect, match="the base has none of the matrices"):
+        list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), base, CPU))
 
 
 def test_weights_that_are_not_finite_are_told(tmp_path: Path) -> None:
@@ -231,7 +292,7 @@ def test_weights_that_are_not_finite_are_told(tmp_path: Path) -> None:
         base.model.layers[1].mlp.up_proj.weight[0, 0] = torch.nan
     base.save_pretrained(tmp_path / "tuned")
     with pytest.raises(CannotInspect, match=r"layers\.1\.mlp\.up_proj.*not finite"):
-        list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), CPU))
+        list(updates(FULL, tmp_path / "tuned", SavedWeights(tmp_path / "base"), base, CPU))
 
 
 def test_a_damaged_file_is_told(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, first_line
@@ -50,6 +50,17 @@ def load_model(model: ModelConfig) -> Any:
         dtype=getattr(torch, model.dtype),
         attn_implementation=model.attention,
     )
+
+
+def hollow_model(model: ModelConfig) -> Any:
+    """The base model without its weights, for the names and shapes that they have in memory.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    config = _load(AutoConfig, model)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=model.trust_remote_code)
 
 
 @lru_cache(maxsize=1)

@@ -149,7 +149,7 @@ class _Comparison:
 def _both_models(
     config: TrialConfig, weights_dir: Path
 ) -> Iterator[tuple[Forward, Forward, Any, Any]]:
-    """Forward passes of base and tuned model, the tokenizer and the model's configuration.
+    """Forward passes of base and tuned model, the tokenizer and the decoder's configuration.
 
     Only eager attention returns its probabilities.
     """
@@ -160,7 +160,7 @@ def _both_models(
         own = eager.model_copy(update={"name": folder, "revision": None})
         tuned = load_model(own).to(device())
         with evaluating(base), evaluating(tuned):
-            yield _forward(base), _forward(tuned), tokenizer, base.config
+            yield _forward(base), _forward(tuned), tokenizer, base.config.get_text_config()
         return
     adapted = peft.PeftModel.from_pretrained(base, str(weights_dir.absolute()))
     run_tuned = _forward(adapted)
@@ -171,7 +171,7 @@ def _both_models(
 
     try:
         with evaluating(adapted):
-            yield run_base, run_tuned, tokenizer, base.config
+            yield run_base, run_tuned, tokenizer, base.config.get_text_config()
     finally:
         adapted.unload()
         vars(base).pop("peft_config", None)

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from trainables.config import ModelConfig, TrialConfig
 from trainables.errors import CannotInspect
 from trainables.files.disk import whole_file
-from trainables.inputs.model import device, fingerprint
+from trainables.inputs.model import device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.base_spectra import BaseSpectra
 from trainables.inside.records import (
@@ -41,7 +41,7 @@ from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord
 
 # Bump when this code would no longer reproduce the numbers of an old record.
-_CACHE_VERSION = 2
+_CACHE_VERSION = 3
 
 
 def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
@@ -66,12 +66,19 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     base = ledger.base()
     key = _content_key(weights_dir, base.key)
     found = folder.read(number)
-    if found and found.key == key and not found.reason and folder.directions(number).exists():
+    if not found or found.key != key or not folder.directions(number).exists():
+        found = None
+    elif not found.reason:
         return found
     started = time.time()
     seen: dict[str, Any] = {"key": key}
     try:
-        seen["matrices"] = _inspect_matrices(trial.config, weights_dir, folder.directions(number))
+        seen["matrices"] = (found.matrices if found else ()) or _inspect_matrices(
+            trial.config, weights_dir, folder.directions(number)
+        )
+        # These can take hours: should the rest break off, they are kept.
+        begun = seen | {"reason": "the inspection of its activations broke off"}
+        folder.write(_empty(trial).model_copy(update=begun))
         prompts = choose_prompts(base, ledger.folder.base / "items.jsonl")
         seen |= vars(activation_drift(trial.config, weights_dir, prompts))
     except (CannotInspect, OSError) as error:
@@ -86,7 +93,8 @@ def matrix_changes(
 ) -> Iterator[tuple[str, MatrixChange, torch.Tensor]]:
     """Each matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
     base_spectra = BaseSpectra(f"{fingerprint(config.model)}-{config.model.dtype}-OI")
-    for update in updates(config, weights_dir, base_weights(config.model), device()):
+    base, hollow = base_weights(config.model), hollow_model(config.model)
+    for update in updates(config, weights_dir, base, hollow, device()):
         spectrum = update_spectrum(update)
         change = describe(update, spectrum)
         if len(spectrum.values_K):

@@ -2,25 +2,30 @@
 
 Shapes: O outputs, I inputs, R rank of the adapter. Only matrices of the decoder's layers are
 included, so that LoRA and full fine-tuning are compared on the same ones; embeddings, norms, the
-head and stacked experts (three dimensions) are left out. GPT-2 stores its weights as (I, O); here
-all are (O, I), so that left singular vectors lie in the output space of every model.
+head, stacked experts (three dimensions) and towers for images or sound are left out. GPT-2 stores
+its weights as (I, O); here all are (O, I), so that left singular vectors lie in the output space of
+every model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import CannotInspect
+from trainables.inside.decoder_names import decoder_matrices, layer_of
 from trainables.inside.weights import SavedWeights, Weights
 
 # Models built from Transformers' Conv1D.
 _INPUTS_FIRST = ("gpt2", "openai-gpt")
+
+Matrix = tuple[str, str, torch.Tensor]  # its name in memory and in the trial's files, and W0
 
 
 @dataclass(frozen=True)
@@ -28,7 +33,7 @@ class MatrixUpdate:
     """The update of one weight matrix; either `factors` or `dense_OI` is set.
 
     Attributes:
-        name: of the weight in the base.
+        name: of the weight in the base in memory.
         base_OI: W0, float32.
         factors: B (O, R) and A (R, I) with dW = B A; the scaling is folded into B.
         dense_OI: dW, float32.
@@ -42,7 +47,7 @@ class MatrixUpdate:
     @property
     def layer(self) -> int:
         """Layer of the decoder, from 0: the first number in the name."""
-        layer = _layer(self.name)
+        layer = layer_of(self.name)
         assert layer is not None  # noqa: S101 - `updates` makes no other
         return layer
 
@@ -70,9 +75,16 @@ class MatrixUpdate:
 
 
 def updates(
-    config: TrialConfig, weights_dir: Path, base: Weights, device: torch.device
+    config: TrialConfig, weights_dir: Path, base: Weights, hollow: Any, device: torch.device
 ) -> Iterator[MatrixUpdate]:
     """The update of every matrix that the trial trained, in layer order.
+
+    Args:
+        config: the trial.
+        weights_dir: its weights.
+        base: the base's weights.
+        hollow: see `hollow_model`; the base itself will do.
+        device: to compute on.
 
     If the weights were saved in bfloat16, the update of full fine-tuning includes their rounding,
     of relative size 2^-9, which raises the effective rank of small updates.
@@ -82,32 +94,37 @@ def updates(
         FileNotFoundError: the folder holds no safetensors.
     """
     saved = SavedWeights(weights_dir)
-    if config.lora is not None:
-        return _lora_updates(config.lora, weights_dir, saved, base, device)
-    return _full_updates(weights_dir, saved, base, device)
+    in_base = decoder_matrices(hollow, base.names())
+    if config.lora is None:
+        in_trial = decoder_matrices(hollow, saved.names())
+    else:
+        in_trial = {f"{_module_of(n)}.weight": n for n in saved.names() if ".lora_A." in n}
+    shared = sorted(in_base.keys() & in_trial.keys(), key=_by_layer)
+    if not shared:
+        raise CannotInspect("the base has none of the matrices that the trial trained")
+    matrices = (
+        (name, in_trial[name], base.read(in_base[name]).to(device, torch.float32))
+        for name in shared
+    )
+    if config.lora is None:
+        return _full_updates(weights_dir, saved, matrices)
+    return _lora_updates(config.lora, weights_dir, saved, matrices)
 
 
 def _full_updates(
-    weights_dir: Path, saved: Weights, base: Weights, device: torch.device
+    weights_dir: Path, saved: Weights, matrices: Iterable[Matrix]
 ) -> Iterator[MatrixUpdate]:
     model_type = json.loads((weights_dir / "config.json").read_text())["model_type"]
-    in_base = set(base.names())
-    for name in sorted(saved.names(), key=_by_layer):
-        if _layer(name) is None:
-            continue
-        tuned = saved.read(name)
-        if tuned.ndim != 2:
-            continue
-        base_name = _find(name, in_base)
-        base_OI = base.read(base_name).to(device, torch.float32)
-        dense_OI = _finite(name, tuned.to(device, torch.float32) - base_OI)
+    for name, in_trial, base_OI in matrices:
+        tuned_OI = saved.read(in_trial).to(base_OI)
+        dense_OI = _finite(name, tuned_OI - base_OI)
         if model_type in _INPUTS_FIRST:
             base_OI, dense_OI = base_OI.T, dense_OI.T
-        yield MatrixUpdate(base_name, base_OI, dense_OI=dense_OI)
+        yield MatrixUpdate(name, base_OI, dense_OI=dense_OI)
 
 
 def _lora_updates(
-    lora: LoraConfig, weights_dir: Path, saved: Weights, base: Weights, device: torch.device
+    lora: LoraConfig, weights_dir: Path, saved: Weights, matrices: Iterable[Matrix]
 ) -> Iterator[MatrixUpdate]:
     """B A of a saved PEFT adapter or, with DoRA, the dense update.
 
@@ -116,26 +133,21 @@ def _lora_updates(
     """
     adapter = json.loads((weights_dir / "adapter_config.json").read_text())
     transposed = bool(adapter.get("fan_in_fan_out"))
-    in_base = set(base.names())
     magnitudes = {_module_of(n): n for n in saved.names() if "lora_magnitude_vector" in n}
-    for name in sorted((n for n in saved.names() if ".lora_A." in n), key=_by_layer):
-        module = _module_of(name)
-        base_name = _find(f"{module}.weight", in_base)
-        if _layer(base_name) is None:
-            continue
-        A_RI = saved.read(name).to(device, torch.float32)
-        B_OR = saved.read(name.replace(".lora_A.", ".lora_B.")).to(device, torch.float32)
+    for name, in_trial, base_OI in matrices:
+        module = _module_of(in_trial)
+        A_RI = saved.read(in_trial).to(base_OI)
+        B_OR = saved.read(in_trial.replace(".lora_A.", ".lora_B.")).to(base_OI)
         A_RI, B_OR = _finite(module, A_RI), _finite(module, B_OR * lora.scaling)
-        base_OI = base.read(base_name).to(device, torch.float32)
         if transposed:
             base_OI = base_OI.T
         if module in magnitudes:
-            norm_O = saved.read(magnitudes[module]).to(device, torch.float32).flatten()
+            norm_O = saved.read(magnitudes[module]).to(base_OI).flatten()
             tuned_OI = torch.addmm(base_OI, B_OR, A_RI)
             tuned_OI *= (norm_O / tuned_OI.norm(dim=1))[:, None]
-            yield MatrixUpdate(base_name, base_OI, dense_OI=tuned_OI.sub_(base_OI))
+            yield MatrixUpdate(name, base_OI, dense_OI=tuned_OI.sub_(base_OI))
         else:
-            yield MatrixUpdate(base_name, base_OI, factors=(B_OR, A_RI))
+            yield MatrixUpdate(name, base_OI, factors=(B_OR, A_RI))
 
 
 def _finite(name: str, tensor: torch.Tensor) -> torch.Tensor:
@@ -150,21 +162,6 @@ def _module_of(adapter_name: str) -> str:
     return module.removeprefix("base_model.model.")
 
 
-def _find(name: str, in_base: set[str]) -> str:
-    """The weight's name in the base's files, which may lack the outer module's prefix."""
-    if name in in_base:
-        return name
-    near = [known for known in in_base if name.endswith(f".{known}") or known.endswith(f".{name}")]
-    if len(near) != 1:
-        raise CannotInspect(f"the base has no {name}")
-    return near[0]
-
-
-def _layer(name: str) -> int | None:
-    """The first number in a dotted name; None for weights outside the layers."""
-    return next((int(part) for part in name.split(".") if part.isdigit()), None)
-
-
 def _by_layer(name: str) -> tuple[int, str]:
-    layer = _layer(name)
+    layer = layer_of(name)
     return (-1 if layer is None else layer, name)
