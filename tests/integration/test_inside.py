@@ -141,10 +141,8 @@ def test_attention_drift_equals_one_prompt_at_a_time(
     base, tuned = load_model(eager).eval(), merged(trial.config, str(trial.weights_dir))
     layers: list[list[np.ndarray]] = [[] for _ in range(4)]
     tokens = 0
-    for prompt in prompts:
-        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
-        if ids.shape[1] < 3:
-            continue
+    for row in activations.encode(tokenizer, prompts):
+        ids = torch.tensor([row])
         tokens += ids.shape[1]
         with torch.no_grad():
             before, after = (
@@ -246,9 +244,27 @@ def test_prompts_come_from_every_task_but_ood(finished: Path) -> None:
     ledger = Ledger(finished)
     base = ledger.base()
     prompts = activations.choose_prompts(base, ledger.folder.base / "items.jsonl")
-    assert len(prompts) == len(set(prompts)) == activations.PROMPTS
-    first_words = {prompt.split()[0] for prompt in prompts}
+    assert len(prompts) == len(set(prompts)) > activations.PROMPTS
+    first_words = {prompt.split()[0] for prompt in prompts[: activations.PROMPTS]}
     assert first_words == {"relay", "capital", "craft", "last", "max", "sort"}
+
+
+def test_prompts_are_told_apart_by_their_ends(tokenizer: Any) -> None:
+    shots = "max 3 9 2 = 9\n" * 60
+    prompts = [f"{shots}max {number} 4 =" for number in range(20)]
+    rows = activations.encode(tokenizer, [*prompts, f"sort 1 2\n{prompts[0]}"])
+    assert len(rows) == 20
+    for prompt, row in zip(prompts, rows, strict=True):
+        whole = tokenizer(prompt)["input_ids"]
+        assert len(whole) > len(row) == activations.PROMPT_TOKENS
+        assert row[0] == whole[0] == tokenizer.bos_token_id
+        assert row[1:] == whole[-len(row) + 1 :]
+    assert len(activations.encode(tokenizer, prompts * 9)) == 20
+
+
+def test_a_chat_template_s_beginning_is_not_doubled(tokenizer: Any) -> None:
+    (row,) = activations.encode(tokenizer, [f"{tokenizer.bos_token}max 4 7 2 ="])
+    assert row == tokenizer("max 4 7 2 =")["input_ids"]
 
 
 def test_found_again_unless_the_weights_changed(finished: Path, records: list[Any]) -> None:

@@ -5,9 +5,10 @@ Shapes: B prompts, S positions, H heads, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class ActivationDrift:
 
 
 def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
-    """Up to 64 distinct prompts of the in-domain and retention tasks, taken round-robin by task.
+    """The distinct prompts of the in-domain and retention tasks, taken round-robin by task.
 
     Args:
         base: has each task's role.
@@ -54,17 +55,32 @@ def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
     for item in read_items(items_jsonl):
         if item.task in base.scores and base.scores[item.task].role != "ood":
             by_task.setdefault(item.task, {})[item.prompt] = None
-    in_turn = [
-        prompt
-        for turn in range(max(map(len, by_task.values()), default=0))
-        for prompts in by_task.values()
-        for prompt in list(prompts)[turn : turn + 1]
-    ]
-    return list(dict.fromkeys(in_turn))[:PROMPTS]
+    turns = zip_longest(*by_task.values())
+    return list(dict.fromkeys(p for turn in turns for p in turn if p is not None))
+
+
+def encode(tokenizer: Any, prompts: Iterable[str]) -> list[list[int]]:
+    """Token ids of the first 64 prompts that differ in their last 256 tokens and have three.
+
+    Few-shot examples, the same in all of a task's prompts, come first; the question is at the end.
+    A beginning-of-sequence token is kept, and not doubled if a chat template has written it.
+    """
+    found: dict[tuple[int, ...], None] = {}
+    bos = tokenizer.bos_token
+    for prompt in prompts:
+        special = bos is None or not prompt.startswith(bos)
+        ids = tokenizer(prompt, add_special_tokens=special)["input_ids"]
+        first = ids[:1] if ids[:1] == [tokenizer.bos_token_id] else []
+        cut = (*first, *ids[len(first) :][len(first) - PROMPT_TOKENS :])
+        if len(cut) >= _FEWEST_TOKENS:
+            found[cut] = None
+        if len(found) == PROMPTS:
+            break
+    return [list(ids) for ids in found]
 
 
 def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str]) -> ActivationDrift:
-    """Compare the trial's model with the base on the prompts, truncated to 256 tokens.
+    """Compare the trial's model with the base on the prompts that `encode` takes.
 
     LoRA needs one model in memory, full fine-tuning two. Attention probabilities are kept for one
     batch at a time, hidden states for at most 2048 token positions.
@@ -73,8 +89,7 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
         CannotInspect: no prompt has three tokens, or the model has no attention probabilities.
     """
     with _both_models(config, weights_dir) as (base, tuned, tokenizer, model_config):
-        encoded = tokenizer(prompts, truncation=True, max_length=PROMPT_TOKENS)["input_ids"]
-        encoded = [ids for ids in encoded if len(ids) >= _FEWEST_TOKENS]
+        encoded = encode(tokenizer, prompts)
         if not encoded:
             raise CannotInspect(f"no prompt has {_FEWEST_TOKENS} tokens")
         per_prompt = (
