@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
-from accelerate.utils import convert_outputs_to_fp32
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from transformers import MambaConfig, MambaForCausalLM
 
 from trainables.config import ModelConfig
 from trainables.evaluation.continuations import Request, lay_out
@@ -110,8 +112,29 @@ def test_a_trainer_s_mixed_precision_leaves_no_trace(base_model: Any, tokenizer:
     expected = HarnessModel(model, tokenizer, 4, Layouts()).loglikelihood(requests)
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1).loglikelihood(requests)
     assert [answer for answer, _ in expected] == pytest.approx([a for a, _ in theirs], rel=0.05)
-    model.forward = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(model.forward))
-    assert HarnessModel(model, tokenizer, 4, Layouts()).loglikelihood(requests) == expected
+    assert HarnessModel(mixed(model), tokenizer, 4, Layouts()).loglikelihood(requests) == expected
+
+
+def mixed(model: Any) -> Any:
+    """As a trainer in mixed precision leaves it."""
+    try:
+        return Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("as_trained", [lambda model: model, mixed], ids=["alone", "trained"])
+def test_logits_that_a_model_widens_itself_stay_wide(as_trained: Any, tokenizer: Any) -> None:
+    """Mamba's logits are float32, whatever its weights are."""
+    torch.manual_seed(0)
+    config = MambaConfig(
+        vocab_size=len(tokenizer), hidden_size=32, num_hidden_layers=2, state_size=4
+    )
+    model = MambaForCausalLM(config).to(torch.bfloat16).eval()
+    requests = instances("loglikelihood", PAIRS)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(requests)
+    ours = HarnessModel(as_trained(model), tokenizer, 4, Layouts()).loglikelihood(requests)
+    agree(ours, theirs)
 
 
 def test_each_generated_text_ends_at_its_own_stop(base_model: Any, tokenizer: Any) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -136,11 +137,27 @@ class HarnessModel(HFLM):  # type: ignore[misc]
             inputs["attention_mask"] = self._as_mask(visible).repeat(copies, 1, 1, 1)
         starts_M1 = torch.arange(copies, device=device)[:, None] * batch.input_ids_NS.numel()
         positions_MU = starts_M1 + batch.positions_U.to(device)
-        # As in HFLM, so that a surrounding autocast makes no difference here either. An autocast
-        # that a trainer put into the model also widens its output; casting back loses no digit.
+        # As in HFLM, so that a surrounding autocast makes no difference here either.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             logits = logits_at(self.model, positions_MU.flatten(), **inputs)
-        return logits.to(self.model.dtype).unflatten(0, (copies, -1))
+        if self._logits_dtype is not None:
+            logits = logits.to(self._logits_dtype)
+        return logits.unflatten(0, (copies, -1))
+
+    @cached_property
+    def _logits_dtype(self) -> torch.dtype | None:
+        """The dtype of the model's own logits, if a trainer's autocast widens them.
+
+        Accelerate puts one into the model that it trains. Casting back loses no digit, but some
+        models, such as Mamba, widen logits themselves, and HFLM leaves those wide.
+        """
+        own_forward = vars(self.model).get("_original_forward")
+        if own_forward is None:
+            return None
+        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
+        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
+            dtype: torch.dtype = own_forward(input_ids=token, use_cache=False).logits.dtype
+        return dtype
 
     def _as_mask(self, visible: torch.Tensor) -> torch.Tensor:
         if self.config.get_text_config()._attn_implementation == "sdpa":
