@@ -160,7 +160,8 @@ class EvalSuite(Frozen):
         batch_size: sequences per forward pass. For likelihoods it sets a budget of tokens, so that
             more short sequences share a pass: `batch_size` times the length of the longest request,
             taken as at least 64 tokens.
-        chat_template: apply the tokenizer's chat template.
+        chat_template: apply the tokenizer's chat template. If it prints today's date, then, here
+            as in training, that of `chat_date`, so that all trials are asked what the base was.
         general_text: text file (one document per line) or JSONL with a `text` field; its
             cross-entropy is the LM drift. None: not measured.
         kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from

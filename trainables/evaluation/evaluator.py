@@ -23,6 +23,7 @@ from trainables.errors import Fault, UserError
 from trainables.evaluation.forgetting import mean_over_members
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
 from trainables.evaluation.tasks import LoadedTask, check_examples, documents_digest, load_tasks
+from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
 from trainables.results.records import ItemScore, TaskScore
 
@@ -123,7 +124,10 @@ class Evaluator:
                 },
             }
             for loaded in self._loaded
-        ] + [{"chat_template": self._suite.chat_template}]
+        ] + [
+            {"chat_template": self._suite.chat_template}
+            | (dated(self._tokenizer) if self._suite.chat_template else {})
+        ]
 
     def _run(self, loaded: LoadedTask, lm: HarnessModel) -> dict[str, Any]:
         random.seed(_PYTHON_SEED)

@@ -17,6 +17,7 @@ from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.disk import whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
+from trainables.inputs.chat_date import freeze_chat_date
 
 _SAMPLED_BYTES = 1 << 20
 
@@ -27,11 +28,12 @@ def device() -> torch.device:
 
 
 def load_tokenizer(model: ModelConfig) -> Any:
-    """The model's tokenizer, with a padding token.
+    """The model's tokenizer, with a padding token; its chats are of one date (see `chat_date`).
 
     Raises:
         UserError: it cannot be loaded.
     """
+    freeze_chat_date()
     tokenizer = _load(AutoTokenizer, model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
