@@ -69,6 +69,13 @@ def publish_checkpoints(trial: TrialConfig) -> None:
         storage.remove(f"{CHECKPOINTS}/{name}")
 
 
+def publish_file(trial: TrialConfig, file: Path) -> None:
+    """Publish a file of the attempt's folder."""
+    if trial.published_dir is not None:
+        name = file.relative_to(trial.output_dir).as_posix()
+        open_storage(trial.published_dir).publish(file, name)
+
+
 def remove_published(addresses: Iterable[str], names: Sequence[str]) -> None:
     """Delete checkpoints, or best-evaluation weights, that attempts have published."""
     for address in addresses:

@@ -101,18 +101,22 @@ def remove_unfinished(attempt_dirs: Sequence[Path]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def mark_evaluated(checkpoint: Path, reports: dict[str, Any]) -> None:
+def mark_evaluated(checkpoint: Path, reports: dict[str, Any]) -> Path:
     """Note that the evaluation of the checkpoint's step is done and reported.
 
     Args:
         checkpoint: its folder.
         reports: state of the reports after it.
+
+    Returns:
+        The note's file.
     """
     write_whole(checkpoint / _EVALUATED, json.dumps(reports))
+    return checkpoint / _EVALUATED
 
 
 def evaluated(checkpoint: Path) -> dict[str, Any] | None:
-    """What `mark_evaluated` noted; None if the step is yet to be evaluated."""
+    """What `mark_evaluated` noted; None if an evaluation of the step is yet to be done."""
     try:
         return dict(json.loads((checkpoint / _EVALUATED).read_text()))
     except (OSError, ValueError, TypeError):

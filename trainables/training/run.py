@@ -21,7 +21,7 @@ from trainables.inputs.data import TokenizedData, training_order
 from trainables.process.background import in_background
 from trainables.results.records import Measurement, TrialResult
 from trainables.training import checkpoint, checkpoint_files
-from trainables.training.attempt_folder import publish_checkpoints
+from trainables.training.attempt_folder import publish_checkpoints, publish_file
 from trainables.training.best_weights import BestWeights
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.reports import Reports, is_of_step
@@ -239,7 +239,7 @@ class Checkpoints(TrainerCallback):
         state.num_input_tokens_seen = progress.tokens_seen
         evaluated = checkpoint_files.evaluated(self._resumed)
         self._reports.restore(evaluated or progress.reports)
-        if evaluated is None:
+        if evaluated is None and self._reports.is_report_step(progress.step):
             self._best.offer(self._reports.evaluate(state))
         if progress.step >= self._total_steps:
             raise AlreadyTrained
@@ -274,7 +274,6 @@ class Checkpoints(TrainerCallback):
         if checkpoint.any_worker(self._reporter.stop_requested(), args.world_size):
             if not is_report_step:
                 self._write(self._snapshot(args, state))
-                self._mark_evaluated(step)
             checkpoint.barrier(args.world_size)
             raise StopTrial
 
@@ -287,7 +286,8 @@ class Checkpoints(TrainerCallback):
         """Record that a run resuming from this step has no evaluation to do first."""
         if self._trainer.is_world_process_zero():
             folder = checkpoint_files.checkpoint_dir(self._attempts[-1], step)
-            checkpoint_files.mark_evaluated(folder, self._reports.carry())
+            note = checkpoint_files.mark_evaluated(folder, self._reports.carry())
+            publish_file(self._config, note)
 
     def _snapshot(self, args: TrainingArguments, state: TrainerState) -> checkpoint.Snapshot:
         trainer = self._trainer
