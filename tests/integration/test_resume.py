@@ -8,6 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from safetensors.torch import load_file
 
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.training import checkpoint
@@ -154,11 +155,23 @@ def test_half_written_checkpoint_is_not_found(killed: tuple[Path, list[Path]]) -
     assert newest_valid([folder]) == older
 
 
-def test_finished_trial_leaves_no_checkpoint(make_trial: Callable[..., TrialConfig]) -> None:
-
-    config = make_trial(train=TRAIN)
-    train(config, ListReporter())
-    assert not (Path(config.output_dir) / "checkpoints").exists()
+@pytest.mark.parametrize("kind", ["lora with dropout", "full, stage 0"])
+def test_a_trial_that_is_lost_before_its_end_is_recorded_trains_nothing_again(
+    make_trial: Callable[..., TrialConfig], kind: str
+) -> None:
+    first, reporter = make_trial(**KINDS[kind], train=TRAIN), ListReporter()
+    train(first, reporter)
+    second = make_trial(**KINDS[kind], train=TRAIN, earlier_attempts=(first.output_dir,))
+    resumed = by_step(train(second, ListReporter()))
+    assert resumed == {12: by_step(reporter.measurements)[12]}
+    before, after = (
+        [load_file(file) for file in sorted(Path(trial.weights_dir).glob("*.safetensors"))]
+        for trial in (first, second)
+    )
+    assert before
+    for old, new in zip(before, after, strict=True):
+        assert old.keys() == new.keys()
+        assert all(old[name].equal(new[name]) for name in old)
 
 
 def test_checkpoint_holds_no_pickle(killed: tuple[Path, list[Path]]) -> None:
@@ -174,9 +187,9 @@ def test_what_is_reported_lies_in_a_checkpoint(
     evaluated = Event()
     write, evaluate = checkpoint.write, Reports._evaluate
 
-    def write_after_the_evaluation(folder: Path, snapshot: checkpoint.Snapshot) -> None:
+    def write_after_the_evaluation(*arguments: Any) -> None:
         assert evaluated.wait(60)
-        write(folder, snapshot)
+        write(*arguments)
 
     def tell(reports: Reports, step: int) -> dict[str, float]:
         metrics = evaluate(reports, step)

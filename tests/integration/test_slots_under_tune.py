@@ -92,11 +92,12 @@ def test_trials_of_a_host_that_dies_go_on_and_measure_the_same(
     run_sweep: RunSweep, one_by_one: dict[int, dict[str, float]]
 ) -> None:
     killer = HostKiller(step=6)
-    outcome, _ = run_sweep(*FOUR_TRIALS, *TOGETHER, listener=killer)
+    outcome, ledger = run_sweep(*FOUR_TRIALS, *TOGETHER, listener=killer)
     assert killer.killed
     assert killer.interrupted
     assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
     assert {r.attempt for r in outcome.records} >= {2}
+    assert not list(ledger.folder.root.rglob("checkpoints"))
     assert_same(finals(outcome), one_by_one)
 
 

@@ -83,6 +83,27 @@ def test_of_several_workers_the_first_names_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["random_1"]
 
 
+@pytest.mark.parametrize("is_scratch", [False, True])
+def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(
+    is_scratch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, flushed = tmp_path / "weights", []
+
+    def note(descriptor: int) -> None:
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        flushed.append((path.relative_to(tmp_path).as_posix(), folder.exists()))
+
+    monkeypatch.setattr(os, "fsync", note)
+    with whole_folder(folder, is_scratch=is_scratch) as unfinished:
+        (unfinished / "a").write_text("a")
+        (unfinished / "inner").mkdir()
+        (unfinished / "inner" / "b").write_text("b")
+    assert folder.exists()
+    inside = [".weights", ".weights/a", ".weights/inner", ".weights/inner/b"]
+    before = [(path, False) for path in inside]
+    assert sorted(flushed) == ([] if is_scratch else [(".", True), *before])
+
+
 def chained(cause: BaseException) -> BaseException:
     error = ValueError("outer")
     error.__cause__ = cause

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import trial
+from builders import base_record, sweep_config, sweep_record, trial
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import Measurement, TrialRecord, TrialStatus
@@ -100,6 +100,21 @@ def test_each_ending_leaves_what_can_still_be_of_use(
     DiskBudget(Ledger(tmp_path), None).trial_ended(record)
     assert left(record) == expected
     assert not unfinished.exists()
+
+
+@pytest.mark.parametrize("is_told", [True, False], ids=["at once", "by the next start"])
+def test_a_trained_trial_loses_the_checkpoints_of_all_its_attempts(
+    tmp_path: Path, is_told: bool
+) -> None:
+    record = attempted(tmp_path, 0, attempts=3, status=TrialStatus.COMPLETE)
+    for attempt in record.config.attempt_dirs:
+        write_checkpoint(attempt, 10)
+    budget = DiskBudget(Ledger(tmp_path), None)
+    if is_told:
+        budget.trial_ended(record)
+    else:  # the driver died as soon as it had recorded the end
+        budget.sweep_started(sweep_record(sweep_config()), base_record(), [record])
+    assert not list(tmp_path.rglob("checkpoints"))
 
 
 def test_without_a_cap_running_trials_keep_everything(tmp_path: Path) -> None:

@@ -35,11 +35,12 @@ def write_whole(file: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_folder(folder: Path, is_first: bool = True) -> Iterator[Path]:
+def whole_folder(folder: Path, is_first: bool = True, is_scratch: bool = False) -> Iterator[Path]:
     """Yields a temporary folder that replaces `folder` on success.
 
     On failure it is removed and `folder` is untouched. If several workers fill it together, the
-    first creates and renames it.
+    first creates and renames it. A folder that is no scratch is on the disk before it has its
+    name, so that no crash of the machine leaves it with holes.
     """
     unfinished = folder.with_name(f".{folder.name}")
     if not is_first:
@@ -49,11 +50,28 @@ def whole_folder(folder: Path, is_first: bool = True) -> Iterator[Path]:
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
+        if not is_scratch:
+            for path in (*unfinished.rglob("*"), unfinished):
+                _flush(path)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
+        if not is_scratch:
+            _flush(folder.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _flush(path: Path) -> None:
+    """Wait until a file, or the names in a folder, are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # some file systems do so only for files
+            raise
+    finally:
+        os.close(descriptor)
 
 
 class _LossyFile(io.FileIO):

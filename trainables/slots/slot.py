@@ -191,7 +191,7 @@ class Slot:
         self._reports.charge_evaluation(seconds)
 
     def finish(self) -> TrialResult:
-        """Save the adapter and remove the checkpoints."""
+        """Save the adapter."""
         return conclude(self.trial, self._reports.last, self._best, self._save)
 
     def let_go(self) -> None:

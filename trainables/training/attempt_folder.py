@@ -55,6 +55,11 @@ def beside_workers(trial: TrialConfig) -> TrialConfig:
     return trial.model_copy(update=changes)
 
 
+def is_scratch(trial: TrialConfig) -> bool:
+    """Whether the attempt's folder is a scratch one, from which all that counts is published."""
+    return trial.published_dir is not None
+
+
 def publish_checkpoints(trial: TrialConfig) -> None:
     """Sync the published checkpoints with the attempt's folder; new ones are added first."""
     if trial.published_dir is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from trainables.config import TrialConfig
 from trainables.files.disk import whole_folder
 from trainables.results.records import Measurement
+from trainables.training.attempt_folder import is_scratch
 from trainables.training.checkpoint import agreed
 from trainables.training.checkpoint_files import (
     BestEvaluation,
@@ -36,6 +37,7 @@ class BestWeights:
         self._workers = config.workers
         self._save = save
         self._is_first = is_first
+        self._is_scratch = is_scratch(config)
 
     def offer(self, measurement: Measurement) -> None:
         """Save the weights if the evaluation is the best so far; every worker calls it."""
@@ -52,7 +54,7 @@ class BestWeights:
         if not agreed(is_best, self._workers):
             return
         folder = best_dir(self._attempts[-1])
-        with whole_folder(folder, self._is_first) as unfinished:
+        with whole_folder(folder, self._is_first, self._is_scratch) as unfinished:
             self._save(unfinished)
             if self._is_first and value is not None:
                 best = BestEvaluation(step=measurement.step, metric=objective.metric, value=value)

@@ -88,9 +88,9 @@ def take(model: Any, optimizer: Any, progress: Progress, world_size: int) -> Sna
     return Snapshot(tensors, random_states, progress)
 
 
-def write(checkpoint: Path, snapshot: Snapshot) -> None:
+def write(checkpoint: Path, snapshot: Snapshot, is_scratch: bool = False) -> None:
     """Write a snapshot, on the worker of rank 0; `newest_valid` finds it once it is complete."""
-    with whole_folder(checkpoint) as folder:
+    with whole_folder(checkpoint, is_scratch=is_scratch) as folder:
         save_file(snapshot.tensors, folder / _TRAINING)
         for rank, state in enumerate(snapshot.random):
             save_file(state, folder / f"random_{rank}.safetensors")

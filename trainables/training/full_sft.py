@@ -32,6 +32,9 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     Runs in every worker of the trial. A single worker needs no launcher: it creates its own process
     group.
 
+    The newest checkpoints stay, so that a repeated call only writes the weights again; call
+    `remove_checkpoints` once the result is safe, as a sweep does.
+
     Raises:
         Diverged: the loss is NaN or infinite.
     """

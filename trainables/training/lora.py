@@ -22,6 +22,9 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
 
     The base model stays in the process for the next trial and is left unchanged.
 
+    The newest checkpoints stay, so that a repeated call only writes the weights again; call
+    `remove_checkpoints` once the result is safe, as a sweep does.
+
     Raises:
         Diverged: the loss is NaN or infinite.
     """

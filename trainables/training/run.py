@@ -21,7 +21,7 @@ from trainables.inputs.data import TokenizedData, training_order
 from trainables.process.background import in_background
 from trainables.results.records import Measurement, TrialResult
 from trainables.training import checkpoint, checkpoint_files
-from trainables.training.attempt_folder import publish_checkpoints, publish_file
+from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
 from trainables.training.best_weights import BestWeights
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.reports import Reports, is_of_step
@@ -124,7 +124,10 @@ def conclude(
     save: Callable[[Path], None],
     is_first: bool = True,
 ) -> TrialResult:
-    """Save a trained trial's weights, and remove its checkpoints.
+    """Save a trained trial's weights.
+
+    Its checkpoints stay until its end is recorded, and are removed by who records it: an attempt
+    that follows a crash in between finds the last step's and has but the weights to write.
 
     Args:
         config: the trial.
@@ -135,16 +138,13 @@ def conclude(
     """
     assert last is not None  # noqa: S101 - the last step is always reported
     if config.train.save_weights:
-        with whole_folder(Path(config.weights_dir), is_first) as folder:
+        with whole_folder(Path(config.weights_dir), is_first, is_scratch(config)) as folder:
             save(folder)
-    result = TrialResult(
+    return TrialResult(
         last=last,
         weights_dir=config.weights_dir if config.train.save_weights else None,
         best_weights_dir=best.settle(last) if is_first else None,
     )
-    if is_first:  # only now: until the weights are written, the last checkpoint is all there is
-        checkpoint_files.remove_checkpoints(config.attempt_dirs)
-    return result
 
 
 @contextmanager
@@ -302,8 +302,8 @@ class Checkpoints(TrainerCallback):
     def _write(self, snapshot: checkpoint.Snapshot) -> None:
         if not self._trainer.is_world_process_zero():
             return
-        step = snapshot.progress.step
-        checkpoint.write(checkpoint_files.checkpoint_dir(self._attempts[-1], step), snapshot)
+        folder = checkpoint_files.checkpoint_dir(self._attempts[-1], snapshot.progress.step)
+        checkpoint.write(folder, snapshot, is_scratch(self._config))
         checkpoint_files.keep_newest(self._attempts, 2)
         publish_checkpoints(self._config)
 
