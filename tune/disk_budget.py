@@ -129,11 +129,11 @@ class PublishedCheckpoints(SweepListener):
     """
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Delete its checkpoints, and its best weights if it was not trained to the end."""
+        """Delete its checkpoints, and all best weights but those that its record names."""
         if record.status in _DONE:
-            best = () if record.status is TrialStatus.COMPLETE else (BEST,)
-            addresses = (*record.config.earlier_attempts, record.config.output_dir)
-            remove_published(addresses, (CHECKPOINTS, *best))
+            for address in (*record.config.earlier_attempts, record.config.output_dir):
+                is_named = f"{address}/{BEST}" == record.best_weights_dir
+                remove_published(address, (CHECKPOINTS,) if is_named else (CHECKPOINTS, BEST))
 
 
 def _kept(records: Iterable[TrialRecord]) -> list[Path]:

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peft
 import pytest
 import torch
+from chosen_scores import OBJECTIVE, scores
 from safetensors.torch import load_file
 
-from trainables.config import Objective
 from trainables.errors import EvaluationFailed
-from trainables.evaluation import base as base_evaluation
 from trainables.evaluation.evaluator import Evaluator
-from trainables.training.checkpoint_files import evaluated, find_best, newest_valid
+from trainables.training.checkpoint_files import best_dir, best_weights, evaluated, newest_valid
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -103,22 +103,6 @@ def test_training_is_kept_and_the_evaluation_made_up_for(
     assert Path(second.weights_dir).exists()
 
 
-def scores(monkeypatch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
-    """Lets the objective have these values, one evaluation after another."""
-    from trainables.training import reports
-
-    compare, queue = base_evaluation.compare_with_base, list(values.values())
-
-    def chosen(*arguments: Any) -> Any:
-        evaluation, metrics = compare(*arguments)
-        return evaluation, metrics | {"in_domain/acc_mean": queue.pop(0)}
-
-    monkeypatch.setattr(reports, "compare_with_base", chosen)
-
-
-OBJECTIVE = Objective(metric="in_domain/acc_mean", mode="max")
-
-
 def test_best_weights_are_kept_beside_the_last(
     make_trial: Callable[..., TrialConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -126,9 +110,8 @@ def test_best_weights_are_kept_beside_the_last(
     trial = make_trial(train=TRAIN, objective=OBJECTIVE)
     result = result_of(trial, ListReporter())
     assert result.best_weights_dir == str(Path(trial.output_dir) / "best")
-    found = find_best(trial.attempt_dirs)
-    assert found is not None
-    assert (found[1].step, found[1].value) == (6, 0.5)
+    ((_, best_so_far),) = best_weights(trial.attempt_dirs)
+    assert (best_so_far.step, best_so_far.value) == (6, 0.5)
     scores(monkeypatch, {6: 0.5})
     shorter = make_trial(train=TRAIN | {"steps": 6, "report_every": 6, "schedule": "constant"})
     result_of(shorter, ListReporter())
@@ -165,3 +148,24 @@ def test_best_weights_of_an_earlier_attempt_count(
     second = make_trial(train=TRAIN, objective=OBJECTIVE, earlier_attempts=(first.output_dir,))
     result = result_of(second, ListReporter())
     assert result.best_weights_dir == str(Path(first.output_dir) / "best")
+
+
+@pytest.mark.parametrize(("second_value", "is_kept"), [(0.5, False), (0.7, True)])
+def test_where_the_best_weights_are_deleted_worse_ones_do_not_take_their_place(
+    make_trial: Callable[..., TrialConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    second_value: float,
+    is_kept: bool,
+) -> None:
+    class Deleting(ListReporter):
+        def report(self, measurement: Measurement) -> None:
+            super().report(measurement)
+            if measurement.step == 4:
+                shutil.rmtree(best)
+
+    scores(monkeypatch, {3: 0.6, 6: second_value, 9: 0.4})
+    trial = make_trial(train=TRAIN, objective=OBJECTIVE)
+    best = best_dir(Path(trial.output_dir))
+    result = result_of(trial, Deleting())
+    assert result.best_weights_dir == (str(best) if is_kept else None)
+    assert best.exists() == is_kept

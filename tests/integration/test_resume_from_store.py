@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from chosen_scores import OBJECTIVE, scores
 
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage
 from trainables.metric_keys import IN_DOMAIN_ACC
-from trainables.training.attempt_folder import on_this_node, publish_rest
+from trainables.training.attempt_folder import on_this_node, publish_rest, published_address
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
 
@@ -51,6 +52,7 @@ def make_attempt(
         shutil.rmtree(node_cache() / "attempts", ignore_errors=True)
         trial = make_trial(
             train=TRAIN,
+            objective=OBJECTIVE,
             base_dir=f"{sweep}/base",
             output_dir=attempts[number - 1],
             earlier_attempts=tuple(attempts[: number - 1]),
@@ -76,3 +78,36 @@ def test_nothing_is_evaluated_that_was_or_that_belongs_to_no_report_step(
     assert [m.step for m in reporter.measurements] == list(range(step + 1, 10))
     evaluated = [m.step for m in reporter.measurements if IN_DOMAIN_ACC in m.metrics]
     assert evaluated == [s for s in (6, 9) if s > step]
+
+
+def best_weights_address(trial: TrialConfig) -> str | None:
+    """Trains to the end; where others find the best weights, if these are not the last."""
+    best = train_lora(trial, ListReporter()).best_weights_dir
+    address = published_address(trial, Path(best)) if best else None
+    publish_rest(trial)
+    assert address is None or "adapter_model.safetensors" in open_storage(address).children("")
+    return address
+
+
+@pytest.mark.parametrize(("value", "attempt"), [(0.8, 1), (0.95, 2)])
+def test_the_best_weights_of_an_earlier_attempt_count(
+    make_attempt: MakeAttempt, monkeypatch: pytest.MonkeyPatch, value: float, attempt: int
+) -> None:
+    scores(monkeypatch, {3: 0.9, 6: value, 9: 0.7})
+    stop_after(make_attempt(1), 4)
+    second = make_attempt(2)
+    address = best_weights_address(second)
+    sweep, _, _ = str(second.published_dir).rpartition("/")
+    assert address == f"{sweep}/attempt_{attempt}/best"
+
+
+def test_where_the_best_weights_are_lost_worse_ones_do_not_take_their_place(
+    make_attempt: MakeAttempt, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores(monkeypatch, {3: 0.9, 6: 0.8, 9: 0.7})
+    first = make_attempt(1)
+    stop_after(first, 4)
+    open_storage(str(first.published_dir)).remove("best")
+    second = make_attempt(2)
+    assert best_weights_address(second) is None
+    assert "best" not in open_storage(str(second.published_dir)).children("")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from builders import trial_config
+from builders import trial, trial_config
 
 from trainables.config import TrialConfig
 from trainables.files.locations import node_cache
@@ -21,6 +21,7 @@ from trainables.training.attempt_folder import (
     remove_published,
 )
 from trainables.training.checkpoint_files import checkpoint_dir, digest, is_valid, newest_valid
+from tune.disk_budget import PublishedCheckpoints
 
 
 @pytest.fixture
@@ -155,8 +156,29 @@ def test_published_checkpoints_follow_those_of_the_attempt(config: TrialConfig) 
     assert store.children("checkpoints") == ["step_00000008"]
     store.fetch("checkpoints/step_00000008", attempt / "back")
     assert is_valid(attempt / "back")
-    remove_published((config.output_dir,), ("checkpoints", "best"))  # the training is done
+    remove_published(config.output_dir, ("checkpoints", "best"))  # the training is done
     assert store.children("") == []
+
+
+@pytest.mark.parametrize("named", [1, 3, None])
+def test_of_what_a_trained_trial_has_published_the_named_best_weights_stay(
+    config: TrialConfig, named: int | None
+) -> None:
+    attempts = (*config.earlier_attempts, config.output_dir)
+    for attempt in attempts:
+        for name in ("best/adapter", "checkpoints/step_00000004/files.json", "trial.log"):
+            open_storage(attempt).write(name, b"")
+    address = None if named is None else f"{attempts[named - 1]}/best"
+    record = trial(
+        output_dir=config.output_dir,
+        earlier_attempts=config.earlier_attempts,
+        best_weights_dir=address,
+    )
+    PublishedCheckpoints().trial_ended(record)
+    left = [open_storage(attempt).children("") for attempt in attempts]
+    assert left == [
+        ["best", "trial.log"] if number == named else ["trial.log"] for number in (1, 2, 3)
+    ]
 
 
 def test_items_weights_and_log_are_published_and_the_node_is_cleared(config: TrialConfig) -> None:

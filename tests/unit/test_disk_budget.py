@@ -14,11 +14,11 @@ from trainables.training.checkpoint_files import (
     FILES,
     BestEvaluation,
     best_dir,
+    best_weights,
     checkpoint_dir,
     checkpoints,
     digest,
     evaluated,
-    find_best,
     keep_newest,
     mark_evaluated,
     newest_valid,
@@ -227,11 +227,10 @@ def test_an_evaluated_step_is_known_and_a_damaged_note_is_none(tmp_path: Path) -
     assert newest_valid([tmp_path]) == checkpoint
 
 
-def test_best_weights_of_the_latest_attempt_count(tmp_path: Path) -> None:
+def test_best_weights_of_the_latest_attempt_come_first(tmp_path: Path) -> None:
     attempts = attempted(tmp_path, 0, attempts=2).config.attempt_dirs
-    assert find_best(attempts) is None
+    assert not list(best_weights(attempts))
     for step, attempt in enumerate(attempts):
         write_weights(attempt, step)
-    found = find_best(attempts)
-    assert found is not None
-    assert (found[0], found[1].step) == (best_dir(attempts[1]), 1)
+    found = [(folder, best.step) for folder, best in best_weights(attempts)]
+    assert found == [(best_dir(attempts[1]), 1), (best_dir(attempts[0]), 0)]

@@ -3,8 +3,8 @@
 On a local or shared disk an attempt's folder is inside the sweep's, and nothing here does anything.
 With an object store a worker writes to a scratch folder on its node and publishes from there:
 checkpoints as they are made, weights at the end. If an attempt is lost, or stopped by Tune in a
-process of its own, its best evaluation's weights are lost with it. The scratch folder is removed
-when the attempt ends, unless it failed.
+process of its own, its best evaluation's weights are lost with it; their value is part of its
+checkpoints. The scratch folder is removed when the attempt ends, unless it failed.
 """
 
 from __future__ import annotations
@@ -12,14 +12,15 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from trainables.config import TrialConfig
+from trainables.files.disk import write_whole
 from trainables.files.locations import node_cache
 from trainables.files.storage import is_address, open_storage
-from trainables.training.checkpoint_files import is_valid
+from trainables.training.checkpoint_files import BEST_EVALUATION, is_valid
 
 CHECKPOINTS, BEST = "checkpoints", "best"
 _RESULTS = ("weights", BEST, "items")
@@ -41,7 +42,7 @@ def on_this_node(trial: TrialConfig) -> TrialConfig:
             "output_dir": str(scratch / "attempt"),
             "published_dir": trial.output_dir,
             "base_dir": str(_fetch_base(trial.base_dir)),
-            "earlier_attempts": _fetch_checkpoint(published, scratch / "earlier"),
+            "earlier_attempts": _fetch_earlier(published, scratch / "earlier"),
         }
     )
 
@@ -81,12 +82,11 @@ def publish_file(trial: TrialConfig, file: Path) -> None:
         open_storage(trial.published_dir).publish(file, name)
 
 
-def remove_published(addresses: Iterable[str], names: Sequence[str]) -> None:
-    """Delete checkpoints, or best-evaluation weights, that attempts have published."""
-    for address in addresses:
-        storage = open_storage(address)
-        for name in names:
-            storage.remove(name)
+def remove_published(address: str, names: Iterable[str]) -> None:
+    """Delete checkpoints, or best-evaluation weights, that an attempt has published."""
+    storage = open_storage(address)
+    for name in names:
+        storage.remove(name)
 
 
 def publish_items(trial: TrialConfig) -> None:
@@ -107,7 +107,7 @@ def publish_results(trial: TrialConfig) -> None:
     storage = open_storage(trial.published_dir)
     for path in (Path(trial.output_dir) / name for name in _RESULTS):
         if path.exists():
-            storage.publish(path, path.name)
+            storage.publish(path, path.name, last=BEST_EVALUATION)
             shutil.rmtree(path)
 
 
@@ -145,10 +145,13 @@ def clear_trial(address: str) -> None:
 
 
 def published_address(trial: TrialConfig, folder: Path) -> str:
-    """Address at which others find a folder of the attempt."""
+    """Address at which others find a folder of the attempt, or of an earlier one."""
     if trial.published_dir is None:
         return str(folder)
-    return f"{trial.published_dir}/{folder.name}"
+    if folder.parent == Path(trial.output_dir):
+        return f"{trial.published_dir}/{folder.name}"
+    attempts, _, _ = trial.published_dir.rpartition("/")
+    return f"{attempts}/{folder.parent.name}/{folder.name}"  # see `_fetch_earlier`
 
 
 def _scratch(address: str, waits: bool = False) -> Path:
@@ -175,23 +178,42 @@ def _fetch_base(address: str) -> Path:
     return folder
 
 
-def _fetch_checkpoint(addresses: tuple[str, ...], folder: Path) -> tuple[str, ...]:
-    """Fetch the newest valid checkpoint of the earlier attempts, once per node."""
+def _fetch_earlier(addresses: Sequence[str], folder: Path) -> tuple[str, ...]:
+    """What a training needs of earlier attempts, each in a folder of its own name in `folder`.
+
+    Of best weights that is their evaluation alone. Fetched once per node.
+    """
+    attempts = {address: folder / address.rpartition("/")[2] for address in addresses}
+    with _one_at_a_time(folder):
+        _fetch_checkpoint(attempts)
+        _fetch_best_evaluations(attempts)
+    return tuple(str(attempt) for attempt in attempts.values() if attempt.exists())
+
+
+def _fetch_checkpoint(attempts: Mapping[str, Path]) -> None:
+    """Fetch the newest valid checkpoint of the attempts, given by address and folder here."""
     published = [
         (name, address)
-        for address in addresses
+        for address in attempts
         for name in open_storage(address).children(CHECKPOINTS)
     ]
-    with _one_at_a_time(folder):
-        for name, address in sorted(published, reverse=True):
-            checkpoint = folder / CHECKPOINTS / name
-            if is_valid(checkpoint):  # takes as long as reading it
-                return (str(folder),)
-            open_storage(address).fetch(f"{CHECKPOINTS}/{name}", checkpoint)
-            if is_valid(checkpoint):
-                return (str(folder),)
-            shutil.rmtree(checkpoint, ignore_errors=True)
-    return ()
+    for name, address in sorted(published, reverse=True):
+        checkpoint = attempts[address] / CHECKPOINTS / name
+        if is_valid(checkpoint):  # takes as long as reading it
+            return
+        open_storage(address).fetch(f"{CHECKPOINTS}/{name}", checkpoint)
+        if is_valid(checkpoint):
+            return
+        shutil.rmtree(checkpoint, ignore_errors=True)
+
+
+def _fetch_best_evaluations(attempts: Mapping[str, Path]) -> None:
+    """Fetch what the attempts' best weights are the weights of."""
+    name = f"{BEST}/{BEST_EVALUATION}"
+    for address, attempt in attempts.items():
+        (evaluation,) = open_storage(address).read_all([name])
+        if evaluation is not None:
+            write_whole(attempt / name, evaluation.decode())
 
 
 @contextmanager

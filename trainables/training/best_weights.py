@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
-from trainables.config import TrialConfig
+from trainables.config import Objective, TrialConfig
 from trainables.files.disk import whole_folder
 from trainables.results.records import Measurement
 from trainables.training.attempt_folder import is_scratch
@@ -14,7 +14,7 @@ from trainables.training.checkpoint import agreed
 from trainables.training.checkpoint_files import (
     BestEvaluation,
     best_dir,
-    find_best,
+    best_weights,
     remove_best,
     write_best,
 )
@@ -23,7 +23,8 @@ from trainables.training.checkpoint_files import (
 class BestWeights:
     """Keeps the weights of the best evaluation so far, by the trial's objective.
 
-    The kept weights record their evaluation, so a later attempt knows the value to beat.
+    Which evaluation that is belongs to a checkpoint's state: if its weights are lost, with their
+    node or to the sweep's disk budget, those of a worse one do not become the best.
 
     Args:
         config: the trial.
@@ -38,6 +39,15 @@ class BestWeights:
         self._save = save
         self._is_first = is_first
         self._is_scratch = is_scratch(config)
+        self._best = next((best for _, best in best_weights(self._attempts)), None)
+
+    def carry(self) -> dict[str, Any] | None:
+        """The best evaluation so far, for a training that resumes from here."""
+        return self._best.model_dump() if self._best else None
+
+    def restore(self, carried: dict[str, Any] | None) -> None:
+        """Take over the best evaluation of an earlier attempt."""
+        self._best = BestEvaluation.model_validate(carried) if carried else None
 
     def offer(self, measurement: Measurement) -> None:
         """Save the weights if the evaluation is the best so far; every worker calls it."""
@@ -45,12 +55,8 @@ class BestWeights:
         if objective is None:
             return
         value = measurement.metrics.get(objective.metric)
-        kept = find_best(self._attempts)
-        is_best = value is not None and (
-            kept is None
-            or kept[1].metric != objective.metric  # the sweep's objective has changed since
-            or objective.is_better(value, kept[1].value)
-        )
+        best = self._to_beat(objective)
+        is_best = value is not None and (best is None or objective.is_better(value, best.value))
         if not agreed(is_best, self._workers):
             return
         folder = best_dir(self._attempts[-1])
@@ -59,23 +65,24 @@ class BestWeights:
             if self._is_first and value is not None:
                 best = BestEvaluation(step=measurement.step, metric=objective.metric, value=value)
                 write_best(unfinished, best)
-        if self._is_first and kept is not None and kept[0] != folder:
-            shutil.rmtree(kept[0], ignore_errors=True)
+        if self._is_first:
+            self._best = best
+            remove_best(self._attempts[:-1])
 
     def settle(self, last: Measurement) -> str | None:
         """Where weights better than the last are; if the last are the best, none are kept.
 
         For the first worker only.
         """
-        kept = find_best(self._attempts)
-        if self._objective is None or kept is None:
+        if self._objective is None:
             return None
-        folder, best = kept
-        if best.metric != self._objective.metric:  # the sweep's objective has changed since
+        best, value = self._to_beat(self._objective), last.metrics.get(self._objective.metric)
+        if best is None or (value is not None and not self._objective.is_better(best.value, value)):
             remove_best(self._attempts)
             return None
-        value = last.metrics.get(self._objective.metric)
-        if value is not None and not self._objective.is_better(best.value, value):
-            remove_best(self._attempts)
-            return None
-        return str(folder)
+        found = (str(folder) for folder, of in best_weights(self._attempts) if of == best)
+        return next(found, None)
+
+    def _to_beat(self, objective: Objective) -> BestEvaluation | None:
+        """The best evaluation so far, unless the sweep's objective has changed since."""
+        return self._best if self._best and self._best.metric == objective.metric else None

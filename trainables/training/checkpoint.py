@@ -54,7 +54,7 @@ class Progress:
         step: optimizer steps done.
         tokens_seen: input tokens trained on.
         scheduler: state of the learning-rate scheduler.
-        reports: state that the reports carry from step to step.
+        reports: state that the reports carry from step to step, and the best evaluation so far.
     """
 
     step: int

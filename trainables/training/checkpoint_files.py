@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from trainables.files.disk import write_whole
 
 FILES = "files.json"
 _EVALUATED = "evaluated.json"
-_BEST = "evaluation.json"
+BEST_EVALUATION = "evaluation.json"
 
 
 class BestEvaluation(Frozen):
@@ -125,17 +125,15 @@ def evaluated(checkpoint: Path) -> dict[str, Any] | None:
 
 def write_best(folder: Path, best: BestEvaluation) -> None:
     """Record which evaluation a folder of weights belongs to."""
-    (folder / _BEST).write_text(best.model_dump_json())
+    (folder / BEST_EVALUATION).write_text(best.model_dump_json())
 
 
-def find_best(attempt_dirs: Sequence[Path]) -> tuple[Path, BestEvaluation] | None:
-    """The best weights of a trial: their folder and evaluation; the newest if there are several."""
+def best_weights(attempt_dirs: Sequence[Path]) -> Iterator[tuple[Path, BestEvaluation]]:
+    """The folders of best weights and the evaluations of these, the newest attempt's first."""
     for folder in reversed([best_dir(attempt) for attempt in attempt_dirs]):
-        try:
-            return folder, BestEvaluation.model_validate_json((folder / _BEST).read_bytes())
-        except (OSError, ValidationError):
-            continue
-    return None
+        with suppress(OSError, ValidationError):
+            content = (folder / BEST_EVALUATION).read_bytes()
+            yield folder, BestEvaluation.model_validate_json(content)
 
 
 def remove_best(attempt_dirs: Sequence[Path]) -> None:

@@ -238,7 +238,7 @@ class Checkpoints(TrainerCallback):
         trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
         state.num_input_tokens_seen = progress.tokens_seen
         evaluated = checkpoint_files.evaluated(self._resumed)
-        self._reports.restore(evaluated or progress.reports)
+        self._take_over(evaluated or progress.reports)
         if evaluated is None and self._reports.is_report_step(progress.step):
             self._best.offer(self._reports.evaluate(state))
         if progress.step >= self._total_steps:
@@ -286,8 +286,16 @@ class Checkpoints(TrainerCallback):
         """Record that a run resuming from this step has no evaluation to do first."""
         if self._trainer.is_world_process_zero():
             folder = checkpoint_files.checkpoint_dir(self._attempts[-1], step)
-            note = checkpoint_files.mark_evaluated(folder, self._reports.carry())
+            note = checkpoint_files.mark_evaluated(folder, self._carry())
             publish_file(self._config, note)
+
+    def _carry(self) -> dict[str, Any]:
+        return self._reports.carry() | {"best": self._best.carry()}
+
+    def _take_over(self, carried: dict[str, Any]) -> None:
+        self._reports.restore(carried)
+        if "best" in carried:  # not in checkpoints of earlier versions
+            self._best.restore(carried["best"])
 
     def _snapshot(self, args: TrainingArguments, state: TrainerState) -> checkpoint.Snapshot:
         trainer = self._trainer
@@ -295,7 +303,7 @@ class Checkpoints(TrainerCallback):
             state.global_step,
             state.num_input_tokens_seen,
             _schedule(trainer),
-            self._reports.carry(),
+            self._carry(),
         )
         return checkpoint.take(trainer.model, trainer.optimizer, progress, args.world_size)
 
