@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from trainables.results.ledger import Ledger
@@ -151,8 +152,9 @@ def _surplus(record: TrialRecord) -> Iterator[Path]:
     attempts = record.config.attempt_dirs
     yield from (best_dir(attempt) for attempt in attempts if best_dir(attempt).exists())
     found = checkpoints(attempts)
-    if len(found) > 1 and is_valid(found[0]):
-        yield from found[1:]
+    with suppress(OSError):  # it cannot be read now: the others stay
+        if len(found) > 1 and is_valid(found[0]):
+            yield from found[1:]
 
 
 def _size(folder: Path) -> int:

@@ -8,6 +8,7 @@ from threading import Event
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from trainables.metric_keys import IN_DOMAIN_ACC
@@ -17,6 +18,7 @@ from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 from trainables.training.reports import Reports
+from trainables.training.run import Checkpoints
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +174,32 @@ def test_a_trial_that_is_lost_before_its_end_is_recorded_trains_nothing_again(
     for old, new in zip(before, after, strict=True):
         assert old.keys() == new.keys()
         assert all(old[name].equal(new[name]) for name in old)
+
+
+def test_workers_that_see_other_checkpoints_resume_from_the_same_one(
+    killed: tuple[Path, list[Path]],
+    killed_trial: TrialConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder, (_, newer) = killed
+    other = tmp_path / "other node" / "attempt_1"
+    shutil.copytree(folder, other)
+    shutil.rmtree(newer)  # cut off while it was fetched
+    sent: list[Any] = []
+
+    def broadcast(values: list[Any]) -> None:
+        sent.extend(values)
+        values[:] = sent[: len(values)]
+
+    monkeypatch.setattr(torch.distributed, "broadcast_object_list", broadcast)
+    first_steps = []
+    for rank, node in enumerate((folder, other)):
+        monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
+        where = {"output_dir": str(tmp_path / "next"), "earlier_attempts": (str(node),)}
+        trial = killed_trial.model_copy(update={"workers": 2, **where})
+        first_steps.append(Checkpoints(trial, ListReporter(), None, 12).first_step)
+    assert first_steps == [5, 5]
 
 
 def test_checkpoint_holds_no_pickle(killed: tuple[Path, list[Path]]) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
-from builders import trial, trial_config
+from builders import save_checkpoint, trial, trial_config
 
 from trainables.config import TrialConfig
 from trainables.files.locations import node_cache
@@ -20,7 +19,7 @@ from trainables.training.attempt_folder import (
     publish_worker,
     remove_published,
 )
-from trainables.training.checkpoint_files import checkpoint_dir, digest, is_valid, newest_valid
+from trainables.training.checkpoint_files import checkpoint_dir, is_valid, newest_valid
 from tune.disk_budget import PublishedCheckpoints
 
 
@@ -35,16 +34,6 @@ def config(bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Tria
     return trial_config(
         base_dir=f"{sweep}/base", output_dir=attempts[-1], earlier_attempts=attempts[:-1]
     )
-
-
-def save_checkpoint(attempt_dir: Path, step: int) -> Path:
-    """A checkpoint as far as its validity goes."""
-    folder = checkpoint_dir(attempt_dir, step)
-    folder.mkdir(parents=True)
-    (folder / "training.safetensors").write_bytes(b"%d" % step * 1000)
-    files = {file.name: digest(file) for file in folder.iterdir()}
-    (folder / "files.json").write_text(json.dumps(files))
-    return folder
 
 
 def publish_checkpoint(attempt: str, step: int, here: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from builders import base_record, sweep_config, sweep_record, trial
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import Measurement, TrialRecord, TrialStatus
+from trainables.training import checkpoint_files
 from trainables.training.checkpoint_files import (
     FILES,
     BestEvaluation,
@@ -159,6 +162,21 @@ def test_the_only_whole_checkpoint_stays(tmp_path: Path) -> None:
     assert newest_valid(record.config.attempt_dirs) == checkpoint_dir(
         Path(record.config.output_dir), 5
     )
+
+
+def test_while_the_newest_cannot_be_read_the_others_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(file: Path) -> str:
+        raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+
+    record = attempted(tmp_path, 0)
+    fill(record)
+    budget = DiskBudget(Ledger(tmp_path), KIB / GIB)
+    budget.trial_started(record)
+    monkeypatch.setattr(checkpoint_files, "digest", stale)
+    budget.measured(record, Measurement(step=10, metrics={}, time=0))
+    assert left(record) == TWO
 
 
 def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ from trainables.errors import TrialError
 from trainables.files.disk import whole_folder
 from trainables.training.checkpoint_files import FILES, digest
 
+T = TypeVar("T")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TRAINING = "training.safetensors"
 _PROGRESS = "progress.json"
@@ -371,7 +372,7 @@ def _unwrapped(optimizer: Any) -> list[Any]:
     return chain
 
 
-def agreed(decision: bool, world_size: int) -> bool:
+def agreed(decision: T, world_size: int) -> T:
     """Rank 0's decision; every worker calls it."""
     if world_size == 1:
         return decision

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 
 from trainables.config import Frozen
 from trainables.files.disk import write_whole
+from trainables.files.storage import LocalStorage
 
 FILES = "files.json"
 _EVALUATED = "evaluated.json"
@@ -49,9 +50,10 @@ def best_dir(attempt_dir: Path) -> Path:
 def checkpoints(attempt_dirs: Sequence[Path]) -> list[Path]:
     """Every checkpoint of all attempts, newest first; at equal steps, later attempts first."""
     found = [
-        (path.name, attempt, path)
+        (name, attempt, folder / "checkpoints" / name)
         for attempt, folder in enumerate(attempt_dirs)
-        for path in folder.glob("checkpoints/step_*")
+        for name in LocalStorage(folder).children("checkpoints")  # unlike `glob`, hides no error
+        if name.startswith("step_")
     ]
     return [path for _, _, path in sorted(found, reverse=True)]
 
@@ -62,11 +64,15 @@ def newest_valid(attempt_dirs: Sequence[Path]) -> Path | None:
 
 
 def is_valid(checkpoint: Path) -> bool:
-    """Whether every file has the size and digest recorded when it was written."""
+    """Whether every file has the size and digest recorded when it was written.
+
+    Raises:
+        OSError: a file is there and cannot be read now, which says nothing about it.
+    """
     try:
         files = json.loads((checkpoint / FILES).read_text())
         return all(digest(checkpoint / name) == value for name, value in files.items())
-    except (OSError, ValueError, AttributeError):
+    except (FileNotFoundError, ValueError, AttributeError):
         return False
 
 

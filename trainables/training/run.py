@@ -25,6 +25,7 @@ from trainables.training.attempt_folder import is_scratch, publish_checkpoints, 
 from trainables.training.best_weights import BestWeights
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.reports import Reports, is_of_step
+from trainables.training.resume_point import resume_point
 
 # Rank 0 evaluates while the others wait for the next gradient exchange.
 _LONGEST_EVALUATION_S = 24 * 3600
@@ -210,7 +211,7 @@ class Checkpoints(TrainerCallback):
         self._attempts = config.attempt_dirs
         self._reports = reports
         self._total_steps = total_steps
-        self._resumed = checkpoint_files.newest_valid(self._attempts)
+        self._resumed = resume_point(self._attempts, config.workers)
         self._progress = checkpoint.load_progress(self._resumed) if self._resumed else None
 
     @property
@@ -239,7 +240,8 @@ class Checkpoints(TrainerCallback):
         state.num_input_tokens_seen = progress.tokens_seen
         evaluated = checkpoint_files.evaluated(self._resumed)
         self._take_over(evaluated or progress.reports)
-        if evaluated is None and self._reports.is_report_step(progress.step):
+        is_due = evaluated is None and self._reports.is_report_step(progress.step)
+        if checkpoint.agreed(is_due, args.world_size):
             self._best.offer(self._reports.evaluate(state))
         if progress.step >= self._total_steps:
             raise AlreadyTrained

@@ -1,0 +1,54 @@
+"""The checkpoint that a trial resumes from: one for all its workers, chosen by the first."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from trainables.training.checkpoint import agreed
+from trainables.training.checkpoint_files import FILES, checkpoints, newest_valid
+
+# Together more than the minute for which NFS may show a folder as it was (`acdirmax`).
+_PAUSES_S = (1.0, 5.0, 20.0, 40.0)
+T = TypeVar("T")
+
+
+def resume_point(attempt_dirs: Sequence[Path], workers: int) -> Path | None:
+    """The newest valid checkpoint, None if there is none; every worker calls it.
+
+    Raises:
+        OSError: the storage gives errors, or does not show this worker what the first one chose.
+    """
+    is_first = workers == 1 or torch.distributed.get_rank() == 0
+    chosen = _patiently(lambda: newest_valid(attempt_dirs)) if is_first else None
+    files = agreed((chosen / FILES).read_text() if chosen else None, workers)
+    if is_first or files is None:
+        return chosen
+    return _patiently(lambda: _with_files(attempt_dirs, files))
+
+
+def _with_files(attempt_dirs: Sequence[Path], files: str) -> Path:
+    """The checkpoint with this list of files and their digests, of which no other has the same."""
+    seen = checkpoints(attempt_dirs)
+    for checkpoint in seen:
+        if (checkpoint / FILES).read_text() == files:
+            return checkpoint
+    names = ", ".join(checkpoint.name for checkpoint in seen) or "none"
+    raise FileNotFoundError(
+        f"rank {torch.distributed.get_rank()} does not see the checkpoint that rank 0 resumes "
+        f"from; below {attempt_dirs[-1].parent} it sees {names}"
+    )
+
+
+def _patiently(look: Callable[[], T]) -> T:
+    """What `look` returns, called again for a while as long as the storage gives errors."""
+    for pause in _PAUSES_S:
+        with suppress(OSError):
+            return look()
+        time.sleep(pause)
+    return look()
