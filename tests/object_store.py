@@ -6,9 +6,11 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 
 _CREDENTIALS = {
     "AWS_ACCESS_KEY_ID": "testing",
@@ -41,6 +43,33 @@ def s3_server(port: int) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+@contextmanager
+def failing_server(seconds: float, status: int, code: str) -> Iterator[str]:
+    """Address of an empty bucket, on a server that then answers with an error for so long."""
+    import boto3
+    from moto.server import DomainDispatcherApplication, create_backend_app
+    from werkzeug.serving import make_server
+
+    working, fails_until = DomainDispatcherApplication(create_backend_app), 0.0
+
+    def answer(environment: Any, start: Any) -> Any:
+        if time.monotonic() > fails_until:
+            return working(environment, start)
+        start(f"{status} {code}", [("Content-Type", "application/xml")])
+        return [f"<Error><Code>{code}</Code></Error>".encode()]
+
+    before = dict(os.environ)
+    server = make_server("127.0.0.1", reserve(), answer, threaded=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        boto3.client("s3").create_bucket(Bucket=code.lower())
+        fails_until = time.monotonic() + seconds
+        yield f"s3://{code.lower()}"
+    finally:
+        server.shutdown()
+        os.environ.update(before)
 
 
 def _wait_for(port: int) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import threading
+import time
 from pathlib import Path
 
 import pytest
 from builders import measurement, trial
+from object_store import failing_server
 
 from trainables.errors import UserError
 from trainables.files import object_storage
@@ -21,6 +23,8 @@ from trainables.files.storage import (
     parse_location,
 )
 from trainables.results.ledger import Ledger, SweepFolder
+from trainables.results.records import Outcome, TrialStatus
+from trainables.under_ray.endings import verdict
 from tune.lock import SweepLock
 from tune.sweep_folder import check_sweep_folder
 
@@ -43,6 +47,35 @@ def test_addresses_and_paths() -> None:
     assert not is_address("/tmp/a://b")  # noqa: S108
     assert join("s3://bucket", "a", "b") == "s3://bucket/a/b"
     assert join(Path("a"), "b", "c") == Path("a/b/c")
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
+def test_a_store_that_fails_for_some_seconds_is_asked_again(status: int, code: str) -> None:
+    with failing_server(8.0, status, code) as address:
+        storage = open_storage(address)
+        storage.write("a", b"1")
+        assert storage.read("a") == b"1"
+
+
+@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
+def test_a_trial_whose_store_is_out_for_long_goes_on_later(
+    status: int, code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_storage, "_ATTEMPTS", 2)
+    with failing_server(60.0, status, code) as address, pytest.raises(OSError) as caught:
+        open_storage(address).write("a", b"1")
+    assert verdict(trial(0).config, caught.value) == Outcome(status=TrialStatus.RUNNING)
+
+
+def test_a_store_that_denies_access_says_so_at_once() -> None:
+    began = time.monotonic()
+    with (
+        failing_server(60.0, 403, "AccessDenied") as address,
+        pytest.raises(OSError, match="ACCESS_DENIED") as caught,
+    ):
+        open_storage(address).write("a", b"1")
+    assert time.monotonic() - began < 10
+    assert verdict(trial(0).config, caught.value).status is TrialStatus.FAILED
 
 
 def test_what_is_written_is_read(storage: Storage) -> None:

@@ -4,24 +4,32 @@ An object appears when its upload is complete, so every object found is whole. O
 a log is a folder of numbered segments, one per line, joined into one when the log is closed.
 Credentials and addresses come from the environment of the process or of the driver, such as
 `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, from the machine's role, or wherever else the store's
-own tools look.
+own tools look. A store that asks to slow down, fails or does not answer is asked again for some
+minutes, at doubling intervals; one that denies access is not.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlencode, urlsplit
 
 from pyarrow import fs
 
 _SEGMENT = "{:08d}.jsonl"
 _PARALLEL_REQUESTS = 32
+_ATTEMPTS = 13  # 3.4 minutes in all, where pyarrow itself would ask for 6 seconds
 _SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
+# What the AWS SDK asks again for, as pyarrow words it, and of Google's what passes by itself.
+_OUT = re.compile(
+    "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
+    r"|REQUEST_TIMEOUT) |Status\(UNAVAILABLE"
+)
 T = TypeVar("T")
 
 
@@ -34,7 +42,7 @@ class ObjectStorage:
 
     def __init__(self, location: str) -> None:
         filesystem, prefix = fs.FileSystem.from_uri(location + _query(location))
-        self._filesystem = filesystem
+        self._filesystem = _patient(filesystem)
         self._prefix = PurePosixPath(prefix)
         self._last_segment: dict[str, int] = {}
 
@@ -183,13 +191,35 @@ def _segments(log: str) -> str:
     return log.removesuffix(".jsonl")
 
 
+def is_store_out(error: BaseException) -> bool:
+    """Whether an error is a store that did not answer as it should for as long as it was asked."""
+    return isinstance(error, OSError) and _OUT.search(str(error)) is not None
+
+
+def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:
+    """The same, asking S3 for longer; Google's client asks for a quarter of an hour by itself.
+
+    Amazon's "standard" strategy would give up early where many requests are asked again at once.
+    """
+    if not isinstance(filesystem, fs.S3FileSystem):
+        return filesystem
+    retries = fs.AwsDefaultS3RetryStrategy(_ATTEMPTS)
+    return fs.S3FileSystem(region=filesystem.region, retry_strategy=retries, **_endpoint())
+
+
 def _query(location: str) -> str:
     """Options that pyarrow itself does not take from the environment."""
+    options = _endpoint() if location.startswith("s3://") else {}
+    return f"?{urlencode(options)}" if options else ""
+
+
+def _endpoint() -> dict[str, str]:
+    """Where an S3 that is not Amazon's answers."""
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not location.startswith("s3://") or not endpoint:
-        return ""
+    if not endpoint:
+        return {}
     parts = urlsplit(endpoint)
-    return f"?endpoint_override={quote(parts.netloc)}&scheme={parts.scheme}"
+    return {"endpoint_override": parts.netloc, "scheme": parts.scheme}
 
 
 def _in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:

@@ -10,6 +10,7 @@ from ray.exceptions import RayActorError
 from trainables.config import TrialConfig
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
 from trainables.files.disk import disk_full, is_disk_full
+from trainables.files.object_storage import is_store_out
 from trainables.results.records import Outcome, TrialStatus
 from trainables.training.reporter import StopTrial
 
@@ -20,6 +21,8 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
         reason = disk_full(Path(trial.output_dir))
         return Outcome(status=TrialStatus.RUNNING, reason=reason)
     cause = root_cause(error)
+    if is_store_out(cause):  # it goes on in its next attempt, from what it has published
+        return Outcome(status=TrialStatus.RUNNING)
     if isinstance(cause, Diverged):
         return Outcome(status=TrialStatus.DIVERGED, reason=str(cause))
     if isinstance(cause, OutOfMemory):
