@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -166,16 +168,23 @@ class SuccessiveHalving:
     def replay(self, histories: Mapping[int, Sequence[Measurement]]) -> dict[int, Outcome]:
         """Take in what each trial measured in earlier runs of the command.
 
-        Measurements are replayed in chronological order, so that each is judged against those
-        that came before it. The final content of a rung does not depend on that order.
+        Measurements are replayed in the order they arrived, so that each is judged against those
+        that came before it; those of a trial in order of their steps, even if the clock was set
+        back. The final content of a rung does not depend on that order.
 
         Returns:
             The outcome of each trial that its last measurement stops. If the ledger still lists
             such a trial as running, its driver died between the decision and its record.
         """
-        arrivals = [(m, number) for number, history in histories.items() for m in history]
+        arrivals = [
+            (time, number, measurement)
+            for number, history in histories.items()
+            for time, measurement in zip(
+                accumulate((m.time for m in history), max), history, strict=True
+            )
+        ]
         outcomes = {}
-        for measurement, number in sorted(arrivals, key=lambda arrival: arrival[0].time):
+        for _, number, measurement in sorted(arrivals, key=itemgetter(0)):
             outcomes[number] = self.decide(number, measurement)
         return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
 

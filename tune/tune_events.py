@@ -101,7 +101,10 @@ class TuneEvents(Callback):
             self._end(trial, Outcome.model_validate(result[OUTCOME]))
         elif MEASUREMENT in result:
             measured = Measurement.model_validate(result[MEASUREMENT])
-            measurement = measured.model_copy(update={"attempt": record.attempt})
+            # By this machine's clock: early stopping replays the order of arrival, and the workers'
+            # clocks differ.
+            arrived = {"attempt": record.attempt, "time": time.time()}
+            measurement = measured.model_copy(update=arrived)
             record = record.after(measurement)
             self._records[trial.trial_id] = record
             for listener in self._listeners:

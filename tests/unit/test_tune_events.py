@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -54,6 +55,14 @@ class Attempts:
         trial = self.start(step)
         trial.get_error = lambda: None
         self.events.on_trial_error(0, [], trial)
+
+
+def test_a_measurement_is_of_when_it_arrived_and_not_of_what_a_workers_clock_says() -> None:
+    attempts, before = Attempts(retries=0), time.time()
+    attempts.start(step=5)
+    (record,) = attempts.events.running
+    assert record.last is not None
+    assert before <= record.last.time <= time.time()
 
 
 def test_a_lost_process_counts_only_where_the_trial_came_no_further_since_the_last() -> None:
