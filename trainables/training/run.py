@@ -23,6 +23,7 @@ from trainables.results.records import Measurement, TrialResult
 from trainables.training import checkpoint, checkpoint_files
 from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
 from trainables.training.best_weights import BestWeights
+from trainables.training.fused_head import FusedHeadCheck
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.reports import Reports, is_of_step
 from trainables.training.resume_point import resume_point
@@ -104,7 +105,7 @@ def run_training(
         args=arguments,
         train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
         processing_class=tokenizer,
-        callbacks=[reports, checkpoints],
+        callbacks=[FusedHeadCheck(), reports, checkpoints],
     )
     first = trainer.is_world_process_zero()
     save_to = partial(save, trainer)

@@ -1,0 +1,54 @@
+"""A model whose logits TRL's fused head would compute differently is not trained with it."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+from trainables.errors import TrialError
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from trainables.config import TrialConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+
+SHAPE = {
+    "hidden_size": 16,
+    "intermediate_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "pad_token_id": 0,
+    "eos_token_id": 1,
+}
+# Small, as the logits of a model with random weights are.
+CAPS = {"recurrent_gemma": {"logits_soft_cap": 0.01}, "gemma2": {"final_logit_softcapping": 0.01}}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("kind", "is_known"), [("recurrent_gemma", False), ("gemma2", True)])
+def test_a_cap_that_trl_does_not_know_is_told(
+    kind: str,
+    is_known: bool,
+    dtype: str,
+    make_trial: Callable[..., TrialConfig],
+    tokenizer: Any,
+    tmp_path: Path,
+) -> None:
+    set_seed(0)
+    shape = SHAPE | CAPS[kind] | {"vocab_size": len(tokenizer)}
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    trial = make_trial(model={"name": str(tmp_path), "dtype": dtype, "attention": "eager"})
+    refused = pytest.raises(TrialError, match="TRL's loss is not the model's")
+    with nullcontext() if is_known else refused:
+        train_lora(trial, ListReporter())
