@@ -160,8 +160,7 @@ class EvalSuite(Frozen):
         batch_size: sequences per forward pass. For likelihoods it sets a budget of tokens, so that
             more short sequences share a pass: `batch_size` times the length of the longest request,
             taken as at least 64 tokens.
-        chat_template: apply the tokenizer's chat template. If it prints today's date, then, here
-            as in training, that of `chat_date`, so that all trials are asked what the base was.
+        chat_template: apply the tokenizer's, which prints no date but that of `chat_date`.
         general_text: text file (one document per line) or JSONL with a `text` field; its
             cross-entropy is the LM drift. None: not measured.
         kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from
@@ -266,8 +265,8 @@ class DeepSpeedConfig(Frozen):
         zero_stage: 0 none, 1 optimizer states, 2 also gradients, 3 also parameters.
         offload_optimizer: keep optimizer states in host memory (stage 1 and up).
         offload_parameters: keep parameters in host memory (stage 3).
-        config_file: the user's own DeepSpeed JSON; replaces all of the above. `auto` values are
-            filled in from the trial.
+        config_file: the user's own DeepSpeed JSON; replaces all of the above. The trial fills in
+            `auto` values.
         config: content of `config_file`, read together with the sweep file, or given in its place.
     """
 
@@ -320,10 +319,8 @@ class Objective(Frozen):
         return self.loss(value) < self.loss(than)
 
     def loss(self, value: float) -> float:
-        """The value, negated if it is to be maximised: lower is better.
-
-        It is rounded, as equal accuracies may differ by what was added first.
-        """
+        """The value, negated if it is to be maximised: lower is better."""
+        # Rounded, as equal accuracies may differ by what was added first.
         return round(value if self.mode == "min" else -value, 12)
 
 
