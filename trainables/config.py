@@ -157,12 +157,11 @@ class EvalSuite(Frozen):
         ood: shifts of the domain.
         task_dirs: folders with the user's own task YAMLs, searched before the harness's.
         num_fewshot, limit: as in the harness; `limit` counts documents per task.
-        batch_size: sequences per forward pass. For likelihoods it sets a budget of tokens, so that
-            more short sequences share a pass: `batch_size` times the length of the longest request,
-            taken as at least 64 tokens.
+        batch_size: sequences per forward pass; for likelihoods a budget of tokens, this many times
+            the length of the longest request, taken as at least 64.
         chat_template: apply the tokenizer's, which prints no date but that of `chat_date`.
-        general_text: text file (one document per line) or JSONL with a `text` field; its
-            cross-entropy is the LM drift. None: not measured.
+        general_text: text (one document a line) or JSONL with a `text`; its cross-entropy is the LM
+            drift. None: not measured.
         kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from
             the base after each, on which KL drift is measured. 0 prompts: not measured.
     """
@@ -320,7 +319,7 @@ class Objective(Frozen):
 
     def loss(self, value: float) -> float:
         """The value, negated if it is to be maximised: lower is better."""
-        # Rounded, as equal accuracies may differ by what was added first.
+        # Equal accuracies may differ by what was added first.
         return round(value if self.mode == "min" else -value, 12)
 
 
@@ -338,8 +337,7 @@ class TrialConfig(Frozen):
         workers: processes training this trial together.
         gpus_per_worker, cpus_per_worker: resources each of them holds.
         output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
-        published_dir: object store address that a worker publishes `output_dir` to; None if
-            `output_dir` is in the sweep's own folder.
+        published_dir: object store address that `output_dir` is published to; None without one.
         earlier_attempts: folders of the trial's earlier attempts; it resumes from their newest
             checkpoint.
         objective: metric that selects the best evaluation, whose weights are kept beside the final
