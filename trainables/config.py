@@ -338,8 +338,7 @@ class TrialConfig(Frozen):
         gpus_per_worker, cpus_per_worker: resources each of them holds.
         output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
         published_dir: object store address that `output_dir` is published to; None without one.
-        earlier_attempts: folders of the trial's earlier attempts; it resumes from their newest
-            checkpoint.
+        earlier_attempts: their folders; the trial resumes from the newest checkpoint there.
         objective: metric that selects the best evaluation, whose weights are kept beside the final
             ones; None keeps none.
         minutes_per_report: a trial that reports nothing for this long ends its process.
