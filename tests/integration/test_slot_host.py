@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from chosen_scores import OBJECTIVE
 
 from trainables.errors import OutOfMemory
+from trainables.files.storage import open_storage
 from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
 from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost, _Guest
@@ -246,6 +248,22 @@ def test_a_probe_where_not_even_one_slot_fits_finds_nothing(
     host = SlotHost()
     assert asyncio.run(host.probe(make_trial().model_dump(mode="json"), 4, 100, 0.0)) == []
     assert host._engine.slots == []
+
+
+def test_a_stop_request_keeps_the_best_weights_of_a_trial_in_an_object_store(
+    make_trial: MakeTrial, base_dir: Path, bucket: str
+) -> None:
+    open_storage(f"{bucket}/best").publish(base_dir, "base", last="base.json")
+    attempt = f"{bucket}/best/trials/0000/attempt_1"
+    trial = make_trial(
+        train={"steps": 12, "report_every": 1},
+        objective=OBJECTIVE,
+        base_dir=f"{bucket}/best/base",
+        output_dir=attempt,
+    )
+    (events,) = host_trials([trial], 1, SlotHost(stop_requested=lambda: True))
+    assert isinstance(events[-1][ERROR], StopTrial)
+    assert "adapter_model.safetensors" in open_storage(attempt).children("best")
 
 
 @pytest.mark.parametrize("report_every", [12, 1])

@@ -101,7 +101,7 @@ class TrialRecord(Frozen):
         confirms: for a repeat run, number of the trial of the search that it repeats with another
             seed; None for a trial of the search.
         best_weights_dir: where the weights of the best evaluation by the sweep's first objective
-            are; None if the last one was the best.
+            are; None if the last one was the best, or if they are lost.
     """
 
     schema_version: int = SCHEMA_VERSION

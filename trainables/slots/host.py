@@ -38,6 +38,7 @@ from trainables.training.attempt_folder import (
     publish_results,
     published_address,
 )
+from trainables.training.reporter import StopTrial
 
 STARTED = "started"
 MEASUREMENT = "measurement"
@@ -302,7 +303,7 @@ class SlotHost:
         """Tell a trial how it ended, once its results are published."""
         result, error = ended.result, ended.error
         try:
-            if error is None:
+            if error is None or isinstance(error, StopTrial):  # its best weights, for later
                 await self._in_thread(lambda: publish_results(guest.trial))
         except OSError as of_storage:
             error = told(of_storage)
