@@ -35,6 +35,7 @@ from tune.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.earlier_trials import check_same_sweep, fitted, fitting, import_trials
 from tune.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.in_order import InOrder
+from tune.input_files import check_same_inputs, digests
 from tune.listeners import SweepListener
 from tune.memory_fit import memory_fit
 from tune.node_checks import (
@@ -200,8 +201,10 @@ class Sweep:
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():
             return []
-        saved = self._ledger.sweep().config
+        sweep = self._ledger.sweep()
+        saved = sweep.config
         check_same_sweep(saved, self._config, self._ledger.folder.location)
+        check_same_inputs(sweep.inputs, self._config)
         return fitted(saved, self._config, self._ledger.trials())
 
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
@@ -273,7 +276,9 @@ class Sweep:
             record = self._ledger.sweep().started_again(config, now)
         else:
             sweep_id = f"{self._config.name}-{uuid.uuid4().hex[:8]}"
-            record = SweepRecord(sweep_id=sweep_id, config=config, provenance=now)
+            record = SweepRecord(
+                sweep_id=sweep_id, config=config, provenance=now, inputs=digests(self._config)
+            )
         if self._warm_is_new and (self._warm or self._ledger.warm_start()):
             self._ledger.write_warm_start(self._warm)
         self._ledger.write_sweep(record)

@@ -1,4 +1,4 @@
-"""Atomic writing of files and folders, and detection of full disks."""
+"""Atomic writing of files and folders, hashes of them, and detection of full disks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+_SAMPLED_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -125,3 +126,15 @@ def disk_full(folder: Path) -> str:
 
 def _size(count: int) -> str:
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.1f} MiB"
+
+
+def hash_file(digest: Any, file: Path) -> None:
+    """Add a file to a hashlib digest; of more than 3 MiB the first, middle and last MiB."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        if size <= 3 * _SAMPLED_BYTES:
+            digest.update(stream.read())
+            return
+        for offset in (0, size // 2, size - _SAMPLED_BYTES):
+            stream.seek(offset)
+            digest.update(stream.read(_SAMPLED_BYTES))

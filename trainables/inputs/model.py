@@ -15,11 +15,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, first_line
-from trainables.files.disk import whole_folder
+from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
-
-_SAMPLED_BYTES = 1 << 20
 
 
 def device() -> torch.device:
@@ -117,19 +115,8 @@ def fingerprint(model: ModelConfig) -> str:
     digest = hashlib.sha256()
     for file in sorted(path for path in Path(origin).iterdir() if path.is_file()):
         digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
-        _hash_file(digest, file)
+        hash_file(digest, file)
     return digest.hexdigest()
-
-
-def _hash_file(digest: Any, file: Path) -> None:
-    size = file.stat().st_size
-    with file.open("rb") as stream:
-        if size <= 3 * _SAMPLED_BYTES:
-            digest.update(stream.read())
-            return
-        for offset in (0, size // 2, size - _SAMPLED_BYTES):
-            stream.seek(offset)
-            digest.update(stream.read(_SAMPLED_BYTES))
 
 
 def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
@@ -172,7 +159,7 @@ def _converted(gguf: Path) -> Path:
     model of the same architecture, which can be.
     """
     digest = hashlib.sha256(f"{gguf.name}:{gguf.stat().st_size}\n".encode())
-    _hash_file(digest, gguf)
+    hash_file(digest, gguf)
     folder = node_cache() / "models" / f"{gguf.stem}-{digest.hexdigest()[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):

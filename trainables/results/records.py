@@ -284,6 +284,8 @@ class SweepRecord(Frozen):
         config: the resolved sweep file, as plain data.
         provenance: of the newest start of the command.
         earlier: those of the previous starts, oldest first.
+        inputs: digests of the files that the base was measured with, by field of the sweep file;
+            empty in records of earlier versions.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -291,6 +293,7 @@ class SweepRecord(Frozen):
     config: dict[str, object]
     provenance: Provenance
     earlier: tuple[Provenance, ...] = ()
+    inputs: dict[str, str] = Field(default_factory=dict)
 
     @property
     def created(self) -> float:

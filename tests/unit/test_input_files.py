@@ -1,0 +1,69 @@
+"""An edit of a file between two starts of a sweep is told, before trials are compared across it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from sweep_files import edited
+
+from trainables.errors import UserError
+from tune.input_files import check_same_inputs, digests
+from tune.sweep_config import SweepConfig
+from tune.sweep_file import load_sweep
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> SweepConfig:
+    for name in ("model/config.json", "tasks/mine.yaml", "general.txt", "test.jsonl"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("before")
+    sweep = tmp_path / "sweep.yaml"
+    sweep.write_text(
+        edited(
+            model__name="./model",
+            eval__task_dirs=["tasks", "package://tune/sweeps"],
+            eval__general_text="general.txt",
+            eval__ood=[{"task": "c", "data_files": {"test": "test.jsonl"}}],
+        )
+    )
+    return load_sweep(str(sweep), [])
+
+
+@pytest.mark.parametrize(
+    ("file", "field"),
+    [
+        ("model/config.json", "model.name"),
+        ("tasks/mine.yaml", "eval.task_dirs.0"),
+        ("tasks/helpers.py", "eval.task_dirs.0"),
+        ("general.txt", "eval.general_text"),
+        ("test.jsonl", "eval.ood.c.data_files.test"),
+    ],
+)
+def test_an_edited_file_is_told_by_its_field(
+    config: SweepConfig, tmp_path: Path, file: str, field: str
+) -> None:
+    recorded = digests(config)
+    check_same_inputs(recorded, config)
+    (tmp_path / file).write_text("after")
+    with pytest.raises(UserError) as caught:
+        check_same_inputs(recorded, config)
+    (fault,) = caught.value.faults
+    assert fault.field == field
+    check_same_inputs({}, config)  # of an earlier version
+
+
+def test_what_running_a_task_leaves_in_its_folder_is_no_edit(
+    config: SweepConfig, tmp_path: Path
+) -> None:
+    recorded = digests(config)
+    assert sorted(recorded) == [
+        "eval.general_text",
+        "eval.ood.c.data_files.test",
+        "eval.task_dirs.0",
+        "model.name",
+    ]
+    (tmp_path / "tasks/__pycache__").mkdir()
+    (tmp_path / "tasks/__pycache__/helpers.cpython-311.pyc").write_text("compiled")
+    (tmp_path / "tasks/.mine.yaml.swp").write_text("open in an editor")
+    check_same_inputs(recorded, config)
