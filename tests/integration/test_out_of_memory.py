@@ -57,6 +57,8 @@ class Device:
 
     def check(self, rows: int, training: bool) -> None:
         self.passes += training
+        if not training and not self.passes:  # the check of TRL's loss, before the first step
+            return
         limit = self.training_rows if training else self.evaluation_rows
         if rows > limit and not (training and self.passes <= self.ample_passes):
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to hold {rows} rows.")
