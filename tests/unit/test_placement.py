@@ -194,7 +194,7 @@ def test_what_waits_when_the_budget_is_spent_never_starts(sampler: str) -> None:
     run.fill()
     waiting, (lost,) = run.waiting(), of(run, "full")
     assert len(waiting) == (7 if grid else 8)  # of the grid all there is
-    run.searcher._clock = lambda: run.searcher._began + 3600.0
+    run.searcher._clock = lambda: run.searcher._began + 3601.0
     run.searcher.trial_interrupted(run.running.pop(lost))
     before = len(run.started)
     while run.fill() != Searcher.FINISHED:
