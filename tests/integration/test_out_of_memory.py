@@ -57,8 +57,6 @@ class Device:
 
     def check(self, rows: int, training: bool) -> None:
         self.passes += training
-        if not training and not self.passes:  # the check of TRL's loss, before the first step
-            return
         limit = self.training_rows if training else self.evaluation_rows
         if rows > limit and not (training and self.passes <= self.ample_passes):
             raise torch.OutOfMemoryError(f"CUDA out of memory. Tried to hold {rows} rows.")
@@ -71,7 +69,8 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     def checked(self: Any, *arguments: Any, **options: Any) -> Any:
         ids = options.get("input_ids")
         rows = options["inputs_embeds"] if ids is None else ids
-        device.check(len(rows), self.training)
+        if ids is None or ids.tolist() != [[*range(8)]]:  # `FusedHeadCheck`, which always fits
+            device.check(len(rows), self.training)
         return forward(self, *arguments, **options)
 
     monkeypatch.setattr(LlamaModel, "forward", checked)
