@@ -6,7 +6,7 @@ and wrong together.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from trainables.results.records import ItemScore
 
 Scores = Mapping[str, NDArray[np.float64]]
+Asker = tuple[str, str | None]  # a task, and its member if it is a group that weighs them equally
 
 
 @dataclass(frozen=True)
@@ -52,18 +53,38 @@ class Stratum:
 def strata(items: Mapping[str, Sequence[ItemScore]], tasks: Sequence[str]) -> list[Stratum]:
     """The strata over which the mean over tasks, each weighing the same, is a weighted mean.
 
+    A stratum's questions are those that the same tasks ask, be it all of theirs or, where one has a
+    limit, only some.
+
     Args:
         items: by task, in the order of the scores.
         tasks: some of them.
     """
-    found: defaultdict[tuple[str, ...], list[Part]] = defaultdict(list)
+    asked: defaultdict[tuple[str, int], list[tuple[Asker, int]]] = defaultdict(list)
+    sizes: Counter[Asker] = Counter()
     for task in tasks:
-        members: defaultdict[str | None, list[int]] = defaultdict(list)
+        times: Counter[tuple[str | None, str]] = Counter()  # a task may ask a question twice
         for position, item in enumerate(items[task]):
-            members[item.member].append(position)
-        for own in members.values():
-            own.sort(key=lambda position: items[task][position].doc_hash)
-            questions = tuple(items[task][position].doc_hash for position in own)
-            weight = 1 / len(tasks) / len(members)
-            found[questions].append(Part(task, np.array(own), weight))
-    return [Stratum(tuple(parts)) for parts in found.values()]
+            asker = task, item.member
+            sizes[asker] += 1
+            times[item.member, item.doc_hash] += 1
+            question = item.doc_hash, times[item.member, item.doc_hash]
+            asked[question].append((asker, position))
+    members = Counter(task for task, _ in sizes)
+    found: defaultdict[tuple[Asker, ...], list[tuple[int, ...]]] = defaultdict(list)
+    for askings in asked.values():
+        askers, positions = zip(*askings, strict=True)
+        found[askers].append(positions)
+    return [
+        Stratum(
+            tuple(
+                Part(
+                    task,
+                    np.array(own),
+                    len(own) / sizes[task, member] / members[task] / len(tasks),
+                )
+                for (task, member), own in zip(askers, zip(*positions, strict=True), strict=True)
+            )
+        )
+        for askers, positions in found.items()
+    ]

@@ -28,7 +28,7 @@ def test_tasks_that_ask_the_same_questions_are_one_stratum() -> None:
     items = {
         "choice": [item("choice", q, 1.0) for q in ("a", "b", "c")],
         "generated": [item("generated", q, 0.0) for q in ("c", "a", "b")],
-        "other": [item("other", q, 1.0) for q in ("a", "b")],
+        "other": [item("other", q, 1.0) for q in ("d", "e")],
     }
     both, other = strata(items, ["choice", "generated", "other"])
     assert (both.weight, other.weight) == pytest.approx((2 / 3, 1 / 3))
@@ -39,6 +39,19 @@ def test_tasks_that_ask_the_same_questions_are_one_stratum() -> None:
     }
     assert both.mean_of(scores).tolist() == [1.0, 0.5, 0.5]
     assert other.mean_of(scores).tolist() == [0.0, 1.0]
+
+
+def test_questions_that_a_task_with_a_limit_asks_too_are_a_stratum_of_their_own() -> None:
+    items = {
+        "choice": [item("choice", q, 1.0) for q in ("a", "b", "b", "c", "d")],
+        "generated": [item("generated", q, 0.0) for q in ("b", "a")],
+    }
+    both, rest = strata(items, ["choice", "generated"])
+    assert (both.weight, rest.weight) == pytest.approx((0.5 * 2 / 5 + 0.5, 0.5 * 3 / 5))
+    scores = {"choice": np.array([1.0, 0.0, 0.5, 0.0, 1.0]), "generated": np.array([1.0, 0.0])}
+    mean = both.weight * both.mean_of(scores).mean() + rest.weight * rest.mean_of(scores).mean()
+    assert mean == pytest.approx((scores["choice"].mean() + scores["generated"].mean()) / 2)
+    assert both.mean_of(scores).tolist() == pytest.approx([2 / 7, 5 / 7])
 
 
 def test_a_group_that_weighs_its_tasks_equally_does_so_in_every_number() -> None:
