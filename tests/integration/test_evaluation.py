@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from lm_eval.tasks import TaskManager
 
 from trainables.config import EvalSuite
 from trainables.errors import UserError
-from trainables.evaluation.evaluator import Evaluation, Evaluator
+from trainables.evaluation.evaluator import Evaluation, Evaluator, _answer_text
 from trainables.evaluation.forgetting import mean_over_members
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_tokenizer
@@ -324,6 +325,21 @@ def test_the_answer_that_is_shown_is_the_one_that_was_scored(
     items = Evaluator(wanted, tokenizer).evaluate(tuned).items
     assert [item.answer == item.target for item in items] == [item.score == 1.0 for item in items]
     assert {item.score for item in items} == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("metric", ["acc_norm", "acc_bytes"])
+def test_an_empty_choice_is_not_the_answer_by_length(metric: str) -> None:
+    task = SimpleNamespace(
+        OUTPUT_TYPE="multiple_choice", multiple_input=0, doc_to_choice=lambda doc: doc["choices"]
+    )
+    sample = {
+        "doc": {"choices": ["", "9"]},
+        "metrics": [metric],
+        "arguments": [("max 3 9 =", " "), ("max 3 9 =", " 9")],
+        "filtered_resps": [(-0.5, False), (-2.0, False)],
+    }
+    assert _answer_text(task, sample, metric) == "9"
+    assert _answer_text(task, sample, "acc") == ""
 
 
 def test_where_the_questions_differ_and_not_the_answers_the_chosen_question_is_shown(

@@ -321,7 +321,11 @@ def _answer_text(task: Any, sample: dict[str, Any], metric: str) -> str:
     elif metric in ("acc_norm", "acc_bytes"):
         choices = task.doc_to_choice(sample["doc"])
         lengths = [len(c.encode() if metric == "acc_bytes" else c) for c in choices]
-        by_metric = [own / length for own, length in zip(by_metric, lengths, strict=True)]
+        # An empty choice is never taken: the harness divides by 0 as NumPy does.
+        by_metric = [
+            own / length if length else -math.inf
+            for own, length in zip(by_metric, lengths, strict=True)
+        ]
     # Same choice as the harness if all are numbers, without an array per item.
     return _choice_text(task, sample, max(range(count), key=by_metric.__getitem__))
 
