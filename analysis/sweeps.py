@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +11,7 @@ from analysis.sweep_settings import SweepSettings
 from trainables.config import DataConfig, EvalSuite, ModelConfig, TrainConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
+from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.ledger import Ledger
 from trainables.results.records import (
     BaseRecord,
@@ -84,7 +84,7 @@ class Sweep:
         running = sum(record.status is TrialStatus.RUNNING for record in self.trials)
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
         asked = self._asked or ended
-        missing = self._missing_repeats
+        missing = self._missing_repeats if ended >= asked else 0
         if ended >= asked and not running and not missing:
             return None
         told = [f"{ended} of {asked} trials ended"]
@@ -93,12 +93,12 @@ class Sweep:
 
     @property
     def _missing_repeats(self) -> int:
-        """Repeat runs still to be made of trials that were repeated at least once."""
+        """Repeat runs of the winners that the next start of the command would make."""
         confirm = self.goals.confirm
         if confirm is None or self._asked is None:
             return 0
-        repeats = Counter(trial.confirms for trial in self.trials if trial.confirms is not None)
-        return sum(max(0, confirm.seeds - count) for count in repeats.values())
+        chosen = winners(self.goals, self.trials, confirm.top_k)
+        return sum(1 for _ in unconfirmed(confirm.seeds, chosen, self.trials))
 
     @property
     def _asked(self) -> int | None:

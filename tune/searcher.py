@@ -11,8 +11,8 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
+from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.records import TrialRecord
-from tune.confirmation import unconfirmed, winners
 from tune.listeners import SweepListener
 from tune.placement import Room
 from tune.search_history import SearchHistory
@@ -249,7 +249,7 @@ class OptunaSearcher(Searcher, SweepListener):
             return None
         if self._winners is None:
             self._winners = winners(self._config, self._history.records, confirm.top_k)
-        return next(unconfirmed(confirm, self._winners, list(self._history.records)), None)
+        return next(unconfirmed(confirm.seeds, self._winners, list(self._history.records)), None)
 
 
 def _config(suggestion: dict[str, Any]) -> TrialConfig:

@@ -11,11 +11,11 @@ from builders import GAIN, LOSS, sweep_config, trial
 from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
+from trainables.results.confirmation import winners
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import half_width, judged_by_repeats
-from tune.confirmation import winners
 from tune.tables import write_confirmed_csv
 
 

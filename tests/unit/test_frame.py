@@ -20,6 +20,7 @@ from analysis.sweeps import open_sweeps, pair_items
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
 from trainables.results.ledger import Ledger
+from trainables.results.recommendation import recommend
 from trainables.results.records import ItemScore, Measurement, TrialStatus
 
 
@@ -185,12 +186,23 @@ def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
     assert done.unfinished is None
     folder = SyntheticSweep(trials=3, budget=8).write(tmp_path / "c")
     assert open_sweeps([folder])[0].unfinished == "3 of 8 trials ended"
+
+
+def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
+    folder = SyntheticSweep(trials=3, full_every=0).write(tmp_path)
     record = json.loads((folder / "sweep.json").read_text())
-    repeat = json.loads((folder / "trials/0000/trial.json").read_text()) | {"confirms": 1}
-    (folder / "trials/0000/trial.json").write_text(json.dumps(repeat))
     record["config"] |= {"confirm": {"top_k": 1, "seeds": 3}, "budget": {"trials": 2}}
     (folder / "sweep.json").write_text(json.dumps(record))
-    assert open_sweeps([folder])[0].unfinished == "2 of 2 trials ended, 2 repeats missing"
+    (sweep,) = open_sweeps([folder])
+    one, other, last = sweep.trials
+    best = recommend(sweep.goals, [one, other]).trial
+    for repeated in (one, other):
+        repeat = {"confirms": repeated.number, "params": repeated.params}
+        sweep.ledger.write_trial(last.model_copy(update=repeat))
+        # One that is no winner any more, as the search was extended, is not repeated further.
+        missing = 2 if repeated is best else 3
+        told = f"2 of 2 trials ended, {missing} repeats missing"
+        assert open_sweeps([folder])[0].unfinished == told
     record["config"]["budget"]["hours"] = 2
     (folder / "sweep.json").write_text(json.dumps(record))
     assert open_sweeps([folder])[0].unfinished is None
