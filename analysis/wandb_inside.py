@@ -6,10 +6,13 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import pandas as pd
 import wandb
 
+from analysis.inside import attention, matrices, representation
 from analysis.sweep_settings import Wandb
 from analysis.sweeps import Sweep
+from trainables.inside.records import InsideFolder, InsideRecord
 from trainables.results.records import TrialRecord
 
 SPECTRA, ATTENTION, REPRESENTATION = "inside/spectra", "inside/attention", "inside/representation"
@@ -26,12 +29,12 @@ _RUN_SETTINGS = {
 }
 
 
-def inside_records(sweep: Sweep) -> Iterator[tuple[TrialRecord, Any]]:
+def inside_records(sweep: Sweep) -> Iterator[tuple[TrialRecord, InsideRecord]]:
     """The inspected trials, with what `python -m analysis inside` found."""
+    folder = InsideFolder(sweep.ledger.folder.root)
     for trial in sweep.trials:
-        file = sweep.ledger.folder.root / "inside" / f"{trial.number:04d}" / "record.json"
-        if file.exists():
-            yield trial, json.loads(file.read_bytes())
+        if found := folder.read(trial.number):
+            yield trial, found
 
 
 def log_inside(sweep: Sweep, target: Wandb, mode: Literal["online", "offline"]) -> None:
@@ -40,30 +43,26 @@ def log_inside(sweep: Sweep, target: Wandb, mode: Literal["online", "offline"]) 
     done: dict[str, Any] = json.loads(done_file.read_bytes()) if done_file.exists() else {}
     for trial, found in inside_records(sweep):
         tables = tables_of(found)
-        if tables and done.get(trial.config.trial_id) != found["key"]:
+        if tables and done.get(trial.config.trial_id) != found.key:
             _log(sweep, trial, target, mode, tables)
-            done[trial.config.trial_id] = found["key"]
+            done[trial.config.trial_id] = found.key
             done_file.write_text(json.dumps(done))
 
 
-def tables_of(found: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The non-empty tables' rows: one per matrix, head or layer."""
-    matrices = [
-        {name: value for name, value in matrix.items() if not isinstance(value, list)}
-        for matrix in found.get("matrices", [])
-    ]
-    attention = [
-        {"layer": layer["layer"], "head": head}
-        | {name: values[head] for name, values in layer.items() if isinstance(values, list)}
-        for layer in found.get("attention", [])
-        for head in range(len(layer["js"]))
-    ]
+def tables_of(found: InsideRecord) -> dict[str, pd.DataFrame]:
+    """The non-empty tables: one row per matrix, head or layer."""
     tables = {
-        SPECTRA: matrices,
-        ATTENTION: attention,
-        REPRESENTATION: found.get("representation", []),
+        SPECTRA: matrices([found]),
+        ATTENTION: attention([found]),
+        REPRESENTATION: representation([found]),
     }
-    return {key: rows for key, rows in tables.items() if rows}
+    no_scalars = ["shape", "singular_values"]
+    left_out = ["number", *no_scalars]
+    return {
+        key: table.drop(columns=left_out, errors="ignore")
+        for key, table in tables.items()
+        if not table.empty
+    }
 
 
 def _log(
@@ -71,7 +70,7 @@ def _log(
     trial: TrialRecord,
     target: Wandb,
     mode: Literal["online", "offline"],
-    tables: dict[str, list[dict[str, Any]]],
+    tables: dict[str, pd.DataFrame],
 ) -> None:
     """Resume the trial's run and set its summary; nothing is added to its curves."""
     run = wandb.init(
@@ -86,11 +85,7 @@ def _log(
         resume="allow",
         settings=wandb.Settings(**_RUN_SETTINGS),
     )
-    for key, rows in tables.items():
-        run.summary[key] = _table(rows)
+    for key, table in tables.items():
+        rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()
+        run.summary[key] = wandb.Table(columns=list(table), data=rows)
     run.finish(exit_code=0)
-
-
-def _table(rows: list[dict[str, Any]]) -> wandb.Table:
-    columns = list(rows[0])
-    return wandb.Table(columns=columns, data=[[row[name] for name in columns] for row in rows])

@@ -19,6 +19,7 @@ from analysis.sweeps import open_sweeps
 from analysis.wandb_inside import log_inside
 from trainables import metric_keys
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
+from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
 from trainables.results.ledger import Ledger
 from trainables.results.records import (
     BaseRecord,
@@ -309,22 +310,29 @@ def test_an_online_sweep_gets_its_views_at_its_end(
     assert make_views(sweep) == ["python -m analysis wandb-views 'my sweep'"]
 
 
-FOUND = {
-    "key": "abc",
-    "matrices": [
-        {"layer": n, "module": "self_attn.q_proj", "shape": [8, 8], "stable_rank": 1.5 + n,
-         "intruders": None, "singular_values": [1.0] * n}
+FOUND = InsideRecord(
+    number=2,
+    trial_id=f"{SWEEP_ID}-0002",
+    key="abc",
+    matrices=tuple(
+        MatrixChange(
+            layer=n, module="self_attn.q_proj", shape=(8, 8), rank_limit=8, relative_norm=0.1,
+            stable_rank=1.5 + n, intruders=n or None, singular_values=(1.0,) * n,
+        )
         for n in range(3)
-    ],
-    "attention": [{"layer": n, "js": [0.1, 0.2], "entropy_shift": [0.0, -0.5]} for n in range(3)],
-    "representation": [],
-}  # fmt: skip
+    ),
+    attention=tuple(
+        AttentionDrift(
+            layer=n, js=(0.1, 0.2), js_without_first=(0.3, 0.4),
+            entropy_shift=(0.0, -0.5), entropy_shift_without_first=(0.0, -0.6),
+        )
+        for n in range(3)
+    ),
+)  # fmt: skip
 
 
 def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_path: Path) -> None:
-    file = sweep / "inside" / "0002" / "record.json"
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(FOUND))
+    InsideFolder(sweep).write(FOUND)
     (sweep / "wandb").mkdir()
     [opened] = open_sweeps([sweep])
     target = SweepSettings.of(opened.record).wandb
@@ -337,14 +345,20 @@ def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_pa
         for file in part.glob("files/media/table/inside/*.json")
     }
     assert tables.keys() == {"spectra", "attention"}
-    assert tables["spectra"]["columns"] == ["layer", "module", "stable_rank", "intruders"]
-    assert tables["spectra"]["data"][2] == [2, "self_attn.q_proj", 3.5, None]
-    assert tables["attention"]["columns"] == ["layer", "head", "js", "entropy_shift"]
-    assert tables["attention"]["data"] == [
-        [layer, head, (0.1, 0.2)[head], (0.0, -0.5)[head]] for layer in range(3) for head in (0, 1)
+    spectra, heads = tables["spectra"], tables["attention"]
+    assert spectra["columns"] == [
+        "layer", "module", "rank_limit", "relative_norm", "stable_rank", "effective_rank",
+        "rank_90", "intruders", "cosine_by_index", "cosine_by_maximum",
+    ]  # fmt: skip
+    first, *_, last = spectra["data"]
+    assert first == [0, "self_attn.q_proj", 8, 0.1, 1.5, *[None] * 5]
+    assert last == [2, "self_attn.q_proj", 8, 0.1, 3.5, None, None, 2, None, None]
+    assert heads["columns"][:3] == ["layer", "head", "js"]
+    assert [row[:3] for row in heads["data"]] == [
+        [layer, head, (0.1, 0.2)[head]] for layer in range(3) for head in (0, 1)
     ]
     # Another look, other tables.
-    file.write_text(json.dumps({**FOUND, "key": "def"}))
+    InsideFolder(sweep).write(FOUND.model_copy(update={"key": "def"}))
     log_inside(opened, target, "offline")
     assert len(list(sweep.glob("wandb/offline-run-*"))) == 2
     # And a panel for each.
