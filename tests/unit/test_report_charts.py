@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from synthetic_sweep import SyntheticSweep
 
+from analysis.report.cost import cost_figure, costs
 from analysis.report.inside import inside_figures
 from analysis.report.ranks import rate_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.metric_keys import MAX_RESERVED
 from trainables.results.ledger import Ledger
 
 
@@ -56,6 +58,19 @@ def test_many_learning_rates_have_ranges_that_meet(tmp_path, spread):
     ends = [[float(end) for end in label.split(" to ")] for label in labels]
     assert [high for _, high in ends[:-1]] == [low for low, _ in ends[1:]]
     assert (ends[0][0], ends[-1][1]) == pytest.approx((rates[0], rates[-1]), rel=0.05)
+
+
+def test_trials_in_slots_which_have_no_memory_of_their_own_have_no_empty_chart_of_it(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=4, items=4).write(tmp_path))
+    keys = [chart.key for chart in cost_figure(Results(open_sweeps([tmp_path]))).charts]
+    assert keys == ["throughput", "memory"]
+    for record in ledger.trials():
+        metrics = {key: v for key, v in record.last.metrics.items() if key != MAX_RESERVED}
+        last = record.last.model_copy(update={"metrics": metrics})
+        ledger.write_trial(record.model_copy(update={"last": last}))
+    results = Results(open_sweeps([tmp_path]))
+    assert [chart.key for chart in cost_figure(results).charts] == ["throughput"]
+    assert {row.memory for row in costs(results)} == {None}
 
 
 @pytest.mark.parametrize(
