@@ -142,31 +142,33 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
     """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
 
     For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
-    needs no correction (Berger 1982). Over the candidate ranks, Bonferroni's is applied.
+    needs no correction (Berger 1982). Bonferroni's is applied over the candidate ranks, and over
+    the trials that a candidate's best was picked from, as the luckiest of many seems to miss less.
+    Picking a higher rank's best only raises the bound.
     """
+    trials = {group.rank: group.trials for group in results.groups if group.rank is not None}
     best = {
-        group.rank: max(group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
-        for group in results.groups
-        if group.rank is not None
+        rank: max(own, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
+        for rank, own in trials.items()
     }
     ranks = sorted(best)
     if len(ranks) < _FEWEST_RANKS:
         statement = "Too few ranks to say which one suffices."
         return [Conclusion(statement, f"{len(ranks)} ranks with a complete trial", "too few data")]
-    level = 1 - _ALPHA / (len(ranks) - 1)
     tasks = list(results.tasks("in_domain"))
     for rank in ranks[:-1]:
         found = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]
         gains = [gain for gain in found if gain is not None]
         if len(gains) < len(found):
             return []
+        level = 1 - _ALPHA / (len(ranks) - 1) / len(trials[rank])
         most = max(upper_bound(*gain, level=level) for gain in gains)
         if most <= NEGLIGIBLE:
             items = sum(len(values) for values in gains[0][0])
             return [
                 Conclusion(
                     f"Rank {rank} suffices in the domain: the best trial of no higher rank gains "
-                    f"more than {math.ceil(1000 * most) / 10:.1f} points over its best.",
+                    f"more than {max(0.0, math.ceil(1000 * most) / 10):.1f} points over its best.",
                     f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, best trial of "
                     f"each of {len(ranks)} ranks, picked on these items",
                 )

@@ -6,12 +6,17 @@ import numpy as np
 import pytest
 from synthetic_sweep import TASKS, SyntheticSweep
 
-from analysis.conclusions import _full_against_lora, _recommended_against_base
+from analysis.conclusions import (
+    _full_against_lora,
+    _rank_that_suffices,
+    _recommended_against_base,
+)
 from analysis.results import Results
 from analysis.stats.intervals import bootstrap_mean
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.strata import Part, Scores, Stratum
 from analysis.sweeps import Sweep, open_sweeps
+from trainables.config import LoraConfig
 from trainables.metric_keys import IN_DOMAIN_ACC
 
 TRIALS, ITEMS, SWEEPS = 40, 120, 100
@@ -98,3 +103,44 @@ def test_p_values_are_not_bounded_by_the_number_of_draws():
     assert mcnemar_over_tasks([(0, 60, 100), (0, 70, 110)]) < 1e-9
     # Where draws reach what was observed they decide.
     assert sign_flips([[1.0] * 8]) == pytest.approx(2 / 2**8, rel=0.3)
+
+
+class RanksApart(Results):
+    """Trials of three ranks; the one of rank 16 is better than every one of rank 4.
+
+    Args:
+        sweep: as many trials as there are of rank 4, and two more.
+        seed: of the draws.
+        gain: how much better, a share.
+    """
+
+    def __init__(self, sweep: Sweep, seed: int, gain: float) -> None:
+        draw, items = np.random.default_rng(seed), 10_000
+        first, *others, last = sweep.trials
+        accuracies = [(first, 1, 0.1), *((r, 4, 0.5) for r in others), (last, 16, 0.5 + gain)]
+        scores: dict[str, Scores] = {}
+        trials = []
+        for record, rank, accuracy in accuracies:
+            own = (draw.random(items) < accuracy).astype(float)
+            scores[record.config.trial_id] = {"sums": own}
+            metrics = record.last.metrics | {IN_DOMAIN_ACC: float(own.mean())}
+            config = {"method": "lora", "lora": LoraConfig(rank=rank, alpha=8)}
+            changes = {
+                "config": record.config.model_copy(update=config),
+                "last": record.last.model_copy(update={"metrics": metrics}),
+            }
+            trials.append(record.model_copy(update=changes))
+        super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
+        self._scores_of = scores.__getitem__
+        self._base_scores = {"sums": np.zeros(items)}
+        self._strata = lambda tasks: [Stratum((Part("sums", np.arange(items), 1.0),))]
+
+
+def test_the_luckiest_of_a_ranks_trials_does_not_make_the_rank_suffice(sweep):
+    worse = [_rank_that_suffices(RanksApart(sweep, seed, gain=0.021)) for seed in range(SWEEPS)]
+    assert sum(told.verdict == "shown" for [told] in worse) <= 0.05 * SWEEPS
+    [as_good] = _rank_that_suffices(RanksApart(sweep, seed=0, gain=-0.05))
+    assert as_good.statement == (
+        "Rank 4 suffices in the domain: the best trial of no higher rank gains more than "
+        "0.0 points over its best."
+    )
