@@ -261,7 +261,9 @@ def _values(trials: Sequence[TrialRecord], metric: str) -> list[float]:
 
 
 def _trend(found: Trend, what: str, over: str, statistic: str) -> Conclusion:
-    evidence = f"{statistic}, {p_text(found.p_value)}, n = {found.n} LoRA trials"
+    # It is NaN if no two trials differ in one of the two.
+    tested = "all alike" if math.isnan(found.statistic) else f"{statistic}, {p_text(found.p_value)}"
+    evidence = f"{tested}, n = {found.n} LoRA trials"
     if found.p_value >= _ALPHA:
         return Conclusion(f"No trend of {what.lower()} with {over} is shown.", evidence, "open")
     verb = "rises" if found.statistic > 0 else "falls"

@@ -91,6 +91,18 @@ def test_forgetting_follows_learning_rate_times_scale_as_the_sweep_was_made(resu
     assert f"n = {len(trials)}" in conclusion.evidence
 
 
+def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=16, items=4, full_every=0).write(tmp_path))
+    for record in ledger.trials():
+        metrics = {**record.last.metrics, FORGETTING_MEAN: 0.0}
+        last = record.last.model_copy(update={"metrics": metrics})
+        ledger.write_trial(record.model_copy(update={"last": last}))
+    told = Results(open_sweeps([tmp_path]))
+    for over in ("learning rate x scale", "rank"):
+        trend = found(told, f"No trend of forgetting with {over} is shown.")
+        assert (trend.evidence, trend.verdict) == ("all alike, n = 16 LoRA trials", "open")
+
+
 def test_what_is_said_of_the_recommended_trial_is_its_difference_from_the_base(results):
     trial = results.recommendation.trial
     gain = 100 * (trial.metric(IN_DOMAIN_ACC) - results.base.metrics[IN_DOMAIN_ACC])
