@@ -46,9 +46,16 @@ class Cell:
 
     @property
     def marks(self) -> str:
-        """`*` if it differs from the base, `†` if from full SFT, both at 5 %."""
-        is_unlike = (UNLIKE_BASE, self.p_base < _ALPHA), (UNLIKE_FULL, self.p_full < _ALPHA)
-        return "".join(mark for mark, holds in is_unlike if holds)
+        """`*` if it differs from the base, `†` if from full SFT, both by test and interval."""
+        found = (
+            (UNLIKE_BASE, self.to_base, self.p_base),
+            (UNLIKE_FULL, self.to_full, self.p_full),
+        )
+        return "".join(
+            mark
+            for mark, difference, p_value in found
+            if p_value < _ALPHA and difference and difference.excludes_0
+        )
 
 
 @dataclass(frozen=True)

@@ -58,8 +58,7 @@ class Comparison:
     @property
     def is_shown(self) -> bool:
         """Whether test and interval tell the two apart."""
-        excludes_0 = self.difference.low > 0 or self.difference.high < 0
-        return self.p_value < 1 - LEVEL and excludes_0
+        return self.p_value < 1 - LEVEL and self.difference.excludes_0
 
 
 @dataclass(frozen=True)
@@ -171,19 +170,19 @@ class Results:
         return self._pairs_of(record.config.trial_id)
 
     def interval(self, record: TrialRecord, metric: str) -> Interval | None:
-        """Bootstrap interval over items of a role's mean accuracy or of mean forgetting.
+        """Interval over items of a role's mean accuracy, or of mean forgetting as in `compare`.
 
         None for other metrics, or if the items are not on disk.
         """
         role = _ROLE_OF.get(metric)
         tasks = list(self.tasks(role)) if role else []
+        if metric == FORGETTING_MEAN:
+            kept = self.compare(record, None, tasks)
+            return kept.difference.negated() if kept else None
         sides = self._sides(record, None, tasks)
         if sides is None:
             return None
-        tuned, base, weights = sides
-        if metric == FORGETTING_MEAN:
-            losses = [before - after for after, before in zip(tuned, base, strict=True)]
-            return bootstrap_mean(losses, weights, bounds=(-1, 1))
+        tuned, _, weights = sides
         return bootstrap_mean(tuned, weights, bounds=(0, 1))
 
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:

@@ -76,7 +76,7 @@ def as_markdown(results: Results) -> str:
         "",
         f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full SFT "
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
-        "trials, Holm-adjusted, 5 %). Δ in points. "
+        "trials, Holm-adjusted, 5 %, and an interval without 0). Δ in points. "
         "In brackets the mean over repeats with other seeds.",
         "",
         "## What did not run to its end",

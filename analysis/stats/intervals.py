@@ -33,6 +33,11 @@ class Interval:
     n: int
     level: float = LEVEL
 
+    @property
+    def excludes_0(self) -> bool:
+        """Whether 0 is outside."""
+        return self.low > 0 or self.high < 0
+
     def including(self, value: float) -> Interval:
         """The interval, extended to include this value."""
         return replace(self, low=min(self.low, value), high=max(self.high, value))

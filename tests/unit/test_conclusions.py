@@ -10,8 +10,9 @@ import scipy.stats
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import NEGLIGIBLE, conclude
-from analysis.paper_table import cell_text, paper_table
+from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.results import Results
+from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
@@ -199,3 +200,10 @@ def test_repeats_give_an_interval_over_seeds_and_are_no_trials_of_their_own(tmp_
     row = next(row for row in paper_table(results).rows if row.trial == chosen.number)
     half = (seeds.high - seeds.low) / 2
     assert cell_text(row.cells["in-domain"]).endswith(f"({seeds.estimate:.3f} ± {half:.3f})")
+
+
+def test_a_mark_needs_an_interval_without_0_as_a_conclusion_does():
+    apart, across = Interval(-0.1, -0.2, -0.05, 100), Interval(-0.1, -0.2, 0.01, 100)
+    assert Cell(0.5, to_base=across, to_full=apart, p_base=0.001, p_full=0.001).marks == "†"
+    assert Cell(0.5, to_base=apart, to_full=across, p_base=0.001, p_full=0.001).marks == "*"
+    assert Cell(0.5, to_base=apart, to_full=apart, p_base=0.06, p_full=0.001).marks == "†"

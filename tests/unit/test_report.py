@@ -14,6 +14,7 @@ import scipy.stats
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
+from analysis.conclusions import conclude
 from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
 from analysis.report.trade_off import hypervolume_shares
@@ -21,6 +22,7 @@ from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.results.items import items_file, write_items
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
 from trainables.results.records import BaseRecord, Measurement, TrialStatus
@@ -311,6 +313,26 @@ def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):
     low, high = scipy.stats.t.interval(0.95, 1, loc=0.65, scale=0.05)
     page = Page(render(Results(open_sweeps([folder]))))
     assert f"over seeds: 0.650 ({low:.3f} to {high:.3f}, n = 2), 1 of 3 diverged" in page.text
+
+
+def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_path):
+    """Five items forgotten and none gained: a bootstrap's interval alone would exclude 0."""
+    ledger = Ledger(SyntheticSweep(trials=1, full_every=0).write(tmp_path))
+    [record] = ledger.trials()
+    items, forgotten = ledger.base_items(), {"capitals": 2, "crafts": 2, "sorting": 1}
+    for index, item in enumerate(items):
+        if item.score == 1 and forgotten.get(item.task):
+            forgotten[item.task] -= 1
+            items[index] = item.model_copy(update={"score": 0.0})
+    write_items(items_file(ledger.folder.attempt(0, 1), record.last.step), items)
+    results = Results(open_sweeps([tmp_path]))
+    told = next(c for c in conclude(results) if "on the retention tasks" in c.statement)
+    assert (told.verdict, told.statement) == (
+        "open", "Its change on the retention tasks cannot be told from none.",
+    )  # fmt: skip
+    interval = results.interval(results.complete[0], FORGETTING_MEAN)
+    assert interval.low == 0
+    assert interval.estimate == pytest.approx(5 / 120)
 
 
 def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path, capsys):
