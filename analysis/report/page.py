@@ -54,7 +54,7 @@ def render(results: Results) -> str:
 def _contents(results: Results) -> dict[str, Any]:
     recommended = results.recommendation.trial if results.recommendation else None
     figures: dict[str, Figure | None] = {
-        "trade_off": trade_off_figure(results) if results.complete else None,
+        "trade_off": trade_off_figure(results),
         "hypervolume": hypervolume_figure(results),
         "ranks": rank_figure(results),
         "rates": rate_figure(results),

@@ -22,10 +22,14 @@ from analysis.stats.hypervolume import hypervolume
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.pareto import is_feasible, objective_values
 from trainables.results.records import TrialRecord
+from trainables.results.wording import NAMES
 
 
-def trade_off_figure(results: Results) -> Figure:
-    """Plot in-domain accuracy against forgetting and against OOD accuracy, marking the front."""
+def trade_off_figure(results: Results) -> Figure | None:
+    """Plot in-domain accuracy against forgetting and against OOD accuracy, marking the front.
+
+    None if no complete trial measured forgetting or OOD accuracy.
+    """
     charts = [
         Chart(
             f"trade-off-{index}",
@@ -45,6 +49,8 @@ def trade_off_figure(results: Results) -> Figure:
         for index, metric in enumerate((FORGETTING_MEAN, OOD_ACC))
         if any(record.metric(metric) is not None for record in results.complete)
     ]
+    if not charts:
+        return None
     goals = ", ".join(f"{o.mode} {o.metric}" for o in results.goals.objectives)
     bounds = "".join(f", {constraint}" for constraint in results.goals.constraints)
     caption = (

@@ -22,7 +22,7 @@ from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
-from trainables.results.items import items_file, write_items
+from trainables.results.items import items_file, read_items, write_items
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
 from trainables.results.records import BaseRecord, Measurement, TrialStatus
@@ -251,6 +251,37 @@ def test_a_sweep_without_items_or_with_metrics_that_were_never_measured_has_a_pa
     page = Page(render(Results(open_sweeps([folder]))))
     assert page.plots.keys() == page.charts.keys()
     assert "NaN" not in json.dumps(page.charts)
+
+
+def without_other_roles(folder) -> None:
+    """Leave only what was measured in the domain."""
+
+    def kept(metrics):
+        others = ("retention/", "ood/", "forgetting", "flips/")
+        return {key: value for key, value in metrics.items() if not key.startswith(others)}
+
+    ledger = Ledger(folder)
+    base = ledger.base()
+    scores = {task: score for task, score in base.scores.items() if score.role == "in_domain"}
+    changes = {"scores": scores, "metrics": kept(base.metrics)}
+    ledger.folder.base_json.write_text(base.model_copy(update=changes).model_dump_json())
+    for record in ledger.trials():
+        last = record.last.model_copy(update={"metrics": kept(record.last.metrics)})
+        ledger.write_trial(record.model_copy(update={"last": last}))
+    for file in [ledger.folder.base_items, *folder.glob("trials/*/attempt_1/items/*.jsonl")]:
+        write_items(file, [item for item in read_items(file) if item.task in scores])
+
+
+def test_a_sweep_that_measures_nothing_besides_the_domain_has_a_page(tmp_path):
+    goals = ({"metric": IN_DOMAIN_ACC, "mode": "max"},)
+    without_other_roles(SyntheticSweep(trials=12, objectives=goals).write(tmp_path))
+    results = Results(open_sweeps([tmp_path]))
+    page = Page(render(results))
+    assert page.plots.keys() == page.charts.keys()
+    assert "Each point is a trial" not in page.text
+    assert "hypervolume" in page.plots
+    assert as_markdown(results)
+    json.loads(as_json(results))
 
 
 def test_several_sweeps_have_one_page(tmp_path):
