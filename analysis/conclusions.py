@@ -15,9 +15,9 @@ from analysis.results import Comparison, Results
 from analysis.stats.intervals import LEVEL, upper_bound
 from analysis.stats.trends import Trend, jonckheere, spearman
 from trainables.config import Role
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.wording import points, rate
+from trainables.results.wording import NAMES, SCORES, points, rate
 
 NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""
@@ -244,15 +244,11 @@ def _trend_over_ranks(results: Results) -> list[Conclusion]:
     if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < _FEWEST_RANKS:
         return [_too_few_trials("whether anything rises or falls with rank", trials)]
     conclusions = []
-    for metric, name in (
-        (IN_DOMAIN_ACC, "In-domain accuracy"),
-        (FORGETTING_MEAN, "Forgetting"),
-        (OOD_ACC, "Out-of-domain accuracy"),
-    ):
+    for metric in SCORES:
         if all(record.metric(metric) is not None for record in trials):
             found = jonckheere(ranks, _values(trials, metric))
             told = f"Jonckheere-Terpstra, Kendall's tau {found.statistic:.2f}"
-            conclusions.append(_trend(found, name, "rank", told))
+            conclusions.append(_trend(found, NAMES[metric].capitalize(), "rank", told))
     return conclusions
 
 

@@ -17,13 +17,9 @@ from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialStatus
+from trainables.results.wording import NAMES
 
 _BLUE = "#2b6f9f"
-_NAMES = {
-    IN_DOMAIN_ACC: "in-domain accuracy",
-    OOD_ACC: "out-of-domain accuracy",
-    FORGETTING_MEAN: "forgetting (base - tuned)",
-}
 _FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision
 
 
@@ -48,7 +44,7 @@ def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figur
     row = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
     for axes, key in zip(row, sides, strict=True):
         _scatter(axes, complete, base, key)
-    row[0].set_ylabel("in-domain accuracy")
+    row[0].set_ylabel(NAMES[IN_DOMAIN_ACC])
     row[0].legend(loc="best")
     _rank_bar(figure, list(row), complete)
     return figure
@@ -88,10 +84,12 @@ def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str)
     if not full.empty:
         axes.scatter(full[key], full[IN_DOMAIN_ACC], marker="D", s=45, c=_FULL_COLOUR, label="full")
     axes.scatter(base[key], base[IN_DOMAIN_ACC], marker="*", s=160, c="black", label="base")
-    axes.set_xlabel(
-        "forgetting (base - tuned accuracy)" if key == FORGETTING_MEAN else "out-of-domain accuracy"
-    )
+    axes.set_xlabel(_title(key))
     axes.grid(alpha=0.3)
+
+
+def _title(metric: str) -> str:
+    return NAMES[metric] + (" (base - tuned)" if metric == FORGETTING_MEAN else "")
 
 
 def rank_curves(results: Results) -> Figure | None:
@@ -101,7 +99,8 @@ def rank_curves(results: Results) -> Figure | None:
     None without LoRA trials.
     """
     lora = [group for group in results.groups if group.rank is not None]
-    shown = [key for key in _NAMES if lora and all(g.best.metric(key) is not None for g in lora)]
+    keys = (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN)
+    shown = [key for key in keys if lora and all(g.best.metric(key) is not None for g in lora)]
     if not shown:
         return None
     figure = Figure(figsize=(3.4 * len(shown), 3.2), layout="constrained", dpi=150)
@@ -143,7 +142,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     axes.set_xticks(ranks, [str(rank) for rank in ranks])
     axes.minorticks_off()
     axes.set_xlabel("rank")
-    axes.set_ylabel(_NAMES[key])
+    axes.set_ylabel(_title(key))
     axes.grid(alpha=0.3)
 
 

@@ -13,14 +13,14 @@ from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.wording import points, rate
+from trainables.results.wording import SHORT_NAMES, points, rate
 
 _ALPHA = 0.05
 UNLIKE_BASE, UNLIKE_FULL = "*", "†"
 _SUMMARIES: tuple[tuple[str, Role, str], ...] = (
-    ("in-domain", "in_domain", IN_DOMAIN_ACC),
-    ("OOD", "ood", OOD_ACC),
-    ("forgetting", "retention", FORGETTING_MEAN),
+    (SHORT_NAMES[IN_DOMAIN_ACC], "in_domain", IN_DOMAIN_ACC),
+    (SHORT_NAMES[OOD_ACC], "ood", OOD_ACC),
+    (SHORT_NAMES[FORGETTING_MEAN], "retention", FORGETTING_MEAN),
 )
 
 

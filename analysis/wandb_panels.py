@@ -9,21 +9,12 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 
 from trainables import metric_keys
-from trainables.results.wording import BASE_GROUP, SETTING_GROUP
+from trainables.results.wording import BASE_GROUP, NAMES, SCORES, SETTING_GROUP
 
 RANK = wr.Config("lora/rank")
 _GROUP = wr.Config(SETTING_GROUP)
 _ALPHA = wr.Config("lora/alpha")
 _LEARNING_RATE = wr.Config(metric_keys.LEARNING_RATE)
-_NAMES = {
-    metric_keys.IN_DOMAIN_ACC: "in-domain accuracy",
-    metric_keys.FORGETTING_MEAN: "forgetting",
-    metric_keys.OOD_ACC: "out-of-domain accuracy",
-    metric_keys.KL_BASE_TO_TUNED: "KL from the base",
-    metric_keys.VALIDATION_LOSS: "validation loss",
-    metric_keys.TRAIN_LOSS: "training loss",
-}
-_SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
 # Viridis, distinguishable for every kind of colour vision.
 _LOW_TO_HIGH = ("#440154", "#3b528b", "#21918c", "#5ec962", "#fde725")
 _GRID_WIDTH = 24  # columns of a report's panel grid
@@ -55,10 +46,10 @@ def panel_groups(
         tables: keys of the tables about the models' internals, if any were logged.
         settings: groups of the relevant trials: complete ones that are not repeats.
     """
-    scores = [key for key in _SCORES if key in logged]
+    scores = [key for key in SCORES if key in logged]
     forgetting = [key for key in scores if key == metric_keys.FORGETTING_MEAN]
     accuracies = [key for key in scores if key not in forgetting]
-    curves = [key for key in _NAMES if key in logged]
+    curves = [key for key in NAMES if key in logged]
     groups = [
         PanelGroup("Trade-off", {"parallel coordinates": _parallel(scores)} | _scatters(scores)),
         PanelGroup(
@@ -74,7 +65,7 @@ def panel_groups(
         PanelGroup(
             "What matters",
             {
-                f"parameter importance for {_NAMES[key]}": wr.ParameterImportancePlot(key)
+                f"parameter importance for {NAMES[key]}": wr.ParameterImportancePlot(key)
                 for key in scores
             },
         ),
@@ -105,7 +96,7 @@ def _parallel(scores: list[str]) -> wr.ParallelCoordinatesPlot:
     columns += [
         wr.ParallelCoordinatesPlotColumn(
             metric=wr.SummaryMetric(key),
-            display_name=_NAMES[key],
+            display_name=NAMES[key],
             # Good is up on every axis.
             inverted=metric_keys.METRICS[key].better == "min",
         )
@@ -119,8 +110,8 @@ def _parallel(scores: list[str]) -> wr.ParallelCoordinatesPlot:
 def _scatters(scores: list[str]) -> dict[str, Any]:
     gain = metric_keys.IN_DOMAIN_ACC
     return {
-        f"scatter of {_NAMES[gain]} against {_NAMES[key]} by rank": wr.ScatterPlot(
-            title=f"{_NAMES[gain]} against {_NAMES[key]}, coloured by rank",
+        f"scatter of {NAMES[gain]} against {NAMES[key]} by rank": wr.ScatterPlot(
+            title=f"{NAMES[gain]} against {NAMES[key]}, coloured by rank",
             x=wr.SummaryMetric(key),
             y=wr.SummaryMetric(gain),
             z=RANK,
@@ -133,8 +124,8 @@ def _scatters(scores: list[str]) -> dict[str, Any]:
 
 
 def _by_rank(key: str, runs: int) -> tuple[str, Any]:
-    return f"{_NAMES[key]} by rank", wr.BarPlot(
-        title=f"{_NAMES[key]} by rank (mean, minimum to maximum)",
+    return f"{NAMES[key]} by rank", wr.BarPlot(
+        title=f"{NAMES[key]} by rank (mean, minimum to maximum)",
         metrics=[key],
         orientation="v",
         groupby=_GROUP,
@@ -146,12 +137,12 @@ def _by_rank(key: str, runs: int) -> tuple[str, Any]:
 
 
 def _curve(key: str, runs: int) -> tuple[str, Any]:
-    return f"{_NAMES[key]} over steps by rank", wr.LinePlot(
-        title=f"{_NAMES[key]} by rank",
+    return f"{NAMES[key]} over steps by rank", wr.LinePlot(
+        title=f"{NAMES[key]} by rank",
         x=metric_keys.GLOBAL_STEP,
         y=[key],
         title_x="optimizer step",
-        title_y=f"{_NAMES[key]} ({metric_keys.METRICS[key].unit})",
+        title_y=f"{NAMES[key]} ({metric_keys.METRICS[key].unit})",
         groupby=_GROUP,
         groupby_aggfunc="mean",
         groupby_rangefunc="minmax",

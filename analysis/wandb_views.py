@@ -24,7 +24,7 @@ from trainables.files.storage import Location
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialStatus
 from trainables.results.repeats import judged_by_repeats
-from trainables.results.wording import SETTING_GROUP, setting, setting_group
+from trainables.results.wording import SCORES, SETTING_GROUP, setting, setting_group
 
 _SECONDS_TO_ANSWER = 15
 _SORTED_BY = metric_keys.IN_DOMAIN_ACC
@@ -33,10 +33,7 @@ _COLUMNS = (
     "config:lora/rank.value",
     "config:lora/alpha.value",
     f"config:{metric_keys.LEARNING_RATE}.value",
-    *(
-        f"summary:{key}"
-        for key in (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
-    ),
+    *(f"summary:{key}" for key in SCORES),
     "summary:status",
 )
 

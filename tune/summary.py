@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from trainables import metric_keys
 from trainables.files.storage import Location, is_address
 from trainables.results.ledger import SweepFolder
 from trainables.results.pareto import pareto_front
@@ -16,6 +15,8 @@ from trainables.results.records import FAILURES, TrialRecord, TrialStatus
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
     ABSENT,
+    SCORES,
+    SHORT_NAMES,
     STATUS,
     count_statuses,
     metric_text,
@@ -34,11 +35,6 @@ if TYPE_CHECKING:
 
 _MOST_REASONS = 8
 _MOST_ON_FRONT = 20
-_TITLES = {
-    metric_keys.IN_DOMAIN_ACC: "in-domain",
-    metric_keys.FORGETTING_MEAN: "forgetting",
-    metric_keys.OOD_ACC: "OOD",
-}
 
 
 def print_summary(
@@ -72,10 +68,10 @@ def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialR
     named += [constraint.metric for constraint in config.constraints]
     # Metrics that no trial of the front has, such as OOD without OOD tasks, get no column.
     keys = [
-        k for k in dict.fromkeys([*named, *_TITLES]) if any(r.metric(k) is not None for r in front)
+        k for k in dict.fromkeys([*named, *SCORES]) if any(r.metric(k) is not None for r in front)
     ]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("trial", "rank", "alpha", "lr", *(_TITLES.get(key, key) for key in keys)):
+    for column in ("trial", "rank", "alpha", "lr", *(SHORT_NAMES.get(key, key) for key in keys)):
         table.add_column(column, justify="right", overflow="fold")
     for record in _sorted_by_first(config, front)[:_MOST_ON_FRONT]:
         lora = record.config.lora

@@ -5,13 +5,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import fmean
 
-from analysis.report.charts import NAMES
 from analysis.results import Results
 from analysis.stats.intervals import Interval, over_seeds
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import diverged, metrics_over
-from trainables.results.wording import further_settings, metric_text, points, rate
+from trainables.results.wording import (
+    NAMES,
+    SCORES,
+    further_settings,
+    metric_text,
+    points,
+    rate,
+)
 
 
 @dataclass(frozen=True)
@@ -64,9 +70,7 @@ def answer(results: Results) -> Answer | None:
         _plain(recommendation.reason),
         recommendation.feasible,
         tuple(
-            _number(results, trial, metric)
-            for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)
-            if trial.metric(metric) is not None
+            _number(results, trial, metric) for metric in SCORES if trial.metric(metric) is not None
         ),
         trial.weights_dir,
     )

@@ -13,9 +13,8 @@ from html import escape
 from typing import Any
 
 from analysis.results import Group, Results
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.wording import further_settings, metric_text, rate
+from trainables.results.wording import NAMES, SCORES, further_settings, metric_text, rate
 
 Trace = dict[str, Any]
 
@@ -25,11 +24,6 @@ _RAMP = ((104, 60, 160), (66, 98, 176), (38, 145, 160), (70, 180, 110), (186, 19
 # Like viridis without its ends, which vanish on dark and on white paper.
 _BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")
 _BLUE_TO_VERMILION = ("#1d6996", "#8bbcd8", "#f3f1ea", "#f0a36b", "#b03a00")
-NAMES = {
-    IN_DOMAIN_ACC: "in-domain accuracy",
-    OOD_ACC: "out-of-domain accuracy",
-    FORGETTING_MEAN: "forgetting",
-}
 
 
 @dataclass(frozen=True)
@@ -123,7 +117,7 @@ def hover(results: Results, record: TrialRecord) -> str:
         f"<b>{escape(results.name(record))}</b>",
         ", ".join([setting, f"lr {rate(record.config.learning_rate)}", *further]),
     ]
-    metrics = dict.fromkeys([*NAMES, *(o.metric for o in results.goals.objectives)])
+    metrics = dict.fromkeys([*SCORES, *(o.metric for o in results.goals.objectives)])
     lines += [
         f"{escape(NAMES.get(metric, metric))} {metric_text(metric, record.metric(metric))}"
         for metric in metrics

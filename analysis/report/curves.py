@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.report.charts import NAMES, Chart, Figure, Trace, colour_of, rank_colours, rank_keys
+from analysis.report.charts import Chart, Figure, Trace, colour_of, rank_colours, rank_keys
 from analysis.results import Group, Results
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, TRAIN_LOSS
+from trainables.metric_keys import METRICS, TRAIN_LOSS
 from trainables.results.records import TrialRecord
+from trainables.results.wording import NAMES, SCORES
 
 _MOST_POINTS = 60
-_TITLES = {TRAIN_LOSS: "training loss (nats/token)", **NAMES}
+_METRICS = (TRAIN_LOSS, *SCORES)
 
 Curve = list[tuple[float, float]]
 
@@ -19,7 +20,7 @@ def curves_figure(results: Results) -> Figure | None:
     """Loss, in-domain accuracy, OOD accuracy and forgetting over steps, by method and rank."""
     curves = _curves(results)
     charts: list[Chart] = []
-    for metric in (TRAIN_LOSS, IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC):
+    for metric in _METRICS:
         own = {r: by_metric[metric] for r, by_metric in curves.items() if by_metric.get(metric)}
         if own:
             charts.append(_chart(results, metric, own))
@@ -40,7 +41,7 @@ def _curves(results: Results) -> dict[str, dict[str, Curve]]:
     for record in results.search_trials:
         by_metric: dict[str, Curve] = {}
         for measurement in histories[id(results.sweep(record))].get(record.number, []):
-            for metric in _TITLES:
+            for metric in _METRICS:
                 if metric in measurement.metrics:
                     point = float(measurement.step), measurement.metrics[metric]
                     by_metric.setdefault(metric, []).append(point)
@@ -67,10 +68,11 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
             traces.append(_thick(results, group, best, colour))
     others = [curve for trial_id, curve in curves.items() if trial_id not in grouped]
     traces.insert(0, _thin(others, "@muted"))
+    title = NAMES[metric] + (f" ({METRICS[metric].unit})" if metric == TRAIN_LOSS else "")
     return Chart(
         f"curve-{metric.replace('/', '-')}",
-        _TITLES[metric],
-        f"Curves of {_TITLES[metric]} over optimizer steps for {len(curves)} trials.",
+        title,
+        f"Curves of {title} over optimizer steps for {len(curves)} trials.",
         [trace for trace in traces if trace["x"]],
         {
             "xaxis": {"title": {"text": "optimizer steps"}},

@@ -9,7 +9,6 @@ from itertools import pairwise
 
 from analysis.report.charts import (
     FULL,
-    NAMES,
     Chart,
     Figure,
     Trace,
@@ -25,7 +24,7 @@ from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.wording import metric_text
+from trainables.results.wording import NAMES, metric_text
 
 _MOST_RATES = 7
 

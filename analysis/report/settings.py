@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 from analysis.report.charts import (
     FULL,
-    NAMES,
     Chart,
     Figure,
     Key,
@@ -21,7 +20,7 @@ from analysis.results import Results
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.wording import rate
+from trainables.results.wording import NAMES, SHORT_NAMES, rate
 
 _TICKS, _MOST_TICKS = 4, 8
 # Okabe and Ito (2008).
@@ -58,9 +57,9 @@ _AXES = (
     _Axis("dropout", lambda r: r.config.lora.dropout if r.config.lora else None, "{:g}".format),
     _Axis("samples<br>a step", lambda r: r.config.train.batch_size, "{:g}".format, True),
     _Axis("epochs", lambda r: r.epochs, "{:g}".format, True),
-    _Axis("in-domain", _metric(IN_DOMAIN_ACC), "{:.2f}".format),
-    _Axis("OOD", _metric(OOD_ACC), "{:.2f}".format),
-    _Axis("forgetting", _metric(FORGETTING_MEAN), "{:+.2f}".format),
+    _Axis(SHORT_NAMES[IN_DOMAIN_ACC], _metric(IN_DOMAIN_ACC), "{:.2f}".format),
+    _Axis(SHORT_NAMES[OOD_ACC], _metric(OOD_ACC), "{:.2f}".format),
+    _Axis(SHORT_NAMES[FORGETTING_MEAN], _metric(FORGETTING_MEAN), "{:+.2f}".format),
 )
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 from analysis.report.charts import (
     FULL,
-    NAMES,
     Chart,
     Figure,
     Key,

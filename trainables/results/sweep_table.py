@@ -15,7 +15,15 @@ from rich.text import Text
 from trainables import metric_keys
 from trainables.results.pareto import is_feasible
 from trainables.results.records import BaseRecord, Measurement, TrialRecord, TrialStatus
-from trainables.results.wording import ABSENT, STATUS, duration, metric_text, rate
+from trainables.results.wording import (
+    ABSENT,
+    SCORES,
+    SHORT_NAMES,
+    STATUS,
+    duration,
+    metric_text,
+    rate,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod, RenderableType
@@ -225,9 +233,4 @@ def _cells(record: TrialRecord, evaluation: Measurement | None) -> dict[str, str
 
 
 def _score_cells(metrics: dict[str, float]) -> dict[str, str | Text]:
-    shown = {
-        "in-domain": metric_keys.IN_DOMAIN_ACC,
-        "forgetting": metric_keys.FORGETTING_MEAN,
-        "OOD": metric_keys.OOD_ACC,
-    }
-    return {title: metric_text(key, metrics.get(key)) for title, key in shown.items()}
+    return {SHORT_NAMES[key]: metric_text(key, metrics.get(key)) for key in SCORES}

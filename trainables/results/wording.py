@@ -16,6 +16,24 @@ ABSENT = "-"
 SETTING_GROUP = "setting/group"
 """Key of a W&B run's configuration by which runs are grouped."""
 BASE_GROUP = "base"
+SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
+"""What a trial is judged by, wherever no objectives are named."""
+NAMES = {
+    metric_keys.IN_DOMAIN_ACC: "in-domain accuracy",
+    metric_keys.FORGETTING_MEAN: "forgetting",
+    metric_keys.OOD_ACC: "out-of-domain accuracy",
+    metric_keys.KL_BASE_TO_TUNED: "KL from the base",
+    metric_keys.VALIDATION_LOSS: "validation loss",
+    metric_keys.TRAIN_LOSS: "training loss",
+}
+SHORT_NAMES = {
+    metric_keys.TRAIN_LOSS: "loss",
+    metric_keys.IN_DOMAIN_ACC: "in-domain",
+    metric_keys.RETENTION_ACC: "retention",
+    metric_keys.FORGETTING_MEAN: "forgetting",
+    metric_keys.OOD_ACC: "OOD",
+}
+"""For columns of tables, and for lines with several numbers."""
 _NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
 _SIGNED = {
     metric_keys.FORGETTING_MEAN,
@@ -45,14 +63,9 @@ STATUS = {
 
 def scores_in_words(metrics: dict[str, float]) -> str:
     """The scores that a measurement has, in words."""
-    shown = {
-        "loss": metric_keys.TRAIN_LOSS,
-        "in-domain": metric_keys.IN_DOMAIN_ACC,
-        "retention": metric_keys.RETENTION_ACC,
-        "forgetting": metric_keys.FORGETTING_MEAN,
-        "OOD": metric_keys.OOD_ACC,
-    }
-    told = [f"{n} {metric_text(key, metrics[key])}" for n, key in shown.items() if key in metrics]
+    told = [
+        f"{n} {metric_text(key, metrics[key])}" for key, n in SHORT_NAMES.items() if key in metrics
+    ]
     return ", ".join(told) or "nothing measured"
 
 
