@@ -16,8 +16,10 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.training.attempt_folder import BEST, CHECKPOINTS, remove_published
+from trainables.training.attempt_folder import remove_published
 from trainables.training.checkpoint_files import (
+    BEST,
+    CHECKPOINTS,
     best_dir,
     checkpoints,
     is_valid,

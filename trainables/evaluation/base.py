@@ -35,10 +35,8 @@ from trainables.inputs.tokenized import write_data
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.results.items import read_items, write_items
-from trainables.results.records import BaseRecord, ItemScore
+from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemScore
 
-_RECORD = "base.json"
-_ITEMS = "items.jsonl"
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the numbers of an old cache entry.
 _CACHE_VERSION = 5
@@ -58,8 +56,8 @@ class Base:
         """Read a folder written by `evaluate_base`."""
         reference = folder / _KL_REFERENCE
         return cls(
-            BaseRecord.model_validate_json((folder / _RECORD).read_bytes()),
-            read_items(folder / _ITEMS),
+            BaseRecord.model_validate_json((folder / BASE_RECORD).read_bytes()),
+            read_items(folder / BASE_ITEMS),
             KlReference.load(reference) if reference.exists() else None,
         )
 
@@ -281,8 +279,8 @@ def _store(
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(mkdtemp(prefix=".unfinished-", dir=folder.parent))
     unfinished.chmod(0o755)  # workers may run as other users
-    (unfinished / _RECORD).write_text(record.model_dump_json(indent=2))
-    write_items(unfinished / _ITEMS, items)
+    (unfinished / BASE_RECORD).write_text(record.model_dump_json(indent=2))
+    write_items(unfinished / BASE_ITEMS, items)
     if reference is not None:
         reference.save(unfinished / _KL_REFERENCE)
     try:

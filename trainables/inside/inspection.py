@@ -79,7 +79,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         # These can take hours: should the rest break off, they are kept.
         begun = seen | {"reason": "the inspection of its activations broke off"}
         folder.write(_empty(trial).model_copy(update=begun))
-        prompts = choose_prompts(base, ledger.folder.base / "items.jsonl")
+        prompts = choose_prompts(base, ledger.folder.base_items)
         seen |= vars(activation_drift(trial.config, weights_dir, prompts))
     except (CannotInspect, OSError) as error:
         seen["reason"] = str(error)

@@ -31,6 +31,8 @@ from trainables.results.items import items_file, parse_items
 from trainables.results.metrics_file import MetricsFile, check_lines, read_lines, to_line
 from trainables.results.record_faults import Record, read_record
 from trainables.results.records import (
+    BASE_ITEMS,
+    BASE_RECORD,
     BaseRecord,
     ItemScore,
     Measurement,
@@ -65,8 +67,8 @@ class SweepFolder:
         self.sweep_json = root / "sweep.json"
         self.lock = root / "lock.json"
         self.base = root / "base"
-        self.base_json = self.base / "base.json"
-        self.base_items = self.base / "items.jsonl"
+        self.base_json = self.base / BASE_RECORD
+        self.base_items = self.base / BASE_ITEMS
         self.trials = root / "trials"
         self.warm_start = root / "warm_start.jsonl"
         self.results_csv = root / "results.csv"

@@ -13,6 +13,8 @@ from trainables.config import Frozen, Role, TrialConfig
 from trainables.metric_keys import METRICS
 
 SCHEMA_VERSION = 1
+# Files in the folder of the base's evaluation.
+BASE_RECORD, BASE_ITEMS = "base.json", "items.jsonl"
 
 
 class TrialStatus(StrEnum):

@@ -20,11 +20,10 @@ from trainables.config import TrialConfig
 from trainables.files.disk import write_whole
 from trainables.files.locations import node_cache
 from trainables.files.storage import is_address, open_storage
-from trainables.training.checkpoint_files import BEST_EVALUATION, is_valid
+from trainables.results.records import BASE_RECORD
+from trainables.training.checkpoint_files import BEST, BEST_EVALUATION, CHECKPOINTS, FILES, is_valid
 
-CHECKPOINTS, BEST = "checkpoints", "best"
 _RESULTS = ("weights", BEST, "items")
-_MANIFEST = "files.json"
 
 
 def on_this_node(trial: TrialConfig) -> TrialConfig:
@@ -70,7 +69,7 @@ def publish_checkpoints(trial: TrialConfig) -> None:
     here = {path.name for path in folder.glob("step_*")}
     there = set(storage.children(CHECKPOINTS))
     for name in sorted(here - there):
-        storage.publish(folder / name, f"{CHECKPOINTS}/{name}", last=_MANIFEST)
+        storage.publish(folder / name, f"{CHECKPOINTS}/{name}", last=FILES)
     for name in there - here:
         storage.remove(f"{CHECKPOINTS}/{name}")
 
@@ -167,7 +166,7 @@ def _scratch(address: str, waits: bool = False) -> Path:
 def _fetch_base(address: str) -> Path:
     """The base's evaluation and the data, fetched once per node and anew if they change."""
     storage = open_storage(address)
-    digest = hashlib.sha256(address.encode() + storage.read("base.json")).hexdigest()[:16]
+    digest = hashlib.sha256(address.encode() + storage.read(BASE_RECORD)).hexdigest()[:16]
     folder = node_cache() / "bases" / digest
     with _one_at_a_time(folder):
         if not folder.exists():

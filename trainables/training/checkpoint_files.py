@@ -24,7 +24,7 @@ from trainables.config import Frozen
 from trainables.files.disk import write_whole
 from trainables.files.storage import LocalStorage
 
-FILES = "files.json"
+CHECKPOINTS, BEST, FILES = "checkpoints", "best", "files.json"
 _EVALUATED = "evaluated.json"
 BEST_EVALUATION = "evaluation.json"
 
@@ -39,20 +39,20 @@ class BestEvaluation(Frozen):
 
 def checkpoint_dir(attempt_dir: Path, step: int) -> Path:
     """Folder of the checkpoint after a step."""
-    return attempt_dir / "checkpoints" / f"step_{step:08d}"
+    return attempt_dir / CHECKPOINTS / f"step_{step:08d}"
 
 
 def best_dir(attempt_dir: Path) -> Path:
     """Folder of the weights at the best evaluation."""
-    return attempt_dir / "best"
+    return attempt_dir / BEST
 
 
 def checkpoints(attempt_dirs: Sequence[Path]) -> list[Path]:
     """Every checkpoint of all attempts, newest first; at equal steps, later attempts first."""
     found = [
-        (name, attempt, folder / "checkpoints" / name)
+        (name, attempt, folder / CHECKPOINTS / name)
         for attempt, folder in enumerate(attempt_dirs)
-        for name in LocalStorage(folder).children("checkpoints")  # unlike `glob`, hides no error
+        for name in LocalStorage(folder).children(CHECKPOINTS)  # unlike `glob`, hides no error
         if name.startswith("step_")
     ]
     return [path for _, _, path in sorted(found, reverse=True)]
@@ -97,13 +97,13 @@ def keep_newest(attempt_dirs: Sequence[Path], count: int) -> None:
 def remove_checkpoints(attempt_dirs: Sequence[Path]) -> None:
     """Delete every checkpoint, unfinished ones too."""
     for folder in attempt_dirs:
-        shutil.rmtree(folder / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def remove_unfinished(attempt_dirs: Sequence[Path]) -> None:
     """Delete what a process was still writing when it died."""
     for folder in attempt_dirs:
-        for path in (*folder.glob("checkpoints/.step_*"), *folder.glob(".*")):
+        for path in (*folder.glob(f"{CHECKPOINTS}/.step_*"), *folder.glob(".*")):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.results.records import Measurement, TrialResult
+from trainables.results.records import BASE_RECORD, Measurement, TrialResult
 from trainables.slots import host
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.under_ray.credentials import use_credentials
@@ -57,7 +57,7 @@ class SlotHost(host.SlotHost):
 
     def _engine_for(self, trial: TrialConfig) -> Any:
         check_granted_gpus()
-        check_sees(trial.base_dir, "base.json")
+        check_sees(trial.base_dir, BASE_RECORD)
         return super()._engine_for(trial)
 
     async def next_event(self, trial_id: str) -> host.Event:

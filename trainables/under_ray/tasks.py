@@ -16,6 +16,7 @@ from trainables.errors import Fault, UserError, first_line
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage, parse_location
 from trainables.process.lost_device import end_with_lost_device
+from trainables.results.records import BASE_RECORD
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus
@@ -58,7 +59,7 @@ def evaluate_base_to(
             )
             storage = open_storage(parse_location(target))
             storage.publish(Path(scratch), DATA_FOLDER, last=DATA_RECORD)
-            storage.publish(folder, "", last="base.json")
+            storage.publish(folder, "", last=BASE_RECORD)
             return None
         except UserError as error:
             return error

@@ -14,7 +14,7 @@ import ray.tune
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.process.lost_device import end_with_lost_device
-from trainables.results.records import Outcome, TrialStatus
+from trainables.results.records import BASE_RECORD, Outcome, TrialStatus
 from trainables.slots.eligibility import reason_against
 from trainables.training.attempt_folder import (
     beside_workers,
@@ -41,7 +41,7 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     here = trial
     use_credentials()
     try:
-        check_sees(trial.base_dir, "base.json")
+        check_sees(trial.base_dir, BASE_RECORD)
         waits = trial.workers > 1 or _is_in_slot(trial, slot_hosts)
         here = beside_workers(trial) if waits else on_this_node(trial)
         with log_to(Path(here.output_dir) / "trial.log"):

@@ -16,7 +16,7 @@ import ray
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
 from trainables.process.lost_device import end_with_lost_device
-from trainables.results.records import Measurement
+from trainables.results.records import BASE_RECORD, Measurement
 from trainables.training.attempt_folder import (
     clear_node,
     on_this_node,
@@ -104,7 +104,7 @@ class Worker:
 
         free_memory()  # of the previous trial
         use_credentials()
-        check_sees(trial.base_dir, "base.json")
+        check_sees(trial.base_dir, BASE_RECORD)
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
         reporter = WorkerReporter(trial.workers, self._hand_on if rank == 0 else None)
         best = None
