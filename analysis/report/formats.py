@@ -11,7 +11,7 @@ from analysis.conclusions import conclude
 from analysis.frame import describe_metrics, trials_frame
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
-from analysis.report.cost import failures, gpu_hours
+from analysis.report.cost import failures, gpu_hours, number
 from analysis.results import Results
 from analysis.sweeps import notices
 
@@ -62,12 +62,13 @@ def as_markdown(results: Results) -> str:
     found = answer(results)
     if found:
         lines += [f"**{found.setting}** ({found.trial}). {found.reason}", ""]
-        for number in found.numbers:
-            told = [number.interval and f"95 %: {number.interval}"]
-            told += [number.seeds and f"over seeds: {number.seeds}"]
-            told += [number.base and f"base: {number.base}"]
-            told += [number.full and f"best full SFT: {number.full}"]
-            lines.append(f"- {number.name} **{number.value}** ({'; '.join(filter(None, told))})")
+        for one in found.numbers:
+            told = [one.interval and f"95 %: {one.interval}"]
+            told += [one.seeds and f"over seeds: {one.seeds}"]
+            told += [one.base and f"base: {one.base}"]
+            told += [one.full and f"best full SFT: {one.full}"]
+            beside = f" ({'; '.join(filter(None, told))})" if any(told) else ""
+            lines.append(f"- {one.name} **{one.value}**{beside}")
         lines.append("")
     lines += ["## What the data say", ""]
     lines += [f"- *{c.verdict}*: {c.statement} ({c.evidence})" for c in conclude(results)]
@@ -88,7 +89,7 @@ def as_markdown(results: Results) -> str:
     ] or ["Nothing."]
     lines += [
         "",
-        f"{len(trials_frame(results.sweeps))} trials, {gpu_hours(results):.3g} GPU-hours.",
+        f"{len(trials_frame(results.sweeps))} trials, {number(gpu_hours(results))} GPU-hours.",
     ]
     return "\n".join(lines) + "\n"
 

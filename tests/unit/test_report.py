@@ -21,7 +21,7 @@ from analysis.report.trade_off import hypervolume_shares
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.metric_keys import FORGETTING_MEAN, GPU_HOURS, IN_DOMAIN_ACC
 from trainables.results.items import items_file, read_items, write_items
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
@@ -282,6 +282,21 @@ def test_a_sweep_that_measures_nothing_besides_the_domain_has_a_page(tmp_path):
     assert "hypervolume" in page.plots
     assert as_markdown(results)
     json.loads(as_json(results))
+
+
+def test_many_hours_are_written_without_an_exponent_and_nothing_without_its_brackets(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=2, full_every=0).write(tmp_path))
+    for record in ledger.trials():
+        metrics = {**record.last.metrics, GPU_HOURS: 617.25}
+        last = record.last.model_copy(update={"metrics": metrics})
+        ledger.write_trial(record.model_copy(update={"last": last, "started": 1.6e9}))
+    ledger.folder.base_items.unlink()  # so that nothing is known beside the forgetting itself
+    results = Results(open_sweeps([tmp_path]))
+    text, page = as_markdown(results), Page(render(results)).text
+    assert "2 trials, 1,234 GPU-hours." in text
+    assert "1,234" in page
+    assert "55,556 h" in page
+    assert re.search(r"- forgetting \*\*.* points\*\*\n", text)
 
 
 def test_several_sweeps_have_one_page(tmp_path):
