@@ -24,7 +24,7 @@ from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import notices
 from trainables.results.recommendation import numbers_text
-from trainables.results.wording import metric_text, status_in_full
+from trainables.results.wording import SCORES, SHORT_NAMES, metric_text, status_in_full
 
 
 def render(results: Results) -> str:
@@ -88,6 +88,7 @@ def _contents(results: Results) -> dict[str, Any]:
             for sweep in results.sweeps
             for record in sweep.trials
         ],
+        "scores": {key: SHORT_NAMES[key] for key in SCORES},
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "numbers_text": numbers_text,
         "when": lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),
