@@ -309,6 +309,20 @@ def test_a_group_s_score_is_the_harness_s_aggregate(
     assert mean == pytest.approx(evaluation.scores["both"].value)
 
 
+def test_how_a_group_weighs_its_tasks_is_part_of_what_a_base_is_cached_by(
+    tokenizer: Any, folder: Path
+) -> None:
+    """Else a base by the old weights would be compared with trials by the new ones."""
+    described = []
+    for weight_by_size in (True, False):
+        aggregate = [{"metric": "acc", "aggregation": "mean", "weight_by_size": weight_by_size}]
+        write_group(folder, "both", aggregate_metric_list=aggregate)
+        wanted = suite(task_dirs=(str(folder),), in_domain=["both"])
+        described.append(Evaluator(wanted, tokenizer).describe())
+    by_size, equally = described
+    assert by_size != equally
+
+
 @pytest.mark.parametrize("metric", ["acc", "acc_norm", "acc_bytes", "acc_mutual_info"])
 def test_the_answer_that_is_shown_is_the_one_that_was_scored(
     tuned: Any, tokenizer: Any, folder: Path, metric: str

@@ -123,6 +123,7 @@ class Evaluator:
                     for name, task in loaded.tasks["tasks"].items()
                 },
             }
+            | ({"equally": sorted(equally)} if (equally := _equally_weighed(loaded)) else {})
             for loaded in self._loaded
         ] + [
             {"chat_template": self._suite.chat_template}
@@ -253,17 +254,18 @@ def _samples(
     loaded: LoadedTask, result: dict[str, Any], metric: str, filter_name: str
 ) -> Iterator[tuple[str | None, Any, dict[str, Any]]]:
     """Each document's sample under one filter, with its task; see `ItemScore.member`."""
-    has_members = _weighs_tasks_equally(loaded, metric)
+    has_members = metric in _equally_weighed(loaded)
     for name, task in loaded.tasks["tasks"].items():
         for sample in result["samples"][name]:
             if sample["filter"] == filter_name:
                 yield name if has_members else None, task, sample
 
 
-def _weighs_tasks_equally(loaded: LoadedTask, metric: str) -> bool:
+def _equally_weighed(loaded: LoadedTask) -> set[str]:
+    """The metrics for which a group weighs its tasks equally, whatever their sizes."""
     group = loaded.tasks.get("groups", {}).get(loaded.task.task)
     aggregates = group.aggregate_metric_list if group else ()
-    return any(own.metric == metric and not own.weight_by_size for own in aggregates)
+    return {own.metric for own in aggregates if not own.weight_by_size}
 
 
 def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
