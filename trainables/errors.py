@@ -59,6 +59,14 @@ def told(error: Exception) -> Exception:
     return error
 
 
+def let_go_of_frames(error: BaseException) -> None:
+    """Clear the variables of the frames that an error came from; its traceback stays."""
+    seen: BaseException | None = error
+    while seen is not None:
+        traceback.clear_frames(seen.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+
+
 class SweepError(Exception):
     """Base of everything reported to a user."""
 

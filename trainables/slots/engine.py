@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
-from trainables.errors import told
+from trainables.errors import let_go_of_frames, told
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.data import TokenizedData
 from trainables.inputs.model import shared_base
@@ -91,12 +91,17 @@ class SlotEngine:
         )
         key = _key(slot.adapter)
         members = self._groups[key].adapters if key in self._groups else []
-        self._groups[key] = AdapterGroup([*members, slot.adapter], self._dtype)
+        try:
+            self._groups[key] = AdapterGroup([*members, slot.adapter], self._dtype)
+        except BaseException:  # else its tensors stay until Python next looks for cycles
+            slot.let_go()
+            raise
         self._slots[slot.adapter] = slot
         try:
             with self._alone(slot):
                 slot.begin()
-        except BaseException:
+        except BaseException as error:
+            let_go_of_frames(error)  # leaving takes memory, which they may hold
             self.leave(slot)
             raise
         return slot
@@ -221,8 +226,9 @@ class SlotEngine:
             with context(slot):
                 slot.report()
         except Exception as error:  # one trial's error must not affect its neighbours
+            error = told(error)  # leaving takes memory, which its frames may hold
             self.leave(slot)
-            return Ended(slot, error=told(error))
+            return Ended(slot, error=error)
         return self._end(slot) if slot.is_trained else None
 
     def _answer_ahead(self, slots: Sequence[Slot]) -> None:
