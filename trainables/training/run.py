@@ -38,7 +38,7 @@ def sft_config(
     """The trial as TRL's configuration. Build it before loading a model that ZeRO-3 is to shard."""
     train = config.train
     total = train.total_steps(samples)
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=config.output_dir,
         max_steps=total,
         per_device_train_batch_size=train.micro_batch_size,
@@ -68,6 +68,9 @@ def sft_config(
         max_length=None,  # the data are cut to size already
         dataset_kwargs={"skip_prepare_dataset": True},
     )
+    # Else the trainer takes all GPUs that a process sees, and a micro-batch for each of them.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
 
 
 def run_training(
