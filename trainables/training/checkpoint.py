@@ -256,8 +256,8 @@ def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
 
 
 def _on_cpu(value: torch.Tensor) -> torch.Tensor:
-    copied = value.detach().to("cpu", torch.float32)
-    return copied.clone(memory_format=torch.contiguous_format)
+    layout = torch.contiguous_format
+    return value.detach().to("cpu", torch.float32, copy=True, memory_format=layout)
 
 
 def _master(parameter: Any, optimizer: Any) -> tuple[Any, slice | None]:
