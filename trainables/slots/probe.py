@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from trainables.config import TrialConfig
-from trainables.process.out_of_memory import is_out_of_memory
+from trainables.process.out_of_memory import free_memory, is_out_of_memory
 from trainables.slots.engine import SlotEngine
 from trainables.slots.speed import Speed, best
 from trainables.training.reporter import ListReporter
@@ -36,7 +36,8 @@ def probe(
         The measurements, in order, for `best` to choose from; empty if not even one slot fits.
     """
     speeds: list[Speed] = []
-    if torch.cuda.is_available():  # the base's evaluation may have taken more
+    if torch.cuda.is_available():  # the base's evaluation may have taken more, and still hold it
+        free_memory()
         torch.cuda.reset_peak_memory_stats()
     try:
         for count in _doublings(most):

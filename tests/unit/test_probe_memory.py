@@ -1,0 +1,59 @@
+"""What the probe takes a slot's memory to be, on a GPU that still holds more than is in use."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from builders import trial_config
+
+from trainables.slots.probe import probe
+
+_BASE, _SLOT = 10, 5
+
+
+class Gpu:
+    """Its allocator keeps what the base's evaluation has freed until told to give it back."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.used, self.reserved, self.peak = _BASE, 40, 40
+        for name, answer in {
+            "is_available": lambda: True,
+            "mem_get_info": lambda: (100 - self.reserved, 100),
+            "max_memory_reserved": lambda: self.peak,
+            "empty_cache": lambda: self.reserve(self.used),
+            "reset_peak_memory_stats": lambda: setattr(self, "peak", self.reserved),
+        }.items():
+            monkeypatch.setattr(torch.cuda, name, answer)
+
+    def reserve(self, amount: int) -> None:
+        self.reserved = amount
+        self.peak = max(self.peak, amount)
+
+
+class Engine:
+    def __init__(self, gpu: Gpu) -> None:
+        self.slots: list[Any] = []
+        self._gpu = gpu
+
+    def join(self, *_: Any) -> None:
+        self.slots.append(None)
+        self._gpu.used += _SLOT
+        self._gpu.reserve(max(self._gpu.reserved, self._gpu.used))
+
+    def time_pass(self) -> float:
+        return 1.0
+
+    def clear(self) -> None:
+        self.slots.clear()
+
+
+def test_a_slot_s_memory_is_not_hidden_by_what_the_base_s_evaluation_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    engine: Any = Engine(Gpu(monkeypatch))
+    speeds = probe(engine, trial_config(), most=4, passes=1, slot_seconds=0.0)
+    assert [(s.slots, s.peak_bytes) for s in speeds] == [
+        (count, _BASE + count * _SLOT) for count in (1, 2, 4)
+    ]
