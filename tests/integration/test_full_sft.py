@@ -138,6 +138,7 @@ def test_a_lora_trial_is_the_same_after_a_sharded_one(
     before = run(make_trial())
     fresh = make_trial("full", learning_rate=RATE, deepspeed={"zero_stage": 3})
     sharded = run(fresh)
+    assert torch.nn.functional.linear is torch._C._nn.linear  # DeepSpeed's own keeps more memory
     after = run(make_trial())
     assert after.curve() == before.curve()
     for key in ("kl/base_to_tuned", "forgetting/nll", "validation/loss", "train/grad_norm"):

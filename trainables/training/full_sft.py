@@ -104,12 +104,15 @@ def _deepspeed_process() -> Iterator[None]:
     if not torch.cuda.is_available():
         os.environ["DS_ACCELERATOR"] = "cpu"
         _compile_nothing()
+    linear = torch.nn.functional.linear
     alone = "RANK" not in os.environ  # else a group of workers, or a launcher, has set all of this
     if alone:
         os.environ |= _SINGLE_WORKER | {"MASTER_PORT": str(_free_port())}
     try:
         yield
     finally:
+        # ZeRO-3's own stays for the life of the process; it keeps the inputs even of frozen layers.
+        torch.nn.functional.linear = linear
         unset_hf_deepspeed_config()
         AcceleratorState._reset_state(reset_partial_state=True)
         for name in (*(_SINGLE_WORKER if alone else ()), "ACCELERATE_USE_DEEPSPEED"):
