@@ -134,7 +134,8 @@ def test_a_trial_in_a_slot_measures_what_it_does_alone(
 
 def test_the_trials_are_different_ones(references: dict[str, Any]) -> None:
     finals = {name: measured[-1].metrics["train/loss"] for name, measured in references.items()}
-    assert len(set(finals.values())) == len(TRIALS)
+    del finals["accumulated"]  # the plain one in portions, on some machines to the last bit
+    assert len(set(finals.values())) == len(TRIALS) - 1
 
 
 def test_trials_of_other_data_and_lengths_are_neighbours(
