@@ -40,9 +40,10 @@ _WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # A process that is given no GPU sees none, else torch would take one that others have.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
-    # How long a process that is to train the next trial waits until a stopped one has left it. Tune
-    # loses the next one if this runs out, and by default it does after 2 seconds.
-    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "600",
+    # How long a process that is to train the next trial waits until a stopped one has left it. If
+    # this runs out, by default after 2 seconds, Tune loses the next one without a word. A process
+    # that a trial does not leave ends long before (`MINUTES_TO_LEAVE`), of which we are told.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "3600",
     # By default glibc returns freed memory to the system, and each training step gets it back page
     # by page: up to a sixth of a small model's step on a CPU. One arena, because those of threads,
     # where slots train, consist of 64 MiB pieces that are returned whatever the threshold.

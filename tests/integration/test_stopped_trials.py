@@ -13,6 +13,7 @@ import ray.tune
 from trainables.config import TrialConfig
 from trainables.files.disk import is_disk_full
 from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.under_ray import reporting
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.recorder import Recorder
@@ -64,6 +65,36 @@ def test_the_next_trial_waits_until_a_slow_one_has_left_the_process(sweep: Sweep
     stopped = TrialStatus.STOPPED_EARLY
     assert [r.status for r in records] == [TrialStatus.COMPLETE, stopped, stopped]
     assert len({record.metric("pid") for record in records}) == 1
+
+
+def test_a_process_that_a_stopped_trial_does_not_leave_ends_and_the_next_goes_on_in_another(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> None:
+    """Else the next one would wait in it, and the sweep with it."""
+
+    def stays(config: dict[str, Any]) -> None:
+        trial = TrialConfig.model_validate(config["trial"])
+        metrics = {"train/loss": 1.0 + trial.number, "pid": float(os.getpid())}
+        reporting.MINUTES_TO_LEAVE = 1 / 60
+        reporter = reporting.Watched(trial, reporting.TuneReporter())
+        try:
+            for step in range(1, STEPS + 1):
+                now = time.time()
+                reporter.report(
+                    Measurement(step=step, total_steps=STEPS, metrics=metrics, time=now)
+                )
+        finally:
+            if trial.number == 1:
+                time.sleep(3600)
+        outcome = Outcome(status=TrialStatus.COMPLETE)
+        ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
+
+    sweep = Sweep(load(*ONE_AFTER_ANOTHER), tmp_path, base_cache, trainable=stays)
+    records = sweep.run([SweepListener()]).records
+    stopped = TrialStatus.STOPPED_EARLY
+    assert [r.status for r in records] == [TrialStatus.COMPLETE, stopped, stopped]
+    assert [(r.attempt, r.failures) for r in records] == [(1, 0), (1, 0), (2, 0)]
+    assert records[1].metric("pid") != records[2].metric("pid")
 
 
 def test_the_sweep_ends_if_the_end_of_a_stopped_trial_cannot_be_recorded(

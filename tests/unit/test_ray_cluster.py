@@ -8,7 +8,8 @@ import pytest
 from ray.exceptions import ActorDiedError
 from ray.tune.experiment import Trial
 
-from tune.ray_cluster import _ENVIRONMENT, _of_a_new_one
+from trainables.under_ray.reporting import MINUTES_TO_LEAVE
+from tune.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, _of_a_new_one
 
 
 @pytest.mark.parametrize(("counted_by_ray", "expected"), [(64, 3), (2, 2)])
@@ -32,3 +33,8 @@ def test_tune_leaves_the_trial_of_a_preempted_node_to_its_next_attempt(
     trial = Trial("any", stub=True)
     trial.handle_error(lost)
     assert not trial.should_recover()
+
+
+def test_a_process_that_a_stopped_trial_does_not_leave_ends_before_tune_loses_the_next() -> None:
+    tune_waits = float(_WORKER_ENVIRONMENT["TUNE_FUNCTION_THREAD_TIMEOUT_S"])
+    assert tune_waits > 2 * 60 * MINUTES_TO_LEAVE

@@ -19,6 +19,8 @@ from trainables.under_ray.stop_request import stop_is_requested
 
 MEASUREMENT = "measurement"
 OUTCOME = "outcome"
+# Until a process that a stopped trial does not leave ends; the next trial waits in it meanwhile.
+MINUTES_TO_LEAVE = 10.0
 
 
 class _StoppableReporter:
@@ -64,7 +66,10 @@ class WorkerReporter(_StoppableReporter):
 
 
 class Watched:
-    """Ends the process, which is then restarted, if a trial reports nothing for too long."""
+    """Ends the process, which is then restarted, if a trial reports nothing for too long.
+
+    Or if it does not leave the process once it is stopped.
+    """
 
     def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
         self._trial = trial
@@ -74,9 +79,13 @@ class Watched:
 
     def report(self, measurement: Measurement) -> None:
         """Pass the measurement on and restart the watch for the next one."""
-        self._watch.stop()  # Tune may take long to accept the report
         publish_items(self._trial)
-        self._reporter.report(measurement)
+        self._watch.stop()  # Tune may take long to accept the report
+        try:
+            self._reporter.report(measurement)
+        except BaseException:  # Tune has stopped the trial
+            HangWatch(MINUTES_TO_LEAVE).wind()
+            raise
         if measurement.step != measurement.total_steps:
             self._watch.wind()
 
