@@ -119,7 +119,7 @@ class OptunaSearcher(Searcher, SweepListener):
         for queue in self._waiting.values():
             if queue and room.take(_config(queue[0])):
                 return queue.pop(0)
-        while sum(map(len, self._waiting.values())) < room.most_waiting:
+        while self._waiting_count() < room.most_waiting:
             drawn = self._next()
             if drawn is None:
                 return None
@@ -128,6 +128,14 @@ class OptunaSearcher(Searcher, SweepListener):
                 return drawn
             queue.append(drawn)
         return None
+
+    def _waiting_count(self) -> int:
+        """How many trials wait; interrupted ones, of which there may be any number, count as one.
+
+        Else those of one pool would keep new ones from being drawn for the others.
+        """
+        begun = [waits["attempt"] > 1 for queue in self._waiting.values() for waits in queue]
+        return begun.count(False) + any(begun)
 
     def _queue_interrupted(self, room: Room) -> None:
         """Have interrupted trials wait for room before all new ones."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Run:
         config: SweepConfig,
         cluster: dict[str, float] = CLUSTER,
         slots: int = 0,
+        interrupted: Sequence[TrialRecord] = (),
     ) -> None:
         cluster = within_limit(config, cluster)
         ledger = Ledger(Path("/sweeps/tiny"))
@@ -54,7 +56,7 @@ class Run:
         def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
             return make_trial(config, "tiny", ledger, cluster, number, params, attempt, seed)
 
-        self.searcher = OptunaSearcher(config, make)
+        self.searcher = OptunaSearcher(config, make, interrupted=interrupted)
         placement = Placement({}, held(config), slots)
         self.searcher.keep_within(Room(cluster, placement))
         self.running: dict[int, TrialRecord] = {}
@@ -217,6 +219,18 @@ def test_an_interrupted_trial_goes_before_all_that_wait_and_waits_for_no_other_p
         run.fill()
         assert run.started[-1].number == lost
         assert len(run.started[-1].earlier_attempts) == 1
+
+
+def test_many_interrupted_trials_of_one_pool_keep_no_other_from_being_drawn() -> None:
+    """As after a restart on a cluster that has shrunk."""
+    before = Run(sweep(**TYPED), {**TWO_TYPES, "GPU": 20.0, "GPU:L40S": 12.0})
+    before.fill()
+    assert len(of(before, "lora")) == 12
+    run = Run(sweep(**TYPED), TWO_TYPES, interrupted=list(before.running.values()))
+    for _ in range(3):
+        run.fill()
+        assert methods(run) == ["full", *["lora"] * 4]
+        run.end(of(run, "full")[0])
 
 
 def test_types_that_share_a_limit_wait_for_each_other() -> None:
