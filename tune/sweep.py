@@ -111,6 +111,7 @@ class Sweep:
         self._cluster = within_limit(config, largest_cluster(nodes_up(), self._nodes))
         self._beside_driver = beside_driver()
         self._memory = memory_fit(config, partial(smallest_gpu, self._nodes))
+        self._inputs = digests(config)  # before the base is measured with them
         history = self._read_history()
         again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))
         self._finished = [record for record in history if record.status not in again]
@@ -204,7 +205,7 @@ class Sweep:
         sweep = self._ledger.sweep()
         saved = sweep.config
         check_same_sweep(saved, self._config, self._ledger.folder.location)
-        check_same_inputs(sweep.inputs, self._config)
+        check_same_inputs(sweep.inputs, self._inputs)
         return fitted(saved, self._config, self._ledger.trials())
 
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
@@ -277,7 +278,7 @@ class Sweep:
         else:
             sweep_id = f"{self._config.name}-{uuid.uuid4().hex[:8]}"
             record = SweepRecord(
-                sweep_id=sweep_id, config=config, provenance=now, inputs=digests(self._config)
+                sweep_id=sweep_id, config=config, provenance=now, inputs=self._inputs
             )
         if self._warm_is_new and (self._warm or self._ledger.warm_start()):
             self._ledger.write_warm_start(self._warm)

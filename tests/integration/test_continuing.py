@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import os
 import signal
+from pathlib import Path
 from threading import Timer
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from ray import cloudpickle
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.files.locations import resolve
 from trainables.results.ledger import Ledger
 from trainables.results.records import Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import OUTCOME
@@ -23,7 +25,6 @@ from tune.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tune.sweep_config import SweepConfig
 
@@ -137,6 +138,29 @@ def test_a_search_or_a_model_that_old_trials_do_not_fit_is_refused(
             start(*THREE, change)
         assert told in str(caught.value)
     assert (ledger.sweep(), ledger.trials()) == before
+
+
+class Edits(SweepListener):
+    """Adds an empty line to a file while the base is measured."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def preparing(self, message: str) -> None:
+        with self._file.open("a") as file:
+            file.write("\n")
+
+
+def test_a_file_that_was_edited_while_the_base_was_measured_is_told(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> None:
+    """Nobody knows which of the two the base has read."""
+    data = tmp_path / "rows.jsonl"
+    data.write_bytes(Path(resolve(load().data.path)).read_bytes())
+    config, folder = load(*THREE, f"data.path={data}", "budget.trials=1"), tmp_path / "sweep"
+    Sweep(config, folder, base_cache, trainable=fake_sweep.fake_trial).run([Edits(data)])
+    with pytest.raises(UserError, match=r"data\.path: has changed"):
+        Sweep(config, folder, base_cache)
 
 
 def test_the_winner_is_confirmed_once_with_other_seeds(

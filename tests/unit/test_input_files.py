@@ -15,7 +15,7 @@ from tune.sweep_file import load_sweep
 
 @pytest.fixture
 def config(tmp_path: Path) -> SweepConfig:
-    for name in ("model/config.json", "tasks/mine.yaml", "general.txt", "test.jsonl"):
+    for name in ("model/config.json", "tasks/mine.yaml", "general.txt", "test.jsonl", "rows.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")
     sweep = tmp_path / "sweep.yaml"
@@ -37,6 +37,7 @@ def config(tmp_path: Path) -> SweepConfig:
         ("tasks/mine.yaml", "eval.task_dirs.0"),
         ("tasks/helpers.py", "eval.task_dirs.0"),
         ("general.txt", "eval.general_text"),
+        ("rows.jsonl", "data.path"),
         ("test.jsonl", "eval.ood.c.data_files.test"),
     ],
 )
@@ -44,13 +45,13 @@ def test_an_edited_file_is_told_by_its_field(
     config: SweepConfig, tmp_path: Path, file: str, field: str
 ) -> None:
     recorded = digests(config)
-    check_same_inputs(recorded, config)
+    check_same_inputs(recorded, digests(config))
     (tmp_path / file).write_text("after")
     with pytest.raises(UserError) as caught:
-        check_same_inputs(recorded, config)
+        check_same_inputs(recorded, digests(config))
     (fault,) = caught.value.faults
     assert fault.field == field
-    check_same_inputs({}, config)  # of an earlier version
+    check_same_inputs({}, digests(config))  # of an earlier version
 
 
 def test_what_running_a_task_leaves_in_its_folder_is_no_edit(
@@ -58,6 +59,7 @@ def test_what_running_a_task_leaves_in_its_folder_is_no_edit(
 ) -> None:
     recorded = digests(config)
     assert sorted(recorded) == [
+        "data.path",
         "eval.general_text",
         "eval.ood.c.data_files.test",
         "eval.task_dirs.0",
@@ -66,4 +68,17 @@ def test_what_running_a_task_leaves_in_its_folder_is_no_edit(
     (tmp_path / "tasks/__pycache__").mkdir()
     (tmp_path / "tasks/__pycache__/helpers.cpython-311.pyc").write_text("compiled")
     (tmp_path / "tasks/.mine.yaml.swp").write_text("open in an editor")
-    check_same_inputs(recorded, config)
+    check_same_inputs(recorded, digests(config))
+
+
+def test_an_edit_amid_large_data_that_leaves_its_size_is_told(
+    config: SweepConfig, tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_bytes(b"a" * (5 << 20))
+    recorded = digests(config)
+    with rows.open("r+b") as file:
+        file.seek(3 << 19)
+        file.write(b"b")
+    with pytest.raises(UserError, match=r"data\.path"):
+        check_same_inputs(recorded, digests(config))

@@ -286,8 +286,8 @@ class SweepRecord(Frozen):
         config: the resolved sweep file, as plain data.
         provenance: of the newest start of the command.
         earlier: those of the previous starts, oldest first.
-        inputs: digests of the files that the base was measured with, by field of the sweep file;
-            empty in records of earlier versions.
+        inputs: digests of the files that the base was measured with and the data read from, by
+            field of the sweep file; records of earlier versions lack some or all.
     """
 
     schema_version: int = SCHEMA_VERSION
