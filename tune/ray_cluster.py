@@ -16,6 +16,8 @@ from typing import Any
 from trainables.errors import Fault, UserError, first_line
 from tune.stopping import ignoring_hangup
 
+logger = logging.getLogger(__name__)
+
 _PROJECT = Path(__file__).resolve().parent.parent
 _PACKAGES = ("tune", "trainables", "analysis")
 _CONNECT_TIMEOUT_S = 10.0
@@ -73,6 +75,7 @@ def ray_cluster(
     import ray
 
     if ray.is_initialized():  # by a test or a notebook
+        _tell_what_processes_lack()
         _send_nothing_with_trials()
         yield
         return
@@ -118,6 +121,21 @@ def _send_nothing_with_trials() -> None:
 
     class_cache.DEFAULT_ENV_VARS.clear()
     class_cache.ENV_VARS_TO_PROPAGATE.clear()
+
+
+def _tell_what_processes_lack() -> None:
+    """Warn if processes of a cluster that was up before the command lack their environment."""
+    import ray
+
+    sent = ray.get_runtime_context().runtime_env.get("env_vars") or {}
+    lacking = {k: v for k, v in _WORKER_ENVIRONMENT.items() if k not in {*sent, *os.environ}}
+    if lacking:
+        logger.warning(
+            "Ray was initialised before the command, and its processes lack %s: call "
+            "ray.shutdown() first, or ray.init(runtime_env={'env_vars': %s})",
+            ", ".join(lacking),
+            lacking,
+        )
 
 
 def _let_processes_inherit() -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+from types import SimpleNamespace
 
 import pytest
+import ray
 from ray.exceptions import ActorDiedError
 from ray.tune.experiment import Trial
 
 from trainables.under_ray.reporting import MINUTES_TO_LEAVE
-from tune.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, _of_a_new_one
+from tune import ray_cluster as settings
+from tune.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, _of_a_new_one, ray_cluster
 
 
 @pytest.mark.parametrize(("counted_by_ray", "expected"), [(64, 3), (2, 2)])
@@ -38,3 +41,22 @@ def test_tune_leaves_the_trial_of_a_preempted_node_to_its_next_attempt(
 def test_a_process_that_a_stopped_trial_does_not_leave_ends_before_tune_loses_the_next() -> None:
     tune_waits = float(_WORKER_ENVIRONMENT["TUNE_FUNCTION_THREAD_TIMEOUT_S"])
     assert tune_waits > 2 * 60 * MINUTES_TO_LEAVE
+
+
+@pytest.mark.parametrize("gets_it", ["not at all", "inherits it", "is sent it"])
+def test_who_has_initialised_ray_is_told_what_its_processes_lack(
+    gets_it: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    inherited = _WORKER_ENVIRONMENT if gets_it == "inherits it" else {}
+    monkeypatch.setattr(os, "environ", dict(inherited))
+    monkeypatch.setattr(settings, "_send_nothing_with_trials", lambda: None)
+    sent = {"env_vars": _WORKER_ENVIRONMENT} if gets_it == "is sent it" else {}
+    monkeypatch.setattr(ray, "is_initialized", lambda: True)
+    monkeypatch.setattr(ray, "get_runtime_context", lambda: SimpleNamespace(runtime_env=sent))
+    with ray_cluster(None):
+        pass
+    if gets_it == "not at all":
+        assert "lack TOKENIZERS_PARALLELISM, " in caplog.text
+        assert "'TUNE_FUNCTION_THREAD_TIMEOUT_S': '3600'" in caplog.text
+    else:
+        assert caplog.text == ""
