@@ -23,8 +23,9 @@ from trainables.files.storage import (
     parse_location,
 )
 from trainables.results.ledger import Ledger, SweepFolder
-from trainables.results.records import Outcome, TrialStatus
+from trainables.results.records import TrialStatus
 from trainables.under_ray.endings import verdict
+from trainables.under_ray.node import check_sees
 from tune.lock import SweepLock
 from tune.sweep_folder import check_sweep_folder
 
@@ -58,13 +59,20 @@ def test_a_store_that_fails_for_some_seconds_is_asked_again(status: int, code: s
 
 
 @pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
-def test_a_trial_whose_store_is_out_for_long_goes_on_later(
+def test_a_trial_whose_store_is_out_for_long_ends_like_one_that_lost_its_process(
     status: int, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """So it goes on in its next attempt, but not for ever if it comes no further."""
     monkeypatch.setattr(object_storage, "_ATTEMPTS", 2)
-    with failing_server(60.0, status, code) as address, pytest.raises(OSError) as caught:
-        open_storage(address).write("a", b"1")
-    assert verdict(trial(0).config, caught.value) == Outcome(status=TrialStatus.RUNNING)
+    with failing_server(60.0, status, code) as address:
+        with pytest.raises(OSError) as caught:
+            open_storage(address).write("a", b"1")
+        with pytest.raises(OSError, match="AWS Error") as at_the_beginning:
+            check_sees(address, "base.json")
+    for error in (caught.value, at_the_beginning.value):
+        with pytest.raises(OSError, match="AWS Error") as raised:
+            verdict(trial(0).config, error)
+        assert raised.value is error
 
 
 def test_a_store_that_denies_access_says_so_at_once() -> None:

@@ -16,13 +16,19 @@ from trainables.training.reporter import StopTrial
 
 
 def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
-    """What an error means for the trial that it ended."""
+    """What an error means for the trial that it ended.
+
+    Raises:
+        OSError: its object store is out. Then the trial ends like one whose process has died: it
+            goes on in its next attempt from what it has published, but not for ever if it comes no
+            further, as where a single node does not reach the store.
+    """
     if is_disk_full(error):  # it resumes once there is space
         reason = disk_full(Path(trial.output_dir))
         return Outcome(status=TrialStatus.RUNNING, reason=reason)
     cause = root_cause(error)
-    if is_store_out(cause):  # it goes on in its next attempt, from what it has published
-        return Outcome(status=TrialStatus.RUNNING)
+    if is_store_out(cause):
+        raise cause
     if isinstance(cause, Diverged):
         return Outcome(status=TrialStatus.DIVERGED, reason=str(cause))
     if isinstance(cause, OutOfMemory):

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError, first_line
+from trainables.files.object_storage import is_store_out
 from trainables.files.storage import open_storage, parse_location
 from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.credentials import use_credentials
@@ -83,10 +84,13 @@ def check_sees(location: str, name: str) -> None:
 
     Raises:
         UserError: the file is not there.
+        OSError: the object store is out, which says nothing about the node.
     """
     try:
         reason = None if _is_seen(location, name) else _NOT_SEEN
     except OSError as error:
+        if is_store_out(error):
+            raise
         reason = f"{type(error).__name__}: {first_line(error)}"
     if reason is not None:
         node = ray.util.get_node_ip_address()

@@ -64,6 +64,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
 
     Raises:
         ray.exceptions.RayActorError: the process that trained it has died, with the same effect.
+        OSError: its object store is out, see `verdict`.
     """
     try:
         best = _train(trial, here, slot_hosts)
