@@ -58,7 +58,9 @@ def test_a_store_that_fails_for_some_seconds_is_asked_again(status: int, code: s
         assert storage.read("a") == b"1"
 
 
-@pytest.mark.parametrize(("status", "code"), [(503, "SlowDown"), (500, "InternalError")])
+@pytest.mark.parametrize(
+    ("status", "code"), [(503, "SlowDown"), (500, "InternalError"), (502, "BadGateway")]
+)
 def test_a_trial_whose_store_is_out_for_long_ends_like_one_that_lost_its_process(
     status: int, code: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

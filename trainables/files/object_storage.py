@@ -28,7 +28,7 @@ _SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
 # What the AWS SDK asks again for, as pyarrow words it, and of Google's what passes by itself.
 _OUT = re.compile(
     "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
-    r"|REQUEST_TIMEOUT) |Status\(UNAVAILABLE"
+    r"|REQUEST_TIMEOUT|UNKNOWN \(HTTP status 50[0234]\)) |Status\(UNAVAILABLE"
 )
 T = TypeVar("T")
 
