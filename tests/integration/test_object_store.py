@@ -143,26 +143,27 @@ def test_a_group_publishes_its_best_weights_and_leaves_nothing_on_its_node(
 
 
 @pytest.mark.parametrize("trains", ["lora.workers=1", "lora.workers=2", "lora.slots=2"])
-def test_a_trial_that_is_stopped_leaves_nothing_on_its_node(
+def test_a_trial_that_is_stopped_leaves_nothing_on_its_node_and_no_weights_in_the_store(
     trains: str, load: Callable[..., SweepConfig], bucket: str
 ) -> None:
     location = f"{bucket}/stopped_{trains[-9:]}/quickstart"
     config = load(
-        *ONE_TRIAL,
+        *TWO_TRIALS,
         "constraints=[train/tokens_seen <= 1]",  # a bound that no trial keeps beyond the first rung
         "early_stopping={first_rung: 0.3}",
         "train.micro_batch_size=4",
         f"resources.{trains}",
     )
     Sweep(config, location, f"{bucket}/stopped/.base").run([])
-    (record,) = Ledger(location).trials()
-    assert record.status is TrialStatus.STOPPED_EARLY
-    assert record.last is not None
-    assert record.last.step < 16
+    records = Ledger(location).trials()
+    assert [r.status for r in records] == [TrialStatus.STOPPED_EARLY] * 2
+    assert all(r.last and r.last.step < 16 for r in records)
     deadline = time.monotonic() + 60  # workers end by themselves
     while left_on_the_node() and time.monotonic() < deadline:
         time.sleep(0.2)
     assert left_on_the_node() == []
+    for record in records:  # after the first, the next trial has its process and its workers
+        assert "best" not in open_storage(record.config.output_dir).children("")
 
 
 def left_on_the_node() -> list[Path]:

@@ -124,6 +124,8 @@ def test_the_first_worker_of_a_group_publishes_weights_and_best(config: TrialCon
         (attempt / name).write_text(name)
     publish_worker(here, 1)
     assert open_storage(config.output_dir).children("") == ["worker_1.log"]
+    publish_worker(here, 0, is_stopped=True)
+    assert open_storage(config.output_dir).children("") == ["worker_0.log", "worker_1.log"]
     publish_worker(here, 0)
     wanted = ["best", "weights", "worker_0.log", "worker_1.log"]
     assert open_storage(config.output_dir).children("") == wanted

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -14,8 +15,9 @@ from torch.distributed import DistBackendError
 
 from trainables.errors import Diverged
 from trainables.training.reporter import ListReporter
-from trainables.under_ray import group
+from trainables.under_ray import group, worker
 from trainables.under_ray.endings import most_telling
+from trainables.under_ray.reporting import StoppedByTune
 from trainables.under_ray.worker import _LONGEST_WAIT, Home, environments
 
 
@@ -99,3 +101,26 @@ def test_workers_that_lose_each_other_end_as_one_that_died(
     trial: Any = SimpleNamespace(workers=2)
     with pytest.raises(raised, match=says):
         group.train_on_workers(trial, ListReporter())
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_worker_publishes_no_results_of_a_trial_that_tune_has_stopped(
+    is_stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its end is recorded, and what of it was in the store is deleted already."""
+    published: list[bool] = []
+
+    def train(trial: Any, reporter: Any) -> Any:
+        if is_stopped:
+            raise StoppedByTune
+        return SimpleNamespace(best_weights_dir=None)
+
+    for name in ("use_credentials", "check_sees", "check_granted_gpus"):
+        monkeypatch.setattr(worker, name, lambda *_: None)
+    monkeypatch.setattr(worker, "trial_function", lambda trial: train)
+    monkeypatch.setattr(worker, "publish_worker", lambda *call: published.append(call[2]))
+    monkeypatch.setenv("RANK", "0")
+    folder = {"base_dir": str(tmp_path), "output_dir": str(tmp_path), "published_dir": None}
+    trial: Any = SimpleNamespace(**folder, workers=2, minutes_per_report=None)
+    worker.Worker().train(trial)
+    assert published == [is_stopped]

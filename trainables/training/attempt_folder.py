@@ -2,9 +2,9 @@
 
 On a local or shared disk an attempt's folder is inside the sweep's, and nothing here does anything.
 With an object store a worker writes to a scratch folder on its node and publishes from there:
-checkpoints as they are made, weights at the end. If an attempt is lost, or stopped by Tune in a
-process of its own, its best evaluation's weights are lost with it; their value is part of its
-checkpoints. The scratch folder is removed when the attempt ends, unless it failed.
+checkpoints as they are made, weights at the end. If an attempt is lost, or stopped by Tune, its
+best evaluation's weights are lost with it; their value is part of its checkpoints. The scratch
+folder is removed when the attempt ends, unless it failed.
 """
 
 from __future__ import annotations
@@ -121,13 +121,17 @@ def publish_rest(trial: TrialConfig) -> None:
     clear_node(trial)
 
 
-def publish_worker(trial: TrialConfig, rank: int) -> None:
-    """Publish one worker's log and, from the first worker's node, the results."""
+def publish_worker(trial: TrialConfig, rank: int, is_stopped: bool = False) -> None:
+    """Publish one worker's log and, from the first worker's node, the results.
+
+    Of a trial that Tune has stopped the log alone: its end is recorded already, and nobody would
+    delete its best weights any more.
+    """
     if trial.published_dir is None:
         return
     log = f"worker_{rank}.log"
     open_storage(trial.published_dir).publish(Path(trial.output_dir) / log, log)
-    if rank == 0:
+    if rank == 0 and not is_stopped:
         publish_results(trial)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import faulthandler
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from queue import SimpleQueue
@@ -107,13 +106,16 @@ class Worker:
         check_sees(trial.base_dir, BASE_RECORD)
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
         reporter = WorkerReporter(trial.workers, self._hand_on if rank == 0 else None)
-        best = None
+        best: str | None = None
+        is_stopped = False
         try:
-            with log_to(Path(trial.output_dir) / f"worker_{rank}.log"), suppress(StoppedByTune):
+            with log_to(Path(trial.output_dir) / f"worker_{rank}.log"):
                 try:
                     check_granted_gpus()
                     result = trial_function(trial)(trial, Watched(trial, reporter))
                     best = result.best_weights_dir
+                except StoppedByTune:
+                    is_stopped = True
                 except Exception:
                     end_with_lost_device(lambda: publish_worker(trial, rank))
                     raise
@@ -122,7 +124,7 @@ class Worker:
         except IN_STEP:
             _leave(trial, rank)
             raise
-        _leave(trial, rank)
+        _leave(trial, rank, is_stopped)
         return published_address(trial, Path(best)) if best else None
 
     @ray.method(concurrency_group=_REPORTS)
@@ -140,11 +142,11 @@ class Worker:
         return self._answers.get()
 
 
-def _leave(trial: TrialConfig, rank: int) -> None:
+def _leave(trial: TrialConfig, rank: int, is_stopped: bool = False) -> None:
     """Publish this worker's files, then, once all workers have, clear the node."""
     from trainables.training.checkpoint import barrier
 
-    publish_worker(trial, rank)
+    publish_worker(trial, rank, is_stopped)
     if trial.published_dir is not None:
         barrier(trial.workers)
         clear_node(trial)
