@@ -16,7 +16,7 @@ from trainables.files.storage import Location, join
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 from tune.memory_fit import host_memory, memory_table
-from tune.search_space import planned_trials
+from tune.search_space import planned_runs, planned_trials
 from tune.searcher import OptunaSearcher
 from tune.sweep_config import SweepConfig
 from tune.trials import make_trial, reason_against_slots
@@ -102,8 +102,7 @@ def _estimate(
     config: SweepConfig, points: list[TrialConfig], rows: int | None, output_dir: Location
 ) -> list[str]:
     lines = []
-    confirm = config.confirm
-    trials = planned_trials(config) + (confirm.top_k * confirm.seeds if confirm else 0)
+    trials = planned_runs(config)
     if rows is not None:
         steps = [point.train.total_steps(rows) for point in points]
         mean = sum(steps) / len(steps)

@@ -87,6 +87,12 @@ def planned_trials(config: SweepConfig) -> int:
     return min(config.budget.trials, points or config.budget.trials)
 
 
+def planned_runs(config: SweepConfig) -> int:
+    """Number of trials in the search and of those that repeat its winners, if there are enough."""
+    confirm = config.confirm
+    return planned_trials(config) + (confirm.top_k * confirm.seeds if confirm else 0)
+
+
 def grid_size(search: SearchConfig) -> int | None:
     """Number of distinct points; None if an axis is continuous."""
     total = 0

@@ -30,7 +30,7 @@ from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.records import Measurement, TrialStatus
-from tune.search_space import planned_trials
+from tune.search_space import planned_runs
 
 PROJECT = Path(__file__).parents[2]
 
@@ -284,7 +284,7 @@ def test_a_grid_is_over_with_its_last_point(tmp_path: Path) -> None:
     [
         {"sampler": "grid", "budget": {"trials": 20}},
         {"sampler": "grid", "budget": {"trials": 3}},
-        {"sampler": "random", "budget": {"trials": 20}},
+        {"sampler": "random", "budget": {"trials": 20}, "confirm": {"top_k": 2, "seeds": 3}},
         {"sampler": "grid", "budget": {"trials": 99}, "search": {
             "lora": {"rank": [4, 8, 16], "alpha_ratio": [1, 2], "learning_rate": [1e-4],
                      "target_modules": ["all-linear", ["q_proj", "v_proj"]], "dora": [True, False],
@@ -296,7 +296,8 @@ def test_as_many_trials_are_planned_as_the_sweep_itself_plans(
     tmp_path: Path, sections: dict[str, object]
 ) -> None:
     settings = SweepSettings.of(record_sweep(tmp_path, **sections).sweep())
-    assert settings.planned_trials == planned_trials(sweep_config(**sections))
+    planned = settings.planned_trials + settings.planned_repeats
+    assert planned == planned_runs(sweep_config(**sections))
 
 
 def test_nothing_is_left_of_a_sweep_that_has_ended_early(tmp_path: Path) -> None:
