@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -18,7 +18,13 @@ from trainables.config import TrialConfig
 from trainables.files.storage import Location
 from trainables.inside.choice import notable_trials
 from trainables.results.ledger import Ledger
-from trainables.results.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
+from trainables.results.records import (
+    BaseRecord,
+    Outcome,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
 from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
 from trainables.under_ray.tasks import as_task, inspect_on_worker
@@ -150,7 +156,7 @@ class Sweep:
         listeners: Sequence[SweepListener],
     ) -> SweepOutcome:
         sweep = self._write_sweep()
-        scheduler = self._early_stopping(base) or InOrder()
+        scheduler = self._scheduler(base)
         searcher = OptunaSearcher(
             self._config,
             self._trial_maker(sweep.sweep_id),
@@ -294,29 +300,24 @@ class Sweep:
 
         return make
 
-    def _early_stopping(self, base: BaseRecord) -> EarlyStopping | None:
-        """The scheduler, with the rungs as earlier runs of the command left them.
-
-        A trial that was about to be stopped when the driver died ends here and is not resumed.
-        """
+    def _scheduler(self, base: BaseRecord) -> InOrder:
+        """The scheduler; early stopping has the rungs as earlier runs of the command left them."""
         if self._config.early_stopping is None:
-            return None
+            return InOrder()
         constraints = kept_by_base(self._config.constraints, base.metrics)
         rule = SuccessiveHalving(self._config.early_stopping, self._config.objectives, constraints)
         histories = self._ledger.histories()
-        outcomes = rule.replay(
-            {
-                record.number: histories.get(record.number, [])
-                for record in (*self._finished, *self._interrupted)
-                if record.confirms is None
-            }
-        )
+        searched = [r for r in (*self._finished, *self._interrupted) if r.confirms is None]
+        self._end_stopped(rule.replay({r.number: histories.get(r.number, []) for r in searched}))
+        return EarlyStopping(rule)
+
+    def _end_stopped(self, outcomes: Mapping[int, Outcome]) -> None:
+        """End the interrupted trials that were about to be stopped when the driver died."""
         for record in [record for record in self._interrupted if record.number in outcomes]:
             self._interrupted.remove(record)
             at = record.last.time if record.last else None  # it has not trained since
             self._finished.append(record.ended_as(outcomes[record.number], at))
             self._ledger.write_trial(self._finished[-1])
-        return EarlyStopping(rule)
 
     def _tuner(
         self,

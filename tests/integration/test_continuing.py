@@ -163,6 +163,25 @@ def test_a_file_that_was_edited_while_the_base_was_measured_is_told(
         Sweep(config, folder, base_cache)
 
 
+def test_a_trial_that_was_being_stopped_when_the_driver_died_ends_when_it_last_trained(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    halving = "early_stopping={metrics: {train/loss: -1}, reduction_factor: 2, first_rung: 0.5}"
+    five = ("budget.trials=5", "sampler=random", LORA, "resources.max_concurrent=1", halving)
+    _, records = start(*five)
+    stopped = next(r for r in records if r.status is TrialStatus.STOPPED_EARLY)
+    as_it_was = stopped.model_copy(
+        update={"status": TrialStatus.RUNNING, "reason": None, "ended": None}
+    )
+    Ledger(tmp_path / "sweep").write_trial(as_it_was)
+    ran, again = start(*five)
+    assert ran == []
+    ended = again[stopped.number]
+    assert (ended.status, ended.reason) == (stopped.status, stopped.reason)
+    assert ended.last is not None
+    assert ended.ended == ended.last.time
+
+
 def test_the_winner_is_confirmed_once_with_other_seeds(
     start: Callable[..., Any], tmp_path: Path
 ) -> None:
