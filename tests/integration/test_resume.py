@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from threading import Event
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from chosen_scores import OBJECTIVE, scores
 from safetensors.torch import load_file
 
 from trainables.metric_keys import IN_DOMAIN_ACC
@@ -200,6 +202,31 @@ def test_workers_that_see_other_checkpoints_resume_from_the_same_one(
         trial = killed_trial.model_copy(update={"workers": 2, **where})
         first_steps.append(Checkpoints(trial, ListReporter(), None, 12).first_step)
     assert first_steps == [5, 5]
+
+
+@pytest.mark.parametrize("knows_its_best", [True, False])
+def test_of_a_checkpoint_that_does_not_know_the_best_evaluation_the_saved_weights_tell(
+    make_trial: Callable[..., TrialConfig],
+    monkeypatch: pytest.MonkeyPatch,
+    knows_its_best: bool,
+) -> None:
+    """Those of earlier versions: a worse evaluation would else replace the best weights."""
+    scores(monkeypatch, {5: 0.9, 10: 0.8, 12: 0.7})
+    first = make_trial(train=TRAIN, objective=OBJECTIVE)
+    with pytest.raises(Killed):
+        train(first, DyingReporter())
+    newest = newest_valid(first.attempt_dirs)
+    assert newest is not None
+    note = newest / "evaluated.json"
+    state = json.loads(note.read_text())
+    assert state["best"]["value"] == 0.9
+    if not knows_its_best:
+        del state["best"]
+        note.write_text(json.dumps(state))
+    earlier = (first.output_dir,)
+    second = make_trial(train=TRAIN, objective=OBJECTIVE, earlier_attempts=earlier)
+    best = train_lora(second, ListReporter()).best_weights_dir
+    assert best == f"{first.output_dir}/best"
 
 
 def test_checkpoint_holds_no_pickle(killed: tuple[Path, list[Path]]) -> None:
