@@ -45,7 +45,7 @@ class SearchHistory:
 
     @property
     def gpu_hours(self) -> float:
-        """GPU hours of all trials."""
+        """GPU hours of all trials, as far as they have come."""
         return float(self._gpu_hours)
 
     def take(self, record: TrialRecord) -> None:

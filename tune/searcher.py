@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
 from trainables.results.confirmation import unconfirmed, winners
-from trainables.results.records import TrialRecord
+from trainables.results.records import Measurement, TrialRecord
 from tune.listeners import SweepListener
 from tune.placement import Room
 from tune.search_history import SearchHistory
@@ -168,6 +168,10 @@ class OptunaSearcher(Searcher, SweepListener):
     def sweep_stopping(self) -> None:
         """Stop suggesting trials."""
         self._is_stopping = True
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Count what the trial has cost so far, as a start after a crash would."""
+        self._history.take(record)
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         """Suggest the trial again before any new one."""

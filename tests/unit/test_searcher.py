@@ -10,7 +10,7 @@ from typing import Any
 
 import optuna
 import pytest
-from builders import GAIN, LOSS
+from builders import GAIN, LOSS, measurement
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
@@ -184,6 +184,20 @@ def test_the_search_ends_with_its_gpu_hours() -> None:
     enough = sweep(budget={"trials": 5, "gpu_hours": 2.2})
     assert searcher_of(enough, records).cut_short_by is None
     assert len(run(searcher_of(config, records[:3]), always(TrialStatus.FAILED))) == 47
+
+
+def test_the_gpu_hours_that_running_trials_have_spent_count() -> None:
+    """As they do when a new start finds them in the ledger."""
+    searcher = searcher_of(sweep(budget={"trials": 50, "gpu_hours": 2.2}))
+    running = [ask(searcher) for _ in range(2)]
+    for record, hours in ((running[0], 1.0), (running[1], 1.0), (running[0], 1.3)):
+        measured = measurement(1, {"cost/gpu_h": hours})
+        searcher.measured(record.after(measured), measured)
+        assert (searcher.cut_short_by == "gpu_hours") is (hours == 1.3)
+    assert searcher.suggest("any") is None  # they may have to be run again
+    for record in running:
+        searcher.trial_ended(ended(record, TrialStatus.FAILED, {"cost/gpu_h": 1.2}))
+    assert searcher.suggest("any") == Searcher.FINISHED
 
 
 def test_the_search_ends_with_its_hours_and_lets_trials_end() -> None:
