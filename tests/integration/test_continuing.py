@@ -20,7 +20,9 @@ from trainables.files.locations import resolve
 from trainables.results.ledger import Ledger
 from trainables.results.records import Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import OUTCOME
+from trainables.under_ray.stop_request import StopRequest
 from tune.listeners import SweepListener
+from tune.placement import beside_driver
 from tune.sweep import Sweep
 
 if TYPE_CHECKING:
@@ -98,6 +100,13 @@ def test_what_waits_for_room_is_left_to_the_next_start(
     ran, records = start(*THREE)
     assert sorted(ran) == [1, 2]
     assert [record.status for record in records] == [TrialStatus.COMPLETE] * 3
+
+
+def test_a_request_to_stop_that_comes_as_the_sweep_ends_is_no_error() -> None:
+    """It comes from a thread, whose traceback the user would see after a Ctrl-C."""
+    with StopRequest(beside_driver()) as request:
+        pass
+    request.make()
 
 
 def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any]) -> None:

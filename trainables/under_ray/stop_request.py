@@ -18,6 +18,7 @@ from threading import Event, Thread
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 
 _STOP = "stop request"  # actor names are private to this driver
 _POLL_S = 1.0
@@ -46,7 +47,8 @@ class StopRequest:
 
     def make(self) -> None:
         """Make the request; trials end at their next step."""
-        ray.get(self._actor.make.remote())
+        with suppress(RayActorError):  # the sweep has ended meanwhile, and with it this context
+            ray.get(self._actor.make.remote())
 
 
 # Its node may go away, too. It is then restarted on another, and pending waits are retried.
