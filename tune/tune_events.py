@@ -6,6 +6,8 @@ import errno
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from ray.tune import Callback
@@ -134,7 +136,7 @@ class TuneEvents(Callback):
         record = self._records.get(trial.trial_id)
         if record is None or record.status is not TrialStatus.RUNNING:
             return
-        reason = _last_line(trial.get_error())
+        reason = _last_line(trial.error_file)
         failures = record.failures + (not self._came_further(record))
         record = record.model_copy(update={"failures": failures, "reason": reason})
         self._records[trial.trial_id] = record
@@ -177,6 +179,13 @@ class TuneEvents(Callback):
             listener.trial_ended(record)
 
 
-def _last_line(error: Exception | None) -> str:
-    lines = str(error or "").strip().splitlines()
+def _last_line(error_file: str | None) -> str:
+    """The last line of a trial's error as Tune has written it on this machine.
+
+    `Trial.get_error` looks for it in Tune's storage, where it comes only later.
+    """
+    text = ""
+    with suppress(OSError):
+        text = Path(error_file).read_text(errors="replace") if error_file else ""
+    lines = text.strip().splitlines()
     return lines[-1].strip()[:500] if lines else "its process died"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -51,9 +52,9 @@ class Attempts:
             self.events.on_trial_result(0, [], trial, {MEASUREMENT: measurement})  # type: ignore[arg-type]
         return trial
 
-    def lose(self, step: int) -> None:
+    def lose(self, step: int, error_file: str | None = None) -> None:
         trial = self.start(step)
-        trial.get_error = lambda: None
+        trial.error_file = error_file
         self.events.on_trial_error(0, [], trial)
 
 
@@ -73,6 +74,15 @@ def test_a_lost_process_counts_only_where_the_trial_came_no_further_since_the_la
     attempts.lose(12)
     (ended,) = attempts.heard.ended
     assert (ended.status, ended.failures) == (TrialStatus.FAILED, 2)
+
+
+def test_a_trial_that_has_lost_its_process_too_often_tells_the_last_error(tmp_path: Path) -> None:
+    attempts, file = Attempts(retries=0), tmp_path / "error.txt"
+    file.write_text("Failure # 1\nValueError: old\n\nFailure # 2\nOSError: store out\n\n")
+    attempts.lose(5)
+    attempts.lose(5, str(file))
+    (ended,) = attempts.heard.ended
+    assert ended.reason == "OSError: store out"
 
 
 @pytest.mark.parametrize("user_stops", [False, True])
