@@ -86,6 +86,15 @@ def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
     assert found[3].rule == "each line must be a JSON object, got text that is not UTF-8"
 
 
+@pytest.mark.parametrize("text", ["question,answer\na,b\n", '[{"question": "a"}]\n'])
+def test_a_file_of_another_format_says_how_it_is_converted(text: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    file.write_text(text)
+    found = faults(load_rows, config(file))
+    assert found[0].remedy.startswith("convert CSV or a JSON array by pandas: ")
+    assert [fault.remedy for fault in found[1:]] == [""] * (len(found) - 1)
+
+
 def test_of_many_malformed_lines_a_few_are_shown_and_all_counted(tmp_path: Path) -> None:
     file = tmp_path / "rows.jsonl"
     file.write_text("oops\n" * 12)

@@ -61,6 +61,7 @@ def test_a_validation_loss_needs_rows_that_are_held_out() -> None:
         ("~/b", True),
         ("rows.jsonl", True),
         ("model.gguf", True),
+        ("rows.csv", True),
         ("gpt2", False),
         ("org/model", False),
         ("tests", False),

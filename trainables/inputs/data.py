@@ -36,6 +36,10 @@ _TEMPLATE_FAILS = (
     AttributeError,
 )
 _MAX_FAULTS = 5
+_OTHER_FORMAT = (
+    "convert CSV or a JSON array by pandas: read_csv or read_json, then "
+    'to_json("train.jsonl", orient="records", lines=True)'
+)
 
 
 class Sample(TypedDict):
@@ -118,6 +122,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
                 Fault(
                     field,
                     f"each line must be a JSON object, got {problem}",
+                    _OTHER_FORMAT if number == 1 else "",
                     location=f"{file}:{number}",
                 )
             )
