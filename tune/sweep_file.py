@@ -92,8 +92,10 @@ def _find(name_or_path: str, folder: Path, field: str) -> Path:
     bundled = BUNDLED / f"{name_or_path}.yaml"
     path = bundled if bundled.is_file() else folder / Path(name_or_path).expanduser()
     if not path.is_file():
-        names = bundled_sweeps()
-        near = get_close_matches(Path(name_or_path).stem, names, n=1)
+        names, asked = bundled_sweeps(), Path(name_or_path)
+        beside = [file.name for file in path.parent.glob("*.yaml")]
+        near = [str(asked.with_name(n)) for n in get_close_matches(asked.name, beside, 1, 0.7)]
+        near = near or get_close_matches(asked.stem, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
         raise UserError([Fault(field, f"no such file or bundled sweep: {name_or_path}", hint)])
     return path

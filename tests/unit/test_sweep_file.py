@@ -125,6 +125,15 @@ def test_a_missing_file_names_the_nearest_bundled_sweep(missing: str) -> None:
     )
 
 
+@pytest.mark.parametrize("missing", ["my_sweep", "my_swep.yaml"])
+def test_a_missing_file_names_the_nearest_beside_it(
+    missing: str, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(SWEEP, "own/my_sweep.yaml")
+    monkeypatch.chdir(file.parents[1])
+    assert only_fault(Path("own") / missing).remedy == "did you mean own/my_sweep.yaml?"
+
+
 def test_a_missing_file_like_no_other_lists_the_bundled_sweeps() -> None:
     with pytest.raises(UserError, match=r"bundled sweeps: .*quickstart"):
         load_sweep("zzzzzz", [])
