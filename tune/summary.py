@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 from rich.table import Table
@@ -53,7 +54,8 @@ def print_summary(
     _print_recommendation(console, recommendation)
     _print_failures(console, records)
     _print_places(console, recommendation, records, folder)
-    _print_next(console, recommendation, hints)
+    commands = _commands(recommendation, folder) if records else []
+    _print_next(console, recommendation, [*commands, *hints])
 
 
 def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialRecord]) -> None:
@@ -137,6 +139,15 @@ def _print_places(
     if recommendation is not None:
         kept = recommendation.trial.weights_dir or "not kept (train.save_weights is false)"
         _say(console, f"  weights      {kept}")
+
+
+def _commands(recommendation: Recommendation | None, root: Location) -> list[str]:
+    """What shows the sweep, and what takes its winner."""
+    sweep = shlex.quote(str(root))
+    lines = [f"python -m analysis report {sweep}   # all of it on one page"]
+    if recommendation and recommendation.trial.weights_dir and not is_address(str(root)):
+        lines.append(f"python -m analysis export {sweep} --to winner   # the recommended trial")
+    return lines
 
 
 def _print_next(console: Console, recommendation: Recommendation | None, hints: list[str]) -> None:

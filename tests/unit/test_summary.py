@@ -316,6 +316,9 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
     assert f"  all trials   {tmp_path}/x/results.csv" in lines
     assert "  weights      /w/it's" in lines
     assert f"  {hint}" in lines
+    report = f"  python -m analysis report {tmp_path}/x   # all of it on one page"
+    export = f"  python -m analysis export {tmp_path}/x --to winner   # the recommended trial"
+    assert lines[lines.index("Next:") + 1 :][:2] == [report, export]
     load = next(line for line in lines if "from_pretrained" in line).strip()
     assert load == (
         "from peft import AutoPeftModelForCausalLM; "
