@@ -84,6 +84,7 @@ def test_a_gguf_file() -> None:
     assert shape is not None
     tensors = gguf.GGUFReader(resolve(model.name)).tensors
     assert memory.parameters(shape) == sum(int(tensor.n_elements) for tensor in tensors)
+    assert read_shape(model) is shape  # read once
 
 
 def test_a_fetched_hub_model_is_found_and_one_that_is_not_has_the_sweep_file_s(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def _of_config(file: Path | None) -> ModelShape | None:
     )
 
 
+@lru_cache(maxsize=1)  # parsing the vocabulary takes seconds, and a plan asks twice
 def _of_gguf(file: Path) -> ModelShape | None:
     """The shape from the header of a GGUF file, whose keys begin with the architecture's name."""
     try:
