@@ -14,6 +14,7 @@ All survive pickling, so they reach the driver from a worker intact.
 
 from __future__ import annotations
 
+import re
 import traceback
 from dataclasses import dataclass
 
@@ -45,6 +46,14 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its repr if it has none."""
     lines = str(error).strip().splitlines()
     return lines[0] if lines else repr(error)
+
+
+def hub_remedy(error: BaseException) -> str:
+    """What to do if the hub was not reached; else empty."""
+    if not re.search("couldn't (connect|reach)", str(error), re.IGNORECASE):
+        return ""
+    variables = "HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE"
+    return f"see that the workers reach the hub ({variables}), or name a local copy"
 
 
 def told(error: Exception) -> Exception:

@@ -186,3 +186,37 @@ def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
     assert hub.refused == 0
     assert token not in said
     assert files_with_secrets(token, *caches, output, sessions) == []
+
+
+def test_a_hub_that_is_not_reached_is_told_as_such(tmp_path: Path) -> None:
+    code = """
+from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.errors import UserError
+from trainables.evaluation.tasks import load_tasks
+from trainables.inputs.data import load_rows
+from trainables.inputs.model import load_tokenizer
+for load, of in (
+    (load_tokenizer, ModelConfig(name="lab/not_fetched")),
+    (load_rows, DataConfig(path="lab/not_fetched")),
+    (load_tasks, EvalSuite(in_domain=["gsm8k"])),
+):
+    try:
+        load(of)
+    except UserError as error:
+        print(error)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)},
+        timeout=120,
+    )
+    told = done.stdout.splitlines()
+    fields = [line.partition(":")[0] for line in told]
+    assert fields == ["model.name", "data.path", "eval.in_domain"]
+    for line in told:
+        assert line.endswith(
+            "; see that the workers reach the hub (HTTPS_PROXY, HF_ENDPOINT, HF_HUB_OFFLINE), "
+            "or name a local copy"
+        ), line

@@ -17,7 +17,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from trainables.config import EvalSuite, EvalTask, Role
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import resolve
 
 # The harness's own default; few-shot examples are drawn from it.
@@ -66,7 +66,8 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
         try:
             loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
         except Exception as error:  # a task is a user's own code and data: it may raise anything
-            faults.append(Fault(f"eval.{role}", f"task {task.task} cannot be loaded: {error}"))
+            rule = f"task {task.task} cannot be loaded: {error}"
+            faults.append(Fault(f"eval.{role}", rule, hub_remedy(error)))
     if faults:
         raise UserError(faults)
     return loaded

@@ -16,7 +16,7 @@ from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, met
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainables.config import DataConfig
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import is_local, resolve
 
 Row = dict[str, Any]
@@ -95,7 +95,8 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
     try:
         hub = datasets.load_dataset(name, data.subset, split=split)
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: one with a script
-        raise UserError([Fault(field, f"cannot load data set {name}: {error}")]) from error
+        rule = f"cannot load data set {name}: {error}"
+        raise UserError([Fault(field, rule, hub_remedy(error))]) from error
     limit = len(hub) if data.limit is None else min(data.limit, len(hub))
     return [dict(row) for row in hub.select(range(limit))]
 

@@ -14,7 +14,7 @@ from huggingface_hub import hf_hub_download, snapshot_download
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import Fault, UserError, first_line, hub_remedy
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
@@ -128,12 +128,13 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
             **options,
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
-        remedy = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
+        names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
+        remedy = hub_remedy(error) or names
         if "trust_remote_code" in str(error):
             remedy = "set model.trust_remote_code: true if you trust its code"
         elif "gated repo" in str(error):
             remedy = "set HF_TOKEN, where the sweep is started, to a token of one who has access"
-        rule = f"cannot load {model.name}: {first_line(error)}"
+        rule = f"cannot load {model.name}: {first_line(error).rstrip('.')}"
         raise UserError([Fault("model.name", rule, remedy)]) from error
 
 
