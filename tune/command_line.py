@@ -115,17 +115,21 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     """Run the sweep in its folder, which is left as it was if the input is at fault."""
+    from tune.sweep_folder import check_sweep_folder
+
+    location = join(options.output_dir, config.name)
+    is_new = check_sweep_folder(location)
+    where = f"connecting to Ray at {options.address}" if options.address else "starting Ray"
+    # At once: the imports below take seconds, too.
+    print(f"{config.name}: {where} ...", flush=True)  # noqa: T201
     from tune.chatter import chatter_to
     from tune.console import ConsoleListener
     from tune.lock import SweepLock
     from tune.ray_cluster import ray_cluster
     from tune.summary import print_summary
     from tune.sweep import Sweep
-    from tune.sweep_folder import check_sweep_folder
     from tune.wandb_listener import WandbListener
 
-    location = join(options.output_dir, config.name)
-    is_new = check_sweep_folder(location)
     ledger = Ledger(location)
     with (
         SweepLock(location) as lock,

@@ -63,6 +63,18 @@ def test_help_loads_nothing_heavy_and_fits_a_terminal() -> None:
     assert max(map(len, lines)) <= 80
 
 
+def test_a_sweep_says_something_before_anything_heavy_is_loaded(tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.path.insert(0, {str(PROJECT)!r}); sys.modules['ray'] = None\n"
+        "from tune.command_line import main\n"
+        f"try: main(['quickstart', '--output-dir', {str(tmp_path)!r}])\n"
+        "except ImportError: print('LOADED', *sys.modules)"
+    )
+    text, _, loaded = run("-c", code).partition("LOADED")
+    assert text == "quickstart: starting Ray ...\n"
+    assert not set(HEAVY) & set(loaded.split()) - {"ray"}
+
+
 @pytest.mark.parametrize("file", SOURCES, ids=lambda file: str(file.relative_to(PROJECT)))
 def test_files_are_short(file: Path) -> None:
     assert len(file.read_text(encoding="utf-8").splitlines()) < 400
