@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import shlex
 import subprocess
 import sys
 import time
@@ -36,13 +37,16 @@ def provenance() -> Provenance:
             continue
     return Provenance(
         created=time.time(),
-        command=" ".join(
-            ["python", *(Path(a).name if i == 0 else a for i, a in enumerate(sys.argv))]
-        ),
+        command=shlex.join(["python", _from_project(sys.argv[0]), *sys.argv[1:]]),
         git_commit=_git_commit(),
         python=platform.python_version(),
         versions=versions,
     )
+
+
+def _from_project(script: str) -> str:
+    path, project = Path(script).resolve(), Path(__file__).resolve().parent.parent
+    return str(path.relative_to(project)) if path.is_relative_to(project) else path.name
 
 
 def _git_commit() -> str | None:
