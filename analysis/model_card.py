@@ -137,8 +137,10 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
 def _loading(kind: Kind) -> str:
     if kind == "adapter":
         return (
-            "from peft import AutoPeftModelForCausalLM\n\n"
-            'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too'
+            "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
+            'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
+            'base = model.peft_config["default"].base_model_name_or_path\n'
+            "tokenizer = AutoTokenizer.from_pretrained(base)"
         )
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"

@@ -44,6 +44,13 @@ def logits(auto_class: Any, folder: str | Path) -> torch.Tensor:
     return found
 
 
+def as_its_card_says(folder: Path) -> dict[str, Any]:
+    code = (folder / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    found: dict[str, Any] = {}
+    exec(code.replace("PATH", str(folder)), found)  # noqa: S102 - as a reader would
+    return found
+
+
 def test_the_adapter_and_the_merged_model_compute_what_the_trial_did(
     quickstart: tuple[Path, Command], tmp_path: Path
 ) -> None:
@@ -59,6 +66,10 @@ def test_the_adapter_and_the_merged_model_compute_what_the_trial_did(
     assert ModelCard.load(adapter / "README.md").data.library_name == "peft"
     assert ModelCard.load(merged / "README.md").data.library_name == "transformers"
     assert AutoTokenizer.from_pretrained(merged)("relay 7").input_ids
+    for folder in (adapter, merged):
+        loaded = as_its_card_says(folder)
+        tokens = loaded["tokenizer"]("relay 7", return_tensors="pt").input_ids
+        assert loaded["model"](tokens).logits.isfinite().all()
 
 
 def test_a_full_model_is_written_as_it_is(quickstart: tuple[Path, Command], tmp_path: Path) -> None:
