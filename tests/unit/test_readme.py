@@ -1,0 +1,45 @@
+"""What the README has its reader copy."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from trainables.config import Frozen
+from trainables.files.locations import resolve
+from tune.sweep_file import load_sweep
+
+PROJECT = Path(__file__).parents[2]
+README = (PROJECT / "README.md").read_text(encoding="utf-8")
+[EXAMPLE] = re.findall(r"```yaml\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_example_is_a_sweep(tmp_path: Path) -> None:
+    file = tmp_path / "my_sweep.yaml"
+    file.write_text(EXAMPLE)
+    assert load_sweep(str(file), []).name == "my_sweep"
+
+
+def test_a_task_over_files_of_one_s_own_fits_into_it(tmp_path: Path) -> None:
+    file = tmp_path / "my_sweep.yaml"
+    file.write_text(EXAMPLE)
+    pieces = re.findall(r"`(?:in_domain|task_dirs): (\[.*?\])`", README)
+    overrides = [f"eval.in_domain={pieces[0]}", f"eval.task_dirs={pieces[1]}"]
+    suite = load_sweep(str(file), overrides).eval
+    [folder], [task] = map(list, (suite.task_dirs, suite.in_domain))
+    assert yaml.safe_load((Path(resolve(folder)) / f"{task.task}.yaml").read_text())
+    assert task.label == yaml.safe_load(EXAMPLE)["eval"]["in_domain"][0]
+
+
+def test_every_section_s_keys_are_where_it_says() -> None:
+    named = re.findall(r"\w+/\w+\.py", EXAMPLE.splitlines()[0])
+    modules = {name.removesuffix(".py").replace("/", ".") for name in named}
+    defined = {model.__module__ for model in _below(Frozen)}
+    of_a_sweep = {name for name in defined if name.endswith("config")}
+    assert modules == of_a_sweep
+
+
+def _below(model: type) -> set[type]:
+    return {model}.union(*(_below(inner) for inner in model.__subclasses__()))
