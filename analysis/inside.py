@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from analysis.sweep_settings import SweepSettings
+from analysis.sweeps import no_sweep
 from trainables.errors import Fault, UserError
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder, InsideRecord
@@ -86,9 +87,7 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
 def _ledger(sweep_dir: Path) -> Ledger:
     ledger = Ledger(sweep_dir)
     if not ledger.exists():
-        raise UserError(
-            [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
-        )
+        raise UserError([no_sweep(sweep_dir)])
     return ledger
 
 

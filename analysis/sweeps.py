@@ -135,6 +135,18 @@ def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
     return sweeps
 
 
+def no_sweep(sweep_dir: Location, rule: str = "holds no sweep") -> Fault:
+    """The fault of a folder without a sweep; names one within it, or of its name in `sweeps`."""
+    remedy = "give a folder with a sweep.json"
+    if isinstance(sweep_dir, Path):
+        found = [*sweep_dir.glob("*/sweep.json"), *Path("sweeps").glob("*/sweep.json")]
+        near = [
+            f.parent for f in found if sweep_dir in f.parents or f.parent.name == sweep_dir.name
+        ]
+        remedy += f", such as {min(near)}" if near else ""
+    return Fault("SWEEP_DIR", f"{rule}: {sweep_dir}", remedy)
+
+
 def _resolved(location: Location) -> Location:
     return location.resolve() if isinstance(location, Path) else location
 
@@ -142,9 +154,7 @@ def _resolved(location: Location) -> Location:
 def _open(sweep_dir: Location) -> Sweep:
     ledger = Ledger(sweep_dir)
     if not ledger.exists():
-        raise UserError(
-            [Fault("SWEEP_DIR", f"holds no sweep: {sweep_dir}", "give a folder with a sweep.json")]
-        )
+        raise UserError([no_sweep(sweep_dir)])
     ledger.check()
     trials = tuple(ledger.with_newest(ledger.trials()))
     if not trials:

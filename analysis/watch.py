@@ -12,8 +12,9 @@ from rich.live import Live
 from rich.text import Text
 
 from analysis.sweep_settings import SweepSettings
+from analysis.sweeps import no_sweep
 from trainables import metric_keys
-from trainables.errors import Fault, UserError
+from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.records import Measurement, TrialRecord, TrialStatus
 from trainables.results.sweep_table import SweepTable, single
@@ -135,8 +136,7 @@ class WatchedSweep:
             if self._settings is None and folder.log.exists():
                 return []
             rule = "holds no sweep" if self._settings is None else "holds no sweep any more"
-            remedy = "give a folder with a sweep.json"
-            raise UserError([Fault("SWEEP_DIR", f"{rule}: {folder.root}", remedy)])
+            raise UserError([no_sweep(folder.root, rule)])
         if self._has_changed(folder.sweep_json):
             self._begin(self._ledger.sweep())
         table = self._table

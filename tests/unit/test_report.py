@@ -393,4 +393,15 @@ def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path,
     assert main(["report", str(folder), "--to", str(folder / "sweep.json" / "r.md")]) == 2
     assert "error: --to: cannot write" in capsys.readouterr().err
     assert main(["report", str(tmp_path)]) == 2
-    assert capsys.readouterr().err.startswith("error: SWEEP_DIR: holds no sweep")
+    assert capsys.readouterr().err == (
+        f"error: SWEEP_DIR: holds no sweep: {tmp_path}; "
+        f"give a folder with a sweep.json, such as {folder}\n"
+    )
+
+
+def test_a_sweep_named_without_its_folder_is_suggested(tmp_path, capsys, monkeypatch):
+    SyntheticSweep(trials=1).write(tmp_path / "sweeps" / "mine")
+    monkeypatch.chdir(tmp_path)
+    for command in (["report"], ["watch", "--once"], ["inside"]):
+        assert main([*command, "mine"]) == 2
+        assert capsys.readouterr().err.endswith("a sweep.json, such as sweeps/mine\n")
