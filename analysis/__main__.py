@@ -12,6 +12,7 @@ from trainables.files.storage import Location, is_address, parse_location
 
 INTERRUPTED = 130
 _FORMATS = ("html", "md", "csv", "json")
+_SWEEP_DIR = "folder of a sweep, such as sweeps/quickstart"
 
 
 def main(arguments: list[str]) -> int:
@@ -32,40 +33,44 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m analysis", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="one HTML page, or a table as md, csv or json")
-    report.add_argument("sweep_dirs", type=parse_location, nargs="+", metavar="SWEEP_DIR")
+    report.add_argument(
+        "sweep_dirs", type=parse_location, nargs="+", metavar="SWEEP_DIR", help=_SWEEP_DIR
+    )
     report.add_argument("--to", type=Path, metavar="FILE", help="default SWEEP_DIR/report.FORMAT")
     report.add_argument("--format", choices=_FORMATS, help="default what FILE ends in, else html")
     report.set_defaults(run=lambda o: _report(o.sweep_dirs, o.to, o.format))
     figure = commands.add_parser("figure", help="figures for a paper, as PDF, PNG or SVG")
-    figure.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR")
+    figure.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     figure.add_argument(
         "--to",
         type=Path,
         default=Path("trade_off.png"),
         metavar="FILE",
-        help="the trade-off alone; a folder: rank curves and the forgetting matrix, too",
+        help="default trade_off.png; a folder: rank curves and the forgetting matrix, too",
     )
     figure.set_defaults(run=lambda o: _figure(o.sweep_dir, o.to))
     inside = commands.add_parser("inside", help="what changed inside the models of trials")
-    inside.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR")
+    inside.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     which = inside.add_mutually_exclusive_group()
-    which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER")
+    which.add_argument("--trials", type=int, nargs="+", metavar="NUMBER", help="those alone")
     which.add_argument("--all", action="store_true", help="not only the notable ones")
     inside.set_defaults(run=lambda o: _inside(o.sweep_dir, o.trials, o.all))
     runs = commands.add_parser("wandb-runs", help="a sweep's trials, read back from W&B, as CSV")
     runs.add_argument("project", metavar="ENTITY/PROJECT")
     runs.add_argument("sweep_id", metavar="SWEEP_ID", help="the runs' group")
-    runs.add_argument("--to", type=Path, default=Path("runs.csv"), metavar="FILE")
+    runs.add_argument(
+        "--to", type=Path, default=Path("runs.csv"), metavar="FILE", help="default runs.csv"
+    )
     runs.set_defaults(run=lambda o: _wandb_runs(o.project, o.sweep_id, o.to))
     watch = commands.add_parser("watch", help="a running sweep, live; Ctrl-C leaves it running")
-    watch.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR")
+    watch.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     watch.add_argument("--once", action="store_true", help="draw it once")
     watch.set_defaults(run=lambda o: _watch(o.sweep_dir, o.once))
     views = commands.add_parser("wandb-views", help="a view and a report in W&B, made or updated")
-    views.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR")
+    views.add_argument("sweep_dir", type=parse_location, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     views.set_defaults(run=lambda o: _wandb_views(o.sweep_dir))
     export = commands.add_parser("export", help="the winner's adapter or model, with a model card")
-    export.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR")
+    export.add_argument("sweep_dir", type=_folder, metavar="SWEEP_DIR", help=_SWEEP_DIR)
     export.add_argument("--to", type=Path, required=True, metavar="DIR", help="empty or new")
     export.add_argument("--trial", type=int, metavar="N", help="another than the recommended one")
     export.add_argument("--merge", action="store_true", help="the adapter merged into its base")

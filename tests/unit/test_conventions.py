@@ -47,6 +47,21 @@ def test_the_command_line_of_the_analysis_loads_nothing_heavy() -> None:
     assert not {*HEAVY, "plotly", "scipy", "matplotlib", "jinja2"} & set(loaded.split())
 
 
+def test_every_argument_of_the_analysis_has_a_help() -> None:
+    from argparse import _SubParsersAction
+
+    from analysis.__main__ import _parser
+
+    [commands] = [a for a in _parser()._actions if isinstance(a, _SubParsersAction)]
+    bare = [
+        (name, action.dest)
+        for name, command in commands.choices.items()
+        for action in command._actions
+        if not action.help and action.metavar != "ENTITY/PROJECT"
+    ]
+    assert bare == []
+
+
 def test_help_loads_nothing_heavy_and_fits_a_terminal() -> None:
     code = (
         "import sys, runpy\n"
