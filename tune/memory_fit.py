@@ -30,9 +30,13 @@ def memory_table(config: SweepConfig) -> Table | str:
         title=f"memory of a worker, {memory.parameters(shape) / 1e9:.3g} B parameters, samples of "
         f"{config.data.max_length} tokens",
         title_justify="left",
+        box=None,  # its lines would leave no room for the labels in 80 columns
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
     )
     for heading in ("method", "GiB", "peak in", *(f"{card} GiB" for card in _CARDS_GIB)):
-        table.add_column(heading, justify="left" if heading == "method" else "right")
+        is_label = heading == "method"
+        table.add_column(heading, justify="left" if is_label else "right", no_wrap=is_label)
     for method in _estimated(config):
         trial = largest_trial(config, method)
         estimate = memory.estimate(shape, trial)

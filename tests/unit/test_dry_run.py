@@ -59,6 +59,8 @@ def test_the_quickstart_is_shown_from_any_folder(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "name: quickstart" in done.stdout
     assert re.search(r"first \d+ of \d+ trials", done.stdout)
+    for label in ("lora, rank 32", "full, ZeRO-2 on 1", "base, on 1 GPU"):  # each on one line
+        assert re.search(rf"^{label} .* (evaluation|forward|backward) ", done.stdout, re.MULTILINE)
     assert done.stderr == ""
     assert list(tmp_path.iterdir()) == []
 

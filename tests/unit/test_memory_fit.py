@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -247,17 +248,11 @@ def test_a_dry_run_shows_which_card_takes_what(
     assert command_line.main([sweep, "--dry-run"]) == command_line.OK
     shown = capsys.readouterr().out.split("memory of a worker")[1]
     assert all(f"{card} GiB" in shown for card in (24, 40, 80, 141))
-    rows = [line for line in shown.splitlines() if line.startswith("│")]
-    methods = [row.split("│")[1].split(",")[0].strip() for row in rows]
-    assert [name for name in methods if name in ("lora", "full", "base")] == [
-        "lora",
-        "full",
-        "base",
-    ]
+    rows = [line for line in shown.splitlines() if re.match("(lora|full|base), ", line)]
+    assert [row.split(",")[0] for row in rows] == ["lora", "full", "base"]
+    assert max(map(len, rows)) <= 80
     if sweep == LLAMA:
-        cells = [cell.strip() for cell in rows[0].split("│")[4:8]]
-        assert cells[0].startswith("eval")
-        assert cells[1:] == ["fits", "fits", "fits"]
+        assert re.search("evaluation +eval batch [0-9]+( +fits){4}$", rows[0])
 
 
 def test_the_driver_of_the_graphics_card_is_asked(
