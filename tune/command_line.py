@@ -20,7 +20,7 @@ from trainables.files.disk import disk_full, full_disk_named_in, is_disk_full
 from trainables.files.storage import join, parse_location
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
-from tune.sweep_file import bundled_sweeps, load_sweep
+from tune.config.sweep_file import bundled_sweeps, load_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,9 +28,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trainables.files.storage import Location
-    from tune.lock import SweepLock
-    from tune.sweep_config import SweepConfig
-    from tune.wandb_listener import WandbListener
+    from tune.config.sweep_config import SweepConfig
+    from tune.folder.lock import SweepLock
+    from tune.tracking.wandb_listener import WandbListener
 
 OK, NOTHING_COMPLETED, BAD_INPUT, HEAD_LOST, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -40,11 +40,11 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_sweep(options.sweep, _overrides(options))
-        from tune.preflight import check_files
+        from tune.config.preflight import check_files
 
         rows = check_files(config, options.output_dir)
         if options.dry_run:
-            from tune.dry_run import print_plan
+            from tune.terminal.dry_run import print_plan
 
             print_plan(config, rows, options.output_dir)
             return OK
@@ -115,20 +115,20 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     """Run the sweep in its folder, which is left as it was if the input is at fault."""
-    from tune.sweep_folder import check_sweep_folder
+    from tune.folder.sweep_folder import check_sweep_folder
 
     location = join(options.output_dir, config.name)
     is_new = check_sweep_folder(location)
     where = f"connecting to Ray at {options.address}" if options.address else "starting Ray"
     # At once: the imports below take seconds, too.
     print(f"{config.name}: {where} ...", flush=True)  # noqa: T201
-    from tune.chatter import chatter_to
-    from tune.console import ConsoleListener
-    from tune.lock import SweepLock
-    from tune.ray_cluster import ray_cluster
-    from tune.summary import print_summary
+    from tune.cluster.ray_cluster import ray_cluster
+    from tune.folder.lock import SweepLock
     from tune.sweep import Sweep
-    from tune.wandb_listener import WandbListener
+    from tune.terminal.chatter import chatter_to
+    from tune.terminal.console import ConsoleListener
+    from tune.terminal.summary import print_summary
+    from tune.tracking.wandb_listener import WandbListener
 
     ledger = Ledger(location)
     with (
@@ -202,7 +202,7 @@ def _cleared_on_fault(
 
 def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:
     """Where to compare the runs, or how to upload them; an interrupt does not wait for views."""
-    from tune.wandb_views import make_views, views_command
+    from tune.tracking.wandb_views import make_views, views_command
 
     upload = listener.upload_hints()
     if listener.is_online() and not interrupted:
@@ -217,7 +217,7 @@ def _continue_hints(
     cut_short_by: str | None = None,
 ) -> list[str]:
     """The command that continues, however this one ended; none once a grid is done."""
-    from tune.search_space import planned_trials
+    from tune.search.space import planned_trials
 
     command = ["python", "tune/run.py", options.sweep]
     if options.output_dir != Path("sweeps"):

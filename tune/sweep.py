@@ -29,22 +29,9 @@ from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
 from trainables.under_ray.tasks import as_task, inspect_on_worker
 from trainables.under_ray.trial import run_trial
-from tune.base_evaluation import evaluate_base
-from tune.capacity import (
-    check_resources,
-    held_by_worker,
-    max_concurrent,
-    within_limit,
-    workers_in,
-)
-from tune.disk_budget import DiskBudget, PublishedCheckpoints
-from tune.earlier_trials import check_same_sweep, fitted, fitting, import_trials
-from tune.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
-from tune.in_order import InOrder
-from tune.input_files import check_same_inputs, digests
-from tune.listeners import SweepListener
-from tune.memory_fit import memory_fit
-from tune.node_checks import (
+from tune.cluster.base_evaluation import evaluate_base
+from tune.cluster.memory_fit import memory_fit
+from tune.cluster.node_checks import (
     ask_nodes,
     check_nodes,
     largest_cluster,
@@ -52,17 +39,30 @@ from tune.node_checks import (
     smallest_gpu,
     worker_types,
 )
-from tune.node_cleanup import clear_nodes
-from tune.placement import Placement, Room, beside_driver
-from tune.preflight import check_metrics
-from tune.provenance import provenance
-from tune.recorder import Recorder
-from tune.search_space import Params
-from tune.searcher import MakeTrial, OptunaSearcher
-from tune.slots import HostPool, beside_hosts
-from tune.stopping import stopping_gently
-from tune.sweep_config import SweepConfig
-from tune.trials import make_trial
+from tune.cluster.node_cleanup import clear_nodes
+from tune.cluster.slots import HostPool, beside_hosts
+from tune.config.preflight import check_metrics
+from tune.config.sweep_config import SweepConfig
+from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
+from tune.folder.input_files import check_same_inputs, digests
+from tune.folder.provenance import provenance
+from tune.folder.recorder import Recorder
+from tune.listeners import SweepListener
+from tune.resources.capacity import (
+    check_resources,
+    held_by_worker,
+    max_concurrent,
+    within_limit,
+    workers_in,
+)
+from tune.resources.placement import Placement, Room, beside_driver
+from tune.search.earlier_trials import check_same_sweep, fitted, fitting, import_trials
+from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
+from tune.search.fifo import Fifo
+from tune.search.searcher import MakeTrial, OptunaSearcher
+from tune.search.space import Params
+from tune.search.trials import make_trial
+from tune.signals import stopping_gently
 from tune.tune_events import TuneEvents
 
 logger = logging.getLogger(__name__)
@@ -300,10 +300,10 @@ class Sweep:
 
         return make
 
-    def _scheduler(self, base: BaseRecord) -> InOrder:
+    def _scheduler(self, base: BaseRecord) -> Fifo:
         """The scheduler; early stopping has the rungs as earlier runs of the command left them."""
         if self._config.early_stopping is None:
-            return InOrder()
+            return Fifo()
         constraints = kept_by_base(self._config.constraints, base.metrics)
         rule = SuccessiveHalving(self._config.early_stopping, self._config.objectives, constraints)
         histories = self._ledger.histories()
@@ -323,7 +323,7 @@ class Sweep:
         self,
         searcher: OptunaSearcher,
         events: TuneEvents,
-        scheduler: InOrder,
+        scheduler: Fifo,
         hosts: SlotHosts | None,
     ) -> ray_tune.Tuner:
         config = self._config

@@ -36,8 +36,8 @@ from benchmarks.virtual_time import interval, run_side_by_side  # noqa: E402
 from trainables.config import Objective  # noqa: E402
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC  # noqa: E402
 from trainables.results.records import Measurement  # noqa: E402
-from tune.early_stopping import SuccessiveHalving  # noqa: E402
-from tune.sweep_config import EarlyStoppingConfig  # noqa: E402
+from tune.config.sweep_config import EarlyStoppingConfig  # noqa: E402
+from tune.search.early_stopping import SuccessiveHalving  # noqa: E402
 
 TOTAL_STEPS, FIRST_RUNG, REDUCTION = 81, 9, 3  # rungs at 9 and 27
 REPORT_EVERY = 3
@@ -110,7 +110,7 @@ def no_stopping(*_: Any) -> bool:
 
 
 def this_project(weights: dict[str, float]) -> Rule:
-    """`tune.early_stopping`, which compares trials by the objectives unless told otherwise."""
+    """`tune.search.early_stopping`, which goes by the objectives unless told otherwise."""
     objectives = [
         Objective(metric=metric, mode="max" if weight > 0 else "min")
         for metric, weight in weights.items()

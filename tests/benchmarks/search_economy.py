@@ -40,10 +40,10 @@ from benchmarks.virtual_time import interval  # noqa: E402
 
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC  # noqa: E402
 from trainables.results.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
-from tune.early_stopping import SuccessiveHalving  # noqa: E402
-from tune.search_space import Params, learning_rate, lora_config, method_of, suggest  # noqa: E402
-from tune.searcher import OptunaSearcher  # noqa: E402
-from tune.sweep_config import EarlyStoppingConfig, SweepConfig  # noqa: E402
+from tune.config.sweep_config import EarlyStoppingConfig, SweepConfig  # noqa: E402
+from tune.search.early_stopping import SuccessiveHalving  # noqa: E402
+from tune.search.searcher import OptunaSearcher  # noqa: E402
+from tune.search.space import Params, learning_rate, lora_config, method_of, suggest  # noqa: E402
 
 SHARE_OF_GRID = 0.5  # of the grid's steps; a search ends when it has spent these
 FIRST_SEED = 100  # seeds below were looked at when the project's defaults were chosen

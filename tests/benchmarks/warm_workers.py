@@ -29,10 +29,10 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
+from tune.cluster.ray_cluster import ray_cluster
+from tune.config.sweep_file import load_sweep
 from tune.listeners import SweepListener
-from tune.ray_cluster import ray_cluster
 from tune.sweep import Sweep
-from tune.sweep_file import load_sweep
 
 
 class Starts(SweepListener):

@@ -13,7 +13,7 @@ import pytest
 from command import PROJECT, run_command
 
 from trainables.results.ledger import Ledger
-from tune.lock import LockRecord
+from tune.folder.lock import LockRecord
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]
 

@@ -22,14 +22,14 @@ from trainables.config import DeepSpeedConfig, LoraConfig, TrialConfig
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.inputs.model import load_model, load_tokenizer
 from trainables.training.reporter import ListReporter
-from tune.ray_cluster import ray_cluster
-from tune.sweep_file import load_sweep
+from tune.cluster.ray_cluster import ray_cluster
+from tune.config.sweep_file import load_sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trainables.results.records import Measurement, TrialResult
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 # Workers have the environment that their cluster was started in.
 _S3_PORT = object_store.reserve()
@@ -257,7 +257,7 @@ def cluster() -> Iterator[None]:
     """One Ray cluster for the session, with two CPUs and the environment of the command."""
     import ray
 
-    from tune import ray_cluster as settings
+    from tune.cluster import ray_cluster as settings
 
     os.environ |= settings._ENVIRONMENT
     settings._send_nothing_with_trials()

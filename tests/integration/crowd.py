@@ -26,8 +26,8 @@ from ray.cluster_utils import Cluster
 import tune.sweep
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord
+from tune.cluster.ray_cluster import ray_cluster
 from tune.command_line import main
-from tune.ray_cluster import ray_cluster
 
 _LOOK_EVERY_S = 0.2
 

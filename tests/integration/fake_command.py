@@ -9,7 +9,7 @@ import fake_sweep
 from ray import cloudpickle
 
 import tune.sweep
-from tune import ray_cluster
+from tune.cluster import ray_cluster
 from tune.command_line import main
 
 if __name__ == "__main__":

@@ -24,9 +24,9 @@ import ray.tune
 from trainables.config import TrialConfig
 from trainables.results.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
+from tune.config.sweep_file import load_sweep
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
-from tune.sweep_file import load_sweep
 
 STEPS = 6
 PAUSE_S = 0.03

@@ -27,7 +27,7 @@ from ray.cluster_utils import Cluster
 
 from trainables.config import TrialConfig
 from trainables.under_ray.gpu_types import gpu_types, kind_of
-from tune.placement import Placement
+from tune.resources.placement import Placement
 
 CPUS_OF_THE_HEAD = 1
 

@@ -32,12 +32,12 @@ from ray.cluster_utils import Cluster
 
 from trainables.results.records import Measurement, TrialRecord
 from trainables.under_ray.stop_request import StopRequest
+from tune.cluster.ray_cluster import ray_cluster
+from tune.config.sweep_file import load_sweep
 from tune.listeners import SweepListener
-from tune.placement import beside_driver
-from tune.ray_cluster import ray_cluster
+from tune.resources.placement import beside_driver
 from tune.sweep import Sweep
-from tune.sweep_file import load_sweep
-from tune.wandb_listener import WandbListener
+from tune.tracking.wandb_listener import WandbListener
 
 PROCESSES = ("ray::Implicit", "ray::SlotHost", "ray::Worker")  # how their names begin
 PATIENCE_S = 60.0

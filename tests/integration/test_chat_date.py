@@ -15,7 +15,7 @@ from trainables.inputs.model import load_tokenizer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

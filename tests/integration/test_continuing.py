@@ -22,13 +22,13 @@ from trainables.results.records import Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporting import OUTCOME
 from trainables.under_ray.stop_request import StopRequest
 from tune.listeners import SweepListener
-from tune.placement import beside_driver
+from tune.resources.placement import beside_driver
 from tune.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 cloudpickle.register_pickle_by_value(fake_sweep)

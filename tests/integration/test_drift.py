@@ -22,7 +22,7 @@ from trainables.inputs.model import load_model, source
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

@@ -77,7 +77,7 @@ SEEN = """
 import os
 import ray
 from ray.cluster_utils import Cluster
-from tune.ray_cluster import ray_cluster
+from tune.cluster.ray_cluster import ray_cluster
 
 has = {"num_cpus": 1, "num_gpus": 1}
 address = Cluster(initialize_head=True, head_node_args=has).address if {is_up} else None

@@ -18,7 +18,7 @@ from tune.sweep import Sweep
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.integration
 

@@ -21,14 +21,14 @@ from trainables.inside.records import InsideFolder
 from trainables.results.ledger import Ledger
 from trainables.results.records import SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray.tasks import as_task, inspect_on_worker
-from tune.provenance import provenance
+from tune.folder.provenance import provenance
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
     from trainables.config import TrialConfig
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.integration
 

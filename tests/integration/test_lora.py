@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from conftest import Run
 
     from trainables.results.records import Measurement
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]

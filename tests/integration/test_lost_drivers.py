@@ -30,12 +30,12 @@ from optuna.trial import TrialState
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
-from tune.searcher import OptunaSearcher
+from tune.search.searcher import OptunaSearcher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 

@@ -20,8 +20,8 @@ from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from trainables.errors import UserError
-from tune.node_checks import ask_nodes, check_nodes, smallest_gpu
-from tune.ray_cluster import ray_cluster
+from tune.cluster.node_checks import ask_nodes, check_nodes, smallest_gpu
+from tune.cluster.ray_cluster import ray_cluster
 
 @ray.remote(num_gpus=2)
 class Busy:

@@ -23,8 +23,8 @@ import ctypes, os, sys, threading
 from pathlib import Path
 from ray.cluster_utils import Cluster
 from trainables.errors import UserError
-from tune.node_checks import ask_nodes, check_nodes
-from tune.ray_cluster import ray_cluster
+from tune.cluster.node_checks import ask_nodes, check_nodes
+from tune.cluster.ray_cluster import ray_cluster
 
 NEW_MOUNTS, PRIVATE = 0x20000, 0x44000
 folder, libc = Path(sys.argv[1]), ctypes.CDLL(None, use_errno=True)

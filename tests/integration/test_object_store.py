@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.results.records import TrialRecord
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420), pytest.mark.usefixtures("cluster")]
 TWO_TRIALS = (*ONE_TRIAL, "budget.trials=2", "resources.max_concurrent=1", "wandb.mode=disabled")

@@ -18,10 +18,10 @@ import pytest
 from trainables.config import TrialConfig
 from trainables.results.ledger import Ledger
 from trainables.results.records import Measurement, TrialRecord, TrialStatus
-from tune.search_space import Params
-from tune.searcher import OptunaSearcher
-from tune.sweep_config import SweepConfig
-from tune.trials import make_trial
+from tune.config.sweep_config import SweepConfig
+from tune.search.searcher import OptunaSearcher
+from tune.search.space import Params
+from tune.search.trials import make_trial
 
 DASHBOARD = str(Path(sys.executable).with_name("optuna-dashboard"))
 TIME_LIMIT = 60

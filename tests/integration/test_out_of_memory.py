@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
     from trainables.results.records import Measurement
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.integration
 

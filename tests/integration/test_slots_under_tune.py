@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from trainables.config import TrialConfig
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
     RunSweep = Callable[..., tuple[SweepOutcome, Ledger]]
 
@@ -128,7 +128,7 @@ def test_a_trial_that_diverges_or_is_stopped_leaves_the_others(run_sweep: RunSwe
 def test_the_number_of_slots_is_measured(
     run_sweep: RunSweep, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, logger="tune.slots")
+    caplog.set_level(logging.INFO, logger="tune.cluster.slots")
     outcome, _ = run_sweep(*FOUR_TRIALS, "resources.lora.slots=auto")
     assert {r.status for r in outcome.records} == {TrialStatus.COMPLETE}
     assert re.search(r"2 hosts of [12] slots \(passes by slots: 1: [\d.]+/s", caplog.text)

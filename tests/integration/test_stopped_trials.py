@@ -15,15 +15,15 @@ from trainables.files.disk import is_disk_full
 from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray import reporting
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
+from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
-from tune.recorder import Recorder
 from tune.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster", "base_dir")]
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from worker_group import Train
 
     from trainables.config import TrialConfig
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 

@@ -19,10 +19,10 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 
 from trainables.errors import UserError
 from trainables.under_ray.autoscaler import last_failure
-from tune import base_evaluation
+from tune.cluster import base_evaluation
+from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
-from tune.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 

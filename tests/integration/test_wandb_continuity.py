@@ -20,7 +20,7 @@ from wandb_driver import REASONS, STEPS, SWEEP_ID, TRIALS, base
 from wandb_server import WandbServer, wandb_server
 
 from trainables.results.ledger import Ledger
-from tune.wandb_parts import mend, parts_of, steps_in
+from tune.tracking.wandb_parts import mend, parts_of, steps_in
 
 DRIVER = Path(__file__).with_name("wandb_driver.py")
 ROOT = DRIVER.parents[2]

@@ -34,10 +34,10 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
-from tune import wandb_listener
-from tune.sweep_config import WandbConfig
-from tune.wandb_fields import trial_name
-from tune.wandb_listener import WandbListener
+from tune.config.sweep_config import WandbConfig
+from tune.tracking import wandb_listener
+from tune.tracking.wandb_fields import trial_name
+from tune.tracking.wandb_listener import WandbListener
 
 WANDB = str(Path(sys.executable).with_name("wandb"))
 FAKE_KEY = "f00d" * 10

@@ -14,11 +14,11 @@ from wandb_server import WandbServer, wandb_server
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import Provenance, SweepRecord, TrialRecord, TrialStatus
-from tune import wandb_listener
-from tune.sweep_config import WandbConfig
-from tune.wandb_endings import Endings
-from tune.wandb_listener import WandbListener
-from tune.wandb_parts import parts_of, steps_in
+from tune.config.sweep_config import WandbConfig
+from tune.tracking import wandb_listener
+from tune.tracking.wandb_endings import Endings
+from tune.tracking.wandb_listener import WandbListener
+from tune.tracking.wandb_parts import parts_of, steps_in
 
 ONLINE, OFFLINE = WandbConfig(mode="online", project="p"), WandbConfig(mode="offline", project="p")
 LACKS_ONE = "the same command with W&B online: it has not confirmed 1 run in full"

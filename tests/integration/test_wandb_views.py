@@ -29,8 +29,8 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
-from tune.sweep_file import load_sweep
-from tune.wandb_views import make_views
+from tune.config.sweep_file import load_sweep
+from tune.tracking.wandb_views import make_views
 
 PROJECT = Path(__file__).parents[2]
 KEY = "f00d" * 10

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from trainables.evaluation.base import Base
     from trainables.results.records import Measurement, TrialRecord
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
     from trainables.results.records import BaseRecord, Measurement, SweepRecord, TrialRecord
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 

@@ -32,10 +32,10 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
+from tune.config.sweep_config import WandbConfig
+from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
-from tune.recorder import Recorder
-from tune.sweep_config import WandbConfig
-from tune.wandb_listener import WandbListener
+from tune.tracking.wandb_listener import WandbListener
 
 SWEEP_ID = "killed-0a1b2c3d"
 STEPS = range(2, 26, 2)

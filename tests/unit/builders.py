@@ -18,7 +18,7 @@ from trainables.results.records import (
     TrialStatus,
 )
 from trainables.training.checkpoint_files import checkpoint_dir, digest
-from tune.sweep_config import SweepConfig
+from tune.config.sweep_config import SweepConfig
 
 GAIN, LOSS, OOD = metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
 SWEEP_ID = "tiny-0a1b2c3d"

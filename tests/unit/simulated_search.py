@@ -13,10 +13,10 @@ from ray.tune.search import Searcher
 from trainables.config import TrialConfig
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
-from tune.search_space import Params
-from tune.searcher import OptunaSearcher
-from tune.sweep_config import SweepConfig
-from tune.trials import make_trial
+from tune.config.sweep_config import SweepConfig
+from tune.search.searcher import OptunaSearcher
+from tune.search.space import Params
+from tune.search.trials import make_trial
 
 Ending = tuple[TrialStatus, dict[str, float]]
 Judge = Callable[[TrialConfig], Ending]

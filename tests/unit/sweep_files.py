@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from trainables.errors import Fault, UserError
-from tune.sweep_file import load_sweep
+from tune.config.sweep_file import load_sweep
 
 SWEEP = """\
 name: tiny

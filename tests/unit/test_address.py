@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from trainables.errors import UserError
-from tune.ray_cluster import _check_answers
+from tune.cluster.ray_cluster import _check_answers
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from trainables.training.attempt_folder import (
     remove_published,
 )
 from trainables.training.checkpoint_files import checkpoint_dir, is_valid, newest_valid
-from tune.disk_budget import PublishedCheckpoints
+from tune.folder.disk_budget import PublishedCheckpoints
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from ray.autoscaler._private.util import prepare_config
 
 from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.node import NodeReport
-from tune.node_checks import largest_cluster
+from tune.cluster.node_checks import largest_cluster
 
 PROJECT = Path(__file__).parents[2]
 

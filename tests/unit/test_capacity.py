@@ -9,14 +9,14 @@ from builders import sweep_config
 
 from trainables.errors import UserError
 from trainables.under_ray.gpu_types import counted_by_type
-from tune.capacity import (
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import (
     check_resources,
     gpus_per_worker,
     held_by_worker,
     max_concurrent,
     trials_that_fit,
 )
-from tune.sweep_config import SweepConfig
 
 
 def resources(**changes: Any) -> SweepConfig:

@@ -26,7 +26,7 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND
 
 from trainables.under_ray.autoscaler import most_workers, worker_types
 from trainables.under_ray.gpu_types import kind_of, reserved
-from tune import spot_first
+from tune.cluster import spot_first
 
 CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
 ONE_GPU = {"GPU": 1.0, "CPU": 4.0}

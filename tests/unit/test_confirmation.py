@@ -16,7 +16,7 @@ from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import half_width, judged_by_repeats
-from tune.tables import write_confirmed_csv
+from tune.folder.tables import write_confirmed_csv
 
 
 def test_an_interval_is_that_of_students_t() -> None:

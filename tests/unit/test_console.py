@@ -35,8 +35,8 @@ from rich.console import Console
 from trainables import metric_keys
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import STATUS, duration, metric_text, one_line, rate
-from tune.chatter import chatter_to
-from tune.console import ConsoleListener
+from tune.terminal.chatter import chatter_to
+from tune.terminal.console import ConsoleListener
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -472,8 +472,8 @@ import os, sys, warnings
 sys.path.insert(0, {here!r})
 from pathlib import Path
 from builders import GAIN, base_record, running, sweep_config, sweep_record, trial
-from tune.chatter import chatter_to
-from tune.console import ConsoleListener
+from tune.terminal.chatter import chatter_to
+from tune.terminal.console import ConsoleListener
 
 with chatter_to(Path({log!r})) as console:
     assert console.is_terminal, "no terminal"

@@ -28,7 +28,7 @@ from trainables.training.checkpoint_files import (
     set_damaged_aside,
     write_best,
 )
-from tune.disk_budget import DiskBudget
+from tune.folder.disk_budget import DiskBudget
 
 KIB = 1 << 10
 GIB = 1 << 30

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from tune import command_line
-from tune.sweep_file import load_sweep
+from tune.config.sweep_file import load_sweep
 
 RUN = Path(__file__).parents[2] / "tune" / "run.py"
 
@@ -76,7 +76,7 @@ def test_a_dry_run_loads_no_torch(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60
     )
     loaded = done.stdout.partition("LOADED")[2].split()
-    assert "tune.dry_run" in loaded
+    assert "tune.terminal.dry_run" in loaded
     assert not {"torch", "transformers", "datasets", "wandb", "lm_eval"} & set(loaded)
 
 

@@ -13,10 +13,10 @@ from simulated_search import Judge, judge, run, searcher_of, sweep
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
-from tune.earlier_trials import check_same_sweep, fitted, import_trials
-from tune.search_space import params_of
-from tune.searcher import OptunaSearcher
-from tune.sweep_config import SweepConfig
+from tune.config.sweep_config import SweepConfig
+from tune.search.earlier_trials import check_same_sweep, fitted, import_trials
+from tune.search.searcher import OptunaSearcher
+from tune.search.space import params_of
 
 PLAIN: dict[str, Any] = {
     "lora": {

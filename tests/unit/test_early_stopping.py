@@ -21,8 +21,8 @@ from trainables.metric_keys import (
 )
 from trainables.results.pareto import Constraint
 from trainables.results.records import Measurement, Outcome, TrialStatus
-from tune.early_stopping import Rung, SuccessiveHalving, kept_by_base
-from tune.sweep_config import EarlyStoppingConfig
+from tune.config.sweep_config import EarlyStoppingConfig
+from tune.search.early_stopping import Rung, SuccessiveHalving, kept_by_base
 
 TOTAL = 90
 CONFIG = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1.0}, reduction_factor=3, first_rung=1 / 9)

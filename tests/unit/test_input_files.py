@@ -8,9 +8,9 @@ import pytest
 from sweep_files import edited
 
 from trainables.errors import UserError
-from tune.input_files import check_same_inputs, digests
-from tune.sweep_config import SweepConfig
-from tune.sweep_file import load_sweep
+from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_file import load_sweep
+from tune.folder.input_files import check_same_inputs, digests
 
 
 @pytest.fixture

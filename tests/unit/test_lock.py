@@ -16,8 +16,8 @@ import pytest
 
 from trainables.errors import UserError
 from trainables.files.storage import LocalStorage
-from tune.lock import LockRecord, SweepLock
-from tune.process import Process
+from tune.folder.lock import LockRecord, SweepLock
+from tune.folder.process import Process
 
 PROJECT = Path(__file__).parents[2]
 INTERVAL = 0.1
@@ -25,7 +25,7 @@ HOLDER = """
 import sys, time
 from pathlib import Path
 from trainables.errors import UserError
-from tune.lock import SweepLock
+from tune.folder.lock import SweepLock
 
 folder, interval, seconds = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
 try:
@@ -215,7 +215,7 @@ def test_a_clock_that_is_behind_does_not_make_its_driver_dead(
 ) -> None:
     write_lock(tmp_path, age=1000, host="other")
     monkeypatch.setattr(
-        "tune.lock.time.sleep", lambda _: write_lock(tmp_path, age=999, host="other")
+        "tune.folder.lock.time.sleep", lambda _: write_lock(tmp_path, age=999, host="other")
     )
     with pytest.raises(UserError, match="another driver"), SweepLock(tmp_path, INTERVAL):
         pass

@@ -13,10 +13,10 @@ from trainables.errors import UserError
 from trainables.process import memory
 from trainables.under_ray.node import gpu_bytes
 from tune import command_line
-from tune.memory_fit import MemoryFit, memory_fit
-from tune.sweep_config import SweepConfig
-from tune.sweep_file import load_sweep
-from tune.trials import largest_trial
+from tune.cluster.memory_fit import MemoryFit, memory_fit
+from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_file import load_sweep
+from tune.search.trials import largest_trial
 
 GIB = 1 << 30
 LLAMA = "paper_llama31_8b"

@@ -57,7 +57,7 @@ def test_every_parameter_is_counted(family: str, tied: bool, tmp_path: Path) -> 
 )
 def test_the_bundled_sweeps_give_the_shapes_of_their_models(sweep: str, parameters: int) -> None:
     """The counts are those that the models' publishers give with the weights."""
-    from tune.sweep_file import load_sweep
+    from tune.config.sweep_file import load_sweep
 
     shape = load_sweep(sweep, []).model.shape
     assert shape is not None

@@ -15,12 +15,12 @@ from trainables.config import Method, TrialConfig
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.records import Outcome, TrialRecord, TrialStatus
-from tune.capacity import check_resources, held_by_worker, max_concurrent, within_limit
-from tune.placement import Placement, Room
-from tune.search_space import Params
-from tune.searcher import OptunaSearcher
-from tune.sweep_config import SweepConfig
-from tune.trials import make_trial
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import check_resources, held_by_worker, max_concurrent, within_limit
+from tune.resources.placement import Placement, Room
+from tune.search.searcher import OptunaSearcher
+from tune.search.space import Params
+from tune.search.trials import make_trial
 
 CLUSTER = {"CPU": 64.0, "GPU": 64.0}
 

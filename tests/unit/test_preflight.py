@@ -7,8 +7,8 @@ from builders import GAIN, LOSS, base_record, sweep_config
 
 from trainables.errors import UserError
 from trainables.files.locations import is_local, resolve
-from tune.preflight import check_metrics
-from tune.sweep_config import SweepConfig
+from tune.config.preflight import check_metrics
+from tune.config.sweep_config import SweepConfig
 
 BASE = base_record(metrics={"in_domain/a/acc": 0.5, LOSS: 0.5})
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tune.provenance import provenance
+from tune.folder.provenance import provenance
 
 PROJECT = Path(__file__).parents[2]
 

@@ -11,8 +11,8 @@ from ray.exceptions import ActorDiedError
 from ray.tune.experiment import Trial
 
 from trainables.under_ray.reporting import MINUTES_TO_LEAVE
-from tune import ray_cluster as settings
-from tune.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, _of_a_new_one, ray_cluster
+from tune.cluster import ray_cluster as settings
+from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, _of_a_new_one, ray_cluster
 
 
 @pytest.mark.parametrize(("counted_by_ray", "expected"), [(64, 3), (2, 2)])

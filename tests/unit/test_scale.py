@@ -19,7 +19,7 @@ from benchmarks.scale_history import COMPLETE, MINUTES, REPORTS, STEPS, measurem
 from benchmarks.scale_sweep import SimulatedSweep
 
 from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
-from tune.sweep_file import load_sweep
+from tune.config.sweep_file import load_sweep
 
 TRAINS_FOR = 90.0
 NO_TIME = Timings(fresh=0, reused=0, call=0, get=0, wait=0, wait_for_each=0, fsync=0)

@@ -12,8 +12,8 @@ from ray.tune.experiment import Trial
 from trainables.metric_keys import GPU_HOURS
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.sweep_table import SweepTable
-from tune.in_order import InOrder
-from tune.search_history import SearchHistory
+from tune.search.fifo import Fifo
+from tune.search.history import SearchHistory
 
 UNTRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
 POINTS = [{"rank": rank, "alpha": alpha} for rank in (4, 8) for alpha in (8.0, 16.0)]
@@ -81,7 +81,7 @@ def test_the_best_are_what_sorting_all_trials_gives(seed: int) -> None:
 
 
 def test_trials_run_in_the_order_in_which_they_came() -> None:
-    scheduler = InOrder()
+    scheduler = Fifo()
     trials = [Trial("any", stub=True) for _ in range(4)]
     assert scheduler.choose_trial_to_run(None) is None
     for each in trials:

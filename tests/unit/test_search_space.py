@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 
 from trainables.config import TrainConfig
-from tune.search_config import SearchConfig
-from tune.search_space import (
+from tune.config.search_config import SearchConfig
+from tune.search.space import (
     Params,
     axes,
     distributions,

@@ -23,8 +23,8 @@ from simulated_search import (
 )
 
 from trainables.results.records import TrialRecord, TrialStatus
-from tune.searcher import OptunaSearcher
-from tune.sweep_config import SweepConfig
+from tune.config.sweep_config import SweepConfig
+from tune.search.searcher import OptunaSearcher
 
 TRIALS = 10
 # What happens next to a sweep: a trial starts, one of the running ones ends or loses its

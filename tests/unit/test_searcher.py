@@ -30,7 +30,7 @@ from simulated_search import (
 
 from trainables.config import TrialConfig
 from trainables.results.records import TrialRecord, TrialStatus
-from tune.search_space import Params, grid_size
+from tune.search.space import Params, grid_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 

@@ -14,10 +14,10 @@ from trainables.config import LoraConfig
 from trainables.slots.eligibility import reason_against
 from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best
-from tune.capacity import max_concurrent
-from tune.search_space import largest_point, lora_config
-from tune.slots import beside_hosts, hosts_that_fit, hosts_to_start, hosts_up
-from tune.sweep_config import SweepConfig
+from tune.cluster.slots import beside_hosts, hosts_that_fit, hosts_to_start, hosts_up
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import max_concurrent
+from tune.search.space import largest_point, lora_config
 
 
 def config(**changes: Any) -> SweepConfig:

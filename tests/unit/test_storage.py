@@ -26,8 +26,8 @@ from trainables.results.ledger import Ledger, SweepFolder
 from trainables.results.records import TrialStatus
 from trainables.under_ray.endings import verdict
 from trainables.under_ray.node import check_sees
-from tune.lock import SweepLock
-from tune.sweep_folder import check_sweep_folder
+from tune.folder.lock import SweepLock
+from tune.folder.sweep_folder import check_sweep_folder
 
 
 @pytest.fixture

@@ -20,14 +20,14 @@ from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import setting
-from tune.recorder import Recorder
-from tune.summary import print_summary
-from tune.tables import write_results_csv
+from tune.folder.recorder import Recorder
+from tune.folder.tables import write_results_csv
+from tune.terminal.summary import print_summary
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tune.sweep_config import SweepConfig
+    from tune.config.sweep_config import SweepConfig
 
 TWO = [{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}]
 THREE = [*TWO, {"metric": OOD, "mode": "max"}]
@@ -403,7 +403,7 @@ def test_long_paths_stay_on_one_line_in_a_narrow_terminal(tmp_path):
 
 def test_the_driver_starts_without_optuna():
     code = (
-        "import sys, tune.console, tune.summary, tune.chatter; "
+        "import sys, tune.terminal.console, tune.terminal.summary, tune.terminal.chatter; "
         "print({'optuna', 'ray', 'torch', 'wandb', 'pandas'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -9,9 +9,9 @@ import pytest
 from sweep_files import SWEEP, edited, faults, only_fault
 
 from trainables.errors import UserError
-from tune.search_config import LogUniform
-from tune.sweep_config import SweepConfig
-from tune.sweep_file import bundled_sweeps, load_sweep
+from tune.config.search_config import LogUniform
+from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_file import bundled_sweeps, load_sweep
 
 Write = Any
 

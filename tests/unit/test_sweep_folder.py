@@ -21,7 +21,7 @@ from trainables.files.storage import LocalStorage
 from trainables.results.ledger import Ledger
 from trainables.results.records import SCHEMA_VERSION
 from tune.command_line import main
-from tune.sweep_folder import check_sweep_folder
+from tune.folder.sweep_folder import check_sweep_folder
 
 State = dict[str, tuple[bytes | None, int]]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from builders import base_record, sweep_config, sweep_record
 
-from tune.wandb_fields import base_config
+from tune.tracking.wandb_fields import base_config
 
 
 def test_the_base_is_shown_at_the_revision_that_was_measured() -> None:

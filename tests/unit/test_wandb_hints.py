@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from tune import wandb_views
 from tune.command_line import _wandb_hints
-from tune.sweep_config import WandbConfig
-from tune.wandb_listener import WandbListener
-from tune.wandb_parts import set_aside
+from tune.config.sweep_config import WandbConfig
+from tune.tracking import wandb_views
+from tune.tracking.wandb_listener import WandbListener
+from tune.tracking.wandb_parts import set_aside
 
 FOLDER = Path("sweeps/tiny")
 COMMAND = "python -m analysis wandb-views sweeps/tiny"

@@ -10,7 +10,7 @@ from trainables.config import LoraConfig
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialStatus
 from trainables.results.wording import SETTING_GROUP, setting_group
-from tune.wandb_fields import trial_config
+from tune.tracking.wandb_fields import trial_config
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from analysis.wandb_runs import load_wandb_runs
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.records import TrialStatus
-from tune.wandb_fields import base_config, best_values, trial_config
+from tune.tracking.wandb_fields import base_config, best_values, trial_config
 
 KEY = "k" * 40
 

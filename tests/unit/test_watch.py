@@ -30,7 +30,7 @@ from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.records import Measurement, TrialStatus
-from tune.search_space import planned_runs
+from tune.search.space import planned_runs
 
 PROJECT = Path(__file__).parents[2]
 

@@ -1,0 +1,78 @@
+"""The base's evaluation from the driver's side: delegated to a worker and awaited."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from trainables.errors import UserError
+from trainables.files.storage import Location, parse_location
+from trainables.results.ledger import SweepFolder
+from trainables.under_ray.autoscaler import last_failure
+from trainables.under_ray.tasks import as_task, evaluate_base_to
+from tune.cluster.node_checks import marker_in, nodes_up
+from tune.cluster.slots import HostPool, answering
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import held_by_worker, wording, workers_in
+
+_TELL_EVERY_S = 30.0
+
+
+def evaluate_base(
+    config: SweepConfig,
+    folder: SweepFolder,
+    cache: Location,
+    hosts: HostPool,
+    cluster: dict[str, float],
+    tell: Callable[[str], None],
+) -> None:
+    """Have a worker evaluate the base and leave the results in the sweep's folder.
+
+    Args:
+        config: the sweep.
+        folder: folder of the sweep.
+        cache: where base evaluations are kept for all sweeps; used only if it is a folder.
+        hosts: slot hosts; if the sweep has any, the first one is the worker.
+        cluster: resources of the cluster by kind.
+        tell: called with each line of progress that the user should see.
+
+    Raises:
+        UserError: the evaluation failed, or its node does not work in the sweep's folder.
+    """
+    target = folder.absolute(folder.base)
+    tell(f"evaluating the base {config.model.name} ...")
+    with answering("the base's evaluation"), marker_in(parse_location(target)) as marker:
+        arguments = (
+            config.model,
+            config.data,
+            config.eval,
+            config.seed,
+            str(cache.absolute()) if isinstance(cache, Path) else "",  # workers run elsewhere
+            target,
+            marker,
+        )
+        in_host = hosts.start()
+        held = held_by_worker(config, "lora" if in_host else config.search.methods[0], cluster)
+        answer = (
+            hosts.evaluate_base(*arguments)
+            if in_host
+            else as_task(evaluate_base_to, held).remote(*arguments)
+        )
+        fault = _awaited(answer, {kind: amount for kind, amount in held.items() if amount}, tell)
+    if fault is not None:
+        raise fault
+
+
+def _awaited(
+    answer: Any, wanted: dict[str, float], tell: Callable[[str], None]
+) -> UserError | None:
+    """The answer; repeatedly tells what it waits for while no node could run the task."""
+    while not ray.wait([answer], timeout=_TELL_EVERY_S)[0]:
+        if not any(workers_in(wanted, node) for node in nodes_up()):  # however busy it is
+            failure = last_failure(ray.get_runtime_context().gcs_address)
+            tell(f"waiting for a node with {wording(wanted)}{f': {failure}' if failure else ''}")
+    fault: UserError | None = ray.get(answer)
+    return fault

@@ -1,0 +1,210 @@
+"""Whether trials fit the GPUs: the table of `--dry-run` and the check before a sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from trainables.config import Method, ModelShape, TrialConfig
+from trainables.errors import Fault, UserError
+from trainables.inputs.model_shape import read_shape
+from trainables.process import memory
+from tune.config.sweep_config import SweepConfig
+from tune.search.trials import largest_trial
+
+_CARDS_GIB = (24, 40, 48, 80, 141)
+_GIB = 1 << 30
+
+
+def memory_table(config: SweepConfig) -> Table | str:
+    """Which micro-batch of each method fits which card, or a sentence if that is unknown."""
+    shape = read_shape(config.model)
+    if shape is None:
+        return (
+            f"memory: the shape of {config.model.name} is not known here; fetch the model, or give "
+            "model.shape"
+        )
+    table = Table(
+        title=f"memory of a worker, {memory.parameters(shape) / 1e9:.3g} B parameters, samples of "
+        f"{config.data.max_length} tokens",
+        title_justify="left",
+        box=None,  # its lines would leave no room for the labels in 80 columns
+        pad_edge=False,
+        padding=(0, 1, 0, 0),
+    )
+    for heading in ("method", "GiB", "peak in", *(f"{card} GiB" for card in _CARDS_GIB)):
+        is_label = heading == "method"
+        table.add_column(heading, justify="left" if is_label else "right", no_wrap=is_label)
+    for method in _estimated(config):
+        trial = largest_trial(config, method)
+        estimate = memory.estimate(shape, trial)
+        cells = [
+            _cell(trial, memory.fitted(shape, trial, _share_of(card * _GIB, trial)))
+            for card in _CARDS_GIB
+        ]
+        table.add_row(_label(trial), f"{estimate.peak / _GIB:.1f}", estimate.phase, *cells)
+    trial = largest_trial(config, config.search.methods[0])
+    cells = [_cell(trial, memory.fitted_base(shape, trial, card * _GIB)) for card in _CARDS_GIB]
+    peak = f"{memory.base_peak(shape, trial) / _GIB:.1f}"
+    table.add_row("base, on 1 GPU", peak, "evaluation", *cells)
+    return table
+
+
+def host_memory(config: SweepConfig) -> list[str]:
+    """What full fine-tuning needs of the nodes' own memory, whose size no check knows."""
+    shape = read_shape(config.model)
+    if shape is None or "full" not in _estimated(config):
+        return []
+    trial = largest_trial(config, "full")
+    host = memory.host_estimate(shape, trial)
+    line = f"full: a checkpoint takes {host.checkpoint / _GIB:.1f} GiB of its node's own memory"
+    if host.offloaded:
+        together = host.checkpoint + trial.workers * host.offloaded
+        line += (
+            f" beside {host.offloaded / _GIB:.1f} GiB that each worker offloads, "
+            f"{together / _GIB:.1f} GiB where all {trial.workers} are on one node"
+        )
+    return [f"{line}; whether it has that is not checked"]
+
+
+@dataclass(frozen=True)
+class MemoryFit:
+    """Makes trials fit the smallest GPU that a cluster has for them.
+
+    Attributes:
+        shape: shape of the model; None if unknown, in which case nothing is checked.
+        cards: bytes of that GPU by method; methods without an entry are not checked.
+    """
+
+    shape: ModelShape | None
+    cards: Mapping[Method, int]
+
+    def check(self, config: SweepConfig, has_base: bool = False) -> list[str]:
+        """A sentence on each method whose batches are made smaller.
+
+        Args:
+            config: the sweep.
+            has_base: whether its base has already been evaluated, perhaps on larger GPUs.
+
+        Raises:
+            UserError: a method or the base's evaluation does not fit even one sample at a time.
+        """
+        if self.shape is None:
+            return []
+        notices, faults = [], []
+        for method in [method for method in _estimated(config) if method in self.cards]:
+            trial = largest_trial(config, method)
+            smaller = memory.fitted(self.shape, trial, self._share(trial))
+            if smaller is None:
+                faults.append(self._fault(trial))
+            elif smaller != trial:
+                need = f"{self._need(trial)} GiB would not fit"
+                notices.append(f"{_label(trial)}: {_portions(trial, smaller)}, as {need}")
+        if not has_base and (base_fault := self._base_fault(config)):
+            faults.append(base_fault)
+        if faults:
+            raise UserError(faults)
+        return notices
+
+    def resized(self, trial: TrialConfig) -> TrialConfig:
+        """The trial with the largest micro-batch and eval batch that fit; its batch size stays."""
+        if self.shape is None or trial.method not in self.cards or not _is_known(trial):
+            return trial
+        return memory.fitted(self.shape, trial, self._share(trial)) or trial
+
+    def _share(self, trial: TrialConfig) -> float:
+        return _share_of(self.cards[trial.method], trial)
+
+    def _need(self, trial: TrialConfig) -> str:
+        assert self.shape is not None  # noqa: S101 - seen to by the callers
+        return f"{memory.estimate(self.shape, trial).peak / _GIB:.1f}"
+
+    def _base_fault(self, config: SweepConfig) -> Fault | None:
+        """The fault if the base does not fit: a single process evaluates it, despite `workers`."""
+        assert self.shape is not None  # noqa: S101 - seen to by the caller
+        method = config.search.methods[0]
+        trial, card = largest_trial(config, method), self.cards.get(method)
+        if card is None or memory.fitted_base(self.shape, trial, card):
+            return None
+        need = memory.base_peak(self.shape, _with_one_sample(trial)) / _GIB
+        in_16_bit = "" if config.model.dtype == "bfloat16" else " or model.dtype: bfloat16"
+        return Fault(
+            "the base's evaluation",
+            f"one process makes it, with the whole model on its GPU: about {need:.1f} GiB at one "
+            f"sample at a time, and it has {card / _GIB:.1f} GiB",
+            f"take a smaller model{in_16_bit} or larger GPUs",
+        )
+
+    def _fault(self, trial: TrialConfig) -> Fault:
+        smallest = _with_one_sample(trial)
+        more = "raise deepspeed.zero_stage or resources.full.workers"
+        if trial.deepspeed and not (
+            trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
+        ):
+            more += ", or offload"
+        return Fault(
+            f"search.{trial.method}",
+            f"a worker needs about {self._need(smallest)} GiB at one sample at a time, and has "
+            f"{self._share(trial) / _GIB:.1f} GiB",
+            more if trial.method == "full" else "take a smaller model or larger GPUs",
+        )
+
+
+def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]) -> MemoryFit:
+    """The check for a sweep on a cluster.
+
+    Args:
+        config: the sweep.
+        smallest_gpu: returns the bytes of the cluster's smallest GPU of a type, or of any type.
+    """
+    cards: dict[Method, int] = {}
+    for method in config.search.methods:
+        resources = config.resources.of(method)
+        has_none = 0 in (resources.gpus_per_worker, config.resources.max_gpus)
+        if not has_none and (card := smallest_gpu(resources.accelerator_type)):
+            cards[method] = card
+    return MemoryFit(read_shape(config.model) if cards else None, cards)
+
+
+def _estimated(config: SweepConfig) -> list[Method]:
+    """Methods with a memory estimate; under a user's own DeepSpeed settings there is none."""
+    own = config.deepspeed.config is not None
+    return [method for method in config.search.methods if method == "lora" or not own]
+
+
+def _is_known(trial: TrialConfig) -> bool:
+    return trial.deepspeed is None or trial.deepspeed.config is None
+
+
+def _share_of(card: float, trial: TrialConfig) -> float:
+    """A worker's share of a card, which several may share."""
+    return card * min(1.0, trial.gpus_per_worker or 1.0)
+
+
+def _with_one_sample(trial: TrialConfig) -> TrialConfig:
+    return memory.with_micro_batch(memory.with_eval_batch(trial, 1), 1)
+
+
+def _cell(trial: TrialConfig, smaller: TrialConfig | None) -> str:
+    """What fits a card of the table: the trial as it is, smaller batches or nothing."""
+    if smaller is None:
+        return "no"
+    return _portions(trial, smaller) or "fits"
+
+
+def _portions(trial: TrialConfig, smaller: TrialConfig) -> str:
+    """The batch sizes that are smaller in the second trial."""
+    sizes = {
+        "micro-batch": (trial.train.micro_batch_size, smaller.train.micro_batch_size),
+        "eval batch": (trial.eval.batch_size, smaller.eval.batch_size),
+    }
+    return ", ".join(f"{name} {after}" for name, (before, after) in sizes.items() if after < before)
+
+
+def _label(trial: TrialConfig) -> str:
+    if trial.lora:
+        return f"lora, rank {trial.lora.rank}"
+    assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
+    return f"full, ZeRO-{trial.deepspeed.zero_stage} on {trial.workers}"

@@ -1,0 +1,269 @@
+"""Connecting to a running Ray cluster, or starting one on this machine."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext, suppress
+from pathlib import Path
+from threading import Event, Thread
+from typing import Any
+
+from trainables.errors import Fault, UserError, first_line
+from tune.signals import ignoring_hangup
+
+logger = logging.getLogger(__name__)
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_PACKAGES = ("tune", "trainables", "analysis")
+_CONNECT_TIMEOUT_S = 10.0
+_LOOK_AT_HEAD_EVERY_S = 1.0
+# Ray itself waits for a minute and then aborts the process without telling the user. A head that
+# keeps its state elsewhere may be back sooner.
+_HEAD_IS_LOST_AFTER_S = 20.0
+
+_ENVIRONMENT = {
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `stopping` has a gentler handler
+    "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # none of what Tune saves is read
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    # Else Tune itself restarts a trial of a preempted node, with its attempt's number and folder.
+    "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
+}
+_WORKER_ENVIRONMENT = {
+    "TOKENIZERS_PARALLELISM": "false",
+    "TQDM_DISABLE": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    # A process that is given no GPU sees none, else torch would take one that others have.
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # How long a process that is to train the next trial waits until a stopped one has left it. If
+    # this runs out, by default after 2 seconds, Tune loses the next one without a word. A process
+    # that a trial does not leave ends long before (`MINUTES_TO_LEAVE`), of which we are told.
+    "TUNE_FUNCTION_THREAD_TIMEOUT_S": "3600",
+    # By default glibc returns freed memory to the system, and each training step gets it back page
+    # by page: up to a sixth of a small model's step on a CPU. One arena, because those of threads,
+    # where slots train, consist of 64 MiB pieces that are returned whatever the threshold.
+    "MALLOC_TRIM_THRESHOLD_": str(256 << 20),
+    "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+    "MALLOC_ARENA_MAX": "1",
+}
+
+
+@contextmanager
+def ray_cluster(
+    address: str | None, head_is_lost: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Connect to the cluster at `address`, or start one on this machine; disconnect at the end.
+
+    A running cluster is sent this project's code, so that every worker runs the driver's version.
+
+    Args:
+        address: address of the cluster; None starts one on this machine.
+        head_is_lost: called from its own thread when the head no longer answers; calls into Ray
+            may then never return.
+
+    Raises:
+        UserError: no cluster answers, or it runs other versions.
+    """
+    os.environ |= {key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()}
+    import ray
+
+    if ray.is_initialized():  # by a test or a notebook
+        _tell_what_processes_lack()
+        _send_nothing_with_trials()
+        yield
+        return
+    if address is None:
+        _let_processes_inherit()
+    else:
+        _check_answers(address)
+    options = _of_a_new_one() if address is None else {"runtime_env": _sent_environment()}
+    starting = ignoring_hangup() if address is None else nullcontext()
+    try:
+        with starting:
+            ray.init(
+                address=address or "local",
+                log_to_driver=False,
+                logging_level=logging.WARNING,
+                **options,
+            )
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        ray.shutdown()
+        refusal = _other_versions(error) or _other_token(address, error)
+        raise refusal or _no_cluster(address, error) from error
+    from trainables.under_ray.credentials import sharing_credentials
+
+    # The processes of a cluster started here inherit this process's environment.
+    sharing = nullcontext() if address is None else sharing_credentials()
+    _send_nothing_with_trials()
+    try:
+        gcs = ray.get_runtime_context().gcs_address
+        with _watching_head(gcs, head_is_lost), sharing:
+            yield
+    finally:
+        ray.shutdown()
+
+
+def _send_nothing_with_trials() -> None:
+    """Keep Tune from giving trials their own environment.
+
+    It would hold the AWS keys, which Ray would then write to its logs (`sharing_credentials` avoids
+    that). Ray also starts a process with its own environment through another process, which
+    imports Ray as well: half a second of a core.
+    """
+    from ray.tune.execution import class_cache
+
+    class_cache.DEFAULT_ENV_VARS.clear()
+    class_cache.ENV_VARS_TO_PROPAGATE.clear()
+
+
+def _tell_what_processes_lack() -> None:
+    """Warn if processes of a cluster that was up before the command lack their environment."""
+    import ray
+
+    sent = ray.get_runtime_context().runtime_env.get("env_vars") or {}
+    lacking = {k: v for k, v in _WORKER_ENVIRONMENT.items() if k not in {*sent, *os.environ}}
+    if lacking:
+        logger.warning(
+            "Ray was initialised before the command, and its processes lack %s: call "
+            "ray.shutdown() first, or ray.init(runtime_env={'env_vars': %s})",
+            ", ".join(lacking),
+            lacking,
+        )
+
+
+def _let_processes_inherit() -> None:
+    """Set the environment that processes of a cluster started on this machine inherit."""
+    os.environ |= {key: os.environ.get(key, value) for key, value in _WORKER_ENVIRONMENT.items()}
+
+
+def _of_a_new_one() -> dict[str, Any]:
+    """Ray's options for a cluster that starts on this machine.
+
+    It has the CPUs that this process may use: given part of a machine by Slurm or `taskset`, Ray
+    would count the whole.
+    """
+    from ray._private.utils import get_num_cpus
+
+    cpus = int(get_num_cpus())
+    if hasattr(os, "sched_getaffinity"):  # not on macOS
+        cpus = min(cpus, len(os.sched_getaffinity(0)))
+    return {"num_cpus": cpus, "include_dashboard": False}
+
+
+def _sent_environment() -> dict[str, Any]:
+    """Environment and code for the processes of a running cluster."""
+    modules = [str(_PROJECT / package) for package in _PACKAGES]
+    return {"env_vars": dict(_WORKER_ENVIRONMENT), "py_modules": modules}
+
+
+@contextmanager
+def _watching_head(address: str, is_lost: Callable[[], None]) -> Iterator[None]:
+    host, _, port = address.rpartition(":")
+    ended = Event()
+
+    def watch() -> None:
+        seen = time.monotonic()
+        while not ended.wait(_LOOK_AT_HEAD_EVERY_S):
+            with suppress(OSError):
+                socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+                seen = time.monotonic()
+            if time.monotonic() - seen > _HEAD_IS_LOST_AFTER_S:
+                is_lost()
+                return
+
+    Thread(target=watch, name="head", daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _check_answers(address: str) -> None:
+    """Fail fast if nothing listens at the address; Ray itself tries for minutes."""
+    if address == "auto":
+        address = _running_here()
+    if address.startswith("ray://"):
+        rule = f"a sweep cannot be driven from outside its cluster, got {address}"
+        remedy = "start the command on the head, with --address auto (clusters/README.md)"
+        raise UserError([Fault("--address", rule, remedy)])
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdigit():
+        rule = f"must be auto or HOST:PORT, got {address}"
+        raise UserError([Fault("--address", rule, "the port of a head is 6379 by default")])
+    try:
+        socket.create_connection((host, int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        _shake_hands(address)
+    except OSError as error:
+        raise _no_cluster(address, error) from error
+
+
+def _shake_hands(address: str) -> None:
+    """Check that the listener speaks gRPC, as a cluster's head does.
+
+    Raises:
+        ConnectionError: it does not.
+    """
+    import grpc
+
+    if os.environ.get("RAY_USE_TLS", "0") != "0":
+        return  # only Ray knows what the head then requires
+    with grpc.insecure_channel(address) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=_CONNECT_TIMEOUT_S / 2)
+        except grpc.FutureTimeoutError:
+            raise ConnectionError("what listens there is no Ray head") from None
+
+
+def _running_here() -> str:
+    """The address that Ray would use for `auto`."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    try:
+        return str(os.environ.get("RAY_ADDRESS") or canonicalize_bootstrap_address("auto"))
+    except ConnectionError as error:
+        reason = ConnectionError("none runs on this machine, and RAY_ADDRESS is not set")
+        raise _no_cluster("auto", reason) from error
+
+
+def _other_versions(error: Exception) -> UserError | None:
+    """Ray's refusal of a driver whose Ray or Python differs from the head's, in our words."""
+    found = re.findall(r"(?:Ray|Python): (\S+)", str(error))
+    if "ersion mismatch" not in str(error) or len(found) != 4:
+        return None
+    theirs, ours = f"Ray {found[0]} and Python {found[1]}", f"Ray {found[2]} and Python {found[3]}"
+    remedy = "start the command on the head, or install the cluster's versions here"
+    return UserError(
+        [Fault("--address", f"the cluster runs {theirs}, this command {ours}", remedy)]
+    )
+
+
+def _other_token(address: str | None, error: Exception) -> UserError | None:
+    """Ray's refusal of a driver without the cluster's token, in our words."""
+    if "AuthToken" not in f"{error} {error.__cause__}":
+        return None
+    rule = f"the cluster at {address} asks for a token, and this command does not have it"
+    remedy = (
+        "start it on the head, with --address auto, or with RAY_AUTH_MODE=token and, in "
+        "RAY_AUTH_TOKEN, what `ray get-auth-token` prints there"
+    )
+    return UserError([Fault("--address", rule, remedy)])
+
+
+def _no_cluster(address: str | None, error: Exception) -> UserError:
+    return UserError(
+        [
+            Fault(
+                "--address",
+                f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}",
+                "start one with `ray up cluster.yaml` or `ray start --head`, or leave it out to "
+                "run on this machine",
+            )
+        ]
+    )

@@ -1,0 +1,227 @@
+"""Slots for LoRA trials: how many hosts fit the cluster and how many slots each has."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from trainables.config import TrialConfig
+from trainables.errors import Fault, UserError, first_line
+from trainables.slots.speed import best
+from trainables.under_ray.slots import SlotHosts, start_slot_host
+from trainables.under_ray.tasks import trial_process_seconds
+from tune.cluster.node_checks import nodes_up
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import held_by_trial, held_by_worker, trials_that_fit, workers_in
+from tune.search.searcher import MakeTrial
+from tune.search.space import largest_point
+from tune.search.trials import reason_against_slots
+
+_LOAD_S = 10.0
+_REST_S = 5.0
+_LOG = logging.getLogger(__name__)
+
+
+class HostPool:
+    """The slot hosts in which a sweep's LoRA trials train together, if they do.
+
+    They start as soon as they have work (the base's evaluation) and end with the context.
+
+    Args:
+        config: the sweep.
+        cluster: resources of the cluster by kind.
+        make_trial: the sweep's function that configures a trial.
+        waiting: what a trial in a slot reserves for its own process.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        cluster: dict[str, float],
+        make_trial: MakeTrial,
+        waiting: Mapping[str, float],
+    ) -> None:
+        self._config, self._cluster, self._make_trial = config, cluster, make_trial
+        self._waiting = dict(waiting)
+        self._actors: tuple[Any, ...] = ()
+        self._process_seconds: Any = None
+        self._is_wanted = "lora" in config.search.methods and config.resources.lora.slots != 0
+
+    def __enter__(self) -> HostPool:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        if kind is None:
+            self.close()
+        else:
+            self._kill()
+
+    def evaluate_base(self, *arguments: Any) -> Any:
+        """A reference to the result of `evaluate_base_to` in a host; call after `start`.
+
+        The host then has the base in memory.
+        """
+        return self._actors[0].evaluate_base.remote(*arguments)
+
+    def ready(self, samples: int) -> SlotHosts | None:
+        """Hosts that accept trials; None if the sweep's LoRA trials train one by one.
+
+        Args:
+            samples: number of samples that a trial trains on.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        if not self.start():
+            return None
+        trial = self._largest_trial()
+        plain = trial.model_dump(mode="json")
+        with answering("a host of slots"):
+            if reason := ray.get(self._actors[0].reason_against.remote(plain)):
+                self._give_up(reason)
+                return None
+            self._start_for(self._at_once)  # the first host's node, if newly started, has more room
+            answers = [actor.reason_against.remote(plain) for actor in self._actors]
+            # All load the model now, except those whose nodes are not up yet.
+            ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
+            wanted = self._config.resources.lora.slots
+            slots = wanted if wanted != "auto" else self._measured(trial, samples)
+        self._start_for(slots)
+        return SlotHosts(self._actors, slots)
+
+    def start(self) -> bool:
+        """Start the hosts unless they are up; return whether there are any."""
+        config = self._config
+        if self._actors or not self._is_wanted:
+            return bool(self._actors)
+        fits = hosts_that_fit(config, self._cluster)
+        beside = "beside a full fine-tuning trial the cluster has no room for a host of slots"
+        if reason := reason_against_slots(config) or (None if fits else beside):
+            self._give_up(reason)
+            return False
+        self._start_for(self._at_once)
+        if config.resources.lora.slots == "auto":
+            reserve = dict(self._waiting)
+            measure = trial_process_seconds.options(
+                memory=reserve.pop("memory", None), resources=reserve
+            )
+            self._process_seconds = measure.remote()
+        return True
+
+    @property
+    def _at_once(self) -> int:
+        """Number of trials in parallel, hence the most slots a host can use."""
+        trials = self._config.budget.trials
+        return min(trials, self._config.resources.max_concurrent or trials)
+
+    def _start_for(self, slots: int) -> None:
+        """Start the hosts still needed if each has this many slots."""
+        config, cluster = self._config, self._cluster
+        held = held_by_worker(config, "lora", cluster)
+        wanted = hosts_to_start(
+            hosts_that_fit(config, cluster), hosts_up(held, nodes_up()), self._at_once, slots
+        )
+        started = [start_slot_host(held) for _ in range(wanted - len(self._actors))]
+        for actor in started:
+            actor.load_libraries.remote()
+        self._actors = (*self._actors, *started)
+
+    def close(self) -> None:
+        """End the hosts once the trials stopped last have left them."""
+        with suppress(RayError):
+            ray.get([actor.at_rest.remote() for actor in self._actors], timeout=_REST_S)
+        self._kill()
+
+    def _kill(self) -> None:
+        for actor in self._actors:
+            ray.kill(actor)
+        self._actors = ()
+
+    def _give_up(self, reason: str) -> None:
+        _LOG.warning("LoRA trials train one by one: %s", reason)
+        self._is_wanted = False
+        self._kill()
+
+    def _largest_trial(self) -> TrialConfig:
+        return self._make_trial(0, largest_point(self._config.search, "lora"), 1, self._config.seed)
+
+    def _measured(self, trial: TrialConfig, samples: int) -> int:
+        """The number of slots with which the trials finish soonest, measured on one host."""
+        config, hosts = self._config, len(self._actors)
+        steps = trial.train.total_steps(samples) * math.ceil(config.budget.trials / hosts)
+        # Processes start in parallel on the available CPUs.
+        process_seconds = ray.get(self._process_seconds) * hosts / self._cluster["CPU"]
+        costs = steps * trial.accumulation_steps, process_seconds
+        most = max(1, self._at_once // hosts)
+        speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
+        if not speeds:  # trials then halve their micro-batches
+            _LOG.warning("%d hosts of 1 slot: memory runs out at the largest trial's batch", hosts)
+            return 1
+        slots = best(speeds, *costs)
+        measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
+        _LOG.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)
+        return slots
+
+
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Tell the user what to do if a process or node is lost before the first trial.
+
+    Raises:
+        UserError: a process or node was lost and Ray's retries failed.
+    """
+    try:
+        yield
+    except RayTaskError:  # the task failed, but its process is alive
+        raise
+    except RayError as error:
+        remedy = "the same command tries again; a lost node is in `ray status`"
+        raise UserError([Fault(what, f"lost its process: {first_line(error)}", remedy)]) from error
+
+
+def hosts_that_fit(config: SweepConfig, cluster: dict[str, float]) -> int:
+    """Hosts that fit in parallel, next to a full fine-tuning trial if the sweep has any."""
+    fits = trials_that_fit(config, "lora", cluster)
+    if "full" in config.search.methods:
+        rest = _without(cluster, held_by_trial(config, "full", cluster))
+        fits = trials_that_fit(config, "lora", rest)
+    most = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
+    return max(0, min(fits, most))
+
+
+def hosts_up(held: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """Hosts for which there is room on nodes that are up.
+
+    Args:
+        held: resources that one host holds.
+        nodes: total resources of each node.
+    """
+    return sum(workers_in(held, node) for node in nodes)
+
+
+def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:
+    """As many as fit nodes that are up; on further nodes, no more than parallel trials fill.
+
+    Args:
+        fits: hosts that fit the cluster at its largest.
+        up: hosts for which there is room on nodes that are up.
+        at_once: number of trials in parallel.
+        slots: slots per host.
+    """
+    return min(fits, max(up, math.ceil(at_once / slots)))
+
+
+def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> dict[str, float]:
+    """What slot hosts leave of a cluster for trials that train on their own."""
+    held = held_by_worker(config, "lora", cluster)
+    return _without(cluster, {kind: hosts * amount for kind, amount in held.items()})
+
+
+def _without(cluster: dict[str, float], held: Mapping[str, float]) -> dict[str, float]:
+    return cluster | {kind: cluster.get(kind, 0.0) - amount for kind, amount in held.items()}

@@ -1,0 +1,366 @@
+"""A validated sweep file: frozen models, one per section."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from trainables import metric_keys
+from trainables.config import (
+    DataConfig,
+    DeepSpeedConfig,
+    EvalSuite,
+    Frozen,
+    Method,
+    ModelConfig,
+    Objective,
+    TrainConfig,
+)
+from trainables.files.locations import is_local
+from trainables.results.pareto import Constraint
+from tune.config.search_config import LogUniform, SearchConfig
+
+_SMALLEST_SHARE = 1e-4  # smallest share of a GPU that Ray counts
+
+
+class BudgetConfig(Frozen):
+    """When to stop asking for trials; the first limit reached applies.
+
+    Attributes:
+        trials: total number of trials.
+        hours: wall-clock hours of one start of the command; checked before each new trial.
+        gpu_hours: sum over trials, also of those that run; checked before each new one.
+        retries: how often a trial that lost its process is retried, from its newest checkpoint,
+            if it made no progress since the previous loss.
+        minutes_per_report: a trial that reports nothing for this long is considered hung; its
+            process is ended and it is started again.
+        checkpoint_gib: cap on the total size of the sweep's checkpoints, best weights included
+            and final weights not. A running trial keeps its newest two checkpoints and the
+            weights of its best evaluation; over this cap these are deleted, starting with the
+            oldest trial, first the best weights, then the older checkpoint. A trial's only whole
+            checkpoint stays, even if the cap is exceeded. Default: no cap.
+    """
+
+    trials: int = Field(default=20, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    gpu_hours: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=3, ge=0)
+    minutes_per_report: float = Field(default=120, gt=0)
+    checkpoint_gib: float | None = Field(default=None, gt=0)
+
+
+class MethodResources(Frozen):
+    """What one trial of a method holds.
+
+    Attributes:
+        workers: processes that train it together.
+        gpus_per_worker: 1, or a share such as 0.25 if several trials train on one GPU; default 1
+            if the cluster has GPUs, else 0.
+        cpus_per_worker: cores.
+        accelerator_type: type of its GPUs as `ray status` shows it, such as H100; default any.
+    """
+
+    workers: int = Field(default=1, ge=1)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    accelerator_type: str | None = Field(default=None, min_length=1)
+
+
+class LoraResources(MethodResources):
+    """What a LoRA trial holds, or a slot host with several of them.
+
+    Attributes:
+        slots: LoRA trials that train together on one copy of the base, in shared passes: a
+            number, `auto` for the number measured to finish the sweep soonest, or 0 to train each
+            on its own. In slots, `workers`, GPUs and CPUs are those of all of them together. With
+            `auto`, what runs in parallel, and so what a sampler has seen when it draws, depends
+            on the measurement; with a number it does not.
+    """
+
+    slots: Literal["auto"] | Annotated[int, Field(ge=0)] = 0
+
+
+class ResourcesConfig(Frozen):
+    """Resources per trial and method, and how many trials may run in parallel.
+
+    Attributes:
+        max_concurrent: how many trials may run in parallel. Default: as many as fit.
+        max_gpus: how many GPUs all running trials of the sweep may hold together, slot hosts and
+            the base's evaluation included. Default: all that the cluster has.
+    """
+
+    lora: LoraResources = LoraResources()
+    full: MethodResources = MethodResources()
+    max_concurrent: int | None = Field(default=None, ge=1)
+    max_gpus: int | None = Field(default=None, ge=0)
+
+    def of(self, method: Method) -> MethodResources:
+        """The resources of one method."""
+        return self.lora if method == "lora" else self.full
+
+
+class EarlyStoppingConfig(Frozen):
+    """When a trial ends before its last step.
+
+    A trial also ends if it breaks a constraint that the untouched base satisfies, such as a bound
+    on forgetting; one still to be reached by training, such as in-domain accuracy, ends no trial.
+
+    Attributes:
+        metrics: what trials are compared by. Default: the objectives, none of which is traded for
+            another. Or weights of a sum to maximize, such as
+            `{in_domain/acc_mean: 1, forgetting/mean: -1}`, for a search that wants only the best
+            by that sum: it cuts off the rest of the front.
+        reduction_factor: a trial ends if 1 / reduction_factor of the trials at a rung are better
+            (with several objectives: dominate it); each rung is that many times later than the
+            previous one.
+        first_rung: share of the training after which trials are first compared.
+        loss_limit: a trial whose training loss exceeds this many times its first has diverged;
+            the first, at step 1 before any update, is the base model's.
+    """
+
+    metrics: dict[str, float] | None = Field(default=None, min_length=1)
+    reduction_factor: float = Field(default=3.0, gt=1)
+    first_rung: float = Field(default=1 / 9, gt=0, lt=1)
+    loss_limit: float | None = Field(default=3.0, gt=1)
+
+
+class ConfirmConfig(Frozen):
+    """Repeating the winners with other seeds once the search has ended.
+
+    Attributes:
+        top_k: how many points: the recommended one, the one recommended without it, and so on. One
+            of them is then recommended by the means over its repeat runs, never one that diverged.
+        seeds: repeat runs of each; the seed changes adapter weights, dropout and data order.
+    """
+
+    top_k: int = Field(default=3, ge=1)
+    seeds: int = Field(default=5, ge=1)
+
+
+class WandbConfig(Frozen):
+    """Where runs are logged.
+
+    Attributes:
+        mode: default `online` if W&B finds a key, else `offline`.
+        project, entity, tags: as in W&B.
+    """
+
+    mode: Literal["online", "offline", "disabled"] | None = None
+    project: str = "forgetting-sweeps"
+    entity: str | None = None
+    tags: tuple[str, ...] = ()
+
+
+_OF_RETENTION = (
+    metric_keys.RETENTION_ACC,
+    metric_keys.RETENTION_RATIO,
+    metric_keys.FORGETTING_MEAN,
+    metric_keys.FORGETTING_MAX,
+    metric_keys.FORGETTING_POSITIVE,
+)
+_OF_OOD = (metric_keys.OOD_ACC, metric_keys.OOD_GAP)
+# Metrics of the evaluation: the base's evaluation has those that a trial's will have.
+EVALUATED = (
+    metric_keys.IN_DOMAIN_ACC,
+    *_OF_RETENTION,
+    *_OF_OOD,
+    metric_keys.FORGETTING_NLL,
+    metric_keys.KL_BASE_TO_TUNED,
+)
+
+
+class SweepConfig(Frozen):
+    """A whole sweep file.
+
+    Attributes:
+        constraints: bounds on the final metrics; a trial beyond them is never recommended.
+        warm_start: folders of earlier sweeps with the same model, data and evaluation; the
+            sampler learns from those of their trials that fit this search.
+        inspect: look inside the models of the Pareto front and of the best trial of each rank
+            once the trials are done, as tasks on the workers; `python -m analysis inside` does
+            the same at any time.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)
+    seed: int = Field(default=0, ge=0)
+    model: ModelConfig
+    data: DataConfig
+    eval: EvalSuite
+    search: SearchConfig
+    objectives: tuple[Objective, ...] = Field(min_length=1)
+    constraints: tuple[Constraint, ...] = ()
+    sampler: Literal["tpe", "random", "grid", "nsga2"] = "tpe"
+    train: TrainConfig = TrainConfig()
+    deepspeed: DeepSpeedConfig = DeepSpeedConfig()
+    budget: BudgetConfig = BudgetConfig()
+    early_stopping: EarlyStoppingConfig | None = None
+    confirm: ConfirmConfig | None = None
+    warm_start: tuple[str, ...] = ()
+    resources: ResourcesConfig = ResourcesConfig()
+    wandb: WandbConfig = WandbConfig()
+    inspect: bool = False
+
+    @model_validator(mode="after")
+    def _parts_fit_together(self) -> SweepConfig:
+        faults = [*self._batch_faults(), *self._gpu_faults()]
+        faults += [*self._data_faults(), *self._metric_faults(), *self._sampler_faults()]
+        metrics = [objective.metric for objective in self.objectives]
+        faults += [
+            f"objectives.{i}.metric: each objective must be another metric, got {metric} again"
+            for i, metric in enumerate(metrics)
+            if metric in metrics[:i]
+        ]
+        if faults:
+            raise ValueError("\n".join(faults))
+        return self
+
+    def _batch_faults(self) -> list[str]:
+        faults = []
+        for method in self.search.methods:
+            searched = self.search.space(method).batch_size
+            sizes = searched or (self.train.batch_size,)
+            field = f"search.{method}.batch_size" if searched else "train.batch_size"
+            workers = self.resources.of(method).workers
+            per_pass = self.train.micro_batch_size * workers
+            faults += [
+                f"{field}: must be a multiple of train.micro_batch_size x "
+                f"resources.{method}.workers = {per_pass}, got {size}"
+                for size in sizes
+                if size % per_pass
+            ]
+        return faults
+
+    def _gpu_faults(self) -> list[str]:
+        """A worker trains on one GPU, or on a share of one if it is its trial's only worker."""
+        faults = []
+        for method in self.search.methods:
+            resources = self.resources.of(method)
+            gpus, field = resources.gpus_per_worker, f"resources.{method}.gpus_per_worker"
+            gpu_type = resources.accelerator_type
+            others = [m for m in self.search.methods if self._takes_any_gpu(m)]
+            if others and gpu_type is not None:
+                faults.append(
+                    f"resources.{others[0]}.accelerator_type: must be given as resources.{method} "
+                    f"has one, got none; else its trials may hold the {gpu_type} that there are"
+                )
+            if gpus == 0 and gpu_type is not None:
+                rule = f"must be above 0 on {gpu_type}, got 0"
+                faults.append(f"{field}: {rule}; leave accelerator_type out to train on CPUs")
+            if gpus is None or gpus in (0, 1):
+                continue
+            if gpus > 1:
+                remedy = f"set resources.{method}.workers for a trial on several"
+                faults.append(f"{field}: a worker trains on one GPU, got {gpus:g}; {remedy}")
+            elif gpus < _SMALLEST_SHARE:
+                faults.append(f"{field}: must be 0 or at least {_SMALLEST_SHARE:g}, got {gpus:g}")
+            elif resources.workers > 1:
+                rule = f"workers of one trial cannot share a GPU, got {gpus:g}"
+                faults.append(f"{field}: {rule}; set it to 1, or workers to 1")
+        return faults
+
+    def _takes_any_gpu(self, method: Method) -> bool:
+        resources = self.resources.of(method)
+        return resources.accelerator_type is None and resources.gpus_per_worker != 0
+
+    def _data_faults(self) -> list[str]:
+        data, split = self.data, self.data.validation_split
+        is_of_hub = data.validation_path is not None and not is_local(data.validation_path)
+        if split is not None and not is_of_hub:
+            return [
+                f"data.validation_split: is of a hub data set, and validation_path is none, got "
+                f"{split}; name one there, or leave the split out"
+            ]
+        if data.validation_path != data.path or split not in (None, data.split):
+            return []
+        return [
+            f"data.validation_path: holds the rows that are trained on, got {data.path} (split "
+            f"{data.split}) for both; set validation_split, or leave it out for a "
+            "validation_fraction of the rows"
+        ]
+
+    def _metric_faults(self) -> list[str]:
+        known = self.logged_metrics()
+        faults = []
+        for field, metric in self.named_metrics():
+            if metric in known or self._may_be_logged(metric):
+                continue
+            lacking = self._lacking(metric)
+            remedy = f"; it needs {lacking}" if lacking else _near(metric, known)
+            faults.append(f"{field}: nothing logs {metric}{remedy}")
+        return faults
+
+    def _sampler_faults(self) -> list[str]:
+        methods = self.search.methods
+        if self.sampler == "nsga2" and len(methods) > 1:
+            # It crosses only what all trials share, which for two methods is the method alone.
+            return [
+                f"sampler nsga2 searches one method, got {' and '.join(methods)}; "
+                "take tpe, or search one method"
+            ]
+        if self.sampler != "grid":
+            return []
+        return [
+            f"search.{method}.learning_rate: a grid needs a list of values, got a range; "
+            "write [1e-4, 3e-4, 1e-3] or choose another sampler"
+            for method in methods
+            if isinstance(self.search.space(method).learning_rate, LogUniform)
+        ]
+
+    def named_metrics(self) -> list[tuple[str, str]]:
+        """The metrics that the sweep file names, as (field, metric)."""
+        named = [(f"objectives.{i}.metric", o.metric) for i, o in enumerate(self.objectives)]
+        named += [(f"constraints.{i}", c.metric) for i, c in enumerate(self.constraints)]
+        if self.early_stopping:
+            named += [("early_stopping.metrics", m) for m in self.early_stopping.metrics or ()]
+        return named
+
+    def logged_metrics(self) -> set[str]:
+        """Keys that a trial of this sweep logs at its end, except scores of single tasks."""
+        keys = {key for key in metric_keys.METRICS if not self._lacking(key)}
+        for task in self.eval.retention:
+            keys |= {
+                metric_keys.task_forgetting(task.label),
+                metric_keys.task_retention_ratio(task.label),
+                metric_keys.task_forgetting_adjusted(task.label),
+                metric_keys.task_flips(task.label, "forgotten"),
+                metric_keys.task_flips(task.label, "gained"),
+            }
+        return keys
+
+    def _lacking(self, metric: str) -> str | None:
+        """What the sweep file lacks for a metric to be logged, if anything."""
+        data, suite = self.data, self.eval
+        needs: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+            ("tasks in eval.retention", suite.retention, _OF_RETENTION),
+            ("tasks in eval.ood", suite.ood, _OF_OOD),
+            ("eval.general_text", suite.general_text, (metric_keys.FORGETTING_NLL,)),
+            ("eval.kl_prompts above 0", suite.kl_prompts, (metric_keys.KL_BASE_TO_TUNED,)),
+            (
+                "resources.lora.slots: 0, as trials in slots share their memory",
+                self.search.lora is None or self.resources.lora.slots == 0,
+                (metric_keys.MAX_RESERVED,),
+            ),
+            (
+                "data.validation_path or data.validation_fraction above 0",
+                data.validation_path or data.validation_fraction,
+                (metric_keys.VALIDATION_LOSS,),
+            ),
+        )
+        for name, given, metrics in needs:
+            if metric in metrics and not given:
+                return name
+        return None
+
+    def _may_be_logged(self, metric: str) -> bool:
+        """Whether it may be a score of a task; only the base's evaluation can tell for sure."""
+        return any(
+            metric.startswith(metric_keys.task_score(role, task.label, ""))
+            for role, task in self.eval.tasks()
+        )
+
+
+def _near(metric: str, known: set[str]) -> str:
+    near = get_close_matches(metric, known, n=1, cutoff=0.5)
+    return f"; did you mean {near[0]}?" if near else ""

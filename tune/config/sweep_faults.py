@@ -1,0 +1,191 @@
+"""Rewords pydantic's errors about a sweep file in the terms of the file."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from trainables.errors import Fault
+from tune.config.sweep_config import SweepConfig
+
+Location = tuple[str | int, ...]
+
+_RULES = {
+    "greater_than_equal": "must be >= {ge:g}",
+    "greater_than": "must be > {gt:g}",
+    "less_than_equal": "must be <= {le:g}",
+    "less_than": "must be < {lt:g}",
+    "finite_number": "must be a finite number",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_parsing_size": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "string_type": "must be text",
+    "string_too_short": "must have at least {min_length} characters",
+    "string_too_long": "must have at most {max_length} characters",
+    "tuple_type": "must be a list",
+    "too_short": "must hold at least {min_length} value",
+    "dict_type": "must be a section with keys of its own",
+    "model_type": "must be a section with keys of its own",
+}
+_PATTERNS = {
+    r"^[A-Za-z0-9][A-Za-z0-9_\-]*$": "must begin with a letter or digit and hold only letters, "
+    "digits, _ and -",
+    r"^[A-Za-z0-9_.\-]+$": "must hold only letters, digits, _ . and -",
+}
+_LONGEST_VALUE = 60
+
+
+def faults_of(error: ValidationError, where: Callable[[Location], str]) -> list[Fault]:
+    """One fault for each error.
+
+    Args:
+        error: what pydantic raised for a `SweepConfig`.
+        where: returns `file:line` of a location in the file.
+    """
+    details = error.errors(include_url=False)
+    places = [_written(detail["loc"]) for detail in details]
+    unknown = {
+        place: _known_keys(place)
+        for detail, place in zip(details, places, strict=True)
+        if detail["type"] == "extra_forbidden"
+    }
+    misspelt = {(*place[:-1], _nearest(place[-1], known)) for place, known in unknown.items()}
+    faults: list[Fault] = []
+    for detail, place in zip(details, places, strict=True):
+        kind = detail["type"]
+        if kind == "too_short" and any(_is_inside(other, place) for other in places):
+            continue  # its items are wrong, not their number
+        if kind == "missing" and place in misspelt:
+            continue
+        if kind == "value_error":
+            faults += _own_faults(str(detail["ctx"]["error"]), place, where)
+            continue
+        if kind == "extra_forbidden":
+            near = _nearest(place[-1], unknown[place])
+            rule = "unknown key"
+            remedy = f"did you mean {near}?" if near else f"known: {', '.join(unknown[place])}"
+        elif kind == "missing":
+            rule, remedy = "is required and absent", ""
+        else:
+            rule = f"{_rule(detail)}, got {shown(detail['input'])}"
+            remedy = _remedy(detail, _fields_at(place))
+        faults.append(Fault(dotted(place), rule, remedy, where(place)))
+    return list(dict.fromkeys(faults))
+
+
+def dotted(location: Location) -> str:
+    """A location as written with `--set`."""
+    return ".".join(map(str, location))
+
+
+def shown(value: Any) -> str:
+    """A value as YAML would write it, cut if long."""
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, dict):
+        text = "{" + ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items()) + "}"
+    elif isinstance(value, (list, tuple)):
+        text = "[" + ", ".join(map(shown, value)) + "]"
+    else:
+        text = repr(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
+
+
+def _written(location: Location) -> Location:
+    """The location without the tags of union members, written `<tag>`."""
+    return tuple(part for part in location if not (isinstance(part, str) and part.startswith("<")))
+
+
+def _is_inside(inner: Location, outer: Location) -> bool:
+    return len(inner) > len(outer) and inner[: len(outer)] == outer
+
+
+def _rule(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "literal_error":
+        return f"must be {context['expected']}".replace("'", "")
+    if kind == "string_pattern_mismatch":
+        return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+    if kind in _RULES:
+        return _RULES[kind].format(**context)
+    return detail["msg"].replace("Input should", "must")
+
+
+def _remedy(detail: ErrorDetails, keys: list[str]) -> str:
+    kind, value = detail["type"], detail["input"]
+    if kind == "literal_error" and isinstance(value, str):
+        choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
+        near = _nearest(value, choices)
+        return f"did you mean {near}?" if near else ""
+    is_scalar = isinstance(value, (str, int, float))
+    if kind == "tuple_type" and is_scalar:
+        return f"write [{value}]"
+    if kind == "string_type" and is_scalar:
+        return f'write "{value}"'
+    if kind == "model_type":
+        return "fill it in or leave it out" if value is None else f"known: {', '.join(keys)}"
+    return ""
+
+
+def _own_faults(text: str, place: Location, where: Callable[[Location], str]) -> list[Fault]:
+    """Faults raised by one of our validators: one per line, `rule; remedy`.
+
+    A line may begin with the dotted field (`search.lora.rank: ...`) or with the name of a key in
+    the section it concerns (`low must be ...`).
+    """
+    faults = []
+    for line in text.splitlines():
+        location, rule = place, line
+        named = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)+): ", line)
+        word, _, rest = line.partition(" ")
+        if named:
+            location, rule = split_key(named[1]), line[named.end() :]
+        elif word in _fields_at(place):
+            location, rule = (*place, word), rest
+        rule, _, remedy = rule.partition("; ")
+        faults.append(Fault(dotted(location), rule, remedy, where(location)))
+    return faults
+
+
+def split_key(key: str) -> Location:
+    """The location that a dotted key denotes."""
+    return tuple(int(part) if part.isdigit() else part for part in key.split("."))
+
+
+def _nearest(word: str | int, known: list[str]) -> str:
+    near = get_close_matches(str(word), known, n=1, cutoff=0.5)
+    return near[0] if near else ""
+
+
+def _known_keys(place: Location) -> list[str]:
+    """Keys that are valid in place of an unknown one."""
+    return [*_fields_at(place[:-1]), *(["extends"] if len(place) == 1 else [])]
+
+
+def _fields_at(place: Location) -> list[str]:
+    """Keys of the section at a location."""
+    models: list[type[BaseModel]] = [SweepConfig]
+    for part in place:
+        if isinstance(part, int):
+            continue
+        annotations = [
+            model.model_fields[part].annotation for model in models if part in model.model_fields
+        ]
+        models = [found for each in annotations for found in _models_in(each)]
+    return sorted({name for model in models for name in model.model_fields})
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for inner in get_args(annotation) for model in _models_in(inner)]

@@ -1,0 +1,308 @@
+"""From a YAML file to a `SweepConfig`, reporting every fault with its line."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from trainables.errors import Fault, UserError
+from trainables.files.locations import is_local
+from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_faults import Location, dotted, faults_of, split_key
+
+BUNDLED = Path(__file__).parents[1] / "sweeps"
+_VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
+_EXTENDS = "extends"
+# Values that are paths; `*` stands for an index or a key. The second group is never on a hub.
+_PATHS = {"model.name", "data.path", "data.validation_path"}
+_LOCAL_PATHS = {
+    "eval.general_text",
+    "eval.task_dirs.*",
+    "deepspeed.config_file",
+    "warm_start.*",
+} | {f"eval.{role}.*.data_files.*" for role in ("in_domain", "retention", "ood")}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Values of a sweep file, and where each is set (`file:line` or `--set ...`)."""
+
+    values: dict[str, Any]
+    places: dict[Location, str]
+    file: Path
+
+    def where(self, location: Location) -> str:
+        """Where a value is set, or else the nearest value that is."""
+        while location:
+            if location in self.places:
+                return self.places[location]
+            for inside, place in self.places.items():
+                if inside[: len(location)] == location:
+                    return place
+            location = location[:-1]
+        return str(self.file)
+
+
+def bundled_sweeps() -> list[str]:
+    """Names of the sweeps that come with the project."""
+    return sorted(file.stem for file in BUNDLED.glob("*.yaml"))
+
+
+def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
+    """Read, override and validate a sweep.
+
+    A file may build on another with `extends: NAME_OR_PATH`; its sections are merged into the
+    other's, and its lists and values replace the other's. Paths in a file are relative to the
+    file; those given by `overrides` or beginning with an environment variable are relative to the
+    working directory.
+
+    Args:
+        name_or_path: a bundled sweep's name or a path.
+        overrides: `KEY=VALUE`, KEY dotted, VALUE in YAML.
+
+    Raises:
+        UserError: the sweep is at fault; names every fault found.
+    """
+    source = _read(_find(name_or_path, Path(), "SWEEP"), ())
+    faults: list[Fault] = []
+    for override in overrides:
+        try:
+            _override(source, override)
+        except UserError as error:
+            faults += error.faults
+    faults += _unset_variables(source) or _read_deepspeed_file(source)
+    if faults:
+        raise UserError(faults)
+    try:
+        return SweepConfig.model_validate(source.values)
+    except ValidationError as error:
+        raise UserError(faults_of(error, source.where)) from error
+
+
+def _find(name_or_path: str, folder: Path, field: str) -> Path:
+    bundled = BUNDLED / f"{name_or_path}.yaml"
+    path = bundled if bundled.is_file() else folder / Path(name_or_path).expanduser()
+    if not path.is_file():
+        names, asked = bundled_sweeps(), Path(name_or_path)
+        beside = [file.name for file in path.parent.glob("*.yaml")]
+        near = [str(asked.with_name(n)) for n in get_close_matches(asked.name, beside, 1, 0.7)]
+        near = near or get_close_matches(asked.stem, names, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
+        raise UserError([Fault(field, f"no such file or bundled sweep: {name_or_path}", hint)])
+    return path
+
+
+def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
+    """Values of a file merged over those of the file it extends, with paths made absolute."""
+    if file.resolve() in extending:
+        raise UserError([Fault(_EXTENDS, f"goes in a circle: {file}")])
+    try:
+        text = file.read_text(encoding="utf-8")
+        raw = yaml.safe_load(text)
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"{file}:{mark.line + 1}" if mark else str(file)
+        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
+        raise UserError([Fault("SWEEP", f"is no valid YAML: {problem}", location=where)]) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
+    if not isinstance(raw, dict):
+        raise UserError([Fault("SWEEP", "must be a mapping of sections", location=str(file))])
+    places: dict[Location, str] = {}
+    repeated: list[Fault] = []
+    for location, line in _lines(node, ()):
+        place = f"{file}:{line}"
+        if location in places:
+            repeated.append(
+                Fault(
+                    dotted(location),
+                    f"is given twice, first at {places[location]}",
+                    "remove one",
+                    place,
+                )
+            )
+        places[location] = place
+    if repeated:
+        raise UserError(repeated)
+    source = _Source(_resolved(raw, (), file.parent.absolute()), places, file)
+    if _EXTENDS not in source.values:
+        return source
+    name = source.values.pop(_EXTENDS)
+    if not isinstance(name, str):
+        raise UserError(
+            [Fault(_EXTENDS, "must name one sweep", location=source.where((_EXTENDS,)))]
+        )
+    parent = _read(_find(name, file.parent, _EXTENDS), (*extending, file.resolve()))
+    places = {key: place for key, place in parent.places.items() if not _replaced(key, source)}
+    return _Source(_merged(parent.values, source.values), places | source.places, file)
+
+
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    both = dict(below)
+    for key, value in above.items():
+        under = below.get(key)
+        is_section = isinstance(value, dict) and isinstance(under, dict)
+        both[key] = _merged(under, value) if is_section else value  # type: ignore[arg-type]
+    return both
+
+
+def _replaced(location: Location, above: _Source) -> bool:
+    """Whether a location in the extended file is hidden by a list or value of the extending one."""
+    value: Any = above.values
+    for part in location:
+        if not isinstance(value, dict):
+            return True
+        if part not in value:
+            return False
+        value = value[part]
+    return True
+
+
+def _lines(node: Any, location: Location) -> Iterator[tuple[Location, int]]:
+    """Line (from 1) of each key and item of a YAML document."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            inner = (*location, key.value)
+            yield inner, key.start_mark.line + 1
+            yield from _lines(value, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            inner = (*location, index)
+            yield inner, value.start_mark.line + 1
+            yield from _lines(value, inner)
+
+
+def _resolved(value: Any, location: Location, folder: Path) -> Any:
+    """The value with variables filled in and paths made absolute."""
+    if isinstance(value, dict):
+        return {
+            str(key): _resolved(inner, (*location, str(key)), folder)
+            for key, inner in value.items()
+        }
+    if isinstance(value, list):
+        return [_resolved(inner, (*location, i), folder) for i, inner in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+    filled_in = _VARIABLE.sub(_variable, value)
+    kind = _path_kind(location)
+    if kind is None or "://" in filled_in:
+        return filled_in
+    path = (Path.cwd() if value.startswith("${") else folder) / Path(filled_in).expanduser()
+    local = kind in _LOCAL_PATHS or is_local(filled_in) or path.exists()
+    return str(path) if local else filled_in
+
+
+def _path_kind(location: Location) -> str | None:
+    """The entry of `_PATHS` or `_LOCAL_PATHS` that the location is, if any."""
+    parts = ["*" if isinstance(part, int) else part for part in location]
+    for kind in (dotted(tuple(parts)), dotted((*parts[:-1], "*"))):
+        if kind in _PATHS | _LOCAL_PATHS:
+            return kind
+    return None
+
+
+def _variable(match: re.Match[str]) -> str:
+    """The value of `${NAME}` or `${NAME:-default}`; the text itself if there is none."""
+    name, default = match.groups()
+    found = os.environ.get(name)
+    if default is not None:
+        return found or default
+    return match[0] if found is None else found
+
+
+def _unset_variables(source: _Source) -> list[Fault]:
+    faults = []
+
+    def look(value: Any, location: Location) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                look(inner, (*location, key))
+        elif isinstance(value, list):
+            for index, inner in enumerate(value):
+                look(inner, (*location, index))
+        elif isinstance(value, str):
+            for match in _VARIABLE.finditer(value):
+                faults.append(
+                    Fault(
+                        dotted(location),
+                        f"needs the environment variable {match[1]}, which is not set",
+                        f"export {match[1]}=...",
+                        source.where(location),
+                    )
+                )
+
+    look(source.values, ())
+    return faults
+
+
+def _read_deepspeed_file(source: _Source) -> list[Fault]:
+    """Put the content of `deepspeed.config_file` into `deepspeed.config`; return what is wrong.
+
+    So it is recorded, an edit between two starts is noticed, and other nodes need not see the file.
+    """
+    section = source.values.get("deepspeed")
+    if not isinstance(section, dict) or not isinstance(section.get("config_file"), str):
+        return []
+    file = section["config_file"]
+    location = ("deepspeed", "config_file")
+
+    def fault(rule: str) -> list[Fault]:
+        return [Fault(dotted(location), rule, location=source.where(location))]
+
+    if section.get("config") is not None:
+        return fault("cannot be given beside deepspeed.config, which takes its place")
+    try:
+        content = json.loads(Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        return fault(f"cannot be read: {error}")
+    if not isinstance(content, dict):
+        return fault(f"must hold a JSON object: {file}")
+    section["config"] = content
+    return []
+
+
+def _override(source: _Source, override: str) -> None:
+    """Set `KEY=VALUE` in the source."""
+    key, separator, text = override.partition("=")
+    location = split_key(key)
+    if not separator or "" in location:
+        raise UserError([Fault("--set", f"must read KEY=VALUE, got {override!r}")])
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = getattr(error, "problem", None) or "not YAML"
+        raise UserError(
+            [Fault("--set", f"{override}: the value is no valid YAML: {problem}", "quote it")]
+        ) from error
+    target: Any = source.values
+    for depth, part in enumerate(location):
+        is_last = depth == len(location) - 1
+        if isinstance(target, dict):
+            part = str(part)
+            if not is_last and target.get(part) is None:
+                target[part] = {}
+        elif not isinstance(target, list):
+            held = dotted(location[:depth])
+            raise UserError([Fault("--set", f"{key}: {held} holds a value, not a section")])
+        elif not isinstance(part, int) or part >= len(target):
+            held = dotted(location[:depth])
+            raise UserError(
+                [Fault("--set", f"{key}: {held} is a list of {len(target)}, it has no {part}")]
+            )
+        if is_last:
+            target[part] = _resolved(value, location, Path.cwd())
+        else:
+            target = target[part]
+    for place in [place for place in source.places if place[: len(location)] == location]:
+        del source.places[place]
+    source.places[location] = f"--set {override}"

@@ -1,0 +1,1 @@
+"""A sweep's folder: who may write there, and what is written."""

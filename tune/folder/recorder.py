@@ -1,0 +1,39 @@
+"""The listener that keeps the ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from trainables.results.ledger import Ledger
+from trainables.results.records import Measurement, TrialRecord
+from tune.folder.tables import write_confirmed_csv, write_results_csv
+from tune.listeners import SweepListener
+
+
+class Recorder(SweepListener):
+    """Writes every event to the ledger before any other listener hears of it."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def trial_started(self, record: TrialRecord) -> None:
+        """Record that the trial runs."""
+        self._ledger.write_trial(record)
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Append the measurement."""
+        self._ledger.append(record.number, measurement)
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        """Record that the trial waits for its next attempt."""
+        self._ledger.write_trial(record)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Record how the trial ended."""
+        self._ledger.write_trial(record)
+
+    def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
+        """Write the tables of all trials and of confirmed ones."""
+        newest = self._ledger.with_newest(records)
+        write_results_csv(self._ledger.folder.results_csv, newest)
+        write_confirmed_csv(self._ledger.folder.confirmed_csv, newest)

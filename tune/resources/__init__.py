@@ -1,0 +1,1 @@
+"""What trials hold of a cluster, and what fits it."""

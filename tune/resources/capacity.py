@@ -1,0 +1,164 @@
+"""How much of a cluster trials hold, and whether they fit it.
+
+Amounts are by kind of resource, as in `trainables.under_ray.gpu_types`.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+
+from trainables.config import Method
+from trainables.errors import Fault, UserError
+from trainables.under_ray.gpu_types import kind_of, type_of
+from tune.config.sweep_config import SweepConfig
+
+_ROUNDING = 1e-6  # 1 / 0.1 GPUs are 10 trials, though 1 // 0.1 is 9
+
+
+def gpus_per_worker(config: SweepConfig, method: Method, cluster: dict[str, float]) -> float:
+    """GPUs that a worker of the method holds: as configured, else one if there are any."""
+    resources = config.resources.of(method)
+    if resources.gpus_per_worker is not None:
+        return resources.gpus_per_worker
+    return 1.0 if cluster.get("GPU", 0) >= 1 or resources.accelerator_type else 0.0
+
+
+def held_by_worker(
+    config: SweepConfig, method: Method, cluster: dict[str, float]
+) -> dict[str, float]:
+    """What a worker of the method holds of a cluster, by kind (see `gpu_types`)."""
+    resources, gpus = config.resources.of(method), gpus_per_worker(config, method, cluster)
+    held = {"GPU": gpus, "CPU": resources.cpus_per_worker}
+    if resources.accelerator_type is not None:
+        held[kind_of(resources.accelerator_type)] = gpus
+    return held
+
+
+def held_by_trial(
+    config: SweepConfig, method: Method, cluster: dict[str, float]
+) -> dict[str, float]:
+    """What all workers of one trial of the method hold in total."""
+    workers = config.resources.of(method).workers
+    return {k: each * workers for k, each in held_by_worker(config, method, cluster).items()}
+
+
+def within_limit(config: SweepConfig, cluster: dict[str, float]) -> dict[str, float]:
+    """The part of a cluster's resources that the sweep may hold."""
+    limit = config.resources.max_gpus
+    return cluster if limit is None else cluster | {"GPU": min(cluster.get("GPU", 0.0), limit)}
+
+
+def check_resources(
+    config: SweepConfig,
+    cluster: dict[str, float],
+    nodes: Sequence[Mapping[str, float]],
+    startable: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """Check that one trial of each method fits the cluster, and each of its workers a node.
+
+    Args:
+        config: the sweep.
+        cluster: resources that the sweep may hold, by kind.
+        nodes: resources of each node that is up.
+        startable: resources of a node of each type that the autoscaler may start.
+
+    Raises:
+        UserError: a method asks for more than there is.
+    """
+    faults: list[Fault] = []
+    for method in config.search.methods:
+        found = list(_faults_of_sums(config, method, cluster))
+        faults += found or _faults_of_nodes(config, method, cluster, nodes, startable)
+    if faults:
+        raise UserError(faults)
+
+
+def _faults_of_sums(
+    config: SweepConfig, method: Method, cluster: dict[str, float]
+) -> Iterator[Fault]:
+    resources, limit = config.resources.of(method), config.resources.max_gpus
+    for kind, each in held_by_worker(config, method, cluster).items():
+        total, available = each * resources.workers, cluster.get(kind, 0)
+        if total <= available:
+            continue
+        asks = f"a trial asks for {total:g} {_name(kind)}s ({resources.workers} x {each:g})"
+        rule, remedy = f"{asks}, the cluster has {available:g}", "lower it or add nodes"
+        field = f"{kind.lower()}s_per_worker"
+        if kind == "GPU" and available == limit:
+            rule, remedy = f"{asks}, the sweep may hold {limit}", "raise resources.max_gpus"
+        elif type_of(kind):
+            field = "accelerator_type"
+            has = ", ".join(filter(None, map(type_of, sorted(cluster)))) or "none"
+            remedy = f"ask for fewer, or for another type; the cluster's: {has}"
+        yield Fault(f"resources.{method}.{field}", rule, remedy)
+
+
+def _faults_of_nodes(
+    config: SweepConfig,
+    method: Method,
+    cluster: dict[str, float],
+    nodes: Sequence[Mapping[str, float]],
+    startable: Sequence[Mapping[str, float]],
+) -> list[Fault]:
+    """A worker is never split across nodes: a trial that only fits their sum would wait forever.
+
+    All node types that an autoscaler may start share one bound, so no count per type would hold:
+    a type with room for one worker is taken to have room for all.
+    """
+    worker, workers = held_by_worker(config, method, cluster), config.resources.of(method).workers
+    if any(workers_in(worker, node) for node in startable):
+        return []
+    room = sum(workers_in(worker, node) for node in nodes)
+    if room >= workers:
+        return []
+    shapes = Counter(wording({kind: node.get(kind, 0.0) for kind in worker}) for node in nodes)
+    has = ", ".join(f"{count} of {shape}" for shape, count in shapes.items())
+    asks = f"a trial asks for {workers} workers of {wording(worker)} each"
+    rule = f"{asks}, the nodes have room for {room} ({has})"
+    remedy = "a worker stays within one node: lower what it asks for, or add nodes with more"
+    return [Fault(f"resources.{method}", rule, remedy)]
+
+
+def wording(amounts: Mapping[str, float]) -> str:
+    """Such as `1 GPU and 5 CPUs`, or `1 H100 GPU and 5 CPUs`."""
+    has_types = any(map(type_of, amounts))
+    told = {kind: amount for kind, amount in amounts.items() if kind != "GPU" or not has_types}
+    return " and ".join(
+        f"{amount:g} {_name(kind)}{'' if amount == 1 else 's'}" for kind, amount in told.items()
+    )
+
+
+def _name(kind: str) -> str:
+    gpu_type = type_of(kind)
+    return f"{gpu_type} GPU" if gpu_type else kind
+
+
+def workers_in(worker: Mapping[str, float], room: Mapping[str, float]) -> int:
+    """How many such workers fit into `room`."""
+    return min(
+        int(room.get(kind, 0) / amount + _ROUNDING) for kind, amount in worker.items() if amount
+    )
+
+
+def trials_that_fit(config: SweepConfig, method: Method, cluster: dict[str, float]) -> int:
+    """How many trials of one method fit in parallel."""
+    return workers_in(held_by_trial(config, method, cluster), cluster)
+
+
+def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int = 0) -> int:
+    """Trials that fit in parallel, bounded by the configured number.
+
+    Args:
+        config: the sweep.
+        cluster: resources of the cluster by kind, without those of slot hosts.
+        in_slots: number of LoRA trials that train in slots; 0 if they train one by one.
+    """
+    fits: dict[str | None, int] = {}  # by GPU type, as methods compete for each type
+    for method in config.search.methods:
+        if not (in_slots and method == "lora"):
+            gpu_type = config.resources.of(method).accelerator_type
+            fits[gpu_type] = max(fits.get(gpu_type, 1), trials_that_fit(config, method, cluster))
+    most = in_slots + sum(fits.values())
+    limit = config.resources.max_concurrent
+    return min(most, limit) if limit else most

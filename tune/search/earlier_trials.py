@@ -1,0 +1,210 @@
+"""Reusing earlier trials: those in the sweep's own folder and those of its warm start.
+
+A sweep file may be edited between two starts of the command. What determines a trial's result must
+not change; the search and its goals may change as long as the recorded trials fit them.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from trainables.config import DataConfig, DeepSpeedConfig, EvalSuite, ModelConfig
+from trainables.errors import Fault, UserError
+from trainables.files.storage import Location, parse_location
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialRecord, TrialStatus
+from tune.config.sweep_config import SweepConfig
+from tune.search.space import Misfit, params_of
+
+# A change in these sections makes another sweep, except in keys that only affect memory and time.
+_FIXED = ("name", "seed", "model", "data", "eval", "train", "deepspeed")
+_FREE = {
+    "eval": {"batch_size"},
+    "train": {"micro_batch_size", "gradient_checkpointing"},
+    "deepspeed": {"config_file"},  # its content decides
+}
+_ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
+
+
+def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Location) -> None:
+    """Check that the sweep in a folder may continue under this configuration.
+
+    Raises:
+        UserError: it is another sweep; names every section that differs.
+    """
+    of_now = config.model_dump(mode="json")
+    now = {section: _deciding(section, of_now[section]) for section in _FIXED}
+    before = {section: _completed(saved, config, section) for section in _FIXED}
+    saved = {section: _deciding(section, part) for section, part in before.items()}
+    changed = [section for section in _FIXED if saved[section] != now[section]]
+    if changed:
+        raise UserError(
+            [
+                Fault(
+                    section,
+                    f"the sweep in {folder} was started with {_difference(saved, now, section)}",
+                    "give this one another name or --output-dir; where model, data and "
+                    "evaluation are the same it can `warm_start` from there",
+                )
+                for section in changed
+            ]
+        )
+
+
+def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
+    """A recorded section, with defaults for fields unknown to the version that wrote it.
+
+    Earlier versions recorded of a DeepSpeed file its name alone: nobody knows if it was edited.
+    """
+    part, recorded = getattr(config, section), saved.get(section)
+    if isinstance(part, DeepSpeedConfig) and recorded and recorded.get("config_file"):
+        is_same_file = recorded["config_file"] == part.config_file
+        recorded = ({"config": part.config} if is_same_file else {}) | recorded
+    if isinstance(part, BaseModel):
+        with suppress(ValidationError):
+            return type(part).model_validate(recorded).model_dump(mode="json")
+    return recorded
+
+
+def _deciding(section: str, part: Any) -> Any:
+    """A section without keys that affect its trials' results by no more than rounding."""
+    if not isinstance(part, dict):
+        return part
+    return {key: value for key, value in part.items() if key not in _FREE.get(section, ())}
+
+
+def _difference(saved: dict[str, Any], now: dict[str, Any], section: str) -> str:
+    before, after = saved.get(section), now[section]
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return f"{section} {before}, not {after}"
+    key = next(key for key in {**after, **before} if before.get(key) != after.get(key))
+    return f"{section}.{key} {before.get(key)}, not {after.get(key)}"
+
+
+def fitted(
+    saved: dict[str, Any], config: SweepConfig, records: Sequence[TrialRecord]
+) -> list[TrialRecord]:
+    """A sweep's own records, under the parameters that its search gives them now.
+
+    Args:
+        saved: the configuration that the sweep was last started with.
+        config: the current configuration.
+        records: records of all its trials.
+
+    Raises:
+        UserError: a trial is outside the search, or no complete one has logged a new goal.
+    """
+    faults: list[Fault] = []
+    found = []
+    for record in records:
+        try:
+            params = params_of(config.search, config.train, record.config)
+        except Misfit as misfit:
+            faults.append(_misfit_fault(record, misfit.field, misfit.reason))
+            continue
+        found.append(record.model_copy(update={"params": params}))
+    if faults := faults + _goal_faults(saved, config, records):
+        raise UserError(faults)
+    return found
+
+
+def _misfit_fault(record: TrialRecord, field: str, reason: str) -> Fault:
+    return Fault(
+        field,
+        f"trial {record.number} of this sweep {reason}",
+        "let the search include it, or give the sweep another name and `warm_start` it from here",
+    )
+
+
+def _goal_faults(
+    saved: dict[str, Any], config: SweepConfig, records: Sequence[TrialRecord]
+) -> list[Fault]:
+    """New goals that no complete trial can be judged by.
+
+    If only some trials lack a metric, their value was not finite: the study sees them as failed, or
+    as violating the constraint.
+    """
+    before = {goal["metric"] for goal in (*saved["objectives"], *saved.get("constraints", ()))}
+    complete = [record for record in records if record.status is TrialStatus.COMPLETE]
+    return [
+        Fault(
+            field,
+            f"no trial of this sweep logged {metric}",
+            "keep the goals it was started with, or give the sweep another name",
+        )
+        for field, metric in _goals(config)
+        if complete and metric not in before and all(r.metric(metric) is None for r in complete)
+    ]
+
+
+def _goals(config: SweepConfig) -> list[tuple[str, str]]:
+    objectives = [(f"objectives.{i}", o.metric) for i, o in enumerate(config.objectives)]
+    return objectives + [(f"constraints.{i}", c.metric) for i, c in enumerate(config.constraints)]
+
+
+def import_trials(config: SweepConfig) -> tuple[list[TrialRecord], list[str]]:
+    """Trials of the `warm_start` sweeps that are points of this one, and what was left out.
+
+    Complete trials must have logged every goal. Failed or running trials teach the sampler nothing.
+
+    Raises:
+        UserError: a folder holds no sweep, or one with another model, data or evaluation.
+    """
+    faults: list[Fault] = []
+    found: list[TrialRecord] = []
+    left_out: list[str] = []
+    for folder in map(parse_location, config.warm_start):
+        ledger = Ledger(folder)
+        if not ledger.exists():
+            faults.append(Fault("warm_start", f"no sweep in {folder}", "give its own folder"))
+        elif other := _other_question(ledger.sweep().config, config):
+            faults.append(
+                Fault("warm_start", f"{folder} has another {other}: its results mean other things")
+            )
+        else:
+            points, reasons = fitting(config, ledger.trials())
+            found += points
+            left_out += [f"{count} of {folder}: {why}" for why, count in reasons.items()]
+    if faults:
+        raise UserError(faults)
+    return found, left_out
+
+
+def fitting(
+    config: SweepConfig, records: Sequence[TrialRecord]
+) -> tuple[list[TrialRecord], Counter[str]]:
+    """Another sweep's trials that are points of this one, and counts of the rest by reason."""
+    found = []
+    reasons: Counter[str] = Counter()
+    for record in records:
+        if record.status not in _ENDED_WELL or record.confirms is not None:
+            continue
+        lacking = [metric for _, metric in _goals(config) if record.metric(metric) is None]
+        try:
+            if lacking and record.status is TrialStatus.COMPLETE:
+                raise Misfit("objectives", f"never logged {lacking[0]}")
+            params = params_of(config.search, config.train, record.config)
+            found.append(record.model_copy(update={"params": params}))
+        except Misfit as misfit:
+            reasons[misfit.reason] += 1
+    return found, reasons
+
+
+def _other_question(saved: dict[str, Any], config: SweepConfig) -> str | None:
+    """The section, if any, that gives another sweep's metrics a different meaning."""
+    earlier = {
+        "model": ModelConfig.model_validate(saved["model"]),
+        "data": DataConfig.model_validate(saved["data"]),
+        "eval": EvalSuite.model_validate(saved["eval"]),
+    }
+    now = {name: getattr(config, name) for name in earlier}
+    return next((name for name in earlier if not _same(name, earlier[name], now[name])), None)
+
+
+def _same(section: str, before: BaseModel, after: BaseModel) -> bool:
+    return bool(_deciding(section, before.model_dump()) == _deciding(section, after.model_dump()))

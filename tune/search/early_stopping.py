@@ -1,0 +1,262 @@
+"""Early stopping: asynchronous successive halving over recorded measurements.
+
+Rungs are rebuilt from the ledger at every start, so they survive whatever ends the driver. Their
+axis is our own step count, so a trial resumed elsewhere keeps its position.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import accumulate
+from operator import itemgetter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import TrialScheduler
+
+from trainables.config import Objective
+from trainables.metric_keys import (
+    EPOCH,
+    EVAL_SECONDS,
+    GLOBAL_STEP,
+    GPU_HOURS,
+    MAX_RESERVED,
+    TOKENS_SEEN,
+    TRAIN_LOSS,
+    TRAIN_SECONDS,
+    TRAINABLE_PARAMETERS,
+)
+from trainables.results.pareto import Constraint
+from trainables.results.records import Measurement, Outcome, TrialStatus
+from trainables.under_ray.reporting import MEASUREMENT
+from tune.config.sweep_config import EarlyStoppingConfig
+from tune.search.fifo import Fifo
+
+# What a trial has spent or holds: zero for the untouched base, and never decreasing in a trial.
+_COSTS = (
+    MAX_RESERVED,
+    TRAIN_SECONDS,
+    EVAL_SECONDS,
+    GPU_HOURS,
+    TRAINABLE_PARAMETERS,
+    TOKENS_SEEN,
+    EPOCH,
+    GLOBAL_STEP,
+)
+
+
+class EarlyStopping(Fifo):
+    """Tune scheduler that applies the rule and remembers why it stopped each trial."""
+
+    def __init__(self, rule: SuccessiveHalving) -> None:
+        super().__init__()
+        self._rule = rule
+        self._outcomes: dict[str, Outcome] = {}
+
+    def outcome(self, trial_id: str) -> Outcome | None:
+        """How a trial that was stopped here ended; None for any other trial."""
+        return self._outcomes.get(trial_id)
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        """Continue or stop the trial; a repeat run that confirms a winner always continues."""
+        measurement = _measurement(result)
+        if measurement is None or trial.config["confirms"] is not None:
+            return str(TrialScheduler.CONTINUE)
+        outcome = self._rule.decide(int(trial.config["trial"]["number"]), measurement)
+        if outcome is None:
+            return str(TrialScheduler.CONTINUE)
+        self._outcomes[trial.trial_id] = outcome
+        return str(TrialScheduler.STOP)
+
+
+def _measurement(flat: dict[str, Any]) -> Measurement | None:
+    """The measurement in a result, which Tune flattens for schedulers; None if it has none."""
+    prefix = f"{MEASUREMENT}/"
+    if f"{prefix}step" not in flat:
+        return None
+    inside = f"{prefix}metrics/"
+    return Measurement(
+        step=flat[f"{prefix}step"],
+        total_steps=flat[f"{prefix}total_steps"],
+        metrics={key.removeprefix(inside): flat[key] for key in flat if key.startswith(inside)},
+        time=flat[f"{prefix}time"],
+    )
+
+
+@dataclass(eq=False)
+class Rung:
+    """One level of successive halving.
+
+    Attributes:
+        step: optimizer step at which trials are compared.
+        losses: losses of the trials compared here, [trials, losses]; lower is better.
+        compared: numbers of the trials compared here.
+        allowed: numbers of the trials whose constraints held here.
+    """
+
+    step: int
+    losses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    compared: set[int] = field(default_factory=set)
+    allowed: set[int] = field(default_factory=set)
+
+    def admits(self, number: int, losses: Sequence[float], reduction_factor: float) -> bool:
+        """Record a trial's losses; True if fewer than 1 / reduction_factor of all are better.
+
+        A trial is better if it dominates this one: no worse in any loss and lower in at least one.
+        With one loss, the best 1 / reduction_factor continue. With several losses a trial that
+        trades one for another also continues, because the search wants the whole front:
+        tests/benchmarks/search_economy.py shows how much of it a weighted sum cuts off.
+
+        As in ASHA (Li et al. 2018, 1810.05934), the decision is made at once, based on the trials
+        that came before; with fewer than `reduction_factor` trials, all continue. The number kept
+        is rounded up where the paper rounds down, which in a rung of five would keep a fifth
+        instead of a third: tests/benchmarks/early_stopping.py shows what that costs.
+        """
+        own = np.array([losses])
+        if number not in self.compared:
+            self.losses = np.vstack([self.losses, own]) if self.compared else own
+            self.compared.add(number)
+        count = len(self.compared)
+        if count < reduction_factor:
+            return True
+        is_better = (self.losses <= own).all(axis=1) & (self.losses < own).any(axis=1)
+        return bool(is_better.sum() < math.ceil(count / reduction_factor))
+
+
+def kept_by_base(constraints: Sequence[Constraint], base: Mapping[str, float]) -> list[Constraint]:
+    """The constraints that can be judged before a trial ends: those that the base satisfies.
+
+    A trial that breaks one of these has lost something it had, be it skill or budget. A constraint
+    that the base does not satisfy (an accuracy still to be learned) or has no value for (the
+    validation loss) may still be met through training.
+
+    Args:
+        constraints: constraints of the sweep.
+        base: metrics of the untouched base's evaluation, where all forgetting and drift is 0.
+    """
+    metrics = {**dict.fromkeys(_COSTS, 0.0), **base}
+    return [c for c in constraints if c.metric in metrics and c.holds(metrics[c.metric])]
+
+
+class SuccessiveHalving:
+    """The rule itself, free of Ray: maps measurements to "continue" or to a trial's outcome.
+
+    Args:
+        config: the rungs and the metrics to compare trials by.
+        objectives: objectives of the sweep; trials are compared by these unless `config` names
+            metrics.
+        constraints: the sweep's constraints from `kept_by_base`. Breaking one at a rung ends the
+            trial, since forgetting is seldom undone.
+    """
+
+    def __init__(
+        self,
+        config: EarlyStoppingConfig,
+        objectives: Sequence[Objective] = (),
+        constraints: Sequence[Constraint] = (),
+    ) -> None:
+        self._config = config
+        self._objectives = objectives
+        self._constraints = constraints
+        self._rungs: dict[int, list[Rung]] = {}
+        self._first_loss: dict[int, float] = {}
+
+    def replay(self, histories: Mapping[int, Sequence[Measurement]]) -> dict[int, Outcome]:
+        """Take in what each trial measured in earlier runs of the command.
+
+        Measurements are replayed in the order they arrived, so that each is judged against those
+        that came before it; those of a trial in order of their steps, even if the clock was set
+        back. The final content of a rung does not depend on that order.
+
+        Returns:
+            The outcome of each trial that its last measurement stops. If the ledger still lists
+            such a trial as running, its driver died between the decision and its record.
+        """
+        arrivals = [
+            (time, number, measurement)
+            for number, history in histories.items()
+            for time, measurement in zip(
+                accumulate((m.time for m in history), max), history, strict=True
+            )
+        ]
+        outcomes = {}
+        for _, number, measurement in sorted(arrivals, key=itemgetter(0)):
+            outcomes[number] = self.decide(number, measurement)
+        return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
+
+    def decide(self, number: int, measurement: Measurement) -> Outcome | None:
+        """How the trial should end now; None lets it continue.
+
+        The last step is not a rung: a trial that gets there is complete.
+        """
+        total_steps = measurement.total_steps
+        if total_steps is None or measurement.step >= total_steps:
+            return None
+        if reason := self._explodes(number, measurement):
+            return Outcome(status=TrialStatus.DIVERGED, reason=reason)
+        reached = [r for r in self._rungs_of(total_steps) if r.step <= measurement.step]
+        if not reached:
+            return None
+        reason = self._breaks_constraint(number, measurement, reached[-1])
+        reason = reason or self._falls_behind(number, measurement, reached[-1])
+        return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason) if reason else None
+
+    def _rungs_of(self, total_steps: int) -> list[Rung]:
+        """Rungs at first_rung x reduction_factor^k of the training length, before its end."""
+        if total_steps not in self._rungs:
+            steps = []
+            share = self._config.first_rung
+            while share < 1:
+                steps.append(max(1, round(share * total_steps)))
+                share *= self._config.reduction_factor
+            self._rungs[total_steps] = [Rung(step) for step in sorted(set(steps))]
+        return self._rungs[total_steps]
+
+    def _losses(self, measurement: Measurement) -> list[float] | None:
+        """The values trials are compared by, lower is better; None if any is missing."""
+        metrics, weights = measurement.metrics, self._config.metrics
+        names = weights or [objective.metric for objective in self._objectives]
+        if not metrics.keys() >= set(names):
+            return None
+        if weights:
+            return [-sum(weight * metrics[name] for name, weight in weights.items())]
+        return [objective.loss(metrics[objective.metric]) for objective in self._objectives]
+
+    def _explodes(self, number: int, measurement: Measurement) -> str | None:
+        loss = measurement.metrics.get(TRAIN_LOSS)
+        if loss is None:
+            return None
+        first = self._first_loss.setdefault(number, loss)
+        limit = self._config.loss_limit
+        if limit is not None and loss > limit * first:
+            return f"training loss {loss:.3g} is over {limit:g} x the first, {first:.3g}"
+        return None
+
+    def _breaks_constraint(self, number: int, measurement: Measurement, rung: Rung) -> str | None:
+        """Checks once per rung, at its first measurement with all constrained metrics."""
+        if number in rung.allowed:
+            return None
+        for constraint in self._constraints:
+            value = measurement.metrics.get(constraint.metric)
+            if value is None:
+                return None
+            if not constraint.holds(value):
+                return f"{constraint} is broken already: {value:.3g} at step {measurement.step}"
+        rung.allowed.add(number)
+        return None
+
+    def _falls_behind(self, number: int, measurement: Measurement, rung: Rung) -> str | None:
+        """Compares once per rung, at its first measurement with all compared metrics."""
+        losses = self._losses(measurement)
+        if losses is None or number in rung.compared:
+            return None
+        if rung.admits(number, losses, self._config.reduction_factor):
+            return None
+        share = f"1/{self._config.reduction_factor:g}"
+        if len(losses) > 1:
+            return f"{share} of the trials dominate it at step {measurement.step}"
+        return f"not among the best {share} at step {measurement.step}"

@@ -1,0 +1,50 @@
+"""Tune's first-in-first-out scheduler, at a cost independent of the number of past trials."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray.tune.experiment import Trial
+from ray.tune.schedulers import FIFOScheduler
+
+from trainables.results.records import Outcome
+from tune.listeners import SweepListener
+
+
+class Fifo(FIFOScheduler, SweepListener):
+    """Chooses the trial that has waited longest.
+
+    Tune's own scheduler searches all trials there ever were, several times per report. Our trials
+    are never paused, and one that lost its process returns as another trial, so a trial that was
+    chosen need not be looked at again.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._is_stopping = False
+        self._waiting: list[Trial] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its scheduler for a restore that never happens."""
+        return {}
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Queue the trial."""
+        self._waiting.append(trial)
+
+    def outcome(self, trial_id: str) -> Outcome | None:
+        """How a trial that was stopped here ended; always None, as none is."""
+        return None
+
+    def sweep_stopping(self) -> None:
+        """Never start the trials that still wait for room; called from its own thread."""
+        self._is_stopping = True
+
+    def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
+        """The first waiting trial; Tune calls this at each of its steps, in its own thread."""
+        self._waiting = [trial for trial in self._waiting if trial.status == Trial.PENDING]
+        if self._is_stopping:
+            for trial in self._waiting:
+                tune_controller.stop_trial(trial)
+            self._waiting = []
+        return self._waiting[0] if self._waiting else None

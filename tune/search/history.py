@@ -1,0 +1,102 @@
+"""Running tallies over all trials: suggesting the next costs the same however many there are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from fractions import Fraction
+
+from trainables.metric_keys import GPU_HOURS
+from trainables.results.records import TrialRecord, TrialStatus
+from tune.search.space import Params
+
+# These outcomes say nothing about the point, so it may be tried again.
+_UNTRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
+
+
+class SearchHistory:
+    """The trials of a sweep and tallies over them.
+
+    Args:
+        records: records of the sweep.
+        warm: records of other sweeps; their points count as tried, and nothing else is used.
+
+    Attributes:
+        next_number: the lowest number not used by any trial.
+        searched: number of trials that do not confirm others.
+    """
+
+    def __init__(self, records: Iterable[TrialRecord], warm: Iterable[TrialRecord]) -> None:
+        self._records: dict[int, TrialRecord] = {}
+        self._tries: Counter[frozenset[tuple[str, object]]] = Counter()
+        self._confirming: set[int] = set()
+        self._runs: Counter[tuple[frozenset[tuple[str, object]], int]] = Counter()  # by seed
+        self._gpu_hours = Fraction()  # exact, so the order in which trials end does not matter
+        self.next_number = self.searched = 0
+        for record in warm:
+            self._count_try(record, 1)
+        for record in records:
+            self.take(record)
+
+    @property
+    def records(self) -> Iterable[TrialRecord]:
+        """The latest record of each of the sweep's trials."""
+        return self._records.values()
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU hours of all trials, as far as they have come."""
+        return float(self._gpu_hours)
+
+    def take(self, record: TrialRecord) -> None:
+        """Add a trial, or replace its earlier record."""
+        if before := self._records.get(record.number):
+            self._count(before, -1)
+        self._records[record.number] = record
+        self._count(record, 1)
+        while self.next_number in self._records:
+            self.next_number += 1
+
+    def withdraw(self, number: int) -> None:
+        """Forget a trial that will never run."""
+        self._count(self._records.pop(number), -1)
+        self._confirming.discard(number)
+        self.next_number = min(self.next_number, number)
+
+    def tried(self, point: Params) -> int:
+        """How often a point has been tried."""
+        return self._tries[_key(point)]
+
+    def unused_seed(self, point: Params, first: int) -> int:
+        """A seed for another try of a point, unused by its earlier tries and repeat runs.
+
+        Args:
+            point: the point to try.
+            first: the seed of its first try.
+        """
+        seed = first + self.tried(point)
+        while self._runs[_key(point), seed]:
+            seed += 1
+        return seed
+
+    def position(self, number: int) -> int:
+        """The position of a new trial in the search, not counting confirmations before it."""
+        return number - sum(confirming < number for confirming in self._confirming)
+
+    def _count(self, record: TrialRecord, by: int) -> None:
+        self._gpu_hours += by * Fraction(record.metric(GPU_HOURS) or 0)
+        if record.status not in _UNTRIED:
+            self._runs[_key(record.params), record.config.seed] += by
+        if record.confirms is not None:
+            self._confirming.add(record.number)
+            return
+        self.searched += by
+        self._count_try(record, by)
+
+    def _count_try(self, record: TrialRecord, by: int) -> None:
+        if record.status not in _UNTRIED:
+            self._tries[_key(record.params)] += by
+
+
+def _key(point: Params) -> frozenset[tuple[str, object]]:
+    return frozenset(point.items())

@@ -1,0 +1,272 @@
+"""The searcher: which trial Tune runs next, and why no more follow."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from trainables.config import TrialConfig
+from trainables.results.confirmation import unconfirmed, winners
+from trainables.results.records import Measurement, TrialRecord
+from tune.config.sweep_config import SweepConfig
+from tune.listeners import SweepListener
+from tune.resources.placement import Room
+from tune.search.history import SearchHistory
+from tune.search.space import Params, grid_size
+from tune.search.study import Study
+
+MakeTrial = Callable[[int, Params, int, int], TrialConfig]
+
+
+class OptunaSearcher(Searcher, SweepListener):
+    """Suggests trials to Tune and learns their outcomes as a listener of the sweep.
+
+    Interrupted trials come first, then new points of the search, then the confirmation of the
+    best ones. A point that was already tried is repeated only if the sampler insists on it, and
+    then with another seed.
+
+    Args:
+        config: the sweep.
+        make_trial: turns a trial's number, parameters, attempt and seed into its configuration.
+        finished: records of earlier runs that count as they are.
+        interrupted: records of trials to resume before any new one is asked for.
+        warm: records of other sweeps; the sampler learns from them, but no budget counts them.
+        clock: monotonic clock, in seconds.
+        began: when the command started, by this clock; defaults to now.
+    """
+
+    def __init__(
+        self,
+        config: SweepConfig,
+        make_trial: MakeTrial,
+        finished: Sequence[TrialRecord] = (),
+        interrupted: Sequence[TrialRecord] = (),
+        warm: Sequence[TrialRecord] = (),
+        clock: Callable[[], float] = time.monotonic,
+        began: float | None = None,
+    ) -> None:
+        super().__init__()
+        self._clock, self._began = clock, clock() if began is None else began
+        self._config = config
+        self._make_trial = make_trial
+        self._study = Study(config)
+        self._again = sorted(interrupted, key=_number)
+        # A driver killed while trials ran in parallel may leave a gap in the numbers; it is filled
+        # first.
+        earlier = sorted([*finished, *interrupted], key=_number)
+        self._history = SearchHistory(earlier, warm)
+        # Interrupted trials count as running: the search does not end before they do.
+        self._running = {record.number: record for record in interrupted}
+        self._winners: list[TrialRecord] | None = None
+        self._is_stopping = False
+        self._room: Room | None = None
+        self._waiting: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        for record in [*warm, *earlier]:
+            if record.confirms is None:
+                self._study.add(record)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles its searcher for a restore that never happens."""
+        return {}
+
+    @property
+    def study(self) -> Any:
+        """The Optuna study."""
+        return self._study.optuna
+
+    @property
+    def is_done(self) -> bool:
+        """Whether nothing is left to run or unfinished."""
+        return not self._running and self._is_exhausted() and self._confirmation() is None
+
+    @property
+    def cut_short_by(self) -> str | None:
+        """The field of `budget` that ended the sweep before it was done, if any."""
+        is_done = self._is_searched() and self._unconfirmed() is None
+        return None if is_done else self._spent()
+
+    def _spent(self) -> str | None:
+        budget = self._config.budget
+        if budget.hours is not None and self._clock() - self._began >= 3600 * budget.hours:
+            return "hours"
+        if budget.gpu_hours is not None and self._history.gpu_hours >= budget.gpu_hours:
+            return "gpu_hours"
+        return None
+
+    def keep_within(self, room: Room) -> None:
+        """Hold each suggestion back until there is room for it, letting no rival overtake it."""
+        self._room = room
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The next trial for Tune; None while there is none or no room for it."""
+        if self._is_stopping:
+            return str(Searcher.FINISHED)
+        suggestion = self._with_room(self._room) if self._room else self._next()
+        if suggestion is None and not self._running:
+            return str(Searcher.FINISHED)
+        return suggestion
+
+    def _with_room(self, room: Room) -> dict[str, Any] | None:
+        """The first suggestion that has room, among those that wait and then among new ones."""
+        if self._spent():
+            self._withdraw_waiting()
+        self._queue_interrupted(room)
+        for queue in self._waiting.values():
+            if queue and room.take(_config(queue[0])):
+                return queue.pop(0)
+        while self._waiting_count() < room.most_waiting:
+            drawn = self._next()
+            if drawn is None:
+                return None
+            queue = self._waiting[room.queue(_config(drawn))]
+            if not queue and room.take(_config(drawn)):
+                return drawn
+            queue.append(drawn)
+        return None
+
+    def _waiting_count(self) -> int:
+        """How many trials wait; interrupted ones, of which there may be any number, count as one.
+
+        Else those of one pool would keep new ones from being drawn for the others.
+        """
+        begun = [waits["attempt"] > 1 for queue in self._waiting.values() for waits in queue]
+        return begun.count(False) + any(begun)
+
+    def _queue_interrupted(self, room: Room) -> None:
+        """Have interrupted trials wait for room before all new ones."""
+        while self._again:
+            suggestion = self._resume()
+            queue = self._waiting[room.queue(_config(suggestion))]
+            queue.insert(sum(waits["attempt"] > 1 for waits in queue), suggestion)
+
+    def _withdraw_waiting(self) -> None:
+        """Forget the waiting trials that have not begun: the budget is spent."""
+        for queue in self._waiting.values():
+            for suggestion in [waits for waits in queue if waits["attempt"] == 1]:
+                queue.remove(suggestion)
+                number = suggestion["trial"]["number"]
+                self._history.withdraw(number)
+                del self._running[number]
+        self._study.withdraw_all_but(self._running.keys())
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Nothing: outcomes arrive through `trial_ended`, where their kind is known."""
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: the ledger holds the search's state."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: see `save`."""
+
+    def sweep_stopping(self) -> None:
+        """Stop suggesting trials."""
+        self._is_stopping = True
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Count what the trial has cost so far, as a start after a crash would."""
+        self._history.take(record)
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        """Suggest the trial again before any new one."""
+        self._again.append(record)
+        self._leave(record)
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Tell the study how a trial ended."""
+        self._history.take(record)
+        self._running.pop(record.number, None)
+        self._leave(record)
+        if record.confirms is None:
+            self._study.tell(record)
+
+    def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
+        """Forget the points for which there was never room."""
+        self._study.withdraw_all_but({record.number for record in records})
+
+    def export(self, file: Path) -> None:
+        """Write the study to an Optuna journal that `optuna-dashboard` can open."""
+        self._study.export(file)
+
+    def _next(self) -> dict[str, Any] | None:
+        """Draw the next trial; None if it depends on running ones or there is none."""
+        if self._again:
+            return self._resume()
+        if not self._is_exhausted():
+            return self._next_point()
+        # A trial that still runs may lose its process and have to be suggested again.
+        if any(record.confirms is None for record in self._running.values()):
+            return None
+        confirmation = self._confirmation()
+        if confirmation is None:
+            return None
+        trial, seed = confirmation
+        return self._start(self._history.next_number, trial.params, seed, confirms=trial.number)
+
+    def _resume(self) -> dict[str, Any]:
+        record = self._again.pop(0)
+        return self._for_tune(record, record.attempt + 1)
+
+    def _leave(self, record: TrialRecord) -> None:
+        if self._room:
+            self._room.give_back(record.number)
+
+    def _next_point(self) -> dict[str, Any]:
+        number = self._history.next_number
+        position = self._history.position(number)
+        params = self._study.ask(number, position, lambda point: self._history.tried(point) > 0)
+        seed = self._history.unused_seed(params, self._config.seed)
+        return self._start(number, params, seed)
+
+    def _start(
+        self, number: int, params: Params, seed: int, confirms: int | None = None
+    ) -> dict[str, Any]:
+        config = self._make_trial(number, params, 1, seed)
+        record = TrialRecord(config=config, params=params, confirms=confirms, started=0)
+        self._history.take(record)
+        self._running[number] = record
+        return self._for_tune(record, attempt=1)
+
+    def _for_tune(self, record: TrialRecord, attempt: int) -> dict[str, Any]:
+        config = self._make_trial(record.number, record.params, attempt, record.config.seed)
+        return {
+            "trial": config.model_dump(mode="json"),
+            "params": record.params,
+            "attempt": attempt,
+            "confirms": record.confirms,
+        }
+
+    def _is_exhausted(self) -> bool:
+        return self._is_searched() or self._spent() is not None
+
+    def _is_searched(self) -> bool:
+        if self._history.searched >= self._config.budget.trials:
+            return True
+        points = grid_size(self._config.search) if self._config.sampler == "grid" else None
+        return points is not None and self._study.count_points() >= points
+
+    def _confirmation(self) -> tuple[TrialRecord, int] | None:
+        """The next trial to repeat and its new seed; called once the search has ended."""
+        return None if self._spent() else self._unconfirmed()
+
+    def _unconfirmed(self) -> tuple[TrialRecord, int] | None:
+        confirm = self._config.confirm
+        if confirm is None:
+            return None
+        if self._winners is None:
+            self._winners = winners(self._config, self._history.records, confirm.top_k)
+        return next(unconfirmed(confirm.seeds, self._winners, list(self._history.records)), None)
+
+
+def _config(suggestion: dict[str, Any]) -> TrialConfig:
+    return TrialConfig.model_validate(suggestion["trial"])
+
+
+def _number(record: TrialRecord) -> int:
+    return record.number

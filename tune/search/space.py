@@ -1,0 +1,264 @@
+"""The conditional search space: Optuna distributions, and a trial's parts from its parameters.
+
+Parameters are named `method`, `lora/rank`, `lora/learning_rate`, `full/learning_rate`, ...; those
+of a method are sampled only if it is chosen. An axis with a single value is not searched.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    FloatDistribution,
+)
+
+from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
+from tune.config.search_config import FullSpace, LogUniform, LoraSpace, SearchConfig
+from tune.config.sweep_config import SweepConfig
+
+Param = str | int | float | bool
+Params = dict[str, Param]
+Choose = Callable[[str, BaseDistribution], Any]
+
+_METHOD = "method"
+_SHARED_AXES = ("learning_rate", "batch_size", "epochs")
+_LORA_AXES = ("rank", "alpha", "alpha_ratio", "target_modules", "dropout", "rslora", "dora")
+_MODULES_SEPARATOR = "+"
+
+
+def suggest(search: SearchConfig, choose: Choose) -> Params:
+    """Walk the space; `choose` picks a value for each axis reached.
+
+    Args:
+        search: the space.
+        choose: returns the value of a named axis, such as a sampled or a recorded one.
+    """
+    params: Params = {}
+    if len(search.methods) > 1:
+        params[_METHOD] = choose(_METHOD, CategoricalDistribution(search.methods))
+    for name, distribution in axes(search, method_of(search, params)):
+        params[name] = choose(name, distribution)
+    return params
+
+
+def distributions(search: SearchConfig, params: Params) -> dict[str, BaseDistribution]:
+    """The distributions of the axes that these parameters were drawn from.
+
+    Raises:
+        KeyError: a parameter is missing.
+    """
+    found: dict[str, BaseDistribution] = {}
+
+    def recorded(name: str, distribution: BaseDistribution) -> Any:
+        found[name] = distribution
+        return params[name]
+
+    suggest(search, recorded)
+    return found
+
+
+def method_of(search: SearchConfig, params: Params) -> Method:
+    """The method of a point."""
+    method: Method = params[_METHOD] if _METHOD in params else search.methods[0]  # type: ignore[assignment]
+    return method
+
+
+def axes(search: SearchConfig, method: Method) -> Iterator[tuple[str, BaseDistribution]]:
+    """Name and distribution of every searched axis of a method."""
+    space = search.space(method)
+    for axis in (*(_LORA_AXES if method == "lora" else ()), *_SHARED_AXES):
+        choices = getattr(space, axis)
+        if choices is None:
+            continue
+        name = f"{method}/{axis}"
+        if isinstance(choices, LogUniform):
+            yield name, FloatDistribution(choices.low, choices.high, log=True)
+        elif len(choices) > 1:
+            yield name, CategoricalDistribution([_as_param(choice) for choice in choices])
+
+
+def planned_trials(config: SweepConfig) -> int:
+    """Number of trials in the search; a grid has no more trials than points."""
+    points = grid_size(config.search) if config.sampler == "grid" else None
+    return min(config.budget.trials, points or config.budget.trials)
+
+
+def planned_runs(config: SweepConfig) -> int:
+    """Number of trials in the search and of those that repeat its winners, if there are enough."""
+    confirm = config.confirm
+    return planned_trials(config) + (confirm.top_k * confirm.seeds if confirm else 0)
+
+
+def grid_size(search: SearchConfig) -> int | None:
+    """Number of distinct points; None if an axis is continuous."""
+    total = 0
+    for method in search.methods:
+        points = 1
+        for _, distribution in axes(search, method):
+            if not isinstance(distribution, CategoricalDistribution):
+                return None
+            points *= len(distribution.choices)
+        total += points
+    return total
+
+
+def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
+    """The adapter of a point."""
+    rank = int(_value(space, "lora", "rank", params))
+    alpha = (
+        _value(space, "lora", "alpha", params)
+        if space.alpha is not None
+        else _value(space, "lora", "alpha_ratio", params) * rank
+    )
+    modules = _value(space, "lora", "target_modules", params)
+    return LoraConfig(
+        rank=rank,
+        alpha=float(alpha),
+        target_modules=_as_modules(modules),
+        dropout=_value(space, "lora", "dropout", params),
+        rslora=_value(space, "lora", "rslora", params),
+        dora=_value(space, "lora", "dora", params),
+    )
+
+
+def largest_point(search: SearchConfig, method: Method) -> Params:
+    """The point of a method that takes the most memory: the largest choice of each axis.
+
+    Learning rates take no memory: from a range, the lowest is used, which trains most safely.
+    """
+    params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
+    for name, distribution in axes(search, method):
+        if isinstance(distribution, CategoricalDistribution):
+            is_modules = name.endswith("/target_modules")
+            choices: Any = distribution.choices
+            params[name] = max(choices, key=_modules_count) if is_modules else max(choices)
+        else:
+            params[name] = distribution.low  # type: ignore[attr-defined]
+    return params
+
+
+def _modules_count(choice: str) -> float:
+    modules = _as_modules(choice)
+    return math.inf if isinstance(modules, str) else len(modules)
+
+
+def learning_rate(search: SearchConfig, params: Params) -> float:
+    """The peak learning rate of a point."""
+    method = method_of(search, params)
+    return float(_value(search.space(method), method, "learning_rate", params))
+
+
+def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> TrainConfig:
+    """The training of a point: the sweep's, with the searched values filled in."""
+    method = method_of(search, params)
+    space = search.space(method)
+    update = {
+        axis: _value(space, method, axis, params)
+        for axis in ("batch_size", "epochs")
+        if getattr(space, axis) is not None
+    }
+    if "epochs" in update:
+        update["steps"] = None  # a searched length replaces the fixed one
+    return TrainConfig.model_validate(train.model_dump() | update)
+
+
+class Misfit(ValueError):
+    """A recorded trial is not a point of a search space.
+
+    Attributes:
+        field: the field of the sweep file that excludes it.
+        reason: such as `has rank 64, which is not in 4, 8`.
+    """
+
+    def __init__(self, field: str, reason: str) -> None:
+        super().__init__(f"{field}: {reason}")
+        self.field = field
+        self.reason = reason
+
+
+def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> Params:
+    """The parameters with which this space would suggest a trial that was run under another.
+
+    Raises:
+        Misfit: this space would not suggest the trial.
+    """
+    method = trial.method
+    if method not in search.methods:
+        raise Misfit(f"search.{method}", f"is trained by {method}, which is not searched")
+    params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
+    space = search.space(method)
+    for axis in (*(_LORA_AXES if method == "lora" else ()), *_SHARED_AXES):
+        choices = getattr(space, axis)
+        if choices is None:
+            continue
+        value = _recorded(trial, axis)
+        chosen = _member(choices, value)
+        if chosen is None:
+            told = (
+                f"{choices.low:g} to {choices.high:g}"
+                if isinstance(choices, LogUniform)
+                else (", ".join(map(str, choices)))
+            )
+            raise Misfit(f"search.{method}.{axis}", f"has {axis} {value}, which is not in {told}")
+        if isinstance(choices, LogUniform) or len(choices) > 1:
+            params[f"{method}/{axis}"] = _as_param(chosen)
+    expected = train_config(search, train, params)
+    for name in _LENGTH:
+        if getattr(expected, name) != (value := getattr(trial.train, name)):
+            wanted = getattr(expected, name)
+            raise Misfit(f"train.{name}", f"was trained with {name} {value}, not {wanted}")
+    return params
+
+
+# What determines a trial's result besides its point; how often it reports does not.
+_LENGTH = (
+    "batch_size",
+    "epochs",
+    "steps",
+    "warmup",
+    "schedule",
+    "weight_decay",
+    "max_grad_norm",
+)
+
+
+def _recorded(trial: TrialConfig, axis: str) -> Any:
+    if axis == "learning_rate":
+        return trial.learning_rate
+    if axis in _SHARED_AXES:
+        return getattr(trial.train, axis)
+    lora = trial.lora
+    assert lora is not None  # noqa: S101 - TrialConfig sees to it
+    return lora.alpha / lora.rank if axis == "alpha_ratio" else getattr(lora, axis)
+
+
+def _member(choices: Any, value: Any) -> Any:
+    """The choice that a value stands for; None if there is none."""
+    if isinstance(choices, LogUniform):
+        return value if choices.low <= value <= choices.high else None
+    if isinstance(value, float):  # a ratio of alpha to rank comes back rounded
+        return next((choice for choice in choices if math.isclose(choice, value)), None)
+    return next((choice for choice in choices if choice == value), None)
+
+
+def _value(space: FullSpace, method: Method, axis: str, params: Params) -> Any:
+    name = f"{method}/{axis}"
+    if name in params:
+        return params[name]
+    (constant,) = getattr(space, axis)
+    return constant
+
+
+def _as_param(choice: Any) -> Param:
+    """A choice as Optuna can store it (string, number or flag); lists of modules are joined."""
+    return _MODULES_SEPARATOR.join(choice) if isinstance(choice, tuple) else choice
+
+
+def _as_modules(choice: Any) -> Any:
+    if choice == "all-linear" or isinstance(choice, tuple):
+        return choice
+    return tuple(choice.split(_MODULES_SEPARATOR))

@@ -1,0 +1,251 @@
+"""The Optuna study of a sweep: asked for points, told every outcome, rebuilt from records."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import warnings
+from collections.abc import Callable, Sequence, Set
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState, create_trial
+
+from trainables.results.records import TrialRecord, TrialStatus
+from tune.config.sweep_config import SweepConfig
+from tune.search.space import Params, distributions, suggest
+
+logger = logging.getLogger(__name__)
+
+_POPULATION = 20  # trials per generation of NSGA-II
+# A trial that diverged or ran out of memory is infeasible, whatever it measured before.
+_INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
+_TRAINED = "trained to the end"
+# How many draws to make before accepting a point that has already been tried.
+_DRAWS = 10
+
+
+class _GridSampler(optuna.samplers.BruteForceSampler):
+    """Samples every point once without stopping the study: the sweep counts its own trials."""
+
+    def after_trial(
+        self, study: Any, trial: Any, state: TrialState, values: Sequence[float] | None
+    ) -> None:
+        """Nothing to do."""
+
+
+class _TPESampler(optuna.samplers.TPESampler):
+    """TPE that sees only a running trial's own point, as it does for a finished one."""
+
+    def _get_params(self, trial: FrozenTrial, study: Any) -> Any:
+        """The trial's own parameters.
+
+        Optuna samples every method's parameters for each trial and counts them all while it runs,
+        which would repel trials from points nobody trains. Records do not hold them, so a study
+        rebuilt while trials run would differ.
+        """
+        return trial.params
+
+
+class Study:
+    """An Optuna study over the trials of the search.
+
+    The sampler is reseeded for each trial from (sweep seed, position in the search), so a study
+    rebuilt from records suggests what the uninterrupted one would have.
+    """
+
+    def __init__(self, config: SweepConfig) -> None:
+        warnings.filterwarnings("ignore", category=ExperimentalWarning)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self._config = config
+        self._asked: dict[int, optuna.Trial] = {}
+        self.optuna = optuna.create_study(
+            study_name=config.name,
+            directions=[_direction(objective.mode) for objective in config.objectives],
+        )
+        self.optuna.set_metric_names([objective.metric for objective in config.objectives])
+
+    def ask(self, number: int, position: int, is_known: Callable[[Params], bool]) -> Params:
+        """A point for a trial.
+
+        Args:
+            number: number of the trial, by which its outcome will be told.
+            position: position of the trial in the search, which seeds the sampler.
+            is_known: returns whether a point has been tried. If so, another is drawn, up to ten
+                draws in all; a known point is returned only if the sampler insists on it.
+        """
+        for draw in range(_DRAWS):
+            self.optuna.sampler = _sampler(self._config, f"{self._config.seed}:{position}", draw)
+            trial = self.optuna.ask()
+            params = suggest(self._config.search, partial(_draw, trial))
+            if not is_known(params) or draw == _DRAWS - 1:
+                break
+            # Samplers ignore failed trials, so a rebuilt study can do without this one.
+            self.optuna.tell(trial, state=TrialState.FAIL)
+        self._asked[number] = trial
+        return params
+
+    def withdraw_all_but(self, numbers: Set[int]) -> None:
+        """Forget the other trials asked for: they will never run, so have no outcome to tell."""
+        self._asked = {number: self._asked[number] for number in self._asked.keys() & numbers}
+
+    def tell(self, record: TrialRecord) -> None:
+        """Tell the study the outcome of a trial that was asked for or added as running."""
+        trial = self._asked.pop(record.number)
+        state, values = self._verdict(record)
+        for key, value in self._constraints(record, state).items():
+            trial.set_constraint(key, value)
+        for key, text in _attributes(record).items():
+            trial.set_user_attr(key, text)
+        for step, value in self._intermediate(record, state).items():
+            trial.report(value, step)
+        self.optuna.tell(trial, values, state=state)
+
+    def add(self, record: TrialRecord) -> None:
+        """Add a trial of an earlier run of the command or of an earlier sweep."""
+        if record.status is TrialStatus.RUNNING:
+            self.optuna.add_trial(self._frozen(record, TrialState.RUNNING, None))
+            frozen = self.optuna.get_trials(deepcopy=False)[-1]
+            self._asked[record.number] = optuna.Trial(self.optuna, frozen._trial_id)
+        else:
+            self.optuna.add_trial(self._frozen(record, *self._verdict(record)))
+
+    def export(self, file: Path) -> None:
+        """Write the study to an Optuna journal that `optuna-dashboard` can open."""
+        unfinished = file.with_name(f".{file.name}")
+        unfinished.unlink(missing_ok=True)
+        exported = optuna.create_study(
+            study_name=self.optuna.study_name,
+            storage=JournalStorage(JournalFileBackend(str(unfinished))),
+            directions=self.optuna.directions,
+        )
+        exported.set_metric_names(self.optuna.metric_names or [])
+        exported.add_trials(self._trials())
+        unfinished.replace(file)
+
+    def count_points(self) -> int:
+        """Number of different points that trials have run or will."""
+        return len({frozenset(trial.params.items()) for trial in self._trials()})
+
+    def _trials(self) -> list[FrozenTrial]:
+        """Trials with an outcome told or to be told; others were redrawn or withdrawn."""
+        running = {trial.number for trial in self._asked.values()}
+        return [
+            trial
+            for trial in self.optuna.get_trials(deepcopy=False)
+            if trial.number in running or "trial_id" in trial.user_attrs
+        ]
+
+    def _frozen(
+        self, record: TrialRecord, state: TrialState, values: list[float] | None
+    ) -> FrozenTrial:
+        intermediate = self._intermediate(record, state)
+        return create_trial(
+            state=state,
+            values=list(intermediate.values()) or values,
+            intermediate_values=intermediate,
+            params=record.params,
+            distributions=distributions(self._config.search, record.params),
+            constraints=self._constraints(record, state) if state.is_finished() else None,
+            user_attrs=_attributes(record),
+            system_attrs=self._generation(),
+        )
+
+    def _generation(self) -> dict[str, int]:
+        """The generation NSGA-II would assign to the next trial; records do not hold it."""
+        if self._config.sampler != "nsga2":
+            return {}
+        key = optuna.samplers.NSGAIISampler._get_generation_key()
+        complete = self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        generations = [trial.system_attrs.get(key, 0) for trial in complete]
+        newest = max(generations, default=0)
+        return {key: newest + (generations.count(newest) >= _POPULATION)}
+
+    def _verdict(self, record: TrialRecord) -> tuple[TrialState, list[float] | None]:
+        """The state and values under which the study sees an outcome.
+
+        Infeasible trials count as complete with the worst values seen, so that the sampler avoids
+        their region. A trial stopped early is pruned: worse than all complete ones. A failure for
+        external reasons is not held against its region.
+        """
+        if record.status in _INFEASIBLE:
+            return TrialState.COMPLETE, self._worst_values()
+        if record.status is TrialStatus.STOPPED_EARLY:
+            return TrialState.PRUNED, None
+        if record.status is not TrialStatus.COMPLETE:
+            return TrialState.FAIL, None
+        values = [record.metric(objective.metric) for objective in self._config.objectives]
+        if any(value is None or not math.isfinite(value) for value in values):
+            logger.warning("trial %d logged no finite objective: %s", record.number, values)
+            return TrialState.FAIL, None
+        return TrialState.COMPLETE, [float(value) for value in values if value is not None]
+
+    def _worst_values(self) -> list[float]:
+        seen = [
+            trial.values
+            for trial in self.optuna.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        ]
+        worst = []
+        for index, objective in enumerate(self._config.objectives):
+            column = [values[index] for values in seen] or [0.0]
+            worst.append(max(column) if objective.mode == "min" else min(column))
+        return worst
+
+    def _intermediate(self, record: TrialRecord, state: TrialState) -> dict[int, float]:
+        """The objective of a pruned trial at the step where it was stopped.
+
+        Optuna ranks pruned trials by it. With several objectives it keeps no such values.
+        """
+        if state is not TrialState.PRUNED or len(self._config.objectives) > 1:
+            return {}
+        value = record.metric(self._config.objectives[0].metric)
+        return {record.last.step: value} if record.last and value is not None else {}
+
+    def _constraints(self, record: TrialRecord, state: TrialState) -> dict[str, float]:
+        """How far the trial is from being feasible; samplers need it for pruned trials too."""
+        if state not in (TrialState.COMPLETE, TrialState.PRUNED):
+            return {}
+        infeasible = record.status in _INFEASIBLE
+        constraints = {_TRAINED: 1.0 if infeasible else 0.0}
+        for constraint in self._config.constraints:
+            value = record.metric(constraint.metric)
+            broken = infeasible or value is None
+            constraints[str(constraint)] = 1.0 if broken else constraint.violation(value or 0.0)
+        return constraints
+
+
+def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(name, distribution.choices)
+    assert isinstance(distribution, FloatDistribution)  # noqa: S101 - the space has no others
+    return trial.suggest_float(name, distribution.low, distribution.high, log=distribution.log)
+
+
+def _attributes(record: TrialRecord) -> dict[str, str]:
+    return {"status": record.status.value, "trial_id": record.config.trial_id}
+
+
+def _direction(mode: str) -> str:
+    return "minimize" if mode == "min" else "maximize"
+
+
+def _sampler(config: SweepConfig, key: str, draw: int) -> optuna.samplers.BaseSampler:
+    """The configured sampler, seeded for one draw."""
+    digest = hashlib.sha256((f"{key}:{draw}" if draw else key).encode()).digest()
+    seed = int.from_bytes(digest[:4], "big")
+    match config.sampler:
+        case "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        case "grid":
+            return _GridSampler(seed=seed)
+        case "nsga2":
+            return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
+        case "tpe":
+            return _TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)

@@ -1,0 +1,83 @@
+"""Points of the search as complete trials."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from trainables.config import Method, TrialConfig
+from trainables.results.ledger import Ledger
+from trainables.slots.eligibility import reason_against
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import gpus_per_worker
+from tune.search.space import (
+    Params,
+    largest_point,
+    learning_rate,
+    lora_config,
+    method_of,
+    train_config,
+)
+
+
+def make_trial(
+    config: SweepConfig,
+    sweep_id: str,
+    ledger: Ledger,
+    cluster: dict[str, float],
+    number: int,
+    params: Params,
+    attempt: int,
+    seed: int,
+) -> TrialConfig:
+    """A point of the search as a complete trial.
+
+    Trials of the search share one seed unless a point is repeated: they see the same data in the
+    same order, so that they differ only in what the search varies.
+    """
+    method = method_of(config.search, params)
+    resources = config.resources.of(method)
+    return TrialConfig(
+        trial_id=f"{sweep_id}-{number:04d}",
+        number=number,
+        seed=seed,
+        data_seed=config.seed,
+        method=method,
+        learning_rate=learning_rate(config.search, params),
+        lora=lora_config(config.search.lora, params)
+        if method == "lora" and config.search.lora
+        else None,
+        deepspeed=config.deepspeed if method == "full" else None,
+        model=config.model,
+        data=config.data,
+        eval=config.eval,
+        train=train_config(config.search, config.train, params),
+        workers=resources.workers,
+        gpus_per_worker=gpus_per_worker(config, method, cluster),
+        cpus_per_worker=resources.cpus_per_worker,
+        output_dir=ledger.folder.absolute(ledger.folder.attempt(number, attempt)),
+        earlier_attempts=tuple(
+            ledger.folder.absolute(ledger.folder.attempt(number, earlier))
+            for earlier in range(1, attempt)
+        ),
+        objective=config.objectives[0],
+        minutes_per_report=config.budget.minutes_per_report,
+        base_dir=ledger.folder.absolute(ledger.folder.base),
+    )
+
+
+def reason_against_slots(config: SweepConfig) -> str | None:
+    """Why some LoRA point of the search cannot train in a slot; None if all can."""
+    space = config.search.lora
+    if space is None:
+        return "LoRA is not searched"
+    if len(space.target_modules) > 1:
+        return "search.lora.target_modules differ, and slots of one base adapt the same layers"
+    if True in space.dora:
+        return "search.lora.dora is among the choices, and DoRA's norms are not batched"
+    return reason_against(largest_trial(config, "lora"))
+
+
+def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
+    """The trial of a method that takes the most memory; for estimates, as it has no folder."""
+    params = largest_point(config.search, method)
+    return make_trial(config, config.name, Ledger(Path(config.name)), {}, 0, params, 1, config.seed)

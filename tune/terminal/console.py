@@ -1,0 +1,150 @@
+"""The running sweep on the terminal: a live table, or plain lines if nothing can redraw."""
+
+from __future__ import annotations
+
+import time
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from rich.live import Live
+from rich.text import Text
+
+from trainables import metric_keys
+from trainables.results.records import (
+    BaseRecord,
+    Measurement,
+    SweepRecord,
+    TrialRecord,
+    TrialStatus,
+)
+from trainables.results.sweep_table import SweepTable
+from trainables.results.wording import (
+    STATUS,
+    count_statuses,
+    duration,
+    one_line,
+    scores_in_words,
+    setting,
+    status_in_full,
+)
+from tune.listeners import SweepListener
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rich.console import Console, RenderableType
+
+    from tune.config.sweep_config import SweepConfig
+
+_REFRESHES_PER_SECOND = 2
+_WORTH_A_LINE = {TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED}
+
+
+class ConsoleListener(SweepListener):
+    """Shows a sweep on a console, live if it is a terminal.
+
+    Attributes:
+        config: determines how many trials there will be and which are best.
+        console: where to write; `chatter_to` yields one that nothing else writes to.
+        clock: returns seconds since the epoch.
+    """
+
+    def __init__(
+        self, config: SweepConfig, console: Console, clock: Callable[[], float] = time.time
+    ) -> None:
+        from tune.search.space import planned_runs  # loads Optuna
+
+        self._console = console
+        self._clock = clock
+        planned, hours = planned_runs(config), config.budget.hours
+        self._table = SweepTable(config.name, planned, config, clock(), hours)
+        # Live draws from its own thread. Never print while holding this lock: printing waits for
+        # Live's lock, and Live waits for this one.
+        self._lock = Lock()
+        self._live: Live | None = None
+
+    def preparing(self, message: str) -> None:
+        """Print the message; there is no table yet."""
+        self._say(message)
+
+    def sweep_started(
+        self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
+    ) -> None:
+        """Show the base's scores and warnings; start the live table."""
+        with self._lock:
+            self._table.base = base
+            for record in sorted(history, key=lambda r: r.ended or 0.0):
+                self._table.take(record)
+        for warning in dict.fromkeys(base.warnings):
+            self._say(f"warning: {one_line(warning)}", "yellow")
+        if self._console.is_interactive:
+            self._live = Live(
+                console=self._console,
+                get_renderable=self._picture,
+                refresh_per_second=_REFRESHES_PER_SECOND,
+                redirect_stdout=False,
+                redirect_stderr=False,
+            )
+            self._live.start(refresh=True)
+            return
+        self._say(f"base: {scores_in_words(base.metrics)}")
+        if history:
+            self._say(f"{len(history)} trials of earlier runs: {count_statuses(history)}")
+
+    def trial_started(self, record: TrialRecord) -> None:
+        """Add the trial to the running trials."""
+        with self._lock:
+            self._table.take(record)
+        if self._live is None:
+            again = f" again, attempt {record.attempt}" if record.attempt > 1 else ""
+            confirms = f", confirms trial {record.confirms}" if record.confirms is not None else ""
+            self._say(f"trial {record.number} started{again}: {setting(record)}{confirms}")
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        """Update the trial's progress."""
+        evaluation = metric_keys.IN_DOMAIN_ACC in measurement.metrics
+        with self._lock:
+            self._table.update(record, measurement)
+        if evaluation and self._live is None:
+            scores = scores_in_words(measurement.metrics)
+            self._say(f"trial {record.number} step {measurement.step}: {scores}")
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Show how the trial ended."""
+        with self._lock:
+            self._table.take(record)
+            progress = self._progress()
+        if self._live is None or record.status in _WORTH_A_LINE:
+            took = f" after {duration(record.seconds)}" if record.seconds is not None else ""
+            why = f": {one_line(record.reason)}" if record.reason else ""
+            self._say(
+                f"trial {record.number} {status_in_full(record.status)}{took}{why} ({progress})",
+                STATUS[record.status].style,
+            )
+
+    def sweep_stopping(self) -> None:
+        """Say what Ctrl-C does."""
+        running = len(self._table.running())
+        self._say(f"stopping: {running} running trials save a checkpoint and end", "yellow")
+        self._say("Ctrl-C again ends at once; either way the same command goes on", "yellow")
+
+    def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
+        """Draw the table for the last time."""
+        with self._lock:
+            for record in records:
+                if self._table.get(record.number) != record:
+                    self._table.take(record)
+            self._table.has_ended = True
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _say(self, line: str, style: str = "") -> None:
+        self._console.print(Text(line, style), soft_wrap=True, highlight=False)
+
+    def _progress(self) -> str:
+        return self._table.progress(self._clock())
+
+    def _picture(self) -> RenderableType:
+        with self._lock:
+            return self._table.render(self._console, self._clock())

@@ -1,0 +1,137 @@
+"""`--dry-run`: what would run, shown without a network, a GPU or a cluster."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.table import Table
+
+from trainables.config import TrialConfig
+from trainables.files.storage import Location, join
+from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
+from tune.cluster.memory_fit import host_memory, memory_table
+from tune.config.sweep_config import SweepConfig
+from tune.search.searcher import OptunaSearcher
+from tune.search.space import planned_runs, planned_trials
+from tune.search.trials import make_trial, reason_against_slots
+
+_POINTS_SHOWN = 8
+
+
+def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> None:
+    """Print the resolved configuration, the first points, resources and an estimate.
+
+    Args:
+        config: the sweep.
+        rows: number of rows of the training data; None if it is on a hub.
+        output_dir: searched for an earlier run of the sweep, whose times are used.
+    """
+    console = Console()
+    plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
+    console.print(plan, markup=False, highlight=False, soft_wrap=True)
+    points = list(islice(_suggestions(config), min(_POINTS_SHOWN, config.budget.trials)))
+    console.print(_points_table(config, points))
+    console.print(memory_table(config))
+    lines = [*host_memory(config), *_resources(config)]
+    for line in [*lines, *_estimate(config, points, rows, output_dir)]:
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+def _suggestions(config: SweepConfig) -> Any:
+    """Points that the search would suggest before any result is in."""
+    ledger = Ledger(Path(config.name))
+    searcher = OptunaSearcher(
+        config,
+        lambda number, params, attempt, seed: make_trial(
+            config, config.name, ledger, {}, number, params, attempt, seed
+        ),
+    )
+    while isinstance(suggestion := searcher.suggest(""), dict):
+        yield TrialConfig.model_validate(suggestion["trial"])
+
+
+def _points_table(config: SweepConfig, points: list[TrialConfig]) -> Table:
+    table = Table(
+        title=f"first {len(points)} of {planned_trials(config)} trials", title_justify="left"
+    )
+    for heading in ("trial", "method", "rank", "alpha", "scaling", "learning rate", "batch"):
+        table.add_column(heading, justify="left" if heading == "method" else "right")
+    for point in points:
+        lora = point.lora
+        table.add_row(
+            str(point.number),
+            point.method,
+            str(lora.rank) if lora else "-",
+            f"{lora.alpha:g}" if lora else "-",
+            f"{lora.scaling:.3g}" if lora else "-",
+            f"{point.learning_rate:.2e}",
+            str(point.train.batch_size),
+        )
+    return table
+
+
+def _resources(config: SweepConfig) -> list[str]:
+    lines = []
+    for method in config.search.methods:
+        resources = config.resources.of(method)
+        gpus = resources.gpus_per_worker
+        gpu_type = resources.accelerator_type
+        if gpu_type:
+            each = f"{gpus or 1:g} {gpu_type} GPU"
+        else:
+            each = "1 GPU where there is one" if gpus is None else f"{gpus:g} GPU"
+        lines.append(
+            f"{method}: {resources.workers} worker(s) a trial, each with "
+            f"{resources.cpus_per_worker:g} CPU and {each}"
+        )
+    if slots := config.resources.lora.slots:
+        number = "as many as end it first" if slots == "auto" else f"{slots}"
+        together = f"trials train together in slots of one base, {number} at a time"
+        alone = reason_against_slots(config)
+        lines.append(f"lora: {f'trials train one by one: {alone}' if alone else together}")
+    return lines
+
+
+def _estimate(
+    config: SweepConfig, points: list[TrialConfig], rows: int | None, output_dir: Location
+) -> list[str]:
+    lines = []
+    trials = planned_runs(config)
+    if rows is not None:
+        steps = [point.train.total_steps(rows) for point in points]
+        mean = sum(steps) / len(steps)
+        reports = len(points[0].train.report_steps(steps[0]))
+        each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
+        samples = trials * sum(each) / len(each)
+        lines.append(
+            f"estimate: {rows} rows, about {mean:.0f} optimizer steps and {reports} evaluations a "
+            f"trial, {samples:,.0f} samples trained on in all {trials} trials"
+        )
+    seconds = _seconds_per_trial(join(output_dir, config.name))
+    if seconds is not None:
+        total = seconds * trials / 3600
+        lines.append(
+            f"estimate: {seconds:.0f} s a trial in the earlier run, {total:.2f} h for "
+            f"{trials} one after another"
+        )
+    else:
+        lines.append("estimate: time is known once a first trial of this sweep has run")
+    return lines
+
+
+def _seconds_per_trial(folder: Location) -> float | None:
+    try:
+        ledger = Ledger(folder)
+        if not ledger.exists():
+            return None
+    except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
+        return None
+    done = [r.seconds for r in ledger.trials() if r.status is TrialStatus.COMPLETE]
+    seconds = [taken for taken in done if taken is not None]
+    return fmean(seconds) if seconds else None

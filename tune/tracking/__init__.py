@@ -1,0 +1,1 @@
+"""W&B as a mirror of the sweep."""

@@ -1,0 +1,54 @@
+"""Comparison views in W&B at the end of a sweep, made by `analysis` in a separate process."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+from trainables.files.storage import Location
+
+logger = logging.getLogger(__name__)
+
+_PROJECT = Path(__file__).resolve().parents[2]
+_PATIENCE_SECONDS = 120
+
+
+def views_command(location: Location) -> str:
+    """The command that makes the views of a sweep whose runs are at W&B."""
+    if isinstance(location, Path) and location.is_relative_to(Path.cwd()):
+        location = location.relative_to(Path.cwd())
+    return f"python -m analysis wandb-views {shlex.quote(str(location))}"
+
+
+def make_views(location: Location) -> list[str]:
+    """Create or update the view and the report of a sweep.
+
+    Args:
+        location: location of a sweep whose runs are at W&B.
+
+    Returns:
+        Where they are; if W&B refuses or does not answer, the command to run later.
+    """
+    absolute = location.absolute() if isinstance(location, Path) else location
+    paths = [str(_PROJECT), os.environ.get("PYTHONPATH", "")]
+    try:
+        done = subprocess.run(  # noqa: S603 - our own command
+            # -P: modules in the user's folder must not shadow ours.
+            [sys.executable, "-P", "-m", "analysis", "wandb-views", str(absolute)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
+            capture_output=True,
+            text=True,
+            timeout=_PATIENCE_SECONDS,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        logger.warning("no views in W&B: %s", error.stderr.strip())
+    except (OSError, subprocess.SubprocessError) as error:
+        logger.warning("no views in W&B: %r", error)
+    else:
+        return done.stdout.splitlines()
+    return [views_command(location)]
