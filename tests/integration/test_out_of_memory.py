@@ -97,7 +97,8 @@ def assert_equal(mine: list[Measurement], expected: list[Measurement]) -> None:
     ours, theirs = by_step(mine), by_step(expected)
     assert list(ours) == list(theirs)
     for step, metrics in theirs.items():
-        assert ours[step] == pytest.approx(metrics, rel=1e-5, abs=1e-5), step
+        # Portions add up in another order; how much that changes differs between processors.
+        assert ours[step] == pytest.approx(metrics, rel=1e-4, abs=1e-4), step
 
 
 SLOW = pytest.mark.slow
