@@ -356,7 +356,6 @@ def test_slots_beyond_memory_share_smaller_passes(
 def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
     trial = make_trial()
     base, _ = shared_base(trial.model)
-    was_training = base.training
     engine = SlotEngine(trial.model, trial.lora)
     engine.join(trial, ListReporter())
     engine.step()
@@ -364,7 +363,7 @@ def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
     fresh = load_model(trial.model)
     assert all(torch.equal(base.state_dict()[k], v) for k, v in fresh.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in base.parameters())
-    assert base.training == was_training
+    assert base.training == fresh.training
     assert [(n, type(m)) for n, m in base.named_modules()] == [
         (n, type(m)) for n, m in fresh.named_modules()
     ]

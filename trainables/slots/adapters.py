@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -117,9 +118,8 @@ class AdapterGroup:
         self.rank, self.rows = adapters[0].rank, adapters[0].rows
         self._parameters_GP = torch.stack([adapter.flat_P.data for adapter in adapters])
         self._gradients_GP = torch.stack([adapter.flat_P.grad for adapter in adapters])
-        self._scaling_G11 = self._parameters_GP.new_tensor(
-            [adapter.scaling for adapter in adapters]
-        ).view(-1, 1, 1)
+        self._scalings = [adapter.scaling for adapter in adapters]
+        self._scaling_G11 = self._parameters_GP.new_tensor(self._scalings).view(-1, 1, 1)
         self._working_GP = self._parameters_GP.to(dtype)  # the same matrix where that is fp32
         self._views: dict[tuple[str, int, int], Weights] = {}
         # Last, so that running out of memory above leaves the adapters where they were.
@@ -137,35 +137,78 @@ class AdapterGroup:
         if key not in self._views:
             A, B_T = target.split(self._working_GP[first:last], self.rank)
             grad_A, grad_B_T = target.split(self._gradients_GP[first:last], self.rank)
-            scaling = self._scaling_G11[first:last]
-            self._views[key] = Weights(A, B_T, grad_A, grad_B_T, scaling)
+            alike = len(set(self._scalings[first:last])) == 1
+            scaling = None if alike else self._scaling_G11[first:last]
+            alpha = self._scalings[first] if alike else 1.0
+            self._views[key] = Weights(A, B_T, grad_A, grad_B_T, alpha, scaling)
         return self._views[key]
 
 
 @dataclass(frozen=True)
 class Weights:
-    """One layer's part of several adapters of equal rank."""
+    """One layer's part of several adapters of equal rank.
+
+    Attributes:
+        alpha: a factor of each product, which costs nothing there.
+        scaling_G11: the adapters' own factors, if they differ; `alpha` is then 1.
+    """
 
     A_GrI: torch.Tensor
     B_GrO: torch.Tensor
     grad_A_GrI: torch.Tensor
     grad_B_GrO: torch.Tensor
-    scaling_G11: torch.Tensor
+    alpha: float
+    scaling_G11: torch.Tensor | None
+
+    def scaled(self, h_GrT: torch.Tensor) -> torch.Tensor:
+        """Scale in place by the adapters' own factors, if they differ."""
+        return h_GrT if self.scaling_G11 is None else h_GrT.mul_(self.scaling_G11)
 
 
 @dataclass(frozen=True)
 class Part:
-    """Sequences `rows` of a batch, split evenly among adjacent adapters of one group."""
+    """Adjacent adapters of one group, each with `rows` sequences of a batch."""
 
     group: AdapterGroup
     first: int
     last: int
-    rows: slice
+    rows: int
 
     @property
     def adapters(self) -> list[Adapter]:
-        """The adapters that own these sequences, in order."""
+        """The adapters, in the order of their sequences."""
         return self.group.adapters[self.first : self.last]
+
+
+class Routing:
+    """Which adapters which sequences of a batch go through.
+
+    Args:
+        parts: in the order of their sequences.
+        masks: of the adapters' dropout; None for no dropout.
+    """
+
+    def __init__(self, parts: Sequence[Part], masks: Masks | None) -> None:
+        self.parts = parts
+        self._counts = [part.last - part.first for part in parts]
+        self._sizes = [part.rows * count for part, count in zip(parts, self._counts, strict=True)]
+        dropped = any(adapter.dropout for part in parts for adapter in part.adapters)
+        self._masks = masks if dropped else None
+
+    def split(self, x_NSI: torch.Tensor) -> list[torch.Tensor]:
+        """Each part's share, by adapter: (N, S, I) to (G, T, I) each. One part has them all."""
+        if len(self.parts) == 1:
+            return [x_NSI.view(self._counts[0], -1, x_NSI.shape[-1])]
+        shares = x_NSI.split(self._sizes)
+        length = x_NSI.shape[-1]
+        return [x.view(count, -1, length) for x, count in zip(shares, self._counts, strict=True)]
+
+    def draw_masks(self, x_NSI: torch.Tensor) -> Sequence[torch.Tensor | None]:
+        """Each part's factors for its share, shaped like it; None for all ones."""
+        if self._masks is None:
+            return [None] * len(self.parts)
+        shape = tuple(x_NSI.shape[1:])
+        return [self._masks.draw(part, shape) for part in self.parts]
 
 
 class AdaptedLayers:
@@ -178,54 +221,53 @@ class AdaptedLayers:
         self.targets = targets
         device = targets[0].module.weight.device
         # Makes autograd call the backward pass of layers whose input needs no gradient.
-        self.anchor = torch.zeros((), device=device, requires_grad=True)
-        self.parts: Sequence[Part] = ()
-        self.masks: Masks | None = None
+        self._anchor = torch.zeros((), device=device, requires_grad=True)
 
     @contextmanager
     def routed(self, parts: Sequence[Part], masks: Masks | None = None) -> Iterator[None]:
         """Route each part of a batch through its own adapters while the context lasts."""
-        self.parts, self.masks = parts, masks
+        routing = Routing(parts, masks)
         for part in parts:
             part.group.refresh()
         for target in self.targets:
-            target.module.forward = partial(self._forward, target)  # type: ignore[method-assign]
+            forward = partial(_adapted_linear, self._anchor, routing, target)
+            target.module.forward = forward  # type: ignore[method-assign]
         try:
             yield
         finally:
             for target in self.targets:
                 vars(target.module).pop("forward", None)
-            self.parts, self.masks = (), None
-
-    def _forward(self, target: Target, x_NSI: torch.Tensor) -> torch.Tensor:
-        return _AdaptedLinear.apply(x_NSI, self.anchor, self, target)  # type: ignore[no-any-return]
 
 
 class Masks:
-    """Dropout, drawn from each adapter's own generator as if it trained alone."""
+    """Dropout, drawn from each adapter's own generator as if it trained alone.
+
+    Args:
+        generators: the adapters', and lengths: of their sequences without padding, both in order.
+    """
 
     def __init__(
-        self, generators: Sequence[torch.Generator], lengths: Sequence[int], device: torch.device
+        self,
+        adapters: Sequence[Adapter],
+        generators: Sequence[torch.Generator],
+        lengths: Sequence[int],
+        device: torch.device,
     ) -> None:
-        self._generators = generators
-        self._lengths = lengths
+        self._of = dict(zip(adapters, zip(generators, lengths, strict=True), strict=True))
         self._device = device
 
-    def draw(self, part: Part, offset: int, shape_NSI: tuple[int, int, int]) -> Any:
-        """Factors for a part's input, counting its adapters from `offset`; None for all ones."""
+    def draw(self, part: Part, shape_SI: tuple[int, ...]) -> torch.Tensor | None:
+        """Factors for a part's share of an input, (G, T, I); None for all ones."""
         adapters = part.adapters
         if not any(adapter.dropout for adapter in adapters):
             return None
-        mask_NSI = torch.ones(shape_NSI, device=self._device)
-        rows = part.group.rows
-        for index, adapter in enumerate(adapters):
+        mask_GRSI = torch.ones((len(adapters), part.rows, *shape_SI), device=self._device)
+        for mask_RSI, adapter in zip(mask_GRSI, adapters, strict=True):
             if adapter.dropout:
-                length = self._lengths[offset + index]
-                keep = 1 - adapter.dropout
-                shape = (rows, length, shape_NSI[2])
-                drawn = self._draw(shape, keep, self._generators[offset + index])
-                mask_NSI[index * rows : (index + 1) * rows, :length] = drawn
-        return mask_NSI
+                generator, length = self._of[adapter]
+                shape = (part.rows, length, shape_SI[1])
+                mask_RSI[:, :length] = self._draw(shape, 1 - adapter.dropout, generator)
+        return mask_GRSI.flatten(1, 2)
 
     def _draw(
         self, shape: tuple[int, int, int], keep: float, generator: torch.Generator
@@ -240,32 +282,38 @@ class Masks:
         return factors.bernoulli_(keep, generator=generator).div_(keep)
 
 
+def _adapted_linear(
+    anchor: torch.Tensor, routing: Routing, target: Target, x_NSI: torch.Tensor
+) -> torch.Tensor:
+    return _AdaptedLinear.apply(x_NSI, anchor, routing, target)  # type: ignore[no-any-return]
+
+
 class _AdaptedLinear(torch.autograd.Function):
     """y = x W^T + b + s B A dropout(x), with the A, B and s of each part's own adapters.
 
     The gradients of A and B are added to the groups' matrices; autograd sees only that of x.
+
+    A small model's pass consists of thousands of small products, whose calls from Python cost as
+    much as they do: hence one `split` for all parts, and no call that could be saved.
     """
 
     @staticmethod
     def forward(
-        ctx: Any, x_NSI: torch.Tensor, anchor: torch.Tensor, layers: AdaptedLayers, target: Target
+        ctx: Any, x_NSI: torch.Tensor, anchor: torch.Tensor, routing: Routing, target: Target
     ) -> torch.Tensor:
         module = target.module
         x_NSI = x_NSI.to(module.weight.dtype)
         y_NSO = functional.linear(x_NSI, module.weight, module.bias)
-        saved: list[tuple[Part, Weights, Any, Any]] = []
-        offset = 0
-        for part in layers.parts:
+        masks = routing.draw_masks(x_NSI)
+        saved: list[tuple[Weights, Any, Any]] = []
+        xs, ys = routing.split(x_NSI), routing.split(y_NSO)
+        for part, x_GTI, y_GTO, mask in zip(routing.parts, xs, ys, masks, strict=True):
             weights = part.group.weights(target, part.first, part.last)
-            x_part = x_NSI[part.rows]
-            mask = layers.masks.draw(part, offset, tuple(x_part.shape)) if layers.masks else None
-            count = part.last - part.first
-            x_GTI = _grouped(_masked(x_part, mask), count)
-            h_GrT = torch.bmm(weights.A_GrI, x_GTI.mT).mul_(weights.scaling_G11)
-            _grouped(y_NSO[part.rows], count).baddbmm_(h_GrT.mT, weights.B_GrO)
-            saved.append((part, weights, mask, h_GrT))
-            offset += count
-        ctx.module, ctx.saved = module, saved
+            x_GTI = _masked(x_GTI, mask)
+            h_GrT = weights.scaled(torch.bmm(weights.A_GrI, x_GTI.transpose(1, 2)))
+            y_GTO.baddbmm_(h_GrT.transpose(1, 2), weights.B_GrO, alpha=weights.alpha)
+            saved.append((weights, mask, h_GrT))
+        ctx.module, ctx.saved, ctx.routing = module, saved, routing
         ctx.save_for_backward(x_NSI)
         return y_NSO
 
@@ -274,36 +322,33 @@ class _AdaptedLinear(torch.autograd.Function):
         (x_NSI,) = ctx.saved_tensors
         dy_NSO = dy_NSO.contiguous()
         dx_NSI = dy_NSO @ ctx.module.weight if ctx.needs_input_grad[0] else None
-        for part, weights, mask, h_GrT in ctx.saved:
-            count = part.last - part.first
-            dy_GTO = _grouped(dy_NSO[part.rows], count)
-            x_part = x_NSI[part.rows]
-            x_GTI = _grouped(_masked(x_part, mask), count)
-            dh_GrT = torch.bmm(weights.B_GrO, dy_GTO.mT).mul_(weights.scaling_G11)
-            _add_product(weights.grad_B_GrO, h_GrT, dy_GTO)
-            _add_product(weights.grad_A_GrI, dh_GrT, x_GTI)
-            if dx_NSI is None:
+        split = ctx.routing.split
+        dxs = repeat(None) if dx_NSI is None else split(dx_NSI)
+        for (weights, mask, h_GrT), x_GTI, dy_GTO, dx_GTI in zip(
+            ctx.saved, split(x_NSI), split(dy_NSO), dxs, strict=False
+        ):
+            alpha = weights.alpha
+            dh_GrT = weights.scaled(torch.bmm(weights.B_GrO, dy_GTO.transpose(1, 2)))
+            _add_product(weights.grad_B_GrO, h_GrT, dy_GTO, alpha)
+            _add_product(weights.grad_A_GrI, dh_GrT, _masked(x_GTI, mask), alpha)
+            if dx_GTI is None:
                 continue
-            dx_part = dx_NSI[part.rows]
             if mask is None:
-                _grouped(dx_part, count).baddbmm_(dh_GrT.mT, weights.A_GrI)
+                dx_GTI.baddbmm_(dh_GrT.transpose(1, 2), weights.A_GrI, alpha=alpha)
             else:
-                dx_part += torch.bmm(dh_GrT.mT, weights.A_GrI).view_as(dx_part) * mask
+                dx_GTI += alpha * torch.bmm(dh_GrT.transpose(1, 2), weights.A_GrI) * mask
         return dx_NSI, None, None, None
 
 
-def _masked(x_NSI: torch.Tensor, mask_NSI: torch.Tensor | None) -> torch.Tensor:
-    return x_NSI if mask_NSI is None else (x_NSI * mask_NSI).to(x_NSI.dtype)
+def _masked(x_GTI: torch.Tensor, mask_GTI: torch.Tensor | None) -> torch.Tensor:
+    return x_GTI if mask_GTI is None else (x_GTI * mask_GTI).to(x_GTI.dtype)
 
 
-def _add_product(sum_GrI: torch.Tensor, x_GrT: torch.Tensor, y_GTI: torch.Tensor) -> None:
-    """Add x y to an fp32 sum, whatever the dtype of the factors."""
+def _add_product(
+    sum_GrI: torch.Tensor, x_GrT: torch.Tensor, y_GTI: torch.Tensor, alpha: float
+) -> None:
+    """Add alpha x y to an fp32 sum, whatever the dtype of the factors."""
     if x_GrT.dtype == sum_GrI.dtype:
-        sum_GrI.baddbmm_(x_GrT, y_GTI)
+        sum_GrI.baddbmm_(x_GrT, y_GTI, alpha=alpha)
     else:
-        sum_GrI += torch.bmm(x_GrT, y_GTI)
-
-
-def _grouped(x_NSI: torch.Tensor, count: int) -> torch.Tensor:
-    """Group the sequences of `count` trials, equally many of each: (N, S, I) to (G, T, I)."""
-    return x_NSI.view(count, -1, x_NSI.shape[-1])
+        sum_GrI.add_(torch.bmm(x_GrT, y_GTI), alpha=alpha)

@@ -154,13 +154,13 @@ class SlotEngine:
             slot.restart_step()
         return []
 
-    def time_pass(self) -> float:
-        """Train all busy slots for one pass and optimizer step; returns the seconds it took."""
+    def time_pass(self, count: int) -> float:
+        """Train `count` slots for one pass and optimizer step; returns the seconds it took."""
         started = time.perf_counter()
-        for parts in _passes(list(self._groups.values()), sys.maxsize):
-            slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
-            self._pass(slots, parts)
-        for slot in self.slots:
+        parts, *_ = _passes(list(self._groups.values()), count)
+        slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
+        self._pass(slots, parts)
+        for slot in slots:
             slot.optimizer.clip(1.0)
             slot.optimizer.torch.step()
             slot.optimizer.zero_grad()
@@ -188,7 +188,12 @@ class SlotEngine:
             self._base.device,
         )
         self._largest_pass = max(self._largest_pass, batch.input_ids_NS.numel())
-        masks = Masks([slot.generator for slot in slots], batch.lengths, self._base.device)
+        masks = Masks(
+            [slot.adapter for slot in slots],
+            [slot.generator for slot in slots],
+            batch.lengths,
+            self._base.device,
+        )
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)
         loss_K = self._loss.backward(features_TF, batch)
@@ -263,16 +268,12 @@ class SlotEngine:
     def _parts_of(self, slots: Sequence[Slot], rows: int) -> list[Part]:
         """The parts of a batch with `rows` rows for each of these slots, in order."""
         parts: list[Part] = []
-        for number, slot in enumerate(slots):
+        for slot in slots:
             group, index = self._place(slot)
-            start, end = number * rows, (number + 1) * rows
             if parts and parts[-1].group is group and parts[-1].last == index:
-                neighbours = parts.pop()
-                parts.append(
-                    Part(group, neighbours.first, index + 1, slice(neighbours.rows.start, end))
-                )
+                parts.append(Part(group, parts.pop().first, index + 1, rows))
             else:
-                parts.append(Part(group, index, index + 1, slice(start, end)))
+                parts.append(Part(group, index, index + 1, rows))
         return parts
 
     def _place(self, slot: Slot) -> tuple[AdapterGroup, int]:
@@ -291,7 +292,7 @@ class SlotEngine:
     def _alone(self, slot: Slot) -> Iterator[None]:
         """Run the base with one slot's adapter, on that slot's time."""
         group, index = self._place(slot)
-        part = Part(group, index, index + 1, slice(None))
+        part = Part(group, index, index + 1, group.rows)
         with self._on_time_of(slot), self._layers.routed([part]), self._autocast():
             yield
 
@@ -324,16 +325,15 @@ def _key(adapter: Adapter) -> tuple[int, int]:
 def _passes(groups: Sequence[AdapterGroup], most: int) -> list[list[Part]]:
     """Split into batches of at most `most` adapters, keeping a group's neighbours together."""
     passes: list[list[Part]] = [[]]
-    room, start = most, 0
+    room = most
     for group in groups:
         first = 0
         while first < len(group.adapters):
             if room == 0:
                 passes.append([])
-                room, start = most, 0
+                room = most
             last = min(first + room, len(group.adapters))
-            end = start + (last - first) * group.rows
-            passes[-1].append(Part(group, first, last, slice(start, end)))
+            passes[-1].append(Part(group, first, last, group.rows))
             room -= last - first
-            first, start = last, end
+            first = last
     return passes if passes[0] else []

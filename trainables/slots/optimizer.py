@@ -9,6 +9,8 @@ from transformers import Trainer, TrainingArguments
 
 from trainables.slots.adapters import Adapter
 
+_PIECE = 1 << 16
+
 
 class FlatAdamW:
     """The optimizer that Transformers' trainer would make, over one vector of parameters.
@@ -46,8 +48,10 @@ class FlatAdamW:
 
     def clip(self, max_norm: float) -> torch.Tensor:
         """Clip the gradient to `max_norm` (0: never); returns its norm before, on its device."""
-        # Tensor by tensor, as the reference does: over the whole vector at once fp32 loses digits.
-        norm = torch.nn.utils.get_total_norm(list(self._adapter.gradients.values()))
+        assert self._flat_P.grad is not None  # noqa: S101 - it has one from the beginning
+        # Over the whole vector at once fp32 loses digits; tensor by tensor, as the reference does,
+        # takes as long as the rest of the step.
+        norm = torch.nn.utils.get_total_norm(self._flat_P.grad.split(_PIECE))
         if max_norm > 0:
             torch.nn.utils.clip_grads_with_norm_(self._flat_P, max_norm, norm)
         return norm

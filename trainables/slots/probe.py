@@ -1,8 +1,13 @@
-"""Choosing the number of slots by measuring training speed on the trial's own batches."""
+"""Choosing the number of slots by measuring training speed on the trial's own batches.
+
+A machine that others use is slower in one second than in the next, by more than a slot gains.
+Hence each number of slots is compared with the one before pass by pass, in pairs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from statistics import median
 
 import psutil
 import torch
@@ -14,9 +19,9 @@ from trainables.slots.speed import Speed, best
 from trainables.training.reporter import ListReporter
 from trainables.training.reports import peak_bytes
 
-# Minimum total time and number of the repeated passes, of which the fastest counts.
+# Minimum total time and number of the repeated passes or pairs, of which the median counts.
 _SECONDS = 0.25
-_PASSES = 2
+_REPEATS = 2
 _SHARE_OF_MEMORY = 0.8
 
 
@@ -45,7 +50,9 @@ def probe(
                 break
             while len(engine.slots) < count:
                 engine.join(trial, ListReporter())
-            speeds.append(Speed(count, count / _seconds_of_a_pass(engine), peak_bytes()))
+            speeds.append(
+                Speed(count, _passes_per_second(engine, count, speeds[-1:]), peak_bytes())
+            )
             if len(speeds) > 2 and best(speeds, passes, slot_seconds) <= speeds[-3].slots:
                 break  # twice in a row without a gain
     except Exception as error:
@@ -64,13 +71,29 @@ def _doublings(most: int) -> Iterator[int]:
     yield most
 
 
-def _seconds_of_a_pass(engine: SlotEngine) -> float:
-    """The fastest of several passes, after one for warm-up."""
-    engine.time_pass()
-    seconds: list[float] = []
-    while len(seconds) < _PASSES or sum(seconds) < _SECONDS:
-        seconds.append(engine.time_pass())
-    return min(seconds)
+def _passes_per_second(engine: SlotEngine, count: int, before: Sequence[Speed]) -> float:
+    """Of `count` slots; by the gain over the number before, if there is one."""
+    rounds = _timed(engine, [*(speed.slots for speed in before), count])
+    if not before:
+        return count / median(seconds for (seconds,) in rounds)
+    (fewer,) = before
+    gain = median(of_fewer / of_all for of_fewer, of_all in rounds) * count / fewer.slots
+    return fewer.passes_per_second * gain
+
+
+def _timed(engine: SlotEngine, counts: Sequence[int]) -> list[list[float]]:
+    """Seconds of a pass of each number of slots, repeated after one round for warm-up.
+
+    Each round goes the other way, so that a machine that slows down favours none of them.
+    """
+    for count in counts:
+        engine.time_pass(count)
+    rounds: list[list[float]] = []
+    while len(rounds) < _REPEATS or sum(map(sum, rounds)) < _SECONDS:
+        way = counts if len(rounds) % 2 else counts[::-1]
+        seconds = {count: engine.time_pass(count) for count in way}
+        rounds.append([seconds[count] for count in counts])
+    return rounds
 
 
 def _would_not_fit(speeds: list[Speed]) -> bool:

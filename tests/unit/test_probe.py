@@ -1,4 +1,4 @@
-"""What the probe takes a slot's memory to be, on a GPU that still holds more than is in use."""
+"""What the probe makes of a GPU that holds more than is in use, and of a busy machine."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from builders import trial_config
 
 from trainables.slots.probe import probe
+from trainables.slots.speed import best
 
 _BASE, _SLOT = 10, 5
 
@@ -42,7 +43,7 @@ class Engine:
         self._gpu.used += _SLOT
         self._gpu.reserve(max(self._gpu.reserved, self._gpu.used))
 
-    def time_pass(self) -> float:
+    def time_pass(self, count: int) -> float:
         return 1.0
 
     def clear(self) -> None:
@@ -57,3 +58,33 @@ def test_a_slot_s_memory_is_not_hidden_by_what_the_base_s_evaluation_left(
     assert [(s.slots, s.peak_bytes) for s in speeds] == [
         (count, _BASE + count * _SLOT) for count in (1, 2, 4)
     ]
+
+
+class Shared:
+    """An engine on a machine that others slow down by half, more and more often."""
+
+    def __init__(self) -> None:
+        self.slots: list[Any] = []
+        self.passes = 0
+
+    def join(self, *_: Any) -> None:
+        self.slots.append(None)
+
+    def time_pass(self, count: int) -> float:
+        self.passes += 1
+        others = 1.0 + min(1.0, self.passes / 20)
+        return 0.1 * (1 + 0.25 * count) * others
+
+    def clear(self) -> None:
+        self.slots.clear()
+
+
+def test_what_others_do_on_the_machine_does_not_hide_what_a_slot_gains() -> None:
+    engine: Any = Shared()
+    speeds = probe(engine, trial_config(), most=8, passes=1000, slot_seconds=0.0)
+    alone = {count: count / (0.1 * (1 + 0.25 * count)) for count in (1, 2, 4, 8)}
+    first = speeds[0].passes_per_second / alone[1]
+    for speed in speeds:
+        expected = first * alone[speed.slots]
+        assert speed.passes_per_second == pytest.approx(expected, rel=0.05)
+    assert best(speeds, passes=1000, slot_seconds=0.0) == 8
