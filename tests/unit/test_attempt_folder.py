@@ -87,6 +87,20 @@ def test_the_newest_valid_checkpoint_of_earlier_attempts_is_fetched(
     assert found.name == "step_00000008"
 
 
+def test_of_checkpoints_after_the_same_step_that_of_the_tenth_attempt_comes_before_the_ninth(
+    config: TrialConfig, tmp_path: Path
+) -> None:
+    trial_folder, _, _ = config.output_dir.rpartition("/")
+    attempts = [f"{trial_folder}/attempt_{number}" for number in (9, 10, 11)]
+    for attempt in attempts[:-1]:
+        publish_checkpoint(attempt, 8, tmp_path / attempt[-2:])
+    changes = {"earlier_attempts": tuple(attempts[:-1]), "output_dir": attempts[-1]}
+    here = on_this_node(config.model_copy(update=changes))
+    found = newest_valid([Path(folder) for folder in here.earlier_attempts])
+    assert found is not None
+    assert found.parents[1].name == "attempt_10"
+
+
 def test_what_the_attempt_itself_has_published_is_fetched_too(
     config: TrialConfig, tmp_path: Path
 ) -> None:

@@ -194,13 +194,16 @@ def _fetch_earlier(addresses: Sequence[str], folder: Path) -> tuple[str, ...]:
 
 
 def _fetch_checkpoint(attempts: Mapping[str, Path]) -> None:
-    """Fetch the newest valid checkpoint of the attempts, given by address and folder here."""
+    """Fetch the newest valid checkpoint of the attempts, given by address and folder here.
+
+    At equal steps a later attempt comes first, as in `checkpoints`.
+    """
     published = [
-        (name, address)
-        for address in attempts
+        (name, attempt, address)
+        for attempt, address in enumerate(attempts)
         for name in open_storage(address).children(CHECKPOINTS)
     ]
-    for name, address in sorted(published, reverse=True):
+    for name, _, address in sorted(published, reverse=True):
         checkpoint = attempts[address] / CHECKPOINTS / name
         if is_valid(checkpoint):  # takes as long as reading it
             return
