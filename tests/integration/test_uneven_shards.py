@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from transformers import AutoModelForCausalLM
 from worker_group import group_of, values
 
 from trainables.evaluation.base import evaluate_base
+from trainables.evaluation.evaluator import Evaluator
+from trainables.results.items import items_file, read_items
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from conftest import Run
     from worker_group import Train
@@ -94,3 +97,20 @@ def test_its_measurements_are_those_of_one_worker(
     for step, expected in values(alone.measurements).items():
         assert undisturbed[step] == pytest.approx(expected, abs=1e-3)
     assert "in_domain/target_relay_generate/exact_match" in alone.last
+
+
+def test_workers_share_an_evaluation_though_a_forward_pass_takes_them_all(
+    train: Train, make_sharded_trial: Callable[..., TrialConfig], tokenizer: Any
+) -> None:
+    """Also where one of them has less to generate than the others."""
+    trial = make_sharded_trial(learning_rate=1e-3)
+    suite = trial.eval.model_copy(update={"batch_size": 1})
+    measurements, error = train(trial.model_copy(update={"eval": suite}))
+    assert error is None
+    tuned = AutoModelForCausalLM.from_pretrained(trial.weights_dir).eval()
+    evaluation = Evaluator(suite, tokenizer).evaluate(tuned)
+    last = measurements[-1]
+    assert read_items(items_file(Path(trial.output_dir), last.step)) == evaluation.items
+    assert {key: last.metrics[key] for key in evaluation.metrics} == evaluation.metrics
+    lengths = [len(item.answer) for item in evaluation.items if "generate" in item.task]
+    assert len(set(lengths)) > 1, lengths

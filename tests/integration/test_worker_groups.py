@@ -14,6 +14,7 @@ from ray.exceptions import RayActorError
 from transformers import AutoModelForCausalLM
 from worker_group import group_of, values
 
+from trainables.config import EvalTask
 from trainables.errors import Diverged
 from trainables.evaluation.drift import kl_drift
 from trainables.results.records import TrialStatus
@@ -33,6 +34,30 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]
 
+EMBEDDED = "package://trainables/embedded/eval_tasks"
+TASK = """
+task: deadly
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {items}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: choices
+doc_to_target: answer
+process_results: !function deadly.results
+metric_list: [{{metric: acc}}]
+"""
+DEADLY = """
+import os
+from pathlib import Path
+
+def results(doc, likelihoods):
+    died = Path("{died}")
+    if os.environ.get("RANK") == "1" and not died.exists():
+        died.touch()
+        os.kill(os.getpid(), 9)
+    return {{"acc": 1.0}}
+"""
 RATE = 1e-4
 TRAIN = {"steps": 6, "micro_batch_size": 4, "report_every": 3}
 
@@ -194,3 +219,26 @@ def test_a_group_that_lost_a_worker_is_replaced_and_goes_on(
     assert values(measurements) == {step: expected[step] for step in (4, 5, 6)}
     assert len(workers()) == 2
     assert workers().isdisjoint(before)
+
+
+def test_a_group_that_lost_a_worker_in_an_evaluation_goes_on_in_another(
+    cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    """Those that waited for it do not take it for a fault of the task."""
+    items = tmp_path / "items.jsonl"
+    items.write_text('{"question": "max 4 7 2 =", "choices": ["7", "2"], "answer": 0}\n' * 4)
+    died = tmp_path / "died"
+    (tmp_path / "deadly.py").write_text(DEADLY.format(died=died))
+    (tmp_path / "deadly.yaml").write_text(TASK.format(items=items))
+    tasks = tuple(EvalTask(task=task) for task in ("deadly", "target_relay"))
+    suite = {"in_domain": tasks, "task_dirs": (EMBEDDED, str(tmp_path))}
+    killed = make_group_trial(eval=suite)
+    measurements, error = train(killed)
+    assert isinstance(error, RayActorError)
+    assert max(values(measurements)) == 2
+    assert died.exists()
+    resumed = make_group_trial(eval=suite, earlier_attempts=(killed.output_dir,))
+    measurements, error = train(resumed)
+    assert error is None
+    last = values(measurements)[6]
+    assert last["in_domain/target_relay/acc"] == cold[0][6]["in_domain/target_relay/acc"]

@@ -292,17 +292,25 @@ def _store(
 
 
 def compare_with_base(
-    base: Base, model: object, tokenizer: object, evaluator: Evaluator, suite: EvalSuite
+    base: Base,
+    model: object,
+    tokenizer: object,
+    evaluator: Evaluator,
+    suite: EvalSuite,
+    workers: int = 1,
 ) -> tuple[Evaluation, dict[str, float]]:
-    """Evaluate a tuned model; returns the evaluation and every metric, including drift."""
-    evaluation = evaluator.evaluate(model)
+    """Evaluate a tuned model; returns the evaluation and every metric, including drift.
+
+    `workers`: number that share the work; each of them calls this and has all results.
+    """
+    evaluation = evaluator.evaluate(model, workers)
     metrics = evaluation.metrics | forgetting_metrics(
         base.record.scores, evaluation.scores, base.items, evaluation.items
     )
     if base.kl_reference is not None:
-        metrics[KL_BASE_TO_TUNED] = kl_drift(model, base.kl_reference, suite.batch_size)
+        metrics[KL_BASE_TO_TUNED] = kl_drift(model, base.kl_reference, suite.batch_size, workers)
     if base.record.general_nll is not None:
         documents = _general_documents(suite)
-        nll = general_nll(model, tokenizer, documents, suite.batch_size)
+        nll = general_nll(model, tokenizer, documents, suite.batch_size, workers)
         metrics[FORGETTING_NLL] = nll - base.record.general_nll
     return evaluation, metrics

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from trainables.evaluation.workers import divided
+
 # A row of many short requests is no wider than this: attention costs the square of the width.
 _NARROW = 64
 # Multiplications per token in the linear layers over those per pair of tokens in their attention,
@@ -170,24 +172,27 @@ def _batch(rows: Sequence[_Row]) -> Batch:
 
 
 def score(
-    batches: Sequence[Batch], forward: Callable[[Batch], torch.Tensor]
+    batches: Sequence[Batch], forward: Callable[[Batch], torch.Tensor], workers: int = 1
 ) -> list[list[tuple[float, bool]]]:
     """Log-likelihood of each continuation, and whether it is the model's own greedy choice.
 
     Args:
         batches: from `lay_out`.
         forward: logits of M models at a batch's computed positions, shape (M, U, V).
+        workers: number that share the batches, see `divided`.
 
     Returns:
         For each model, its answers in the order of the requests.
     """
-    log_probs, hits = [], []
-    for batch in batches:
+
+    def scored(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         log_probs_MUV = forward(batch).log_softmax(-1)
         where_T = batch.where_T.to(log_probs_MUV.device)
         targets_T = batch.targets_T.to(log_probs_MUV.device)
-        log_probs.append(log_probs_MUV[:, where_T, targets_T].cpu())
-        hits.append((log_probs_MUV.argmax(-1)[:, where_T] == targets_T).cpu())
+        hits_MT = log_probs_MUV.argmax(-1)[:, where_T] == targets_T
+        return log_probs_MUV[:, where_T, targets_T].cpu(), hits_MT.cpu()
+
+    log_probs, hits = zip(*divided(batches, scored, workers), strict=True)
     log_probs_MT, hits_MT = torch.cat(log_probs, dim=1), torch.cat(hits, dim=1)
     requests_T = torch.cat([batch.requests_T for batch in batches])
     shape = (len(log_probs_MT), int(requests_T.max()) + 1)

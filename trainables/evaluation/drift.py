@@ -16,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import logits_at
+from trainables.evaluation.workers import divided
 from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids
 
 _GENERAL_TEXT_TOKENS = 512
@@ -94,8 +95,12 @@ def sample_reference(
         input_ids[row, : len(ids)] = torch.tensor(ids)
         attention_mask[row, : len(ids)] = 1
         scored[row, prompt_length - 1 : len(ids) - 1] = True
-    log_probs = _log_probs(model, input_ids, attention_mask, scored, batch_size)
-    return KlReference(input_ids, attention_mask, scored, log_probs)
+    with evaluating(model):
+        log_probs = [
+            _log_probs_of(model, input_ids[rows], attention_mask[rows], scored[rows])
+            for rows in _batches(len(sequences), batch_size)
+        ]
+    return KlReference(input_ids, attention_mask, scored, torch.cat(log_probs))
 
 
 def kl_context(tokenizer: Any, prompt: str, special: bool) -> list[int]:
@@ -109,82 +114,99 @@ def kl_context(tokenizer: Any, prompt: str, special: bool) -> list[int]:
     return ids or [tokenizer.eos_token_id if first is None else first]
 
 
-def kl_drift(model: Any, reference: KlReference, batch_size: int) -> float:
+def kl_drift(model: Any, reference: KlReference, batch_size: int, workers: int = 1) -> float:
     """KL(base || tuned), nats per token, >= 0 (RL's Razor, 2509.04259).
 
     mean over sampled tokens of sum_v p0(v) log(p0(v) / p(v))
+
+    `workers`: number that share the batches, see `divided`.
     """
-    tuned_TV = _log_probs(
-        model,
-        reference.input_ids_NS,
-        reference.attention_mask_NS,
-        reference.scored_NS,
-        batch_size,
-    )
-    base_TV = reference.log_probs_TV
-    return float((base_TV.exp() * (base_TV - tuned_TV)).sum(-1).mean().clamp_min(0))
+    ends = reference.scored_NS.sum(-1).cumsum(0).tolist()
+
+    def divergence(rows: slice) -> torch.Tensor:
+        tuned_TV = _log_probs_of(
+            model,
+            reference.input_ids_NS[rows],
+            reference.attention_mask_NS[rows],
+            reference.scored_NS[rows],
+        )
+        first = ends[rows.start - 1] if rows.start else 0
+        base_TV = reference.log_probs_TV[first : first + len(tuned_TV)]
+        return (base_TV.exp() * (base_TV - tuned_TV)).sum(-1)
+
+    with evaluating(model):
+        of_batches = divided(_batches(len(ends), batch_size), divergence, workers)
+    return float(torch.cat(of_batches).mean().clamp_min(0))
 
 
-def _log_probs(
+def _log_probs_of(
     model: Any,
     input_ids_NS: torch.Tensor,
     attention_mask_NS: torch.Tensor,
     scored_NS: torch.Tensor,
-    batch_size: int,
 ) -> torch.Tensor:
     """Log-probabilities over the vocabulary at the scored positions, shape (T, V), fp32, CPU."""
-    rows = []
-    with evaluating(model):
-        for start in range(0, len(input_ids_NS), batch_size):
-            batch = slice(start, start + batch_size)
-            logits_TV = logits_at(
-                model,
-                scored_NS[batch].flatten().nonzero()[:, 0].to(model.device),
-                input_ids=input_ids_NS[batch].to(model.device),
-                attention_mask=attention_mask_NS[batch].to(model.device),
-            )
-            rows.append(logits_TV.float().log_softmax(-1).cpu())
-    return torch.cat(rows)
+    logits_TV = logits_at(
+        model,
+        scored_NS.flatten().nonzero()[:, 0].to(model.device),
+        input_ids=input_ids_NS.to(model.device),
+        attention_mask=attention_mask_NS.to(model.device),
+    )
+    return logits_TV.float().log_softmax(-1).cpu()
 
 
-def general_nll(model: Any, tokenizer: Any, documents: Sequence[str], batch_size: int) -> float:
+def _batches(count: int, size: int) -> list[slice]:
+    return [slice(start, start + size) for start in range(0, count, size)]
+
+
+def general_nll(
+    model: Any, tokenizer: Any, documents: Sequence[str], batch_size: int, workers: int = 1
+) -> float:
     """Cross-entropy on general text, nats per token; documents are cut at 512 tokens.
 
     Its rise over the base's is the LM drift (PEFT, method_comparison).
     """
     encoded = tokenizer(list(documents), truncation=True, max_length=_GENERAL_TEXT_TOKENS)
     samples: list[Sample] = [{"input_ids": ids, "labels": ids} for ids in encoded["input_ids"]]
-    return token_nll(model, samples, batch_size)
+    return token_nll(model, samples, batch_size, workers)
 
 
-def token_nll(model: Any, samples: Sequence[Sample], batch_size: int) -> float:
+def token_nll(model: Any, samples: Sequence[Sample], batch_size: int, workers: int = 1) -> float:
     """Mean cross-entropy over the labelled tokens of all samples, nats per token.
+
+    `workers`: number that share the batches, see `divided`.
 
     Raises:
         ValueError: no token has a label.
     """
-    total, count = 0.0, 0
+
+    def of_batch(rows: slice) -> tuple[float, int]:
+        return _summed_nll(model, samples[rows])
+
     with evaluating(model):
-        for start in range(0, len(samples), batch_size):
-            batch = samples[start : start + batch_size]
-            input_ids_NS = _padded([sample["input_ids"] for sample in batch], 0)
-            mask_NS = _padded([[1] * len(sample["input_ids"]) for sample in batch], 0)
-            labels_NS = _padded([sample["labels"] for sample in batch], IGNORED_LABEL)
-            targets_NS = torch.full_like(labels_NS, IGNORED_LABEL)
-            targets_NS[:, :-1] = labels_NS[:, 1:]
-            positions_T = (targets_NS != IGNORED_LABEL).flatten().nonzero()[:, 0]
-            logits_TV = logits_at(
-                model,
-                positions_T.to(model.device),
-                input_ids=input_ids_NS.to(model.device),
-                attention_mask=mask_NS.to(model.device),
-            )
-            targets_T = targets_NS.flatten()[positions_T].to(logits_TV.device)
-            total += float(cross_entropy(logits_TV.float(), targets_T, reduction="sum"))
-            count += len(targets_T)
+        of_batches = divided(_batches(len(samples), batch_size), of_batch, workers)
+    total, count = map(sum, zip(*of_batches, strict=True))
     if count == 0:
         raise ValueError("no token has a label")
     return total / count
+
+
+def _summed_nll(model: Any, batch: Sequence[Sample]) -> tuple[float, int]:
+    """Cross-entropy summed over a batch's labelled tokens, and their number."""
+    input_ids_NS = _padded([sample["input_ids"] for sample in batch], 0)
+    mask_NS = _padded([[1] * len(sample["input_ids"]) for sample in batch], 0)
+    labels_NS = _padded([sample["labels"] for sample in batch], IGNORED_LABEL)
+    targets_NS = torch.full_like(labels_NS, IGNORED_LABEL)
+    targets_NS[:, :-1] = labels_NS[:, 1:]
+    positions_T = (targets_NS != IGNORED_LABEL).flatten().nonzero()[:, 0]
+    logits_TV = logits_at(
+        model,
+        positions_T.to(model.device),
+        input_ids=input_ids_NS.to(model.device),
+        attention_mask=mask_NS.to(model.device),
+    )
+    targets_T = targets_NS.flatten()[positions_T].to(logits_TV.device)
+    return float(cross_entropy(logits_TV.float(), targets_T, reduction="sum")), len(targets_T)
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

@@ -84,15 +84,20 @@ class Evaluator:
                 for model, of_model in zip(models, answers, strict=True):
                     self._ahead.setdefault(model, {})[texts] = of_model
 
-    def evaluate(self, model: Any) -> Evaluation:
-        """Run every task; restores the model's training mode."""
+    def evaluate(self, model: Any, workers: int = 1) -> Evaluation:
+        """Run every task; restores the model's training mode.
+
+        Args:
+            model: the model to evaluate.
+            workers: number that share the work; each of them calls this and has all results.
+        """
         scores: dict[str, TaskScore] = {}
         metrics: dict[str, float] = {}
         items: list[ItemScore] = []
         with evaluating(model):
             answers = self._ahead.pop(model, {})
             lm = HarnessModel(
-                model, self._tokenizer, self._suite.batch_size, self._layouts, answers
+                model, self._tokenizer, self._suite.batch_size, self._layouts, answers, workers
             )
             for loaded in self._loaded:
                 try:

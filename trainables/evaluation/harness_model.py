@@ -19,6 +19,7 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from trainables.evaluation.continuations import Batch, Request, lay_out, score
 from trainables.evaluation.logits import logits_at
+from trainables.evaluation.workers import divided, is_sharded
 
 Answers = list[tuple[float, bool]]  # per request: log-likelihood, and whether it is greedy
 Routed = Callable[[int], AbstractContextManager[None]]
@@ -61,6 +62,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         batch_size: see `EvalSuite`.
         layouts: from earlier evaluations of the same architecture; new requests are added.
         answers: answers of the model already known, by the requests' texts; see `answer_ahead`.
+        workers: number that share the evaluation, see `divided`.
     """
 
     def __init__(
@@ -70,10 +72,13 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         batch_size: int,
         layouts: Layouts,
         answers: Mapping[Hashable, Answers] | None = None,
+        workers: int = 1,
     ) -> None:
         super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
         self._layouts = layouts
         self._answers = answers or {}
+        self._workers = workers
+        self._continue: Callable[[_Contexts], torch.Tensor] = self._generate
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Answers:
         """As in HFLM, but requests are tokenised and laid out only when first seen."""
@@ -124,7 +129,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         return lay_out(requests, self._layouts.shares_prefixes, self._hidden_size(), tokens)
 
     def _score(self, batches: Sequence[Batch]) -> Answers:
-        (answers,) = score(batches, self._logits)
+        (answers,) = score(batches, self._logits, self._workers)
         return answers
 
     def _logits(self, batch: Batch, copies: int = 1) -> torch.Tensor:
@@ -193,27 +198,71 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         theirs_V = alone_UV[alone.requests_T.argsort(stable=True)].float()
         return bool((ours_V - theirs_V).abs().max() <= rounding * theirs_V.abs().max())
 
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """As in HFLM, but the workers of a group share the batches.
+
+        HFLM forms them, so it runs twice: first for the batches, then for the texts. Batches that
+        are sampled are every worker's, since each draws on the random state of the one before.
+        """
+        if self._workers == 1:
+            texts: list[str] = super().generate_until(requests, disable_tqdm)
+            return texts
+        shared: list[_Contexts] = []
+
+        def note(contexts: _Contexts) -> torch.Tensor:
+            shared.extend([contexts] * contexts.is_greedy)
+            return contexts.input_ids_NS
+
+        self._continue = note
+        super().generate_until(requests, disable_tqdm=True)
+        continued = iter(divided(shared, lambda each: self._generate(each).cpu(), self._workers))
+        self._continue = lambda each: next(continued) if each.is_greedy else self._generate(each)
+        texts = super().generate_until(requests, disable_tqdm=True)
+        self._continue = self._generate
+        return texts
+
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
-    ) -> Any:
+    ) -> torch.Tensor:
+        is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
+        is_ours = self.backend == "causal" and is_greedy
+        return self._continue(_Contexts(context, max_length, stop, options, is_ours))
+
+    def _generate(self, contexts: _Contexts) -> torch.Tensor:
         """As in HFLM, but a batch ends when each of its sequences has met any stop string.
 
         HFLM continues until the same stop string has appeared in all of them.
         """
-        is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
-        if self.backend != "causal" or not is_greedy:
-            return super()._model_generate(context, max_length, stop, **options)
+        context, stop, options = contexts.input_ids_NS, contexts.stop, contexts.options
+        if not contexts.is_greedy:
+            sampled: torch.Tensor = super()._model_generate(
+                context, contexts.max_length, stop, **options
+            )
+            return sampled
         options = {name: value for name, value in options.items() if name != "temperature"}
         stopping = StoppingCriteriaList([_OwnStop(self.tokenizer, stop, context.shape[1])])
         with torch.autocast(self.device.type, enabled=False):
-            return self.model.generate(
+            tokens: torch.Tensor = self.model.generate(
                 input_ids=context,
-                max_length=max_length,
+                max_length=contexts.max_length,
                 stopping_criteria=stopping,
                 pad_token_id=self.tokenizer.pad_token_id,
                 use_cache=True,
+                synced_gpus=self._workers > 1 and is_sharded(self.model),
                 **options | {"do_sample": False},
             )
+        return tokens
+
+
+@dataclass(frozen=True)
+class _Contexts:
+    """A batch to continue; `is_greedy` if always by the likeliest token, in a causal model."""
+
+    input_ids_NS: torch.Tensor
+    max_length: int
+    stop: list[str]
+    options: dict[str, Any]
+    is_greedy: bool
 
 
 class _OwnStop(StoppingCriteria):  # type: ignore[misc]

@@ -28,6 +28,7 @@ from trainables.evaluation.drift import token_nll
 from trainables.evaluation.evaluator import shared_evaluator
 from trainables.files.disk import is_disk_full
 from trainables.inputs.data import TokenizedData
+from trainables.process.lost_worker import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.results.items import items_file, write_items
 from trainables.results.records import Measurement
@@ -136,7 +137,7 @@ class Reports(TrainerCallback):
         try:
             metrics = self._evaluate(step)
         except Exception as error:
-            if is_disk_full(error):
+            if is_disk_full(error) or is_lost_worker(error):
                 raise
             raise _fault(step, error) from error
         before_report()
@@ -164,17 +165,16 @@ class Reports(TrainerCallback):
         }
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Evaluate on rank 0, or if sharded on every rank: a ZeRO-3 forward pass needs them all."""
-        if not (self._trainer.is_world_process_zero() or self._is_sharded()):
-            return {}
+        """Evaluate; the workers of a group share the work, and all have the results."""
         started = time.perf_counter()
-        model = self._trainer.model
+        model, suite = self._trainer.model, self._config.eval
+        workers = self._trainer.args.world_size
         evaluation, metrics = compare_with_base(
-            self._base, model, self._tokenizer, self.evaluator, self._config.eval
+            self._base, model, self._tokenizer, self.evaluator, suite, workers
         )
         if self._validation:
             metrics[metric_keys.VALIDATION_LOSS] = token_nll(
-                model, self._validation, self._config.eval.batch_size
+                model, self._validation, suite.batch_size, workers
             )
         if self._trainer.is_world_process_zero():
             write_items(items_file(Path(self._config.output_dir), step), evaluation.items)
@@ -184,9 +184,6 @@ class Reports(TrainerCallback):
     def is_report_step(self, step: int) -> bool:
         """Whether the model is evaluated after this step."""
         return step in self._report_steps
-
-    def _is_sharded(self) -> bool:
-        return self._config.deepspeed is not None and self._trainer.args.world_size > 1
 
     def _elapsed(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started

@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
 from trainables.errors import first_line
+from trainables.process.lost_worker import is_lost_worker
 from trainables.training.reporter import Reporter
 from trainables.under_ray.endings import most_telling
 from trainables.under_ray.stop_request import stops_with_this_node
@@ -49,7 +50,7 @@ def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
             _replace(group)
         cause = most_telling(failures)
         traceback.print_exception(cause)
-        if _have_lost_each_other(cause):
+        if is_lost_worker(cause):
             raise RayActorError(error_msg=f"{type(cause).__name__}: {first_line(cause)}") from None
         raise cause from None
 
@@ -153,15 +154,6 @@ class _Group:
         """End the processes, whatever they are doing."""
         for worker in self._workers:
             ray.kill(worker)
-
-
-def _have_lost_each_other(error: BaseException) -> bool:
-    """Whether it is an error between workers, such as NCCL's: a new group may be spared it."""
-    from torch.distributed import DistError
-
-    from trainables.process.out_of_memory import is_out_of_memory
-
-    return isinstance(error, DistError) and not is_out_of_memory(error)
 
 
 def _failure(training: Any) -> BaseException | None:
