@@ -53,7 +53,8 @@ def main(arguments: list[str]) -> int:
         for fault in error.faults:
             print(f"error: {fault}", file=sys.stderr)  # noqa: T201
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before the first trial, or for the second time
+        print("interrupted; the same command goes on", file=sys.stderr)  # noqa: T201
         return INTERRUPTED
 
 
