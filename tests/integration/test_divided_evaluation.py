@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from concurrent.futures import ProcessPoolExecutor
+from itertools import product
 from multiprocessing import get_context
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 
 from trainables.config import EvalSuite
 from trainables.evaluation.drift import general_nll, kl_drift, sample_reference
 from trainables.evaluation.evaluator import Evaluator
-from trainables.evaluation.workers import divided
+from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.model import load_model, load_tokenizer
+from trainables.process.workers import divided
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from trainables.config import ModelConfig
     from tune.config.sweep_config import SweepConfig
 
@@ -31,6 +32,13 @@ SUITE = EvalSuite(
     limit=40,
     batch_size=3,
 )
+
+
+def instances(kind: str, arguments: list[Any]) -> list[Instance]:
+    return [
+        Instance(kind, {}, argument, number, ("task", number, 1))
+        for number, argument in enumerate(arguments)
+    ]
 
 
 def evaluated(model: ModelConfig, workers: int) -> tuple[Any, list[float], int]:
@@ -51,27 +59,76 @@ def evaluated(model: ModelConfig, workers: int) -> tuple[Any, list[float], int]:
     return evaluation, drift, len(passes)
 
 
+def written(model: ModelConfig, workers: int) -> list[str]:
+    """What is generated where texts of different lengths are asked for, some of them sampled."""
+    torch.manual_seed(0)
+    lm = HarnessModel(load_model(model).eval(), load_tokenizer(model), 2, Layouts(), None, workers)
+    lengths, temperatures = (2, 9), (0.0, 1.0)
+    options = [
+        {"until": ["\n"], "do_sample": heat > 0, "temperature": heat, "max_gen_toks": length}
+        for length, heat in product(lengths, temperatures)
+    ]
+    return lm.generate_until(instances("generate_until", list(product(PROMPTS, options))))
+
+
+def refusal(model: ModelConfig, rank: int, workers: int) -> str:
+    """What is said where each worker has put the choices of a question in another order."""
+    lm = HarnessModel(load_model(model).eval(), load_tokenizer(model), 2, Layouts(), None, workers)
+    choices = [" 7", " 2"][:: 1 if rank else -1]
+    with pytest.raises(ValueError, match="differ between the workers") as refused:
+        lm.loglikelihood(instances("loglikelihood", [(PROMPTS[0], choice) for choice in choices]))
+    return str(refused.value)
+
+
 def as_worker(rank: int, workers: int, meeting: str, model: ModelConfig) -> Any:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers
     )
-    answers = evaluated(model, workers), divided(range(5), lambda item: (rank, item), workers)
+    answers = {
+        "evaluated": evaluated(model, workers),
+        "divided": divided(range(5), lambda item: (rank, item), workers),
+        "written": written(model, workers),
+        "refusal": refusal(model, rank, workers),
+    }
     torch.distributed.destroy_process_group()
     return answers
 
 
-def test_workers_that_share_an_evaluation_have_the_results_of_one(
-    sweep_config: SweepConfig, tmp_path: Path
-) -> None:
-    model, meeting = sweep_config.model, str(tmp_path / "meeting")
+@pytest.fixture(scope="module")
+def shared(sweep_config: SweepConfig, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """What each of two workers has."""
+    meeting = str(tmp_path_factory.mktemp("meeting") / "store")
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
-        calls = [pool.submit(as_worker, rank, 2, meeting, model) for rank in range(2)]
-        (first, of_first), (second, of_second) = (call.result() for call in calls)
-    assert of_first == of_second == [(0, 0), (1, 1), (0, 2), (1, 3), (0, 4)]
-    evaluation, drift, passes = evaluated(model, 1)
-    for shared in (first, second):
-        assert shared[0] == evaluation
-        assert shared[1] == drift
-        assert shared[2] < 0.65 * passes
+        calls = [pool.submit(as_worker, rank, 2, meeting, sweep_config.model) for rank in range(2)]
+        return [call.result() for call in calls]
+
+
+def test_each_item_is_computed_by_one_worker(shared: Any) -> None:
+    for of_worker in shared:
+        assert of_worker["divided"] == [(0, 0), (1, 1), (0, 2), (1, 3), (0, 4)]
+
+
+def test_workers_that_share_an_evaluation_have_the_results_of_one(
+    shared: Any, sweep_config: SweepConfig
+) -> None:
+    evaluation, drift, passes = evaluated(sweep_config.model, 1)
+    for of_worker in shared:
+        own_evaluation, own_drift, own_passes = of_worker["evaluated"]
+        assert own_evaluation == evaluation
+        assert own_drift == drift
+        assert own_passes < 0.65 * passes
     assert 0 < evaluation.scores["list_max"].value < 1
     assert drift[0] > 0
+
+
+def test_workers_write_the_texts_of_one_whatever_their_lengths(
+    shared: Any, sweep_config: SweepConfig
+) -> None:
+    texts = written(sweep_config.model, 1)
+    assert [of_worker["written"] for of_worker in shared] == [texts, texts]
+    assert len({len(text) for text in texts}) > 2
+
+
+def test_workers_that_read_different_questions_are_told(shared: Any) -> None:
+    for of_worker in shared:
+        assert "order of a set" in of_worker["refusal"]

@@ -282,7 +282,7 @@ def test_workers_meet_before_they_train(
         assert met == [1]
         raise InterruptedError
 
-    monkeypatch.setattr(training.checkpoint, "barrier", met.append)
+    monkeypatch.setattr(training, "barrier", met.append)
     monkeypatch.setattr(training.SFTTrainer, "train", train)
     with pytest.raises(InterruptedError):
         run(make_trial("full"))

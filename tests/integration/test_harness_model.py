@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from importlib.util import find_spec
 from typing import Any
 
@@ -164,6 +166,23 @@ def test_sampled_generation_is_hflm_s_own(base_model: Any, tokenizer: Any) -> No
         torch.manual_seed(0)
         texts.append(lm.generate_until(requests))
     assert texts[0] == texts[1]
+
+
+def test_one_that_has_answered_lets_go_of_its_model_at_once(
+    base_model: Any, tokenizer: Any
+) -> None:
+    """Not when Python next looks for cycles: a slot's memory is needed as soon as it is free."""
+    options = {"until": ["\n"], "do_sample": False, "max_gen_toks": 2}
+    gc.disable()
+    try:
+        lm = HarnessModel(base_model, tokenizer, 4, Layouts())
+        lm.loglikelihood(instances("loglikelihood", PAIRS))
+        lm.generate_until(instances("generate_until", [("max 4 7 2 =", options)]))
+        seen = weakref.ref(lm)
+        del lm
+        assert seen() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from trainables.evaluation.workers import divided
+from trainables.process.workers import divided
 
 # A row of many short requests is no wider than this: attention costs the square of the width.
 _NARROW = 64

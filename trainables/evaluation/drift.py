@@ -16,8 +16,8 @@ from torch.nn.functional import cross_entropy
 
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import logits_at
-from trainables.evaluation.workers import divided
 from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids
+from trainables.process.workers import divided
 
 _GENERAL_TEXT_TOKENS = 512
 

@@ -7,10 +7,12 @@ cases (encoder-decoder models, sampled generation) are left to HFLM.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -19,7 +21,9 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 
 from trainables.evaluation.continuations import Batch, Request, lay_out, score
 from trainables.evaluation.logits import logits_at
-from trainables.evaluation.workers import divided, is_sharded
+from trainables.process.lost_worker import is_lost_worker
+from trainables.process.out_of_memory import is_out_of_memory
+from trainables.process.workers import agreed, divided, from_each
 
 Answers = list[tuple[float, bool]]  # per request: log-likelihood, and whether it is greedy
 Routed = Callable[[int], AbstractContextManager[None]]
@@ -78,11 +82,12 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         self._layouts = layouts
         self._answers = answers or {}
         self._workers = workers
-        self._continue: Callable[[_Contexts], torch.Tensor] = self._generate
+        self._continue: Callable[[_Contexts], torch.Tensor] | None = None  # unlike `_generate`
 
     def loglikelihood(self, requests: list[Any], disable_tqdm: bool = False) -> Answers:
         """As in HFLM, but requests are tokenised and laid out only when first seen."""
         texts = tuple(request.args for request in requests)
+        self._check_alike(texts)
         if texts in self._answers:
             return self._answers[texts]
         if texts in self._layouts.batches:
@@ -121,7 +126,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
 
     def _lay_out(self, requests: Sequence[Request]) -> list[Batch]:
         if self._layouts.shares_prefixes is None:
-            self._layouts.shares_prefixes = self._computes_branches()
+            self._layouts.shares_prefixes = agreed(self._computes_branches(), self._workers)
         longest = max(len(request.inputs) for request in requests)
         tokens = self.batch_size * max(longest, _LEAST_TOKENS)
         if self.device.type == "cpu":
@@ -190,7 +195,9 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         (alone,) = lay_out(requests, False, 1, 1 << 30)
         try:
             shared_UV = self._logits(branched)[0, branched.where_T]
-        except (IndexError, RuntimeError, TypeError, ValueError):
+        except (IndexError, RuntimeError, TypeError, ValueError) as error:
+            if is_out_of_memory(error) or is_lost_worker(error):
+                raise
             return False
         alone_UV = self._logits(alone)[0, alone.where_T]
         rounding = _ROUNDING.get(self.model.dtype, _ROUNDING_OF_HALVES)
@@ -207,26 +214,62 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         if self._workers == 1:
             texts: list[str] = super().generate_until(requests, disable_tqdm)
             return texts
+        self._check_alike([request.args for request in requests])
         shared: list[_Contexts] = []
 
         def note(contexts: _Contexts) -> torch.Tensor:
-            shared.extend([contexts] * contexts.is_greedy)
+            shared.extend([contexts.to("cpu")] * contexts.is_greedy)
             return contexts.input_ids_NS
 
-        self._continue = note
-        super().generate_until(requests, disable_tqdm=True)
-        continued = iter(divided(shared, lambda each: self._generate(each).cpu(), self._workers))
-        self._continue = lambda each: next(continued) if each.is_greedy else self._generate(each)
-        texts = super().generate_until(requests, disable_tqdm=True)
-        self._continue = self._generate
+        def look_up(contexts: _Contexts) -> torch.Tensor:
+            if not contexts.is_greedy:
+                return self._generate(contexts)
+            ids_NS = contexts.input_ids_NS
+            return torch.cat([ids_NS, next(continuations).to(ids_NS.device)], dim=1)
+
+        def continuation(contexts: _Contexts) -> torch.Tensor:
+            tokens_NS = self._generate(contexts.to(self.device))
+            return tokens_NS[:, contexts.input_ids_NS.shape[1] :].cpu()
+
+        self._texts(requests, note)
+        continuations = iter(
+            tokens_NS
+            for _, alike in groupby(shared, key=lambda contexts: contexts.room)
+            for tokens_NS in divided(list(alike), continuation, self._workers)
+        )
+        return self._texts(requests, look_up)
+
+    def _texts(self, requests: list[Any], how: Callable[[_Contexts], torch.Tensor]) -> list[str]:
+        """HFLM's texts where `how` continues its batches."""
+        self._continue = how
+        try:
+            texts: list[str] = super().generate_until(requests, disable_tqdm=True)
+        finally:  # else it would keep this object, and so the model, until Python looks for cycles
+            self._continue = None
         return texts
+
+    def _check_alike(self, texts: Sequence[Any]) -> None:
+        """Check that the workers that share the requests have the same ones.
+
+        Raises:
+            ValueError: they do not.
+        """
+        if self._workers == 1:
+            return
+        digest = hashlib.sha256(repr(texts).encode()).hexdigest()
+        if len(set(from_each(digest, self._workers))) > 1:
+            raise ValueError(
+                "its questions differ between the workers of the trial: give all nodes the same "
+                "data, and let no Python of the task depend on the order of a set"
+            )
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
     ) -> torch.Tensor:
         is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
         is_ours = self.backend == "causal" and is_greedy
-        return self._continue(_Contexts(context, max_length, stop, options, is_ours))
+        contexts = _Contexts(context, max_length, stop, options, is_ours)
+        return (self._continue or self._generate)(contexts)
 
     def _generate(self, contexts: _Contexts) -> torch.Tensor:
         """As in HFLM, but a batch ends when each of its sequences has met any stop string.
@@ -248,7 +291,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
                 stopping_criteria=stopping,
                 pad_token_id=self.tokenizer.pad_token_id,
                 use_cache=True,
-                synced_gpus=self._workers > 1 and is_sharded(self.model),
+                synced_gpus=self._workers > 1 and _is_sharded(self.model),
                 **options | {"do_sample": False},
             )
         return tokens
@@ -263,6 +306,28 @@ class _Contexts:
     stop: list[str]
     options: dict[str, Any]
     is_greedy: bool
+
+    @property
+    def room(self) -> int:
+        """Tokens to generate at most.
+
+        Where a pass takes all workers, one that has fewer goes on for the others', past what its
+        model has positions for.
+        """
+        return self.max_length - int(self.input_ids_NS.shape[1])
+
+    def to(self, device: torch.device | str) -> _Contexts:
+        """Move its tensors."""
+        options = {
+            name: value.to(device) if isinstance(value, torch.Tensor) else value
+            for name, value in self.options.items()
+        }
+        return replace(self, input_ids_NS=self.input_ids_NS.to(device), options=options)
+
+
+def _is_sharded(model: torch.nn.Module) -> bool:
+    """Whether ZeRO-3 has sharded the parameters, so that a forward pass takes all workers."""
+    return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
 class _OwnStop(StoppingCriteria):  # type: ignore[misc]

@@ -126,10 +126,10 @@ class AdapterGroup:
         for index, adapter in enumerate(adapters):
             adapter.move(self._parameters_GP[index], self._gradients_GP[index])
 
-    def refresh(self) -> None:
-        """Pick up the optimizers' changes to the parameters."""
+    def refresh(self, first: int, last: int) -> None:
+        """Pick up the optimizers' changes to adapters from `first` up to, not including, `last`."""
         if self._working_GP is not self._parameters_GP:
-            self._working_GP.copy_(self._parameters_GP)
+            self._working_GP[first:last].copy_(self._parameters_GP[first:last])
 
     def weights(self, target: Target, first: int, last: int) -> Weights:
         """A layer's weights in the adapters from `first` up to, but not including, `last`."""
@@ -228,7 +228,7 @@ class AdaptedLayers:
         """Route each part of a batch through its own adapters while the context lasts."""
         routing = Routing(parts, masks)
         for part in parts:
-            part.group.refresh()
+            part.group.refresh(part.first, part.last)
         for target in self.targets:
             forward = partial(_adapted_linear, self._anchor, routing, target)
             target.module.forward = forward  # type: ignore[method-assign]

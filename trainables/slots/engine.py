@@ -164,6 +164,8 @@ class SlotEngine:
             slot.optimizer.clip(1.0)
             slot.optimizer.torch.step()
             slot.optimizer.zero_grad()
+        if self._base.device.type == "cuda":  # else the next pass would be charged with the steps
+            torch.cuda.synchronize()
         return time.perf_counter() - started
 
     def clear(self) -> None:

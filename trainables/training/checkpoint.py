@@ -21,7 +21,7 @@ import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,9 +29,9 @@ from safetensors.torch import load_file, save_file
 
 from trainables.errors import TrialError
 from trainables.files.disk import whole_folder
+from trainables.process.workers import from_each
 from trainables.training.checkpoint_files import FILES, digest
 
-T = TypeVar("T")
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 _TRAINING = "training.safetensors"
 _PROGRESS = "progress.json"
@@ -83,9 +83,7 @@ def take(model: Any, optimizer: Any, progress: Progress, world_size: int) -> Sna
     """Copy a training's state; every worker calls it, and only the first gets the tensors."""
     is_first = world_size == 1 or torch.distributed.get_rank() == 0
     tensors = _read_training_state(model, optimizer, is_first)
-    random_states = [_random_state()] * world_size
-    if world_size > 1:
-        torch.distributed.all_gather_object(random_states, random_states[0])
+    random_states = from_each(_random_state(), world_size)
     return Snapshot(tensors, random_states, progress)
 
 
@@ -370,27 +368,3 @@ def _unwrapped(optimizer: Any) -> list[Any]:
     while hasattr(chain[-1], "optimizer"):
         chain.append(chain[-1].optimizer)
     return chain
-
-
-def agreed(decision: T, world_size: int) -> T:
-    """Rank 0's decision; every worker calls it."""
-    if world_size == 1:
-        return decision
-    answer = [decision]
-    torch.distributed.broadcast_object_list(answer)
-    return answer[0]
-
-
-def any_worker(decision: bool, world_size: int) -> bool:
-    """Whether any worker decided so; every worker calls it."""
-    if world_size == 1:
-        return decision
-    decisions = [False] * world_size
-    torch.distributed.all_gather_object(decisions, decision)
-    return any(decisions)
-
-
-def barrier(world_size: int) -> None:
-    """Wait for all workers."""
-    if world_size > 1:
-        torch.distributed.barrier()

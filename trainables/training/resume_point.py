@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from trainables.training.checkpoint import agreed
+from trainables.process.workers import agreed
 from trainables.training.checkpoint_files import FILES, checkpoints, newest_valid
 
 # Together more than the minute for which NFS may show a folder as it was (`acdirmax`).

@@ -19,6 +19,7 @@ from trainables.config import TrialConfig
 from trainables.files.disk import whole_folder
 from trainables.inputs.data import TokenizedData, training_order
 from trainables.process.background import in_background
+from trainables.process.workers import agreed, barrier, from_each
 from trainables.results.records import Measurement, TrialResult
 from trainables.training import checkpoint, checkpoint_files
 from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
@@ -28,7 +29,7 @@ from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.reports import Reports, is_of_step
 from trainables.training.resume_point import resume_point
 
-# Rank 0 evaluates while the others wait for the next gradient exchange.
+# All wait for the one that is longest at its part of the evaluation.
 _LONGEST_EVALUATION_S = 24 * 3600
 
 
@@ -116,7 +117,7 @@ def run_training(
     reports.start(trainer)
     checkpoints.start(trainer, best)
     with _letting_go_of(trainer):
-        checkpoint.barrier(config.workers)  # in its own groups DeepSpeed waits for minutes only
+        barrier(config.workers)  # in its own groups DeepSpeed waits for minutes only
         with suppress(AlreadyTrained):
             trainer.train()
         return conclude(config, reports.last, best, save_to, first)
@@ -245,7 +246,7 @@ class Checkpoints(TrainerCallback):
         evaluated = checkpoint_files.evaluated(self._resumed)
         self._take_over(evaluated or progress.reports)
         is_due = evaluated is None and self._reports.is_report_step(progress.step)
-        if checkpoint.agreed(is_due, args.world_size):
+        if agreed(is_due, args.world_size):
             self._best.offer(self._reports.evaluate(state))
         if progress.step >= self._total_steps:
             raise AlreadyTrained
@@ -277,10 +278,10 @@ class Checkpoints(TrainerCallback):
                 return
             self._best.offer(measurement)
             self._mark_evaluated(step)
-        if checkpoint.any_worker(self._reporter.stop_requested(), args.world_size):
+        if any(from_each(self._reporter.stop_requested(), args.world_size)):
             if not is_report_step:
                 self._write(self._snapshot(args, state))
-            checkpoint.barrier(args.world_size)
+            barrier(args.world_size)
             raise StopTrial
 
     def _save_and_evaluate(self, args: TrainingArguments, state: TrainerState) -> Measurement:

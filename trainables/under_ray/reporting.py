@@ -59,7 +59,7 @@ class WorkerReporter(_StoppableReporter):
         Raises:
             StoppedByTune: the trial ends here, in every worker.
         """
-        from trainables.training.checkpoint import agreed
+        from trainables.process.workers import agreed
 
         if not agreed(self._hand_on is not None and self._hand_on(measurement), self._workers):
             raise StoppedByTune

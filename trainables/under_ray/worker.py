@@ -30,7 +30,7 @@ from trainables.under_ray.method import trial_function
 from trainables.under_ray.node import check_sees
 from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporter
 
-# Rank 0 evaluates, or waits for Tune, while the others wait for it; so do all for the last to load.
+# Rank 0 waits for Tune while the others wait for it; so do all for the last to load or to generate.
 _LONGEST_WAIT = timedelta(days=1)
 _REPORTS = "reports"
 # These end all workers at the same step, from shared information: none waits for another.
@@ -144,7 +144,7 @@ class Worker:
 
 def _leave(trial: TrialConfig, rank: int, is_stopped: bool = False) -> None:
     """Publish this worker's files, then, once all workers have, clear the node."""
-    from trainables.training.checkpoint import barrier
+    from trainables.process.workers import barrier
 
     publish_worker(trial, rank, is_stopped)
     if trial.published_dir is not None:
