@@ -18,13 +18,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat
+from itertools import repeat, takewhile
 from typing import Any
 
 import torch
 from torch.nn import functional
 
 from trainables.config import LoraConfig
+from trainables.slots.batch import Batch
 
 
 @dataclass(frozen=True)
@@ -207,8 +208,8 @@ class Routing:
         """Each part's factors for its share, shaped like it; None for all ones."""
         if self._masks is None:
             return [None] * len(self.parts)
-        shape = tuple(x_NSI.shape[1:])
-        return [self._masks.draw(part, shape) for part in self.parts]
+        _, positions, features = x_NSI.shape
+        return [self._masks.draw(part, (positions, features)) for part in self.parts]
 
 
 class AdaptedLayers:
@@ -243,30 +244,39 @@ class Masks:
     """Dropout, drawn from each adapter's own generator as if it trained alone.
 
     Args:
-        generators: the adapters', and lengths: of their sequences without padding, both in order.
+        generators: the adapters', in order.
+        batch: what they drop of.
     """
 
     def __init__(
         self,
         adapters: Sequence[Adapter],
         generators: Sequence[torch.Generator],
-        lengths: Sequence[int],
-        device: torch.device,
+        batch: Batch,
     ) -> None:
-        self._of = dict(zip(adapters, zip(generators, lengths, strict=True), strict=True))
-        self._device = device
+        self._adapters = list(adapters)
+        self._of = dict(zip(adapters, zip(generators, batch.lengths, strict=True), strict=True))
+        self._window = batch.window
+        self._device = batch.input_ids_NS.device
 
-    def draw(self, part: Part, shape_SI: tuple[int, ...]) -> torch.Tensor | None:
+    def draw(self, part: Part, shape_SI: tuple[int, int]) -> torch.Tensor | None:
         """Factors for a part's share of an input, (G, T, I); None for all ones."""
         adapters = part.adapters
         if not any(adapter.dropout for adapter in adapters):
             return None
-        mask_GRSI = torch.ones((len(adapters), part.rows, *shape_SI), device=self._device)
+        window = self._window if self._window and shape_SI[0] == self._window.length else None
+        width = window.width if window else shape_SI[0]
+        mask_GRSI = torch.ones((len(adapters), part.rows, width, shape_SI[1]), device=self._device)
         for mask_RSI, adapter in zip(mask_GRSI, adapters, strict=True):
             if adapter.dropout:
                 generator, length = self._of[adapter]
                 shape = (part.rows, length, shape_SI[1])
                 mask_RSI[:, :length] = self._draw(shape, 1 - adapter.dropout, generator)
+        if window:
+            before = takewhile(lambda adapter: adapter is not adapters[0], self._adapters)
+            first = sum(adapter.rows for adapter in before)
+            window = window.of_rows(first, len(adapters) * part.rows)
+            mask_GRSI = window.gather(mask_GRSI.flatten(0, 1)).unflatten(0, (len(adapters), -1))
         return mask_GRSI.flatten(1, 2)
 
     def _draw(

@@ -1,16 +1,59 @@
 """Micro-batches of several trials, side by side in one batch.
 
-Shapes: K micro-batches, N sequences, S positions, T labelled tokens.
+Shapes: K micro-batches, N sequences, S positions, L of them in a window, W = N x L, T labelled
+tokens.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 
 from trainables.inputs.data import IGNORED_LABEL, Sample
+
+_LARGEST_WINDOW = 0.5  # as a share of the width: beyond it copying costs what computing saves
+
+
+@dataclass(frozen=True)
+class Window:
+    """As many positions in a row in each sequence of a batch.
+
+    Attributes:
+        starts: the first, in each sequence.
+        length: how many, L.
+        width: positions of a whole sequence, S.
+        device: of the batch.
+    """
+
+    starts: Sequence[int]
+    length: int
+    width: int
+    device: torch.device
+
+    @cached_property
+    def indices(self) -> torch.Tensor:
+        """The positions in the flattened batch, (W,)."""
+        rows = [row * self.width + start for row, start in enumerate(self.starts)]
+        starts_N = torch.tensor(rows, device=self.device)
+        return (starts_N[:, None] + torch.arange(self.length, device=self.device)).flatten()
+
+    def of_rows(self, first: int, count: int) -> Window:
+        """The window in some sequences of the batch alone."""
+        return replace(self, starts=self.starts[first : first + count])
+
+    def gather(self, x_NSI: torch.Tensor) -> torch.Tensor:
+        """What stands in the window: (N, S, I) to (N, L, I)."""
+        x_WI = x_NSI.flatten(0, 1).index_select(0, self.indices)
+        return x_WI.view(len(self.starts), self.length, -1)
+
+    def scatter(self, x_NLI: torch.Tensor) -> torch.Tensor:
+        """The opposite, with zeros around the window: (N, L, I) to (N, S, I)."""
+        x_NSI = x_NLI.new_zeros(len(self.starts), self.width, x_NLI.shape[-1])
+        whole = x_NSI.flatten(0, 1).index_copy(0, self.indices, x_NLI.flatten(0, 1))
+        return whole.view_as(x_NSI)
 
 
 @dataclass(frozen=True)
@@ -24,6 +67,7 @@ class Batch:
         slots_T: the number of the micro-batch that each belongs to.
         tokens_K: the number of tokens that each micro-batch's loss is averaged over.
         lengths: length of the longest sequence in each micro-batch.
+        window: positions that include all of `positions_T`; None if those are most positions.
     """
 
     input_ids_NS: torch.Tensor
@@ -32,6 +76,7 @@ class Batch:
     slots_T: torch.Tensor
     tokens_K: torch.Tensor
     lengths: list[int]
+    window: Window | None
 
     @classmethod
     def of(
@@ -53,16 +98,22 @@ class Batch:
         positions: list[int] = []
         targets: list[int] = []
         slots: list[int] = []
+        firsts: list[int] = []
+        span = 0
         for number, samples in enumerate(micro_batches):
             for sample in samples:
                 start = len(rows) * width
                 labels = sample["labels"]
+                first = len(positions)
                 rows.append(sample["input_ids"] + [0] * (width - len(labels)))
                 for position, label in enumerate(labels[1:]):
                     if label != IGNORED_LABEL:
                         positions.append(start + position)
                         targets.append(label)
                         slots.append(number)
+                of_sample = positions[first:] or [start]
+                firsts.append(of_sample[0] - start)
+                span = max(span, of_sample[-1] - of_sample[0] + 1)
 
         def tensor(values: Sequence[int] | list[list[int]]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
@@ -74,4 +125,7 @@ class Batch:
             tensor(slots),
             tensor(tokens),
             lengths,
+            Window([min(first, width - span) for first in firsts], span, width, device)
+            if span <= width * _LARGEST_WINDOW
+            else None,
         )

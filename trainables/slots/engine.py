@@ -179,6 +179,7 @@ class SlotEngine:
     def close(self) -> None:
         """Restore the base to its original state."""
         self.clear()
+        self._loss.close()
         self._base.eval()
         self._base.requires_grad_(True)
 
@@ -193,8 +194,7 @@ class SlotEngine:
         masks = Masks(
             [slot.adapter for slot in slots],
             [slot.generator for slot in slots],
-            batch.lengths,
-            self._base.device,
+            batch,
         )
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)

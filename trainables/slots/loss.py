@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from trainables.evaluation.logits import logits_at
 from trainables.slots.batch import Batch
+from trainables.slots.last_layer import LastLayer
 
 _TILE_TOKENS = 1024
 
@@ -33,16 +34,21 @@ class PassLoss:
     def __init__(self, base: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
         self._base, self._autocast = base, autocast
         self._head = base.get_output_embeddings() if ends_with_head(base) else None
+        self._last_layer = LastLayer(base)
 
     def features(self, batch: Batch) -> torch.Tensor:
         """The features (T, F) that the loss is computed from, with the graph of the pass."""
-        with self._autocast():
+        with self._autocast(), self._last_layer.only_at(batch.window):
             # Padding is on the right, where causal attention never looks: no mask needed.
             if self._head is None:
                 return logits_at(self._base, batch.positions_T, input_ids=batch.input_ids_NS)
             output = self._base.base_model(input_ids=batch.input_ids_NS, use_cache=False)
             hidden: torch.Tensor = output.last_hidden_state
             return hidden.flatten(0, 1).index_select(0, batch.positions_T)
+
+    def close(self) -> None:
+        """Leave the base as it was."""
+        self._last_layer.close()
 
     def backward(self, features_TF: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Backpropagate each micro-batch's loss to the adapters it passed through.

@@ -1,0 +1,139 @@
+"""Which modules of a last layer may be computed at labelled positions alone, and that they are."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from test_slot_loss import gradients, model, sample, whole
+
+from trainables.inputs.model import shared_base
+from trainables.slots.batch import Batch
+from trainables.slots.engine import SlotEngine
+from trainables.slots.last_layer import LastLayer
+from trainables.slots.loss import PassLoss
+from trainables.training.reporter import ListReporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainables.config import TrialConfig
+
+    MakeTrial = Callable[..., TrialConfig]
+
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+
+USUAL = {"mlp", "self_attn.q_proj", "self_attn.o_proj"}
+# Two to five of twelve positions; no two micro-batches, nor their samples, alike.
+MICRO_BATCHES = [[(12, 10), (9, 4)], [(12, 11), (5, 3)]]
+
+
+def found(base: Any) -> set[str]:
+    """Their names within the last layer."""
+    named = {module: name for name, module in base.get_decoder().layers[-1].named_modules()}
+    layer = LastLayer(base)
+    layer.close()
+    return {named[module] for module in layer.modules}
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "cohere", "qwen3", "olmo2", "phi"])
+def test_queries_output_and_mlp_are_found(kind: str) -> None:
+    names = {name.replace("self_attn.dense", "self_attn.o_proj") for name in found(model(kind))}
+    assert names == USUAL
+
+
+def test_experts_are_found_with_their_router() -> None:
+    assert found(model("mixtral", num_local_experts=4)) == USUAL
+
+
+def test_zero_weights_hide_no_keys_and_values() -> None:
+    """As a model has them that is about to be grown by a layer: none can tell keys by results."""
+    base = model("llama")
+    base.get_decoder().layers[-1].self_attn.o_proj.weight.data.zero_()
+    assert found(base) == USUAL
+
+
+def test_an_mlp_that_looks_back_is_computed_whole() -> None:
+    base = model("llama")
+    mlp = base.get_decoder().layers[-1].mlp
+    own = mlp.forward
+    mlp.forward = lambda x_NSI: own(x_NSI + x_NSI.roll(1, dims=1))
+    assert found(base) == {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
+
+
+def test_nothing_is_found_where_positions_mix_after_the_last_layer() -> None:
+    base = model("llama")
+    norm = base.get_decoder().norm
+    own = norm.forward
+    norm.forward = lambda x_NSI: own(x_NSI.cumsum(1))
+    assert found(base) == set()
+
+
+@pytest.mark.parametrize("kind", ["llama", "gemma2", "cohere"])
+def test_losses_and_gradients_are_the_whole_model_s(kind: str) -> None:
+    base = model(kind)
+    micro_batches = [[sample(*lengths) for lengths in some] for some in MICRO_BATCHES]
+    losses, expected = whole(base, micro_batches)
+    counts = [sum(length - prompt for length, prompt in some) for some in MICRO_BATCHES]
+    batch = Batch.of(micro_batches, counts, torch.device("cpu"))
+    pass_loss = PassLoss(base, nullcontext)
+    rows = []
+    mlp = base.get_decoder().layers[-1].mlp.down_proj
+    mlp.register_forward_hook(lambda _, inputs, output: rows.append(tuple(output.shape[:2])))
+    found_K = pass_loss.backward(pass_loss.features(batch), batch)
+    assert rows == [(4, 5)]
+    assert found_K.tolist() == pytest.approx(losses, rel=1e-5)
+    for name, gradient in gradients(base).items():
+        torch.testing.assert_close(gradient, expected[name], rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("prompt", [2, 6])
+def test_where_most_positions_are_labelled_all_are_computed(prompt: int) -> None:
+    batch = Batch.of([[sample(12, prompt)]], [12 - prompt], torch.device("cpu"))
+    assert (batch.window is None) == (prompt == 2)
+
+
+def test_an_engine_leaves_no_hooks_on_the_base(make_trial: MakeTrial) -> None:
+    def hooks() -> int:
+        return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in base.modules())
+
+    trial = make_trial()
+    base, _ = shared_base(trial.model)
+    before = hooks()
+    engine = SlotEngine(trial.model, trial.lora)
+    assert hooks() == before + 2 * len(USUAL)
+    engine.close()
+    assert hooks() == before
+
+
+def test_dropout_is_that_of_whole_sequences(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial's random numbers, and so its losses, do not depend on what is computed."""
+
+    def losses(largest_window: float) -> list[float]:
+        monkeypatch.setattr("trainables.slots.batch._LARGEST_WINDOW", largest_window)
+        trials = [
+            make_trial(trial_id="dropped", lora={"dropout": 0.3}),
+            make_trial(trial_id="other", lora={"dropout": 0.1}, seed=1),
+        ]
+        engine = SlotEngine(trials[0].model, trials[0].lora)
+        reporters = [ListReporter(), ListReporter()]
+        for trial, reporter in zip(trials, reporters, strict=True):
+            engine.join(trial, reporter)
+        down = engine._base.get_decoder().layers[-1].mlp.down_proj
+        hook = down.register_forward_hook(lambda *call: positions.append(call[2].shape[1]))
+        while engine.slots:
+            engine.step()
+        hook.remove()
+        engine.close()
+        return [m.metrics["train/loss"] for r in reporters for m in r.measurements]
+
+    positions: list[int] = []
+    whole_sequences = losses(0.0)
+    computed = sum(positions)
+    positions.clear()
+    assert losses(1.0) == pytest.approx(whole_sequences, abs=1e-6)
+    assert sum(positions) < computed
