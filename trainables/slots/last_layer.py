@@ -95,7 +95,7 @@ def _stays_in_place(
 ) -> bool:
     """Whether the last positions' logits stay when the others are spoilt around a module.
 
-    Before it and after it; False too for modules that make no more than one tensor of one.
+    Before it and after it. False too for modules that do not make one tensor of one.
     """
     width, first = 8, 5
     tokens_1S = torch.arange(width, device=base.device)[None]
