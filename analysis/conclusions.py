@@ -185,7 +185,7 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
 
 def _full_against_lora(results: Results) -> list[Conclusion]:
     """Compare the best of each, corrected for all pairs that could have been picked instead."""
-    full = results.group("full")
+    full = results.full
     lora = [group for group in results.groups if group.method == "lora"]
     if full is None or not lora:
         return []
@@ -204,12 +204,12 @@ def _full_against_lora(results: Results) -> list[Conclusion]:
             found, what = _forgetting(found), "forgetting"
         conclusions.append(
             _difference(
-                f"Full SFT at its best trade-off ({results.name(full.best)}) {verb} than {named} "
-                f"by {_size(found)} points {where}",
+                f"Full fine-tuning at its best trade-off ({results.name(full.best)}) {verb} than "
+                f"{named} by {_size(found)} points {where}",
                 found,
-                f"Full SFT and {named} cannot be told apart {where}",
+                f"Full fine-tuning and {named} cannot be told apart {where}",
                 picked,
-                f"the difference in {what}, full SFT minus LoRA,",
+                f"the difference in {what}, full fine-tuning minus LoRA,",
             )
         )
     return conclusions
@@ -275,8 +275,8 @@ def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:
 
 
 def _learning_rates(results: Results) -> list[Conclusion]:
-    """LoRA's best learning rate divided by full SFT's; about 10 if both are tuned well."""
-    full = results.group("full")
+    """LoRA's best learning rate divided by full fine-tuning's; about 10 if both are tuned well."""
+    full = results.full
     trials = _lora(results)
     if full is None or not trials:
         return []
@@ -288,7 +288,7 @@ def _learning_rates(results: Results) -> list[Conclusion]:
     return [
         Conclusion(
             f"LoRA's best learning rate ({rate(one)}) is {one / other:.2g} times "
-            f"that of full SFT ({rate(other)}).",
+            f"that of full fine-tuning ({rate(other)}).",
             f"best trade-off of {len(trials)} LoRA and {len(full.trials)} full trials; "
             "no interval, a learning rate has one value in each trial",
             "open",

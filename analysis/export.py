@@ -13,13 +13,12 @@ from analysis.model_card import Kind, model_card
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
+from trainables.files.disk import whole_folder
 from trainables.files.locations import is_local
-from trainables.results.recommendation import Recommendation, recommend
+from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import status_in_full
-
-_MOST_NUMBERS = 20
 
 
 def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = False) -> Path:
@@ -42,7 +41,7 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
-    recommendation = recommend(sweep.goals, sweep.trials, judged_by_repeats(sweep.trials))
+    recommendation = recommend(sweep.settings, sweep.trials, judged_by_repeats(sweep.trials))
     record = _choose(sweep, recommendation, number)
     weights = sweep.ledger.weights(record)
     if weights is None:
@@ -51,12 +50,9 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
     _check_target(to)
     card = model_card(kind, record, sweep, recommendation)
     try:
-        unfinished = to.with_name(f".{to.name}.unfinished")
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        _write_weights(kind, record.config.model, weights, unfinished)
-        (unfinished / "README.md").write_text(card, encoding="utf-8")
-        unfinished.replace(to)
+        with whole_folder(to) as unfinished:
+            _write_weights(kind, record.config.model, weights, unfinished)
+            (unfinished / "README.md").write_text(card, encoding="utf-8")
     except OSError as error:
         rule = f"cannot write to {to}: {error.strerror or error}"
         raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error
@@ -72,7 +68,7 @@ def _choose(sweep: Sweep, recommendation: Recommendation | None, number: int | N
     for record in sweep.trials:
         if record.number == number:
             return record
-    known = _numbers([record.number for record in sweep.trials])
+    known = numbers_text(sweep.trials)
     raise UserError(
         [Fault("--trial", f"must be one of the sweep's, got {number}", f"it has {known}")]
     )
@@ -89,16 +85,8 @@ def _without_weights(sweep: Sweep, record: TrialRecord) -> Fault:
 
 
 def _with_weights(sweep: Sweep) -> str:
-    kept = [record.number for record in sweep.trials if sweep.ledger.weights(record)]
-    return f"with weights: {_numbers(kept)}" if kept else "no trial of the sweep has weights"
-
-
-def _numbers(numbers: list[int]) -> str:
-    if not numbers:
-        return "no trials"
-    more = len(numbers) - _MOST_NUMBERS
-    named = ", ".join(map(str, numbers[:_MOST_NUMBERS])) + (f" and {more} more" if more > 0 else "")
-    return f"{'trial' if len(numbers) == 1 else 'trials'} {named}"
+    kept = [record for record in sweep.trials if sweep.ledger.weights(record)]
+    return f"with weights: {numbers_text(kept)}" if kept else "no trial of the sweep has weights"
 
 
 def _kind(record: TrialRecord, merge: bool) -> Kind:

@@ -93,7 +93,7 @@ def _title(metric: str) -> str:
 
 
 def rank_curves(results: Results) -> Figure | None:
-    """Plot the best trade-off's in-domain, OOD and forgetting by rank, with full SFT as a band.
+    """Plot in-domain, OOD and forgetting of the best by rank, with full fine-tuning as a band.
 
     Error bars and band are 95 % bootstrap intervals over items; dots are all complete LoRA trials.
     None without LoRA trials.
@@ -129,7 +129,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     axes.errorbar(
         ranks, values, yerr=[below, above], fmt="o-", color=_BLUE, capsize=3, label="LoRA"
     )
-    full = results.group("full")
+    full = results.full
     value = full.best.metric(key) if full else None
     if full and value is not None:
         axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label="full")

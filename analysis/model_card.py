@@ -53,7 +53,7 @@ def model_card(
         f"---\n{_front_matter(kind, record, base)}\n---",
         f"# {sweep.name}, trial {record.number}",
         f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record)}). "
-        + _why(record, sweep.goals, recommendation)
+        + _why(record, sweep.settings, recommendation)
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
         f"## Load\n\n{_fenced(_loading(kind), 'python')}",
         _prompting(record.config.data),

@@ -1,4 +1,4 @@
-"""The paper's table: method and rank by task, with differences from the base and full SFT."""
+"""The paper's table: method and rank by task, against the base and full fine-tuning."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _SUMMARIES: tuple[tuple[str, Role, str], ...] = (
 
 @dataclass(frozen=True)
 class Cell:
-    """A value, and how it differs from the base's and from full SFT's.
+    """A value, and how it differs from the base's and from full fine-tuning's.
 
     Attributes:
         value: a fraction.
         to_base, to_full: the row's value minus the other's, over the same items; None if there is
             nothing to compare with.
         p_base, p_full: as `Comparison.p_value`, corrected for having picked the trials, then
-            adjusted over all comparisons with the base, and over all with full SFT (Holm).
+            adjusted over all comparisons with the base, and over all with full fine-tuning (Holm).
         seeds: over repeats with other seeds, without the trial itself.
     """
 
@@ -46,7 +46,7 @@ class Cell:
 
     @property
     def marks(self) -> str:
-        """`*` if it differs from the base, `†` if from full SFT, both by test and interval."""
+        """`*` if unlike the base, `†` if unlike full fine-tuning, both by test and interval."""
         found = (
             (UNLIKE_BASE, self.to_base, self.p_base),
             (UNLIKE_FULL, self.to_full, self.p_full),
@@ -168,9 +168,9 @@ def _columns(name: str, interval: Interval | None, p_value: float | None) -> dic
 
 
 def paper_table(results: Results) -> PaperTable:
-    """Compare the best trade-off of full SFT and of LoRA at each rank with the base."""
+    """Compare the best trade-off of full fine-tuning and of LoRA at each rank with the base."""
     columns = _columns_of(results)
-    full = results.group("full")
+    full = results.full
     rows = [_base_row(results, columns)]
     rows += [_row(results, group, full, columns) for group in results.groups]
     return PaperTable(tuple(_adjusted(rows)), {name: role for name, (role, *_) in columns.items()})
@@ -241,7 +241,7 @@ def _signed(comparison: Comparison | None, sign: int) -> Interval | None:
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:
-    """Adjust p-values jointly over all comparisons with the base, and over all with full SFT."""
+    """Adjust p-values over all comparisons with the base, and over all with full fine-tuning."""
     places = [(i, name) for i, row in enumerate(rows) for name in row.cells]
     cells = {place: rows[place[0]].cells[place[1]] for place in places}
     tested = [place for place in places if cells[place].to_base]

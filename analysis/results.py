@@ -77,7 +77,7 @@ class Group:
     @property
     def label(self) -> str:
         """Such as `LoRA, rank 8`."""
-        return "full SFT" if self.rank is None else f"LoRA, rank {self.rank}"
+        return "full fine-tuning" if self.rank is None else f"LoRA, rank {self.rank}"
 
 
 class Results:
@@ -88,7 +88,7 @@ class Results:
 
     def __init__(self, sweeps: Sequence[Sweep]) -> None:
         self.sweeps = tuple(sweeps)
-        self.goals = sweeps[0].goals
+        self.goals = sweeps[0].settings
         self._sweep_of = {r.config.trial_id: sweep for sweep in sweeps for r in sweep.trials}
         self._scores_of = cache(self._read_scores)
         self._pairs_of = cache(self._read_pairs)
@@ -122,7 +122,7 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """LoRA by rank, then full SFT; groups without a complete trial are left out."""
+        """LoRA by rank, then full fine-tuning; groups without a complete trial are left out."""
         ranks = sorted({r.config.lora.rank for r in self.complete if r.config.lora})
         wanted: list[tuple[Method, int | None]] = [("lora", rank) for rank in ranks]
         groups = []
@@ -132,10 +132,10 @@ class Results:
                 groups.append(Group(method, rank, trials, self.nearest_to_ideal(trials)))
         return groups
 
-    def group(self, method: Method, rank: int | None = None) -> Group | None:
-        """One of the groups, if it has a trial."""
-        found = [g for g in self.groups if g.method == method and g.rank == rank]
-        return found[0] if found else None
+    @property
+    def full(self) -> Group | None:
+        """The group of full fine-tuning, if it has a trial."""
+        return next((group for group in self.groups if group.method == "full"), None)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
         """The best trade-off among these complete trials, on the scale of all complete ones."""

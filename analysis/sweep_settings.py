@@ -23,6 +23,7 @@ class Budget(_Part):
 
     trials: int
     hours: float | None = None
+    gpu_hours: float | None = None
 
 
 class Confirm(_Part):

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 
 from analysis.sweep_settings import SweepSettings
-from trainables.config import DataConfig, EvalSuite, ModelConfig, TrainConfig
+from trainables.config import DataConfig, ModelConfig, TrainConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
 from trainables.results.confirmation import unconfirmed, winners
@@ -49,11 +49,11 @@ class Sweep:
     @property
     def name(self) -> str:
         """As in the sweep file."""
-        return str(self.record.config["name"])
+        return self.settings.name
 
     @cached_property
-    def goals(self) -> SweepSettings:
-        """Objectives and constraints."""
+    def settings(self) -> SweepSettings:
+        """The resolved sweep file."""
         return SweepSettings.of(self.record)
 
     @cached_property
@@ -94,21 +94,19 @@ class Sweep:
     @property
     def _missing_repeats(self) -> int:
         """Repeat runs of the winners that the next start of the command would make."""
-        confirm = self.goals.confirm
+        confirm = self.settings.confirm
         if confirm is None or self._asked is None:
             return 0
-        chosen = winners(self.goals, self.trials, confirm.top_k)
+        chosen = winners(self.settings, self.trials, confirm.top_k)
         return sum(1 for _ in unconfirmed(confirm.seeds, chosen, self.trials))
 
     @property
     def _asked(self) -> int | None:
         """How many trials the search must have; None if it may legitimately end with fewer."""
-        budget = self.record.config["budget"]
-        if not isinstance(budget, dict) or self.record.config.get("sampler") == "grid":
+        budget = self.settings.budget
+        if self.settings.sampler == "grid" or (budget.hours or budget.gpu_hours) is not None:
             return None
-        if budget.get("hours") is not None or budget.get("gpu_hours") is not None:
-            return None
-        return int(budget["trials"])
+        return budget.trials
 
 
 def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
@@ -174,22 +172,11 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
     if models[0] != models[1]:
         rule = f"{folders} have different base models, {models[0]} and {models[1]}"
         return [Fault("SWEEP_DIR", rule, "make one report for each model")]
-    if first.base.key != other.base.key and not _have_same_scores(first, other):
+    if first.base.scores_key != other.base.scores_key:
         rule = f"{folders} have different data or evaluations"
         remedy = "their scores are not over the same items; make one report for each"
         return [Fault("SWEEP_DIR", rule, remedy)]
     return []
-
-
-def _have_same_scores(first: Sweep, other: Sweep) -> bool:
-    """Whether two evaluations of the base differ only in what does not affect its scores."""
-    if (first.base.validation_samples is None) != (other.base.validation_samples is None):
-        # An earlier version made the keys from something else; scores of all tasks tell as much.
-        suites = [EvalSuite.model_validate(s.record.config["eval"]) for s in (first, other)]
-        one, another = (suite.model_dump(exclude={"batch_size"}) for suite in suites)
-        return one == another and first.base.scores == other.base.scores
-    own = first.base.scores_key
-    return own is not None and own == other.base.scores_key
 
 
 def notices(sweeps: Sequence[Sweep]) -> list[str]:
@@ -197,8 +184,8 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
     first, *others = sweeps
     told = []
     if any(
-        (sweep.goals.objectives, sweep.goals.constraints)
-        != (first.goals.objectives, first.goals.constraints)
+        (sweep.settings.objectives, sweep.settings.constraints)
+        != (first.settings.objectives, first.settings.constraints)
         for sweep in others
     ):
         told.append(

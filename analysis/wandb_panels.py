@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,9 +75,8 @@ def panel_groups(
     return [group for group in groups if group.panels]
 
 
-def laid_out(make: Callable[[], list[PanelGroup]]) -> list[PanelGroup]:
-    """Make panels and place them side by side on a report's grid."""
-    groups = make()
+def laid_out(groups: list[PanelGroup]) -> list[PanelGroup]:
+    """The panels, placed side by side on a report's grid."""
     for group in groups:
         across = min(3, len(group.panels))
         width = _GRID_WIDTH // across

@@ -14,7 +14,6 @@ import wandb_workspaces.workspaces as ws
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces import expr
 
-from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import Sweep, open_sweeps
 from analysis.wandb_inside import inside_records, log_inside, tables_of
 from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
@@ -70,7 +69,7 @@ class SweepViews:
     def __init__(self, sweep: Sweep) -> None:
         self._sweep = sweep
         self._sweep_id = sweep.record.sweep_id
-        self._settings = SweepSettings.of(sweep.record)
+        self._settings = sweep.settings
         self._folder = sweep.ledger.folder.root
         if self._settings.wandb.mode == "disabled":
             rule = "the sweep was run with wandb.mode: disabled, so W&B has none of its runs"
@@ -179,7 +178,7 @@ class SweepViews:
         unfinished = self._sweep.unfinished
         state = [wr.P(f"The sweep is not finished: {unfinished}.")] if unfinished else []
         recommendation = recommend(
-            self._sweep.goals, self._sweep.trials, judged_by_repeats(self._sweep.trials)
+            self._settings, self._sweep.trials, judged_by_repeats(self._sweep.trials)
         )
         if recommendation is None:
             told = "No trial to recommend: none is complete with every objective."
@@ -189,7 +188,7 @@ class SweepViews:
         return [*state, wr.P(told + recommendation.reason)]
 
     def _grids(self, entity: str, project: str) -> Iterator[Any]:
-        for group in laid_out(self._groups):
+        for group in laid_out(self._groups()):
             runs = wr.Runset(
                 entity=entity,
                 project=project,

@@ -78,11 +78,13 @@ class SyntheticSweep:
         ledger.folder.base.mkdir(parents=True, exist_ok=True)
         base = BaseRecord(
             key=f"{self.model}-{self.items}",
+            scores_key=f"{self.model}-{self.items}",
             scores=base_scores,
             metrics=_metrics(base_scores, base_scores, base_items, base_items),
             general_nll=2.5,
             parameters=1_000_000,
             train_samples=1600,
+            validation_samples=0,
             skipped_samples=3,
             seconds=1.5,
         )

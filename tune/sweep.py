@@ -29,7 +29,7 @@ from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
 from trainables.under_ray.tasks import as_task, inspect_on_worker
 from trainables.under_ray.trial import run_trial
-from tune.cluster.base_evaluation import evaluate_base
+from tune.cluster.base_evaluation import have_base_evaluated
 from tune.cluster.memory_fit import memory_fit
 from tune.cluster.node_checks import (
     ask_nodes,
@@ -251,7 +251,7 @@ class Sweep:
                 listener.preparing(message)
 
         folder = self._ledger.folder
-        evaluate_base(self._config, folder, self._base_cache, hosts, self._cluster, tell)
+        have_base_evaluated(self._config, folder, self._base_cache, hosts, self._cluster, tell)
         return self._ledger.base()
 
     def _look_inside(self, records: Sequence[TrialRecord]) -> None:

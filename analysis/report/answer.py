@@ -28,7 +28,7 @@ class Number:
         base: the base's value; None for forgetting, where it is 0.
         interval: over items, such as `0.797 to 0.878`.
         seeds: the mean over repeats with other seeds, its interval, and how many diverged.
-        full: the value of the best full SFT.
+        full: the value of the best full fine-tuning.
     """
 
     name: str
@@ -108,7 +108,7 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
     def write(value: float | None) -> str | None:
         return None if value is None else _written(metric, value)
 
-    full = results.group("full")
+    full = results.full
     other = full.best.metric(metric) if full and full.best is not trial else None
     return Number(
         NAMES[metric],

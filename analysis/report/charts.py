@@ -46,8 +46,7 @@ class Chart:
     def json(self) -> dict[str, Any]:
         """Plotly's JSON, with non-finite numbers as null."""
         spec = {"data": self.data, "layout": {**self.layout, "height": self.height}}
-        finite: dict[str, Any] = _finite(spec)
-        return finite
+        return finite(spec)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
@@ -78,11 +77,12 @@ class Key:
     shape: str = "dot"
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """JSON's values, with null for the numbers that it has not: NaN and infinity."""
     if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
+        return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
+        return [finite(inner) for inner in value]
     if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
     return value
@@ -111,7 +111,7 @@ def colour_of(group: Group, colours: dict[int, str]) -> str:
 def hover(results: Results, record: TrialRecord) -> str:
     """The hover text of a trial's point."""
     lora = record.config.lora
-    setting = f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else "full SFT"
+    setting = f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else "full fine-tuning"
     further = map(escape, further_settings(record))
     lines = [
         f"<b>{escape(results.name(record))}</b>",
@@ -183,10 +183,10 @@ def _scale(colours: Sequence[str]) -> list[list[object]]:
 
 
 def rank_keys(results: Results, shape: str = "dot", full: str = "diamond") -> list[Key]:
-    """The legend of ranks and full SFT, for those present."""
+    """The legend of ranks and full fine-tuning, for those present."""
     keys = [Key(f"rank {rank}", colour, shape) for rank, colour in rank_colours(results).items()]
     if any(record.config.method == "full" for record in results.search_trials):
-        keys.append(Key("full SFT", FULL, full))
+        keys.append(Key("full fine-tuning", FULL, full))
     return keys
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
-from typing import Any
 
 from analysis.conclusions import conclude
 from analysis.frame import describe_metrics, trials_frame
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
+from analysis.report.charts import finite
 from analysis.report.cost import failures, gpu_hours, number
 from analysis.results import Results
 from analysis.sweeps import notices
@@ -38,17 +37,7 @@ def as_json(results: Results) -> str:
         "trials": trials_frame(results.sweeps).reset_index().to_dict("records"),
         "metrics": describe_metrics(results.sweeps).to_dict("index"),
     }
-    return json.dumps(_without_nan(document), indent=1, allow_nan=False) + "\n"
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _without_nan(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(inner) for inner in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+    return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
 
 
 def as_markdown(results: Results) -> str:
@@ -66,7 +55,7 @@ def as_markdown(results: Results) -> str:
             told = [one.interval and f"95 %: {one.interval}"]
             told += [one.seeds and f"over seeds: {one.seeds}"]
             told += [one.base and f"base: {one.base}"]
-            told += [one.full and f"best full SFT: {one.full}"]
+            told += [one.full and f"best full fine-tuning: {one.full}"]
             beside = f" ({'; '.join(filter(None, told))})" if any(told) else ""
             lines.append(f"- {one.name} **{one.value}**{beside}")
         lines.append("")
@@ -75,7 +64,7 @@ def as_markdown(results: Results) -> str:
     lines += ["", "## Methods and ranks, task by task", "", *_table(paper_table(results).texts())]
     lines += [
         "",
-        f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full SFT "
+        f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full fine-tuning "
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
         "trials, Holm-adjusted, 5 %, and an interval without 0). Δ in points. "
         "In brackets the mean over repeats with other seeds.",

@@ -50,7 +50,7 @@ def inside_figures(results: Results) -> list[Figure]:
 
 
 def _to_compare(results: Results, seen: Inspected) -> Inspected:
-    """The recommended trial, the best full SFT, and the best of the highest rank."""
+    """The recommended trial, the best full fine-tuning, and the best of the highest rank."""
     wanted = [results.recommendation.trial] if results.recommendation else []
     wanted += [group.best for group in reversed(results.groups)]
     by_id = {record.config.trial_id: (record, inside) for record, inside in seen}
@@ -62,7 +62,7 @@ def _to_compare(results: Results, seen: Inspected) -> Inspected:
 
 def _name(results: Results, record: TrialRecord) -> str:
     lora = record.config.lora
-    method = f"LoRA, rank {lora.rank}" if lora else "full SFT"
+    method = f"LoRA, rank {lora.rank}" if lora else "full fine-tuning"
     return f"{results.name(record)} ({method})"
 
 

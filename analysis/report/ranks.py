@@ -30,7 +30,7 @@ _MOST_RATES = 7
 
 
 def rank_figure(results: Results) -> Figure | None:
-    """In-domain, OOD and forgetting by rank, with full SFT as a band; None without LoRA."""
+    """In-domain, OOD and forgetting by rank, with full fine-tuning as a band; None without LoRA."""
     lora = [group for group in results.groups if group.rank is not None]
     if not lora:
         return None
@@ -39,9 +39,9 @@ def rank_figure(results: Results) -> Figure | None:
         for metric in (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN)
         if all(group.best.metric(metric) is not None for group in lora)
     ]
-    full = results.group("full")
+    full = results.full
     band = (
-        f"The band is the best full SFT ({results.name(full.best)}) with its interval. "
+        f"The band is the best full fine-tuning ({results.name(full.best)}) with its interval. "
         if full
         else ""
     )
@@ -111,11 +111,11 @@ def _error_bars(values: Sequence[float], intervals: Sequence[Interval | None]) -
 
 
 def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
-    """Full SFT's band and the base's line."""
+    """Full fine-tuning's band and the base's line."""
     shapes: list[Trace] = []
     notes: list[Trace] = []
     across = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "layer": "below"}
-    full = results.group("full")
+    full = results.full
     value = full.best.metric(metric) if full else None
     if full and value is not None:
         interval = results.interval(full.best, metric)
@@ -124,7 +124,7 @@ def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
             shapes.append({**across, **band, "fillcolor": FULL, "opacity": 0.16})
         line = {"color": FULL, "width": 1.6}
         shapes.append({**across, "type": "line", "y0": value, "y1": value, "line": line})
-        notes.append(_note("full SFT", value, FULL, is_above=True))
+        notes.append(_note("full fine-tuning", value, FULL, is_above=True))
     base = results.base.metrics.get(metric)
     if base is not None:
         dotted = {"color": "@muted", "width": 1.2, "dash": "dot"}

@@ -95,8 +95,8 @@ def parallel_figure(results: Results) -> Figure | None:
         height=400,
     )
     caption = (
-        "A line is a trial; strong lines are the Pareto front. Full SFT has no rank and no alpha, "
-        "so its lines begin at the learning rate. Touch a line for the trial."
+        "A line is a trial; strong lines are the Pareto front. Full fine-tuning has no rank "
+        "and no alpha, so its lines begin at the learning rate. Touch a line for the trial."
     )
     return Figure(caption, (chart,), legend=tuple(rank_keys(results, "line", "line")))
 

@@ -34,8 +34,8 @@ def trade_off_figure(results: Results) -> Figure | None:
             f"trade-off-{index}",
             f"{NAMES[IN_DOMAIN_ACC]} against {NAMES[metric]}",
             f"Scatter plot of {len(results.complete)} complete trials: {NAMES[IN_DOMAIN_ACC]} "
-            f"against {NAMES[metric]}, LoRA coloured by rank, full SFT as diamonds, the base as a "
-            "star, trials of the Pareto front ringed, the recommended one circled.",
+            f"against {NAMES[metric]}, LoRA coloured by rank, full fine-tuning as diamonds, the "
+            "base as a star, trials of the Pareto front ringed, the recommended one circled.",
             _scatter(results, metric),
             {
                 "xaxis": {"title": {"text": _title(metric)}, "zeroline": metric == FORGETTING_MEAN},

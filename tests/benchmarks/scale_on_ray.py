@@ -51,7 +51,7 @@ from benchmarks.warm_workers import Starts  # noqa: E402
 from trainables.config import TrialConfig  # noqa: E402
 from trainables.results.ledger import Ledger  # noqa: E402
 from trainables.results.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
-from trainables.under_ray.reporting import MEASUREMENT  # noqa: E402
+from trainables.under_ray.reporters import MEASUREMENT  # noqa: E402
 from tune.cluster.ray_cluster import ray_cluster  # noqa: E402
 from tune.config.sweep_file import load_sweep  # noqa: E402
 from tune.listeners import SweepListener  # noqa: E402

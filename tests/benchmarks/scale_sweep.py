@@ -45,11 +45,13 @@ from tune.tune_events import TuneEvents
 PICTURES = 5
 BASE = BaseRecord(
     key="",
+    scores_key="",
     scores={},
     metrics=dict.fromkeys(METRICS, 0.5),
     general_nll=None,
     parameters=1,
     train_samples=1,
+    validation_samples=0,
     skipped_samples=0,
     seconds=1,
 )

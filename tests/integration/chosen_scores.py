@@ -14,7 +14,7 @@ OBJECTIVE = Objective(metric="in_domain/acc_mean", mode="max")
 
 def scores(monkeypatch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
     """Lets the objective have these values, one evaluation after another."""
-    from trainables.training import reports
+    from trainables.training import measuring
 
     compare, queue = base_evaluation.compare_with_base, list(values.values())
 
@@ -22,4 +22,4 @@ def scores(monkeypatch: pytest.MonkeyPatch, values: dict[int, float]) -> None:
         evaluation, metrics = compare(*arguments)
         return evaluation, metrics | {OBJECTIVE.metric: queue.pop(0)}
 
-    monkeypatch.setattr(reports, "compare_with_base", chosen)
+    monkeypatch.setattr(measuring, "compare_with_base", chosen)

@@ -23,7 +23,7 @@ import ray.tune
 
 from trainables.config import TrialConfig
 from trainables.results.records import Measurement, Outcome, TrialStatus
-from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
+from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.config.sweep_file import load_sweep
 from tune.listeners import SweepListener
 from tune.sweep import Sweep

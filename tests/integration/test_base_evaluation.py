@@ -11,7 +11,7 @@ from trainables.errors import UserError
 from trainables.evaluation import base as base_evaluation
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import Evaluator
-from trainables.under_ray.tasks import evaluate_base_to
+from trainables.under_ray.tasks import evaluate_base_on_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -96,7 +96,7 @@ def test_where_memory_runs_out_the_batch_is_halved(
     whole = Evaluator._run
     monkeypatch.setattr(Evaluator, "_run", run)
     arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
-    assert evaluate_base_to(*arguments, str(tmp_path / "base")) is None
+    assert evaluate_base_on_worker(*arguments, str(tmp_path / "base")) is None
     assert tried[:3] == [16, 8, 4]
     assert Base.load(tmp_path / "base").record.scores.keys() == {"target_relay", "list_last"}
 
@@ -114,7 +114,7 @@ def test_a_model_that_does_not_fit_is_tried_once_and_told_of(
 
     monkeypatch.setattr(base_evaluation, "shared_base", shared_base)
     arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
-    told = evaluate_base_to(*arguments, str(tmp_path / "base"))
+    told = evaluate_base_on_worker(*arguments, str(tmp_path / "base"))
     assert told is not None
     (fault,) = told.faults
     assert fault.field == "model.name"
@@ -146,7 +146,7 @@ def test_what_fails_is_told_in_a_line(
 
     monkeypatch.setattr(Evaluator, "_run", run)
     arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
-    told = evaluate_base_to(*arguments, str(tmp_path / "base"))
+    told = evaluate_base_on_worker(*arguments, str(tmp_path / "base"))
     assert told is not None
     (fault,) = told.faults
     assert fault.field == field

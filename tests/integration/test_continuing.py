@@ -19,7 +19,7 @@ from trainables.errors import UserError
 from trainables.files.locations import resolve
 from trainables.results.ledger import Ledger
 from trainables.results.records import Outcome, TrialRecord, TrialStatus
-from trainables.under_ray.reporting import OUTCOME
+from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.stop_request import StopRequest
 from tune.listeners import SweepListener
 from tune.resources.placement import beside_driver

@@ -226,8 +226,8 @@ def test_a_task_that_says_zero_shots_itself_gets_none(
 def test_examples_for_a_task_that_takes_none_are_refused(tokenizer: Any, folder: Path) -> None:
     write_task(folder, "zero", folder / "test.jsonl", num_fewshot=0)
     asked = suite(task_dirs=(str(folder),), in_domain=[{"task": "zero", "num_fewshot": 2}])
-    with pytest.raises(UserError, match=r"never given examples \(num_fewshot: 0\), got 2"):
-        Evaluator(asked, tokenizer).check_examples()
+    with pytest.raises(UserError, match=r"never given examples .*got num_fewshot 2"):
+        Evaluator(asked, tokenizer)
 
 
 @pytest.mark.parametrize(("file", "shots"), [("test.jsonl", 0), ("train.jsonl", 2)])

@@ -29,7 +29,7 @@ from trainables.errors import SweepError
 from trainables.training.reporter import ListReporter
 from trainables.under_ray.group import worker_actor
 from trainables.under_ray.slots import start_slot_host
-from trainables.under_ray.tasks import as_task, evaluate_base_to
+from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
 from trainables.under_ray.trial import _train
 
 ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False)
@@ -38,7 +38,7 @@ folder = trial.output_dir
 
 def base(gpus):
     arguments = (trial.model, trial.data, trial.eval, 0, f"{folder}/cache", f"{folder}/base")
-    fault = ray.get(as_task(evaluate_base_to, {"CPU": 1, "GPU": gpus}).remote(*arguments))
+    fault = ray.get(as_task(evaluate_base_on_worker, {"CPU": 1, "GPU": gpus}).remote(*arguments))
     if fault is not None:
         raise fault
 

@@ -22,7 +22,7 @@ SCRIPT = textwrap.dedent(
     from trainables.config import TrialConfig
     from trainables.results.records import Measurement
     from trainables.training.reporter import ListReporter
-    from trainables.under_ray.reporting import Watched
+    from trainables.under_ray.reporters import Watched
 
     def hang(seconds):
         time.sleep(seconds)

@@ -12,7 +12,7 @@ import pytest
 
 from trainables.config import TrialConfig
 from trainables.results.records import TrialStatus
-from trainables.under_ray.reporting import OUTCOME
+from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.trial import run_trial
 
 pytestmark = pytest.mark.integration

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 from threading import Event
@@ -18,8 +17,8 @@ from trainables.training import checkpoint
 from trainables.training.checkpoint_files import is_valid, newest_valid
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
+from trainables.training.measuring import Measuring
 from trainables.training.reporter import ListReporter
-from trainables.training.reports import Reports
 from trainables.training.run import Checkpoints
 
 if TYPE_CHECKING:
@@ -204,25 +203,14 @@ def test_workers_that_see_other_checkpoints_resume_from_the_same_one(
     assert first_steps == [5, 5]
 
 
-@pytest.mark.parametrize("knows_its_best", [True, False])
-def test_of_a_checkpoint_that_does_not_know_the_best_evaluation_the_saved_weights_tell(
-    make_trial: Callable[..., TrialConfig],
-    monkeypatch: pytest.MonkeyPatch,
-    knows_its_best: bool,
+def test_the_best_weights_stay_those_of_an_earlier_attempt(
+    make_trial: Callable[..., TrialConfig], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Those of earlier versions: a worse evaluation would else replace the best weights."""
+    """Else a worse evaluation would replace them."""
     scores(monkeypatch, {5: 0.9, 10: 0.8, 12: 0.7})
     first = make_trial(train=TRAIN, objective=OBJECTIVE)
     with pytest.raises(Killed):
         train(first, DyingReporter())
-    newest = newest_valid(first.attempt_dirs)
-    assert newest is not None
-    note = newest / "evaluated.json"
-    state = json.loads(note.read_text())
-    assert state["best"]["value"] == 0.9
-    if not knows_its_best:
-        del state["best"]
-        note.write_text(json.dumps(state))
     earlier = (first.output_dir,)
     second = make_trial(train=TRAIN, objective=OBJECTIVE, earlier_attempts=earlier)
     best = train_lora(second, ListReporter()).best_weights_dir
@@ -240,14 +228,14 @@ def test_what_is_reported_lies_in_a_checkpoint(
 ) -> None:
     """Also where writing takes longer than evaluating."""
     evaluated = Event()
-    write, evaluate = checkpoint.write, Reports._evaluate
+    write, evaluate = checkpoint.write, Measuring._evaluate
 
     def write_after_the_evaluation(*arguments: Any) -> None:
         assert evaluated.wait(60)
         write(*arguments)
 
-    def tell(reports: Reports, step: int) -> dict[str, float]:
-        metrics = evaluate(reports, step)
+    def tell(measuring: Measuring, step: int) -> dict[str, float]:
+        metrics = evaluate(measuring, step)
         evaluated.set()
         return metrics
 
@@ -260,7 +248,7 @@ def test_what_is_reported_lies_in_a_checkpoint(
 
     found: list[tuple[int, str | None]] = []
     monkeypatch.setattr(checkpoint, "write", write_after_the_evaluation)
-    monkeypatch.setattr(Reports, "_evaluate", tell)
+    monkeypatch.setattr(Measuring, "_evaluate", tell)
     trial = make_trial(train=TRAIN)
     train(trial, Looking())
     assert found == [(step, f"step_{step:08d}") for step in (5, 10, 12)]

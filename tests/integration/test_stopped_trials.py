@@ -13,8 +13,8 @@ import ray.tune
 from trainables.config import TrialConfig
 from trainables.files.disk import is_disk_full
 from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
-from trainables.under_ray import reporting
-from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
+from trainables.under_ray import reporters
+from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
@@ -75,8 +75,8 @@ def test_a_process_that_a_stopped_trial_does_not_leave_ends_and_the_next_goes_on
     def stays(config: dict[str, Any]) -> None:
         trial = TrialConfig.model_validate(config["trial"])
         metrics = {"train/loss": 1.0 + trial.number, "pid": float(os.getpid())}
-        reporting.MINUTES_TO_LEAVE = 1 / 60
-        reporter = reporting.Watched(trial, reporting.TuneReporter())
+        reporters.MINUTES_TO_LEAVE = 1 / 60
+        reporter = reporters.Watched(trial, reporters.TuneReporter())
         try:
             for step in range(1, STEPS + 1):
                 now = time.time()

@@ -121,11 +121,11 @@ def test_the_base_s_evaluation_is_announced_once(
 def test_a_folder_that_is_not_the_driver_s_is_named(
     load: Callable[..., SweepConfig], tmp_path: Path
 ) -> None:
-    from trainables.under_ray.tasks import as_task, evaluate_base_to
+    from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
 
     config = load("eval.limit=4")
     arguments = (config.model, config.data, config.eval, 0, str(tmp_path), str(tmp_path / "base"))
-    told = ray.get(as_task(evaluate_base_to, {"CPU": 1}).remote(*arguments, "marker"))
+    told = ray.get(as_task(evaluate_base_on_worker, {"CPU": 1}).remote(*arguments, "marker"))
     assert isinstance(told, UserError)
     assert "what the driver wrote there is not there; mount the same storage" in str(told)
     assert not (tmp_path / "base").exists()

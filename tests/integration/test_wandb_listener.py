@@ -73,11 +73,13 @@ def sweep_record() -> SweepRecord:
 def base_record() -> BaseRecord:
     return BaseRecord(
         key="k",
+        scores_key="k",
         scores={},
         metrics={"in_domain/acc_mean": 0.25, "ood/piqa/acc": 0.5123456789},
         general_nll=3.25,
         parameters=134_515_008,
         train_samples=90,
+        validation_samples=0,
         skipped_samples=3,
         seconds=1.5,
         warnings=("at chance",),

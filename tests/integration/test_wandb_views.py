@@ -53,8 +53,9 @@ def sweep(tmp_path: Path) -> Path:
         ledger.write_trial(trial(number, config.model))
     ledger.folder.base.mkdir()
     base = BaseRecord(
-        key="k", scores={}, metrics={GAIN: 0.1, LOSS: 0.0, OOD: 0.1}, general_nll=None,
-        parameters=1, train_samples=1, skipped_samples=0, seconds=1,
+        key="k", scores_key="k", scores={}, metrics={GAIN: 0.1, LOSS: 0.0, OOD: 0.1},
+        general_nll=None, parameters=1, train_samples=1, validation_samples=0,
+        skipped_samples=0, seconds=1,
     )  # fmt: skip
     ledger.folder.base_json.write_text(base.model_dump_json())
     return folder

@@ -144,11 +144,13 @@ def advance(listeners: list[Any], records: dict[int, TrialRecord], number: int, 
 def base() -> BaseRecord:
     return BaseRecord(
         key="k",
+        scores_key="k",
         scores={},
         metrics={"in_domain/acc_mean": 0.25},
         general_nll=None,
         parameters=1,
         train_samples=1,
+        validation_samples=0,
         skipped_samples=0,
         seconds=1.0,
     )

@@ -118,11 +118,13 @@ def base_record(**fields: Any) -> BaseRecord:
     return BaseRecord.model_validate(
         {
             "key": "k",
+            "scores_key": "k",
             "scores": {},
             "metrics": scores(0.25, 0.0),
             "general_nll": None,
             "parameters": 1000,
             "train_samples": 90,
+            "validation_samples": 10,
             "skipped_samples": 0,
             "seconds": 1.0,
             **fields,

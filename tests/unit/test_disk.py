@@ -99,8 +99,8 @@ def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(
         (unfinished / "inner").mkdir()
         (unfinished / "inner" / "b").write_text("b")
     assert folder.exists()
-    inside = [".weights", ".weights/a", ".weights/inner", ".weights/inner/b"]
-    before = [(path, False) for path in inside]
+    inside = ["", "/a", "/inner", "/inner/b"]
+    before = [(f".weights.unfinished{path}", False) for path in inside]
     assert sorted(flushed) == ([] if is_scratch else [(".", True), *before])
 
 

@@ -100,17 +100,6 @@ def test_an_edited_deepspeed_file_makes_another_sweep_and_a_moved_one_does_not()
         check_same_sweep(saved, of("zero.json", 2), Path("here"))
 
 
-def test_a_sweep_that_recorded_its_deepspeed_file_by_name_alone_goes_on() -> None:
-    """As earlier versions did."""
-    own = {"config_file": "zero.json", "config": {"zero_optimization": {"stage": 1}}}
-    now = sweep(deepspeed=own)
-    saved = now.model_dump(mode="json")
-    del saved["deepspeed"]["config"]
-    check_same_sweep(saved, now, Path("here"))
-    with pytest.raises(UserError, match=r"deepspeed\.config"):
-        check_same_sweep(saved, sweep(deepspeed={**own, "config_file": "one.json"}), Path("here"))
-
-
 @pytest.mark.parametrize(
     ("section", "value"),
     [

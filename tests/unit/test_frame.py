@@ -195,7 +195,7 @@ def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
     (folder / "sweep.json").write_text(json.dumps(record))
     (sweep,) = open_sweeps([folder])
     one, other, last = sweep.trials
-    best = recommend(sweep.goals, [one, other]).trial
+    best = recommend(sweep.settings, [one, other]).trial
     for repeated in (one, other):
         repeat = {"confirms": repeated.number, "params": repeated.params}
         sweep.ledger.write_trial(last.model_copy(update=repeat))

@@ -26,10 +26,9 @@ from trainables.results.records import (
 )
 
 
-@pytest.mark.parametrize("says", [1, 2])  # measurements of resumed trials once all said 1
-def test_items_of_a_trial_that_went_on_are_found(location: Location, says: int) -> None:
+def test_items_of_a_trial_that_went_on_are_found(location: Location) -> None:
     ledger = Ledger(location)
-    record = running(attempt=3, last=measurement(8, attempt=says))
+    record = running(attempt=3, last=measurement(8, attempt=2))
     assert ledger.items(record) == []
 
     def evaluated(attempt: int, step: int, score: float) -> ItemScore:

@@ -10,7 +10,7 @@ import ray
 from ray.exceptions import ActorDiedError
 from ray.tune.experiment import Trial
 
-from trainables.under_ray.reporting import MINUTES_TO_LEAVE
+from trainables.under_ray.reporters import MINUTES_TO_LEAVE
 from tune.cluster import ray_cluster as settings
 from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, _of_a_new_one, ray_cluster
 

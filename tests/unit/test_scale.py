@@ -18,7 +18,7 @@ from benchmarks.scale_cluster import BUSY, STARTING, Future, SimulatedCluster, T
 from benchmarks.scale_history import COMPLETE, MINUTES, REPORTS, STEPS, measurement, training
 from benchmarks.scale_sweep import SimulatedSweep
 
-from trainables.under_ray.reporting import MEASUREMENT, OUTCOME
+from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.config.sweep_file import load_sweep
 
 TRAINS_FOR = 90.0

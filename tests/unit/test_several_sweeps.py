@@ -54,7 +54,7 @@ def test_trials_of_one_sweep_are_their_numbers(results):
     assert summary_texts(row, [])[1] == f"{row.trial} (of {row.trials})"
 
 
-def with_base_keys(tmp_path, *sweeps: tuple[SyntheticSweep, str, str | None]) -> Results:
+def with_base_keys(tmp_path, *sweeps: tuple[SyntheticSweep, str, str]) -> Results:
     """Sweeps whose bases have these keys, and these keys of their scores."""
     folders = []
     for sweep, key, scores_key in sweeps:
@@ -79,27 +79,10 @@ def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_c
     assert "compare neither KL" not in as_markdown(batches)
 
 
-@pytest.mark.parametrize("keys", [("x", "y"), (None, None)], ids=["scores", "earlier versions"])
-def test_sweeps_whose_scores_differ_are_refused(tmp_path, keys):
+def test_sweeps_whose_scores_differ_are_refused(tmp_path):
     one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
     with pytest.raises(UserError, match="different data or evaluations"):
-        with_base_keys(tmp_path, (one, "a", keys[0]), (two, "b", keys[1]))
-
-
-def test_a_sweep_of_an_earlier_version_opens_beside_a_new_one(tmp_path):
-    """Its keys are of another make; what was asked, and what every task came to, is the same."""
-    old, new = (SyntheticSweep(trials=4, name=name) for name in ("old", "new"))
-    folders = [sweep.write(tmp_path / sweep.name) for sweep in (old, new)]
-    file = folders[1] / "base" / "base.json"
-    base = BaseRecord.model_validate_json(file.read_bytes())
-    now = base.model_copy(update={"key": "b", "scores_key": "c", "validation_samples": 3})
-    file.write_text(now.model_dump_json())
-    assert notices(open_sweeps(folders)) == []
-    task, score = next(iter(base.scores.items()))
-    other = base.scores | {task: score.model_copy(update={"value": score.value / 2})}
-    file.write_text(now.model_copy(update={"scores": other}).model_dump_json())
-    with pytest.raises(UserError, match="different data or evaluations"):
-        open_sweeps(folders)
+        with_base_keys(tmp_path, (one, "a", "x"), (two, "b", "y"))
 
 
 @pytest.mark.parametrize("keys", ["aa", "ab"])

@@ -17,7 +17,7 @@ from trainables.errors import Diverged
 from trainables.training.reporter import ListReporter
 from trainables.under_ray import group, worker
 from trainables.under_ray.endings import most_telling
-from trainables.under_ray.reporting import StoppedByTune
+from trainables.under_ray.reporters import StoppedByTune
 from trainables.under_ray.worker import _LONGEST_WAIT, Home, environments
 
 

@@ -99,7 +99,11 @@ def evaluate_base(
         return folder
     base, _ = shared_base(model)
     evaluation = evaluator.evaluate(base)
-    reference = _sample(base, tokenizer, prompts, suite, seed, special)
+    reference = (
+        sample_reference(base, tokenizer, prompts, suite.kl_tokens, suite.batch_size, seed, special)
+        if prompts
+        else None
+    )
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
@@ -143,8 +147,6 @@ def _load_all(
     evaluator = attempt(
         lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
     )
-    if evaluator is not None:  # only here: sweeps that were recorded before go on as they were
-        attempt(evaluator.check_examples)
     can_render = tokenizer and (tokenizer.chat_template or not data.is_chat)
     tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
     if faults or tokenizer is None or evaluator is None or tokenized is None:
@@ -204,27 +206,6 @@ def _content(
 
 def _key(content: dict[str, object]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _sample(
-    base: object,
-    tokenizer: object,
-    prompts: Sequence[str],
-    suite: EvalSuite,
-    seed: int,
-    special: bool,
-) -> KlReference | None:
-    if not prompts:
-        return None
-    return sample_reference(
-        base,
-        tokenizer,
-        prompts,
-        suite.kl_tokens,
-        suite.batch_size,
-        seed,
-        special,
-    )
 
 
 def _base_metrics(

@@ -22,7 +22,7 @@ from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.evaluation.forgetting import mean_over_members
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
-from trainables.evaluation.tasks import LoadedTask, check_examples, documents_digest, load_tasks
+from trainables.evaluation.tasks import LoadedTask, documents_digest, load_tasks
 from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
 from trainables.results.records import ItemScore, TaskScore
@@ -60,10 +60,6 @@ class Evaluator:
         self._loaded = load_tasks(suite)
         self._layouts = Layouts()
         self._ahead: WeakKeyDictionary[Any, dict[Hashable, Answers]] = WeakKeyDictionary()
-
-    def check_examples(self) -> None:
-        """See `tasks.check_examples`."""
-        check_examples(self._loaded)
 
     def models_at_once(self, tokens: int, device: torch.device) -> int:
         """How many models `answer_ahead` can take so that a pass holds at most `tokens` tokens."""

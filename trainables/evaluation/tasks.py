@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -97,6 +96,10 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
             raise ValueError("it runs code that the model has written, which is not done here")
         # As in simple_evaluate: a task that sets 0 itself is never given examples.
         of_member = member.get_config("num_fewshot")
+        if task.num_fewshot and of_member == 0:
+            raise ValueError(
+                f"it is never given examples (num_fewshot: 0), got num_fewshot {task.num_fewshot}"
+            )
         if shots is not None and of_member != 0:
             member.set_config(key="num_fewshot", value=shots)
         elif of_member is None:
@@ -116,26 +119,6 @@ def _check_has_one_score(built: Any, task: EvalTask) -> None:
     elif task.task not in built["tasks"]:
         members = ", ".join(built["tasks"])
         raise ValueError(f"it is a tag without a score of its own; name its tasks: {members}")
-
-
-def check_examples(loaded: Iterable[LoadedTask]) -> None:
-    """Check that tasks for which the sweep file asks for examples can be given some.
-
-    Raises:
-        UserError: a task whose own YAML says `num_fewshot: 0`, which the harness heeds.
-    """
-    faults = [
-        Fault(
-            f"eval.{task.role}",
-            f"task {task.task.label} is never given examples (num_fewshot: 0), "
-            f"got {task.task.num_fewshot}",
-        )
-        for task in loaded
-        if task.task.num_fewshot
-        and any(m.get_config("num_fewshot") == 0 for m in task.tasks["tasks"].values())
-    ]
-    if faults:
-        raise UserError(faults)
 
 
 def documents_digest(task: Any, limit: int | None) -> str:

@@ -43,7 +43,7 @@ def whole_folder(folder: Path, is_first: bool = True, is_scratch: bool = False) 
     first creates and renames it. A folder that is no scratch is on the disk before it has its
     name, so that no crash of the machine leaves it with holes.
     """
-    unfinished = folder.with_name(f".{folder.name}")
+    unfinished = folder.with_name(f".{folder.name}.unfinished")
     if not is_first:
         yield unfinished
         return

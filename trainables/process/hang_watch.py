@@ -1,4 +1,7 @@
-"""Ends a process in which nothing happens for too long; whoever started it restarts it."""
+"""Ends a process in which nothing happens for too long; whoever started it restarts it.
+
+The process's one clock is a thread of the interpreter and needs no cooperation from what hangs.
+"""
 
 from __future__ import annotations
 
@@ -6,24 +9,15 @@ import faulthandler
 import sys
 
 
-class HangWatch:
-    """A clock that ends the process when it runs out, after writing to stderr where it hung.
+def wind(minutes: float | None) -> None:
+    """Start the clock, or start it over; None leaves it as it is.
 
-    The clock is a thread of the interpreter and needs no cooperation from what hangs. There is one
-    per process.
-
-    Args:
-        minutes: time until it runs out; None never ends the process.
+    When it runs out it writes to stderr where the process hung, and ends it.
     """
+    if minutes:
+        faulthandler.dump_traceback_later(minutes * 60, exit=True, file=sys.stderr)
 
-    def __init__(self, minutes: float | None) -> None:
-        self._seconds = minutes * 60 if minutes else None
 
-    def wind(self) -> None:
-        """Start the clock, or start it over."""
-        if self._seconds:
-            faulthandler.dump_traceback_later(self._seconds, exit=True, file=sys.stderr)
-
-    def stop(self) -> None:
-        """Stop the clock until it is wound again."""
-        faulthandler.cancel_dump_traceback_later()
+def stop() -> None:
+    """Stop the clock until it is wound again."""
+    faulthandler.cancel_dump_traceback_later()

@@ -19,7 +19,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -298,20 +298,15 @@ class Ledger:
         return parse_items(self.storage.read(self.folder.name(self.folder.base_items)))
 
     def items(self, record: TrialRecord) -> list[ItemScore]:
-        """A trial's outcome on every item at its newest measurement; empty if not evaluated.
-
-        They are in the newest attempt that reached that step: in sweeps before autumn 2026 all
-        measurements claim to be of the first attempt.
-        """
+        """A trial's outcome on every item at its newest measurement; empty if not evaluated."""
         if record.last is None:
             return []
-        for attempt in range(record.attempt, 0, -1):
-            folder = self.folder.attempt(record.number, attempt)
-            with suppress(FileNotFoundError):
-                return parse_items(
-                    self.storage.read(self.folder.name(items_file(folder, record.last.step)))
-                )
-        return []
+        folder = self.folder.attempt(record.number, record.last.attempt)
+        try:
+            content = self.storage.read(self.folder.name(items_file(folder, record.last.step)))
+        except FileNotFoundError:
+            return []
+        return parse_items(content)
 
     def weights(self, record: TrialRecord) -> Path | None:
         """A trial's weights on this machine; None if it kept none.

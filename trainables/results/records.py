@@ -240,7 +240,7 @@ class BaseRecord(Frozen):
     Attributes:
         key: hash of the model, tasks, limits, versions and what KL drift is measured on.
         scores_key: the same hash without the parts that the scores do not depend on, such as the
-            seed; None in records of earlier versions.
+            seed.
         revision: commit a hub model was resolved to; all trials use it even if the branch moves.
         scores: task label to score.
         metrics: every logged key of the base, `in_domain/...` to `ood/...`.
@@ -248,21 +248,20 @@ class BaseRecord(Frozen):
         parameters: number of parameters of the whole model.
         skipped_samples: number of training rows longer than `max_length`.
         train_samples: number of training rows left.
-        validation_samples: rows held out for the validation loss; None in records of earlier
-            versions.
+        validation_samples: rows held out for the validation loss.
         warnings: for example, that the base is at chance on a retention task.
     """
 
     schema_version: int = SCHEMA_VERSION
     key: str
-    scores_key: str | None = None
+    scores_key: str
     revision: str | None = None
     scores: dict[str, TaskScore]
     metrics: dict[str, float]
     general_nll: float | None
     parameters: int
     train_samples: int
-    validation_samples: int | None = None
+    validation_samples: int
     skipped_samples: int
     seconds: float
     warnings: tuple[str, ...] = ()
@@ -287,7 +286,7 @@ class SweepRecord(Frozen):
         provenance: of the newest start of the command.
         earlier: those of the previous starts, oldest first.
         inputs: digests of the files that the base was measured with and the data read from, by
-            field of the sweep file; records of earlier versions lack some or all.
+            field of the sweep file.
     """
 
     schema_version: int = SCHEMA_VERSION

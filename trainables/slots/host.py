@@ -28,7 +28,7 @@ from typing import Any
 
 from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, told
-from trainables.process.hang_watch import HangWatch
+from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
 from trainables.results.records import Measurement
 from trainables.training.attempt_folder import (
@@ -91,24 +91,23 @@ class _Mailbox:
         self,
         guest: _Guest,
         loop: asyncio.AbstractEventLoop,
-        watch: HangWatch,
         stop_requested: Callable[[], bool],
     ) -> None:
-        self._guest, self._loop, self._watch = guest, loop, watch
+        self._guest, self._loop = guest, loop
         self.stop_requested = stop_requested
 
     def report(self, measurement: Measurement) -> None:
-        self._watch.wind()
         guest, total = self._guest, measurement.total_steps
+        hang_watch.wind(guest.trial.minutes_per_report)
         publish_items(guest.trial)
         event = {MEASUREMENT: measurement.model_dump()}
-        assert total is not None  # noqa: S101 - `Reports` tells it
+        assert total is not None  # noqa: S101 - `Measuring` tells it
         if measurement.step not in _steps_to_record(guest.trial.train, total):
             self._loop.call_soon_threadsafe(guest.events.put_nowait, event)
             return
-        self._watch.stop()  # Tune may take long to accept the report
+        hang_watch.stop()  # Tune may take long to accept the report
         asyncio.run_coroutine_threadsafe(guest.record(event), self._loop).result()
-        self._watch.wind()
+        hang_watch.wind(guest.trial.minutes_per_report)
 
 
 @cache
@@ -143,7 +142,7 @@ class SlotHost:
         self._waiting: deque[_Guest] = deque()
         self._leaving: list[_Guest] = []
         self._running: asyncio.Task[None] | None = None
-        self._watch = HangWatch(None)
+        self._minutes: float | None = None
 
     async def load(self) -> int | None:
         """Number of trials here, including waiting ones; None if no more are accepted."""
@@ -217,7 +216,7 @@ class SlotHost:
         await self.leave(config.trial_id)
         if len(self._guests) >= slots and not may_wait:
             return False
-        self._watch = HangWatch(config.minutes_per_report)
+        self._minutes = config.minutes_per_report
         guest = _Guest(config)
         self._guests[config.trial_id] = guest
         self._waiting.append(guest)
@@ -285,7 +284,7 @@ class SlotHost:
     async def _admit(self, guest: _Guest, busy: int) -> bool:
         """Give a trial a slot, or handle the error that prevents it."""
         loop = asyncio.get_running_loop()
-        mailbox = _Mailbox(guest, loop, self._watch, self._stop_requested)
+        mailbox = _Mailbox(guest, loop, self._stop_requested)
         try:
             guest.slot = await self._in_thread(lambda: self._join(guest, mailbox))
         except Exception as error:  # one trial's error must never end its neighbours
@@ -356,10 +355,10 @@ class SlotHost:
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         def watched() -> Any:
-            self._watch.wind()
+            hang_watch.wind(self._minutes)
             try:
                 return work()
             finally:
-                self._watch.stop()
+                hang_watch.stop()
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, watched)

@@ -16,8 +16,8 @@ from trainables.config import TrialConfig
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
 from trainables.slots.engine import SlotEngine
 from trainables.slots.speed import Speed, best
+from trainables.training.measuring import peak_bytes
 from trainables.training.reporter import ListReporter
-from trainables.training.reports import peak_bytes
 
 # Minimum total time and number of the repeated passes or pairs, of which the median counts.
 _SECONDS = 0.25

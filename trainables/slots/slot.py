@@ -26,8 +26,8 @@ from trainables.slots.adapters import Adapter, Target
 from trainables.slots.optimizer import FlatAdamW
 from trainables.training.best_weights import BestWeights
 from trainables.training.lora import peft_config
+from trainables.training.measuring import Measuring
 from trainables.training.reporter import Reporter
-from trainables.training.reports import Reports
 from trainables.training.run import AlreadyTrained, Checkpoints, conclude, sft_config
 
 
@@ -77,10 +77,10 @@ class Slot:
         self._labelled_tokens: int | None = None  # of the current step, once counted
         self._loss = 0.0
         self._logs: dict[str, float] = {}
-        self._reports = Reports(
+        self._measuring = Measuring(
             trial, reporter, tokenizer, tokenized, self.args.max_steps, has_own_process=False
         )
-        self._checkpoints = Checkpoints(trial, reporter, self._reports, self.args.max_steps)
+        self._checkpoints = Checkpoints(trial, reporter, self._measuring, self.args.max_steps)
         self._best = BestWeights(trial, self._save, is_first=True)
         self._random_at_step = self.generator.get_state()
 
@@ -90,7 +90,7 @@ class Slot:
         Raises:
             EvaluationFailed: the checkpoint's step was still to be evaluated, and that failed.
         """
-        self._reports.start(self)
+        self._measuring.start(self)
         self._checkpoints.start(self, self._best)
         with self._own_random_state():
             with suppress(AlreadyTrained):
@@ -146,7 +146,7 @@ class Slot:
 
     def exclude(self, seconds: float) -> None:
         """Leave out time that went to other slots."""
-        self._reports.exclude(seconds)
+        self._measuring.exclude(seconds)
 
     def take_step(self) -> torch.Tensor:
         """Clip and update, in the order of Transformers' trainer; `report` follows.
@@ -177,26 +177,26 @@ class Slot:
             Diverged: the loss or the gradient norm is NaN or infinite.
         """
         with self._own_random_state():
-            for callback in (self._reports, self._checkpoints):
+            for callback in (self._measuring, self._checkpoints):
                 callback.on_log(self.args, self.state, TrainerControl(), logs=self._logs)
 
     @property
     def evaluator(self) -> Evaluator | None:
         """The evaluator due after the last step; None if there is none."""
-        is_due = self._reports.is_report_step(self.state.global_step)
-        return self._reports.evaluator if is_due else None
+        is_due = self._measuring.is_report_step(self.state.global_step)
+        return self._measuring.evaluator if is_due else None
 
     def charge_evaluation(self, seconds: float) -> None:
         """Count time spent on its evaluation before that begins."""
-        self._reports.charge_evaluation(seconds)
+        self._measuring.charge_evaluation(seconds)
 
     def finish(self) -> TrialResult:
         """Save the adapter."""
-        return conclude(self.trial, self._reports.last, self._best, self._save)
+        return conclude(self.trial, self._measuring.last, self._best, self._save)
 
     def let_go(self) -> None:
         """Break reference cycles, so that the slot's tensors are freed with it."""
-        del self._reports, self._checkpoints, self._best
+        del self._measuring, self._checkpoints, self._best
 
     def _save(self, folder: Path) -> None:
         """Save the adapter as PEFT does."""

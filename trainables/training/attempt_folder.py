@@ -9,15 +9,15 @@ folder is removed when the attempt ends, unless it failed.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from filelock import FileLock
+
 from trainables.config import TrialConfig
-from trainables.files.disk import write_whole
+from trainables.files.disk import whole_folder, write_whole
 from trainables.files.locations import node_cache
 from trainables.files.storage import is_address, open_storage
 from trainables.results.records import BASE_RECORD
@@ -174,10 +174,8 @@ def _fetch_base(address: str) -> Path:
     folder = node_cache() / "bases" / digest
     with _one_at_a_time(folder):
         if not folder.exists():
-            unfinished = folder.with_name(f".{folder.name}")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            storage.fetch("", unfinished)
-            unfinished.rename(folder)
+            with whole_folder(folder, is_scratch=True) as unfinished:
+                storage.fetch("", unfinished)
     return folder
 
 
@@ -222,10 +220,7 @@ def _fetch_best_evaluations(attempts: Mapping[str, Path]) -> None:
             write_whole(attempt / name, evaluation.decode())
 
 
-@contextmanager
-def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Lock `folder` among the processes of this node."""
+def _one_at_a_time(folder: Path) -> FileLock:
+    """A lock on `folder` among the processes of this node."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with folder.with_suffix(".lock").open("w") as guard:
-        fcntl.flock(guard, fcntl.LOCK_EX)
-        yield
+    return FileLock(f"{folder}.lock")

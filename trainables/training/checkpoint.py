@@ -6,9 +6,9 @@ A checkpoint is a folder `step_00000040` with
 
     training.safetensors     each trained parameter in fp32, and its optimizer moments
     random_0.safetensors     random state of rank 0, and so on
-    progress.json            step, scheduler, state of the reports
+    progress.json            step, scheduler, what is measured so far
     files.json               size and digest of all of the above; written last
-    evaluated.json           state of the reports after the step's evaluation; see
+    evaluated.json           what is measured so far, after the step's evaluation; see
                              `checkpoint_files`
 
 Parameters and moments are stored whole under the parameter's name, whatever the ZeRO stage or the
@@ -55,13 +55,13 @@ class Progress:
         step: optimizer steps done.
         tokens_seen: input tokens trained on.
         scheduler: state of the learning-rate scheduler.
-        reports: state that the reports carry from step to step, and the best evaluation so far.
+        carried: what measuring carries from step to step, and the best evaluation so far.
     """
 
     step: int
     tokens_seen: int
     scheduler: dict[str, Any]
-    reports: dict[str, Any]
+    carried: dict[str, Any]
 
 
 @dataclass(frozen=True)

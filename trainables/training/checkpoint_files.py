@@ -107,17 +107,17 @@ def remove_unfinished(attempt_dirs: Sequence[Path]) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def mark_evaluated(checkpoint: Path, reports: dict[str, Any]) -> Path:
+def mark_evaluated(checkpoint: Path, carried: dict[str, Any]) -> Path:
     """Note that the evaluation of the checkpoint's step is done and reported.
 
     Args:
         checkpoint: its folder.
-        reports: state of the reports after it.
+        carried: see `checkpoint.Progress`, after it.
 
     Returns:
         The note's file.
     """
-    write_whole(checkpoint / _EVALUATED, json.dumps(reports))
+    write_whole(checkpoint / _EVALUATED, json.dumps(carried))
     return checkpoint / _EVALUATED
 
 

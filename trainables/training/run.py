@@ -1,4 +1,4 @@
-"""The training run that LoRA and full fine-tuning share: TRL's SFTTrainer, reports, checkpoints."""
+"""The training that LoRA and full fine-tuning share: TRL's trainer, measuring, checkpoints."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from trainables.training import checkpoint, checkpoint_files
 from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
 from trainables.training.best_weights import BestWeights
 from trainables.training.fused_head import FusedHeadCheck
+from trainables.training.measuring import Measuring, is_of_step
 from trainables.training.reporter import Reporter, StopTrial
-from trainables.training.reports import Reports, is_of_step
 from trainables.training.resume_point import resume_point
 
 # All wait for the one that is longest at its part of the evaluation.
@@ -102,25 +102,25 @@ def run_training(
         EvaluationFailed: an evaluation raised an error; a checkpoint holds the step.
         EvaluationOutOfMemory: the same, because memory ran out.
     """
-    reports = Reports(config, reporter, tokenizer, tokenized, arguments.max_steps)
-    checkpoints = Checkpoints(config, reporter, reports, arguments.max_steps)
+    measuring = Measuring(config, reporter, tokenizer, tokenized, arguments.max_steps)
+    checkpoints = Checkpoints(config, reporter, measuring, arguments.max_steps)
     trainer = SFTTrainer(
         model=model,
         args=arguments,
         train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
         processing_class=tokenizer,
-        callbacks=[FusedHeadCheck(), reports, checkpoints],
+        callbacks=[FusedHeadCheck(), measuring, checkpoints],
     )
     first = trainer.is_world_process_zero()
     save_to = partial(save, trainer)
     best = BestWeights(config, save_to, first)
-    reports.start(trainer)
+    measuring.start(trainer)
     checkpoints.start(trainer, best)
     with _letting_go_of(trainer):
         barrier(config.workers)  # in its own groups DeepSpeed waits for minutes only
         with suppress(AlreadyTrained):
             trainer.train()
-        return conclude(config, reports.last, best, save_to, first)
+        return conclude(config, measuring.last, best, save_to, first)
 
 
 def conclude(
@@ -209,12 +209,12 @@ class Checkpoints(TrainerCallback):
     """
 
     def __init__(
-        self, config: TrialConfig, reporter: Reporter, reports: Reports, total_steps: int
+        self, config: TrialConfig, reporter: Reporter, measuring: Measuring, total_steps: int
     ) -> None:
         self._config = config
         self._reporter = reporter
         self._attempts = config.attempt_dirs
-        self._reports = reports
+        self._measuring = measuring
         self._total_steps = total_steps
         self._resumed = resume_point(self._attempts, config.workers)
         self._progress = checkpoint.load_progress(self._resumed) if self._resumed else None
@@ -244,10 +244,10 @@ class Checkpoints(TrainerCallback):
         trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
         state.num_input_tokens_seen = progress.tokens_seen
         evaluated = checkpoint_files.evaluated(self._resumed)
-        self._take_over(evaluated or progress.reports)
-        is_due = evaluated is None and self._reports.is_report_step(progress.step)
+        self._take_over(evaluated or progress.carried)
+        is_due = evaluated is None and self._measuring.is_report_step(progress.step)
         if agreed(is_due, args.world_size):
-            self._best.offer(self._reports.evaluate(state))
+            self._best.offer(self._measuring.evaluate(state))
         if progress.step >= self._total_steps:
             raise AlreadyTrained
 
@@ -271,7 +271,7 @@ class Checkpoints(TrainerCallback):
         step = state.global_step
         if not is_of_step(logs):
             return
-        is_report_step = self._reports.is_report_step(step)
+        is_report_step = self._measuring.is_report_step(step)
         if is_report_step:
             measurement = self._save_and_evaluate(args, state)
             if step >= self._total_steps:  # the weights follow at once
@@ -287,7 +287,7 @@ class Checkpoints(TrainerCallback):
     def _save_and_evaluate(self, args: TrainingArguments, state: TrainerState) -> Measurement:
         write = partial(self._write, self._snapshot(args, state))
         with in_background(write) as wait_for_it:
-            return self._reports.evaluate(state, before_report=wait_for_it)
+            return self._measuring.evaluate(state, before_report=wait_for_it)
 
     def _mark_evaluated(self, step: int) -> None:
         """Record that a run resuming from this step has no evaluation to do first."""
@@ -297,12 +297,11 @@ class Checkpoints(TrainerCallback):
             publish_file(self._config, note)
 
     def _carry(self) -> dict[str, Any]:
-        return self._reports.carry() | {"best": self._best.carry()}
+        return self._measuring.carry() | {"best": self._best.carry()}
 
     def _take_over(self, carried: dict[str, Any]) -> None:
-        self._reports.restore(carried)
-        if "best" in carried:  # not in checkpoints of earlier versions
-            self._best.restore(carried["best"])
+        self._measuring.restore(carried)
+        self._best.restore(carried["best"])
 
     def _snapshot(self, args: TrainingArguments, state: TrainerState) -> checkpoint.Snapshot:
         trainer = self._trainer

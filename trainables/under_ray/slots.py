@@ -24,7 +24,7 @@ from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.node import check_sees
 from trainables.under_ray.stop_request import stop_is_requested
-from trainables.under_ray.tasks import evaluate_base_to
+from trainables.under_ray.tasks import evaluate_base_on_worker
 
 _ANSWER_S = 5.0
 
@@ -51,8 +51,8 @@ class SlotHost(host.SlotHost):
 
     @ray.method(max_task_retries=3)
     async def evaluate_base(self, *arguments: Any) -> UserError | None:
-        """Run `evaluate_base_to`, which leaves base and tasks in memory for trials here."""
-        fault: UserError | None = await self._in_thread(lambda: evaluate_base_to(*arguments))
+        """Run `evaluate_base_on_worker`, which leaves base and tasks in memory for trials here."""
+        fault: UserError | None = await self._in_thread(lambda: evaluate_base_on_worker(*arguments))
         return fault
 
     def _engine_for(self, trial: TrialConfig) -> Any:

@@ -24,7 +24,7 @@ from trainables.under_ray.log import log_to
 from trainables.under_ray.node import check_sees
 
 
-def evaluate_base_to(
+def evaluate_base_on_worker(
     model: ModelConfig,
     data: DataConfig,
     suite: EvalSuite,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import traceback
 from pathlib import Path
@@ -13,6 +12,7 @@ import ray.tune
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
 from trainables.results.records import BASE_RECORD, Outcome, TrialStatus
 from trainables.slots.eligibility import reason_against
@@ -31,7 +31,7 @@ from trainables.under_ray.group import train_on_workers
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.node import check_sees
-from trainables.under_ray.reporting import OUTCOME, TuneReporter, Watched
+from trainables.under_ray.reporters import OUTCOME, TuneReporter, Watched
 from trainables.under_ray.slots import SlotHosts, train_in_slot
 
 
@@ -77,7 +77,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
         end_with_lost_device(lambda: publish_rest(here))
         return verdict(here, error)
     finally:
-        faulthandler.cancel_dump_traceback_later()
+        hang_watch.stop()
     return Outcome(
         status=TrialStatus.COMPLETE,
         weights_dir=trial.weights_dir if trial.train.save_weights else None,

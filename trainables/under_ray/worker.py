@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 from collections.abc import Sequence
 from datetime import timedelta
@@ -14,6 +13,7 @@ import ray
 
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
+from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
 from trainables.results.records import BASE_RECORD, Measurement
 from trainables.training.attempt_folder import (
@@ -28,7 +28,7 @@ from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.node import check_sees
-from trainables.under_ray.reporting import StoppedByTune, Watched, WorkerReporter
+from trainables.under_ray.reporters import StoppedByTune, Watched, WorkerReporter
 
 # Rank 0 waits for Tune while the others wait for it; so do all for the last to load or to generate.
 _LONGEST_WAIT = timedelta(days=1)
@@ -120,7 +120,7 @@ class Worker:
                     end_with_lost_device(lambda: publish_worker(trial, rank))
                     raise
                 finally:
-                    faulthandler.cancel_dump_traceback_later()
+                    hang_watch.stop()
         except IN_STEP:
             _leave(trial, rank)
             raise

@@ -12,7 +12,7 @@ from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.ledger import SweepFolder
 from trainables.under_ray.autoscaler import last_failure
-from trainables.under_ray.tasks import as_task, evaluate_base_to
+from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in, nodes_up
 from tune.cluster.slots import HostPool, answering
 from tune.config.sweep_config import SweepConfig
@@ -21,7 +21,7 @@ from tune.resources.capacity import held_by_worker, wording, workers_in
 _TELL_EVERY_S = 30.0
 
 
-def evaluate_base(
+def have_base_evaluated(
     config: SweepConfig,
     folder: SweepFolder,
     cache: Location,
@@ -59,7 +59,7 @@ def evaluate_base(
         answer = (
             hosts.evaluate_base(*arguments)
             if in_host
-            else as_task(evaluate_base_to, held).remote(*arguments)
+            else as_task(evaluate_base_on_worker, held).remote(*arguments)
         )
         fault = _awaited(answer, {kind: amount for kind, amount in held.items() if amount}, tell)
     if fault is not None:

@@ -63,7 +63,7 @@ class HostPool:
             self._kill()
 
     def evaluate_base(self, *arguments: Any) -> Any:
-        """A reference to the result of `evaluate_base_to` in a host; call after `start`.
+        """A reference to the result of `evaluate_base_on_worker` in a host; call after `start`.
 
         The host then has the base in memory.
         """

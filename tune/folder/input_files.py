@@ -30,7 +30,7 @@ def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> No
     """Check that no file has changed since the sweep's first start.
 
     Args:
-        recorded: the digests then; sweeps of earlier versions lack some or all.
+        recorded: the digests then.
         now: those of this start.
 
     Raises:
@@ -40,7 +40,7 @@ def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> No
     faults = [
         Fault(field, "has changed since this sweep's first start", remedy)
         for field, digest in now.items()
-        if recorded.get(field, digest) != digest
+        if recorded.get(field) != digest
     ]
     if faults:
         raise UserError(faults)

@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from trainables.config import DataConfig, DeepSpeedConfig, EvalSuite, ModelConfig
+from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.ledger import Ledger
@@ -57,14 +57,8 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
 
 
 def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
-    """A recorded section, with defaults for fields unknown to the version that wrote it.
-
-    Earlier versions recorded of a DeepSpeed file its name alone: nobody knows if it was edited.
-    """
+    """A recorded section, with defaults for fields unknown to the version that wrote it."""
     part, recorded = getattr(config, section), saved.get(section)
-    if isinstance(part, DeepSpeedConfig) and recorded and recorded.get("config_file"):
-        is_same_file = recorded["config_file"] == part.config_file
-        recorded = ({"config": part.config} if is_same_file else {}) | recorded
     if isinstance(part, BaseModel):
         with suppress(ValidationError):
             return type(part).model_validate(recorded).model_dump(mode="json")

@@ -32,7 +32,7 @@ from trainables.metric_keys import (
 )
 from trainables.results.pareto import Constraint
 from trainables.results.records import Measurement, Outcome, TrialStatus
-from trainables.under_ray.reporting import MEASUREMENT
+from trainables.under_ray.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.fifo import Fifo
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import ray.tune
 
 from trainables.config import TrialConfig
-from trainables.process.hang_watch import HangWatch
+from trainables.process import hang_watch
 from trainables.results.records import Measurement
 from trainables.training.attempt_folder import publish_items
 from trainables.training.reporter import Reporter
@@ -74,20 +74,19 @@ class Watched:
     def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
         self._trial = trial
         self._reporter = reporter
-        self._watch = HangWatch(trial.minutes_per_report)
-        self._watch.wind()
+        hang_watch.wind(trial.minutes_per_report)
 
     def report(self, measurement: Measurement) -> None:
         """Pass the measurement on and restart the watch for the next one."""
         publish_items(self._trial)
-        self._watch.stop()  # Tune may take long to accept the report
+        hang_watch.stop()  # Tune may take long to accept the report
         try:
             self._reporter.report(measurement)
         except BaseException:  # Tune has stopped the trial
-            HangWatch(MINUTES_TO_LEAVE).wind()
+            hang_watch.wind(MINUTES_TO_LEAVE)
             raise
         if measurement.step != measurement.total_steps:
-            self._watch.wind()
+            hang_watch.wind(self._trial.minutes_per_report)
 
     def stop_requested(self) -> bool:
         """Whether the trial should save a checkpoint and end."""

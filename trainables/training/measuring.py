@@ -1,4 +1,4 @@
-"""What a training reports along the way: losses, evaluations, forgetting, costs."""
+"""What a training measures along the way: losses, evaluations, forgetting, costs."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from trainables.results.records import Measurement
 from trainables.training.reporter import Reporter
 
 
-class Reports(TrainerCallback):
+class Measuring(TrainerCallback):
     """Turns the trainer's log into measurements; evaluates at the report steps."""
 
     def __init__(
