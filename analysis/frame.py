@@ -14,7 +14,7 @@ from analysis.sweeps import Sweep, open_sweeps, pair_items
 from trainables import metric_keys
 from trainables.files.storage import Location
 from trainables.metric_keys import METRICS, Metric
-from trainables.results.records import TrialRecord
+from trainables.results.settings import settings_of
 
 
 def load_trials(*sweep_dirs: Location) -> pd.DataFrame:
@@ -29,40 +29,14 @@ def load_trials(*sweep_dirs: Location) -> pd.DataFrame:
 def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """One row per trial, indexed by its id, which is unique across sweeps.
 
-    Setting columns are named as in the W&B runs' configuration, metric columns by their keys.
-    Metrics that a trial never logged are NaN.
+    Its columns are those of results.csv, with the sweep. Metrics that a trial never logged are NaN.
     """
-    rows = [_row(sweep, record) for sweep in sweeps for record in sweep.trials]
+    rows = [
+        {"sweep": sweep.name, **settings_of(record), **(record.last.metrics if record.last else {})}
+        for sweep in sweeps
+        for record in sweep.trials
+    ]
     return pd.DataFrame(rows).set_index("trial_id")
-
-
-def _row(sweep: Sweep, record: TrialRecord) -> dict[str, object]:
-    config = record.config
-    lora = config.lora
-    return {
-        "trial_id": config.trial_id,
-        "sweep": sweep.name,
-        "number": record.number,
-        "confirms": record.confirms,
-        "method": config.method,
-        "lora/rank": lora.rank if lora else None,
-        "lora/alpha": lora.alpha if lora else None,
-        "lora/scaling": lora.scaling if lora else None,
-        "lora/dropout": lora.dropout if lora else None,
-        "lora/rslora": lora.rslora if lora else None,
-        "lora/dora": lora.dora if lora else None,
-        "learning_rate": config.learning_rate,
-        "batch_size": config.train.batch_size,
-        "epochs": record.epochs,
-        "steps": config.train.steps,
-        "seed": config.seed,
-        "status": record.status.value,
-        "reason": record.reason,
-        "attempt": record.attempt,
-        "seconds": record.seconds,
-        "weights_dir": record.weights_dir,
-        **(record.last.metrics if record.last else {}),
-    }
 
 
 def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:

@@ -96,7 +96,7 @@ class TrialError(SweepError):
 
 
 class Diverged(TrialError):
-    """The training loss is NaN or infinite."""
+    """The training loss or the gradient's norm is NaN or infinite."""
 
 
 class OutOfMemory(TrialError):

@@ -75,8 +75,6 @@ _FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
 class SweepOutcome:
     """The result of one run of the command; for `cut_short_by` see `OptunaSearcher`."""
 
-    sweep: SweepRecord
-    base: BaseRecord
     records: list[TrialRecord]
     interrupted: bool
     cut_short_by: str | None
@@ -203,7 +201,7 @@ class Sweep:
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
             self._look_inside(records)
-        return SweepOutcome(sweep, base, records, interrupted, searcher.cut_short_by)
+        return SweepOutcome(records, interrupted, searcher.cut_short_by)
 
     def _read_history(self) -> list[TrialRecord]:
         if not self._ledger.exists():

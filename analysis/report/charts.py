@@ -126,7 +126,7 @@ def hover(results: Results, record: TrialRecord) -> str:
     return "<br>".join(lines)
 
 
-def rate_axis(title: str = "learning rate") -> dict[str, Any]:
+def rate_axis(title: str) -> dict[str, Any]:
     """A logarithmic axis of small numbers."""
     return {"title": {"text": title}, "type": "log", "exponentformat": "power", "dtick": 1}
 

@@ -19,7 +19,7 @@ _FEW_VALUES = 8
 _TREES = 32
 
 
-def importances(records: Sequence[TrialRecord], metric: str, *, seed: int = 0) -> dict[str, float]:
+def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]:
     """Fraction of a metric's variance that each setting explains (fANOVA, Hutter 2014).
 
     The settings are those that the trials were run with, not those that the search suggested:
@@ -28,7 +28,6 @@ def importances(records: Sequence[TrialRecord], metric: str, *, seed: int = 0) -
     Args:
         records: trials of one method, which have the same settings.
         metric: key of the metric to explain.
-        seed: of the random forest.
 
     Returns:
         Fractions that sum to 1, largest first; empty for fewer than `FEWEST_TRIALS` trials, or if
@@ -54,7 +53,7 @@ def importances(records: Sequence[TrialRecord], metric: str, *, seed: int = 0) -
             )
             for settings, value in measured
         )
-        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=seed)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, seed=0)
         found: dict[str, float] = optuna.importance.get_param_importances(
             study, evaluator=evaluator
         )

@@ -238,14 +238,15 @@ def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     assert {key: float(first[key]) for key in metrics} == metrics
     assert float(first[f"best/{OOD}"]) == 0.5
     assert first["trial_id"] == f"{SWEEP_ID}-0000"
-    assert (first["rank"], float(first["alpha"])) == ("8", 4.0)
-    assert float(first["scaling"]) == 4.0 / 8**0.5
-    assert (first["target_modules"], first["dropout"], first["rslora"]) == ("q v", "0.1", "True")
+    assert (first["lora/rank"], float(first["lora/alpha"])) == ("8", 4.0)
+    assert float(first["lora/scaling"]) == 4.0 / 8**0.5
+    assert (first["lora/target_modules"], first["lora/dropout"]) == ("q v", "0.1")
+    assert first["lora/rslora"] == "True"
     assert (first["batch_size"], first["learning_rate"]) == ("16", "0.00032")
     assert (first["status"], first["seconds"], first["weights_dir"]) == ("COMPLETE", "60.5", "w/é")
     assert (second["status"], second["seconds"], second[OOD]) == ("FAILED", "", "")
     assert second["reason"] == 'ValueError: "a", b\nand more'
-    assert (third["method"], third["rank"], third["target_modules"]) == ("full", "", "")
+    assert (third["method"], third["lora/rank"], third["lora/target_modules"]) == ("full", "", "")
 
 
 def test_a_sweep_without_a_trial_has_a_table_too(tmp_path):

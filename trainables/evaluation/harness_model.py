@@ -33,8 +33,7 @@ _LEAST_TOKENS = 64
 # Larger batches fall out of a CPU's caches: measured 1.5 times slower at three times the size.
 _CPU_BATCH_TOKENS = 512
 # Largest difference between logits of equivalent computations, relative to the largest logit.
-_ROUNDING = {torch.float32: 1e-4, torch.float64: 1e-4}
-_ROUNDING_OF_HALVES = 3e-2
+_ROUNDING, _ROUNDING_OF_HALVES = 1e-4, 3e-2
 
 
 @dataclass
@@ -200,7 +199,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
                 raise
             return False
         alone_UV = self._logits(alone)[0, alone.where_T]
-        rounding = _ROUNDING.get(self.model.dtype, _ROUNDING_OF_HALVES)
+        rounding = _ROUNDING if self.model.dtype is torch.float32 else _ROUNDING_OF_HALVES
         ours_V = shared_UV[branched.requests_T.argsort(stable=True)].float()
         theirs_V = alone_UV[alone.requests_T.argsort(stable=True)].float()
         return bool((ours_V - theirs_V).abs().max() <= rounding * theirs_V.abs().max())

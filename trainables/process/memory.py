@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 from trainables.config import ModelShape, TrialConfig
 
-_BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+_BYTES = {"float32": 4, "bfloat16": 2}
 _FP32 = 4
 _GENERAL_TEXT_TOKENS = 512  # as `drift.general_nll` cuts documents
 

@@ -1,4 +1,4 @@
-"""The ledger: what is on disk about a sweep, and the one place that knows where.
+"""The ledger: what is on disk about a sweep, and where.
 
     SWEEP/
       sweep.json          configuration and provenance
@@ -7,6 +7,7 @@
         trial.json        the trial as it stands, replaced atomically
         metrics.jsonl     its measurements, appended
         attempt_1/        what the worker wrote: weights, items, log
+      inside/             what inspections found (see `inside.records`)
       lock.json           the driver that runs it now
       warm_start.jsonl    trials of other sweeps that the search started from
       results.csv  confirmed.csv  study.journal  sweep.log  wandb/     mirrors of the above

@@ -36,7 +36,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
     `remove_checkpoints` once the result is safe, as a sweep does.
 
     Raises:
-        Diverged: the loss is NaN or infinite.
+        Diverged: the loss or the gradient norm is NaN or infinite.
     """
     tokenizer, tokenized = inputs_of(config)
     if torch.cuda.is_available():  # a LoRA trial in this process may have left its base there

@@ -26,7 +26,7 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     `remove_checkpoints` once the result is safe, as a sweep does.
 
     Raises:
-        Diverged: the loss is NaN or infinite.
+        Diverged: the loss or the gradient norm is NaN or infinite.
     """
     base, _ = shared_base(config.model)
     tokenizer, tokenized = inputs_of(config)

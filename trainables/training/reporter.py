@@ -22,7 +22,7 @@ class StopTrial(Exception):
 
 
 class ListReporter:
-    """Keeps the measurements in a list; for tests and notebooks."""
+    """Keeps the measurements in a list; for the probe, tests and notebooks."""
 
     def __init__(self) -> None:
         self.measurements: list[Measurement] = []

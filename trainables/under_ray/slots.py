@@ -34,7 +34,7 @@ class SlotHosts:
     """Where LoRA trials train together.
 
     Attributes:
-        actors: handles of `SlotHost` actors.
+        actors: handles of `SlotHostActor`.
         slots: number per actor.
     """
 
@@ -42,7 +42,7 @@ class SlotHosts:
     slots: int
 
 
-class SlotHost(host.SlotHost):
+class SlotHostActor(host.SlotHost):
     """A host in a Ray worker process."""
 
     def __init__(self) -> None:
@@ -72,8 +72,8 @@ class SlotHost(host.SlotHost):
 
 
 def start_slot_host(held: Mapping[str, float]) -> Any:
-    """Start a `SlotHost` actor that holds these resources; Ray restarts it if its process dies."""
-    actor = ray.remote(SlotHost)
+    """Start a `SlotHostActor` that holds these resources; Ray restarts it if its process dies."""
+    actor = ray.remote(SlotHostActor)
     return actor.options(**as_options(held), max_restarts=-1, max_concurrency=1000).remote()
 
 

@@ -86,7 +86,9 @@ class HostPool:
             if reason := ray.get(self._actors[0].reason_against.remote(plain)):
                 self._give_up(reason)
                 return None
-            self._start_for(self._at_once)  # the first host's node, if newly started, has more room
+            self._start_for(
+                at_once(self._config)
+            )  # the first host's node, if newly started, has more room
             answers = [actor.reason_against.remote(plain) for actor in self._actors]
             # All load the model now, except those whose nodes are not up yet.
             ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
@@ -105,7 +107,7 @@ class HostPool:
         if reason := reason_against_slots(config) or (None if fits else beside):
             self._give_up(reason)
             return False
-        self._start_for(self._at_once)
+        self._start_for(at_once(self._config))
         if config.resources.lora.slots == "auto":
             reserve = dict(self._waiting)
             measure = trial_process_seconds.options(
@@ -114,18 +116,15 @@ class HostPool:
             self._process_seconds = measure.remote()
         return True
 
-    @property
-    def _at_once(self) -> int:
-        """Number of trials in parallel, hence the most slots a host can use."""
-        trials = self._config.budget.trials
-        return min(trials, self._config.resources.max_concurrent or trials)
-
     def _start_for(self, slots: int) -> None:
         """Start the hosts still needed if each has this many slots."""
         config, cluster = self._config, self._cluster
         held = held_by_worker(config, "lora", cluster)
         wanted = hosts_to_start(
-            hosts_that_fit(config, cluster), hosts_up(held, nodes_up()), self._at_once, slots
+            hosts_that_fit(config, cluster),
+            hosts_up(held, nodes_up()),
+            at_once(self._config),
+            slots,
         )
         started = [start_slot_host(held) for _ in range(wanted - len(self._actors))]
         for actor in started:
@@ -158,7 +157,7 @@ class HostPool:
         # Processes start in parallel on the available CPUs.
         process_seconds = ray.get(self._process_seconds) * hosts / self._cluster["CPU"]
         costs = steps * trial.accumulation_steps, process_seconds
-        most = max(1, self._at_once // hosts)
+        most = max(1, at_once(self._config) // hosts)
         speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
         if not speeds:  # trials then halve their micro-batches
             _LOG.warning("%d hosts of 1 slot: memory runs out at the largest trial's batch", hosts)
@@ -187,12 +186,15 @@ def answering(what: str) -> Iterator[None]:
 
 def hosts_that_fit(config: SweepConfig, cluster: dict[str, float]) -> int:
     """Hosts that fit in parallel, next to a full fine-tuning trial if the sweep has any."""
-    fits = trials_that_fit(config, "lora", cluster)
     if "full" in config.search.methods:
-        rest = _without(cluster, held_by_trial(config, "full", cluster))
-        fits = trials_that_fit(config, "lora", rest)
-    most = min(config.budget.trials, config.resources.max_concurrent or config.budget.trials)
-    return max(0, min(fits, most))
+        cluster = _without(cluster, held_by_trial(config, "full", cluster))
+    return max(0, min(trials_that_fit(config, "lora", cluster), at_once(config)))
+
+
+def at_once(config: SweepConfig) -> int:
+    """Number of trials in parallel, hence the most slots a host can use."""
+    trials = config.budget.trials
+    return min(trials, config.resources.max_concurrent or trials)
 
 
 def hosts_up(held: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:

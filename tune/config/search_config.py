@@ -74,8 +74,8 @@ LearningRates = Annotated[
 ]
 
 
-class FullSpace(Frozen):
-    """The search space of full fine-tuning; a list with one value is a constant.
+class MethodSpace(Frozen):
+    """What every method searches, full fine-tuning no more; a list with one value is a constant.
 
     Attributes:
         learning_rate: `{low, high}` on a log scale, or a list of values.
@@ -87,7 +87,7 @@ class FullSpace(Frozen):
     epochs: Rates | None = None
 
 
-class LoraSpace(FullSpace):
+class LoraSpace(MethodSpace):
     """The search space of LoRA.
 
     Attributes:
@@ -117,7 +117,7 @@ class SearchConfig(Frozen):
     """Which methods are searched, each over its own space."""
 
     lora: LoraSpace | None = None
-    full: FullSpace | None = None
+    full: MethodSpace | None = None
 
     @model_validator(mode="after")
     def _searches_something(self) -> SearchConfig:
@@ -130,8 +130,8 @@ class SearchConfig(Frozen):
         """The methods that have a space."""
         return tuple(name for name in ("lora", "full") if getattr(self, name) is not None)
 
-    def space(self, method: Method) -> FullSpace:
+    def space(self, method: Method) -> MethodSpace:
         """The space of one method."""
-        space: FullSpace | None = self.lora if method == "lora" else self.full
+        space: MethodSpace | None = self.lora if method == "lora" else self.full
         assert space is not None  # noqa: S101 - methods come from `methods`
         return space

@@ -13,7 +13,7 @@ from pydantic_core import ErrorDetails
 from trainables.errors import Fault
 from tune.config.sweep_config import SweepConfig
 
-Location = tuple[str | int, ...]
+KeyPath = tuple[str | int, ...]
 
 _RULES = {
     "greater_than_equal": "must be >= {ge:g}",
@@ -45,7 +45,7 @@ _PATTERNS = {
 _LONGEST_VALUE = 60
 
 
-def faults_of(error: ValidationError, where: Callable[[Location], str]) -> list[Fault]:
+def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[Fault]:
     """One fault for each error.
 
     Args:
@@ -83,7 +83,7 @@ def faults_of(error: ValidationError, where: Callable[[Location], str]) -> list[
     return list(dict.fromkeys(faults))
 
 
-def dotted(location: Location) -> str:
+def dotted(location: KeyPath) -> str:
     """A location as written with `--set`."""
     return ".".join(map(str, location))
 
@@ -101,12 +101,12 @@ def shown(value: Any) -> str:
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}..."
 
 
-def _written(location: Location) -> Location:
+def _written(location: KeyPath) -> KeyPath:
     """The location without the tags of union members, written `<tag>`."""
     return tuple(part for part in location if not (isinstance(part, str) and part.startswith("<")))
 
 
-def _is_inside(inner: Location, outer: Location) -> bool:
+def _is_inside(inner: KeyPath, outer: KeyPath) -> bool:
     return len(inner) > len(outer) and inner[: len(outer)] == outer
 
 
@@ -137,7 +137,7 @@ def _remedy(detail: ErrorDetails, keys: list[str]) -> str:
     return ""
 
 
-def _own_faults(text: str, place: Location, where: Callable[[Location], str]) -> list[Fault]:
+def _own_faults(text: str, place: KeyPath, where: Callable[[KeyPath], str]) -> list[Fault]:
     """Faults raised by one of our validators: one per line, `rule; remedy`.
 
     A line may begin with the dotted field (`search.lora.rank: ...`) or with the name of a key in
@@ -157,7 +157,7 @@ def _own_faults(text: str, place: Location, where: Callable[[Location], str]) ->
     return faults
 
 
-def split_key(key: str) -> Location:
+def split_key(key: str) -> KeyPath:
     """The location that a dotted key denotes."""
     return tuple(int(part) if part.isdigit() else part for part in key.split("."))
 
@@ -167,12 +167,12 @@ def _nearest(word: str | int, known: list[str]) -> str:
     return near[0] if near else ""
 
 
-def _known_keys(place: Location) -> list[str]:
+def _known_keys(place: KeyPath) -> list[str]:
     """Keys that are valid in place of an unknown one."""
     return [*_fields_at(place[:-1]), *(["extends"] if len(place) == 1 else [])]
 
 
-def _fields_at(place: Location) -> list[str]:
+def _fields_at(place: KeyPath) -> list[str]:
     """Keys of the section at a location."""
     models: list[type[BaseModel]] = [SweepConfig]
     for part in place:

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from trainables.errors import Fault, UserError
 from trainables.files.locations import is_local
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_faults import Location, dotted, faults_of, split_key
+from tune.config.sweep_faults import KeyPath, dotted, faults_of, split_key
 
 BUNDLED = Path(__file__).parents[1] / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -37,10 +37,10 @@ class _Source:
     """Values of a sweep file, and where each is set (`file:line` or `--set ...`)."""
 
     values: dict[str, Any]
-    places: dict[Location, str]
+    places: dict[KeyPath, str]
     file: Path
 
-    def where(self, location: Location) -> str:
+    def where(self, location: KeyPath) -> str:
         """Where a value is set, or else the nearest value that is."""
         while location:
             if location in self.places:
@@ -118,7 +118,7 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
         raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
     if not isinstance(raw, dict):
         raise UserError([Fault("SWEEP", "must be a mapping of sections", location=str(file))])
-    places: dict[Location, str] = {}
+    places: dict[KeyPath, str] = {}
     repeated: list[Fault] = []
     for location, line in _lines(node, ()):
         place = f"{file}:{line}"
@@ -156,7 +156,7 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     return both
 
 
-def _replaced(location: Location, above: _Source) -> bool:
+def _replaced(location: KeyPath, above: _Source) -> bool:
     """Whether a location in the extended file is hidden by a list or value of the extending one."""
     value: Any = above.values
     for part in location:
@@ -168,7 +168,7 @@ def _replaced(location: Location, above: _Source) -> bool:
     return True
 
 
-def _lines(node: Any, location: Location) -> Iterator[tuple[Location, int]]:
+def _lines(node: Any, location: KeyPath) -> Iterator[tuple[KeyPath, int]]:
     """Line (from 1) of each key and item of a YAML document."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -182,7 +182,7 @@ def _lines(node: Any, location: Location) -> Iterator[tuple[Location, int]]:
             yield from _lines(value, inner)
 
 
-def _resolved(value: Any, location: Location, folder: Path) -> Any:
+def _resolved(value: Any, location: KeyPath, folder: Path) -> Any:
     """The value with variables filled in and paths made absolute."""
     if isinstance(value, dict):
         return {
@@ -202,7 +202,7 @@ def _resolved(value: Any, location: Location, folder: Path) -> Any:
     return str(path) if local else filled_in
 
 
-def _path_kind(location: Location) -> str | None:
+def _path_kind(location: KeyPath) -> str | None:
     """The entry of `_PATHS` or `_LOCAL_PATHS` that the location is, if any."""
     parts = ["*" if isinstance(part, int) else part for part in location]
     for kind in (dotted(tuple(parts)), dotted((*parts[:-1], "*"))):
@@ -223,7 +223,7 @@ def _variable(match: re.Match[str]) -> str:
 def _unset_variables(source: _Source) -> list[Fault]:
     faults = []
 
-    def look(value: Any, location: Location) -> None:
+    def look(value: Any, location: KeyPath) -> None:
         if isinstance(value, dict):
             for key, inner in value.items():
                 look(inner, (*location, key))

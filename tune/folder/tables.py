@@ -5,45 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import statistics
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from trainables.files.disk import whole_file
 from trainables.metric_keys import METRICS
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import diverged, half_width, metrics_over, repeats_of
-
-
-def _modules(record: TrialRecord) -> str | None:
-    lora = record.config.lora
-    modules = lora.target_modules if lora else None
-    return " ".join(modules) if isinstance(modules, tuple) else modules
-
-
-_SETTINGS: dict[str, Callable[[TrialRecord], object]] = {
-    "number": lambda r: r.number,
-    "trial_id": lambda r: r.config.trial_id,
-    "confirms": lambda r: r.confirms,
-    "seed": lambda r: r.config.seed,
-    "method": lambda r: r.config.method,
-    "rank": lambda r: r.config.lora and r.config.lora.rank,
-    "alpha": lambda r: r.config.lora and r.config.lora.alpha,
-    "scaling": lambda r: r.config.lora and r.config.lora.scaling,
-    "learning_rate": lambda r: r.config.learning_rate,
-    "target_modules": _modules,
-    "dropout": lambda r: r.config.lora and r.config.lora.dropout,
-    "rslora": lambda r: r.config.lora and r.config.lora.rslora,
-    "dora": lambda r: r.config.lora and r.config.lora.dora,
-    "batch_size": lambda r: r.config.train.batch_size,
-    "micro_batch_size": lambda r: r.config.train.micro_batch_size,
-    "epochs": lambda r: r.epochs,
-    "steps": lambda r: r.config.train.steps,
-    "status": lambda r: r.status.value,
-    "reason": lambda r: r.reason,
-    "seconds": lambda r: r.seconds,
-    "weights_dir": lambda r: r.weights_dir,
-    "best_weights_dir": lambda r: r.best_weights_dir,
-}
+from trainables.results.settings import SETTINGS, settings_of
 
 
 def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
@@ -51,12 +20,12 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
     finals = _key_order(key for r in records if r.last for key in r.last.metrics)
     bests = _key_order(key for r in records for key in r.best)
     rows = [
-        {column: value(record) for column, value in _SETTINGS.items()}
+        settings_of(record)
         | {key: record.metric(key) for key in finals}
         | {f"best/{key}": record.best.get(key) for key in bests}
         for record in sorted(records, key=lambda record: record.number)
     ]
-    _write(file, rows, [*_SETTINGS, *finals, *(f"best/{key}" for key in bests)])
+    _write(file, rows, [*SETTINGS, *finals, *(f"best/{key}" for key in bests)])
 
 
 def write_confirmed_csv(file: Path, records: Sequence[TrialRecord]) -> None:

@@ -17,7 +17,7 @@ from optuna.distributions import (
 )
 
 from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
-from tune.config.search_config import FullSpace, LogUniform, LoraSpace, SearchConfig
+from tune.config.search_config import LogUniform, LoraSpace, MethodSpace, SearchConfig
 from tune.config.sweep_config import SweepConfig
 
 Param = str | int | float | bool
@@ -245,7 +245,7 @@ def _member(choices: Any, value: Any) -> Any:
     return next((choice for choice in choices if choice == value), None)
 
 
-def _value(space: FullSpace, method: Method, axis: str, params: Params) -> Any:
+def _value(space: MethodSpace, method: Method, axis: str, params: Params) -> Any:
     name = f"{method}/{axis}"
     if name in params:
         return params[name]

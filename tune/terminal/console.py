@@ -43,7 +43,7 @@ _WORTH_A_LINE = {TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FA
 class ConsoleListener(SweepListener):
     """Shows a sweep on a console, live if it is a terminal.
 
-    Attributes:
+    Args:
         config: determines how many trials there will be and which are best.
         console: where to write; `chatter_to` yields one that nothing else writes to.
         clock: returns seconds since the epoch.

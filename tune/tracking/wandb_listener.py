@@ -102,7 +102,7 @@ class WandbListener(SweepListener):
     Args:
         config: where to log.
         location: location of the sweep; W&B's files go to `wandb/` in its folder, or in the
-            driver's working directory if the sweep is in an object store.
+            node's cache if the sweep is in an object store.
     """
 
     def __init__(self, config: WandbConfig, location: Location) -> None:
