@@ -18,6 +18,7 @@ from trainables.config import EvalTask
 from trainables.errors import Diverged
 from trainables.evaluation.drift import kl_drift
 from trainables.results.records import TrialStatus
+from trainables.training.checkpoint_files import checkpoint_dir, newest_valid
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
 
@@ -58,6 +59,24 @@ def results(doc, likelihoods):
         os.kill(os.getpid(), 9)
     return {{"acc": 1.0}}
 """
+FAILING = """
+import os
+import time
+from trainables.training import checkpoint
+
+write = checkpoint.write
+
+def slowly(*arguments, **named):
+    time.sleep(6)  # for longer than a group waits for the last words of its workers
+    write(*arguments, **named)
+
+checkpoint.write = slowly
+
+def results(doc, likelihoods):
+    if os.environ.get("RANK") == "1":
+        raise ValueError("no luck")
+    return {"acc": 1.0}
+"""
 RATE = 1e-4
 TRAIN = {"steps": 6, "micro_batch_size": 4, "report_every": 3}
 
@@ -69,6 +88,16 @@ def workers() -> set[int]:
         for process in psutil.Process().children(recursive=True)
         if process.name().startswith("ray::Worker") and process.status() != psutil.STATUS_ZOMBIE
     }
+
+
+def with_task(folder: Path, results: str) -> dict[str, Any]:
+    """A suite with a task whose results are found by this module, in this folder."""
+    items = folder / "items.jsonl"
+    items.write_text('{"question": "max 4 7 2 =", "choices": ["7", "2"], "answer": 0}\n' * 4)
+    (folder / "deadly.py").write_text(results)
+    (folder / "deadly.yaml").write_text(TASK.format(items=items))
+    tasks = tuple(EvalTask(task=task) for task in ("deadly", "target_relay"))
+    return {"in_domain": tasks, "task_dirs": (EMBEDDED, str(folder))}
 
 
 class Groups(SweepListener):
@@ -225,13 +254,8 @@ def test_a_group_that_lost_a_worker_in_an_evaluation_goes_on_in_another(
     cold: Any, train: Train, make_group_trial: Callable[..., TrialConfig], tmp_path: Path
 ) -> None:
     """Those that waited for it do not take it for a fault of the task."""
-    items = tmp_path / "items.jsonl"
-    items.write_text('{"question": "max 4 7 2 =", "choices": ["7", "2"], "answer": 0}\n' * 4)
     died = tmp_path / "died"
-    (tmp_path / "deadly.py").write_text(DEADLY.format(died=died))
-    (tmp_path / "deadly.yaml").write_text(TASK.format(items=items))
-    tasks = tuple(EvalTask(task=task) for task in ("deadly", "target_relay"))
-    suite = {"in_domain": tasks, "task_dirs": (EMBEDDED, str(tmp_path))}
+    suite = with_task(tmp_path, DEADLY.format(died=died))
     killed = make_group_trial(eval=suite)
     measurements, error = train(killed)
     assert isinstance(error, RayActorError)
@@ -242,3 +266,14 @@ def test_a_group_that_lost_a_worker_in_an_evaluation_goes_on_in_another(
     assert error is None
     last = values(measurements)[6]
     assert last["in_domain/target_relay/acc"] == cold[0][6]["in_domain/target_relay/acc"]
+
+
+def test_a_group_is_ended_only_once_its_checkpoint_is_written(
+    train: Train, make_group_trial: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    """Where the evaluation beside it fails in another worker: a retry would train it again."""
+    trial = make_group_trial(eval=with_task(tmp_path, FAILING))
+    _, error = train(trial)
+    assert "no luck" in str(error)
+    newest = newest_valid([Path(trial.output_dir)])
+    assert newest == checkpoint_dir(Path(trial.output_dir), 3)

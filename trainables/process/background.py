@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+
+_running: set[Future[None]] = set()
 
 
 @contextmanager
@@ -15,5 +17,12 @@ def in_background(work: Callable[[], None]) -> Iterator[Callable[[], None]]:
     """
     with ThreadPoolExecutor(max_workers=1) as thread:
         future = thread.submit(work)
+        _running.add(future)
+        future.add_done_callback(_running.discard)
         yield future.result
     future.result()
+
+
+def finish() -> None:
+    """Wait until no work runs in the background of this process, whatever its outcome."""
+    wait(set(_running))

@@ -25,6 +25,8 @@ from trainables.under_ray.worker import IN_STEP, environments, worker_actor
 
 # After the first worker fails: others may know better why, or wait for it forever.
 _LAST_WORDS_S = 3.0
+# Before the workers of a group are killed: for the checkpoint that rank 0 is writing.
+_LONGEST_WRITING_S = 600.0
 # After Tune has stopped a trial: until all workers have finished with it.
 _LONGEST_ENDING_S = 60.0
 
@@ -151,7 +153,9 @@ class _Group:
         return True
 
     def kill(self) -> None:
-        """End the processes, whatever they are doing."""
+        """End the processes, whatever they are doing but writing a checkpoint."""
+        written = [worker.finish_writing.remote() for worker in self._workers]
+        ray.wait(written, num_returns=len(written), timeout=_LONGEST_WRITING_S)
         for worker in self._workers:
             ray.kill(worker)
 

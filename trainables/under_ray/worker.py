@@ -33,6 +33,7 @@ from trainables.under_ray.reporters import StoppedByTune, Watched, WorkerReporte
 # Rank 0 waits for Tune while the others wait for it; so do all for the last to load or to generate.
 _LONGEST_WAIT = timedelta(days=1)
 _REPORTS = "reports"
+_ENDING = "ending"
 # These end all workers at the same step, from shared information: none waits for another.
 IN_STEP = (StopTrial, Diverged)
 
@@ -137,6 +138,13 @@ class Worker:
         """Say whether the trial goes on after the last measurement handed on."""
         self._answers.put(goes_on)
 
+    @ray.method(concurrency_group=_ENDING)
+    def finish_writing(self) -> None:
+        """Wait until the checkpoint that this worker may be writing is written."""
+        from trainables.process.background import finish
+
+        finish()
+
     def _hand_on(self, measurement: Measurement) -> bool:
         self._reports.put(measurement)
         return self._answers.get()
@@ -179,4 +187,6 @@ def environments(homes: Sequence[Home]) -> list[dict[str, str]]:
 
 def worker_actor(cpus: float, gpus: float) -> Any:
     """The actor class; it passes on reports during training and runs one training at a time."""
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, concurrency_groups={_REPORTS: 1})(Worker)
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, concurrency_groups={_REPORTS: 1, _ENDING: 1})(
+        Worker
+    )
