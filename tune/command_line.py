@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainables.errors import Fault, UserError
-from trainables.files.disk import disk_full, full_disk_named_in, is_disk_full
+from trainables.files.disk import disk_full, full_disk_named_in, full_place, is_disk_full
 from trainables.files.storage import join, parse_location
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
@@ -197,7 +197,7 @@ def _cleared_on_fault(
         if not is_disk_full(error):
             raise
         remedy = "make room and run the same command again: it goes on where it stopped"
-        rule = full_disk_named_in(error) or disk_full(ledger.folder.root)
+        rule = full_disk_named_in(error) or disk_full(full_place(error) or ledger.folder.root)
         raise UserError([Fault("--output-dir", rule, remedy)]) from error
 
 

@@ -31,6 +31,7 @@ from trainables.under_ray.tasks import as_task, inspect_on_worker
 from trainables.under_ray.trial import run_trial
 from tune.cluster.base_evaluation import have_base_evaluated
 from tune.cluster.memory_fit import memory_fit
+from tune.cluster.memory_kills import take_for_losses
 from tune.cluster.node_checks import (
     ask_nodes,
     check_nodes,
@@ -334,6 +335,7 @@ class Sweep:
             method: held_by_worker(config, method, self._cluster)
             for method in config.search.methods
         }
+        take_for_losses()
         placement = Placement(self._beside_driver, held, slots=in_slots)
         searcher.keep_within(Room(left, placement))
         return ray_tune.Tuner(

@@ -11,6 +11,7 @@ from trainables.errors import UserError
 from trainables.evaluation import base as base_evaluation
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import Evaluator
+from trainables.inputs.tokenized import DATA_FOLDER, read_data
 from trainables.under_ray.tasks import evaluate_base_on_worker
 
 if TYPE_CHECKING:
@@ -99,6 +100,24 @@ def test_where_memory_runs_out_the_batch_is_halved(
     assert evaluate_base_on_worker(*arguments, str(tmp_path / "base")) is None
     assert tried[:3] == [16, 8, 4]
     assert Base.load(tmp_path / "base").record.scores.keys() == {"target_relay", "list_last"}
+
+
+@pytest.mark.usefixtures("cluster")
+def test_nothing_stays_of_an_evaluation_that_no_trial_has_seen(
+    load: Callable[..., SweepConfig], tmp_path: Path
+) -> None:
+    """As where a start got no further: rows held out by it are trained on by this one."""
+    target = tmp_path / "base"
+    for overrides in (
+        (),
+        ("eval.kl_prompts=0", "data.validation_path=null", "data.validation_fraction=0"),
+    ):
+        config = load(*FEW, OBJECTIVE, *overrides)
+        arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
+        assert evaluate_base_on_worker(*arguments, str(target)) is None
+        held_out = read_data(target / DATA_FOLDER).validation
+        is_measured = Base.load(target).kl_reference is not None
+        assert bool(held_out) is is_measured is (not overrides)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import random
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -539,6 +540,53 @@ def test_an_error_is_no_skill_and_never_maximised(
         evaluator.evaluate(base_model)
     (fault,) = caught.value.faults
     assert fault.field == f"eval.{role}"
+
+
+@pytest.mark.parametrize("role", ["in_domain", "retention"])
+def test_a_score_on_another_scale_is_refused(
+    role: str, base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    """BLEU's goes to 100: averaged with accuracies it would decide the search alone."""
+    (folder / "texts.py").write_text(
+        "def results(doc, likelihoods):\n    return {'bleu_max': 32.5 if doc['answer'] else 0.5}\n"
+    )
+    bleu = {"metric": "bleu_max", "aggregation": "mean", "higher_is_better": True}
+    write_task(folder, "texts", folder / "test.jsonl", metric_list=[bleu])
+    file = folder / "texts.yaml"
+    file.write_text(file.read_text() + "process_results: !function texts.results\n")
+    tasks = {"in_domain": ["few"]} | {role: ["texts"]}
+    evaluator = Evaluator(suite(task_dirs=(str(folder),), **tasks), tokenizer)
+    with pytest.raises(UserError, match="its bleu_max is no share of 1, got") as caught:
+        evaluator.evaluate(base_model)
+    (fault,) = caught.value.faults
+    assert fault.field == f"eval.{role}"
+
+
+def test_standard_errors_are_found_without_further_processes(
+    base_model: Any, tokenizer: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a Ray worker the harness's pool for those of f1 never ended."""
+    write_task(folder, "texts", folder / "test.jsonl", metric_list=[{"metric": "f1"}])
+    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["texts"]), tokenizer)
+    monkeypatch.setattr(multiprocessing, "Pool", None)
+    assert "in_domain/texts/f1_stderr" in evaluator.evaluate(base_model).metrics
+
+
+def test_what_decides_the_numbers_is_the_same_in_every_process(
+    tokenizer: Any, folder: Path
+) -> None:
+    """Of a partial function the harness tells where in memory it lies."""
+    (folder / "texts.py").write_text(
+        "from functools import partial\n"
+        "def some(docs, number):\n    return docs.select(range(number))\n"
+        "few = partial(some, number=3)\n"
+    )
+    write_task(folder, "texts", folder / "test.jsonl")
+    file = folder / "texts.yaml"
+    file.write_text(file.read_text() + "process_docs: !function texts.few\n")
+    asked = suite(task_dirs=(str(folder),), in_domain=["texts"])
+    description = json.dumps(Evaluator(asked, tokenizer).describe())
+    assert "functools.partial(<function some>, number=3)" in description
 
 
 def test_forgetting_needs_a_number_of_each_document(

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,8 +18,8 @@ from tune.sweep import Sweep, SweepOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from trainables.evaluation.base import Base
     from trainables.results.records import TrialRecord
     from tune.config.sweep_config import SweepConfig
 
@@ -59,6 +63,22 @@ def test_trial_that_dies_again_and_again_fails_at_the_limit(
     assert record.failures == 2
     assert "its worker process has died" in (record.reason or "")
     assert ledger.trials() == outcome.records
+
+
+def test_a_trial_that_ray_kills_for_its_node_s_memory_goes_on(
+    base: Base, base_cache: Path, tmp_path: Path
+) -> None:
+    """It was the end of the whole sweep: Tune does not know the error's type."""
+    script = Path(__file__).with_name("sweep_short_of_host_memory.py")
+    done = subprocess.run(
+        [sys.executable, str(script), str(tmp_path / "sweep"), str(base_cache), *ONE_TRIAL],
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout.splitlines()[-1]) == [TrialStatus.COMPLETE, 2, 0]
 
 
 EARLY_STOPPING = (

@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import time
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import ray
 import ray.tune
 
 from trainables.config import TrialConfig
@@ -15,6 +17,7 @@ from trainables.files.disk import is_disk_full
 from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray import reporters
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
+from trainables.under_ray.stop_request import StopRequest
 from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
@@ -108,3 +111,14 @@ def test_the_sweep_ends_if_the_end_of_a_stopped_trial_cannot_be_recorded(
     with pytest.raises(OSError, match="No space left") as caught:
         sweep.run([SweepListener()])
     assert is_disk_full(caught.value)
+
+
+def test_more_trials_hear_of_a_stop_than_ray_takes_calls_by_default() -> None:
+    """Those that have ended count as well; from the thousandth on nobody heard of Ctrl-C."""
+    with StopRequest({}) as request:
+        heard = [request._actor.wait.remote({"of no node"}) for _ in range(1_100)]
+        asking = Thread(target=request.make, daemon=True)
+        asking.start()
+        asking.join(60)
+        assert not asking.is_alive()
+        ray.get(heard, timeout=60)

@@ -13,6 +13,7 @@ from small_disk import small_disk
 from trainables.files.disk import (
     disk_full,
     full_disk_named_in,
+    full_place,
     is_disk_full,
     log_stream,
     whole_folder,
@@ -102,6 +103,27 @@ def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(
     inside = ["", "/a", "/inner", "/inner/b"]
     before = [(f".weights.unfinished{path}", False) for path in inside]
     assert sorted(flushed) == ([] if is_scratch else [(".", True), *before])
+
+
+SEGMENT = "/dev/shm/nccl-1"  # noqa: S108 - NCCL's
+NO_SEGMENT = f"creating shared memory segment {SEGMENT} (size 9): No space left on device (28)"
+
+
+@pytest.mark.parametrize(
+    ("error", "place"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/a/triton/x"), "/a/triton/x"),
+        (RuntimeError(f"File /usr/lib/some.py\n  Error while {NO_SEGMENT}"), SEGMENT),
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), None),
+        (OSError(errno.EACCES, os.strerror(errno.EACCES), "/a/b"), None),
+    ],
+)
+def test_the_place_without_room_is_the_one_that_the_error_names(
+    error: Exception, place: str | None
+) -> None:
+    wrapped = ValueError("outer")
+    wrapped.__cause__ = error
+    assert full_place(wrapped) == (Path(place) if place else None)
 
 
 def chained(cause: BaseException) -> BaseException:

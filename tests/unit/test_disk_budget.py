@@ -179,6 +179,19 @@ def test_while_the_newest_cannot_be_read_the_others_stay(
     assert left(record) == TWO
 
 
+def test_within_the_cap_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of large models that took longer than the time between two looks."""
+    record, clock = attempted(tmp_path, 0), iter(range(0, 1000, 60))
+    for step in (5, 10):
+        write_checkpoint(Path(record.config.output_dir), step)
+    monkeypatch.setattr(checkpoint_files, "digest", None)
+    budget = DiskBudget(Ledger(tmp_path / "sweep"), 1000, lambda: next(clock))
+    budget.trial_started(record)
+    for _ in range(3):
+        budget.measured(record, Measurement(step=10, metrics={}, time=0))
+    assert [folder.name for folder in checkpoints(record.config.attempt_dirs)] == TWO
+
+
 def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path)
     record = attempted(tmp_path, 0, status=TrialStatus.COMPLETE)

@@ -12,12 +12,28 @@ from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
 from tune.folder.input_files import check_same_inputs, digests
 
+TASK_FILES = {
+    "mine.yaml": "task: c\ninclude: common\nprocess_results: !function scoring.results\n"
+    "dataset_kwargs: {data_files: {test: data/part-*.csv}}\n",
+    "common": "output_type: multiple_choice\nmetric_list: !function metrics.listed\n",
+    "metrics.py": "listed = []\n",
+    "scoring.py": "from .helpers import clean\n",
+    "helpers.py": "KNOWN = open('known.txt')\n",
+    "known.txt": "words",
+    "part-1.csv": "a,b",
+    "other.py": "nothing of the task's",
+    "train.csv": "nothing of the task's",
+}
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> SweepConfig:
-    for name in ("model/config.json", "tasks/mine.yaml", "general.txt", "test.jsonl", "rows.jsonl"):
+    for name in ("model/config.json", "general.txt", "test.jsonl", "rows.jsonl"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")
+    (tmp_path / "tasks").mkdir()
+    for name, text in TASK_FILES.items():
+        (tmp_path / "tasks" / name).write_text(text)
     sweep = tmp_path / "sweep.yaml"
     sweep.write_text(
         edited(
@@ -35,7 +51,12 @@ def config(tmp_path: Path) -> SweepConfig:
     [
         ("model/config.json", "model.name"),
         ("tasks/mine.yaml", "eval.task_dirs.0"),
+        ("tasks/scoring.py", "eval.task_dirs.0"),
         ("tasks/helpers.py", "eval.task_dirs.0"),
+        ("tasks/known.txt", "eval.task_dirs.0"),
+        ("tasks/common", "eval.task_dirs.0"),
+        ("tasks/metrics.py", "eval.task_dirs.0"),
+        ("tasks/part-1.csv", "eval.task_dirs.0"),
         ("general.txt", "eval.general_text"),
         ("rows.jsonl", "data.path"),
         ("test.jsonl", "eval.ood.c.data_files.test"),
@@ -46,7 +67,7 @@ def test_an_edited_file_is_told_by_its_field(
 ) -> None:
     recorded = digests(config)
     check_same_inputs(recorded, digests(config))
-    (tmp_path / file).write_text("after")
+    (tmp_path / file).write_text("task: after")
     with pytest.raises(UserError) as caught:
         check_same_inputs(recorded, digests(config))
     (fault,) = caught.value.faults
@@ -68,6 +89,27 @@ def test_what_running_a_task_leaves_in_its_folder_is_no_edit(
     (tmp_path / "tasks/__pycache__/helpers.cpython-311.pyc").write_text("compiled")
     (tmp_path / "tasks/.mine.yaml.swp").write_text("open in an editor")
     check_same_inputs(recorded, digests(config))
+
+
+def test_tasks_may_stand_beside_the_sweep_s_file_and_all_that_it_writes(tmp_path: Path) -> None:
+    """It could never be started twice: its lock alone is another file every few seconds."""
+    sweep = tmp_path / "sweep.yaml"
+    (tmp_path / "rows.jsonl").write_text("rows")
+    for name, text in TASK_FILES.items():
+        (tmp_path / name).write_text(text)
+    sweep.write_text(edited(eval__task_dirs=["."]))
+    recorded = digests(load_sweep(str(sweep), []))
+    sweep.write_text(edited(eval__task_dirs=["."], budget__trials=99))
+    written = tmp_path / "sweeps" / "tiny"
+    (written / "base").mkdir(parents=True)
+    (written / "sweep.json").write_text("{}")
+    (written / "base" / "part-1.csv").write_text("named like a task's")
+    for name in ("other.py", "train.csv", "notes.md"):
+        (tmp_path / name).write_text("edited")
+    check_same_inputs(recorded, digests(load_sweep(str(sweep), [])))
+    (tmp_path / "scoring.py").write_text("edited")
+    with pytest.raises(UserError, match=r"eval\.task_dirs\.0"):
+        check_same_inputs(recorded, digests(load_sweep(str(sweep), [])))
 
 
 def test_an_edit_amid_large_data_that_leaves_its_size_is_told(

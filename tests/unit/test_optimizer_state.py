@@ -41,7 +41,7 @@ def test_parameters_that_share_one_master_copy_resume(
         trained[1].fp16_groups_flat, trained[1].fp32_groups_flat, strict=True
     ):
         parameter.copy_(master.data)
-    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, reports={})
+    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
     checkpoint.write(tmp_path / "step", checkpoint.take(*trained, progress, world_size=1))
     resumed = model_and_optimizer(monkeypatch, seed=2)
     checkpoint.load_training_state(tmp_path / "step", *resumed)
@@ -52,7 +52,7 @@ def test_parameters_that_share_one_master_copy_resume(
 def test_an_optimizer_that_updates_what_is_not_known_does_not_go_on(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 5)
     known = torch.optim.AdamW(model.parameters())
-    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, reports={})
+    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
     checkpoint.write(tmp_path / "step", checkpoint.take(model, known, progress, world_size=1))
     copies = [parameter.detach().clone() for parameter in model.parameters()]
     unknown = SimpleNamespace(optimizer=torch.optim.AdamW(copies))

@@ -19,6 +19,7 @@ from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.settings import SETTINGS
 from trainables.results.wording import setting
 from tune.folder.recorder import Recorder
 from tune.folder.tables import write_results_csv
@@ -227,7 +228,7 @@ def test_the_csv_holds_every_trial_and_reads_back_equal(tmp_path):
     file = tmp_path / "new" / "results.csv"
     write_results_csv(file, records)
     first, second, third = read(file)
-    assert list(first)[22:] == [
+    assert list(first)[len(SETTINGS) :] == [
         metric_keys.TRAIN_LOSS,
         OOD,
         "forgetting/b",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
+import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from contextlib import contextmanager
@@ -26,6 +28,10 @@ from trainables.evaluation.tasks import LoadedTask, documents_digest, load_tasks
 from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
 from trainables.results.records import ItemScore, TaskScore
+
+# Else the harness forks a pool of processes for the standard errors of some metrics, such as f1,
+# and in a Ray worker waits for their end for ever.
+os.environ["DISABLE_MULTIPROC"] = "1"
 
 # The harness's own defaults.
 _PYTHON_SEED = 0
@@ -104,7 +110,9 @@ class Evaluator:
                 score, values = _read_score(loaded, result)
                 scores[loaded.task.label] = score
                 metrics |= values
-                items += _read_items(loaded, result, score)
+                own_items = _read_items(loaded, result, score)
+                _check_is_a_share(loaded, score, own_items)
+                items += own_items
         return Evaluation(scores, metrics | _role_means(scores), items)
 
     def describe(self) -> list[dict[str, Any]]:
@@ -116,7 +124,7 @@ class Evaluator:
                 "limit": loaded.limit(self._suite),
                 "score": [loaded.task.metric, loaded.task.filter],
                 "tasks": {
-                    name: json.loads(json.dumps(task.dump_config(), default=str))
+                    name: json.loads(json.dumps(task.dump_config(), default=_without_address))
                     for name, task in loaded.tasks["tasks"].items()
                 },
                 "documents": {
@@ -146,6 +154,11 @@ class Evaluator:
         )
         assert result is not None  # noqa: S101 - only ranks other than 0 get None
         return dict(result)
+
+
+def _without_address(value: object) -> str:
+    """A value's text, such as a partial function's, without where it lies in this process."""
+    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
 
 
 def shared_evaluator(model: ModelConfig, suite: EvalSuite) -> Evaluator:
@@ -248,6 +261,19 @@ def _check_is_a_skill(loaded: LoadedTask, metric: str) -> None:
     if any((task.higher_is_better() or {}).get(metric) is False for task in members):
         rule = f"task {loaded.task.label}: its {metric} is better where it is lower"
         remedy = "name another `metric` of it; drift on texts is measured by eval.general_text"
+        raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
+
+
+def _check_is_a_share(loaded: LoadedTask, score: TaskScore, items: Sequence[ItemScore]) -> None:
+    """Check that the metric can be averaged with other tasks' accuracies.
+
+    Raises:
+        UserError: it is on another scale, such as BLEU's from 0 to 100.
+    """
+    beyond = [value for value in (score.value, *(i.score for i in items)) if abs(value) > 1]
+    if beyond:
+        rule = f"task {loaded.task.label}: its {score.metric} is no share of 1, got {beyond[0]:g}"
+        remedy = "name another `metric` of it; accuracies of all tasks are averaged"
         raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
 
 

@@ -14,6 +14,7 @@ from typing import Any, TextIO
 
 _SAMPLED_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_ABSOLUTE_PATH = re.compile(r"(?<![\w/])/[^\s'\":,]+")
 
 
 @contextmanager
@@ -102,13 +103,35 @@ def is_disk_full(error: BaseException | None) -> bool:
 
     Libraries written in Rust or C++ raise their own errors, recognisable only by their text.
     """
+    return any(_says_full(each) for each in _chain(error))
+
+
+def full_place(error: BaseException) -> Path | None:
+    """The file that a full disk had no room for, if an error or its cause names one.
+
+    It may lie on another disk than the sweep: in /dev/shm, or in a compiler's cache.
+    """
+    for each in filter(_says_full, _chain(error)):
+        if isinstance(each, OSError) and each.filename is not None:
+            return Path(os.fsdecode(each.filename))
+        for line in str(each).splitlines():
+            if _names_full(line) and (found := _ABSOLUTE_PATH.search(line)):
+                return Path(found[0])
+    return None
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _FULL:
-            return True
-        if any(os.strerror(number) in str(error) for number in _FULL):
-            return True
+        yield error
         error = error.__cause__ or error.__context__
-    return False
+
+
+def _says_full(error: BaseException) -> bool:
+    return (isinstance(error, OSError) and error.errno in _FULL) or _names_full(str(error))
+
+
+def _names_full(text: str) -> bool:
+    return any(os.strerror(number) in text for number in _FULL)
 
 
 def full_disk_named_in(error: BaseException) -> str | None:

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from ray.exceptions import RayActorError
+from ray.exceptions import OutOfMemoryError, RayActorError
 
 from trainables.config import TrialConfig
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
-from trainables.files.disk import disk_full, is_disk_full
+from trainables.files.disk import disk_full, full_place, is_disk_full
 from trainables.files.object_storage import is_store_out
 from trainables.results.records import Outcome, TrialStatus
 from trainables.training.reporter import StopTrial
+
+# The process that raises them is gone: by itself, or killed by Ray as its node ran out of memory.
+LOST = (RayActorError, OutOfMemoryError)
 
 
 def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
@@ -24,7 +27,7 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
             further, as where a single node does not reach the store.
     """
     if is_disk_full(error):  # it resumes once there is space
-        reason = disk_full(Path(trial.output_dir))
+        reason = disk_full(full_place(error) or Path(trial.output_dir))
         return Outcome(status=TrialStatus.RUNNING, reason=reason)
     cause = root_cause(error)
     if is_store_out(cause):
@@ -62,4 +65,4 @@ def _distance(error: BaseException) -> int:
     of_the_trial = isinstance(error, (StopTrial, TrialError, UserError))
     if of_the_trial or is_out_of_memory(error) or is_disk_full(error):
         return 0
-    return 1 if isinstance(error, RayActorError) else 2
+    return 1 if isinstance(error, LOST) else 2

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 import ray
-from ray.exceptions import RayActorError, RayError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
@@ -52,7 +52,7 @@ def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
             _replace(group)
         cause = most_telling(failures)
         traceback.print_exception(cause)
-        if is_lost_worker(cause):
+        if is_lost_worker(cause) or isinstance(cause, OutOfMemoryError):
             raise RayActorError(error_msg=f"{type(cause).__name__}: {first_line(cause)}") from None
         raise cause from None
 

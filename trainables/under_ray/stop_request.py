@@ -21,6 +21,9 @@ import ray
 from ray.exceptions import RayActorError
 
 _STOP = "stop request"  # actor names are private to this driver
+_DRIVER = "driver"
+# In one run of the command, as those of dead processes count; Ray's default is a thousand.
+_MOST_LISTENERS = 1_000_000
 _POLL_S = 1.0
 _NODE_OF_TRIAL = "FORGETTING_SWEEPS_NODE_OF_TRIAL"
 
@@ -52,7 +55,13 @@ class StopRequest:
 
 
 # Its node may go away, too. It is then restarted on another, and pending waits are retried.
-@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1)
+@ray.remote(
+    num_cpus=0,
+    max_restarts=-1,
+    max_task_retries=-1,
+    max_concurrency=_MOST_LISTENERS,
+    concurrency_groups={_DRIVER: 1},
+)
 class _StopRequest:
     def __init__(self) -> None:
         self._made = False
@@ -60,6 +69,7 @@ class _StopRequest:
         self._changed = asyncio.Condition()
         self._polling: asyncio.Task[None] | None = None
 
+    @ray.method(concurrency_group=_DRIVER)
     async def make(self) -> None:
         self._made = True
         await self._tell()

@@ -58,6 +58,8 @@ def evaluate_base_on_worker(
                 suite,
             )
             storage = open_storage(parse_location(target))
+            for name in set(storage.children("")) - {marker}:  # of a start that came no further
+                storage.remove(name)
             storage.publish(Path(scratch), DATA_FOLDER, last=DATA_RECORD)
             storage.publish(folder, "", last=BASE_RECORD)
             return None

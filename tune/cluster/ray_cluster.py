@@ -33,6 +33,8 @@ _ENVIRONMENT = {
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
+    # A base that its node has no memory for is tried again as often, and not for ever.
+    "RAY_task_oom_retries": "2",
     # Else Tune itself restarts a trial of a preempted node, with its attempt's number and folder.
     "RAY_TRAIN_COUNT_PREEMPTION_AS_FAILURE": "1",
 }

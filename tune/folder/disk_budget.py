@@ -110,9 +110,8 @@ class DiskBudget(SweepListener):
         oldest_first = sorted(self._records.values(), key=lambda record: record.started)
         used = sum(map(_size, _kept(oldest_first)))
         for record in oldest_first:
-            for folder in _surplus(record):
-                if used <= self._bytes:
-                    return
+            surplus = _surplus(record)  # to find it may take reading a whole checkpoint
+            while used > self._bytes and (folder := next(surplus, None)):
                 used -= _size(folder)
                 shutil.rmtree(folder, ignore_errors=True)
                 if str(folder) == record.best_weights_dir:

@@ -14,16 +14,15 @@ from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file
 from trainables.files.locations import PACKAGE_SCHEME, is_local
 from tune.config.sweep_config import SweepConfig
+from tune.folder.task_files import task_files
 
 _DATA = ("data.path", "data.validation_path")
+_TASK_DIRS = "eval.task_dirs"
 
 
 def digests(config: SweepConfig) -> dict[str, str]:
     """A digest of what each field names, by field; files of installed packages are left out."""
-    return {
-        field: _digest(Path(name).expanduser(), is_whole=field in _DATA)
-        for field, name in _named(config)
-    }
+    return {field: _digest(field, Path(name).expanduser()) for field, name in _named(config)}
 
 
 def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
@@ -49,7 +48,7 @@ def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> No
 def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:
     named = [("model.name", config.model.name), ("eval.general_text", config.eval.general_text)]
     named += zip(_DATA, (config.data.path, config.data.validation_path), strict=True)
-    named += [(f"eval.task_dirs.{i}", folder) for i, folder in enumerate(config.eval.task_dirs)]
+    named += [(f"{_TASK_DIRS}.{i}", folder) for i, folder in enumerate(config.eval.task_dirs)]
     for role, task in config.eval.tasks():
         for split, file in (task.data_files or {}).items():
             named.append((f"eval.{role}.{task.label}.data_files.{split}", file))
@@ -58,21 +57,28 @@ def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:
             yield field, name
 
 
-def _digest(path: Path, is_whole: bool) -> str:
-    """Of a file, or of all files in a folder but hidden ones and compiled code.
-
-    Args:
-        path: the file or folder.
-        is_whole: whether all of a large file counts, as an edit of data may leave its size.
-    """
+def _digest(field: str, path: Path) -> str:
+    """Of a file, or of the files in a folder that count; of large ones that are no data a part."""
     digest = hashlib.sha256()
-    for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-        inside = file.relative_to(path).parts
-        if file.is_file() and not any(p.startswith((".", "__pycache__")) for p in inside):
-            digest.update(f"{'/'.join(inside)}:{file.stat().st_size}\n".encode())
-            if is_whole:
-                with file.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-            else:
-                hash_file(digest, file)
+    for file in _files(field, path):
+        inside = file.relative_to(path).as_posix()
+        digest.update(f"{inside}:{file.stat().st_size}\n".encode())
+        if field in _DATA:  # an edit may leave the size of a large file
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
+        else:
+            hash_file(digest, file)
     return digest.hexdigest()
+
+
+def _files(field: str, path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    if field.startswith(_TASK_DIRS):
+        return task_files(path)
+    visible = (
+        file
+        for file in path.rglob("*")
+        if not any(part.startswith(".") for part in file.relative_to(path).parts)
+    )
+    return sorted(file for file in visible if file.is_file())

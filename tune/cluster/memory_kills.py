@@ -1,0 +1,17 @@
+"""Processes that Ray kills because their node runs out of memory, as lost ones like any other.
+
+Ray has a type of error of its own for them, which Tune does not know: it would end the whole sweep
+with "Caught unexpected exception".
+"""
+
+from __future__ import annotations
+
+from ray.air.execution._internal import actor_manager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune.execution import tune_controller
+
+
+def take_for_losses() -> None:
+    """Let Tune take them for lost processes; called once is called for good."""
+    for module in (actor_manager, tune_controller):
+        module.RayActorError = (RayActorError, OutOfMemoryError)
