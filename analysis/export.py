@@ -53,6 +53,8 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
         with whole_folder(to) as unfinished:
             _write_weights(kind, record.config.model, weights, unfinished)
             (unfinished / "README.md").write_text(card, encoding="utf-8")
+            if to.exists():
+                to.rmdir()  # unless somebody has put something there meanwhile
     except OSError as error:
         rule = f"cannot write to {to}: {error.strerror or error}"
         raise UserError([Fault("--to", rule, "give a folder that can be written to")]) from error

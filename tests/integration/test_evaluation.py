@@ -562,6 +562,20 @@ def test_a_score_on_another_scale_is_refused(
     assert fault.field == f"eval.{role}"
 
 
+def test_a_score_on_another_scale_is_refused_though_the_base_has_none(
+    base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    """Else each trial would train first, and fail."""
+    bleu = {"metric": "bleu", "aggregation": "mean", "higher_is_better": True}
+    (folder / "texts.py").write_text("def results(doc, likelihoods):\n    return {'bleu': 0.0}\n")
+    write_task(folder, "texts", folder / "test.jsonl", metric_list=[bleu])
+    file = folder / "texts.yaml"
+    file.write_text(file.read_text() + "process_results: !function texts.results\n")
+    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["texts"]), tokenizer)
+    with pytest.raises(UserError, match=r"its bleu is no share of 1"):
+        evaluator.evaluate(base_model)
+
+
 def test_standard_errors_are_found_without_further_processes(
     base_model: Any, tokenizer: Any, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -572,21 +586,27 @@ def test_standard_errors_are_found_without_further_processes(
     assert "in_domain/texts/f1_stderr" in evaluator.evaluate(base_model).metrics
 
 
-def test_what_decides_the_numbers_is_the_same_in_every_process(
+def test_what_decides_the_numbers_is_what_functions_do_and_not_where_they_lie(
     tokenizer: Any, folder: Path
 ) -> None:
-    """Of a partial function the harness tells where in memory it lies."""
-    (folder / "texts.py").write_text(
-        "from functools import partial\n"
-        "def some(docs, number):\n    return docs.select(range(number))\n"
-        "few = partial(some, number=3)\n"
-    )
-    write_task(folder, "texts", folder / "test.jsonl")
-    file = folder / "texts.yaml"
-    file.write_text(file.read_text() + "process_docs: !function texts.few\n")
-    asked = suite(task_dirs=(str(folder),), in_domain=["texts"])
-    description = json.dumps(Evaluator(asked, tokenizer).describe())
-    assert "functools.partial(<function some>, number=3)" in description
+    """Of a partial function the harness tells its address, another one in every process."""
+
+    def description(rows: str) -> str:
+        (folder / "texts.py").write_text(
+            "from functools import partial\n"
+            f"def some(docs, number):\n    return docs.select({rows})\n"
+            "few = partial(some, number=3)\n"
+        )
+        write_task(folder, "texts", folder / "test.jsonl")
+        file = folder / "texts.yaml"
+        file.write_text(file.read_text() + "process_docs: !function texts.few\n")
+        asked = suite(task_dirs=(str(folder),), in_domain=["texts"])
+        return json.dumps(Evaluator(asked, tokenizer).describe())
+
+    first, edited = description("range(number)"), description("list(range(number))")
+    assert " at 0x" not in first
+    assert "docs.select(range(number))" in first
+    assert first != edited
 
 
 def test_forgetting_needs_a_number_of_each_document(

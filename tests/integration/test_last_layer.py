@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from test_slot_loss import gradients, model, sample, whole
+from test_slot_loss import SHAPE, gradients, model, sample, whole
+from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainables.inputs.model import shared_base
 from trainables.slots.batch import Batch
@@ -52,7 +53,21 @@ def test_zero_weights_hide_no_keys_and_values() -> None:
     """As a model has them that is about to be grown by a layer: none can tell keys by results."""
     base = model("llama")
     base.get_decoder().layers[-1].self_attn.o_proj.weight.data.zero_()
-    assert found(base) == USUAL
+    assert found(base) == USUAL - {"self_attn.q_proj"}  # whose queries have no effect to compare
+
+
+@pytest.mark.parametrize("kind", ["deepseek_v32", "glm_moe_dsa"])
+def test_what_chooses_among_keys_is_computed_whole(kind: str) -> None:
+    """Of few tokens it takes all, whatever it is made to see."""
+    indexer = {"index_n_heads": 2, "index_head_dim": 8, "index_topk": 2048}
+    ranks = {"q_lora_rank": 8, "kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
+    groups = {"n_group": 1, "topk_group": 1, "v_head_dim": 8, "first_k_dense_replace": 1}
+    options = SHAPE | {"num_key_value_heads": 2} | indexer | ranks | experts | groups
+    config = AutoConfig.for_model(kind, **options)
+    names = found(AutoModelForCausalLM.from_config(config).eval())
+    assert "self_attn.o_proj" in names
+    assert not {name for name in names if "indexer" in name or "kv_" in name}
 
 
 def test_an_mlp_that_looks_back_is_computed_whole() -> None:

@@ -14,7 +14,7 @@ from tune.folder.input_files import check_same_inputs, digests
 
 TASK_FILES = {
     "mine.yaml": "task: c\ninclude: common\nprocess_results: !function scoring.results\n"
-    "dataset_kwargs: {data_files: {test: data/part-*.csv}}\n",
+    "dataset_kwargs: {data_files: {test: part-*.csv}}\n",
     "common": "output_type: multiple_choice\nmetric_list: !function metrics.listed\n",
     "metrics.py": "listed = []\n",
     "scoring.py": "from .helpers import clean\n",

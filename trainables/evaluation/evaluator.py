@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 import os
@@ -9,9 +10,9 @@ import random
 import re
 from collections import defaultdict
 from collections.abc import Hashable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -29,6 +30,7 @@ from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
 from trainables.results.records import ItemScore, TaskScore
 
+_OF_A_HUNDRED = ("bleu", "chrf")  # whatever the base reaches
 # Else the harness forks a pool of processes for the standard errors of some metrics, such as f1,
 # and in a Ray worker waits for their end for ever.
 os.environ["DISABLE_MULTIPROC"] = "1"
@@ -124,7 +126,7 @@ class Evaluator:
                 "limit": loaded.limit(self._suite),
                 "score": [loaded.task.metric, loaded.task.filter],
                 "tasks": {
-                    name: json.loads(json.dumps(task.dump_config(), default=_without_address))
+                    name: json.loads(json.dumps(_config(task), default=_described))
                     for name, task in loaded.tasks["tasks"].items()
                 },
                 "documents": {
@@ -156,9 +158,21 @@ class Evaluator:
         return dict(result)
 
 
-def _without_address(value: object) -> str:
-    """A value's text, such as a partial function's, without where it lies in this process."""
-    return re.sub(r" at 0x[0-9a-f]+", "", str(value))
+def _config(task: Any) -> dict[str, Any]:
+    """A task's configuration, with its functions."""
+    return dict(task.config.to_dict(keep_callable=True))
+
+
+def _described(value: object) -> object:
+    """What decides what a function or another object does; the same in all processes."""
+    if isinstance(value, partial):
+        return [value.func, value.args, value.keywords]
+    with suppress(TypeError, OSError):  # as the harness describes it
+        return inspect.getsource(value)  # type: ignore[arg-type]
+    text = re.sub(r" at 0x[0-9a-f]+", "", str(value))
+    with suppress(TypeError, OSError):
+        return [text, inspect.getsource(type(value))]
+    return text
 
 
 def shared_evaluator(model: ModelConfig, suite: EvalSuite) -> Evaluator:
@@ -271,8 +285,9 @@ def _check_is_a_share(loaded: LoadedTask, score: TaskScore, items: Sequence[Item
         UserError: it is on another scale, such as BLEU's from 0 to 100.
     """
     beyond = [value for value in (score.value, *(i.score for i in items)) if abs(value) > 1]
-    if beyond:
-        rule = f"task {loaded.task.label}: its {score.metric} is no share of 1, got {beyond[0]:g}"
+    if beyond or score.metric in _OF_A_HUNDRED:
+        got = f", got {beyond[0]:g}" if beyond else ""
+        rule = f"task {loaded.task.label}: its {score.metric} is no share of 1{got}"
         remedy = "name another `metric` of it; accuracies of all tasks are averaged"
         raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
 

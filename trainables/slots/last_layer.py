@@ -18,6 +18,10 @@ from torch import nn
 
 from trainables.slots.batch import Window
 
+# Of the sequence that shows which modules they are: its length, and where its last positions begin.
+_WIDTH, _FIRST = 8, 5
+_ROUNDING = 1e-4  # relative to the effect of other values in the last positions
+
 
 class LastLayer:
     """The modules of a base's last layer of which only the loss reads what they compute.
@@ -65,11 +69,7 @@ class LastLayer:
 
 
 def _read_in_place(base: Any) -> list[nn.Module]:
-    """The largest modules of the last layer that work position by position, as all after them.
-
-    Positions are spoilt by another value, and by NaN, which no weight hides, as NaN x 0 is NaN;
-    but torch's attention ignores queries that are NaN.
-    """
+    """The largest modules of the last layer of which `_works_in_place` is true."""
     lists = [module for module in base.get_decoder().modules() if isinstance(module, nn.ModuleList)]
     if not lists:
         return []
@@ -80,53 +80,82 @@ def _read_in_place(base: Any) -> list[nn.Module]:
         module = candidates.pop(0)
         if not any(parameter.ndim > 1 for parameter in module.parameters()):
             continue  # such as normalization, where gathering costs what it saves
-        if _stays_in_place(base, module, lambda x: 1 - 3 * x) and _stays_in_place(
-            base, module, lambda x: torch.full_like(x, torch.nan)
-        ):
+        if _works_in_place(base, module):
             found.append(module)
         else:
             candidates += module.children()
     return found
 
 
-@torch.no_grad()
-def _stays_in_place(
-    base: Any, module: nn.Module, spoil: Callable[[torch.Tensor], torch.Tensor]
-) -> bool:
-    """Whether the last positions' logits stay when the others are spoilt around a module.
+def _works_in_place(base: Any, module: nn.Module) -> bool:
+    """Whether a module works position by position, and so does all that follows it.
 
-    Before it and after it. False too for modules that do not make one tensor of one.
+    Then the last positions' logits stay when the others are spoilt before and after the module:
+    with NaN, which no weight hides, as NaN x 0 is NaN; and with other values, as torch's attention
+    ignores queries that are NaN. A module that has no say in them either when they themselves are
+    spoilt, such as one that only chooses among many keys, tells nothing.
     """
-    width, first = 8, 5
-    tokens_1S = torch.arange(width, device=base.device)[None]
+    early, late = slice(0, _FIRST), slice(_FIRST, None)
+    undisturbed = _logits(base)
+    by_nan = _logits(base, module, early, _nan)
+    by_values = _logits(base, module, early, _other)
+    by_own = _logits(base, module, late, _other)
+    if undisturbed is None or by_nan is None or by_values is None or by_own is None:
+        return False
+    effect = (by_own - undisturbed).abs().max()
+    # Experts, which get the positions in batches, round otherwise.
+    is_kept = (by_values - undisturbed).abs().max() <= _ROUNDING * effect
+    return bool(effect > 0 and by_nan.isfinite().all() and is_kept)
+
+
+def _nan(x: torch.Tensor) -> torch.Tensor:
+    return torch.full_like(x, torch.nan)
+
+
+def _other(x: torch.Tensor) -> torch.Tensor:
+    return 1 - 3 * x
+
+
+@torch.no_grad()
+def _logits(
+    base: Any,
+    module: nn.Module | None = None,
+    where: slice = slice(0),
+    how: Callable[[torch.Tensor], torch.Tensor] = _nan,
+) -> torch.Tensor | None:
+    """The last positions' logits, with some positions of a module's input and output spoilt.
+
+    None if the module is not called once, to make one tensor (1, S, O) of one tensor (1, S, I).
+    """
+    tokens_1S = torch.arange(_WIDTH, device=base.device)[None]
     calls: list[bool] = []
 
     def spoilt(values: tuple[Any, ...]) -> torch.Tensor | None:
-        """The only value with its first positions spoilt; None if it is no batch, or not alone."""
         match values:
-            case (torch.Tensor() as x,) if x.shape[:2] == tokens_1S.shape:
-                calls.append(True)
-                return torch.cat((spoil(x[:, :first]), x[:, first:]), 1)
+            case (torch.Tensor(ndim=3) as x,) if x.is_floating_point() and all(calls):
+                calls.append(x.shape[:2] == tokens_1S.shape)
+                x = x.clone()
+                x[:, where] = how(x[:, where])
+                return x
         calls.append(False)
         return None
-
-    def logits() -> torch.Tensor:
-        of_all: torch.Tensor = base(input_ids=tokens_1S, use_cache=False).logits
-        return of_all[:, first:]
 
     def before(_: Any, inputs: tuple[Any, ...], named: dict[str, Any]) -> Any:
         x = spoilt(() if named else inputs)
         return None if x is None else ((x,), {})
 
-    expected = logits()
-    handles = (
-        module.register_forward_pre_hook(before, with_kwargs=True),
-        module.register_forward_hook(lambda _, inputs, output: spoilt((output,))),
-    )
+    def after(_: Any, inputs: Any, output: Any) -> Any:
+        return spoilt((output,))
+
+    handles: list[Any] = []
+    if module is not None:
+        handles = [
+            module.register_forward_pre_hook(before, with_kwargs=True),
+            module.register_forward_hook(after),
+        ]
     try:
-        found = logits()
+        logits_1SV: torch.Tensor = base(input_ids=tokens_1S, use_cache=False).logits
     finally:
         for handle in handles:
             handle.remove()
-    # A module that is called twice, or not at all, would not be understood.
-    return calls == [True, True] and torch.equal(found, expected)
+    return logits_1SV[:, _FIRST:].float() if calls == [True] * len(handles) else None

@@ -20,6 +20,7 @@ from trainables.results.records import BASE_RECORD, Measurement, TrialResult
 from trainables.slots import host
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.under_ray.credentials import use_credentials
+from trainables.under_ray.endings import LOST
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.node import check_sees
@@ -112,7 +113,7 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
     plain = trial.model_dump(mode="json")
     actors = _by_load(slot_hosts)
     for actor in actors:  # an earlier attempt whose process died may still train there
-        with suppress(RayActorError):
+        with suppress(*LOST):
             ray.get(actor.leave.remote(trial.trial_id))
     for actor in actors:  # others may have joined since its load was asked
         if ray.get(actor.join.remote(plain, slot_hosts.slots, may_wait=False)):
@@ -139,7 +140,7 @@ def _by_load(slot_hosts: SlotHosts) -> list[Any]:
 
 
 def _load(answer: Any) -> int | None:
-    with suppress(RayActorError):  # it has died and is restarting
+    with suppress(*LOST):  # it has died and is restarting
         load: int | None = ray.get(answer)
         return load
     return None

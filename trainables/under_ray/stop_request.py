@@ -71,8 +71,7 @@ class _StopRequest:
 
     @ray.method(concurrency_group=_DRIVER)
     async def make(self) -> None:
-        self._made = True
-        await self._tell()
+        self._made = True  # and no more, as the group has an event loop of its own
 
     async def wait(self, nodes: set[str]) -> None:
         """Return once trials on these nodes should stop."""
@@ -82,17 +81,15 @@ class _StopRequest:
             await self._changed.wait_for(lambda: self._made or nodes & self._leaving)
 
     async def _poll(self) -> None:
+        told = False
         while True:
             # Ray has no public API for this; its own trainer does the same.
             leaving = set(ray._private.state.state.get_draining_nodes())
-            if leaving != self._leaving:
-                self._leaving = leaving
-                await self._tell()
+            if (leaving, self._made) != (self._leaving, told):
+                self._leaving, told = leaving, self._made
+                async with self._changed:
+                    self._changed.notify_all()
             await asyncio.sleep(_POLL_S)
-
-    async def _tell(self) -> None:
-        async with self._changed:
-            self._changed.notify_all()
 
 
 def stop_is_requested() -> bool:

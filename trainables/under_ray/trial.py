@@ -25,7 +25,7 @@ from trainables.training.attempt_folder import (
 )
 from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
-from trainables.under_ray.endings import root_cause, verdict
+from trainables.under_ray.endings import LOST, root_cause, verdict
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.group import train_on_workers
 from trainables.under_ray.log import log_to
@@ -63,12 +63,12 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
     If the error has broken this process's GPU, the process ends and Tune restarts the trial.
 
     Raises:
-        ray.exceptions.RayActorError: the process that trained it has died, with the same effect.
+        RayError: the process that trained it has died, with the same effect; one of `LOST`.
         OSError: its object store is out, see `verdict`.
     """
     try:
         best = _train(trial, here, slot_hosts)
-    except ray.exceptions.RayActorError:
+    except LOST:
         raise
     except Exception as error:  # one trial's error must never end the sweep
         if isinstance(root_cause(error), StopTrial):

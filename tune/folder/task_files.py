@@ -6,48 +6,126 @@ in it, none of which says anything about a task.
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatch
+from glob import glob
 from pathlib import Path
+from typing import Any, NamedTuple
 
-_IS_TASK = re.compile(r"^(task|group|tag|include)\s*:", re.MULTILINE)
-_MODULE = re.compile(r"(?:!function|\bimport|\bfrom)\s+\.?(\w+)")
-_FILE_NAME = re.compile(r"[\w*?\[\]-][\w.*?\[\]-]*\.\w+")
-_INCLUDED = re.compile(r"^include\s*:.*?([^\s/'\"]+)['\"]?\s*$", re.MULTILINE)
-_NAMING = {".yaml", ".yml", ".py", ""}  # a template that others include often has no suffix
-_SWEEP = "sweep.json"
+import yaml
+
+_IS_TASK = re.compile(r"""^["']?(task|group|tag|include|class)["']?\s*:""", re.MULTILINE)
+# Under these keys of a task a folder is named, too; else it may be a split of the same name.
+_OF_DATA = {"dataset_path", "data_dir", "data_files", "dataset_kwargs"}
+# Folders with one of these are a sweep's, or an environment's of Python.
+_FOREIGN = ("sweep.json", "pyvenv.cfg")
+_LONGEST_NAME = 255
 
 
 def task_files(folder: Path) -> list[Path]:
     """Files that define tasks, and those that are named in them or in their Python, and so on.
 
-    A Python file is named as a module, any other by its own name or a pattern that it matches.
+    They are looked for beside the file that names them, and in the folder itself.
     """
-    files = sorted(_files(folder))
-    yamls = [file for file in files if file.suffix in {".yaml", ".yml"}]
-    found = [file for file in yamls if _IS_TASK.search(_text(file))]
-    for file in found:  # grows meanwhile
-        if file.suffix in _NAMING:
-            text = _text(file)
-            modules = set(_MODULE.findall(text))
-            names = [*_FILE_NAME.findall(text), *_INCLUDED.findall(text)]
-            found += [f for f in files if f not in found and _is_named(f, modules, names)]
+    rest = [file for file in _yaml_files(folder) if _IS_TASK.search(_text(file))]
+    found: set[Path] = set()
+    while rest:
+        file = rest.pop()
+        if file not in found:
+            found.add(file)
+            named = _named_by_python if file.suffix == ".py" else _named_by_yaml
+            rest += [path for path in named(file, folder) if path.is_relative_to(folder)]
     return sorted(found)
 
 
-def _files(folder: Path) -> Iterator[Path]:
-    """All files below a folder, without hidden ones, compiled code and those of sweeps."""
+def _yaml_files(folder: Path) -> Iterator[Path]:
     for place, folders, names in os.walk(folder):
         inner = [name for name in folders if not name.startswith((".", "__pycache__"))]
-        folders[:] = [name for name in inner if not Path(place, name, _SWEEP).exists()]
-        yield from (Path(place, name) for name in names if not name.startswith("."))
+        folders[:] = [n for n in inner if not any(Path(place, n, own).exists() for own in _FOREIGN)]
+        files = (Path(place, name) for name in names if not name.startswith("."))
+        yield from (f for f in files if f.suffix in {".yaml", ".yml"} and f.is_file())
 
 
-def _is_named(file: Path, modules: set[str], names: list[str]) -> bool:
-    is_module = file.suffix == ".py" and file.stem in modules
-    return is_module or any(fnmatch(file.name, name) for name in names)
+class _Named(NamedTuple):
+    """A text in a task's YAML, and the keys that it stands under."""
+
+    keys: tuple[str, ...]
+    text: str
+
+
+class _Function(str):
+    """Such as `module.function`, of a tag `!function`."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Knows the harness's tag, and lets all others be."""
+
+
+_Loader.add_constructor("!function", lambda loader, node: _Function(node.value))
+_Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
+
+
+def _named_by_yaml(file: Path, folder: Path) -> Iterator[Path]:
+    if file.suffix not in {".yaml", ".yml", ""}:  # a template that others include may have none
+        return
+    try:
+        content = yaml.load(_text(file), _Loader)  # noqa: S506 - derived from the safe one
+    except yaml.YAMLError:
+        return
+    for keys, text in _texts(content):
+        if isinstance(text, _Function):
+            module, _, _ = text.rpartition(".")
+            yield from _files_at(f"{module.replace('.', '/')}.py", file, folder)
+        else:
+            yield from _files_at(text, file, folder, or_folder=not _OF_DATA.isdisjoint(keys))
+
+
+def _named_by_python(file: Path, folder: Path) -> Iterator[Path]:
+    try:
+        nodes = list(ast.walk(ast.parse(_text(file))))
+    except SyntaxError:
+        return
+    for node in nodes:
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield from _files_at(node.value, file, folder)
+        for module in _imported(node):
+            yield from _files_at(f"{module}.py", file, folder)
+            yield from _files_at(f"{module}/__init__.py", file, folder)
+
+
+def _imported(node: ast.AST) -> Iterator[str]:
+    """Modules, as paths relative to the file that imports them."""
+    if isinstance(node, ast.Import):
+        yield from (alias.name.replace(".", "/") for alias in node.names)
+    if isinstance(node, ast.ImportFrom):
+        module = "../" * (node.level - 1) + (node.module or "").replace(".", "/")
+        yield from (module, *(f"{module}/{alias.name}".lstrip("/") for alias in node.names))
+
+
+def _texts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[_Named]:
+    if isinstance(content, str):
+        yield _Named(keys, content)
+    elif isinstance(content, dict):
+        for key, value in content.items():
+            yield from _texts(value, (*keys, str(key)))
+    elif isinstance(content, list):
+        for value in content:
+            yield from _texts(value, keys)
+
+
+def _files_at(name: str, file: Path, folder: Path, or_folder: bool = False) -> Iterator[Path]:
+    """The files at a path, or pattern, beside a file or in the folder."""
+    if not 0 < len(name) <= _LONGEST_NAME or "\n" in name or "\0" in name:
+        return
+    for place in {file.parent, folder}:
+        for match in glob(name, root_dir=place):  # noqa: PTH207 - absolute ones, too
+            path = Path(os.path.normpath(place / match))
+            if path.is_file():
+                yield path
+            elif or_folder and path.is_dir() and not folder.is_relative_to(path):
+                yield from (inner for inner in path.rglob("*") if inner.is_file())
 
 
 def _text(file: Path) -> str:
