@@ -86,9 +86,8 @@ class HostPool:
             if reason := ray.get(self._actors[0].reason_against.remote(plain)):
                 self._give_up(reason)
                 return None
-            self._start_for(
-                at_once(self._config)
-            )  # the first host's node, if newly started, has more room
+            # The first host's node, if newly started, has more room.
+            self._start_for(at_once(self._config))
             answers = [actor.reason_against.remote(plain) for actor in self._actors]
             # All load the model now, except those whose nodes are not up yet.
             ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
@@ -120,12 +119,8 @@ class HostPool:
         """Start the hosts still needed if each has this many slots."""
         config, cluster = self._config, self._cluster
         held = held_by_worker(config, "lora", cluster)
-        wanted = hosts_to_start(
-            hosts_that_fit(config, cluster),
-            hosts_up(held, nodes_up()),
-            at_once(self._config),
-            slots,
-        )
+        fits, up = hosts_that_fit(config, cluster), hosts_up(held, nodes_up())
+        wanted = hosts_to_start(fits, up, at_once(config), slots)
         started = [start_slot_host(held) for _ in range(wanted - len(self._actors))]
         for actor in started:
             actor.load_libraries.remote()
