@@ -21,10 +21,9 @@ import ray
 from ray.exceptions import RayActorError
 
 _STOP = "stop request"  # actor names are private to this driver
-_DRIVER = "driver"
-# In one run of the command, as those of dead processes count; Ray's default is a thousand.
-_MOST_LISTENERS = 1_000_000
 _POLL_S = 1.0
+# In one run of the command, as those of dead processes count, too; Ray's default is a thousand.
+_MOST_LISTENERS = 1_000_000
 _NODE_OF_TRIAL = "FORGETTING_SWEEPS_NODE_OF_TRIAL"
 
 
@@ -55,13 +54,7 @@ class StopRequest:
 
 
 # Its node may go away, too. It is then restarted on another, and pending waits are retried.
-@ray.remote(
-    num_cpus=0,
-    max_restarts=-1,
-    max_task_retries=-1,
-    max_concurrency=_MOST_LISTENERS,
-    concurrency_groups={_DRIVER: 1},
-)
+@ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, max_concurrency=_MOST_LISTENERS)
 class _StopRequest:
     def __init__(self) -> None:
         self._made = False
@@ -69,9 +62,9 @@ class _StopRequest:
         self._changed = asyncio.Condition()
         self._polling: asyncio.Task[None] | None = None
 
-    @ray.method(concurrency_group=_DRIVER)
     async def make(self) -> None:
-        self._made = True  # and no more, as the group has an event loop of its own
+        self._made = True
+        await self._tell()
 
     async def wait(self, nodes: set[str]) -> None:
         """Return once trials on these nodes should stop."""
@@ -81,15 +74,17 @@ class _StopRequest:
             await self._changed.wait_for(lambda: self._made or nodes & self._leaving)
 
     async def _poll(self) -> None:
-        told = False
         while True:
             # Ray has no public API for this; its own trainer does the same.
             leaving = set(ray._private.state.state.get_draining_nodes())
-            if (leaving, self._made) != (self._leaving, told):
-                self._leaving, told = leaving, self._made
-                async with self._changed:
-                    self._changed.notify_all()
+            if leaving != self._leaving:
+                self._leaving = leaving
+                await self._tell()
             await asyncio.sleep(_POLL_S)
+
+    async def _tell(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
 
 
 def stop_is_requested() -> bool:
