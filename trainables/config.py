@@ -1,8 +1,4 @@
-"""Configuration of a trial: frozen, strict, JSON-serialisable models.
-
-These are the parts of a sweep file that reach a trial, and `TrialConfig`, one point of the search
-with everything resolved.
-"""
+"""Configuration of a trial, `TrialConfig`, and of its parts, which a sweep file has too."""
 
 from __future__ import annotations
 
@@ -28,8 +24,7 @@ class ModelShape(Frozen):
 
     Attributes:
         hidden, intermediate, vocabulary, layers, heads: as in the model's `config.json`.
-        kv_heads: number of key and value heads.
-        head_size: dimension of one head.
+        kv_heads, head_size: number of key and value heads, and dimension of one head.
         tied_embeddings: whether input and output embedding share their weights.
         attention_bias: whether query, key and value have a bias.
         normed_heads: whether queries and keys are normalised head by head, as in Qwen3.
@@ -57,6 +52,8 @@ class ModelConfig(Frozen):
         attention: implementation handed to Transformers.
         trust_remote_code: run code that comes with the model. Off unless asked for.
         revision: branch, tag or commit of a hub model.
+        chat_template_args: variables of its chat template, in training and evaluation alike, such
+            as `{enable_thinking: false}` for a model that would else think before it answers.
         shape: for the memory estimate of a hub model that is not on this machine yet.
     """
 
@@ -65,7 +62,12 @@ class ModelConfig(Frozen):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
     trust_remote_code: bool = False
     revision: str | None = None
+    chat_template_args: dict[str, Any] = Field(default_factory=dict)
     shape: ModelShape | None = None
+
+    def __hash__(self) -> int:
+        """Of the name, as the template's variables have none."""
+        return hash(self.name)
 
 
 class DataConfig(Frozen):
@@ -264,8 +266,7 @@ class DeepSpeedConfig(Frozen):
         zero_stage: 0 none, 1 optimizer states, 2 also gradients, 3 also parameters.
         offload_optimizer: keep optimizer states in host memory (stage 1 and up).
         offload_parameters: keep parameters in host memory (stage 3).
-        config_file: the user's own DeepSpeed JSON; replaces all of the above. The trial fills in
-            `auto` values.
+        config_file: the user's own DeepSpeed JSON, in place of the above, with `auto` filled in.
         config: content of `config_file`, read together with the sweep file, or given in its place.
     """
 
@@ -288,8 +289,7 @@ class LoraConfig(Frozen):
     """A low-rank adapter (Hu et al. 2021, 2106.09685).
 
     Attributes:
-        target_modules: names, or `all-linear`: every linear layer but the output head, and the
-            experts that PEFT supports; a warning says if most parameters are left unadapted.
+        target_modules: names, or `all-linear`: all but the output head, and PEFT's experts.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
         dora: decompose magnitude and direction (2402.09353).
     """

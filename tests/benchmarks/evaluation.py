@@ -101,7 +101,8 @@ def _compare(model: ModelConfig, suite: EvalSuite, rounds: int) -> dict[str, Any
         return {label: score.value for label, score in evaluator.evaluate(base).scores.items()}
 
     def theirs() -> dict[str, float]:
-        lm = HFLM(pretrained=base, tokenizer=tokenizer, batch_size=suite.batch_size)
+        options = {"batch_size": suite.batch_size, "softmax_dtype": "float32"}
+        lm = HFLM(pretrained=base, tokenizer=tokenizer, **options)
         scores = {}
         with evaluating(base), patch.object(env, "from_string", env.from_string.__wrapped__):
             for loaded in stock:

@@ -16,8 +16,8 @@ from trainables.evaluation.drift import (
     sample_reference,
     token_nll,
 )
-from trainables.inputs.data import read_general_text
 from trainables.inputs.model import load_model, source
+from trainables.inputs.rows import read_general_text
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -19,8 +19,10 @@ from lm_eval.tasks import TaskManager
 
 from trainables.config import EvalSuite
 from trainables.errors import UserError
-from trainables.evaluation.evaluator import Evaluation, Evaluator, _answer_text
+from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.evaluator import Evaluation, Evaluator
 from trainables.evaluation.forgetting import mean_over_members
+from trainables.evaluation.outcomes import answer_text
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_tokenizer
 
@@ -353,8 +355,8 @@ def test_an_empty_choice_is_not_the_answer_by_length(metric: str) -> None:
         "arguments": [("max 3 9 =", " "), ("max 3 9 =", " 9")],
         "filtered_resps": [(-0.5, False), (-2.0, False)],
     }
-    assert _answer_text(task, sample, metric) == "9"
-    assert _answer_text(task, sample, "acc") == ""
+    assert answer_text(task, sample, metric) == "9"
+    assert answer_text(task, sample, "acc") == ""
 
 
 def test_where_the_questions_differ_and_not_the_answers_the_chosen_question_is_shown(
@@ -449,6 +451,43 @@ def test_a_metric_with_unconditional_requests_does_not_change_the_chance(
     assert got.scores["mutual"].chance == wanted.scores["few"].chance
     assert got.scores["mutual"].choices == wanted.scores["few"].choices
     assert [i.answer for i in got.items] == [i.answer for i in wanted.items]
+
+
+def test_a_guess_is_right_as_often_as_a_listed_answer_is(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    rows = [
+        {"question": f"max {n} {n + 1} =", "choices": list("9876"), "answer": [0, 1]}
+        for n in range(8)
+    ]
+    file = folder / "several.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_task(folder, "several", file)
+    wanted = suite(task_dirs=(str(folder),), in_domain=["several"])
+    score = Evaluator(wanted, tokenizer).evaluate(tuned).scores["several"]
+    assert score.chance == 0.5
+    assert score.choices == 2
+
+
+def test_of_a_task_that_scores_itself_no_chance_level_is_known(
+    load: Callable[..., SweepConfig], folder: Path
+) -> None:
+    """Its number may be no share of right choices at all, such as the probability of some."""
+    (folder / "mass.py").write_text(
+        "def results(doc, likelihoods):\n    return {'acc': 0.3 if doc['answer'] else 0.2}\n"
+    )
+    write_task(folder, "mass", folder / "test.jsonl")
+    file = folder / "mass.yaml"
+    file.write_text(file.read_text() + "process_results: !function mass.results\n")
+    wanted = suite(task_dirs=(str(folder),), in_domain=["few"], retention=["mass"], kl_prompts=0)
+    config = load()
+    record = Base.load(
+        evaluate_base(config.model, config.data, wanted, config.seed, folder / "cache")
+    ).record
+    assert record.scores["mass"].chance is record.scores["mass"].choices is None
+    assert record.metrics["forgetting/mass"] == 0
+    assert not [key for key in record.metrics if "ratio" in key or "adjusted" in key]
+    assert not [warning for warning in record.warnings if "mass" in warning]
 
 
 def test_chat_templates_are_applied_as_the_harness_does(

@@ -16,6 +16,7 @@ from lm_eval.models.huggingface import HFLM
 from transformers import MambaConfig, MambaForCausalLM
 
 from trainables.config import ModelConfig
+from trainables.evaluation import continuations
 from trainables.evaluation.continuations import Request, lay_out
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.model import load_model, load_tokenizer
@@ -112,9 +113,36 @@ def test_a_trainer_s_mixed_precision_leaves_no_trace(base_model: Any, tokenizer:
     model = shaken(base_model).to(torch.bfloat16)
     requests = instances("loglikelihood", PAIRS)
     expected = HarnessModel(model, tokenizer, 4, Layouts()).loglikelihood(requests)
-    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1).loglikelihood(requests)
-    assert [answer for answer, _ in expected] == pytest.approx([a for a, _ in theirs], rel=0.05)
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1, softmax_dtype="float32")
+    wanted = [answer for answer, _ in theirs.loglikelihood(requests)]
+    assert [answer for answer, _ in expected] == pytest.approx(wanted, rel=0.05, abs=5e-3)
     assert HarnessModel(mixed(model), tokenizer, 4, Layouts()).loglikelihood(requests) == expected
+
+
+def test_likelihoods_of_a_model_in_halves_are_exact_all_the_same(
+    base_model: Any, tokenizer: Any
+) -> None:
+    """Else several choices have the same, a multiple of up to one nat, and the first one wins."""
+    model = shaken(base_model).to(torch.bfloat16)
+    ours = HarnessModel(model, tokenizer, 4, Layouts())
+    for context, continuation in PAIRS[3:8]:
+        ids, following = ours._encode_pair(context, continuation)
+        with torch.no_grad():
+            logits_1SV = model(input_ids=torch.tensor([[*ids, *following[:-1]]])).logits
+        log_probs_SV = logits_1SV.float().log_softmax(-1)[0, len(ids) - 1 :]
+        expected = float(log_probs_SV.gather(-1, torch.tensor(following)[:, None]).sum())
+        [(found, _)] = ours.loglikelihood(instances("loglikelihood", [(context, continuation)]))
+        assert found == pytest.approx(expected, abs=1e-2)
+
+
+def test_likelihoods_taken_a_few_positions_at_a_time_are_the_same(
+    base_model: Any, tokenizer: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where all of a batch, in fp32, would not fit into memory."""
+    requests = instances("loglikelihood", PAIRS)
+    expected = HarnessModel(base_model, tokenizer, 4, Layouts()).loglikelihood(requests)
+    monkeypatch.setattr(continuations, "_LOG_PROBS", 3 * len(tokenizer))
+    assert HarnessModel(base_model, tokenizer, 4, Layouts()).loglikelihood(requests) == expected
 
 
 def mixed(model: Any) -> Any:

@@ -193,7 +193,7 @@ def test_a_hub_that_is_not_reached_is_told_as_such(tmp_path: Path) -> None:
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import UserError
 from trainables.evaluation.tasks import load_tasks
-from trainables.inputs.data import load_rows
+from trainables.inputs.rows import load_rows
 from trainables.inputs.model import load_tokenizer
 for load, of in (
     (load_tokenizer, ModelConfig(name="lab/not_fetched")),

@@ -6,10 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import peft
 import pytest
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import LoraConfig, ModelConfig
 from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.evaluator import evaluating
+from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
@@ -132,6 +136,24 @@ def test_routers_with_a_loss_of_their_own_are_left_to_trl(
         found = [m.metrics["train/loss"] for m in in_slot.measurements]
         assert found == pytest.approx(losses[coefficient], abs=1e-4)
     assert losses[0.5][0] > losses[0.0][0] + 0.1
+
+
+def test_evaluations_share_prefixes_though_trl_asks_for_the_routers_logits(tokenizer: Any) -> None:
+    """Of which Transformers computes a loss, and cannot where rows branch."""
+    model = network("mixtral", len(tokenizer), output_router_logits=True)
+    pairs = [("max 4 7 2 9 12 =", f" {answer}") for answer in ("12", "7 9", "4 2 7")]
+    requests = [
+        Instance("loglikelihood", {}, pair, number, ("task", number, 1))
+        for number, pair in enumerate(pairs)
+    ]
+    layouts = Layouts()
+    with evaluating(model):
+        answers = HarnessModel(model, tokenizer, 4, layouts).loglikelihood(requests)
+        theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(requests)
+    assert layouts.shares_prefixes
+    wanted = [likelihood for likelihood, _ in theirs]
+    assert [likelihood for likelihood, _ in answers] == pytest.approx(wanted, abs=1e-4)
+    assert model.config.output_router_logits is True
 
 
 def test_experts_that_peft_adapts_are_left_to_it() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from trainables.config import DataConfig
+from trainables.config import DataConfig, ModelConfig
 from trainables.errors import Fault, UserError
-from trainables.inputs.data import IGNORED_LABEL, check_templates, load_rows, render, tokenize
+from trainables.inputs.data import IGNORED_LABEL, opening_of_answers, tokenize
+from trainables.inputs.rows import check_templates, load_rows, render
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 # As models' own: what begins an answer is written where one is asked for.
@@ -153,6 +155,24 @@ def test_a_field_asked_for_only_where_defined_may_be_absent() -> None:
     assert list(render(data, rows)) == [("p", "c"), ("hp", "c")]
 
 
+def test_null_is_no_text() -> None:
+    data = config("rows.jsonl", prompt="{{ question }}", completion=" {{ answer }}")
+    rows = [{"question": "a", "answer": "b"}, {"question": "a", "answer": None}]
+    (fault,) = check_templates(data, rows)
+    assert fault.field == "data.completion"
+    assert fault.rule == "prints answer, null in row 2 of rows.jsonl"
+    (fault,) = faults(lambda: list(render(data, [{"question": {"text": None}, "answer": None}])))
+    assert "null" in fault.rule
+
+
+def test_null_may_stand_where_the_template_asks_for_it() -> None:
+    prompt = "{% if hint %}{{ hint }} {% endif %}{{ question }}{{ hint or '!' }}"
+    data = config("rows.jsonl", prompt=prompt, completion="{{ answer | default('-', true) }}")
+    rows = [{"question": "q", "hint": None, "answer": None}]
+    assert check_templates(data, rows) == []
+    assert list(render(data, rows)) == [("q!", "-")]
+
+
 def test_functions_of_jinja_are_no_fields() -> None:
     data = config("rows.jsonl", prompt="{% for i in range(2) %}{{ a[i] }}{% endfor %}")
     assert check_templates(data, [{"a": ["x", "y"], "completion": "c"}]) == []
@@ -233,12 +253,13 @@ class Characters:
     """A tokenizer with one token a character, which sees every space."""
 
     eos_token_id = 0
+    bos_token = "\x01"
 
     def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
         return {"input_ids": [1] * add_special_tokens + [ord(letter) for letter in text]}
 
     def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
-        return f"<user>{messages[0]['content']}<assistant>"
+        return f"{self.bos_token}<user>{messages[0]['content']}<assistant>"
 
 
 def test_a_trailing_space_of_the_prompt_belongs_to_the_completion(tmp_path: Path) -> None:
@@ -323,9 +344,9 @@ def test_templates_are_checked_against_validation_rows_too(tmp_path: Path) -> No
 def test_a_chat_template_makes_turns_and_writes_its_special_tokens_itself(tmp_path: Path) -> None:
     data = config(jsonl(tmp_path, [{"prompt": "q", "completion": "a"}]), chat_template=True)
     tokenized = tokenize(data, Characters(), seed=0)
-    assert tokenized.prompts == ["<user>q<assistant>"]
+    assert tokenized.prompts == ["\x01<user>q<assistant>"]
     (sample,) = tokenized.train
-    assert sample["input_ids"] == [*map(ord, "<user>q<assistant>a"), 0]
+    assert sample["input_ids"] == [1, *map(ord, "<user>q<assistant>a"), 0]
     assert sample["labels"][-2:] == [ord("a"), 0]
     assert set(sample["labels"][:-2]) == {IGNORED_LABEL}
 
@@ -339,9 +360,45 @@ def test_a_chat_template_is_the_tokenizers_own(tokenizer: Any, tmp_path: Path) -
         tokenizer.chat_template = None
     assert tokenized.prompts == [f"<user> {ROWS[0]['prompt']} <assistant> "]
     (sample,) = tokenized.train
-    assert tokenizer.bos_token_id not in sample["input_ids"]
+    # Its template writes none, and so the tokenizer does, as under the harness.
+    assert sample["input_ids"].count(tokenizer.bos_token_id) == 1
     completion = [*tokens(tokenizer, ROWS[0]["completion"]), tokenizer.eos_token_id]
     assert [label for label in sample["labels"] if label != IGNORED_LABEL] == completion
+
+
+def test_the_beginning_is_not_put_twice(tokenizer: Any, tmp_path: Path) -> None:
+    """In a column of chats that a template has already written, for example."""
+    rows = [{"prompt": f"{tokenizer.bos_token}relay 1 5 =", "completion": " 2"}]
+    (sample,) = tokenize(config(jsonl(tmp_path, rows)), tokenizer, seed=0).train
+    assert sample["input_ids"].count(tokenizer.bos_token_id) == 1
+
+
+THINKING = (
+    "{% for m in messages %}<{{ m.role }}> {% if m.role == 'assistant' %}<think> </think> "
+    "{% endif %}{{ m.content }} {% endfor %}{% if add_generation_prompt %}<assistant> "
+    "{% if enable_thinking is false %}<think> </think> {% endif %}{% endif %}"
+)
+
+
+def test_a_template_that_thinks_first_is_told_of_unless_it_does_so_when_asked(
+    tmp_path: Path,
+) -> None:
+    from trainables.inputs.model import load_tokenizer
+
+    folder = tmp_path / "model"
+    shutil.copytree(MODEL, folder)
+    (folder / "chat_template.jinja").write_text(THINKING)
+    thinking = load_tokenizer(ModelConfig(name=str(folder)))
+    assert opening_of_answers(thinking) == "<think> </think>"
+    arguments = {"enable_thinking": False}
+    answering = load_tokenizer(ModelConfig(name=str(folder), chat_template_args=arguments))
+    assert opening_of_answers(answering) == ""
+    data = config(jsonl(tmp_path, [{"prompt": "q", "completion": "7"}]), chat_template=True)
+    tokenized = tokenize(data, answering, seed=0)
+    assert tokenized.prompts == ["<user> q <assistant> <think> </think> "]
+    (sample,) = tokenized.train
+    learned = [label for label in sample["labels"] if label != IGNORED_LABEL]
+    assert learned == [*tokens(answering, "7"), answering.eos_token_id]
 
 
 class Chatting(Characters):
@@ -351,7 +408,7 @@ class Chatting(Characters):
         self, messages: list[dict[str, str]], add_generation_prompt: bool = False, **_: Any
     ) -> str:
         turns = (f"<{turn['role']}>{turn['content'].strip()}|\n" for turn in messages)
-        return "".join(turns) + "<assistant>" * add_generation_prompt
+        return self.bos_token + "".join(turns) + "<assistant>" * add_generation_prompt
 
 
 @pytest.mark.parametrize("completion", ["cd", " cd", "cd "])
@@ -359,9 +416,20 @@ def test_a_turn_ends_as_the_chat_template_ends_it(completion: str, tmp_path: Pat
     rows = [{"prompt": "ab", "completion": completion}]
     data = config(jsonl(tmp_path, rows), chat_template=True)
     (sample,) = tokenize(data, Chatting(), seed=0).train
-    asked, answered = "<user>ab|\n<assistant>", "cd|\n"
+    asked, answered = "\x01<user>ab|\n<assistant>", "cd|\n"
     assert sample["input_ids"] == [*map(ord, asked + answered)]
     assert sample["labels"] == [IGNORED_LABEL] * len(asked) + [*map(ord, answered)]
+
+
+def test_turns_that_the_chat_template_refuses_are_told(tokenizer: Any, tmp_path: Path) -> None:
+    data = config(jsonl(tmp_path, [{"turns": CHATS}]), messages="turns")
+    tokenizer.chat_template = "{{ raise_exception('System role not supported') }}"
+    try:
+        (fault,) = faults(tokenize, data, tokenizer, 0)
+    finally:
+        tokenizer.chat_template = None
+    assert fault.field == "data.messages"
+    assert "refuses the turns system, user, assistant, user of 's': System role" in fault.rule
 
 
 CHATS = [
@@ -376,7 +444,7 @@ CHATS = [
 def test_of_a_chat_the_last_answer_is_learned(tmp_path: Path) -> None:
     data = config(jsonl(tmp_path, [{"turns": CHATS}]), messages="turns")
     tokenized = tokenize(data, Chatting(), seed=0)
-    asked = "<system>s|\n<user>q|\n<assistant>a|\n<user>r|\n<assistant>"
+    asked = "\x01<system>s|\n<user>q|\n<assistant>a|\n<user>r|\n<assistant>"
     assert tokenized.prompts == [asked]
     (sample,) = tokenized.train
     assert sample["input_ids"] == [*map(ord, f"{asked}bc|\n")]

@@ -28,9 +28,10 @@ from trainables.evaluation.drift import (
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
 from trainables.evaluation.forgetting import forgetting_metrics
-from trainables.inputs.data import TokenizedData, read_general_text, tokenize
+from trainables.inputs.data import TokenizedData, opening_of_answers, tokenize
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
+from trainables.inputs.rows import read_general_text
 from trainables.inputs.tokenized import write_data
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.process.out_of_memory import is_out_of_memory
@@ -39,7 +40,7 @@ from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, Item
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the numbers of an old cache entry.
-_CACHE_VERSION = 5
+_CACHE_VERSION = 6
 T = TypeVar("T")
 
 
@@ -85,8 +86,7 @@ def evaluate_base(
         write_data(tokenized, data_folder)
     documents = _general_documents(suite)
     prompts = tokenized.prompts[: suite.kl_prompts]
-    special = not data.is_chat
-    contexts = [kl_context(tokenizer, prompt, special) for prompt in prompts]
+    contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
     content = _content(model, evaluator, documents)
     # The record also holds the sample counts.
@@ -100,7 +100,7 @@ def evaluate_base(
     base, _ = shared_base(model)
     evaluation = evaluator.evaluate(base)
     reference = (
-        sample_reference(base, tokenizer, prompts, suite.kl_tokens, suite.batch_size, seed, special)
+        sample_reference(base, tokenizer, prompts, suite.kl_tokens, suite.batch_size, seed)
         if prompts
         else None
     )
@@ -118,7 +118,7 @@ def evaluate_base(
         validation_samples=len(tokenized.validation),
         skipped_samples=tokenized.skipped,
         seconds=time.time() - started,
-        warnings=_warnings(base, evaluation, tokenized, data, suite),
+        warnings=_warnings(base, tokenizer, evaluation, tokenized, data, suite),
     )
     _store(folder, record, evaluation.items, reference)
     return folder
@@ -198,6 +198,7 @@ def _content(
         "model": fingerprint(model),
         "dtype": model.dtype,
         "attention": model.attention,
+        "chat_template_args": model.chat_template_args,
         "tasks": evaluator.describe(),
         "general": list(documents),
         "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
@@ -224,6 +225,7 @@ def _base_metrics(
 
 def _warnings(
     base: object,
+    tokenizer: object,
     evaluation: Evaluation,
     tokenized: TokenizedData,
     data: DataConfig,
@@ -232,7 +234,9 @@ def _warnings(
     warnings = []
     for label, score in evaluation.scores.items():
         margin = 2 * (score.stderr or 0.0)
-        if score.role == "retention" and score.value - margin <= score.chance:
+        if score.role != "retention" or score.chance is None:
+            continue
+        if score.value - margin <= score.chance:
             warnings.append(
                 f"retention task {label}: the base scores {score.value:.3f}, at chance "
                 f"({score.chance:.3f}) within two standard errors; it cannot show forgetting"
@@ -242,6 +246,11 @@ def _warnings(
         warnings.append(
             f"trained are {chats}, and eval.chat_template is {suite.chat_template}: the tasks ask "
             f"in {asks}"
+        )
+    elif data.is_chat and (opening := opening_of_answers(tokenizer)):
+        warnings.append(
+            f"the chat template begins answers with {opening!r}, which the tasks do not ask for: "
+            "set model.chat_template_args, such as {enable_thinking: false}"
         )
     if tokenized.skipped:
         warnings.append(

@@ -4,7 +4,8 @@ Requests with a common prefix share a row: the prefix appears once and the rest 
 it, as in a tree written depth first. A token attends to its ancestors alone and takes its position
 from its depth, so it is computed as it would be in a row of its own.
 
-Shapes: M models, N rows, S positions, U computed positions, T scored tokens, V vocabulary.
+Shapes: M models, N rows, S positions, U computed positions, P of these, T scored tokens,
+V vocabulary.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ _NARROW = 64
 # Multiplications per token in the linear layers over those per pair of tokens in their attention,
 # in units of the hidden size; half the actual count, since masked attention is slower.
 _TOKEN_OVER_PAIR = 3
+# Most log-probabilities computed at once: 256 MiB.
+_LOG_PROBS = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -186,11 +189,7 @@ def score(
     """
 
     def scored(batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
-        log_probs_MUV = forward(batch).log_softmax(-1)
-        where_T = batch.where_T.to(log_probs_MUV.device)
-        targets_T = batch.targets_T.to(log_probs_MUV.device)
-        hits_MT = log_probs_MUV.argmax(-1)[:, where_T] == targets_T
-        return log_probs_MUV[:, where_T, targets_T].cpu(), hits_MT.cpu()
+        return _of_targets(forward(batch), batch.where_T, batch.targets_T)
 
     log_probs, hits = zip(*divided(batches, scored, workers), strict=True)
     log_probs_MT, hits_MT = torch.cat(log_probs, dim=1), torch.cat(hits, dim=1)
@@ -198,8 +197,30 @@ def score(
     shape = (len(log_probs_MT), int(requests_T.max()) + 1)
     sums = torch.zeros(shape, dtype=torch.float64).index_add_(1, requests_T, log_probs_MT.double())
     misses = torch.zeros(shape, dtype=torch.long).index_add_(1, requests_T, (~hits_MT).long())
-    sums = sums.to(log_probs_MT.dtype)  # rounded like the harness's own sum
+    sums = sums.float()  # rounded like the harness's own sum
     return [
         list(zip(of_model, greedy, strict=True))
         for of_model, greedy in zip(sums.tolist(), (misses == 0).tolist(), strict=True)
     ]
+
+
+def _of_targets(
+    logits_MUV: torch.Tensor, where_T: torch.Tensor, targets_T: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Each token's log-probability, and whether it is the likeliest: (M, T), on the CPU.
+
+    In fp32, a few positions at a time: a half has steps of up to one nat there, which make choices
+    tie, and of those the first listed wins.
+    """
+    models, positions, vocabulary = logits_MUV.shape
+    where_T, targets_T = where_T.to(logits_MUV.device), targets_T.to(logits_MUV.device)
+    log_probs_MT = logits_MUV.new_empty((models, len(where_T)), dtype=torch.float32)
+    hits_MT = torch.empty_like(log_probs_MT, dtype=torch.bool)
+    at_once = max(1, _LOG_PROBS // (models * vocabulary))
+    for start in range(0, positions, at_once):
+        some_MPV = logits_MUV[:, start : start + at_once].log_softmax(-1, dtype=torch.float32)
+        own_T = (where_T // at_once == start // at_once).nonzero()[:, 0]
+        there_T, wanted_T = where_T[own_T] - start, targets_T[own_T]
+        log_probs_MT[:, own_T] = some_MPV[:, there_T, wanted_T]
+        hits_MT[:, own_T] = some_MPV.argmax(-1)[:, there_T] == wanted_T
+    return log_probs_MT.cpu(), hits_MT.cpu()

@@ -64,17 +64,13 @@ def sample_reference(
     tokens: int,
     batch_size: int,
     seed: int,
-    special: bool = True,
 ) -> KlReference:
-    """Let the base continue each prompt by up to `tokens` tokens at temperature 1.
-
-    `special`: whether the tokenizer adds special tokens; not if a chat template has written them.
-    """
+    """Let the base continue each prompt by up to `tokens` tokens at temperature 1."""
     sequences: list[tuple[list[int], int]] = []
     with evaluating(model):
         torch.manual_seed(seed)
         for prompt in prompts:
-            prompt_ids = torch.tensor([kl_context(tokenizer, prompt, special)]).to(model.device)
+            prompt_ids = torch.tensor([kl_context(tokenizer, prompt)]).to(model.device)
             sampled = model.generate(
                 input_ids=prompt_ids,
                 attention_mask=torch.ones_like(prompt_ids),
@@ -103,13 +99,10 @@ def sample_reference(
     return KlReference(input_ids, attention_mask, scored, torch.cat(log_probs))
 
 
-def kl_context(tokenizer: Any, prompt: str, special: bool) -> list[int]:
-    """What the base continues: the prompt's tokens, and at least one, as in the harness.
-
-    `special`: see `sample_reference`.
-    """
+def kl_context(tokenizer: Any, prompt: str) -> list[int]:
+    """What the base continues: the prompt's tokens, and at least one, as in the harness."""
     # Training and the harness count a trailing space as part of what follows.
-    ids = context_ids(tokenizer, prompt.rstrip() or prompt, special)
+    ids = context_ids(tokenizer, prompt.rstrip() or prompt)
     first = tokenizer.bos_token_id
     return ids or [tokenizer.eos_token_id if first is None else first]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
 import random
 import re
@@ -25,6 +24,14 @@ from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.evaluation.forgetting import mean_over_members
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
+from trainables.evaluation.outcomes import (
+    choices_per_right_one,
+    equally_weighed,
+    is_number,
+    read_items,
+    samples,
+    scores_itself,
+)
 from trainables.evaluation.tasks import LoadedTask, documents_digest, load_tasks
 from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
@@ -112,7 +119,7 @@ class Evaluator:
                 score, values = _read_score(loaded, result)
                 scores[loaded.task.label] = score
                 metrics |= values
-                own_items = _read_items(loaded, result, score)
+                own_items = read_items(loaded, result, score)
                 _check_is_a_share(loaded, score, own_items)
                 items += own_items
         return Evaluation(scores, metrics | _role_means(scores), items)
@@ -134,7 +141,7 @@ class Evaluator:
                     for name, task in loaded.tasks["tasks"].items()
                 },
             }
-            | ({"equally": sorted(equally)} if (equally := _equally_weighed(loaded)) else {})
+            | ({"equally": sorted(equally)} if (equally := equally_weighed(loaded)) else {})
             for loaded in self._loaded
         ] + [
             {"chat_template": self._suite.chat_template}
@@ -191,18 +198,26 @@ def _evaluator(model: ModelConfig, suite: str) -> Evaluator:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode, without gradients and without touching the training's random state."""
-    was_training = model.training
+    """Evaluation mode, without gradients and without touching the training's random state.
+
+    No logits of routers: TRL has a mixture compute a loss of them, which takes no mask of branches.
+    """
+    was_training, config = model.training, model.config.get_text_config()
+    routers = vars(config).get("output_router_logits")
     state, python_state = np.random.get_state(), random.getstate()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             model.eval()
+            if routers:
+                config.output_router_logits = False
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(state)
         model.train(was_training)
+        if routers:
+            config.output_router_logits = routers
 
 
 def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
@@ -214,7 +229,7 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
     errors: dict[tuple[str, str], float] = {}
     for key, value in values.items():
         metric, _, filter_name = key.partition(",")
-        if not filter_name or not _is_number(value):
+        if not filter_name or not is_number(value):
             continue
         if metric.endswith("_stderr"):
             errors[metric.removesuffix("_stderr"), filter_name] = float(value)
@@ -231,25 +246,23 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
     if stderr is not None:
         metrics[metric_keys.task_score(loaded.role, label, f"{metric}_stderr")] = stderr
     counts = [
-        (member, _count_choices(task, sample))
-        for member, task, sample in _samples(loaded, result, metric, filter_name)
+        (member, choices_per_right_one(task, sample))
+        for member, task, sample in samples(loaded, result, metric, filter_name)
     ]
-    choices = [(member, float(count)) for member, count in counts if count is not None]
+    choices = [(member, count) for member, count in counts if count is not None]
+    chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)
+    is_known = not any(map(scores_itself, loaded.tasks["tasks"].values()))
     score = TaskScore(
         role=loaded.role,
         metric=metric,
         filter=filter_name,
         value=found[metric, filter_name],
         stderr=stderr,
-        chance=mean_over_members((m, 1 / count if count else 0.0) for m, count in counts),
-        choices=mean_over_members(choices) if choices else None,
+        chance=chance if is_known else None,
+        choices=mean_over_members(choices) if is_known and choices else None,
         items=len(counts),
     )
     return score, metrics
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float, np.number)) and not math.isnan(float(value))
 
 
 def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
@@ -290,99 +303,6 @@ def _check_is_a_share(loaded: LoadedTask, score: TaskScore, items: Sequence[Item
         rule = f"task {loaded.task.label}: its {score.metric} is no share of 1{got}"
         remedy = "name another `metric` of it; accuracies of all tasks are averaged"
         raise UserError([Fault(f"eval.{loaded.role}", rule, remedy)])
-
-
-def _samples(
-    loaded: LoadedTask, result: dict[str, Any], metric: str, filter_name: str
-) -> Iterator[tuple[str | None, Any, dict[str, Any]]]:
-    """Each document's sample under one filter, with its task; see `ItemScore.member`."""
-    has_members = metric in _equally_weighed(loaded)
-    for name, task in loaded.tasks["tasks"].items():
-        for sample in result["samples"][name]:
-            if sample["filter"] == filter_name:
-                yield name if has_members else None, task, sample
-
-
-def _equally_weighed(loaded: LoadedTask) -> set[str]:
-    """The metrics for which a group weighs its tasks equally, whatever their sizes."""
-    group = loaded.tasks.get("groups", {}).get(loaded.task.task)
-    aggregates = group.aggregate_metric_list if group else ()
-    return {own.metric for own in aggregates if not own.weight_by_size}
-
-
-def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
-    """Number of listed answers; None if the answer is generated."""
-    if task.OUTPUT_TYPE != "multiple_choice":
-        return None
-    # Mutual information also scores each answer without the question.
-    twice = "acc_mutual_info" in sample["metrics"]
-    return len(sample["arguments"]) // (2 if twice else 1)
-
-
-def _read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
-    """Each document's outcome.
-
-    Raises:
-        UserError: a retention task's metric exists only for the whole set, not per document.
-    """
-    items = [
-        ItemScore(
-            task=loaded.task.label,
-            doc_hash=sample["doc_hash"],
-            filter=sample["filter"],
-            score=float(sample[score.metric]),
-            prompt=str(sample["arguments"][0][0]),
-            target=_target_text(task, sample),
-            answer=_answer_text(task, sample, score.metric),
-            member=member,
-        )
-        for member, task, sample in _samples(loaded, result, score.metric, score.filter)
-        if _is_number(sample.get(score.metric))
-    ]
-    if loaded.role == "retention" and not items:
-        rule = (
-            f"task {loaded.task.label}: its {score.metric} is of all documents, of none by itself"
-        )
-        raise UserError([Fault("eval.retention", rule, "name another `metric` of it")])
-    return items
-
-
-def _target_text(task: Any, sample: dict[str, Any]) -> str:
-    target = task.doc_to_text(sample["doc"]) if _varies_in_input(task) else sample["target"]
-    if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
-        return _choice_text(task, sample, target)
-    return str(target)
-
-
-def _answer_text(task: Any, sample: dict[str, Any], metric: str) -> str:
-    count = _count_choices(task, sample)
-    if count is None:
-        return str(sample["filtered_resps"][0])
-    likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
-    by_metric = likelihoods[:count]
-    if metric == "acc_mutual_info":
-        by_metric = [own - alone for own, alone in zip(by_metric, likelihoods[count:], strict=True)]
-    elif metric in ("acc_norm", "acc_bytes"):
-        choices = task.doc_to_choice(sample["doc"])
-        lengths = [len(c.encode() if metric == "acc_bytes" else c) for c in choices]
-        # An empty choice is never taken: the harness divides by 0 as NumPy does.
-        by_metric = [
-            own / length if length else -math.inf
-            for own, length in zip(by_metric, lengths, strict=True)
-        ]
-    # Same choice as the harness if all are numbers, without an array per item.
-    return _choice_text(task, sample, max(range(count), key=by_metric.__getitem__))
-
-
-def _choice_text(task: Any, sample: dict[str, Any], choice: int) -> str:
-    if _varies_in_input(task):
-        return str(task.doc_to_choice(sample["doc"])[choice]).strip()
-    return str(sample["arguments"][choice][1]).strip()
-
-
-def _varies_in_input(task: Any) -> bool:
-    """Whether choices differ in what precedes one common continuation, as in Winogrande."""
-    return task.OUTPUT_TYPE == "multiple_choice" and bool(getattr(task, "multiple_input", 0))
 
 
 def _role_means(scores: dict[str, TaskScore]) -> dict[str, float]:

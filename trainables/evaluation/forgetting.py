@@ -69,12 +69,12 @@ def _measure(score: TaskScore) -> str:
     return f"{score.metric} (filter {score.filter})"
 
 
-def retention_ratio(base: float, tuned: float, chance: float) -> float | None:
-    """(a_tuned - c) / (a_base - c), dimensionless, >= 0; None where a_base <= c.
+def retention_ratio(base: float, tuned: float, chance: float | None) -> float | None:
+    """(a_tuned - c) / (a_base - c), dimensionless, >= 0; None where a_base <= c or c is unknown.
 
     Clipped at 0: below chance there is nothing left to keep.
     """
-    if base <= chance:
+    if chance is None or base <= chance:
         return None
     return max((tuned - chance) / (base - chance), 0.0)
 
@@ -135,6 +135,6 @@ def chance_adjusted(forgotten: float, base: float, tuned: float, choices: float)
         forgotten: share of items that went right -> wrong.
         base: accuracy of the base.
         tuned: accuracy of the tuned model.
-        choices: k, number of answers to choose from, > 1.
+        choices: k, number of answers to choose from per right one, > 1.
     """
     return max(forgotten - (1 - base) * (1 - tuned) / (choices - 1), 0.0)

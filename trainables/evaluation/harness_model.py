@@ -11,7 +11,6 @@ import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from itertools import groupby
 from typing import Any
 
@@ -77,7 +76,9 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         answers: Mapping[Hashable, Answers] | None = None,
         workers: int = 1,
     ) -> None:
-        super().__init__(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
+        super().__init__(
+            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32"
+        )
         self._layouts = layouts
         self._answers = answers or {}
         self._workers = workers
@@ -149,24 +150,7 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         # As in HFLM, so that a surrounding autocast makes no difference here either.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             logits = logits_at(self.model, positions_MU.flatten(), **inputs)
-        if self._logits_dtype is not None:
-            logits = logits.to(self._logits_dtype)
         return logits.unflatten(0, (copies, -1))
-
-    @cached_property
-    def _logits_dtype(self) -> torch.dtype | None:
-        """The dtype of the model's own logits, if a trainer's autocast widens them.
-
-        Accelerate puts one into the model that it trains. Casting back loses no digit, but some
-        models, such as Mamba, widen logits themselves, and HFLM leaves those wide.
-        """
-        own_forward = vars(self.model).get("_original_forward")
-        if own_forward is None:
-            return None
-        token = torch.zeros(1, 1, dtype=torch.long, device=self.device)
-        with torch.no_grad(), torch.autocast(self.device.type, enabled=False):
-            dtype: torch.dtype = own_forward(input_ids=token, use_cache=False).logits.dtype
-        return dtype
 
     def _as_mask(self, visible: torch.Tensor) -> torch.Tensor:
         if self.config.get_text_config()._attn_implementation == "sdpa":

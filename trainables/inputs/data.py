@@ -1,45 +1,20 @@
-"""Training data: rows to prompt and completion, to tokens with the loss on the completion only.
-
-A prompt is a text, or the turns of a chat before the answer.
-"""
+"""Training data as tokens, with the loss on the completion only."""
 
 from __future__ import annotations
 
-import json
 import random
-from collections.abc import Iterable, Iterator, Sequence
+import textwrap
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
 
-from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import TemplateError
 
 from trainables.config import DataConfig
-from trainables.errors import Fault, UserError, hub_remedy
-from trainables.files.locations import is_local, resolve
+from trainables.errors import Fault, UserError
+from trainables.inputs.rows import Prompt, Turns, check_templates, load_rows, render
 
-Row = dict[str, Any]
-Turns = list[dict[str, Any]]
-Prompt = str | Turns
 IGNORED_LABEL = -100
-Source = Literal["path", "validation_path"]
-SOURCES: tuple[Source, ...] = ("path", "validation_path")
-_TEMPLATES = ("prompt", "completion")
-# What a template, which is the user's code, can raise.
-_TEMPLATE_FAILS = (
-    TemplateError,
-    TypeError,
-    ValueError,
-    LookupError,
-    ArithmeticError,
-    AttributeError,
-)
-_MAX_FAULTS = 5
-_OTHER_FORMAT = (
-    "convert CSV or a JSON array by pandas: read_csv or read_json, then "
-    'to_json("train.jsonl", orient="records", lines=True)'
-)
 
 
 class Sample(TypedDict):
@@ -57,215 +32,6 @@ class TokenizedData:
     validation: list[Sample]
     skipped: int
     prompts: list[str]
-
-
-def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
-    """Read the rows of a local file or a hub data set.
-
-    Args:
-        data: what to read.
-        source: the field of `data` that names it.
-
-    Raises:
-        UserError: a file is missing, empty or malformed (with its line).
-    """
-    field, location = f"data.{source}", str(getattr(data, source))
-    if is_local(location):
-        try:
-            file = Path(resolve(location)).expanduser()
-        except ModuleNotFoundError as error:
-            raise UserError([Fault(field, str(error))]) from error
-        if not file.is_file():
-            raise UserError([Fault(field, f"no such file: {file}", "give a .jsonl or .parquet")])
-        read = _read_parquet if file.suffix == ".parquet" else _read_jsonl
-        rows = read(file, field)
-    else:
-        rows = _read_hub(location, data, field)
-    if not rows:
-        raise UserError([Fault(field, f"holds no rows: {location}")])
-    return rows[: data.limit]
-
-
-def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
-    import datasets
-
-    split = data.split
-    if field == "data.validation_path":
-        split = data.validation_split or split
-    try:
-        hub = datasets.load_dataset(name, data.subset, split=split)
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: one with a script
-        rule = f"cannot load data set {name}: {error}"
-        raise UserError([Fault(field, rule, hub_remedy(error))]) from error
-    limit = len(hub) if data.limit is None else min(data.limit, len(hub))
-    return [dict(row) for row in hub.select(range(limit))]
-
-
-def _read_jsonl(file: Path, field: str) -> list[Row]:
-    rows: list[Row] = []
-    faults: list[Fault] = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError:
-                problem = "text that is not UTF-8"
-            except json.JSONDecodeError as error:
-                problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
-            else:
-                if isinstance(row, dict):
-                    rows.append(row)
-                    continue
-                problem = f"a {type(row).__name__}"
-            faults.append(
-                Fault(
-                    field,
-                    f"each line must be a JSON object, got {problem}",
-                    _OTHER_FORMAT if number == 1 else "",
-                    location=f"{file}:{number}",
-                )
-            )
-    if faults:
-        raise UserError(_first(faults))
-    return rows
-
-
-def read_general_text(location: str) -> list[str]:
-    """Documents of a text file (one per line) or of a JSONL file's `text` fields.
-
-    Raises:
-        UserError: it cannot be read, or a line has no text.
-    """
-    field = "eval.general_text"
-    try:
-        file = Path(resolve(location)).expanduser()
-        if file.suffix != ".jsonl":
-            return [line for line in file.read_text("utf-8").splitlines() if line.strip()]
-        rows = _read_jsonl(file, field)
-    except (ModuleNotFoundError, OSError, UnicodeDecodeError) as error:
-        raise UserError([Fault(field, f"cannot be read: {location} ({error})")]) from error
-    for number, row in enumerate(rows, start=1):
-        if "text" not in row:
-            rule = f"each row must have a field `text`, row {number} has none"
-            raise UserError([Fault(field, rule, location=str(file))])
-    return [str(row["text"]) for row in rows]
-
-
-def _read_parquet(file: Path, field: str) -> list[Row]:
-    import pyarrow.parquet
-
-    try:
-        return list(pyarrow.parquet.read_table(file).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError([Fault(field, f"is no Parquet file: {file} ({error})")]) from error
-
-
-def _first(faults: list[Fault]) -> list[Fault]:
-    rest = len(faults) - _MAX_FAULTS
-    if rest <= 0:
-        return faults
-    return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
-
-
-_ENVIRONMENT = ImmutableSandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True)
-
-
-def template_fields(template: str) -> set[str]:
-    """Names of the row's fields that a template uses.
-
-    Raises:
-        jinja2.TemplateError: the template is malformed.
-    """
-    return meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
-
-
-def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Fault]:
-    """Faults of the templates on the rows: malformed templates, and absent fields.
-
-    A field that a template uses only if it is defined may be absent. For chats: absent or malformed
-    turns, and those without an answer at the end.
-    """
-    if data.messages is not None:
-        return _first(list(_faults_of_chats(data, data.messages, rows, source)))
-    faults: list[Fault] = []
-    for name in _TEMPLATES:
-        field, text = f"data.{name}", getattr(data, name)
-        try:
-            wanted = template_fields(text)
-            template = _ENVIRONMENT.from_string(text)
-        except TemplateError as error:
-            faults.append(Fault(field, f"is no valid template: {error}"))
-            continue
-        for index, row in enumerate(rows):
-            absent = sorted(wanted - row.keys())
-            if absent and _needs_more_than(template, row):
-                faults.append(
-                    Fault(
-                        field,
-                        f"names {', '.join(absent)}, absent from row {index + 1} of "
-                        f"{getattr(data, source)}",
-                        f"the row has {', '.join(map(str, row)) or 'no fields'}",
-                    )
-                )
-                break
-    return faults
-
-
-def _faults_of_chats(
-    data: DataConfig, field: str, rows: Sequence[Row], source: Source
-) -> Iterator[Fault]:
-    for index, row in enumerate(rows):
-        turns = row.get(field)
-        where = f"row {index + 1} of {getattr(data, source)}"
-        if field not in row:
-            has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
-            yield Fault("data.messages", f"names {field}, absent from {where}", has)
-            return
-        if not isinstance(turns, list) or not all(map(_is_turn, turns)):
-            yield Fault("data.messages", f"must be turns of a `role` and a `content`: {where}")
-        elif len(turns) < 2 or turns[-1]["role"] != "assistant":
-            rule = f"must end with an answer of the role assistant: {where}"
-            yield Fault("data.messages", rule, "leave the row out, or cut it there")
-
-
-def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and all(isinstance(turn.get(k), str) for k in ("role", "content"))
-
-
-def _needs_more_than(template: Template, row: Row) -> bool:
-    try:
-        template.render(row)
-    except UndefinedError:
-        return True
-    except _TEMPLATE_FAILS:
-        return False  # `render` says what is wrong
-    return False
-
-
-def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[Prompt, str]]:
-    """Yield the (prompt, completion) of each row.
-
-    Raises:
-        UserError: a template cannot be rendered on a row.
-    """
-    if data.messages is not None:
-        for row in rows:
-            *before, answer = row[data.messages]
-            yield before, answer["content"]
-        return
-    templates = {name: _ENVIRONMENT.from_string(getattr(data, name)) for name in _TEMPLATES}
-    for index, row in enumerate(rows):
-        texts = []
-        for name, template in templates.items():
-            try:
-                texts.append(template.render(row))
-            except _TEMPLATE_FAILS as error:
-                raise UserError(
-                    [Fault(f"data.{name}", f"cannot be rendered on row {index + 1}: {error}")]
-                ) from error
-        yield texts[0], texts[1]
 
 
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
@@ -328,9 +94,23 @@ def prompt_text(tokenizer: Any, data: DataConfig, prompt: Prompt) -> str:
     """The text before the completion: the prompt, in the chat template if one is used."""
     if isinstance(prompt, str) and not data.is_chat:
         return prompt
-    return str(
-        tokenizer.apply_chat_template(_turns(prompt), tokenize=False, add_generation_prompt=True)
-    )
+    return _as_chat(tokenizer, data, _turns(prompt), add_generation_prompt=True)
+
+
+def _as_chat(tokenizer: Any, data: DataConfig, turns: Turns, **options: bool) -> str:
+    """The turns as the tokenizer's chat template writes them.
+
+    Raises:
+        UserError: the template refuses them, such as a system's turn or two of a user in a row.
+    """
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
+    except TemplateError as error:
+        field = "data.messages" if data.messages else "data.chat_template"
+        begins = textwrap.shorten(str(turns[0]["content"]), 60, placeholder=" ...")
+        roles = ", ".join(str(turn["role"]) for turn in turns)
+        rule = f"the model's chat template refuses the turns {roles} of {begins!r}: {error}"
+        raise UserError([Fault(field, rule, "change or leave out such rows")]) from error
 
 
 def _turns(prompt: Prompt) -> Turns:
@@ -344,42 +124,65 @@ def _encode(tokenizer: Any, data: DataConfig, prompt: Prompt, completion: str) -
     training and evaluation see the same tokens. A chat template ends the turn in its own way.
     """
     context = prompt_text(tokenizer, data, prompt)
-    turn = _assistant_turn(tokenizer, prompt, completion, context) if data.is_chat else None
+    turn = _assistant_turn(tokenizer, data, prompt, completion) if data.is_chat else None
     is_ended = turn is not None and not turn.rstrip().endswith(completion.rstrip())
     completion = completion if turn is None else turn
     spaces = len(context) - len(context.rstrip())
     if spaces:  # a trailing space belongs to the first token of the completion
         context, completion = context[:-spaces], context[-spaces:] + completion
-    special = not data.is_chat  # a chat template writes its special tokens itself
-    prompt_ids = context_ids(tokenizer, context, special)
-    ids = tokenizer(context + completion, add_special_tokens=special)["input_ids"]
+    prompt_ids = context_ids(tokenizer, context)
+    ids = text_ids(tokenizer, context + completion)
     if not is_ended and ids[-1:] != [tokenizer.eos_token_id]:
         ids = [*ids, tokenizer.eos_token_id]
     start = min(len(prompt_ids), len(ids) - 1)
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
 
 
-def context_ids(tokenizer: Any, text: str, special: bool) -> list[int]:
-    """The tokens of a text that something follows, so without an end that the tokenizer adds.
+def text_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text, as the harness makes them.
 
-    `special`: whether the tokenizer adds special tokens.
+    The tokenizer adds a beginning-of-sequence token, if it does so at all, unless the text has one,
+    as chat templates write it.
     """
-    ids = list(tokenizer(text, add_special_tokens=special)["input_ids"])
+    bos = tokenizer.bos_token
+    special = bos is None or not text.startswith(bos)
+    return list(tokenizer(text, add_special_tokens=special)["input_ids"])
+
+
+def context_ids(tokenizer: Any, text: str) -> list[int]:
+    """The tokens of a text that something follows, so without an end that the tokenizer adds."""
+    ids = text_ids(tokenizer, text)
     if ids[-1:] != [tokenizer.eos_token_id]:
         return ids
     of_text = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return ids if ids[-len(of_text) :] == of_text else ids[:-1]
 
 
-def _assistant_turn(tokenizer: Any, prompt: Prompt, completion: str, context: str) -> str | None:
+def _assistant_turn(
+    tokenizer: Any, data: DataConfig, prompt: Prompt, completion: str
+) -> str | None:
     """What the chat template writes after the prompt for this answer, including the turn's end.
 
     None if, with the answer, it renders the prompt or the answer itself differently.
     """
     turns = [*_turns(prompt), {"role": "assistant", "content": completion}]
-    whole = str(tokenizer.apply_chat_template(turns, tokenize=False))
+    context = prompt_text(tokenizer, data, prompt)
+    whole = _as_chat(tokenizer, data, turns)
     turn = whole.removeprefix(context)
     return turn if whole.startswith(context) and completion.strip() in turn else None
+
+
+def opening_of_answers(tokenizer: Any) -> str:
+    """What the chat template writes before an answer, but not where it asks for one.
+
+    Such as an empty thought. Who only asks, as the tasks do, finds another answer there.
+    """
+    turns = [{"role": "user", "content": "question"}]
+    asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+    turns.append({"role": "assistant", "content": "answer"})
+    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    opening, answer, _ = whole.removeprefix(asked).rpartition("answer")
+    return opening.strip() if answer and whole.startswith(asked) else ""
 
 
 def training_order(samples: int, count: int, seed: int) -> list[int]:

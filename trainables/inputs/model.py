@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,8 @@ def device() -> torch.device:
 def load_tokenizer(model: ModelConfig) -> Any:
     """The model's tokenizer, with a padding token; its chats are of one date (see `chat_date`).
 
+    Its chat template has the variables of `model.chat_template_args`, whoever applies it.
+
     Raises:
         UserError: it cannot be loaded.
     """
@@ -35,6 +37,8 @@ def load_tokenizer(model: ModelConfig) -> Any:
     tokenizer = _load(AutoTokenizer, model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if arguments := model.chat_template_args:
+        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **arguments)
     return tokenizer
 
 

@@ -18,6 +18,7 @@ import torch
 from trainables.config import TrialConfig
 from trainables.errors import CannotInspect
 from trainables.evaluation.evaluator import evaluating
+from trainables.inputs.data import text_ids
 from trainables.inputs.model import device, load_model, shared_base
 from trainables.inside.attention import LayerAttention
 from trainables.inside.records import AttentionDrift, RepresentationDrift
@@ -66,10 +67,8 @@ def encode(tokenizer: Any, prompts: Iterable[str]) -> list[list[int]]:
     A beginning-of-sequence token is kept, and not doubled if a chat template has written it.
     """
     found: dict[tuple[int, ...], None] = {}
-    bos = tokenizer.bos_token
     for prompt in prompts:
-        special = bos is None or not prompt.startswith(bos)
-        ids = tokenizer(prompt, add_special_tokens=special)["input_ids"]
+        ids = text_ids(tokenizer, prompt)
         first = ids[:1] if ids[:1] == [tokenizer.bos_token_id] else []
         cut = (*first, *ids[len(first) :][len(first) - PROMPT_TOKENS :])
         if len(cut) >= _FEWEST_TOKENS:
@@ -177,7 +176,11 @@ def _both_models(
         with evaluating(base), evaluating(tuned):
             yield _forward(base), _forward(tuned), tokenizer, base.config.get_text_config()
         return
-    adapted = peft.PeftModel.from_pretrained(base, str(weights_dir.absolute()))
+    try:
+        adapted = peft.PeftModel.from_pretrained(base, str(weights_dir.absolute()))
+    except BaseException:
+        shared_base.cache_clear()  # parts of the adapter may be in it
+        raise
     run_tuned = _forward(adapted)
 
     def run_base(ids_BS: torch.Tensor, mask_BS: torch.Tensor) -> Any:

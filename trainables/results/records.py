@@ -199,8 +199,10 @@ class TaskScore(Frozen):
         metric: the harness's metric that counts as accuracy here.
         value: mean over items.
         stderr: standard error of the mean; None if the harness gives none.
-        chance: expected score of a uniform guess; 0 for generated answers.
-        choices: mean number of answers to choose from; None for generated answers.
+        chance: expected score of a uniform guess; 0 for generated answers, None if unknown since
+            the task scores its choices itself.
+        choices: mean number of answers to choose from per right one; None for generated answers,
+            and where the chance is unknown.
         items: number of documents.
     """
 
@@ -209,7 +211,7 @@ class TaskScore(Frozen):
     filter: str
     value: float
     stderr: float | None
-    chance: float
+    chance: float | None
     choices: float | None
     items: int
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from trainables.errors import Fault, UserError
 from trainables.files.locations import is_local, resolve
 from trainables.files.storage import Location
-from trainables.inputs.data import SOURCES, check_templates, load_rows, read_general_text
+from trainables.inputs.rows import SOURCES, check_templates, load_rows, read_general_text
 from trainables.metric_keys import METRICS, VALIDATION_LOSS
 from trainables.results.records import BaseRecord
 from tune.config.sweep_config import EVALUATED, SweepConfig
@@ -44,21 +45,34 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         rule = f"needs the sweep in a folder, got {output_dir}"
         remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inside`"
         faults.append(Fault("inspect", rule, remedy))
+    if config.inspect and not config.train.save_weights:
+        faults.append(Fault("inspect", "needs train.save_weights: true, to have what to look into"))
     if faults:
         raise UserError(faults)
     return rows
 
 
-def _missing_paths(config: SweepConfig) -> list[Fault]:
-    wanted = [("eval.task_dirs", folder) for folder in config.eval.task_dirs]
+def paths_of_trials(config: SweepConfig) -> list[str]:
+    """Files and folders that a trial reads, wherever it runs, besides those of packages."""
+    named = [location for _, location in _named_paths(config) if "://" not in location]
+    return [str(Path(location).expanduser()) for location in named]
+
+
+def _named_paths(config: SweepConfig) -> list[tuple[str, str]]:
+    """What a sweep file names, other than the data, and where it does."""
+    named = [("eval.task_dirs", folder) for folder in config.eval.task_dirs]
     if config.eval.general_text:
-        wanted.append(("eval.general_text", config.eval.general_text))
+        named.append(("eval.general_text", config.eval.general_text))
     if is_local(config.model.name):
-        wanted.append(("model.name", config.model.name))
+        named.append(("model.name", config.model.name))
     for role, task in config.eval.tasks():
-        wanted += [(f"eval.{role}", file) for file in (task.data_files or {}).values()]
+        named += [(f"eval.{role}", file) for file in (task.data_files or {}).values()]
+    return named
+
+
+def _missing_paths(config: SweepConfig) -> list[Fault]:
     faults = []
-    for field, location in wanted:
+    for field, location in _named_paths(config):
         try:
             path = Path(resolve(location)).expanduser()
         except ModuleNotFoundError as error:
@@ -85,11 +99,44 @@ def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
         rule = "must hold no scheduler, so that all methods have the same one"
         remedy = "leave it out; set train.schedule and train.warmup"
         return [Fault("deepspeed.config", rule, remedy)]
-    rate = settings.get("optimizer", {}).get("params", {}).get("lr", "auto")
-    if rate != "auto":
-        rule = f"must leave the learning rate to the search, got optimizer.params.lr {rate}"
-        return [Fault("deepspeed.config", rule, "write auto, or leave it out")]
-    return []
+    return [
+        Fault("deepspeed.config", f"must {rule}, got {key} {value}", "write auto, or leave it out")
+        for key, (allowed, rule) in _of_trainer(config).items()
+        if (value := _found(settings, key)) not in ("auto", None) and value not in allowed
+    ]
+
+
+def _of_trainer(config: SweepConfig) -> dict[str, tuple[tuple[Any, ...], str]]:
+    """What the trainer fills in itself, and compares: by key, which values it takes, and a rule.
+
+    Sizes of batches are none of them, since a trial that runs out of memory makes them smaller.
+    """
+    train, is_16_bit = config.train, config.model.dtype == "bfloat16"
+    batches: tuple[tuple[Any, ...], str] = ((), "leave batches to train.batch_size and its parts")
+    alike = "have the optimizer that LoRA trials have"
+    return {
+        "optimizer.params.lr": ((), "leave the learning rate to the search"),
+        "train_batch_size": batches,
+        "train_micro_batch_size_per_gpu": batches,
+        "gradient_accumulation_steps": batches,
+        "gradient_clipping": ((train.max_grad_norm,), "leave clipping to train.max_grad_norm"),
+        "optimizer.params.weight_decay": (
+            (train.weight_decay,),
+            "leave weight decay to train.weight_decay",
+        ),
+        "optimizer.params.betas": (([0.9, 0.999],), alike),
+        "optimizer.params.eps": ((1e-8,), alike),
+        "bf16.enabled": ((is_16_bit,), "leave the precision to model.dtype"),
+        "fp16.enabled": ((False,), "leave the precision to model.dtype"),
+    }
+
+
+def _found(settings: dict[str, Any], key: str) -> Any:
+    """The value at a dotted key; None if there is none."""
+    value: Any = settings
+    for part in key.split("."):
+        value = value.get(part) if isinstance(value, dict) else None
+    return value
 
 
 def check_metrics(config: SweepConfig, base: BaseRecord) -> None:

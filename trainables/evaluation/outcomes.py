@@ -1,0 +1,131 @@
+"""Each document's outcome, from the samples that lm-evaluation-harness logs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from trainables.errors import Fault, UserError
+from trainables.evaluation.tasks import LoadedTask
+from trainables.results.records import ItemScore, TaskScore
+
+
+def samples(
+    loaded: LoadedTask, result: dict[str, Any], metric: str, filter_name: str
+) -> Iterator[tuple[str | None, Any, dict[str, Any]]]:
+    """Each document's sample under one filter, with its task; see `ItemScore.member`."""
+    has_members = metric in equally_weighed(loaded)
+    for name, task in loaded.tasks["tasks"].items():
+        for sample in result["samples"][name]:
+            if sample["filter"] == filter_name:
+                yield name if has_members else None, task, sample
+
+
+def equally_weighed(loaded: LoadedTask) -> set[str]:
+    """The metrics for which a group weighs its tasks equally, whatever their sizes."""
+    group = loaded.tasks.get("groups", {}).get(loaded.task.task)
+    aggregates = group.aggregate_metric_list if group else ()
+    return {own.metric for own in aggregates if not own.weight_by_size}
+
+
+def _count_choices(task: Any, sample: dict[str, Any]) -> int | None:
+    """Number of listed answers; None if the answer is generated."""
+    if task.OUTPUT_TYPE != "multiple_choice":
+        return None
+    # Mutual information also scores each answer without the question.
+    twice = "acc_mutual_info" in sample["metrics"]
+    return len(sample["arguments"]) // (2 if twice else 1)
+
+
+def choices_per_right_one(task: Any, sample: dict[str, Any]) -> float | None:
+    """Number of listed answers over that of right ones; None if the task names no right one."""
+    count = _count_choices(task, sample)
+    if count is None or scores_itself(task):
+        return None
+    target = _target(task, sample)
+    right = len(set(target)) if isinstance(target, list) else 1
+    return count / right if right else None
+
+
+def scores_itself(task: Any) -> bool:
+    """Whether listed answers are scored by the task's own code, perhaps by no choice at all."""
+    return task.OUTPUT_TYPE == "multiple_choice" and callable(task.config.process_results)
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a number that counts as measured."""
+    return isinstance(value, (int, float, np.number)) and not math.isnan(float(value))
+
+
+def read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> list[ItemScore]:
+    """Each document's outcome.
+
+    Raises:
+        UserError: a retention task's metric exists only for the whole set, not per document.
+    """
+    items = [
+        ItemScore(
+            task=loaded.task.label,
+            doc_hash=sample["doc_hash"],
+            filter=sample["filter"],
+            score=float(sample[score.metric]),
+            prompt=str(sample["arguments"][0][0]),
+            target=_target_text(task, sample),
+            answer=answer_text(task, sample, score.metric),
+            member=member,
+        )
+        for member, task, sample in samples(loaded, result, score.metric, score.filter)
+        if is_number(sample.get(score.metric))
+    ]
+    if loaded.role == "retention" and not items:
+        rule = (
+            f"task {loaded.task.label}: its {score.metric} is of all documents, of none by itself"
+        )
+        raise UserError([Fault("eval.retention", rule, "name another `metric` of it")])
+    return items
+
+
+def _target_text(task: Any, sample: dict[str, Any]) -> str:
+    target = _target(task, sample)
+    if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
+        return _choice_text(task, sample, target)
+    return str(target)
+
+
+def _target(task: Any, sample: dict[str, Any]) -> Any:
+    return task.doc_to_text(sample["doc"]) if _varies_in_input(task) else sample["target"]
+
+
+def answer_text(task: Any, sample: dict[str, Any], metric: str) -> str:
+    """What the model answered: a choice, or the text that it generated."""
+    count = _count_choices(task, sample)
+    if count is None:
+        return str(sample["filtered_resps"][0])
+    likelihoods = [float(response[0]) for response in sample["filtered_resps"]]
+    by_metric = likelihoods[:count]
+    if metric == "acc_mutual_info":
+        by_metric = [own - alone for own, alone in zip(by_metric, likelihoods[count:], strict=True)]
+    elif metric in ("acc_norm", "acc_bytes"):
+        choices = task.doc_to_choice(sample["doc"])
+        lengths = [len(c.encode() if metric == "acc_bytes" else c) for c in choices]
+        # An empty choice is never taken: the harness divides by 0 as NumPy does.
+        by_metric = [
+            own / length if length else -math.inf
+            for own, length in zip(by_metric, lengths, strict=True)
+        ]
+    # Same choice as the harness if all are numbers, without an array per item.
+    return _choice_text(task, sample, max(range(count), key=by_metric.__getitem__))
+
+
+def _choice_text(task: Any, sample: dict[str, Any], choice: int) -> str:
+    if _varies_in_input(task):
+        return str(task.doc_to_choice(sample["doc"])[choice]).strip()
+    return str(sample["arguments"][choice][1]).strip()
+
+
+def _varies_in_input(task: Any) -> bool:
+    """Whether choices differ in what precedes one common continuation, as in Winogrande."""
+    return task.OUTPUT_TYPE == "multiple_choice" and bool(getattr(task, "multiple_input", 0))

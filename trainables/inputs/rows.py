@@ -1,0 +1,262 @@
+"""Training data as rows, and the prompt and completion that templates make of each.
+
+A prompt is a text, or the turns of a chat before the answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from trainables.config import DataConfig
+from trainables.errors import Fault, UserError, hub_remedy
+from trainables.files.locations import is_local, resolve
+
+Row = dict[str, Any]
+Turns = list[dict[str, Any]]
+Prompt = str | Turns
+Source = Literal["path", "validation_path"]
+SOURCES: tuple[Source, ...] = ("path", "validation_path")
+_TEMPLATES = ("prompt", "completion")
+# What a template, which is the user's code, can raise.
+_TEMPLATE_FAILS = (
+    TemplateError,
+    TypeError,
+    ValueError,
+    LookupError,
+    ArithmeticError,
+    AttributeError,
+)
+_MAX_FAULTS = 5
+_OTHER_FORMAT = (
+    "convert CSV or a JSON array by pandas: read_csv or read_json, then "
+    'to_json("train.jsonl", orient="records", lines=True)'
+)
+
+
+def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
+    """Read the rows of a local file or a hub data set.
+
+    Args:
+        data: what to read.
+        source: the field of `data` that names it.
+
+    Raises:
+        UserError: a file is missing, empty or malformed (with its line).
+    """
+    field, location = f"data.{source}", str(getattr(data, source))
+    if is_local(location):
+        try:
+            file = Path(resolve(location)).expanduser()
+        except ModuleNotFoundError as error:
+            raise UserError([Fault(field, str(error))]) from error
+        if not file.is_file():
+            raise UserError([Fault(field, f"no such file: {file}", "give a .jsonl or .parquet")])
+        read = _read_parquet if file.suffix == ".parquet" else _read_jsonl
+        rows = read(file, field)
+    else:
+        rows = _read_hub(location, data, field)
+    if not rows:
+        raise UserError([Fault(field, f"holds no rows: {location}")])
+    return rows[: data.limit]
+
+
+def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
+    import datasets
+
+    split = data.split
+    if field == "data.validation_path":
+        split = data.validation_split or split
+    try:
+        hub = datasets.load_dataset(name, data.subset, split=split)
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: one with a script
+        rule = f"cannot load data set {name}: {error}"
+        raise UserError([Fault(field, rule, hub_remedy(error))]) from error
+    limit = len(hub) if data.limit is None else min(data.limit, len(hub))
+    return [dict(row) for row in hub.select(range(limit))]
+
+
+def _read_jsonl(file: Path, field: str) -> list[Row]:
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except UnicodeDecodeError:
+                problem = "text that is not UTF-8"
+            except json.JSONDecodeError as error:
+                problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
+            else:
+                if isinstance(row, dict):
+                    rows.append(row)
+                    continue
+                problem = f"a {type(row).__name__}"
+            faults.append(
+                Fault(
+                    field,
+                    f"each line must be a JSON object, got {problem}",
+                    _OTHER_FORMAT if number == 1 else "",
+                    location=f"{file}:{number}",
+                )
+            )
+    if faults:
+        raise UserError(_first(faults))
+    return rows
+
+
+def read_general_text(location: str) -> list[str]:
+    """Documents of a text file (one per line) or of a JSONL file's `text` fields.
+
+    Raises:
+        UserError: it cannot be read, or a line has no text.
+    """
+    field = "eval.general_text"
+    try:
+        file = Path(resolve(location)).expanduser()
+        if file.suffix != ".jsonl":
+            return [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+        rows = _read_jsonl(file, field)
+    except (ModuleNotFoundError, OSError, UnicodeDecodeError) as error:
+        raise UserError([Fault(field, f"cannot be read: {location} ({error})")]) from error
+    for number, row in enumerate(rows, start=1):
+        if "text" not in row:
+            rule = f"each row must have a field `text`, row {number} has none"
+            raise UserError([Fault(field, rule, location=str(file))])
+    return [str(row["text"]) for row in rows]
+
+
+def _read_parquet(file: Path, field: str) -> list[Row]:
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_table(file).to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError([Fault(field, f"is no Parquet file: {file} ({error})")]) from error
+
+
+def _first(faults: list[Fault]) -> list[Fault]:
+    rest = len(faults) - _MAX_FAULTS
+    if rest <= 0:
+        return faults
+    return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
+
+
+def _written(value: Any) -> Any:
+    """What a template prints; null would become the text "None"."""
+    if value is None:
+        raise UndefinedError("null, where a template prints it, has no text")
+    return value
+
+
+_ENVIRONMENT = ImmutableSandboxedEnvironment(
+    undefined=StrictUndefined, keep_trailing_newline=True, finalize=_written
+)
+
+
+def template_fields(template: str) -> set[str]:
+    """Names of the row's fields that a template uses.
+
+    Raises:
+        jinja2.TemplateError: the template is malformed.
+    """
+    return meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
+
+
+def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Fault]:
+    """Faults of the templates on the rows: malformed templates, and fields absent or null.
+
+    A field that a template uses only if it is defined may be absent, and one that it does not print
+    may be null. For chats: absent or malformed
+    turns, and those without an answer at the end.
+    """
+    if data.messages is not None:
+        return _first(list(_faults_of_chats(data, data.messages, rows, source)))
+    faults: list[Fault] = []
+    for name in _TEMPLATES:
+        field, text = f"data.{name}", getattr(data, name)
+        try:
+            wanted = template_fields(text)
+            template = _ENVIRONMENT.from_string(text)
+        except TemplateError as error:
+            faults.append(Fault(field, f"is no valid template: {error}"))
+            continue
+        for index, row in enumerate(rows):
+            absent = sorted(wanted - row.keys())
+            null = sorted(name for name in wanted & row.keys() if row[name] is None)
+            if (absent or null) and _needs_more_than(template, row):
+                where = f"row {index + 1} of {getattr(data, source)}"
+                faults.append(_lacking(field, absent, null, where, row))
+                break
+    return faults
+
+
+def _lacking(field: str, absent: Sequence[str], null: Sequence[str], where: str, row: Row) -> Fault:
+    if absent:
+        has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
+        return Fault(field, f"names {', '.join(absent)}, absent from {where}", has)
+    rule = f"prints {', '.join(null)}, null in {where}"
+    remedy = f"leave such rows out, or write {{% if {null[0]} %}} ... {{% endif %}} around it"
+    return Fault(field, rule, remedy)
+
+
+def _faults_of_chats(
+    data: DataConfig, field: str, rows: Sequence[Row], source: Source
+) -> Iterator[Fault]:
+    for index, row in enumerate(rows):
+        turns = row.get(field)
+        where = f"row {index + 1} of {getattr(data, source)}"
+        if field not in row:
+            has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
+            yield Fault("data.messages", f"names {field}, absent from {where}", has)
+            return
+        if not isinstance(turns, list) or not all(map(_is_turn, turns)):
+            yield Fault("data.messages", f"must be turns of a `role` and a `content`: {where}")
+        elif len(turns) < 2 or turns[-1]["role"] != "assistant":
+            rule = f"must end with an answer of the role assistant: {where}"
+            yield Fault("data.messages", rule, "leave the row out, or cut it there")
+
+
+def _is_turn(turn: Any) -> bool:
+    return isinstance(turn, dict) and all(isinstance(turn.get(k), str) for k in ("role", "content"))
+
+
+def _needs_more_than(template: Template, row: Row) -> bool:
+    try:
+        template.render(row)
+    except UndefinedError:
+        return True
+    except _TEMPLATE_FAILS:
+        return False  # `render` says what is wrong
+    return False
+
+
+def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[Prompt, str]]:
+    """Yield the (prompt, completion) of each row.
+
+    Raises:
+        UserError: a template cannot be rendered on a row.
+    """
+    if data.messages is not None:
+        for row in rows:
+            *before, answer = row[data.messages]
+            yield before, answer["content"]
+        return
+    templates = {name: _ENVIRONMENT.from_string(getattr(data, name)) for name in _TEMPLATES}
+    for index, row in enumerate(rows):
+        texts = []
+        for name, template in templates.items():
+            try:
+                texts.append(template.render(row))
+            except _TEMPLATE_FAILS as error:
+                raise UserError(
+                    [Fault(f"data.{name}", f"cannot be rendered on row {index + 1}: {error}")]
+                ) from error
+        yield texts[0], texts[1]
