@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
+from trainables.files.locations import resolve
 from trainables.training import full_sft
 from trainables.training import run as training
 from trainables.training.run import sft_config
@@ -101,6 +104,19 @@ def test_saved_weights_are_the_trained_model(
     names = {path.name for path in Path(folder).iterdir()}
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= names
     assert not {name for name in names if name.endswith((".bin", ".pt"))}
+
+
+def test_weights_are_saved_of_a_model_that_does_not_say_that_its_temperature_is_to_sample(
+    make_trial: MakeTrial, run: RunTrial, tmp_path: Path
+) -> None:
+    """Transformers saves no such settings once they were changed, as TRL does with the padding."""
+    folder = shutil.copytree(resolve(make_trial().model.name), tmp_path / "model")
+    settings = {"temperature": 0.9, "top_p": 0.6}
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    weights = Path(str(run(make_trial("full", model={"name": str(folder)})).result.weights_dir))
+    assert (weights / "model.safetensors").is_file()
+    saved = json.loads((weights / "generation_config.json").read_text())
+    assert settings | {"do_sample": True} == {key: saved[key] for key in (*settings, "do_sample")}
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from trainables import metric_keys
 from trainables.config import ROLES, TrialConfig
-from trainables.errors import Diverged
+from trainables.errors import Diverged, UserError
 from trainables.evaluation.base import evaluate_base
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_model, shared_base
 from trainables.results.items import read_items
+from trainables.slots.engine import SlotEngine
 from trainables.training.lora import train_lora
 
 if TYPE_CHECKING:
@@ -205,6 +206,20 @@ def test_adapter_options_reach_the_adapter(
     weights = load_file(Path(trial.weights_dir, "adapter_model.safetensors"))
     trainable = sum(tensor.numel() for tensor in weights.values())
     assert changed.last["params/trainable"] == trainable
+
+
+def test_a_target_module_that_the_model_lacks_is_told_and_not_passed_over(
+    make_trial: MakeTrial, run: RunTrial, plain: Run
+) -> None:
+    trial = make_trial(lora={"target_modules": ("q_proj", "v_porj")})
+    with pytest.raises(UserError) as caught:
+        run(trial)
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.rule) == ("target_modules", "the model has no v_porj")
+    assert fault.remedy.startswith("it has q_proj, k_proj, v_proj, o_proj, ")
+    with pytest.raises(UserError, match="v_porj"):  # before any trial runs in a slot
+        SlotEngine(trial.model, trial.lora)
+    assert run(make_trial()).curve() == plain.curve()
 
 
 @pytest.fixture(scope="module")

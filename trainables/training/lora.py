@@ -7,9 +7,11 @@ from typing import Any
 
 import peft
 from accelerate.state import AcceleratorState
+from torch.nn import Linear
 from transformers import set_seed
 
 from trainables.config import LoraConfig, TrialConfig
+from trainables.errors import Fault, UserError
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.results.records import TrialResult
@@ -43,14 +45,35 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
     """PEFT's model of this process's base with a fresh adapter, which `restore` removes.
 
     Raises:
+        UserError: the base has some of the target modules but not others, which PEFT passes over.
         ValueError: PEFT refuses, for example dropout on experts. It adapts layer by layer, so the
             base is loaded anew for its next user.
     """
     try:
-        return peft.get_peft_model(base, peft_config(lora))
+        adapted = peft.get_peft_model(base, peft_config(lora))
     except ValueError:
         shared_base.cache_clear()
         raise
+    if absent := _absent_targets(adapted, lora):
+        restore(base, adapted)
+        rule = f"the model has no {', '.join(absent)}"
+        raise UserError([Fault("target_modules", rule, f"it has {', '.join(_linear(base))}")])
+    return adapted
+
+
+def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
+    """The target modules that no adapted layer is named by."""
+    if lora is None or lora.target_modules == "all-linear":
+        return []
+    wanted = adapted.peft_config["default"].target_modules  # experts' have other names there
+    names = [f".{name}" for name in adapted.base_model.targeted_module_names]
+    return sorted(name for name in wanted if not any(n.endswith(f".{name}") for n in names))
+
+
+def _linear(base: Any) -> list[str]:
+    """What the base's linear layers are called, in order."""
+    linear = (name for name, module in base.named_modules() if isinstance(module, Linear))
+    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
 
 
 def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
