@@ -118,8 +118,8 @@ class WatchedSweep:
         searched = sum(record.confirms is None for record in self._records.values())
         # With repeats of the winners, the end of the search is not the end of the sweep.
         is_all = searched >= self._settings.planned_trials and self._settings.confirm is None
-        if is_all and not running:
-            return True
+        if is_all and not running and not self._ledger.folder.lock.exists():
+            return True  # else a driver is about to try again those that failed
         # Each start of the command writes one first and the other last.
         begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
         return ended.exists() and ended.stat().st_mtime_ns > begun.stat().st_mtime_ns

@@ -229,9 +229,9 @@ def _continue_hints(
         command += ["--address", options.address]
     if options.max_gpus is not None:
         command += ["--max-gpus", str(options.max_gpus)]
-    if options.retry_failed and interrupted:
-        command.append("--retry-failed")
     spent = None if interrupted else cut_short_by
+    if (options.retry_failed and interrupted) or spent == "failures":
+        command.append("--retry-failed")
     if interrupted or spent:
         if options.num_trials is not None:
             command += ["--num-trials", str(config.budget.trials)]
@@ -243,6 +243,9 @@ def _continue_hints(
         command += ["--num-trials", str(more)]
     if spent == "gpu_hours" and config.budget.gpu_hours:
         command += ["--set", f"budget.gpu_hours={2 * config.budget.gpu_hours:g}"]
+    if spent == "failures":
+        why = "the last trials failed alike, before their first measurement; mend that first"
+        return [f"{shlex.join(command)}   # {why}"]
     if spent:
         left = "" if config.confirm is None else ", and the winners repeated"
         return [f"{shlex.join(command)}   # budget.{spent} is spent; with this more trials{left}"]

@@ -42,7 +42,7 @@ from tune.cluster.node_checks import (
 )
 from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slots import HostPool, beside_hosts
-from tune.config.preflight import check_metrics
+from tune.config.preflight import check_metrics, paths_of_trials
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.folder.input_files import check_same_inputs, digests
@@ -112,7 +112,7 @@ class Sweep:
         self._base_cache = base_cache
         self._trainable = trainable
         self._model = config.model
-        self._nodes = ask_nodes(location)
+        self._nodes = ask_nodes(location, paths_of_trials(config))
         self._cluster = within_limit(config, largest_cluster(nodes_up(), self._nodes))
         self._beside_driver = beside_driver()
         self._memory = memory_fit(config, partial(smallest_gpu, self._nodes))

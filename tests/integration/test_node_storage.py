@@ -56,7 +56,9 @@ if sys.argv[2:]:  # as if it had joined after all were asked
     print(list(folder.glob("*")), flush=True)
     os._exit(0)
 with ray_cluster(cluster.address):
-    nodes = ask_nodes(folder / "sweep")
+    tasks = folder / "tasks"
+    tasks.mkdir()
+    nodes = ask_nodes(folder / "sweep", [str(tasks)])
     try:
         check_nodes(nodes, folder / "sweep")
     except UserError as error:
@@ -81,7 +83,9 @@ def run(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_a_node_without_the_shared_storage_is_named(tmp_path: Path) -> None:
-    said, left = run(tmp_path).stdout.strip().splitlines()[-2:]
+    said, lacks, left = run(tmp_path).stdout.strip().splitlines()[-3:]
+    assert lacks.startswith("node ")
+    assert f"has no {tmp_path / 'tasks'}; put what the sweep file names where every" in lacks
     assert said.startswith("--output-dir: 1 of 2 nodes cannot use ")
     assert "what the driver wrote there is not there" in said
     assert left == "[]"

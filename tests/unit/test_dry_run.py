@@ -112,7 +112,9 @@ def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(sweep, "--dry-run", "--num-trials", "20") == command_line.OK
-    assert "first 4 of 4 trials" in capsys.readouterr().out
+    assert "grid's" not in capsys.readouterr().out
+    assert run(sweep, "--dry-run", "--num-trials", "3") == command_line.OK
+    assert "first 3 of 3 trials, of the grid's 4 points" in capsys.readouterr().out
 
 
 def test_a_number_of_trials_on_the_command_line_counts(
@@ -156,6 +158,10 @@ BAD: dict[str, Any] = {
     "models looked into where they do not lie in a folder": (
         ["--set", "inspect=true", "--output-dir", "s3://bucket/sweeps"],
         "inspect: needs the sweep in a folder, got s3://bucket/sweeps; leave it out; copy",
+    ),
+    "models looked into that are not kept": (
+        ["--set", "inspect=true", "--set", "train.save_weights=false"],
+        "inspect: needs train.save_weights: true",
     ),
     "no such DeepSpeed file": (
         ["--set", "deepspeed.config_file=nowhere.json"],
@@ -212,6 +218,38 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
     assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
     assert "must leave the learning rate to the search" in capsys.readouterr().err
     file.write_text('{"zero_optimization": {"stage": 2}, "optimizer": {"params": {"lr": "auto"}}}')
+    assert run(sweep, "--dry-run", "--set", override) == command_line.OK
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "rule"),
+    [
+        ("train_micro_batch_size_per_gpu", 4, "leave batches to train.batch_size and its parts"),
+        ("train_batch_size", 32, "leave batches to train.batch_size and its parts"),
+        ("gradient_clipping", 0.5, "leave clipping to train.max_grad_norm"),
+        ("optimizer.params.weight_decay", 0.1, "leave weight decay to train.weight_decay"),
+        ("optimizer.params.betas", [0.9, 0.95], "have the optimizer that LoRA trials have"),
+        ("fp16.enabled", True, "leave the precision to model.dtype"),
+    ],
+)
+def test_what_the_trainer_sets_itself_is_refused_in_deepspeed_s_settings(
+    key: str, value: Any, rule: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Transformers compares it, in each full trial, once the model is loaded."""
+    override = f"deepspeed.config.{key}={json.dumps(value)}"
+    assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
+    told = f"error: deepspeed.config: must {rule}, got {key} {value}; write auto, or leave it out\n"
+    assert capsys.readouterr().err == told
+
+
+def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None:
+    own = {
+        "gradient_clipping": 1,
+        "bf16": {"enabled": "auto"},
+        "fp16": {"enabled": False},
+        "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.999], "weight_decay": 0.0}},
+    }
+    override = f"deepspeed.config={json.dumps(own)}"
     assert run(sweep, "--dry-run", "--set", override) == command_line.OK
 
 

@@ -130,6 +130,17 @@ def test_an_evaluation_that_does_not_fit_takes_smaller_batches() -> None:
     assert found.check(config)[0].startswith(f"lora, rank 128: eval batch {size}, as ")
 
 
+def test_where_recomputing_activations_would_fit_that_is_the_advice() -> None:
+    long = ("data.max_length=8192", "search.full=null", "train.gradient_checkpointing=false")
+    config, found = fit(79.6, *long)
+    with pytest.raises(UserError) as caught:
+        found.check(config)
+    (fault,) = caught.value.faults
+    assert fault.remedy == "set train.gradient_checkpointing: true, with which it fits"
+    config, found = fit(79.6, *long[:2], "train.gradient_checkpointing=true")
+    found.check(config)
+
+
 def test_what_cannot_fit_is_refused_for_every_method_at_once() -> None:
     config, found = fit(12)
     with pytest.raises(UserError) as caught:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,8 @@ from simulated_search import (
 )
 
 from trainables.config import TrialConfig
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.records import Outcome, TrialRecord, TrialStatus
+from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params, grid_size
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
@@ -183,7 +184,46 @@ def test_the_search_ends_with_its_gpu_hours() -> None:
     assert searcher_of(config, records[:3]).cut_short_by is None
     enough = sweep(budget={"trials": 5, "gpu_hours": 2.2})
     assert searcher_of(enough, records).cut_short_by is None
-    assert len(run(searcher_of(config, records[:3]), always(TrialStatus.FAILED))) == 47
+    assert len(run(searcher_of(config, records[:3]), always(TrialStatus.CANCELLED))) == 47
+
+
+def failing(searcher: OptunaSearcher, reasons: Sequence[str]) -> list[TrialRecord]:
+    records = []
+    for reason in reasons:
+        record = ask(searcher).ended_as(Outcome(status=TrialStatus.FAILED, reason=reason), 2.0)
+        searcher.trial_ended(record)
+        records.append(record)
+    return records
+
+
+def test_trials_that_fail_alike_from_the_start_end_the_search() -> None:
+    """As on a node that lacks a file: it is always the first to ask for another trial."""
+    config = sweep(trials=50, confirm={"top_k": 1, "seeds": 1})
+    searcher = searcher_of(config)
+    running = ask(searcher)
+    records = failing(searcher, ["no such file"] * 5)
+    assert searcher.suggest("any") is None  # what runs may have to be run again
+    complete = ended(running, *judge(running.config))
+    searcher.trial_ended(complete)
+    assert searcher.suggest("any") == Searcher.FINISHED
+    assert searcher.cut_short_by == "failures"
+    assert searcher.is_done
+    # The next start tries, as what was wrong may have been mended.
+    assert isinstance(searcher_of(config, [complete, *records]).suggest("any"), dict)
+
+
+def test_trials_that_fail_otherwise_do_not_end_the_search() -> None:
+    searcher = searcher_of(sweep(trials=50))
+    failing(searcher, ["no such file"] * 4 + ["another"] + ["no such file"] * 4)
+    record = ask(searcher)
+    first = measurement(1, {})
+    searcher.measured(record.after(first), first)
+    failing(searcher, ["no such file"] * 4)
+    with_measurement = ask(searcher).after(first)
+    outcome = Outcome(status=TrialStatus.FAILED, reason="no such file")
+    searcher.trial_ended(with_measurement.ended_as(outcome, 2.0))
+    assert searcher.cut_short_by is None
+    assert isinstance(searcher.suggest("any"), dict)
 
 
 def test_the_gpu_hours_that_running_trials_have_spent_count() -> None:

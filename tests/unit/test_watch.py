@@ -170,6 +170,13 @@ def test_a_sweep_is_over_when_all_its_trials_are(tmp_path: Path) -> None:
     assert picture(watched)[-1] == "36 trials/h, the sweep has ended"
 
 
+def test_a_sweep_that_a_driver_holds_goes_on(tmp_path: Path) -> None:
+    """With `--retry-failed` the records are still those of trials that have failed."""
+    ledger = record_sweep(tmp_path, *(trial(n) for n in range(4)))
+    ledger.folder.lock.touch()
+    assert not watched_at(tmp_path, 5 * SECONDS).has_ended
+
+
 def test_hundreds_of_trials_fit_a_small_terminal(tmp_path: Path) -> None:
     records = [trial(n, metrics=scores(0.5, 0.1)) for n in range(150)]
     records += [trial(n, status=TrialStatus.FAILED, reason="why " * 50) for n in range(150, 200)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from pathlib import Path
 
 import ray
 from pydantic import Field
@@ -35,6 +36,7 @@ class NodeReport(Frozen):
         most_workers: resources of all workers that the autoscaler may start, if it runs here.
         worker_types: resources of one worker of each type that it may start.
         storage_fault: why it cannot work in the sweep's folder; None if it can.
+        absent: files and folders that it was asked for and does not have.
     """
 
     address: str
@@ -45,18 +47,24 @@ class NodeReport(Frozen):
     most_workers: dict[str, float] = Field(default_factory=dict)
     worker_types: list[dict[str, float]] = Field(default_factory=list)
     storage_fault: str | None = None
+    absent: list[str] = Field(default_factory=list)
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def report_node(location: str, marker: str) -> NodeReport:
+def report_node(location: str, marker: str, paths: list[str]) -> NodeReport:
     """The report of the node that this task runs on.
 
     Args:
         location: of the sweep's folder.
         marker: a file that the driver has written there, with its own name in it.
+        paths: files and folders that trials read.
     """
     use_credentials()
-    return this_node().model_copy(update={"storage_fault": _storage_fault(location, marker)})
+    found = {
+        "storage_fault": _storage_fault(location, marker),
+        "absent": [path for path in paths if not Path(path).exists()],
+    }
+    return this_node().model_copy(update=found)
 
 
 def _storage_fault(location: str, marker: str) -> str | None:

@@ -139,17 +139,24 @@ class MemoryFit:
 
     def _fault(self, trial: TrialConfig) -> Fault:
         smallest = _with_one_sample(trial)
-        more = "raise deepspeed.zero_stage or resources.full.workers"
-        if trial.deepspeed and not (
-            trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
-        ):
-            more += ", or offload"
         return Fault(
             f"search.{trial.method}",
             f"a worker needs about {self._need(smallest)} GiB at one sample at a time, and has "
             f"{self._share(trial) / _GIB:.1f} GiB",
-            more if trial.method == "full" else "take a smaller model or larger GPUs",
+            self._remedy(trial),
         )
+
+    def _remedy(self, trial: TrialConfig) -> str:
+        assert self.shape is not None  # noqa: S101 - seen to by the caller
+        train = trial.train.model_copy(update={"gradient_checkpointing": True})
+        recomputing = trial.model_copy(update={"train": train})
+        if memory.fitted(self.shape, recomputing, self._share(trial)):
+            return "set train.gradient_checkpointing: true, with which it fits"
+        if trial.deepspeed is None:
+            return "lower data.max_length, or take a smaller model or larger GPUs"
+        offloads = trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
+        more = "raise deepspeed.zero_stage or resources.full.workers"
+        return more if offloads else f"{more}, or offload"
 
 
 def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]) -> MemoryFit:

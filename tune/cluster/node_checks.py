@@ -21,17 +21,19 @@ from trainables.under_ray.node import SHARE_STORAGE, NodeReport, report_node, th
 _TIMEOUT_S = 60.0
 
 
-def ask_nodes(location: Location) -> list[NodeReport]:
+def ask_nodes(location: Location, paths: Sequence[str] = ()) -> list[NodeReport]:
     """Reports of all nodes that are up.
 
     Args:
         location: location of the sweep's folder, in which each node has to work.
+        paths: files and folders that trials read.
 
     Raises:
         UserError: a node cannot run a task or does not answer within a minute.
     """
     with marker_in(location) as marker:
-        return _ask(str(location.absolute() if isinstance(location, Path) else location), marker)
+        place = str(location.absolute() if isinstance(location, Path) else location)
+        return _ask(place, marker, list(paths))
 
 
 @contextmanager
@@ -53,12 +55,12 @@ def marker_in(location: Location) -> Iterator[str]:
         storage.remove(name)
 
 
-def _ask(location: str, marker: str) -> list[NodeReport]:
+def _ask(location: str, marker: str, paths: list[str]) -> list[NodeReport]:
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
     questions = {
         node: report_node.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-        ).remote(location, marker)
+        ).remote(location, marker, paths)
         for node in nodes
     }
     ray.wait(list(questions.values()), num_returns=len(questions), timeout=_TIMEOUT_S)
@@ -75,13 +77,13 @@ def _ask(location: str, marker: str) -> list[NodeReport]:
 
 
 def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
-    """Check that every node runs the driver's versions and works in the sweep's folder.
+    """Check that every node runs the driver's versions, works in the sweep's folder and has files.
 
     Ray itself refuses most mixtures, as a joining node must have the head's versions, but misses a
     node that was changed while Ray ran on it.
 
     Raises:
-        UserError: nodes differ or do not reach the folder; names all of them.
+        UserError: nodes differ, do not reach the folder, or lack files; names all of them.
     """
     ours = this_node()
     faults = [
@@ -94,6 +96,15 @@ def check_nodes(reports: Sequence[NodeReport], location: Location) -> None:
         if _compared(report) != _compared(ours)
     ]
     faults += _storage_faults(reports, location)
+    faults += [
+        Fault(
+            f"node {report.address}",
+            f"has no {', '.join(report.absent)}",
+            "put what the sweep file names where every node sees it under the same path",
+        )
+        for report in reports
+        if report.absent
+    ]
     if faults:
         raise UserError(faults)
 

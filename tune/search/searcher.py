@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
 from trainables.results.confirmation import unconfirmed, winners
-from trainables.results.records import Measurement, TrialRecord
+from trainables.results.records import Measurement, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room
@@ -21,6 +21,9 @@ from tune.search.space import Params, grid_size
 from tune.search.study import Study
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
+
+# As many in a row show a fault of a node or of the sweep file, which would fail all the others.
+_FAILURES_ALIKE = 5
 
 
 class OptunaSearcher(Searcher, SweepListener):
@@ -64,6 +67,8 @@ class OptunaSearcher(Searcher, SweepListener):
         self._running = {record.number: record for record in interrupted}
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
+        self._failures_alike: list[str | None] = []
+        self._is_failing = False
         self._room: Room | None = None
         self._waiting: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         for record in [*warm, *earlier]:
@@ -86,7 +91,7 @@ class OptunaSearcher(Searcher, SweepListener):
 
     @property
     def cut_short_by(self) -> str | None:
-        """The field of `budget` that ended the sweep before it was done, if any."""
+        """The field of `budget` that ended the sweep before it was done, or `failures`, if any."""
         is_done = self._is_searched() and self._unconfirmed() is None
         return None if is_done else self._spent()
 
@@ -96,7 +101,7 @@ class OptunaSearcher(Searcher, SweepListener):
             return "hours"
         if budget.gpu_hours is not None and self._history.gpu_hours >= budget.gpu_hours:
             return "gpu_hours"
-        return None
+        return "failures" if self._is_failing else None
 
     def keep_within(self, room: Room) -> None:
         """Hold each suggestion back until there is room for it, letting no rival overtake it."""
@@ -171,6 +176,7 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """Count what the trial has cost so far, as a start after a crash would."""
+        self._failures_alike.clear()
         self._history.take(record)
 
     def trial_interrupted(self, record: TrialRecord) -> None:
@@ -182,9 +188,21 @@ class OptunaSearcher(Searcher, SweepListener):
         """Tell the study how a trial ended."""
         self._history.take(record)
         self._running.pop(record.number, None)
+        self._count_failure(record)
         self._leave(record)
         if record.confirms is None:
             self._study.tell(record)
+
+    def _count_failure(self, record: TrialRecord) -> None:
+        """Count a trial that failed for the same reason as the one before, measuring nothing.
+
+        Once they are many, no success elsewhere matters: the next trial would fail there again.
+        """
+        if record.last or record.reason not in self._failures_alike:
+            self._failures_alike.clear()
+        if record.status is TrialStatus.FAILED and not record.last:
+            self._failures_alike.append(record.reason)
+        self._is_failing |= len(self._failures_alike) >= _FAILURES_ALIKE
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Forget the points for which there was never room."""

@@ -18,7 +18,7 @@ from trainables.results.records import TrialStatus
 from tune.cluster.memory_fit import host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
-from tune.search.space import planned_runs, planned_trials
+from tune.search.space import grid_size, planned_runs, planned_trials
 from tune.search.trials import make_trial, reason_against_slots
 
 _POINTS_SHOWN = 8
@@ -58,7 +58,8 @@ def _suggestions(config: SweepConfig) -> Any:
 
 def _points_table(config: SweepConfig, points: list[TrialConfig]) -> Table:
     table = Table(
-        title=f"first {len(points)} of {planned_trials(config)} trials", title_justify="left"
+        title=f"first {len(points)} of {planned_trials(config)} trials{_left_out(config)}",
+        title_justify="left",
     )
     for heading in ("trial", "method", "rank", "alpha", "scaling", "learning rate", "batch"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
@@ -74,6 +75,12 @@ def _points_table(config: SweepConfig, points: list[TrialConfig]) -> Table:
             str(point.train.batch_size),
         )
     return table
+
+
+def _left_out(config: SweepConfig) -> str:
+    """Of a grid that the budget cuts, how large it is."""
+    points = grid_size(config.search) if config.sampler == "grid" else None
+    return f", of the grid's {points} points" if points and points > planned_trials(config) else ""
 
 
 def _resources(config: SweepConfig) -> list[str]:
