@@ -8,16 +8,16 @@ import sys
 import warnings
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from analysis.model_card import Kind, model_card
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, first_line
 from trainables.files.disk import whole_folder
 from trainables.files.locations import is_local
-from trainables.results.recommendation import Recommendation, numbers_text, recommend
+from trainables.results.recommendation import numbers_text
 from trainables.results.records import TrialRecord, TrialStatus
-from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import status_in_full
 
 
@@ -36,19 +36,18 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
         The folder.
 
     Raises:
-        UserError: there is no such sweep or trial, it has no weights, nothing can be merged, or
-            the target cannot be written to.
+        UserError: there is no such sweep or trial, it has no weights or damaged ones, nothing can
+            be merged, or the target cannot be written to.
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
-    recommendation = recommend(sweep.settings, sweep.trials, judged_by_repeats(sweep.trials))
-    record = _choose(sweep, recommendation, number)
+    record = _choose(sweep, number)
     weights = sweep.ledger.weights(record)
     if weights is None:
         raise UserError([_without_weights(sweep, record)])
     kind = _kind(record, merge)
     _check_target(to)
-    card = model_card(kind, record, sweep, recommendation)
+    card = model_card(kind, record, sweep)
     try:
         with whole_folder(to) as unfinished:
             _write_weights(kind, record.config.model, weights, unfinished)
@@ -61,12 +60,12 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
     return to
 
 
-def _choose(sweep: Sweep, recommendation: Recommendation | None, number: int | None) -> TrialRecord:
+def _choose(sweep: Sweep, number: int | None) -> TrialRecord:
     if number is None:
-        if recommendation is None:
+        if sweep.recommendation is None:
             rule = "the sweep recommends none, as no trial is complete with every objective"
             raise UserError([Fault("--trial", rule, _with_weights(sweep))])
-        return recommendation.trial
+        return sweep.recommendation.trial
     for record in sweep.trials:
         if record.number == number:
             return record
@@ -109,6 +108,7 @@ def _check_target(to: Path) -> None:
 
 
 def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> None:
+    settings = _settings(weights / ("config.json" if kind == "full" else "adapter_config.json"))
     if kind == "merged":
         merge_adapter(model, weights, to)
         return
@@ -116,30 +116,53 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
         if file.is_file() and file.name != "README.md":
             shutil.copyfile(file, to / file.name)
     if kind == "adapter":
-        _name_base(model, to / "adapter_config.json")
+        named = json.dumps(settings | _base_of(model), indent=2)
+        (to / "adapter_config.json").write_text(named)
 
 
-def _name_base(model: ModelConfig, file: Path) -> None:
-    """Set the base to its hub name, valid on every machine, or else to its path on this one."""
+def _settings(file: Path) -> dict[str, Any]:
+    """The configuration that was saved with the weights."""
+    try:
+        settings: dict[str, Any] = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise _damaged(file, error) from error
+    return settings
+
+
+def _damaged(place: Path, error: Exception) -> UserError:
+    rule = f"its weights are damaged: {place} ({first_line(error)})"
+    return UserError([Fault("--trial", rule, "restore them from a copy, or give another trial")])
+
+
+def _base_of(model: ModelConfig) -> dict[str, str | None]:
+    """The base's hub name, valid on every machine, or else its path on this one."""
     from trainables.inputs.model import source
 
-    config = json.loads(file.read_bytes())
-    config["base_model_name_or_path"] = source(model)
-    config["revision"] = None if is_local(model.name) else model.revision
-    file.write_text(json.dumps(config, indent=2))
+    revision = None if is_local(model.name) else model.revision
+    return {"base_model_name_or_path": source(model), "revision": revision}
 
 
 def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
-    """Write a model with W + s B A for every adapted W, in the base's dtype, and its tokenizer."""
+    """Write a model with W + s B A for every adapted W, in the base's dtype, and its tokenizer.
+
+    Raises:
+        UserError: the base cannot be loaded, or the adapter is damaged.
+        OSError: the folder cannot be written to.
+    """
     # PEFT loads DeepSpeed if installed, which prints a greeting to standard output.
     with redirect_stdout(sys.stderr), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)
         from peft import PeftModel
+        from safetensors import SafetensorError
         from transformers.utils.logging import disable_progress_bar
 
         from trainables.inputs.model import load_model, load_tokenizer
 
         disable_progress_bar()
-        adapted = PeftModel.from_pretrained(load_model(model), weights)
+        base = load_model(model)
+        try:
+            adapted = PeftModel.from_pretrained(base, weights)
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            raise _damaged(weights, error) from error
         adapted.merge_and_unload(safe_merge=True).save_pretrained(to)
         load_tokenizer(model).save_pretrained(to)

@@ -32,7 +32,11 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     Its columns are those of results.csv, with the sweep. Metrics that a trial never logged are NaN.
     """
     rows = [
-        {"sweep": sweep.name, **settings_of(record), **(record.last.metrics if record.last else {})}
+        {
+            "sweep": sweep.title,
+            **settings_of(record),
+            **(record.last.metrics if record.last else {}),
+        }
         for sweep in sweeps
         for record in sweep.trials
     ]
@@ -47,7 +51,7 @@ def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     rows = [
         (
             record.config.trial_id,
-            sweep.name,
+            sweep.title,
             record.number,
             measurement.step,
             measurement.step / measurement.total_steps if measurement.total_steps else None,
@@ -83,7 +87,7 @@ def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
                 rows.append(
                     {
                         "trial_id": record.config.trial_id,
-                        "sweep": sweep.name,
+                        "sweep": sweep.title,
                         "number": record.number,
                         "role": task.role,
                         "task": label,
@@ -112,7 +116,7 @@ def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -
     rows = [
         (
             record.config.trial_id,
-            sweep.name,
+            sweep.title,
             record.number,
             sweep.base.scores[task].role,
             task,
@@ -137,12 +141,23 @@ def describe_metrics(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     described: dict[str, Metric] = dict(METRICS)
     for sweep in sweeps:
         for label, task in sweep.base.scores.items():
+            described = _further_metrics(sweep.base.metrics, task.role, label) | described
             described |= _task_metrics(label, task.role, task.metric)
     rows = {
         key: {"unit": metric.unit, "better": metric.better, "meaning": metric.meaning}
         for key, metric in described.items()
     }
     return pd.DataFrame.from_dict(rows, orient="index")
+
+
+def _further_metrics(logged: Iterable[str], role: str, label: str) -> dict[str, Metric]:
+    """What else the harness logs for a task; it tells neither unit nor direction."""
+    prefix = metric_keys.task_score(role, label, "")
+    return {
+        key: Metric("", "none", f"{key.removeprefix(prefix)} on {label}")
+        for key in logged
+        if key.startswith(prefix)
+    }
 
 
 def _task_metrics(label: str, role: str, metric: str) -> dict[str, Metric]:

@@ -41,19 +41,14 @@ _WHAT = {
 }
 
 
-def model_card(
-    kind: Kind,
-    record: TrialRecord,
-    sweep: Sweep,
-    recommendation: Recommendation | None,
-) -> str:
+def model_card(kind: Kind, record: TrialRecord, sweep: Sweep) -> str:
     """The card as Markdown, with front matter for the Hugging Face hub."""
     base = sweep.base
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
         f"# {sweep.name}, trial {record.number}",
         f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record)}). "
-        + _why(record, sweep.settings, recommendation)
+        + _why(record, sweep.settings, sweep.recommendation)
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
         f"## Load\n\n{_fenced(_loading(kind), 'python')}",
         _prompting(record.config.data),

@@ -13,6 +13,7 @@ from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.results.repeats import diverged
 from trainables.results.wording import SHORT_NAMES, points, rate
 
 _ALPHA = 0.05
@@ -34,7 +35,10 @@ class Cell:
             nothing to compare with.
         p_base, p_full: as `Comparison.p_value`, corrected for having picked the trials, then
             adjusted over all comparisons with the base, and over all with full fine-tuning (Holm).
-        seeds: over repeats with other seeds, without the trial itself.
+        seeds: over complete repeats with other seeds, without the trial itself; None for fewer
+            than two.
+        repeats: number of repeats that completed or diverged.
+        diverged: how many of them diverged.
     """
 
     value: float
@@ -43,6 +47,8 @@ class Cell:
     p_base: float = 1.0
     p_full: float = 1.0
     seeds: Interval | None = None
+    repeats: int = 0
+    diverged: int = 0
 
     @property
     def marks(self) -> str:
@@ -105,6 +111,8 @@ class PaperTable:
                     **_columns("to_base", cell.to_base, cell.p_base),
                     **_columns("to_full", cell.to_full, cell.p_full),
                     **_columns("seeds", cell.seeds, None),
+                    "seeds_n": cell.repeats - cell.diverged,
+                    "seeds_diverged": cell.diverged,
                 }
                 for row in self.rows
                 for column, cell in row.cells.items()
@@ -149,13 +157,20 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
 
 
 def cell_text(cell: Cell | None) -> str:
-    """Such as `0.839*`; with repeats `0.839* (0.812 ± 0.012)`: their mean and half width."""
+    """Such as `0.839*`; with repeats `0.839* (0.812 ± 0.012, 2 of 5 diverged)`.
+
+    That is the mean of those that completed, and its half width.
+    """
     if cell is None:
         return ""
+    told = []
+    if cell.seeds is not None:
+        half = (cell.seeds.high - cell.seeds.low) / 2
+        told.append(f"{cell.seeds.estimate:.3f} ± {half:.3f}")
+    if cell.diverged:
+        told.append(f"{cell.diverged} of {cell.repeats} diverged")
     own = f"{cell.value:.3f}{cell.marks}"
-    if cell.seeds is None:
-        return own
-    return f"{own} ({cell.seeds.estimate:.3f} ± {(cell.seeds.high - cell.seeds.low) / 2:.3f})"
+    return f"{own} ({', '.join(told)})" if told else own
 
 
 def _columns(name: str, interval: Interval | None, p_value: float | None) -> dict[str, object]:
@@ -201,6 +216,7 @@ def _base_row(results: Results, columns: Columns) -> Row:
 
 def _row(results: Results, group: Group, full: Group | None, columns: Columns) -> Row:
     trial = group.best
+    repeats = results.repeats(trial)
     cells = {}
     for name, (_, metric, tasks) in columns.items():
         value = trial.metric(metric)
@@ -221,6 +237,8 @@ def _row(results: Results, group: Group, full: Group | None, columns: Columns) -
             base.p_value if base else 1.0,
             other.p_value if other else 1.0,
             results.over_seeds(trial, metric),
+            len(repeats),
+            diverged(repeats),
         )
     return Row(
         group.label,

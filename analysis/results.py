@@ -114,10 +114,22 @@ class Results:
         """The Pareto front."""
         return pareto_front(self.goals, self.complete)
 
+    def is_on_front(self, record: TrialRecord) -> bool:
+        """Whether a trial is on the Pareto front."""
+        return record.config.trial_id in self._front_ids
+
+    @cached_property
+    def _front_ids(self) -> frozenset[str]:
+        return frozenset(record.config.trial_id for record in self.front)
+
     @cached_property
     def recommendation(self) -> Recommendation | None:
         """The recommended trial; None if none is complete."""
-        judged = [record for sweep in self.sweeps for record in judged_by_repeats(sweep.trials)]
+        judged = [
+            record
+            for sweep in self.sweeps
+            for record in judged_by_repeats(sweep.trials, sweep.settings.confirm)
+        ]
         return recommend(self.goals, self.complete, judged, self.names)
 
     @cached_property
@@ -147,14 +159,14 @@ class Results:
 
     def name(self, record: TrialRecord) -> str:
         """Such as `trial 7`, with its sweep if there are several."""
-        sweep = f" of {self.sweep(record).name}" if len(self.sweeps) > 1 else ""
+        sweep = f" of {self.sweep(record).title}" if len(self.sweeps) > 1 else ""
         return f"trial {record.number}{sweep}"
 
     def names(self, records: Sequence[TrialRecord]) -> str:
         """Such as `trials 3, 5 and 12 more`, for each sweep if there are several."""
         if len(self.sweeps) == 1:
             return numbers_text(records)
-        own = [(s.name, [r for r in records if self.sweep(r) is s]) for s in self.sweeps]
+        own = [(s.title, [r for r in records if self.sweep(r) is s]) for s in self.sweeps]
         return ", ".join(f"{numbers_text(of)} of {name}" for name, of in own if of)
 
     def sweep(self, record: TrialRecord) -> Sweep:

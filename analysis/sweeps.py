@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
 from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.ledger import Ledger
+from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import (
     BaseRecord,
     ItemScore,
@@ -21,6 +23,7 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
+from trainables.results.repeats import judged_by_repeats
 
 # Keys of `train` that change no result: measuring intervals, memory use and what is saved.
 _NO_RESULT = {
@@ -39,17 +42,24 @@ class Sweep:
     Attributes:
         ledger: reads what is too large to keep in memory, such as items.
         trials: every trial by number, including failed ones and repeats with other seeds.
+        is_named_alike: whether another sweep that is shown with it has the same name.
     """
 
     ledger: Ledger
     record: SweepRecord
     base: BaseRecord
     trials: tuple[TrialRecord, ...]
+    is_named_alike: bool = False
 
     @property
     def name(self) -> str:
         """As in the sweep file."""
         return self.settings.name
+
+    @property
+    def title(self) -> str:
+        """What to call it among those shown: its name or, if that is not enough, its unique id."""
+        return self.record.sweep_id if self.is_named_alike else self.name
 
     @cached_property
     def settings(self) -> SweepSettings:
@@ -91,6 +101,12 @@ class Sweep:
         told += [f"{running} not"] if running else []
         return ", ".join([*told, f"{missing} repeats missing"] if missing else told)
 
+    @cached_property
+    def recommendation(self) -> Recommendation | None:
+        """The trial to take; None if no complete one has every objective."""
+        judged = judged_by_repeats(self.trials, self.settings.confirm)
+        return recommend(self.settings, self.trials, judged)
+
     @property
     def _missing_repeats(self) -> int:
         """Repeat runs of the winners that the next start of the command would make."""
@@ -114,7 +130,8 @@ def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
 
     Raises:
         UserError: lists everything that prevents it: folders without a sweep, damaged records, a
-            base that is not evaluated yet, no trials, different models or evaluations.
+            base that is not evaluated yet, no trials, different models or evaluations, two copies
+            of one sweep.
     """
     sweeps: list[Sweep] = []
     faults: list[Fault] = []
@@ -128,9 +145,11 @@ def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
             faults.append(Fault("SWEEP_DIR", rule))
     for sweep in sweeps[1:]:
         faults += _differences(sweeps[0], sweep)
+    faults += _copies(sweeps)
     if faults:
         raise UserError(faults)
-    return sweeps
+    names = Counter(sweep.name for sweep in sweeps)
+    return [replace(sweep, is_named_alike=names[sweep.name] > 1) for sweep in sweeps]
 
 
 def no_sweep(sweep_dir: Location, rule: str = "holds no sweep") -> Fault:
@@ -179,6 +198,19 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
     return []
 
 
+def _copies(sweeps: Sequence[Sweep]) -> list[Fault]:
+    """Folders with a sweep that is given already: its trials would count twice."""
+    faults = []
+    originals: dict[str, Sweep] = {}
+    for sweep in sweeps:
+        original = originals.setdefault(sweep.record.sweep_id, sweep)
+        if original is not sweep:
+            folders = f"{original.ledger.folder.location} and {sweep.ledger.folder.location}"
+            rule = f"{folders} are copies of one sweep, {sweep.record.sweep_id}"
+            faults.append(Fault("SWEEP_DIR", rule, "give one of them"))
+    return faults
+
+
 def notices(sweeps: Sequence[Sweep]) -> list[str]:
     """Caveats about sweeps that are shown together although they differ."""
     first, *others = sweeps
@@ -189,8 +221,8 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
         for sweep in others
     ):
         told.append(
-            f"These sweeps had different objectives or constraints; those of {first.name} are used "
-            "for all."
+            "These sweeps had different objectives or constraints; those of "
+            f"{first.title} are used for all."
         )
     if any(
         sweep.record.config["seed"] != first.record.config["seed"]

@@ -20,9 +20,7 @@ from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
-from trainables.results.recommendation import recommend
 from trainables.results.records import TrialStatus
-from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import SCORES, SETTING_GROUP, setting, setting_group
 
 _SECONDS_TO_ANSWER = 15
@@ -177,9 +175,7 @@ class SweepViews:
         """The sweep's progress and the recommended trial."""
         unfinished = self._sweep.unfinished
         state = [wr.P(f"The sweep is not finished: {unfinished}.")] if unfinished else []
-        recommendation = recommend(
-            self._settings, self._sweep.trials, judged_by_repeats(self._sweep.trials)
-        )
+        recommendation = self._sweep.recommendation
         if recommendation is None:
             told = "No trial to recommend: none is complete with every objective."
             return [*state, wr.P(told)]

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from analysis.results import Results
 from analysis.stats.intervals import Interval, over_seeds
+from trainables.files.storage import is_address
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import diverged, metrics_over
@@ -26,7 +27,8 @@ class Number:
 
     Attributes:
         base: the base's value; None for forgetting, where it is 0.
-        interval: over items, such as `0.797 to 0.878`.
+        interval: over items, such as `0.797 to 0.878`; that of forgetting holds for all trials that
+            this one was picked from, as in the conclusions, and says so.
         seeds: the mean over repeats with other seeds, its interval, and how many diverged.
         full: the value of the best full fine-tuning.
     """
@@ -45,7 +47,7 @@ class Answer:
 
     Attributes:
         setting: such as `LoRA, rank 4, alpha 4, learning rate 3.9e-03`.
-        weights: where they are; None if not kept.
+        weights: where they are; None if they were not kept or are gone.
     """
 
     trial: str
@@ -72,7 +74,7 @@ def answer(results: Results) -> Answer | None:
         tuple(
             _number(results, trial, metric) for metric in SCORES if trial.metric(metric) is not None
         ),
-        trial.weights_dir,
+        _weights(results, trial),
     )
 
 
@@ -82,6 +84,15 @@ def setting(record: TrialRecord) -> str:
     adapter = f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}" if lora else "Full fine-tuning"
     named = f"learning rate {rate(record.config.learning_rate)}"
     return ", ".join([adapter, named, *further_settings(record)])
+
+
+def _weights(results: Results, trial: TrialRecord) -> str | None:
+    """On this machine, or else in the object store that the sweep was written to."""
+    kept = results.sweep(trial).ledger.weights(trial)
+    if kept is not None:
+        return str(kept.absolute())
+    recorded = trial.weights_dir
+    return recorded if recorded is not None and is_address(recorded) else None
 
 
 def _plain(reason: str) -> str:
@@ -114,10 +125,19 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
         NAMES[metric],
         write(trial.metric(metric)) or "",
         None if metric == FORGETTING_MEAN else write(results.base.metrics.get(metric)),
-        _range(results.interval(trial, metric), metric),
+        _interval(results, trial, metric),
         _over_seeds(results.repeats(trial), metric),
         write(other),
     )
+
+
+def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
+    if metric != FORGETTING_MEAN:
+        return _range(results.interval(trial, metric), metric)
+    of = len(results.complete)
+    kept = results.compare(trial, None, list(results.tasks("retention")), picked_from=of)
+    told = _range(kept.difference.negated(), metric) if kept else None
+    return f"{told}, simultaneous over {of} trials" if told and of > 1 else told
 
 
 def _range(interval: Interval | None, metric: str) -> str | None:

@@ -27,7 +27,7 @@ def as_json(results: Results) -> str:
     document = {
         "sweeps": [sweep.record.model_dump(mode="json") for sweep in results.sweeps],
         "notices": notices(results.sweeps),
-        "unfinished": {s.name: s.unfinished for s in results.sweeps if s.unfinished},
+        "unfinished": {s.title: s.unfinished for s in results.sweeps if s.unfinished},
         "base": results.base.metrics,
         "recommended": found.trial_id if found else None,
         "reason": found.reason if found else None,
@@ -42,10 +42,10 @@ def as_json(results: Results) -> str:
 
 def as_markdown(results: Results) -> str:
     """Answer, conclusions, the table and failures."""
-    lines = [f"# {', '.join(sweep.name for sweep in results.sweeps)}", ""]
+    lines = [f"# {', '.join(sweep.title for sweep in results.sweeps)}", ""]
     for sweep in results.sweeps:
         if sweep.unfinished:
-            lines += [f"**{sweep.name} is unfinished: {sweep.unfinished}.**", ""]
+            lines += [f"**{sweep.title} is unfinished: {sweep.unfinished}.**", ""]
     for notice in notices(results.sweeps):
         lines += [f"**{notice}**", ""]
     found = answer(results)
@@ -67,7 +67,7 @@ def as_markdown(results: Results) -> str:
         f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full fine-tuning "
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
         "trials, Holm-adjusted, 5 %, and an interval without 0). Δ in points. "
-        "In brackets the mean over repeats with other seeds.",
+        "In brackets the mean over repeats with other seeds, and how many of these diverged.",
         "",
         "## What did not run to its end",
         "",

@@ -43,7 +43,7 @@ def render(results: Results) -> str:
     }
     return environment.get_template("page.html.jinja").render(
         results=results,
-        title=", ".join(sweep.name for sweep in results.sweeps),
+        title=", ".join(sweep.title for sweep in results.sweeps),
         plotly=Markup(_plotly()),  # noqa: S704 - the library's own code
         style=Markup(_own("page.css")),  # noqa: S704
         script=Markup(_own("page.js")),  # noqa: S704

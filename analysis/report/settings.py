@@ -75,8 +75,8 @@ def parallel_figure(results: Results) -> Figure | None:
     for rank, colour in [*colours.items(), (None, FULL)]:
         own = [r for r in trials if (r.config.lora.rank if r.config.lora else None) == rank]
         traces += [
-            _lines(results, [r for r in own if r not in results.front], scales, colour, True),
-            _lines(results, [r for r in own if r in results.front], scales, colour, False),
+            _lines(results, [r for r in own if not results.is_on_front(r)], scales, colour, True),
+            _lines(results, [r for r in own if results.is_on_front(r)], scales, colour, False),
         ]
     chart = Chart(
         "parallel",

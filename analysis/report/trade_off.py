@@ -77,7 +77,7 @@ def _scatter(results: Results, metric: str) -> list[Trace]:
     full = [record for record in shown if record.config.method == "full"]
     traces.append(_points(results, full, metric, {"color": FULL, "symbol": "diamond", "size": 11}))
     ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
-    front = [record for record in results.front if record in shown]
+    front = [record for record in shown if results.is_on_front(record)]
     traces.append({**_points(results, front, metric, ring), "hoverinfo": "skip"})
     if results.recommendation:
         target = {"symbol": "circle-open", "color": FULL, "size": 24, "line": {"width": 2.5}}

@@ -199,7 +199,23 @@ def test_repeats_give_an_interval_over_seeds_and_are_no_trials_of_their_own(tmp_
     assert (seeds.low, seeds.high) == pytest.approx((reference.low, reference.high))
     row = next(row for row in paper_table(results).rows if row.trial == chosen.number)
     half = (seeds.high - seeds.low) / 2
-    assert cell_text(row.cells["in-domain"]).endswith(f"({seeds.estimate:.3f} ± {half:.3f})")
+    told = f"{seeds.estimate:.3f} ± {half:.3f}"
+    assert cell_text(row.cells["in-domain"]).endswith(f"({told})")
+    for number in (201, 202):
+        lost = {"config": config.model_copy(update={"number": number, "trial_id": f"{number}"})}
+        lost |= {"confirms": chosen.number, "status": TrialStatus.DIVERGED}
+        ledger.write_trial(chosen.model_copy(update=lost))
+    table = paper_table(Results(open_sweeps([folder])))
+    row = next(row for row in table.rows if row.trial == chosen.number)
+    assert cell_text(row.cells["in-domain"]).endswith(f"({told}, 2 of 5 diverged)")
+    frame = table.frame().set_index(["row", "column"])
+    counts = frame[["seeds_n", "seeds_diverged"]]
+    assert tuple(counts.loc[row.label, "in-domain"]) == (3, 2)
+    assert tuple(counts.loc["base", "in-domain"]) == (0, 0)
+
+
+def test_a_cell_tells_of_repeats_that_diverged_where_no_mean_can_be_given():
+    assert cell_text(Cell(0.5, repeats=2, diverged=2)) == "0.500 (2 of 2 diverged)"
 
 
 def test_a_mark_needs_an_interval_without_0_as_a_conclusion_does():

@@ -15,7 +15,7 @@ from trainables.results.confirmation import winners
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import TrialRecord, TrialStatus
-from trainables.results.repeats import half_width, judged_by_repeats
+from trainables.results.repeats import half_width, judged_by_repeats, repeats_of
 from tune.folder.tables import write_confirmed_csv
 
 
@@ -55,18 +55,26 @@ def test_runs_that_confirm_are_no_trials_of_the_search(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["confirmed.csv"]
 
 
+def searched(number: int, metrics: dict[str, float], point: int | None = None) -> TrialRecord:
+    """A trial of the search; of a point of its own unless one is given."""
+    params = {"lora/rank": number if point is None else point}
+    return trial(number, metrics, params=params, seed=number)
+
+
 def repeat(number: int, winner: int, status: TrialStatus, metrics: dict[str, float]) -> TrialRecord:
-    return trial(number, metrics, status, confirms=winner)
+    """A repeat run of a winner, which is the first trial of its point."""
+    params = {"lora/rank": winner}
+    return trial(number, metrics, status, confirms=winner, params=params, seed=number)
 
 
 COMPLETE, DIVERGED = TrialStatus.COMPLETE, TrialStatus.DIVERGED
-SEARCHED = [trial(0, {GAIN: 0.9, LOSS: 0.049}), trial(1, {GAIN: 0.8, LOSS: 0.03})]
+SEARCHED = [searched(0, {GAIN: 0.9, LOSS: 0.049}), searched(1, {GAIN: 0.8, LOSS: 0.03})]
 GOALS = sweep_config(objectives=[{"metric": GAIN, "mode": "max"}], constraints=[f"{LOSS} <= 0.05"])
 
 
 def recommended(*repeats: TrialRecord) -> Recommendation:
     records = [*SEARCHED, *repeats]
-    found = recommend(GOALS, records, judged_by_repeats(records))
+    found = recommend(GOALS, records, judged_by_repeats(records, None))
     assert found is not None
     return found
 
@@ -125,10 +133,51 @@ def test_a_trial_that_diverged_with_other_seeds_is_not_taken_where_nothing_else_
     lost = repeat(2, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6})
     assert recommended(lost).trial.number == 1
     alone = [SEARCHED[0], lost]
-    found = recommend(GOALS, alone, judged_by_repeats(alone))
+    found = recommend(GOALS, alone, judged_by_repeats(alone, None))
     assert found is not None
     assert found.trial.number == 0
     assert found.reason.endswith("that keeps every constraint. With another seed it diverged.")
+
+
+def test_a_point_that_was_refuted_is_not_taken_for_another_run_of_it_that_was_lucky() -> None:
+    records = [
+        searched(0, {GAIN: 0.9, LOSS: 0.04}),
+        repeat(1, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}),
+        searched(2, {GAIN: 0.95, LOSS: 0.04}, point=0),
+        searched(3, {GAIN: 0.8, LOSS: 0.03}),
+    ]
+    found = recommend(GOALS, records, judged_by_repeats(records, None))
+    assert found is not None
+    assert found.trial.number == 3
+
+
+def test_every_run_of_a_point_is_judged_by_the_repeats_of_it() -> None:
+    records = [
+        *SEARCHED,
+        repeat(2, 0, COMPLETE, {GAIN: 0.6, LOSS: 0.02}),
+        searched(3, {GAIN: 0.99, LOSS: 0.04}, point=0),
+        repeat(4, 0, COMPLETE, {GAIN: 0.8, LOSS: 0.04}),
+    ]
+    judged = judged_by_repeats(records, None)
+    assert [(record.number, record.metric(GAIN)) for record in judged] == [
+        (0, pytest.approx(0.7)),
+        (3, pytest.approx(0.7)),
+    ]
+    assert [repeats_of(record, records) for record in records] == [
+        [records[2], records[4]], [], [], [records[2], records[4]], [],
+    ]  # fmt: skip
+
+
+def test_winners_are_judged_once_they_have_the_repeats_that_are_asked_for_now() -> None:
+    of_before = [repeat(n, 0, COMPLETE, {GAIN: 0.7, LOSS: 0.03}) for n in range(2, 7)]
+    records = [*SEARCHED, *of_before]
+    confirm = sweep_config(confirm={"top_k": 2, "seeds": 3}).confirm
+    for number in (7, 8):
+        records.append(repeat(number, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03}))
+        assert [r.number for r in judged_by_repeats(records, confirm)] == [0]
+    records.append(repeat(9, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03}))
+    assert [r.number for r in judged_by_repeats(records, confirm)] == [0, 1]
+    assert [r.number for r in judged_by_repeats(records, None)] == [0]
 
 
 @pytest.mark.parametrize("best", [3, 7])
@@ -143,14 +192,14 @@ def test_repeats_that_come_to_the_same_leave_the_choice_as_it_was(best: int) -> 
         best: (0.9, 0.02),
         8: (0.89, 0.03),
     }
-    records = [trial(n, {GAIN: gain, LOSS: loss}) for n, (gain, loss) in sorted(values.items())]
+    records = [searched(n, {GAIN: gain, LOSS: loss}) for n, (gain, loss) in sorted(values.items())]
     number = 9
     for winner in (best, 8, other):
         gain, loss = values[winner]
         for by in (-0.002, 0.002):
             records.append(repeat(number, winner, COMPLETE, {GAIN: gain + by, LOSS: loss}))
             number += 1
-    found = recommend(goals, records, judged_by_repeats(records))
+    found = recommend(goals, records, judged_by_repeats(records, None))
     assert found is not None
     assert found.trial.number == best
     assert "would have chosen" not in found.reason

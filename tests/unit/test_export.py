@@ -12,6 +12,9 @@ from markdown_it import MarkdownIt
 from analysis.__main__ import main
 from analysis.export import export
 from analysis.licence import licence_of
+from analysis.report.answer import answer
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
 from trainables.config import ModelConfig
 from trainables.results.ledger import Ledger
 from trainables.results.records import TaskScore, TrialRecord, TrialStatus
@@ -37,6 +40,7 @@ def trained(folder: Path, number: int, gain: float, forgetting: float) -> TrialR
     weights = Ledger(folder).folder.attempt(number, 1) / "weights"
     weights.mkdir(parents=True)
     (weights / "model.safetensors").write_bytes(b"weights %d" % number)
+    (weights / "config.json").write_text("{}")
     (weights / "README.md").write_text("of the trainer")
     there = f"/elsewhere/tiny/trials/{number:04d}/attempt_1/weights"
     metrics = scores(gain, forgetting, **{"retention/b/acc": 0.75, "forgetting/b": forgetting})
@@ -55,7 +59,7 @@ def refused(capsys: pytest.CaptureFixture[str], sweep: Path, to: Path, *argument
 
 def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: Path) -> None:
     to = export(sweep, tmp_path / "out" / "winner")
-    assert {file.name for file in to.iterdir()} == {"model.safetensors", "README.md"}
+    assert {file.name for file in to.iterdir()} == {"config.json", "model.safetensors", "README.md"}
     assert (to / "model.safetensors").read_bytes() == b"weights 1"
     card = ModelCard.load(to / "README.md")
     assert "recommends this trial: the knee of the front's 3 trials" in card.text
@@ -135,6 +139,41 @@ def test_a_trial_without_weights_is_refused_and_those_with_named(
     assert refused(capsys, sweep, tmp_path / "out", "--trial", str(number)) == (
         f"--trial: trial {number} has no weights: {why}; with weights: trials 0, 1"
     )
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_of_a_sweep_that_is_now_where_this_one_was_are_not_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, folder = tmp_path / "sweeps" / "tiny", tmp_path / "moved"
+    own = trained(folder, 0, gain=0.5, forgetting=0.0)
+    other = Ledger(before).folder.attempt(0, 1) / "weights"
+    other.mkdir(parents=True)
+    (other / "model.safetensors").write_bytes(b"of another sweep")
+    record_sweep(folder, own.model_copy(update={"weights_dir": str(other)}))
+    to = export(folder, tmp_path / "out")
+    assert (to / "model.safetensors").read_bytes() == b"weights 0"
+    monkeypatch.chdir(tmp_path)
+    found = answer(Results(open_sweeps([Path("moved")])))
+    assert found is not None
+    assert found.weights == str(folder / "trials/0000/attempt_1/weights")
+
+
+@pytest.mark.parametrize("config", ["{", None], ids=["cut off", "missing"])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_damaged_weights_are_not_blamed_on_the_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], method: str, config: str | None
+) -> None:
+    folder = tmp_path / "tiny"
+    trained(folder, 0, gain=0.5, forgetting=0.0)
+    record_sweep(folder, trial(0, scores(0.5, 0.0), method=method, weights_dir="/gone/weights"))
+    weights = Ledger(folder).folder.attempt(0, 1) / "weights"
+    (weights / "config.json").unlink()
+    file = weights / ("adapter_config.json" if method == "lora" else "config.json")
+    if config is not None:
+        file.write_text(config)
+    told = refused(capsys, folder, tmp_path / "out")
+    assert told.startswith(f"--trial: its weights are damaged: {file} (")
     assert not (tmp_path / "out").exists()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
@@ -91,6 +92,16 @@ def test_every_metric_column_has_a_unit_and_a_direction(sweeps):
     assert logged <= set(described.index)
     assert described.loc[FORGETTING_MEAN, "better"] == METRICS[FORGETTING_MEAN].better
     assert described.loc["flips/sorting/forgotten", "better"] == "min"
+
+
+def test_what_else_the_harness_logs_for_a_task_is_described(tmp_path):
+    (sweep,) = open_sweeps([SyntheticSweep(trials=1).write(tmp_path)])
+    key = "retention/sorting/acc_norm"
+    base = sweep.base.model_copy(update={"metrics": {**sweep.base.metrics, key: 0.5}})
+    described = describe_metrics([dataclasses.replace(sweep, base=base)])
+    assert described.loc[key, "meaning"] == "acc_norm on sorting"
+    assert described.loc[key, "better"] == "none"
+    assert described.loc["retention/sorting/acc", "better"] == "max"
 
 
 def test_documents_that_occur_twice_pair_in_order():

@@ -71,6 +71,18 @@ def test_trials_come_back_by_number_in_their_newest_state(location: Location) ->
     assert found[1] == done
 
 
+def test_one_trial_is_read_without_the_others(location: Location) -> None:
+    ledger = Ledger(location)
+    ledger.write_trial(running(3))
+    damaged = ledger.folder.name(ledger.folder.trial_json(2))
+    ledger.storage.write(damaged, b"{")
+    assert ledger.trial(3) == running(3)
+    with pytest.raises(FileNotFoundError):
+        ledger.trial(4)
+    with pytest.raises(UserError, match=r"delete .* to run the trial again"):
+        ledger.trial(2)
+
+
 def test_a_crash_while_writing_leaves_the_record_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,6 +13,7 @@ from analysis.sweeps import open_sweeps
 from trainables.config import LoraConfig
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.results.pareto import best_trade_off, objective_ranges
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
 
@@ -26,7 +27,9 @@ def scored(
     if forgetting is not None:
         metrics[LOSS] = forgetting
     method = {"lora": LoraConfig(rank=rank, alpha=8)} if rank else {"method": "full"}
-    return trial(number, metrics, **{"weights_dir": "w", **method, **fields})
+    point = fields.get("confirms", number)
+    fields = {"weights_dir": "w", "params": {"point": point}, **method, **fields}
+    return trial(number, metrics, **fields)
 
 
 def test_front_best_of_each_rank_and_best_full() -> None:
@@ -59,6 +62,15 @@ def test_what_repeats_recommend_is_among_them() -> None:
 def test_the_best_of_a_rank_is_its_best_trade_off() -> None:
     records = [scored(0, 4, 0.9, 0.0), scored(1, 8, 0.8, 0.3), scored(2, 8, 0.8, 0.2)]
     assert notable_trials(GOALS, records) == [0, 2]
+
+
+def test_what_differs_by_the_order_of_additions_alone_decides_nothing() -> None:
+    records = [
+        scored(0, 4, 0.7999999999999999, 0.0),
+        scored(1, 4, 0.8000000000000002, 0.05),
+        scored(2, 4, 0.8000000000000002, 0.2),
+    ]
+    assert best_trade_off(GOALS, records, objective_ranges(GOALS, records)) is records[0]
 
 
 def test_the_best_of_a_rank_is_the_reports(tmp_path: Path) -> None:

@@ -89,7 +89,7 @@ class Run:
 
     def end(self, number: int) -> None:
         record = self.running.pop(number)
-        ended = record.ended_as(Outcome(status=TrialStatus.FAILED, reason="a test"))
+        ended = record.ended_as(Outcome(status=TrialStatus.CANCELLED, reason="a test"))
         self.searcher.trial_ended(ended)
 
     def end_one(self) -> None:

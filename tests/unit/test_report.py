@@ -15,8 +15,10 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
 from analysis.conclusions import conclude
+from analysis.report.answer import answer
 from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
+from analysis.report.tasks import flips
 from analysis.report.trade_off import hypervolume_shares
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
@@ -26,6 +28,7 @@ from trainables.results.items import items_file, read_items, write_items
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
 from trainables.results.records import BaseRecord, Measurement, TrialStatus
+from trainables.results.wording import NAMES
 
 MARKUP = '</script><script>alert("x")</script><img src=x onerror=alert(1)> {}'
 FAILURES = {
@@ -132,6 +135,7 @@ def test_the_pareto_chart_rings_the_front(results, page):
         if trace["marker"].get("symbol") == "circle-open" and trace["marker"]["size"] == 16
     )
     front = pareto_front(results.goals, results.complete)
+    assert [r for r in results.search_trials if results.is_on_front(r)] == front
     assert ring["y"] == [record.metric(IN_DOMAIN_ACC) for record in front]
     assert ring["x"] == [record.metric(FORGETTING_MEAN) for record in front]
 
@@ -379,6 +383,25 @@ def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_pat
     interval = results.interval(results.complete[0], FORGETTING_MEAN)
     assert interval.low == 0
     assert interval.estimate == pytest.approx(5 / 120)
+
+
+def test_what_the_page_says_of_the_recommended_trial_allows_for_its_having_been_picked(tmp_path):
+    """Eight items forgotten and none gained: of one trial that would be shown, of 20 it is not."""
+    ledger = Ledger(SyntheticSweep(trials=20).write(tmp_path))
+    trial = Results(open_sweeps([tmp_path])).recommendation.trial
+    items, forgotten = ledger.base_items(), 8
+    for index, item in enumerate(items):
+        if item.score == 1 and item.task == "capitals" and forgotten:
+            forgotten -= 1
+            items[index] = item.model_copy(update={"score": 0.0})
+    write_items(items_file(ledger.folder.attempt(trial.number, 1), trial.last.step), items)
+    results = Results(open_sweeps([tmp_path]))
+    assert results.interval(trial, FORGETTING_MEAN).excludes_0
+    (told,) = (n.interval for n in answer(results).numbers if n.name == NAMES[FORGETTING_MEAN])
+    assert re.fullmatch(r"-\d+\.\d to \+\d+\.\d, n = 120, simultaneous over 20 trials", told)
+    found = {flip.task: flip for flip in flips(results, trial)}
+    assert (found["capitals"].forgotten, found["capitals"].gained) == (8, 0)
+    assert min(flip.p_value for flip in found.values()) >= 0.05
 
 
 def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 from synthetic_sweep import SyntheticSweep
@@ -52,6 +53,42 @@ def test_trials_of_one_sweep_are_their_numbers(results):
     assert failure.trials == "trials 3, 5"
     row = paper_table(alone).rows[1]
     assert summary_texts(row, [])[1] == f"{row.trial} (of {row.trials})"
+
+
+def named_alike(folder, names: tuple[str, ...], name: str) -> list:
+    """Folders of sweeps that were started under one name; their ids differ."""
+    folders = [SyntheticSweep(trials=4, name=n, budget=9).write(folder / n) for n in names]
+    for ledger in map(Ledger, folders):
+        record = ledger.sweep()
+        ledger.write_sweep(record.model_copy(update={"config": record.config | {"name": name}}))
+    return folders
+
+
+def test_sweeps_of_one_name_are_told_apart_by_their_ids(tmp_path):
+    folders = named_alike(tmp_path, ("one", "two"), "mine")
+    results = Results(open_sweeps(folders))
+    names = {results.name(record) for record in results.complete}
+    assert len(names) == len(results.complete) == 8
+    assert (
+        results.names(results.complete)
+        == "trials 0, 1, 2, 3 of one-id, trials 0, 1, 2, 3 of two-id"
+    )
+    told = json.loads(as_json(results))
+    assert told["unfinished"] == dict.fromkeys(("one-id", "two-id"), "4 of 9 trials ended")
+    assert {row["sweep"] for row in told["trials"]} == {"one-id", "two-id"}
+    for text in (render(results), as_markdown(results)):
+        assert "one-id, two-id" in text
+        assert "two-id is unfinished" in text
+    assert Results(open_sweeps(folders[:1])).sweeps[0].title == "mine"
+
+
+def test_a_copy_of_a_sweep_does_not_count_twice(tmp_path):
+    folder = SyntheticSweep(trials=4).write(tmp_path / "sweep")
+    copy = tmp_path / "copy"
+    shutil.copytree(folder, copy)
+    with pytest.raises(UserError, match=f"{folder} and {copy} are copies of one sweep") as caught:
+        open_sweeps([folder, copy])
+    assert len(caught.value.faults) == 1
 
 
 def with_base_keys(tmp_path, *sweeps: tuple[SyntheticSweep, str, str]) -> Results:

@@ -32,7 +32,7 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
         groups[record.config.lora.rank if record.config.lora else None].append(record)
     ranges = objective_ranges(goals, complete) if complete else []
     taken = [best_trade_off(goals, group, ranges) for group in groups.values()]
-    judged = [record for record in judged_by_repeats(records) if record.weights_dir]
+    judged = [r for r in judged_by_repeats(records, goals.confirm) if r.weights_dir]
     recommended = recommend(goals, kept, judged)
     taken += [recommended.trial] if recommended else []
     return sorted({record.number for record in [*pareto_front(goals, kept), *taken]})

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainables.config import ModelConfig, TrialConfig
-from trainables.errors import CannotInspect
+from trainables.errors import CannotInspect, first_line
 from trainables.files.disk import whole_file
 from trainables.inputs.model import device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
@@ -48,16 +48,17 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     """Inspect a trial's model, unless a record of the very same model exists already.
 
     Writes the record and the main directions of each matrix's update below `SWEEP/inside`. A trial
-    without weights gives a record that says so.
+    without weights, or with damaged ones, gives a record that says so.
 
     Cost: one decomposition per matrix, and one of the base's matrix if no trial on this node has
     needed it yet; a forward pass of base and tuned model over 64 prompts.
 
     Raises:
-        UserError: the base model cannot be loaded.
+        UserError: the base model cannot be loaded, or the trial's record is damaged.
+        FileNotFoundError: there is no such trial.
     """
     ledger, folder = Ledger(sweep_dir), InsideFolder(sweep_dir)
-    trial = next(record for record in ledger.trials() if record.number == number)
+    trial = ledger.trial(number)
     weights_dir = ledger.weights(trial)
     if weights_dir is None:
         record = _empty(trial).model_copy(update={"reason": "it kept no weights"})
@@ -83,6 +84,9 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         seen |= vars(activation_drift(trial.config, weights_dir, prompts))
     except (CannotInspect, OSError) as error:
         seen["reason"] = str(error)
+    except (RuntimeError, ValueError, KeyError) as error:
+        # PyTorch's and PEFT's, of which memory and files that do not fit each other are causes.
+        seen["reason"] = f"{type(error).__name__}: {first_line(error)}"
     record = _empty(trial).model_copy(update=seen | {"seconds": time.time() - started})
     folder.write(record)
     return record

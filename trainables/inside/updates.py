@@ -9,7 +9,6 @@ every model.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import CannotInspect
 from trainables.inside.decoder_names import decoder_matrices, layer_of
-from trainables.inside.weights import SavedWeights, Weights
+from trainables.inside.weights import SavedWeights, Weights, read_config
 
 # Models built from Transformers' Conv1D.
 _INPUTS_FIRST = ("gpt2", "openai-gpt")
@@ -90,8 +89,8 @@ def updates(
     of relative size 2^-9, which raises the effective rank of small updates.
 
     Raises:
-        CannotInspect: base and trial do not match, or weights are not finite.
-        FileNotFoundError: the folder holds no safetensors.
+        CannotInspect: base and trial do not match, or weights are not finite or damaged.
+        FileNotFoundError: the folder holds no safetensors, or no configuration of them.
     """
     saved = SavedWeights(weights_dir)
     in_base = decoder_matrices(hollow, base.names())
@@ -114,7 +113,7 @@ def updates(
 def _full_updates(
     weights_dir: Path, saved: Weights, matrices: Iterable[Matrix]
 ) -> Iterator[MatrixUpdate]:
-    model_type = json.loads((weights_dir / "config.json").read_text())["model_type"]
+    model_type = read_config(weights_dir / "config.json").get("model_type")
     for name, in_trial, base_OI in matrices:
         tuned_OI = saved.read(in_trial).to(base_OI)
         dense_OI = _finite(name, tuned_OI - base_OI)
@@ -131,7 +130,7 @@ def _lora_updates(
     DoRA (2402.09353, eq. 5) gives each output's row of W0 + B A a trained norm m, so that dW =
     m (W0 + BA) / norm(W0 + BA) - W0 is as dense as with full fine-tuning.
     """
-    adapter = json.loads((weights_dir / "adapter_config.json").read_text())
+    adapter = read_config(weights_dir / "adapter_config.json")
     transposed = bool(adapter.get("fan_in_fan_out"))
     magnitudes = {_module_of(n): n for n in saved.names() if "lora_magnitude_vector" in n}
     for name, in_trial, base_OI in matrices:

@@ -25,7 +25,7 @@ class Weights(Protocol):
         """One tensor, on the CPU.
 
         Raises:
-            KeyError: there is no tensor of that name.
+            CannotInspect: there is no tensor of that name.
         """
         ...
 
@@ -46,11 +46,12 @@ class SavedWeights:
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
+        self._folder = folder
         self._dtype = dtype
         self._files: dict[Path, Any] = {}
         self._file_of: dict[str, Path] = {}
         for index in folder.glob("*.safetensors.index.json"):
-            shards = json.loads(index.read_text())["weight_map"]
+            shards = read_config(index).get("weight_map", {})
             self._file_of |= {name: folder / shard for name, shard in shards.items()}
         if not self._file_of:
             for file in sorted(folder.glob("*.safetensors")):
@@ -64,6 +65,8 @@ class SavedWeights:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU."""
+        if name not in self._file_of:
+            raise CannotInspect(f"{self._folder} lacks {name}")
         return self._open(self._file_of[name]).get_tensor(name).to(self._dtype)
 
     def _open(self, file: Path) -> Any:
@@ -88,6 +91,22 @@ class LoadedWeights:
     def read(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU."""
         return self._tensors[name].cpu()
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """A JSON file that was saved beside the weights.
+
+    Raises:
+        FileNotFoundError: there is none.
+        CannotInspect: it is damaged.
+    """
+    try:
+        content = json.loads(file.read_bytes())
+    except ValueError as error:
+        raise CannotInspect(f"{file} is damaged: {error}") from error
+    if not isinstance(content, dict):
+        raise CannotInspect(f"{file} is damaged: it holds no settings")
+    return content
 
 
 def base_weights(model: ModelConfig) -> Weights:

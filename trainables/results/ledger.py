@@ -215,6 +215,11 @@ class Ledger:
             self.storage.append(log, to_line(measurement))
             self._whole.add(number)
 
+    def trial(self, number: int) -> TrialRecord:
+        """One trial's record; `FileNotFoundError` if there is none."""
+        file = self.folder.trial_json(number)
+        return self._trial(file, self._content(file))
+
     @_collector_paused()
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by number."""
@@ -225,10 +230,8 @@ class Ledger:
         for file, content in zip(files, contents, strict=True):
             if content is None:
                 continue
-            trial = self.folder.place(file.parent)
-            remedy = f"restore it from a copy, or delete {trial} to run the trial again"
             try:
-                records.append(self._record(TrialRecord, file, content, remedy))
+                records.append(self._trial(file, content))
             except UserError as error:
                 faults += error.faults
         if faults:
@@ -312,13 +315,14 @@ class Ledger:
     def weights(self, record: TrialRecord) -> Path | None:
         """A trial's weights on this machine; None if it kept none.
 
-        Also found if the sweep's folder was moved, or copied out of an object store.
+        Also found if the sweep's folder was moved, or copied out of an object store. The folder's
+        own come first: where it was before, another sweep of the same name may be by now.
         """
         if record.weights_dir is None:
             return None
         recorded = Path(record.weights_dir)
         here = self.folder.attempt(record.number, record.attempt) / recorded.name
-        return next((place for place in (recorded, here) if place.is_dir()), None)
+        return next((place for place in (here, recorded) if place.is_dir()), None)
 
     def _numbers(self) -> list[int]:
         """Numbers of the trials that have a folder."""
@@ -341,6 +345,11 @@ class Ledger:
 
     def _content(self, file: Path) -> bytes:
         return self.storage.read(self.folder.name(file))
+
+    def _trial(self, file: Path, content: bytes) -> TrialRecord:
+        trial = self.folder.place(file.parent)
+        remedy = f"restore it from a copy, or delete {trial} to run the trial again"
+        return self._record(TrialRecord, file, content, remedy)
 
     def _record(self, kind: type[Record], file: Path, content: bytes, remedy: str) -> Record:
         return read_record(kind, content, self.folder.place(file), remedy)

@@ -56,6 +56,14 @@ class Constraint(Frozen):
         return max(abs(value - self.bound), 1e-12)
 
 
+class Confirm(Protocol):
+    """How a sweep confirms its winners."""
+
+    @property
+    def seeds(self) -> int:
+        """How many repeat runs each gets."""
+
+
 class Goals(Protocol):
     """What a sweep aims for; its configuration implements this."""
 
@@ -66,6 +74,10 @@ class Goals(Protocol):
     @property
     def constraints(self) -> tuple[Constraint, ...]:
         """Possibly none."""
+
+    @property
+    def confirm(self) -> Confirm | None:
+        """None if nothing is repeated."""
 
 
 def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialRecord]:
@@ -121,12 +133,16 @@ def violation(constraint: Constraint, record: TrialRecord) -> float:
 
 
 def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
-    """The best and the worst value of each objective over some complete trials."""
+    """The best and the worst loss of each objective over some complete trials.
+
+    See `Objective.loss`: values that differ only by the order of float operations have one loss,
+    and so do not span a range.
+    """
     ranges = []
     for objective in goals.objectives:
         values = [value for r in records if (value := r.metric(objective.metric)) is not None]
-        low, high = min(values), max(values)
-        ranges.append((low, high) if objective.mode == "min" else (high, low))
+        losses = [objective.loss(value) for value in values]
+        ranges.append((min(losses), max(losses)))
     return ranges
 
 
@@ -136,7 +152,7 @@ def distance_to_ideal(
     """Distance to the best of every objective, each scaled to [0, 1] from best to worst."""
     scaled = []
     for objective, (best, worst) in zip(goals.objectives, ranges, strict=True):
-        own = record.metric(objective.metric) or 0.0
+        own = objective.loss(record.metric(objective.metric) or 0.0)
         scaled.append((own - best) / (worst - best) if worst != best else 0.0)
     # Round so that values that differ only by the order of float operations tie.
     return round(math.hypot(*scaled), 9)

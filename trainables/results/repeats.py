@@ -7,16 +7,24 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
+from trainables.results.pareto import Confirm
 from trainables.results.records import TrialRecord, TrialStatus
+
+_Point = frozenset[tuple[str, float | int | str | bool]]
 
 
 def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Repeat runs of a trial, among its sweep's records, that completed or diverged."""
+    """Repeat runs of a trial's point, among its sweep's records, that completed or diverged.
+
+    A point that the search tried again has the repeat runs of before. A repeat run has none.
+    """
+    if trial.confirms is not None:
+        return []
     told = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
-    return [r for r in records if r.confirms == trial.number and r.status in told]
+    repeats = (r for r in records if r.confirms is not None and r.status in told)
+    return [repeat for repeat in repeats if repeat.params == trial.params]
 
 
 def diverged(repeats: Iterable[TrialRecord]) -> int:
@@ -35,32 +43,42 @@ def metrics_over(repeats: Iterable[TrialRecord]) -> dict[str, list[float]]:
     return {key: [own[key] for own in metrics] for key in keys}
 
 
-def judged_by_repeats(records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """Trials that were repeated, with their metrics replaced by the means over repeat runs.
+def judged_by_repeats(records: Sequence[TrialRecord], confirm: Confirm | None) -> list[TrialRecord]:
+    """Complete trials of points that were repeated, with the means over the repeat runs as metrics.
 
     If a repeat run diverged, the trial counts as diverged: no mean of the others makes up for that.
-    Else it is left out while fewer of its repeat runs have ended than of another trial's: its mean
-    is not as certain yet.
+    Else it is left out while fewer of its repeat runs have ended than of another point's, and than
+    are asked for: its mean is not as certain yet.
 
     Args:
         records: of one sweep.
+        confirm: what it asks for now, perhaps less than what an earlier start ran; None if nothing.
     """
+    ended: dict[_Point, list[TrialRecord]] = {}
+    for record in records:
+        if record.confirms is not None and record.status is not TrialStatus.RUNNING:
+            ended.setdefault(_point(record), []).append(record)
+    enough = max(map(len, ended.values()), default=0)
+    if confirm:
+        enough = min(enough, confirm.seeds)
     judged = []
-    repeats = [r for r in records if r.confirms is not None]
-    ended = Counter(r.confirms for r in repeats if r.status is not TrialStatus.RUNNING)
-    for number in sorted({r.confirms for r in repeats if r.confirms is not None}):
-        trial = next((r for r in records if r.number == number and r.last), None)
-        if trial is None or trial.last is None:
+    for trial in sorted(records, key=lambda record: record.number):
+        runs = ended.get(_point(trial), [])
+        repeats = repeats_of(trial, runs)
+        if not repeats or trial.last is None or trial.status is not TrialStatus.COMPLETE:
             continue
-        repeats = repeats_of(trial, records)
         values = metrics_over(repeats)
         if diverged(repeats):
             judged.append(trial.model_copy(update={"status": TrialStatus.DIVERGED}))
-        elif values and ended[number] == max(ended.values()):
+        elif values and len(runs) >= enough:
             means = {key: statistics.fmean(of_all) for key, of_all in values.items()}
             last = trial.last.model_copy(update={"metrics": means})
             judged.append(trial.model_copy(update={"last": last}))
     return judged
+
+
+def _point(record: TrialRecord) -> _Point:
+    return frozenset(record.params.items())
 
 
 def half_width(values: Sequence[float], level: float = 0.95) -> float | None:

@@ -49,7 +49,7 @@ def print_summary(
     counted = f": {count_statuses(records)}" if records else ""
     count = {0: "no trials", 1: "1 trial"}.get(len(records), f"{len(records)} trials")
     _say(console, f"\n{config.name}: {count}{counted}", "bold")
-    recommendation = recommend(config, records, judged_by_repeats(records))
+    recommendation = recommend(config, records, judged_by_repeats(records, config.confirm))
     _print_front(console, config, records)
     _print_recommendation(console, recommendation)
     _print_failures(console, records)
