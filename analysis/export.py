@@ -13,7 +13,7 @@ from typing import Any
 from analysis.model_card import Kind, model_card
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import CannotInspect, Fault, UserError, first_line
 from trainables.files.disk import whole_folder
 from trainables.files.locations import is_local
 from trainables.results.recommendation import numbers_text
@@ -36,8 +36,8 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
         The folder.
 
     Raises:
-        UserError: there is no such sweep or trial, it has no weights or damaged ones, nothing can
-            be merged, or the target cannot be written to.
+        UserError: there is no such sweep or trial, it has no weights or no configuration of them,
+            nothing can be merged, or the target cannot be written to.
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
@@ -122,11 +122,12 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
 
 def _settings(file: Path) -> dict[str, Any]:
     """The configuration that was saved with the weights."""
+    from trainables.inside.weights import read_config
+
     try:
-        settings: dict[str, Any] = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise _damaged(file, error) from error
-    return settings
+        return read_config(file)
+    except (OSError, CannotInspect) as error:
+        raise _damaged(file.parent, error) from error
 
 
 def _damaged(place: Path, error: Exception) -> UserError:
@@ -161,8 +162,9 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         disable_progress_bar()
         base = load_model(model)
         try:
-            adapted = PeftModel.from_pretrained(base, weights)
+            adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")
+            merged = adapted.merge_and_unload(safe_merge=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _damaged(weights, error) from error
-        adapted.merge_and_unload(safe_merge=True).save_pretrained(to)
+        merged.save_pretrained(to)
         load_tokenizer(model).save_pretrained(to)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from collections.abc import Iterable, Sequence
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from huggingface_hub import EvalResult
 
     from analysis.sweeps import Sweep
-    from trainables.config import DataConfig
+    from trainables.config import DataConfig, ModelConfig
     from trainables.results.pareto import Goals
     from trainables.results.recommendation import Recommendation
     from trainables.results.records import BaseRecord, SweepRecord, TrialRecord
@@ -51,7 +52,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep) -> str:
         + _why(record, sweep.settings, sweep.recommendation)
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
         f"## Load\n\n{_fenced(_loading(kind), 'python')}",
-        _prompting(record.config.data),
+        _prompting(record.config.data, record.config.model),
         f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
         "± is the standard error over items.",
@@ -61,13 +62,15 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _prompting(data: DataConfig) -> str:
+def _prompting(data: DataConfig, model: ModelConfig) -> str:
+    arguments = json.dumps(model.chat_template_args)
+    template = f"chat template{f' with `{arguments}`' if model.chat_template_args else ''}"
     if data.messages is not None:
-        return "Chats were rendered by the chat template; the last answer of each was trained."
+        return f"Chats were rendered by the {template}; the last answer of each was trained."
     return (
         f"Each prompt was rendered as\n\n{_fenced(data.prompt, 'jinja')}\n\n"
         f"and answered with\n\n{_fenced(data.completion, 'jinja')}"
-        + ("\n\nas turns of the chat template." if data.chat_template else "")
+        + (f"\n\nas turns of the {template}." if data.chat_template else "")
     )
 
 

@@ -181,15 +181,16 @@ class Results:
         """The base's and the trial's outcome on each item; empty if there are none on disk."""
         return self._pairs_of(record.config.trial_id)
 
-    def interval(self, record: TrialRecord, metric: str) -> Interval | None:
+    def interval(self, record: TrialRecord, metric: str, picked_from: int = 1) -> Interval | None:
         """Interval over items of a role's mean accuracy, or of mean forgetting as in `compare`.
 
-        None for other metrics, or if the items are not on disk.
+        None for other metrics, or if the items are not on disk. Of forgetting, `picked_from` trials
+        have the interval at once.
         """
         role = _ROLE_OF.get(metric)
         tasks = list(self.tasks(role)) if role else []
         if metric == FORGETTING_MEAN:
-            kept = self.compare(record, None, tasks)
+            kept = self.compare(record, None, tasks, picked_from=picked_from)
             return kept.difference.negated() if kept else None
         sides = self._sides(record, None, tasks)
         if sides is None:

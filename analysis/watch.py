@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from trainables.results.records import SweepRecord
 
 _SECONDS_BETWEEN_READS = 1.0
+_SECONDS_HELD = 60.0
 _MOST_FAILURES = 5
 _FAILURES = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
 
@@ -118,11 +119,17 @@ class WatchedSweep:
         searched = sum(record.confirms is None for record in self._records.values())
         # With repeats of the winners, the end of the search is not the end of the sweep.
         is_all = searched >= self._settings.planned_trials and self._settings.confirm is None
-        if is_all and not running and not self._ledger.folder.lock.exists():
+        if is_all and not running and not self._is_held:
             return True  # else a driver is about to try again those that failed
         # Each start of the command writes one first and the other last.
         begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
         return ended.exists() and ended.stat().st_mtime_ns > begun.stat().st_mtime_ns
+
+    @property
+    def _is_held(self) -> bool:
+        """Whether a living driver, which renews its lock every 10 seconds, holds the sweep."""
+        lock = self._ledger.folder.lock
+        return lock.exists() and self._clock() - lock.stat().st_mtime < _SECONDS_HELD
 
     def refresh(self) -> list[TrialRecord]:
         """Read what has changed; returns the changed trials in the order in which they ended.

@@ -135,8 +135,7 @@ def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
     if metric != FORGETTING_MEAN:
         return _range(results.interval(trial, metric), metric)
     of = len(results.complete)
-    kept = results.compare(trial, None, list(results.tasks("retention")), picked_from=of)
-    told = _range(kept.difference.negated(), metric) if kept else None
+    told = _range(results.interval(trial, metric, picked_from=of), metric)
     return f"{told}, simultaneous over {of} trials" if told and of > 1 else told
 
 

@@ -215,8 +215,8 @@ def test_a_target_module_that_the_model_lacks_is_told_and_not_passed_over(
     with pytest.raises(UserError) as caught:
         run(trial)
     (fault,) = caught.value.faults
-    assert (fault.field, fault.rule) == ("target_modules", "the model has no v_porj")
-    assert fault.remedy.startswith("it has q_proj, k_proj, v_proj, o_proj, ")
+    assert (fault.field, fault.rule) == ("search.lora.target_modules", "the model has no v_porj")
+    assert fault.remedy == "it has q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj"
     with pytest.raises(UserError, match="v_porj"):  # before any trial runs in a slot
         SlotEngine(trial.model, trial.lora)
     assert run(make_trial()).curve() == plain.curve()

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 
 import pytest
-from builders import GAIN, LOSS, sweep_config, trial
+from builders import GAIN, LOSS, measurement, sweep_config, trial
 from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
@@ -166,6 +166,28 @@ def test_every_run_of_a_point_is_judged_by_the_repeats_of_it() -> None:
     assert [repeats_of(record, records) for record in records] == [
         [records[2], records[4]], [], [], [records[2], records[4]], [],
     ]  # fmt: skip
+    broken = records[3].model_copy(update={"status": DIVERGED})
+    assert repeats_of(broken, records) == []
+
+
+def test_of_the_runs_of_a_point_that_is_confirmed_the_best_is_taken() -> None:
+    """They are judged alike, but each has its own weights."""
+    broken = {GAIN: 0.7, LOSS: 0.9}
+    records = [
+        searched(0, broken),
+        searched(1, {GAIN: 0.8, LOSS: 0.04}),
+        searched(3, {GAIN: 0.9, LOSS: 0.03}, point=0),
+        repeat(4, 0, COMPLETE, {GAIN: 0.85, LOSS: 0.03}),
+    ]
+    found = recommend(GOALS, records, judged_by_repeats(records, None))
+    assert found is not None
+    assert found.trial is records[2]
+    assert "as good" not in found.reason
+    assert "would have chosen" not in found.reason
+    without = records[0].model_copy(update={"last": measurement(9, {GAIN: 0.7})})
+    found = recommend(GOALS, records[1:], judged_by_repeats([without, *records[1:]], None))
+    assert found is not None
+    assert found.trial is records[2]
 
 
 def test_winners_are_judged_once_they_have_the_repeats_that_are_asked_for_now() -> None:

@@ -16,7 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from analysis.export import merge_adapter
 from analysis.inside import look_inside
 from trainables.config import LoraConfig, ModelConfig
-from trainables.errors import UserError
+from trainables.errors import CannotInspect, UserError
 from trainables.inside import activations, inspection
 from trainables.results.ledger import Ledger
 
@@ -87,6 +87,23 @@ def test_what_is_wrong_with_one_trials_weights_stops_no_other(
     assert large.reason == "OutOfMemoryError: CUDA out of memory."
     assert len(large.matrices) == 7  # found before, and kept
     assert (full.reason or "").startswith(f"{weights[3]}/config.json is damaged: ")
+
+
+def test_a_model_of_which_a_part_is_gone_cannot_be_inspected(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activations, "shared_base", lambda _: (llama(), None))
+    record = Ledger(sweep).trial(3)
+    weights = Path(record.weights_dir or "")
+    (weights / "model.safetensors").unlink()
+    llama().save_pretrained(weights, max_shard_size="2KB")
+    shards = sorted(weights.glob("*.safetensors"))
+    whole = shards[0].read_bytes()
+    for breaking in (lambda: cut(shards[0]), shards[0].unlink):
+        shards[0].write_bytes(whole)
+        breaking()
+        with pytest.raises(CannotInspect, match=f"{weights} cannot be loaded: "):
+            activations.activation_drift(record.config, weights, [])
 
 
 def test_a_base_that_an_adapter_broke_off_in_is_not_compared_with_again(

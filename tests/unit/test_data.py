@@ -165,8 +165,28 @@ def test_null_is_no_text() -> None:
     assert "null" in fault.rule
 
 
+@pytest.mark.parametrize(
+    "answer", ["{{ answer | trim }}", "{{ 'A: ' ~ answer }}", "{{ [answer] | join }}"]
+)
+def test_null_is_no_text_for_a_filter_either(answer: str) -> None:
+    data = config("rows.jsonl", prompt="{{ question }}", completion=answer)
+    (fault,) = check_templates(data, [{"question": "a", "answer": None}])
+    assert fault.rule == "prints answer, null in row 1 of rows.jsonl"
+
+
+def test_of_several_fields_without_a_value_those_are_named_that_are_needed() -> None:
+    hint = "{% if hint is defined and hint %}{{ hint }}{% endif %}"
+    data = config("rows.jsonl", prompt=f"{hint}{{{{ question }}}}", completion="{{ answer }}")
+    for row in ({"question": None, "answer": "x"}, {"hint": None, "question": None, "answer": "x"}):
+        (fault,) = check_templates(data, [row])
+        assert fault.rule == "prints question, null in row 1 of rows.jsonl"
+        assert fault.remedy is not None
+        assert "{% if question %}" in fault.remedy
+
+
 def test_null_may_stand_where_the_template_asks_for_it() -> None:
     prompt = "{% if hint %}{{ hint }} {% endif %}{{ question }}{{ hint or '!' }}"
+    prompt += "{% if hint is not none %}{{ hint }}{% endif %}"
     data = config("rows.jsonl", prompt=prompt, completion="{{ answer | default('-', true) }}")
     rows = [{"question": "q", "hint": None, "answer": None}]
     assert check_templates(data, rows) == []

@@ -112,7 +112,9 @@ def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(sweep, "--dry-run", "--num-trials", "20") == command_line.OK
-    assert "grid's" not in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "first 4 of 4 trials" in shown
+    assert "grid's" not in shown
     assert run(sweep, "--dry-run", "--num-trials", "3") == command_line.OK
     assert "first 3 of 3 trials, of the grid's 4 points" in capsys.readouterr().out
 
@@ -224,8 +226,8 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
 @pytest.mark.parametrize(
     ("key", "value", "rule"),
     [
-        ("train_micro_batch_size_per_gpu", 4, "leave batches to train.batch_size and its parts"),
-        ("train_batch_size", 32, "leave batches to train.batch_size and its parts"),
+        ("train_micro_batch_size_per_gpu", 4, "leave micro-batches to train.micro_batch_size"),
+        ("train_batch_size", 32, "leave batches to train.batch_size"),
         ("gradient_clipping", 0.5, "leave clipping to train.max_grad_norm"),
         ("optimizer.params.weight_decay", 0.1, "leave weight decay to train.weight_decay"),
         ("optimizer.params.betas", [0.9, 0.95], "have the optimizer that LoRA trials have"),
@@ -245,6 +247,7 @@ def test_what_the_trainer_sets_itself_is_refused_in_deepspeed_s_settings(
 def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None:
     own = {
         "gradient_clipping": 1,
+        "train_batch_size": 4,
         "bf16": {"enabled": "auto"},
         "fp16": {"enabled": False},
         "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.999], "weight_decay": 0.0}},

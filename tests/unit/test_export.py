@@ -89,10 +89,14 @@ def test_a_card_says_that_chats_were_trained(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     record = trained(folder, 0, gain=0.5, forgetting=0.0)
     data = record.config.data.model_copy(update={"messages": "turns"})
-    config = record.config.model_copy(update={"data": data})
+    model = record.config.model.model_copy(
+        update={"chat_template_args": {"enable_thinking": False}}
+    )
+    config = record.config.model_copy(update={"data": data, "model": model})
     record_sweep(folder, record.model_copy(update={"config": config}))
     card = ModelCard.load(export(folder, tmp_path / "out", number=0) / "README.md")
     assert "the last answer of each was trained" in card.text
+    assert 'by the chat template with `{"enable_thinking": false}`;' in card.text
     assert "jinja" not in card.text
 
 
@@ -173,7 +177,8 @@ def test_damaged_weights_are_not_blamed_on_the_target(
     if config is not None:
         file.write_text(config)
     told = refused(capsys, folder, tmp_path / "out")
-    assert told.startswith(f"--trial: its weights are damaged: {file} (")
+    assert told.startswith(f"--trial: its weights are damaged: {weights} (")
+    assert str(file) in told
     assert not (tmp_path / "out").exists()
 
 

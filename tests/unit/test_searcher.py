@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -187,7 +187,11 @@ def test_the_search_ends_with_its_gpu_hours() -> None:
     assert len(run(searcher_of(config, records[:3]), always(TrialStatus.CANCELLED))) == 47
 
 
-def failing(searcher: OptunaSearcher, reasons: Sequence[str]) -> list[TrialRecord]:
+RATES = {"low": 1e-5, "high": 1e-3}
+LORA: dict[str, Any] = {"lora": {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": RATES}}
+
+
+def fail(searcher: OptunaSearcher, *reasons: str) -> list[TrialRecord]:
     records = []
     for reason in reasons:
         record = ask(searcher).ended_as(Outcome(status=TrialStatus.FAILED, reason=reason), 2.0)
@@ -197,13 +201,17 @@ def failing(searcher: OptunaSearcher, reasons: Sequence[str]) -> list[TrialRecor
 
 
 def test_trials_that_fail_alike_from_the_start_end_the_search() -> None:
-    """As on a node that lacks a file: it is always the first to ask for another trial."""
-    config = sweep(trials=50, confirm={"top_k": 1, "seeds": 1})
+    """As on a node that lacks a file, while others train."""
+    config = sweep(trials=50, search=LORA, confirm={"top_k": 1, "seeds": 1})
     searcher = searcher_of(config)
-    running = ask(searcher)
-    records = failing(searcher, ["no such file"] * 5)
+    running, first = ask(searcher), measurement(1, {})
+    records = []
+    for _ in range(5):
+        assert searcher.cut_short_by is None
+        records += fail(searcher, "no such file")
+        searcher.measured(running.after(first), first)
     assert searcher.suggest("any") is None  # what runs may have to be run again
-    complete = ended(running, *judge(running.config))
+    complete = ended(running, TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.0})
     searcher.trial_ended(complete)
     assert searcher.suggest("any") == Searcher.FINISHED
     assert searcher.cut_short_by == "failures"
@@ -213,17 +221,32 @@ def test_trials_that_fail_alike_from_the_start_end_the_search() -> None:
 
 
 def test_trials_that_fail_otherwise_do_not_end_the_search() -> None:
-    searcher = searcher_of(sweep(trials=50))
-    failing(searcher, ["no such file"] * 4 + ["another"] + ["no such file"] * 4)
-    record = ask(searcher)
-    first = measurement(1, {})
-    searcher.measured(record.after(first), first)
-    failing(searcher, ["no such file"] * 4)
-    with_measurement = ask(searcher).after(first)
+    searcher = searcher_of(sweep(trials=50, search=LORA))
+    fail(searcher, *["no such file"] * 4, "another", *["no such file"] * 4)
     outcome = Outcome(status=TrialStatus.FAILED, reason="no such file")
-    searcher.trial_ended(with_measurement.ended_as(outcome, 2.0))
+    searcher.trial_ended(ask(searcher).after(measurement(1, {})).ended_as(outcome, 2.0))
+    fail(searcher, *["no such file"] * 4)
+    searcher.trial_ended(ended(ask(searcher), TrialStatus.COMPLETE, {GAIN: 0.9, LOSS: 0.0}))
+    fail(searcher, *["no such file"] * 4)
     assert searcher.cut_short_by is None
     assert isinstance(searcher.suggest("any"), dict)
+
+
+def test_a_method_that_fails_alike_leaves_the_other_its_trials() -> None:
+    def judge_full(trial: TrialConfig) -> Ending:
+        return (TrialStatus.FAILED, {}) if trial.method == "full" else judge(trial)
+
+    config = sweep("random", trials=40)
+    records = run(searcher_of(config), judge_full)
+    assert len(records) == 40
+    assert sum(record.config.method == "full" for record in records) > 10
+    assert len(run(searcher_of(config), always(TrialStatus.FAILED))) < 40
+
+
+def test_where_all_trials_have_failed_alike_that_is_told() -> None:
+    searcher = searcher_of(sweep(trials=5, search=LORA))
+    fail(searcher, *["no such file"] * 5)
+    assert searcher.cut_short_by == "failures"
 
 
 def test_the_gpu_hours_that_running_trials_have_spent_count() -> None:

@@ -174,7 +174,12 @@ def test_a_sweep_that_a_driver_holds_goes_on(tmp_path: Path) -> None:
     """With `--retry-failed` the records are still those of trials that have failed."""
     ledger = record_sweep(tmp_path, *(trial(n) for n in range(4)))
     ledger.folder.lock.touch()
-    assert not watched_at(tmp_path, 5 * SECONDS).has_ended
+    watched = watched_at(tmp_path, 5 * SECONDS)
+    renewed = watched._clock() - 30
+    os.utime(ledger.folder.lock, (renewed, renewed))
+    assert not watched.has_ended
+    os.utime(ledger.folder.lock, (renewed - 60, renewed - 60))  # it was killed
+    assert watched.has_ended
 
 
 def test_hundreds_of_trials_fit_a_small_terminal(tmp_path: Path) -> None:

@@ -177,10 +177,12 @@ def opening_of_answers(tokenizer: Any) -> str:
 
     Such as an empty thought. Who only asks, as the tasks do, finds another answer there.
     """
-    turns = [{"role": "user", "content": "question"}]
-    asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    turns.append({"role": "assistant", "content": "answer"})
-    whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    try:
+        asked = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # it wants a system's turn, for example
+        return ""
     opening, answer, _ = whole.removeprefix(asked).rpartition("answer")
     return opening.strip() if answer and whole.startswith(asked) else ""
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from jinja2 import StrictUndefined, Template, TemplateError, UndefinedError, meta
+from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainables.config import DataConfig
@@ -149,16 +149,28 @@ def _first(faults: list[Fault]) -> list[Fault]:
     return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
 
 
+class _Null(Undefined):
+    """A field that is null: false, as in Python, but without a text, as "None" would be learned."""
+
+    __str__ = Undefined._fail_with_undefined_error
+
+
 def _written(value: Any) -> Any:
-    """What a template prints; null would become the text "None"."""
-    if value is None:
-        raise UndefinedError("null, where a template prints it, has no text")
+    """What a template prints."""
+    if value is None:  # within a field
+        raise UndefinedError("what it prints is null")
     return value
 
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, keep_trailing_newline=True, finalize=_written
 )
+_ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, _Null)
+
+
+def _rendered(template: Template, row: Row) -> str:
+    nulls = {name: _Null(f"{name} is null") for name, value in row.items() if value is None}
+    return template.render(row | nulls)
 
 
 def template_fields(template: str) -> set[str]:
@@ -173,9 +185,8 @@ def template_fields(template: str) -> set[str]:
 def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Fault]:
     """Faults of the templates on the rows: malformed templates, and fields absent or null.
 
-    A field that a template uses only if it is defined may be absent, and one that it does not print
-    may be null. For chats: absent or malformed
-    turns, and those without an answer at the end.
+    A field that a template uses only if it is defined may be absent, and one of which it makes no
+    text may be null. For chats: absent or malformed turns, and those without an answer at the end.
     """
     if data.messages is not None:
         return _first(list(_faults_of_chats(data, data.messages, rows, source)))
@@ -189,21 +200,29 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
             faults.append(Fault(field, f"is no valid template: {error}"))
             continue
         for index, row in enumerate(rows):
-            absent = sorted(wanted - row.keys())
-            null = sorted(name for name in wanted & row.keys() if row[name] is None)
-            if (absent or null) and _needs_more_than(template, row):
+            without = sorted(name for name in wanted if row.get(name) is None)
+            if without and (lacking := _lacking(template, row, without)):
                 where = f"row {index + 1} of {getattr(data, source)}"
-                faults.append(_lacking(field, absent, null, where, row))
+                faults.append(_told(field, lacking, where, row))
                 break
     return faults
 
 
-def _lacking(field: str, absent: Sequence[str], null: Sequence[str], where: str, row: Row) -> Fault:
+def _lacking(template: Template, row: Row, without: Sequence[str]) -> list[str]:
+    """Those of the fields without a value that the template cannot do without."""
+    if not _needs_more_than(template, row):
+        return []
+    filled = {name: row | {other: "" for other in without if other != name} for name in without}
+    return [name for name in without if _needs_more_than(template, filled[name])] or list(without)
+
+
+def _told(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
+    absent = [name for name in lacking if name not in row]
     if absent:
         has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
         return Fault(field, f"names {', '.join(absent)}, absent from {where}", has)
-    rule = f"prints {', '.join(null)}, null in {where}"
-    remedy = f"leave such rows out, or write {{% if {null[0]} %}} ... {{% endif %}} around it"
+    rule = f"prints {', '.join(lacking)}, null in {where}"
+    remedy = f"leave such rows out, or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
     return Fault(field, rule, remedy)
 
 
@@ -230,7 +249,7 @@ def _is_turn(turn: Any) -> bool:
 
 def _needs_more_than(template: Template, row: Row) -> bool:
     try:
-        template.render(row)
+        _rendered(template, row)
     except UndefinedError:
         return True
     except _TEMPLATE_FAILS:
@@ -254,7 +273,7 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[Prompt, str]
         texts = []
         for name, template in templates.items():
             try:
-                texts.append(template.render(row))
+                texts.append(_rendered(template, row))
             except _TEMPLATE_FAILS as error:
                 raise UserError(
                     [Fault(f"data.{name}", f"cannot be rendered on row {index + 1}: {error}")]

@@ -14,9 +14,10 @@ from typing import Any
 
 import peft
 import torch
+from safetensors import SafetensorError
 
 from trainables.config import TrialConfig
-from trainables.errors import CannotInspect
+from trainables.errors import CannotInspect, UserError, first_line
 from trainables.evaluation.evaluator import evaluating
 from trainables.inputs.data import text_ids
 from trainables.inputs.model import device, load_model, shared_base
@@ -172,7 +173,10 @@ def _both_models(
     if config.lora is None:
         folder = str(weights_dir.absolute())
         own = eager.model_copy(update={"name": folder, "revision": None})
-        tuned = load_model(own).to(device())
+        try:
+            tuned = load_model(own).to(device())
+        except (UserError, SafetensorError) as error:
+            raise CannotInspect(f"{folder} cannot be loaded: {first_line(error)}") from error
         with evaluating(base), evaluating(tuned):
             yield _forward(base), _forward(tuned), tokenizer, base.config.get_text_config()
         return

@@ -90,6 +90,8 @@ class LoadedWeights:
 
     def read(self, name: str) -> torch.Tensor:
         """One tensor, on the CPU."""
+        if name not in self._tensors:
+            raise CannotInspect(f"the base lacks {name}")
         return self._tensors[name].cpu()
 
 

@@ -5,7 +5,7 @@ The sweep's final message and the report both ask here, so they never disagree.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainables.results.pareto import (
@@ -18,6 +18,7 @@ from trainables.results.pareto import (
     violation,
 )
 from trainables.results.records import TrialRecord
+from trainables.results.repeats import point_of
 from trainables.results.wording import metric_text
 
 _MOST_NUMBERS = 10
@@ -80,7 +81,8 @@ def _by_repeats(
 ) -> Recommendation:
     scale = [*_scale(goals, records), *pareto_front(goals, judged)]
     repeated = set(map(_trial_id, judged))
-    found = _choose(goals, judged, scale, names)
+    own = {_trial_id(r): r for r in records if objective_values(goals, r) is not None}
+    found = _choose(goals, _one_of_each_point(goals, judged, own, by_search), scale, names)
     if found is None or not found.feasible:
         others = [record for record in records if _trial_id(record) not in repeated]
         other = _choose(goals, others, scale, names)
@@ -89,12 +91,36 @@ def _by_repeats(
             return replace(other, reason=f"{refuted}; of the others, {other.reason}")
     if found is None:
         return replace(by_search, reason=f"{by_search.reason} With another seed it diverged.")
-    chosen = _trial_id(found.trial)
-    trial = next(record for record in records if _trial_id(record) == chosen)
+    trial = own[_trial_id(found.trial)]
     reason = f"by the means over repeats with other seeds, {found.reason}"
     if trial is not by_search.trial:
         reason += f" One run of each would have chosen {names([by_search.trial])}."
     return Recommendation(trial, reason, found.feasible)
+
+
+def _one_of_each_point(
+    goals: Goals,
+    judged: Sequence[TrialRecord],
+    own: Mapping[str, TrialRecord],
+    by_search: Recommendation,
+) -> list[TrialRecord]:
+    """Of runs of one point, which are judged alike, the one that did best by itself.
+
+    `own`: by id, the trials as they ran that may be taken.
+    """
+    alike: dict[object, list[TrialRecord]] = {}
+    for record in judged:
+        if _trial_id(record) in own:
+            values = tuple(objective_values(goals, record) or ())
+            key = (point_of(record), record.status, values)
+            alike.setdefault(key, []).append(record)
+    taken = []
+    for records in alike.values():
+        runs = [own[_trial_id(record)] for record in records]
+        best = _choose(goals, runs, runs, numbers_text)
+        wanted = by_search.trial if by_search.trial in runs else best.trial if best else runs[0]
+        taken.append(records[runs.index(wanted)])
+    return taken
 
 
 def _scale(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -12,15 +12,16 @@ from collections.abc import Iterable, Sequence
 from trainables.results.pareto import Confirm
 from trainables.results.records import TrialRecord, TrialStatus
 
-_Point = frozenset[tuple[str, float | int | str | bool]]
+Point = frozenset[tuple[str, float | int | str | bool]]
 
 
 def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
     """Repeat runs of a trial's point, among its sweep's records, that completed or diverged.
 
-    A point that the search tried again has the repeat runs of before. A repeat run has none.
+    A point that the search tried again has the repeat runs of before. A repeat run has none, and
+    none has a trial that did not complete itself.
     """
-    if trial.confirms is not None:
+    if trial.confirms is not None or trial.status is not TrialStatus.COMPLETE:
         return []
     told = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
     repeats = (r for r in records if r.confirms is not None and r.status in told)
@@ -54,18 +55,18 @@ def judged_by_repeats(records: Sequence[TrialRecord], confirm: Confirm | None) -
         records: of one sweep.
         confirm: what it asks for now, perhaps less than what an earlier start ran; None if nothing.
     """
-    ended: dict[_Point, list[TrialRecord]] = {}
+    ended: dict[Point, list[TrialRecord]] = {}
     for record in records:
         if record.confirms is not None and record.status is not TrialStatus.RUNNING:
-            ended.setdefault(_point(record), []).append(record)
+            ended.setdefault(point_of(record), []).append(record)
     enough = max(map(len, ended.values()), default=0)
     if confirm:
         enough = min(enough, confirm.seeds)
     judged = []
     for trial in sorted(records, key=lambda record: record.number):
-        runs = ended.get(_point(trial), [])
+        runs = ended.get(point_of(trial), [])
         repeats = repeats_of(trial, runs)
-        if not repeats or trial.last is None or trial.status is not TrialStatus.COMPLETE:
+        if not repeats or trial.last is None:
             continue
         values = metrics_over(repeats)
         if diverged(repeats):
@@ -77,7 +78,8 @@ def judged_by_repeats(records: Sequence[TrialRecord], confirm: Confirm | None) -
     return judged
 
 
-def _point(record: TrialRecord) -> _Point:
+def point_of(record: TrialRecord) -> Point:
+    """The point of the search that a trial ran, which other seeds may have run too."""
     return frozenset(record.params.items())
 
 

@@ -160,7 +160,7 @@ class SlotHost:
         """Why trials like this one cannot share the base; None if they can.
 
         Raises:
-            UserError: the model cannot be loaded.
+            UserError: the model cannot be loaded, or lacks a target module.
         """
         from trainables.slots.base import NotBatchable
 
@@ -186,7 +186,7 @@ class SlotHost:
             The probe neither reads the trial's folders nor leaves anything in them.
 
         Raises:
-            UserError: the model cannot be loaded.
+            UserError: the model cannot be loaded, or lacks a target module.
         """
         from trainables.slots.probe import probe
 

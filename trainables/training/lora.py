@@ -9,6 +9,7 @@ import peft
 from accelerate.state import AcceleratorState
 from torch.nn import Linear
 from transformers import set_seed
+from transformers.pytorch_utils import Conv1D
 
 from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import Fault, UserError
@@ -57,7 +58,8 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
     if absent := _absent_targets(adapted, lora):
         restore(base, adapted)
         rule = f"the model has no {', '.join(absent)}"
-        raise UserError([Fault("target_modules", rule, f"it has {', '.join(_linear(base))}")])
+        remedy = f"it has {', '.join(_linear(base))}"
+        raise UserError([Fault("search.lora.target_modules", rule, remedy)])
     return adapted
 
 
@@ -71,8 +73,13 @@ def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
 
 
 def _linear(base: Any) -> list[str]:
-    """What the base's linear layers are called, in order."""
-    linear = (name for name, module in base.named_modules() if isinstance(module, Linear))
+    """What the base's linear layers but the output head are called, in order."""
+    head = base.get_output_embeddings()
+    linear = (
+        name
+        for name, module in base.named_modules()
+        if isinstance(module, (Linear, Conv1D)) and module is not head
+    )
     return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
 
 

@@ -76,7 +76,7 @@ class HostPool:
             samples: number of samples that a trial trains on.
 
         Raises:
-            UserError: the model cannot be loaded.
+            UserError: the model cannot be loaded, or lacks a target module.
         """
         if not self.start():
             return None

@@ -95,30 +95,35 @@ def _unreadable_text(config: SweepConfig) -> list[Fault]:
 
 def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
     settings = config.deepspeed.config or {}
-    if "scheduler" in settings:  # DeepSpeed's would replace the one that LoRA trials use
-        rule = "must hold no scheduler, so that all methods have the same one"
-        remedy = "leave it out; set train.schedule and train.warmup"
-        return [Fault("deepspeed.config", rule, remedy)]
-    return [
+    faults = [
         Fault("deepspeed.config", f"must {rule}, got {key} {value}", "write auto, or leave it out")
         for key, (allowed, rule) in _of_trainer(config).items()
         if (value := _found(settings, key)) not in ("auto", None) and value not in allowed
     ]
+    if "scheduler" in settings:  # DeepSpeed's would replace the one that LoRA trials use
+        rule = "must hold no scheduler, so that all methods have the same one"
+        remedy = "leave it out; set train.schedule and train.warmup"
+        faults.append(Fault("deepspeed.config", rule, remedy))
+    return faults
 
 
 def _of_trainer(config: SweepConfig) -> dict[str, tuple[tuple[Any, ...], str]]:
     """What the trainer fills in itself, and compares: by key, which values it takes, and a rule.
 
-    Sizes of batches are none of them, since a trial that runs out of memory makes them smaller.
+    None of a micro-batch, since a trial that runs out of memory makes it smaller.
     """
     train, is_16_bit = config.train, config.model.dtype == "bfloat16"
-    batches: tuple[tuple[Any, ...], str] = ((), "leave batches to train.batch_size and its parts")
+    searched = config.search.full and config.search.full.batch_size
+    parts: tuple[tuple[Any, ...], str] = ((), "leave micro-batches to train.micro_batch_size")
     alike = "have the optimizer that LoRA trials have"
     return {
         "optimizer.params.lr": ((), "leave the learning rate to the search"),
-        "train_batch_size": batches,
-        "train_micro_batch_size_per_gpu": batches,
-        "gradient_accumulation_steps": batches,
+        "train_batch_size": (
+            () if searched else (train.batch_size,),
+            "leave batches to train.batch_size",
+        ),
+        "train_micro_batch_size_per_gpu": parts,
+        "gradient_accumulation_steps": parts,
         "gradient_clipping": ((train.max_grad_norm,), "leave clipping to train.max_grad_norm"),
         "optimizer.params.weight_decay": (
             (train.weight_decay,),

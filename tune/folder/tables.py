@@ -30,7 +30,10 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
 
 def write_confirmed_csv(file: Path, records: Sequence[TrialRecord]) -> None:
     """One row per repeated trial and metric; no file if nothing was repeated."""
-    rows = [row for trial in records for row in _means(trial, repeats_of(trial, records))]
+    repeats = [record for record in records if record.confirms is not None]
+    repeated = {record.confirms for record in repeats}
+    trials = (record for record in records if record.number in repeated)
+    rows = [row for trial in trials for row in _means(trial, repeats_of(trial, repeats))]
     if rows:
         _write(file, rows, list(rows[0]))
 

@@ -22,7 +22,8 @@ from tune.search.study import Study
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
 
-# As many in a row show a fault of a node or of the sweep file, which would fail all the others.
+# As many in a row, of each method, show a fault of a node or of the sweep file. A bad node is always
+# the first that is free for another trial, whatever the others achieve.
 _FAILURES_ALIKE = 5
 
 
@@ -67,7 +68,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._running = {record.number: record for record in interrupted}
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
-        self._failures_alike: list[str | None] = []
+        self._failures_alike: dict[str, list[str | None]] = defaultdict(list)
         self._is_failing = False
         self._room: Room | None = None
         self._waiting: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -92,8 +93,9 @@ class OptunaSearcher(Searcher, SweepListener):
     @property
     def cut_short_by(self) -> str | None:
         """The field of `budget` that ended the sweep before it was done, or `failures`, if any."""
+        spent = self._spent()
         is_done = self._is_searched() and self._unconfirmed() is None
-        return None if is_done else self._spent()
+        return None if is_done and spent != "failures" else spent
 
     def _spent(self) -> str | None:
         budget = self._config.budget
@@ -176,7 +178,6 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """Count what the trial has cost so far, as a start after a crash would."""
-        self._failures_alike.clear()
         self._history.take(record)
 
     def trial_interrupted(self, record: TrialRecord) -> None:
@@ -194,15 +195,14 @@ class OptunaSearcher(Searcher, SweepListener):
             self._study.tell(record)
 
     def _count_failure(self, record: TrialRecord) -> None:
-        """Count a trial that failed for the same reason as the one before, measuring nothing.
-
-        Once they are many, no success elsewhere matters: the next trial would fail there again.
-        """
-        if record.last or record.reason not in self._failures_alike:
-            self._failures_alike.clear()
+        """Count a trial that failed for the same reason as the one before, measuring nothing."""
+        alike = self._failures_alike[record.config.method]
+        if record.last or record.reason not in alike:
+            alike.clear()
         if record.status is TrialStatus.FAILED and not record.last:
-            self._failures_alike.append(record.reason)
-        self._is_failing |= len(self._failures_alike) >= _FAILURES_ALIKE
+            alike.append(record.reason)
+        counts = [len(self._failures_alike[method]) for method in self._config.search.methods]
+        self._is_failing |= min(counts) >= _FAILURES_ALIKE
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Forget the points for which there was never room."""
