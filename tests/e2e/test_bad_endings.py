@@ -54,14 +54,16 @@ def test_an_address_where_no_cluster_answers_is_refused_soon(tmp_path: Path) -> 
     assert command.seconds < 20
 
 
-def test_exit_code_is_1_where_no_trial_completes(tmp_path: Path) -> None:
+def test_trials_that_all_fail_alike_end_the_sweep_with_code_1(tmp_path: Path) -> None:
     command = run_command(
-        "quickstart", "--output-dir", tmp_path, "--num-trials", 2, *SHORT,
+        "quickstart", "--output-dir", tmp_path, "--num-trials", 20, *SHORT,
         "--set", "search.full=null", "--set", "search.lora.target_modules=[[no_such_layer]]",
     )  # fmt: skip
     assert command.exit_code == 1
     records = Ledger(tmp_path / "quickstart").trials()
-    assert [record.status for record in records] == [TrialStatus.FAILED] * 2
+    assert {record.status for record in records} == {TrialStatus.FAILED}
+    assert 5 <= len(records) < 20
+    assert "--retry-failed --num-trials 20   # the last trials failed alike" in command.output
     for record in records:
         assert "no_such_layer" in (record.reason or "")
     assert "no_such_layer" in command.output
