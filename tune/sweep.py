@@ -305,7 +305,7 @@ class Sweep:
             return Fifo()
         constraints = kept_by_base(self._config.constraints, base.metrics)
         rule = SuccessiveHalving(self._config.early_stopping, self._config.objectives, constraints)
-        histories = self._ledger.histories()
+        histories = self._ledger.histories(as_they_came=True)
         searched = [r for r in (*self._finished, *self._interrupted) if r.confirms is None]
         self._end_stopped(rule.replay({r.number: histories.get(r.number, []) for r in searched}))
         return EarlyStopping(rule)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -219,6 +220,27 @@ def test_the_disk_is_looked_at_now_and_then_alone(tmp_path: Path) -> None:
     now = 30.0
     budget.measured(record, measurement)
     assert left(record) == ["step_00000010"]
+
+
+def test_a_folder_may_vanish_while_it_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers delete checkpoints, too."""
+    record = attempted(tmp_path, 0)
+    fill(record)
+    gone = checkpoint_dir(Path(record.config.output_dir), 5)
+    stat = Path.stat
+
+    def deleting(path: Path, **options: bool) -> os.stat_result:
+        if path.parent == gone:
+            shutil.rmtree(gone, ignore_errors=True)
+        return stat(path, **options)
+
+    monkeypatch.setattr(Path, "stat", deleting)
+    budget = DiskBudget(Ledger(tmp_path), 1.0)
+    budget.trial_started(record)
+    budget.measured(record, Measurement(step=10, metrics={}, time=0))
+    assert not gone.exists()
 
 
 def test_newest_checkpoints_are_counted_over_all_attempts(tmp_path: Path) -> None:

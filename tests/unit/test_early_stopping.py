@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -19,6 +20,7 @@ from trainables.metric_keys import (
     TRAIN_LOSS,
     VALIDATION_LOSS,
 )
+from trainables.results.ledger import Ledger
 from trainables.results.pareto import Constraint
 from trainables.results.records import Measurement, Outcome, TrialStatus
 from tune.config.sweep_config import EarlyStoppingConfig
@@ -38,6 +40,17 @@ def stopped(reason: str) -> Outcome:
 def at(step: int, accuracy: float | None, **metrics: float) -> Measurement:
     values = {} if accuracy is None else {IN_DOMAIN_ACC: accuracy}
     return Measurement(step=step, total_steps=TOTAL, metrics=values | metrics, time=0.0)
+
+
+def test_a_step_that_a_later_attempt_repeated_is_judged_where_it_first_came(tmp_path: Path) -> None:
+    ledger, rule = Ledger(tmp_path), SuccessiveHalving(CONFIG)
+    for time, (number, accuracy) in enumerate([(0, 0.1), (1, 0.9), (2, 0.95), (0, 0.1)]):
+        measured = at(10, accuracy).model_copy(update={"time": float(time)})
+        ledger.append(number, measured)
+        assert rule.decide(number, measured) is None
+    histories = ledger.histories(as_they_came=True)
+    assert SuccessiveHalving(CONFIG).replay(histories) == {}
+    assert ledger.histories()[0] == [at(10, 0.1).model_copy(update={"time": 3.0})]
 
 
 def test_rungs_lie_a_reduction_factor_apart_and_below_the_end() -> None:

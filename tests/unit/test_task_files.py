@@ -25,6 +25,10 @@ TASK = "task: a\n"
         ),
         ({"sub/a.yaml": f"{TASK}include: ../_b", "_b": ""}, {"sub/a.yaml", "_b"}),
         ({"a.yaml": f"{TASK}f: !function b.c", "b.py": "", "c.py": ""}, {"a.yaml", "b.py"}),
+        (
+            {"a.yaml": f"{TASK}f: !function b.c", "b.py": "x = '**'\ny = '.*'", "run.log": ""},
+            {"a.yaml", "b.py"},
+        ),
         ({"a.yaml": f"{TASK}f: !function b.c.d", "b/c.py": "", "b.py": ""}, {"a.yaml", "b/c.py"}),
         ({"a.yaml": "class: !function b.Task", "b.py": ""}, {"a.yaml", "b.py"}),
         ({"a.yaml": "group: g\ntask: [b]", "b.yaml": "task: b"}, {"a.yaml", "b.yaml"}),

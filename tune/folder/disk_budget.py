@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -101,6 +102,8 @@ class DiskBudget(SweepListener):
             keep_newest(attempts, 1)
         if record.status in _DONE and record.status is not TrialStatus.COMPLETE:
             remove_best(attempts)
+        if record.status in _DONE and record.best_weights_dir is None:
+            del self._records[record.number]  # nothing is left of it that counts
 
     def _enforce(self) -> None:
         """Delete surplus, starting with the oldest trial, until the rest is within the cap."""
@@ -161,9 +164,8 @@ def _surplus(record: TrialRecord) -> Iterator[Path]:
 def _size(folder: Path) -> int:
     """Bytes of the files below a folder; files that vanish meanwhile count as 0."""
     total = 0
-    for file in folder.rglob("*"):
-        try:
-            total += file.stat().st_size if file.is_file() else 0
-        except OSError:
-            continue
+    for place, _, names in os.walk(folder):  # which passes over folders that vanish
+        for name in names:
+            with suppress(OSError):
+                total += Path(place, name).stat().st_size
     return total

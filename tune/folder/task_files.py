@@ -119,6 +119,8 @@ def _files_at(name: str, file: Path, folder: Path, or_folder: bool = False) -> I
     """The files at a path, or pattern, beside a file or in the folder."""
     if not 0 < len(name) <= _LONGEST_NAME or "\n" in name or "\0" in name:
         return
+    if not re.search(r"\w", name):  # such as "**" of Markdown, which as a pattern fits every file
+        return
     for place in {file.parent, folder}:
         for match in glob(name, root_dir=place):  # noqa: PTH207 - absolute ones, too
             path = Path(os.path.normpath(place / match))

@@ -22,8 +22,8 @@ from tune.search.study import Study
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
 
-# As many in a row, of each method, show a fault of a node or of the sweep file. A bad node is always
-# the first that is free for another trial, whatever the others achieve.
+# As many in a row, of each method, show a fault of a node or of the sweep file. Such a node is
+# always the first that is free for another trial, whatever the others achieve.
 _FAILURES_ALIKE = 5
 
 
