@@ -249,7 +249,7 @@ class Device:
     def join(self, *of_it: object) -> None:
         self.slots.append(None)
 
-    def time_pass(self, count: int) -> float:
+    def time_pass(self, count: int, longest: bool = False) -> float:
         self.peak = max(self.peak, 10 * len(self.slots))
         return 1.0
 
@@ -277,7 +277,7 @@ def test_a_probe_counts_only_the_memory_of_its_own_passes(
 def test_a_probe_where_not_even_one_slot_fits_finds_nothing(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(engine: SlotEngine, count: int) -> float:
+    def nothing(engine: SlotEngine, count: int, longest: bool = False) -> float:
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(SlotEngine, "time_pass", nothing)

@@ -17,7 +17,7 @@ from trainables.inputs.model import load_model, shared_base
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
 from trainables.slots.base import NotBatchable, check_batchable
 from trainables.slots.engine import SlotEngine, _passes
-from trainables.slots.slot import initial_values
+from trainables.slots.slot import Slot, initial_values
 from trainables.training.lora import peft_config, restore, train_lora
 from trainables.training.reporter import ListReporter
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from trainables.inputs.data import Sample
     from trainables.results.records import Measurement
+    from trainables.slots.batch import Batch
     from trainables.slots.engine import Ended
 
     MakeTrial = Callable[..., TrialConfig]
@@ -171,12 +172,17 @@ def test_samples_of_one_token_teach_nothing_and_disturb_nobody(
     engine._tokenized[trial.data, trial.data_seed] = TokenizedData([single] * 8, [], 0, [])
     silent, healthy = ListReporter(), ListReporter()
     slot = engine.join(trial, silent)
-    start = slot.adapter.flat_P.detach().clone()
+    start = {
+        name.replace(".default", ""): tensor.detach().clone()
+        for name, tensor in slot.adapter.tensors.items()
+    }
     engine.step()
     engine.join(make_trial(), healthy)
     drain(engine)
     assert all(m.metrics["train/loss"] == m.metrics[GRAD_NORM] == 0 for m in silent.measurements)
-    assert torch.equal(slot.adapter.flat_P, start)
+    saved = load_file(Path(trial.weights_dir) / "adapter_model.safetensors")
+    assert saved.keys() == start.keys()
+    assert all(torch.equal(saved[name], start[name]) for name in start)
     assert_equal(healthy.measurements, references["plain"])
 
 
@@ -215,7 +221,7 @@ def test_not_a_bit_of_a_neighbour_leaks(make_trial: MakeTrial, engine: SlotEngin
 
 
 def _all_parts(engine: SlotEngine) -> list[Any]:
-    (parts,) = _passes(list(engine._groups.values()), len(engine.slots))
+    (parts,) = _passes(list(engine._groups.values()), lambda _: True)
     return parts
 
 
@@ -348,9 +354,68 @@ def test_slots_beyond_memory_share_smaller_passes(
 
     monkeypatch.setattr(engine, "_pass", limited)
     assert [e.error for e in drain(engine)] == [None] * len(names)
-    assert sizes[:6] == [5, 5, 5, 5, 2, 2]
+    assert sizes[:4] == [5] * 4
+    assert max(sizes[-5:]) <= 2
     for name in names:
         assert_equal(reporters[name].measurements, references[name])
+
+
+def test_after_a_step_that_was_too_long_for_one_pass_slots_share_passes_again(
+    make_trial: MakeTrial,
+    engine: SlotEngine,
+    references: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = ["plain", "rank 1", "another seed"]
+    reporters = {name: ListReporter() for name in names}
+    slots = [engine.join(make_trial(**TRIALS[name]), reporters[name]) for name in names]
+    micro_batch, whole_pass, sizes = Slot.micro_batch, engine._pass, []
+
+    def longer_at_step_3(slot: Slot) -> list[Sample]:
+        more = 20 if slot.state.global_step == 3 else 0
+        return [
+            {"input_ids": s["input_ids"] + [0] * more, "labels": s["labels"] + [-100] * more}
+            for s in micro_batch(slot)
+        ]
+
+    def limited(slots: Any, parts: Any) -> list[float]:
+        sizes.append(len(slots))
+        if engine._tokens_of([slot.adapter for slot in slots]) > most:
+            raise torch.OutOfMemoryError
+        return whole_pass(slots, parts)
+
+    most = (
+        8 * len(slots) * max(len(s["input_ids"]) for slot in slots for s in slot._tokenized.train)
+    )
+    monkeypatch.setattr(Slot, "micro_batch", longer_at_step_3)
+    monkeypatch.setattr(engine, "_pass", limited)
+    assert [e.error for e in drain(engine)] == [None] * len(names)
+    assert sizes[:4] == [3] * 4
+    assert min(sizes[4:7]) == 1
+    assert sizes[-3:] == [3] * 3
+    for name in names:
+        curves = [
+            [m.metrics["train/loss"] for m in run]
+            for run in (reporters[name].measurements, references[name])
+        ]
+        assert curves[0] == pytest.approx(curves[1], abs=TOLERANCE)
+
+
+def test_slots_that_end_together_keep_no_group_s_matrix_alive(
+    make_trial: MakeTrial, engine: SlotEngine
+) -> None:
+    """Each one's tensors are rows of it."""
+    slots = [engine.join(make_trial(number=n), ListReporter()) for n in range(4)]
+    size = slots[0].adapter.flat_P.numel()
+    group = slots[0].adapter.flat_P.untyped_storage()
+    assert group.nbytes() == 4 * 4 * size
+    ended = drain(engine)
+    assert {end.slot for end in ended} == set(slots)
+    for slot in slots:
+        held = (slot.adapter.flat_P, *slot.adapter.tensors.values())
+        assert all(tensor.untyped_storage().nbytes() == 0 for tensor in held)
+        assert slot.adapter.flat_P.grad is None
+        assert not slot.adapter.gradients
 
 
 def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
@@ -414,3 +479,23 @@ def test_an_adapted_head_is_left_to_trl_which_refuses_it(base_model: Any) -> Non
 
 class _Heap(torch.nn.Linear):
     pass
+
+
+def test_a_pass_for_the_memory_that_it_takes_is_of_the_longest_samples(
+    make_trial: MakeTrial, engine: SlotEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trial = make_trial()
+    (slot, _) = [engine.join(trial, ListReporter()) for _ in range(2)]
+    slot._tokenized.train.append({"input_ids": [5] * 30, "labels": [5] * 30})
+    features, shapes = engine._loss.features, []
+
+    def noted(batch: Batch) -> torch.Tensor:
+        shapes.append(tuple(batch.input_ids_NS.shape))
+        return features(batch)
+
+    monkeypatch.setattr(engine._loss, "features", noted)
+    engine.time_pass(2, longest=True)
+    engine.time_pass(2)
+    assert shapes[0] == (2 * trial.train.micro_batch_size, 30)
+    assert shapes[1][1] < 30
+    engine.clear()

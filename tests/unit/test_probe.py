@@ -22,6 +22,7 @@ class Gpu:
         for name, answer in {
             "is_available": lambda: True,
             "mem_get_info": lambda: (100 - self.reserved, 100),
+            "memory_reserved": lambda: self.reserved,
             "max_memory_reserved": lambda: self.peak,
             "empty_cache": lambda: self.reserve(self.used),
             "reset_peak_memory_stats": lambda: setattr(self, "peak", self.reserved),
@@ -43,7 +44,7 @@ class Engine:
         self._gpu.used += _SLOT
         self._gpu.reserve(max(self._gpu.reserved, self._gpu.used))
 
-    def time_pass(self, count: int) -> float:
+    def time_pass(self, count: int, longest: bool = False) -> float:
         return 1.0
 
     def clear(self) -> None:
@@ -60,6 +61,19 @@ def test_a_slot_s_memory_is_not_hidden_by_what_the_base_s_evaluation_left(
     ]
 
 
+def test_of_a_gpu_that_hosts_share_each_counts_on_its_own_part(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def most(gpus: float) -> int:
+        engine: Any = Engine(Gpu(monkeypatch))
+        trial = trial_config().model_copy(update={"gpus_per_worker": gpus})
+        speeds = probe(engine, trial, most=64, passes=10**6, slot_seconds=0.0)
+        return speeds[-1].slots
+
+    assert most(1.0) == 16
+    assert most(0.5) == 4
+
+
 class Shared:
     """An engine on a machine that others slow down by half, more and more often."""
 
@@ -70,7 +84,7 @@ class Shared:
     def join(self, *_: Any) -> None:
         self.slots.append(None)
 
-    def time_pass(self, count: int) -> float:
+    def time_pass(self, count: int, longest: bool = False) -> float:
         self.passes += 1
         others = 1.0 + min(1.0, self.passes / 20)
         return 0.1 * (1 + 0.25 * count) * others

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 
@@ -22,37 +21,37 @@ class Window:
     """As many positions in a row in each sequence of a batch.
 
     Attributes:
-        starts: the first, in each sequence.
-        length: how many, L.
+        indices_W: the positions in the flattened batch.
+        length: how many in a sequence, L.
         width: positions of a whole sequence, S.
-        device: of the batch.
     """
 
-    starts: Sequence[int]
+    indices_W: torch.Tensor
     length: int
     width: int
-    device: torch.device
 
-    @cached_property
-    def indices(self) -> torch.Tensor:
-        """The positions in the flattened batch, (W,)."""
-        rows = [row * self.width + start for row, start in enumerate(self.starts)]
-        starts_N = torch.tensor(rows, device=self.device)
-        return (starts_N[:, None] + torch.arange(self.length, device=self.device)).flatten()
+    @classmethod
+    def at(cls, starts: Sequence[int], length: int, width: int, device: torch.device) -> Window:
+        """The window that begins there in each sequence."""
+        rows = [row * width + start for row, start in enumerate(starts)]
+        starts_N = torch.tensor(rows, device=device)
+        indices_NL = starts_N[:, None] + torch.arange(length, device=device)
+        return cls(indices_NL.flatten(), length, width)
 
     def of_rows(self, first: int, count: int) -> Window:
         """The window in some sequences of the batch alone."""
-        return replace(self, starts=self.starts[first : first + count])
+        own = slice(first * self.length, (first + count) * self.length)
+        return replace(self, indices_W=self.indices_W[own] - first * self.width)
 
     def gather(self, x_NSI: torch.Tensor) -> torch.Tensor:
         """What stands in the window: (N, S, I) to (N, L, I)."""
-        x_WI = x_NSI.flatten(0, 1).index_select(0, self.indices)
-        return x_WI.view(len(self.starts), self.length, -1)
+        x_WI = x_NSI.flatten(0, 1).index_select(0, self.indices_W)
+        return x_WI.view(-1, self.length, x_WI.shape[-1])
 
     def scatter(self, x_NLI: torch.Tensor) -> torch.Tensor:
         """The opposite, with zeros around the window: (N, L, I) to (N, S, I)."""
-        x_NSI = x_NLI.new_zeros(len(self.starts), self.width, x_NLI.shape[-1])
-        whole = x_NSI.flatten(0, 1).index_copy(0, self.indices, x_NLI.flatten(0, 1))
+        x_NSI = x_NLI.new_zeros(len(x_NLI), self.width, x_NLI.shape[-1])
+        whole = x_NSI.flatten(0, 1).index_copy(0, self.indices_W, x_NLI.flatten(0, 1))
         return whole.view_as(x_NSI)
 
 
@@ -125,7 +124,7 @@ class Batch:
             tensor(slots),
             tensor(tokens),
             lengths,
-            Window([min(first, width - span) for first in firsts], span, width, device)
+            Window.at([min(first, width - span) for first in firsts], span, width, device)
             if span <= width * _LARGEST_WINDOW
             else None,
         )

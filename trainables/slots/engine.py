@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,7 +15,7 @@ import torch
 from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
 from trainables.errors import let_go_of_frames, told
 from trainables.evaluation.evaluator import Evaluator
-from trainables.inputs.data import TokenizedData
+from trainables.inputs.data import Sample, TokenizedData
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
@@ -32,6 +33,8 @@ from trainables.slots.batch import Batch
 from trainables.slots.loss import PassLoss
 from trainables.slots.slot import Slot
 from trainables.training.reporter import Reporter
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class SlotEngine:
         self._layers = AdaptedLayers(self._targets)
         self._groups: dict[tuple[int, int], AdapterGroup] = {}
         self._slots: dict[Adapter, Slot] = {}
-        self._most_at_once = sys.maxsize
+        self._most_tokens = sys.maxsize
         self._largest_pass = 0
         self._tokenized: dict[tuple[DataConfig, int], TokenizedData] = {}
         self._dtype = getattr(torch, model.dtype)
@@ -111,6 +114,7 @@ class SlotEngine:
         del self._slots[slot.adapter]
         key = _key(slot.adapter)
         rest = [adapter for adapter in self._groups[key].adapters if adapter is not slot.adapter]
+        slot.adapter.let_go()  # else those that end in one step keep a matrix alive each
         if rest:
             self._groups[key] = AdapterGroup(rest, self._dtype)
         else:
@@ -123,7 +127,7 @@ class SlotEngine:
             return [self._end(slot) for slot in already]
         due: list[Slot] = []
         ended: list[Ended] = []
-        for parts in _passes(list(self._groups.values()), self._most_at_once):
+        for parts in _passes(list(self._groups.values()), self._may_share_a_pass):
             slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
             try:
                 due += self._shared_pass(slots, parts)
@@ -143,23 +147,37 @@ class SlotEngine:
         return due
 
     def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
-        """Halve the slots per pass from now on; a slot that was alone ends with the error."""
+        """Halve the tokens per pass from now on; a slot that was alone ends with the error."""
         error = told(error)
         free_memory()
         if len(slots) == 1:
             self.leave(slots[0])
             return [Ended(slots[0], error=error)]
-        self._most_at_once = len(slots) // 2
+        self._most_tokens = self._tokens_of([slot.adapter for slot in slots]) // 2
+        _LOG.warning("memory runs out: passes of at most %d tokens from now on", self._most_tokens)
         for slot in slots:  # the aborted pass has left partial gradients
             slot.restart_step()
         return []
 
-    def time_pass(self, count: int) -> float:
-        """Train `count` slots for one pass and optimizer step; returns the seconds it took."""
+    def _may_share_a_pass(self, adapters: Sequence[Adapter]) -> bool:
+        unlimited = self._most_tokens == sys.maxsize
+        return unlimited or len(adapters) == 1 or self._tokens_of(adapters) <= self._most_tokens
+
+    def _tokens_of(self, adapters: Sequence[Adapter]) -> int:
+        """Tokens of a pass of these adapters, padding included."""
+        samples = [s for adapter in adapters for s in self._slots[adapter].micro_batch()]
+        return len(samples) * max(len(sample["input_ids"]) for sample in samples)
+
+    def time_pass(self, count: int, longest: bool = False) -> float:
+        """Train `count` slots for one pass and optimizer step; returns the seconds it took.
+
+        `longest`: on the first one's longest samples, which take the most memory; all must have as
+            many rows.
+        """
         started = time.perf_counter()
-        parts, *_ = _passes(list(self._groups.values()), count)
+        parts, *_ = _passes(list(self._groups.values()), lambda adapters: len(adapters) <= count)
         slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
-        self._pass(slots, parts)
+        self._pass(slots, parts, slots[0].longest_micro_batch() if longest else None)
         for slot in slots:
             slot.optimizer.clip(1.0)
             slot.optimizer.torch.step()
@@ -174,6 +192,7 @@ class SlotEngine:
             slot.let_go()
         self._slots.clear()
         self._groups.clear()
+        self._largest_pass = 0
         free_memory()
 
     def close(self) -> None:
@@ -183,14 +202,18 @@ class SlotEngine:
         self._base.eval()
         self._base.requires_grad_(True)
 
-    def _pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[float]:
-        """Run the forward and backward pass; returns each slot's loss."""
+    def _pass(
+        self, slots: Sequence[Slot], parts: Sequence[Part], samples: list[Sample] | None = None
+    ) -> list[float]:
+        """Run the forward and backward pass; returns each slot's loss.
+
+        `samples`: for every slot, in place of its own next ones.
+        """
         batch = Batch.of(
-            [slot.micro_batch() for slot in slots],
+            [samples or slot.micro_batch() for slot in slots],
             [slot.labelled_tokens for slot in slots],
             self._base.device,
         )
-        self._largest_pass = max(self._largest_pass, batch.input_ids_NS.numel())
         masks = Masks(
             [slot.adapter for slot in slots],
             [slot.generator for slot in slots],
@@ -198,8 +221,9 @@ class SlotEngine:
         )
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)
-        loss_K = self._loss.backward(features_TF, batch)
-        return list(loss_K.tolist())
+        losses: list[float] = self._loss.backward(features_TF, batch).tolist()
+        self._largest_pass = max(self._largest_pass, batch.input_ids_NS.numel())
+        return losses
 
     def _take_steps(self, due: Sequence[Slot]) -> list[Ended]:
         """Take an optimizer step in each of these slots, with everything due after it."""
@@ -324,18 +348,23 @@ def _key(adapter: Adapter) -> tuple[int, int]:
     return adapter.rank, adapter.rows
 
 
-def _passes(groups: Sequence[AdapterGroup], most: int) -> list[list[Part]]:
-    """Split into batches of at most `most` adapters, keeping a group's neighbours together."""
-    passes: list[list[Part]] = [[]]
-    room = most
+def _passes(
+    groups: Sequence[AdapterGroup], fit: Callable[[Sequence[Adapter]], bool]
+) -> list[list[Part]]:
+    """Split into batches of as many adapters as `fit`, keeping a group's neighbours together.
+
+    One adapter alone always fits.
+    """
+    passes: list[list[Part]] = []
+    taken: list[Adapter] = []
     for group in groups:
-        first = 0
-        while first < len(group.adapters):
-            if room == 0:
+        for index, adapter in enumerate(group.adapters):
+            if not (taken and fit([*taken, adapter])):
                 passes.append([])
-                room = most
-            last = min(first + room, len(group.adapters))
-            passes[-1].append(Part(group, first, last, group.rows))
-            room -= last - first
-            first = last
-    return passes if passes[0] else []
+                taken = []
+            taken.append(adapter)
+            parts = passes[-1]
+            is_neighbour = bool(parts) and parts[-1].group is group
+            first = parts.pop().first if is_neighbour else index
+            parts.append(Part(group, first, index + 1, group.rows))
+    return passes

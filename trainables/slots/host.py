@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -136,6 +137,7 @@ class SlotHost:
     def __init__(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
         self._stop_requested = stop_requested
         self._slots = 1
+        self._fits = sys.maxsize
         self._engine: Any = None
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._guests: dict[str, _Guest] = {}
@@ -264,9 +266,11 @@ class SlotHost:
             for guest in self._leaving:
                 if busy.pop(guest.slot, None):
                     self._engine.leave(guest.slot)
+                    guest.slot = None
+                    self._fits = sys.maxsize
                     await self._in_thread(partial(clear_node, guest.trial))
             self._leaving.clear()
-            while self._waiting and len(busy) < self._slots:
+            while self._waiting and len(busy) < min(self._slots, self._fits):
                 guest = self._waiting.popleft()
                 if await self._admit(guest, len(busy)):
                     busy[guest.slot] = guest
@@ -279,6 +283,7 @@ class SlotHost:
         for ended in await self._in_thread(self._step):
             guest = busy.pop(ended.slot)
             guest.slot = None
+            self._fits = sys.maxsize
             await self._see_off(guest, ended)
 
     async def _admit(self, guest: _Guest, busy: int) -> bool:
@@ -331,7 +336,7 @@ class SlotHost:
             return
         smaller: TrialConfig | None = guest.trial
         if busy and not isinstance(error, EvaluationOutOfMemory):
-            self._slots = busy  # it waits until one of those is free
+            self._fits = busy  # it waits until one of those is free
         else:
             smaller = smaller_batches(guest.trial, error)
         if smaller is None:  # the trial's process lacks torch to unpickle torch's error with

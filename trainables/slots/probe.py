@@ -46,7 +46,7 @@ def probe(
         torch.cuda.reset_peak_memory_stats()
     try:
         for count in _doublings(most):
-            if _would_not_fit(speeds):
+            if _would_not_fit(speeds, trial.gpus_per_worker):
                 break
             while len(engine.slots) < count:
                 engine.join(trial, ListReporter())
@@ -84,10 +84,11 @@ def _passes_per_second(engine: SlotEngine, count: int, before: Sequence[Speed]) 
 def _timed(engine: SlotEngine, counts: Sequence[int]) -> list[list[float]]:
     """Seconds of a pass of each number of slots, repeated after one round for warm-up.
 
-    Each round goes the other way, so that a machine that slows down favours none of them.
+    That is of the longest samples, for the memory that they take. Each further round goes the other
+    way, so that a machine that slows down favours none of them.
     """
     for count in counts:
-        engine.time_pass(count)
+        engine.time_pass(count, longest=True)
     rounds: list[list[float]] = []
     while len(rounds) < _REPEATS or sum(map(sum, rounds)) < _SECONDS:
         way = counts if len(rounds) % 2 else counts[::-1]
@@ -96,17 +97,19 @@ def _timed(engine: SlotEngine, counts: Sequence[int]) -> list[list[float]]:
     return rounds
 
 
-def _would_not_fit(speeds: list[Speed]) -> bool:
+def _would_not_fit(speeds: list[Speed], gpus: float) -> bool:
     """Whether doubling the slots, each at the last ones' cost, would exceed the free memory."""
     if len(speeds) < 2:
         return False
     before, last = speeds[-2:]
     each = (last.peak_bytes - before.peak_bytes) / (last.slots - before.slots)
-    return each * last.slots > _SHARE_OF_MEMORY * _free_bytes()
+    return each * last.slots > _SHARE_OF_MEMORY * _free_bytes(gpus)
 
 
-def _free_bytes() -> int:
+def _free_bytes(gpus: float) -> float:
+    """Bytes that this process may still take; of a GPU that others share, of its own part."""
     if torch.cuda.is_available():
-        free, _ = torch.cuda.mem_get_info()
-        return int(free)
+        free, total = torch.cuda.mem_get_info()
+        own = (min(gpus, 1.0) or 1.0) * total
+        return float(min(free, own - torch.cuda.memory_reserved()))
     return int(psutil.virtual_memory().available)

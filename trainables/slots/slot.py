@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,11 @@ class Slot:
         size = self.trial.train.micro_batch_size
         start = self._micro_batches_done * size
         return batch[start : start + size]
+
+    def longest_micro_batch(self) -> list[Sample]:
+        """The longest samples that it trains on, as many as in a pass."""
+        size = self.trial.train.micro_batch_size
+        return nlargest(size, self._tokenized.train, key=lambda sample: len(sample["input_ids"]))
 
     @property
     def labelled_tokens(self) -> int:
