@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -126,6 +127,20 @@ def test_a_run_deleted_in_the_browser_is_told_and_keeps_no_later_start_offline(
     assert end_sweep(tmp_path, again) == []
     assert again.is_online()
     assert server.runs[name_of(1)].steps == [2]
+
+
+def test_on_a_new_head_no_finished_run_is_logged_again(tmp_path: Path, server: WandbServer) -> None:
+    """What W&B has is noted on the head's own disk, also of a sweep in an object store."""
+    listener = start_sweep(tmp_path, ONLINE)
+    for number in range(2):
+        start(tmp_path, listener, number)
+        train(tmp_path, listener, number, 2)
+        end(tmp_path, listener, number)
+    assert end_sweep(tmp_path, listener) == []
+    wandb.teardown()
+    shutil.rmtree(tmp_path / "wandb")
+    assert end_sweep(tmp_path, start_sweep(tmp_path, ONLINE)) == []
+    assert not list(tmp_path.glob("wandb/run-*"))
 
 
 def test_ends_that_a_killed_driver_did_not_ask_for_are_asked_for_at_the_next_start(

@@ -154,7 +154,7 @@ class WandbListener(SweepListener):
         for run_id, ending in endings.items():
             if not self._endings.is_noted(run_id, ending):
                 self._endings.lacking[run_id] = ending
-        if was_ever_online(self._folder):
+        if history or was_ever_online(self._folder):  # on a new head nothing is noted here
             self._ask()
         if base_id in self._endings.lacking:
             self._log_base(base_id, sweep, base)
