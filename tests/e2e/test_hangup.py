@@ -18,12 +18,12 @@ from tune.command_line import INTERRUPTED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-STEPS = 100
+STEPS = 400
 ARGUMENTS = (
     "quickstart", "--num-trials", "2",
     "--set", "sampler=random",
     "--set", f"train.steps={STEPS}",
-    "--set", "train.report_every=10",
+    "--set", "train.report_every=40",
     "--set", "eval.limit=8",
     "--set", "early_stopping=null",
     "--set", "confirm=null",
