@@ -1,0 +1,25 @@
+"""Configuration of a trial, `TrialConfig`, and of its parts, which a sweep file has too."""
+
+from trainables.config.evaluation import ROLES, EvalSuite, EvalTask, Role, Tasks
+from trainables.config.frozen import Frozen
+from trainables.config.inputs import DataConfig, ModelConfig, ModelShape
+from trainables.config.training import DeepSpeedConfig, LoraConfig, TrainConfig
+from trainables.config.trial import Method, Objective, TrialConfig
+
+__all__ = [
+    "ROLES",
+    "DataConfig",
+    "DeepSpeedConfig",
+    "EvalSuite",
+    "EvalTask",
+    "Frozen",
+    "LoraConfig",
+    "Method",
+    "ModelConfig",
+    "ModelShape",
+    "Objective",
+    "Role",
+    "Tasks",
+    "TrainConfig",
+    "TrialConfig",
+]

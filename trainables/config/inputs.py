@@ -1,0 +1,107 @@
+"""The base model and the training data."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from trainables.config.frozen import Frozen
+
+
+class ModelShape(Frozen):
+    """The sizes of a decoder with gated MLPs, such as Llama, Mistral or Qwen.
+
+    Attributes:
+        hidden, intermediate, vocabulary, layers, heads: as in the model's `config.json`.
+        kv_heads, head_size: number of key and value heads, and dimension of one head.
+        tied_embeddings: whether input and output embedding share their weights.
+        attention_bias: whether query, key and value have a bias.
+        normed_heads: whether queries and keys are normalised head by head, as in Qwen3.
+    """
+
+    hidden: int = Field(ge=1)
+    intermediate: int = Field(ge=1)
+    vocabulary: int = Field(ge=1)
+    layers: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    kv_heads: int = Field(ge=1)
+    head_size: int = Field(ge=1)
+    tied_embeddings: bool = False
+    attention_bias: bool = False
+    normed_heads: bool = False
+
+
+class ModelConfig(Frozen):
+    """The base model.
+
+    Attributes:
+        name: hub name, local folder, `.gguf` file, or `package://PACKAGE/FILE` for one that an
+            installed Python package carries.
+        dtype: of the weights while training and evaluating.
+        attention: implementation handed to Transformers.
+        trust_remote_code: run code that comes with the model. Off unless asked for.
+        revision: branch, tag or commit of a hub model.
+        chat_template_args: variables of its chat template, in training and evaluation alike, such
+            as `{enable_thinking: false}` for a model that would else think before it answers.
+        shape: for the memory estimate of a hub model that is not on this machine yet.
+    """
+
+    name: str
+    dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    trust_remote_code: bool = False
+    revision: str | None = None
+    chat_template_args: dict[str, Any] = Field(default_factory=dict)
+    shape: ModelShape | None = None
+
+    def __hash__(self) -> int:
+        """Of the name, as the template's variables have none."""
+        return hash(self.name)
+
+
+class DataConfig(Frozen):
+    """The training data: rows turned into a prompt and a completion.
+
+    Attributes:
+        path: hub data set, local `.jsonl` or `.parquet` file, or `package://PACKAGE/FILE`.
+        subset: configuration name of a hub data set.
+        split: split of a hub data set to train on.
+        validation_path: rows for the validation loss; by default `validation_fraction` of the rows.
+        validation_split: split of a hub data set at `validation_path`; default `split`.
+        prompt: Jinja template over the fields of a row.
+        completion: Jinja template; the loss is on these tokens only. Begin it with a space where
+            the evaluation puts one between question and answer, as the harness does.
+        chat_template: render prompt and completion as a user and an assistant turn.
+        messages: field of a row that holds a whole chat, a list of turns with `role` and `content`,
+            instead of `prompt` and `completion`. The loss is on the last turn, the assistant's.
+        max_length: in tokens; longer samples are left out and counted.
+        limit: number of rows to use; None uses all.
+    """
+
+    path: str
+    subset: str | None = None
+    split: str = "train"
+    validation_path: str | None = None
+    validation_split: str | None = None
+    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
+    prompt: str = "{{ prompt }}"
+    completion: str = "{{ completion }}"
+    chat_template: bool = False
+    messages: str | None = None
+    max_length: int = Field(default=1024, ge=2)
+    limit: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _is_chat_or_templates(self) -> DataConfig:
+        fields = DataConfig.model_fields
+        if self.messages and any(
+            getattr(self, name) != fields[name].default for name in ("prompt", "completion")
+        ):
+            raise ValueError("give messages, or prompt and completion")
+        return self
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the tokenizer's chat template writes the samples."""
+        return self.chat_template or self.messages is not None

@@ -1,0 +1,121 @@
+"""Training: the run, and the parts of each method."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+from pydantic import ConfigDict, Field, model_validator
+
+from trainables.config.frozen import Frozen
+
+
+class TrainConfig(Frozen):
+    """The training run, the same for every method.
+
+    Attributes:
+        epochs, steps: length; `steps` (optimizer steps) wins if both are given.
+        batch_size: samples per optimizer step over all workers.
+        micro_batch_size: samples per forward pass of one worker.
+        warmup: length of the warm-up, as a share of the steps.
+        schedule: of the learning rate after the warm-up.
+        max_grad_norm: gradients are clipped to this norm; 0 turns clipping off.
+        report_every: optimizer steps (>= 1) or a share of the training (< 1) between evaluations.
+        log_every: the same, between points of the training curve.
+        save_weights: keep the final adapter or model.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    epochs: float = Field(default=1.0, gt=0)
+    steps: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    micro_batch_size: int = Field(default=4, ge=1)
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    schedule: Literal["constant", "linear", "cosine"] = "cosine"
+    weight_decay: float = Field(default=0.0, ge=0)
+    max_grad_norm: float = Field(default=1.0, ge=0)
+    gradient_checkpointing: bool = False
+    report_every: float = Field(default=0.25, gt=0)
+    log_every: float = Field(default=0.05, gt=0)
+    save_weights: bool = True
+
+    @model_validator(mode="after")
+    def _micro_batches_fill_the_batch(self) -> TrainConfig:
+        if self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"batch_size must be a multiple of micro_batch_size, got {self.batch_size} and "
+                f"{self.micro_batch_size}"
+            )
+        for name in ("report_every", "log_every"):
+            every = getattr(self, name)
+            if every >= 1 and every != int(every):
+                raise ValueError(
+                    f"{name} must be a whole number of steps or a share below 1, got {every}"
+                )
+        return self
+
+    def total_steps(self, samples: int) -> int:
+        """Optimizer steps it takes to train on this many samples."""
+        return self.steps or max(1, math.ceil(self.epochs * samples / self.batch_size))
+
+    def report_steps(self, total: int) -> frozenset[int]:
+        """Steps after which the model is evaluated, always including the last."""
+        return _every(self.report_every, total)
+
+    def log_steps(self, total: int) -> frozenset[int]:
+        """Steps shown in the training curve: the first, every `log_every`, the last."""
+        return _every(self.log_every, total) | {1}
+
+
+def _every(interval: float, total: int) -> frozenset[int]:
+    steps = int(interval) if interval >= 1 else max(1, round(interval * total))
+    return frozenset(range(steps, total, steps)) | {total}
+
+
+class DeepSpeedConfig(Frozen):
+    """How full fine-tuning is sharded.
+
+    Attributes:
+        zero_stage: 0 none, 1 optimizer states, 2 also gradients, 3 also parameters.
+        offload_optimizer: keep optimizer states in host memory (stage 1 and up).
+        offload_parameters: keep parameters in host memory (stage 3).
+        config_file: the user's own DeepSpeed JSON, in place of the above, with `auto` filled in.
+        config: content of `config_file`, read together with the sweep file, or given in its place.
+    """
+
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+    config_file: str | None = None
+    config: dict[str, Any] | None = None
+
+    @model_validator(mode="after")
+    def _offload_fits_the_stage(self) -> DeepSpeedConfig:
+        if self.offload_optimizer and self.zero_stage == 0:
+            raise ValueError("offload_optimizer needs zero_stage >= 1, got 0")
+        if self.offload_parameters and self.zero_stage != 3:
+            raise ValueError(f"offload_parameters needs zero_stage 3, got {self.zero_stage}")
+        return self
+
+
+class LoraConfig(Frozen):
+    """A low-rank adapter (Hu et al. 2021, 2106.09685).
+
+    Attributes:
+        target_modules: names, or `all-linear`: all but the output head, and PEFT's experts.
+        rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
+        dora: decompose magnitude and direction (2402.09353).
+    """
+
+    rank: int = Field(ge=1)
+    alpha: float = Field(gt=0)
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    rslora: bool = False
+    dora: bool = False
+
+    @property
+    def scaling(self) -> float:
+        """Factor in front of B A: alpha / rank, or alpha / sqrt(rank) under rsLoRA."""
+        return self.alpha / (self.rank**0.5 if self.rslora else self.rank)

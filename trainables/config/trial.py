@@ -1,0 +1,107 @@
+"""One point of the search, complete."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from trainables.config.evaluation import EvalSuite
+from trainables.config.frozen import Frozen
+from trainables.config.inputs import DataConfig, ModelConfig
+from trainables.config.training import DeepSpeedConfig, LoraConfig, TrainConfig
+
+Method = Literal["lora", "full"]
+
+
+class Objective(Frozen):
+    """A logged metric to minimise or maximise."""
+
+    metric: str
+    mode: Literal["min", "max"]
+
+    def is_better(self, value: float, than: float) -> bool:
+        """Whether one value is strictly better than another."""
+        return self.loss(value) < self.loss(than)
+
+    def loss(self, value: float) -> float:
+        """The value, negated if it is to be maximised: lower is better."""
+        # Equal accuracies may differ by what was added first.
+        return round(value if self.mode == "min" else -value, 12)
+
+
+class TrialConfig(Frozen):
+    """One point of the search, complete: the same config and seed give the same trial.
+
+    Attributes:
+        trial_id: unique over all sweeps; the W&B run's id.
+        number: position in the sweep, from 0.
+        method: `lora` or `full`; the field `lora` is set if and only if the method is `lora`.
+        seed: of weights, dropout and data order.
+        data_seed: of the train/validation split, the same for every trial of a sweep.
+        learning_rate: peak of the schedule.
+        deepspeed: for `full` only.
+        workers: processes training this trial together.
+        gpus_per_worker, cpus_per_worker: resources each of them holds.
+        output_dir: folder of this attempt; weights, checkpoints and per-item results go there.
+        published_dir: object store address that `output_dir` is published to; None without one.
+        earlier_attempts: their folders; the trial resumes from the newest checkpoint there.
+        objective: metric that selects the best evaluation, whose weights are kept beside the final
+            ones; None keeps none.
+        minutes_per_report: a trial that reports nothing for this long ends its process.
+        base_dir: folder with the base model's evaluation (see `evaluation.base`).
+    """
+
+    trial_id: str
+    number: int = Field(ge=0)
+    seed: int
+    data_seed: int
+    method: Method
+    learning_rate: float = Field(gt=0)
+    lora: LoraConfig | None = None
+    deepspeed: DeepSpeedConfig | None = None
+    model: ModelConfig
+    data: DataConfig
+    eval: EvalSuite
+    train: TrainConfig
+    workers: int = Field(default=1, ge=1)
+    gpus_per_worker: float = Field(default=0, ge=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    output_dir: str
+    published_dir: str | None = None
+    earlier_attempts: tuple[str, ...] = ()
+    objective: Objective | None = None
+    minutes_per_report: float | None = Field(default=None, gt=0)
+    base_dir: str
+
+    @model_validator(mode="after")
+    def _method_has_its_part(self) -> TrialConfig:
+        if (self.method == "lora") != (self.lora is not None):
+            raise ValueError(f"lora must be set exactly where method is lora, got {self.method}")
+        per_step = self.train.micro_batch_size * self.workers
+        if self.train.batch_size % per_step:
+            raise ValueError(
+                f"train.batch_size must be a multiple of micro_batch_size x workers = {per_step}, "
+                f"got {self.train.batch_size}"
+            )
+        return self
+
+    @property
+    def attempt_dirs(self) -> list[Path]:
+        """Folders of all attempts, this one last; a checkpoint in any of them will do."""
+        return [*map(Path, self.earlier_attempts), Path(self.output_dir)]
+
+    @property
+    def weights_dir(self) -> str:
+        """Where the final adapter or model is saved.
+
+        An address of an object store loads after `fsspec.get`, `aws s3 cp --recursive` or
+        `open_storage(weights_dir).fetch("", folder)` from the local copy.
+        """
+        return f"{self.output_dir}/weights"
+
+    @property
+    def accumulation_steps(self) -> int:
+        """Forward passes of one worker per optimizer step."""
+        return self.train.batch_size // (self.train.micro_batch_size * self.workers)
