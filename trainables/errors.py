@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import re
 import traceback
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 
@@ -48,6 +49,13 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else repr(error)
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it or was being handled when it was raised, and so on."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def hub_remedy(error: BaseException) -> str:
     """What to do if the hub was not reached; else empty."""
     if not re.search("couldn't (connect|reach)", str(error), re.IGNORECASE):
@@ -62,18 +70,15 @@ def told(error: Exception) -> Exception:
     Pickling loses tracebacks but keeps notes.
     """
     error.add_note("".join(traceback.format_exception(error)).rstrip())
-    seen: BaseException | None = error
-    while seen is not None:
-        seen.__traceback__, seen = None, seen.__cause__ or seen.__context__
+    for each in causes(error):
+        each.__traceback__ = None
     return error
 
 
 def let_go_of_frames(error: BaseException) -> None:
     """Clear the variables of the frames that an error came from; its traceback stays."""
-    seen: BaseException | None = error
-    while seen is not None:
-        traceback.clear_frames(seen.__traceback__)
-        seen = seen.__cause__ or seen.__context__
+    for each in causes(error):
+        traceback.clear_frames(each.__traceback__)
 
 
 class SweepError(Exception):

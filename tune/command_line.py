@@ -15,10 +15,10 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault, UserError, causes, first_line
 from trainables.files.disk import disk_full, full_disk_named_in, full_place, is_disk_full
 from trainables.files.storage import join, parse_location
-from trainables.results.ledger import Ledger
+from trainables.results.ledger import Ledger, cannot_write
 from trainables.results.records import TrialStatus
 from tune.config.sweep_file import bundled_sweeps, load_sweep
 
@@ -178,8 +178,14 @@ def _mirrored(ledger: Ledger, lock: SweepLock) -> Iterator[None]:
 def _cleared_on_fault(
     ledger: Ledger, output_dir: Location, lock: SweepLock, is_new: bool
 ) -> Iterator[None]:
-    """If the input is at fault, remove a folder that is new and holds no sweep yet."""
+    """If the input is at fault, remove a folder that is new and holds no sweep yet.
+
+    Raises:
+        UserError: also where the disk is full or the sweep's folder does not answer.
+    """
     from ray.tune import TuneError
+
+    from trainables.files.object_storage import is_store_out
 
     try:
         yield
@@ -194,7 +200,12 @@ def _cleared_on_fault(
         raise
     except (OSError, TuneError) as error:  # a listener's error arrives as text
         lock.check()
+        found = list(causes(error))
         if not is_disk_full(error):
+            for known in (each for each in found if isinstance(each, UserError)):
+                raise known from error
+            for out in (each for each in found if is_store_out(each)):
+                raise cannot_write(ledger.folder.location, first_line(out)) from error
             raise
         remedy = "make room and run the same command again: it goes on where it stopped"
         rule = full_disk_named_in(error) or disk_full(full_place(error) or ledger.folder.root)

@@ -196,7 +196,7 @@ class Sweep:
                 listener.sweep_ended(records)
         hosts.close()
         if in_store:
-            clear_nodes(records)
+            clear_nodes(self._ledger.folder, records)
         searcher.export(self._ledger.folder.study)
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)

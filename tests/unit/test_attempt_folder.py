@@ -19,7 +19,7 @@ from trainables.training.attempt_folder import (
     publish_worker,
     remove_published,
 )
-from trainables.training.checkpoint_files import checkpoint_dir, is_valid, newest_valid
+from trainables.training.checkpoint_files import checkpoint_dir, checkpoints, is_valid, newest_valid
 from tune.folder.disk_budget import PublishedCheckpoints
 
 
@@ -110,6 +110,25 @@ def test_what_the_attempt_itself_has_published_is_fetched_too(
     found = newest_valid([Path(folder) for folder in on_this_node(config).earlier_attempts])
     assert found is not None
     assert found.name == "step_00000016"
+
+
+def test_a_checkpoint_whose_upload_was_cut_off_is_not_gone_on_from_in_a_group(
+    config: TrialConfig, tmp_path: Path
+) -> None:
+    """No other node could fetch it; a trial by itself goes on from it, and completes it."""
+    publish_checkpoint(config.output_dir, 12, tmp_path / "3")
+    alone = on_this_node(config)
+    for step in (12, 16):
+        save_checkpoint(Path(alone.output_dir), step)
+    storage = open_storage(config.output_dir)
+    storage.write("checkpoints/step_00000016/training.safetensors", b"half")
+    group = on_this_node(config.model_copy(update={"workers": 2}))
+    assert [path.name for path in checkpoints(group.attempt_dirs)] == ["step_00000012"] * 2
+    save_checkpoint(Path(alone.output_dir), 16)
+    publish_checkpoints(alone)
+    assert storage.exists("checkpoints/step_00000016/files.json")
+    again = on_this_node(config.model_copy(update={"workers": 2}))
+    assert newest_valid(again.attempt_dirs) == checkpoint_dir(Path(again.output_dir), 16)
 
 
 def test_who_only_waits_fetches_nothing_and_clears_nothing_of_the_others(

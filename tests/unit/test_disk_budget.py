@@ -61,8 +61,10 @@ def write_weights(attempt: Path, step: int = 5) -> Path:
 def attempted(
     root: Path, number: int, attempts: int = 1, status: TrialStatus = TrialStatus.RUNNING
 ) -> TrialRecord:
-    folders = [str(root / f"{number:04d}" / f"attempt_{n + 1}") for n in range(attempts)]
-    return trial(number, status=status, output_dir=folders[-1], earlier_attempts=folders[:-1])
+    folder = Ledger(root).folder
+    folders = [str(folder.attempt(number, n + 1)) for n in range(attempts)]
+    of_config = {"output_dir": folders[-1], "earlier_attempts": folders[:-1]}
+    return trial(number, status=status, attempt=attempts, **of_config)
 
 
 def fill(record: TrialRecord, steps: tuple[int, ...] = (5, 10)) -> None:
@@ -89,7 +91,7 @@ def left(record: TrialRecord) -> list[str]:
         (TrialStatus.COMPLETE, ["best"]),
         (TrialStatus.STOPPED_EARLY, []),
         (TrialStatus.DIVERGED, []),
-        (TrialStatus.OUT_OF_MEMORY, []),
+        (TrialStatus.OUT_OF_MEMORY, ["step_00000010"]),
         (TrialStatus.FAILED, ["step_00000010", "best"]),
         (TrialStatus.CANCELLED, ["step_00000010", "best"]),
     ],
@@ -119,6 +121,27 @@ def test_a_trained_trial_loses_the_checkpoints_of_all_its_attempts(
     else:  # the driver died as soon as it had recorded the end
         budget.sweep_started(sweep_record(sweep_config()), base_record(), [record])
     assert not list(tmp_path.rglob("checkpoints"))
+
+
+def test_a_moved_sweep_is_tidied_and_not_another_where_it_was(tmp_path: Path) -> None:
+    recorded = attempted(tmp_path / "sweeps", 0, status=TrialStatus.COMPLETE)
+    fill(recorded)
+    (tmp_path / "sweeps").rename(tmp_path / "archive")
+    another = attempted(tmp_path / "sweeps", 0)
+    fill(another)
+    best = str(best_dir(Path(recorded.config.output_dir)))
+    recorded = recorded.model_copy(update={"best_weights_dir": best})
+    ledger = Ledger(tmp_path / "archive")
+    history = sweep_record(sweep_config()), base_record(), [recorded]
+    DiskBudget(ledger, 150 * KIB / GIB).sweep_started(*history)
+    assert left(another) == ALL
+    [attempt] = ledger.folder.attempts(recorded)
+    assert not checkpoints([attempt])
+    assert best_dir(attempt).exists()
+    DiskBudget(ledger, 50 * KIB / GIB).sweep_started(*history)
+    assert not best_dir(attempt).exists()
+    assert ledger.trial(0).best_weights_dir is None
+    assert left(another) == ALL
 
 
 def test_without_a_cap_running_trials_keep_everything(tmp_path: Path) -> None:
@@ -186,7 +209,7 @@ def test_within_the_cap_nothing_is_read(tmp_path: Path, monkeypatch: pytest.Monk
     for step in (5, 10):
         write_checkpoint(Path(record.config.output_dir), step)
     monkeypatch.setattr(checkpoint_files, "digest", None)
-    budget = DiskBudget(Ledger(tmp_path / "sweep"), 1000, lambda: next(clock))
+    budget = DiskBudget(Ledger(tmp_path), 1000, lambda: next(clock))
     budget.trial_started(record)
     for _ in range(3):
         budget.measured(record, Measurement(step=10, metrics={}, time=0))

@@ -1,12 +1,21 @@
-"""Ctrl-C before there are trials that could save a checkpoint."""
+"""How the command ends where there is no trial, or no store, that could save anything."""
 
 from __future__ import annotations
 
+import errno
+import traceback
+from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from ray.tune import TuneError
 
+from trainables.errors import UserError
+from trainables.results.ledger import Ledger, cannot_write
 from tune import command_line
+from tune.folder.lock import SweepLock
+
+OUT = "AWS Error SLOW_DOWN during PutObject operation: reduce your request rate"
 
 
 def test_it_says_that_the_same_command_goes_on(
@@ -18,3 +27,31 @@ def test_it_says_that_the_same_command_goes_on(
     monkeypatch.setattr(command_line, "load_sweep", interrupted)
     assert command_line.main(["quickstart"]) == command_line.INTERRUPTED
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(OUT), f"{OUT}; see that the store answers"),
+        (cannot_write(Path("sweep"), OSError(errno.EROFS, "Read-only")), "sweep: Read-only; make"),
+    ],
+    ids=["a store that is out", "a disk that is read-only"],
+)
+def test_a_record_that_cannot_be_written_is_told_in_a_line(
+    error: Exception, told: str, bucket: str
+) -> None:
+    ledger = Ledger(f"{bucket}/out")
+    with (
+        pytest.raises(UserError, match=told),
+        SweepLock(ledger.folder.location) as lock,
+        command_line._cleared_on_fault(ledger, bucket, lock, is_new=False),
+    ):
+        as_tune_does(error)
+
+
+def as_tune_does(error: Exception) -> NoReturn:
+    """What a listener raises becomes the traceback's text in an error of Tune's own."""
+    try:
+        raise error
+    except Exception:
+        raise TuneError(traceback.format_exc())  # noqa: B904

@@ -252,3 +252,17 @@ def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
     ledger.append(0, last)
     assert ledger.trials()[0].number == 0
     assert len(ledger.measurements(0)) == 1
+
+
+def test_the_log_of_a_driver_on_another_machine_is_not_lost(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for machine, line in [("a", "1"), ("b", "2"), ("a", "3")]:
+        monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path / machine))
+        ledger = Ledger(f"{bucket}/log")
+        ledger.folder.root.mkdir(parents=True, exist_ok=True)
+        ledger.fetch_log()
+        with ledger.folder.log.open("a") as log:
+            log.write(f"{line}\n")
+        ledger.publish_mirrors()
+    assert ledger.storage.read("sweep.log") == b"1\n2\n3\n"

@@ -30,9 +30,11 @@ def state(model: Any, optimizer: Any) -> list[torch.Tensor]:
     return [*model.parameters(), *optimizer.fp32_groups_flat, *moments]
 
 
+@pytest.mark.parametrize("most", ["32GB", "0.1KB"], ids=["one file", "several"])
 def test_parameters_that_share_one_master_copy_resume(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    most: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.setattr(checkpoint, "_MOST_IN_A_FILE", most)
     trained = model_and_optimizer(monkeypatch, seed=1)
     for master in trained[1].fp32_groups_flat:
         master.grad = torch.randn_like(master)
@@ -43,6 +45,8 @@ def test_parameters_that_share_one_master_copy_resume(
         parameter.copy_(master.data)
     progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
     checkpoint.write(tmp_path / "step", checkpoint.take(*trained, progress, world_size=1))
+    files = list((tmp_path / "step").glob("training*.safetensors"))
+    assert (len(files) == 1) == (most == "32GB")
     resumed = model_and_optimizer(monkeypatch, seed=2)
     checkpoint.load_training_state(tmp_path / "step", *resumed)
     for mine, other in zip(state(*resumed), state(*trained), strict=True):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,8 @@ from trainables.files.storage import (
     open_storage,
     parse_location,
 )
-from trainables.results.ledger import Ledger, SweepFolder
+from trainables.results.folder import SweepFolder
+from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 from trainables.under_ray.endings import verdict
 from trainables.under_ray.node import check_sees
@@ -44,6 +47,7 @@ def test_the_kind_follows_from_the_location(tmp_path: Path, bucket: str) -> None
 def test_addresses_and_paths() -> None:
     assert parse_location("s3://bucket/a/") == "s3://bucket/a"
     assert parse_location("sweeps/a") == Path("sweeps/a")
+    assert parse_location("~/a") == Path.home() / "a"
     assert is_address("gs://bucket")
     assert not is_address("/tmp/a://b")  # noqa: S108
     assert join("s3://bucket", "a", "b") == "s3://bucket/a/b"
@@ -159,6 +163,47 @@ def test_a_crash_while_a_log_is_closed_loses_and_doubles_nothing(
     assert again.measurements(0) == wanted
     again.append(0, measurement(8, attempt=3))
     assert Ledger(f"{bucket}/crash").measurements(0) == [*wanted, measurement(8, attempt=3)]
+
+
+def test_an_interrupted_write_leaves_what_was_there_or_what_is_new(storage: Storage) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        for tenths in range(1, 80):
+            storage.write("trial.json", b"old")
+            with suppress(KeyboardInterrupt):
+                signal.setitimer(signal.ITIMER_REAL, tenths / 10_000)
+                try:
+                    storage.write("trial.json", b"new")
+                finally:
+                    signal.setitimer(signal.ITIMER_REAL, 0)
+            assert storage.read("trial.json") in (b"old", b"new")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_a_sweep_copied_from_a_store_to_a_disk_and_back_keeps_its_logs(
+    bucket: str, tmp_path: Path
+) -> None:
+    log = "trials/0000/metrics.jsonl"
+    of_store, here = open_storage(f"{bucket}/copied"), LocalStorage(tmp_path / "copy")
+    for line in (b"1\n", b"2\n"):
+        of_store.append(log, line)
+    of_store.fetch("", here.root)
+    assert here.read_logs([log, "none"]) == [b"1\n2\n", b""]
+    here.append(log, b"3\n")
+    assert here.read_log(log) == b"1\n2\n3\n"
+    back = open_storage(f"{bucket}/back")
+    back.publish(here.root, "")
+    assert back.read_log(log) == b"1\n2\n3\n"
+    back.append(log, b"4\n")
+    assert open_storage(f"{bucket}/back").read_log(log) == b"1\n2\n3\n4\n"
+    other = open_storage(f"{bucket}/back_too")
+    other.publish(here.root, "")
+    other.write_log(log, b"1\n")
+    assert other.read_log(log) == b"1\n"
 
 
 def test_a_file_is_created_once(storage: Storage) -> None:

@@ -28,6 +28,7 @@ from trainables.evaluation.drift import (
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
 from trainables.evaluation.forgetting import forgetting_metrics
+from trainables.files.disk import flush
 from trainables.inputs.data import TokenizedData, opening_of_answers, tokenize
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
@@ -273,6 +274,8 @@ def _store(
     write_items(unfinished / BASE_ITEMS, items)
     if reference is not None:
         reference.save(unfinished / _KL_REFERENCE)
+    for path in (*unfinished.iterdir(), unfinished):
+        flush(path)  # it is kept for all sweeps to come
     try:
         unfinished.replace(folder)
     except OSError:  # another sweep has created the same entry meanwhile

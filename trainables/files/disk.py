@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from trainables.errors import causes
+
 _SAMPLED_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _ABSOLUTE_PATH = re.compile(r"(?<![\w/])/[^\s'\":,]+")
@@ -54,17 +56,17 @@ def whole_folder(folder: Path, is_first: bool = True, is_scratch: bool = False) 
         yield unfinished
         if not is_scratch:
             for path in (*unfinished.rglob("*"), unfinished):
-                _flush(path)
+                flush(path)
         shutil.rmtree(folder, ignore_errors=True)
         unfinished.rename(folder)
         if not is_scratch:
-            _flush(folder.parent)
+            flush(folder.parent)
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Wait until a file, or the names in a folder, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -103,7 +105,7 @@ def is_disk_full(error: BaseException | None) -> bool:
 
     Libraries written in Rust or C++ raise their own errors, recognisable only by their text.
     """
-    return any(_says_full(each) for each in _chain(error))
+    return any(_says_full(each) for each in causes(error))
 
 
 def full_place(error: BaseException) -> Path | None:
@@ -111,19 +113,13 @@ def full_place(error: BaseException) -> Path | None:
 
     It may lie on another disk than the sweep: in /dev/shm, or in a compiler's cache.
     """
-    for each in filter(_says_full, _chain(error)):
+    for each in filter(_says_full, causes(error)):
         if isinstance(each, OSError) and each.filename is not None:
             return Path(os.fsdecode(each.filename))
         for line in str(each).splitlines():
             if _names_full(line) and (found := _ABSOLUTE_PATH.search(line)):
                 return Path(found[0])
     return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
 
 
 def _says_full(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 """An object store, such as S3 or GCS, through a pyarrow filesystem.
 
 An object appears when its upload is complete, so every object found is whole. Objects cannot grow:
-a log is a folder of numbered segments, one per line, joined into one when the log is closed.
+a log is a folder of numbered segments, one per line, joined into one when the log is closed. A log
+that came here as a file, with a sweep copied from a disk, becomes the first segment.
 Credentials and addresses come from the environment of the process or of the driver, such as
 `AWS_ACCESS_KEY_ID` and `AWS_ENDPOINT_URL`, from the machine's role, or wherever else the store's
 own tools look. A store that asks to slow down, fails or does not answer is asked again for some
@@ -20,6 +21,8 @@ from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from pyarrow import fs
+
+from trainables.files.storage import segments_folder
 
 _SEGMENT = "{:08d}.jsonl"
 _PARALLEL_REQUESTS = 32
@@ -60,9 +63,13 @@ class ObjectStorage:
         return _in_parallel(self._read_or_none, names)
 
     def write(self, name: str, content: bytes) -> None:
-        """See `Storage`."""
-        with self._filesystem.open_output_stream(self._key(name)) as stream:
-            stream.write(content)
+        """See `Storage`.
+
+        In a thread, which no signal interrupts: a stream that Ctrl-C left would upload what it has
+        so far, and so put an empty object in the place of a whole one.
+        """
+        with ThreadPoolExecutor(1) as thread:
+            thread.submit(self._put, name, content).result()
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`.
@@ -87,7 +94,7 @@ class ObjectStorage:
     def append(self, name: str, line: bytes) -> None:
         """See `Storage`."""
         number = self._last(name) + 1
-        self.write(f"{_segments(name)}/{_SEGMENT.format(number)}", line)
+        self.write(f"{segments_folder(name)}/{_SEGMENT.format(number)}", line)
         self._last_segment[name] = number
 
     def read_log(self, name: str) -> bytes:
@@ -96,9 +103,8 @@ class ObjectStorage:
 
     def read_logs(self, names: Sequence[str]) -> list[bytes]:
         """See `Storage`."""
-        folders = [_segments(name) for name in names]
-        found = _in_parallel(self.children, folders)
-        keys = [(i, f"{folders[i]}/{s}") for i, segments in enumerate(found) for s in segments]
+        found = _in_parallel(self._parts, names)
+        keys = [(i, part) for i, parts in enumerate(found) for part in parts]
         logs = [b""] * len(names)
         for (i, _), content in zip(keys, self.read_all([key for _, key in keys]), strict=True):
             logs[i] += content or b""
@@ -110,13 +116,14 @@ class ObjectStorage:
         The new segment follows the old ones until these are deleted. Anyone who reads meanwhile
         sees the lines twice, which makes no difference to a trial's measurements.
         """
-        old = [f"{_segments(name)}/{segment}" for segment in self.children(_segments(name))]
+        self._last(name)  # there are segments from here on, if there are lines
+        old = self._parts(name)
         self.append(name, content)
         _in_parallel(self.remove, old)
 
     def close_log(self, name: str) -> None:
         """See `Storage`."""
-        if len(self.children(_segments(name))) > 1:
+        if len(self.children(segments_folder(name))) > 1:
             self.write_log(name, self.read_log(name))
 
     def children(self, name: str) -> list[str]:
@@ -148,6 +155,10 @@ class ObjectStorage:
             files,
         )
 
+    def _put(self, name: str, content: bytes) -> None:
+        with self._filesystem.open_output_stream(self._key(name)) as stream:
+            stream.write(content)
+
     def _upload(self, file: Path, name: str) -> None:
         fs.copy_files(
             str(file),
@@ -173,22 +184,24 @@ class ObjectStorage:
 
     def _last(self, log: str) -> int:
         if log not in self._last_segment:
-            numbers = [
-                int(PurePosixPath(segment).stem) for segment in self.children(_segments(log))
-            ]
-            self._last_segment[log] = max(numbers, default=0)
+            parts = self._parts(log)
+            if parts == [log]:
+                self.write(f"{segments_folder(log)}/{_SEGMENT.format(1)}", self.read(log))
+                parts = [f"{segments_folder(log)}/{_SEGMENT.format(1)}"]
+            self._last_segment[log] = int(PurePosixPath(parts[-1]).stem) if parts else 0
         return self._last_segment[log]
+
+    def _parts(self, log: str) -> list[str]:
+        """The objects that hold a log's lines, in order."""
+        folder = segments_folder(log)
+        segments = [f"{folder}/{segment}" for segment in self.children(folder)]
+        return segments or [log] * self.exists(log)
 
     def _info(self, name: str) -> fs.FileInfo:
         return self._filesystem.get_file_info(self._key(name))
 
     def _key(self, name: str) -> str:
         return str(self._prefix / name)
-
-
-def _segments(log: str) -> str:
-    """Folder of a log's segments."""
-    return log.removesuffix(".jsonl")
 
 
 def is_store_out(error: BaseException) -> bool:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
+from trainables.files.disk import flush
+
 Location = str | Path
 
 
@@ -86,7 +88,12 @@ def is_address(location: str) -> bool:
 
 def parse_location(text: str) -> Location:
     """A location as the user typed it."""
-    return text.rstrip("/") if is_address(text) else Path(text)
+    return text.rstrip("/") if is_address(text) else Path(text).expanduser()
+
+
+def segments_folder(log: str) -> str:
+    """Where an object store has the lines of a log."""
+    return log.removesuffix(".jsonl")
 
 
 def join(location: Location, *names: str) -> Location:
@@ -142,14 +149,21 @@ class LocalStorage:
         """See `Storage`."""
         file = self.root / name
         file.parent.mkdir(parents=True, exist_ok=True)
+        if not file.exists() and (of_store := self.read_log(name)):
+            self.write(name, of_store)
+            self.remove(segments_folder(name))
         with file.open("ab") as stream:
             stream.write(line)
             stream.flush()
             os.fsync(stream.fileno())
 
     def read_log(self, name: str) -> bytes:
-        """See `Storage`."""
-        return self._read_or_none(name) or b""
+        """See `Storage`. A sweep copied out of an object store has a folder of segments."""
+        content = self._read_or_none(name)
+        if content is not None:
+            return content
+        folder = segments_folder(name)
+        return b"".join(self.read(f"{folder}/{segment}") for segment in self.children(folder))
 
     def read_logs(self, names: Sequence[str]) -> list[bytes]:
         """See `Storage`."""
@@ -174,12 +188,12 @@ class LocalStorage:
         target = self.root / name
         if path.is_file():
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
+            _copy(path, target)
             return
         skip_last = (lambda folder, names: {last} & set(names)) if last else None
-        shutil.copytree(path, target, dirs_exist_ok=True, ignore=skip_last)
+        shutil.copytree(path, target, dirs_exist_ok=True, ignore=skip_last, copy_function=_copy)
         if (path / last).is_file():
-            shutil.copy2(path / last, target / last)
+            _copy(path / last, target / last)
 
     def fetch(self, name: str, folder: Path) -> None:
         """See `Storage`."""
@@ -190,6 +204,12 @@ class LocalStorage:
             return self.read(name)
         except FileNotFoundError:
             return None
+
+
+def _copy(source: str | Path, target: str | Path) -> None:
+    """Copy a file durably: no crash of the machine leaves an empty one of its name."""
+    shutil.copy2(source, target)
+    flush(Path(target))
 
 
 def _write_aside(file: Path, content: bytes) -> Path:

@@ -18,7 +18,6 @@ Only the driver writes records; workers write only below their own attempt.
 from __future__ import annotations
 
 import gc
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -26,14 +25,12 @@ from pathlib import Path
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.files.locations import node_cache
 from trainables.files.storage import Location, open_storage
+from trainables.results.folder import SweepFolder
 from trainables.results.items import items_file, parse_items
 from trainables.results.metrics_file import MetricsFile, check_lines, read_lines, to_line
 from trainables.results.record_faults import Record, read_record
 from trainables.results.records import (
-    BASE_ITEMS,
-    BASE_RECORD,
     BaseRecord,
     ItemScore,
     Measurement,
@@ -53,73 +50,6 @@ def _collector_paused() -> Iterator[None]:
     finally:
         if was_enabled:
             gc.enable()
-
-
-class SweepFolder:
-    """Owner of every path in a sweep's folder.
-
-    For a sweep in an object store, paths are those of the driver's working folder. The mirrors are
-    made there; everything else is in the store under the same names.
-    """
-
-    def __init__(self, location: Location) -> None:
-        self.location = location
-        self.root = root = location if isinstance(location, Path) else _working_folder(location)
-        self.sweep_json = root / "sweep.json"
-        self.lock = root / "lock.json"
-        self.base = root / "base"
-        self.base_json = self.base / BASE_RECORD
-        self.base_items = self.base / BASE_ITEMS
-        self.trials = root / "trials"
-        self.warm_start = root / "warm_start.jsonl"
-        self.results_csv = root / "results.csv"
-        self.confirmed_csv = root / "confirmed.csv"
-        self.study = root / "study.journal"
-        self.log = root / "sweep.log"
-        self.ray = root / "ray"
-
-    @property
-    def mirrors(self) -> tuple[Path, ...]:
-        """Files that the driver makes from the records."""
-        return (self.results_csv, self.confirmed_csv, self.study, self.log)
-
-    def name(self, path: Path) -> str:
-        """The storage's name for a path."""
-        return "" if path == self.root else path.relative_to(self.root).as_posix()
-
-    def place(self, path: Path) -> str:
-        """Where a path is, for messages: on a disk, or its address in the object store."""
-        return str(path if isinstance(self.location, Path) else self.absolute(path))
-
-    def absolute(self, path: Path) -> str:
-        """The same for workers, which may run in another folder."""
-        if isinstance(self.location, Path):
-            return str(path.absolute())
-        return f"{self.location}/{self.name(path)}"
-
-    def lock_claim(self, token: str) -> Path:
-        """File by which a driver claims the lock with this token."""
-        return self.root / f"lock.{token}.json"
-
-    def is_lock_claim(self, name: str) -> bool:
-        """Whether a file of this name in the sweep's folder is such a claim."""
-        return name.startswith("lock.") and name != self.lock.name
-
-    def trial(self, number: int) -> Path:
-        """Folder of one trial."""
-        return self.trials / f"{number:04d}"
-
-    def trial_json(self, number: int) -> Path:
-        """The trial's record."""
-        return self.trial(number) / "trial.json"
-
-    def metrics(self, number: int) -> Path:
-        """The trial's measurements."""
-        return self.trial(number) / "metrics.jsonl"
-
-    def attempt(self, number: int, attempt: int) -> Path:
-        """Where the workers of one attempt write."""
-        return self.trial(number) / f"attempt_{attempt}"
 
 
 class Ledger:
@@ -283,10 +213,11 @@ class Ledger:
         return histories
 
     def fetch_log(self) -> None:
-        """Fetch `sweep.log` from an object store if this driver has no copy."""
-        name = self.folder.name(self.folder.log)
-        if not self.folder.log.exists() and self.storage.exists(name):
-            self.folder.log.write_bytes(self.storage.read(name))
+        """Fetch `sweep.log` from an object store, unless this driver was the last to add to it."""
+        (published,) = self.storage.read_all([self.folder.name(self.folder.log)])
+        log = self.folder.log
+        if published and not (log.exists() and log.read_bytes().startswith(published)):
+            log.write_bytes(published)
 
     def publish_mirrors(self) -> None:
         """Copy the mirrors to the object store; on a disk they are in place already."""
@@ -376,6 +307,8 @@ def cannot_write(location: Location, error: OSError | str) -> UserError:
     """The error for a sweep folder that cannot be written to."""
     reason = error if isinstance(error, str) else error.strerror or str(error)
     remedy = "make room or make it writable, and type the same command again"
+    if isinstance(location, str):
+        remedy = "see that the store answers and may be written to; then the same command goes on"
     return UserError([Fault("--output-dir", f"cannot write to {location}: {reason}", remedy)])
 
 
@@ -386,8 +319,3 @@ def _in_order(measurements: list[Measurement]) -> list[Measurement]:
             ordered.pop()
         ordered.append(measurement)
     return ordered
-
-
-def _working_folder(address: str) -> Path:
-    digest = hashlib.sha256(address.encode()).hexdigest()[:12]
-    return node_cache() / "sweeps" / f"{address.rpartition('/')[2]}-{digest}"

@@ -19,9 +19,16 @@ from filelock import FileLock
 from trainables.config import TrialConfig
 from trainables.files.disk import whole_folder, write_whole
 from trainables.files.locations import node_cache
-from trainables.files.storage import is_address, open_storage
+from trainables.files.storage import Storage, is_address, open_storage
 from trainables.results.records import BASE_RECORD
-from trainables.training.checkpoint_files import BEST, BEST_EVALUATION, CHECKPOINTS, FILES, is_valid
+from trainables.training.checkpoint_files import (
+    BEST,
+    BEST_EVALUATION,
+    CHECKPOINTS,
+    FILES,
+    checkpoints,
+    is_valid,
+)
 
 _RESULTS = ("weights", BEST, "items")
 
@@ -34,6 +41,8 @@ def on_this_node(trial: TrialConfig) -> TrialConfig:
     if not is_address(trial.output_dir):
         return trial
     scratch = _scratch(trial.output_dir)
+    if trial.workers > 1:
+        _drop_unpublished(scratch / "attempt", trial.output_dir)
     # Include what this attempt published: after running out of memory it resumes in other workers.
     published = (*trial.earlier_attempts, trial.output_dir)
     return trial.model_copy(
@@ -68,10 +77,15 @@ def publish_checkpoints(trial: TrialConfig) -> None:
     folder = Path(trial.output_dir) / CHECKPOINTS
     here = {path.name for path in folder.glob("step_*")}
     there = set(storage.children(CHECKPOINTS))
-    for name in sorted(here - there):
+    for name in sorted(here - _whole(storage, there)):
         storage.publish(folder / name, f"{CHECKPOINTS}/{name}", last=FILES)
     for name in there - here:
         storage.remove(f"{CHECKPOINTS}/{name}")
+
+
+def _whole(storage: Storage, names: Iterable[str]) -> set[str]:
+    """The published checkpoints of these names that no process died in the middle of."""
+    return {name for name in names if storage.exists(f"{CHECKPOINTS}/{name}/{FILES}")}
 
 
 def publish_file(trial: TrialConfig, file: Path) -> None:
@@ -174,9 +188,18 @@ def _fetch_base(address: str) -> Path:
     folder = node_cache() / "bases" / digest
     with _one_at_a_time(folder):
         if not folder.exists():
-            with whole_folder(folder, is_scratch=True) as unfinished:
+            with whole_folder(folder) as unfinished:
                 storage.fetch("", unfinished)
     return folder
+
+
+def _drop_unpublished(attempt: Path, address: str) -> None:
+    """Delete checkpoints that died with their upload: the group's other nodes cannot fetch them."""
+    here = checkpoints([attempt])
+    whole = _whole(open_storage(address), (path.name for path in here))
+    for path in here:
+        if path.name not in whole:
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def _fetch_earlier(addresses: Sequence[str], folder: Path) -> tuple[str, ...]:

@@ -4,7 +4,8 @@ A snapshot is quick to take and is written while the trial goes on to something 
 
 A checkpoint is a folder `step_00000040` with
 
-    training.safetensors     each trained parameter in fp32, and its optimizer moments
+    training.safetensors     each trained parameter in fp32, and its optimizer moments; where
+                             that is much, `training-00001-of-00003.safetensors` and so on
     random_0.safetensors     random state of rank 0, and so on
     progress.json            step, scheduler, what is measured so far
     files.json               size and digest of all of the above; written last
@@ -25,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from huggingface_hub import split_torch_state_dict_into_shards
 from safetensors.torch import load_file, save_file
 
 from trainables.errors import TrialError
@@ -33,7 +35,8 @@ from trainables.process.workers import from_each
 from trainables.training.checkpoint_files import FILES, digest
 
 _MOMENTS = ("exp_avg", "exp_avg_sq")
-_TRAINING = "training.safetensors"
+_TRAINING = "training{suffix}.safetensors"
+_MOST_IN_A_FILE = "32GB"  # pyarrow uploads 10,000 parts of 10 MiB at most to S3
 _PROGRESS = "progress.json"
 # DeepSpeed's names: at stage 3, at 1 and 2, and at 1 in bfloat16 with gradients in fp32.
 _PARTITIONS = (
@@ -90,12 +93,16 @@ def take(model: Any, optimizer: Any, progress: Progress, world_size: int) -> Sna
 def write(checkpoint: Path, snapshot: Snapshot, is_scratch: bool = False) -> None:
     """Write a snapshot, on the worker of rank 0; `newest_valid` finds it once it is complete."""
     with whole_folder(checkpoint, is_scratch=is_scratch) as folder:
-        save_file(snapshot.tensors, folder / _TRAINING)
+        files = split_torch_state_dict_into_shards(
+            snapshot.tensors, filename_pattern=_TRAINING, max_shard_size=_MOST_IN_A_FILE
+        )
+        for name, keys in files.filename_to_tensors.items():
+            save_file({key: snapshot.tensors[key] for key in keys}, folder / name)
         for rank, state in enumerate(snapshot.random):
             save_file(state, folder / f"random_{rank}.safetensors")
         (folder / _PROGRESS).write_text(json.dumps(vars(snapshot.progress)))
-        files = {file.name: digest(file) for file in sorted(folder.iterdir())}
-        (folder / FILES).write_text(json.dumps(files, indent=1))
+        digests = {file.name: digest(file) for file in sorted(folder.iterdir())}
+        (folder / FILES).write_text(json.dumps(digests, indent=1))
 
 
 def load_progress(checkpoint: Path) -> Progress:
@@ -110,7 +117,9 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
         KeyError: the checkpoint belongs to another model or adapter.
         CannotGoOn: the optimizer updates tensors of its own that belong to no known parameter.
     """
-    tensors = load_file(checkpoint / _TRAINING)
+    tensors: dict[str, torch.Tensor] = {}
+    for file in sorted(checkpoint.glob(_TRAINING.format(suffix="*"))):
+        tensors |= load_file(file)
     steps = int(tensors["steps"])
     _check_all_is_known(model, optimizer)
     _link_moments(optimizer)

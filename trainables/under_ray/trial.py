@@ -14,7 +14,7 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
-from trainables.results.records import BASE_RECORD, Outcome, TrialStatus
+from trainables.results.records import BASE_RECORD, Outcome, TrialResult, TrialStatus
 from trainables.slots.eligibility import reason_against
 from trainables.training.attempt_folder import (
     beside_workers,
@@ -102,8 +102,12 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
         reporter = TuneReporter()
         return train_within_memory(lambda smaller: train_on_workers(smaller, reporter), trial)
     check_granted_gpus()
-    watched, train = Watched(here, TuneReporter()), trial_function(here)
-    best = train_within_memory(lambda smaller: train(smaller, watched), here).best_weights_dir
+    train = trial_function(here)
+
+    def watched(smaller: TrialConfig) -> TrialResult:
+        return train(smaller, Watched(smaller, TuneReporter()))
+
+    best = train_within_memory(watched, here).best_weights_dir
     return published_address(here, Path(best)) if best else None
 
 

@@ -10,7 +10,7 @@ import ray
 
 from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
-from trainables.results.ledger import SweepFolder
+from trainables.results.folder import SweepFolder
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in, nodes_up

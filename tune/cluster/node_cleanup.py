@@ -10,6 +10,7 @@ from collections.abc import Iterable
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from trainables.results.folder import SweepFolder
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.under_ray.tasks import clear_trials
 
@@ -17,13 +18,15 @@ _TIMEOUT_S = 30.0
 _ENDED = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
 
 
-def clear_nodes(records: Iterable[TrialRecord]) -> None:
+def clear_nodes(folder: SweepFolder, records: Iterable[TrialRecord]) -> None:
     """Clear all nodes of trials that ended well; a node that does not answer is left alone.
 
     Args:
-        records: of a sweep in an object store.
+        folder: of a sweep in an object store.
+        records: its trials.
     """
-    addresses = [record.config.output_dir for record in records if record.status in _ENDED]
+    ended = [record for record in records if record.status in _ENDED]
+    addresses = [folder.absolute(folder.attempts(record)[-1]) for record in ended]
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     clearing = [
         clear_trials.options(

@@ -32,22 +32,19 @@ from trainables.training.checkpoint_files import (
 from tune.listeners import SweepListener
 
 # Ended for good: nothing will resume from their checkpoints.
-_DONE = (
-    TrialStatus.COMPLETE,
-    TrialStatus.STOPPED_EARLY,
-    TrialStatus.DIVERGED,
-    TrialStatus.OUT_OF_MEMORY,
-)
+_DONE = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
+# Nobody will want their best weights.
+_WITHOUT_BEST = (TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 _SECONDS_BETWEEN_LOOKS = 30
 
 
 class DiskBudget(SweepListener):
     """Deletes checkpoints that nothing needs, and more if the sweep has too many.
 
-    A trial that ended for good needs none; one that failed or was cancelled needs its newest. Over
-    the cap, trial by trial from the oldest on, the weights of the best evaluation are deleted, then
-    all checkpoints but the newest. A trial's only whole checkpoint and any trial's final weights
-    are never deleted.
+    A trial that ended for good needs none; one that failed, ran out of memory or was cancelled
+    needs its newest, from which `--retry-failed` goes on. Over the cap, trial by trial from the
+    oldest on, the weights of the best evaluation are deleted, then all checkpoints but the newest.
+    A trial's only whole checkpoint and any trial's final weights are never deleted.
 
     Args:
         ledger: ledger of the sweep.
@@ -94,13 +91,13 @@ class DiskBudget(SweepListener):
 
     def _tidy(self, record: TrialRecord) -> None:
         self._records[record.number] = record
-        attempts = record.config.attempt_dirs
+        attempts = self._ledger.folder.attempts(record)
         remove_unfinished(attempts)
         if record.status in _DONE:
             remove_checkpoints(attempts)
         else:
             keep_newest(attempts, 1)
-        if record.status in _DONE and record.status is not TrialStatus.COMPLETE:
+        if record.status in _WITHOUT_BEST:
             remove_best(attempts)
         if record.status in _DONE and record.best_weights_dir is None:
             del self._records[record.number]  # nothing is left of it that counts
@@ -111,13 +108,16 @@ class DiskBudget(SweepListener):
         if self._bytes is None:
             return
         oldest_first = sorted(self._records.values(), key=lambda record: record.started)
-        used = sum(map(_size, _kept(oldest_first)))
+        attempts = {r.number: self._ledger.folder.attempts(r) for r in oldest_first}
+        used = sum(map(_size, _kept(attempts.values())))
         for record in oldest_first:
-            surplus = _surplus(record)  # to find it may take reading a whole checkpoint
+            surplus = _surplus(
+                attempts[record.number]
+            )  # to find it may take reading a whole checkpoint
             while used > self._bytes and (folder := next(surplus, None)):
                 used -= _size(folder)
                 shutil.rmtree(folder, ignore_errors=True)
-                if str(folder) == record.best_weights_dir:
+                if _is_at(record.best_weights_dir, folder):
                     self._forget_best(record)
 
     def _forget_best(self, record: TrialRecord) -> None:
@@ -135,30 +135,36 @@ class PublishedCheckpoints(SweepListener):
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Delete its checkpoints, and all best weights but those that its record names."""
-        if record.status in _DONE:
-            for address in (*record.config.earlier_attempts, record.config.output_dir):
-                is_named = f"{address}/{BEST}" == record.best_weights_dir
-                remove_published(address, (CHECKPOINTS,) if is_named else (CHECKPOINTS, BEST))
+        if record.status not in (*_DONE, *_WITHOUT_BEST):
+            return
+        surplus = {BEST, CHECKPOINTS} if record.status in _DONE else {BEST}
+        for address in (*record.config.earlier_attempts, record.config.output_dir):
+            is_named = f"{address}/{BEST}" == record.best_weights_dir
+            remove_published(address, surplus - {BEST} if is_named else surplus)
 
 
-def _kept(records: Iterable[TrialRecord]) -> list[Path]:
-    """Every folder that counts against the cap."""
+def _kept(trials: Iterable[Sequence[Path]]) -> list[Path]:
+    """Every folder that counts against the cap, of trials given by their attempts."""
     return [
         folder
-        for record in records
-        for attempt in record.config.attempt_dirs
+        for attempts in trials
+        for attempt in attempts
         for folder in (*checkpoints([attempt]), best_dir(attempt))
     ]
 
 
-def _surplus(record: TrialRecord) -> Iterator[Path]:
-    """What the trial can do without, in the order of deletion."""
-    attempts = record.config.attempt_dirs
+def _surplus(attempts: Sequence[Path]) -> Iterator[Path]:
+    """What a trial can do without, in the order of deletion."""
     yield from (best_dir(attempt) for attempt in attempts if best_dir(attempt).exists())
     found = checkpoints(attempts)
     with suppress(OSError):  # it cannot be read now: the others stay
         if len(found) > 1 and is_valid(found[0]):
             yield from found[1:]
+
+
+def _is_at(recorded: str | None, folder: Path) -> bool:
+    """Whether a recorded place is this folder of the trial, wherever the sweep has been moved."""
+    return recorded is not None and Path(recorded).parts[-2:] == folder.parts[-2:]
 
 
 def _size(folder: Path) -> int:

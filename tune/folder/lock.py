@@ -16,6 +16,7 @@ import secrets
 import signal
 import threading
 import time
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
@@ -25,7 +26,8 @@ from pydantic import ValidationError
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, open_storage
-from trainables.results.ledger import SweepFolder, cannot_write
+from trainables.results.folder import SweepFolder
+from trainables.results.ledger import cannot_write
 from trainables.results.records import SCHEMA_VERSION
 from tune.folder.process import Process
 
@@ -105,9 +107,10 @@ class SweepLock:
         self._heart.join()
         if self._thief is not None:
             raise self._lost(self._thief) from None
-        holder = self._read(self._folder.lock)
-        if holder is not None and holder.token == self._token:
-            self._storage.remove(self._folder.lock.name)
+        with suppress(OSError):  # else the lock goes stale by itself
+            holder = self._read(self._folder.lock)
+            if holder is not None and holder.token == self._token:
+                self._storage.remove(self._folder.lock.name)
 
     def check(self) -> None:
         """Check that this driver may still write.

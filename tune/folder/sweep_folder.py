@@ -7,7 +7,8 @@ from pathlib import Path
 
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location
-from trainables.results.ledger import Ledger, SweepFolder, cannot_write
+from trainables.results.folder import SweepFolder
+from trainables.results.ledger import Ledger, cannot_write
 
 _MOST_NAMED = 3
 

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.files.storage import Location, is_address
-from trainables.results.ledger import SweepFolder
+from trainables.results.folder import SweepFolder
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.records import FAILURES, TrialRecord, TrialStatus

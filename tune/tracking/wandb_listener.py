@@ -18,7 +18,8 @@ import wandb
 
 from trainables import metric_keys
 from trainables.files.storage import Location
-from trainables.results.ledger import Ledger, SweepFolder
+from trainables.results.folder import SweepFolder
+from trainables.results.ledger import Ledger
 from trainables.results.records import (
     BaseRecord,
     Measurement,

@@ -1,0 +1,33 @@
+"""The watch over trials that report nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from builders import measurement, trial_config
+
+from trainables.config import TrialConfig
+from trainables.process import hang_watch
+from trainables.results.records import TrialResult
+from trainables.under_ray import trial as under_ray
+
+
+def test_it_starts_over_where_memory_ran_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Smaller batches train from the last checkpoint on, and have all the time for a report."""
+    wound: list[float | None] = []
+
+    def train(trial: TrialConfig, reporter: Any) -> TrialResult:
+        wound.append(trial.train.micro_batch_size)
+        if len(wound) == 2:
+            raise torch.OutOfMemoryError
+        return TrialResult(last=measurement(1))
+
+    monkeypatch.setattr(under_ray, "trial_function", lambda trial: train)
+    monkeypatch.setattr(under_ray, "check_granted_gpus", lambda: None)
+    monkeypatch.setattr(hang_watch, "wind", wound.append)
+    trial = trial_config(minutes_per_report=7.0)
+    under_ray._train(trial, trial, None)
+    batch = trial.train.micro_batch_size
+    assert wound == [7.0, batch, 7.0, batch // 2]
