@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import repeat, takewhile
+from itertools import repeat
 from typing import Any
 
 import torch
@@ -211,8 +211,8 @@ class Routing:
         length = x_NSI.shape[-1]
         return [x.view(count, -1, length) for x, count in zip(shares, self._counts, strict=True)]
 
-    def draw_masks(self, x_NSI: torch.Tensor) -> Sequence[torch.Tensor | None]:
-        """Each part's factors for its share, shaped like it; None for all ones."""
+    def draw_masks(self, x_NSI: torch.Tensor) -> Sequence[Mask | None]:
+        """Each part's, for its share; None keeps all."""
         if self._masks is None:
             return [None] * len(self.parts)
         _, positions, features = x_NSI.shape
@@ -247,6 +247,23 @@ class AdaptedLayers:
                 vars(target.module).pop("forward", None)
 
 
+@dataclass(frozen=True)
+class Mask:
+    """What dropout keeps of a part's share of an input, and by how much it grows.
+
+    Attributes:
+        kept_GTI: booleans, a quarter of the factors that they stand for.
+        growth_G11: one over each adapter's share that is kept, in fp32.
+    """
+
+    kept_GTI: torch.Tensor
+    growth_G11: torch.Tensor
+
+    def applied_to(self, x_GTI: torch.Tensor) -> torch.Tensor:
+        """The input without what is dropped, in its dtype."""
+        return ((x_GTI * self.kept_GTI) * self.growth_G11).to(x_GTI.dtype)
+
+
 class Masks:
     """Dropout, drawn from each adapter's own generator as if it trained alone.
 
@@ -265,38 +282,41 @@ class Masks:
         self._of = dict(zip(adapters, zip(generators, batch.lengths, strict=True), strict=True))
         self._window = batch.window
         self._device = batch.input_ids_NS.device
+        kept = [1 - adapter.dropout for adapter in adapters]
+        self._growth_K = torch.tensor(kept, device=self._device).reciprocal()
 
-    def draw(self, part: Part, shape_SI: tuple[int, int]) -> torch.Tensor | None:
-        """Factors for a part's share of an input, (G, T, I); None for all ones."""
+    def draw(self, part: Part, shape_SI: tuple[int, int]) -> Mask | None:
+        """That of a part's share of an input; None keeps all."""
         adapters = part.adapters
         if not any(adapter.dropout for adapter in adapters):
             return None
+        first = self._adapters.index(adapters[0])
         window = self._window if self._window and shape_SI[0] == self._window.length else None
         width = window.width if window else shape_SI[0]
-        mask_GRSI = torch.ones((len(adapters), part.rows, width, shape_SI[1]), device=self._device)
-        for mask_RSI, adapter in zip(mask_GRSI, adapters, strict=True):
+        shape_GRSI = (len(adapters), part.rows, width, shape_SI[1])
+        kept_GRSI = torch.ones(shape_GRSI, dtype=torch.bool, device=self._device)
+        for kept_RSI, adapter in zip(kept_GRSI, adapters, strict=True):
             if adapter.dropout:
                 generator, length = self._of[adapter]
                 shape = (part.rows, length, shape_SI[1])
-                mask_RSI[:, :length] = self._draw(shape, 1 - adapter.dropout, generator)
+                kept_RSI[:, :length] = self._draw(shape, 1 - adapter.dropout, generator)
         if window:
-            before = takewhile(lambda adapter: adapter is not adapters[0], self._adapters)
-            first = sum(adapter.rows for adapter in before)
-            window = window.of_rows(first, len(adapters) * part.rows)
-            mask_GRSI = window.gather(mask_GRSI.flatten(0, 1)).unflatten(0, (len(adapters), -1))
-        return mask_GRSI.flatten(1, 2)
+            before = sum(adapter.rows for adapter in self._adapters[:first])
+            window = window.of_rows(before, len(adapters) * part.rows)
+            kept_GRSI = window.gather(kept_GRSI.flatten(0, 1)).unflatten(0, (len(adapters), -1))
+        growth_G = self._growth_K[first : first + len(adapters)]
+        return Mask(kept_GRSI.flatten(1, 2), growth_G.view(-1, 1, 1))
 
     def _draw(
         self, shape: tuple[int, int, int], keep: float, generator: torch.Generator
     ) -> torch.Tensor:
-        """Draw the factors that torch's dropout would draw for an input of this shape."""
+        """Draw what torch's dropout would keep of an input of this shape."""
         if (
             self._device.type == "cuda"
         ):  # its kernel consumes random numbers in another order than Bernoulli's
             ones = torch.ones(shape, device=self._device)
-            return torch._fused_dropout(ones, keep, generator=generator)[0]
-        factors = torch.empty(shape, device=self._device)
-        return factors.bernoulli_(keep, generator=generator).div_(keep)
+            return torch._fused_dropout(ones, keep, generator=generator)[1]
+        return torch.empty(shape, device=self._device).bernoulli_(keep, generator=generator)
 
 
 def _adapted_linear(
@@ -353,12 +373,12 @@ class _AdaptedLinear(torch.autograd.Function):
             if mask is None:
                 dx_GTI.baddbmm_(dh_GrT.transpose(1, 2), weights.A_GrI, alpha=alpha)
             else:
-                dx_GTI += alpha * torch.bmm(dh_GrT.transpose(1, 2), weights.A_GrI) * mask
+                dx_GTI += mask.applied_to(alpha * torch.bmm(dh_GrT.transpose(1, 2), weights.A_GrI))
         return dx_NSI, None, None, None
 
 
-def _masked(x_GTI: torch.Tensor, mask_GTI: torch.Tensor | None) -> torch.Tensor:
-    return x_GTI if mask_GTI is None else (x_GTI * mask_GTI).to(x_GTI.dtype)
+def _masked(x_GTI: torch.Tensor, mask: Mask | None) -> torch.Tensor:
+    return x_GTI if mask is None else mask.applied_to(x_GTI)
 
 
 def _add_product(
