@@ -16,17 +16,31 @@ SCRIPT = Path(__file__).parents[2] / "clusters" / "slurm.sbatch"
 # Ends as the driver does, with 130 where it was stopped.
 DRIVER = """
 trap '[ "$SLOW" ] && sleep 2; exit 130' TERM
-until [ "$(wc -l < ray)" -ge "$STARTED" ]; do sleep 0.05; done
+[ "$(wc -l < ray)" = "$SLURM_JOB_NUM_NODES" ] || exit 7
 echo "$@" > driver
 [ "$RUNS" ] && while true; do sleep 0.05; done
 exit 0
 """
 PROGRAMS = {
-    "srun": 'while [ "${1#-}" != "$1" ]; do echo "$1" >> srun; shift; done; exec "$@"',
+    "srun": """
+tasks=$SLURM_NTASKS
+while [ "${1#-}" != "$1" ]; do
+  echo "$1" >> srun
+  case $1 in --ntasks=*) tasks=${1#*=} ;; --nodes=*) nodes=${1#*=} ;; esac
+  shift
+done
+[ "$tasks" = "$nodes" ] || exit 1
+for _ in $(seq 2 "$tasks"); do "$@" & done
+exec "$@"
+""",
     "ray": """
 case $1 in
   get-auth-token) echo secret ;;
-  start) echo "$@" >> ray; [ "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" = "token secret" ] && exec sleep 30 ;;
+  status) sed 's/.*/ 1 node_1/' ray ;;
+  start)
+    [ "$3" = --head ] || /bin/sleep 1
+    echo "$@" >> ray
+    [ "$RAY_AUTH_MODE $RAY_AUTH_TOKEN" = "token secret" ] && exec sleep 30 ;;
 esac
 """,
     "scontrol": 'echo "$@" >> scontrol',
@@ -49,9 +63,9 @@ def job(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
             "SLURM_SUBMIT_DIR": str(tmp_path),
             "SLURM_JOB_ID": "120045",
             "SLURM_JOB_NUM_NODES": str(nodes),
+            "SLURM_NTASKS": str(nodes),
             "SLURM_CPUS_PER_TASK": "32",
             "SLURMD_NODENAME": "node1",
-            "STARTED": str(min(nodes, 2)),
         }
         return subprocess.Popen(
             ["bash", str(SCRIPT), "my_sweep", "--num-trials", "3"],
@@ -79,7 +93,7 @@ def test_a_head_workers_beside_it_and_the_driver(
     assert sent[4:] == ["--address", f"{host}:20045", "--output-dir", f"{tmp_path}/sweeps"]
     written = (tmp_path / "ray").read_text().splitlines()
     started = sorted(written, key=lambda line: "--head" not in line)  # they write side by side
-    assert len(started) == min(nodes, 2)
+    assert len(started) == nodes
     assert "--head --port=20045 --num-cpus=32" in started[0]
     steps = (tmp_path / "srun").read_text().split()
     assert "--nodelist=node1" in steps
