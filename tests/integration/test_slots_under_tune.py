@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import psutil
@@ -162,4 +163,30 @@ def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
         assert ray.get([actor.load.remote() for actor in hosts.actors]) == [0, 1]
     finally:
         for actor in hosts.actors:
+            ray.kill(actor)
+
+
+def test_a_trial_without_a_free_slot_has_one_on_a_host_that_comes_up(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    """As on a growing cluster, where hosts still wait for their nodes."""
+    up, other = start_slot_host({"CPU": 0.5}), start_slot_host({"CPU": 1.5})
+    ray.get([up.load.remote(), other.load.remote()])
+    late = start_slot_host({"CPU": 1.0})
+    hosts = SlotHosts((up, late), slots=1)
+    first, second = (
+        make_trial(trial_id=name, train={"steps": 10_000, "report_every": 10_000})
+        for name in ("first", "second")
+    )
+    try:
+        assert _join(hosts, first) == up
+        with ThreadPoolExecutor() as pool:
+            joined = pool.submit(_join, hosts, second)
+            with pytest.raises(TimeoutError):
+                joined.result(timeout=5)
+            ray.kill(other)
+            assert joined.result(timeout=30) == late
+        assert ray.get([actor.load.remote() for actor in hosts.actors]) == [1, 1]
+    finally:
+        for actor in (*hosts.actors, other):
             ray.kill(actor)

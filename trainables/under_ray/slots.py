@@ -27,7 +27,8 @@ from trainables.under_ray.node import check_sees
 from trainables.under_ray.stop_request import stop_is_requested
 from trainables.under_ray.tasks import evaluate_base_on_worker
 
-_ANSWER_S = 5.0
+_POLL_S = 2.0
+_EXIT_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class SlotHostActor(host.SlotHost):
         """
         event = await super().next_event(trial_id)
         if await self.load() is None and not self._guests:
-            asyncio.get_running_loop().call_later(_ANSWER_S, os._exit, 0)
+            asyncio.get_running_loop().call_later(_EXIT_S, os._exit, 0)
         return event
 
 
@@ -102,41 +103,48 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
 def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
     """Have a host accept the trial, preferably one with a free slot.
 
-    There is a slot for each trial that is started, but its host may still wait for its node.
+    There is a slot for each trial that is started, but its host may still wait for its node, which
+    a trial in the queue of another would not see come: it asks those that are up again and again.
+    Where all are, a slot is only just becoming free, and who queues for it has it at the next step.
 
     Returns:
         The host.
 
     Raises:
-        StopTrial: there is no host, and there will be none.
+        StopTrial: the trial should stop before there is a slot for it.
     """
     plain = trial.model_dump(mode="json")
-    actors = _by_load(slot_hosts)
-    for actor in actors:  # an earlier attempt whose process died may still train there
-        with suppress(*LOST):
-            ray.get(actor.leave.remote(trial.trial_id))
-    for actor in actors:  # others may have joined since its load was asked
-        if ray.get(actor.join.remote(plain, slot_hosts.slots, may_wait=False)):
-            return actor
-    ray.get(actors[0].join.remote(plain, slot_hosts.slots))
-    return actors[0]
-
-
-def _by_load(slot_hosts: SlotHosts) -> list[Any]:
-    """The hosts that are up, least loaded first; those about to leave their node are left out.
-
-    Raises:
-        StopTrial: there is no host, and there will be none.
-    """
+    asked: dict[Any, Any] = {}
     while True:
-        asked = {actor.load.remote(): actor for actor in slot_hosts.actors}
-        answers, _ = ray.wait(list(asked), num_returns=len(asked), timeout=_ANSWER_S)
-        loads = {answer: load for answer in answers if (load := _load(answer)) is not None}
-        if loads:
-            return [asked[answer] for answer in sorted(loads, key=loads.__getitem__)]
+        actors = _by_load(slot_hosts, asked)
+        for left in [actor.leave.remote(trial.trial_id) for actor in actors]:
+            with suppress(*LOST):  # an earlier attempt whose process died may still train there
+                ray.get(left)
+        for actor in actors:  # others may have joined since its load was asked
+            if ray.get(actor.join.remote(plain, slot_hosts.slots, may_wait=False)):
+                return actor
+        if len(actors) == len(slot_hosts.actors):
+            ray.get(actors[0].join.remote(plain, slot_hosts.slots))
+            return actors[0]
         if stop_is_requested():
             raise StopTrial
-        time.sleep(_ANSWER_S)
+        time.sleep(_POLL_S)
+
+
+def _by_load(slot_hosts: SlotHosts, asked: dict[Any, Any]) -> list[Any]:
+    """The hosts that are up, least loaded first; those about to leave their node are left out.
+
+    Args:
+        slot_hosts: all hosts.
+        asked: what has no answer yet, by host; one that is not up is asked once.
+    """
+    asked |= {actor: actor.load.remote() for actor in slot_hosts.actors if actor not in asked}
+    answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_POLL_S)
+    answers = {actor: answer for actor, answer in asked.items() if answer in answered}
+    for actor in answers:
+        del asked[actor]
+    loads = {a: load for a, answer in answers.items() if (load := _load(answer)) is not None}
+    return sorted(loads, key=loads.__getitem__)
 
 
 def _load(answer: Any) -> int | None:
