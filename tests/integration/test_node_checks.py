@@ -12,15 +12,17 @@ import ray
 pytestmark = pytest.mark.integration
 
 PROJECT = Path(__file__).parents[2]
-# A cluster of its own: the head, and a host whose Ray was changed while it ran there.
+# A cluster of its own: the head, a host whose Ray was changed while it ran there, and one that is
+# going away, which is not asked.
 SCRIPT = """
 import os
+import subprocess
 import sys
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
 from trainables.errors import UserError
-from tune.cluster.node_checks import ask_nodes, check_nodes, smallest_gpu
+from tune.cluster.node_checks import ask_nodes, check_nodes, nodes_up, smallest_gpu
 from tune.cluster.ray_cluster import ray_cluster
 
 @ray.remote(num_gpus=2)
@@ -31,9 +33,17 @@ class Busy:
 cluster = Cluster(True, head_node_args={"num_cpus": 1, "num_gpus": 2})
 os.environ["CHANGED_RAY"] = "2.59.1"
 cluster.add_node(num_cpus=1)
+del os.environ["CHANGED_RAY"]
+leaving = cluster.add_node(num_cpus=1, resources={"leaving": 1})
+notice = ["drain-node", "--address", cluster.address, "--node-id", leaving.node_id]
+notice += ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+notice += ["--deadline-remaining-seconds", "120"]
 with ray_cluster(cluster.address):
     busy = Busy.remote()
-    ray.get(busy.ready.remote())
+    on_the_other = Busy.options(num_gpus=0, resources={"leaving": 1}).remote()
+    ray.get([busy.ready.remote(), on_the_other.ready.remote()])
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *notice], stdout=sys.stderr)
+    assert len(nodes_up()) == 2
     nodes = ask_nodes(Path(sys.argv[1]))
     print(smallest_gpu(nodes))
     try:

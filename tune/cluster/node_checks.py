@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import ray
@@ -22,7 +23,7 @@ _TIMEOUT_S = 60.0
 
 
 def ask_nodes(location: Location, paths: Sequence[str] = ()) -> list[NodeReport]:
-    """Reports of all nodes that are up.
+    """Reports of all nodes that are up and are to stay.
 
     Args:
         location: location of the sweep's folder, in which each node has to work.
@@ -56,7 +57,7 @@ def marker_in(location: Location) -> Iterator[str]:
 
 
 def _ask(location: str, marker: str, paths: list[str]) -> list[NodeReport]:
-    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]}
+    nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in _staying()}
     questions = {
         node: report_node.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
@@ -64,7 +65,7 @@ def _ask(location: str, marker: str, paths: list[str]) -> list[NodeReport]:
         for node in nodes
     }
     ray.wait(list(questions.values()), num_returns=len(questions), timeout=_TIMEOUT_S)
-    still_up = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    still_up = {node["NodeID"] for node in _staying()}
     reports, faults = [], []
     for node in still_up & questions.keys():
         try:
@@ -129,8 +130,14 @@ def largest_cluster(
 
 
 def nodes_up() -> list[dict[str, float]]:
-    """Resources of each node that is up."""
-    return [counted_by_type(node["Resources"]) for node in ray.nodes() if node["Alive"]]
+    """Resources of each node that is up and is to stay."""
+    return [counted_by_type(node["Resources"]) for node in _staying()]
+
+
+def _staying() -> list[dict[str, Any]]:
+    """Nodes that are up, without those that are going away, which take no more work."""
+    leaving = ray._private.state.state.get_draining_nodes()  # as in `stop_request`
+    return [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
 
 
 def worker_types(reports: Sequence[NodeReport]) -> list[dict[str, float]]:
