@@ -127,6 +127,7 @@ def test_where_one_method_has_a_type_the_other_has_one() -> None:
         ({}, {"CPU": 16.0, "GPU": 2.0}, 2),
         ({"gpus_per_worker": 0.1}, {"CPU": 16.0, "GPU": 1.0}, 10),
         ({"gpus_per_worker": 0.3}, {"CPU": 16.0, "GPU": 1.0}, 3),
+        ({"gpus_per_worker": 0.6}, {"CPU": 16.0, "GPU": 4.0}, 4),  # no two of them on one
         ({"workers": 2}, {"CPU": 8.0, "GPU": 4.0}, 2),
     ],
 )

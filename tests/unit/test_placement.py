@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import sweep_config
+from builders import sweep_config, trial_config
 from ray.tune.search import Searcher
 
 from trainables.config import Method, TrialConfig
@@ -152,6 +152,13 @@ def test_trials_of_each_type_of_gpu_take_turns_among_themselves() -> None:
     numbered = [lora.model_copy(update={"number": number}) for number in range(5)]
     assert [room.take(trial) for trial in numbered] == [True] * 4 + [False]
     assert room.take(full)
+
+
+def test_of_shares_that_no_two_fit_a_gpu_each_has_one() -> None:
+    config = sweep(lora={"gpus_per_worker": 0.6})
+    trials = [trial_config(trial_id=str(number), number=number) for number in range(5)]
+    room = Room({"CPU": 64.0, "GPU": 4.0}, Placement({}, held(config), slots=0))
+    assert [room.take(trial) for trial in trials] == [True] * 4 + [False]
 
 
 TYPED = {"lora": {"accelerator_type": "L40S"}, "full": {"workers": 8, "accelerator_type": "H"}}

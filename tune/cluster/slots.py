@@ -18,7 +18,13 @@ from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
 from tune.config.sweep_config import SweepConfig
-from tune.resources.capacity import held_by_trial, held_by_worker, trials_that_fit, workers_in
+from tune.resources.capacity import (
+    held_by_trial,
+    held_by_worker,
+    taken_up,
+    trials_that_fit,
+    workers_in,
+)
 from tune.search.searcher import MakeTrial
 from tune.search.space import largest_point
 from tune.search.trials import reason_against_slots
@@ -216,8 +222,8 @@ def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:
 
 def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> dict[str, float]:
     """What slot hosts leave of a cluster for trials that train on their own."""
-    held = held_by_worker(config, "lora", cluster)
-    return _without(cluster, {kind: hosts * amount for kind, amount in held.items()})
+    held = taken_up(held_by_worker(config, "lora", cluster))
+    return _without(cluster, {kind: hosts * amount for kind, amount in held})
 
 
 def _without(cluster: dict[str, float], held: Mapping[str, float]) -> dict[str, float]:

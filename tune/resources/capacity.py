@@ -38,9 +38,9 @@ def held_by_worker(
 def held_by_trial(
     config: SweepConfig, method: Method, cluster: dict[str, float]
 ) -> dict[str, float]:
-    """What all workers of one trial of the method hold in total."""
+    """What all workers of one trial of the method take up in total."""
     workers = config.resources.of(method).workers
-    return {k: each * workers for k, each in held_by_worker(config, method, cluster).items()}
+    return {k: each * workers for k, each in taken_up(held_by_worker(config, method, cluster))}
 
 
 def within_limit(config: SweepConfig, cluster: dict[str, float]) -> dict[str, float]:
@@ -134,10 +134,20 @@ def _name(kind: str) -> str:
     return f"{gpu_type} GPU" if gpu_type else kind
 
 
+def taken_up(worker: Mapping[str, float]) -> Iterator[tuple[str, float]]:
+    """What a worker takes up of each kind, as a share of a GPU is of one and the same.
+
+    One GPU has room for one worker that holds 0.6, which so takes it up as a whole.
+    """
+    for kind, amount in worker.items():
+        is_share = 0 < amount < 1 and (kind == "GPU" or type_of(kind))
+        yield kind, 1 / int(1 / amount + _ROUNDING) if is_share else amount
+
+
 def workers_in(worker: Mapping[str, float], room: Mapping[str, float]) -> int:
     """How many such workers fit into `room`."""
     return min(
-        int(room.get(kind, 0) / amount + _ROUNDING) for kind, amount in worker.items() if amount
+        int(room.get(kind, 0) / amount + _ROUNDING) for kind, amount in taken_up(worker) if amount
     )
 
 

@@ -13,6 +13,7 @@ from ray.tune import PlacementGroupFactory
 from trainables.config import Method, TrialConfig
 from trainables.slots.eligibility import reason_against
 from trainables.under_ray.gpu_types import reserved, type_of
+from tune.resources.capacity import taken_up
 
 logger = logging.getLogger(__name__)
 
@@ -73,10 +74,10 @@ class Placement:
         return PlacementGroupFactory([dict(self.waiting), *workers], strategy="PACK")
 
     def holds(self, trial: TrialConfig) -> dict[str, float]:
-        """What a trial holds, by kind: a slot, or what all its workers hold."""
+        """What a trial holds, by kind: a slot, or what all its workers take up."""
         if self._is_in_slot(trial):
             return {_SLOT: 1}
-        return {kind: each * trial.workers for kind, each in self.held[trial.method].items()}
+        return {kind: each * trial.workers for kind, each in taken_up(self.held[trial.method])}
 
     def pool(self, method: Method) -> str:
         """Name of what a method's trials compete for: slots, GPUs of a type, or whatever is there.
