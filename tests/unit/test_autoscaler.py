@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray._common.constants import HEAD_NODE_RESOURCE_NAME
 from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
@@ -78,12 +79,13 @@ def test_the_autoscaler_is_found_among_the_processes(tmp_path: Path, monitor: st
     assert configuration("10.0.0.1:6379") == {}
 
 
-def test_a_cluster_is_never_smaller_than_it_is() -> None:
+def test_a_cluster_is_never_smaller_than_it_is_nor_without_its_head() -> None:
     head = NodeReport(address="1", ray="", python="", most_workers={"CPU": 64, "GPU": 8})
     worker = NodeReport(address="2", ray="", python="")
-    nodes = [{"CPU": 4, "driver": 1}, {"CPU": 96}]
-    assert largest_cluster(nodes, [head, worker]) == {
+    of_head = {"CPU": 4, "GPU": 1, "driver": 1, HEAD_NODE_RESOURCE_NAME: 1}
+    assert largest_cluster([of_head, {"CPU": 96}], [head, worker]) == {
         "CPU": 100,
-        "GPU": 8,
+        "GPU": 9,
         "driver": 1,
+        HEAD_NODE_RESOURCE_NAME: 1,
     }

@@ -20,6 +20,7 @@ from trainables.under_ray.gpu_types import counted_by_type
 from trainables.under_ray.node import SHARE_STORAGE, NodeReport, report_node, this_node
 
 _TIMEOUT_S = 60.0
+_HEAD = "node:__internal_head__"  # Ray's resource of that node
 
 
 def ask_nodes(location: Location, paths: Sequence[str] = ()) -> list[NodeReport]:
@@ -122,10 +123,11 @@ def largest_cluster(
     now: Counter[str] = Counter()
     for node in nodes:
         now.update(node)
+    head = next((node for node in nodes if _HEAD in node), {})
     largest: dict[str, float] = dict(now)
     for report in reports:
         for kind, amount in report.most_workers.items():
-            largest[kind] = max(largest.get(kind, 0.0), amount)
+            largest[kind] = max(largest.get(kind, 0.0), head.get(kind, 0.0) + amount)
     return largest
 
 
