@@ -51,6 +51,10 @@ class SlotHostActor(host.SlotHost):
         use_credentials()
         super().__init__(stop_is_requested)
 
+    # What the driver waits for before the first trial; a host that has started anew is asked again.
+    reason_against = ray.method(max_task_retries=3)(host.SlotHost.reason_against)
+    probe = ray.method(max_task_retries=3)(host.SlotHost.probe)
+
     @ray.method(max_task_retries=3)
     async def evaluate_base(self, *arguments: Any) -> UserError | None:
         """Run `evaluate_base_on_worker`, which leaves base and tasks in memory for trials here."""
