@@ -136,11 +136,16 @@ class Sweep:
         check_resources(self._config, self._cluster, nodes_up(), worker_types(self._nodes))
         resized = self._memory.check(self._config, self._has_base)
         make_trial = self._trial_maker(self._config.name)
+
+        def tell(message: str) -> None:
+            for listener in listeners:
+                listener.preparing(message)
+
         with (
             StopRequest(self._beside_driver) as request,
-            HostPool(self._config, self._cluster, make_trial, self._beside_driver) as hosts,
+            HostPool(self._config, self._cluster, make_trial, self._beside_driver, tell) as hosts,
         ):
-            base = self._evaluate_base(hosts, listeners)
+            base = self._evaluate_base(hosts, tell)
             if base.revision is not None:
                 self._model = self._model.model_copy(update={"revision": base.revision})
             check_metrics(self._config, base)
@@ -241,16 +246,10 @@ class Sweep:
     def _has_base(self) -> bool:
         return self._ledger.exists() and self._ledger.has_base()
 
-    def _evaluate_base(self, hosts: HostPool, listeners: Sequence[SweepListener]) -> BaseRecord:
-        if self._has_base:
-            return self._ledger.base()
-
-        def tell(message: str) -> None:
-            for listener in listeners:
-                listener.preparing(message)
-
+    def _evaluate_base(self, hosts: HostPool, tell: Callable[[str], None]) -> BaseRecord:
         folder = self._ledger.folder
-        have_base_evaluated(self._config, folder, self._base_cache, hosts, self._cluster, tell)
+        if not self._has_base:
+            have_base_evaluated(self._config, folder, self._base_cache, hosts, self._cluster, tell)
         return self._ledger.base()
 
     def _look_inside(self, records: Sequence[TrialRecord]) -> None:

@@ -17,9 +17,12 @@ from ray.autoscaler._private.node_provider_availability_tracker import (
 )
 from ray.autoscaler.node_launch_exception import NodeLaunchException
 
+from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.under_ray.autoscaler import last_failure
-from tune.cluster import base_evaluation
+from tune.cluster import waiting
+from tune.cluster.slots import HostPool
+from tune.cluster.waiting import awaited
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
@@ -68,32 +71,53 @@ def test_the_last_failure_counts_until_a_node_starts(
     assert last_failure(address()) is None
 
 
+class EnoughError(Exception):
+    pass
+
+
+class Twice:
+    """Is told two lines, and then has enough."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def __call__(self, message: str) -> None:
+        self.told.append(message)
+        if len(self.told) == 2:
+            raise EnoughError
+
+
 def test_who_waits_for_a_node_says_so_again_and_again(
     tracker: NodeProviderAvailabilityTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tracker.update_node_availability("gpu", 1, NodeLaunchException("Quota", "0 vCPUs", None))
     write_down(tracker)
-    monkeypatch.setattr(base_evaluation, "_TELL_EVERY_S", 0.1)
-    told: list[str] = []
-
-    class EnoughError(Exception):
-        pass
-
-    def tell(message: str) -> None:
-        told.append(message)
-        if len(told) == 2:
-            raise EnoughError
-
-    waiting = ray.remote(num_cpus=0, num_gpus=1)(lambda: None).remote()
+    monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.1)
+    tell = Twice()
+    answer = ray.remote(num_cpus=0, num_gpus=1)(lambda: None).remote()
     with pytest.raises(EnoughError):
-        base_evaluation._awaited(waiting, {"CPU": 8, "GPU": 1}, tell)
-    ray.cancel(waiting)
+        awaited(answer, {"CPU": 8, "GPU": 1}, tell)
+    ray.cancel(answer)
     words = "waiting for a node with 8 CPUs and 1 GPU: gpu cannot be had: Quota: 0 vCPUs"
-    assert told == [words, words]
-    told.clear()
+    assert tell.told == [words, words]
+    tell.told.clear()
     busy = ray.remote(num_cpus=0)(lambda: [__import__("time").sleep(0.5), None][1]).remote()
-    assert base_evaluation._awaited(busy, {"CPU": 2, "GPU": 0}, tell) is None
-    assert told == []  # there is a node, which is at work
+    assert awaited(busy, {"CPU": 2, "GPU": 0}, tell) is None
+    assert tell.told == []  # there is a node, which is at work
+
+
+def test_so_does_who_waits_for_a_host_of_slots(
+    load: Callable[..., SweepConfig],
+    make_trial: Callable[..., TrialConfig],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(waiting, "_TELL_EVERY_S", 0.1)
+    config, tell = load("resources.lora={gpus_per_worker: 1, slots: 2}"), Twice()
+    cluster = {"CPU": 8.0, "GPU": 8.0}  # as an autoscaler may make it
+    hosts = HostPool(config, cluster, lambda *point: make_trial(), {}, tell)
+    with pytest.raises(EnoughError), hosts:
+        hosts.ready(samples=8)
+    assert tell.told == ["waiting for a node with 1 GPU and 1 CPU"] * 2
 
 
 def test_the_base_s_evaluation_is_announced_once(

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import ray
 
 from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.folder import SweepFolder
-from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
-from tune.cluster.node_checks import marker_in, nodes_up
+from tune.cluster.node_checks import marker_in
 from tune.cluster.slots import HostPool, answering
+from tune.cluster.waiting import awaited
 from tune.config.sweep_config import SweepConfig
-from tune.resources.capacity import held_by_worker, wording, workers_in
-
-_TELL_EVERY_S = 30.0
+from tune.resources.capacity import held_by_worker
 
 
 def have_base_evaluated(
@@ -61,18 +56,6 @@ def have_base_evaluated(
             if in_host
             else as_task(evaluate_base_on_worker, held).remote(*arguments)
         )
-        fault = _awaited(answer, {kind: amount for kind, amount in held.items() if amount}, tell)
+        fault: UserError | None = awaited(answer, held, tell)
     if fault is not None:
         raise fault
-
-
-def _awaited(
-    answer: Any, wanted: dict[str, float], tell: Callable[[str], None]
-) -> UserError | None:
-    """The answer; repeatedly tells what it waits for while no node could run the task."""
-    while not ray.wait([answer], timeout=_TELL_EVERY_S)[0]:
-        if not any(workers_in(wanted, node) for node in nodes_up()):  # however busy it is
-            failure = last_failure(ray.get_runtime_context().gcs_address)
-            tell(f"waiting for a node with {wording(wanted)}{f': {failure}' if failure else ''}")
-    fault: UserError | None = ray.get(answer)
-    return fault

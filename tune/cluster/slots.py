@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -17,6 +17,7 @@ from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
+from tune.cluster.waiting import awaited
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import (
     held_by_trial,
@@ -44,6 +45,7 @@ class HostPool:
         cluster: resources of the cluster by kind.
         make_trial: the sweep's function that configures a trial.
         waiting: what a trial in a slot reserves for its own process.
+        tell: called with each line that the user should see.
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class HostPool:
         cluster: dict[str, float],
         make_trial: MakeTrial,
         waiting: Mapping[str, float],
+        tell: Callable[[str], None],
     ) -> None:
         self._config, self._cluster, self._make_trial = config, cluster, make_trial
-        self._waiting = dict(waiting)
+        self._waiting, self._tell = dict(waiting), tell
         self._actors: tuple[Any, ...] = ()
         self._process_seconds: Any = None
         self._is_wanted = "lora" in config.search.methods and config.resources.lora.slots != 0
@@ -89,7 +92,9 @@ class HostPool:
         trial = self._largest_trial()
         plain = trial.model_dump(mode="json")
         with answering("a host of slots"):
-            if reason := ray.get(self._actors[0].reason_against.remote(plain)):
+            answer = self._actors[0].reason_against.remote(plain)
+            held = held_by_worker(self._config, "lora", self._cluster)
+            if reason := awaited(answer, held, self._tell):
                 self._give_up(reason)
                 return None
             # The first host's node, if newly started, has more room.

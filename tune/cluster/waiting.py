@@ -1,0 +1,30 @@
+"""Waiting for an answer from the cluster before the first trial, and saying so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+
+from trainables.under_ray.autoscaler import last_failure
+from tune.cluster.node_checks import nodes_up
+from tune.resources.capacity import wording, workers_in
+
+_TELL_EVERY_S = 30.0
+
+
+def awaited(answer: Any, held: Mapping[str, float], tell: Callable[[str], None]) -> Any:
+    """The answer; repeatedly tells what it waits for while no node could run what gives it.
+
+    Args:
+        answer: a reference to it.
+        held: what is held by the process that gives it.
+        tell: called with each line.
+    """
+    wanted = {kind: amount for kind, amount in held.items() if amount}
+    while not ray.wait([answer], timeout=_TELL_EVERY_S)[0]:
+        if not any(workers_in(wanted, node) for node in nodes_up()):  # however busy it is
+            failure = last_failure(ray.get_runtime_context().gcs_address)
+            tell(f"waiting for a node with {wording(wanted)}{f': {failure}' if failure else ''}")
+    return ray.get(answer)
