@@ -14,7 +14,7 @@ class SweepListener:
     """Does nothing at every event; listeners override what they care about."""
 
     def preparing(self, message: str) -> None:
-        """What the sweep does or waits for before its first trial."""
+        """What the sweep does or waits for beside its trials, or a warning."""
 
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]

@@ -56,7 +56,7 @@ from tune.resources.capacity import (
     within_limit,
     workers_in,
 )
-from tune.resources.placement import Placement, Room, beside_driver
+from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
 from tune.search.earlier_trials import check_same_sweep, fitted, fitting, import_trials
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.search.fifo import Fifo
@@ -135,12 +135,9 @@ class Sweep:
         check_nodes(self._nodes, self._ledger.folder.location)
         check_resources(self._config, self._cluster, nodes_up(), worker_types(self._nodes))
         resized = self._memory.check(self._config, self._has_base)
-        make_trial = self._trial_maker(self._config.name)
-
-        def tell(message: str) -> None:
-            for listener in listeners:
-                listener.preparing(message)
-
+        make_trial, tell = self._trial_maker(self._config.name), partial(_tell, listeners)
+        if warning := warning_of_driver():
+            tell(f"warning: {warning}")
         with (
             StopRequest(self._beside_driver) as request,
             HostPool(self._config, self._cluster, make_trial, self._beside_driver, tell) as hosts,
@@ -206,7 +203,7 @@ class Sweep:
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
-            self._look_inside(records)
+            self._look_inside(records, listeners)
         return SweepOutcome(records, interrupted, searcher.cut_short_by)
 
     def _read_history(self) -> list[TrialRecord]:
@@ -252,8 +249,10 @@ class Sweep:
             have_base_evaluated(self._config, folder, self._base_cache, hosts, self._cluster, tell)
         return self._ledger.base()
 
-    def _look_inside(self, records: Sequence[TrialRecord]) -> None:
-        """Look inside notable trials' models on the workers; failures there are only logged."""
+    def _look_inside(
+        self, records: Sequence[TrialRecord], listeners: Sequence[SweepListener]
+    ) -> None:
+        """Look inside notable trials' models on the workers; failures there are only told."""
         root = str(self._ledger.folder.root.absolute())
         methods = {record.number: record.config.method for record in records}
         notable = notable_trials(self._config, records)
@@ -274,6 +273,8 @@ class Sweep:
                     reason = str(error)
                 if reason:
                     logger.warning("cannot look inside trial %d: %s", number, reason)
+                    first = reason.strip().splitlines()[0]
+                    _tell(listeners, f"warning: cannot look inside trial {number}: {first}")
 
     def _write_sweep(self) -> SweepRecord:
         config, now = self._config.model_dump(mode="json"), provenance()
@@ -356,6 +357,11 @@ class Sweep:
                 verbose=0,
             ),
         )
+
+
+def _tell(listeners: Sequence[SweepListener], message: str) -> None:
+    for listener in listeners:
+        listener.preparing(message)
 
 
 def _trial_id(trial: Any) -> str:

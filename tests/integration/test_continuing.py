@@ -102,6 +102,30 @@ def test_what_waits_for_room_is_left_to_the_next_start(
     assert [record.status for record in records] == [TrialStatus.COMPLETE] * 3
 
 
+class Told(SweepListener):
+    """What the user was told beside the trials."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def preparing(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_warnings_are_told_before_and_after_the_trials(
+    load: Callable[..., SweepConfig],
+    base_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tune.sweep.warning_of_driver", lambda: "this node may go")
+    config, trial, told = load(*THREE, "inspect=true"), fake_sweep.fake_trial, Told()
+    Sweep(config, tmp_path / "sweep", base_cache, trainable=trial).run([told])
+    assert told.lines[0] == "warning: this node may go"
+    assert told.lines[1].startswith("evaluating the base")
+    assert told.lines[-1].startswith("warning: cannot look inside trial ")  # it has no weights
+
+
 def test_a_request_to_stop_that_comes_as_the_sweep_ends_is_no_error() -> None:
     """It comes from a thread, whose traceback the user would see after a Ctrl-C."""
     with StopRequest(beside_driver()) as request:

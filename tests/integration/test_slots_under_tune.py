@@ -135,17 +135,27 @@ def test_the_number_of_slots_is_measured(
     assert re.search(r"2 hosts of [12] slots \(passes by slots: 1: [\d.]+/s", caplog.text)
 
 
-def test_what_cannot_be_batched_trains_by_itself_and_says_so(
-    run_sweep: RunSweep, caplog: pytest.LogCaptureFixture
-) -> None:
+class Told(SweepListener):
+    """What the user was told beside the trials."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def preparing(self, message: str) -> None:
+        self.lines.append(message)
+
+
+def test_what_cannot_be_batched_trains_by_itself_and_says_so(run_sweep: RunSweep) -> None:
+    told = Told()
     outcome, _ = run_sweep(
         "search={lora: {rank: 4, alpha: 8, dora: true, learning_rate: 1.0e-3}}",
         "budget.trials=1",
         "sampler=random",
         "resources.lora.slots=2",
+        listener=told,
     )
     assert outcome.records[0].status is TrialStatus.COMPLETE
-    assert "DoRA" in caplog.text
+    assert "warning: LoRA trials train one by one: search.lora.dora" in told.lines[-1]
 
 
 def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from trainables.results.ledger import Ledger
 from trainables.results.records import Outcome, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import check_resources, held_by_worker, max_concurrent, within_limit
-from tune.resources.placement import Placement, Room
+from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
@@ -124,6 +125,23 @@ def test_a_point_that_never_had_room_is_told_to_nobody(tmp_path: Path) -> None:
     assert "tiny" in (tmp_path / "study.journal").read_text()
     asked = set(run.searcher._study._asked)
     assert asked == set(run.running)
+
+
+@pytest.mark.parametrize(
+    ("drivers", "is_told"), [(["head"], True), (["head", "here"], False), ([], False)]
+)
+def test_a_driver_on_a_node_that_may_be_taken_away_is_warned(
+    drivers: list[str], is_told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = [
+        {"NodeID": name, "Alive": True, "Resources": {"driver": 1.0} if name in drivers else {}}
+        for name in ("head", "here")
+    ]
+    monkeypatch.setattr("ray.nodes", lambda: nodes)
+    here = SimpleNamespace(get_node_id=lambda: "here")
+    monkeypatch.setattr("ray.get_runtime_context", lambda: here)
+    assert ("on a node that may be taken away" in (warning_of_driver() or "")) == is_told
+    assert ("driver" in beside_driver()) == bool(drivers)
 
 
 def test_a_limit_is_all_that_a_sweep_sees_of_a_cluster() -> None:

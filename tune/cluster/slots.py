@@ -149,12 +149,16 @@ class HostPool:
         self._actors = ()
 
     def _give_up(self, reason: str) -> None:
-        _LOG.warning("LoRA trials train one by one: %s", reason)
+        self._warn(f"LoRA trials train one by one: {reason}")
         self._is_wanted = False
         self._kill()
 
     def _largest_trial(self) -> TrialConfig:
         return self._make_trial(0, largest_point(self._config.search, "lora"), 1, self._config.seed)
+    def _warn(self, message: str) -> None:
+        _LOG.warning(message)
+        self._tell(f"warning: {message}")
+
 
     def _measured(self, trial: TrialConfig, samples: int) -> int:
         """The number of slots with which the trials finish soonest, measured on one host."""
@@ -166,7 +170,7 @@ class HostPool:
         most = max(1, at_once(self._config) // hosts)
         speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
         if not speeds:  # trials then halve their micro-batches
-            _LOG.warning("%d hosts of 1 slot: memory runs out at the largest trial's batch", hosts)
+            self._warn(f"{hosts} hosts of 1 slot: memory runs out at the largest trial's batch")
             return 1
         slots = best(speeds, *costs)
         measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +13,6 @@ from trainables.config import Method, TrialConfig
 from trainables.slots.eligibility import reason_against
 from trainables.under_ray.gpu_types import reserved, type_of
 from tune.resources.capacity import taken_up
-
-logger = logging.getLogger(__name__)
 
 DRIVER = "driver"  # the cluster files give it to the head node, which is never a spot node
 _SLIVER = 1e-4  # the smallest share that Ray counts: one head node has room for ten thousand
@@ -30,17 +27,25 @@ def beside_driver() -> dict[str, float]:
 
     If no node has the `driver` resource, as on a laptop, this is a resource that every node has.
     """
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    of_drivers = {node["NodeID"] for node in nodes if node["Resources"].get(DRIVER)}
-    if not of_drivers:
-        return {"memory": _SLIVER_OF_MEMORY}
-    if ray.get_runtime_context().get_node_id() not in of_drivers:
-        logger.warning(
-            "this command runs on a node that may be taken away, as it has no `driver` resource: "
-            "start it on the head, or give `ray job submit` --entrypoint-resources "
-            "'{\"driver\": 0.01}'"
-        )
-    return {DRIVER: _SLIVER}
+    return {DRIVER: _SLIVER} if _of_drivers() else {"memory": _SLIVER_OF_MEMORY}
+
+
+def warning_of_driver() -> str | None:
+    """What the user should know if this process's node has no `driver` resource and others have."""
+    nodes = _of_drivers()
+    if not nodes or ray.get_runtime_context().get_node_id() in nodes:
+        return None
+    return (
+        "this command runs on a node that may be taken away, as it has no `driver` resource: start "
+        "it on the head, or give `ray job submit` --entrypoint-resources '{\"driver\": 0.01}'"
+    )
+
+
+def _of_drivers() -> set[str]:
+    """Ids of the nodes that have the `driver` resource."""
+    return {
+        node["NodeID"] for node in ray.nodes() if node["Alive"] and node["Resources"].get(DRIVER)
+    }
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class ConsoleListener(SweepListener):
         self._live: Live | None = None
 
     def preparing(self, message: str) -> None:
-        """Print the message; there is no table yet."""
+        """Print the message, above the table if there is one."""
         self._say(message)
 
     def sweep_started(
