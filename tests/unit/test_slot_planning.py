@@ -109,9 +109,30 @@ def test_hosts_and_trials_fit_the_cluster(
     changes: dict[str, Any], cluster: dict[str, float], hosts: int, concurrent: int
 ) -> None:
     sweep = config(**changes)
-    assert hosts_that_fit(sweep, cluster) == hosts
+    assert hosts_that_fit(sweep, cluster, [cluster]) == hosts
     left = beside_hosts(sweep, cluster, hosts)
     assert max_concurrent(sweep, left, in_slots=4 * hosts) == concurrent
+
+
+@pytest.mark.parametrize(
+    ("full", "nodes", "hosts"),
+    [
+        ({"cpus_per_worker": 4}, [{"CPU": 4.0}] * 2, 1),  # a second one may be on the other node
+        ({"cpus_per_worker": 4}, [{"CPU": 4.0}] * 3, 2),
+        ({"cpus_per_worker": 3}, [{"CPU": 4.0}] * 2, 3),
+        ({"workers": 8}, [{"CPU": 96.0, "GPU": 8.0}], 0),
+        ({"workers": 8}, [{"CPU": 96.0, "GPU": 8.0}] * 2, 8),
+    ],
+)
+def test_hosts_leave_room_for_a_full_trial_wherever_they_are_put(
+    full: dict[str, Any], nodes: list[dict[str, float]], hosts: int
+) -> None:
+    changes = {f"resources__full__{key}": value for key, value in full.items()}
+    sweep = config(search__full=FULL, train__batch_size=8, train__micro_batch_size=1, **changes)
+    cluster = {kind: amount * len(nodes) for kind, amount in nodes[0].items()}
+    assert hosts_that_fit(sweep, cluster, nodes) == hosts
+    larger = {"CPU": 192.0, "GPU": 16.0}  # as it may grow
+    assert hosts_that_fit(sweep, larger, nodes) == 16 - sweep.resources.full.workers
 
 
 @pytest.mark.parametrize(

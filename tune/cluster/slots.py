@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from itertools import product
 from typing import Any
 
 import ray
@@ -23,7 +25,6 @@ from tune.resources.capacity import (
     held_by_trial,
     held_by_worker,
     taken_up,
-    trials_that_fit,
     workers_in,
 )
 from tune.search.searcher import MakeTrial
@@ -112,7 +113,7 @@ class HostPool:
         config = self._config
         if self._actors or not self._is_wanted:
             return bool(self._actors)
-        fits = hosts_that_fit(config, self._cluster)
+        fits = hosts_that_fit(config, self._cluster, nodes_up())
         beside = "beside a full fine-tuning trial the cluster has no room for a host of slots"
         if reason := reason_against_slots(config) or (None if fits else beside):
             self._give_up(reason)
@@ -130,8 +131,9 @@ class HostPool:
         """Start the hosts still needed if each has this many slots."""
         config, cluster = self._config, self._cluster
         held = held_by_worker(config, "lora", cluster)
-        fits, up = hosts_that_fit(config, cluster), hosts_up(held, nodes_up())
-        wanted = hosts_to_start(fits, up, at_once(config), slots)
+        nodes = nodes_up()
+        fits = hosts_that_fit(config, cluster, nodes)
+        wanted = hosts_to_start(fits, hosts_up(held, nodes), at_once(config), slots)
         started = [start_slot_host(held) for _ in range(wanted - len(self._actors))]
         for actor in started:
             actor.load_libraries.remote()
@@ -153,12 +155,12 @@ class HostPool:
         self._is_wanted = False
         self._kill()
 
-    def _largest_trial(self) -> TrialConfig:
-        return self._make_trial(0, largest_point(self._config.search, "lora"), 1, self._config.seed)
     def _warn(self, message: str) -> None:
         _LOG.warning(message)
         self._tell(f"warning: {message}")
 
+    def _largest_trial(self) -> TrialConfig:
+        return self._make_trial(0, largest_point(self._config.search, "lora"), 1, self._config.seed)
 
     def _measured(self, trial: TrialConfig, samples: int) -> int:
         """The number of slots with which the trials finish soonest, measured on one host."""
@@ -194,11 +196,46 @@ def answering(what: str) -> Iterator[None]:
         raise UserError([Fault(what, f"lost its process: {first_line(error)}", remedy)]) from error
 
 
-def hosts_that_fit(config: SweepConfig, cluster: dict[str, float]) -> int:
-    """Hosts that fit in parallel, next to a full fine-tuning trial if the sweep has any."""
-    if "full" in config.search.methods:
-        cluster = _without(cluster, held_by_trial(config, "full", cluster))
-    return max(0, min(trials_that_fit(config, "lora", cluster), at_once(config)))
+def hosts_that_fit(
+    config: SweepConfig, cluster: dict[str, float], nodes: Sequence[Mapping[str, float]]
+) -> int:
+    """Hosts that fit in parallel, next to a full fine-tuning trial if the sweep has any.
+
+    Args:
+        config: the sweep.
+        cluster: resources of the cluster by kind, at the largest that it may grow to.
+        nodes: resources of each node that is up.
+    """
+    host, most = held_by_worker(config, "lora", cluster), at_once(config)
+    if "full" not in config.search.methods:
+        return min(most, workers_in(host, cluster))
+    trial = held_by_trial(config, "full", cluster)
+    most = max(0, min(most, workers_in(host, _without(cluster, trial))))
+    if any(cluster.get(kind, 0.0) > sum(node.get(kind, 0.0) for node in nodes) for kind in trial):
+        return most
+    worker, workers = held_by_worker(config, "full", cluster), config.resources.full.workers
+    room = _workers_beside(most, host, worker, nodes)
+    return max(hosts for hosts in range(most + 1) if not hosts or room.get(hosts, 0) >= workers)
+
+
+def _workers_beside(
+    most: int,
+    host: Mapping[str, float],
+    worker: Mapping[str, float],
+    nodes: Sequence[Mapping[str, float]],
+) -> dict[int, int]:
+    """Workers for which there is room beside so many hosts, on whichever nodes Ray puts these."""
+    fewest = {0: 0}
+    for node in nodes:
+        room = [
+            workers_in(worker, _beside(n, host, node)) for n in range(workers_in(host, node) + 1)
+        ]
+        after: dict[int, int] = {}
+        for (hosts, workers), (here, more) in product(fewest.items(), enumerate(room)):
+            if hosts + here <= most:
+                after[hosts + here] = min(workers + more, after.get(hosts + here, sys.maxsize))
+        fewest = after
+    return fewest
 
 
 def at_once(config: SweepConfig) -> int:
@@ -231,9 +268,12 @@ def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:
 
 def beside_hosts(config: SweepConfig, cluster: dict[str, float], hosts: int) -> dict[str, float]:
     """What slot hosts leave of a cluster for trials that train on their own."""
-    held = taken_up(held_by_worker(config, "lora", cluster))
-    return _without(cluster, {kind: hosts * amount for kind, amount in held})
+    return _beside(hosts, held_by_worker(config, "lora", cluster), cluster)
 
 
-def _without(cluster: dict[str, float], held: Mapping[str, float]) -> dict[str, float]:
-    return cluster | {kind: cluster.get(kind, 0.0) - amount for kind, amount in held.items()}
+def _beside(hosts: int, host: Mapping[str, float], room: Mapping[str, float]) -> dict[str, float]:
+    return _without(room, {kind: hosts * amount for kind, amount in taken_up(host)})
+
+
+def _without(room: Mapping[str, float], held: Mapping[str, float]) -> dict[str, float]:
+    return {**room, **{kind: room.get(kind, 0.0) - amount for kind, amount in held.items()}}
