@@ -11,12 +11,13 @@ from builders import GAIN, LOSS, measurement, sweep_config, trial
 from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
-from trainables.results.confirmation import winners
+from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import half_width, judged_by_repeats, repeats_of
 from tune.folder.tables import write_confirmed_csv
+from tune.search.earlier_trials import fitted
 
 
 def test_an_interval_is_that_of_students_t() -> None:
@@ -57,16 +58,21 @@ def test_runs_that_confirm_are_no_trials_of_the_search(tmp_path: Path) -> None:
 
 def searched(number: int, metrics: dict[str, float], point: int | None = None) -> TrialRecord:
     """A trial of the search; of a point of its own unless one is given."""
-    params = {"lora/rank": number if point is None else point}
-    return trial(number, metrics, params=params, seed=number)
+    return trial(
+        number, metrics, learning_rate=rate(number if point is None else point), seed=number
+    )
 
 
 def repeat(number: int, winner: int, status: TrialStatus, metrics: dict[str, float]) -> TrialRecord:
     """A repeat run of a winner, which is the first trial of its point."""
-    params = {"lora/rank": winner}
-    return trial(number, metrics, status, confirms=winner, params=params, seed=number)
+    return trial(number, metrics, status, confirms=winner, learning_rate=rate(winner), seed=number)
 
 
+def rate(point: int) -> float:
+    return 1e-5 * (1 + point)
+
+
+RATES = {"low": 1e-5, "high": 1e-3}
 COMPLETE, DIVERGED = TrialStatus.COMPLETE, TrialStatus.DIVERGED
 SEARCHED = [searched(0, {GAIN: 0.9, LOSS: 0.049}), searched(1, {GAIN: 0.8, LOSS: 0.03})]
 GOALS = sweep_config(objectives=[{"metric": GAIN, "mode": "max"}], constraints=[f"{LOSS} <= 0.05"])
@@ -244,6 +250,26 @@ def test_what_is_confirmed_are_points_and_each_with_every_seed_once() -> None:
     runs = [(frozenset(record.params.items()), record.config.seed) for record in more]
     assert len(runs) > len(records)
     assert len(set(runs)) == len(runs)
+
+
+def test_repeats_after_the_search_was_widened_are_those_of_its_earlier_trials(
+    tmp_path: Path,
+) -> None:
+    """Their records on disk keep the parameters of the search that they were drawn from."""
+    narrow = sweep(trials=4, search={"lora": {"rank": 4, "alpha_ratio": 2, "learning_rate": RATES}})
+    before = run(searcher_of(narrow), completing)
+    wide = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": RATES}
+    config = sweep(trials=4, search={"lora": wide}, confirm={"top_k": 2, "seeds": 3})
+    known = fitted(narrow.model_dump(mode="json"), config, before)
+    repeats = run(searcher_of(config, known), completing)
+    assert len(repeats) == 6
+    on_disk = [*before, *repeats]
+    chosen = winners(config, on_disk, 2)
+    assert [len(repeats_of(winner, on_disk)) for winner in chosen] == [3, 3]
+    assert list(unconfirmed(3, chosen, on_disk)) == []
+    assert len(judged_by_repeats(on_disk, config.confirm)) == 2
+    write_confirmed_csv(tmp_path / "confirmed.csv", on_disk)
+    assert (tmp_path / "confirmed.csv").exists()
 
 
 def test_nothing_confirmed_leaves_no_table(tmp_path: Path) -> None:

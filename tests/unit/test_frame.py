@@ -208,7 +208,9 @@ def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
     one, other, last = sweep.trials
     best = recommend(sweep.settings, [one, other]).trial
     for repeated in (one, other):
-        repeat = {"confirms": repeated.number, "params": repeated.params}
+        own = {"number": last.number, "trial_id": last.config.trial_id, "seed": 7}
+        config = repeated.config.model_copy(update=own)
+        repeat = {"confirms": repeated.number, "config": config}
         sweep.ledger.write_trial(last.model_copy(update=repeat))
         # One that is no winner any more, as the search was extended, is not repeated further.
         missing = 2 if repeated is best else 3

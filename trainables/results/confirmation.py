@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from trainables.results.pareto import Goals
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord
+from trainables.results.repeats import point_of
 
 
 def unconfirmed(
@@ -20,7 +21,7 @@ def unconfirmed(
     `seeds`: how many repeats each winner gets.
     """
     for winner in chosen:
-        runs = [record for record in records if record.params == winner.params]
+        runs = [record for record in records if point_of(record) == point_of(winner)]
         taken = {run.config.seed for run in runs}
         first = max(run.config.seed for run in runs if run.confirms is None) + 1
         unused = [seed for seed in range(first, first + seeds) if seed not in taken]
@@ -38,5 +39,5 @@ def winners(goals: Goals, records: Iterable[TrialRecord], count: int) -> list[Tr
         if best is None or not best.feasible:
             break
         found.append(best.trial)
-        left = [record for record in left if record.params != best.trial.params]
+        left = [record for record in left if point_of(record) != point_of(best.trial)]
     return found

@@ -9,10 +9,11 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 
+from trainables.config import LoraConfig
 from trainables.results.pareto import Confirm
 from trainables.results.records import TrialRecord, TrialStatus
 
-Point = frozenset[tuple[str, float | int | str | bool]]
+Point = tuple[str, float, LoraConfig | None, int, float | None, int | None]
 
 
 def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
@@ -25,7 +26,7 @@ def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[Trial
         return []
     told = (TrialStatus.COMPLETE, TrialStatus.DIVERGED)
     repeats = (r for r in records if r.confirms is not None and r.status in told)
-    return [repeat for repeat in repeats if repeat.params == trial.params]
+    return [repeat for repeat in repeats if point_of(repeat) == point_of(trial)]
 
 
 def diverged(repeats: Iterable[TrialRecord]) -> int:
@@ -79,8 +80,13 @@ def judged_by_repeats(records: Sequence[TrialRecord], confirm: Confirm | None) -
 
 
 def point_of(record: TrialRecord) -> Point:
-    """The point of the search that a trial ran, which other seeds may have run too."""
-    return frozenset(record.params.items())
+    """The point of the search that a trial ran, which other seeds may have run too.
+
+    Told by what it trained with: a search that has been edited since has other parameters.
+    """
+    config, train = record.config, record.config.train
+    length = (train.batch_size, record.epochs, train.steps)
+    return (config.method, config.learning_rate, config.lora, *length)
 
 
 def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
