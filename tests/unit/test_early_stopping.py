@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -172,6 +173,16 @@ def test_scalarised_pair_weighs_gain_against_forgetting() -> None:
     assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2})) is not None
 
 
+def test_sums_that_differ_by_the_order_of_their_rounding_are_equal() -> None:
+    weighed = EarlyStoppingConfig(
+        metrics={IN_DOMAIN_ACC: 1, FORGETTING_MEAN: 1}, reduction_factor=2
+    )
+    rule = SuccessiveHalving(weighed)
+    assert 0.1 + 0.2 > 0.3
+    for number, (accuracy, other) in enumerate([(0.1, 0.2), (0.3, 0.0)]):
+        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: other})) is None
+
+
 def test_without_metrics_only_who_is_dominated_is_stopped() -> None:
     objectives = (
         Objective(metric=IN_DOMAIN_ACC, mode="max"),
@@ -234,7 +245,7 @@ def test_before_the_end_count_constraints_that_the_base_keeps_and_budgets() -> N
     assert kept_by_base(constraints(*at_the_end, *judged), BASE) == constraints(*judged)
 
 
-@pytest.mark.parametrize(("loss", "stops"), [(2.9, False), (3.1, True)])
+@pytest.mark.parametrize(("loss", "stops"), [(5.9, False), (6.1, True)])
 def test_exploding_loss_stops_at_a_multiple_of_the_first(loss: float, stops: bool) -> None:
     rule = SuccessiveHalving(CONFIG)
     rule.decide(0, at(1, None, **{TRAIN_LOSS: 1.0}))
@@ -242,4 +253,15 @@ def test_exploding_loss_stops_at_a_multiple_of_the_first(loss: float, stops: boo
     assert (outcome is not None) is stops
     if outcome is not None:
         assert outcome.status is TrialStatus.DIVERGED
-        assert outcome.reason == "training loss 3.1 is over 3 x the first, 1"
+        assert outcome.reason == "training loss 6.1 is over 6, and began at 1"
+
+
+def test_samples_that_are_harder_than_the_first_are_no_divergence() -> None:
+    """An untrained base, on batches of two samples of which each point averages five."""
+    random = np.random.default_rng(0)
+    rule = SuccessiveHalving(CONFIG)
+    for number in range(100):
+        losses = random.exponential(1.0, (20, 10)).mean(1)
+        losses[0] = random.exponential(1.0, 2).mean()
+        for step, loss in enumerate(losses, start=1):
+            assert rule.decide(number, at(step, None, **{TRAIN_LOSS: loss})) is None

@@ -116,8 +116,9 @@ class EarlyStoppingConfig(Frozen):
             (with several objectives: dominate it); each rung is that many times later than the
             previous one.
         first_rung: share of the training after which trials are first compared.
-        loss_limit: a trial whose training loss exceeds this many times its first has diverged;
-            the first, at step 1 before any update, is the base model's.
+        loss_limit: a trial has diverged whose training loss exceeds this many times the sum of its
+            first and 1 nat/token; the first, at step 1 before any update, is the base model's, and
+            of one batch alone.
     """
 
     metrics: dict[str, float] | None = Field(default=None, min_length=1)

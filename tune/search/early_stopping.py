@@ -47,6 +47,9 @@ _COSTS = (
     EPOCH,
     GLOBAL_STEP,
 )
+# In nats/token, added to a trial's first loss: that of a few samples may be anything from zero up,
+# so others of the same model easily lose many times as much.
+_SPREAD_OF_FIRST = 1.0
 
 
 class EarlyStopping(Fifo):
@@ -224,7 +227,8 @@ class SuccessiveHalving:
         if not metrics.keys() >= set(names):
             return None
         if weights:
-            return [-sum(weight * metrics[name] for name, weight in weights.items())]
+            total = sum(weight * metrics[name] for name, weight in weights.items())
+            return [round(-total, 12)]  # as in `Objective.loss`
         return [objective.loss(metrics[objective.metric]) for objective in self._objectives]
 
     def _explodes(self, number: int, measurement: Measurement) -> str | None:
@@ -232,9 +236,11 @@ class SuccessiveHalving:
         if loss is None:
             return None
         first = self._first_loss.setdefault(number, loss)
-        limit = self._config.loss_limit
-        if limit is not None and loss > limit * first:
-            return f"training loss {loss:.3g} is over {limit:g} x the first, {first:.3g}"
+        if self._config.loss_limit is None:
+            return None
+        limit = self._config.loss_limit * (first + _SPREAD_OF_FIRST)
+        if loss > limit:
+            return f"training loss {loss:.3g} is over {limit:.3g}, and began at {first:.3g}"
         return None
 
     def _breaks_constraint(self, number: int, measurement: Measurement, rung: Rung) -> str | None:
