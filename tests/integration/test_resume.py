@@ -12,7 +12,7 @@ import torch
 from chosen_scores import OBJECTIVE, scores
 from safetensors.torch import load_file
 
-from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS
 from trainables.training import checkpoint
 from trainables.training.checkpoint_files import is_valid, newest_valid
 from trainables.training.full_sft import train_full_sft
@@ -118,6 +118,28 @@ def test_resumed_trial_measures_what_an_undisturbed_one_does(
     resumed = by_step(train(second, ListReporter()))
     assert min(resumed) == 11  # the step after the checkpoint
     assert resumed == {step: undisturbed[step] for step in resumed}
+
+
+@pytest.mark.parametrize(
+    ("dtype", "before", "after"),
+    [
+        ("float32", {"zero_stage": 0}, {"zero_stage": 2}),
+        ("float32", {"zero_stage": 2}, {"zero_stage": 3, "offload_optimizer": True}),
+        ("bfloat16", {"zero_stage": 2}, {"zero_stage": 3, "offload_parameters": True}),
+    ],
+)
+def test_a_trial_resumes_under_other_memory_settings(
+    make_trial: Callable[..., TrialConfig], dtype: str, before: Any, after: Any
+) -> None:
+    parts = {"method": "full", "model": {"dtype": dtype}}
+    undisturbed = by_step(train(make_trial(**parts, deepspeed=before, train=TRAIN), ListReporter()))
+    first = interrupted(make_trial, parts | {"deepspeed": before})
+    earlier = (first.output_dir,)
+    second = make_trial(**parts, deepspeed=after, train=TRAIN, earlier_attempts=earlier)
+    resumed = by_step(train(second, ListReporter()))
+    assert min(resumed) == 11
+    for step, metrics in resumed.items():
+        assert metrics[TRAIN_LOSS] == pytest.approx(undisturbed[step][TRAIN_LOSS], abs=1e-3)
 
 
 @pytest.fixture(scope="module")

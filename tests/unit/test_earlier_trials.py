@@ -27,6 +27,10 @@ PLAIN: dict[str, Any] = {
     "full": {"learning_rate": {"low": 1e-5, "high": 1e-3}},
 }
 
+SHAPE = dict.fromkeys(
+    ("hidden", "intermediate", "vocabulary", "layers", "heads", "kv_heads", "head_size"), 8
+)
+
 
 def finished(config: SweepConfig, judge: Judge = judge) -> list[TrialRecord]:
     return run(searcher_of(config), judge)
@@ -106,6 +110,8 @@ def test_an_edited_deepspeed_file_makes_another_sweep_and_a_moved_one_does_not()
         ("train", {"micro_batch_size": 1}),
         ("train", {"gradient_checkpointing": True}),
         ("eval", {**EVAL, "batch_size": 2}),
+        ("deepspeed", {"zero_stage": 3, "offload_optimizer": True, "offload_parameters": True}),
+        ("model", {"name": "some/model", "shape": SHAPE}),
     ],
 )
 def test_what_trials_hold_in_memory_may_change(

@@ -24,9 +24,11 @@ from tune.search.space import Misfit, params_of
 # A change in these sections makes another sweep, except in keys that only affect memory and time.
 _FIXED = ("name", "seed", "model", "data", "eval", "train", "deepspeed")
 _FREE = {
+    "model": {"shape"},
     "eval": {"batch_size"},
     "train": {"micro_batch_size", "gradient_checkpointing"},
-    "deepspeed": {"config_file"},  # its content decides
+    # The content of `config_file` decides; any stage goes on from any other's checkpoint.
+    "deepspeed": {"config_file", "zero_stage", "offload_optimizer", "offload_parameters"},
 }
 _ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
 
