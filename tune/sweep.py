@@ -234,7 +234,7 @@ class Sweep:
                 logger.warning("warm_start: left out %d: %s", count, reason)
             return found
         self._warm_is_new = True
-        records, left_out = import_trials(self._config)
+        records, left_out = import_trials(self._config, self._inputs)
         for reason in left_out:
             logger.warning("warm_start: left out %s", reason)
         return records

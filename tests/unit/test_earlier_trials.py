@@ -121,7 +121,7 @@ def test_what_trials_hold_in_memory_may_change(
     config = sweep(**{section: value})
     check_same_sweep(sweep().model_dump(mode="json"), config, Path("here"))
     earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
-    found, _ = import_trials(config.model_copy(update={"warm_start": (str(earlier),)}))
+    found, _ = import_trials(config.model_copy(update={"warm_start": (str(earlier),)}), {})
     assert found
 
 
@@ -191,7 +191,7 @@ def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path
     earlier = written(tmp_path / "earlier", sweep(), records)
     lora = PLAIN["lora"] | {"rank": [2, 8]}
     config = sweep(search=PLAIN | {"lora": lora}, warm_start=[str(earlier)])
-    found, left_out = import_trials(config)
+    found, left_out = import_trials(config, {})
     ended = [r for r in records if r.status in (TrialStatus.COMPLETE, TrialStatus.DIVERGED)]
     fitting = [r for r in ended if not (r.config.lora and r.config.lora.rank == 32)]
     assert [record.number for record in found] == [record.number for record in fitting]
@@ -203,16 +203,26 @@ def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path
 def test_a_warm_start_from_another_question_or_from_nothing_is_refused(tmp_path: Path) -> None:
     other = written(tmp_path / "other", sweep(model={"name": "other"}), [])
     with pytest.raises(UserError) as caught:
-        import_trials(sweep(warm_start=[str(other), str(tmp_path / "nothing")]))
+        import_trials(sweep(warm_start=[str(other), str(tmp_path / "nothing")]), {})
     first, second = map(str, caught.value.faults)
     assert "has another model" in first
     assert "no sweep in" in second
 
 
+def test_a_warm_start_from_before_an_edit_of_its_files_is_refused(tmp_path: Path) -> None:
+    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
+    ledger, config = Ledger(earlier), sweep(warm_start=[str(earlier)])
+    record = ledger.sweep()
+    ledger.write_sweep(record.model_copy(update={"inputs": {"data.path": "a", "model.name": "m"}}))
+    assert import_trials(config, {"data.path": "a", "eval.general_text": "g"})[0]
+    with pytest.raises(UserError, match=r"another content of data\.path"):
+        import_trials(config, {"data.path": "b"})
+
+
 def test_a_trial_of_another_length_does_not_fit(tmp_path: Path) -> None:
     records = finished(sweep(train={"steps": 50}))
     earlier = written(tmp_path / "earlier", sweep(train={"steps": 50}), records)
-    found, left_out = import_trials(sweep(train={"steps": 80}, warm_start=[str(earlier)]))
+    found, left_out = import_trials(sweep(train={"steps": 80}, warm_start=[str(earlier)]), {})
     assert found == []
     assert "was trained with steps 50, not 80" in left_out[0]
 
@@ -222,6 +232,6 @@ def test_complete_trials_without_an_objective_do_not_warm_start(tmp_path: Path) 
         return TrialStatus.COMPLETE, {GAIN: 0.5}
 
     earlier = written(tmp_path / "earlier", sweep(), finished(sweep(trials=3), half))
-    found, (line,) = import_trials(sweep(warm_start=[str(earlier)]))
+    found, (line,) = import_trials(sweep(warm_start=[str(earlier)]), {})
     assert found == []
     assert f"never logged {LOSS}" in line

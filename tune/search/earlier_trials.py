@@ -7,7 +7,7 @@ not change; the search and its goals may change as long as the recorded trials f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.ledger import Ledger
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.records import SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import Misfit, params_of
 
@@ -143,10 +143,16 @@ def _goals(config: SweepConfig) -> list[tuple[str, str]]:
     return objectives + [(f"constraints.{i}", c.metric) for i, c in enumerate(config.constraints)]
 
 
-def import_trials(config: SweepConfig) -> tuple[list[TrialRecord], list[str]]:
+def import_trials(
+    config: SweepConfig, inputs: Mapping[str, str]
+) -> tuple[list[TrialRecord], list[str]]:
     """Trials of the `warm_start` sweeps that are points of this one, and what was left out.
 
     Complete trials must have logged every goal. Failed or running trials teach the sampler nothing.
+
+    Args:
+        config: of this sweep.
+        inputs: digests of its files by field.
 
     Raises:
         UserError: a folder holds no sweep, or one with another model, data or evaluation.
@@ -158,7 +164,7 @@ def import_trials(config: SweepConfig) -> tuple[list[TrialRecord], list[str]]:
         ledger = Ledger(folder)
         if not ledger.exists():
             faults.append(Fault("warm_start", f"no sweep in {folder}", "give its own folder"))
-        elif other := _other_question(ledger.sweep().config, config):
+        elif other := _other_question(ledger.sweep(), config, inputs):
             faults.append(
                 Fault("warm_start", f"{folder} has another {other}: its results mean other things")
             )
@@ -191,15 +197,22 @@ def fitting(
     return found, reasons
 
 
-def _other_question(saved: dict[str, Any], config: SweepConfig) -> str | None:
-    """The section, if any, that gives another sweep's metrics a different meaning."""
+def _other_question(
+    sweep: SweepRecord, config: SweepConfig, inputs: Mapping[str, str]
+) -> str | None:
+    """The section or file, if any, that gives another sweep's metrics a different meaning."""
+    saved: dict[str, Any] = sweep.config
     earlier = {
         "model": ModelConfig.model_validate(saved["model"]),
         "data": DataConfig.model_validate(saved["data"]),
         "eval": EvalSuite.model_validate(saved["eval"]),
     }
     now = {name: getattr(config, name) for name in earlier}
-    return next((name for name in earlier if not _same(name, earlier[name], now[name])), None)
+    other = [name for name in earlier if not _same(name, earlier[name], now[name])]
+    other += [
+        f"content of {f}" for f, of_now in inputs.items() if sweep.inputs.get(f, of_now) != of_now
+    ]
+    return next(iter(other), None)
 
 
 def _same(section: str, before: BaseModel, after: BaseModel) -> bool:
