@@ -220,6 +220,13 @@ def test_trials_that_fail_alike_from_the_start_end_the_search() -> None:
     assert isinstance(searcher_of(config, [complete, *records]).suggest("any"), dict)
 
 
+def test_trials_that_fail_alike_but_for_their_numbers_end_the_search() -> None:
+    searcher = searcher_of(sweep(trials=50, search=LORA))
+    told = [f"actor {10**18 + 10**17 * n:x} on port {4000 + n} of trials/000{n}" for n in range(5)]
+    fail(searcher, *told)
+    assert searcher.cut_short_by == "failures"
+
+
 def test_trials_that_fail_otherwise_do_not_end_the_search() -> None:
     searcher = searcher_of(sweep(trials=50, search=LORA))
     fail(searcher, *["no such file"] * 4, "another", *["no such file"] * 4)

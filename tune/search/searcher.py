@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -68,7 +69,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._running = {record.number: record for record in interrupted}
         self._winners: list[TrialRecord] | None = None
         self._is_stopping = False
-        self._failures_alike: dict[str, list[str | None]] = defaultdict(list)
+        self._failures_alike: dict[str, list[str]] = defaultdict(list)
         self._is_failing = False
         self._room: Room | None = None
         self._waiting: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
@@ -195,12 +196,16 @@ class OptunaSearcher(Searcher, SweepListener):
             self._study.tell(record)
 
     def _count_failure(self, record: TrialRecord) -> None:
-        """Count a trial that failed for the same reason as the one before, measuring nothing."""
+        """Count a trial that failed for the same reason as the one before, measuring nothing.
+
+        Ports, processes, actors and folders of trials differ, though the reason is the same.
+        """
         alike = self._failures_alike[record.config.method]
-        if record.last or record.reason not in alike:
+        reason = re.sub(r"\w*\d\w*", "#", record.reason or "")
+        if record.last or reason not in alike:
             alike.clear()
         if record.status is TrialStatus.FAILED and not record.last:
-            alike.append(record.reason)
+            alike.append(reason)
         counts = [len(self._failures_alike[method]) for method in self._config.search.methods]
         self._is_failing |= min(counts) >= _FAILURES_ALIKE
 
