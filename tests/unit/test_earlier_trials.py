@@ -219,6 +219,19 @@ def test_a_warm_start_from_before_an_edit_of_its_files_is_refused(tmp_path: Path
         import_trials(config, {"data.path": "b"})
 
 
+def test_a_warm_start_from_another_version_is_one_with_another_section(tmp_path: Path) -> None:
+    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
+    ledger, config = Ledger(earlier), sweep(warm_start=[str(earlier)])
+    record = ledger.sweep()
+    of_before = {"path": "rows.jsonl"}  # before there were the others
+    ledger.write_sweep(record.model_copy(update={"config": record.config | {"data": of_before}}))
+    assert import_trials(config, {})[0]
+    of_later = {"data": {**of_before, "shuffled": True}}
+    ledger.write_sweep(record.model_copy(update={"config": record.config | of_later}))
+    with pytest.raises(UserError, match="has another data"):
+        import_trials(config, {})
+
+
 def test_a_trial_of_another_length_does_not_fit(tmp_path: Path) -> None:
     records = finished(sweep(train={"steps": 50}))
     earlier = written(tmp_path / "earlier", sweep(train={"steps": 50}), records)

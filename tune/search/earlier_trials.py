@@ -13,7 +13,6 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.ledger import Ledger
@@ -21,8 +20,10 @@ from trainables.results.records import SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import Misfit, params_of
 
-# A change in these sections makes another sweep, except in keys that only affect memory and time.
-_FIXED = ("name", "seed", "model", "data", "eval", "train", "deepspeed")
+# What gives a sweep's metrics their meaning. A change in it or in the other sections makes another
+# sweep, except in keys that only affect memory and time.
+_QUESTION = ("model", "data", "eval")
+_FIXED = ("name", "seed", *_QUESTION, "train", "deepspeed")
 _FREE = {
     "model": {"shape"},
     "eval": {"batch_size"},
@@ -39,23 +40,31 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
     Raises:
         UserError: it is another sweep; names every section that differs.
     """
-    of_now = config.model_dump(mode="json")
-    now = {section: _deciding(section, of_now[section]) for section in _FIXED}
-    before = {section: _completed(saved, config, section) for section in _FIXED}
-    saved = {section: _deciding(section, part) for section, part in before.items()}
-    changed = [section for section in _FIXED if saved[section] != now[section]]
+    changed = _changed(saved, config, _FIXED)
     if changed:
         raise UserError(
             [
                 Fault(
                     section,
-                    f"the sweep in {folder} was started with {_difference(saved, now, section)}",
+                    f"the sweep in {folder} was started with {difference}",
                     "give this one another name or --output-dir; where model, data and "
                     "evaluation are the same it can `warm_start` from there",
                 )
-                for section in changed
+                for section, difference in changed.items()
             ]
         )
+
+
+def _changed(saved: dict[str, Any], config: SweepConfig, sections: Sequence[str]) -> dict[str, str]:
+    """The sections that another configuration has otherwise, each with one difference."""
+    of_now = config.model_dump(mode="json")
+    found = {}
+    for section in sections:
+        before = _deciding(section, _completed(saved, config, section))
+        now = _deciding(section, of_now[section])
+        if before != now:
+            found[section] = _difference(section, before, now)
+    return found
 
 
 def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
@@ -74,12 +83,11 @@ def _deciding(section: str, part: Any) -> Any:
     return {key: value for key, value in part.items() if key not in _FREE.get(section, ())}
 
 
-def _difference(saved: dict[str, Any], now: dict[str, Any], section: str) -> str:
-    before, after = saved.get(section), now[section]
-    if not isinstance(before, dict) or not isinstance(after, dict):
-        return f"{section} {before}, not {after}"
-    key = next(key for key in {**after, **before} if before.get(key) != after.get(key))
-    return f"{section}.{key} {before.get(key)}, not {after.get(key)}"
+def _difference(section: str, before: Any, now: Any) -> str:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return f"{section} {before}, not {now}"
+    key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
+    return f"{section}.{key} {before.get(key)}, not {now.get(key)}"
 
 
 def fitted(
@@ -201,19 +209,8 @@ def _other_question(
     sweep: SweepRecord, config: SweepConfig, inputs: Mapping[str, str]
 ) -> str | None:
     """The section or file, if any, that gives another sweep's metrics a different meaning."""
-    saved: dict[str, Any] = sweep.config
-    earlier = {
-        "model": ModelConfig.model_validate(saved["model"]),
-        "data": DataConfig.model_validate(saved["data"]),
-        "eval": EvalSuite.model_validate(saved["eval"]),
-    }
-    now = {name: getattr(config, name) for name in earlier}
-    other = [name for name in earlier if not _same(name, earlier[name], now[name])]
+    other = [*_changed(sweep.config, config, _QUESTION)]
     other += [
         f"content of {f}" for f, of_now in inputs.items() if sweep.inputs.get(f, of_now) != of_now
     ]
     return next(iter(other), None)
-
-
-def _same(section: str, before: BaseModel, after: BaseModel) -> bool:
-    return bool(_deciding(section, before.model_dump()) == _deciding(section, after.model_dump()))
