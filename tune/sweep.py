@@ -45,7 +45,7 @@ from tune.cluster.slots import HostPool, beside_hosts
 from tune.config.preflight import check_metrics, paths_of_trials
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
-from tune.folder.input_files import check_same_inputs, digests
+from tune.folder.input_files import digests
 from tune.folder.provenance import provenance
 from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
@@ -57,7 +57,7 @@ from tune.resources.capacity import (
     workers_in,
 )
 from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
-from tune.search.earlier_trials import check_same_sweep, fitted, fitting, import_trials
+from tune.search.earlier_trials import earlier_trials
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.search.fifo import Fifo
 from tune.search.searcher import MakeTrial, OptunaSearcher
@@ -117,14 +117,15 @@ class Sweep:
         self._beside_driver = beside_driver()
         self._memory = memory_fit(config, partial(smallest_gpu, self._nodes))
         self._inputs = digests(config)  # before the base is measured with them
-        history = self._read_history()
+        self._earlier = earlier_trials(config, self._ledger, self._inputs)
+        for reason in self._earlier.left_out:
+            logger.warning("warm_start: left out %s", reason)
+        history = self._earlier.own
         again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))
         self._finished = [record for record in history if record.status not in again]
         self._interrupted = [
             self._as_interrupted(record) for record in history if record.status in again
         ]
-        self._warm_is_new = False
-        self._warm = self._read_warm_start()
 
     def run(self, listeners: Sequence[SweepListener]) -> SweepOutcome:
         """Evaluate the base, run what is missing and return all records.
@@ -163,7 +164,7 @@ class Sweep:
             self._trial_maker(sweep.sweep_id),
             self._finished,
             self._interrupted,
-            self._warm,
+            self._earlier.warm,
             began=self._began,
         )
         in_store = isinstance(self._ledger.folder.location, str)
@@ -206,15 +207,6 @@ class Sweep:
             self._look_inside(records, listeners)
         return SweepOutcome(records, interrupted, searcher.cut_short_by)
 
-    def _read_history(self) -> list[TrialRecord]:
-        if not self._ledger.exists():
-            return []
-        sweep = self._ledger.sweep()
-        saved = sweep.config
-        check_same_sweep(saved, self._config, self._ledger.folder.location)
-        check_same_inputs(sweep.inputs, self._inputs)
-        return fitted(saved, self._config, self._ledger.trials())
-
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
         """The record of a trial to resume, with all that it has measured.
 
@@ -224,20 +216,6 @@ class Sweep:
             record = record.after(measurement)
         failures = 0 if record.status in _FAILED else record.failures
         return record.model_copy(update={"status": TrialStatus.RUNNING, "failures": failures})
-
-    def _read_warm_start(self) -> list[TrialRecord]:
-        """Trials of other sweeps, as they were when this sweep first named them."""
-        named = list(self._config.warm_start)
-        if self._ledger.exists() and self._ledger.sweep().config.get("warm_start") == named:
-            found, reasons = fitting(self._config, self._ledger.warm_start())
-            for reason, count in reasons.items():
-                logger.warning("warm_start: left out %d: %s", count, reason)
-            return found
-        self._warm_is_new = True
-        records, left_out = import_trials(self._config, self._inputs)
-        for reason in left_out:
-            logger.warning("warm_start: left out %s", reason)
-        return records
 
     @property
     def _has_base(self) -> bool:
@@ -285,8 +263,8 @@ class Sweep:
             record = SweepRecord(
                 sweep_id=sweep_id, config=config, provenance=now, inputs=self._inputs
             )
-        if self._warm_is_new and (self._warm or self._ledger.warm_start()):
-            self._ledger.write_warm_start(self._warm)
+        if self._earlier.is_new and (self._earlier.warm or self._ledger.warm_start()):
+            self._ledger.write_warm_start(self._earlier.warm)
         self._ledger.write_sweep(record)
         return record
 

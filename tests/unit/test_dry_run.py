@@ -12,9 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from builders import sweep_record, trial
+from simulated_search import ask, searcher_of
 
+from trainables.results.ledger import Ledger
 from tune import command_line
 from tune.config.sweep_file import load_sweep
+from tune.folder.input_files import digests
 
 RUN = Path(__file__).parents[2] / "tune" / "run.py"
 
@@ -106,6 +110,31 @@ def test_the_estimate_is_of_all_that_will_be_trained(
     assert run(sweep, "--dry-run", "--set", override) == command_line.OK
     wanted = f"{samples} samples trained on in all {trials} trials"
     assert wanted in " ".join(capsys.readouterr().out.split())
+
+
+def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_sweep(str(sweep), [])
+    ledger = Ledger(sweep.parent / "out" / "tiny")
+    record = sweep_record(config).model_copy(update={"inputs": digests(config)})
+    ledger.write_sweep(record)
+    own = ask(searcher_of(config))
+    ledger.write_trial(trial(config=own.config, params=own.params, seconds=72.0))
+    before = sorted(sweep.parent.rglob("*"))
+    assert run(sweep, "--dry-run") == command_line.OK
+    assert "72 s a trial in the earlier run" in capsys.readouterr().out
+    for override, told in {
+        "seed=1": "seed: the sweep in",
+        "search.lora.rank=[64]": "search.lora.rank: trial 0 of this sweep has rank",
+        "warm_start=[nowhere]": "warm_start: no sweep in",
+    }.items():
+        assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
+        assert f"error: {told}" in capsys.readouterr().err
+    (sweep.parent / "rows.jsonl").write_text('{"prompt": "q", "completion": " a"}\n')
+    assert run(sweep, "--dry-run") == command_line.BAD_INPUT
+    assert "data.path: has changed since" in capsys.readouterr().err
+    assert sorted(sweep.parent.rglob("*")) == before
 
 
 def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(

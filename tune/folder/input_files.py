@@ -1,4 +1,4 @@
-"""Digests of the files that a sweep's numbers depend on: an edit between two starts is refused.
+"""Digests of the files that a sweep's numbers depend on, by which an edit between starts is seen.
 
 Also of the training data: a sweep keeps the token ids of its first start, so an edit would do
 nothing, and that without a word.
@@ -7,10 +7,9 @@ nothing, and that without a word.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
-from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file
 from trainables.files.locations import PACKAGE_SCHEME, is_local
 from tune.config.sweep_config import SweepConfig
@@ -23,26 +22,6 @@ _TASK_DIRS = "eval.task_dirs"
 def digests(config: SweepConfig) -> dict[str, str]:
     """A digest of what each field names, by field; files of installed packages are left out."""
     return {field: _digest(field, Path(name).expanduser()) for field, name in _named(config)}
-
-
-def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
-    """Check that no file has changed since the sweep's first start.
-
-    Args:
-        recorded: the digests then.
-        now: those of this start.
-
-    Raises:
-        UserError: the base was measured, or the data were read, from other files; names them all.
-    """
-    remedy = "put it back, or give the sweep another name or --output-dir"
-    faults = [
-        Fault(field, "has changed since this sweep's first start", remedy)
-        for field, digest in now.items()
-        if recorded.get(field) != digest
-    ]
-    if faults:
-        raise UserError(faults)
 
 
 def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -34,6 +35,47 @@ _FREE = {
 _ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
 
 
+@dataclass(frozen=True)
+class EarlierTrials:
+    """What a start of the command finds.
+
+    Attributes:
+        own: records of all trials of the sweep.
+        warm: trials of other sweeps that its search starts from.
+        left_out: what those sweeps have besides.
+        is_new: whether the sweep has not read those sweeps before.
+    """
+
+    own: list[TrialRecord]
+    warm: list[TrialRecord]
+    left_out: list[str]
+    is_new: bool
+
+
+def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str]) -> EarlierTrials:
+    """Read the trials that a sweep goes on from, its own and those of its warm start.
+
+    Args:
+        config: of this start.
+        ledger: the sweep's; it may be new.
+        inputs: digests of the sweep's files by field.
+
+    Raises:
+        UserError: the sweep cannot go on from them.
+    """
+    own: list[TrialRecord] = []
+    if ledger.exists():
+        sweep = ledger.sweep()
+        check_same_sweep(sweep.config, config, ledger.folder.location)
+        check_same_inputs(sweep.inputs, inputs)
+        own = fitted(sweep.config, config, ledger.trials())
+        if sweep.config.get("warm_start") == list(config.warm_start):
+            # As they were when this sweep first named them.
+            warm, reasons = fitting(config, ledger.warm_start())
+            return EarlierTrials(own, warm, [f"{n}: {why}" for why, n in reasons.items()], False)
+    return EarlierTrials(own, *import_trials(config, inputs), is_new=True)
+
+
 def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Location) -> None:
     """Check that the sweep in a folder may continue under this configuration.
 
@@ -53,6 +95,26 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
                 for section, difference in changed.items()
             ]
         )
+
+
+def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Check that no file has changed since the sweep's first start.
+
+    Args:
+        recorded: the digests then.
+        now: those of this start.
+
+    Raises:
+        UserError: the base was measured, or the data were read, from other files; names them all.
+    """
+    remedy = "put it back, or give the sweep another name or --output-dir"
+    faults = [
+        Fault(field, "has changed since this sweep's first start", remedy)
+        for field, digest in now.items()
+        if recorded.get(field) != digest
+    ]
+    if faults:
+        raise UserError(faults)
 
 
 def _changed(saved: dict[str, Any], config: SweepConfig, sections: Sequence[str]) -> dict[str, str]:

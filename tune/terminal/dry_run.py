@@ -14,9 +14,11 @@ from rich.table import Table
 from trainables.config import TrialConfig
 from trainables.files.storage import Location, join
 from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.results.records import TrialRecord, TrialStatus
 from tune.cluster.memory_fit import host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
+from tune.folder.input_files import digests
+from tune.search.earlier_trials import earlier_trials
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_runs, planned_trials
 from tune.search.trials import make_trial, reason_against_slots
@@ -31,7 +33,11 @@ def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> N
         config: the sweep.
         rows: number of rows of the training data; None if it is on a hub.
         output_dir: searched for an earlier run of the sweep, whose times are used.
+
+    Raises:
+        UserError: the sweep cannot go on from that run, or start from those of `warm_start`.
     """
+    earlier = _earlier_trials(config, output_dir)
     console = Console()
     plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     console.print(plan, markup=False, highlight=False, soft_wrap=True)
@@ -39,8 +45,18 @@ def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> N
     console.print(_points_table(config, points))
     console.print(memory_table(config))
     lines = [*host_memory(config), *_resources(config)]
-    for line in [*lines, *_estimate(config, points, rows, output_dir)]:
+    for line in [*lines, *_estimate(config, points, rows, earlier)]:
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def _earlier_trials(config: SweepConfig, output_dir: Location) -> list[TrialRecord]:
+    try:
+        ledger = Ledger(join(output_dir, config.name))
+        if ledger.exists() or config.warm_start:
+            return earlier_trials(config, ledger, digests(config)).own
+    except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
+        pass
+    return []
 
 
 def _suggestions(config: SweepConfig) -> Any:
@@ -106,7 +122,7 @@ def _resources(config: SweepConfig) -> list[str]:
 
 
 def _estimate(
-    config: SweepConfig, points: list[TrialConfig], rows: int | None, output_dir: Location
+    config: SweepConfig, points: list[TrialConfig], rows: int | None, earlier: list[TrialRecord]
 ) -> list[str]:
     lines = []
     trials = planned_runs(config)
@@ -120,8 +136,9 @@ def _estimate(
             f"estimate: {rows} rows, about {mean:.0f} optimizer steps and {reports} evaluations a "
             f"trial, {samples:,.0f} samples trained on in all {trials} trials"
         )
-    seconds = _seconds_per_trial(join(output_dir, config.name))
-    if seconds is not None:
+    done = [r.seconds for r in earlier if r.status is TrialStatus.COMPLETE]
+    if taken := [seconds for seconds in done if seconds is not None]:
+        seconds = fmean(taken)
         total = seconds * trials / 3600
         lines.append(
             f"estimate: {seconds:.0f} s a trial in the earlier run, {total:.2f} h for "
@@ -130,15 +147,3 @@ def _estimate(
     else:
         lines.append("estimate: time is known once a first trial of this sweep has run")
     return lines
-
-
-def _seconds_per_trial(folder: Location) -> float | None:
-    try:
-        ledger = Ledger(folder)
-        if not ledger.exists():
-            return None
-    except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
-        return None
-    done = [r.seconds for r in ledger.trials() if r.status is TrialStatus.COMPLETE]
-    seconds = [taken for taken in done if taken is not None]
-    return fmean(seconds) if seconds else None
