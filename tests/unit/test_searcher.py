@@ -200,6 +200,11 @@ def fail(searcher: OptunaSearcher, *reasons: str) -> list[TrialRecord]:
     return records
 
 
+def test_a_trial_may_report_as_seldom_as_it_likes() -> None:
+    budget = {"trials": 1, "minutes_per_report": None}
+    assert ask(searcher_of(sweep(budget=budget))).config.minutes_per_report is None
+
+
 def test_trials_that_fail_alike_from_the_start_end_the_search() -> None:
     """As on a node that lacks a file, while others train."""
     config = sweep(trials=50, search=LORA, confirm={"top_k": 1, "seeds": 1})

@@ -369,6 +369,31 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "nsga2 searches one method, got lora and full",
         "take tpe, or search one method",
     ),
+    "a wait without end": (
+        {"budget__minutes_per_report": float("inf")},
+        "budget.minutes_per_report",
+        "must be a finite number, got inf",
+        "",
+    ),
+    "a weight that is no number": (
+        {"early_stopping__metrics": {"in_domain/acc_mean": float("nan")}},
+        "early_stopping.metrics.in_domain/acc_mean",
+        "must be a finite number, got nan",
+        "",
+    ),
+    "rungs without end": (
+        {"early_stopping__reduction_factor": float("inf")},
+        "early_stopping.reduction_factor",
+        "must be a finite number, got inf",
+        "",
+    ),
+    "a share of a GPU that is no number": (
+        {"resources__lora__gpus_per_worker": float("nan")},
+        "resources.lora.gpus_per_worker",
+        "must be a finite number, got nan",
+        "",
+    ),
+    "a seed beyond 32 bits": ({"seed": 2**32}, "seed", "must be < 2147483648, got 4294967296", ""),
     "no trials": ({"budget__trials": 0}, "budget.trials", "must be >= 1, got 0", ""),
 }
 

@@ -19,7 +19,7 @@ _RULES = {
     "greater_than_equal": "must be >= {ge:g}",
     "greater_than": "must be > {gt:g}",
     "less_than_equal": "must be <= {le:g}",
-    "less_than": "must be < {lt:g}",
+    "less_than": "must be < {lt:.10g}",
     "finite_number": "must be a finite number",
     "int_type": "must be a whole number",
     "int_parsing": "must be a whole number",

@@ -1,0 +1,89 @@
+"""What a sweep may spend, and what its trials hold of a cluster."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import ConfigDict, Field
+
+from trainables.config import Frozen, Method
+
+
+class BudgetConfig(Frozen):
+    """When to stop asking for trials; the first limit reached applies.
+
+    Attributes:
+        trials: total number of trials.
+        hours: wall-clock hours of one start of the command; checked before each new trial.
+        gpu_hours: sum over trials, also of those that run; checked before each new one.
+        retries: how often a trial that lost its process is retried, from its newest checkpoint,
+            if it made no progress since the previous loss.
+        minutes_per_report: a trial that reports nothing for this long is considered hung; its
+            process is ended and it is started again. null: never.
+        checkpoint_gib: cap on the total size of the sweep's checkpoints, best weights included
+            and final weights not. A running trial keeps its newest two checkpoints and the
+            weights of its best evaluation; over this cap these are deleted, starting with the
+            oldest trial, first the best weights, then the older checkpoint. A trial's only whole
+            checkpoint stays, even if the cap is exceeded. Default: no cap.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    trials: int = Field(default=20, ge=1)
+    hours: float | None = Field(default=None, gt=0)
+    gpu_hours: float | None = Field(default=None, gt=0)
+    retries: int = Field(default=3, ge=0)
+    minutes_per_report: float | None = Field(default=120, gt=0)
+    checkpoint_gib: float | None = Field(default=None, gt=0)
+
+
+class MethodResources(Frozen):
+    """What one trial of a method holds.
+
+    Attributes:
+        workers: processes that train it together.
+        gpus_per_worker: 1, or a share such as 0.25 if several trials train on one GPU; default 1
+            if the cluster has GPUs, else 0.
+        cpus_per_worker: cores.
+        accelerator_type: type of its GPUs as `ray status` shows it, such as H100; default any.
+    """
+
+    model_config = ConfigDict(allow_inf_nan=False)
+
+    workers: int = Field(default=1, ge=1)
+    gpus_per_worker: float | None = Field(default=None, ge=0)
+    cpus_per_worker: float = Field(default=1, gt=0)
+    accelerator_type: str | None = Field(default=None, min_length=1)
+
+
+class LoraResources(MethodResources):
+    """What a LoRA trial holds, or a slot host with several of them.
+
+    Attributes:
+        slots: LoRA trials that train together on one copy of the base, in shared passes: a
+            number, `auto` for the number measured to finish the sweep soonest, or 0 to train each
+            on its own. In slots, `workers`, GPUs and CPUs are those of all of them together. With
+            `auto`, what runs in parallel, and so what a sampler has seen when it draws, depends
+            on the measurement; with a number it does not.
+    """
+
+    slots: Literal["auto"] | Annotated[int, Field(ge=0)] = 0
+
+
+class ResourcesConfig(Frozen):
+    """Resources per trial and method, and how many trials may run in parallel.
+
+    Attributes:
+        max_concurrent: how many trials may run in parallel. Default: as many as fit.
+        max_gpus: how many GPUs all running trials of the sweep may hold together, slot hosts and
+            the base's evaluation included. Default: all that the cluster has.
+    """
+
+    lora: LoraResources = LoraResources()
+    full: MethodResources = MethodResources()
+    max_concurrent: int | None = Field(default=None, ge=1)
+    max_gpus: int | None = Field(default=None, ge=0)
+
+    def of(self, method: Method) -> MethodResources:
+        """The resources of one method."""
+        return self.lora if method == "lora" else self.full
