@@ -64,6 +64,18 @@ def test_the_same_file_is_the_same_sweep() -> None:
     check_same_sweep(config.model_dump(mode="json"), config, Path("here"))
 
 
+def test_the_same_modules_in_another_order_are_the_same_point() -> None:
+    def of(*modules: str) -> SweepConfig:
+        return sweep(search={"lora": PLAIN["lora"] | {"target_modules": [list(modules)]}})
+
+    (record,) = run(searcher_of(of("q", "v")), trials=1)
+    told = record.model_dump_json().replace('["q","v"]', '["v","q"]')
+    assert '["v","q"]' in told
+    for config in (of("q", "v"), of("v", "q")):
+        before = TrialRecord.model_validate_json(told)
+        assert fitted(config.model_dump(mode="json"), config, [before]) == [record]
+
+
 def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
     config = sweep()
     earlier = config.model_dump(mode="json")

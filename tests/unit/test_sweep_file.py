@@ -14,6 +14,7 @@ from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import bundled_sweeps, load_sweep
 
 Write = Any
+MODULES = "search.lora.target_modules"
 
 
 @pytest.fixture
@@ -199,6 +200,8 @@ def test_a_variable_that_is_overridden_need_not_be_set(
         ("wandb.project=1e-4", "wandb.project", "1e-4"),
         ("data.prompt='{{ a }} = '", "data.prompt", "{{ a }} = "),
         ("sampler=random", "sampler", "random"),
+        (f"{MODULES}=[[all-linear]]", MODULES, ("all-linear",)),
+        (f"{MODULES}=[[v, q]]", MODULES, (("q", "v"),)),
     ],
 )
 def test_overrides_replace_values(override: str, path: str, value: Any, write: Write) -> None:
@@ -225,6 +228,7 @@ def test_later_overrides_win_and_make_missing_sections(write: Write) -> None:
             "objectives.2.mode=min",
             "objectives.2.mode: objectives is a list of 2, it has no 2",
         ),
+        ("extends=quickstart", "cannot set extends, got 'extends=quickstart'"),
         ("objectives.x=1", "objectives.x: objectives is a list of 2, it has no x"),
     ],
 )

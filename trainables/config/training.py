@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from trainables.config.frozen import Frozen
 
@@ -103,7 +103,8 @@ class LoraConfig(Frozen):
     """A low-rank adapter (Hu et al. 2021, 2106.09685).
 
     Attributes:
-        target_modules: names, or `all-linear`: all but the output head, and PEFT's experts.
+        target_modules: names, in any order, or `all-linear`: all but the output head, and PEFT's
+            experts.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
         dora: decompose magnitude and direction (2402.09353).
     """
@@ -114,6 +115,12 @@ class LoraConfig(Frozen):
     dropout: float = Field(default=0.0, ge=0, lt=1)
     rslora: bool = False
     dora: bool = False
+
+    @field_validator("target_modules")
+    @classmethod
+    def _in_one_order(cls, modules: str | tuple[str, ...]) -> str | tuple[str, ...]:
+        """Sorted, so that adapters of the same modules are equal."""
+        return modules if isinstance(modules, str) else tuple(sorted(set(modules)))
 
     @property
     def scaling(self) -> float:

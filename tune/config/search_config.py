@@ -48,7 +48,8 @@ def _module_choice(value: Any) -> Any:
             f"must be all-linear or a list of module names, got {value!r}; "
             "one choice of two modules reads [[q_proj, v_proj]]"
         )
-    return value
+    # Neither their order nor a list around the word makes another choice.
+    return "all-linear" if set(value) == {"all-linear"} or not is_list else sorted(set(value))
 
 
 def _range_or_list(value: Any) -> str:

@@ -277,6 +277,10 @@ def _override(source: _Source, override: str) -> None:
     location = split_key(key)
     if not separator or "" in location:
         raise UserError([Fault("--set", f"must read KEY=VALUE, got {override!r}")])
+    if location[0] == _EXTENDS:  # it has been read already
+        raise UserError(
+            [Fault("--set", f"cannot set {key}, got {override!r}", "set it in the file")]
+        )
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
