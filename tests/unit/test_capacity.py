@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -55,6 +56,18 @@ def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> 
 
 def test_what_fits_is_not_refused() -> None:
     check_resources(resources(full={"workers": 4}), {"CPU": 4.0}, [{"CPU": 4.0}])
+
+
+@pytest.mark.parametrize(
+    ("gpus", "of_lora", "is_told"), [(0, None, True), (8, 0, False), (8, None, False)]
+)
+def test_gpu_hours_that_no_trial_would_spend_are_refused(
+    gpus: int, of_lora: float | None, is_told: bool
+) -> None:
+    config = sweep_config(budget={"gpu_hours": 5}, resources={"lora": {"gpus_per_worker": of_lora}})
+    cluster = {"CPU": 8.0, "GPU": float(gpus)}
+    with pytest.raises(UserError, match="no trial of this sweep") if is_told else nullcontext():
+        check_resources(config, cluster, [cluster])
 
 
 def test_a_worker_that_fits_no_node_is_refused_though_the_cluster_has_enough() -> None:

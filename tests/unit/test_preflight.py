@@ -14,7 +14,8 @@ BASE = base_record(metrics={"in_domain/a/acc": 0.5, LOSS: 0.5})
 
 
 def objective(metric: str) -> SweepConfig:
-    return sweep_config(objectives=[{"metric": metric, "mode": "min"}])
+    mode = "max" if metric == "retention/ratio_mean" else "min"
+    return sweep_config(objectives=[{"metric": metric, "mode": mode}])
 
 
 @pytest.mark.parametrize("metric", ["in_domain/a/acc", "forgetting/mean", "train/loss"])

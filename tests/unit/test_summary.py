@@ -134,8 +134,8 @@ def test_one_objective_recommends_the_best_and_the_lower_number_on_a_tie():
     found = recommend(sweep_config(objectives=TWO[:1]), records)
     assert found.trial.number == 1
     assert found.reason == (f"highest {GAIN} (0.750) of 4 complete trials (as good: trial 2).")
-    lowest = sweep_config(objectives=[{"metric": GAIN, "mode": "min"}])
-    assert recommend(lowest, records).trial.number == 0
+    records = [trial(n, {LOSS: loss}) for n, loss in [(0, 0.5), (1, 0.25), (2, 0.75)]]
+    assert recommend(sweep_config(objectives=TWO[1:]), records).trial.number == 1
 
 
 def test_several_objectives_recommend_the_knee():

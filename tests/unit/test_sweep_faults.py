@@ -328,9 +328,33 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "it needs resources.lora.slots: 0, as trials in slots share their memory",
     ),
     "objective twice": (
-        {"objectives": [{"metric": "forgetting/mean", "mode": mode} for mode in ("min", "max")]},
+        {"objectives": [{"metric": "forgetting/mean", "mode": "min"}] * 2},
         "objectives.1.metric",
         "each objective must be another metric, got forgetting/mean again",
+        "",
+    ),
+    "objective in the wrong direction": (
+        {"objectives": [{"metric": "in_domain/acc_mean", "mode": "min"}]},
+        "objectives.0.mode",
+        "in_domain/acc_mean is better the higher it is, got min",
+        "write max",
+    ),
+    "a task with the name of a metric": (
+        {"eval__retention": ["b", {"task": "c", "name": "max"}]},
+        "eval.retention.1.name",
+        "must not be max, whose forgetting would be logged as another metric, forgetting/max",
+        "give the task another",
+    ),
+    "rungs that no evaluation reaches": (
+        {"early_stopping__first_rung": 0.8},
+        "early_stopping.first_rung",
+        "no evaluation comes between it and the end, got 0.8, and 0.25 for train.report_every",
+        "lower one of them",
+    ),
+    "modules twice in another order": (
+        {"search__lora__target_modules": [["q_proj", "v_proj"], ["v_proj", "q_proj"]]},
+        "search.lora.target_modules",
+        "values must be distinct, got ('q_proj', 'v_proj') more than once",
         "",
     ),
     "objective without a direction": (

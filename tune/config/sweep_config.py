@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from difflib import get_close_matches
 from typing import Literal
 
@@ -89,6 +90,7 @@ _OF_RETENTION = (
     metric_keys.FORGETTING_POSITIVE,
 )
 _OF_OOD = (metric_keys.OOD_ACC, metric_keys.OOD_GAP)
+_BETTER = {"min": "lower it is", "max": "higher it is"}
 # Metrics of the evaluation: the base's evaluation has those that a trial's will have.
 EVALUATED = (
     metric_keys.IN_DOMAIN_ACC,
@@ -136,12 +138,7 @@ class SweepConfig(Frozen):
     def _parts_fit_together(self) -> SweepConfig:
         faults = [*self._batch_faults(), *self._gpu_faults()]
         faults += [*self._data_faults(), *self._metric_faults(), *self._sampler_faults()]
-        metrics = [objective.metric for objective in self.objectives]
-        faults += [
-            f"objectives.{i}.metric: each objective must be another metric, got {metric} again"
-            for i, metric in enumerate(metrics)
-            if metric in metrics[:i]
-        ]
+        faults += [*self._label_faults(), *self._objective_faults(), *self._rung_faults()]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -220,6 +217,41 @@ class SweepConfig(Frozen):
             remedy = f"; it needs {lacking}" if lacking else _near(metric, known)
             faults.append(f"{field}: nothing logs {metric}{remedy}")
         return faults
+
+    def _label_faults(self) -> list[str]:
+        return [
+            f"eval.retention.{i}.name: must not be {task.label}, whose forgetting would be logged "
+            f"as another metric, {key}; give the task another"
+            for i, task in enumerate(self.eval.retention)
+            if (key := metric_keys.task_forgetting(task.label)) in metric_keys.METRICS
+        ]
+
+    def _objective_faults(self) -> list[str]:
+        metrics, faults = [objective.metric for objective in self.objectives], []
+        for i, objective in enumerate(self.objectives):
+            metric, mode = objective.metric, objective.mode
+            known = metric_keys.METRICS.get(metric)
+            if metric in metrics[:i]:
+                rule = f"each objective must be another metric, got {metric} again"
+                faults.append(f"objectives.{i}.metric: {rule}")
+            elif known and known.better not in ("none", mode):
+                rule = f"{metric} is better the {_BETTER[known.better]}, got {mode}"
+                faults.append(f"objectives.{i}.mode: {rule}; write {known.better}")
+        return faults
+
+    def _rung_faults(self) -> list[str]:
+        """Early stopping compares trials where all that it compares is measured."""
+        stopping, every = self.early_stopping, self.train.report_every
+        if stopping is None or every >= 1:
+            return []
+        names = stopping.metrics or [objective.metric for objective in self.objectives]
+        last = every * (math.ceil(1 / every - 1e-9) - 1)
+        if set(names) == {metric_keys.TRAIN_LOSS} or last >= stopping.first_rung - 1e-9:
+            return []
+        return [
+            f"early_stopping.first_rung: no evaluation comes between it and the end, got "
+            f"{stopping.first_rung:g}, and {every:g} for train.report_every; lower one of them"
+        ]
 
     def _sampler_faults(self) -> list[str]:
         methods = self.search.methods

@@ -64,9 +64,13 @@ def check_resources(
         startable: resources of a node of each type that the autoscaler may start.
 
     Raises:
-        UserError: a method asks for more than there is.
+        UserError: a method asks for more than there is, or GPU hours are budgeted without GPUs.
     """
     faults: list[Fault] = []
+    held = [gpus_per_worker(config, method, cluster) for method in config.search.methods]
+    if config.budget.gpu_hours is not None and not any(held):
+        remedy = "set budget.hours or budget.trials"
+        faults.append(Fault("budget.gpu_hours", "no trial of this sweep holds a GPU", remedy))
     for method in config.search.methods:
         found = list(_faults_of_sums(config, method, cluster))
         faults += found or _faults_of_nodes(config, method, cluster, nodes, startable)
