@@ -10,6 +10,7 @@ from pathlib import Path
 
 from analysis.sweep_settings import SweepSettings
 from trainables.config import DataConfig, ModelConfig, TrainConfig
+from trainables.config.training import CHANGES_NO_RESULT
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
 from trainables.results.confirmation import unconfirmed, winners
@@ -24,15 +25,6 @@ from trainables.results.records import (
     TrialStatus,
 )
 from trainables.results.repeats import judged_by_repeats
-
-# Keys of `train` that change no result: measuring intervals, memory use and what is saved.
-_NO_RESULT = {
-    "micro_batch_size",
-    "gradient_checkpointing",
-    "report_every",
-    "log_every",
-    "save_weights",
-}
 
 
 @dataclass(frozen=True)
@@ -259,7 +251,7 @@ def _other_data(first: Sweep, other: Sweep) -> list[str]:
 def _trained_otherwise(first: Sweep, other: Sweep) -> list[str]:
     """Settings such as `train.steps` that affect results and in which two sweeps differ."""
     trains = [TrainConfig.model_validate(sweep.record.config["train"]) for sweep in (first, other)]
-    one, another = (train.model_dump(exclude=_NO_RESULT) for train in trains)
+    one, another = (train.model_dump(exclude=CHANGES_NO_RESULT) for train in trains)
     return [f"train.{name}" for name, value in one.items() if another[name] != value]
 
 

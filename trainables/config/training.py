@@ -9,6 +9,15 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from trainables.config.frozen import Frozen
 
+# Keys of `train` that decide measuring intervals, memory use and what is saved, but no result.
+CHANGES_NO_RESULT = {
+    "micro_batch_size",
+    "gradient_checkpointing",
+    "report_every",
+    "log_every",
+    "save_weights",
+}
+
 
 class TrainConfig(Frozen):
     """The training run, the same for every method.

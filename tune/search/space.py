@@ -17,6 +17,7 @@ from optuna.distributions import (
 )
 
 from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
+from trainables.config.training import CHANGES_NO_RESULT
 from tune.config.search_config import LogUniform, LoraSpace, MethodSpace, SearchConfig
 from tune.config.sweep_config import SweepConfig
 
@@ -207,23 +208,10 @@ def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> P
         if isinstance(choices, LogUniform) or len(choices) > 1:
             params[f"{method}/{axis}"] = _as_param(chosen)
     expected = train_config(search, train, params)
-    for name in _LENGTH:
-        if getattr(expected, name) != (value := getattr(trial.train, name)):
-            wanted = getattr(expected, name)
+    for name, value in trial.train.model_dump(exclude=CHANGES_NO_RESULT).items():
+        if (wanted := getattr(expected, name)) != value:
             raise Misfit(f"train.{name}", f"was trained with {name} {value}, not {wanted}")
     return params
-
-
-# What determines a trial's result besides its point; how often it reports does not.
-_LENGTH = (
-    "batch_size",
-    "epochs",
-    "steps",
-    "warmup",
-    "schedule",
-    "weight_decay",
-    "max_grad_norm",
-)
 
 
 def _recorded(trial: TrialConfig, axis: str) -> Any:
