@@ -10,10 +10,11 @@ from collections.abc import Iterable, Sequence
 
 import pandas as pd
 
-from analysis.sweeps import Sweep, open_sweeps, pair_items
+from analysis.sweeps import Sweep, open_sweeps
 from trainables import metric_keys
 from trainables.files.storage import Location
 from trainables.metric_keys import METRICS, Metric
+from trainables.results.items import pair_items
 from trainables.results.settings import settings_of
 
 

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from analysis.stats.intervals import LEVEL, Interval, bootstrap_mean, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.strata import Scores, Stratum, strata
-from analysis.sweeps import PairedItem, Sweep, pair_items
+from analysis.sweeps import Sweep
 from trainables.config import Method, Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.results.items import PairedItem, pair_items
 from trainables.results.pareto import (
     best_trade_off,
     objective_ranges,

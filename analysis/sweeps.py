@@ -18,7 +18,6 @@ from trainables.results.ledger import Ledger
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import (
     BaseRecord,
-    ItemScore,
     Provenance,
     SweepRecord,
     TrialRecord,
@@ -257,39 +256,3 @@ def _trained_otherwise(first: Sweep, other: Sweep) -> list[str]:
 
 def _told(model: ModelConfig) -> str:
     return f"{model.name}@{model.revision}" if model.revision else model.name
-
-
-@dataclass(frozen=True)
-class PairedItem:
-    """One document, answered by the base and by a tuned model."""
-
-    base: ItemScore
-    tuned: ItemScore
-
-    @property
-    def is_forgotten(self) -> bool:
-        """Whether it went from right to wrong; right is a score above 0.5."""
-        return self.base.score > 0.5 >= self.tuned.score
-
-    @property
-    def is_gained(self) -> bool:
-        """Whether it went from wrong to right."""
-        return self.tuned.score > 0.5 >= self.base.score
-
-
-def pair_items(
-    base: Sequence[ItemScore], tuned: Sequence[ItemScore]
-) -> dict[str, list[PairedItem]]:
-    """Pair items by task, in the base's order; items that only one of them has are left out.
-
-    They are matched on (task, doc_hash, filter) and, if a document is in a task twice, in order.
-    """
-    waiting: dict[tuple[str, str, str], list[ItemScore]] = {}
-    for item in reversed(tuned):
-        waiting.setdefault((item.task, item.doc_hash, item.filter), []).append(item)
-    pairs: dict[str, list[PairedItem]] = {}
-    for item in base:
-        partners = waiting.get((item.task, item.doc_hash, item.filter))
-        if partners:
-            pairs.setdefault(item.task, []).append(PairedItem(item, partners.pop()))
-    return pairs

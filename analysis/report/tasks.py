@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from analysis.report.charts import Chart, Figure, heatmap
 from analysis.results import Results
 from analysis.stats.significance import holm, mcnemar
-from analysis.sweeps import PairedItem
 from trainables import metric_keys
 from trainables.config import Role
+from trainables.results.items import PairedItem
 from trainables.results.records import TrialRecord
 
 _MOST_EXAMPLES = 3

@@ -17,9 +17,10 @@ from analysis.frame import (
     tasks_frame,
     trials_frame,
 )
-from analysis.sweeps import open_sweeps, pair_items
+from analysis.sweeps import open_sweeps
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
+from trainables.results.items import pair_items
 from trainables.results.ledger import Ledger
 from trainables.results.recommendation import recommend
 from trainables.results.records import ItemScore, Measurement, TrialStatus

@@ -5,19 +5,20 @@ Positive numbers mean that it forgot. Pure arithmetic over scores and items; no 
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from trainables import metric_keys
+from trainables.results.items import pair_items
 from trainables.results.records import ItemScore, TaskScore
 
 
 def forgetting_metrics(
     base: Mapping[str, TaskScore],
     tuned: Mapping[str, TaskScore],
-    base_items: Iterable[ItemScore],
-    tuned_items: Iterable[ItemScore],
+    base_items: Sequence[ItemScore],
+    tuned_items: Sequence[ItemScore],
 ) -> dict[str, float]:
     """Every `forgetting/*`, `flips/*` and `retention/*ratio*` metric of one evaluation.
 
@@ -80,7 +81,7 @@ def retention_ratio(base: float, tuned: float, chance: float | None) -> float | 
 
 
 def count_flips(
-    base_items: Iterable[ItemScore], tuned_items: Iterable[ItemScore]
+    base_items: Sequence[ItemScore], tuned_items: Sequence[ItemScore]
 ) -> dict[str, tuple[float, float]]:
     """Shares of items that went right -> wrong and wrong -> right, per task (2510.17776).
 
@@ -90,19 +91,18 @@ def count_flips(
     Raises:
         ValueError: an item has no counterpart.
     """
-    before = _by_task(base_items)
-    after = _by_task(tuned_items)
+    paired = pair_items(base_items, tuned_items)
+    after = Counter(item.task for item in tuned_items)
     flips: dict[str, tuple[float, float]] = {}
-    for task, items in before.items():
-        partners = after.get(task, {})
-        if items.keys() != partners.keys():
+    for task, before in Counter(item.task for item in base_items).items():
+        pairs = paired.get(task, [])
+        if without := before + after[task] - 2 * len(pairs):
             raise ValueError(
                 f"task {task}: base and tuned were evaluated on different items "
-                f"({len(items.keys() ^ partners.keys())} without a partner)"
+                f"({without} without a partner)"
             )
-        pairs = [(item.member, item.score, partners[key].score) for key, item in items.items()]
-        forgotten = mean_over_members((m, float(a > 0.5 >= b)) for m, a, b in pairs)
-        gained = mean_over_members((m, float(b > 0.5 >= a)) for m, a, b in pairs)
+        forgotten = mean_over_members((p.base.member, float(p.is_forgotten)) for p in pairs)
+        gained = mean_over_members((p.base.member, float(p.is_gained)) for p in pairs)
         flips[task] = forgotten, gained
     return flips
 
@@ -113,17 +113,6 @@ def mean_over_members(values: Iterable[tuple[str | None, float]]) -> float:
     for member, value in values:
         by_member[member].append(value)
     return fmean(map(fmean, by_member.values()))
-
-
-def _by_task(items: Iterable[ItemScore]) -> dict[str, dict[tuple[str, str, int], ItemScore]]:
-    """Items by task and by (hash, filter, occurrence): a task may contain a document twice."""
-    grouped: dict[str, dict[tuple[str, str, int], ItemScore]] = defaultdict(dict)
-    seen: dict[tuple[str, str, str], int] = defaultdict(int)
-    for item in items:
-        identity = item.task, item.doc_hash, item.filter
-        grouped[item.task][item.doc_hash, item.filter, seen[identity]] = item
-        seen[identity] += 1
-    return grouped
 
 
 def chance_adjusted(forgotten: float, base: float, tuned: float, choices: float) -> float:
