@@ -186,13 +186,13 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
 def _full_against_lora(results: Results) -> list[Conclusion]:
     """Compare the best of each, corrected for all pairs that could have been picked instead."""
     full = results.full
-    lora = [group for group in results.groups if group.method == "lora"]
+    lora = [group for group in results.groups if group.rank is not None]
     if full is None or not lora:
         return []
     best = results.nearest_to_ideal([group.best for group in lora])
-    of = len(_lora(results))
+    of = len(results.lora)
     picked = f"best of {len(full.trials)} full and of {of} LoRA trials"
-    named = f"the best LoRA ({results.name(best)}, rank {_rank(best)})"
+    named = f"the best LoRA ({results.name(best)}, rank {best.rank})"
     conclusions = []
     for role, verbs, where in _ROLES:
         found = results.compare(full.best, best, list(results.tasks(role)), len(full.trials) * of)
@@ -215,18 +215,10 @@ def _full_against_lora(results: Results) -> list[Conclusion]:
     return conclusions
 
 
-def _rank(record: TrialRecord) -> int | None:
-    return record.config.lora.rank if record.config.lora else None
-
-
-def _lora(results: Results) -> list[TrialRecord]:
-    return [record for record in results.complete if record.config.lora is not None]
-
-
 def _forgetting_and_step_size(results: Results) -> list[Conclusion]:
     if not results.tasks("retention"):
         return []
-    trials = _lora(results)
+    trials = results.lora
     if len(trials) < _FEWEST_TRIALS:
         return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
     steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
@@ -239,8 +231,8 @@ def _forgetting_and_step_size(results: Results) -> list[Conclusion]:
 
 
 def _trend_over_ranks(results: Results) -> list[Conclusion]:
-    trials = _lora(results)
-    ranks = [float(_rank(record) or 0) for record in trials]
+    trials = results.lora
+    ranks = [float(record.rank or 0) for record in trials]
     if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < _FEWEST_RANKS:
         return [_too_few_trials("whether anything rises or falls with rank", trials)]
     conclusions = []
@@ -277,7 +269,7 @@ def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:
 def _learning_rates(results: Results) -> list[Conclusion]:
     """LoRA's best learning rate divided by full fine-tuning's; about 10 if both are tuned well."""
     full = results.full
-    trials = _lora(results)
+    trials = results.lora
     if full is None or not trials:
         return []
     fewest = min(len(full.trials), len(trials))

@@ -115,7 +115,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     ranks = [group.rank or 0 for group in lora]
     trials = [record for group in lora for record in group.trials]
     axes.plot(
-        [record.config.lora.rank for record in trials if record.config.lora],
+        [record.rank or 0 for record in trials],
         [record.metric(key) or 0.0 for record in trials],
         ".",
         color="grey",

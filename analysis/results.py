@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -14,7 +15,7 @@ from analysis.stats.intervals import LEVEL, Interval, bootstrap_mean, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
-from trainables.config import Method, Role
+from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.items import PairedItem, pair_items
 from trainables.results.pareto import (
@@ -67,10 +68,10 @@ class Group:
     """The complete trials of one method and, for LoRA, of one rank.
 
     Attributes:
+        rank: of LoRA; None for full fine-tuning.
         best: the trial nearest to the ideal, among feasible ones if there are any.
     """
 
-    method: Method
     rank: int | None
     trials: tuple[TrialRecord, ...]
     best: TrialRecord
@@ -111,6 +112,11 @@ class Results:
         return [r for r in self.search_trials if objective_values(self.goals, r) is not None]
 
     @cached_property
+    def lora(self) -> list[TrialRecord]:
+        """Complete trials that trained with LoRA."""
+        return [record for record in self.complete if record.rank is not None]
+
+    @cached_property
     def front(self) -> list[TrialRecord]:
         """The Pareto front."""
         return pareto_front(self.goals, self.complete)
@@ -136,19 +142,18 @@ class Results:
     @cached_property
     def groups(self) -> list[Group]:
         """LoRA by rank, then full fine-tuning; groups without a complete trial are left out."""
-        ranks = sorted({r.config.lora.rank for r in self.complete if r.config.lora})
-        wanted: list[tuple[Method, int | None]] = [("lora", rank) for rank in ranks]
-        groups = []
-        for method, rank in [*wanted, ("full", None)]:
-            trials = tuple(r for r in self.complete if _belongs(r, method, rank))
-            if trials:
-                groups.append(Group(method, rank, trials, self.nearest_to_ideal(trials)))
-        return groups
+        by_rank: dict[int | None, list[TrialRecord]] = {}
+        for record in self.complete:
+            by_rank.setdefault(record.rank, []).append(record)
+        return [
+            Group(rank, tuple(trials), self.nearest_to_ideal(trials))
+            for rank, trials in sorted(by_rank.items(), key=lambda item: item[0] or math.inf)
+        ]
 
     @property
     def full(self) -> Group | None:
         """The group of full fine-tuning, if it has a trial."""
-        return next((group for group in self.groups if group.method == "full"), None)
+        return next((group for group in self.groups if group.rank is None), None)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
         """The best trade-off among these complete trials, on the scale of all complete ones."""
@@ -310,8 +315,3 @@ class Results:
             return self.sweeps[0].ledger.base_items()
         except FileNotFoundError:  # the bulk of a sweep, so they may have been left out
             return []
-
-
-def _belongs(record: TrialRecord, method: Method, rank: int | None) -> bool:
-    lora = record.config.lora
-    return record.config.method == method and (lora.rank if lora else None) == rank

@@ -16,7 +16,7 @@ from analysis.sweeps import no_sweep
 from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
-from trainables.results.records import Measurement, TrialRecord, TrialStatus
+from trainables.results.records import FAULTS, Measurement, TrialRecord, TrialStatus
 from trainables.results.sweep_table import SweepTable, single
 from trainables.results.wording import (
     STATUS,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_READS = 1.0
 _SECONDS_HELD = 60.0
 _MOST_FAILURES = 5
-_FAILURES = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
 
 
 def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
@@ -254,7 +253,7 @@ class WatchedSweep:
         return [single(", ".join(parts), "dim")]
 
     def _failures(self) -> list[Text]:
-        failed = [record for record in self._records.values() if record.status in _FAILURES]
+        failed = [record for record in self._records.values() if record.status in FAULTS]
         failed.sort(key=lambda record: record.ended or 0, reverse=True)
         lines = [
             single(

@@ -90,7 +90,7 @@ def finite(value: Any) -> Any:
 
 def rank_colours(results: Results) -> dict[int, str]:
     """A colour for each rank in the search's trials, from dark to light."""
-    ranks = sorted({r.config.lora.rank for r in results.search_trials if r.config.lora})
+    ranks = sorted({r.rank for r in results.search_trials if r.rank is not None})
     steps = max(len(ranks) - 1, 1)
     return {rank: _ramp(position / steps) for position, rank in enumerate(ranks)}
 
@@ -103,9 +103,9 @@ def _ramp(share: float) -> str:
     return f"#{red:02x}{green:02x}{blue:02x}"
 
 
-def colour_of(group: Group, colours: dict[int, str]) -> str:
-    """A group's colour on every chart."""
-    return FULL if group.rank is None else colours[group.rank]
+def colour_of(trained: Group | TrialRecord, colours: dict[int, str]) -> str:
+    """A group's or a trial's colour on every chart."""
+    return FULL if trained.rank is None else colours[trained.rank]
 
 
 def hover(results: Results, record: TrialRecord) -> str:

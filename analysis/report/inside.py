@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from analysis.report.charts import (
-    FULL,
     Chart,
     Figure,
     Trace,
+    colour_of,
     heatmap,
     hover,
     point_trace,
@@ -208,14 +208,13 @@ def _lines(
     traces = []
     for record, inside in seen:
         points = read(inside)
-        lora = record.config.lora
         traces.append(
             {
                 "type": "scatter",
                 "mode": "lines+markers" if len(points) <= 12 else "lines",
                 "x": [x for x, _ in points],
                 "y": [y for _, y in points],
-                "line": {"color": colours[lora.rank] if lora else FULL, "width": 2},
+                "line": {"color": colour_of(record, colours), "width": 2},
                 "marker": {"size": 5},
                 "text": [hover(results, record)] * len(points),
                 "hovertemplate": "%{text}<br>%{x}: %{y:.3g}<extra></extra>",
@@ -261,7 +260,7 @@ def _coloured(results: Results, shown: Sequence[tuple[TrialRecord, float]]) -> l
     colours = rank_colours(results)
     records = [record for record, _ in shown]
     marker = {
-        "color": [colours[r.config.lora.rank] if r.config.lora else FULL for r in records],
+        "color": [colour_of(r, colours) for r in records],
         "symbol": ["circle" if r.config.lora else "diamond" for r in records],
     }
     forgetting = [record.metric(FORGETTING_MEAN) for record in records]

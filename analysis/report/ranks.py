@@ -58,7 +58,7 @@ def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
     dots: Trace = {
         "type": "scatter",
         "mode": "markers",
-        "x": [record.config.lora.rank for record in trials if record.config.lora],
+        "x": [record.rank for record in trials],
         "y": [record.metric(metric) for record in trials],
         "text": [hover(results, record) for record in trials],
         "hovertemplate": "%{text}<extra></extra>",
@@ -144,7 +144,7 @@ def _note(text: str, value: float, colour: str, is_above: bool) -> Trace:
 
 def rate_figure(results: Results) -> Figure | None:
     """Learning rate by rank as heat maps; None without LoRA trials."""
-    trials = [record for record in results.complete if record.config.lora]
+    trials = results.lora
     metrics = [
         metric
         for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN)
@@ -196,13 +196,11 @@ def _told_apart(values: Sequence[float]) -> list[str]:
 
 
 def _rate_chart(trials: Sequence[TrialRecord], metric: str, columns: Sequence[_Column]) -> Chart:
-    ranks = sorted({record.config.lora.rank for record in trials if record.config.lora})
-    cells: dict[tuple[int, int], list[float]] = {}
+    ranks = sorted({record.rank for record in trials if record.rank is not None})
+    cells: dict[tuple[int | None, int], list[float]] = {}
     for record in trials:
-        if record.config.lora:
-            column = sum(record.config.learning_rate >= c.low for c in columns) - 1
-            place = record.config.lora.rank, column
-            cells.setdefault(place, []).append(record.metric(metric) or 0.0)
+        column = sum(record.config.learning_rate >= c.low for c in columns) - 1
+        cells.setdefault((record.rank, column), []).append(record.metric(metric) or 0.0)
     grid = [[cells.get((rank, column)) for column in range(len(columns))] for rank in ranks]
     means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
     labels = [column.label for column in columns]
@@ -242,7 +240,7 @@ def _rate_chart(trials: Sequence[TrialRecord], metric: str, columns: Sequence[_C
 
 def step_size_figure(results: Results) -> Figure | None:
     """Forgetting and gain over learning rate x scale; None for fewer than three LoRA trials."""
-    trials = [record for record in results.complete if record.config.lora]
+    trials = results.lora
     metrics = [
         metric
         for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN)
@@ -265,7 +263,7 @@ def _step_size_chart(results: Results, trials: Sequence[TrialRecord], metric: st
         steps = {
             r.config.trial_id: r.config.learning_rate * r.config.lora.scaling
             for r in trials
-            if r.config.lora and r.config.lora.rank == rank
+            if r.config.lora and r.rank == rank
         }
         own = [record for record in trials if record.config.trial_id in steps]
         values = [record.metric(metric) for record in own]

@@ -51,7 +51,7 @@ def _metric(key: str) -> Callable[[TrialRecord], float | None]:
 
 
 _AXES = (
-    _Axis("rank", lambda r: r.config.lora.rank if r.config.lora else None, "{:g}".format, True),
+    _Axis("rank", lambda r: r.rank, "{:g}".format, True),
     _Axis("alpha", lambda r: r.config.lora.alpha if r.config.lora else None, "{:g}".format, True),
     _Axis("learning<br>rate", lambda r: r.config.learning_rate, rate, True),
     _Axis("dropout", lambda r: r.config.lora.dropout if r.config.lora else None, "{:g}".format),
@@ -73,7 +73,7 @@ def parallel_figure(results: Results) -> Figure | None:
     colours = rank_colours(results)
     traces = []
     for rank, colour in [*colours.items(), (None, FULL)]:
-        own = [r for r in trials if (r.config.lora.rank if r.config.lora else None) == rank]
+        own = [r for r in trials if r.rank == rank]
         traces += [
             _lines(results, [r for r in own if not results.is_on_front(r)], scales, colour, True),
             _lines(results, [r for r in own if results.is_on_front(r)], scales, colour, False),
@@ -189,8 +189,7 @@ def _lines(
 
 def importance_figure(results: Results) -> Figure | None:
     """Importance of each LoRA setting for each result; None if there are too few trials."""
-    lora = [record for record in results.complete if record.config.lora]
-    found = {metric: importances(lora, metric) for metric in _METRIC_COLOURS}
+    found = {metric: importances(results.lora, metric) for metric in _METRIC_COLOURS}
     found = {metric: shares for metric, shares in found.items() if shares}
     if not found:
         return None
@@ -230,8 +229,9 @@ def importance_figure(results: Results) -> Figure | None:
         height=80 + 70 * len(names),
     )
     caption = (
-        f"fANOVA of Optuna (Hutter et al. 2014) on {len(lora)} complete LoRA trials; shares of one "
-        "result sum to 1. A setting can matter little because its searched range is narrow."
+        f"fANOVA of Optuna (Hutter et al. 2014) on {len(results.lora)} complete LoRA trials; "
+        "shares of one result sum to 1. A setting can matter little because its searched range "
+        "is narrow."
     )
     keys = (Key(NAMES[metric], _METRIC_COLOURS[metric], "square") for metric in found)
     return Figure(caption, (chart,), legend=tuple(keys))
@@ -239,8 +239,7 @@ def importance_figure(results: Results) -> Figure | None:
 
 def importance_lacking(results: Results) -> str:
     """Why there are no importances."""
-    count = sum(record.config.lora is not None for record in results.complete)
     return (
         f"Importances need {FEWEST_TRIALS} complete LoRA trials whose settings and results differ; "
-        f"there are {count}."
+        f"there are {len(results.lora)}."
     )

@@ -72,9 +72,9 @@ def _scatter(results: Results, metric: str) -> list[Trace]:
     shown = [record for record in results.complete if record.metric(metric) is not None]
     traces = []
     for rank, colour in rank_colours(results).items():
-        own = [r for r in shown if r.config.lora and r.config.lora.rank == rank]
+        own = [r for r in shown if r.rank == rank]
         traces.append(_points(results, own, metric, {"color": colour}))
-    full = [record for record in shown if record.config.method == "full"]
+    full = [record for record in shown if record.rank is None]
     traces.append(_points(results, full, metric, {"color": FULL, "symbol": "diamond", "size": 11}))
     ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
     front = [record for record in shown if results.is_on_front(record)]

@@ -29,7 +29,7 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     kept = [record for record in complete if record.weights_dir]
     groups: defaultdict[int | None, list[TrialRecord]] = defaultdict(list)
     for record in kept:
-        groups[record.config.lora.rank if record.config.lora else None].append(record)
+        groups[record.rank].append(record)
     ranges = objective_ranges(goals, complete) if complete else []
     taken = [best_trade_off(goals, group, ranges) for group in groups.values()]
     judged = [r for r in judged_by_repeats(records, goals.confirm) if r.weights_dir]

@@ -29,12 +29,11 @@ class TrialStatus(StrEnum):
     CANCELLED = "CANCELLED"
 
 
-FAILURES = (
-    TrialStatus.DIVERGED,
-    TrialStatus.OUT_OF_MEMORY,
-    TrialStatus.FAILED,
-    TrialStatus.CANCELLED,
-)
+# What such a trial measured holds: running it again would end alike.
+ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
+# Something went wrong; FAILURES: or it was called off.
+FAULTS = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
+FAILURES = (*FAULTS, TrialStatus.CANCELLED)
 
 
 class Measurement(Frozen):
@@ -127,6 +126,11 @@ class TrialRecord(Frozen):
     def number(self) -> int:
         """Position in the sweep."""
         return self.config.number
+
+    @property
+    def rank(self) -> int | None:
+        """Of its LoRA adapter; None for full fine-tuning."""
+        return self.config.lora.rank if self.config.lora else None
 
     @property
     def seconds(self) -> float | None:

@@ -19,7 +19,7 @@ SETTINGS: dict[str, Callable[[TrialRecord], object]] = {
     "confirms": lambda r: r.confirms,
     "seed": lambda r: r.config.seed,
     "method": lambda r: r.config.method,
-    "lora/rank": lambda r: r.config.lora and r.config.lora.rank,
+    "lora/rank": lambda r: r.rank,
     "lora/alpha": lambda r: r.config.lora and r.config.lora.alpha,
     "lora/scaling": lambda r: r.config.lora and r.config.lora.scaling,
     "lora/target_modules": _modules,

@@ -11,11 +11,10 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.results.folder import SweepFolder
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.records import ENDED_WELL, TrialRecord
 from trainables.under_ray.tasks import clear_trials
 
 _TIMEOUT_S = 30.0
-_ENDED = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
 
 
 def clear_nodes(folder: SweepFolder, records: Iterable[TrialRecord]) -> None:
@@ -25,7 +24,7 @@ def clear_nodes(folder: SweepFolder, records: Iterable[TrialRecord]) -> None:
         folder: of a sweep in an object store.
         records: its trials.
     """
-    ended = [record for record in records if record.status in _ENDED]
+    ended = [record for record in records if record.status in ENDED_WELL]
     addresses = [folder.absolute(folder.attempts(record)[-1]) for record in ended]
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
     clearing = [

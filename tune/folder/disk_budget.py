@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import (
+    ENDED_WELL,
     BaseRecord,
     Measurement,
     SweepRecord,
@@ -31,8 +32,6 @@ from trainables.training.checkpoint_files import (
 )
 from tune.listeners import SweepListener
 
-# Ended for good: nothing will resume from their checkpoints.
-_DONE = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
 # Nobody will want their best weights.
 _WITHOUT_BEST = (TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 _SECONDS_BETWEEN_LOOKS = 30
@@ -93,13 +92,13 @@ class DiskBudget(SweepListener):
         self._records[record.number] = record
         attempts = self._ledger.folder.attempts(record)
         remove_unfinished(attempts)
-        if record.status in _DONE:
+        if record.status in ENDED_WELL:
             remove_checkpoints(attempts)
         else:
             keep_newest(attempts, 1)
         if record.status in _WITHOUT_BEST:
             remove_best(attempts)
-        if record.status in _DONE and record.best_weights_dir is None:
+        if record.status in ENDED_WELL and record.best_weights_dir is None:
             del self._records[record.number]  # nothing is left of it that counts
 
     def _enforce(self) -> None:
@@ -135,9 +134,9 @@ class PublishedCheckpoints(SweepListener):
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Delete its checkpoints, and all best weights but those that its record names."""
-        if record.status not in (*_DONE, *_WITHOUT_BEST):
+        if record.status not in (*ENDED_WELL, *_WITHOUT_BEST):
             return
-        surplus = {BEST, CHECKPOINTS} if record.status in _DONE else {BEST}
+        surplus = {BEST, CHECKPOINTS} if record.status in ENDED_WELL else {BEST}
         for address in (*record.config.earlier_attempts, record.config.output_dir):
             is_named = f"{address}/{BEST}" == record.best_weights_dir
             remove_published(address, surplus - {BEST} if is_named else surplus)

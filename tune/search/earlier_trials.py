@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.ledger import Ledger
-from trainables.results.records import SweepRecord, TrialRecord, TrialStatus
+from trainables.results.records import ENDED_WELL, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import Misfit, params_of
 
@@ -32,7 +32,6 @@ _FREE = {
     # The content of `config_file` decides; any stage goes on from any other's checkpoint.
     "deepspeed": {"config_file", "zero_stage", "offload_optimizer", "offload_parameters"},
 }
-_ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.DIVERGED, TrialStatus.STOPPED_EARLY)
 
 
 @dataclass(frozen=True)
@@ -254,7 +253,7 @@ def fitting(
     found = []
     reasons: Counter[str] = Counter()
     for record in records:
-        if record.status not in _ENDED_WELL or record.confirms is not None:
+        if record.status not in ENDED_WELL or record.confirms is not None:
             continue
         lacking = [metric for _, metric in _goals(config) if record.metric(metric) is None]
         try:

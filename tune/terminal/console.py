@@ -11,11 +11,11 @@ from rich.text import Text
 
 from trainables import metric_keys
 from trainables.results.records import (
+    FAULTS,
     BaseRecord,
     Measurement,
     SweepRecord,
     TrialRecord,
-    TrialStatus,
 )
 from trainables.results.sweep_table import SweepTable
 from trainables.results.wording import (
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from tune.config.sweep_config import SweepConfig
 
 _REFRESHES_PER_SECOND = 2
-_WORTH_A_LINE = {TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED}
 
 
 class ConsoleListener(SweepListener):
@@ -114,7 +113,7 @@ class ConsoleListener(SweepListener):
         with self._lock:
             self._table.take(record)
             progress = self._progress()
-        if self._live is None or record.status in _WORTH_A_LINE:
+        if self._live is None or record.status in FAULTS:
             took = f" after {duration(record.seconds)}" if record.seconds is not None else ""
             why = f": {one_line(record.reason)}" if record.reason else ""
             self._say(
