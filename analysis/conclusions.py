@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.results import Comparison, Results
-from analysis.stats.intervals import LEVEL, upper_bound
+from analysis.stats.intervals import upper_bound
 from analysis.stats.trends import Trend, jonckheere, spearman
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.records import TrialRecord
+from trainables.results.repeats import LEVEL
 from trainables.results.wording import NAMES, SCORES, points, rate
 
 NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""
-_ALPHA = 0.05
 _FEWEST_RANKS = 3
 _FEWEST_TRIALS = 8
 
@@ -161,7 +161,7 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
         gains = [gain for gain in found if gain is not None]
         if len(gains) < len(found):
             return []
-        level = 1 - _ALPHA / (len(ranks) - 1) / len(trials[rank])
+        level = 1 - (1 - LEVEL) / (len(ranks) - 1) / len(trials[rank])
         most = max(upper_bound(*gain, level=level) for gain in gains)
         if most <= NEGLIGIBLE:
             items = sum(len(values) for values in gains[0][0])
@@ -252,7 +252,7 @@ def _trend(found: Trend, what: str, over: str, statistic: str) -> Conclusion:
     # It is NaN if no two trials differ in one of the two.
     tested = "all alike" if math.isnan(found.statistic) else f"{statistic}, {p_text(found.p_value)}"
     evidence = f"{tested}, n = {found.n} LoRA trials"
-    if found.p_value >= _ALPHA:
+    if found.p_value >= 1 - LEVEL:
         return Conclusion(f"No trend of {what.lower()} with {over} is shown.", evidence, "open")
     verb = "rises" if found.statistic > 0 else "falls"
     return Conclusion(f"{what} {verb} with {over}.", evidence)

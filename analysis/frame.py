@@ -168,21 +168,5 @@ def _task_metrics(label: str, role: str, metric: str) -> dict[str, Metric]:
         f"{key}_stderr": Metric("share", "none", f"standard error of {metric} on {label}"),
     }
     if role == "retention":
-        described |= {
-            metric_keys.task_forgetting(label): Metric(
-                "share", "min", f"base minus tuned accuracy on {label}"
-            ),
-            metric_keys.task_forgetting_adjusted(label): Metric(
-                "share", "min", f"forgetting on {label} beyond what guessing explains"
-            ),
-            metric_keys.task_retention_ratio(label): Metric(
-                "share", "max", f"share of the skill above chance left on {label}"
-            ),
-            metric_keys.task_flips(label, "forgotten"): Metric(
-                "share", "min", f"items of {label} that went right to wrong"
-            ),
-            metric_keys.task_flips(label, "gained"): Metric(
-                "share", "max", f"items of {label} that went wrong to right"
-            ),
-        }
+        described |= metric_keys.retention_metrics(label)
     return described

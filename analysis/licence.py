@@ -11,7 +11,6 @@ import yaml
 from trainables.config import ModelConfig
 from trainables.files.locations import PACKAGE_SCHEME, is_local, resolve
 
-_FRONT_MATTER = re.compile(r"\A---\s*\n(.*?)\n---\s*$", re.DOTALL | re.MULTILINE)
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 
 
@@ -40,12 +39,12 @@ def _card(model: ModelConfig) -> Path | None:
 
 
 def _in_card(card: Path) -> str | None:
-    matter = _FRONT_MATTER.search(card.read_text(encoding="utf-8", errors="replace"))
+    from huggingface_hub.repocard import metadata_load
+
     try:
-        fields = yaml.safe_load(matter.group(1)) if matter else None
-    except yaml.YAMLError:
+        licence = (metadata_load(card) or {}).get("license")
+    except (yaml.YAMLError, ValueError):  # no YAML, none of fields, or no UTF-8
         return None
-    licence = fields.get("license") if isinstance(fields, dict) else None
     return licence.lower() if isinstance(licence, str) else None
 
 

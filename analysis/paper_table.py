@@ -13,10 +13,9 @@ from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.repeats import diverged
+from trainables.results.repeats import LEVEL, diverged
 from trainables.results.wording import SHORT_NAMES, points, rate
 
-_ALPHA = 0.05
 UNLIKE_BASE, UNLIKE_FULL = "*", "†"
 _SUMMARIES: tuple[tuple[str, Role, str], ...] = (
     (SHORT_NAMES[IN_DOMAIN_ACC], "in_domain", IN_DOMAIN_ACC),
@@ -60,7 +59,7 @@ class Cell:
         return "".join(
             mark
             for mark, difference, p_value in found
-            if p_value < _ALPHA and difference and difference.excludes_0
+            if p_value < 1 - LEVEL and difference and difference.excludes_0
         )
 
 

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.stats.intervals import LEVEL, Interval, bootstrap_mean, over_seeds
+from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
@@ -26,7 +26,7 @@ from trainables.results.pareto import (
 )
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.records import BaseRecord, ItemScore, TaskScore, TrialRecord
-from trainables.results.repeats import judged_by_repeats, metrics_over, repeats_of
+from trainables.results.repeats import LEVEL, judged_by_repeats, metrics_over, repeats_of
 
 _ROLE_OF: dict[str, Role] = {
     IN_DOMAIN_ACC: "in_domain",

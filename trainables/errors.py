@@ -1,13 +1,12 @@
 """Errors that say at a glance what was wrong. A few others live where they are handled.
 
-    SweepError           everything reported to a user
-    ├── UserError            the input is at fault: faults listed, exit code 2, no traceback
-    ├── TrialError           a fault inside a trial: ends that trial, never the sweep
-    │   ├── Diverged         the loss or a gradient is NaN or infinite
-    │   ├── OutOfMemory      no memory left, even at batches of one sample
-    │   │   └── EvaluationOutOfMemory  in an evaluation
-    │   └── EvaluationFailed an evaluation during training raised an error
-    └── CannotInspect        a trial's model cannot be inspected; its record says why
+    UserError            the input is at fault: faults listed, exit code 2, no traceback
+    TrialError           a fault inside a trial: ends that trial, never the sweep
+    ├── Diverged         the loss or a gradient is NaN or infinite
+    ├── OutOfMemory      no memory left, even at batches of one sample
+    │   └── EvaluationOutOfMemory  in an evaluation
+    └── EvaluationFailed an evaluation during training raised an error
+    CannotInspect        a trial's model cannot be inspected; its record says why
 
 All survive pickling, so they reach the driver from a worker intact.
 """
@@ -81,11 +80,7 @@ def let_go_of_frames(error: BaseException) -> None:
         traceback.clear_frames(each.__traceback__)
 
 
-class SweepError(Exception):
-    """Base of everything reported to a user."""
-
-
-class UserError(SweepError):
+class UserError(Exception):
     """The input is at fault. Carries every fault found, not only the first."""
 
     def __init__(self, faults: list[Fault]) -> None:
@@ -96,7 +91,7 @@ class UserError(SweepError):
         return "\n".join(str(fault) for fault in self.faults)
 
 
-class TrialError(SweepError):
+class TrialError(Exception):
     """A fault inside a trial: the trial ends with a status and this reason."""
 
 
@@ -116,5 +111,5 @@ class EvaluationFailed(TrialError):
     """An evaluation raised an error; a checkpoint holds what was trained until then."""
 
 
-class CannotInspect(SweepError):
+class CannotInspect(Exception):
     """A trial's model, or a part of it, cannot be inspected."""

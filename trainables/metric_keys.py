@@ -112,6 +112,25 @@ def task_retention_ratio(task: str) -> str:
     return f"retention/{task}/ratio"
 
 
+def retention_metrics(task: str) -> dict[str, Metric]:
+    """What is logged of one retention task besides its score."""
+    return {
+        task_forgetting(task): Metric("share", "min", f"base minus tuned accuracy on {task}"),
+        task_forgetting_adjusted(task): Metric(
+            "share", "min", f"forgetting on {task} beyond what guessing explains"
+        ),
+        task_retention_ratio(task): Metric(
+            "share", "max", f"share of the skill above chance left on {task}"
+        ),
+        task_flips(task, "forgotten"): Metric(
+            "share", "min", f"items of {task} that went right to wrong"
+        ),
+        task_flips(task, "gained"): Metric(
+            "share", "max", f"items of {task} that went wrong to right"
+        ),
+    }
+
+
 def task_flips(task: str, direction: Literal["forgotten", "gained"]) -> str:
     """Key of the share of items that flipped right -> wrong or wrong -> right."""
     return f"flips/{task}/{direction}"

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import Any
 
+from plotly.colors import make_colorscale, sample_colorscale
+
 from analysis.results import Group, Results
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, SCORES, further_settings, metric_text, rate
@@ -20,7 +22,7 @@ Trace = dict[str, Any]
 
 FULL = "#d55e00"
 """Vermilion of Okabe and Ito (2008); told from the ramp of ranks by every kind of colour vision."""
-_RAMP = ((104, 60, 160), (66, 98, 176), (38, 145, 160), (70, 180, 110), (186, 196, 50))
+_RAMP = ("#683ca0", "#4262b0", "#2691a0", "#46b46e", "#bac432")
 # Like viridis without its ends, which vanish on dark and on white paper.
 _BLUES = ("#f3f1ea", "#c6dbe4", "#73a9c9", "#2b6f9f", "#0b3a63")
 _BLUE_TO_VERMILION = ("#1d6996", "#8bbcd8", "#f3f1ea", "#f0a36b", "#b03a00")
@@ -91,16 +93,8 @@ def finite(value: Any) -> Any:
 def rank_colours(results: Results) -> dict[int, str]:
     """A colour for each rank in the search's trials, from dark to light."""
     ranks = sorted({r.rank for r in results.search_trials if r.rank is not None})
-    steps = max(len(ranks) - 1, 1)
-    return {rank: _ramp(position / steps) for position, rank in enumerate(ranks)}
-
-
-def _ramp(share: float) -> str:
-    position = share * (len(_RAMP) - 1)
-    lower = min(int(position), len(_RAMP) - 2)
-    parts = zip(_RAMP[lower], _RAMP[lower + 1], strict=True)
-    red, green, blue = (round(a + (b - a) * (position - lower)) for a, b in parts)
-    return f"#{red:02x}{green:02x}{blue:02x}"
+    places = [position / max(len(ranks) - 1, 1) for position in range(len(ranks))]
+    return dict(zip(ranks, sample_colorscale(_RAMP, places), strict=True))
 
 
 def colour_of(trained: Group | TrialRecord, colours: dict[int, str]) -> str:
@@ -154,9 +148,9 @@ def heatmap(
     found = [abs(value) for row in values for value in row if value is not None]
     most = max(found, default=0.0) or 1.0
     scale = (
-        {"colorscale": _scale(_BLUE_TO_VERMILION), "zmid": 0, "zmin": -most, "zmax": most}
+        {"colorscale": make_colorscale(_BLUE_TO_VERMILION), "zmid": 0, "zmin": -most, "zmax": most}
         if diverging
-        else {"colorscale": _scale(_BLUES)}
+        else {"colorscale": make_colorscale(_BLUES)}
     )
     trace: Trace = {
         "type": "heatmap",
@@ -176,10 +170,6 @@ def heatmap(
         trace |= {"hovertext": [list(row) for row in hovers]}
         trace["hovertemplate"] = "%{hovertext}<extra></extra>"
     return trace
-
-
-def _scale(colours: Sequence[str]) -> list[list[object]]:
-    return [[index / (len(colours) - 1), colour] for index, colour in enumerate(colours)]
 
 
 def rank_keys(results: Results, shape: str = "dot", full: str = "diamond") -> list[Key]:

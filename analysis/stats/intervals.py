@@ -10,12 +10,11 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trainables.results.repeats import half_width
+from trainables.results.repeats import LEVEL, half_width
 
 _RESAMPLES = 10_000
 # Resamples beyond an end of an interval; fewer do not locate the end.
 _FEWEST_BEYOND = 10
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -24,14 +23,12 @@ class Interval:
 
     Attributes:
         n: number of items or seeds.
-        level: confidence level.
     """
 
     estimate: float
     low: float
     high: float
     n: int
-    level: float = LEVEL
 
     @property
     def excludes_0(self) -> bool:
@@ -92,7 +89,7 @@ def bootstrap_mean(
         above = _unseen([(a.size, w * (bounds[1] - float(a[0]))) for w, a in alike], tail)
         low = max(mean - math.hypot(mean - low, below), bounds[0])
         high = min(mean + math.hypot(high - mean, above), bounds[1])
-    return Interval(mean, low, high, sum(array.size for array in arrays), level)
+    return Interval(mean, low, high, sum(array.size for array in arrays))
 
 
 def upper_bound(
@@ -179,10 +176,10 @@ def _resampled_means(
     return means
 
 
-def over_seeds(values: Sequence[float], level: float = LEVEL) -> Interval | None:
+def over_seeds(values: Sequence[float]) -> Interval | None:
     """Student's t interval of the mean over seeds; None for fewer than two."""
-    half = half_width(values, level)
+    half = half_width(values)
     if half is None:
         return None
     mean = float(np.mean(values))
-    return Interval(mean, mean - half, mean + half, len(values), level)
+    return Interval(mean, mean - half, mean + half, len(values))

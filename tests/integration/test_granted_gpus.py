@@ -25,7 +25,7 @@ SCRIPT = """
 import json, os, sys
 import ray
 from trainables.config import TrialConfig
-from trainables.errors import SweepError
+from trainables.errors import TrialError, UserError
 from trainables.training.reporter import ListReporter
 from trainables.under_ray.group import worker_actor
 from trainables.under_ray.slots import start_slot_host
@@ -67,7 +67,7 @@ said = {}
 for work in (base, alone, in_group, in_slot):
     try:
         work(1)
-    except SweepError as error:
+    except (TrialError, UserError) as error:
         said[work.__name__] = str(getattr(error, "cause", error))
 print(json.dumps(said))
 """

@@ -13,6 +13,8 @@ from trainables.config import LoraConfig
 from trainables.results.pareto import Confirm
 from trainables.results.records import TrialRecord, TrialStatus
 
+# Confidence of every interval, and 1 - LEVEL the p-value below which a difference counts as shown.
+LEVEL = 0.95
 Point = tuple[str, float, LoraConfig | None, int, float | None, int | None]
 
 
@@ -89,11 +91,11 @@ def point_of(record: TrialRecord) -> Point:
     return (config.method, config.learning_rate, config.lora, *length)
 
 
-def half_width(values: Sequence[float], level: float = 0.95) -> float | None:
-    """Half-width of the mean's Student's t interval, in the values' unit; None for fewer than 2."""
+def half_width(values: Sequence[float]) -> float | None:
+    """Half-width of the mean's Student's t interval at LEVEL; None for fewer than two values."""
     if len(values) < 2:
         return None
     from scipy.stats import t
 
     error = statistics.stdev(values) / math.sqrt(len(values))
-    return float(t.ppf((1 + level) / 2, len(values) - 1)) * error
+    return float(t.ppf((1 + LEVEL) / 2, len(values) - 1)) * error

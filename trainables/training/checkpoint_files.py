@@ -150,8 +150,6 @@ def remove_best(attempt_dirs: Sequence[Path]) -> None:
 
 def digest(file: Path) -> str:
     """Size and hash of a file's content."""
-    content = hashlib.blake2b(digest_size=16)
     with file.open("rb") as stream:
-        while block := stream.read(1 << 20):
-            content.update(block)
+        content = hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16))
     return f"{file.stat().st_size}:{content.hexdigest()}"

@@ -282,13 +282,7 @@ class SweepConfig(Frozen):
         """Keys that a trial of this sweep logs at its end, except scores of single tasks."""
         keys = {key for key in metric_keys.METRICS if not self._lacking(key)}
         for task in self.eval.retention:
-            keys |= {
-                metric_keys.task_forgetting(task.label),
-                metric_keys.task_retention_ratio(task.label),
-                metric_keys.task_forgetting_adjusted(task.label),
-                metric_keys.task_flips(task.label, "forgotten"),
-                metric_keys.task_flips(task.label, "gained"),
-            }
+            keys |= metric_keys.retention_metrics(task.label).keys()
         return keys
 
     def _lacking(self, metric: str) -> str | None:
