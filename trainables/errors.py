@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import re
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,22 @@ def first_line(error: BaseException) -> str:
     return lines[0] if lines else repr(error)
 
 
+def named(error: BaseException) -> str:
+    """An error's type and the first line of its message."""
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error, what caused it or was being handled when it was raised, and so on."""
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
+
+
+def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
+    """A remedy that names the known word nearest to a misspelt one; empty if none is near."""
+    near = get_close_matches(str(word), list(known), n=1, cutoff=cutoff)
+    return f"did you mean {near[0]}?" if near else ""
 
 
 def hub_remedy(error: BaseException) -> str:

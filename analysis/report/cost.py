@@ -17,7 +17,7 @@ from trainables.metric_keys import (
     TRAINABLE_PARAMETERS,
 )
 from trainables.results.records import FAILURES, TrialRecord, TrialStatus
-from trainables.results.wording import status_in_full
+from trainables.results.wording import by_reason, status_in_full
 
 
 @dataclass(frozen=True)
@@ -135,20 +135,9 @@ class Failure:
 
 def failures(results: Results) -> list[Failure]:
     """Failed trials by reason, most frequent first, followed by trials stopped early."""
-    groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
-    for record in (r for sweep in results.sweeps for r in sweep.trials):
-        if record.status in (*FAILURES, TrialStatus.STOPPED_EARLY):
-            reason = record.reason or "no reason given"
-            groups.setdefault((record.status, reason), []).append(record)
-    ordered = sorted(
-        groups.items(),
-        key=lambda item: (
-            item[0][0] is TrialStatus.STOPPED_EARLY,
-            -len(item[1]),
-            item[1][0].number,
-        ),
-    )
+    records = [record for sweep in results.sweeps for record in sweep.trials]
     return [
-        Failure(status_in_full(status), reason, len(records), results.names(records))
-        for (status, reason), records in ordered
+        Failure(status_in_full(status), reason, len(alike), results.names(alike))
+        for statuses in (FAILURES, (TrialStatus.STOPPED_EARLY,))
+        for status, reason, alike in by_reason(r for r in records if r.status in statuses)
     ]

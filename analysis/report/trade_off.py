@@ -19,7 +19,7 @@ from analysis.report.charts import (
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.pareto import is_feasible, objective_values
+from trainables.results.pareto import is_feasible, losses_of, objective_values
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES
 
@@ -146,11 +146,11 @@ def hypervolume_shares(results: Results) -> list[float]:
     so 1 would be a single trial that is best in everything. A trial that violates a constraint
     adds nothing.
     """
-    signs = [1 if objective.mode == "min" else -1 for objective in results.goals.objectives]
-    losses = [_signed(objective_values(results.goals, r) or [], signs) for r in results.complete]
-    base = [results.base.metrics.get(objective.metric) for objective in results.goals.objectives]
-    known = [*losses, _signed([v for v in base if v is not None], signs)]
-    known = [values for values in known if len(values) == len(signs)]
+    goals, metrics = results.goals, results.base.metrics
+    losses = [losses_of(goals, objective_values(goals, r) or []) for r in results.complete]
+    known = list(losses)
+    if all(objective.metric in metrics for objective in goals.objectives):
+        known.append([objective.loss(metrics[objective.metric]) for objective in goals.objectives])
     best = [min(column) for column in zip(*known, strict=True)]
     worst = [max(column) for column in zip(*known, strict=True)]
     spans = [high - low for low, high in zip(best, worst, strict=True)]
@@ -159,20 +159,16 @@ def hypervolume_shares(results: Results) -> list[float]:
     for record, values in zip(results.complete, losses, strict=True):
         parts = zip(values, best, spans, strict=True)
         own = [(value - low) / span if span else 0.0 for value, low, span in parts]
-        if not is_feasible(results.goals, record) or any(_is_no_worse(p, own) for p in front):
+        if not is_feasible(goals, record) or any(_is_no_worse(p, own) for p in front):
             shares.append(shares[-1])
             continue
         front = [point for point in front if not _is_no_worse(own, point)] + [own]
-        shares.append(hypervolume(front, [1.0] * len(signs)))
+        shares.append(hypervolume(front, [1.0] * len(goals.objectives)))
     return shares[1:]
 
 
 def _is_no_worse(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True))
-
-
-def _signed(values: Sequence[float], signs: Sequence[int]) -> list[float]:
-    return [value * sign for value, sign in zip(values, signs, strict=False)]
 
 
 def hypervolume_figure(results: Results) -> Figure | None:

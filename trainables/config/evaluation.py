@@ -10,6 +10,7 @@ from trainables.config.frozen import Frozen
 
 Role = Literal["in_domain", "retention", "ood"]
 ROLES: tuple[Role, ...] = ("in_domain", "retention", "ood")
+GENERAL_TEXT_TOKENS = 512  # where documents of `general_text` are cut
 
 
 class EvalTask(Frozen):

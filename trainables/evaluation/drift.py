@@ -14,12 +14,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
+from trainables.config.evaluation import GENERAL_TEXT_TOKENS
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import logits_at
 from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids
 from trainables.process.workers import divided
-
-_GENERAL_TEXT_TOKENS = 512
 
 
 @dataclass(frozen=True)
@@ -155,11 +154,11 @@ def _batches(count: int, size: int) -> list[slice]:
 def general_nll(
     model: Any, tokenizer: Any, documents: Sequence[str], batch_size: int, workers: int = 1
 ) -> float:
-    """Cross-entropy on general text, nats per token; documents are cut at 512 tokens.
+    """Cross-entropy on general text, nats per token; documents are cut at GENERAL_TEXT_TOKENS.
 
     Its rise over the base's is the LM drift (PEFT, method_comparison).
     """
-    encoded = tokenizer(list(documents), truncation=True, max_length=_GENERAL_TEXT_TOKENS)
+    encoded = tokenizer(list(documents), truncation=True, max_length=GENERAL_TEXT_TOKENS)
     samples: list[Sample] = [{"input_ids": ids, "labels": ids} for ids in encoded["input_ids"]]
     return token_nll(model, samples, batch_size, workers)
 

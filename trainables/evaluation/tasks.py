@@ -16,7 +16,7 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from trainables.config import EvalSuite, EvalTask, Role
-from trainables.errors import Fault, UserError, hub_remedy
+from trainables.errors import Fault, UserError, did_you_mean, hub_remedy
 from trainables.files.locations import resolve
 
 # The harness's own default; few-shot examples are drawn from it.
@@ -73,10 +73,7 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
 
 
 def _unknown_task(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
-    from difflib import get_close_matches
-
-    near = get_close_matches(name, known, n=1)
-    hint = f"did you mean {near[0]}?" if near else "see `lm-eval ls tasks` for the harness's own"
+    hint = did_you_mean(name, known) or "see `lm-eval ls tasks` for the harness's own"
     where = f"{', '.join(folders)} or the harness" if folders else "the harness"
     return Fault(f"eval.{role}", f"no task named {name} in {where}", hint)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from trainables.config import ModelConfig, TrialConfig
-from trainables.errors import CannotInspect, first_line
+from trainables.errors import CannotInspect, named
 from trainables.files.disk import whole_file
 from trainables.inputs.model import device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
@@ -86,7 +86,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         seen["reason"] = str(error)
     except (RuntimeError, ValueError, KeyError) as error:
         # PyTorch's and PEFT's, of which memory and files that do not fit each other are causes.
-        seen["reason"] = f"{type(error).__name__}: {first_line(error)}"
+        seen["reason"] = named(error)
     record = _empty(trial).model_copy(update=seen | {"seconds": time.time() - started})
     folder.write(record)
     return record

@@ -22,10 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainables.config import ModelShape, TrialConfig
+from trainables.config.evaluation import GENERAL_TEXT_TOKENS
 
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FP32 = 4
-_GENERAL_TEXT_TOKENS = 512  # as `drift.general_nll` cuts documents
 
 # TRL's fused head projects this many tokens onto this many words at a time.
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
@@ -301,7 +301,7 @@ def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
     """
     length = trial.data.max_length
     if trial.eval.general_text:
-        length = max(length, _GENERAL_TEXT_TOKENS)
+        length = max(length, GENERAL_TEXT_TOKENS)
     tokens, size = trial.eval.batch_size * length, _bytes(trial)
     layer = size * (4 * shape.hidden + 3 * shape.intermediate)
     copies = 2 if size < _FP32 else 1

@@ -87,7 +87,7 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     seed.
     """
     candidates = [
-        (_losses(goals, values), record)
+        (losses_of(goals, values), record)
         for record in records
         if (values := objective_values(goals, record)) is not None and is_feasible(goals, record)
     ]
@@ -99,7 +99,8 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     return sorted((record for _, record in front), key=lambda record: record.number)
 
 
-def _losses(goals: Goals, values: list[float]) -> list[float]:
+def losses_of(goals: Goals, values: list[float]) -> list[float]:
+    """The losses of all objectives at these values: lower is better."""
     return [
         objective.loss(value) for objective, value in zip(goals.objectives, values, strict=True)
     ]

@@ -10,7 +10,7 @@ from trainables import metric_keys
 from trainables.results.records import TrialRecord, TrialStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
 ABSENT = "-"
 SETTING_GROUP = "setting/group"
@@ -80,6 +80,18 @@ def count_statuses(records: Sequence[TrialRecord]) -> str:
 def status_in_full(status: TrialStatus) -> str:
     """Such as `out of memory`."""
     return status.value.replace("_", " ").lower()
+
+
+def by_reason(
+    records: Iterable[TrialRecord],
+) -> list[tuple[TrialStatus, str, list[TrialRecord]]]:
+    """Trials that ended alike for the same reason, which is one line; most frequent first."""
+    groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
+    for record in records:
+        reason = one_line(record.reason or "no reason given")
+        groups.setdefault((record.status, reason), []).append(record)
+    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[1][0].number))
+    return [(status, reason, alike) for (status, reason), alike in ordered]
 
 
 def setting(record: TrialRecord) -> str:

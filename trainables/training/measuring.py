@@ -21,7 +21,7 @@ from trainables.errors import (
     EvaluationFailed,
     EvaluationOutOfMemory,
     TrialError,
-    first_line,
+    named,
 )
 from trainables.evaluation.base import Base, compare_with_base
 from trainables.evaluation.drift import token_nll
@@ -213,7 +213,7 @@ def is_of_step(logs: dict[str, float] | None) -> bool:
 def _fault(step: int, error: Exception) -> TrialError:
     """The trial's error for an error in the evaluation of a step."""
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    message = f"step {step}{where}: {type(error).__name__}: {first_line(error)}"
+    message = f"step {step}{where}: {named(error)}"
     if is_out_of_memory(error):
         return EvaluationOutOfMemory(message)
     return EvaluationFailed(f"evaluation failed at {message}")

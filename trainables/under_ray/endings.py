@@ -8,7 +8,7 @@ from pathlib import Path
 from ray.exceptions import OutOfMemoryError, RayActorError
 
 from trainables.config import TrialConfig
-from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, first_line
+from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, named
 from trainables.files.disk import disk_full, full_place, is_disk_full
 from trainables.files.object_storage import is_store_out
 from trainables.results.records import Outcome, TrialStatus
@@ -38,7 +38,7 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
         return Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=str(cause))
     if isinstance(cause, (TrialError, UserError)):
         return Outcome(status=TrialStatus.FAILED, reason=str(cause))
-    return Outcome(status=TrialStatus.FAILED, reason=f"{type(cause).__name__}: {first_line(cause)}")
+    return Outcome(status=TrialStatus.FAILED, reason=named(cause))
 
 
 def root_cause(error: BaseException) -> BaseException:

@@ -11,7 +11,7 @@ from typing import Any
 
 _KIND = "GPU:"
 _OF_NODE = "accelerator_type:"  # Ray's resource: each node with such GPUs has 1
-_SLIVER = 1e-4  # the smallest fraction Ray counts: a node has room for thousands
+SMALLEST_SHARE = 1e-4  # of any resource that Ray counts: a node has room for ten thousand
 
 
 def kind_of(gpu_type: str) -> str:
@@ -45,7 +45,7 @@ def counted_by_type(node: Mapping[str, float]) -> dict[str, float]:
 def reserved(held: Mapping[str, float]) -> dict[str, float]:
     """Ray resources to request for these amounts; a GPU type becomes a sliver of a node with it."""
     return {kind: amount for kind, amount in held.items() if type_of(kind) is None} | {
-        f"{_OF_NODE}{gpu_type}": _SLIVER for kind in held if (gpu_type := type_of(kind))
+        f"{_OF_NODE}{gpu_type}": SMALLEST_SHARE for kind in held if (gpu_type := type_of(kind))
     }
 
 

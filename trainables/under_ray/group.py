@@ -16,7 +16,7 @@ from ray.exceptions import OutOfMemoryError, RayActorError, RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
-from trainables.errors import first_line
+from trainables.errors import named
 from trainables.process.lost_worker import is_lost_worker
 from trainables.training.reporter import Reporter
 from trainables.under_ray.endings import most_telling
@@ -53,7 +53,7 @@ def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
         cause = most_telling(failures)
         traceback.print_exception(cause)
         if is_lost_worker(cause) or isinstance(cause, OutOfMemoryError):
-            raise RayActorError(error_msg=f"{type(cause).__name__}: {first_line(cause)}") from None
+            raise RayActorError(error_msg=named(cause)) from None
         raise cause from None
 
 

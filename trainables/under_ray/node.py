@@ -9,7 +9,7 @@ import ray
 from pydantic import Field
 
 from trainables.config import Frozen
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import Fault, UserError, named
 from trainables.files.object_storage import is_store_out
 from trainables.files.storage import open_storage, parse_location
 from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
@@ -77,7 +77,7 @@ def _storage_fault(location: str, marker: str) -> str | None:
         storage.write(answer, b"")
         storage.remove(answer)
     except OSError as error:
-        return f"{type(error).__name__}: {first_line(error)}"
+        return named(error)
     return None
 
 
@@ -99,7 +99,7 @@ def check_sees(location: str, name: str) -> None:
     except OSError as error:
         if is_store_out(error):
             raise
-        reason = f"{type(error).__name__}: {first_line(error)}"
+        reason = named(error)
     if reason is not None:
         node = ray.util.get_node_ip_address()
         rule = f"node {node} cannot use {location}: {reason}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +11,7 @@ from typing import Any
 import ray
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import Fault, UserError, named
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage, parse_location
 from trainables.process.lost_device import end_with_lost_device
@@ -73,16 +72,8 @@ def evaluate_base_on_worker(
 
 def _fault_of_base(error: Exception, log: Path) -> Fault:
     where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    rule = f"failed{where}: {type(error).__name__}: {first_line(error)}"
+    rule = f"failed{where}: {named(error)}"
     return Fault("the base's evaluation", rule, f"the traceback is in {log}")
-
-
-@ray.remote(num_cpus=0)
-def trial_process_seconds() -> float:
-    """CPU seconds that a trial's process takes to start up, with all that it imports."""
-    import trainables.under_ray.trial  # noqa: F401 - Tune itself is half of it
-
-    return time.process_time()
 
 
 @ray.remote(num_cpus=0, max_retries=0)
@@ -106,7 +97,7 @@ def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
             return inspect_trial(Path(sweep_dir), number).reason
         except Exception as error:  # the sweep is complete regardless
             traceback.print_exc()
-            return f"{type(error).__name__}: {first_line(error)}"
+            return named(error)
 
 
 def as_task(function: Callable[..., Any], held: Mapping[str, float]) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from difflib import get_close_matches
 from typing import Literal
 
 from pydantic import ConfigDict, Field, model_validator
@@ -19,12 +18,12 @@ from trainables.config import (
     Objective,
     TrainConfig,
 )
+from trainables.errors import did_you_mean
 from trainables.files.locations import is_local
 from trainables.results.pareto import Constraint
+from trainables.under_ray.gpu_types import SMALLEST_SHARE
 from tune.config.limits import BudgetConfig, ResourcesConfig
 from tune.config.search_config import LogUniform, SearchConfig
-
-_SMALLEST_SHARE = 1e-4  # smallest share of a GPU that Ray counts
 
 
 class EarlyStoppingConfig(Frozen):
@@ -180,8 +179,8 @@ class SweepConfig(Frozen):
             if gpus > 1:
                 remedy = f"set resources.{method}.workers for a trial on several"
                 faults.append(f"{field}: a worker trains on one GPU, got {gpus:g}; {remedy}")
-            elif gpus < _SMALLEST_SHARE:
-                faults.append(f"{field}: must be 0 or at least {_SMALLEST_SHARE:g}, got {gpus:g}")
+            elif gpus < SMALLEST_SHARE:
+                faults.append(f"{field}: must be 0 or at least {SMALLEST_SHARE:g}, got {gpus:g}")
             elif resources.workers > 1:
                 rule = f"workers of one trial cannot share a GPU, got {gpus:g}"
                 faults.append(f"{field}: {rule}; set it to 1, or workers to 1")
@@ -214,8 +213,8 @@ class SweepConfig(Frozen):
             if metric in known or self._may_be_logged(metric):
                 continue
             lacking = self._lacking(metric)
-            remedy = f"; it needs {lacking}" if lacking else _near(metric, known)
-            faults.append(f"{field}: nothing logs {metric}{remedy}")
+            remedy = f"it needs {lacking}" if lacking else did_you_mean(metric, known, 0.5)
+            faults.append("; ".join(filter(None, [f"{field}: nothing logs {metric}", remedy])))
         return faults
 
     def _label_faults(self) -> list[str]:
@@ -315,8 +314,3 @@ class SweepConfig(Frozen):
             metric.startswith(metric_keys.task_score(role, task.label, ""))
             for role, task in self.eval.tasks()
         )
-
-
-def _near(metric: str, known: set[str]) -> str:
-    near = get_close_matches(metric, known, n=1, cutoff=0.5)
-    return f"; did you mean {near[0]}?" if near else ""

@@ -10,7 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from trainables.errors import Fault
+from trainables.errors import Fault, did_you_mean
 from tune.config.sweep_config import SweepConfig
 
 KeyPath = tuple[str | int, ...]
@@ -71,9 +71,9 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
             faults += _own_faults(str(detail["ctx"]["error"]), place, where)
             continue
         if kind == "extra_forbidden":
-            near = _nearest(place[-1], unknown[place])
             rule = "unknown key"
-            remedy = f"did you mean {near}?" if near else f"known: {', '.join(unknown[place])}"
+            remedy = did_you_mean(place[-1], unknown[place], 0.5)
+            remedy = remedy or f"known: {', '.join(unknown[place])}"
         elif kind == "missing":
             rule, remedy = "is required and absent", ""
         else:
@@ -125,8 +125,7 @@ def _remedy(detail: ErrorDetails, keys: list[str]) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "literal_error" and isinstance(value, str):
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
-        near = _nearest(value, choices)
-        return f"did you mean {near}?" if near else ""
+        return did_you_mean(value, choices, 0.5)
     is_scalar = isinstance(value, (str, int, float))
     if kind == "tuple_type" and is_scalar:
         return f"write [{value}]"

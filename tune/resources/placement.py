@@ -11,11 +11,10 @@ from ray.tune import PlacementGroupFactory
 
 from trainables.config import Method, TrialConfig
 from trainables.slots.eligibility import reason_against
-from trainables.under_ray.gpu_types import reserved, type_of
+from trainables.under_ray.gpu_types import SMALLEST_SHARE, reserved, type_of
 from tune.resources.capacity import taken_up
 
 DRIVER = "driver"  # the cluster files give it to the head node, which is never a spot node
-_SLIVER = 1e-4  # the smallest share that Ray counts: one head node has room for ten thousand
 _SLIVER_OF_MEMORY = 1 << 20
 _ROUNDING = 1e-6
 _SLOT = "slot"
@@ -27,7 +26,7 @@ def beside_driver() -> dict[str, float]:
 
     If no node has the `driver` resource, as on a laptop, this is a resource that every node has.
     """
-    return {DRIVER: _SLIVER} if _of_drivers() else {"memory": _SLIVER_OF_MEMORY}
+    return {DRIVER: SMALLEST_SHARE} if _of_drivers() else {"memory": _SLIVER_OF_MEMORY}
 
 
 def warning_of_driver() -> str | None:

@@ -195,7 +195,7 @@ class Study:
         worst = []
         for index, objective in enumerate(self._config.objectives):
             column = [values[index] for values in seen] or [0.0]
-            worst.append(max(column) if objective.mode == "min" else min(column))
+            worst.append(max(column, key=objective.loss))
         return worst
 
     def _intermediate(self, record: TrialRecord, state: TrialState) -> dict[int, float]:

@@ -12,16 +12,16 @@ from trainables.files.storage import Location, is_address
 from trainables.results.folder import SweepFolder
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
-from trainables.results.records import FAILURES, TrialRecord, TrialStatus
+from trainables.results.records import FAILURES, TrialRecord
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
     ABSENT,
     SCORES,
     SHORT_NAMES,
     STATUS,
+    by_reason,
     count_statuses,
     metric_text,
-    one_line,
     rate,
     setting,
     status_in_full,
@@ -92,9 +92,7 @@ def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialR
 def _sorted_by_first(config: SweepConfig, front: list[TrialRecord]) -> list[TrialRecord]:
     """The front in walking order: from best to worst in the first objective."""
     objective = config.objectives[0]
-    return sorted(
-        front, key=lambda r: r.metric(objective.metric) or 0.0, reverse=objective.mode == "max"
-    )
+    return sorted(front, key=lambda record: objective.loss(record.metric(objective.metric) or 0.0))
 
 
 def _print_recommendation(console: Console, recommendation: Recommendation | None) -> None:
@@ -108,20 +106,15 @@ def _print_recommendation(console: Console, recommendation: Recommendation | Non
 
 
 def _print_failures(console: Console, records: Sequence[TrialRecord]) -> None:
-    groups: dict[tuple[TrialStatus, str], list[TrialRecord]] = {}
-    for record in records:
-        if record.status in FAILURES:
-            reason = one_line(record.reason or "no reason given")
-            groups.setdefault((record.status, reason), []).append(record)
-    if not groups:
+    found = by_reason(record for record in records if record.status in FAILURES)
+    if not found:
         return
     _say(console, "\nNot trained to the end:", "bold")
-    ordered = sorted(groups.items(), key=lambda item: (-len(item[1]), item[1][0].number))
-    for (status, reason), failed in ordered[:_MOST_REASONS]:
+    for status, reason, failed in found[:_MOST_REASONS]:
         line = f"  {len(failed)} x {status_in_full(status)}: {reason} ({numbers_text(failed)})"
         _say(console, line, STATUS[status].style)
-    if len(ordered) > _MOST_REASONS:
-        _say(console, f"  and {len(ordered) - _MOST_REASONS} more reasons, see results.csv")
+    if len(found) > _MOST_REASONS:
+        _say(console, f"  and {len(found) - _MOST_REASONS} more reasons, see results.csv")
 
 
 def _print_places(
