@@ -30,7 +30,8 @@ def load_trials(*sweep_dirs: Location) -> pd.DataFrame:
 def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """One row per trial, indexed by its id, which is unique across sweeps.
 
-    Its columns are those of results.csv, with the sweep. Metrics that a trial never logged are NaN.
+    Its columns are those of results.csv, with the sweep but no best values. Metrics that a trial
+    never logged are NaN.
     """
     rows = [
         {

@@ -33,8 +33,8 @@ def look_inside(
 
     Args:
         sweep_dir: folder of a sweep, finished or not.
-        numbers: of trials; default the Pareto front and the best of each rank and of full
-            fine-tuning.
+        numbers: of trials; default the recommended one, the Pareto front, and the best of each
+            rank and of full fine-tuning.
         seen: called after each trial.
 
     Raises:

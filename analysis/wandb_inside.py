@@ -14,19 +14,9 @@ from analysis.sweep_settings import Wandb
 from analysis.sweeps import Sweep
 from trainables.inside.records import InsideFolder, InsideRecord
 from trainables.results.records import TrialRecord
+from trainables.results.wandb_names import RUN_SETTINGS
 
 SPECTRA, ATTENTION, REPRESENTATION = "inside/spectra", "inside/attention", "inside/representation"
-
-_RUN_SETTINGS = {
-    "silent": True,
-    "console": "off",
-    "disable_git": True,
-    "disable_code": True,
-    "x_disable_stats": True,
-    "x_disable_meta": True,
-    "x_save_requirements": False,
-    "init_timeout": 30,
-}
 
 
 def inside_records(sweep: Sweep) -> Iterator[tuple[TrialRecord, InsideRecord]]:
@@ -83,7 +73,7 @@ def _log(
         mode=mode,
         reinit="create_new",
         resume="allow",
-        settings=wandb.Settings(**_RUN_SETTINGS),
+        settings=wandb.Settings(**RUN_SETTINGS),
     )
     for key, table in tables.items():
         rows = table.astype(object).where(table.notna(), None).to_numpy().tolist()

@@ -9,7 +9,8 @@ from typing import Any
 import wandb_workspaces.reports.v2 as wr
 
 from trainables import metric_keys
-from trainables.results.wording import BASE_GROUP, NAMES, SCORES, SETTING_GROUP
+from trainables.results.wandb_names import BASE_GROUP, SETTING_GROUP
+from trainables.results.wording import NAMES, SCORES
 
 RANK = wr.Config("lora/rank")
 _GROUP = wr.Config(SETTING_GROUP)

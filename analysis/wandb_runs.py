@@ -1,4 +1,4 @@
-"""Trials read back from W&B, for users without the sweep folder: same columns, less data.
+"""Trials read back from W&B, for users without the sweep folder: fewer columns, less data.
 
 W&B has no items, so there are no intervals or flips; the folder is the source of truth.
 """

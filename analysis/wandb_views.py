@@ -21,7 +21,13 @@ from trainables import metric_keys
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
 from trainables.results.records import TrialStatus
-from trainables.results.wording import SCORES, SETTING_GROUP, setting, setting_group
+from trainables.results.wandb_names import (
+    SETTING_GROUP,
+    base_run_id,
+    setting_group,
+    upload_command,
+)
+from trainables.results.wording import SCORES, setting
 
 _SECONDS_TO_ANSWER = 15
 _SORTED_BY = metric_keys.IN_DOMAIN_ACC
@@ -115,9 +121,7 @@ class SweepViews:
 
     def _upload(self) -> str | None:
         folder = self._folder / "wandb"
-        if not any(folder.glob("offline-run-*")):
-            return None
-        return f"wandb sync {shlex.quote(str(folder))}/offline-run-*"
+        return upload_command(folder) if any(folder.glob("offline-run-*")) else None
 
     def _groups(self) -> list[PanelGroup]:
         lasts = [record.last for record in self._sweep.trials if record.last]
@@ -152,7 +156,7 @@ class SweepViews:
             filters=[expr.Metric("Group") == self._sweep_id],
             order=[expr.Ordering(expr.Summary(_SORTED_BY), ascending=False)],
             pinned_columns=list(_COLUMNS),
-            baseline_run=f"{self._sweep_id}-base",
+            baseline_run=base_run_id(self._sweep_id),
         )
         return workspace
 

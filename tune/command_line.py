@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--retry-failed",
         action="store_true",
-        help="run failed trials again, from their checkpoints",
+        help="run failed trials again, from a checkpoint if kept",
     )
     parser.add_argument(
         "--output-dir",
@@ -214,11 +214,11 @@ def _cleared_on_fault(
 
 def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:
     """Where to compare the runs, or how to upload them; an interrupt does not wait for views."""
-    from tune.tracking.wandb_views import make_views, views_command
+    from tune.tracking.wandb_views import have_views_made, views_command
 
     upload = listener.upload_hints()
     if listener.is_online() and not interrupted:
-        return [*upload, *make_views(location)]
+        return [*upload, *have_views_made(location)]
     return [*upload, views_command(location)] if upload or listener.is_online() else []
 
 

@@ -1,6 +1,6 @@
 """The events of a sweep, and the interface of those who listen to them.
 
-The recorder, the searcher, W&B and the console all listen here; none of them reads Ray's results.
+The recorder, the disk budget, W&B and the console listen here; none of them reads Ray's results.
 """
 
 from __future__ import annotations

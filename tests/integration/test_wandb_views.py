@@ -30,7 +30,7 @@ from trainables.results.records import (
     TrialStatus,
 )
 from tune.config.sweep_file import load_sweep
-from tune.tracking.wandb_views import make_views
+from tune.tracking.wandb_views import have_views_made
 
 PROJECT = Path(__file__).parents[2]
 KEY = "f00d" * 10
@@ -303,12 +303,12 @@ def test_an_online_sweep_gets_its_views_at_its_end(
         monkeypatch.delenv(name)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_BASE_URL", server.url)
-    view, report = make_views(sweep)
+    view, report = have_views_made(sweep)
     assert view.startswith("view ")
     assert report.startswith("report ")
     assert server.upserts == [True, True]
     server.projects.clear()
-    assert make_views(sweep) == ["python -m analysis wandb-views 'my sweep'"]
+    assert have_views_made(sweep) == ["python -m analysis wandb-views 'my sweep'"]
 
 
 FOUND = InsideRecord(

@@ -29,7 +29,9 @@ def test_the_end_says_where_runs_are_compared_or_how_they_get_there(
 ) -> None:
     listener = WandbListener(WandbConfig(), FOLDER)
     monkeypatch.setattr(listener, "_chosen_mode", mode)
-    monkeypatch.setattr(wandb_views, "make_views", lambda folder: ["view    URL", "report  URL"])
+    monkeypatch.setattr(
+        wandb_views, "have_views_made", lambda folder: ["view    URL", "report  URL"]
+    )
     assert _wandb_hints(listener, FOLDER, interrupted) == hints
 
 
@@ -53,7 +55,7 @@ def test_a_sweep_that_went_online_says_what_it_left_offline(
 ) -> None:
     listener = WandbListener(WandbConfig(), tmp_path)
     monkeypatch.setattr(listener, "_chosen_mode", "online")
-    monkeypatch.setattr(wandb_views, "make_views", lambda folder: ["view    URL"])
+    monkeypatch.setattr(wandb_views, "have_views_made", lambda folder: ["view    URL"])
     parts = [tmp_path / "wandb" / f"offline-run-{n}" / f"run-{n}.wandb" for n in range(2)]
     for part in parts:
         part.parent.mkdir(parents=True)

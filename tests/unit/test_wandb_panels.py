@@ -9,7 +9,7 @@ from analysis.wandb_panels import panel_groups
 from trainables.config import LoraConfig
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialStatus
-from trainables.results.wording import SETTING_GROUP, setting_group
+from trainables.results.wandb_names import SETTING_GROUP, setting_group
 from tune.tracking.wandb_fields import trial_config
 
 

@@ -8,6 +8,7 @@
         metrics.jsonl     its measurements, appended
         attempt_1/        what the worker wrote: weights, items, log
       inside/             what inspections found (see `inside.records`)
+      ray/                what Tune saves, and nothing reads
       lock.json           the driver that runs it now
       warm_start.jsonl    trials of other sweeps that the search started from
       results.csv  confirmed.csv  study.journal  sweep.log  wandb/     mirrors of the above

@@ -72,7 +72,7 @@ class TrialResult(Frozen):
 
 
 class Outcome(Frozen):
-    """How a trial ended, as reported by the trial itself.
+    """How a trial ended, as it reports itself or as the sweep makes of its end.
 
     RUNNING: suspended, to resume on another node or at the next start; with a `reason`, only once
     its full disk has room.
@@ -249,7 +249,7 @@ class BaseRecord(Frozen):
             seed.
         revision: commit a hub model was resolved to; all trials use it even if the branch moves.
         scores: task label to score.
-        metrics: every logged key of the base, `in_domain/...` to `ood/...`.
+        metrics: every key that it logs: its scores, and drift and forgetting of zero.
         general_nll: cross-entropy on the general text, nats/token; None if not measured.
         parameters: number of parameters of the whole model.
         skipped_samples: number of training rows longer than `max_length`.

@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 ABSENT = "-"
-SETTING_GROUP = "setting/group"
-"""Key of a W&B run's configuration by which runs are grouped."""
-BASE_GROUP = "base"
 SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
 """What a trial is judged by, wherever no objectives are named."""
 NAMES = {
@@ -112,21 +109,6 @@ def further_settings(record: TrialRecord) -> list[str]:
         for axis, value in axes
         if axis not in _NAMED
     ]
-
-
-def setting_group(record: TrialRecord) -> str:
-    """Group of trials that a trial is averaged with, such as `rank 8` or `full`.
-
-    Trials that did not complete and repeat runs have groups of their own kind, such as
-    `rank 8, diverged` or `full, repeat`.
-    """
-    lora = record.config.lora
-    group = f"rank {lora.rank}" if lora else record.config.method
-    if record.confirms is not None:
-        return f"{group}, repeat"
-    if record.status is not TrialStatus.COMPLETE:
-        return f"{group}, {status_in_full(record.status)}"
-    return group
 
 
 def metric_text(key: str, value: float | None) -> str:

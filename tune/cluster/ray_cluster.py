@@ -28,7 +28,7 @@ _HEAD_IS_LOST_AFTER_S = 20.0
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the ledger is the record
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `stopping` has a gentler handler
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # `stopping_gently` has a gentler handler
     "TUNE_GLOBAL_CHECKPOINT_S": "inf",  # none of what Tune saves is read
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",

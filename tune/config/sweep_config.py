@@ -109,9 +109,9 @@ class SweepConfig(Frozen):
             after a restart, as no record tells the generation that each was drawn in.
         warm_start: folders of earlier sweeps with the same model, data and evaluation; the
             sampler learns from those of their trials that fit this search.
-        inspect: look inside the models of the Pareto front and of the best trial of each rank
-            once the trials are done, as tasks on the workers; `python -m analysis inside` does
-            the same at any time.
+        inspect: look inside the models of the recommended trial, of the Pareto front, and of the
+            best of each rank and of full fine-tuning once the trials are done, as tasks on the
+            workers; `python -m analysis inside` does the same at any time.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_\-]*$", max_length=64)

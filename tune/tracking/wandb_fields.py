@@ -6,7 +6,7 @@ from typing import Any
 
 from trainables.config import Frozen, ModelConfig, TrialConfig
 from trainables.results.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
-from trainables.results.wording import BASE_GROUP, SETTING_GROUP, setting_group
+from trainables.results.wandb_names import BASE_GROUP, SETTING_GROUP, setting_group
 
 
 def trial_config(record: TrialRecord) -> dict[str, Any]:

@@ -6,7 +6,6 @@ The ledger is the source of truth. Whatever W&B raises is logged, and the sweep 
 from __future__ import annotations
 
 import logging
-import shlex
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
+from trainables.results.wandb_names import RUN_SETTINGS, base_run_id, upload_command
 from tune.config.sweep_config import WandbConfig
 from tune.listeners import SweepListener
 from tune.tracking.wandb_endings import ENDING, PER_PAGE, Endings
@@ -63,20 +63,10 @@ _EXIT_CODES = {
     TrialStatus.CANCELLED: _INTERRUPTED,
 }
 
-# Collect nothing from the driver: it does not train, its metadata would show the wrong machine, and
-# git state and versions are in the sweep's own record.
-_RUN_SETTINGS: dict[str, Any] = {
-    "silent": True,
-    "console": "off",
-    "disable_git": True,
-    "disable_code": True,
-    "x_disable_stats": True,
-    "x_disable_meta": True,
-    "x_save_requirements": False,
+_RUN_SETTINGS = {
+    **RUN_SETTINGS,
     # A killed driver loses what is not flushed; the default is 15 s.
     "x_transaction_log_flush_interval": 1.0,
-    # The sweep waits meanwhile, so a lost network must not block it for long.
-    "init_timeout": 30,
     "finish_timeout": 30,
     "finish_timeout_raises": True,
 }
@@ -126,10 +116,7 @@ class WandbListener(SweepListener):
         return self._mode() == "online"
 
     def upload_hints(self) -> list[str]:
-        """What uploads the data that W&B does not have yet.
-
-        W&B joins the offline parts of a run in the order of their starts.
-        """
+        """What uploads the data that W&B does not have yet."""
         if self._mode() == "disabled":
             return []
         hints = []
@@ -137,7 +124,7 @@ class WandbListener(SweepListener):
             folder = self._folder / "wandb"
             if folder.is_relative_to(Path.cwd()):
                 folder = folder.relative_to(Path.cwd())
-            hints.append(f"wandb sync {shlex.quote(str(folder))}/offline-run-*")
+            hints.append(upload_command(folder))
         if lacking := self._endings.lacking:
             runs = "1 run" if len(lacking) == 1 else f"{len(lacking)} runs"
             hints.append(f"the same command with W&B online: it has not confirmed {runs} in full")
@@ -150,7 +137,7 @@ class WandbListener(SweepListener):
         self._group = sweep.sweep_id
         if self._mode() == "disabled":
             return
-        base_id = f"{sweep.sweep_id}-base"
+        base_id = base_run_id(sweep.sweep_id)
         endings = {base_id: base.key, **{r.config.trial_id: _ending(r) for r in history}}
         for run_id, ending in endings.items():
             if not self._endings.is_noted(run_id, ending):

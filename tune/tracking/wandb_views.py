@@ -24,7 +24,7 @@ def views_command(location: Location) -> str:
     return f"python -m analysis wandb-views {shlex.quote(str(location))}"
 
 
-def make_views(location: Location) -> list[str]:
+def have_views_made(location: Location) -> list[str]:
     """Create or update the view and the report of a sweep.
 
     Args:
