@@ -27,6 +27,7 @@ from trainables.results.pareto import (
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.records import BaseRecord, ItemScore, TaskScore, TrialRecord
 from trainables.results.repeats import LEVEL, judged_by_repeats, metrics_over, repeats_of
+from trainables.results.wording import method_name
 
 _ROLE_OF: dict[str, Role] = {
     IN_DOMAIN_ACC: "in_domain",
@@ -79,7 +80,7 @@ class Group:
     @property
     def label(self) -> str:
         """Such as `LoRA, rank 8`."""
-        return "full fine-tuning" if self.rank is None else f"LoRA, rank {self.rank}"
+        return method_name(self.rank)
 
 
 class Results:

@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--retry-failed",
         action="store_true",
-        help="run failed trials again, from a checkpoint if kept",
+        help="run failed trials again, from their checkpoints",
     )
     parser.add_argument(
         "--output-dir",

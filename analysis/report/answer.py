@@ -14,10 +14,9 @@ from trainables.results.repeats import diverged, metrics_over
 from trainables.results.wording import (
     NAMES,
     SCORES,
-    further_settings,
     metric_text,
     points,
-    rate,
+    setting_in_full,
 )
 
 
@@ -68,7 +67,7 @@ def answer(results: Results) -> Answer | None:
     return Answer(
         results.name(trial),
         trial.config.trial_id,
-        setting(trial),
+        setting_in_full(trial),
         _plain(recommendation.reason),
         recommendation.feasible,
         tuple(
@@ -76,14 +75,6 @@ def answer(results: Results) -> Answer | None:
         ),
         _weights(results, trial),
     )
-
-
-def setting(record: TrialRecord) -> str:
-    """The trial's point in the search space, spelled out."""
-    lora = record.config.lora
-    adapter = f"LoRA, rank {lora.rank}, alpha {lora.alpha:g}" if lora else "Full fine-tuning"
-    named = f"learning rate {rate(record.config.learning_rate)}"
-    return ", ".join([adapter, named, *further_settings(record)])
 
 
 def _weights(results: Results, trial: TrialRecord) -> str | None:

@@ -16,7 +16,7 @@ from plotly.colors import make_colorscale, sample_colorscale
 
 from analysis.results import Group, Results
 from trainables.results.records import TrialRecord
-from trainables.results.wording import NAMES, SCORES, further_settings, metric_text, rate
+from trainables.results.wording import NAMES, SCORES, metric_text, setting_in_full
 
 Trace = dict[str, Any]
 
@@ -104,13 +104,7 @@ def colour_of(trained: Group | TrialRecord, colours: dict[int, str]) -> str:
 
 def hover(results: Results, record: TrialRecord) -> str:
     """The hover text of a trial's point."""
-    lora = record.config.lora
-    setting = f"LoRA rank {lora.rank}, alpha {lora.alpha:g}" if lora else "full fine-tuning"
-    further = map(escape, further_settings(record))
-    lines = [
-        f"<b>{escape(results.name(record))}</b>",
-        ", ".join([setting, f"lr {rate(record.config.learning_rate)}", *further]),
-    ]
+    lines = [f"<b>{escape(results.name(record))}</b>", escape(setting_in_full(record))]
     metrics = dict.fromkeys([*SCORES, *(o.metric for o in results.goals.objectives)])
     lines += [
         f"{escape(NAMES.get(metric, metric))} {metric_text(metric, record.metric(metric))}"

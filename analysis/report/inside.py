@@ -19,6 +19,7 @@ from analysis.results import Results
 from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.records import TrialRecord
+from trainables.results.wording import method_name
 
 _MOST_CELLS_WITH_TEXT = 70
 _MOST_MAPS = 3
@@ -61,9 +62,7 @@ def _to_compare(results: Results, seen: Inspected) -> Inspected:
 
 
 def _name(results: Results, record: TrialRecord) -> str:
-    lora = record.config.lora
-    method = f"LoRA, rank {lora.rank}" if lora else "full fine-tuning"
-    return f"{results.name(record)} ({method})"
+    return f"{results.name(record)} ({method_name(record.rank)})"
 
 
 def _update_maps(results: Results, shown: Inspected) -> Figure | None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from analysis.conclusions import conclude
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
-from analysis.report.answer import answer, setting
+from analysis.report.answer import answer
 from analysis.report.charts import Figure
 from analysis.report.cost import cost_figure, costs, failures, gpu_hours, number, trial_hours
 from analysis.report.curves import curves_figure
@@ -24,7 +24,13 @@ from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import notices
 from trainables.results.recommendation import numbers_text
-from trainables.results.wording import SCORES, SHORT_NAMES, metric_text, status_in_full
+from trainables.results.wording import (
+    SCORES,
+    SHORT_NAMES,
+    metric_text,
+    setting_in_full,
+    status_in_full,
+)
 
 
 def render(results: Results) -> str:
@@ -84,7 +90,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "trial_hours": trial_hours(results),
         "failures": failures(results),
         "trials": [
-            (results.name(record), setting(record), status_in_full(record.status), record)
+            (results.name(record), setting_in_full(record), status_in_full(record.status), record)
             for sweep in results.sweeps
             for record in sweep.trials
         ],

@@ -180,7 +180,7 @@ BAD: dict[str, Any] = {
     ),
     "no such folder of tasks": (
         ["--set", "eval.task_dirs=[nowhere]"],
-        "eval.task_dirs: no such file or folder: ",
+        "eval.task_dirs.0: no such file or folder: ",
     ),
     "no such text": (
         ["--set", "eval.general_text=nowhere.txt"],

@@ -14,7 +14,7 @@ from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
-from tune.search.earlier_trials import check_same_sweep, fitted, import_trials
+from tune.search.earlier_trials import check_same_sweep, import_trials, own_trials
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import params_of
 
@@ -46,7 +46,7 @@ def written(folder: Path, config: SweepConfig, records: list[TrialRecord]) -> Pa
 
 def refused(config: SweepConfig, records: list[TrialRecord]) -> list[str]:
     with pytest.raises(UserError) as caught:
-        fitted(sweep().model_dump(mode="json"), config, records)
+        own_trials(sweep().model_dump(mode="json"), config, records)
     return [str(fault) for fault in caught.value.faults]
 
 
@@ -141,7 +141,7 @@ def test_a_wider_search_takes_every_trial_with_it() -> None:
     lora = PLAIN["lora"] | {"rank": [2, 4, 8, 32, 64], "dropout": [0.0, 0.1]}
     config = sweep(search=PLAIN | {"lora": lora}, objectives=[{"metric": LOSS, "mode": "min"}])
     records = finished(sweep())
-    found = fitted(sweep().model_dump(mode="json"), config, records)
+    found = own_trials(sweep().model_dump(mode="json"), config, records)
     assert [record.number for record in found] == [record.number for record in records]
     for record in found:
         if record.config.lora:
@@ -192,7 +192,7 @@ def test_a_sweep_goes_on_beside_trials_whose_metric_was_not_finite(
     live = searcher_of(config)
     whole = run(live, overflowing)
     for done in (1, 20):
-        known = fitted(config.model_dump(mode="json"), config, whole[:done])
+        known = own_trials(config.model_dump(mode="json"), config, whole[:done])
         after = run(searcher_of(config, known), overflowing)
         assert [r.params for r in [*known, *after]] == [r.params for r in whole]
     assert seen(searcher_of(config, whole)) == seen(live)

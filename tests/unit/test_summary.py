@@ -13,14 +13,13 @@ import pytest
 from builders import GAIN, LOSS, OOD, SWEEP_ID, measurement, running, sweep_config, trial
 from rich.console import Console
 
-from analysis.report.answer import setting as answer_setting
 from trainables import metric_keys
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.settings import SETTINGS
-from trainables.results.wording import setting
+from trainables.results.wording import setting, setting_in_full
 from tune.folder.recorder import Recorder
 from tune.folder.tables import write_results_csv
 from tune.terminal.summary import print_summary
@@ -433,7 +432,7 @@ def test_a_setting_names_everything_that_was_searched():
     assert setting(record) == (
         "lora, rank 8, alpha 16, lr 3.2e-04, dora on, target modules q_proj+v_proj, epochs 3"
     )
-    assert answer_setting(record).endswith("dora on, target modules q_proj+v_proj, epochs 3")
+    assert setting_in_full(record).endswith("dora on, target modules q_proj+v_proj, epochs 3")
 
 
 def test_the_table_has_what_a_trial_logged_before_it_diverged(tmp_path: Path) -> None:

@@ -100,6 +100,21 @@ def setting(record: TrialRecord) -> str:
     return ", ".join([*parts, f"lr {rate(config.learning_rate)}", *further_settings(record)])
 
 
+def setting_in_full(record: TrialRecord) -> str:
+    """The same spelled out, such as `LoRA, rank 8, alpha 16, learning rate 3.2e-04`."""
+    lora = record.config.lora
+    parts = [method_name(record.rank), *([f"alpha {lora.alpha:g}"] if lora else [])]
+    told = ", ".join(
+        [*parts, f"learning rate {rate(record.config.learning_rate)}", *further_settings(record)]
+    )
+    return told[0].upper() + told[1:]
+
+
+def method_name(rank: int | None) -> str:
+    """Such as `LoRA, rank 8`; without a rank, full fine-tuning."""
+    return "full fine-tuning" if rank is None else f"LoRA, rank {rank}"
+
+
 def further_settings(record: TrialRecord) -> list[str]:
     """Other settings that were searched, such as `epochs 3` and `dora on`."""
     words = {True: "on", False: "off"}

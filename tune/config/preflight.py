@@ -58,16 +58,24 @@ def paths_of_trials(config: SweepConfig) -> list[str]:
     return [str(Path(location).expanduser()) for location in named]
 
 
-def _named_paths(config: SweepConfig) -> list[tuple[str, str]]:
-    """What a sweep file names, other than the data, and where it does."""
-    named = [("eval.task_dirs", folder) for folder in config.eval.task_dirs]
+def named_files(config: SweepConfig) -> list[tuple[str, str]]:
+    """Files and folders of the evaluation, each with the field that names it.
+
+    Digests are recorded under these fields.
+    """
+    named = [(f"eval.task_dirs.{i}", folder) for i, folder in enumerate(config.eval.task_dirs)]
     if config.eval.general_text:
         named.append(("eval.general_text", config.eval.general_text))
-    if is_local(config.model.name):
-        named.append(("model.name", config.model.name))
     for role, task in config.eval.tasks():
-        named += [(f"eval.{role}", file) for file in (task.data_files or {}).values()]
+        for split, file in (task.data_files or {}).items():
+            named.append((f"eval.{role}.{task.label}.data_files.{split}", file))
     return named
+
+
+def _named_paths(config: SweepConfig) -> list[tuple[str, str]]:
+    """What a sweep file names, other than the data, and where it does."""
+    model = [("model.name", config.model.name)] if is_local(config.model.name) else []
+    return [*named_files(config), *model]
 
 
 def _missing_paths(config: SweepConfig) -> list[Fault]:

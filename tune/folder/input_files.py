@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainables.files.disk import hash_file
 from trainables.files.locations import PACKAGE_SCHEME, is_local
+from tune.config.preflight import named_files
 from tune.config.sweep_config import SweepConfig
 from tune.folder.task_files import task_files
 
@@ -25,13 +26,8 @@ def digests(config: SweepConfig) -> dict[str, str]:
 
 
 def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:
-    named = [("model.name", config.model.name), ("eval.general_text", config.eval.general_text)]
-    named += zip(_DATA, (config.data.path, config.data.validation_path), strict=True)
-    named += [(f"{_TASK_DIRS}.{i}", folder) for i, folder in enumerate(config.eval.task_dirs)]
-    for role, task in config.eval.tasks():
-        for split, file in (task.data_files or {}).items():
-            named.append((f"eval.{role}.{task.label}.data_files.{split}", file))
-    for field, name in named:
+    data = zip(_DATA, (config.data.path, config.data.validation_path), strict=True)
+    for field, name in [("model.name", config.model.name), *data, *named_files(config)]:
         if name and not name.startswith(PACKAGE_SCHEME) and (is_local(name) or Path(name).exists()):
             yield field, name
 

@@ -67,10 +67,10 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         sweep = ledger.sweep()
         check_same_sweep(sweep.config, config, ledger.folder.location)
         check_same_inputs(sweep.inputs, inputs)
-        own = fitted(sweep.config, config, ledger.trials())
+        own = own_trials(sweep.config, config, ledger.trials())
         if sweep.config.get("warm_start") == list(config.warm_start):
             # As they were when this sweep first named them.
-            warm, reasons = fitting(config, ledger.warm_start())
+            warm, reasons = usable_trials(config, ledger.warm_start())
             return EarlierTrials(own, warm, [f"{n}: {why}" for why, n in reasons.items()], False)
     return EarlierTrials(own, *import_trials(config, inputs), is_new=True)
 
@@ -151,10 +151,10 @@ def _difference(section: str, before: Any, now: Any) -> str:
     return f"{section}.{key} {before.get(key)}, not {now.get(key)}"
 
 
-def fitted(
+def own_trials(
     saved: dict[str, Any], config: SweepConfig, records: Sequence[TrialRecord]
 ) -> list[TrialRecord]:
-    """A sweep's own records, under the parameters that its search gives them now.
+    """A sweep's own records, under the parameters that its search gives them now: all, or none.
 
     Args:
         saved: the configuration that the sweep was last started with.
@@ -168,14 +168,22 @@ def fitted(
     found = []
     for record in records:
         try:
-            params = params_of(config.search, config.train, record.config)
+            found.append(_placed(config, record))
         except Misfit as misfit:
             faults.append(_misfit_fault(record, misfit.field, misfit.reason))
-            continue
-        found.append(record.model_copy(update={"params": params}))
     if faults := faults + _goal_faults(saved, config, records):
         raise UserError(faults)
     return found
+
+
+def _placed(config: SweepConfig, record: TrialRecord) -> TrialRecord:
+    """The record, as a point of this search.
+
+    Raises:
+        Misfit: it is none.
+    """
+    params = params_of(config.search, config.train, record.config)
+    return record.model_copy(update={"params": params})
 
 
 def _misfit_fault(record: TrialRecord, field: str, reason: str) -> Fault:
@@ -238,7 +246,7 @@ def import_trials(
                 Fault("warm_start", f"{folder} has another {other}: its results mean other things")
             )
         else:
-            points, reasons = fitting(config, ledger.trials())
+            points, reasons = usable_trials(config, ledger.trials())
             found += points
             left_out += [f"{count} of {folder}: {why}" for why, count in reasons.items()]
     if faults:
@@ -246,7 +254,7 @@ def import_trials(
     return found, left_out
 
 
-def fitting(
+def usable_trials(
     config: SweepConfig, records: Sequence[TrialRecord]
 ) -> tuple[list[TrialRecord], Counter[str]]:
     """Another sweep's trials that are points of this one, and counts of the rest by reason."""
@@ -259,8 +267,7 @@ def fitting(
         try:
             if lacking and record.status is TrialStatus.COMPLETE:
                 raise Misfit("objectives", f"never logged {lacking[0]}")
-            params = params_of(config.search, config.train, record.config)
-            found.append(record.model_copy(update={"params": params}))
+            found.append(_placed(config, record))
         except Misfit as misfit:
             reasons[misfit.reason] += 1
     return found, reasons
