@@ -17,7 +17,7 @@ from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import half_width, judged_by_repeats, repeats_of
 from tune.folder.tables import write_confirmed_csv
-from tune.search.earlier_trials import fitted
+from tune.search.earlier_trials import own_trials
 
 
 def test_an_interval_is_that_of_students_t() -> None:
@@ -260,7 +260,7 @@ def test_repeats_after_the_search_was_widened_are_those_of_its_earlier_trials(
     before = run(searcher_of(narrow), completing)
     wide = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": RATES}
     config = sweep(trials=4, search={"lora": wide}, confirm={"top_k": 2, "seeds": 3})
-    known = fitted(narrow.model_dump(mode="json"), config, before)
+    known = own_trials(narrow.model_dump(mode="json"), config, before)
     repeats = run(searcher_of(config, known), completing)
     assert len(repeats) == 6
     on_disk = [*before, *repeats]

@@ -73,7 +73,7 @@ def test_the_same_modules_in_another_order_are_the_same_point() -> None:
     assert '["v","q"]' in told
     for config in (of("q", "v"), of("v", "q")):
         before = TrialRecord.model_validate_json(told)
-        assert fitted(config.model_dump(mode="json"), config, [before]) == [record]
+        assert own_trials(config.model_dump(mode="json"), config, [before]) == [record]
 
 
 def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
