@@ -127,7 +127,7 @@ def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None
 
 
 def _wandb_runs(project: str, sweep_id: str, file: Path) -> None:
-    from analysis.wandb_runs import load_wandb_runs
+    from analysis.tracking.wandb_runs import load_wandb_runs
 
     trials, _ = load_wandb_runs(project, sweep_id)
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -142,13 +142,13 @@ def _watch(sweep_dir: Path, once: bool) -> None:
 
 
 def _wandb_views(sweep_dir: Location) -> None:
-    from analysis.wandb_views import make_views
+    from analysis.tracking.wandb_views import make_views
 
     print("\n".join(make_views(sweep_dir)))
 
 
 def _export(sweep_dir: Path, to: Path, number: int | None, merge: bool) -> None:
-    from analysis.export import export
+    from analysis.export.weights import export
 
     print(export(sweep_dir, to, number, merge))
 

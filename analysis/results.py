@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
-from analysis.strata import Scores, Stratum, strata
+from analysis.stats.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC

@@ -1,1 +1,1 @@
-"""Statistics of sweeps: pure functions of numbers, seeded if they use randomness."""
+"""Statistics of sweeps: pure functions, seeded if they use randomness."""

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from analysis.export import merge_adapter
+from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig, ModelConfig
 from trainables.inputs.model import load_model, load_tokenizer
 from trainables.training.lora import peft_config

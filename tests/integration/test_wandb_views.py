@@ -16,7 +16,7 @@ from wandb_graphql_server import ENTITY, GraphqlServer, graphql_server
 
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import open_sweeps
-from analysis.wandb_inside import log_inside
+from analysis.tracking.wandb_inside import log_inside
 from trainables import metric_keys
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange

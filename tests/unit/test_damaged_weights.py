@@ -13,7 +13,7 @@ from builders import record_sweep, scores, trial
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from analysis.export import merge_adapter
+from analysis.export.weights import merge_adapter
 from analysis.inside import look_inside
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import CannotInspect, UserError

@@ -10,8 +10,8 @@ from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from analysis.__main__ import main
-from analysis.export import export
-from analysis.licence import licence_of
+from analysis.export.licence import licence_of
+from analysis.export.weights import export
 from analysis.report.answer import answer
 from analysis.results import Results
 from analysis.sweeps import open_sweeps

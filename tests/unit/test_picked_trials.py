@@ -14,7 +14,7 @@ from analysis.conclusions import (
 from analysis.results import Results
 from analysis.stats.intervals import bootstrap_mean
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
-from analysis.strata import Part, Scores, Stratum
+from analysis.stats.strata import Part, Scores, Stratum
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import LoraConfig
 from trainables.metric_keys import IN_DOMAIN_ACC

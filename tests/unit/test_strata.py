@@ -12,7 +12,7 @@ from synthetic_sweep import SyntheticSweep
 from analysis.results import Results
 from analysis.stats.intervals import bootstrap_mean
 from analysis.stats.significance import mcnemar, mcnemar_over_tasks, sign_flips
-from analysis.strata import strata
+from analysis.stats.strata import strata
 from analysis.sweeps import open_sweeps
 from trainables.evaluation.forgetting import count_flips
 from trainables.metric_keys import OOD_ACC

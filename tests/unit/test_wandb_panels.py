@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from builders import scores, trial
 
-from analysis.wandb_panels import panel_groups
+from analysis.tracking.wandb_panels import panel_groups
 from trainables.config import LoraConfig
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialStatus

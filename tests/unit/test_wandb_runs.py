@@ -16,7 +16,7 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.frame import trials_frame
 from analysis.sweeps import open_sweeps
-from analysis.wandb_runs import load_wandb_runs
+from analysis.tracking.wandb_runs import load_wandb_runs
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.records import TrialStatus

@@ -15,8 +15,8 @@ from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces import expr
 
 from analysis.sweeps import Sweep, open_sweeps
-from analysis.wandb_inside import inside_records, log_inside, tables_of
-from analysis.wandb_panels import PanelGroup, laid_out, panel_groups
+from analysis.tracking.wandb_inside import inside_records, log_inside, tables_of
+from analysis.tracking.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location

@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Literal
 
-from analysis.licence import licence_of
+from analysis.export.licence import licence_of
 from trainables import metric_keys
 from trainables.files.locations import is_local
 from trainables.results.wording import ABSENT, metric_text, rate, setting
