@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,13 @@ from trainables.config import LoraConfig
 from trainables.slots.eligibility import reason_against
 from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best
-from tune.cluster.slots import beside_hosts, hosts_that_fit, hosts_to_start, hosts_up
+from tune.cluster.slots import (
+    HostPool,
+    beside_hosts,
+    hosts_that_fit,
+    hosts_to_start,
+    hosts_up,
+)
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import max_concurrent
 from tune.search.space import largest_point, lora_config
@@ -72,6 +79,20 @@ def test_slots_that_take_long_to_start_are_fewer(slot_seconds: float, expected: 
     seconds = {1: 100, 2: 60, 4: 40, 8: 30}
     speeds = [Speed(slots, 6000 / taken, 0) for slots, taken in seconds.items()]
     assert best(speeds, 6000, slot_seconds) == expected
+
+
+@pytest.mark.parametrize(("cpus", "seconds"), [(1000.0, 3.0), (2.0, 6.0)])
+def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
+    cpus: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
+    pool = HostPool(config(), {"CPU": cpus}, lambda *point: trial_config(), {}, print)
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),), 12.0
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert pool._measured(trial_config(), samples=100) == 1
+    assert asked[-1] == seconds
 
 
 def test_the_probe_is_of_the_largest_adapter() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -166,8 +167,9 @@ class HostPool:
         """The number of slots with which the trials finish soonest, measured on one host."""
         config, hosts = self._config, len(self._actors)
         steps = trial.train.total_steps(samples) * math.ceil(config.budget.trials / hosts)
-        # Processes start in parallel on the available CPUs.
-        process_seconds = ray.get(self._process_seconds) * hosts / self._cluster["CPU"]
+        # Processes start in parallel beside the driver, on CPUs that a cloud's head does not count.
+        cpus = min(os.cpu_count() or 1, self._cluster["CPU"])
+        process_seconds = ray.get(self._process_seconds) * hosts / cpus
         costs = steps * trial.accumulation_steps, process_seconds
         most = max(1, at_once(self._config) // hosts)
         speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
