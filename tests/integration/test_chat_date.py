@@ -9,7 +9,8 @@ import pytest
 
 from trainables.evaluation.evaluator import Evaluator
 from trainables.evaluation.harness_model import HarnessModel, Layouts
-from trainables.inputs.data import prompt_text
+from trainables.inputs.chat_template import prompt_text
+from trainables.inputs.chats import Example
 from trainables.inputs.model import load_tokenizer
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ def test_training_and_evaluation_are_of_the_same_day(
     data = load("data.chat_template=true").data
     expected = "Today is 26 Jul 2024. max 4 7 Answer:"
     assert f"{datetime.now():%d %b %Y}" not in expected
-    assert prompt_text(dated, data, "max 4 7") == expected
+    assert prompt_text(dated, data, Example("max 4 7", "7")) == expected
     turns = [{"role": "user", "content": "max 4 7"}]
     assert HarnessModel(base_model, dated, 4, Layouts()).apply_chat_template(turns) == expected
 

@@ -16,7 +16,9 @@ from pydantic import ValidationError
 
 from trainables.config import DataConfig, ModelConfig
 from trainables.errors import Fault, UserError
-from trainables.inputs.data import IGNORED_LABEL, opening_of_answers, tokenize
+from trainables.inputs.chat_template import opening_of_answers
+from trainables.inputs.chats import Example
+from trainables.inputs.data import IGNORED_LABEL, tokenize
 from trainables.inputs.rows import check_templates, load_rows, render
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
@@ -152,7 +154,7 @@ def test_a_field_asked_for_only_where_defined_may_be_absent() -> None:
     data = config("rows.jsonl", prompt="{% if hint is defined %}{{ hint }}{% endif %}{{ prompt }}")
     rows = [{"prompt": "p", "completion": "c"}, {"hint": "h", "prompt": "p", "completion": "c"}]
     assert check_templates(data, rows) == []
-    assert list(render(data, rows)) == [("p", "c"), ("hp", "c")]
+    assert list(render(data, rows)) == [Example("p", "c"), Example("hp", "c")]
 
 
 def test_null_is_no_text() -> None:
@@ -190,7 +192,7 @@ def test_null_may_stand_where_the_template_asks_for_it() -> None:
     data = config("rows.jsonl", prompt=prompt, completion="{{ answer | default('-', true) }}")
     rows = [{"question": "q", "hint": None, "answer": None}]
     assert check_templates(data, rows) == []
-    assert list(render(data, rows)) == [("q!", "-")]
+    assert list(render(data, rows)) == [Example("q!", "-")]
 
 
 def test_functions_of_jinja_are_no_fields() -> None:
@@ -200,7 +202,7 @@ def test_functions_of_jinja_are_no_fields() -> None:
 
 def test_templates_keep_their_white_space() -> None:
     data = config("rows.jsonl", prompt="{{ a }}\n", completion=" {{ a }}")
-    assert list(render(data, [{"a": "x"}])) == [("x\n", " x")]
+    assert list(render(data, [{"a": "x"}])) == [Example("x\n", " x")]
 
 
 @pytest.mark.parametrize(
@@ -293,7 +295,7 @@ def test_a_trailing_space_of_the_prompt_belongs_to_the_completion(tmp_path: Path
 def test_labels_are_the_ids_or_ignored_and_never_all_ignored(prompt: str, completion: str) -> None:
     from trainables.inputs.data import _encode
 
-    sample = _encode(Characters(), DataConfig(path="x"), prompt, completion)
+    sample = _encode(Characters(), DataConfig(path="x"), Example(prompt, completion))
     assert len(sample["labels"]) == len(sample["input_ids"])
     pairs = list(zip(sample["input_ids"], sample["labels"], strict=True))
     assert all(label in (IGNORED_LABEL, token) for token, label in pairs)

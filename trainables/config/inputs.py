@@ -74,7 +74,9 @@ class DataConfig(Frozen):
             the evaluation puts one between question and answer, as the harness does.
         chat_template: render prompt and completion as a user and an assistant turn.
         messages: field of a row that holds a whole chat, a list of turns with `role` and `content`,
-            instead of `prompt` and `completion`. The loss is on the last turn, the assistant's.
+            instead of `prompt` and `completion`. The loss is on the last turn, the assistant's,
+            its `tool_calls` and `reasoning_content` included. The chat template is given the row's
+            `tools` too, if it has any.
         max_length: in tokens; longer samples are left out and counted.
         limit: number of rows to use; None uses all.
     """

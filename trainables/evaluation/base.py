@@ -29,7 +29,8 @@ from trainables.evaluation.drift import (
 from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
 from trainables.evaluation.forgetting import forgetting_metrics
 from trainables.files.disk import flush
-from trainables.inputs.data import TokenizedData, opening_of_answers, tokenize
+from trainables.inputs.chat_template import opening_of_answers
+from trainables.inputs.data import TokenizedData, tokenize
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import random
-import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
-from jinja2 import TemplateError
-
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
-from trainables.inputs.rows import Prompt, Turns, check_templates, load_rows, render
+from trainables.inputs.chat_template import chat_parts, prompt_text
+from trainables.inputs.chats import Example
+from trainables.inputs.rows import check_templates, load_rows, render
 
 IGNORED_LABEL = -100
 
@@ -78,55 +77,28 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
 
 
 def _short_enough(
-    tokenizer: Any, data: DataConfig, texts: Iterable[tuple[Prompt, str]]
+    tokenizer: Any, data: DataConfig, examples: Iterable[Example]
 ) -> tuple[list[Sample], list[str]]:
     """Samples of at most `max_length` tokens, and the text of each before its completion."""
     samples, prompts = [], []
-    for prompt, completion in texts:
-        sample = _encode(tokenizer, data, prompt, completion)
+    for example in examples:
+        sample = _encode(tokenizer, data, example)
         if len(sample["input_ids"]) <= data.max_length:
             samples.append(sample)
-            prompts.append(prompt_text(tokenizer, data, prompt))
+            prompts.append(prompt_text(tokenizer, data, example))
     return samples, prompts
 
 
-def prompt_text(tokenizer: Any, data: DataConfig, prompt: Prompt) -> str:
-    """The text before the completion: the prompt, in the chat template if one is used."""
-    if isinstance(prompt, str) and not data.is_chat:
-        return prompt
-    return _as_chat(tokenizer, data, _turns(prompt), add_generation_prompt=True)
-
-
-def _as_chat(tokenizer: Any, data: DataConfig, turns: Turns, **options: bool) -> str:
-    """The turns as the tokenizer's chat template writes them.
-
-    Raises:
-        UserError: the template refuses them, such as a system's turn or two of a user in a row.
-    """
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, **options))
-    except TemplateError as error:
-        field = "data.messages" if data.messages else "data.chat_template"
-        begins = textwrap.shorten(str(turns[0]["content"]), 60, placeholder=" ...")
-        roles = ", ".join(str(turn["role"]) for turn in turns)
-        rule = f"the model's chat template refuses the turns {roles} of {begins!r}: {error}"
-        raise UserError([Fault(field, rule, "change or leave out such rows")]) from error
-
-
-def _turns(prompt: Prompt) -> Turns:
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
-def _encode(tokenizer: Any, data: DataConfig, prompt: Prompt, completion: str) -> Sample:
+def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:
     """Tokenise prompt + completion + end-of-sequence; the loss is on what follows the prompt.
 
     Both are encoded together and cut at the prompt's own length, as the harness does, so that
     training and evaluation see the same tokens. A chat template ends the turn in its own way.
     """
-    context = prompt_text(tokenizer, data, prompt)
-    turn = _assistant_turn(tokenizer, data, prompt, completion) if data.is_chat else None
-    is_ended = turn is not None and not turn.rstrip().endswith(completion.rstrip())
-    completion = completion if turn is None else turn
+    context, completion, is_ended = prompt_text(tokenizer, data, example), example.answer, False
+    if data.is_chat:
+        context, completion, is_ended = chat_parts(tokenizer, data, example, context)
+    assert isinstance(completion, str)  # noqa: S101 - turns are of chats alone
     spaces = len(context) - len(context.rstrip())
     if spaces:  # a trailing space belongs to the first token of the completion
         context, completion = context[:-spaces], context[-spaces:] + completion
@@ -156,35 +128,6 @@ def context_ids(tokenizer: Any, text: str) -> list[int]:
         return ids
     of_text = list(tokenizer(text, add_special_tokens=False)["input_ids"])
     return ids if ids[-len(of_text) :] == of_text else ids[:-1]
-
-
-def _assistant_turn(
-    tokenizer: Any, data: DataConfig, prompt: Prompt, completion: str
-) -> str | None:
-    """What the chat template writes after the prompt for this answer, including the turn's end.
-
-    None if, with the answer, it renders the prompt or the answer itself differently.
-    """
-    turns = [*_turns(prompt), {"role": "assistant", "content": completion}]
-    context = prompt_text(tokenizer, data, prompt)
-    whole = _as_chat(tokenizer, data, turns)
-    turn = whole.removeprefix(context)
-    return turn if whole.startswith(context) and completion.strip() in turn else None
-
-
-def opening_of_answers(tokenizer: Any) -> str:
-    """What the chat template writes before an answer, but not where it asks for one.
-
-    Such as an empty thought. Who only asks, as the tasks do, finds another answer there.
-    """
-    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
-    try:
-        asked = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
-        whole = tokenizer.apply_chat_template(turns, tokenize=False)
-    except TemplateError:  # it wants a system's turn, for example
-        return ""
-    opening, answer, _ = whole.removeprefix(asked).rpartition("answer")
-    return opening.strip() if answer and whole.startswith(asked) else ""
 
 
 def training_order(samples: int, count: int, seed: int) -> list[int]:

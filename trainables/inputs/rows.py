@@ -1,7 +1,4 @@
-"""Training data as rows, and the prompt and completion that templates make of each.
-
-A prompt is a text, or the turns of a chat before the answer.
-"""
+"""Training data as rows, and what is asked and learned in each."""
 
 from __future__ import annotations
 
@@ -16,10 +13,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import is_local, resolve
+from trainables.inputs.chats import Example, Row, example_of_chat, faults_of_chats
 
-Row = dict[str, Any]
-Turns = list[dict[str, Any]]
-Prompt = str | Turns
 Source = Literal["path", "validation_path"]
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
 _TEMPLATES = ("prompt", "completion")
@@ -189,7 +184,7 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
     text may be null. For chats: absent or malformed turns, and those without an answer at the end.
     """
     if data.messages is not None:
-        return _first(list(_faults_of_chats(data, data.messages, rows, source)))
+        return _first(list(faults_of_chats(data.messages, rows, getattr(data, source))))
     faults: list[Fault] = []
     for name in _TEMPLATES:
         field, text = f"data.{name}", getattr(data, name)
@@ -226,27 +221,6 @@ def _told(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
     return Fault(field, rule, remedy)
 
 
-def _faults_of_chats(
-    data: DataConfig, field: str, rows: Sequence[Row], source: Source
-) -> Iterator[Fault]:
-    for index, row in enumerate(rows):
-        turns = row.get(field)
-        where = f"row {index + 1} of {getattr(data, source)}"
-        if field not in row:
-            has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
-            yield Fault("data.messages", f"names {field}, absent from {where}", has)
-            return
-        if not isinstance(turns, list) or not all(map(_is_turn, turns)):
-            yield Fault("data.messages", f"must be turns of a `role` and a `content`: {where}")
-        elif len(turns) < 2 or turns[-1]["role"] != "assistant":
-            rule = f"must end with an answer of the role assistant: {where}"
-            yield Fault("data.messages", rule, "leave the row out, or cut it there")
-
-
-def _is_turn(turn: Any) -> bool:
-    return isinstance(turn, dict) and all(isinstance(turn.get(k), str) for k in ("role", "content"))
-
-
 def _needs_more_than(template: Template, row: Row) -> bool:
     try:
         _rendered(template, row)
@@ -257,16 +231,15 @@ def _needs_more_than(template: Template, row: Row) -> bool:
     return False
 
 
-def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[Prompt, str]]:
-    """Yield the (prompt, completion) of each row.
+def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Example]:
+    """Yield what is learned from each row, which `check_templates` finds no fault with.
 
     Raises:
         UserError: a template cannot be rendered on a row.
     """
     if data.messages is not None:
         for row in rows:
-            *before, answer = row[data.messages]
-            yield before, answer["content"]
+            yield example_of_chat(row, data.messages)
         return
     templates = {name: _ENVIRONMENT.from_string(getattr(data, name)) for name in _TEMPLATES}
     for index, row in enumerate(rows):
@@ -278,4 +251,4 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[tuple[Prompt, str]
                 raise UserError(
                     [Fault(f"data.{name}", f"cannot be rendered on row {index + 1}: {error}")]
                 ) from error
-        yield texts[0], texts[1]
+        yield Example(texts[0], texts[1])

@@ -1,0 +1,154 @@
+"""From chats in rows to tokens, with the loss on the answer as the chat template writes it."""
+
+from __future__ import annotations
+
+import json
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from trainables.config import DataConfig
+from trainables.errors import Fault, UserError
+from trainables.inputs.data import IGNORED_LABEL, TokenizedData, tokenize
+
+# Importing TRL would take seconds.
+TEMPLATES = Path(str(getattr(find_spec("trl"), "origin", None))).parent / "chat_templates"
+END = "<|im_end|>"
+QUESTION = {"role": "user", "content": "What is 1 + 2?"}
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
+ADD = {
+    "type": "function",
+    "function": {
+        "name": "add",
+        "description": "Adds.",
+        "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
+    },
+}
+
+
+def of_bytes(template: str) -> Any:
+    """A tokenizer with one token a byte, with a chat template of TRL's or one that is given."""
+    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
+    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token=END)
+    file = TEMPLATES / f"{template}.jinja"
+    tokenizer.chat_template = template if "{" in template else file.read_text(encoding="utf-8")
+    return tokenizer
+
+
+def tokenized(
+    folder: Path, tokenizer: Any, rows: list[dict[str, Any]], **fields: Any
+) -> TokenizedData:
+    file = folder / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
+    fields = {"messages": "messages", "validation_fraction": 0, "max_length": 10_000} | fields
+    return tokenize(DataConfig(path=str(file), **fields), tokenizer, seed=0)
+
+
+def learned(tokenizer: Any, sample: Any) -> tuple[str, str]:
+    """The text before the loss, and that of the loss."""
+    start = sum(label == IGNORED_LABEL for label in sample["labels"])
+    assert sample["labels"][start:] == sample["input_ids"][start:]
+    before, after = sample["input_ids"][:start], sample["input_ids"][start:]
+    return tokenizer.decode(before), tokenizer.decode(after)
+
+
+def faults(*arguments: Any) -> list[Fault]:
+    with pytest.raises(UserError) as caught:
+        tokenized(*arguments)
+    return caught.value.faults
+
+
+@pytest.mark.parametrize("content", [None, "I add."])
+@pytest.mark.parametrize("arguments", ["a dict", "JSON text"])
+@pytest.mark.parametrize(
+    "template", ["qwen2_5", "qwen3", "qwen3_5_think", "gptoss", "nemotron_3_nano"]
+)
+def test_tool_calls_are_learned_as_trl_renders_them(
+    template: str, arguments: str, content: str | None, tmp_path: Path
+) -> None:
+    tokenizer = of_bytes(template)
+    call: dict[str, Any] = json.loads(json.dumps(CALL))
+    as_given: Any = [json.loads(json.dumps(CALL))]
+    if arguments == "JSON text":  # as OpenAI has them
+        as_given[0]["function"]["arguments"] = json.dumps(CALL["function"]["arguments"])  # type: ignore[index]
+    answer = {"role": "assistant", "content": content}
+    row = {"messages": [QUESTION, answer | {"tool_calls": as_given}], "tools": json.dumps([ADD])}
+    (sample,) = tokenized(tmp_path, tokenizer, [row]).train
+    turns = [QUESTION, answer | {"tool_calls": [call]}]
+    whole = tokenizer.apply_chat_template(turns, tools=[ADD], tokenize=False)
+    asked = tokenizer.apply_chat_template(
+        turns[:1], tools=[ADD], tokenize=False, add_generation_prompt=True
+    )
+    before, after = learned(tokenizer, sample)
+    assert before + after == whole
+    assert "Adds." in before
+    assert asked.startswith(before)
+    assert "add" in after
+
+
+@pytest.mark.parametrize("name", ["reasoning_content", "thinking"])
+@pytest.mark.parametrize("template", ["qwen3", "qwen3_5_think", "gptoss", "nemotron_3_nano"])
+def test_thoughts_are_learned(template: str, name: str, tmp_path: Path) -> None:
+    tokenizer = of_bytes(template)
+    turns = [QUESTION, {"role": "assistant", "content": "3", name: "Add them."}]
+    (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
+    before, after = learned(tokenizer, sample)
+    assert before + after == tokenizer.apply_chat_template(turns, tokenize=False)
+    assert "Add them." in after
+    assert (before + after).count("<think>") == (template != "gptoss")
+
+
+@pytest.mark.parametrize(
+    ("template", "more"),
+    [("llama3", {"tool_calls": [CALL]}), ("qwen2_5", {"reasoning_content": "Add them."})],
+)
+def test_what_the_chat_template_leaves_out_is_refused(
+    template: str, more: dict[str, Any], tmp_path: Path
+) -> None:
+    turns = [QUESTION, {"role": "assistant", "content": "3"} | more]
+    (fault,) = faults(tmp_path, of_bytes(template), [{"messages": turns}])
+    assert fault.field == "data.messages"
+    assert fault.rule.startswith(f"the model's chat template writes no {next(iter(more))}: ")
+
+
+@pytest.mark.parametrize(
+    ("row", "rule"),
+    [
+        ({"tools": "[{"}, "must have `tools` that are JSON, got '[{' (Expecting property name"),
+        ({"tools": "{}"}, "must have `tools` that are a JSON list, got '{}'"),
+        ({"tools": ["add"]}, "must have `tools` that are a list of JSON schemas"),
+        ({"tool_calls": "add"}, "must have `tool_calls` that are a list of calls"),
+        (
+            {"tool_calls": [{"name": "add", "arguments": "a=1"}]},
+            "must have arguments of `tool_calls` that are JSON, got 'a=1'",
+        ),
+    ],
+)
+def test_malformed_tools_are_refused(row: dict[str, Any], rule: str, tmp_path: Path) -> None:
+    answer = {"role": "assistant", "content": "3"} | row
+    rows = [{"messages": [QUESTION, answer]} | row]
+    (fault,) = faults(tmp_path, of_bytes("qwen3"), rows)
+    assert fault.field == "data.messages"
+    assert fault.rule.startswith(rule)
+    assert fault.rule.endswith(f": row 1 of {tmp_path / 'rows.jsonl'}")
+
+
+def test_a_turn_of_tool_calls_ends_as_its_chat_template_has_it(tmp_path: Path) -> None:
+    """With the end of sequence where the template writes no end."""
+    endless = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}"
+        "{% for call in m.tool_calls or [] %}<call>{{ call.function.name }}{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    row = {"messages": [QUESTION, {"role": "assistant", "tool_calls": [CALL]}]}
+    for template, end in ((endless, f"<call>add{END}"), ("qwen2_5", f"</tool_call>{END}\n")):
+        tokenizer = of_bytes(template)
+        (sample,) = tokenized(tmp_path, tokenizer, [row]).train
+        assert learned(tokenizer, sample)[1].endswith(end)

@@ -1,0 +1,118 @@
+"""What a tokenizer's chat template makes of an example."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping
+from os.path import commonprefix
+from typing import Any
+
+from jinja2 import TemplateError
+
+from trainables.config import DataConfig
+from trainables.errors import Fault, UserError
+from trainables.inputs.chats import Example, Turn, Turns
+
+# What an answer may carry besides `content`, each under the names that Transformers takes for it.
+_CARRIED = (("tool_calls",), ("reasoning_content", "reasoning", "thinking"))
+
+
+def prompt_text(tokenizer: Any, data: DataConfig, example: Example) -> str:
+    """The text before the completion: the prompt, in the chat template if one is used."""
+    if isinstance(example.prompt, str) and not data.is_chat:
+        return example.prompt
+    return _as_chat(tokenizer, data, example, _asked(example), add_generation_prompt=True)
+
+
+def _as_chat(
+    tokenizer: Any, data: DataConfig, example: Example, turns: Turns, **options: bool
+) -> str:
+    """Turns of an example as the tokenizer's chat template writes them, told of its tools.
+
+    Raises:
+        UserError: the template refuses them, such as a system's turn or two of a user in a row.
+    """
+    tools: Mapping[str, Any] = {"tools": example.tools} if example.tools else {}
+    try:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, **tools, **options))
+    except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
+        rule = f"the model's chat template refuses {_told(turns)}: {error}"
+        remedy = "change or leave out such rows"
+        raise UserError([Fault(_field(data), rule, remedy)]) from error
+
+
+def _told(turns: Turns) -> str:
+    begins = textwrap.shorten(str(turns[0].get("content")), 60, placeholder=" ...")
+    return f"the turns {', '.join(str(turn['role']) for turn in turns)} of {begins!r}"
+
+
+def _field(data: DataConfig) -> str:
+    return "data.messages" if data.messages else "data.chat_template"
+
+
+def _asked(example: Example) -> Turns:
+    prompt = example.prompt
+    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+
+def chat_parts(
+    tokenizer: Any, data: DataConfig, example: Example, context: str
+) -> tuple[str, str, bool]:
+    """Context, what the chat template writes after it for the answer, and whether it ends the turn.
+
+    If, with the answer, the template renders the context or the answer itself differently, the
+    answer is learned as it is; with tool calls or thoughts, from where the renderings differ.
+    """
+    answer = example.answer
+    if isinstance(answer, str):
+        answer = {"role": "assistant", "content": answer}
+    whole = _as_chat(tokenizer, data, example, [*_asked(example), answer])
+    content = str(answer.get("content") or "")
+    if _carries(tokenizer, data, example, answer, whole):
+        context = commonprefix([context, whole])  # noqa: RUF071 - of texts
+        return context, whole.removeprefix(context), _ends_turns(tokenizer, data, example)
+    turn = whole.removeprefix(context)
+    if whole.startswith(context) and content.strip() in turn:
+        return context, turn, not turn.rstrip().endswith(content.rstrip())
+    return context, content, False
+
+
+def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, whole: str) -> bool:
+    """Whether an answer has more than a content.
+
+    Raises:
+        UserError: the chat template leaves it out.
+    """
+    has_more = False
+    for names in _CARRIED:
+        given = [name for name in names if answer.get(name)]
+        if not given:
+            continue
+        has_more = True
+        less = {name: value for name, value in answer.items() if name not in given}
+        less["content"] = less.get("content") or ""
+        if _as_chat(tokenizer, data, example, [*_asked(example), less]) == whole:
+            rule = f"the model's chat template writes no {given[0]}: {_told(_asked(example))}"
+            raise UserError([Fault(_field(data), rule, "write it into `content`, or leave it out")])
+    return has_more
+
+
+def _ends_turns(tokenizer: Any, data: DataConfig, example: Example) -> bool:
+    """Whether the chat template writes something at the end of an assistant's turn."""
+    turns = [*_asked(example), {"role": "assistant", "content": "answer"}]
+    return not _as_chat(tokenizer, data, example, turns).rstrip().endswith("answer")
+
+
+def opening_of_answers(tokenizer: Any) -> str:
+    """What the chat template writes before an answer, but not where it asks for one.
+
+    Such as an empty thought. Who only asks, as the tasks do, finds another answer there.
+    """
+    turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
+    try:
+        asked = tokenizer.apply_chat_template(turns[:1], tokenize=False, add_generation_prompt=True)
+        whole = tokenizer.apply_chat_template(turns, tokenize=False)
+    except TemplateError:  # it wants a system's turn, for example
+        return ""
+    opening, answer, _ = whole.removeprefix(asked).rpartition("answer")
+    return opening.strip() if answer and whole.startswith(asked) else ""

@@ -1,0 +1,111 @@
+"""Chats in rows: the turns and tools as chat templates take them, and what is wrong with them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+from trainables.errors import Fault
+
+Row = dict[str, Any]
+Turn = dict[str, Any]
+Turns = list[Turn]
+
+
+class Example(NamedTuple):
+    """What is asked in a row, and what is learned from it.
+
+    Attributes:
+        prompt: a text, or the turns of a chat before the answer.
+        answer: the completion, or the assistant's turn, with its thoughts and tool calls.
+        tools: JSON schemas of the functions that the answer may call.
+    """
+
+    prompt: str | Turns
+    answer: str | Turn
+    tools: list[Any] | None = None
+
+
+class _Malformed(Exception):
+    """A chat that cannot be learned: the rule that it breaks."""
+
+    def __init__(self, rule: str, remedy: str = "") -> None:
+        super().__init__(rule)
+        self.remedy = remedy
+
+
+def faults_of_chats(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
+    """Rows without a chat in this field, malformed chats, and those without an answer."""
+    for index, row in enumerate(rows):
+        where = f"row {index + 1} of {location}"
+        if field not in row:
+            has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
+            yield Fault("data.messages", f"names {field}, absent from {where}", has)
+            return
+        try:
+            example_of_chat(row, field)
+        except _Malformed as error:
+            yield Fault("data.messages", f"{error}: {where}", error.remedy)
+
+
+def example_of_chat(row: Row, field: str) -> Example:
+    """The last turn of a row's chat as the answer to those before.
+
+    Its tools are the row's field `tools`, a list or JSON text, as in TRL.
+    """
+    turns = row[field]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise _Malformed("must be turns of a `role` and a `content`")
+    *before, answer = [_turn(turn) for turn in turns] or [{}]
+    if not before or answer["role"] != "assistant":
+        rule = "must end with an answer of the role assistant"
+        raise _Malformed(rule, "leave the row out, or cut it there")
+    return Example(before, answer, _tools(row))
+
+
+def _turn(turn: Turn) -> Turn:
+    content, calls = turn.get("content"), turn.get("tool_calls")
+    is_silent = content is None and bool(calls)
+    if not isinstance(turn.get("role"), str) or not (isinstance(content, str) or is_silent):
+        raise _Malformed("must be turns of a `role` and a `content`")
+    return turn | {"tool_calls": _calls(calls)} if calls else turn
+
+
+def _calls(calls: Any) -> list[Any]:
+    """Tool calls with their arguments as a dict.
+
+    In OpenAI's format they are JSON text, which many chat templates would quote a second time.
+    """
+    if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+        raise _Malformed("must have `tool_calls` that are a list of calls")
+    return [_with_parsed_arguments(call) for call in calls]
+
+
+def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
+    if isinstance(call.get("function"), dict):
+        return call | {"function": _with_parsed_arguments(call["function"])}
+    if not isinstance(call.get("arguments"), str):
+        return call
+    return call | {"arguments": _parsed(call["arguments"], dict, "arguments of `tool_calls`")}
+
+
+def _tools(row: Row) -> list[Any] | None:
+    tools = row.get("tools")
+    if isinstance(tools, str) and tools.strip():
+        tools = _parsed(tools, list, "`tools`")
+    if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        raise _Malformed("must have `tools` that are a list of JSON schemas")
+    return tools or None  # templates introduce even an empty list
+
+
+def _parsed(text: str, kind: type, name: str) -> Any:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _Malformed(
+            f"must have {name} that are JSON, got {text[:40]!r} ({error.msg})"
+        ) from None
+    if not isinstance(value, kind):
+        raise _Malformed(f"must have {name} that are a JSON {kind.__name__}, got {text[:40]!r}")
+    return value
