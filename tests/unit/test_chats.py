@@ -152,3 +152,50 @@ def test_a_turn_of_tool_calls_ends_as_its_chat_template_has_it(tmp_path: Path) -
         tokenizer = of_bytes(template)
         (sample,) = tokenized(tmp_path, tokenizer, [row]).train
         assert learned(tokenizer, sample)[1].endswith(end)
+
+
+REASONED = "<think>\nAdd them.\n</think>\n\n3"
+
+
+@pytest.mark.parametrize(
+    ("template", "content"),
+    [
+        ("qwen3_5_think", REASONED),
+        ("qwen3_5_think", "<think>Add them.</think>3"),
+        ("nemotron_3_nano", REASONED),
+    ],
+)
+def test_thoughts_in_the_content_are_learned_as_the_chat_template_writes_them(
+    template: str, content: str, tmp_path: Path
+) -> None:
+    tokenizer = of_bytes(template)
+    turns = [QUESTION, {"role": "assistant", "content": content}]
+    (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
+    before, after = learned(tokenizer, sample)
+    assert before + after == tokenizer.apply_chat_template(turns, tokenize=False)
+    assert (before + after).count("<think>") == 1
+    assert after.startswith("\nAdd them.")
+
+
+@pytest.mark.parametrize("fields", [{}, {"messages": None, "chat_template": True}])
+def test_a_thought_that_the_question_opens_is_not_opened_twice(
+    fields: dict[str, Any], tmp_path: Path
+) -> None:
+    """By templates that leave out thoughts once they are had, such as DeepSeek's."""
+    tokenizer = of_bytes("deepseek_r1_distill")
+    turns = [QUESTION, {"role": "assistant", "content": REASONED}]
+    rows = [{"messages": turns, "prompt": QUESTION["content"], "completion": REASONED}]
+    (sample,) = tokenized(tmp_path, tokenizer, rows, **fields).train
+    before, after = learned(tokenizer, sample)
+    assert before.endswith("><think>")
+    end = tokenizer.apply_chat_template(turns, tokenize=False).rpartition("3")[2]
+    assert after == f"\nAdd them.\n</think>\n\n3{end}"
+
+
+@pytest.mark.parametrize("content", [">3", "3", "<b>3", " <assistant"])
+def test_an_answer_without_the_opening_stays_as_it_is(content: str, tmp_path: Path) -> None:
+    rewriting = "{{ messages[0].content }}{% if add_generation_prompt %}<assistant>{% endif %}"
+    turns = [{"role": "user", "content": "Bold: <b>"}, {"role": "assistant", "content": content}]
+    tokenizer = of_bytes(rewriting)
+    (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
+    assert learned(tokenizer, sample) == ("Bold: <b><assistant>", content + END)

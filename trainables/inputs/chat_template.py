@@ -61,7 +61,8 @@ def chat_parts(
     """Context, what the chat template writes after it for the answer, and whether it ends the turn.
 
     If, with the answer, the template renders the context or the answer itself differently, the
-    answer is learned as it is; with tool calls or thoughts, from where the renderings differ.
+    answer is learned as it is, but for an opening that the context has; with tool calls or
+    thoughts of their own, from where the renderings differ.
     """
     answer = example.answer
     if isinstance(answer, str):
@@ -70,11 +71,31 @@ def chat_parts(
     content = str(answer.get("content") or "")
     if _carries(tokenizer, data, example, answer, whole):
         context = commonprefix([context, whole])  # noqa: RUF071 - of texts
-        return context, whole.removeprefix(context), _ends_turns(tokenizer, data, example)
+        is_ended = bool(_end_of_turns(tokenizer, data, example).strip())
+        return context, whole.removeprefix(context), is_ended
     turn = whole.removeprefix(context)
     if whole.startswith(context) and content.strip() in turn:
         return context, turn, not turn.rstrip().endswith(content.rstrip())
-    return context, content, False
+    bare = _as_chat(tokenizer, data, example, _asked(example))
+    request = context.removeprefix(bare) if context.startswith(bare) else ""
+    rest = _without_opening(request, content)
+    if rest == content:
+        return context, content, False
+    end = _end_of_turns(tokenizer, data, example)
+    if not (whole.startswith(context) and "".join(rest.split()) in "".join(turn.split())):
+        turn = rest.rstrip() + end
+    return context, turn, bool(end.strip())
+
+
+def _without_opening(request: str, content: str) -> str:
+    """An answer without the tags that it is asked for with, such as `<think>`, if it has them."""
+    asked, text = request.rstrip(), content.lstrip()
+    for start, letter in enumerate(asked):  # the longest first
+        opening = asked[start:]
+        if letter in "<[" and opening[-1] in ">]" and text.startswith(opening):
+            rest = text.removeprefix(opening)
+            return rest if asked == request else rest.lstrip()
+    return content
 
 
 def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, whole: str) -> bool:
@@ -97,10 +118,10 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
     return has_more
 
 
-def _ends_turns(tokenizer: Any, data: DataConfig, example: Example) -> bool:
-    """Whether the chat template writes something at the end of an assistant's turn."""
+def _end_of_turns(tokenizer: Any, data: DataConfig, example: Example) -> str:
+    """What the chat template writes after an assistant's turn."""
     turns = [*_asked(example), {"role": "assistant", "content": "answer"}]
-    return not _as_chat(tokenizer, data, example, turns).rstrip().endswith("answer")
+    return _as_chat(tokenizer, data, example, turns).rpartition("answer")[2]
 
 
 def opening_of_answers(tokenizer: Any) -> str:
