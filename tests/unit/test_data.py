@@ -163,7 +163,7 @@ def test_null_is_no_text() -> None:
     (fault,) = check_templates(data, rows)
     assert fault.field == "data.completion"
     assert fault.rule == "prints answer, null in row 2 of rows.jsonl"
-    (fault,) = faults(lambda: list(render(data, [{"question": {"text": None}, "answer": None}])))
+    (fault,) = faults(lambda: list(render(data, [{"question": "a", "answer": None}])))
     assert "null" in fault.rule
 
 
@@ -224,6 +224,21 @@ def test_templates_are_sandboxed_and_what_they_raise_names_template_and_row(
     (fault,) = faults(lambda: list(render(data, rows)))
     assert fault.field == "data.completion"
     assert fault.rule.startswith("cannot be rendered on row 1: ")
+
+
+@pytest.mark.parametrize("prompt", [[{"role": "user", "content": "q"}], {"text": "q"}])
+def test_what_a_template_prints_must_be_text(prompt: object) -> None:
+    """As in conversational rows of TRL's: Python's own notation would be learned."""
+    row = {"prompt": prompt, "completion": "c"}
+    data = config("rows.jsonl")
+    for found in (check_templates(data, [row]), faults(lambda: list(render(data, [row])))):
+        (fault,) = found
+        assert fault.field == "data.prompt"
+        kind = type(prompt).__name__
+        told = f"cannot be rendered on row 1: it prints a {kind}, which is no text"
+        assert (fault.rule, fault.remedy) == (told, "join it, or name chats by data.messages")
+    joined = config("rows.jsonl", prompt="{{ prompt | map('string') | join }}{{ prompt | tojson }}")
+    assert check_templates(joined, [row]) == []
 
 
 def test_a_template_cannot_change_the_rows() -> None:

@@ -144,6 +144,10 @@ def _first(faults: list[Fault]) -> list[Fault]:
     return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
 
 
+class _NoText(TypeError):
+    """A template prints a list or a dict."""
+
+
 class _Null(Undefined):
     """A field that is null: false, as in Python, but without a text, as "None" would be learned."""
 
@@ -154,6 +158,8 @@ def _written(value: Any) -> Any:
     """What a template prints."""
     if value is None:  # within a field
         raise UndefinedError("what it prints is null")
+    if isinstance(value, (list, tuple, dict)):  # as Python source
+        raise _NoText(f"it prints a {type(value).__name__}, which is no text")
     return value
 
 
@@ -200,6 +206,8 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
                 where = f"row {index + 1} of {getattr(data, source)}"
                 faults.append(_told(field, lacking, where, row))
                 break
+        else:
+            faults += _faults_of_kinds(field, template, rows[:1])
     return faults
 
 
@@ -219,6 +227,22 @@ def _told(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
     rule = f"prints {', '.join(lacking)}, null in {where}"
     remedy = f"leave such rows out, or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
     return Fault(field, rule, remedy)
+
+
+def _faults_of_kinds(field: str, template: Template, rows: Sequence[Row]) -> Iterator[Fault]:
+    """Of a template that prints what is no text in these rows: most often it does so in all."""
+    for index, row in enumerate(rows):
+        try:
+            _rendered(template, row)
+        except _NoText as error:
+            yield _failure(field, index, error)
+        except _TEMPLATE_FAILS:
+            pass  # `render` says what is wrong
+
+
+def _failure(field: str, index: int, error: Exception) -> Fault:
+    remedy = "join it, or name chats by data.messages" if isinstance(error, _NoText) else ""
+    return Fault(field, f"cannot be rendered on row {index + 1}: {error}", remedy)
 
 
 def _needs_more_than(template: Template, row: Row) -> bool:
@@ -248,7 +272,5 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Example]:
             try:
                 texts.append(_rendered(template, row))
             except _TEMPLATE_FAILS as error:
-                raise UserError(
-                    [Fault(f"data.{name}", f"cannot be rendered on row {index + 1}: {error}")]
-                ) from error
+                raise UserError([_failure(f"data.{name}", index, error)]) from error
         yield Example(texts[0], texts[1])
