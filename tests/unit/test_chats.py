@@ -42,13 +42,17 @@ def of_bytes(template: str) -> Any:
     return tokenizer
 
 
+def written(tokenizer: Any, turns: list[dict[str, Any]], tools: Any = None) -> str:
+    return str(tokenizer.apply_chat_template(turns, tools=tools, tokenize=False))
+
+
 def tokenized(
     folder: Path, tokenizer: Any, rows: list[dict[str, Any]], **fields: Any
 ) -> TokenizedData:
     file = folder / "rows.jsonl"
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")
-    fields = {"messages": "messages", "validation_fraction": 0, "max_length": 10_000} | fields
-    return tokenize(DataConfig(path=str(file), **fields), tokenizer, seed=0)
+    fixed = {"messages": "messages", "validation_fraction": 0, "max_length": 10_000}
+    return tokenize(DataConfig(**{"path": str(file)} | fixed | fields), tokenizer, seed=0)
 
 
 def learned(tokenizer: Any, sample: Any) -> tuple[str, str]:
@@ -121,13 +125,13 @@ def test_what_the_chat_template_leaves_out_is_refused(
 @pytest.mark.parametrize(
     ("row", "rule"),
     [
-        ({"tools": "[{"}, "must have `tools` that are JSON, got '[{' (Expecting property name"),
-        ({"tools": "{}"}, "must have `tools` that are a JSON list, got '{}'"),
+        ({"tools": "[{"}, "must have `tools` in JSON, got '[{' (Expecting property name"),
+        ({"tools": "{}"}, "must have `tools` in JSON, got a dict: '{}'"),
         ({"tools": ["add"]}, "must have `tools` that are a list of JSON schemas"),
         ({"tool_calls": "add"}, "must have `tool_calls` that are a list of calls"),
         (
             {"tool_calls": [{"name": "add", "arguments": "a=1"}]},
-            "must have arguments of `tool_calls` that are JSON, got 'a=1'",
+            "must have arguments of `tool_calls` in JSON, got 'a=1'",
         ),
     ],
 )
@@ -199,3 +203,70 @@ def test_an_answer_without_the_opening_stays_as_it_is(content: str, tmp_path: Pa
     tokenizer = of_bytes(rewriting)
     (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
     assert learned(tokenizer, sample) == ("Bold: <b><assistant>", content + END)
+
+
+CALLED = {"name": "add", "arguments": {"a": 1}}
+AS_OPENAI = [
+    {"role": "system", "content": "s"},
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "tool_calls": [{"type": "function", "function": CALLED}]},
+    {"role": "tool", "content": "3"},
+    {"role": "assistant", "content": "It is 3."},
+]
+AS_SHAREGPT = [
+    {"from": "system", "value": "s"},
+    {"from": "human", "value": "q"},
+    {"from": "function_call", "value": json.dumps(CALLED)},
+    {"from": "observation", "value": "3"},
+    {"from": "gpt", "value": "It is 3."},
+]
+IN_PARTS = [
+    turn
+    if "content" not in turn
+    else turn | {"content": [{"type": "text", "text": letter} for letter in turn["content"]]}
+    for turn in AS_OPENAI
+]
+
+
+@pytest.mark.parametrize("turns", [AS_OPENAI, AS_SHAREGPT, IN_PARTS])
+def test_chats_of_other_formats_are_learned_as_openai_s(
+    turns: list[dict[str, Any]], tmp_path: Path
+) -> None:
+    tokenizer = of_bytes("qwen2_5")
+    (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
+    before, after = learned(tokenizer, sample)
+    assert (before + after, after) == (written(tokenizer, AS_OPENAI), f"\nIt is 3.{END}\n")
+
+
+def test_what_parquet_fills_in_is_not_learned(tmp_path: Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    calls = [{"name": "add", "arguments": {"a": 1}}, {"name": "neg", "arguments": {"b": 2}}]
+    turns = [QUESTION, {"role": "assistant", "tool_calls": calls}]
+    rows = [{"messages": turns, "tools": [ADD]}]
+    file = tmp_path / "rows.parquet"
+    pyarrow.parquet.write_table(pa.Table.from_pylist(rows), file)
+    tokenizer = of_bytes("qwen2_5")
+    (sample,) = tokenized(tmp_path, tokenizer, rows, path=str(file)).train
+    before, after = learned(tokenizer, sample)
+    assert before + after == written(tokenizer, turns, [ADD])
+
+
+@pytest.mark.parametrize(
+    ("turn", "rule"),
+    [
+        (
+            {"content": [{"type": "image_url", "image_url": {"url": "u"}}]},
+            "must have a `content` of text alone, got a part of type image_url: row 1",
+        ),
+        ({"content": ["a"]}, "must have a `content` of text alone, got a part of type str"),
+        ({"content": {"text": "a"}}, "must be turns of a `role` and a `content`"),
+    ],
+)
+def test_content_that_is_no_text_is_refused(
+    turn: dict[str, Any], rule: str, tmp_path: Path
+) -> None:
+    rows = [{"messages": [turn | {"role": "user"}, {"role": "assistant", "content": "3"}]}]
+    (fault,) = faults(tmp_path, of_bytes("qwen3"), rows)
+    assert fault.rule.startswith(rule)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 from pathlib import Path
@@ -90,13 +91,62 @@ def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
     assert found[3].rule == "each line must be a JSON object, got text that is not UTF-8"
 
 
-@pytest.mark.parametrize("text", ["question,answer\na,b\n", '[{"question": "a"}]\n'])
-def test_a_file_of_another_format_says_how_it_is_converted(text: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("rows.json", json.dumps(ROWS, indent=1)),
+        ("rows.json", "".join(f"{json.dumps(row)}\n" for row in ROWS)),
+        ("rows.jsonl.gz", "".join(f"{json.dumps(row)}\n" for row in ROWS)),
+        ("rows.csv", "prompt,completion\n" + "".join(",".join(r.values()) + "\n" for r in ROWS)),
+        (
+            "rows.tsv.gz",
+            "prompt\tcompletion\n" + "".join("\t".join(r.values()) + "\n" for r in ROWS),
+        ),
+    ],
+)
+def test_rows_are_the_same_in_all_formats(name: str, text: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    content = text.encode("utf-8-sig")
+    file.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    assert load_rows(config(file)) == ROWS
+
+
+def test_text_in_a_table_stays_as_it_is_written(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
-    file.write_text(text)
-    found = faults(load_rows, config(file))
-    assert found[0].remedy.startswith("convert CSV or a JSON array by pandas: ")
-    assert [fault.remedy for fault in found[1:]] == [""] * (len(found) - 1)
+    long = "a" * 200_000
+    file.write_text(f'a,b\n007,NA\n1.0,\n"x, ""y""\n z",{long}\n', encoding="utf-8")
+    rows = [{"a": "007", "b": "NA"}, {"a": "1.0", "b": None}, {"a": 'x, "y"\n z', "b": long}]
+    assert load_rows(config(file)) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rule", "line"),
+    [
+        ("rows.csv", b"a,b\n1,2\n1,2,3\n", "is no such table: more than its 2 columns", ":3"),
+        ("rows.csv", b'a,b\n1,"2\n', "is no such table: unexpected end of data", ":1"),
+        ("rows.tsv", b"a\tb\n1\t\xff\n", "is not UTF-8: ", ""),
+        ("rows.json", b'[{"a": 1},\n{"a": }]', "is no JSON array: Expecting value", ":2"),
+        ("rows.json", b'[{"a": 1}, 2]', "each item must be an object, item 2 is a int", ""),
+        ("rows.json", b'["\xff"]', "is not UTF-8: ", ""),
+        ("rows.jsonl.gz", b'{"a": 1}', "cannot be read: ", ""),
+    ],
+)
+def test_malformed_files_of_other_formats_are_faults(
+    name: str, content: bytes, rule: str, line: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    (fault,) = faults(load_rows, config(file))
+    assert fault.rule.startswith(rule)
+    assert fault.location.removeprefix(str(file)) == line
+
+
+def test_a_file_whose_name_has_no_format_is_told_of_them(tmp_path: Path) -> None:
+    file = tmp_path / "rows"
+    file.write_text("question,answer\na,b\n")
+    first, second = faults(load_rows, config(file))
+    assert first.remedy == "name a file of another format by it: .json, .csv, .tsv or .parquet"
+    assert second.remedy == ""
 
 
 def test_of_many_malformed_lines_a_few_are_shown_and_all_counted(tmp_path: Path) -> None:

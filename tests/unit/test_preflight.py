@@ -63,6 +63,7 @@ def test_a_validation_loss_needs_rows_that_are_held_out() -> None:
         ("rows.jsonl", True),
         ("model.gguf", True),
         ("rows.csv", True),
+        ("rows.jsonl.gz", True),
         ("gpt2", False),
         ("org/model", False),
         ("tests", False),

@@ -64,21 +64,22 @@ class DataConfig(Frozen):
     """The training data: rows turned into a prompt and a completion.
 
     Attributes:
-        path: hub data set, local `.jsonl` or `.parquet` file, or `package://PACKAGE/FILE`.
+        path: hub data set, or `package://PACKAGE/FILE` or local file: `.jsonl`, `.json`, `.csv`,
+            `.tsv`, these also with `.gz`, or `.parquet`.
         subset: configuration name of a hub data set.
         split: split of a hub data set to train on.
         validation_path: rows for the validation loss; by default `validation_fraction` of the rows.
         validation_split: split of a hub data set at `validation_path`; default `split`.
         prompt: Jinja template over the fields of a row.
         completion: Jinja template; the loss is on these tokens only. Begin it with a space where
-            the evaluation puts one between question and answer, as the harness does.
+            the evaluation puts one between question and answer, as the harness does; not in chats.
         chat_template: render prompt and completion as a user and an assistant turn.
-        messages: field of a row that holds a whole chat, a list of turns with `role` and `content`,
-            instead of `prompt` and `completion`. The loss is on the last turn, the assistant's,
-            its `tool_calls` and `reasoning_content` included. The chat template is given the row's
-            `tools` too, if it has any.
+        messages: field of a row that holds a whole chat, a list of turns with `role` and `content`
+            (or ShareGPT's `from` and `value`), instead of `prompt` and `completion`. The loss is on
+            the last turn, the assistant's, its `tool_calls` and `reasoning_content` included. The
+            chat template is given the row's `tools` too, if it has any.
         max_length: in tokens; longer samples are left out and counted.
-        limit: number of rows to use; None uses all.
+        limit: number of rows to use, the first ones; None uses all.
     """
 
     path: str

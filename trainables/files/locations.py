@@ -33,7 +33,7 @@ def is_local(location: str) -> bool:
     exists here does not count: a trial may ask on another machine, from another folder.
     """
     return location.startswith((PACKAGE_SCHEME, "/", "./", "../", "~")) or location.endswith(
-        (".jsonl", ".parquet", ".gguf", ".json", ".txt", ".csv")
+        (".jsonl", ".parquet", ".gguf", ".json", ".txt", ".csv", ".tsv", ".gz")
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from trainables.errors import Fault
+from trainables.inputs.row_files import Row
 
-Row = dict[str, Any]
 Turn = dict[str, Any]
 Turns = list[Turn]
 
@@ -25,6 +25,16 @@ class Example(NamedTuple):
     prompt: str | Turns
     answer: str | Turn
     tools: list[Any] | None = None
+
+
+# ShareGPT's names of roles; all others are taken as they are.
+_ROLES = {
+    "human": "user",
+    "gpt": "assistant",
+    "function_call": "assistant",
+    "function_response": "tool",
+    "observation": "tool",
+}
 
 
 class _Malformed(Exception):
@@ -64,12 +74,44 @@ def example_of_chat(row: Row, field: str) -> Example:
     return Example(before, answer, _tools(row))
 
 
+def without_nulls(value: Any) -> Any:
+    """What a row holds without the fields that Parquet fills in, as one turn has what others lack.
+
+    Some chat templates would write them, such as arguments of other functions' calls.
+    """
+    if isinstance(value, dict):
+        return {name: without_nulls(held) for name, held in value.items() if held is not None}
+    return [without_nulls(item) for item in value] if isinstance(value, list) else value
+
+
 def _turn(turn: Turn) -> Turn:
+    """A turn as chat templates take it, out of one of OpenAI's or ShareGPT's."""
+    if "from" in turn and "role" not in turn:
+        turn = _of_sharegpt(turn)
+    if isinstance(turn.get("content"), list):
+        turn = turn | {"content": "".join(map(_text_of_part, turn["content"]))}
     content, calls = turn.get("content"), turn.get("tool_calls")
     is_silent = content is None and bool(calls)
     if not isinstance(turn.get("role"), str) or not (isinstance(content, str) or is_silent):
         raise _Malformed("must be turns of a `role` and a `content`")
     return turn | {"tool_calls": _calls(calls)} if calls else turn
+
+
+def _of_sharegpt(turn: Turn) -> Turn:
+    role, value = turn["from"], turn.get("value")
+    if role != "function_call":
+        return {"role": _ROLES.get(role, role), "content": value}
+    calls = _parsed(str(value), (dict, list), "a function_call")
+    functions = calls if isinstance(calls, list) else [calls]
+    of_openai = [{"type": "function", "function": function} for function in functions]
+    return {"role": _ROLES[role], "tool_calls": of_openai}
+
+
+def _text_of_part(part: Any) -> str:
+    kind = part.get("type") if isinstance(part, dict) else type(part).__name__
+    if kind != "text" or not isinstance(part.get("text"), str):
+        raise _Malformed(f"must have a `content` of text alone, got a part of type {kind}")
+    return str(part["text"])
 
 
 def _calls(calls: Any) -> list[Any]:
@@ -99,13 +141,11 @@ def _tools(row: Row) -> list[Any] | None:
     return tools or None  # templates introduce even an empty list
 
 
-def _parsed(text: str, kind: type, name: str) -> Any:
+def _parsed(text: str, kind: type | tuple[type, ...], name: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _Malformed(
-            f"must have {name} that are JSON, got {text[:40]!r} ({error.msg})"
-        ) from None
+        raise _Malformed(f"must have {name} in JSON, got {text[:40]!r} ({error.msg})") from None
     if not isinstance(value, kind):
-        raise _Malformed(f"must have {name} that are a JSON {kind.__name__}, got {text[:40]!r}")
+        raise _Malformed(f"must have {name} in JSON, got a {type(value).__name__}: {text[:40]!r}")
     return value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,7 +12,8 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import is_local, resolve
-from trainables.inputs.chats import Example, Row, example_of_chat, faults_of_chats
+from trainables.inputs.chats import Example, example_of_chat, faults_of_chats, without_nulls
+from trainables.inputs.row_files import Row, first_of, read_jsonl, read_rows
 
 Source = Literal["path", "validation_path"]
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
@@ -26,11 +26,6 @@ _TEMPLATE_FAILS = (
     LookupError,
     ArithmeticError,
     AttributeError,
-)
-_MAX_FAULTS = 5
-_OTHER_FORMAT = (
-    "convert CSV or a JSON array by pandas: read_csv or read_json, then "
-    'to_json("train.jsonl", orient="records", lines=True)'
 )
 
 
@@ -51,14 +46,18 @@ def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
         except ModuleNotFoundError as error:
             raise UserError([Fault(field, str(error))]) from error
         if not file.is_file():
-            raise UserError([Fault(field, f"no such file: {file}", "give a .jsonl or .parquet")])
-        read = _read_parquet if file.suffix == ".parquet" else _read_jsonl
-        rows = read(file, field)
+            remedy = "give a .jsonl, .json, .csv, .tsv or .parquet"
+            raise UserError([Fault(field, f"no such file: {file}", remedy)])
+        rows = read_rows(file, field)
     else:
         rows = _read_hub(location, data, field)
     if not rows:
         raise UserError([Fault(field, f"holds no rows: {location}")])
-    return rows[: data.limit]
+    rows = rows[: data.limit]
+    if data.messages and (not is_local(location) or location.endswith(".parquet")):
+        chats = {data.messages, "tools"}
+        return [row | {name: without_nulls(row[name]) for name in chats & set(row)} for row in rows]
+    return rows
 
 
 def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
@@ -76,37 +75,6 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
     return [dict(row) for row in hub.select(range(limit))]
 
 
-def _read_jsonl(file: Path, field: str) -> list[Row]:
-    rows: list[Row] = []
-    faults: list[Fault] = []
-    with file.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except UnicodeDecodeError:
-                problem = "text that is not UTF-8"
-            except json.JSONDecodeError as error:
-                problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
-            else:
-                if isinstance(row, dict):
-                    rows.append(row)
-                    continue
-                problem = f"a {type(row).__name__}"
-            faults.append(
-                Fault(
-                    field,
-                    f"each line must be a JSON object, got {problem}",
-                    _OTHER_FORMAT if number == 1 else "",
-                    location=f"{file}:{number}",
-                )
-            )
-    if faults:
-        raise UserError(_first(faults))
-    return rows
-
-
 def read_general_text(location: str) -> list[str]:
     """Documents of a text file (one per line) or of a JSONL file's `text` fields.
 
@@ -118,7 +86,7 @@ def read_general_text(location: str) -> list[str]:
         file = Path(resolve(location)).expanduser()
         if file.suffix != ".jsonl":
             return [line for line in file.read_text("utf-8").splitlines() if line.strip()]
-        rows = _read_jsonl(file, field)
+        rows = read_jsonl(file, field)
     except (ModuleNotFoundError, OSError, UnicodeDecodeError) as error:
         raise UserError([Fault(field, f"cannot be read: {location} ({error})")]) from error
     for number, row in enumerate(rows, start=1):
@@ -126,22 +94,6 @@ def read_general_text(location: str) -> list[str]:
             rule = f"each row must have a field `text`, row {number} has none"
             raise UserError([Fault(field, rule, location=str(file))])
     return [str(row["text"]) for row in rows]
-
-
-def _read_parquet(file: Path, field: str) -> list[Row]:
-    import pyarrow.parquet
-
-    try:
-        return list(pyarrow.parquet.read_table(file).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError([Fault(field, f"is no Parquet file: {file} ({error})")]) from error
-
-
-def _first(faults: list[Fault]) -> list[Fault]:
-    rest = len(faults) - _MAX_FAULTS
-    if rest <= 0:
-        return faults
-    return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
 
 
 class _NoText(TypeError):
@@ -190,7 +142,7 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
     text may be null. For chats: absent or malformed turns, and those without an answer at the end.
     """
     if data.messages is not None:
-        return _first(list(faults_of_chats(data.messages, rows, getattr(data, source))))
+        return first_of(list(faults_of_chats(data.messages, rows, getattr(data, source))))
     faults: list[Fault] = []
     for name in _TEMPLATES:
         field, text = f"data.{name}", getattr(data, name)

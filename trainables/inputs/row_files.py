@@ -1,0 +1,153 @@
+"""Rows of files: JSON lines, a JSON array, CSV, TSV or Parquet, all but the last also gzipped.
+
+Text stays as it is written: libraries that guess types would make 7 of "007", null of "NA".
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from trainables.errors import Fault, UserError
+
+Row = dict[str, Any]
+_MAX_FAULTS = 5
+_OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv or .parquet"
+
+
+def read_rows(file: Path, field: str) -> list[Row]:
+    """The rows of a file in the format that its name ends with; JSON lines if with none of them.
+
+    Args:
+        file: what to read.
+        field: the field of the sweep file that names it.
+
+    Raises:
+        UserError: it is malformed (with its line).
+    """
+    try:
+        return _reader(file)(file, field)
+    except (OSError, EOFError, zlib.error) as error:  # of gzip
+        raise UserError([Fault(field, f"cannot be read: {file} ({error})")]) from error
+
+
+def read_jsonl(file: Path, field: str) -> list[Row]:
+    """The objects of a file's lines, of which empty ones are left out.
+
+    Raises:
+        UserError: lines are malformed.
+    """
+    rows: list[Row] = []
+    faults: list[Fault] = []
+    with _opened(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except UnicodeDecodeError:
+                problem = "text that is not UTF-8"
+            except json.JSONDecodeError as error:
+                problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
+            else:
+                if isinstance(row, dict):
+                    rows.append(row)
+                    continue
+                problem = f"a {type(row).__name__}"
+            faults.append(
+                Fault(
+                    field,
+                    f"each line must be a JSON object, got {problem}",
+                    _OTHER_FORMAT if number == 1 else "",
+                    location=f"{file}:{number}",
+                )
+            )
+    if faults:
+        raise UserError(first_of(faults))
+    return rows
+
+
+def first_of(faults: list[Fault]) -> list[Fault]:
+    """A few of the faults, and how many there are besides."""
+    rest = len(faults) - _MAX_FAULTS
+    if rest <= 0:
+        return faults
+    return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
+
+
+def _reader(file: Path) -> Callable[[Path, str], list[Row]]:
+    readers = {".parquet": _read_parquet, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv}
+    return readers.get(_suffix(file), read_jsonl)
+
+
+def _suffix(file: Path) -> str:
+    return Path(file.name.removesuffix(".gz")).suffix
+
+
+@contextmanager
+def _opened(file: Path) -> Iterator[IO[bytes]]:
+    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        yield stream  # type: ignore[misc]
+
+
+def _read_json(file: Path, field: str) -> list[Row]:
+    with _opened(file) as stream:
+        text = stream.read()
+    if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        return read_jsonl(file, field)  # as many a .json file is
+    try:
+        rows = json.loads(text)
+    except UnicodeDecodeError as error:
+        raise UserError([_not_utf8(file, field, error)]) from error
+    except json.JSONDecodeError as error:
+        rule, place = f"is no JSON array: {error.msg}", f"{file}:{error.lineno}"
+        raise UserError([Fault(field, rule, location=place)]) from error
+    faults = [
+        Fault(field, f"each item must be an object, item {i} is a {type(row).__name__}")
+        for i, row in enumerate(rows, start=1)
+        if not isinstance(row, dict)
+    ]
+    if faults:
+        raise UserError(first_of(faults))
+    return list(rows)
+
+
+def _not_utf8(file: Path, field: str, error: UnicodeDecodeError) -> Fault:
+    return Fault(field, f"is not UTF-8: {error}", location=str(file))
+
+
+def _read_csv(file: Path, field: str) -> list[Row]:
+    """Rows of text under the names in the first line; null where it is empty."""
+    rows: list[Row] = []
+    delimiter = "\t" if _suffix(file) == ".tsv" else ","
+    csv.field_size_limit(1 << 30)  # in characters; else 128 Ki, less than a long document
+    with _opened(file) as stream:
+        lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
+        reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
+        try:
+            for row in reader:
+                if None in row:
+                    raise csv.Error(f"more than its {len(reader.fieldnames or ())} columns")
+                rows.append({name: text or None for name, text in row.items()})
+        except UnicodeDecodeError as error:
+            raise UserError([_not_utf8(file, field, error)]) from error
+        except csv.Error as error:
+            place = f"{file}:{reader.line_num}"
+            raise UserError([Fault(field, f"is no such table: {error}", location=place)]) from error
+    return rows
+
+
+def _read_parquet(file: Path, field: str) -> list[Row]:
+    import pyarrow.parquet
+
+    try:
+        return list(pyarrow.parquet.read_table(file).to_pylist())
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError([Fault(field, f"is no Parquet file: {file} ({error})")]) from error
