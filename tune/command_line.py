@@ -42,11 +42,11 @@ def main(arguments: list[str]) -> int:
         config = load_sweep(options.sweep, _overrides(options))
         from tune.config.preflight import check_files
 
-        rows = check_files(config, options.output_dir)
+        samples = check_files(config, options.output_dir)
         if options.dry_run:
             from tune.terminal.dry_run import print_plan
 
-            print_plan(config, rows, options.output_dir)
+            print_plan(config, samples, options.output_dir)
             return OK
         return _run(config, options)
     except UserError as error:

@@ -66,7 +66,8 @@ def _prompting(data: DataConfig, model: ModelConfig) -> str:
     arguments = json.dumps(model.chat_template_args)
     template = f"chat template{f' with `{arguments}`' if model.chat_template_args else ''}"
     if data.messages is not None:
-        return f"Chats were rendered by the {template}; the last answer of each was trained."
+        learned = "the last answer of each was" if data.answers == "last" else "all answers were"
+        return f"Chats were rendered by the {template}; {learned} trained."
     return (
         f"Each prompt was rendered as\n\n{_fenced(data.prompt, 'jinja')}\n\n"
         f"and answered with\n\n{_fenced(data.completion, 'jinja')}"

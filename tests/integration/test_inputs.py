@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from trainables.files.locations import resolve
-from trainables.inputs.data import TokenizedData, tokenize
+from trainables.inputs.data import tokenize
 from trainables.inputs.tokenized import read_data, write_data
 from trainables.results.records import TrialStatus
 from tune.listeners import SweepListener
@@ -31,9 +32,7 @@ def test_data_come_back_as_they_were_written(
     tokenized = tokenize(sweep_config.data.model_copy(update=changes), tokenizer, seed=3)
     write_data(tokenized, tmp_path)
     found = read_data(tmp_path)
-    assert TokenizedData(list(found.train), found.validation, found.skipped, found.prompts) == (
-        tokenized
-    )
+    assert replace(found, train=list(found.train)) == tokenized
     assert found.train[7] == tokenized.train[7]
     assert len(found.validation) == 40 * validation_fraction
 

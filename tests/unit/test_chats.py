@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -63,9 +64,9 @@ def learned(tokenizer: Any, sample: Any) -> tuple[str, str]:
     return tokenizer.decode(before), tokenizer.decode(after)
 
 
-def faults(*arguments: Any) -> list[Fault]:
+def faults(folder: Path, tokenizer: Any, rows: Any, fields: Any = None) -> list[Fault]:
     with pytest.raises(UserError) as caught:
-        tokenized(*arguments)
+        tokenized(folder, tokenizer, rows, **(fields or {}))
     return caught.value.faults
 
 
@@ -270,3 +271,64 @@ def test_content_that_is_no_text_is_refused(
     rows = [{"messages": [turn | {"role": "user"}, {"role": "assistant", "content": "3"}]}]
     (fault,) = faults(tmp_path, of_bytes("qwen3"), rows)
     assert fault.rule.startswith(rule)
+
+
+THOUGHTFUL = [
+    {"role": "system", "content": "s"},
+    {"role": "assistant", "content": "Hello."},
+    {"role": "user", "content": "q"},
+    {"role": "assistant", "content": "one", "reasoning_content": "first"},
+    {"role": "user", "content": "r"},
+    {"role": "assistant", "content": "two", "reasoning_content": "second"},
+    {"role": "user", "content": "bye"},
+]
+
+
+def test_all_answers_of_a_chat_are_learned_each_after_what_was_said_before(
+    tmp_path: Path,
+) -> None:
+    """Thoughts too, which the template leaves out of earlier turns."""
+    tokenizer = of_bytes("qwen3")
+    found = tokenized(tmp_path, tokenizer, [{"messages": THOUGHTFUL}], answers="all")
+    samples = [learned(tokenizer, sample) for sample in found.train]
+    assert [before + after for before, after in samples] == [
+        written(tokenizer, THOUGHTFUL[:end]) for end in (4, 6)
+    ]
+    assert ["first" in samples[0][1], "first" in "".join(samples[1])] == [True, False]
+    assert "second" in samples[1][1]
+    assert (found.rows, found.skipped, len(found.prompts)) == (1, 0, 2)
+
+
+def test_a_chat_without_any_answer_is_refused(tmp_path: Path) -> None:
+    rows = [{"messages": THOUGHTFUL[:3]}]
+    (fault,) = faults(tmp_path, of_bytes("qwen3"), rows, {"answers": "all"})
+    assert fault.rule.startswith("must have an answer of the role assistant: row 1 of")
+
+
+def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
+    tmp_path: Path,
+) -> None:
+    rows = [{"messages": [{"role": "user", "content": f"chat {i};"}]} for i in range(12)]
+    for i, row in enumerate(rows):
+        for turn in range(1 + i % 3):
+            row["messages"] += [
+                {"role": "assistant", "content": "a" * (100 if turn == 2 else 10)},
+                {"role": "user", "content": "more"},
+            ]
+    tokenizer = of_bytes("qwen3")
+    fields = {"answers": "all", "validation_fraction": 0.5, "max_length": 280}
+    splits = tokenized(tmp_path, tokenizer, rows, **fields)
+    texts = [
+        [tokenizer.decode(s["input_ids"]) for s in part]
+        for part in (splits.train, splits.validation)
+    ]
+    chats = [{text.split("chat ")[1].split(";")[0] for text in part} for part in texts]
+    assert (len(chats[0] | chats[1]), chats[0] & chats[1], splits.rows) == (12, set(), 6)
+    answers = sum(1 + int(chat) % 3 for chat in chats[0])
+    assert 0 < splits.skipped == sum(int(chat) % 3 == 2 for chat in chats[0])
+    assert len(splits.train) == answers - splits.skipped
+
+
+def test_only_chats_have_several_answers() -> None:
+    with pytest.raises(ValidationError, match="answers: all needs messages"):
+        DataConfig(path="x", answers="all")

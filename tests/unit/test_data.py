@@ -204,7 +204,7 @@ def test_a_field_asked_for_only_where_defined_may_be_absent() -> None:
     data = config("rows.jsonl", prompt="{% if hint is defined %}{{ hint }}{% endif %}{{ prompt }}")
     rows = [{"prompt": "p", "completion": "c"}, {"hint": "h", "prompt": "p", "completion": "c"}]
     assert check_templates(data, rows) == []
-    assert list(render(data, rows)) == [Example("p", "c"), Example("hp", "c")]
+    assert list(render(data, rows)) == [[Example("p", "c")], [Example("hp", "c")]]
 
 
 def test_null_is_no_text() -> None:
@@ -242,7 +242,7 @@ def test_null_may_stand_where_the_template_asks_for_it() -> None:
     data = config("rows.jsonl", prompt=prompt, completion="{{ answer | default('-', true) }}")
     rows = [{"question": "q", "hint": None, "answer": None}]
     assert check_templates(data, rows) == []
-    assert list(render(data, rows)) == [Example("q!", "-")]
+    assert list(render(data, rows)) == [[Example("q!", "-")]]
 
 
 def test_functions_of_jinja_are_no_fields() -> None:
@@ -252,7 +252,7 @@ def test_functions_of_jinja_are_no_fields() -> None:
 
 def test_templates_keep_their_white_space() -> None:
     data = config("rows.jsonl", prompt="{{ a }}\n", completion=" {{ a }}")
-    assert list(render(data, [{"a": "x"}])) == [Example("x\n", " x")]
+    assert list(render(data, [{"a": "x"}])) == [[Example("x\n", " x")]]
 
 
 @pytest.mark.parametrize(

@@ -92,8 +92,21 @@ def test_it_shows_points_resources_and_an_estimate(
     assert "first 3 of 3 trials" in shown
     assert shown.count("lora  ") >= 3
     assert "lora: 1 worker(s) a trial, each with 1 CPU" in shown
-    assert "estimate: 40 rows, about 30 optimizer steps" in shown
+    assert "estimate: 40 samples, about 30 optimizer steps" in shown
     assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
+
+
+def test_of_chats_all_answers_that_are_learned_are_counted(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    turns = [{"role": role, "content": "c"} for role in ("user", "assistant")] * 3
+    rows = [{"messages": turns[: 2 * (1 + i % 3)]} for i in range(12)]
+    file = sweep.with_name("rows.jsonl")
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    chats = ("--dry-run", "--set", "data.messages=messages")
+    for more, samples in (((), 12), (("--set", "data.answers=all"), 24)):
+        assert run(sweep, *chats, *more) == command_line.OK
+        assert f"estimate: {samples} samples, about" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

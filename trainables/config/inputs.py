@@ -78,6 +78,8 @@ class DataConfig(Frozen):
             (or ShareGPT's `from` and `value`), instead of `prompt` and `completion`. The loss is on
             the last turn, the assistant's, its `tool_calls` and `reasoning_content` included. The
             chat template is given the row's `tools` too, if it has any.
+        answers: learn a chat's `last` one, or `all`: each is a sample of its own, with the turns
+            before it, as chat templates leave out thoughts of earlier turns.
         max_length: in tokens; longer samples are left out and counted.
         limit: number of rows to use, the first ones; None uses all.
     """
@@ -92,6 +94,7 @@ class DataConfig(Frozen):
     completion: str = "{{ completion }}"
     chat_template: bool = False
     messages: str | None = None
+    answers: Literal["last", "all"] = "last"
     max_length: int = Field(default=1024, ge=2)
     limit: int | None = Field(default=None, ge=1)
 
@@ -102,6 +105,8 @@ class DataConfig(Frozen):
             getattr(self, name) != fields[name].default for name in ("prompt", "completion")
         ):
             raise ValueError("give messages, or prompt and completion")
+        if self.answers == "all" and not self.messages:
+            raise ValueError("answers: all needs messages")
         return self
 
     @property

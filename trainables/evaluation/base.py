@@ -109,8 +109,8 @@ def evaluate_base(
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
-        # The seed decides which rows, and so which of the long ones, are held out.
-        scores_key=_key(content | {"rows": len(tokenized.train) + tokenized.skipped}),
+        # The seed decides which rows are held out, and so how many samples there are.
+        scores_key=_key(content | {"rows": tokenized.rows}),
         revision=model.revision,
         scores=evaluation.scores,
         metrics=_base_metrics(evaluation, reference, nll),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
 from trainables.inputs.row_files import Row
@@ -27,6 +27,8 @@ class Example(NamedTuple):
     tools: list[Any] | None = None
 
 
+Answers = Literal["last", "all"]
+_ANSWERS = "assistant"
 # ShareGPT's names of roles; all others are taken as they are.
 _ROLES = {
     "human": "user",
@@ -45,7 +47,9 @@ class _Malformed(Exception):
         self.remedy = remedy
 
 
-def faults_of_chats(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
+def faults_of_chats(
+    field: str, rows: Sequence[Row], location: str, answers: Answers
+) -> Iterator[Fault]:
     """Rows without a chat in this field, malformed chats, and those without an answer."""
     for index, row in enumerate(rows):
         where = f"row {index + 1} of {location}"
@@ -54,24 +58,32 @@ def faults_of_chats(field: str, rows: Sequence[Row], location: str) -> Iterator[
             yield Fault("data.messages", f"names {field}, absent from {where}", has)
             return
         try:
-            example_of_chat(row, field)
+            examples_of_chat(row, field, answers)
         except _Malformed as error:
             yield Fault("data.messages", f"{error}: {where}", error.remedy)
 
 
-def example_of_chat(row: Row, field: str) -> Example:
-    """The last turn of a row's chat as the answer to those before.
+def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
+    """The last turn of a row's chat, or each of the assistant's, as the answer to those before.
 
-    Its tools are the row's field `tools`, a list or JSON text, as in TRL.
+    Their tools are the row's field `tools`, a list or JSON text, as in TRL. Of `all` answers, one
+    that no question of the user precedes is left out, such as a greeting.
     """
-    turns = row[field]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+    found = row[field]
+    if not isinstance(found, list) or not all(isinstance(turn, dict) for turn in found):
         raise _Malformed("must be turns of a `role` and a `content`")
-    *before, answer = [_turn(turn) for turn in turns] or [{}]
-    if not before or answer["role"] != "assistant":
-        rule = "must end with an answer of the role assistant"
-        raise _Malformed(rule, "leave the row out, or cut it there")
-    return Example(before, answer, _tools(row))
+    turns, tools = [_turn(turn) for turn in found], _tools(row)
+    roles = [turn["role"] for turn in turns]
+    if answers == "all":
+        learned = [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
+        if not learned:
+            raise _Malformed("must have an answer of the role assistant", "leave the row out")
+    else:
+        learned = [len(turns) - 1]
+        if len(turns) < 2 or roles[-1] != _ANSWERS:
+            rule = "must end with an answer of the role assistant"
+            raise _Malformed(rule, "leave the row out, or cut it there")
+    return [Example(turns[:index], turns[index], tools) for index in learned]
 
 
 def without_nulls(value: Any) -> Any:

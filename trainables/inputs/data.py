@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, TypedDict
 
 from trainables.config import DataConfig
@@ -25,12 +26,20 @@ class Sample(TypedDict):
 
 @dataclass(frozen=True)
 class TokenizedData:
-    """Both splits, and how many rows were longer than `max_length` and left out."""
+    """Both splits.
+
+    Attributes:
+        train, validation: samples; those of a row are in the same split.
+        skipped: number of samples to train on that were longer than `max_length` and left out.
+        prompts: texts before completions, of the rows held out if there are any.
+        rows: number of rows that the training samples, those left out included, were made of.
+    """
 
     train: Sequence[Sample]
     validation: list[Sample]
     skipped: int
     prompts: list[str]
+    rows: int = 0
 
 
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
@@ -45,48 +54,43 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
     rows = load_rows(data)
     if faults := check_templates(data, rows):
         raise UserError(faults)
-    texts = list(render(data, rows))
+    examples = list(render(data, rows))
     if data.validation_path:
         held_out_rows = load_rows(data, "validation_path")
         if faults := check_templates(data, held_out_rows, "validation_path"):
             raise UserError(faults)
         held_out = list(render(data, held_out_rows))
     else:
-        random.Random(seed).shuffle(texts)  # noqa: S311 - a split, not a secret
-        count = min(round(len(texts) * data.validation_fraction), len(texts) - 1)
-        held_out, texts = texts[:count], texts[count:]
-    kept, train_prompts = _short_enough(tokenizer, data, texts)
-    validation, held_out_prompts = _short_enough(tokenizer, data, held_out)
+        random.Random(seed).shuffle(examples)  # noqa: S311 - a split, not a secret
+        count = min(round(len(examples) * data.validation_fraction), len(examples) - 1)
+        held_out, examples = examples[:count], examples[count:]
+    kept, train_prompts, skipped = _short_enough(tokenizer, data, chain(*examples))
+    validation, held_out_prompts, _ = _short_enough(tokenizer, data, chain(*held_out))
     if not kept:
-        raise UserError(
-            [
-                Fault(
-                    "data.max_length",
-                    f"every one of the {len(texts)} samples is longer than {data.max_length} "
-                    "tokens",
-                    "raise it",
-                )
-            ]
-        )
+        rule = f"every one of the {skipped} samples is longer than {data.max_length} tokens"
+        raise UserError([Fault("data.max_length", rule, "raise it")])
     return TokenizedData(
         train=kept,
         validation=validation,
-        skipped=len(texts) - len(kept),
+        skipped=skipped,
         prompts=held_out_prompts or train_prompts,
+        rows=len(examples),
     )
 
 
 def _short_enough(
     tokenizer: Any, data: DataConfig, examples: Iterable[Example]
-) -> tuple[list[Sample], list[str]]:
-    """Samples of at most `max_length` tokens, and the text of each before its completion."""
-    samples, prompts = [], []
+) -> tuple[list[Sample], list[str], int]:
+    """Samples of at most `max_length` tokens, the text before each completion, and what is left."""
+    samples, prompts, longer = [], [], 0
     for example in examples:
         sample = _encode(tokenizer, data, example)
         if len(sample["input_ids"]) <= data.max_length:
             samples.append(sample)
             prompts.append(prompt_text(tokenizer, data, example))
-    return samples, prompts
+        else:
+            longer += 1
+    return samples, prompts, longer
 
 
 def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:

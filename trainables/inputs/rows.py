@@ -12,7 +12,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import is_local, resolve
-from trainables.inputs.chats import Example, example_of_chat, faults_of_chats, without_nulls
+from trainables.inputs.chats import Example, examples_of_chat, faults_of_chats, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_jsonl, read_rows
 
 Source = Literal["path", "validation_path"]
@@ -142,7 +142,9 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
     text may be null. For chats: absent or malformed turns, and those without an answer at the end.
     """
     if data.messages is not None:
-        return first_of(list(faults_of_chats(data.messages, rows, getattr(data, source))))
+        return first_of(
+            list(faults_of_chats(data.messages, rows, getattr(data, source), data.answers))
+        )
     faults: list[Fault] = []
     for name in _TEMPLATES:
         field, text = f"data.{name}", getattr(data, name)
@@ -207,7 +209,7 @@ def _needs_more_than(template: Template, row: Row) -> bool:
     return False
 
 
-def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Example]:
+def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[list[Example]]:
     """Yield what is learned from each row, which `check_templates` finds no fault with.
 
     Raises:
@@ -215,7 +217,7 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Example]:
     """
     if data.messages is not None:
         for row in rows:
-            yield example_of_chat(row, data.messages)
+            yield examples_of_chat(row, data.messages, data.answers)
         return
     templates = {name: _ENVIRONMENT.from_string(getattr(data, name)) for name in _TEMPLATES}
     for index, row in enumerate(rows):
@@ -225,4 +227,11 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Example]:
                 texts.append(_rendered(template, row))
             except _TEMPLATE_FAILS as error:
                 raise UserError([_failure(f"data.{name}", index, error)]) from error
-        yield Example(texts[0], texts[1])
+        yield [Example(texts[0], texts[1])]
+
+
+def count_samples(data: DataConfig, rows: Sequence[Row]) -> int:
+    """How many samples the rows make, long ones included; `check_templates` finds no fault."""
+    if data.messages is None:
+        return len(rows)
+    return sum(len(examples_of_chat(row, data.messages, data.answers)) for row in rows)

@@ -252,9 +252,9 @@ class BaseRecord(Frozen):
         metrics: every key that it logs: its scores, and drift and forgetting of zero.
         general_nll: cross-entropy on the general text, nats/token; None if not measured.
         parameters: number of parameters of the whole model.
-        skipped_samples: number of training rows longer than `max_length`.
-        train_samples: number of training rows left.
-        validation_samples: rows held out for the validation loss.
+        skipped_samples: number of training samples longer than `max_length`.
+        train_samples: number of training samples left.
+        validation_samples: samples held out for the validation loss.
         warnings: for example, that the base is at chance on a retention task.
     """
 

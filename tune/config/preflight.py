@@ -8,7 +8,13 @@ from typing import Any
 from trainables.errors import Fault, UserError
 from trainables.files.locations import is_local, resolve
 from trainables.files.storage import Location
-from trainables.inputs.rows import SOURCES, check_templates, load_rows, read_general_text
+from trainables.inputs.rows import (
+    SOURCES,
+    check_templates,
+    count_samples,
+    load_rows,
+    read_general_text,
+)
 from trainables.metric_keys import METRICS, VALIDATION_LOSS
 from trainables.results.records import BaseRecord
 from tune.config.sweep_config import EVALUATED, SweepConfig
@@ -19,13 +25,15 @@ _RELATIVE = (
 
 
 def check_files(config: SweepConfig, output_dir: Location) -> int | None:
-    """Read the local files that a sweep names; returns the number of training rows, if local.
+    """Read the local files that a sweep names; returns how many samples the data make.
+
+    None where that is not known before they are tokenised: of data on a hub.
 
     Raises:
         UserError: files are missing or malformed; names all of them.
     """
     faults: list[Fault] = []
-    rows: int | None = None
+    samples: int | None = None
     for source in SOURCES:
         path = getattr(config.data, source)
         if path is None or not is_local(path):
@@ -35,9 +43,10 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         except UserError as error:
             faults += error.faults
             continue
-        faults += check_templates(config.data, found, source)
-        if source == "path":
-            rows = len(found)
+        of_data = check_templates(config.data, found, source)
+        if source == "path" and not of_data:
+            samples = count_samples(config.data, found)
+        faults += of_data
     missing = _missing_paths(config)
     faults += missing or _unreadable_text(config)
     faults += _deepspeed_faults(config)
@@ -49,7 +58,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         faults.append(Fault("inspect", "needs train.save_weights: true, to have what to look into"))
     if faults:
         raise UserError(faults)
-    return rows
+    return samples
 
 
 def paths_of_trials(config: SweepConfig) -> list[str]:

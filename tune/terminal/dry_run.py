@@ -26,12 +26,12 @@ from tune.search.trials import make_trial, reason_against_slots
 _POINTS_SHOWN = 8
 
 
-def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> None:
+def print_plan(config: SweepConfig, samples: int | None, output_dir: Location) -> None:
     """Print the resolved configuration, the first points, resources and an estimate.
 
     Args:
         config: the sweep.
-        rows: number of rows of the training data; None if it is on a hub.
+        samples: number of samples that the data make; None if it is not known yet.
         output_dir: searched for an earlier run of the sweep, whose times are used.
 
     Raises:
@@ -45,7 +45,7 @@ def print_plan(config: SweepConfig, rows: int | None, output_dir: Location) -> N
     console.print(_points_table(config, points))
     console.print(memory_table(config))
     lines = [*host_memory(config), *_resources(config)]
-    for line in [*lines, *_estimate(config, points, rows, earlier)]:
+    for line in [*lines, *_estimate(config, points, samples, earlier)]:
         console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -122,19 +122,19 @@ def _resources(config: SweepConfig) -> list[str]:
 
 
 def _estimate(
-    config: SweepConfig, points: list[TrialConfig], rows: int | None, earlier: list[TrialRecord]
+    config: SweepConfig, points: list[TrialConfig], samples: int | None, earlier: list[TrialRecord]
 ) -> list[str]:
     lines = []
     trials = planned_runs(config)
-    if rows is not None:
-        steps = [point.train.total_steps(rows) for point in points]
+    if samples is not None:
+        steps = [point.train.total_steps(samples) for point in points]
         mean = sum(steps) / len(steps)
         reports = len(points[0].train.report_steps(steps[0]))
         each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
-        samples = trials * sum(each) / len(each)
+        seen = trials * sum(each) / len(each)
         lines.append(
-            f"estimate: {rows} rows, about {mean:.0f} optimizer steps and {reports} evaluations a "
-            f"trial, {samples:,.0f} samples trained on in all {trials} trials"
+            f"estimate: {samples} samples, about {mean:.0f} optimizer steps and {reports} "
+            f"evaluations a trial, {seen:,.0f} samples trained on in all {trials} trials"
         )
     done = [r.seconds for r in earlier if r.status is TrialStatus.COMPLETE]
     if taken := [seconds for seconds in done if seconds is not None]:
