@@ -108,7 +108,9 @@ def test_plain_lines_tell_the_sweep_event_by_event():
     console, clock = no_terminal(), Clock()
     listener = ConsoleListener(CONFIG, console, clock)
     warned = ["base at chance", "[b] odd", "base at chance"]
-    listener.sweep_started(SWEEP, base_record(metrics=BASE.metrics, warnings=warned), [])
+    sample = {"context": "Question: [b]\nAnswer:", "learned": " 2</s>"}
+    base = base_record(metrics=BASE.metrics, warnings=warned, sample=sample)
+    listener.sweep_started(SWEEP, base, [])
     listener.trial_started(begun(0))
     listener.trial_started(begun(1, method="full", attempt=2))
     curve = {metric_keys.TRAIN_LOSS: 0.7}
@@ -121,6 +123,8 @@ def test_plain_lines_tell_the_sweep_event_by_event():
     listener.trial_ended(failed(1, reason, 3.0, status=TrialStatus.OUT_OF_MEMORY))
     listener.sweep_ended([])
     assert text(console).splitlines() == [
+        r"a training sample, context: 'Question: [b]\nAnswer:'",
+        "a training sample, learned: ' 2</s>'",
         "warning: base at chance",
         "warning: [b] odd",
         "base: in-domain 0.400, retention 0.650, OOD 0.380",

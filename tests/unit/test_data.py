@@ -19,7 +19,7 @@ from trainables.config import DataConfig, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.chats import Example
-from trainables.inputs.data import IGNORED_LABEL, tokenize
+from trainables.inputs.data import IGNORED_LABEL, tokenize, typical_sample
 from trainables.inputs.rows import check_templates, load_rows, render
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
@@ -585,3 +585,25 @@ def test_prompts_of_samples_that_are_too_long_are_not_asked(tmp_path: Path) -> N
     held_out = jsonl(tmp_path, [{"prompt": "q" * 40, "completion": "r"}], "held_out.jsonl")
     data = config(jsonl(tmp_path, rows), max_length=8, validation_path=str(held_out))
     assert tokenize(data, Characters(), seed=0).prompts == ["aaa"]
+
+
+def test_one_sample_is_shown_whatever_the_seed(tokenizer: Any, tmp_path: Path) -> None:
+    rows = [{"prompt": f"relay {'1 ' * size}=", "completion": " 2"} for size in range(1, 10)]
+    data = config(jsonl(tmp_path, rows), validation_fraction=0)
+    shown = [typical_sample(tokenizer, tokenize(data, tokenizer, seed).train) for seed in (0, 1)]
+    assert shown[0] == shown[1]
+    assert shown[0].context.split() == [tokenizer.bos_token, "relay", *"11111", "="]
+    assert shown[0].learned.split() == ["2", tokenizer.eos_token]
+
+
+def test_a_long_sample_is_shown_where_context_and_answer_meet_and_end(
+    tokenizer: Any, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "1 " * 400 + "=", "completion": " 2" * 400}]
+    (sample,) = tokenize(config(jsonl(tmp_path, rows)), tokenizer, seed=0).train
+    shown = typical_sample(tokenizer, [sample])
+    assert shown.context.startswith(" ... ")
+    assert shown.context.endswith("1 =")
+    assert shown.learned.split()[0] == "2"
+    assert shown.learned.endswith(tokenizer.eos_token)
+    assert {len(shown.context), len(shown.learned)} == {305}

@@ -30,7 +30,7 @@ from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evalua
 from trainables.evaluation.forgetting import forgetting_metrics
 from trainables.files.disk import flush
 from trainables.inputs.chat_template import opening_of_answers
-from trainables.inputs.data import TokenizedData, tokenize
+from trainables.inputs.data import TokenizedData, tokenize, typical_sample
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
@@ -91,9 +91,10 @@ def evaluate_base(
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
     content = _content(model, evaluator, documents)
-    # The record also holds the sample counts.
+    # The record also holds the sample counts, and a sample.
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
-    samples = [*counts, data.max_length]
+    shown = typical_sample(tokenizer, tokenized.train)
+    samples = [*counts, data.max_length, shown.model_dump()]
     batch = {"batch_size": suite.batch_size}  # changes scores only by rounding
     key = _key(content | batch | {"kl": sampled, "samples": samples})
     folder = cache / key
@@ -120,6 +121,7 @@ def evaluate_base(
         validation_samples=len(tokenized.validation),
         skipped_samples=tokenized.skipped,
         seconds=time.time() - started,
+        sample=shown,
         warnings=_warnings(base, tokenizer, evaluation, tokenized, data, suite),
     )
     _store(folder, record, evaluation.items, reference)

@@ -13,8 +13,11 @@ from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
 from trainables.inputs.chats import Example
 from trainables.inputs.rows import check_templates, load_rows, render
+from trainables.results.records import SampleText
 
 IGNORED_LABEL = -100
+# Characters of a sample's context, and of what is learned, that are shown.
+_SHOWN, _CUT = 300, " ... "
 
 
 class Sample(TypedDict):
@@ -112,6 +115,19 @@ def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:
         ids = [*ids, tokenizer.eos_token_id]
     start = min(len(prompt_ids), len(ids) - 1)
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
+
+
+def typical_sample(tokenizer: Any, samples: Sequence[Sample]) -> SampleText:
+    """The text of one of median length, whatever their order."""
+    by_length = sorted(samples, key=lambda sample: (len(sample["input_ids"]), sample["input_ids"]))
+    sample = by_length[len(by_length) // 2]
+    ids, start = sample["input_ids"], sum(label == IGNORED_LABEL for label in sample["labels"])
+    context, learned = (str(tokenizer.decode(part)) for part in (ids[:start], ids[start:]))
+    if len(context) > _SHOWN:
+        context = f"{_CUT}{context[-_SHOWN:]}"
+    if len(learned) > _SHOWN:  # how it ends counts too
+        learned = f"{learned[: _SHOWN * 2 // 3]}{_CUT}{learned[-_SHOWN // 3 :]}"
+    return SampleText(context=context, learned=learned)
 
 
 def text_ids(tokenizer: Any, text: str) -> list[int]:

@@ -240,6 +240,18 @@ class ItemScore(Frozen):
     answer: str
 
 
+class SampleText(Frozen):
+    """A training sample as text, its special tokens visible; shortened where it is long.
+
+    Attributes:
+        context: its end, without loss.
+        learned: what the loss is on.
+    """
+
+    context: str
+    learned: str
+
+
 class BaseRecord(Frozen):
     """The untouched base model's evaluation (`base.json`), cached by content.
 
@@ -255,6 +267,7 @@ class BaseRecord(Frozen):
         skipped_samples: number of training samples longer than `max_length`.
         train_samples: number of training samples left.
         validation_samples: samples held out for the validation loss.
+        sample: one of median length to look at; None in records of earlier versions.
         warnings: for example, that the base is at chance on a retention task.
     """
 
@@ -270,6 +283,7 @@ class BaseRecord(Frozen):
     validation_samples: int
     skipped_samples: int
     seconds: float
+    sample: SampleText | None = None
     warnings: tuple[str, ...] = ()
 
 

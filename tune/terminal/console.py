@@ -69,11 +69,14 @@ class ConsoleListener(SweepListener):
     def sweep_started(
         self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
     ) -> None:
-        """Show the base's scores and warnings; start the live table."""
+        """Show a training sample, the base's scores and warnings; start the live table."""
         with self._lock:
             self._table.base = base
             for record in sorted(history, key=lambda r: r.ended or 0.0):
                 self._table.take(record)
+        if base.sample is not None:
+            self._say(f"a training sample, context: {base.sample.context!r}")
+            self._say(f"a training sample, learned: {base.sample.learned!r}")
         for warning in dict.fromkeys(base.warnings):
             self._say(f"warning: {one_line(warning)}", "yellow")
         if self._console.is_interactive:
