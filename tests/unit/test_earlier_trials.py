@@ -84,10 +84,18 @@ def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
     check_same_sweep(earlier, config, Path("here"))
 
 
+def test_a_sweep_whose_default_attention_was_sdpa_goes_on() -> None:
+    config = sweep()
+    earlier = config.model_dump(mode="json")
+    earlier["model"]["attention"] = "sdpa"
+    check_same_sweep(earlier, config, Path("here"))
+
+
 @pytest.mark.parametrize(
     ("section", "value", "told"),
     [
         ("model", {"name": "other"}, "model.name some/model, not other"),
+        ("model", {"name": "some/model", "attention": "eager"}, "model.attention None, not eager"),
         ("data", {"path": "e.jsonl"}, "data.path rows.jsonl, not e.jsonl"),
         ("eval", {**EVAL, "limit": 5}, "eval.limit None, not 5"),
         ("train", {"steps": 7}, "train.steps None, not 7"),

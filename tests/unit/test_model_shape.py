@@ -51,6 +51,17 @@ def test_every_parameter_is_counted(family: str, tied: bool, tmp_path: Path) -> 
     assert memory.parameters(shape) == count(config)
 
 
+@pytest.mark.parametrize("family", _FAMILIES)
+def test_of_no_family_is_attention_eager_by_default(family: str) -> None:
+    """The estimate counts its probabilities only where the sweep file asks for it."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES))
+    assert model.config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize(
     ("sweep", "parameters"),
     [("paper_llama31_8b", 8_030_261_248), ("paper_qwen25_7b", 7_615_616_512)],

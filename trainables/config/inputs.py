@@ -39,17 +39,19 @@ class ModelConfig(Frozen):
         name: hub name, local folder, `.gguf` file, or `package://PACKAGE/FILE` for one that an
             installed Python package carries.
         dtype: of the weights while training and evaluating.
-        attention: implementation handed to Transformers.
+        attention: implementation handed to Transformers; by default what it takes for the model,
+            sdpa where that is supported, else eager.
         trust_remote_code: run code that comes with the model. Off unless asked for.
         revision: branch, tag or commit of a hub model.
         chat_template_args: variables of its chat template, in training and evaluation alike, such
             as `{enable_thinking: false}` for a model that would else think before it answers.
-        shape: for the memory estimate of a hub model that is not on this machine yet.
+        shape: for the memory estimate of a hub model that is not on this machine yet. The estimate
+            counts eager attention where `attention` says so.
     """
 
     name: str
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] = "sdpa"
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
     trust_remote_code: bool = False
     revision: str | None = None
     chat_template_args: dict[str, Any] = Field(default_factory=dict)

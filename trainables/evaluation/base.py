@@ -84,13 +84,14 @@ def evaluate_base(
     started = time.time()
     model = pinned(model)
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
+    base, _ = shared_base(model)
     if data_folder is not None:
         write_data(tokenized, data_folder)
     documents = _general_documents(suite)
     prompts = tokenized.prompts[: suite.kl_prompts]
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
-    content = _content(model, evaluator, documents)
+    content = _content(model, base, evaluator, documents)
     # The record also holds the sample counts, and a sample.
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
     shown = typical_sample(tokenizer, tokenized.train)
@@ -100,7 +101,6 @@ def evaluate_base(
     folder = cache / key
     if folder.exists():
         return folder
-    base, _ = shared_base(model)
     evaluation = evaluator.evaluate(base)
     reference = (
         sample_reference(base, tokenizer, prompts, suite.kl_tokens, suite.batch_size, seed)
@@ -194,14 +194,14 @@ def _general_documents(suite: EvalSuite) -> list[str]:
 
 
 def _content(
-    model: ModelConfig, evaluator: Evaluator, documents: Sequence[str]
+    model: ModelConfig, base: Any, evaluator: Evaluator, documents: Sequence[str]
 ) -> dict[str, object]:
     """What determines the base's scores."""
     return {
         "cache": _CACHE_VERSION,
         "model": fingerprint(model),
         "dtype": model.dtype,
-        "attention": model.attention,
+        "attention": base.config.get_text_config()._attn_implementation,
         "chat_template_args": model.chat_template_args,
         "tasks": evaluator.describe(),
         "general": list(documents),

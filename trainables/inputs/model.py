@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -18,6 +19,9 @@ from trainables.errors import Fault, UserError, first_line, hub_remedy
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
+
+# The attention that was asked for is not the model's, or its package is not installed.
+_OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
 
 
 def device() -> torch.device:
@@ -134,6 +138,11 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
     except (OSError, ValueError, ImportError, KeyError) as error:
         names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
         remedy = hub_remedy(error) or names
+        attention = options.get("attn_implementation")
+        if attention and isinstance(error, (ValueError, ImportError)) and _OF_ATTENTION(str(error)):
+            rule = f"cannot load {model.name} with {attention}: {first_line(error).rstrip('.')}"
+            remedy = "leave it out, for what Transformers takes for this model"
+            raise UserError([Fault("model.attention", rule, remedy)]) from error
         if "trust_remote_code" in str(error):
             remedy = "set model.trust_remote_code: true if you trust its code"
         elif "gated repo" in str(error):

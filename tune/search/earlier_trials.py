@@ -141,7 +141,9 @@ def _deciding(section: str, part: Any) -> Any:
     """A section without keys that affect its trials' results by no more than rounding."""
     if not isinstance(part, dict):
         return part
-    return {key: value for key, value in part.items() if key not in _FREE.get(section, ())}
+    kept = {key: value for key, value in part.items() if key not in _FREE.get(section, ())}
+    # What Transformers takes by itself where it can, and once the default here.
+    return kept | {"attention": None} if kept.get("attention") == "sdpa" else kept
 
 
 def _difference(section: str, before: Any, now: Any) -> str:
