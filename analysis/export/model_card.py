@@ -51,7 +51,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep) -> str:
         f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record)}). "
         + _why(record, sweep.settings, sweep.recommendation)
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
-        f"## Load\n\n{_fenced(_loading(kind), 'python')}",
+        f"## Load\n\n{_fenced(_loading(kind, record.config.model), 'python')}",
         _prompting(record.config.data, record.config.model),
         f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
@@ -133,12 +133,16 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
     return f"{searched}, and recommends this trial: {recommendation.reason}"
 
 
-def _loading(kind: Kind) -> str:
+def _loading(kind: Kind, model: ModelConfig) -> str:
     if kind == "adapter":
         return (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
             'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
-            'base = model.peft_config["default"].base_model_name_or_path\n'
+        ) + (
+            'tokenizer = AutoTokenizer.from_pretrained("PATH")\n'
+            "model.generation_config.eos_token_id = tokenizer.eos_token_id"
+            if model.eos_token is not None
+            else 'base = model.peft_config["default"].base_model_name_or_path\n'
             "tokenizer = AutoTokenizer.from_pretrained(base)"
         )
     return (

@@ -118,6 +118,10 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
     if kind == "adapter":
         named = json.dumps(settings | _base_of(model), indent=2)
         (to / "adapter_config.json").write_text(named)
+        if model.eos_token is not None:  # else the base's serves
+            from trainables.inputs.model import load_tokenizer
+
+            load_tokenizer(model).save_pretrained(to)
 
 
 def _settings(file: Path) -> dict[str, Any]:

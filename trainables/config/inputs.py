@@ -45,6 +45,8 @@ class ModelConfig(Frozen):
         revision: branch, tag or commit of a hub model.
         chat_template_args: variables of its chat template, in training and evaluation alike, such
             as `{enable_thinking: false}` for a model that would else think before it answers.
+        eos_token: takes the place of the tokenizer's, where chats end their turns in another one
+            than the base's texts, such as `<|im_end|>`. Generation then also stops there.
         shape: for the memory estimate of a hub model that is not on this machine yet. The estimate
             counts eager attention where `attention` says so.
     """
@@ -55,6 +57,7 @@ class ModelConfig(Frozen):
     trust_remote_code: bool = False
     revision: str | None = None
     chat_template_args: dict[str, Any] = Field(default_factory=dict)
+    eos_token: str | None = None
     shape: ModelShape | None = None
 
     def __hash__(self) -> int:

@@ -35,6 +35,7 @@ from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
 from trainables.inputs.tokenized import write_data
+from trainables.inputs.turn_end import unheeded_end
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.results.items import read_items, write_items
@@ -203,6 +204,7 @@ def _content(
         "dtype": model.dtype,
         "attention": base.config.get_text_config()._attn_implementation,
         "chat_template_args": model.chat_template_args,
+        **({"eos_token": model.eos_token} if model.eos_token is not None else {}),
         "tasks": evaluator.describe(),
         "general": list(documents),
         "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
@@ -228,8 +230,8 @@ def _base_metrics(
 
 
 def _warnings(
-    base: object,
-    tokenizer: object,
+    base: Any,
+    tokenizer: Any,
     evaluation: Evaluation,
     tokenized: TokenizedData,
     data: DataConfig,
@@ -255,6 +257,11 @@ def _warnings(
         warnings.append(
             f"the chat template begins answers with {opening!r}, which the tasks do not ask for: "
             "set model.chat_template_args, such as {enable_thinking: false}"
+        )
+    if data.is_chat and (end := unheeded_end(base, tokenizer, tokenized.train[0])):
+        warnings.append(
+            f"the chats' turns end in {end}, which is neither the tokenizer's eos_token nor an end "
+            f'of generation, so generation goes on after it: set model.eos_token: "{end}"'
         )
     if tokenized.skipped:
         warnings.append(

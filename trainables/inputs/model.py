@@ -35,10 +35,15 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Its chat template has the variables of `model.chat_template_args`, whoever applies it.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: it cannot be loaded, or has no such token as `model.eos_token`.
     """
     freeze_chat_date()
     tokenizer = _load(AutoTokenizer, model)
+    if model.eos_token is not None:
+        if model.eos_token not in tokenizer.get_vocab():
+            rule = f"the tokenizer of {model.name} has no token {model.eos_token}"
+            raise UserError([Fault("model.eos_token", rule, "name the one that ends a turn")])
+        tokenizer.eos_token = model.eos_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     if arguments := model.chat_template_args:
@@ -50,14 +55,22 @@ def load_model(model: ModelConfig) -> Any:
     """A fresh copy of the base model in its dtype, on the CPU.
 
     Raises:
-        UserError: it cannot be loaded.
+        UserError: as for its tokenizer, or it does not take `model.attention`.
     """
-    return _load(
-        AutoModelForCausalLM,
-        model,
-        dtype=getattr(torch, model.dtype),
-        attn_implementation=model.attention,
-    )
+    options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
+    loaded = _load(AutoModelForCausalLM, model, **options)
+    if model.eos_token is not None:  # as TRL does, which slots go without
+        end = load_tokenizer(model).eos_token_id
+        loaded.config.get_text_config().eos_token_id = end
+        others = [token for token in ends(loaded) if token != end]
+        loaded.generation_config.eos_token_id = [end, *others]
+    return loaded
+
+
+def ends(loaded: Any) -> list[int]:
+    """The tokens at which a model's generation stops."""
+    stated = loaded.generation_config.eos_token_id
+    return list(stated) if isinstance(stated, (list, tuple)) else [stated] * (stated is not None)
 
 
 def hollow_model(model: ModelConfig) -> Any:
