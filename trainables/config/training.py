@@ -113,7 +113,8 @@ class LoraConfig(Frozen):
 
     Attributes:
         target_modules: names, in any order, or `all-linear`: all but the output head, and PEFT's
-            experts.
+            experts. Of a model that also takes images or sound, only those in its text decoder are
+            adapted.
         rslora: scale by alpha / sqrt(rank) instead of alpha / rank (2312.03732).
         dora: decompose magnitude and direction (2402.09353).
     """

@@ -1,7 +1,8 @@
-"""How much of a base `all-linear` reaches: experts of a mixture are often not linear layers."""
+"""What LoRA reaches of a base: no encoder of images, and experts only where PEFT adapts them."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from copy import deepcopy
 from typing import Any
@@ -10,6 +11,23 @@ import peft
 import torch
 
 _SMALL_SHARE = 0.5
+
+
+def text_decoder(base: Any) -> str | None:
+    """The name of the part that reads text in a model that also takes images or sound.
+
+    None if there is nothing else.
+    """
+    if base.config.get_text_config() is base.config:
+        return None
+    decoder = base.get_decoder()
+    return next(name for name, module in base.named_modules() if module is decoder) or None
+
+
+def beside_text(base: Any) -> str | None:
+    """PEFT's `exclude_modules`: all that text does not pass through, as a regular expression."""
+    name = text_decoder(base)
+    return None if name is None else rf"(?!{re.escape(name)}\.).*"
 
 
 def left_by_lora(base: Any) -> str | None:
@@ -36,12 +54,14 @@ def left_by_lora(base: Any) -> str | None:
 
 
 def _parameters_of_layers(base: Any) -> dict[str, int]:
-    """The size of each parameter except those of embeddings and of the output head."""
-    head = base.get_output_embeddings()
+    """The size of each parameter that text meets, but for embeddings and the output head."""
+    head, decoder = base.get_output_embeddings(), text_decoder(base)
     return {
         f"{name}.{of_module}": parameter.numel()
         for name, module in base.named_modules()
-        if not isinstance(module, torch.nn.Embedding) and module is not head
+        if (decoder is None or name.startswith(f"{decoder}."))
+        and not isinstance(module, torch.nn.Embedding)
+        and module is not head
         for of_module, parameter in module.named_parameters(recurse=False)
     }
 
@@ -54,7 +74,12 @@ def _adapted(base: Any) -> set[str]:
     """
     with torch.device("meta"):
         hollow = type(base)(deepcopy(base.config))
-        lora = peft.LoraConfig(r=1, target_modules="all-linear", task_type="CAUSAL_LM")
+        lora = peft.LoraConfig(
+            r=1,
+            target_modules="all-linear",
+            exclude_modules=beside_text(hollow),
+            task_type="CAUSAL_LM",
+        )
         tuner = peft.get_peft_model(hollow, lora).base_model
     weights = {f"{name}.weight" for name in tuner.targeted_module_names}
     return weights | set(tuner.targeted_parameter_names)

@@ -208,6 +208,7 @@ class Slot:
         """Save the adapter as PEFT does."""
         config = peft_config(self.trial.lora)
         config.target_modules = self._resolved.target_modules
+        config.exclude_modules = self._resolved.exclude_modules
         config.base_model_name_or_path = self._resolved.base_model_name_or_path
         config.inference_mode = True
         config.save_pretrained(str(folder))

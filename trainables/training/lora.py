@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from trainables.config import LoraConfig, TrialConfig
 from trainables.errors import Fault, UserError
+from trainables.inputs.lora_reach import beside_text
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.results.records import TrialResult
@@ -50,8 +52,10 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
         ValueError: PEFT refuses, for example dropout on experts. It adapts layer by layer, so the
             base is loaded anew for its next user.
     """
+    config = peft_config(lora)
+    config.exclude_modules = beside_text(base)
     try:
-        adapted = peft.get_peft_model(base, peft_config(lora))
+        adapted = peft.get_peft_model(base, config)
     except ValueError:
         shared_base.cache_clear()
         raise
@@ -73,12 +77,14 @@ def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
 
 
 def _linear(base: Any) -> list[str]:
-    """What the base's linear layers but the output head are called, in order."""
-    head = base.get_output_embeddings()
+    """What the base's linear layers that LoRA can adapt are called, in order."""
+    head, left = base.get_output_embeddings(), beside_text(base)
     linear = (
         name
         for name, module in base.named_modules()
-        if isinstance(module, (Linear, Conv1D)) and module is not head
+        if isinstance(module, (Linear, Conv1D))
+        and module is not head
+        and not (left and re.fullmatch(left, name))
     )
     return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
 
