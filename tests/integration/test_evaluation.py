@@ -503,6 +503,35 @@ def test_chat_templates_are_applied_as_the_harness_does(
     assert evaluation.items[0].prompt.count("assistant :") == 2
 
 
+@pytest.mark.parametrize("in_chats", [True, False])
+def test_a_system_instruction_is_given_as_the_harness_does(
+    in_chats: bool, tuned: Any, sweep_config: SweepConfig, folder: Path
+) -> None:
+    tokenizer = load_tokenizer(sweep_config.model)
+    tokenizer.chat_template = CHAT
+    fields = {"task_dirs": (str(folder),), "in_domain": ["few"], "num_fewshot": 1}
+    told = {"system_instruction": "take the max 7"}
+    plain = Evaluator(suite(chat_template=in_chats, **fields), tokenizer)
+    asking = Evaluator(suite(chat_template=in_chats, **fields, **told), tokenizer)
+    evaluation = asking.evaluate(tuned)
+    expected = harness(
+        tuned,
+        tokenizer,
+        ["few"],
+        folder,
+        num_fewshot=1,
+        apply_chat_template=in_chats,
+        fewshot_as_multiturn=in_chats,
+        **told,
+    )
+    assert outcomes(evaluation, "few") == samples(expected, "few")
+    wanted = expected["results"]["few"]
+    assert accuracy(evaluation, "few") == (wanted["acc,none"], wanted["acc_stderr,none"])
+    begins = "system : take the max 7" if in_chats else "take the max 7"
+    assert all(item.prompt.startswith(begins) for item in evaluation.items)
+    assert asking.describe() != plain.describe()
+
+
 @pytest.mark.parametrize("training", [True, False])
 def test_evaluating_leaves_training_mode_and_random_state_alone(
     training: bool, base_model: Any, tokenizer: Any, folder: Path

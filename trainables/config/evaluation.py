@@ -58,6 +58,8 @@ class EvalSuite(Frozen):
         batch_size: sequences per forward pass; for likelihoods a budget of tokens, this many times
             the length of the longest request, taken as at least 64.
         chat_template: apply the tokenizer's, which prints no date but that of `chat_date`.
+        system_instruction: as in the harness: the system's turn of each chat, or the beginning of
+            each prompt without a chat template.
         general_text: text (one document a line) or JSONL with a `text`; its cross-entropy is the LM
             drift. None: not measured.
         kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from
@@ -72,6 +74,7 @@ class EvalSuite(Frozen):
     limit: int | None = Field(default=None, ge=1)
     batch_size: int = Field(default=16, ge=1)
     chat_template: bool = False
+    system_instruction: str | None = None
     general_text: str | None = None
     kl_prompts: int = Field(default=16, ge=0)
     kl_tokens: int = Field(default=16, ge=1)

@@ -146,6 +146,7 @@ class Evaluator:
         ] + [
             {"chat_template": self._suite.chat_template}
             | (dated(self._tokenizer) if self._suite.chat_template else {})
+            | ({"system_instruction": told} if (told := self._suite.system_instruction) else {})
         ]
 
     def _run(self, loaded: LoadedTask, lm: HarnessModel) -> dict[str, Any]:
@@ -158,6 +159,7 @@ class Evaluator:
             limit=loaded.limit(self._suite),
             bootstrap_iters=_STDERR_RESAMPLES,
             log_samples=True,
+            system_instruction=self._suite.system_instruction,
             apply_chat_template=self._suite.chat_template,
             fewshot_as_multiturn=self._suite.chat_template,
         )
