@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +29,6 @@ from trainables.inputs.model import load_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tune.config.sweep_config import SweepConfig
 
@@ -501,6 +501,41 @@ def test_chat_templates_are_applied_as_the_harness_does(
     assert outcomes(evaluation, "few") == samples(expected, "few")
     assert evaluation.items[0].prompt.startswith("user : max")
     assert evaluation.items[0].prompt.count("assistant :") == 2
+
+
+def test_written_answers_to_questions_of_one_s_own_equal_the_harness(
+    tuned: Any, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Half of them made right from what the model says, but for case and surrounding space."""
+    is_word = [tokenizer.decode([token]).strip().isalpha() for token in range(len(tokenizer))]
+    bias = 100.0 * torch.tensor(is_word)  # else it says nothing to questions of another form
+    tuned.lm_head.bias = torch.nn.Parameter(bias)
+    bundled, file = "package://tune/sweeps/tasks", tmp_path / "test.jsonl"
+
+    def write(answers: list[str]) -> None:
+        rows = [
+            {"question": f"max {n} {n + 3} =", "answer": text} for n, text in enumerate(answers)
+        ]
+        file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+    def evaluate() -> Evaluation:
+        task = {"task": "answer_generation", "name": "own", "data_files": {"test": str(file)}}
+        return Evaluator(suite(task_dirs=(bundled,), in_domain=[task]), tokenizer).evaluate(tuned)
+
+    write(["?"] * 8)
+    said = [str(item.answer) for item in evaluate().items]
+    assert all(text != text.upper() for text in said)
+    write([f" {text.upper()}  " if n % 2 else f"{text}?" for n, text in enumerate(said)])
+    evaluation = evaluate()
+    assert evaluation.metrics["in_domain/own/exact_match"] == 0.5
+    spec = yaml.safe_load((Path(resolve(bundled)) / "answer_generation.yaml").read_text())
+    spec |= {"task": "own", "dataset_kwargs": {"data_files": {"test": str(file)}}}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec))
+    expected = harness(tuned, tokenizer, ["own"], tmp_path)
+    wanted = expected["results"]["own"]
+    key = "exact_match"
+    assert accuracy(evaluation, "own") == (wanted[f"{key},none"], wanted[f"{key}_stderr,none"])
+    assert outcomes(evaluation, "own") == samples(expected, "own", key)
 
 
 @pytest.mark.parametrize("in_chats", [True, False])
