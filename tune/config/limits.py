@@ -41,7 +41,8 @@ class MethodResources(Frozen):
     """What one trial of a method holds.
 
     Attributes:
-        workers: processes that train it together.
+        workers: processes that train it together. With LoRA each has a copy of the whole base. With
+            any number one GPU must hold the base, for its evaluation.
         gpus_per_worker: 1, or a share such as 0.25 if several trials train on one GPU; default 1
             if the cluster has GPUs, else 0.
         cpus_per_worker: cores.
