@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from builders import GAIN, LOSS, sweep_config, trial
 from synthetic_sweep import SyntheticSweep
@@ -21,14 +22,14 @@ GOALS = sweep_config()
 
 
 def scored(
-    number: int, rank: int | None, accuracy: float, forgetting: float | None, **fields: object
+    number: int, rank: int | None, accuracy: float, forgetting: float | None, **fields: Any
 ) -> TrialRecord:
     metrics = {GAIN: accuracy}
     if forgetting is not None:
         metrics[LOSS] = forgetting
     method = {"lora": LoraConfig(rank=rank, alpha=8)} if rank else {"method": "full"}
-    point = fields.get("confirms", number)
-    fields = {"weights_dir": "w", "params": {"point": point}, **method, **fields}
+    rate = 1e-5 * (1 + fields.get("confirms", number))
+    fields = {"weights_dir": "w", "learning_rate": rate, **method, **fields}
     return trial(number, metrics, **fields)
 
 
