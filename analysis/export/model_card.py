@@ -68,6 +68,8 @@ def _prompting(data: DataConfig, model: ModelConfig) -> str:
     if data.messages is not None:
         learned = "the last answer of each was" if data.answers == "last" else "all answers were"
         return f"Chats were rendered by the {template}; {learned} trained."
+    if data.text is not None:
+        return f"Trained on the plain text of the field `{data.text}`, without prompts."
     return (
         f"Each prompt was rendered as\n\n{_fenced(data.prompt, 'jinja')}\n\n"
         f"and answered with\n\n{_fenced(data.completion, 'jinja')}"

@@ -85,6 +85,8 @@ class DataConfig(Frozen):
             chat template is given the row's `tools` too, if it has any.
         answers: learn a chat's `last` one, or `all`: each is a sample of its own, with the turns
             before it, as chat templates leave out thoughts of earlier turns.
+        text: field of a row that holds a text to continue the pretraining on, instead of `prompt`
+            and `completion`: the loss is on all its tokens, and it is cut to `max_length`.
         max_length: in tokens; longer samples are left out and counted.
         limit: number of rows to use, the first ones; None uses all.
     """
@@ -100,16 +102,18 @@ class DataConfig(Frozen):
     chat_template: bool = False
     messages: str | None = None
     answers: Literal["last", "all"] = "last"
+    text: str | None = None
     max_length: int = Field(default=1024, ge=2)
     limit: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _is_chat_or_templates(self) -> DataConfig:
-        fields = DataConfig.model_fields
-        if self.messages and any(
-            getattr(self, name) != fields[name].default for name in ("prompt", "completion")
-        ):
+    def _is_of_one_kind(self) -> DataConfig:
+        fields, of_templates = DataConfig.model_fields, ("prompt", "completion")
+        has_templates = any(getattr(self, n) != fields[n].default for n in of_templates)
+        if self.messages and has_templates:
             raise ValueError("give messages, or prompt and completion")
+        if self.text and (self.messages or self.chat_template or has_templates):
+            raise ValueError("give text, or messages, or prompt and completion")
         if self.answers == "all" and not self.messages:
             raise ValueError("answers: all needs messages")
         return self

@@ -1,4 +1,4 @@
-"""Training data as tokens, with the loss on the completion only."""
+"""Training data as tokens, with the loss on the completion, or on all of a text."""
 
 from __future__ import annotations
 
@@ -87,6 +87,11 @@ def _short_enough(
     """Samples of at most `max_length` tokens, the text before each completion, and what is left."""
     samples, prompts, longer = [], [], 0
     for example in examples:
+        if data.text is not None:
+            pieces, beginning = _pieces(tokenizer, str(example.answer), data.max_length)
+            samples += pieces
+            prompts.append(beginning)
+            continue
         sample = _encode(tokenizer, data, example)
         if len(sample["input_ids"]) <= data.max_length:
             samples.append(sample)
@@ -115,6 +120,23 @@ def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:
         ids = [*ids, tokenizer.eos_token_id]
     start = min(len(prompt_ids), len(ids) - 1)
     return {"input_ids": ids, "labels": [IGNORED_LABEL] * start + ids[start:]}
+
+
+def _pieces(tokenizer: Any, text: str, length: int) -> tuple[list[Sample], str]:
+    """A text and its end-of-sequence as samples, and the first half of the first one as text.
+
+    Each begins with the last token of the one before, so that the loss is on all tokens of the text
+    but the first, and on each once.
+    """
+    ids = text_ids(tokenizer, text)
+    if ids[-1:] != [tokenizer.eos_token_id]:
+        ids = [*ids, tokenizer.eos_token_id]
+    cut = [ids[start : start + length] for start in range(0, len(ids) - 1, length - 1)]
+    samples: list[Sample] = [
+        {"input_ids": piece, "labels": [IGNORED_LABEL, *piece[1:]]} for piece in cut
+    ]
+    half = ids[: max(1, min(len(ids), length) // 2)]
+    return samples, str(tokenizer.decode(half, skip_special_tokens=True))
 
 
 def typical_sample(tokenizer: Any, samples: Sequence[Sample]) -> SampleText:

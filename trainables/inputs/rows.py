@@ -145,6 +145,8 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
         return first_of(
             list(faults_of_chats(data.messages, rows, getattr(data, source), data.answers))
         )
+    if data.text is not None:
+        return first_of(list(_faults_of_texts(data.text, rows, getattr(data, source))))
     faults: list[Fault] = []
     for name in _TEMPLATES:
         field, text = f"data.{name}", getattr(data, name)
@@ -163,6 +165,20 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
         else:
             faults += _faults_of_kinds(field, template, rows[:1])
     return faults
+
+
+def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
+    for index, row in enumerate(rows):
+        if isinstance(row.get(field), str):
+            continue
+        where = f"row {index + 1} of {location}"
+        if field not in row:
+            yield _told("data.text", [field], where, row)
+            return
+        rule = f"must name a text, got a {type(row[field]).__name__} in {where}"
+        yield Fault("data.text", rule, "leave such rows out")
+    if not any(row.get(field) for row in rows):
+        yield Fault("data.text", f"names {field}, empty in all rows of {location}")
 
 
 def _lacking(template: Template, row: Row, without: Sequence[str]) -> list[str]:
@@ -219,6 +235,9 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[list[Example]]:
         for row in rows:
             yield examples_of_chat(row, data.messages, data.answers)
         return
+    if data.text is not None:
+        yield from ([Example("", text)] if (text := row[data.text]) else [] for row in rows)
+        return
     templates = {name: _ENVIRONMENT.from_string(getattr(data, name)) for name in _TEMPLATES}
     for index, row in enumerate(rows):
         texts = []
@@ -230,8 +249,13 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[list[Example]]:
         yield [Example(texts[0], texts[1])]
 
 
-def count_samples(data: DataConfig, rows: Sequence[Row]) -> int:
-    """How many samples the rows make, long ones included; `check_templates` finds no fault."""
+def count_samples(data: DataConfig, rows: Sequence[Row]) -> int | None:
+    """How many samples the rows make, long ones included; `check_templates` finds no fault.
+
+    None if that depends on their tokens.
+    """
+    if data.text is not None:
+        return None
     if data.messages is None:
         return len(rows)
     return sum(len(examples_of_chat(row, data.messages, data.answers)) for row in rows)

@@ -27,7 +27,7 @@ _RELATIVE = (
 def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     """Read the local files that a sweep names; returns how many samples the data make.
 
-    None where that is not known before they are tokenised: of data on a hub.
+    None where that is not known before they are tokenised: of data on a hub, and of texts.
 
     Raises:
         UserError: files are missing or malformed; names all of them.
