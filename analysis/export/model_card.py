@@ -135,18 +135,23 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
     return f"{searched}, and recommends this trial: {recommendation.reason}"
 
 
+def has_own_tokenizer(model: ModelConfig) -> bool:
+    """Whether an adapter goes with another tokenizer than its base's."""
+    return model.eos_token is not None or model.chat_template is not None
+
+
 def _loading(kind: Kind, model: ModelConfig) -> str:
     if kind == "adapter":
-        return (
+        code = (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
             'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
-        ) + (
-            'tokenizer = AutoTokenizer.from_pretrained("PATH")\n'
-            "model.generation_config.eos_token_id = tokenizer.eos_token_id"
-            if model.eos_token is not None
-            else 'base = model.peft_config["default"].base_model_name_or_path\n'
-            "tokenizer = AutoTokenizer.from_pretrained(base)"
         )
+        if not has_own_tokenizer(model):
+            code += 'base = model.peft_config["default"].base_model_name_or_path\n'
+            return f"{code}tokenizer = AutoTokenizer.from_pretrained(base)"
+        code += 'tokenizer = AutoTokenizer.from_pretrained("PATH")'
+        ends = "\nmodel.generation_config.eos_token_id = tokenizer.eos_token_id"
+        return code + (ends if model.eos_token is not None else "")
     return (
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'model = AutoModelForCausalLM.from_pretrained("PATH")\n'

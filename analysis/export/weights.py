@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from analysis.export.model_card import Kind, model_card
+from analysis.export.model_card import Kind, has_own_tokenizer, model_card
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
@@ -118,7 +118,7 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
     if kind == "adapter":
         named = json.dumps(settings | _base_of(model), indent=2)
         (to / "adapter_config.json").write_text(named)
-        if model.eos_token is not None:  # else the base's serves
+        if has_own_tokenizer(model):
             from trainables.inputs.model import load_tokenizer
 
             load_tokenizer(model).save_pretrained(to)

@@ -199,6 +199,10 @@ BAD: dict[str, Any] = {
         ["--set", "eval.general_text=nowhere.txt"],
         "eval.general_text: no such file or folder: ",
     ),
+    "no such chat template": (
+        ["--set", "model.chat_template=nowhere.jinja"],
+        "model.chat_template: no such file or folder: ",
+    ),
     "models looked into where they do not lie in a folder": (
         ["--set", "inspect=true", "--output-dir", "s3://bucket/sweeps"],
         "inspect: needs the sweep in a folder, got s3://bucket/sweeps; leave it out; copy",

@@ -29,7 +29,7 @@ TASK_FILES = {
 
 @pytest.fixture
 def config(tmp_path: Path) -> SweepConfig:
-    for name in ("model/config.json", "general.txt", "test.jsonl", "rows.jsonl"):
+    for name in ("model/config.json", "general.txt", "test.jsonl", "rows.jsonl", "chat.jinja"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")
     (tmp_path / "tasks").mkdir()
@@ -39,6 +39,7 @@ def config(tmp_path: Path) -> SweepConfig:
     sweep.write_text(
         edited(
             model__name="./model",
+            model__chat_template="chat.jinja",
             eval__task_dirs=["tasks", "package://tune/sweeps"],
             eval__general_text="general.txt",
             eval__ood=[{"task": "c", "data_files": {"test": "test.jsonl"}}],
@@ -59,6 +60,7 @@ def config(tmp_path: Path) -> SweepConfig:
         ("tasks/metrics.py", "eval.task_dirs.0"),
         ("tasks/part-1.csv", "eval.task_dirs.0"),
         ("general.txt", "eval.general_text"),
+        ("chat.jinja", "model.chat_template"),
         ("rows.jsonl", "data.path"),
         ("test.jsonl", "eval.ood.c.data_files.test"),
     ],
@@ -84,6 +86,7 @@ def test_what_running_a_task_leaves_in_its_folder_is_no_edit(
         "eval.general_text",
         "eval.ood.c.data_files.test",
         "eval.task_dirs.0",
+        "model.chat_template",
         "model.name",
     ]
     (tmp_path / "tasks/__pycache__").mkdir()

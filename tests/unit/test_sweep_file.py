@@ -266,6 +266,7 @@ def test_paths_are_relative_to_the_sweep_file(
         data__path="../rows.jsonl",
         data__validation_path="held_out.parquet",
         eval__task_dirs=["tasks", "package://tune/sweeps"],
+        model__chat_template="chat.jinja",
         eval__general_text="general.txt",
         eval__ood=[{"task": "c", "data_files": {"test": "test.jsonl"}}, "d"],
         deepspeed={"config_file": "zero.json"},
@@ -277,6 +278,7 @@ def test_paths_are_relative_to_the_sweep_file(
     assert Path(config.data.path).resolve() == tmp_path / "rows.jsonl"
     assert config.data.validation_path == str(folder / "held_out.parquet")
     assert config.eval.task_dirs == (str(folder / "tasks"), "package://tune/sweeps")
+    assert config.model.chat_template == str(folder / "chat.jinja")
     assert config.eval.general_text == str(folder / "general.txt")
     assert config.eval.ood[0].data_files == {"test": str(folder / "test.jsonl")}
     assert config.deepspeed.config_file == str(folder / "zero.json")

@@ -43,6 +43,8 @@ class ModelConfig(Frozen):
             sdpa where that is supported, else eager.
         trust_remote_code: run code that comes with the model. Off unless asked for.
         revision: branch, tag or commit of a hub model.
+        chat_template: Jinja file that takes the place of the tokenizer's template, as for a base
+            that has none. It is saved with what is trained.
         chat_template_args: variables of its chat template, in training and evaluation alike, such
             as `{enable_thinking: false}` for a model that would else think before it answers.
         eos_token: takes the place of the tokenizer's, where chats end their turns in another one
@@ -56,6 +58,7 @@ class ModelConfig(Frozen):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
     trust_remote_code: bool = False
     revision: str | None = None
+    chat_template: str | None = None
     chat_template_args: dict[str, Any] = Field(default_factory=dict)
     eos_token: str | None = None
     shape: ModelShape | None = None

@@ -92,7 +92,7 @@ def evaluate_base(
     prompts = tokenized.prompts[: suite.kl_prompts]
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
-    content = _content(model, base, evaluator, documents)
+    content = _content(model, base, tokenizer, evaluator, documents)
     # The record also holds the sample counts, and a sample.
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
     shown = typical_sample(tokenizer, tokenized.train)
@@ -131,7 +131,7 @@ def evaluate_base(
 
 def _load_all(
     model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int
-) -> tuple[object, Evaluator, TokenizedData]:
+) -> tuple[Any, Evaluator, TokenizedData]:
     """Load tokenizer, tasks and data, collecting the faults of all of them."""
     faults: list[Fault] = []
 
@@ -186,7 +186,7 @@ def _check_chat_template(
     fields = [field for field, is_asked in asking.items() if is_asked]
     if fields and tokenizer.chat_template is None:
         rule = f"the tokenizer of {model.name} has no chat template"
-        remedy = "leave it out, or take a model that was tuned to chat"
+        remedy = "leave it out, set model.chat_template, or take a model that was tuned to chat"
         raise UserError([Fault(field, rule, remedy) for field in fields])
 
 
@@ -195,7 +195,7 @@ def _general_documents(suite: EvalSuite) -> list[str]:
 
 
 def _content(
-    model: ModelConfig, base: Any, evaluator: Evaluator, documents: Sequence[str]
+    model: ModelConfig, base: Any, tokenizer: Any, evaluator: Evaluator, documents: Sequence[str]
 ) -> dict[str, object]:
     """What determines the base's scores."""
     return {
@@ -205,6 +205,7 @@ def _content(
         "attention": base.config.get_text_config()._attn_implementation,
         "chat_template_args": model.chat_template_args,
         **({"eos_token": model.eos_token} if model.eos_token is not None else {}),
+        **({"chat_template": tokenizer.chat_template} if model.chat_template is not None else {}),
         "tasks": evaluator.describe(),
         "general": list(documents),
         "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},

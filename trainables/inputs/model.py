@@ -35,7 +35,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
     Its chat template has the variables of `model.chat_template_args`, whoever applies it.
 
     Raises:
-        UserError: it cannot be loaded, or has no such token as `model.eos_token`.
+        UserError: it, or its chat template, cannot be loaded, or it has no `model.eos_token`.
     """
     freeze_chat_date()
     tokenizer = _load(AutoTokenizer, model)
@@ -46,9 +46,18 @@ def load_tokenizer(model: ModelConfig) -> Any:
         tokenizer.eos_token = model.eos_token
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
+    if model.chat_template is not None:
+        tokenizer.chat_template = _own_chat_template(model.chat_template)
     if arguments := model.chat_template_args:
         tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **arguments)
     return tokenizer
+
+
+def _own_chat_template(file: str) -> str:
+    try:
+        return Path(resolve(file)).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError, ModuleNotFoundError) as error:
+        raise UserError([Fault("model.chat_template", f"cannot be read: {error}")]) from error
 
 
 def load_model(model: ModelConfig) -> Any:

@@ -68,13 +68,15 @@ def paths_of_trials(config: SweepConfig) -> list[str]:
 
 
 def named_files(config: SweepConfig) -> list[tuple[str, str]]:
-    """Files and folders of the evaluation, each with the field that names it.
+    """Files and folders that the sweep file names, but for data and model, each with its field.
 
     Digests are recorded under these fields.
     """
     named = [(f"eval.task_dirs.{i}", folder) for i, folder in enumerate(config.eval.task_dirs)]
     if config.eval.general_text:
         named.append(("eval.general_text", config.eval.general_text))
+    if config.model.chat_template:
+        named.append(("model.chat_template", config.model.chat_template))
     for role, task in config.eval.tasks():
         for split, file in (task.data_files or {}).items():
             named.append((f"eval.{role}.{task.label}.data_files.{split}", file))

@@ -25,6 +25,7 @@ _EXTENDS = "extends"
 # Values that are paths; `*` stands for an index or a key. The second group is never on a hub.
 _PATHS = {"model.name", "data.path", "data.validation_path"}
 _LOCAL_PATHS = {
+    "model.chat_template",
     "eval.general_text",
     "eval.task_dirs.*",
     "deepspeed.config_file",

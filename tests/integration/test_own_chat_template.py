@@ -1,0 +1,79 @@
+"""A chat template of the user's own, for a base that has none."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import peft
+import pytest
+from transformers import AutoTokenizer
+
+from analysis.export import _write_weights, merge_adapter
+from analysis.model_card import _loading
+from trainables.config import LoraConfig, ModelConfig
+from trainables.errors import UserError
+from trainables.evaluation.base import Base, evaluate_base
+from trainables.inputs.data import prompt_text
+from trainables.inputs.model import load_model, load_tokenizer
+from trainables.training.lora import peft_config
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from tune.config.sweep_config import SweepConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+CHATS = ("data.chat_template=true", "eval.chat_template=true")
+SMALL = ("eval.limit=4", "eval.general_text=null", "eval.kl_prompts=0")
+TEMPLATE = (
+    "{% for turn in messages %}{{ turn.role }} : {{ turn.content }} {{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}assistant : {% endif %}"
+)
+
+
+@pytest.fixture
+def own(sweep_config: SweepConfig, tmp_path: Path) -> Callable[..., ModelConfig]:
+    def own(text: str = TEMPLATE, name: str = "chat.jinja") -> ModelConfig:
+        (tmp_path / name).write_text(text)
+        return sweep_config.model.model_copy(update={"chat_template": str(tmp_path / name)})
+
+    return own
+
+
+def test_it_writes_the_chats(own: Callable[..., ModelConfig], load: Callable[..., Any]) -> None:
+    tokenizer, data = load_tokenizer(own()), load(*CHATS).data
+    assert prompt_text(tokenizer, data, "max 4 7") == "user : max 4 7 <eos>assistant : "
+
+
+def test_one_that_is_not_there_is_named(sweep_config: SweepConfig, tmp_path: Path) -> None:
+    absent = sweep_config.model.model_copy(update={"chat_template": str(tmp_path / "absent")})
+    with pytest.raises(UserError) as caught:
+        load_tokenizer(absent)
+    assert [fault.field for fault in caught.value.faults] == ["model.chat_template"]
+
+
+def test_the_base_is_known_by_its_text(
+    own: Callable[..., ModelConfig], load: Callable[..., Any], tmp_path: Path
+) -> None:
+    config = load(*CHATS, *SMALL)
+
+    def key(model: ModelConfig) -> str:
+        folder = evaluate_base(model, config.data, config.eval, config.seed, tmp_path / "cache")
+        return Base.load(folder).record.scores_key
+
+    first = key(own())
+    assert key(own(name="moved.jinja")) == first
+    assert key(own(TEMPLATE.replace(" : ", " = "), name="other.jinja")) != first
+
+
+def test_what_is_exported_has_it(own: Callable[..., ModelConfig], tmp_path: Path) -> None:
+    model, weights, to = own(), tmp_path / "weights", tmp_path / "adapter"
+    lora = peft_config(LoraConfig(rank=2, alpha=4))
+    peft.get_peft_model(load_model(model), lora).save_pretrained(weights)
+    to.mkdir()
+    _write_weights("adapter", model, weights, to)
+    assert 'AutoTokenizer.from_pretrained("PATH")' in _loading("adapter", model)
+    merge_adapter(model, weights, tmp_path / "merged")
+    for folder in (to, tmp_path / "merged"):
+        assert AutoTokenizer.from_pretrained(folder).chat_template == TEMPLATE
