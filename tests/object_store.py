@@ -20,20 +20,25 @@ _CREDENTIALS = {
 }
 
 
-def reserve() -> int:
-    """A free port for the server; what reaches it stands in the environment from now on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    os.environ |= _CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
-    return port
+def reserve() -> socket.socket:
+    """A port for the server; what reaches it stands in the environment from now on.
+
+    The socket keeps it from all others until the server comes, which as one that reuses addresses
+    may bind beside one that does not listen.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind(("127.0.0.1", 0))
+    os.environ |= _CREDENTIALS | {"AWS_ENDPOINT_URL": f"http://127.0.0.1:{_port(held)}"}
+    return held
 
 
 @contextmanager
-def s3_server(port: int) -> Iterator[str]:
-    """Address of an empty bucket, on a server in a process of its own."""
+def s3_server(held: socket.socket) -> Iterator[str]:
+    """Address of an empty bucket, on a server in a process of its own at a port from `reserve`."""
     import boto3
 
+    port = _port(held)
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
@@ -43,11 +48,17 @@ def s3_server(port: int) -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+        held.close()
 
 
 @contextmanager
-def failing_server(seconds: float, status: int, code: str) -> Iterator[str]:
-    """Address of an empty bucket, on a server that then answers with an error for so long."""
+def failing_server(
+    seconds: float, status: int, code: str, asked: list[tuple[str, str]] | None = None
+) -> Iterator[str]:
+    """Address of an empty bucket, on a server that then answers with an error for so long.
+
+    `asked`: takes method and path of each request that failed.
+    """
     import boto3
     from moto.server import DomainDispatcherApplication, create_backend_app
     from werkzeug.serving import make_server
@@ -57,11 +68,14 @@ def failing_server(seconds: float, status: int, code: str) -> Iterator[str]:
     def answer(environment: Any, start: Any) -> Any:
         if time.monotonic() > fails_until:
             return working(environment, start)
+        if asked is not None:
+            asked.append((environment["REQUEST_METHOD"], environment["PATH_INFO"]))
         start(f"{status} {code}", [("Content-Type", "application/xml")])
         return [f"<Error><Code>{code}</Code></Error>".encode()]
 
     before = dict(os.environ)
-    server = make_server("127.0.0.1", reserve(), answer, threaded=True)
+    held = reserve()
+    server = make_server("127.0.0.1", _port(held), answer, threaded=True)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         boto3.client("s3").create_bucket(Bucket=code.lower())
@@ -69,7 +83,12 @@ def failing_server(seconds: float, status: int, code: str) -> Iterator[str]:
         yield f"s3://{code.lower()}"
     finally:
         server.shutdown()
+        held.close()
         os.environ.update(before)
+
+
+def _port(held: socket.socket) -> int:
+    return int(held.getsockname()[1])
 
 
 def _wait_for(port: int) -> None:

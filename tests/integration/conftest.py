@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tune.config.sweep_config import SweepConfig
 
 # Workers have the environment that their cluster was started in.
-_S3_PORT = object_store.reserve()
+_S3 = object_store.reserve()
 os.environ["FORGETTING_SWEEPS_CACHE"] = mkdtemp(prefix="node-cache-")
 
 SMALL = (
@@ -248,7 +248,7 @@ def trl_curve(sweep_config: SweepConfig) -> Callable[..., list[float]]:
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[str]:
     """Address of a bucket of a real S3 server, which the cluster's workers reach, too."""
-    with object_store.s3_server(_S3_PORT) as address:
+    with object_store.s3_server(_S3) as address:
         yield address
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import ray.tune
+from ray._private.utils import get_system_memory, get_used_memory
 
 from trainables.config import TrialConfig
 from trainables.results.records import Measurement, Outcome, TrialStatus
@@ -42,10 +43,16 @@ def greedy_trial(config: dict[str, Any]) -> None:
     ray.tune.report({OUTCOME: done.model_dump(mode="json")})
 
 
+def used() -> int:
+    """As Ray counts: of the container where that has a limit, else of the machine."""
+    machine = psutil.virtual_memory()
+    if get_system_memory() < machine.total:
+        return int(get_used_memory())
+    return int(machine.total - machine.available)
+
+
 def main(folder: str, base_cache: str, *overrides: str) -> None:
-    memory = psutil.virtual_memory()
-    threshold = (memory.total - memory.available + LEFT) / memory.total
-    os.environ |= {"RAY_memory_usage_threshold": f"{threshold:.3f}"}
+    os.environ |= {"RAY_memory_usage_threshold": f"{(used() + LEFT) / get_system_memory():.6f}"}
     with ray_cluster(None):
         config = load_sweep("quickstart", list(overrides))
         outcome = Sweep(config, Path(folder), Path(base_cache), trainable=greedy_trial).run([])

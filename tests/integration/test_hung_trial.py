@@ -27,11 +27,12 @@ SCRIPT = textwrap.dedent(
     def hang(seconds):
         time.sleep(seconds)
 
+    total, pause, last = int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
     reporter = Watched(TrialConfig.model_validate_json(sys.argv[1]), ListReporter())
     for step in range(1, 4):
-        hang(0.4)
-        reporter.report(Measurement(step=step, total_steps=int(sys.argv[2]), metrics={}, time=0))
-    hang(3)
+        hang(pause)
+        reporter.report(Measurement(step=step, total_steps=total, metrics={}, time=0))
+    hang(last)
     print("still alive")
     """
 )
@@ -70,14 +71,16 @@ def run(trial: TrialConfig, *arguments: str, script: str) -> subprocess.Complete
 
 
 def test_process_ends_and_tells_where(make_trial: Callable[..., TrialConfig]) -> None:
-    done = run(make_trial(minutes_per_report=1 / 60), "9", script=SCRIPT)
+    done = run(make_trial(minutes_per_report=2 / 60), "9", "0", "55", script=SCRIPT)
     assert done.returncode == 1
     assert "still alive" not in done.stdout
     assert "in hang" in done.stderr
 
 
-def test_watch_ends_with_the_last_report(make_trial: Callable[..., TrialConfig]) -> None:
-    done = run(make_trial(minutes_per_report=1 / 60), "3", script=SCRIPT)
+def test_each_report_winds_the_watch_and_the_last_one_stops_it(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    done = run(make_trial(minutes_per_report=4 / 60), "3", "1.5", "4.5", script=SCRIPT)
     assert (done.returncode, done.stdout) == (0, "still alive\n")
 
 
