@@ -6,8 +6,10 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -33,3 +35,13 @@ def run_command(*arguments: object, **environment: str) -> Command:
         env={**os.environ, **environment},
     )
     return Command(done.returncode, done.stdout, done.stderr, time.monotonic() - started)
+
+
+def wait_for(condition: Callable[[], object], process: subprocess.Popen[Any]) -> None:
+    """Until the condition holds, which must be while the command still runs, and not very late."""
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline, "it takes too long"
+        time.sleep(0.05)
+    assert process.poll() is None, "it ended at the same time"

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
-from command import PROJECT, run_command
+from command import PROJECT, run_command, wait_for
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import ItemScore, TrialStatus
@@ -36,12 +35,7 @@ def run_and_kill(output_dir: Path, measurements: int) -> None:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     ledger = Ledger(output_dir / "quickstart")
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if sum(len(ledger.measurements(number)) for number in range(4)) >= measurements:
-            break
-        time.sleep(0.05)
-    assert process.poll() is None, "it ended before it could be killed"
+    wait_for(lambda: sum(len(ledger.measurements(n)) for n in range(4)) >= measurements, process)
     process.kill()
     process.wait()
 

@@ -16,7 +16,9 @@ from scipy.stats import spearmanr
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import TrialConfig
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.evaluation.drift import token_nll
+from trainables.inputs.tokenized import inputs_of
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
 
@@ -180,6 +182,7 @@ def test_a_finished_sweep_is_extended(quickstart: Quickstart, records: list[Tria
 
 
 def test_saved_adapter_and_model_load_as_they_are(records: list[TrialRecord]) -> None:
+    """And are what was measured."""
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoModelForCausalLM
 
@@ -187,5 +190,7 @@ def test_saved_adapter_and_model_load_as_they_are(records: list[TrialRecord]) ->
     for method, loader in loaders.items():
         record = next(r for r in records if r.config.method == method)
         assert record.weights_dir is not None
-        assert loader.from_pretrained(record.weights_dir) is not None
+        _, tokenized = inputs_of(record.config)
+        loss = token_nll(loader.from_pretrained(record.weights_dir), tokenized.validation, 16)
+        assert loss == pytest.approx(value(record, VALIDATION_LOSS), rel=1e-3)
         assert not list(Path(record.weights_dir).glob("*.bin"))

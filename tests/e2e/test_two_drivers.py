@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from command import PROJECT, run_command
+from command import PROJECT, run_command, wait_for
 
 from trainables.results.ledger import Ledger
 from tune.folder.lock import LockRecord
@@ -40,10 +40,7 @@ def test_a_second_driver_is_refused_and_one_that_lost_its_sweep_writes_no_more(
         env=dict(os.environ),
     )
     try:
-        deadline = time.monotonic() + 180
-        while not ledger.measurements(0) and time.monotonic() < deadline:
-            time.sleep(0.1)
-        assert driver.poll() is None
+        wait_for(lambda: ledger.measurements(0), driver)
         second = run_command(*arguments)
         assert second.exit_code == 2
         assert f"another driver runs it: process {driver.pid}" in second.errors
@@ -58,8 +55,10 @@ def test_a_second_driver_is_refused_and_one_that_lost_its_sweep_writes_no_more(
         ledger.folder.lock.write_text(taker.model_dump_json())
         time.sleep(holder.interval)
         driver.send_signal(signal.SIGCONT)
-        time.sleep(2)  # the heartbeat is overdue and comes at once
-        before = state(ledger)
+        before: dict[str, bytes] = {}
+        while (now := state(ledger)) != before:  # until its heartbeat, which is overdue, has come
+            before = now
+            time.sleep(2)
         output, errors = driver.communicate(timeout=60)
     finally:
         driver.kill()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import time
 from pathlib import Path
-from threading import Timer
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import fake_sweep
@@ -48,13 +49,15 @@ class Started(SweepListener):
 
 
 class CtrlC(SweepListener):
-    """Presses it so many seconds after the sweep began: a running sweep takes it for its own."""
-
-    def __init__(self, after: float) -> None:
-        self._timer = Timer(after, os.kill, [os.getpid(), signal.SIGINT])
+    """Presses it once a trial waits for room: a running sweep takes it for its own."""
 
     def sweep_started(self, *of_it: Any) -> None:
-        self._timer.start()
+        Thread(target=self._press, daemon=True).start()
+
+    def _press(self) -> None:
+        while not any(g["state"] == "PENDING" for g in ray.util.placement_group_table().values()):
+            time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.fixture
@@ -64,11 +67,12 @@ def start(
     """One start of the command on the same folder: which trials ran, and all records."""
 
     def start(
-        *overrides: str, retry_failed: bool = False, broken: tuple[int, ...] = ()
+        *overrides: str, retry_failed: bool = False, broken: dict[int, TrialStatus] | None = None
     ) -> tuple[list[int], list[TrialRecord]]:
         def trial(config: dict[str, Any]) -> None:
-            if TrialConfig.model_validate(config["trial"]).number in broken:
-                outcome = Outcome(status=TrialStatus.FAILED, reason="broken")
+            number = TrialConfig.model_validate(config["trial"]).number
+            if broken and number in broken:
+                outcome = Outcome(status=broken[number], reason="broken")
                 ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
             else:
                 fake_sweep.fake_trial(config)
@@ -93,7 +97,7 @@ def test_what_waits_for_room_is_left_to_the_next_start(
     assert neighbour.wait(30)
     folder, trial = tmp_path / "sweep", fake_sweep.fake_trial
     sweep = Sweep(load(*THREE, stopping), folder, base_cache, trainable=trial)
-    outcome = sweep.run([CtrlC(after=5.0)])
+    outcome = sweep.run([CtrlC()])
     assert outcome.interrupted
     assert [record.number for record in outcome.records] == [0]
     ray.util.remove_placement_group(neighbour)
@@ -134,18 +138,20 @@ def test_a_request_to_stop_that_comes_as_the_sweep_ends_is_no_error() -> None:
 
 
 def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any]) -> None:
-    ran, records = start(*THREE, broken=(1,))
-    assert sorted(ran) == [0, 1, 2]
-    assert [r.status.value for r in records] == ["COMPLETE", "FAILED", "COMPLETE"]
-    ran, records = start(*THREE)
-    assert ran == []
-    before = records
-    ran, records = start(*THREE, retry_failed=True)
-    assert ran == [1]
-    assert records[1].status is TrialStatus.COMPLETE
-    assert (records[1].attempt, records[1].reason) == (2, None)
-    assert records[1].params == before[1].params
-    assert [records[0], records[2]] == [before[0], before[2]]
+    five = (*THREE, "budget.trials=5")
+    broken = {1: TrialStatus.FAILED, 2: TrialStatus.OUT_OF_MEMORY, 3: TrialStatus.CANCELLED}
+    ran, before = start(*five, broken=broken)
+    assert sorted(ran) == [0, 1, 2, 3, 4]
+    assert {r.number: r.status for r in before if r.status is not TrialStatus.COMPLETE} == broken
+    ran, records = start(*five)
+    assert (ran, records) == ([], before)
+    ran, records = start(*five, retry_failed=True)
+    assert sorted(ran) == [1, 2, 3]
+    for number in broken:
+        assert records[number].status is TrialStatus.COMPLETE
+        assert (records[number].attempt, records[number].reason) == (2, None)
+        assert records[number].params == before[number].params
+    assert [records[0], records[4]] == [before[0], before[4]]
 
 
 def test_a_finished_sweep_is_extended_and_its_search_widened(start: Callable[..., Any]) -> None:

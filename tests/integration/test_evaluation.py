@@ -75,7 +75,7 @@ def suite(**fields: Any) -> EvalSuite:
 def harness(model: Any, tokenizer: Any, tasks: list[str], folder: Any, **options: Any) -> Any:
     """What the harness's documented entry point says."""
     return simple_evaluate(
-        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16),
+        model=HFLM(pretrained=model, tokenizer=tokenizer, batch_size=16, softmax_dtype="float32"),
         tasks=tasks,
         task_manager=TaskManager(include_path=str(folder), include_defaults=False),
         **({"limit": LIMIT} | options),
@@ -164,6 +164,33 @@ def test_scores_and_items_equal_the_harness_for_every_kind_of_model(
     assert (
         evaluation.metrics["retention/list_max/acc"] == expected["results"]["list_max"]["acc,none"]
     )
+
+
+def test_scores_in_bfloat16_equal_the_harness(tuned: Any, tokenizer: Any) -> None:
+    task, model = "list_max", tuned.to(torch.bfloat16)
+    evaluation = Evaluator(suite(in_domain=[task]), tokenizer).evaluate(model)
+    expected = harness(model, tokenizer, [task], resolve(EMBEDDED))
+    assert outcomes(evaluation, task) == samples(expected, task)
+    assert 0 < accuracy(evaluation, task)[0] < 1
+
+
+@pytest.mark.parametrize("metric", ["acc", "acc_norm"])
+def test_the_bundled_questions_are_asked_as_the_harness_does(
+    metric: str, tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    bundled, files = "package://tune/sweeps/tasks", {"test": str(folder / "test.jsonl")}
+    asked = {"task": "question_answering", "name": "mine", "data_files": files, "metric": metric}
+    evaluation = Evaluator(suite(task_dirs=(bundled,), in_domain=[asked]), tokenizer).evaluate(
+        tuned
+    )
+    metrics = [{"metric": "acc"}, {"metric": "acc_norm"}]
+    text = "Question: {{question}}\nAnswer:"
+    write_task(folder, "mine", folder / "test.jsonl", doc_to_text=text, metric_list=metrics)
+    expected = harness(tuned, tokenizer, ["mine"], folder)
+    assert outcomes(evaluation, "mine") == samples(expected, "mine", metric)
+    assert accuracy(evaluation, "mine")[0] == expected["results"]["mine"][f"{metric},none"]
+    assert evaluation.scores["mine"].items == 12
+    assert evaluation.items[0].prompt.startswith("Question: max ")
 
 
 def test_generated_answers_equal_the_harness_for_every_kind_of_model(

@@ -65,7 +65,9 @@ def at_stage(
             seen: list[torch.Tensor] = []
 
             def spy(*arguments: Any) -> Any:
-                _, _, model, *_ = arguments
+                _, _, model, _, _, settings, _ = arguments
+                filled_in = settings.hf_deepspeed_config.config
+                assert filled_in["zero_optimization"]["stage"] == stage
                 result = training.run_training(*arguments)
                 seen.append(logits(model, tokenizer))
                 return result

@@ -27,6 +27,7 @@ DASHBOARD = str(Path(sys.executable).with_name("optuna-dashboard"))
 TIME_LIMIT = 60
 GAIN, LOSS = "in_domain/acc_mean", "forgetting/mean"
 ENDINGS = {3: TrialStatus.FAILED, 5: TrialStatus.STOPPED_EARLY, 7: TrialStatus.DIVERGED}
+STATES = {3: "fail", 5: "pruned"}  # one that diverged counts as complete, with the worst values
 TRIALS = 10
 
 
@@ -119,7 +120,7 @@ def test_every_trial_is_served_with_parameters_values_and_state(get: Callable[[s
     wanted = searched().study.trials
     assert [trial["number"] for trial in study["trials"]] == list(range(TRIALS))
     for served, trial in zip(study["trials"], wanted, strict=True):
-        assert served["state"].lower() == trial.state.name.lower()
+        assert served["state"].lower() == STATES.get(trial.number, "complete")
         if trial.values is None:
             assert not served.get("values")
         else:
@@ -128,6 +129,5 @@ def test_every_trial_is_served_with_parameters_values_and_state(get: Callable[[s
         assert shown == {name: str(value) for name, value in trial.params.items()}
         attributes = {a["key"]: a["value"] for a in served["user_attrs"]}
         assert attributes == trial.user_attrs
-    states = {trial["state"].lower() for trial in study["trials"]}
-    assert "running" not in states
-    assert {"complete", "pruned", "fail"} <= states
+    gains, losses = zip(*(t["values"] for t in study["trials"][:7] if t.get("values")), strict=True)
+    assert study["trials"][7]["values"] == [min(gains), max(losses)]

@@ -12,7 +12,7 @@ import torch
 from chosen_scores import OBJECTIVE, scores
 from safetensors.torch import load_file
 
-from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS
+from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS, TRAIN_SECONDS
 from trainables.training import checkpoint
 from trainables.training.checkpoint_files import is_valid, newest_valid
 from trainables.training.full_sft import train_full_sft
@@ -100,11 +100,15 @@ def by_step(measurements: list[Measurement]) -> dict[int, dict[str, float]]:
     }
 
 
-def interrupted(make_trial: Callable[..., TrialConfig], parts: dict[str, Any]) -> TrialConfig:
+def interrupted(
+    make_trial: Callable[..., TrialConfig],
+    parts: dict[str, Any],
+    reporter: ListReporter | None = None,
+) -> TrialConfig:
     """A trial that was killed in the middle."""
     first = make_trial(**parts, train=TRAIN)
     with pytest.raises(Killed):
-        train(first, DyingReporter())
+        train(first, reporter or DyingReporter())
     return first
 
 
@@ -113,11 +117,15 @@ def test_resumed_trial_measures_what_an_undisturbed_one_does(
     make_trial: Callable[..., TrialConfig], kind: str
 ) -> None:
     undisturbed = by_step(train(make_trial(**KINDS[kind], train=TRAIN), ListReporter()))
-    first = interrupted(make_trial, KINDS[kind])
+    killed = DyingReporter()
+    first = interrupted(make_trial, KINDS[kind], killed)
     second = make_trial(**KINDS[kind], train=TRAIN, earlier_attempts=(first.output_dir,))
-    resumed = by_step(train(second, ListReporter()))
+    measured = train(second, ListReporter())
+    resumed = by_step(measured)
     assert min(resumed) == 11  # the step after the checkpoint
     assert resumed == {step: undisturbed[step] for step in resumed}
+    (before,) = (m.metrics[TRAIN_SECONDS] for m in killed.measurements if m.step == 9)
+    assert measured[0].metrics[TRAIN_SECONDS] > before
 
 
 @pytest.mark.parametrize(

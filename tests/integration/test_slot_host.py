@@ -116,7 +116,8 @@ def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
     async def until(host: SlotHost, step: int) -> None:
         while (await host.next_event(trial.trial_id)).get(MEASUREMENT, {}).get("step") != step:
             pass
-        await asyncio.sleep(1.0)  # time to run ahead
+        while host._running and not any("record" in str(t.get_coro()) for t in asyncio.all_tasks()):
+            await asyncio.sleep(0.01)  # until it waits, or has run to its end
 
     async def run() -> None:
         host = SlotHost()

@@ -11,7 +11,7 @@ from builders import GAIN, LOSS, measurement, sweep_config, trial
 from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
-from trainables.results.confirmation import unconfirmed, winners
+from trainables.config import TrialConfig
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import TrialRecord, TrialStatus
@@ -32,26 +32,36 @@ def test_one_run_has_no_interval() -> None:
     assert half_width([0.5]) is None
 
 
+# Of eight trials two mark the ends of the front, and all others but 2 and 5 are far from it.
+BY_NUMBER = {0: (1.0, 1.0), 1: (0.01, 0.01), 2: (0.9, 0.1), 5: (0.8, 0.2)}
+WINNERS = [2, 5]
+
+
+def two_stand_out(trial: TrialConfig) -> tuple[TrialStatus, dict[str, float]]:
+    gain, loss = BY_NUMBER.get(trial.number, (0.1, 0.9))
+    status = TrialStatus.DIVERGED if trial.number == 9 else TrialStatus.COMPLETE
+    return status, {GAIN: gain, LOSS: loss}
+
+
 def test_runs_that_confirm_are_no_trials_of_the_search(tmp_path: Path) -> None:
     config = sweep(trials=8, confirm={"top_k": 2, "seeds": 3})
-    records = run(searcher_of(config))
+    records = run(searcher_of(config), two_stand_out)
     search = [record for record in records if record.confirms is None]
     assert pareto_front(config, records) == pareto_front(config, search)
     best = recommend(config, records)
     assert best is not None
-    assert winners(config, records, 2)[0].number == best.trial.number
+    assert best.trial.number == WINNERS[0]
+    assert [record.confirms for record in records[8:]] == [n for n in WINNERS for _ in range(3)]
 
     write_confirmed_csv(tmp_path / "confirmed.csv", records)
     with (tmp_path / "confirmed.csv").open(newline="") as stream:
         rows = {(int(row["number"]), row["metric"]): row for row in csv.DictReader(stream)}
-    assert {number for number, _ in rows} == {w.number for w in winners(config, records, 2)}
+    assert {number for number, _ in rows} == set(WINNERS)
     for (number, metric), row in rows.items():
         repeats = [record for record in records if record.confirms == number]
         complete = [r.metric(metric) for r in repeats if r.status is TrialStatus.COMPLETE]
         assert int(row["runs"]) == len(complete)
-        assert float(row["mean"]) == pytest.approx(
-            math.fsum(filter(None, complete)) / len(complete)
-        )
+        assert float(row["mean"]) == pytest.approx(math.fsum(complete) / len(complete))
         assert int(row["diverged"]) == sum(r.status is TrialStatus.DIVERGED for r in repeats)
     assert [path.name for path in tmp_path.iterdir()] == ["confirmed.csv"]
 

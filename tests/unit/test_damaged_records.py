@@ -140,16 +140,3 @@ def test_what_a_crash_left_beside_a_record_is_not_read(tmp_path: Path, torn: byt
     assert found.histories() == {0: [], 1: []}
     found.write_trial(running(1))
     assert [record.number for record in found.trials()] == [0, 1]
-
-
-@settings(max_examples=20)
-@given(st.data())
-def test_a_write_that_is_torn_at_any_byte_leaves_the_record_before_it(data: st.DataObject) -> None:
-    with TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder))
-        ledger.write_trial(running(0))
-        new = trial(0).model_dump_json(indent=2).encode()
-        cut = data.draw(st.integers(0, len(new)))
-        # What SIGKILL leaves before the rename.
-        (ledger.folder.trial(0) / ".trial.json.1-0").write_bytes(new[:cut])
-        assert Ledger(Path(folder)).trials() == [running(0)]

@@ -607,3 +607,28 @@ def test_a_long_sample_is_shown_where_context_and_answer_meet_and_end(
     assert shown.learned.split()[0] == "2"
     assert shown.learned.endswith(tokenizer.eos_token)
     assert {len(shown.context), len(shown.learned)} == {305}
+
+
+def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    rows = [{"prompt": f"{n} =", "completion": f" {n}"} for n in range(9)]
+    hub = {
+        ("org/set", "fr", "train"): rows[:4],
+        ("org/set", "fr", "test"): rows[4:7],
+        ("org/set", None, "train"): rows[7:],
+    }
+
+    def load(name: str, subset: str | None, split: str) -> datasets.Dataset:
+        return datasets.Dataset.from_list(hub[name, subset, split])
+
+    monkeypatch.setattr(datasets, "load_dataset", load)
+    of_subset = {"subset": "fr", "validation_path": "org/set"}
+    assert load_rows(config("org/set", **of_subset)) == rows[:4]
+    assert load_rows(config("org/set", **of_subset, limit=3)) == rows[:3]
+    assert load_rows(config("org/set", **of_subset, split="test")) == rows[4:7]
+    held_out = config("org/set", **of_subset, validation_split="test")
+    assert load_rows(held_out) == rows[:4]
+    assert load_rows(held_out, "validation_path") == rows[4:7]
+    assert load_rows(config("org/set", **of_subset), "validation_path") == rows[:4]
+    assert load_rows(config("org/set")) == rows[7:]

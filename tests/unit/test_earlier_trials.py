@@ -260,6 +260,14 @@ def test_a_trial_of_another_length_does_not_fit(tmp_path: Path) -> None:
     assert "was trained with steps 50, not 80" in left_out[0]
 
 
+def test_trials_of_another_seed_warm_start(tmp_path: Path) -> None:
+    records = finished(sweep(trials=5))
+    earlier = written(tmp_path / "earlier", sweep(trials=5), records)
+    found, left_out = import_trials(sweep(seed=3, warm_start=[str(earlier)]))
+    complete = [record for record in records if record.status is TrialStatus.COMPLETE]
+    assert ([record.params for record in found], left_out) == ([r.params for r in complete], [])
+
+
 def test_complete_trials_without_an_objective_do_not_warm_start(tmp_path: Path) -> None:
     def half(trial: Any) -> Any:
         return TrialStatus.COMPLETE, {GAIN: 0.5}

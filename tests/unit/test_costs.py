@@ -1,0 +1,99 @@
+"""What a trial has cost: its clock runs on over attempts, and stands still for other trials."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from builders import trial_config
+
+from trainables.config import TrainConfig
+from trainables.inputs.data import TokenizedData
+from trainables.metric_keys import (
+    EVAL_SECONDS,
+    GPU_HOURS,
+    TOKENS_PER_SECOND,
+    TRAIN_SECONDS,
+    TRAINABLE_PARAMETERS,
+)
+from trainables.training import measuring
+from trainables.training.measuring import Measuring
+from trainables.training.reporter import ListReporter
+
+
+class Clock:
+    """Stands still unless it is set."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    time = perf_counter
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(measuring, "time", clock)
+    # No model is evaluated here.
+    monkeypatch.setattr(measuring.Base, "load", lambda folder: None)
+    monkeypatch.setattr(measuring, "shared_evaluator", lambda model, suite: None)
+    return clock
+
+
+def started() -> Measuring:
+    """A training on two workers of four GPUs each."""
+    train = TrainConfig(steps=10, report_every=10, log_every=1)
+    config = trial_config(method="full", workers=2, gpus_per_worker=4, train=train)
+    data = TokenizedData(train=[None] * 80, validation=[], skipped=0, prompts=[])  # type: ignore[list-item]
+    made = Measuring(config, ListReporter(), None, data, total_steps=10)
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad = False
+    trainer: Any = SimpleNamespace(model=model)
+    made.start(trainer)
+    return made
+
+
+def costs(measuring: Measuring, step: int, tokens: int) -> dict[str, float]:
+    state: Any = SimpleNamespace(global_step=step, num_input_tokens_seen=tokens)
+    nothing: Any = None
+    measuring.on_log(nothing, state, nothing, {"loss": 1.0, "learning_rate": 1e-3})
+    assert measuring.last is not None
+    return measuring.last.metrics
+
+
+def test_costs_are_of_all_gpus_and_speed_is_of_a_worker(clock: Clock) -> None:
+    clock.now = 1000.0
+    measuring = started()
+    clock.now += 60
+    measuring.charge_evaluation(20.0)
+    measured = costs(measuring, step=1, tokens=6000)
+    assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (40.0, 20.0)
+    assert measured[TOKENS_PER_SECOND] == 6000 / 40 / 2
+    assert measured[GPU_HOURS] == pytest.approx(60 / 3600 * 8)
+    assert measured[TRAINABLE_PARAMETERS] == 6
+
+
+def test_time_that_a_device_spent_on_others_does_not_count(clock: Clock) -> None:
+    measuring = started()
+    clock.now += 60
+    measuring.exclude(15.0)
+    assert costs(measuring, step=1, tokens=6000)[TRAIN_SECONDS] == 45.0
+
+
+def test_a_resumed_training_goes_on_counting(clock: Clock) -> None:
+    first = started()
+    clock.now += 60
+    first.charge_evaluation(20.0)
+    carried = first.carry()
+    clock.now = 5000.0  # it was long in coming
+    second = started()
+    second.restore(carried)
+    clock.now += 30
+    measured = costs(second, step=2, tokens=7000)
+    assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (70.0, 20.0)
+    assert measured[TOKENS_PER_SECOND] == 7000 / 70 / 2
+    assert measured[GPU_HOURS] == pytest.approx(90 / 3600 * 8)
