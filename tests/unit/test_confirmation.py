@@ -12,6 +12,7 @@ from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
 from trainables.config import TrialConfig
+from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import TrialRecord, TrialStatus
