@@ -57,6 +57,8 @@ _AXES = (
     _Axis("dropout", lambda r: r.config.lora.dropout if r.config.lora else None, "{:g}".format),
     _Axis("samples<br>a step", lambda r: r.config.train.batch_size, "{:g}".format, True),
     _Axis("epochs", lambda r: r.epochs, "{:g}".format, True),
+    _Axis("warm-up", lambda r: r.config.train.warmup, "{:g}".format),
+    _Axis("weight<br>decay", lambda r: r.config.train.weight_decay, "{:g}".format),
     _Axis(SHORT_NAMES[IN_DOMAIN_ACC], _metric(IN_DOMAIN_ACC), "{:.2f}".format),
     _Axis(SHORT_NAMES[OOD_ACC], _metric(OOD_ACC), "{:.2f}".format),
     _Axis(SHORT_NAMES[FORGETTING_MEAN], _metric(FORGETTING_MEAN), "{:+.2f}".format),

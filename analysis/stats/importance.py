@@ -68,6 +68,8 @@ def _settings(config: TrialConfig) -> Settings:
         "learning_rate": config.learning_rate,
         "batch_size": config.train.batch_size,
         "epochs": config.train.epochs,
+        "warmup": config.train.warmup,
+        "weight_decay": config.train.weight_decay,
     }
     if lora := config.lora:
         modules = lora.target_modules

@@ -34,6 +34,8 @@ _SETTINGS = {
     "batch_size": f"{_TRAIN}/batch_size",
     "epochs": f"{_TRAIN}/epochs",
     "steps": f"{_TRAIN}/steps",
+    "warmup": f"{_TRAIN}/warmup",
+    "weight_decay": f"{_TRAIN}/weight_decay",
     "seed": "seed",
     "attempt": "trial/attempt",
 }

@@ -300,6 +300,8 @@ def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None
     }
     override = f"deepspeed.config={json.dumps(own)}"
     assert run(sweep, "--dry-run", "--set", override) == command_line.OK
+    searched = ("--set", "search.full.weight_decay=[0, 0.1]")
+    assert run(sweep, "--dry-run", "--set", override, *searched) == command_line.BAD_INPUT
 
 
 @pytest.mark.parametrize(

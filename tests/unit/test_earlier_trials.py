@@ -54,6 +54,7 @@ def refused(config: SweepConfig, records: list[TrialRecord]) -> list[str]:
 def test_every_point_comes_back_under_its_own_parameters(ratios: list[float]) -> None:
     modules = ["all-linear", ["q_proj", "v_proj"]]
     lora = PLAIN["lora"] | {"alpha_ratio": ratios, "target_modules": modules, "dropout": [0, 0.1]}
+    lora |= {"warmup": [0, 0.1], "weight_decay": [0, 0.01]}
     config = sweep("random", trials=40, search=PLAIN | {"lora": lora})
     for record in finished(config):
         assert params_of(config.search, config.train, record.config) == record.params

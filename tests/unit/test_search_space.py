@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from pydantic import ValidationError
 
 from trainables.config import TrainConfig
 from tune.config.search_config import SearchConfig
@@ -157,6 +158,17 @@ def test_a_searched_batch_size_or_length_replaces_that_of_the_training() -> None
     made = train_config(space, train, {"lora/batch_size": 32, "lora/epochs": 2.0})
     assert (made.batch_size, made.epochs, made.steps, made.warmup) == (32, 2.0, None, 0.2)
     assert train_config(lora(), train, {}) == train
+
+
+def test_so_do_a_searched_warm_up_and_weight_decay() -> None:
+    space = lora(warmup=[0, 0.1], weight_decay=[0, 0.01])
+    train = TrainConfig(warmup=0.2, weight_decay=0.3)
+    made = {train_config(space, train, params) for params in points(space)}
+    found = {(config.warmup, config.weight_decay) for config in made}
+    assert found == {(0, 0), (0, 0.01), (0.1, 0), (0.1, 0.01)}
+    for wrong in ({"warmup": 1}, {"weight_decay": -0.1}):
+        with pytest.raises(ValidationError):
+            lora(**wrong)
 
 
 one_or_more = st.integers(1, 3)

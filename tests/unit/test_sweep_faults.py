@@ -148,7 +148,7 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "search.lora",
         "must be a section with keys of its own, got 5",
         "known: alpha, alpha_ratio, batch_size, dora, dropout, epochs, learning_rate, rank, rslora,"
-        " target_modules",
+        " target_modules, warmup, weight_decay",
     ),
     "empty section": (
         {"train": None},

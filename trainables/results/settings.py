@@ -31,6 +31,8 @@ SETTINGS: dict[str, Callable[[TrialRecord], object]] = {
     "micro_batch_size": lambda r: r.config.train.micro_batch_size,
     "epochs": lambda r: r.epochs,
     "steps": lambda r: r.config.train.steps,
+    "warmup": lambda r: r.config.train.warmup,
+    "weight_decay": lambda r: r.config.train.weight_decay,
     "status": lambda r: r.status.value,
     "reason": lambda r: r.reason,
     "attempt": lambda r: r.attempt,

@@ -132,7 +132,8 @@ def _of_trainer(config: SweepConfig) -> dict[str, tuple[tuple[Any, ...], str]]:
     None of a micro-batch, since a trial that runs out of memory makes it smaller.
     """
     train, is_16_bit = config.train, config.model.dtype == "bfloat16"
-    searched = config.search.full and config.search.full.batch_size
+    full = config.search.full
+    searched = full and full.batch_size
     parts: tuple[tuple[Any, ...], str] = ((), "leave micro-batches to train.micro_batch_size")
     alike = "have the optimizer that LoRA trials have"
     return {
@@ -145,7 +146,7 @@ def _of_trainer(config: SweepConfig) -> dict[str, tuple[tuple[Any, ...], str]]:
         "gradient_accumulation_steps": parts,
         "gradient_clipping": ((train.max_grad_norm,), "leave clipping to train.max_grad_norm"),
         "optimizer.params.weight_decay": (
-            (train.weight_decay,),
+            () if full and full.weight_decay else (train.weight_decay,),
             "leave weight decay to train.weight_decay",
         ),
         "optimizer.params.betas": (([0.9, 0.999],), alike),

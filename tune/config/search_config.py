@@ -59,6 +59,7 @@ def _range_or_list(value: Any) -> str:
 _Rate = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
+_Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Modules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_choice)]
 _NotEmpty = Field(min_length=1)
 _Distinct = AfterValidator(_distinct)
@@ -66,6 +67,7 @@ _OneOrMore = BeforeValidator(_values)
 Rates = Annotated[tuple[_Rate, ...], _NotEmpty, _Distinct, _OneOrMore]
 Counts = Annotated[tuple[_Count, ...], _NotEmpty, _Distinct, _OneOrMore]
 Shares = Annotated[tuple[_Share, ...], _NotEmpty, _Distinct, _OneOrMore]
+Decays = Annotated[tuple[_Decay, ...], _NotEmpty, _Distinct, _OneOrMore]
 Flags = Annotated[tuple[bool, ...], _NotEmpty, _Distinct, _OneOrMore]
 ModuleChoices = Annotated[tuple[_Modules, ...], _NotEmpty, _Distinct, _OneOrMore]
 # The tags keep pydantic from trying both members and reporting errors for each.
@@ -80,12 +82,14 @@ class MethodSpace(Frozen):
 
     Attributes:
         learning_rate: `{low, high}` on a log scale, or a list of values.
-        batch_size, epochs: replace those of `train`.
+        batch_size, epochs, warmup, weight_decay: replace those of `train`.
     """
 
     learning_rate: LearningRates
     batch_size: Counts | None = None
     epochs: Rates | None = None
+    warmup: Shares | None = None
+    weight_decay: Decays | None = None
 
 
 class LoraSpace(MethodSpace):

@@ -26,7 +26,8 @@ Params = dict[str, Param]
 Choose = Callable[[str, BaseDistribution], Any]
 
 _METHOD = "method"
-_SHARED_AXES = ("learning_rate", "batch_size", "epochs")
+_OF_TRAINING = ("batch_size", "epochs", "warmup", "weight_decay")
+_SHARED_AXES = ("learning_rate", *_OF_TRAINING)
 _LORA_AXES = ("rank", "alpha", "alpha_ratio", "target_modules", "dropout", "rslora", "dora")
 _MODULES_SEPARATOR = "+"
 
@@ -159,7 +160,7 @@ def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> Tr
     space = search.space(method)
     update = {
         axis: _value(space, method, axis, params)
-        for axis in ("batch_size", "epochs")
+        for axis in _OF_TRAINING
         if getattr(space, axis) is not None
     }
     if "epochs" in update:
