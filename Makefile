@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: run test lint unit integration e2e cluster clean
+.PHONY: run test lint unit integration e2e cluster slow clean
 
 run: $(INSTALLED)
 	$(BIN)/python tune/run.py $(SWEEP)
@@ -39,6 +39,10 @@ e2e: $(INSTALLED)
 # Three hosts out of network namespaces; says why where this machine cannot play them.
 cluster: $(INSTALLED)
 	$(BIN)/pytest tests/cluster -m cluster
+
+# Outside `make test`: minutes each.
+slow: $(INSTALLED)
+	$(BIN)/pytest tests/integration -m "slow and not gpu"
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
