@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from command import PROJECT, run_command, wait_for
+from measured import by_step
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import ItemScore, TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 # Random search does not learn, so what is suggested does not depend on who ends first.
 ARGUMENTS = (
     "quickstart", "--num-trials", "4",
@@ -35,9 +35,13 @@ def run_and_kill(output_dir: Path, measurements: int) -> None:
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
     ledger = Ledger(output_dir / "quickstart")
-    wait_for(lambda: sum(len(ledger.measurements(n)) for n in range(4)) >= measurements, process)
-    process.kill()
-    process.wait()
+    try:
+        wait_for(
+            lambda: sum(len(ledger.measurements(n)) for n in range(4)) >= measurements, process
+        )
+    finally:
+        process.kill()
+        process.wait()
 
 
 def results(ledger: Ledger) -> dict[int, tuple[object, object, object]]:
@@ -46,10 +50,7 @@ def results(ledger: Ledger) -> dict[int, tuple[object, object, object]]:
         record.number: (
             record.params,
             record.status,
-            {
-                m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
-                for m in ledger.measurements(record.number)
-            },
+            by_step(ledger.measurements(record.number)),
         )
         for record in ledger.trials()
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import psutil
+from measured import by_step
 
 from tune.listeners import SweepListener
 
@@ -19,7 +20,6 @@ ONE_TRIAL = (
     "train.steps=16",
     "train.report_every=4",
 )
-OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 
 
 def kill_trial_processes() -> int:
@@ -76,7 +76,4 @@ class HostKiller(SweepListener):
 
 
 def history(ledger: Ledger) -> dict[int, dict[str, float]]:
-    return {
-        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(OF_THE_PROCESS)}
-        for m in ledger.measurements(0)
-    }
+    return by_step(ledger.measurements(0))

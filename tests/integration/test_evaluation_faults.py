@@ -10,6 +10,7 @@ import peft
 import pytest
 import torch
 from chosen_scores import OBJECTIVE, scores
+from measured import by_step
 from safetensors.torch import load_file
 
 from trainables.errors import EvaluationFailed
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 TRAIN = {"steps": 9, "micro_batch_size": 4, "report_every": 3, "log_every": 1}
 KINDS: dict[str, dict[str, Any]] = {
     "lora": {"method": "lora", "lora": {"dropout": 0.2}},
@@ -43,13 +43,6 @@ def train(config: TrialConfig, reporter: ListReporter | None = None) -> list[Mea
 
 def result_of(config: TrialConfig, reporter: ListReporter) -> TrialResult:
     return (train_lora if config.method == "lora" else train_full_sft)(config, reporter)
-
-
-def by_step(measurements: list[Measurement]) -> dict[int, dict[str, float]]:
-    return {
-        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
-        for m in measurements
-    }
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from measured import by_step
 from small_disk import fill, small_disk
 
 from trainables.files.disk import is_disk_full
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 TRAIN = {"steps": 9, "report_every": 3, "log_every": 1}
 
 
@@ -44,13 +44,6 @@ class Filling(ListReporter):
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", "64m") as folder:
         yield folder
-
-
-def by_step(reporter: ListReporter) -> dict[int, dict[str, float]]:
-    return {
-        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
-        for m in reporter.measurements
-    }
 
 
 @pytest.mark.parametrize(
@@ -83,6 +76,6 @@ def test_trial_fails_and_goes_on_once_there_is_room(
     )
     resumed = ListReporter()
     result = train_lora(second, resumed)
-    expected = by_step(undisturbed)
-    assert by_step(resumed) == {s: expected[s] for s in range(goes_on_at, 10)}
+    expected = by_step(undisturbed.measurements)
+    assert by_step(resumed.measurements) == {s: expected[s] for s in range(goes_on_at, 10)}
     assert Path(result.weights_dir or "", "adapter_model.safetensors").exists()

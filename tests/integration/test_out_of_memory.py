@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from measured import by_step
 from transformers import LlamaModel
 
 from trainables.config import TrainConfig
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.integration
 
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 MICRO, EVAL = "memory/micro_batch_size", "memory/eval_batch_size"
 TRAIN = {"steps": 8, "report_every": 3, "log_every": 1, "warmup": 0.25, "schedule": "cosine"}
 KINDS: dict[str, dict[str, Any]] = {
@@ -82,15 +82,6 @@ def train(config: TrialConfig) -> list[Measurement]:
     function = train_lora if config.method == "lora" else train_full_sft
     train_within_memory(lambda smaller: function(smaller, reporter), config)
     return reporter.measurements
-
-
-def values(measurement: Measurement) -> dict[str, float]:
-    return {k: v for k, v in measurement.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
-
-
-def by_step(measurements: list[Measurement]) -> dict[int, dict[str, float]]:
-    """As the ledger reads them: a step that was gone over again counts as it was at last."""
-    return {m.step: values(m) for m in measurements}
 
 
 def assert_equal(mine: list[Measurement], expected: list[Measurement]) -> None:

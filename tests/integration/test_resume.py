@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from chosen_scores import OBJECTIVE, scores
+from measured import by_step
 from safetensors.torch import load_file
 
 from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS, TRAIN_SECONDS
@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
-# Clocks and memory are of the process, not of the training.
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 _KILLED_AT = 11
 _ZERO_1_WITH_FP32_GRADIENTS = {
     "train_micro_batch_size_per_gpu": "auto",
@@ -91,13 +89,6 @@ class DyingReporter(ListReporter):
 def train(config: TrialConfig, reporter: ListReporter) -> list[Measurement]:
     (train_lora if config.method == "lora" else train_full_sft)(config, reporter)
     return reporter.measurements
-
-
-def by_step(measurements: list[Measurement]) -> dict[int, dict[str, float]]:
-    return {
-        m.step: {k: v for k, v in m.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
-        for m in measurements
-    }
 
 
 def interrupted(
@@ -231,20 +222,6 @@ def test_workers_that_see_other_checkpoints_resume_from_the_same_one(
         trial = killed_trial.model_copy(update={"workers": 2, **where})
         first_steps.append(Checkpoints(trial, ListReporter(), None, 12).first_step)
     assert first_steps == [5, 5]
-
-
-def test_the_best_weights_stay_those_of_an_earlier_attempt(
-    make_trial: Callable[..., TrialConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else a worse evaluation would replace them."""
-    scores(monkeypatch, {5: 0.9, 10: 0.8, 12: 0.7})
-    first = make_trial(train=TRAIN, objective=OBJECTIVE)
-    with pytest.raises(Killed):
-        train(first, DyingReporter())
-    earlier = (first.output_dir,)
-    second = make_trial(train=TRAIN, objective=OBJECTIVE, earlier_attempts=earlier)
-    best = train_lora(second, ListReporter()).best_weights_dir
-    assert best == f"{first.output_dir}/best"
 
 
 def test_checkpoint_holds_no_pickle(killed: tuple[Path, list[Path]]) -> None:

@@ -17,7 +17,6 @@ from trainables.files.storage import open_storage
 from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
 from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost, _Guest
-from trainables.slots.probe import probe
 from trainables.training.checkpoint_files import checkpoint_dir, evaluated
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
@@ -116,7 +115,9 @@ def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
     async def until(host: SlotHost, step: int) -> None:
         while (await host.next_event(trial.trial_id)).get(MEASUREMENT, {}).get("step") != step:
             pass
-        while host._running and not any("record" in str(t.get_coro()) for t in asyncio.all_tasks()):
+        while host._running and not any(
+            "_Guest.record" in str(t.get_coro()) for t in asyncio.all_tasks()
+        ):
             await asyncio.sleep(0.01)  # until it waits, or has run to its end
 
     async def run() -> None:
@@ -238,41 +239,6 @@ def test_a_probe_neither_sees_nor_touches_a_trial_of_its_number(make_trial: Make
     assert [speed.slots for speed in speeds] == [1, 2]
     after = {file: file.stat().st_mtime_ns for file in Path(first.output_dir).rglob("*")}
     assert after == before
-
-
-class Device:
-    """A GPU of 15 bytes of which each slot takes 10, after an evaluation that took 100."""
-
-    def __init__(self) -> None:
-        self.slots: list[None] = []
-        self.peak = 100
-
-    def join(self, *of_it: object) -> None:
-        self.slots.append(None)
-
-    def time_pass(self, count: int, longest: bool = False) -> float:
-        self.peak = max(self.peak, 10 * len(self.slots))
-        return 1.0
-
-    def clear(self) -> None:
-        self.slots.clear()
-
-    def reset(self) -> None:
-        self.peak = 0
-
-
-def test_a_probe_counts_only_the_memory_of_its_own_passes(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Else all numbers of slots seem to take what the evaluation took, and none too much."""
-    device = Device()
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", device.reset)
-    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda: device.peak)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (15, 15))
-    engine: Any = device
-    speeds = probe(engine, make_trial(), 8, 1000, 0.0)
-    assert [(speed.slots, speed.peak_bytes) for speed in speeds] == [(1, 10), (2, 20)]
 
 
 def test_a_probe_where_not_even_one_slot_fits_finds_nothing(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
+from measured import OF_THE_PROCESS
 from safetensors.torch import load_file
 
 from trainables.errors import Diverged
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 # The contract: losses and metrics equal within 1e-4 in fp32. Adam divides by the root of the second
 # moment, which blows up rounding where gradients are next to nothing; their norm shows it first.
 TOLERANCE = 1e-4
@@ -99,7 +99,7 @@ def assert_equal(slot: list[Measurement], reference: list[Measurement]) -> None:
         # The memory of a process that many trials share is no trial's.
         assert set(ours.metrics) ^ set(theirs.metrics) <= {MAX_RESERVED}
         for key, value in theirs.metrics.items():
-            if not key.startswith(_OF_THE_PROCESS):
+            if not key.startswith(OF_THE_PROCESS):
                 relative = TOLERANCE_OF_GRAD_NORM if key == GRAD_NORM else 0
                 expected = pytest.approx(value, rel=relative, abs=TOLERANCE)
                 assert ours.metrics[key] == expected, f"{key} at step {ours.step}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from measured import of_the_training
 
 from trainables.evaluation.evaluator import Evaluator, _evaluator
 from trainables.results.items import items_file, read_items
@@ -31,7 +32,6 @@ TRIALS: list[dict[str, Any]] = [
     {"lora": {"rank": 4}, "learning_rate": 1e-4, "seed": 1},
     {"lora": {"rank": 8}, "learning_rate": 1e30},
 ]
-_OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def shared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def finals(reporter: ListReporter) -> dict[str, float]:
     (*_, last) = reporter.measurements
-    return {k: v for k, v in last.metrics.items() if not k.startswith(_OF_THE_PROCESS)}
+    return of_the_training(last.metrics)
 
 
 def test_they_score_what_each_scores_alone(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 import psutil
 import pytest
 import ray
-from killed_trials import OF_THE_PROCESS, HostKiller, host_processes
+from killed_trials import HostKiller, host_processes
+from measured import OF_THE_PROCESS
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus

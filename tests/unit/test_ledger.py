@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import pytest
 from builders import measurement, running, trial
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from trainables.errors import Fault, UserError
 from trainables.files import storage as storage_module
@@ -18,7 +15,6 @@ from trainables.results.items import items_file
 from trainables.results.ledger import Ledger
 from trainables.results.records import (
     ItemScore,
-    Measurement,
     Provenance,
     SweepRecord,
     TrialStatus,
@@ -210,32 +206,6 @@ def test_a_later_attempt_replaces_an_earlier_one_from_its_first_step_on(
     ledger.append(0, measurement(resumed, attempt=2))
     earlier = [measurement(step) for step in (5, 10, 15, 20) if step < resumed]
     assert ledger.measurements(0) == [*earlier, measurement(resumed, attempt=2)]
-
-
-@settings(max_examples=50)  # each writes to the disk for good
-@given(
-    st.lists(st.dictionaries(st.text(min_size=1), st.floats(-1e9, 1e9)), min_size=1, max_size=4),
-    st.data(),
-)
-def test_cutting_the_last_record_anywhere_loses_no_earlier_one(
-    written: list[dict[str, float]], data: st.DataObject
-) -> None:
-    with TemporaryDirectory() as folder:
-        ledger = Ledger(Path(folder))
-        wanted = [
-            Measurement(step=step, metrics=metrics, time=1.0)
-            for step, metrics in enumerate(written)
-        ]
-        for measurement in wanted:
-            ledger.append(0, measurement)
-        file = ledger.folder.metrics(0)
-        content = file.read_bytes()
-        start = content.rstrip(b"\n").rfind(b"\n") + 1
-        cut = data.draw(st.integers(start, len(content)))
-        file.write_bytes(content[:cut])
-        found = ledger.measurements(0)
-    complete = cut >= len(content) - 1
-    assert found == (wanted if complete else wanted[:-1])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

@@ -115,12 +115,6 @@ def test_the_front_is_optunas(objectives):
         assert numbers(pareto_front(config, records)) == expected
 
 
-def test_a_strict_bound_excludes_its_own_value():
-    records = [trial(0, {GAIN: 0.5, LOSS: 0.1})]
-    assert numbers(pareto_front(sweep_config(constraints=[f"{LOSS} <= 0.1"]), records)) == [0]
-    assert pareto_front(sweep_config(constraints=[f"{LOSS} < 0.1"]), records) == []
-
-
 def test_a_trial_without_an_objective_or_a_constrained_metric_is_not_on_the_front():
     records = [trial(0, {GAIN: 0.9}), trial(1, {GAIN: 0.5, LOSS: 0.1}), trial(2, None)]
     assert numbers(pareto_front(sweep_config(), records)) == [1]
