@@ -23,6 +23,8 @@ from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
 
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+
 DASHBOARD = str(Path(sys.executable).with_name("optuna-dashboard"))
 TIME_LIMIT = 60
 GAIN, LOSS = "in_domain/acc_mean", "forgetting/mean"

@@ -39,6 +39,8 @@ from tune.tracking import wandb_listener
 from tune.tracking.wandb_fields import trial_name
 from tune.tracking.wandb_listener import WandbListener
 
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+
 WANDB = str(Path(sys.executable).with_name("wandb"))
 FAKE_KEY = "f00d" * 10
 OFFLINE = WandbConfig(mode="offline", project="tests", tags=("a", "b"))

@@ -32,6 +32,8 @@ from trainables.results.records import (
 from tune.config.sweep_file import load_sweep
 from tune.tracking.wandb_views import have_views_made
 
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+
 PROJECT = Path(__file__).parents[2]
 KEY = "f00d" * 10
 SWEEP_ID = "quickstart-0a1b2c3d"
