@@ -264,7 +264,7 @@ def test_a_trial_of_another_length_does_not_fit(tmp_path: Path) -> None:
 def test_trials_of_another_seed_warm_start(tmp_path: Path) -> None:
     records = finished(sweep(trials=5))
     earlier = written(tmp_path / "earlier", sweep(trials=5), records)
-    found, left_out = import_trials(sweep(seed=3, warm_start=[str(earlier)]))
+    found, left_out = import_trials(sweep(seed=3, warm_start=[str(earlier)]), {})
     complete = [record for record in records if record.status is TrialStatus.COMPLETE]
     assert ([record.params for record in found], left_out) == ([r.params for r in complete], [])
 
