@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import peft
 import pytest
-from analysis.model_card import _loading
 from transformers import AutoTokenizer
 
-from analysis.export import _write_weights, merge_adapter
+from analysis.export.model_card import _loading
+from analysis.export.weights import _write_weights, merge_adapter
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base

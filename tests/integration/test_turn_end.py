@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
-from analysis.model_card import _loading
 from lm_eval.api.instance import Instance
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, LlamaForCausalLM, set_seed
 
-from analysis.export import _write_weights, merge_adapter
+from analysis.export.model_card import _loading
+from analysis.export.weights import _write_weights, merge_adapter
 from trainables.config import DataConfig, LoraConfig, ModelConfig
 from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
