@@ -13,7 +13,8 @@ from analysis.export.weights import _write_weights, merge_adapter
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
-from trainables.inputs.data import prompt_text
+from trainables.inputs.chat_template import prompt_text
+from trainables.inputs.chats import Example
 from trainables.inputs.model import load_model, load_tokenizer
 from trainables.training.lora import peft_config
 
@@ -43,7 +44,9 @@ def own(sweep_config: SweepConfig, tmp_path: Path) -> Callable[..., ModelConfig]
 
 def test_it_writes_the_chats(own: Callable[..., ModelConfig], load: Callable[..., Any]) -> None:
     tokenizer, data = load_tokenizer(own()), load(*CHATS).data
-    assert prompt_text(tokenizer, data, "max 4 7") == "user : max 4 7 <eos>assistant : "
+    assert (
+        prompt_text(tokenizer, data, Example("max 4 7", "7")) == "user : max 4 7 <eos>assistant : "
+    )
 
 
 def test_one_that_is_not_there_is_named(sweep_config: SweepConfig, tmp_path: Path) -> None:
