@@ -197,7 +197,7 @@ def _tasks(record: TrialRecord, base: BaseRecord) -> str:
 
 def _training(record: TrialRecord, base: BaseRecord) -> str:
     config = record.config
-    train, lora = config.train, config.lora
+    train, lora, replay = config.train, config.lora, config.data.replay
     steps = record.last.step if record.last else None
     trained = record.metric(metric_keys.TRAINABLE_PARAMETERS)
     facts: list[tuple[str, object]] = [
@@ -205,6 +205,7 @@ def _training(record: TrialRecord, base: BaseRecord) -> str:
         ("revision", config.model.revision),
         ("parameters of the base", base.parameters),
         ("data", f"`{config.data.path}`"),
+        ("replay", f"{replay.share:g} of the samples, from `{replay.path}`" if replay else None),
         ("training samples", base.train_samples),
         ("method", config.method),
     ]

@@ -632,3 +632,45 @@ def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.Mon
     assert load_rows(held_out, "validation_path") == rows[4:7]
     assert load_rows(config("org/set", **of_subset), "validation_path") == rows[:4]
     assert load_rows(config("org/set")) == rows[7:]
+
+
+def test_data_to_replay_make_up_their_share_of_the_samples(tmp_path: Path) -> None:
+    own = jsonl(tmp_path, [{"prompt": "q", "completion": letter} for letter in "abcdefghij"])
+    general = jsonl(tmp_path, [{"words": str(n)} for n in range(9)], "general.jsonl")
+
+    def learned(share: float, seed: int = 0, **fields: Any) -> list[str]:
+        made = {"prompt": "w", "completion": "{{ words }}"}
+        replay = {"path": str(general), "share": share, **made, **fields}
+        data = config(own, validation_fraction=0.2, replay=replay)
+        tokenized = tokenize(data, Characters(), seed)
+        assert len(tokenized.validation) == 2
+        assert {sample["input_ids"][1] for sample in tokenized.validation} == {ord("q")}
+        assert tokenized.prompts == ["q", "q"]
+        assert tokenized.replayed == len(tokenized.train) - 8
+        return [chr(sample["input_ids"][-2]) for sample in tokenized.train]
+
+    some = learned(0.2)
+    assert set(some[:8]) <= set("abcdefghij")
+    assert len(set(some[8:])) == len(some[8:]) == 2  # of ten
+    assert set(some[8:]) <= set("012345678")
+    assert learned(0.2) == some
+    assert {tuple(learned(0.2, seed)[8:]) for seed in range(5)} != {tuple(some[8:])}
+    assert sorted(learned(0.5, limit=4)[8:]) == sorted("0123" * 2)  # too few are repeated
+    assert len(learned(0.001)) == 9
+
+
+@pytest.mark.parametrize(
+    ("replay", "field"),
+    [
+        ({"path": "nowhere.jsonl"}, "data.replay.path"),
+        ({"prompt": "{{ absent }}"}, "data.replay.prompt"),
+        ({"text": "completion"}, "data.replay"),
+    ],
+)
+def test_faults_of_data_to_replay_name_their_own_fields(
+    replay: dict[str, Any], field: str, tmp_path: Path
+) -> None:
+    rows = [{"prompt": "q", "completion": ["a"] if field == "data.replay" else "a" * 90}]
+    other = jsonl(tmp_path, rows, "other.jsonl")
+    data = config(jsonl(tmp_path, ROWS[:1] * 2), replay={"path": str(other), "share": 0.5} | replay)
+    assert faults(tokenize, data, Characters(), 0)[0].field.startswith(field)

@@ -109,6 +109,18 @@ def test_of_chats_all_answers_that_are_learned_are_counted(
         assert f"estimate: {samples} samples, about" in capsys.readouterr().out
 
 
+def test_samples_to_replay_are_counted_and_their_faults_told(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    general = sweep.with_name("general.jsonl")
+    general.write_text(json.dumps({"prompt": "q", "completion": "a"}))
+    replay = ("--dry-run", "--set", f"data.replay={{path: {general}, share: 0.2}}")
+    assert run(sweep, *replay) == command_line.OK
+    assert "estimate: 50 samples, about" in capsys.readouterr().out
+    assert run(sweep, *replay, "--set", "data.replay.text=none") == command_line.BAD_INPUT
+    assert capsys.readouterr().err.startswith("error: data.replay.text: ")
+
+
 @pytest.mark.parametrize(
     ("override", "trials", "samples"),
     [

@@ -29,7 +29,14 @@ TASK_FILES = {
 
 @pytest.fixture
 def config(tmp_path: Path) -> SweepConfig:
-    for name in ("model/config.json", "general.txt", "test.jsonl", "rows.jsonl", "chat.jinja"):
+    for name in (
+        "model/config.json",
+        "general.txt",
+        "test.jsonl",
+        "rows.jsonl",
+        "chat.jinja",
+        "more.jsonl",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text("before")
     (tmp_path / "tasks").mkdir()
@@ -40,6 +47,7 @@ def config(tmp_path: Path) -> SweepConfig:
         edited(
             model__name="./model",
             model__chat_template="chat.jinja",
+            data__replay={"path": "more.jsonl", "share": 0.5},
             eval__task_dirs=["tasks", "package://tune/sweeps"],
             eval__general_text="general.txt",
             eval__ood=[{"task": "c", "data_files": {"test": "test.jsonl"}}],
@@ -62,6 +70,7 @@ def config(tmp_path: Path) -> SweepConfig:
         ("general.txt", "eval.general_text"),
         ("chat.jinja", "model.chat_template"),
         ("rows.jsonl", "data.path"),
+        ("more.jsonl", "data.replay.path"),
         ("test.jsonl", "eval.ood.c.data_files.test"),
     ],
 )
@@ -83,6 +92,7 @@ def test_what_running_a_task_leaves_in_its_folder_is_no_edit(
     recorded = digests(config)
     assert sorted(recorded) == [
         "data.path",
+        "data.replay.path",
         "eval.general_text",
         "eval.ood.c.data_files.test",
         "eval.task_dirs.0",

@@ -265,6 +265,7 @@ def test_paths_are_relative_to_the_sweep_file(
         model__name="base",
         data__path="../rows.jsonl",
         data__validation_path="held_out.parquet",
+        data__replay={"path": "more.jsonl", "share": 0.5},
         eval__task_dirs=["tasks", "package://tune/sweeps"],
         model__chat_template="chat.jinja",
         eval__general_text="general.txt",
@@ -277,6 +278,7 @@ def test_paths_are_relative_to_the_sweep_file(
     assert config.model.name == str(folder / "base")
     assert Path(config.data.path).resolve() == tmp_path / "rows.jsonl"
     assert config.data.validation_path == str(folder / "held_out.parquet")
+    assert config.data.replay.path == str(folder / "more.jsonl")
     assert config.eval.task_dirs == (str(folder / "tasks"), "package://tune/sweeps")
     assert config.model.chat_template == str(folder / "chat.jinja")
     assert config.eval.general_text == str(folder / "general.txt")

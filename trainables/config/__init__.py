@@ -2,7 +2,7 @@
 
 from trainables.config.evaluation import ROLES, EvalSuite, EvalTask, Role, Tasks
 from trainables.config.frozen import Frozen
-from trainables.config.inputs import DataConfig, ModelConfig, ModelShape
+from trainables.config.inputs import DataConfig, ModelConfig, ModelShape, Replay
 from trainables.config.training import DeepSpeedConfig, LoraConfig, TrainConfig
 from trainables.config.trial import Method, Objective, TrialConfig
 
@@ -18,6 +18,7 @@ __all__ = [
     "ModelConfig",
     "ModelShape",
     "Objective",
+    "Replay",
     "Role",
     "Tasks",
     "TrainConfig",

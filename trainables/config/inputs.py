@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -68,16 +68,14 @@ class ModelConfig(Frozen):
         return hash(self.name)
 
 
-class DataConfig(Frozen):
-    """The training data: rows turned into a prompt and a completion.
+class DataSource(Frozen):
+    """Rows, and how each becomes a sample: a prompt and a completion, a chat, or a text.
 
     Attributes:
         path: hub data set, or `package://PACKAGE/FILE` or local file: `.jsonl`, `.json`, `.csv`,
             `.tsv`, these also with `.gz`, or `.parquet`.
         subset: configuration name of a hub data set.
         split: split of a hub data set to train on.
-        validation_path: rows for the validation loss; by default `validation_fraction` of the rows.
-        validation_split: split of a hub data set at `validation_path`; default `split`.
         prompt: Jinja template over the fields of a row.
         completion: Jinja template; the loss is on these tokens only. Begin it with a space where
             the evaluation puts one between question and answer, as the harness does; not in chats.
@@ -90,28 +88,23 @@ class DataConfig(Frozen):
             before it, as chat templates leave out thoughts of earlier turns.
         text: field of a row that holds a text to continue the pretraining on, instead of `prompt`
             and `completion`: the loss is on all its tokens, and it is cut to `max_length`.
-        max_length: in tokens; longer samples are left out and counted.
         limit: number of rows to use, the first ones; None uses all.
     """
 
     path: str
     subset: str | None = None
     split: str = "train"
-    validation_path: str | None = None
-    validation_split: str | None = None
-    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
     prompt: str = "{{ prompt }}"
     completion: str = "{{ completion }}"
     chat_template: bool = False
     messages: str | None = None
     answers: Literal["last", "all"] = "last"
     text: str | None = None
-    max_length: int = Field(default=1024, ge=2)
     limit: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
-    def _is_of_one_kind(self) -> DataConfig:
-        fields, of_templates = DataConfig.model_fields, ("prompt", "completion")
+    def _is_of_one_kind(self) -> Self:
+        fields, of_templates = DataSource.model_fields, ("prompt", "completion")
         has_templates = any(getattr(self, n) != fields[n].default for n in of_templates)
         if self.messages and has_templates:
             raise ValueError("give messages, or prompt and completion")
@@ -125,3 +118,42 @@ class DataConfig(Frozen):
     def is_chat(self) -> bool:
         """Whether the tokenizer's chat template writes the samples."""
         return self.chat_template or self.messages is not None
+
+
+class Replay(DataSource):
+    """Data of another kind to train on besides, such as general ones against forgetting.
+
+    Attributes:
+        share: of all samples that are trained on; if there are too few they are repeated.
+    """
+
+    share: float = Field(gt=0, lt=1)
+
+    def beside(self, samples: int) -> int:
+        """How many to train on beside so many others."""
+        return max(1, round(samples * self.share / (1 - self.share)))
+
+
+class DataConfig(DataSource):
+    """The training data.
+
+    Attributes:
+        validation_path: rows for the validation loss; by default `validation_fraction` of the rows.
+        validation_split: split of a hub data set at `validation_path`; default `split`.
+        max_length: in tokens; longer samples are left out and counted.
+        replay: other data to mix in.
+    """
+
+    validation_path: str | None = None
+    validation_split: str | None = None
+    validation_fraction: float = Field(default=0.02, ge=0, lt=1)
+    max_length: int = Field(default=1024, ge=2)
+    replay: Replay | None = None
+
+    @property
+    def replayed(self) -> DataConfig | None:
+        """What is mixed in, as training data of its own."""
+        if self.replay is None:
+            return None
+        source = self.replay.model_dump(exclude={"share"})
+        return DataConfig(**source, max_length=self.max_length, validation_fraction=0)

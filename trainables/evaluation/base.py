@@ -95,7 +95,8 @@ def evaluate_base(
     content = _content(model, base, tokenizer, evaluator, documents)
     # The record also holds the sample counts, and a sample.
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
-    shown = typical_sample(tokenizer, tokenized.train)
+    own = len(tokenized.train) - tokenized.replayed
+    shown = typical_sample(tokenizer, tokenized.train[:own])
     samples = [*counts, data.max_length, shown.model_dump()]
     batch = {"batch_size": suite.batch_size}  # changes scores only by rounding
     key = _key(content | batch | {"kl": sampled, "samples": samples})

@@ -5,14 +5,14 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, cycle, islice
 from typing import Any, TypedDict
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
 from trainables.inputs.chats import Example
-from trainables.inputs.rows import check_templates, load_rows, render
+from trainables.inputs.rows import as_replay, check_templates, load_rows, render
 from trainables.results.records import SampleText
 
 IGNORED_LABEL = -100
@@ -36,6 +36,7 @@ class TokenizedData:
         skipped: number of samples to train on that were longer than `max_length` and left out.
         prompts: texts before completions, of the rows held out if there are any.
         rows: number of rows that the training samples, those left out included, were made of.
+        replayed: how many of the training samples, the last ones, are of `data.replay`.
     """
 
     train: Sequence[Sample]
@@ -43,6 +44,7 @@ class TokenizedData:
     skipped: int
     prompts: list[str]
     rows: int = 0
+    replayed: int = 0
 
 
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
@@ -72,13 +74,44 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
     if not kept:
         rule = f"every one of the {skipped} samples is longer than {data.max_length} tokens"
         raise UserError([Fault("data.max_length", rule, "raise it")])
+    replayed = _replayed(tokenizer, data, seed, len(kept))
     return TokenizedData(
-        train=kept,
+        train=[*kept, *replayed],
         validation=validation,
         skipped=skipped,
         prompts=held_out_prompts or train_prompts,
         rows=len(examples),
+        replayed=len(replayed),
     )
+
+
+def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> list[Sample]:
+    """Samples of `data.replay`, as many as belong beside `count` others, from rows in random order.
+
+    Raises:
+        UserError: faults of its files and templates, or all its samples are too long.
+    """
+    replayed = data.replayed
+    if data.replay is None or replayed is None:
+        return []
+    try:
+        rows = load_rows(replayed)
+        if faults := check_templates(replayed, rows):
+            raise UserError(faults)
+        examples = list(render(replayed, rows))
+    except UserError as error:
+        raise UserError(as_replay(error.faults)) from error
+    random.Random(seed).shuffle(examples)  # noqa: S311 - an order, not a secret
+    wanted = data.replay.beside(count)
+    samples: list[Sample] = []
+    for example in chain(*examples):
+        if len(samples) >= wanted:
+            break
+        samples += _short_enough(tokenizer, replayed, [example])[0]
+    if not samples:
+        rule = f"every sample of it is longer than {data.max_length} tokens"
+        raise UserError([Fault("data.replay", rule, "raise data.max_length")])
+    return list(islice(cycle(samples), wanted))
 
 
 def _short_enough(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -179,6 +180,13 @@ def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator
         yield Fault("data.text", rule, "leave such rows out")
     if not any(row.get(field) for row in rows):
         yield Fault("data.text", f"names {field}, empty in all rows of {location}")
+
+
+def as_replay(faults: Sequence[Fault]) -> list[Fault]:
+    """Faults of `DataConfig.replayed`, under the fields where the sweep file has it."""
+    return [
+        replace(fault, field=fault.field.replace("data.", "data.replay.", 1)) for fault in faults
+    ]
 
 
 def _lacking(template: Template, row: Row, without: Sequence[str]) -> list[str]:

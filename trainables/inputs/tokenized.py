@@ -47,7 +47,7 @@ def write_data(tokenized: TokenizedData, folder: Path) -> None:
     _write(tokenized.train, folder / "train")
     if tokenized.validation:  # the format allows no empty one
         _write(tokenized.validation, folder / "validation")
-    rest = {name: getattr(tokenized, name) for name in ("skipped", "prompts", "rows")}
+    rest = {name: getattr(tokenized, name) for name in ("skipped", "prompts", "rows", "replayed")}
     (folder / DATA_RECORD).write_text(json.dumps(rest))
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.files.locations import is_local, resolve
 from trainables.files.storage import Location
 from trainables.inputs.rows import (
     SOURCES,
+    as_replay,
     check_templates,
     count_samples,
     load_rows,
@@ -32,21 +34,10 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     Raises:
         UserError: files are missing or malformed; names all of them.
     """
-    faults: list[Fault] = []
-    samples: int | None = None
-    for source in SOURCES:
-        path = getattr(config.data, source)
-        if path is None or not is_local(path):
-            continue
-        try:
-            found = load_rows(config.data, source)
-        except UserError as error:
-            faults += error.faults
-            continue
-        of_data = check_templates(config.data, found, source)
-        if source == "path" and not of_data:
-            samples = count_samples(config.data, found)
-        faults += of_data
+    samples, faults = _check_data(config.data)
+    if config.data.replay and config.data.replayed:
+        faults += as_replay(_check_data(config.data.replayed)[1])
+        samples = samples and samples + config.data.replay.beside(samples)
     missing = _missing_paths(config)
     faults += missing or _unreadable_text(config)
     faults += _deepspeed_faults(config)
@@ -59,6 +50,26 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     if faults:
         raise UserError(faults)
     return samples
+
+
+def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
+    """How many samples the local files of the data make, if that is known, and their faults."""
+    samples: int | None = None
+    faults: list[Fault] = []
+    for source in SOURCES:
+        path = getattr(data, source)
+        if path is None or not is_local(path):
+            continue
+        try:
+            found = load_rows(data, source)
+        except UserError as error:
+            faults += error.faults
+            continue
+        of_data = check_templates(data, found, source)
+        if source == "path" and not of_data:
+            samples = count_samples(data, found)
+        faults += of_data
+    return samples, faults
 
 
 def paths_of_trials(config: SweepConfig) -> list[str]:

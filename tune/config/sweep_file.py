@@ -23,7 +23,7 @@ BUNDLED = Path(__file__).parents[1] / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
 _EXTENDS = "extends"
 # Values that are paths; `*` stands for an index or a key. The second group is never on a hub.
-_PATHS = {"model.name", "data.path", "data.validation_path"}
+_PATHS = {"model.name", "data.path", "data.validation_path", "data.replay.path"}
 _LOCAL_PATHS = {
     "model.chat_template",
     "eval.general_text",

@@ -16,7 +16,7 @@ from tune.config.preflight import named_files
 from tune.config.sweep_config import SweepConfig
 from tune.folder.task_files import task_files
 
-_DATA = ("data.path", "data.validation_path")
+_DATA = ("data.path", "data.validation_path", "data.replay.path")
 _TASK_DIRS = "eval.task_dirs"
 
 
@@ -26,7 +26,8 @@ def digests(config: SweepConfig) -> dict[str, str]:
 
 
 def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:
-    data = zip(_DATA, (config.data.path, config.data.validation_path), strict=True)
+    replay = config.data.replay.path if config.data.replay else None
+    data = zip(_DATA, (config.data.path, config.data.validation_path, replay), strict=True)
     for field, name in [("model.name", config.model.name), *data, *named_files(config)]:
         if name and not name.startswith(PACKAGE_SCHEME) and (is_local(name) or Path(name).exists()):
             yield field, name

@@ -20,6 +20,7 @@ def trial_config(record: TrialRecord) -> dict[str, Any]:
         "trial/confirms": record.confirms,
         "seed": config.seed,
         "data/path": config.data.path,
+        "data/replay_share": config.data.replay.share if config.data.replay else 0.0,
         **_flat("model", config.model),
         **_flat("train", config.train),
         "train/learning_rate": config.learning_rate,
