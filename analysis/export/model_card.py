@@ -135,18 +135,13 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
     return f"{searched}, and recommends this trial: {recommendation.reason}"
 
 
-def has_own_tokenizer(model: ModelConfig) -> bool:
-    """Whether an adapter goes with another tokenizer than its base's."""
-    return model.eos_token is not None or model.chat_template is not None
-
-
 def _loading(kind: Kind, model: ModelConfig) -> str:
     if kind == "adapter":
         code = (
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
             'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
         )
-        if not has_own_tokenizer(model):
+        if not model.has_own_tokenizer:
             code += 'base = model.peft_config["default"].base_model_name_or_path\n'
             return f"{code}tokenizer = AutoTokenizer.from_pretrained(base)"
         code += 'tokenizer = AutoTokenizer.from_pretrained("PATH")'

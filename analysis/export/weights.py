@@ -10,7 +10,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
-from analysis.export.model_card import Kind, has_own_tokenizer, model_card
+from analysis.export.model_card import Kind, model_card
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
@@ -118,10 +118,15 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
     if kind == "adapter":
         named = json.dumps(settings | _base_of(model), indent=2)
         (to / "adapter_config.json").write_text(named)
-        if has_own_tokenizer(model):
-            from trainables.inputs.model import load_tokenizer
+        if model.has_own_tokenizer:
+            _tokenizer(model, weights).save_pretrained(to)
 
-            load_tokenizer(model).save_pretrained(to)
+
+def _tokenizer(model: ModelConfig, weights: Path) -> Any:
+    """As it was saved with the weights, if it was: what it is made of may be elsewhere by now."""
+    from trainables.inputs.model import load_tokenizer, saved_tokenizer
+
+    return saved_tokenizer(weights) or load_tokenizer(model)
 
 
 def _settings(file: Path) -> dict[str, Any]:
@@ -161,14 +166,14 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         from safetensors import SafetensorError
         from transformers.utils.logging import disable_progress_bar
 
-        from trainables.inputs.model import load_model, load_tokenizer
+        from trainables.inputs.model import load_model
 
         disable_progress_bar()
-        base = load_model(model)
+        base = load_model(model.model_copy(update={"chat_template": None}))
         try:
             adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")
             merged = adapted.merge_and_unload(safe_merge=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _damaged(weights, error) from error
         merged.save_pretrained(to)
-        load_tokenizer(model).save_pretrained(to)
+        _tokenizer(model, weights).save_pretrained(to)

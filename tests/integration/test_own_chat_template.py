@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import peft
@@ -16,12 +17,13 @@ from trainables.evaluation.base import Base, evaluate_base
 from trainables.inputs.chat_template import prompt_text
 from trainables.inputs.chats import Example
 from trainables.inputs.model import load_model, load_tokenizer
-from trainables.training.lora import peft_config
+from trainables.training.lora import peft_config, train_lora
+from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
@@ -79,4 +81,18 @@ def test_what_is_exported_has_it(own: Callable[..., ModelConfig], tmp_path: Path
     assert 'AutoTokenizer.from_pretrained("PATH")' in _loading("adapter", model)
     merge_adapter(model, weights, tmp_path / "merged")
     for folder in (to, tmp_path / "merged"):
+        assert AutoTokenizer.from_pretrained(folder).chat_template == TEMPLATE
+
+
+def test_what_was_trained_with_it_is_exported_with_it_wherever_it_is(
+    own: Callable[..., ModelConfig], make_trial: Callable[..., TrialConfig], tmp_path: Path
+) -> None:
+    trial = make_trial(model=own().model_dump(), train={"steps": 1})
+    result = train_lora(trial, ListReporter())
+    (tmp_path / "chat.jinja").unlink()
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    adapter.mkdir()
+    _write_weights("adapter", trial.model, Path(result.weights_dir), adapter)
+    merge_adapter(trial.model, Path(result.weights_dir), merged)
+    for folder in (adapter, merged):
         assert AutoTokenizer.from_pretrained(folder).chat_template == TEMPLATE

@@ -5,9 +5,10 @@ from __future__ import annotations
 import csv
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
-from builders import GAIN, LOSS, measurement, sweep_config, trial
+from builders import GAIN, LOSS, measurement, sweep_config, trial, trial_config
 from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
@@ -16,7 +17,7 @@ from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.records import TrialRecord, TrialStatus
-from trainables.results.repeats import half_width, judged_by_repeats, repeats_of
+from trainables.results.repeats import half_width, judged_by_repeats, point_of, repeats_of
 from tune.folder.tables import write_confirmed_csv
 from tune.search.earlier_trials import own_trials
 
@@ -286,3 +287,24 @@ def test_repeats_after_the_search_was_widened_are_those_of_its_earlier_trials(
 def test_nothing_confirmed_leaves_no_table(tmp_path: Path) -> None:
     write_confirmed_csv(tmp_path / "confirmed.csv", run(searcher_of(sweep(trials=3))))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_points_differ_in_all_that_is_searched_and_not_by_rounding() -> None:
+    record = trial(0)
+    lora = record.config.lora
+    assert lora is not None
+
+    def point(**changes: Any) -> Any:
+        return point_of(record.model_copy(update={"config": trial_config(0, **changes)}))
+
+    train = record.config.train.model_dump()
+    assert point() == point_of(record)
+    assert point(lora=lora.model_copy(update={"alpha": lora.alpha * (1 + 1e-15)})) == point()
+    for change in (
+        {"learning_rate": record.config.learning_rate * 1.01},
+        {"lora": lora.model_copy(update={"alpha": lora.alpha * 1.01})},
+        {"train": train | {"weight_decay": 0.1}},
+        {"train": train | {"warmup": 0.2}},
+        {"train": train | {"batch_size": 2 * train["batch_size"]}},
+    ):
+        assert point(**change) != point()

@@ -13,6 +13,7 @@ import pyarrow.parquet
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jinja2 import TemplateError
 from pydantic import ValidationError
 
 from trainables.config import DataConfig, ModelConfig
@@ -665,12 +666,32 @@ def test_data_to_replay_make_up_their_share_of_the_samples(tmp_path: Path) -> No
         ({"path": "nowhere.jsonl"}, "data.replay.path"),
         ({"prompt": "{{ absent }}"}, "data.replay.prompt"),
         ({"text": "completion"}, "data.replay"),
+        ({"chat_template": True}, "data.replay.chat_template"),
     ],
 )
 def test_faults_of_data_to_replay_name_their_own_fields(
     replay: dict[str, Any], field: str, tmp_path: Path
 ) -> None:
-    rows = [{"prompt": "q", "completion": ["a"] if field == "data.replay" else "a" * 90}]
+    rows = [{"prompt": "q", "completion": ["a"] if "text" in replay else "a"}]
     other = jsonl(tmp_path, rows, "other.jsonl")
     data = config(jsonl(tmp_path, ROWS[:1] * 2), replay={"path": str(other), "share": 0.5} | replay)
-    assert faults(tokenize, data, Characters(), 0)[0].field.startswith(field)
+    assert faults(tokenize, data, Refusing(), 0)[0].field.startswith(field)
+
+
+class Refusing(Characters):
+    def apply_chat_template(self, messages: list[dict[str, str]], **_: Any) -> str:
+        raise TemplateError("no chats")
+
+
+def test_data_to_replay_that_are_all_too_long_are_told(tmp_path: Path) -> None:
+    other = jsonl(tmp_path, [{"prompt": "q", "completion": "a" * 90}], "other.jsonl")
+    replay = {"path": str(other), "share": 0.5}
+    data = config(jsonl(tmp_path, ROWS[:1] * 2), replay=replay, max_length=80)
+    assert faults(tokenize, data, Characters(), 0)[0].field == "data.replay"
+
+
+def test_one_object_over_several_lines_is_no_table(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text('{\n "data": []\n}')
+    (fault,) = faults(load_rows, config(file))
+    assert "must be an array of objects" in fault.rule

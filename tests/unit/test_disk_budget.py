@@ -91,7 +91,7 @@ def left(record: TrialRecord) -> list[str]:
         (TrialStatus.COMPLETE, ["best"]),
         (TrialStatus.STOPPED_EARLY, []),
         (TrialStatus.DIVERGED, []),
-        (TrialStatus.OUT_OF_MEMORY, ["step_00000010"]),
+        (TrialStatus.OUT_OF_MEMORY, ["step_00000010", "best"]),
         (TrialStatus.FAILED, ["step_00000010", "best"]),
         (TrialStatus.CANCELLED, ["step_00000010", "best"]),
     ],

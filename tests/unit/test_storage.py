@@ -198,6 +198,11 @@ def test_a_sweep_copied_from_a_store_to_a_disk_and_back_keeps_its_logs(
     assert back.read_log(log) == b"1\n2\n3\n"
     back.append(log, b"4\n")
     assert open_storage(f"{bucket}/back").read_log(log) == b"1\n2\n3\n4\n"
+    back.fetch("", tmp_path / "again")
+    again = LocalStorage(tmp_path / "again")
+    assert again.read_log(log) == b"1\n2\n3\n4\n"
+    again.write_log(log, b"1\n")
+    assert again.children("trials/0000") == ["metrics.jsonl"]
     other = open_storage(f"{bucket}/back_too")
     other.publish(here.root, "")
     other.write_log(log, b"1\n")

@@ -63,6 +63,11 @@ class ModelConfig(Frozen):
     eos_token: str | None = None
     shape: ModelShape | None = None
 
+    @property
+    def has_own_tokenizer(self) -> bool:
+        """Whether it goes with another tokenizer than the base's, which is saved with adapters."""
+        return self.eos_token is not None or self.chat_template is not None
+
     def __hash__(self) -> int:
         """Of the name, as the template's variables have none."""
         return hash(self.name)

@@ -184,6 +184,7 @@ def _check_chat_template(
 ) -> None:
     of_data = "data.messages" if data.messages else "data.chat_template"
     asking = {of_data: data.is_chat, "eval.chat_template": suite.chat_template}
+    asking["data.replay"] = data.replay is not None and data.replay.is_chat
     fields = [field for field, is_asked in asking.items() if is_asked]
     if fields and tokenizer.chat_template is None:
         rule = f"the tokenizer of {model.name} has no chat template"

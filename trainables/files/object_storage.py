@@ -187,6 +187,7 @@ class ObjectStorage:
             parts = self._parts(log)
             if parts == [log]:
                 self.write(f"{segments_folder(log)}/{_SEGMENT.format(1)}", self.read(log))
+                self.remove(log)  # a copy on a disk would take it for all
                 parts = [f"{segments_folder(log)}/{_SEGMENT.format(1)}"]
             self._last_segment[log] = int(PurePosixPath(parts[-1]).stem) if parts else 0
         return self._last_segment[log]

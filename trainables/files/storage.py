@@ -172,6 +172,7 @@ class LocalStorage:
     def write_log(self, name: str, content: bytes) -> None:
         """See `Storage`."""
         self.write(name, content)
+        self.remove(segments_folder(name))
 
     def close_log(self, name: str) -> None:
         """See `Storage`; a file is already cheap to read."""

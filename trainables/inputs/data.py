@@ -99,15 +99,15 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> list[S
         if faults := check_templates(replayed, rows):
             raise UserError(faults)
         examples = list(render(replayed, rows))
+        random.Random(seed).shuffle(examples)  # noqa: S311 - an order, not a secret
+        wanted = data.replay.beside(count)
+        samples: list[Sample] = []
+        for example in chain(*examples):
+            if len(samples) >= wanted:
+                break
+            samples += _short_enough(tokenizer, replayed, [example])[0]
     except UserError as error:
         raise UserError(as_replay(error.faults)) from error
-    random.Random(seed).shuffle(examples)  # noqa: S311 - an order, not a secret
-    wanted = data.replay.beside(count)
-    samples: list[Sample] = []
-    for example in chain(*examples):
-        if len(samples) >= wanted:
-            break
-        samples += _short_enough(tokenizer, replayed, [example])[0]
     if not samples:
         rule = f"every sample of it is longer than {data.max_length} tokens"
         raise UserError([Fault("data.replay", rule, "raise data.max_length")])

@@ -60,6 +60,18 @@ def _own_chat_template(file: str) -> str:
         raise UserError([Fault("model.chat_template", f"cannot be read: {error}")]) from error
 
 
+def save_own_tokenizer(model: ModelConfig, tokenizer: Any, folder: Path) -> None:
+    """Save a tokenizer beside an adapter if it is not the base's."""
+    if model.has_own_tokenizer:
+        tokenizer.save_pretrained(folder)
+
+
+def saved_tokenizer(folder: Path) -> Any:
+    """The tokenizer in a folder of weights; None if there is none."""
+    has_one = (folder / "tokenizer_config.json").exists()
+    return AutoTokenizer.from_pretrained(folder) if has_one else None
+
+
 def load_model(model: ModelConfig) -> Any:
     """A fresh copy of the base model in its dtype, on the CPU.
 

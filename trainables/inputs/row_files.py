@@ -11,7 +11,7 @@ import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -101,6 +101,10 @@ def _read_json(file: Path, field: str) -> list[Row]:
     with _opened(file) as stream:
         text = stream.read()
     if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
+        with suppress(ValueError):
+            if isinstance(json.loads(text), dict) and b"\n" in text.strip():
+                rule = "must be an array of objects, or one object a line, got one object"
+                raise UserError([Fault(field, rule, location=str(file))])
         return read_jsonl(file, field)  # as many a .json file is
     try:
         rows = json.loads(text)

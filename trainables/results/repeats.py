@@ -15,7 +15,7 @@ from trainables.results.records import TrialRecord, TrialStatus
 
 # Confidence of every interval, and 1 - LEVEL the p-value below which a difference counts as shown.
 LEVEL = 0.95
-Point = tuple[str, float, LoraConfig | None, int, float | None, int | None]
+Point = tuple[str, LoraConfig | None, tuple[float | None, ...]]
 
 
 def repeats_of(trial: TrialRecord, records: Iterable[TrialRecord]) -> list[TrialRecord]:
@@ -87,8 +87,15 @@ def point_of(record: TrialRecord) -> Point:
     Told by what it trained with: a search that has been edited since has other parameters.
     """
     config, train = record.config, record.config.train
+    # An alpha may be given as itself or by its ratio to the rank, which differ by rounding.
+    lora = config.lora and config.lora.model_copy(update={"alpha": _rounded(config.lora.alpha)})
     length = (train.batch_size, record.epochs, train.steps)
-    return (config.method, config.learning_rate, config.lora, *length)
+    rate = (_rounded(config.learning_rate), train.warmup, train.weight_decay)
+    return config.method, lora, (*rate, *length)
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.12g}")
 
 
 def half_width(values: Sequence[float]) -> float | None:

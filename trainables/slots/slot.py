@@ -22,6 +22,7 @@ from transformers import TrainerControl, TrainerState, get_scheduler
 from trainables.config import TrialConfig
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData, training_order
+from trainables.inputs.model import save_own_tokenizer
 from trainables.results.records import TrialResult
 from trainables.slots.adapters import Adapter, Target
 from trainables.slots.optimizer import FlatAdamW
@@ -70,7 +71,7 @@ class Slot:
             self.args.max_steps,
         )
         self.generator = dropout_generator(trial.seed, base.device)
-        self._tokenized, self._resolved = tokenized, resolved
+        self._tokenizer, self._tokenized, self._resolved = tokenizer, tokenized, resolved
         self._order = training_order(
             len(tokenized.train), self.args.max_steps * trial.train.batch_size, trial.seed
         )
@@ -217,6 +218,7 @@ class Slot:
             for name, tensor in self.adapter.tensors.items()
         }
         save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+        save_own_tokenizer(self.trial.model, self._tokenizer, folder)
 
     @contextmanager
     def _own_random_state(self) -> Iterator[None]:

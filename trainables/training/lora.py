@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ from torch.nn import Linear
 from transformers import set_seed
 from transformers.pytorch_utils import Conv1D
 
-from trainables.config import LoraConfig, TrialConfig
+from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.lora_reach import beside_text
-from trainables.inputs.model import shared_base
+from trainables.inputs.model import save_own_tokenizer, shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.results.records import TrialResult
 from trainables.training.reporter import Reporter
@@ -39,7 +40,8 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     adapted = adapt(base, config.lora)
     try:
         arguments = sft_config(config, len(tokenized.train))
-        return run_training(config, reporter, adapted, tokenizer, tokenized, arguments, _save)
+        save = partial(_save, config.model)
+        return run_training(config, reporter, adapted, tokenizer, tokenized, arguments, save)
     finally:
         restore(base, adapted)
 
@@ -104,10 +106,11 @@ def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
     )
 
 
-def _save(trainer: Any, folder: Path) -> None:
-    """The adapter alone, as a standard PEFT folder."""
+def _save(model: ModelConfig, trainer: Any, folder: Path) -> None:
+    """The adapter alone, as a standard PEFT folder; with the tokenizer if it is not the base's."""
     if trainer.is_world_process_zero():
         trainer.model.save_pretrained(folder)
+        save_own_tokenizer(model, trainer.processing_class, folder)
 
 
 def restore(base: Any, adapted: Any) -> None:

@@ -33,7 +33,7 @@ from trainables.training.checkpoint_files import (
 from tune.listeners import SweepListener
 
 # Nobody will want their best weights.
-_WITHOUT_BEST = (TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
+_WITHOUT_BEST = (TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
 _SECONDS_BETWEEN_LOOKS = 30
 
 
@@ -134,12 +134,10 @@ class PublishedCheckpoints(SweepListener):
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Delete its checkpoints, and all best weights but those that its record names."""
-        if record.status not in (*ENDED_WELL, *_WITHOUT_BEST):
-            return
-        surplus = {BEST, CHECKPOINTS} if record.status in ENDED_WELL else {BEST}
-        for address in (*record.config.earlier_attempts, record.config.output_dir):
-            is_named = f"{address}/{BEST}" == record.best_weights_dir
-            remove_published(address, surplus - {BEST} if is_named else surplus)
+        if record.status in ENDED_WELL:
+            for address in (*record.config.earlier_attempts, record.config.output_dir):
+                is_named = f"{address}/{BEST}" == record.best_weights_dir
+                remove_published(address, (CHECKPOINTS,) if is_named else (CHECKPOINTS, BEST))
 
 
 def _kept(trials: Iterable[Sequence[Path]]) -> list[Path]:
