@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import select
+import signal
 import sys
 import time
 from pathlib import Path
@@ -36,6 +37,7 @@ def run_and_hang_up(output_dir: Path) -> int:
     command = [sys.executable, str(PROJECT / "tune" / "run.py"), *ARGUMENTS]
     process, terminal = pty.fork()
     if process == 0:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under `nohup` it would stay ignored
         os.execv(sys.executable, [*command, "--output-dir", str(output_dir)])  # noqa: S606
     ledger, deadline = Ledger(output_dir / "quickstart"), time.monotonic() + 150
     while not any(ledger.measurements(number) for number in range(2)):
