@@ -206,11 +206,13 @@ def test_a_trial_without_a_free_slot_has_one_on_a_host_that_comes_up(
 def test_a_host_that_is_lost_while_it_loads_the_model_is_asked_again(
     make_trial: Callable[..., TrialConfig],
 ) -> None:
+    # Those of an earlier test may still be ending.
+    others = set(host_processes())
     actor = start_slot_host({"CPU": 0.5})
     try:
         ray.get(actor.load.remote())
         answer = actor.reason_against.remote(make_trial().model_dump(mode="json"))
-        (process,) = host_processes()
+        (process,) = set(host_processes()) - others
         process.kill()
         assert ray.get(answer, timeout=120) is None
     finally:
