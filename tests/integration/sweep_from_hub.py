@@ -2,7 +2,8 @@
 
     python sweep_from_hub.py CACHE_1 CACHE_2 SESSIONS ARGUMENT...
 
-The cluster starts without the hub's token and AWS's secret key, which the command alone has. Ray's
+The cluster starts without the hub's address and token and AWS's secret key, which the command
+alone has. Ray's
 logs lie below SESSIONS.
 """
 
@@ -18,13 +19,14 @@ from tune.command_line import main
 
 def start(caches: list[str], sessions: str) -> Cluster:
     """A head that runs no trial, and a node with two CPUs for each cache."""
-    secrets = {name: os.environ.pop(name) for name in ("HF_TOKEN", "AWS_SECRET_ACCESS_KEY")}
+    names = ("HF_TOKEN", "HF_ENDPOINT", "AWS_SECRET_ACCESS_KEY")
+    ours = {name: os.environ.pop(name) for name in names}
     head = {"num_cpus": 0, "include_dashboard": False, "temp_dir": sessions}
     cluster = Cluster(True, head_node_args=head)
     for cache in caches:
         os.environ["HF_HOME"] = cache
         cluster.add_node(num_cpus=2)
-    os.environ |= secrets
+    os.environ |= ours
     return cluster
 
 

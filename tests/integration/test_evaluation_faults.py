@@ -14,7 +14,9 @@ from measured import by_step
 from safetensors.torch import load_file
 
 from trainables.errors import EvaluationFailed
+from trainables.evaluation.base import evaluate_base
 from trainables.evaluation.evaluator import Evaluator
+from trainables.slots.engine import SlotEngine
 from trainables.training.checkpoint_files import best_dir, best_weights, evaluated, newest_valid
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
     from trainables.results.records import Measurement, TrialResult
+    from trainables.slots.engine import Ended
+    from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
@@ -94,6 +98,38 @@ def test_training_is_kept_and_the_evaluation_made_up_for(
     assert [m.step for m in resumed] == list(range(step, 10))
     assert by_step(resumed) == {s: undisturbed[s] for s in range(step, 10)}
     assert Path(second.weights_dir).exists()
+
+
+def test_so_it_is_in_a_slot_whose_adapter_is_rounded_for_products(
+    make_trial: Callable[..., TrialConfig],
+    sweep_config: SweepConfig,
+    base_cache: Path,
+    crash_at: Callable[[int], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is evaluated is the checkpoint's, and not the fresh adapter that its slot began with."""
+    model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
+    base_dir = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
+    changes = {"model": {"dtype": "bfloat16"}, "base_dir": str(base_dir), "train": TRAIN}
+    undisturbed = by_step(in_slot(make_trial(**changes))[0])
+    first = make_trial(**changes)
+    crash_at(2)
+    _, error = in_slot(first)
+    assert isinstance(error, EvaluationFailed)
+    monkeypatch.undo()
+    resumed, _ = in_slot(make_trial(**changes, earlier_attempts=(first.output_dir,)))
+    assert by_step(resumed) == {step: undisturbed[step] for step in range(6, 10)}
+
+
+def in_slot(trial: TrialConfig) -> tuple[list[Measurement], Exception | None]:
+    """What a trial measures in a slot, and what ended it."""
+    reporter, engine = ListReporter(), SlotEngine(trial.model, trial.lora)
+    engine.join(trial, reporter)
+    ended: list[Ended] = []
+    while engine.slots:
+        ended += engine.step()
+    engine.close()
+    return reporter.measurements, ended[0].error
 
 
 def test_best_weights_are_kept_beside_the_last(

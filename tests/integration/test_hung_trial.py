@@ -1,4 +1,4 @@
-"""A trial that reports nothing for too long loses its process, and says where it hung."""
+"""A trial in which nothing happens for too long loses its process, and says where it hung."""
 
 from __future__ import annotations
 
@@ -37,6 +37,24 @@ SCRIPT = textwrap.dedent(
     """
 )
 
+PASSES = textwrap.dedent(
+    """
+    import sys, time, torch
+    from trainables.config import TrialConfig
+    from trainables.inputs.model import load_model
+    from trainables.training.reporter import ListReporter
+    from trainables.under_ray.reporters import Watched
+
+    trial = TrialConfig.model_validate_json(sys.argv[1])
+    model = load_model(trial.model)
+    Watched(trial, ListReporter())
+    for _ in range(6):
+        time.sleep(1.1)
+        model(input_ids=torch.ones(1, 2, dtype=torch.long))
+    print("still alive", flush=True)
+    time.sleep(50)
+    """
+)
 
 HOST = textwrap.dedent(
     """
@@ -82,6 +100,13 @@ def test_each_report_winds_the_watch_and_the_last_one_stops_it(
 ) -> None:
     done = run(make_trial(minutes_per_report=4 / 60), "3", "1.5", "4.5", script=SCRIPT)
     assert (done.returncode, done.stdout) == (0, "still alive\n")
+
+
+def test_so_does_each_pass_of_the_model_while_an_evaluation_takes_longer(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    done = run(make_trial(minutes_per_report=4 / 60), script=PASSES)
+    assert (done.returncode, done.stdout) == (1, "still alive\n")
 
 
 def test_a_host_of_slots_that_hangs_ends_and_tells_where(

@@ -1,4 +1,4 @@
-"""Mixtures of experts: what LoRA leaves of them is told, and slots leave their routers to TRL."""
+"""Mixtures of experts: what LoRA leaves of them is told, and their routers have no loss."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import peft
 import pytest
+import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from peft.tuners.lora import LoraModel
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import LoraConfig, ModelConfig
@@ -18,6 +20,7 @@ from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
 from trainables.slots.engine import SlotEngine
+from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import peft_config, train_lora
 from trainables.training.reporter import ListReporter
 
@@ -111,36 +114,48 @@ def test_the_base_s_evaluation_warns(
     assert any("GraniteMoeExperts" in told for told in Base.load(folder).record.warnings)
 
 
-def test_routers_with_a_loss_of_their_own_are_left_to_trl(
+def test_the_routers_add_nothing_to_the_loss_alone_and_in_a_slot(
     make_trial: MakeTrial, saved: Callable[..., ModelConfig]
 ) -> None:
-    """TRL adds it, slots do not: without one a slot measures what a trial does alone."""
-    losses = {}
-    for coefficient in (0.0, 0.5):
-        model = saved("mixtral", router_aux_loss_coef=coefficient)
-        trial = make_trial(lora={"target_modules": ("q_proj", "v_proj")})
-        trial = trial.model_copy(update={"model": model})
-        reporter = ListReporter()
-        train_lora(trial, reporter)
-        losses[coefficient] = [m.metrics["train/loss"] for m in reporter.measurements]
-        if coefficient:
-            with pytest.raises(NotBatchable, match=r"router_aux_loss_coef 0\.5"):
-                SlotEngine(model, LoraConfig(rank=4, alpha=8, target_modules=("q_proj", "v_proj")))
-            continue
-        engine, in_slot = SlotEngine(model, trial.lora), ListReporter()
-        elsewhere = make_trial().output_dir  # where no checkpoint lies that it would resume from
-        engine.join(trial.model_copy(update={"output_dir": elsewhere}), in_slot)
+    losses = []
+    for options in ({"router_aux_loss_coef": 0.0}, {"output_router_logits": True}):
+        model = saved("mixtral", **{"router_aux_loss_coef": 0.5} | options)
+        trials = [
+            make_trial(lora={"target_modules": ("q_proj", "v_proj")}).model_copy(
+                update={"model": model}
+            )
+            for _ in range(2)
+        ]
+        reporters = [ListReporter(), ListReporter()]
+        train_lora(trials[0], reporters[0])
+        engine = SlotEngine(model, trials[1].lora)
+        engine.join(trials[1], reporters[1])
         while engine.slots:
             engine.step()
         engine.close()
-        found = [m.metrics["train/loss"] for m in in_slot.measurements]
-        assert found == pytest.approx(losses[coefficient], abs=1e-4)
-    assert losses[0.5][0] > losses[0.0][0] + 0.1
+        losses += [[m.metrics["train/loss"] for m in r.measurements] for r in reporters]
+    for found in losses[1:]:
+        assert found == pytest.approx(losses[0], abs=1e-4)
 
 
-def test_evaluations_share_prefixes_though_trl_asks_for_the_routers_logits(tokenizer: Any) -> None:
+def test_a_fully_trained_mixture_is_saved_without_them(
+    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
+) -> None:
+    """Else its generation fails, which Transformers computes that loss in."""
+    model = saved("mixtral", output_router_logits=True)
+    trial = make_trial(method="full").model_copy(update={"model": model})
+    train_full_sft(trial, ListReporter())
+    tuned = AutoModelForCausalLM.from_pretrained(trial.weights_dir)
+    assert tuned.config.output_router_logits is False
+    prompts_NS = torch.ones(2, 3, dtype=torch.long)
+    assert tuned.generate(prompts_NS, max_new_tokens=3, do_sample=False).shape[0] == 2
+
+
+def test_evaluations_share_prefixes_though_the_base_asks_for_the_routers_logits(
+    saved: Callable[..., ModelConfig],
+) -> None:
     """Of which Transformers computes a loss, and cannot where rows branch."""
-    model = network("mixtral", len(tokenizer), output_router_logits=True)
+    model, tokenizer = shared_base(saved("mixtral", output_router_logits=True))
     pairs = [("max 4 7 2 9 12 =", f" {answer}") for answer in ("12", "7 9", "4 2 7")]
     requests = [
         Instance("loglikelihood", {}, pair, number, ("task", number, 1))
@@ -153,7 +168,6 @@ def test_evaluations_share_prefixes_though_trl_asks_for_the_routers_logits(token
     assert layouts.shares_prefixes
     wanted = [likelihood for likelihood, _ in theirs]
     assert [likelihood for likelihood, _ in answers] == pytest.approx(wanted, abs=1e-4)
-    assert model.config.output_router_logits is True
 
 
 def test_experts_that_peft_adapts_are_left_to_it() -> None:
@@ -161,8 +175,8 @@ def test_experts_that_peft_adapts_are_left_to_it() -> None:
         resolve_targets(network("qwen3_moe"), LORA)
 
 
-def test_a_mixture_without_that_loss_can_be_shared() -> None:
-    base = network("granitemoe", router_aux_loss_coef=0.0)
+def test_a_mixture_can_be_shared() -> None:
+    base = network("granitemoe")
     names, _ = resolve_targets(base, LORA)
     check_batchable(base, names)
 
@@ -181,3 +195,23 @@ def test_a_trial_that_peft_refuses_leaves_the_base_as_it_was(
         SlotEngine(model, trial.lora)
     base, _ = shared_base(model)
     assert [(name, type(module)) for name, module in base.named_modules()] == before
+
+
+def test_so_does_one_that_finds_no_memory_for_its_adapters(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it would train the base itself, PEFT taking the next one's for adapted before."""
+    create, created = LoraModel._create_and_replace, []
+
+    def limited(*arguments: Any, **options: Any) -> None:
+        created.append(1)
+        if len(created) > 3:
+            raise torch.OutOfMemoryError("no more")
+        create(*arguments, **options)
+
+    monkeypatch.setattr(LoraModel, "_create_and_replace", limited)
+    trial = make_trial()
+    with pytest.raises(torch.OutOfMemoryError):
+        train_lora(trial, ListReporter())
+    base, _ = shared_base(trial.model)
+    assert not any("lora" in name for name, _ in base.named_modules())

@@ -12,7 +12,8 @@ import pytest
 import torch
 from chosen_scores import OBJECTIVE
 
-from trainables.errors import OutOfMemory
+from trainables.errors import EvaluationFailed, OutOfMemory
+from trainables.evaluation.evaluator import Evaluator
 from trainables.files.storage import open_storage
 from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
@@ -196,6 +197,11 @@ def test_where_memory_is_short_micro_batches_are_halved(
             assert losses(events)[-10:] == pytest.approx(expected, abs=1e-4)
         else:
             assert isinstance(events[-1][ERROR], OutOfMemory)
+            assert str(events[-1][ERROR]) == (
+                "out of memory at micro-batch size 8, then micro-batch size 4, then micro-batch "
+                f"size 2, then micro-batch size 1: {error}; try a shorter data.max_length, "
+                "train.gradient_checkpointing: true, or larger GPUs"
+            )
 
 
 def test_a_trial_that_finds_no_memory_for_its_slot_waits_for_another_s(
@@ -224,7 +230,7 @@ def test_only_a_trial_that_somebody_listens_to_starts_again(
     host, guest = SlotHost(), _Guest(make_trial())
     if is_there:
         host._guests[guest.trial.trial_id] = guest
-    host._take_error(guest, torch.OutOfMemoryError("no more"))
+    assert host._try_smaller(guest, torch.OutOfMemoryError("no more"), busy=0) is None
     assert list(host._waiting) == ([guest] if is_there else [])
 
 
@@ -266,6 +272,33 @@ def test_a_stop_request_keeps_the_best_weights_of_a_trial_in_an_object_store(
     )
     (events,) = host_trials([trial], 1, SlotHost(stop_requested=lambda: True))
     assert isinstance(events[-1][ERROR], StopTrial)
+    assert "adapter_model.safetensors" in open_storage(attempt).children("best")
+
+
+def test_so_does_a_trial_that_fails(
+    make_trial: MakeTrial, base_dir: Path, bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For `--retry-failed`, which goes on from its checkpoint."""
+    open_storage(f"{bucket}/failed").publish(base_dir, "base", last="base.json")
+    attempt = f"{bucket}/failed/trials/0000/attempt_1"
+    trial = make_trial(
+        train={"steps": 12, "report_every": 4},
+        objective=OBJECTIVE,
+        base_dir=f"{bucket}/failed/base",
+        output_dir=attempt,
+    )
+    evaluate = Evaluator.evaluate
+
+    def failing(evaluator: Evaluator, *arguments: Any, **options: Any) -> Any:
+        scores[0:1] = []
+        if not scores:
+            raise ZeroDivisionError("no documents")
+        return evaluate(evaluator, *arguments, **options)
+
+    scores = [1, 1]
+    monkeypatch.setattr(Evaluator, "evaluate", failing)
+    (events,) = host_trials([trial], 1)
+    assert isinstance(events[-1][ERROR], EvaluationFailed)
     assert "adapter_model.safetensors" in open_storage(attempt).children("best")
 
 

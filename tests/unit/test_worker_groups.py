@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -103,24 +104,41 @@ def test_workers_that_lose_each_other_end_as_one_that_died(
         group.train_on_workers(trial, ListReporter())
 
 
-@pytest.mark.parametrize("is_stopped", [True, False])
+@pytest.mark.parametrize(
+    ("error", "raises", "is_stopped"),
+    [
+        (None, nullcontext(), False),
+        (StoppedByTune(), nullcontext(), True),
+        (Diverged("NaN"), pytest.raises(Diverged), False),
+        (KeyError("a fault"), pytest.raises(KeyError), False),
+    ],
+    ids=["complete", "stopped", "diverged", "failed"],
+)
 def test_a_worker_publishes_no_results_of_a_trial_that_tune_has_stopped(
-    is_stopped: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: BaseException | None,
+    raises: Any,
+    is_stopped: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its end is recorded, and what of it was in the store is deleted already."""
     published: list[bool] = []
 
     def train(trial: Any, reporter: Any) -> Any:
-        if is_stopped:
-            raise StoppedByTune
+        if error is not None:
+            raise error
         return SimpleNamespace(best_weights_dir=None)
+
+    def publish(trial: Any, rank: int, is_stopped: bool = False) -> None:
+        published.append(is_stopped)
 
     for name in ("use_credentials", "check_sees", "check_granted_gpus"):
         monkeypatch.setattr(worker, name, lambda *_: None)
     monkeypatch.setattr(worker, "trial_function", lambda trial: train)
-    monkeypatch.setattr(worker, "publish_worker", lambda *call: published.append(call[2]))
+    monkeypatch.setattr(worker, "publish_worker", publish)
     monkeypatch.setenv("RANK", "0")
     folder = {"base_dir": str(tmp_path), "output_dir": str(tmp_path), "published_dir": None}
     trial: Any = SimpleNamespace(**folder, workers=2, minutes_per_report=None)
-    worker.Worker().train(trial)
+    with raises:
+        worker.Worker().train(trial)
     assert published == [is_stopped]

@@ -49,7 +49,8 @@ class TrialConfig(Frozen):
         earlier_attempts: their folders; the trial resumes from the newest checkpoint there.
         objective: metric that selects the best evaluation, whose weights are kept beside the final
             ones; None keeps none.
-        minutes_per_report: a trial that reports nothing for this long ends its process.
+        minutes_per_report: a trial that for this long neither reports nor runs its model ends its
+            process.
         base_dir: folder with the base model's evaluation (see `evaluation.base`).
     """
 

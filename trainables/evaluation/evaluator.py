@@ -200,26 +200,18 @@ def _evaluator(model: ModelConfig, suite: str) -> Evaluator:
 
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
-    """Evaluation mode, without gradients and without touching the training's random state.
-
-    No logits of routers: TRL has a mixture compute a loss of them, which takes no mask of branches.
-    """
-    was_training, config = model.training, model.config.get_text_config()
-    routers = vars(config).get("output_router_logits")
+    """Evaluation mode, without gradients and without touching the training's random state."""
+    was_training = model.training
     state, python_state = np.random.get_state(), random.getstate()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices=devices), torch.no_grad():
             model.eval()
-            if routers:
-                config.output_router_logits = False
             yield
     finally:
         random.setstate(python_state)
         np.random.set_state(state)
         model.train(was_training)
-        if routers:
-            config.output_router_logits = routers
 
 
 def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:

@@ -19,6 +19,7 @@ from trainables.errors import Fault, UserError, first_line, hub_remedy
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
+from trainables.process import hang_watch
 
 # The attention that was asked for is not the model's, or its package is not installed.
 _OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
@@ -75,17 +76,28 @@ def saved_tokenizer(folder: Path) -> Any:
 def load_model(model: ModelConfig) -> Any:
     """A fresh copy of the base model in its dtype, on the CPU.
 
+    A mixture of experts computes no load-balancing loss of its routers, though its configuration
+    may ask for it: it is no part of the cross-entropy, and is of a whole batch.
+
     Raises:
         UserError: as for its tokenizer, or it does not take `model.attention`.
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
     loaded = _load(AutoModelForCausalLM, model, **options)
+    loaded.get_input_embeddings().register_forward_pre_hook(_note_pass)
+    text = loaded.config.get_text_config()
+    if hasattr(text, "output_router_logits"):
+        text.output_router_logits = False
     if model.eos_token is not None:  # as TRL does, which slots go without
         end = load_tokenizer(model).eos_token_id
-        loaded.config.get_text_config().eos_token_id = end
+        text.eos_token_id = end
         others = [token for token in ends(loaded) if token != end]
         loaded.generation_config.eos_token_id = [end, *others]
     return loaded
+
+
+def _note_pass(*_: Any) -> None:
+    hang_watch.rewind()
 
 
 def ends(loaded: Any) -> list[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset, Features, List, Value, load_from_disk
+from pyarrow.compute import list_value_length
 
 from trainables.config import DataConfig, ModelConfig, TrialConfig
 from trainables.inputs.data import Sample, TokenizedData, tokenize
@@ -59,6 +60,20 @@ def read_data(folder: Path) -> TokenizedData:
         validation=list(load_from_disk(str(held_out))) if held_out.exists() else [],
         **json.loads((folder / DATA_RECORD).read_text()),
     )
+
+
+def as_dataset(samples: Sequence[Sample]) -> Dataset:
+    """The samples as a data set, which stored ones are already."""
+    if isinstance(samples, Dataset):
+        return samples
+    return Dataset.from_list([dict(sample) for sample in samples])
+
+
+def longest(dataset: Dataset, count: int) -> list[int]:
+    """The numbers of the longest samples, by decreasing length; of their lengths alone."""
+    lengths_N = list_value_length(dataset.data.column("input_ids")).to_numpy()
+    numbers: list[int] = (-lengths_N).argsort(kind="stable")[:count].tolist()
+    return numbers
 
 
 def _write(samples: Sequence[Sample], folder: Path) -> None:

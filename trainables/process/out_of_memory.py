@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 import torch
@@ -52,11 +52,10 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            tried.append(_tried(config, error))
+            tried.append(size_of(config, error))
             smaller = smaller_batches(config, error)
             if smaller is None:
-                message = f"out of memory at {', then '.join(tried)}: {first_line(error)}"
-                raise OutOfMemory(message) from None
+                raise out_of_memory(tried, error) from None
             _LOG.warning("out of memory at %s: %s", tried[-1], first_line(error))
         config = smaller
 
@@ -92,10 +91,19 @@ def smaller_batches(config: TrialConfig, error: BaseException) -> TrialConfig | 
     return None if size is None else with_micro_batch(config, size)
 
 
-def _tried(config: TrialConfig, error: BaseException) -> str:
+def size_of(config: TrialConfig, error: BaseException) -> str:
+    """The batch that was too large, in words."""
     if isinstance(error, EvaluationOutOfMemory):
         return f"evaluation batch size {config.eval.batch_size}"
     return f"micro-batch size {config.train.micro_batch_size}"
+
+
+def out_of_memory(tried: Sequence[str], error: BaseException) -> OutOfMemory:
+    """What a trial ends with that does not fit even at batches of one sample."""
+    return OutOfMemory(
+        f"out of memory at {', then '.join(tried)}: {first_line(error)}; try a shorter "
+        "data.max_length, train.gradient_checkpointing: true, or larger GPUs"
+    )
 
 
 def free_memory() -> None:

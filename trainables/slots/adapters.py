@@ -66,7 +66,6 @@ class Adapter:
     Attributes:
         flat_P: its parameters; `grad` accumulates the gradient of the losses so far.
         tensors: views of `flat_P` by PEFT's parameter names.
-        gradients: views of the gradient by the same names.
     """
 
     def __init__(
@@ -77,7 +76,6 @@ class Adapter:
         self.targets = targets
         self.flat_P = torch.nn.Parameter(values_P)
         self.flat_P.grad = torch.zeros_like(values_P)
-        self.gradients = self.views(self.flat_P.grad)
         self.tensors = {
             name: torch.nn.Parameter(view) for name, view in self.views(values_P).items()
         }
@@ -94,7 +92,6 @@ class Adapter:
         """Switch to other storage that already holds the same values."""
         self.flat_P.data = parameters_P
         self.flat_P.grad = gradients_P
-        self.gradients = self.views(gradients_P)
         for name, view in self.views(parameters_P).items():
             self.tensors[name].data = view
 
@@ -103,7 +100,6 @@ class Adapter:
         for parameter in (self.flat_P, *self.tensors.values()):
             parameter.data = parameter.data.new_empty(0)
         self.flat_P.grad = None
-        self.gradients = {}
 
 
 def peft_name(target: Target, matrix: str) -> str:

@@ -54,19 +54,7 @@ def check_batchable(base: Any, names: list[str]) -> None:
     for option, value in base.config.to_dict().items():
         if option.endswith("dropout") and isinstance(value, float) and value > 0:
             raise NotBatchable(f"the base's {option} is {value:g}, not 0")
-    _check_routers_have_no_loss(base)
     _check_layers_see_sequences(base, names)
-
-
-def _check_routers_have_no_loss(base: Any) -> None:
-    """TRL adds the routers' load-balancing loss, a mean over all tokens of a micro-batch."""
-    config = base.config.get_text_config()
-    coefficient = getattr(config, "router_aux_loss_coef", 0.0)
-    if hasattr(config, "output_router_logits") and coefficient:
-        raise NotBatchable(
-            f"the base's routers have a loss of their own (router_aux_loss_coef {coefficient:g}), "
-            "which is of a whole micro-batch"
-        )
 
 
 def _check_layers_see_sequences(base: Any, names: list[str]) -> None:

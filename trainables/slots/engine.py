@@ -7,15 +7,15 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from trainables.config import DataConfig, LoraConfig, ModelConfig, TrialConfig
+from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.errors import let_go_of_frames, told
 from trainables.evaluation.evaluator import Evaluator
-from trainables.inputs.data import Sample, TokenizedData
+from trainables.inputs.data import Sample
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
@@ -67,7 +67,6 @@ class SlotEngine:
         self._slots: dict[Adapter, Slot] = {}
         self._most_tokens = sys.maxsize
         self._largest_pass = 0
-        self._tokenized: dict[tuple[DataConfig, int], TokenizedData] = {}
         self._dtype = getattr(torch, model.dtype)
         self._loss = PassLoss(self._base, self._autocast)
         self._base.requires_grad_(False)
@@ -83,12 +82,7 @@ class SlotEngine:
 
         A trial begun by an earlier attempt resumes from its newest checkpoint.
         """
-        data = (trial.data, trial.data_seed)
-        if data not in self._tokenized:
-            _, mapped = inputs_of(trial)
-            # In memory, once for all slots: each reads a few samples at a time, and often.
-            self._tokenized[data] = replace(mapped, train=list(mapped.train))
-        tokenized = self._tokenized[data]
+        _, tokenized = inputs_of(trial)
         slot = Slot(
             trial, reporter, self._base, self._tokenizer, tokenized, self._targets, self._resolved
         )
@@ -101,7 +95,9 @@ class SlotEngine:
             raise
         self._slots[slot.adapter] = slot
         try:
-            with self._alone(slot):
+            with self._on_time_of(slot):
+                slot.restore()
+            with self._alone(slot):  # which sees what was restored
                 slot.begin()
         except BaseException as error:
             let_go_of_frames(error)  # leaving takes memory, which they may hold
@@ -112,6 +108,7 @@ class SlotEngine:
     def leave(self, slot: Slot) -> None:
         """Free a slot, whatever the state of its trial."""
         del self._slots[slot.adapter]
+        self._most_tokens = sys.maxsize  # memory may have run out because of it
         key = _key(slot.adapter)
         rest = [adapter for adapter in self._groups[key].adapters if adapter is not slot.adapter]
         slot.adapter.let_go()  # else those that end in one step keep a matrix alive each
@@ -147,14 +144,14 @@ class SlotEngine:
         return due
 
     def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
-        """Halve the tokens per pass from now on; a slot that was alone ends with the error."""
+        """Halve the tokens per pass until a slot leaves; one that was alone ends with the error."""
         error = told(error)
         free_memory()
         if len(slots) == 1:
             self.leave(slots[0])
             return [Ended(slots[0], error=error)]
         self._most_tokens = self._tokens_of([slot.adapter for slot in slots]) // 2
-        _LOG.warning("memory runs out: passes of at most %d tokens from now on", self._most_tokens)
+        _LOG.warning("memory runs out: passes of at most %d tokens for now", self._most_tokens)
         for slot in slots:  # the aborted pass has left partial gradients
             slot.restart_step()
         return []

@@ -28,7 +28,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from trainables.config import TrainConfig, TrialConfig
-from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, told
+from trainables.errors import EvaluationOutOfMemory, first_line, told
 from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
 from trainables.results.records import Measurement
@@ -39,7 +39,6 @@ from trainables.training.attempt_folder import (
     publish_results,
     published_address,
 )
-from trainables.training.reporter import StopTrial
 
 STARTED = "started"
 MEASUREMENT = "measurement"
@@ -59,6 +58,7 @@ class _Guest:
     events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     slot: Any = None
     is_heard: bool = False
+    tried: list[str] = field(default_factory=list)  # batches that memory ran out at
     _recorded: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def record(self, event: Event) -> None:
@@ -293,8 +293,7 @@ class SlotHost:
         try:
             guest.slot = await self._in_thread(lambda: self._join(guest, mailbox))
         except Exception as error:  # one trial's error must never end its neighbours
-            await self._in_thread(end_with_lost_device)
-            self._take_error(guest, told(error), busy)
+            await self._end(guest, told(error), busy)
             return False
         guest.events.put_nowait({STARTED: True})
         return True
@@ -305,15 +304,14 @@ class SlotHost:
 
     async def _see_off(self, guest: _Guest, ended: Any) -> None:
         """Tell a trial how it ended, once its results are published."""
-        result, error = ended.result, ended.error
+        if ended.error is not None:
+            await self._end(guest, ended.error)
+            return
+        result = ended.result
         try:
-            if error is None or isinstance(error, StopTrial):  # its best weights, for later
-                await self._in_thread(lambda: publish_results(guest.trial))
+            await self._in_thread(partial(publish_results, guest.trial))
         except OSError as of_storage:
-            error = told(of_storage)
-        if error is not None:
-            await self._in_thread(end_with_lost_device)
-            self._take_error(guest, error)
+            guest.events.put_nowait({ERROR: told(of_storage)})
             return
         if result.best_weights_dir is not None:
             best = published_address(guest.trial, Path(result.best_weights_dir))
@@ -321,31 +319,50 @@ class SlotHost:
         await self._in_thread(partial(clear_node, guest.trial))
         guest.events.put_nowait({RESULT: result.model_dump()})
 
-    def _take_error(self, guest: _Guest, error: Exception, busy: int = 0) -> None:
+    async def _end(self, guest: _Guest, error: Exception, busy: int = 0) -> None:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.
+
+        Its best weights are published first, for an attempt that goes on from its checkpoint.
 
         Args:
             guest: the trial.
             error: what ended its part in the passes.
             busy: slots that others held when there was no memory for its own.
         """
-        from trainables.process.out_of_memory import is_out_of_memory, smaller_batches
+        await self._in_thread(end_with_lost_device)
+        final = self._try_smaller(guest, error, busy)
+        if final is None:
+            return
+        try:
+            await self._in_thread(partial(publish_results, guest.trial))
+        except OSError as of_storage:
+            final = told(of_storage)
+        guest.events.put_nowait({ERROR: final})
+
+    def _try_smaller(self, guest: _Guest, error: Exception, busy: int) -> Exception | None:
+        """Have a trial that ran out of memory wait for a slot anew, or return what it ends with."""
+        from trainables.process.out_of_memory import (
+            is_out_of_memory,
+            out_of_memory,
+            size_of,
+            smaller_batches,
+        )
 
         if not is_out_of_memory(error):
-            guest.events.put_nowait({ERROR: error})
-            return
+            return error
         smaller: TrialConfig | None = guest.trial
         if busy and not isinstance(error, EvaluationOutOfMemory):
             self._fits = busy  # it waits until one of those is free
         else:
+            guest.tried.append(size_of(guest.trial, error))
             smaller = smaller_batches(guest.trial, error)
         if smaller is None:  # the trial's process lacks torch to unpickle torch's error with
-            guest.events.put_nowait({ERROR: OutOfMemory(first_line(error))})
-            return
+            return out_of_memory(guest.tried, error)
         _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
         guest.trial = smaller
         if self._guests.get(guest.trial.trial_id) is guest:  # it is still listened to
             self._waiting.appendleft(guest)
+        return None
 
     def _engine_for(self, trial: TrialConfig) -> Any:
         if self._engine is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from trainables.config import TrialConfig
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData, training_order
 from trainables.inputs.model import save_own_tokenizer
+from trainables.inputs.tokenized import as_dataset, longest
 from trainables.results.records import TrialResult
 from trainables.slots.adapters import Adapter, Target
 from trainables.slots.optimizer import FlatAdamW
@@ -71,7 +71,9 @@ class Slot:
             self.args.max_steps,
         )
         self.generator = dropout_generator(trial.seed, base.device)
-        self._tokenizer, self._tokenized, self._resolved = tokenizer, tokenized, resolved
+        self._tokenizer, self._resolved = tokenizer, resolved
+        self._train = as_dataset(tokenized.train)
+        self._read: tuple[int, list[Sample]] = (-1, [])  # an optimizer step and its samples
         self._order = training_order(
             len(tokenized.train), self.args.max_steps * trial.train.batch_size, trial.seed
         )
@@ -86,17 +88,21 @@ class Slot:
         self._best = BestWeights(trial, self._save, is_first=True)
         self._random_at_step = self.generator.get_state()
 
+    def restore(self) -> None:
+        """Take over the newest checkpoint of any attempt, if there is one; `begin` follows."""
+        self._measuring.start(self)
+        self._checkpoints.start(self, self._best)
+        self._checkpoints.restore(self.state)
+
     def begin(self) -> None:
-        """Resume from the newest checkpoint of any attempt, if there is one.
+        """Do what a checkpoint's step still lacks, with the base adapted.
 
         Raises:
             EvaluationFailed: the checkpoint's step was still to be evaluated, and that failed.
         """
-        self._measuring.start(self)
-        self._checkpoints.start(self, self._best)
         with self._own_random_state():
             with suppress(AlreadyTrained):
-                self._checkpoints.on_train_begin(self.args, self.state, TrainerControl())
+                self._checkpoints.make_up(self.args, self.state)
             self._checkpoints.on_step_begin(self.args, self.state, TrainerControl())
         self._random_at_step = self.generator.get_state()
 
@@ -119,7 +125,8 @@ class Slot:
     def longest_micro_batch(self) -> list[Sample]:
         """The longest samples that it trains on, as many as in a pass."""
         size = self.trial.train.micro_batch_size
-        return nlargest(size, self._tokenized.train, key=lambda sample: len(sample["input_ids"]))
+        samples: list[Sample] = self._train.__getitems__(longest(self._train, size))
+        return samples
 
     @property
     def labelled_tokens(self) -> int:
@@ -130,9 +137,12 @@ class Slot:
         return self._labelled_tokens
 
     def _batch(self) -> list[Sample]:
-        size = self.trial.train.batch_size
-        start = self.state.global_step * size
-        return [self._tokenized.train[index] for index in self._order[start : start + size]]
+        step = self.state.global_step
+        if self._read[0] != step:
+            size = self.trial.train.batch_size
+            numbers = self._order[step * size : (step + 1) * size]
+            self._read = (step, self._train.__getitems__(numbers))
+        return self._read[1]
 
     def take_pass(self, loss: float) -> bool:
         """Count a pass whose gradient the adapter holds; returns if an optimizer step is due."""

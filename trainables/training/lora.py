@@ -51,14 +51,15 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
 
     Raises:
         UserError: the base has some of the target modules but not others, which PEFT passes over.
-        ValueError: PEFT refuses, for example dropout on experts. It adapts layer by layer, so the
-            base is loaded anew for its next user.
+        ValueError: PEFT refuses, for example dropout on experts.
+
+    PEFT adapts layer by layer, so where it fails the base is loaded anew for its next user.
     """
     config = peft_config(lora)
     config.exclude_modules = beside_text(base)
     try:
         adapted = peft.get_peft_model(base, config)
-    except ValueError:
+    except Exception:  # memory that runs out, too
         shared_base.cache_clear()
         raise
     if absent := _absent_targets(adapted, lora):

@@ -7,6 +7,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,7 @@ class Measuring(TrainerCallback):
         self._reporter = reporter
         self._tokenizer = tokenizer
         self._validation = tokenized.validation
-        self._base = Base.load(Path(config.base_dir))
+        self._base = _base_in(config.base_dir)
         self.evaluator = shared_evaluator(config.model, config.eval)
         self._report_steps = config.train.report_steps(total_steps)
         self._log_steps = config.train.log_steps(total_steps)
@@ -208,6 +209,11 @@ class Measuring(TrainerCallback):
 def is_of_step(logs: dict[str, float] | None) -> bool:
     """Whether the trainer logs a step, rather than its summary of the whole training."""
     return logs is not None and "loss" in logs
+
+
+@lru_cache(maxsize=1)  # slots of one process share it
+def _base_in(folder: str) -> Base:
+    return Base.load(Path(folder))
 
 
 def _fault(step: int, error: Exception) -> TrialError:

@@ -18,6 +18,7 @@ from trl import SFTConfig, SFTTrainer
 from trainables.config import TrialConfig
 from trainables.files.disk import whole_folder
 from trainables.inputs.data import TokenizedData, training_order
+from trainables.inputs.tokenized import as_dataset
 from trainables.process.background import in_background
 from trainables.process.workers import agreed, barrier, from_each
 from trainables.results.records import Measurement, TrialResult
@@ -60,6 +61,7 @@ def sft_config(
         train_sampling_strategy="sequential",  # `training_order` has shuffled already
         deepspeed=deepspeed,
         ddp_timeout=_LONGEST_EVALUATION_S,
+        router_aux_loss_coef=0.0,  # the loss is the cross-entropy, of mixtures of experts too
         logging_steps=1,
         logging_nan_inf_filter=False,
         include_num_input_tokens_seen="non_padding",
@@ -187,11 +189,8 @@ def _ordered(
     """The samples in training order, from the first step that is still to do."""
     batch = config.train.batch_size
     order = training_order(len(tokenized.train), total_steps * batch, config.seed)
-    samples = tokenized.train
-    if not isinstance(samples, Dataset):
-        samples = Dataset.from_list([dict(sample) for sample in samples])
     # TRL needs to see a sample even if none is left to train on.
-    return samples.select(order[min(first_step, total_steps - 1) * batch :])
+    return as_dataset(tokenized.train).select(order[min(first_step, total_steps - 1) * batch :])
 
 
 class AlreadyTrained(Exception):
@@ -234,7 +233,16 @@ class Checkpoints(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Restore parameters, moments and schedule, now that everything is built and wrapped."""
+        """Go on where the checkpoint was taken, now that everything is built and wrapped.
+
+        Raises:
+            AlreadyTrained: at the last step.
+        """
+        self.restore(state)
+        self.make_up(args, state)
+
+    def restore(self, state: TrainerState) -> None:
+        """Restore parameters, moments and schedule."""
         if self._resumed is None or self._progress is None:
             return
         trainer, progress = self._trainer, self._progress
@@ -243,12 +251,21 @@ class Checkpoints(TrainerCallback):
         state.global_step = progress.step
         trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
         state.num_input_tokens_seen = progress.tokens_seen
+        self._take_over(checkpoint_files.evaluated(self._resumed) or progress.carried)
+
+    def make_up(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Do the evaluation that the checkpoint's step still lacks.
+
+        Raises:
+            AlreadyTrained: it was the last step.
+        """
+        if self._resumed is None:
+            return
         evaluated = checkpoint_files.evaluated(self._resumed)
-        self._take_over(evaluated or progress.carried)
-        is_due = evaluated is None and self._measuring.is_report_step(progress.step)
+        is_due = evaluated is None and self._measuring.is_report_step(state.global_step)
         if agreed(is_due, args.world_size):
             self._best.offer(self._measuring.evaluate(state))
-        if progress.step >= self._total_steps:
+        if state.global_step >= self._total_steps:
             raise AlreadyTrained
 
     def on_step_begin(

@@ -40,11 +40,12 @@ def evaluate_base_on_worker(
     Without a `cache` shared by all sweeps, the node's own is used. `marker` is a file that the
     driver has written at `target`.
     """
+    use_credentials()  # before the hub's client is imported, which reads them then
+
     from trainables.evaluation.base import evaluate_base
     from trainables.inputs.tokenized import DATA_FOLDER, DATA_RECORD
     from trainables.process.out_of_memory import evaluated_within_memory
 
-    use_credentials()
     cache_dir = Path(cache) if cache else node_cache() / "bases"
     log = cache_dir / "base.log"
     with log_to(log), TemporaryDirectory() as scratch:
@@ -87,10 +88,11 @@ def clear_trials(addresses: list[str]) -> None:
 
 def inspect_on_worker(sweep_dir: str, number: int) -> str | None:
     """Run `inspect_trial` on a worker; returns why something could not be inspected, if so."""
+    use_credentials()  # before the hub's client is imported, which reads them then
+
     from trainables.inside.inspection import inspect_trial
     from trainables.inside.records import InsideFolder
 
-    use_credentials()
     with log_to(InsideFolder(Path(sweep_dir)).log(number)):
         try:
             check_granted_gpus()

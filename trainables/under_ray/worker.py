@@ -117,8 +117,11 @@ class Worker:
                     best = result.best_weights_dir
                 except StoppedByTune:
                     is_stopped = True
-                except Exception:
+                except IN_STEP:
+                    raise
+                except Exception:  # what it has is for an attempt that goes on from there
                     end_with_lost_device(lambda: publish_worker(trial, rank))
+                    publish_worker(trial, rank)
                     raise
                 finally:
                     hang_watch.stop()

@@ -18,8 +18,8 @@ class BudgetConfig(Frozen):
         gpu_hours: sum over trials, also of those that run; checked before each new one.
         retries: how often a trial that lost its process is retried, from its newest checkpoint,
             if it made no progress since the previous loss.
-        minutes_per_report: a trial that reports nothing for this long is considered hung; its
-            process is ended and it is started again. null: never.
+        minutes_per_report: a trial that for this long neither reports nor runs its model is
+            considered hung; its process is ended and it is started again. null: never.
         checkpoint_gib: cap on the total size of the sweep's checkpoints, best weights included
             and final weights not. A running trial keeps its newest two checkpoints and the
             weights of its best evaluation; over this cap these are deleted, starting with the
