@@ -159,6 +159,21 @@ def test_a_turn_of_tool_calls_ends_as_its_chat_template_has_it(tmp_path: Path) -
         assert learned(tokenizer, sample)[1].endswith(end)
 
 
+@pytest.mark.parametrize("template", ["deepseekv3", "gptoss", "llama3_1"])
+def test_a_turn_without_a_call_is_learned_as_one_that_names_none(
+    template: str, tmp_path: Path
+) -> None:
+    """Some templates ask only whether it names them, and write no content of earlier turns then."""
+    tokenizer = of_bytes(template)
+    answer = {"role": "assistant", "content": "3"}
+    named, unnamed = (
+        tokenized(tmp_path, tokenizer, [{"messages": [QUESTION, turn] * 2}]).train
+        for turn in (answer | {"tool_calls": []}, answer)
+    )
+    assert "3" in learned(tokenizer, unnamed[0])[1]
+    assert named == unnamed
+
+
 REASONED = "<think>\nAdd them.\n</think>\n\n3"
 
 

@@ -106,7 +106,10 @@ def _turn(turn: Turn) -> Turn:
     is_silent = content is None and bool(calls)
     if not isinstance(turn.get("role"), str) or not (isinstance(content, str) or is_silent):
         raise _Malformed("must be turns of a `role` and a `content`")
-    return turn | {"tool_calls": _calls(calls)} if calls else turn
+    if calls:
+        return turn | {"tool_calls": _calls(calls)}
+    # Of an empty list, some chat templates write a turn of calls, without its content.
+    return {name: value for name, value in turn.items() if name != "tool_calls"}
 
 
 def _of_sharegpt(turn: Turn) -> Turn:
