@@ -123,6 +123,29 @@ def test_what_the_chat_template_leaves_out_is_refused(
     assert fault.rule.startswith(f"the model's chat template writes no {next(iter(more))}: ")
 
 
+PARALLEL = [CALL, {"type": "function", "function": {"name": "neg", "arguments": {"a": 3}}}]
+
+
+@pytest.mark.parametrize("calls", [PARALLEL, [CALL, CALL]])
+def test_calls_of_which_the_chat_template_writes_the_first_alone_are_refused(
+    calls: list[Any], tmp_path: Path
+) -> None:
+    turns = [QUESTION, {"role": "assistant", "tool_calls": calls}]
+    (fault,) = faults(tmp_path, of_bytes("gptoss"), [{"messages": turns}])
+    assert fault.field == "data.messages"
+    assert fault.rule.startswith("the model's chat template writes fewer than the 2 tool_calls: ")
+
+
+@pytest.mark.parametrize("template", ["qwen2_5", "qwen3_5_think"])
+def test_parallel_calls_are_learned(template: str, tmp_path: Path) -> None:
+    tokenizer = of_bytes(template)
+    turns = [QUESTION, {"role": "assistant", "content": "", "tool_calls": PARALLEL}]
+    (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
+    before, after = learned(tokenizer, sample)
+    assert before + after == written(tokenizer, turns)
+    assert after.index("add") < after.index("neg")
+
+
 @pytest.mark.parametrize(
     ("row", "rule"),
     [

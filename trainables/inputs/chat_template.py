@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os.path import commonprefix
 from typing import Any
 
@@ -102,20 +102,27 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
     """Whether an answer has more than a content.
 
     Raises:
-        UserError: the chat template leaves it out.
+        UserError: the chat template leaves some of it out.
     """
     has_more = False
-    for names in _CARRIED:
-        given = [name for name in names if answer.get(name)]
-        if not given:
-            continue
+    for less, written in _lesser(answer):
         has_more = True
-        less = {name: value for name, value in answer.items() if name not in given}
-        less["content"] = less.get("content") or ""
         if _as_chat(tokenizer, data, example, [*_asked(example), less]) == whole:
-            rule = f"the model's chat template writes no {given[0]}: {_told(_asked(example))}"
+            rule = f"the model's chat template writes {written}: {_told(_asked(example))}"
             raise UserError([Fault(_field(data), rule, "write it into `content`, or leave it out")])
     return has_more
+
+
+def _lesser(answer: Turn) -> Iterator[tuple[Turn, str]]:
+    """The answer without something that it carries, and what a template writes if that is alike."""
+    for names in _CARRIED:
+        given = [name for name in names if answer.get(name)]
+        if given:
+            less = {name: value for name, value in answer.items() if name not in given}
+            yield less | {"content": less.get("content") or ""}, f"no {given[0]}"
+    calls = answer.get("tool_calls") or []
+    if len(calls) > 1:  # gpt-oss's template takes the first
+        yield answer | {"tool_calls": calls[:-1]}, f"fewer than the {len(calls)} tool_calls"
 
 
 def _end_of_turns(tokenizer: Any, data: DataConfig, example: Example) -> str:
