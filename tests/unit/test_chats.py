@@ -98,6 +98,42 @@ def test_tool_calls_are_learned_as_trl_renders_them(
     assert "add" in after
 
 
+@pytest.mark.parametrize("content", [None, "I add."])
+@pytest.mark.parametrize("arguments", [{"a": "é", "b": 2}, '{"a": "é", "b": 2}'])
+def test_calls_are_text_where_the_chat_template_joins_it(
+    arguments: object, content: str | None, tmp_path: Path
+) -> None:
+    """In earlier turns too."""
+    tokenizer = of_bytes("deepseekv3")
+
+    def turns(arguments: object, content: str | None) -> list[dict[str, Any]]:
+        call = {"type": "function", "function": {"name": "add", "arguments": arguments}}
+        calling = {"role": "assistant", "content": content, "tool_calls": [call]}
+        return [QUESTION, calling, {"role": "tool", "content": "3"}, calling]
+
+    rows = [{"messages": turns(arguments, content)}]
+    found = tokenized(tmp_path, tokenizer, rows, answers="all").train
+    as_text = turns('{"a": "é", "b": 2}', content or "")
+    for sample, end in zip(found, (2, 4), strict=True):
+        before, after = learned(tokenizer, sample)
+        assert before + after == written(tokenizer, as_text[:end])
+        assert '\n{"a": "é", "b": 2}\n' in after
+
+
+def test_where_the_chat_template_joins_the_content_alone_arguments_are_not_quoted_twice(
+    tmp_path: Path,
+) -> None:
+    joining = (
+        "{% for m in messages %}{{ '<' + m.role + '>' + m.content }}"
+        "{% for call in m.tool_calls or [] %}{{ call.function.arguments | tojson }}{% endfor %}"
+        "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    tokenizer = of_bytes(joining)
+    row = {"messages": [QUESTION, {"role": "assistant", "tool_calls": [CALL]}]}
+    (sample,) = tokenized(tmp_path, tokenizer, [row]).train
+    assert learned(tokenizer, sample)[1] == f'{{"a": 1, "b": 2}}{END}'
+
+
 @pytest.mark.parametrize("name", ["reasoning_content", "thinking"])
 @pytest.mark.parametrize("template", ["qwen3", "qwen3_5_think", "gptoss", "nemotron_3_nano"])
 def test_thoughts_are_learned(template: str, name: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from jinja2 import TemplateError
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
-from trainables.inputs.chats import Example, Turn, Turns
+from trainables.inputs.chats import Example, Turn, Turns, forms_of_calls
 
 # What an answer may carry besides `content`, each under the names that Transformers takes for it.
 _CARRIED = (("tool_calls",), ("reasoning_content", "reasoning", "thinking"))
@@ -33,12 +33,13 @@ def _as_chat(
         UserError: the template refuses them, such as a system's turn or two of a user in a row.
     """
     tools: Mapping[str, Any] = {"tools": example.tools} if example.tools else {}
-    try:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, **tools, **options))
-    except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
-        rule = f"the model's chat template refuses {_told(turns)}: {error}"
-        remedy = "change or leave out such rows"
-        raise UserError([Fault(_field(data), rule, remedy)]) from error
+    for form in forms_of_calls(turns):
+        try:
+            return str(tokenizer.apply_chat_template(form, tokenize=False, **tools, **options))
+        except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
+            refusal = error
+    rule = f"the model's chat template refuses {_told(turns)}: {refusal}"
+    raise UserError([Fault(_field(data), rule, "change or leave out such rows")]) from refusal
 
 
 def _told(turns: Turns) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
@@ -96,6 +96,24 @@ def without_nulls(value: Any) -> Any:
     return [without_nulls(item) for item in value] if isinstance(value, list) else value
 
 
+def forms_of_calls(turns: Turns) -> Iterator[Turns]:
+    """The turns, and if some call tools, forms of these for chat templates that refuse the first.
+
+    First all have a content. Then the arguments are JSON text too, as DeepSeek-V3's template wants.
+    """
+    yield turns
+    if not any("tool_calls" in turn for turn in turns):
+        return
+    turns = [turn | {"content": turn.get("content") or ""} for turn in turns]
+    yield turns
+    yield [
+        turn | {"tool_calls": [_with_arguments(call, _as_json) for call in turn["tool_calls"]]}
+        if "tool_calls" in turn
+        else turn
+        for turn in turns
+    ]
+
+
 def _turn(turn: Turn) -> Turn:
     """A turn as chat templates take it, out of one of OpenAI's or ShareGPT's."""
     if "from" in turn and "role" not in turn:
@@ -136,15 +154,23 @@ def _calls(calls: Any) -> list[Any]:
     """
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
         raise _Malformed("must have `tool_calls` that are a list of calls")
-    return [_with_parsed_arguments(call) for call in calls]
+    return [_with_arguments(call, _parsed_arguments) for call in calls]
 
 
-def _with_parsed_arguments(call: dict[str, Any]) -> dict[str, Any]:
+def _with_arguments(call: dict[str, Any], convert: Callable[[Any], Any]) -> dict[str, Any]:
     if isinstance(call.get("function"), dict):
-        return call | {"function": _with_parsed_arguments(call["function"])}
-    if not isinstance(call.get("arguments"), str):
-        return call
-    return call | {"arguments": _parsed(call["arguments"], dict, "arguments of `tool_calls`")}
+        return call | {"function": _with_arguments(call["function"], convert)}
+    return call | {"arguments": convert(call["arguments"])} if "arguments" in call else call
+
+
+def _parsed_arguments(arguments: Any) -> Any:
+    if not isinstance(arguments, str):
+        return arguments
+    return _parsed(arguments, dict, "arguments of `tool_calls`")
+
+
+def _as_json(arguments: Any) -> str:
+    return json.dumps(arguments, ensure_ascii=False)
 
 
 def _tools(row: Row) -> list[Any] | None:
