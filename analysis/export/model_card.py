@@ -91,7 +91,7 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
     data = ModelCardData(
         # The hub accepts only names of its own.
         base_model=None if is_local(config.model.name) else config.model.name,
-        datasets=None if is_local(config.data.path) else [config.data.path],
+        datasets=[path for path in _data_sets(config.data) if not is_local(path)] or None,
         license=licence_of(config.model),
         library_name="peft" if kind == "adapter" else "transformers",
         pipeline_tag="text-generation",
@@ -101,6 +101,10 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
         eval_results=_eval_results(record, base),
     )
     return str(data.to_yaml(line_break="\n"))
+
+
+def _data_sets(data: DataConfig) -> list[str]:
+    return list(dict.fromkeys([data.path, *([data.replay.path] if data.replay else [])]))
 
 
 def _eval_results(record: TrialRecord, base: BaseRecord) -> list[EvalResult]:

@@ -15,7 +15,7 @@ from analysis.export.weights import export
 from analysis.report.answer import answer
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
-from trainables.config import ModelConfig
+from trainables.config import DataConfig, ModelConfig, Replay
 from trainables.results.ledger import Ledger
 from trainables.results.records import TaskScore, TrialRecord, TrialStatus
 
@@ -120,6 +120,28 @@ def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
     assert (result.dataset_type, result.metric_type, result.metric_value) == ("b", "acc", 0.75)
     line = "| b | retention | acc | 128 | 0.875 ± 0.010 | 0.750 | -0.125 | +0.100 |"
     assert line in card.text
+
+
+@pytest.mark.parametrize(
+    ("path", "replayed", "named"),
+    [
+        ("rows.jsonl", None, None),
+        ("org/own", "general.jsonl", ["org/own"]),
+        ("rows.jsonl", "org/general", ["org/general"]),
+        ("org/own", "org/general", ["org/own", "org/general"]),
+        ("org/own", "org/own", ["org/own"]),  # another subset of it
+    ],
+)
+def test_the_front_matter_names_the_hub_s_data_sets_that_were_trained_on(
+    path: str, replayed: str | None, named: list[str] | None, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tiny"
+    record = trained(folder, 0, gain=0.5, forgetting=0.0)
+    replay = Replay(path=replayed, share=0.5) if replayed else None
+    config = record.config.model_copy(update={"data": DataConfig(path=path, replay=replay)})
+    record_sweep(folder, record.model_copy(update={"config": config}))
+    card = ModelCard.load(export(folder, tmp_path / "out", number=0) / "README.md")
+    assert card.data.to_dict().get("datasets") == named
 
 
 def test_a_trial_chosen_by_hand_is_said_to_be(sweep: Path, tmp_path: Path) -> None:
