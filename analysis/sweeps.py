@@ -183,8 +183,8 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
         rule = f"{folders} have different base models, {models[0]} and {models[1]}"
         return [Fault("SWEEP_DIR", rule, "make one report for each model")]
     if first.base.scores_key != other.base.scores_key:
-        rule = f"{folders} have different data or evaluations"
-        remedy = "their scores are not over the same items; make one report for each"
+        rule = f"{folders} have different evaluations"
+        remedy = "their scores do not compare; make one report for each"
         return [Fault("SWEEP_DIR", rule, remedy)]
     return []
 
@@ -241,10 +241,18 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
 
 
 def _other_data(first: Sweep, other: Sweep) -> list[str]:
-    """Settings such as `data.path` in which two sweeps differ."""
+    """Settings such as `data.path` in which two sweeps differ, and files that were edited."""
     data = [DataConfig.model_validate(sweep.record.config["data"]) for sweep in (first, other)]
     one, another = (of_sweep.model_dump() for of_sweep in data)
-    return [f"data.{name}" for name, value in one.items() if another[name] != value]
+    settings = [f"data.{name}" for name, value in one.items() if another[name] != value]
+    edited = [
+        f"content of {field}"
+        for field, digest in first.record.inputs.items()
+        if field.startswith("data.")
+        and not field.startswith(tuple(settings))
+        and other.record.inputs.get(field, digest) != digest
+    ]
+    return settings + edited
 
 
 def _trained_otherwise(first: Sweep, other: Sweep) -> list[str]:

@@ -118,7 +118,7 @@ def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_c
 
 def test_sweeps_whose_scores_differ_are_refused(tmp_path):
     one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
-    with pytest.raises(UserError, match="different data or evaluations"):
+    with pytest.raises(UserError, match="different evaluations"):
         with_base_keys(tmp_path, (one, "a", "x"), (two, "b", "y"))
 
 
@@ -132,6 +132,15 @@ def test_sweeps_that_were_trained_on_other_data_are_said_to_be(tmp_path, keys):
     ledger.write_sweep(record.model_copy(update={"config": config}))
     [told] = notices(open_sweeps([sweep.ledger.folder.root for sweep in results.sweeps]))
     assert told.startswith("These sweeps were trained on other data (data.completion)")
+
+
+def test_sweeps_whose_files_of_data_differ_are_said_to_be_of_other_data(tmp_path):
+    folders = [SyntheticSweep(trials=4, name=n).write(tmp_path / n) for n in ("one", "two")]
+    for number, ledger in enumerate(map(Ledger, folders)):
+        inputs = {"data.path": f"digest {number}", "data.replay.path": "same"}
+        ledger.write_sweep(ledger.sweep().model_copy(update={"inputs": inputs}))
+    [told] = notices(open_sweeps(folders))
+    assert told.startswith("These sweeps were trained on other data (content of data.path)")
 
 
 def test_sweeps_that_were_trained_otherwise_are_said_to_be(tmp_path):

@@ -42,8 +42,8 @@ from trainables.results.items import read_items, write_items
 from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemScore
 
 _KL_REFERENCE = "kl_reference.safetensors"
-# Bump when this code would no longer produce the numbers of an old cache entry.
-_CACHE_VERSION = 6
+# Bump when this code would no longer produce the record of an old cache entry.
+_CACHE_VERSION = 7
 T = TypeVar("T")
 
 
@@ -112,8 +112,7 @@ def evaluate_base(
     nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
-        # The seed decides which rows are held out, and so how many samples there are.
-        scores_key=_key(content | {"rows": tokenized.rows}),
+        scores_key=_key(content),
         revision=model.revision,
         scores=evaluation.scores,
         metrics=_base_metrics(evaluation, reference, nll),

@@ -35,7 +35,6 @@ class TokenizedData:
         train, validation: samples; those of a row are in the same split.
         skipped: number of samples to train on that were longer than `max_length` and left out.
         prompts: texts before completions, of the rows held out if there are any.
-        rows: number of rows that the training samples, those left out included, were made of.
         replayed: how many of the training samples, the last ones, are of `data.replay`.
     """
 
@@ -43,7 +42,6 @@ class TokenizedData:
     validation: list[Sample]
     skipped: int
     prompts: list[str]
-    rows: int = 0
     replayed: int = 0
 
 
@@ -80,7 +78,6 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         validation=validation,
         skipped=skipped,
         prompts=held_out_prompts or train_prompts,
-        rows=len(examples),
         replayed=len(replayed),
     )
 

@@ -257,8 +257,8 @@ class BaseRecord(Frozen):
 
     Attributes:
         key: hash of the model, tasks, limits, versions and what KL drift is measured on.
-        scores_key: the same hash without the parts that the scores do not depend on, such as the
-            seed.
+        scores_key: the same hash without the parts that the scores do not depend on, such as seed
+            and data.
         revision: commit a hub model was resolved to; all trials use it even if the branch moves.
         scores: task label to score.
         metrics: every key that it logs: its scores, and drift and forgetting of zero.
