@@ -226,10 +226,11 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
         )
     data = sorted({name for sweep in others for name in _other_data(first, sweep)})
     if data:
+        of_replay = all("data.replay" in name for name in data)  # no rows are held out of it
         told.append(
             f"These sweeps were trained on other data ({', '.join(data)}): what differs between "
-            "trials of one and of another may come from there, and neither KL nor validation "
-            "losses compare."
+            "trials of one and of another may come from there"
+            + ("." if of_replay else ", and neither KL nor validation losses compare.")
         )
     trained = sorted({name for sweep in others for name in _trained_otherwise(first, sweep)})
     if trained:

@@ -143,6 +143,24 @@ def test_sweeps_whose_files_of_data_differ_are_said_to_be_of_other_data(tmp_path
     assert told.startswith("These sweeps were trained on other data (content of data.path)")
 
 
+def test_of_sweeps_that_replay_other_data_kl_and_validation_losses_compare(tmp_path):
+    """No rows are held out of these."""
+    folders = [SyntheticSweep(trials=4, name=n).write(tmp_path / n) for n in ("one", "two")]
+    ledger = Ledger(folders[1])
+    record = ledger.sweep()
+
+    def notice_with(**data: object) -> str:
+        config = record.config | {"data": record.config["data"] | data}
+        ledger.write_sweep(record.model_copy(update={"config": config}))
+        [told] = notices(open_sweeps(folders))
+        return told
+
+    replay = {"path": "general.jsonl", "share": 0.5}
+    differs = "what differs between trials of one and of another may come from there."
+    assert notice_with(replay=replay).endswith(f"(data.replay): {differs}")
+    assert "neither KL nor validation losses" in notice_with(replay=replay, max_length=9)
+
+
 def test_sweeps_that_were_trained_otherwise_are_said_to_be(tmp_path):
     first, second = (
         SyntheticSweep(trials=4, name=name).write(tmp_path / name) for name in ("one", "two")
