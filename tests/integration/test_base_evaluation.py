@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -79,6 +80,18 @@ def test_a_chat_template_that_the_model_lacks_is_named(evaluate: Callable[..., P
         evaluate("data.chat_template=true", "eval.chat_template=true", "eval.in_domain=[nowhere]")
     fields = {fault.field for fault in caught.value.faults}
     assert fields == {"data.chat_template", "eval.chat_template", "eval.in_domain"}
+
+
+def test_a_chat_template_that_replayed_chats_lack_is_named(
+    evaluate: Callable[..., Path], tmp_path: Path
+) -> None:
+    chat = [{"role": role, "content": "3"} for role in ("user", "assistant")]
+    (tmp_path / "chats.jsonl").write_text(json.dumps({"turns": chat}))
+    with pytest.raises(UserError) as caught:
+        evaluate(f"data.replay={{path: {tmp_path / 'chats.jsonl'}, share: 0.5, messages: turns}}")
+    (fault,) = caught.value.faults
+    assert fault.field == "data.replay"
+    assert fault.rule.endswith("has no chat template")
 
 
 @pytest.mark.usefixtures("cluster")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,22 @@ def test_the_base_is_known_by_its_text(
     first = key(own())
     assert key(own(name="moved.jinja")) == first
     assert key(own(TEMPLATE.replace(" : ", " = "), name="other.jinja")) != first
+
+
+def test_what_it_begins_answers_with_is_told_of_replayed_chats_too(
+    own: Callable[..., ModelConfig], load: Callable[..., Any], tmp_path: Path
+) -> None:
+    thinking = TEMPLATE.replace(
+        "{{ turn.content }}", "{{ '0 ' if turn.role == 'assistant' }}{{ turn.content }}"
+    )
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "max 4 7 =", "completion": "7"}))
+    for is_chat in ("true", "false"):
+        replay = f"data.replay={{path: {rows}, share: 0.1, chat_template: {is_chat}}}"
+        config = load(*SMALL, "eval.chat_template=true", replay)
+        folder = evaluate_base(own(thinking), config.data, config.eval, 0, tmp_path / is_chat)
+        told = [w for w in Base.load(folder).record.warnings if "begins answers with '0'" in w]
+        assert bool(told) is (is_chat == "true")
 
 
 def test_what_is_exported_has_it(own: Callable[..., ModelConfig], tmp_path: Path) -> None:

@@ -156,6 +156,11 @@ class DataConfig(DataSource):
     replay: Replay | None = None
 
     @property
+    def has_chats(self) -> bool:
+        """Whether the tokenizer's chat template writes any of the samples, replayed ones too."""
+        return self.is_chat or (self.replay is not None and self.replay.is_chat)
+
+    @property
     def replayed(self) -> DataConfig | None:
         """What is mixed in, as training data of its own."""
         if self.replay is None:

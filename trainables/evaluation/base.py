@@ -10,7 +10,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from trainables.config import DataConfig, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, first_line
+from trainables.evaluation.data_warnings import data_warnings
 from trainables.evaluation.drift import (
     KlReference,
     general_nll,
@@ -29,13 +30,11 @@ from trainables.evaluation.drift import (
 from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
 from trainables.evaluation.forgetting import forgetting_metrics
 from trainables.files.disk import flush
-from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.data import TokenizedData, tokenize, typical_sample
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
 from trainables.inputs.tokenized import write_data
-from trainables.inputs.turn_end import unheeded_end
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.results.items import read_items, write_items
@@ -93,11 +92,12 @@ def evaluate_base(
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
     content = _content(model, base, tokenizer, evaluator, documents)
-    # The record also holds the sample counts, and a sample.
+    # The record also holds the sample counts, a sample, and what is told of the data.
     counts = len(tokenized.train), len(tokenized.validation), tokenized.skipped
     own = len(tokenized.train) - tokenized.replayed
     shown = typical_sample(tokenizer, tokenized.train[:own])
-    samples = [*counts, data.max_length, shown.model_dump()]
+    of_data = data_warnings(base, tokenizer, tokenized, data, suite)
+    samples = [*counts, data.max_length, shown.model_dump(), of_data]
     batch = {"batch_size": suite.batch_size}  # changes scores only by rounding
     key = _key(content | batch | {"kl": sampled, "samples": samples})
     folder = cache / key
@@ -123,7 +123,7 @@ def evaluate_base(
         skipped_samples=tokenized.skipped,
         seconds=time.time() - started,
         sample=shown,
-        warnings=_warnings(base, tokenizer, evaluation, tokenized, data, suite),
+        warnings=(*of_data, *_warnings(base, evaluation)),
     )
     _store(folder, record, evaluation.items, reference)
     return folder
@@ -152,7 +152,7 @@ def _load_all(
     evaluator = attempt(
         lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
     )
-    can_render = tokenizer and (tokenizer.chat_template or not data.is_chat)
+    can_render = tokenizer and (tokenizer.chat_template or not data.has_chats)
     tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
     if faults or tokenizer is None or evaluator is None or tokenized is None:
         raise UserError(faults)
@@ -231,48 +231,18 @@ def _base_metrics(
     return metrics
 
 
-def _warnings(
-    base: Any,
-    tokenizer: Any,
-    evaluation: Evaluation,
-    tokenized: TokenizedData,
-    data: DataConfig,
-    suite: EvalSuite,
-) -> tuple[str, ...]:
-    warnings = []
+def _warnings(base: Any, evaluation: Evaluation) -> Iterator[str]:
     for label, score in evaluation.scores.items():
         margin = 2 * (score.stderr or 0.0)
         if score.role != "retention" or score.chance is None:
             continue
         if score.value - margin <= score.chance:
-            warnings.append(
+            yield (
                 f"retention task {label}: the base scores {score.value:.3f}, at chance "
                 f"({score.chance:.3f}) within two standard errors; it cannot show forgetting"
             )
-    if data.is_chat != suite.chat_template:
-        chats, asks = ("chats", "plain text") if data.is_chat else ("plain text", "a chat")
-        warnings.append(
-            f"trained are {chats}, and eval.chat_template is {suite.chat_template}: the tasks ask "
-            f"in {asks}"
-        )
-    elif data.is_chat and (opening := opening_of_answers(tokenizer)):
-        warnings.append(
-            f"the chat template begins answers with {opening!r}, which the tasks do not ask for: "
-            "set model.chat_template_args, such as {enable_thinking: false}"
-        )
-    if data.is_chat and (end := unheeded_end(base, tokenizer, tokenized.train[0])):
-        warnings.append(
-            f"the chats' turns end in {end}, which is neither the tokenizer's eos_token nor an end "
-            f'of generation, so generation goes on after it: set model.eos_token: "{end}"'
-        )
-    if tokenized.skipped:
-        warnings.append(
-            f"{tokenized.skipped} of {tokenized.skipped + len(tokenized.train)} training samples "
-            f"are longer than data.max_length = {data.max_length} tokens and were left out"
-        )
     if left := left_by_lora(base):
-        warnings.append(left)
-    return tuple(warnings)
+        yield left
 
 
 def _store(

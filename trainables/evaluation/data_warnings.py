@@ -1,0 +1,50 @@
+"""What is told of the data before they are trained on, beside the base's scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from trainables.config import DataConfig, EvalSuite
+from trainables.inputs.chat_template import opening_of_answers
+from trainables.inputs.data import TokenizedData
+from trainables.inputs.turn_end import unheeded_end
+
+
+def data_warnings(
+    base: Any, tokenizer: Any, tokenized: TokenizedData, data: DataConfig, suite: EvalSuite
+) -> list[str]:
+    """Why training on these data may not teach what the tasks ask for."""
+    return [*_of_chats(base, tokenizer, tokenized, data, suite), *_of_lengths(tokenized, data)]
+
+
+def _of_chats(
+    base: Any, tokenizer: Any, tokenized: TokenizedData, data: DataConfig, suite: EvalSuite
+) -> Iterator[str]:
+    if data.is_chat != suite.chat_template:
+        chats, asks = ("chats", "plain text") if data.is_chat else ("plain text", "a chat")
+        yield (
+            f"trained are {chats}, and eval.chat_template is {suite.chat_template}: the tasks ask "
+            f"in {asks}"
+        )
+    if not data.has_chats:
+        return
+    if suite.chat_template and (opening := opening_of_answers(tokenizer)):
+        yield (
+            f"the chat template begins answers with {opening!r}, which the tasks do not ask for: "
+            "set model.chat_template_args, such as {enable_thinking: false}"
+        )
+    chat = tokenized.train[0 if data.is_chat else -1]  # the replayed samples are the last
+    if end := unheeded_end(base, tokenizer, chat):
+        yield (
+            f"the chats' turns end in {end}, which is neither the tokenizer's eos_token nor an end "
+            f'of generation, so generation goes on after it: set model.eos_token: "{end}"'
+        )
+
+
+def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
+    if tokenized.skipped:
+        yield (
+            f"{tokenized.skipped} of {tokenized.skipped + len(tokenized.train)} training samples "
+            f"are longer than data.max_length = {data.max_length} tokens and were left out"
+        )
