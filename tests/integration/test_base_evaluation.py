@@ -195,9 +195,38 @@ def test_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path])
     assert "at chance (0.250)" in warning
 
 
-def test_samples_longer_than_max_length_are_counted(evaluate: Callable[..., Path]) -> None:
+@pytest.fixture
+def replay(tmp_path: Path) -> Callable[..., str]:
+    """An override by which half of the samples are replayed, of rows with these answers."""
+
+    def replay(*answers: str) -> str:
+        file = tmp_path / "general.jsonl"
+        rows = [json.dumps({"prompt": "max 4 7 =", "completion": answer}) for answer in answers]
+        file.write_text("\n".join(rows))
+        return f"data.replay={{path: {file}, share: 0.5}}"
+
+    return replay
+
+
+def test_samples_longer_than_max_length_are_counted(
+    evaluate: Callable[..., Path], replay: Callable[..., str]
+) -> None:
     everything = Base.load(evaluate()).record
     record = Base.load(evaluate("data.max_length=8")).record
     assert record.skipped_samples > 0
     assert record.train_samples + record.skipped_samples == everything.train_samples
-    assert f"{record.skipped_samples} of {everything.train_samples}" in record.warnings[0]
+    told = f"{record.skipped_samples} of {everything.train_samples} training samples"
+    assert told in record.warnings[0]
+    assert told in Base.load(evaluate("data.max_length=8", replay(" 7"))).record.warnings[0]
+
+
+def test_replayed_samples_that_are_left_out_or_repeated_are_told(
+    evaluate: Callable[..., Path], replay: Callable[..., str]
+) -> None:
+    general = replay(" 7", " 7", *[" 7" * 40] * 3)
+    record = Base.load(evaluate("data.limit=9", "data.max_length=30", general)).record
+    assert record.warnings[:2] == (
+        "3 of 5 samples drawn from data.replay are longer than data.max_length = 30 tokens and "
+        "were left out",
+        "data.replay has 2 samples for the 9 of its share: each is trained on 4.5 times an epoch",
+    )

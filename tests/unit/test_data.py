@@ -660,6 +660,25 @@ def test_data_to_replay_make_up_their_share_of_the_samples(tmp_path: Path) -> No
     assert len(learned(0.001)) == 9
 
 
+def test_samples_to_replay_that_are_too_long_are_counted_and_so_are_those_left(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": "a" * size, "completion": "b"} for size in range(1, 11)]
+    general = jsonl(tmp_path, rows, "general.jsonl")
+    own = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}] * 2)
+
+    def counts(share: float) -> tuple[int, int, int]:
+        replay = {"path": str(general), "share": share}
+        data = config(own, replay=replay, max_length=8, validation_fraction=0)
+        found = tokenize(data, Characters(), 0)
+        return found.replayed, found.replay_distinct, found.replay_skipped
+
+    assert counts(0.9) == (18, 5, 5)
+    replayed, distinct, skipped = counts(0.5)  # those that were not drawn are not known
+    assert (replayed, distinct) == (2, 2)
+    assert skipped < 5
+
+
 @pytest.mark.parametrize(
     ("replay", "field"),
     [

@@ -43,8 +43,16 @@ def _of_chats(
 
 
 def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
+    longer = f"are longer than data.max_length = {data.max_length} tokens and were left out"
     if tokenized.skipped:
+        samples = len(tokenized.train) - tokenized.replayed + tokenized.skipped
+        yield f"{tokenized.skipped} of {samples} training samples {longer}"
+    if tokenized.replay_skipped:
+        drawn = tokenized.replay_distinct + tokenized.replay_skipped
+        yield f"{tokenized.replay_skipped} of {drawn} samples drawn from data.replay {longer}"
+    if tokenized.replay_distinct < tokenized.replayed:
+        times = tokenized.replayed / tokenized.replay_distinct
         yield (
-            f"{tokenized.skipped} of {tokenized.skipped + len(tokenized.train)} training samples "
-            f"are longer than data.max_length = {data.max_length} tokens and were left out"
+            f"data.replay has {tokenized.replay_distinct} samples for the {tokenized.replayed} of its "
+            f"share: each is trained on {times:.3g} times an epoch"
         )

@@ -36,6 +36,8 @@ class TokenizedData:
         skipped: number of samples to train on that were longer than `max_length` and left out.
         prompts: texts before completions, of the rows held out if there are any.
         replayed: how many of the training samples, the last ones, are of `data.replay`.
+        replay_distinct: how many of these there are before they are repeated.
+        replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
     """
 
     train: Sequence[Sample]
@@ -43,6 +45,8 @@ class TokenizedData:
     skipped: int
     prompts: list[str]
     replayed: int = 0
+    replay_distinct: int = 0
+    replay_skipped: int = 0
 
 
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
@@ -72,25 +76,31 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
     if not kept:
         rule = f"every one of the {skipped} samples is longer than {data.max_length} tokens"
         raise UserError([Fault("data.max_length", rule, "raise it")])
-    replayed = _replayed(tokenizer, data, seed, len(kept))
+    replayed, distinct, replay_skipped = _replayed(tokenizer, data, seed, len(kept))
     return TokenizedData(
         train=[*kept, *replayed],
         validation=validation,
         skipped=skipped,
         prompts=held_out_prompts or train_prompts,
         replayed=len(replayed),
+        replay_distinct=distinct,
+        replay_skipped=replay_skipped,
     )
 
 
-def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> list[Sample]:
+def _replayed(
+    tokenizer: Any, data: DataConfig, seed: int, count: int
+) -> tuple[list[Sample], int, int]:
     """Samples of `data.replay`, as many as belong beside `count` others, from rows in random order.
+
+    Also how many of them are distinct, and how many were too long.
 
     Raises:
         UserError: faults of its files and templates, or all its samples are too long.
     """
     replayed = data.replayed
     if data.replay is None or replayed is None:
-        return []
+        return [], 0, 0
     try:
         rows = load_rows(replayed)
         if faults := check_templates(replayed, rows):
@@ -99,16 +109,19 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> list[S
         random.Random(seed).shuffle(examples)  # noqa: S311 - an order, not a secret
         wanted = data.replay.beside(count)
         samples: list[Sample] = []
+        skipped = 0
         for example in chain(*examples):
             if len(samples) >= wanted:
                 break
-            samples += _short_enough(tokenizer, replayed, [example])[0]
+            found, _, longer = _short_enough(tokenizer, replayed, [example])
+            samples += found
+            skipped += longer
     except UserError as error:
         raise UserError(as_replay(error.faults)) from error
     if not samples:
         rule = f"every sample of it is longer than {data.max_length} tokens"
         raise UserError([Fault("data.replay", rule, "raise data.max_length")])
-    return list(islice(cycle(samples), wanted))
+    return list(islice(cycle(samples), wanted)), min(len(samples), wanted), skipped
 
 
 def _short_enough(
