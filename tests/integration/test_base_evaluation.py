@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -197,13 +198,13 @@ def test_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path])
 
 @pytest.fixture
 def replay(tmp_path: Path) -> Callable[..., str]:
-    """An override by which half of the samples are replayed, of rows with these answers."""
+    """An override that mixes in rows with these answers."""
 
-    def replay(*answers: str) -> str:
+    def replay(*answers: str, share: float = 0.5) -> str:
         file = tmp_path / "general.jsonl"
         rows = [json.dumps({"prompt": "max 4 7 =", "completion": answer}) for answer in answers]
         file.write_text("\n".join(rows))
-        return f"data.replay={{path: {file}, share: 0.5}}"
+        return f"data.replay={{path: {file}, share: {share}}}"
 
     return replay
 
@@ -230,3 +231,22 @@ def test_replayed_samples_that_are_left_out_or_repeated_are_told(
         "were left out",
         "data.replay has 2 samples for the 9 of its share: each is trained on 4.5 times an epoch",
     )
+
+
+def test_replayed_answers_that_are_far_longer_or_shorter_than_the_others_are_told_of(
+    evaluate: Callable[..., Path], replay: Callable[..., str]
+) -> None:
+    def told(*overrides: str) -> tuple[float, list[str]]:
+        record = Base.load(evaluate("data.limit=90", *overrides)).record
+        assert record.replayed_tokens is not None
+        found = [re.search(r"data.replay.share=(\S+) would", text) for text in record.warnings]
+        return record.replayed_tokens, [match[1] for match in found if match]
+
+    long = " 7" * 20
+    tokens, (share,) = told(replay(long))
+    assert tokens > 0.8
+    corrected, (_,) = told(replay(long, share=float(share)))
+    assert corrected == pytest.approx(0.5, abs=0.03)
+    tokens, (share,) = told(replay(" 7"), 'data.completion="{{ prompt }}"')
+    assert tokens < 0.3
+    assert told(replay(" 7"))[1] == []

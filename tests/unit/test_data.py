@@ -679,6 +679,15 @@ def test_samples_to_replay_that_are_too_long_are_counted_and_so_are_those_left(
     assert skipped < 5
 
 
+def test_the_share_of_learned_tokens_that_is_replayed_is_measured(tmp_path: Path) -> None:
+    rows = [{"prompt": "q" * 50, "completion": "a" * 9}]
+    replay = {"path": str(jsonl(tmp_path, rows, "general.jsonl")), "share": 0.5}
+    own = jsonl(tmp_path, [{"prompt": "q", "completion": "a"}] * 2)
+    assert tokenize(config(own), Characters(), 0).replayed_tokens == 0
+    found = tokenize(config(own, replay=replay), Characters(), 0)
+    assert found.replayed_tokens == 20 / (20 + 4)  # each ends with a token of its own
+
+
 @pytest.mark.parametrize(
     ("replay", "field"),
     [

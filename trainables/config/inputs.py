@@ -129,7 +129,9 @@ class Replay(DataSource):
     """Data of another kind to train on besides, such as general ones against forgetting.
 
     Attributes:
-        share: of all samples that are trained on; if there are too few they are repeated.
+        share: of all samples that are trained on; if there are too few they are repeated. The loss
+            is averaged over tokens, so long answers weigh more: `replayed_tokens` of the base's
+            record is their share of the tokens that are learned.
     """
 
     share: float = Field(gt=0, lt=1)

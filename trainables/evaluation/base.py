@@ -97,7 +97,7 @@ def evaluate_base(
     own = len(tokenized.train) - tokenized.replayed
     shown = typical_sample(tokenizer, tokenized.train[:own])
     of_data = data_warnings(base, tokenizer, tokenized, data, suite)
-    samples = [*counts, data.max_length, shown.model_dump(), of_data]
+    samples = [*counts, tokenized.replayed_tokens, data.max_length, shown.model_dump(), of_data]
     batch = {"batch_size": suite.batch_size}  # changes scores only by rounding
     key = _key(content | batch | {"kl": sampled, "samples": samples})
     folder = cache / key
@@ -121,6 +121,7 @@ def evaluate_base(
         train_samples=len(tokenized.train),
         validation_samples=len(tokenized.validation),
         skipped_samples=tokenized.skipped,
+        replayed_tokens=tokenized.replayed_tokens,
         seconds=time.time() - started,
         sample=shown,
         warnings=(*of_data, *_warnings(base, evaluation)),

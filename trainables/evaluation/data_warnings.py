@@ -10,12 +10,19 @@ from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.data import TokenizedData
 from trainables.inputs.turn_end import unheeded_end
 
+# Replayed answers are told of where they are this many times longer, or shorter, than the others.
+_FAR = 2
+
 
 def data_warnings(
     base: Any, tokenizer: Any, tokenized: TokenizedData, data: DataConfig, suite: EvalSuite
 ) -> list[str]:
     """Why training on these data may not teach what the tasks ask for."""
-    return [*_of_chats(base, tokenizer, tokenized, data, suite), *_of_lengths(tokenized, data)]
+    return [
+        *_of_chats(base, tokenizer, tokenized, data, suite),
+        *_of_lengths(tokenized, data),
+        *_of_replayed_tokens(tokenized, data),
+    ]
 
 
 def _of_chats(
@@ -53,6 +60,25 @@ def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
     if tokenized.replay_distinct < tokenized.replayed:
         times = tokenized.replayed / tokenized.replay_distinct
         yield (
-            f"data.replay has {tokenized.replay_distinct} samples for the {tokenized.replayed} of its "
-            f"share: each is trained on {times:.3g} times an epoch"
+            f"data.replay has {tokenized.replay_distinct} samples for the {tokenized.replayed} of "
+            f"its share: each is trained on {times:.3g} times an epoch"
         )
+
+
+def _of_replayed_tokens(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
+    if data.replay is None:
+        return
+    share, tokens = data.replay.share, tokenized.replayed_tokens
+    samples = tokenized.replayed / len(tokenized.train)
+    longer = _odds(tokens) / _odds(samples)  # answers to replay than others, on average
+    if not 1 / _FAR <= longer <= _FAR:
+        odds = _odds(share) / longer
+        yield (
+            f"data.replay.share = {share:g} of the samples is {tokens:.2g} of the tokens that the "
+            f"loss is averaged over; data.replay.share={odds / (1 + odds):.3g} would be {share:g} "
+            "of them"
+        )
+
+
+def _odds(share: float) -> float:
+    return share / (1 - share)

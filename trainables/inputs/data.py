@@ -38,6 +38,7 @@ class TokenizedData:
         replayed: how many of the training samples, the last ones, are of `data.replay`.
         replay_distinct: how many of these there are before they are repeated.
         replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
+        replayed_tokens: share of the learned tokens that the replayed samples have.
     """
 
     train: Sequence[Sample]
@@ -47,6 +48,7 @@ class TokenizedData:
     replayed: int = 0
     replay_distinct: int = 0
     replay_skipped: int = 0
+    replayed_tokens: float = 0.0
 
 
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
@@ -85,6 +87,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         replayed=len(replayed),
         replay_distinct=distinct,
         replay_skipped=replay_skipped,
+        replayed_tokens=_learned_tokens(replayed) / _learned_tokens([*kept, *replayed]),
     )
 
 
@@ -122,6 +125,10 @@ def _replayed(
         rule = f"every sample of it is longer than {data.max_length} tokens"
         raise UserError([Fault("data.replay", rule, "raise data.max_length")])
     return list(islice(cycle(samples), wanted)), min(len(samples), wanted), skipped
+
+
+def _learned_tokens(samples: Iterable[Sample]) -> int:
+    return sum(len(s["labels"]) - s["labels"].count(IGNORED_LABEL) for s in samples)
 
 
 def _short_enough(

@@ -266,6 +266,8 @@ class BaseRecord(Frozen):
         parameters: number of parameters of the whole model.
         skipped_samples: number of training samples longer than `max_length`.
         train_samples: number of training samples left.
+        replayed_tokens: share of the learned tokens that is of `data.replay`; None in records of
+            earlier versions.
         validation_samples: samples held out for the validation loss.
         sample: one of median length to look at; None in records of earlier versions.
         warnings: for example, that the base is at chance on a retention task.
@@ -283,6 +285,7 @@ class BaseRecord(Frozen):
     validation_samples: int
     skipped_samples: int
     seconds: float
+    replayed_tokens: float | None = None
     sample: SampleText | None = None
     warnings: tuple[str, ...] = ()
 
