@@ -115,8 +115,8 @@ def hover(results: Results, record: TrialRecord) -> str:
 
 
 def rate_axis(title: str) -> dict[str, Any]:
-    """A logarithmic axis of small numbers."""
-    return {"title": {"text": title}, "type": "log", "exponentformat": "power", "dtick": 1}
+    """A logarithmic axis of small numbers, with Plotly's ticks, as it may span no power of ten."""
+    return {"title": {"text": title}, "type": "log", "exponentformat": "power"}
 
 
 def rank_axis(ranks: Sequence[int]) -> dict[str, Any]:

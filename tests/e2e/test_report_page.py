@@ -13,6 +13,10 @@ from typing import Any
 import pytest
 from synthetic_sweep import SyntheticSweep
 
+from analysis.report.page import render
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 
 pytestmark = pytest.mark.e2e
@@ -160,4 +164,19 @@ def test_the_dark_scheme_has_light_text_on_dark(browser: Any, report: Path):
     red = [int(colour.split("(")[1].split(",")[0]) for colour in (ink, paper)]
     assert red[0] > 200
     assert red[1] < 40
+    visit.page.close()
+
+
+def test_rates_that_span_no_power_of_ten_have_numbers_on_their_axis(browser: Any, tmp_path: Path):
+    ledger = Ledger(SyntheticSweep(trials=8, items=4, full_every=0).write(tmp_path / "sweep"))
+    for index, record in enumerate(ledger.trials()):
+        rate = 2e-4 * 4 ** (index / 7) / record.config.lora.scaling
+        config = record.config.model_copy(update={"learning_rate": rate})
+        ledger.write_trial(record.model_copy(update={"config": config}))
+    file = tmp_path / "report.html"
+    file.write_text(render(Results(open_sweeps([tmp_path / "sweep"]))), encoding="utf-8")
+    visit = Visit(browser, file, 1280)
+    ticks = "#step-size-in_domain-acc_mean .xtick text"
+    told = visit.evaluate(f"[...document.querySelectorAll('{ticks}')].map((t) => t.textContent)")
+    assert len(told) >= 2
     visit.page.close()
