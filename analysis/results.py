@@ -94,7 +94,6 @@ class Results:
         self.goals = sweeps[0].settings
         self._sweep_of = {r.config.trial_id: sweep for sweep in sweeps for r in sweep.trials}
         self._scores_of = cache(self._read_scores)
-        self._pairs_of = cache(self._read_pairs)
         self._strata = cache(self._strata_of)
 
     @property
@@ -186,7 +185,7 @@ class Results:
 
     def pairs(self, record: TrialRecord) -> dict[str, list[PairedItem]]:
         """The base's and the trial's outcome on each item; empty if there are none on disk."""
-        return self._pairs_of(record.config.trial_id)
+        return pair_items(self._base_items, self.sweep(record).ledger.items(record))
 
     def interval(self, record: TrialRecord, metric: str, picked_from: int = 1) -> Interval | None:
         """Interval over items of a role's mean accuracy, or of mean forgetting as in `compare`.
@@ -300,15 +299,11 @@ class Results:
         return found
 
     def _read_scores(self, trial_id: str) -> Scores:
+        record = next(r for r in self._sweep_of[trial_id].trials if r.config.trial_id == trial_id)
         return {
             task: np.array([pair.tuned.score for pair in pairs])
-            for task, pairs in self._pairs_of(trial_id).items()
+            for task, pairs in self.pairs(record).items()
         }
-
-    def _read_pairs(self, trial_id: str) -> dict[str, list[PairedItem]]:
-        sweep = self._sweep_of[trial_id]
-        record = next(r for r in sweep.trials if r.config.trial_id == trial_id)
-        return pair_items(self._base_items, sweep.ledger.items(record))
 
     @cached_property
     def _base_items(self) -> list[ItemScore]:

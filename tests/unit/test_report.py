@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import re
+import tracemalloc
 from html.parser import HTMLParser
 
 import plotly.graph_objects
@@ -255,6 +256,23 @@ def test_a_sweep_without_items_or_with_metrics_that_were_never_measured_has_a_pa
     page = Page(render(Results(open_sweeps([folder]))))
     assert page.plots.keys() == page.charts.keys()
     assert "NaN" not in json.dumps(page.charts)
+
+
+def test_of_the_trials_that_are_compared_scores_stay_in_memory_and_texts_do_not(tmp_path):
+    folder = SyntheticSweep(trials=6, items=20, prompt="word " * 1000 + "{}").write(tmp_path)
+    results = Results(open_sweeps([folder]))
+    first, *others = results.complete
+    tasks = list(results.tasks("retention"))
+    results.compare(first, None, tasks)  # which reads what all comparisons need of the base
+    size = len(items_file(results.sweeps[0].ledger.folder.attempt(1, 1), 100).read_bytes())
+    tracemalloc.start()
+    try:
+        for trial in others:
+            assert results.compare(trial, None, tasks) is not None
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert held < size / 2
 
 
 def without_other_roles(folder) -> None:
