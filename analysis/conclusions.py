@@ -69,7 +69,7 @@ def _recommended_against_base(results: Results) -> list[Conclusion]:
     if results.recommendation is None:
         statement = "No trial can be recommended: none is complete with every objective."
         return [Conclusion(statement, f"{len(results.search_trials)} trials", "too few data")]
-    trial, of = results.recommendation.trial, len(results.complete)
+    trial, of = results.recommendation.trial, len(results.candidates)
     gain = results.compare(trial, None, list(results.tasks("in_domain")), of)
     loss = results.compare(trial, None, list(results.tasks("retention")), of)
     picked = f"best of {of} trials"
@@ -146,10 +146,10 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
     the trials that a candidate's best was picked from, as the luckiest of many seems to miss less.
     Picking a higher rank's best only raises the bound.
     """
-    trials = {group.rank: group.trials for group in results.groups if group.rank is not None}
+    groups = {group.rank: group for group in results.groups if group.rank is not None}
     best = {
-        rank: max(own, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
-        for rank, own in trials.items()
+        rank: max(group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
+        for rank, group in groups.items()
     }
     ranks = sorted(best)
     if len(ranks) < _FEWEST_RANKS:
@@ -161,7 +161,7 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
         gains = [gain for gain in found if gain is not None]
         if len(gains) < len(found):
             return []
-        level = 1 - (1 - LEVEL) / (len(ranks) - 1) / len(trials[rank])
+        level = 1 - (1 - LEVEL) / (len(ranks) - 1) / groups[rank].picked_from
         most = max(upper_bound(*gain, level=level) for gain in gains)
         if most <= NEGLIGIBLE:
             items = sum(len(values) for values in gains[0][0])
@@ -190,12 +190,12 @@ def _full_against_lora(results: Results) -> list[Conclusion]:
     if full is None or not lora:
         return []
     best = results.nearest_to_ideal([group.best for group in lora])
-    of = len(results.lora)
-    picked = f"best of {len(full.trials)} full and of {of} LoRA trials"
+    of = sum(record.rank is not None for record in results.candidates)
+    picked = f"best of {full.picked_from} full and of {of} LoRA trials"
     named = f"the best LoRA ({results.name(best)}, rank {best.rank})"
     conclusions = []
     for role, verbs, where in _ROLES:
-        found = results.compare(full.best, best, list(results.tasks(role)), len(full.trials) * of)
+        found = results.compare(full.best, best, list(results.tasks(role)), full.picked_from * of)
         if found is None:
             continue
         verb = verbs[0] if found.difference.estimate > 0 else verbs[1]

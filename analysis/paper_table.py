@@ -71,7 +71,7 @@ class Row:
         trial: its number; None for the base.
         trial_id: unique across sweeps.
         name: such as `3`, or `trial 3 of first` if there are several sweeps.
-        trials: how many it was chosen from.
+        trials: how many it was picked from.
     """
 
     label: str
@@ -222,10 +222,10 @@ def _row(results: Results, group: Group, full: Group | None, columns: Columns) -
         if value is None:
             continue
         sign = -1 if metric == FORGETTING_MEAN else 1
-        of = len(group.trials)
+        of = group.picked_from
         base = results.compare(trial, None, tasks, picked_from=of)
         other = (
-            results.compare(trial, full.best, tasks, picked_from=of * len(full.trials))
+            results.compare(trial, full.best, tasks, picked_from=of * full.picked_from)
             if full and group is not full
             else None
         )
@@ -245,7 +245,7 @@ def _row(results: Results, group: Group, full: Group | None, columns: Columns) -
         trial.number,
         trial.config.trial_id,
         results.name(trial) if len(results.sweeps) > 1 else str(trial.number),
-        len(group.trials),
+        group.picked_from,
         trial.config.learning_rate,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -25,7 +26,13 @@ from trainables.results.pareto import (
     pareto_front,
 )
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
-from trainables.results.records import BaseRecord, ItemScore, TaskScore, TrialRecord
+from trainables.results.records import (
+    BaseRecord,
+    ItemScore,
+    TaskScore,
+    TrialRecord,
+    TrialStatus,
+)
 from trainables.results.repeats import LEVEL, judged_by_repeats, metrics_over, repeats_of
 from trainables.results.wording import method_name
 
@@ -71,11 +78,13 @@ class Group:
     Attributes:
         rank: of LoRA; None for full fine-tuning.
         best: the trial nearest to the ideal, among feasible ones if there are any.
+        picked_from: number of trials that the best was picked from, as `Results.candidates`.
     """
 
     rank: int | None
     trials: tuple[TrialRecord, ...]
     best: TrialRecord
+    picked_from: int
 
     @property
     def label(self) -> str:
@@ -112,6 +121,15 @@ class Results:
         return [r for r in self.search_trials if objective_values(self.goals, r) is not None]
 
     @cached_property
+    def candidates(self) -> list[TrialRecord]:
+        """What the best was picked from: complete trials, and those that were stopped early.
+
+        These lost on the items that the best is then judged by, as complete ones did.
+        """
+        stopped = [r for r in self.search_trials if r.status is TrialStatus.STOPPED_EARLY]
+        return [*self.complete, *stopped]
+
+    @cached_property
     def lora(self) -> list[TrialRecord]:
         """Complete trials that trained with LoRA."""
         return [record for record in self.complete if record.rank is not None]
@@ -145,8 +163,9 @@ class Results:
         by_rank: dict[int | None, list[TrialRecord]] = {}
         for record in self.complete:
             by_rank.setdefault(record.rank, []).append(record)
+        picked_from = Counter(record.rank for record in self.candidates)
         return [
-            Group(rank, tuple(trials), self.nearest_to_ideal(trials))
+            Group(rank, tuple(trials), self.nearest_to_ideal(trials), picked_from[rank])
             for rank, trials in sorted(by_rank.items(), key=lambda item: item[0] or math.inf)
         ]
 

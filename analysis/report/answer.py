@@ -125,7 +125,7 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
 def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
     if metric != FORGETTING_MEAN:
         return _range(results.interval(trial, metric), metric)
-    of = len(results.complete)
+    of = len(results.candidates)
     told = _range(results.interval(trial, metric, picked_from=of), metric)
     return f"{told}, simultaneous over {of} trials" if told and of > 1 else told
 

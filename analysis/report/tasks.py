@@ -96,8 +96,8 @@ class Flips:
     """Items of one task on which a trial and the base differ.
 
     Attributes:
-        p_value: McNemar's exact test, corrected for having picked the trial among the complete ones
-            on these items (Bonferroni), then adjusted over the tasks (Holm).
+        p_value: McNemar's exact test, corrected for having picked the trial on these items
+            (Bonferroni), then adjusted over the tasks (Holm).
         examples: forgotten items on retention tasks, gained items elsewhere.
     """
 
@@ -129,7 +129,7 @@ def flips(results: Results, record: TrialRecord) -> list[Flips]:
         task: (sum(p.is_forgotten for p in own), sum(p.is_gained for p in own))
         for task, own in pairs.items()
     }
-    of = len(results.complete)
+    of = len(results.candidates)
     adjusted = holm([min(1.0, of * mcnemar(*count)) for count in counts.values()])
     found = []
     for (task, (forgotten, gained)), p_value in zip(counts.items(), adjusted, strict=True):

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from synthetic_sweep import TASKS, SyntheticSweep
 
 from analysis.conclusions import (
+    Conclusion,
     _full_against_lora,
     _rank_that_suffices,
     _recommended_against_base,
 )
+from analysis.paper_table import paper_table
+from analysis.report.answer import answer
+from analysis.report.tasks import flips
 from analysis.results import Results
-from analysis.stats.intervals import bootstrap_mean
-from analysis.stats.significance import mcnemar_over_tasks, sign_flips
+from analysis.stats.intervals import bootstrap_mean, upper_bound
+from analysis.stats.significance import holm, mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Part, Scores, Stratum
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import LoraConfig
 from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.results.records import TrialStatus
 
 TRIALS, ITEMS, SWEEPS = 40, 120, 100
 IN_DOMAIN = ({"metric": IN_DOMAIN_ACC, "mode": "max"},)
@@ -82,6 +90,31 @@ def test_the_evidence_says_what_the_trial_was_picked_from_and_holds_for_all_of_t
     assert "best of 1 full and of 39 LoRA trials" in of_full.evidence
 
 
+def test_trials_that_their_scores_stopped_early_are_among_those_picked_from(tmp_path):
+    stopped = {n: TrialStatus.STOPPED_EARLY for n in range(TRIALS) if n % 4}
+    written = SyntheticSweep(
+        trials=TRIALS, items=ITEMS, ranks=(4,), full_every=5, failures=stopped
+    ).write(tmp_path)
+    results = Results(open_sweeps([written]))
+    assert len(results.complete) == 10
+    trial = results.recommendation.trial
+    for told in _recommended_against_base(results):
+        assert told.evidence.endswith("; best of 40 trials, picked on these items")
+    numbers = [number.interval for number in answer(results).numbers]
+    assert any(told.endswith("simultaneous over 40 trials") for told in numbers)
+    pairs = results.pairs(trial)
+    discordant = {
+        task: [pair.is_gained for pair in own if pair.is_gained or pair.is_forgotten]
+        for task, own in pairs.items()
+    }
+    raw = [binomtest(sum(own), len(own)).pvalue if own else 1.0 for own in discordant.values()]
+    adjusted = dict(zip(discordant, holm([min(1.0, 40 * p) for p in raw]), strict=True))
+    assert {f.task: f.p_value for f in flips(results, trial)} == pytest.approx(adjusted)
+    assert [row.trials for row in paper_table(results).rows] == [0, 32, 8]
+    [of_full, *_] = _full_against_lora(results)
+    assert "best of 8 full and of 32 LoRA trials" in of_full.evidence
+
+
 def test_one_trial_was_not_picked(sweep):
     alone = Sweep(sweep.ledger, sweep.record, sweep.base, sweep.trials[1:2])
     [gain, _] = _recommended_against_base(Drawn(alone, seed=0))
@@ -108,6 +141,11 @@ def test_p_values_are_not_bounded_by_the_number_of_draws():
     assert sign_flips([[1.0] * 8]) == pytest.approx(2 / 2**8, rel=0.3)
 
 
+def suffices(results: Results) -> Conclusion:
+    [conclusion] = _rank_that_suffices(results)
+    return conclusion
+
+
 class RanksApart(Results):
     """Trials of three ranks; the one of rank 16 is better than every one of rank 4.
 
@@ -115,9 +153,10 @@ class RanksApart(Results):
         sweep: as many trials as there are of rank 4, and two more.
         seed: of the draws.
         gain: how much better, a share.
+        kept: how many of rank 4 complete, the best; the others are stopped early.
     """
 
-    def __init__(self, sweep: Sweep, seed: int, gain: float) -> None:
+    def __init__(self, sweep: Sweep, seed: int, gain: float, kept: int = TRIALS) -> None:
         draw, items = np.random.default_rng(seed), 10_000
         first, *others, last = sweep.trials
         accuracies = [(first, 1, 0.1), *((r, 4, 0.5) for r in others), (last, 16, 0.5 + gain)]
@@ -133,6 +172,10 @@ class RanksApart(Results):
                 "last": record.last.model_copy(update={"metrics": metrics}),
             }
             trials.append(record.model_copy(update=changes))
+        of_rank_4 = sorted(trials[1:-1], key=lambda r: -r.last.metrics[IN_DOMAIN_ACC])
+        for record in of_rank_4[kept:]:
+            stopped = record.model_copy(update={"status": TrialStatus.STOPPED_EARLY})
+            trials[trials.index(record)] = stopped
         super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
         self._scores_of = scores.__getitem__
         self._base_scores = {"sums": np.zeros(items)}
@@ -140,10 +183,23 @@ class RanksApart(Results):
 
 
 def test_the_luckiest_of_a_ranks_trials_does_not_make_the_rank_suffice(sweep):
-    worse = [_rank_that_suffices(RanksApart(sweep, seed, gain=0.021)) for seed in range(SWEEPS)]
-    assert sum(told.verdict == "shown" for [told] in worse) <= 0.05 * SWEEPS
-    [as_good] = _rank_that_suffices(RanksApart(sweep, seed=0, gain=-0.05))
+    worse = [suffices(RanksApart(sweep, seed, gain=0.021)) for seed in range(SWEEPS)]
+    assert sum(told.verdict == "shown" for told in worse) <= 0.05 * SWEEPS
+    as_good = suffices(RanksApart(sweep, seed=0, gain=-0.05))
     assert as_good.statement == (
         "Rank 4 suffices in the domain: the best trial of no higher rank gains more than "
         "0.0 points over its best."
     )
+
+
+def test_a_ranks_trials_that_were_stopped_early_are_among_those_its_best_was_picked_from(sweep):
+    results = RanksApart(sweep, seed=0, gain=-0.005, kept=4)
+    [*_, best] = sorted(
+        (r for r in results.complete if r.rank == 4), key=lambda r: r.metric(IN_DOMAIN_ACC)
+    )
+    [higher] = [r for r in results.complete if r.rank == 16]
+    gains = results.differences(higher, best, ["sums"])
+    most, of_four = (upper_bound(*gains, level=1 - 0.05 / 2 / of) for of in (TRIALS - 2, 4))
+    assert 0.001 < of_four < most - 0.001
+    told = f"gains more than {math.ceil(1000 * most) / 10:.1f} points over its best."
+    assert suffices(results).statement.endswith(told)
