@@ -14,11 +14,12 @@ from typing import Literal
 from analysis.results import Comparison, Results
 from analysis.stats.intervals import upper_bound
 from analysis.stats.trends import Trend, jonckheere, spearman
+from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import LEVEL
-from trainables.results.wording import NAMES, SCORES, points, rate
+from trainables.results.wording import NAMES, SCORES, method_name, points, rate
 
 NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""
@@ -48,16 +49,31 @@ class Conclusion:
 
 
 def conclude(results: Results) -> list[Conclusion]:
-    """Every conclusion that the sweep's tasks and methods allow, most relevant first."""
+    """Every conclusion that the tasks and methods allow, most relevant first.
+
+    What compares trials by their settings is said of each sweep by itself.
+    """
     made = (
-        _recommended_against_base,
         _rank_that_suffices,
         _full_against_lora,
         _forgetting_and_step_size,
         _trend_over_ranks,
         _learning_rates,
     )
-    return [conclusion for make in made for conclusion in make(results)]
+    of_sweeps = [
+        _told_of(results, sweep, conclusion)
+        for make in made
+        for sweep in results.sweeps
+        for conclusion in make(results, sweep)
+    ]
+    return [*_recommended_against_base(results), *_sweeps(results), *of_sweeps]
+
+
+def _told_of(results: Results, sweep: Sweep, conclusion: Conclusion) -> Conclusion:
+    """Name the sweep, if there are several."""
+    if len(results.sweeps) == 1:
+        return conclusion
+    return replace(conclusion, statement=f"{sweep.title}: {conclusion.statement}")
 
 
 def p_text(p_value: float) -> str:
@@ -138,7 +154,7 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
     return "; ".join([*told, f"{picked}, picked on these items"] if is_picked else told)
 
 
-def _rank_that_suffices(results: Results) -> list[Conclusion]:
+def _rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
 
     For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
@@ -146,7 +162,7 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
     the trials that a candidate's best was picked from, as the luckiest of many seems to miss less.
     Picking a higher rank's best only raises the bound.
     """
-    groups = {group.rank: group for group in results.groups if group.rank is not None}
+    groups = {group.rank or 0: group for group in results.lora_groups(sweep)}
     best = {
         rank: max(group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
         for rank, group in groups.items()
@@ -183,19 +199,83 @@ def _rank_that_suffices(results: Results) -> list[Conclusion]:
     ]
 
 
-def _full_against_lora(results: Results) -> list[Conclusion]:
-    """Compare the best of each, corrected for all pairs that could have been picked instead."""
-    full = results.full
-    lora = [group for group in results.groups if group.rank is not None]
+@dataclass(frozen=True)
+class _Pair:
+    """Two trials, each the best of several, and how sentences name them.
+
+    Attributes:
+        subject: such as `Full fine-tuning at its best trade-off (trial 3)`.
+        short: where nothing is said of it alone, such as `Full fine-tuning`.
+        other: such as `the best LoRA (trial 5, rank 8)`.
+        minus: such as `full fine-tuning minus LoRA`.
+        pairs: how many could have been picked instead, with this one.
+        picked: such as `best of 4 full and of 12 LoRA trials`.
+    """
+
+    first: TrialRecord
+    second: TrialRecord
+    subject: str
+    short: str
+    other: str
+    minus: str
+    pairs: int
+    picked: str
+
+
+def _sweeps(results: Results) -> list[Conclusion]:
+    """Compare the best trade-off of each sweep with that of the first."""
+    reference, *others = results.sweeps
+    conclusions = []
+    for sweep in others:
+        trials = [results.of(s, results.complete) for s in (sweep, reference)]
+        if not all(trials):
+            continue
+        first, second = map(results.nearest_to_ideal, trials)
+        n, of = (len(results.of(s, results.candidates)) for s in (sweep, reference))
+        best = f"The best trade-off of {sweep.title} ({_trial(first)})"
+        pair = _Pair(
+            first,
+            second,
+            best,
+            best,
+            f"that of {reference.title} ({_trial(second)})",
+            f"{sweep.title} minus {reference.title}",
+            n * of,
+            f"best of {n} trials of {sweep.title} and of {of} of {reference.title}",
+        )
+        conclusions += _compared(results, pair)
+    return conclusions
+
+
+def _trial(record: TrialRecord) -> str:
+    return f"trial {record.number}, {method_name(record.rank)}"
+
+
+def _full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
+    full = results.full(sweep)
+    lora = results.lora_groups(sweep)
     if full is None or not lora:
         return []
     best = results.nearest_to_ideal([group.best for group in lora])
-    of = sum(record.rank is not None for record in results.candidates)
-    picked = f"best of {full.picked_from} full and of {of} LoRA trials"
-    named = f"the best LoRA ({results.name(best)}, rank {best.rank})"
+    of = sum(record.rank is not None for record in results.of(sweep, results.candidates))
+    pair = _Pair(
+        full.best,
+        best,
+        f"Full fine-tuning at its best trade-off ({results.name(full.best)})",
+        f"Full fine-tuning{results.whose(full.sweep)}",
+        f"the best LoRA ({results.name(best)}, rank {best.rank})",
+        "full fine-tuning minus LoRA",
+        full.picked_from * of,
+        f"best of {full.picked_from} full and of {of} LoRA trials",
+    )
+    return _compared(results, pair)
+
+
+def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
+    """Compare the two, corrected for all pairs that could have been picked instead."""
     conclusions = []
     for role, verbs, where in _ROLES:
-        found = results.compare(full.best, best, list(results.tasks(role)), full.picked_from * of)
+        found = results.compare(pair.first, pair.second, list(results.tasks(role)), pair.pairs)
         if found is None:
             continue
         verb = verbs[0] if found.difference.estimate > 0 else verbs[1]
@@ -204,21 +284,20 @@ def _full_against_lora(results: Results) -> list[Conclusion]:
             found, what = _forgetting(found), "forgetting"
         conclusions.append(
             _difference(
-                f"Full fine-tuning at its best trade-off ({results.name(full.best)}) {verb} than "
-                f"{named} by {_size(found)} points {where}",
+                f"{pair.subject} {verb} than {pair.other} by {_size(found)} points {where}",
                 found,
-                f"Full fine-tuning and {named} cannot be told apart {where}",
-                picked,
-                f"the difference in {what}, full fine-tuning minus LoRA,",
+                f"{pair.short} and {pair.other} cannot be told apart {where}",
+                pair.picked,
+                f"the difference in {what}, {pair.minus},",
             )
         )
     return conclusions
 
 
-def _forgetting_and_step_size(results: Results) -> list[Conclusion]:
+def _forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]:
     if not results.tasks("retention"):
         return []
-    trials = results.lora
+    trials = results.of(sweep, results.lora)
     if len(trials) < _FEWEST_TRIALS:
         return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
     steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
@@ -230,8 +309,8 @@ def _forgetting_and_step_size(results: Results) -> list[Conclusion]:
     ]
 
 
-def _trend_over_ranks(results: Results) -> list[Conclusion]:
-    trials = results.lora
+def _trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
+    trials = results.of(sweep, results.lora)
     ranks = [float(record.rank or 0) for record in trials]
     if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < _FEWEST_RANKS:
         return [_too_few_trials("whether anything rises or falls with rank", trials)]
@@ -266,10 +345,10 @@ def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:
     )
 
 
-def _learning_rates(results: Results) -> list[Conclusion]:
+def _learning_rates(results: Results, sweep: Sweep) -> list[Conclusion]:
     """LoRA's best learning rate divided by full fine-tuning's; about 10 if both are tuned well."""
-    full = results.full
-    trials = results.lora
+    full = results.full(sweep)
+    trials = results.of(sweep, results.lora)
     if full is None or not trials:
         return []
     fewest = min(len(full.trials), len(trials))

@@ -129,7 +129,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     axes.errorbar(
         ranks, values, yerr=[below, above], fmt="o-", color=_BLUE, capsize=3, label="LoRA"
     )
-    full = results.full
+    full = results.full(results.sweeps[0])
     value = full.best.metric(key) if full else None
     if full and value is not None:
         axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label="full")

@@ -65,12 +65,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """The base, or the best trade-off of one method and rank.
+    """The base, or the best trade-off of one sweep, method and rank.
 
     Attributes:
         trial: its number; None for the base.
         trial_id: unique across sweeps.
-        name: such as `3`, or `trial 3 of first` if there are several sweeps.
         trials: how many it was picked from.
     """
 
@@ -78,7 +77,6 @@ class Row:
     cells: dict[str, Cell]
     trial: int | None = None
     trial_id: str | None = None
-    name: str = ""
     trials: int = 0
     learning_rate: float | None = None
 
@@ -145,7 +143,7 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
     """A row without its tasks: its labels, then each summary and its differences in points."""
     texts = [
         row.label,
-        "" if row.trial is None else f"{row.name} (of {row.trials})",
+        "" if row.trial is None else f"{row.trial} (of {row.trials})",
         "" if row.learning_rate is None else rate(row.learning_rate),
     ]
     for name in summaries:
@@ -184,9 +182,8 @@ def _columns(name: str, interval: Interval | None, p_value: float | None) -> dic
 def paper_table(results: Results) -> PaperTable:
     """Compare the best trade-off of full fine-tuning and of LoRA at each rank with the base."""
     columns = _columns_of(results)
-    full = results.full
     rows = [_base_row(results, columns)]
-    rows += [_row(results, group, full, columns) for group in results.groups]
+    rows += [_row(results, group, columns) for group in results.groups]
     return PaperTable(tuple(_adjusted(rows)), {name: role for name, (role, *_) in columns.items()})
 
 
@@ -213,8 +210,8 @@ def _base_row(results: Results, columns: Columns) -> Row:
     return Row("base", cells)
 
 
-def _row(results: Results, group: Group, full: Group | None, columns: Columns) -> Row:
-    trial = group.best
+def _row(results: Results, group: Group, columns: Columns) -> Row:
+    trial, full = group.best, results.full(group.sweep)
     repeats = results.repeats(trial)
     cells = {}
     for name, (_, metric, tasks) in columns.items():
@@ -244,7 +241,6 @@ def _row(results: Results, group: Group, full: Group | None, columns: Columns) -
         cells,
         trial.number,
         trial.config.trial_id,
-        results.name(trial) if len(results.sweeps) > 1 else str(trial.number),
         group.picked_from,
         trial.config.learning_rate,
     )

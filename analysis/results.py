@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Literal
@@ -73,23 +72,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Group:
-    """The complete trials of one method and, for LoRA, of one rank.
+    """The complete trials of one sweep and method and, for LoRA, of one rank.
 
     Attributes:
+        label: such as `LoRA, rank 8`, with the sweep if there are several.
         rank: of LoRA; None for full fine-tuning.
         best: the trial nearest to the ideal, among feasible ones if there are any.
         picked_from: number of trials that the best was picked from, as `Results.candidates`.
     """
 
+    label: str
+    sweep: Sweep
     rank: int | None
     trials: tuple[TrialRecord, ...]
     best: TrialRecord
     picked_from: int
-
-    @property
-    def label(self) -> str:
-        """Such as `LoRA, rank 8`."""
-        return method_name(self.rank)
 
 
 class Results:
@@ -159,20 +156,36 @@ class Results:
 
     @cached_property
     def groups(self) -> list[Group]:
-        """LoRA by rank, then full fine-tuning; groups without a complete trial are left out."""
-        by_rank: dict[int | None, list[TrialRecord]] = {}
-        for record in self.complete:
-            by_rank.setdefault(record.rank, []).append(record)
-        picked_from = Counter(record.rank for record in self.candidates)
-        return [
-            Group(rank, tuple(trials), self.nearest_to_ideal(trials), picked_from[rank])
-            for rank, trials in sorted(by_rank.items(), key=lambda item: item[0] or math.inf)
-        ]
+        """LoRA by rank, then full fine-tuning; groups without a complete trial are left out.
 
-    @property
-    def full(self) -> Group | None:
-        """The group of full fine-tuning, if it has a trial."""
-        return next((group for group in self.groups if group.rank is None), None)
+        Each sweep has its own, beside those of the others: in one of several sweeps, what else
+        differs between these would be taken for chance or for an effect of the rank.
+        """
+        ranks = sorted({r.rank for r in self.complete}, key=lambda rank: rank or math.inf)
+        found = [self._group(sweep, rank) for rank in ranks for sweep in self.sweeps]
+        return [group for group in found if group is not None]
+
+    def _group(self, sweep: Sweep, rank: int | None) -> Group | None:
+        trials = [r for r in self.of(sweep, self.complete) if r.rank == rank]
+        if not trials:
+            return None
+        picked_from = sum(r.rank == rank for r in self.of(sweep, self.candidates))
+        label = method_name(rank) + self.whose(sweep)
+        best = self.nearest_to_ideal(trials)
+        return Group(label, sweep, rank, tuple(trials), best, picked_from)
+
+    def lora_groups(self, sweep: Sweep) -> list[Group]:
+        """A sweep's groups of LoRA trials, by rank."""
+        return [g for g in self.groups if g.sweep is sweep and g.rank is not None]
+
+    def full(self, sweep: Sweep) -> Group | None:
+        """The group of full fine-tuning to compare a sweep's trials with, if there is one.
+
+        That of another sweep if it has none of its own: methods may be swept one by one.
+        """
+        found = [group for group in self.groups if group.rank is None]
+        own = [group for group in found if group.sweep is sweep]
+        return next(iter([*own, *found]), None)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
         """The best trade-off among these complete trials, on the scale of all complete ones."""
@@ -184,19 +197,26 @@ class Results:
 
     def name(self, record: TrialRecord) -> str:
         """Such as `trial 7`, with its sweep if there are several."""
-        sweep = f" of {self.sweep(record).title}" if len(self.sweeps) > 1 else ""
-        return f"trial {record.number}{sweep}"
+        return f"trial {record.number}{self.whose(self.sweep(record))}"
 
     def names(self, records: Sequence[TrialRecord]) -> str:
         """Such as `trials 3, 5 and 12 more`, for each sweep if there are several."""
         if len(self.sweeps) == 1:
             return numbers_text(records)
-        own = [(s.title, [r for r in records if self.sweep(r) is s]) for s in self.sweeps]
+        own = [(s.title, self.of(s, records)) for s in self.sweeps]
         return ", ".join(f"{numbers_text(of)} of {name}" for name, of in own if of)
 
     def sweep(self, record: TrialRecord) -> Sweep:
         """The sweep that a trial belongs to."""
         return self._sweep_of[record.config.trial_id]
+
+    def of(self, sweep: Sweep, records: Iterable[TrialRecord]) -> list[TrialRecord]:
+        """Those of the records that belong to a sweep."""
+        return [record for record in records if self.sweep(record) is sweep]
+
+    def whose(self, sweep: Sweep) -> str:
+        """Such as ` of first`; empty if there is one sweep."""
+        return f" of {sweep.title}" if len(self.sweeps) > 1 else ""
 
     def tasks(self, role: Role) -> dict[str, TaskScore]:
         """The base's scores on the tasks of a role."""

@@ -110,7 +110,7 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
     def write(value: float | None) -> str | None:
         return None if value is None else _written(metric, value)
 
-    full = results.full
+    full = results.full(results.sweep(trial))
     other = full.best.metric(metric) if full and full.best is not trial else None
     return Number(
         NAMES[metric],

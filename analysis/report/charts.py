@@ -15,6 +15,7 @@ from typing import Any
 from plotly.colors import make_colorscale, sample_colorscale
 
 from analysis.results import Group, Results
+from analysis.sweeps import Sweep
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, SCORES, metric_text, setting_in_full
 
@@ -71,7 +72,7 @@ class Key:
     """One entry of a legend.
 
     Attributes:
-        shape: `dot`, `diamond`, `star`, `ring`, `target`, `line` or `square`.
+        shape: `dot`, `diamond`, `star`, `ring`, `target`, `line`, or a sweep's symbol.
     """
 
     name: str
@@ -172,6 +173,63 @@ def rank_keys(results: Results, shape: str = "dot", full: str = "diamond") -> li
     if any(record.config.method == "full" for record in results.search_trials):
         keys.append(Key("full fine-tuning", FULL, full))
     return keys
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How a sweep is told from others on the charts of several.
+
+    Attributes:
+        symbol: of its points, as Plotly and the page's style call it.
+        colour: of its curves, where no ranks are told apart by colour.
+    """
+
+    symbol: str
+    colour: str
+
+
+_MARKS = (
+    Mark("circle", "#2b6f9f"),
+    Mark("square", "#009e73"),
+    Mark("triangle-up", "#cc79a7"),
+    Mark("cross", "#8c6d1f"),
+    Mark("x", "#56b4e9"),
+    Mark("triangle-down", "#e69f00"),
+)
+
+
+def mark_of(results: Results, sweep: Sweep) -> Mark:
+    """A sweep's mark; from the seventh on they come again."""
+    return _MARKS[results.sweeps.index(sweep) % len(_MARKS)]
+
+
+def symbols(results: Results, records: Sequence[TrialRecord]) -> dict[str, Any]:
+    """The part of a marker that tells trials of several sweeps apart; empty for one sweep."""
+    if len(results.sweeps) == 1:
+        return {}
+    return {"symbol": [mark_of(results, results.sweep(record)).symbol for record in records]}
+
+
+def sweep_keys(results: Results, colour: str | None = None) -> list[Key]:
+    """The legend of several sweeps, by default in their curves' colours; empty for one sweep."""
+    if len(results.sweeps) == 1:
+        return []
+    marks = [(sweep.title, mark_of(results, sweep)) for sweep in results.sweeps]
+    return [Key(title, colour or mark.colour, mark.symbol) for title, mark in marks]
+
+
+def listed(results: Results, texts: Sequence[tuple[Sweep, str]]) -> str:
+    """One text or, if there are several sweeps, such as `12.5 % (first), 30.1 % (second)`."""
+    if len(results.sweeps) == 1:
+        return texts[0][1]
+    return ", ".join(f"{text} ({sweep.title})" for sweep, text in texts)
+
+
+def point_keys(results: Results) -> list[Key]:
+    """The legend of points: ranks and full fine-tuning and, if there are several, sweeps."""
+    if len(results.sweeps) == 1:
+        return rank_keys(results)
+    return [*rank_keys(results, full="dot"), *sweep_keys(results, "@ink")]
 
 
 def point_trace(

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from analysis.report.charts import Chart, Figure, Trace, colour_of, rank_colours, rank_keys
+from analysis.report.charts import (
+    Chart,
+    Figure,
+    Trace,
+    colour_of,
+    mark_of,
+    rank_colours,
+    rank_keys,
+    sweep_keys,
+)
 from analysis.results import Group, Results
 from trainables.metric_keys import METRICS, TRAIN_LOSS
 from trainables.results.records import TrialRecord
@@ -31,7 +40,8 @@ def curves_figure(results: Results) -> Figure | None:
         "trade-off of each method and rank. Evaluations begin at the base, which is every trial's "
         "step 0."
     )
-    return Figure(caption, tuple(charts), 2, tuple(rank_keys(results, "line", "line")))
+    keys = (*rank_keys(results, "line", "line"), *sweep_keys(results, "@ink"))
+    return Figure(caption, tuple(charts), 2, keys)
 
 
 def _curves(results: Results) -> dict[str, dict[str, Curve]]:
@@ -99,7 +109,7 @@ def _thin(curves: Sequence[Curve], colour: str) -> Trace:
 
 
 def _thick(results: Results, group: Group, curve: Curve, colour: str) -> Trace:
-    return {
+    trace: Trace = {
         "type": "scatter",
         "mode": "lines",
         "x": [step for step, _ in curve],
@@ -108,6 +118,10 @@ def _thick(results: Results, group: Group, curve: Curve, colour: str) -> Trace:
         "hovertemplate": f"{group.label}, {_plain(results, group.best)}<br>step %{{x}}: %{{y:.4g}}"
         "<extra></extra>",
     }
+    if len(results.sweeps) > 1:
+        trace["mode"] = "lines+markers"
+        trace["marker"] = {"symbol": mark_of(results, group.sweep).symbol, "maxdisplayed": 8}
+    return trace
 
 
 def _plain(results: Results, record: TrialRecord) -> str:

@@ -11,9 +11,11 @@ from analysis.report.charts import (
     colour_of,
     heatmap,
     hover,
+    point_keys,
     point_trace,
     rank_colours,
     rank_keys,
+    symbols,
 )
 from analysis.results import Results
 from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord
@@ -51,9 +53,16 @@ def inside_figures(results: Results) -> list[Figure]:
 
 
 def _to_compare(results: Results, seen: Inspected) -> Inspected:
-    """The recommended trial, the best full fine-tuning, and the best of the highest rank."""
-    wanted = [results.recommendation.trial] if results.recommendation else []
-    wanted += [group.best for group in reversed(results.groups)]
+    """The recommended trial, the best full fine-tuning, and the best of the highest rank.
+
+    Of its own sweep, if that has them.
+    """
+    if results.recommendation is None:
+        return []
+    taken = results.recommendation.trial
+    own = results.sweep(taken)
+    groups = sorted(results.groups, key=lambda group: group.sweep is not own)
+    wanted = [taken, *(group.best for group in groups)]
     by_id = {record.config.trial_id: (record, inside) for record, inside in seen}
     found = {
         r.config.trial_id: by_id[r.config.trial_id] for r in wanted if r.config.trial_id in by_id
@@ -252,7 +261,7 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
         "An intruder is one of the ten largest singular directions of the tuned matrix that "
         "resembles none of the base's (arXiv 2410.21228)."
     )
-    return Figure(caption, tuple(charts), 2, tuple(rank_keys(results)))
+    return Figure(caption, tuple(charts), 2, tuple(point_keys(results)))
 
 
 def _coloured(results: Results, shown: Sequence[tuple[TrialRecord, float]]) -> list[Trace]:
@@ -261,6 +270,7 @@ def _coloured(results: Results, shown: Sequence[tuple[TrialRecord, float]]) -> l
     marker = {
         "color": [colour_of(r, colours) for r in records],
         "symbol": ["circle" if r.config.lora else "diamond" for r in records],
+        **symbols(results, records),
     }
     forgetting = [record.metric(FORGETTING_MEAN) for record in records]
     return [point_trace(results, records, [x for _, x in shown], forgetting, marker)]

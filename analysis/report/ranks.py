@@ -14,14 +14,18 @@ from analysis.report.charts import (
     Trace,
     heatmap,
     hover,
+    mark_of,
+    point_keys,
     point_trace,
     rank_axis,
     rank_colours,
-    rank_keys,
     rate_axis,
+    sweep_keys,
+    symbols,
 )
 from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
+from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, metric_text
@@ -39,21 +43,41 @@ def rank_figure(results: Results) -> Figure | None:
         for metric in (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN)
         if all(group.best.metric(metric) is not None for group in lora)
     ]
-    full = results.full
-    band = (
-        f"The band is the best full fine-tuning ({results.name(full.best)}) with its interval. "
-        if full
-        else ""
-    )
+    full = [results.name(group.best) for group in results.groups if group.rank is None]
+    band = f"The band is the best full fine-tuning ({full[0]}) with its interval. " if full else ""
+    if len(full) > 1:
+        band = f"Bands are the best full fine-tunings ({', '.join(full)}) with their intervals. "
     caption = (
         "Line: the best trade-off at each rank, with the 95 % bootstrap interval over items. Dots: "
         f"every complete LoRA trial, at all learning rates. {band}Dotted: the base."
     )
-    return Figure(caption, tuple(charts), columns=3)
+    return Figure(caption, tuple(charts), 3, tuple(sweep_keys(results)))
 
 
 def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
-    ranks = [group.rank for group in lora if group.rank is not None]
+    curves = [(s, own) for s in results.sweeps if (own := results.lora_groups(s))]
+    layout = {
+        "xaxis": rank_axis(list(dict.fromkeys(g.rank for g in lora if g.rank is not None))),
+        "yaxis": {"title": {"text": NAMES[metric]}},
+        "showlegend": False,
+        **_references(results, metric),
+    }
+    told = ", ".join(
+        f"{group.label.removeprefix('LoRA, ')} {metric_text(metric, group.best.metric(metric))}"
+        for _, own in curves
+        for group in own
+    )
+    return Chart(
+        f"rank-{metric.replace('/', '-')}",
+        NAMES[metric],
+        f"{NAMES[metric]} of the best trade-off at each rank: {told}.",
+        [trace for sweep, own in curves for trace in _curve(results, sweep, own, metric)],
+        layout,
+    )
+
+
+def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -> list[Trace]:
+    """Dots for a sweep's trials, and a line through the best of each rank."""
     trials = [record for group in lora for record in group.trials]
     dots: Trace = {
         "type": "scatter",
@@ -62,82 +86,72 @@ def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
         "y": [record.metric(metric) for record in trials],
         "text": [hover(results, record) for record in trials],
         "hovertemplate": "%{text}<extra></extra>",
-        "marker": {"color": "@muted", "size": 6, "opacity": 0.45},
+        "marker": {"color": "@muted", "size": 6, "opacity": 0.45, **symbols(results, trials)},
     }
     bests = [group.best for group in lora]
     intervals = [results.interval(record, metric) for record in bests]
     values = [record.metric(metric) or 0.0 for record in bests]
+    colour = mark_of(results, sweep).colour
     line: Trace = {
         "type": "scatter",
         "mode": "lines+markers",
-        "x": ranks,
+        "x": [group.rank for group in lora],
         "y": values,
         "text": [hover(results, record) for record in bests],
         "hovertemplate": "%{text}<extra></extra>",
-        "line": {"color": "#2b6f9f", "width": 2.5},
-        "marker": {"color": "#2b6f9f", "size": 8},
-        "error_y": _error_bars(values, intervals),
+        "line": {"color": colour, "width": 2.5},
+        "marker": {"color": colour, "size": 8, **symbols(results, bests)},
+        "error_y": _error_bars(values, intervals, colour),
     }
-    layout = {
-        "xaxis": rank_axis(ranks),
-        "yaxis": {"title": {"text": NAMES[metric]}},
-        "showlegend": False,
-        **_references(results, metric),
-    }
-    told = ", ".join(
-        f"rank {rank} {metric_text(metric, value)}"
-        for rank, value in zip(ranks, values, strict=True)
-    )
-    return Chart(
-        f"rank-{metric.replace('/', '-')}",
-        NAMES[metric],
-        f"{NAMES[metric]} of the best trade-off at each rank: {told}.",
-        [dots, line],
-        layout,
-    )
+    return [dots, line]
 
 
-def _error_bars(values: Sequence[float], intervals: Sequence[Interval | None]) -> Trace:
+def _error_bars(
+    values: Sequence[float], intervals: Sequence[Interval | None], colour: str
+) -> Trace:
     pairs = list(zip(values, intervals, strict=True))
     return {
         "type": "data",
         "symmetric": False,
         "array": [max(i.high - v, 0.0) if i else 0.0 for v, i in pairs],
         "arrayminus": [max(v - i.low, 0.0) if i else 0.0 for v, i in pairs],
-        "color": "#2b6f9f",
+        "color": colour,
         "thickness": 1.4,
         "width": 4,
     }
 
 
 def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
-    """Full fine-tuning's band and the base's line."""
+    """Full fine-tuning's band, one for each sweep that has one, and the base's line."""
     shapes: list[Trace] = []
     notes: list[Trace] = []
     across = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "layer": "below"}
-    full = results.full
-    value = full.best.metric(metric) if full else None
-    if full and value is not None:
-        interval = results.interval(full.best, metric)
+    for group in results.groups:
+        value = group.best.metric(metric)
+        if group.rank is not None or value is None:
+            continue
+        interval = results.interval(group.best, metric)
         if interval:
             band = {"type": "rect", "y0": interval.low, "y1": interval.high, "line": {"width": 0}}
             shapes.append({**across, **band, "fillcolor": FULL, "opacity": 0.16})
         line = {"color": FULL, "width": 1.6}
         shapes.append({**across, "type": "line", "y0": value, "y1": value, "line": line})
-        notes.append(_note("full fine-tuning", value, FULL, is_above=True))
+        is_left = len(notes) % 2 == 1  # and below, as another sweep's may be near
+        notes.append(_note(group.label, value, FULL, not is_left, is_left))
     base = results.base.metrics.get(metric)
     if base is not None:
         dotted = {"color": "@muted", "width": 1.2, "dash": "dot"}
         shapes.append({**across, "type": "line", "y0": base, "y1": base, "line": dotted})
-        is_above = value is not None and base > value
-        if notes and is_above:
-            notes[0]["yanchor"] = "top"
-        notes.append(_note("base", base, "@muted", is_above))
+        below = [note for note in notes if note["y"] < base]
+        for note in below:
+            note["yanchor"] = "top"
+        notes.append(_note("base", base, "@muted", is_above=bool(below)))
     return {"shapes": shapes, "annotations": notes}
 
 
-def _note(text: str, value: float, colour: str, is_above: bool) -> Trace:
-    place = {"xref": "paper", "x": 1, "xanchor": "right", "yref": "y", "y": value}
+def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool = False) -> Trace:
+    x = {"x": 0, "xanchor": "left"} if is_left else {"x": 1, "xanchor": "right"}
+    place = {"xref": "paper", **x, "yref": "y", "y": value}
     anchor = {"yanchor": "bottom" if is_above else "top", "showarrow": False}
     return {**place, **anchor, "text": text, "font": {"size": 11, "color": colour}}
 
@@ -153,7 +167,7 @@ def rate_figure(results: Results) -> Figure | None:
     if not metrics:
         return None
     columns = _columns([record.config.learning_rate for record in trials])
-    charts = tuple(_rate_chart(trials, metric, columns) for metric in metrics)
+    charts = tuple(_rate_chart(results, metric, columns) for metric in metrics)
     caption = (
         "Mean over the trials in a cell; touch it for how many. Where a cell is empty, no complete "
         "trial has such a rate at that rank. Compare along a row before along a column: at each "
@@ -195,26 +209,24 @@ def _told_apart(values: Sequence[float]) -> list[str]:
     return [f"{value:.{digits}e}" for value in values]
 
 
-def _rate_chart(trials: Sequence[TrialRecord], metric: str, columns: Sequence[_Column]) -> Chart:
-    ranks = sorted({record.rank for record in trials if record.rank is not None})
-    cells: dict[tuple[int | None, int], list[float]] = {}
-    for record in trials:
-        column = sum(record.config.learning_rate >= c.low for c in columns) - 1
-        cells.setdefault((record.rank, column), []).append(record.metric(metric) or 0.0)
-    grid = [[cells.get((rank, column)) for column in range(len(columns))] for rank in ranks]
+def _rate_chart(results: Results, metric: str, columns: Sequence[_Column]) -> Chart:
+    lora = [group for group in results.groups if group.rank is not None]
+    rows = [group.label.removeprefix("LoRA, rank ") for group in lora]
+    grid = [_cells(group.trials, metric, columns) for group in lora]
     means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
+    ranks = {group.rank for group in lora}
     labels = [column.label for column in columns]
     signed = "+" if metric == FORGETTING_MEAN else ""
     told = [
         [
-            f"rank {rank}, lr {label}<br>{len(cell)} trials" if cell else ""
+            f"rank {name}, lr {label}<br>{len(cell)} trials" if cell else ""
             for label, cell in zip(labels, row, strict=True)
         ]
-        for rank, row in zip(ranks, grid, strict=True)
+        for name, row in zip(rows, grid, strict=True)
     ]
     trace = heatmap(
         labels,
-        [str(rank) for rank in ranks],
+        rows,
         means,
         diverging=metric == FORGETTING_MEAN,
         texts=[["" if v is None else f"{v:{signed}.2f}" for v in row] for row in means],
@@ -238,6 +250,17 @@ def _rate_chart(trials: Sequence[TrialRecord], metric: str, columns: Sequence[_C
     )
 
 
+def _cells(
+    trials: Sequence[TrialRecord], metric: str, columns: Sequence[_Column]
+) -> list[list[float]]:
+    """The values of a row of the heat map, by column."""
+    cells: list[list[float]] = [[] for _ in columns]
+    for record in trials:
+        column = sum(record.config.learning_rate >= c.low for c in columns) - 1
+        cells[column].append(record.metric(metric) or 0.0)
+    return cells
+
+
 def step_size_figure(results: Results) -> Figure | None:
     """Forgetting and gain over learning rate x scale; None for fewer than three LoRA trials."""
     trials = results.lora
@@ -253,7 +276,7 @@ def step_size_figure(results: Results) -> Figure | None:
         "LoRA's scale (alpha / rank, or alpha / sqrt(rank) under rsLoRA) multiplies its update, so "
         "trials of different alpha compare at learning rate x scale."
     )
-    keys = [key for key in rank_keys(results) if key.shape == "dot"]
+    keys = [key for key in point_keys(results) if key.colour != FULL]
     return Figure(caption, charts, 2, tuple(keys))
 
 
@@ -268,7 +291,7 @@ def _step_size_chart(results: Results, trials: Sequence[TrialRecord], metric: st
         own = [record for record in trials if record.config.trial_id in steps]
         values = [record.metric(metric) for record in own]
         if own:
-            marker = {"color": colour}
+            marker = {"color": colour, **symbols(results, own)}
             traces.append(point_trace(results, own, list(steps.values()), values, marker))
     return Chart(
         f"step-size-{metric.replace('/', '-')}",

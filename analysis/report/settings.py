@@ -13,11 +13,13 @@ from analysis.report.charts import (
     Key,
     Trace,
     hover,
+    listed,
     rank_colours,
     rank_keys,
 )
 from analysis.results import Results
 from analysis.stats.importance import FEWEST_TRIALS, importances
+from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, SHORT_NAMES, rate
@@ -190,11 +192,37 @@ def _lines(
 
 
 def importance_figure(results: Results) -> Figure | None:
-    """Importance of each LoRA setting for each result; None if there are too few trials."""
-    found = {metric: importances(results.lora, metric) for metric in _METRIC_COLOURS}
-    found = {metric: shares for metric, shares in found.items() if shares}
+    """Importance of each LoRA setting for each result, by sweep; None if there are too few trials.
+
+    Over the trials of several sweeps, what else differs between these would pass for noise.
+    """
+    found = [(sweep, own) for sweep in results.sweeps if (own := _importances(results, sweep))]
     if not found:
         return None
+    counts = [(sweep, str(len(results.of(sweep, results.lora)))) for sweep, _ in found]
+    caption = (
+        f"fANOVA of Optuna (Hutter et al. 2014) on {listed(results, counts)} complete LoRA trials; "
+        "shares of one result sum to 1. A setting can matter little because its searched range "
+        "is narrow."
+    )
+    measured = {metric for _, own in found for metric in own}
+    shown = [(metric, colour) for metric, colour in _METRIC_COLOURS.items() if metric in measured]
+    keys = [Key(NAMES[metric], colour, "square") for metric, colour in shown]
+    charts = tuple(_importance_chart(results, sweep, own) for sweep, own in found)
+    return Figure(caption, charts, legend=tuple(keys))
+
+
+Importances = dict[str, dict[str, float]]
+"""Metric to setting to share."""
+
+
+def _importances(results: Results, sweep: Sweep) -> Importances:
+    trials = results.of(sweep, results.lora)
+    found = {metric: importances(trials, metric) for metric in _METRIC_COLOURS}
+    return {metric: shares for metric, shares in found.items() if shares}
+
+
+def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Chart:
     mean = {
         name: sum(shares.get(name, 0.0) for shares in found.values()) / len(found)
         for shares in found.values()
@@ -216,9 +244,9 @@ def importance_figure(results: Results) -> Figure | None:
         f"{NAMES[m]}: " + ", ".join(f"{name} {share:.2f}" for name, share in shares.items())
         for m, shares in found.items()
     )
-    chart = Chart(
-        "importances",
-        "Share of the variance over LoRA trials that each setting explains",
+    return Chart(
+        "importances" if len(results.sweeps) == 1 else f"importances-{sweep.title}",
+        f"Share of the variance over LoRA trials{results.whose(sweep)} that each setting explains",
         f"Bars of the importance of each setting. {told}.",
         traces,
         {
@@ -230,18 +258,12 @@ def importance_figure(results: Results) -> Figure | None:
         },
         height=80 + 70 * len(names),
     )
-    caption = (
-        f"fANOVA of Optuna (Hutter et al. 2014) on {len(results.lora)} complete LoRA trials; "
-        "shares of one result sum to 1. A setting can matter little because its searched range "
-        "is narrow."
-    )
-    keys = (Key(NAMES[metric], _METRIC_COLOURS[metric], "square") for metric in found)
-    return Figure(caption, (chart,), legend=tuple(keys))
 
 
 def importance_lacking(results: Results) -> str:
     """Why there are no importances."""
+    counts = [(sweep, str(len(results.of(sweep, results.lora)))) for sweep in results.sweeps]
     return (
         f"Importances need {FEWEST_TRIALS} complete LoRA trials whose settings and results differ; "
-        f"there are {len(results.lora)}."
+        f"there are {listed(results, counts)}."
     )

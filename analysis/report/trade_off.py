@@ -12,12 +12,17 @@ from analysis.report.charts import (
     Figure,
     Key,
     Trace,
+    listed,
+    mark_of,
+    point_keys,
     point_trace,
     rank_colours,
-    rank_keys,
+    sweep_keys,
+    symbols,
 )
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
+from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.pareto import is_feasible, losses_of, objective_values
 from trainables.results.records import TrialRecord
@@ -34,7 +39,7 @@ def trade_off_figure(results: Results) -> Figure | None:
             f"trade-off-{index}",
             f"{NAMES[IN_DOMAIN_ACC]} against {NAMES[metric]}",
             f"Scatter plot of {len(results.complete)} complete trials: {NAMES[IN_DOMAIN_ACC]} "
-            f"against {NAMES[metric]}, LoRA coloured by rank, full fine-tuning as diamonds, the "
+            f"against {NAMES[metric]}, LoRA coloured by rank, {_told_of_marks(results)}, the "
             "base as a star, trials of the Pareto front ringed, the recommended one circled.",
             _scatter(results, metric),
             {
@@ -61,7 +66,14 @@ def trade_off_figure(results: Results) -> Figure | None:
     marks = [Key("Pareto front", "@ink", "ring"), Key("base", "@ink", "star")]
     if results.recommendation:
         marks.insert(1, Key("recommended", FULL, "target"))
-    return Figure(caption, tuple(charts), 2, (*rank_keys(results), *marks))
+    return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
+
+
+def _told_of_marks(results: Results) -> str:
+    if len(results.sweeps) == 1:
+        return "full fine-tuning as diamonds"
+    marks = ", ".join(f"{s.title} as {mark_of(results, s).symbol}" for s in results.sweeps)
+    return f"full fine-tuning in vermilion, {marks}"
 
 
 def _title(metric: str) -> str:
@@ -73,9 +85,10 @@ def _scatter(results: Results, metric: str) -> list[Trace]:
     traces = []
     for rank, colour in rank_colours(results).items():
         own = [r for r in shown if r.rank == rank]
-        traces.append(_points(results, own, metric, {"color": colour}))
+        traces.append(_points(results, own, metric, {"color": colour, **symbols(results, own)}))
     full = [record for record in shown if record.rank is None]
-    traces.append(_points(results, full, metric, {"color": FULL, "symbol": "diamond", "size": 11}))
+    marker = {"color": FULL, "symbol": "diamond", "size": 11, **symbols(results, full)}
+    traces.append(_points(results, full, metric, marker))
     ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
     front = [record for record in shown if results.is_on_front(record)]
     traces.append({**_points(results, front, metric, ring), "hoverinfo": "skip"})
@@ -139,16 +152,15 @@ def _arrow(results: Results, metric: str) -> list[Trace]:
     ]
 
 
-def hypervolume_shares(results: Results) -> list[float]:
-    """Hypervolume of the front after each trial of the search, as a fraction of the maximum.
+def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
+    """Hypervolume of the front after each trial of a search, as a fraction of the maximum.
 
-    Objectives are scaled between their best and worst value over all complete trials and the base,
-    so 1 would be a single trial that is best in everything. A trial that violates a constraint
-    adds nothing.
+    Objectives are scaled between their best and worst value over all complete trials, those of
+    other sweeps too, and the base, so 1 would be a single trial that is best in everything. A trial
+    that violates a constraint adds nothing.
     """
     goals, metrics = results.goals, results.base.metrics
-    losses = [losses_of(goals, objective_values(goals, r) or []) for r in results.complete]
-    known = list(losses)
+    known = [losses_of(goals, objective_values(goals, r) or []) for r in results.complete]
     if all(objective.metric in metrics for objective in goals.objectives):
         known.append([objective.loss(metrics[objective.metric]) for objective in goals.objectives])
     best = [min(column) for column in zip(*known, strict=True)]
@@ -156,7 +168,8 @@ def hypervolume_shares(results: Results) -> list[float]:
     spans = [high - low for low, high in zip(best, worst, strict=True)]
     front: list[list[float]] = []
     shares = [0.0]
-    for record, values in zip(results.complete, losses, strict=True):
+    for record in results.of(sweep, results.complete):
+        values = losses_of(goals, objective_values(goals, record) or [])
         parts = zip(values, best, spans, strict=True)
         own = [(value - low) / span if span else 0.0 for value, low, span in parts]
         if not is_feasible(goals, record) or any(_is_no_worse(p, own) for p in front):
@@ -172,24 +185,19 @@ def _is_no_worse(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def hypervolume_figure(results: Results) -> Figure | None:
-    """How the front grew over the search; None for fewer than three trials."""
-    shares = hypervolume_shares(results)
-    if len(shares) < 3:
+    """How the front grew over each search; None if none has three complete trials."""
+    found = [(sweep, hypervolume_shares(results, sweep)) for sweep in results.sweeps]
+    shown = [(sweep, shares) for sweep, shares in found if len(shares) >= 3]
+    if not shown:
         return None
-    line = {
-        "type": "scatter",
-        "mode": "lines",
-        "line": {"shape": "hv", "color": "@ink", "width": 2},
-        "x": list(range(1, len(shares) + 1)),
-        "y": shares,
-        "hovertemplate": "after %{x} complete trials: %{y:.3f}<extra></extra>",
-    }
+    ends = listed(results, [(sweep, f"{shares[-1]:.2f}") for sweep, shares in shown])
+    counts = listed(results, [(sweep, f"{len(shares)}") for sweep, shares in shown])
     chart = Chart(
         "hypervolume",
         "Hypervolume of the front as the search went on",
-        f"Step line of the hypervolume after each of {len(shares)} complete trials; it ends at "
-        f"{shares[-1]:.2f} of what is possible.",
-        [line],
+        f"Step line of the hypervolume after each of {counts} complete trials; it ends at "
+        f"{ends} of what is possible.",
+        [_steps(results, sweep, shares) for sweep, shares in shown],
         {
             "xaxis": {"title": {"text": "complete trials"}},
             "yaxis": {"title": {"text": "share of the possible"}, "rangemode": "tozero"},
@@ -197,13 +205,34 @@ def hypervolume_figure(results: Results) -> Figure | None:
         },
         height=240,
     )
-    quarter = shares[max(0, len(shares) * 3 // 4 - 1)]
+    whole = listed(results, [(sweep, f"{100 * shares[-1]:.1f} %") for sweep, shares in shown])
+    added = [
+        (sweep, f"{100 * (shares[-1] - shares[max(0, len(shares) * 3 // 4 - 1)]):.1f} points")
+        for sweep, shares in shown
+    ]
     caption = (
-        f"The front dominates {100 * shares[-1]:.1f} % of the box between the best and the worst "
+        f"The front dominates {whole} of the box between the best and the worst "
         "value seen of each objective. "
-        f"The last quarter of the search added {100 * (shares[-1] - quarter):.1f} points: where "
+        f"The last quarter of the search added {listed(results, added)}: where "
         "that is little, more trials of this space will hardly help."
     )
     if not results.front:
         caption = "No trial keeps every constraint, so there is no front yet."
-    return Figure(caption, (chart,))
+    return Figure(caption, (chart,), legend=tuple(sweep_keys(results)))
+
+
+def _steps(results: Results, sweep: Sweep, shares: Sequence[float]) -> Trace:
+    trace: Trace = {
+        "type": "scatter",
+        "mode": "lines",
+        "line": {"shape": "hv", "color": "@ink", "width": 2},
+        "x": list(range(1, len(shares) + 1)),
+        "y": list(shares),
+        "hovertemplate": "after %{x} complete trials: %{y:.3f}<extra></extra>",
+    }
+    if len(results.sweeps) > 1:
+        mark = mark_of(results, sweep)
+        trace["mode"] = "lines+markers"
+        trace["line"]["color"] = mark.colour
+        trace["marker"] = {"symbol": mark.symbol, "color": mark.colour, "maxdisplayed": 8}
+    return trace

@@ -65,7 +65,8 @@ def test_the_best_of_many_trials_that_learnt_nothing_is_not_shown_to_have_learnt
     for seed in range(SWEEPS):
         results = Drawn(sweep, seed)
         recommended += any(c.verdict == "shown" for c in _recommended_against_base(results))
-        in_domain = [c for c in _full_against_lora(results) if "in the domain" in c.statement]
+        told = _full_against_lora(results, results.sweeps[0])
+        in_domain = [c for c in told if "in the domain" in c.statement]
         full += any(c.verdict == "shown" for c in in_domain)
     assert recommended <= 0.05 * SWEEPS
     assert full <= 0.05 * SWEEPS
@@ -86,7 +87,7 @@ def test_the_evidence_says_what_the_trial_was_picked_from_and_holds_for_all_of_t
     assert (picked.difference.low, picked.difference.high) == pytest.approx((wide.low, wide.high))
     assert picked.difference.low < plain.difference.low
     assert picked.difference.high > plain.difference.high
-    [of_full, *_] = _full_against_lora(results)
+    [of_full, *_] = _full_against_lora(results, results.sweeps[0])
     assert "best of 1 full and of 39 LoRA trials" in of_full.evidence
 
 
@@ -111,7 +112,7 @@ def test_trials_that_their_scores_stopped_early_are_among_those_picked_from(tmp_
     adjusted = dict(zip(discordant, holm([min(1.0, 40 * p) for p in raw]), strict=True))
     assert {f.task: f.p_value for f in flips(results, trial)} == pytest.approx(adjusted)
     assert [row.trials for row in paper_table(results).rows] == [0, 32, 8]
-    [of_full, *_] = _full_against_lora(results)
+    [of_full, *_] = _full_against_lora(results, results.sweeps[0])
     assert "best of 8 full and of 32 LoRA trials" in of_full.evidence
 
 
@@ -142,7 +143,7 @@ def test_p_values_are_not_bounded_by_the_number_of_draws():
 
 
 def suffices(results: Results) -> Conclusion:
-    [conclusion] = _rank_that_suffices(results)
+    [conclusion] = _rank_that_suffices(results, results.sweeps[0])
     return conclusion
 
 

@@ -35,7 +35,9 @@ def test_failures_say_whose_they_are(results):
 def test_the_table_says_whose_its_trials_are(results):
     table = paper_table(results)
     for row, group in zip(table.rows[1:], results.groups, strict=True):
-        assert summary_texts(row, [])[1] == f"{results.name(group.best)} (of {len(group.trials)})"
+        name, trial, _ = summary_texts(row, [])
+        assert name.endswith(f" of {results.sweep(group.best).name}")
+        assert trial == f"{group.best.number} (of {len(group.trials)})"
     ids = {row["trial_id"] for row in json.loads(as_json(results))["table"]}
     assert ids == {None, *(group.best.config.trial_id for group in results.groups)}
 

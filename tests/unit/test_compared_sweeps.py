@@ -1,0 +1,221 @@
+"""A sweep beside another in one report: each told by itself, and one compared with the other."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import plotly.graph_objects
+import pytest
+from scipy.stats import binomtest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.conclusions import (
+    Conclusion,
+    _forgetting_and_step_size,
+    _rank_that_suffices,
+    _trend_over_ranks,
+    conclude,
+)
+from analysis.paper_table import paper_table
+from analysis.report.page import render
+from analysis.report.ranks import rank_figure, rate_figure
+from analysis.report.settings import importance_figure
+from analysis.report.trade_off import (
+    hypervolume_figure,
+    hypervolume_shares,
+    trade_off_figure,
+)
+from analysis.results import Results
+from analysis.stats.hypervolume import hypervolume
+from analysis.sweeps import open_sweeps
+from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.results.items import items_file, write_items
+from trainables.results.pareto import best_trade_off, losses_of, objective_ranges, objective_values
+from trainables.results.records import TrialStatus
+
+STOPPED = dict.fromkeys((5, 6, 7), TrialStatus.STOPPED_EARLY)
+
+
+def open_together(folder, *sweeps: SyntheticSweep) -> Results:
+    """Sweeps of one base, as its cache gives it to all of them."""
+    folders = [sweep.write(folder / sweep.name) for sweep in sweeps]
+    for other in folders[1:]:
+        for name in ("base.json", "items.jsonl"):
+            (other / "base" / name).write_bytes((folders[0] / "base" / name).read_bytes())
+    return Results(open_sweeps(folders))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> Results:
+    plain = SyntheticSweep(trials=28, items=60, name="plain", seed=0)
+    replayed = SyntheticSweep(trials=24, items=60, name="replayed", seed=1, failures=STOPPED)
+    return open_together(tmp_path_factory.mktemp("sweeps"), plain, replayed)
+
+
+def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine_tuning(results):
+    ranges = objective_ranges(results.goals, results.complete)
+    expected = []
+    for rank in (1, 4, 16, 64, None):
+        for sweep in results.sweeps:
+            own = [r for r in sweep.trials if r.rank == rank]
+            done = [r for r in own if r.status is TrialStatus.COMPLETE]
+            best = best_trade_off(results.goals, done, ranges)
+            method = "full fine-tuning" if rank is None else f"LoRA, rank {rank}"
+            expected.append((f"{method} of {sweep.name}", best.config.trial_id, len(own)))
+    rows = paper_table(results).rows[1:]
+    assert [(row.label, row.trial_id, row.trials) for row in rows] == expected
+    full = {row.label.split()[-1]: row for row in rows if row.label.startswith("full")}
+    for row in rows[:-2]:
+        for name in ("in-domain", "OOD"):
+            difference = row.cells[name].value - full[row.label.split()[-1]].cells[name].value
+            assert row.cells[name].to_full.estimate == pytest.approx(difference)
+    assert not any(cell.to_full for row in full.values() for cell in row.cells.values())
+
+
+def test_what_is_said_of_a_sweep_is_what_is_said_of_it_alone(results):
+    """Pooled, trials of one rank but of two sweeps would be tested as if alike."""
+    told = [(c.statement, c.evidence) for c in conclude(results)]
+    for make in (_forgetting_and_step_size, _trend_over_ranks, _rank_that_suffices):
+        for sweep in results.sweeps:
+            alone = Results([sweep])
+            for one in make(alone, alone.sweeps[0]):
+                assert (f"{sweep.name}: {one.statement}", one.evidence) in told
+    assert {s.split(":")[0] for s, _ in told if " of LoRA" in s} <= {"plain", "replayed"}
+
+
+def against_first(results: Results) -> list[Conclusion]:
+    return [c for c in conclude(results) if c.statement.startswith("The best trade-off of ")]
+
+
+def test_the_best_of_a_sweep_is_compared_with_that_of_the_first(results):
+    ranges = objective_ranges(results.goals, results.complete)
+    first, second = (
+        best_trade_off(results.goals, results.of(sweep, results.complete), ranges)
+        for sweep in results.sweeps
+    )
+    told = against_first(results)
+    assert len(told) == 3
+    for one in told:
+        assert one.statement.startswith(f"The best trade-off of replayed (trial {second.number}, ")
+        assert f"that of plain (trial {first.number}, " in one.statement
+    [in_domain] = [c for c in told if "in the domain" in c.statement]
+    scores = [results.pairs(record)["sums"] for record in (first, second)]
+    outcomes = [(a.tuned.score, b.tuned.score) for a, b in zip(*scores, strict=True)]
+    more, less = outcomes.count((0, 1)), outcomes.count((1, 0))
+    p_value = min(1.0, 28 * 24 * binomtest(more, more + less).pvalue) if more + less else 1.0
+    comparison = results.compare(second, first, ["sums"], picked_from=28 * 24)
+    assert comparison.p_value == pytest.approx(p_value)
+    assert (in_domain.verdict == "shown") == comparison.is_shown
+    assert in_domain.evidence.endswith(
+        "best of 24 trials of replayed and of 28 of plain, picked on these items"
+    )
+
+
+def test_a_sweep_that_forgets_less_is_told_to(tmp_path):
+    names = ("plain", "replayed")
+    sweeps = [SyntheticSweep(trials=1, items=200, name=n, full_every=0) for n in names]
+    results = open_together(tmp_path, *sweeps)
+    for sweep, forgets in zip(results.sweeps, (40, 0), strict=True):
+        items = sweep.ledger.base_items()
+        lost = [i for i, item in enumerate(items) if item.task == "capitals" and item.score == 1]
+        for index in lost[:forgets]:
+            items[index] = items[index].model_copy(update={"score": 0.0})
+        [record] = sweep.trials
+        write_items(items_file(sweep.ledger.folder.attempt(0, 1), record.last.step), items)
+    [told] = [c for c in against_first(results) if "on the retention tasks" in c.statement]
+    assert told.verdict == "shown"
+    # 40 of 200 items of one of three tasks.
+    assert " forgets less than that of plain " in told.statement
+    assert told.statement.endswith(" by 6.7 points on the retention tasks.")
+    assert "replayed minus plain, -" in told.evidence
+    assert told.evidence.endswith("n = 600; McNemar p < 0.001")
+
+
+def test_the_trade_off_has_a_symbol_for_each_sweep_and_says_which(results):
+    figure = trade_off_figure(results)
+    found = {
+        (text.split("</b>")[0].split(" of ")[1], symbol)
+        for chart in figure.charts
+        for trace in chart.data
+        if isinstance(trace["marker"].get("symbol"), list)
+        for text, symbol in zip(trace["text"], trace["marker"]["symbol"], strict=True)
+    }
+    assert found == {("plain", "circle"), ("replayed", "square")}
+    shapes = {key.name: key.shape for key in figure.legend}
+    assert (shapes["plain"], shapes["replayed"]) == ("circle", "square")
+    assert shapes["full fine-tuning"] == shapes["rank 4"] == "dot"
+
+
+def test_each_sweep_has_its_own_curve_over_ranks(results):
+    figure = rank_figure(results)
+    assert [key.name for key in figure.legend] == ["plain", "replayed"]
+    chart = figure.charts[0]
+    lines = [trace for trace in chart.data if trace["mode"] == "lines+markers"]
+    for sweep, line, key in zip(results.sweeps, lines, figure.legend, strict=True):
+        groups = results.lora_groups(sweep)
+        assert line["x"] == [group.rank for group in groups] == [1, 4, 16, 64]
+        assert line["y"] == [group.best.metric(IN_DOMAIN_ACC) for group in groups]
+        assert all(results.sweep(group.best) is sweep for group in groups)
+        assert line["line"]["color"] == key.colour
+    assert lines[0]["line"]["color"] != lines[1]["line"]["color"]
+    bands = [shape for shape in chart.layout["shapes"] if shape["type"] == "rect"]
+    assert len(bands) == 2
+
+
+def test_cells_of_rank_and_rate_do_not_mix_sweeps(results):
+    trace = rate_figure(results).charts[0].data[0]
+    assert trace["y"] == [f"{rank} of {s.name}" for rank in (1, 4, 16, 64) for s in results.sweeps]
+    for group, row in zip(results.groups, trace["hovertext"], strict=False):
+        counts = [int(text.split("<br>")[1].split()[0]) for text in row if text]
+        assert sum(counts) == len(group.trials)
+
+
+def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
+    goals = results.goals
+    ranges = objective_ranges(goals, results.complete)
+    base = [o.loss(results.base.metrics[o.metric]) for o in goals.objectives]
+    best = [min(low, own) for (low, _), own in zip(ranges, base, strict=True)]
+    worst = [max(high, own) for (_, high), own in zip(ranges, base, strict=True)]
+    figure = hypervolume_figure(results)
+    for sweep, line in zip(results.sweeps, figure.charts[0].data, strict=True):
+        own = results.of(sweep, results.complete)
+        points = [
+            [
+                (loss - low) / (high - low)
+                for loss, low, high in zip(
+                    losses_of(goals, objective_values(goals, r)), best, worst, strict=True
+                )
+            ]
+            for r in own
+        ]
+        shares = hypervolume_shares(results, sweep)
+        assert line["y"] == shares == sorted(shares)
+        assert len(shares) == len(own)
+        assert shares[-1] == pytest.approx(hypervolume(points, [1.0] * len(best)))
+        assert f"{100 * shares[-1]:.1f} % ({sweep.name})" in figure.caption
+    keys = [chart.key for chart in importance_figure(results).charts]
+    assert keys == ["importances-plain", "importances-replayed"]
+
+
+def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
+    results = open_together(
+        tmp_path,
+        SyntheticSweep(trials=10, name="adapters", full_every=0, seed=0),
+        SyntheticSweep(trials=4, name="whole", full_every=1, seed=1),
+    )
+    told = [c.statement for c in conclude(results) if "the best LoRA" in c.statement]
+    assert len(told) == 3
+    assert all(s.startswith("adapters: Full fine-tuning") and "of whole" in s for s in told)
+    adapters = [row for row in paper_table(results).rows if row.label.endswith("of adapters")]
+    assert all(row.cells["in-domain"].to_full is not None for row in adapters)
+    assert any(c.statement.startswith("adapters: LoRA's best learning") for c in conclude(results))
+
+
+def test_every_chart_of_several_sweeps_is_valid_plotly(results):
+    data = re.findall(r'class="charts-data">(.*?)</script>', render(results), re.DOTALL)
+    charts = {key: spec for block in data for key, spec in json.loads(block).items()}
+    assert {"curve-forgetting-mean", "hypervolume", "matrix-gain", "throughput"} <= charts.keys()
+    for spec in charts.values():
+        drawn = re.sub(r'"@\w+"', '"#123456"', json.dumps(spec))
+        plotly.graph_objects.Figure(json.loads(drawn))
