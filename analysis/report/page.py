@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -44,6 +45,7 @@ def render(results: Results) -> str:
     )
     environment.filters |= {
         "metric": metric_text,
+        "headings": _headings,
         "json": _json,
         "number": number,
     }
@@ -107,6 +109,12 @@ def _json(figure: Figure) -> Markup:
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return Markup(text)  # noqa: S704 - escaped above
+
+
+def _headings(sections: Markup) -> list[tuple[str, Markup]]:
+    """Key and heading of each section that the page has."""
+    found = re.findall(r'<section id="([\w-]+)">\s*<h2>(.+?)</h2>', sections)
+    return [(key, Markup(heading)) for key, heading in found]  # noqa: S704 - escaped in the page
 
 
 def _own(name: str) -> str:

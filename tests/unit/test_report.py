@@ -41,11 +41,12 @@ FAILURES = {
 
 
 class Page(HTMLParser):
-    """What a browser would find: text, charts, elements that load something."""
+    """What a browser would find: text, sections, charts, what is linked and what is loaded."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
         self.text, self.charts, self.plots, self.loads = "", {}, {}, []
+        self.sections, self.links = [], []
         self._inside: str | None = None
         self.feed(html)
 
@@ -55,7 +56,11 @@ class Page(HTMLParser):
             self._inside = given.get("type", "code")
         if given.get("class") == "plot":
             self.plots[given["id"]] = given["aria-label"]
-        self.loads += [given[name] for name in ("src", "href") if name in given]
+        if tag == "section":
+            self.sections.append(given["id"])
+        named = [given[name] for name in ("src", "href") if name in given]
+        self.links += [name.removeprefix("#") for name in named if name.startswith("#")]
+        self.loads += [name for name in named if not name.startswith("#")]
 
     def handle_endtag(self, tag):
         if tag == "script":
@@ -101,6 +106,15 @@ def test_the_page_has_every_section_and_a_chart_for_each_place(page):
         assert heading in page.text
     assert page.plots.keys() == page.charts.keys()
     assert len(page.plots) >= 16
+
+
+def test_the_contents_lead_to_every_section_that_the_page_has(page, tmp_path):
+    assert page.sections[0] == "answer"
+    assert page.links == page.sections[1:]
+    assert len(page.links) == 15
+    small = Page(render(results_of(SyntheticSweep(trials=1, full_every=1), tmp_path)))
+    assert small.links == small.sections[1:]
+    assert "ranks" not in small.links
 
 
 def test_every_chart_is_valid_plotly_and_tells_what_it_shows(page):
