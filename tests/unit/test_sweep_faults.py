@@ -261,7 +261,7 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "batch that micro-batches do not fill": (
         {"train__batch_size": 6},
         "train.batch_size",
-        "must be a multiple of micro_batch_size, got 6 and 4",
+        "must be a multiple of train.micro_batch_size x resources.lora.workers = 4, got 6",
         "",
     ),
     "batch that workers do not fill": (

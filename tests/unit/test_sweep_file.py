@@ -81,6 +81,13 @@ def test_all_faults_between_sections_are_reported_at_once(write: Write) -> None:
     }
 
 
+def test_a_batch_size_that_every_method_replaces_need_not_fit(write: Write) -> None:
+    searched = {"search__lora__batch_size": [32, 64], "train__micro_batch_size": 32}
+    assert load(write(edited(**searched))).train.batch_size == 16
+    file = write(edited(**searched, search__full={"learning_rate": [1e-5]}))
+    assert only_fault(file).field == "train.batch_size"
+
+
 @pytest.mark.parametrize(
     ("text", "problem", "line"),
     [

@@ -53,12 +53,7 @@ class TrainConfig(Frozen):
     save_weights: bool = True
 
     @model_validator(mode="after")
-    def _micro_batches_fill_the_batch(self) -> TrainConfig:
-        if self.batch_size % self.micro_batch_size:
-            raise ValueError(
-                f"batch_size must be a multiple of micro_batch_size, got {self.batch_size} and "
-                f"{self.micro_batch_size}"
-            )
+    def _measures_after_whole_steps(self) -> TrainConfig:
         for name in ("report_every", "log_every"):
             every = getattr(self, name)
             if every >= 1 and every != int(every):
