@@ -95,6 +95,24 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be 0 or at least 0.0001, got 1e-05",
         "",
     ),
+    "slots in words": (
+        {"resources": {"lora": {"slots": "many"}}},
+        "resources.lora.slots",
+        "must be a whole number >= 0, or auto, got 'many'",
+        "",
+    ),
+    "slots that are on": (
+        {"resources": {"lora": {"slots": True}}},
+        "resources.lora.slots",
+        "must be a whole number >= 0, or auto, got true",
+        "",
+    ),
+    "slots below none": (
+        {"resources": {"lora": {"slots": -1}}},
+        "resources.lora.slots",
+        "must be a whole number >= 0, or auto, got -1",
+        "",
+    ),
     "validation on the training rows": (
         {"data__path": "openai/gsm8k", "data__validation_path": "openai/gsm8k"},
         "data.validation_path",

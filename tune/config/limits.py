@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from contextlib import suppress
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import (
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+)
+from pydantic_core import PydanticCustomError
 
 from trainables.config import Frozen, Method
+
+
+def _number_or_auto(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
+    """One fault, not one for each member of the union; pydantic takes `true` for 1."""
+    with suppress(ValidationError):
+        if not isinstance(value, bool):
+            return parse(value)
+    raise PydanticCustomError("slots", "must be a whole number >= 0, or auto")
+
+
+Slots = Annotated[
+    Literal["auto"] | Annotated[int, Field(ge=0)],
+    WrapValidator(_number_or_auto),
+]
 
 
 class BudgetConfig(Frozen):
@@ -69,7 +91,7 @@ class LoraResources(MethodResources):
             on the measurement; with a number it does not.
     """
 
-    slots: Literal["auto"] | Annotated[int, Field(ge=0)] = 0
+    slots: Slots = 0
 
 
 class ResourcesConfig(Frozen):
