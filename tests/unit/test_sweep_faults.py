@@ -363,6 +363,24 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must not be max, whose forgetting would be logged as another metric, forgetting/max",
         "give the task another",
     ),
+    "a weight that would end the trials that forget least": (
+        {"early_stopping__metrics": {"in_domain/acc_mean": 2, "forgetting/mean": 0.5}},
+        "early_stopping.metrics",
+        "forgetting/mean is better the lower it is, got weight 0.5",
+        "write -0.5",
+    ),
+    "a weight that would end the trials that learn most": (
+        {"early_stopping__metrics": {"in_domain/acc_mean": -1}},
+        "early_stopping.metrics",
+        "in_domain/acc_mean is better the higher it is, got weight -1",
+        "write 1",
+    ),
+    "a weight without weight": (
+        {"early_stopping__metrics": {"in_domain/acc_mean": 1, "forgetting/mean": 0}},
+        "early_stopping.metrics",
+        "must not weigh forgetting/mean by 0, got 0",
+        "leave it out",
+    ),
     "rungs that no evaluation reaches": (
         {"early_stopping__first_rung": 0.8},
         "early_stopping.first_rung",

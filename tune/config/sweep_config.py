@@ -137,7 +137,8 @@ class SweepConfig(Frozen):
     def _parts_fit_together(self) -> SweepConfig:
         faults = [*self._batch_faults(), *self._gpu_faults()]
         faults += [*self._data_faults(), *self._metric_faults(), *self._sampler_faults()]
-        faults += [*self._label_faults(), *self._objective_faults(), *self._rung_faults()]
+        faults += [*self._label_faults(), *self._objective_faults()]
+        faults += [*self._weight_faults(), *self._rung_faults()]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -236,6 +237,19 @@ class SweepConfig(Frozen):
             elif known and known.better not in ("none", mode):
                 rule = f"{metric} is better the {_BETTER[known.better]}, got {mode}"
                 faults.append(f"objectives.{i}.mode: {rule}; write {known.better}")
+        return faults
+
+    def _weight_faults(self) -> list[str]:
+        """The sum of weighted metrics is maximized: a wrong sign would end the best trials."""
+        weights = self.early_stopping.metrics if self.early_stopping else None
+        field, faults = "early_stopping.metrics", []
+        for metric, weight in (weights or {}).items():
+            known = metric_keys.METRICS.get(metric)
+            if weight == 0:
+                faults.append(f"{field}: must not weigh {metric} by 0, got 0; leave it out")
+            elif known and known.better == ("min" if weight > 0 else "max"):
+                rule = f"{metric} is better the {_BETTER[known.better]}, got weight {weight:g}"
+                faults.append(f"{field}: {rule}; write {-weight:g}")
         return faults
 
     def _rung_faults(self) -> list[str]:
