@@ -15,6 +15,7 @@ from trainables.results.items import items_file
 from trainables.results.ledger import Ledger
 from trainables.results.records import (
     ItemScore,
+    Measurement,
     Provenance,
     SweepRecord,
     TrialStatus,
@@ -181,6 +182,24 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
         ledger.measurements(0)
     assert str(caught.value).startswith(f"{file}:2: is not JSON")
     assert "restore the line from a copy" in str(caught.value)
+
+
+def test_a_whole_line_with_a_key_of_a_newer_version_is_no_damage(location: Location) -> None:
+    """The next measurement would cut it off."""
+
+    class Newer(Measurement):
+        added: int = 1
+
+    ledger = Ledger(location)
+    ledger.append(0, measurement(5))
+    ledger.append(0, Newer(step=10, metrics={}, time=1.0))
+    log = ledger.folder.name(ledger.folder.metrics(0))
+    before = ledger.storage.read_log(log)
+    ledger = Ledger(location)
+    for access in (lambda: ledger.measurements(0), lambda: ledger.append(0, measurement(15))):
+        with pytest.raises(UserError, match="added is no key of this record; a newer version"):
+            access()
+    assert ledger.storage.read_log(log) == before
 
 
 @pytest.mark.parametrize("lost", [1, 2, 30])

@@ -51,7 +51,7 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
         file: its name, for messages.
 
     Raises:
-        UserError: a damaged line is followed by whole ones, or a newer version wrote a line.
+        UserError: a damaged line is followed by whole ones, or another version wrote a line.
     """
     measurements: list[Measurement] = []
     damage: UserError | None = None
@@ -64,6 +64,8 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
         except NewerSchema:
             raise
         except UserError as error:
+            if _is_as_written(line):  # no crash did this, and the next line would replace it
+                raise
             damage = damage or error
             continue
         if damage:
@@ -79,12 +81,18 @@ def read_lines(content: bytes, file: str) -> MetricsFile:
 def check_lines(content: bytes, file: str) -> None:
     """Raise what `read_lines` would; five times as fast if all lines are as they were written.
 
-    A line of this schema with a matching checksum is known to be whole without parsing it.
+    A line of this schema with a matching checksum is known to be whole without parsing it. Keys
+    that another version added without raising the schema show when it is read.
     """
     ours = b'{"schema_version":%d,' % SCHEMA_VERSION
     lines = content.removesuffix(b"\n").split(b"\n")
-    if not all(line.startswith(ours) and _body(line) not in (None, line) for line in lines):
+    if not all(line.startswith(ours) and _is_as_written(line) for line in lines):
         read_lines(content, file)
+
+
+def _is_as_written(line: bytes) -> bool:
+    """Whether the line has a checksum, and it fits."""
+    return _body(line) not in (None, line)
 
 
 def _body(line: bytes) -> bytes | None:

@@ -13,6 +13,7 @@ from trainables.results.records import SCHEMA_VERSION
 
 Record = TypeVar("Record", bound=BaseModel)
 _LONGEST_VALUE = 60
+_UPDATE = "a newer version may have written it: update forgetting-sweeps"
 
 
 class NewerSchema(UserError):
@@ -28,7 +29,7 @@ def read_record(
         kind: type of the record.
         content: its JSON.
         file: where it was read from, for the message.
-        remedy: what to do if it is damaged.
+        remedy: what to do if it is damaged; not told of keys that a newer version may have added.
         line: its line in the file, if the file holds several records.
 
     Raises:
@@ -39,10 +40,10 @@ def read_record(
     except ValidationError as error:
         if (newer := _newer_schema(content)) is not None:
             raise _too_new(newer, file, line) from None
-        faults = [
-            _fault(detail, content, file, remedy, line)
-            for detail in error.errors(include_url=False)
-        ]
+        details = error.errors(include_url=False)
+        if any(detail["type"] == "extra_forbidden" for detail in details):
+            remedy = _UPDATE
+        faults = [_fault(detail, content, file, remedy, line) for detail in details]
         raise UserError(faults) from None
     if getattr(record, "schema_version", 0) > SCHEMA_VERSION:
         raise _too_new(record.schema_version, file, line)  # type: ignore[attr-defined]
