@@ -145,6 +145,17 @@ def test_offline_parts_of_killed_drivers_join_to_whole_runs(
         check(server, folder)
 
 
+def test_a_run_s_parts_are_looked_for_in_its_own_folders_alone(tmp_path: Path) -> None:
+    second = "run-20260101_000000"
+    own, other = f"{second}-{SWEEP_ID}-0001", f"{second}-{SWEEP_ID}-0002"
+    for name in (own, f"{own}-1", f"offline-{own}", other):  # the second of the same second
+        part = tmp_path / "wandb" / name / f"run-{SWEEP_ID}-0001.wandb"
+        part.parent.mkdir(parents=True)
+        part.touch()
+    found = {part.parent.name for part in parts_of(tmp_path, f"{SWEEP_ID}-0001")}
+    assert found == {own, f"{own}-1", f"offline-{own}"}
+
+
 @pytest.mark.parametrize("tail", [b"", b"\0" * 3000], ids=["cut", "zeros"])
 def test_a_torn_part_is_cut_to_its_whole_records(
     tmp_path: Path, environment: dict[str, str], tail: bytes

@@ -28,8 +28,12 @@ _FULL, _LAST = 1, 4
 
 
 def parts_of(folder: Path, run_id: str) -> list[Path]:
-    """The parts of a run below a sweep's folder."""
-    return sorted(folder.glob(f"wandb/*run-*/run-{run_id}.wandb"))
+    """The parts of a run below a sweep's folder.
+
+    Looked for only in folders with its name, since a sweep has very many others.
+    """
+    # W&B numbers those of the same second.
+    return sorted(folder.glob(f"wandb/*run-*-{run_id}*/run-{run_id}.wandb"))
 
 
 def was_ever_online(folder: Path) -> bool:
