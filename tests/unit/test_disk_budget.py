@@ -229,6 +229,19 @@ def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> Non
     assert ledger.trials() == [record.model_copy(update={"best_weights_dir": None})]
 
 
+def test_a_trial_without_its_best_weights_is_looked_at_no_more(tmp_path: Path) -> None:
+    """Else every look would be into the folders of all trials."""
+    record = attempted(tmp_path, 0, status=TrialStatus.COMPLETE)
+    fill(record)
+    best = best_dir(Path(record.config.output_dir))
+    budget = DiskBudget(Ledger(tmp_path), KIB / GIB)
+    budget.trial_ended(record.model_copy(update={"best_weights_dir": str(best)}))
+    assert not best.exists()
+    write_weights(best.parent)
+    budget.trial_ended(attempted(tmp_path, 1, status=TrialStatus.FAILED))
+    assert best.exists()
+
+
 def test_the_disk_is_looked_at_now_and_then_alone(tmp_path: Path) -> None:
     now = 0.0
     record = attempted(tmp_path, 0)

@@ -89,7 +89,6 @@ class DiskBudget(SweepListener):
                 self._tidy(record)
 
     def _tidy(self, record: TrialRecord) -> None:
-        self._records[record.number] = record
         attempts = self._ledger.folder.attempts(record)
         remove_unfinished(attempts)
         if record.status in ENDED_WELL:
@@ -98,8 +97,14 @@ class DiskBudget(SweepListener):
             keep_newest(attempts, 1)
         if record.status in _WITHOUT_BEST:
             remove_best(attempts)
+        self._register(record)
+
+    def _register(self, record: TrialRecord) -> None:
+        """Look after the trial while anything is left of it that counts."""
         if record.status in ENDED_WELL and record.best_weights_dir is None:
-            del self._records[record.number]  # nothing is left of it that counts
+            self._records.pop(record.number, None)
+        else:
+            self._records[record.number] = record
 
     def _enforce(self) -> None:
         """Delete surplus, starting with the oldest trial, until the rest is within the cap."""
@@ -121,8 +126,8 @@ class DiskBudget(SweepListener):
 
     def _forget_best(self, record: TrialRecord) -> None:
         record = record.model_copy(update={"best_weights_dir": None})
-        self._records[record.number] = record
         self._ledger.write_trial(record)
+        self._register(record)
 
 
 class PublishedCheckpoints(SweepListener):
