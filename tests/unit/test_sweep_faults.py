@@ -453,6 +453,24 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be a finite number, got nan",
         "",
     ),
+    "a project with its entity": (
+        {"wandb__project": "me/forgetting-sweeps"},
+        "wandb.project",
+        "must hold none of / \\ # ? % :, got me/forgetting-sweeps",
+        "of ENTITY/PROJECT, the entity belongs in wandb.entity",
+    ),
+    "long project": (
+        {"wandb__project": "a" * 129},
+        "wandb.project",
+        "must have 1 to 128 characters, got 129",
+        "",
+    ),
+    "long tag": (
+        {"wandb__tags": ["a", "b" * 65]},
+        "wandb.tags.1",
+        f"must have at most 64 characters, got '{'b' * 59}...",
+        "",
+    ),
     "a seed beyond 32 bits": ({"seed": 2**32}, "seed", "must be < 2147483648, got 4294967296", ""),
     "no trials": ({"budget__trials": 0}, "budget.trials", "must be >= 1, got 0", ""),
 }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, model_validator
 
 from trainables import metric_keys
 from trainables.config import (
@@ -24,6 +24,9 @@ from trainables.results.pareto import Constraint
 from trainables.under_ray.gpu_types import SMALLEST_SHARE
 from tune.config.limits import BudgetConfig, ResourcesConfig
 from tune.config.search_config import LogUniform, SearchConfig
+
+# As W&B has them; it takes no run of another project.
+_LONGEST_PROJECT, _NOT_IN_PROJECT = 128, "/\\#?%:"
 
 
 class EarlyStoppingConfig(Frozen):
@@ -67,6 +70,21 @@ class ConfirmConfig(Frozen):
     seeds: int = Field(default=5, ge=1)
 
 
+def project_name(name: str) -> str:
+    """The name, if W&B takes it for a project's.
+
+    Raises:
+        ValueError: it does not, and would take no run either.
+    """
+    if not 1 <= len(name) <= _LONGEST_PROJECT:
+        raise ValueError(f"must have 1 to {_LONGEST_PROJECT} characters, got {len(name)}")
+    if set(name) & set(_NOT_IN_PROJECT):
+        shown = " ".join(_NOT_IN_PROJECT)
+        remedy = "of ENTITY/PROJECT, the entity belongs in wandb.entity"
+        raise ValueError(f"must hold none of {shown}, got {name}; {remedy}")
+    return name
+
+
 class WandbConfig(Frozen):
     """Where runs are logged.
 
@@ -76,9 +94,9 @@ class WandbConfig(Frozen):
     """
 
     mode: Literal["online", "offline", "disabled"] | None = None
-    project: str = "forgetting-sweeps"
+    project: Annotated[str, AfterValidator(project_name)] = "forgetting-sweeps"
     entity: str | None = None
-    tags: tuple[str, ...] = ()
+    tags: tuple[Annotated[str, Field(min_length=1, max_length=64)], ...] = ()
 
 
 _OF_RETENTION = (
