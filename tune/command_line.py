@@ -139,10 +139,11 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         chatter_to(ledger.folder.log) as console,
         ray_cluster(options.address, lambda: _end_without_head(console)),
     ):
-        wandb_listener = WandbListener(config.wandb, location)
         base_cache = join(options.output_dir, ".base")
         sweep = Sweep(config, location, base_cache, options.retry_failed, may_write=lock.check)
-        outcome = sweep.run([ConsoleListener(config, console), wandb_listener])
+        console_listener = ConsoleListener(config, console)
+        wandb_listener = WandbListener(config.wandb, location, console_listener.preparing)
+        outcome = sweep.run([console_listener, wandb_listener])
         hints = [
             *_continue_hints(options, config, outcome.interrupted, outcome.cut_short_by),
             *_wandb_hints(wandb_listener, location, outcome.interrupted),

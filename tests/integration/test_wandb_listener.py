@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -129,8 +129,12 @@ def measurement(step: int, offset: float = 0.0) -> Measurement:
     return Measurement(step=step, metrics=metrics, time=0)
 
 
-def listener_of(folder: Path, config: WandbConfig = OFFLINE) -> WandbListener:
-    listener = WandbListener(config, folder)
+def listener_of(
+    folder: Path,
+    config: WandbConfig = OFFLINE,
+    tell: Callable[[str], None] = lambda message: None,
+) -> WandbListener:
+    listener = WandbListener(config, folder, tell)
     listener.sweep_started(sweep_record(), base_record(), [])
     return listener
 
@@ -435,6 +439,14 @@ def test_the_mode_follows_the_file_then_the_environment_then_the_key(
     assert capfd.readouterr() == ("", "")
 
 
+def test_online_without_a_key_is_told_once(folder: Path) -> None:
+    told: list[str] = []
+    listener = listener_of(folder, WandbConfig(mode="online", project="tests"), told.append)
+    run_trial(listener, trial(7), TrialStatus.COMPLETE)
+    assert told == ["warning: wandb.mode is online without a key, logging offline: `wandb login`"]
+    assert logged_once(folder).points == points_of([measurement(1)])
+
+
 def test_a_key_in_a_netrc_file_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text(f"machine 127.0.0.1:9\n login user\n password {FAKE_KEY}\n")
@@ -470,12 +482,15 @@ def test_a_server_out_of_reach_turns_the_sweep_offline(
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
     monkeypatch.setitem(wandb_listener._RUN_SETTINGS, "init_timeout", 1)
-    listener = listener_of(folder, WandbConfig(project="tests"))
+    told: list[str] = []
+    listener = listener_of(folder, WandbConfig(project="tests"), told.append)
     run_trial(listener, trial(7), TrialStatus.COMPLETE)
     assert [r.levelno for r in caplog.records if r.name == wandb_listener.__name__] == [
         logging.WARNING
     ]
     assert "logging offline" in caplog.text
+    [line] = told
+    assert line.startswith("warning: W&B cannot be reached, logging offline: ")
     assert FAKE_KEY not in caplog.text
     assert len(listener.upload_hints()) == 1
     assert logged_once(folder).points == points_of([measurement(1)])

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from trainables.results.records import (
     TrialStatus,
 )
 from trainables.results.wandb_names import RUN_SETTINGS, base_run_id, upload_command
+from trainables.results.wording import one_line
 from tune.config.sweep_config import WandbConfig
 from tune.listeners import SweepListener
 from tune.tracking.wandb_endings import ENDING, PER_PAGE, Endings
@@ -94,11 +95,18 @@ class WandbListener(SweepListener):
         config: where to log.
         location: location of the sweep; W&B's files go to `wandb/` in its folder, or in the
             node's cache if the sweep is in an object store.
+        tell: called with what the user should know.
     """
 
-    def __init__(self, config: WandbConfig, location: Location) -> None:
+    def __init__(
+        self,
+        config: WandbConfig,
+        location: Location,
+        tell: Callable[[str], None] = lambda message: None,
+    ) -> None:
         self._config = config
         self._location = location
+        self._tell = tell
         self._folder = SweepFolder(location).root
         entity = [config.entity] if config.entity else []
         self._endings = Endings(self._folder, "/".join([*entity, config.project]))
@@ -328,6 +336,8 @@ class WandbListener(SweepListener):
             with self._guarded("its settings"):
                 self._chosen_mode = _find_mode(self._config)
                 self._may_ask = self._chosen_mode == "online"
+                if self._config.mode == "online" and not self._may_ask:
+                    self._warn("wandb.mode is online without a key, logging offline: `wandb login`")
         return self._chosen_mode
 
     @contextmanager
@@ -342,8 +352,15 @@ class WandbListener(SweepListener):
 
     def _note(self, message: str) -> None:
         """Warn only the first time: a broken mirror must not fill the log."""
-        logger.log(logging.DEBUG if self._has_warned else logging.WARNING, message)
+        if self._has_warned:
+            logger.debug(message)
+        else:
+            self._warn(message)
         self._has_warned = True
+
+    def _warn(self, message: str) -> None:
+        logger.warning(message)
+        self._tell(f"warning: {one_line(message)}")
 
 
 def _set_up(**settings: Any) -> Any:
@@ -363,8 +380,6 @@ def _find_mode(config: WandbConfig) -> Mode:
         return "offline"
     if wandb.login(prompt=False, verify=False):
         return "online"
-    if config.mode == "online":
-        logger.warning("wandb.mode is online but W&B finds no key, logging offline")
     # W&B's service would otherwise send its own telemetry.
     _set_up(mode="offline")
     return "offline"
