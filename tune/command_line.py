@@ -41,8 +41,10 @@ def main(arguments: list[str]) -> int:
     try:
         config = load_sweep(options.sweep, _overrides(options))
         from tune.config.preflight import check_files
+        from tune.folder.wandb_project import in_its_project
 
         samples = check_files(config, options.output_dir)
+        config = in_its_project(config, options.output_dir)
         if options.dry_run:
             from tune.terminal.dry_run import print_plan
 

@@ -67,6 +67,17 @@ def test_trials_that_all_fail_alike_end_the_sweep_with_code_1(tmp_path: Path) ->
     assert "no_such_layer" in command.output
 
 
+def test_wandb_without_a_key_is_told_on_the_terminal(tmp_path: Path) -> None:
+    command = run_command(
+        "quickstart", "--output-dir", tmp_path, "--num-trials", 1, *SHORT,
+        "--set", "search.full=null", "--set", "wandb.mode=online",
+        WANDB_PROJECT="mine", NETRC=str(tmp_path / "no-netrc"),
+    )  # fmt: skip
+    assert command.exit_code == 0
+    assert command.output.count("warning: wandb.mode is online without a key") == 1
+    assert Ledger(tmp_path / "quickstart").sweep().config["wandb"]["project"] == "mine"
+
+
 def test_ctrl_c_stops_and_the_same_command_finishes(tmp_path: Path) -> None:
     arguments = [
         "quickstart", "--output-dir", str(tmp_path), "--num-trials", "3",

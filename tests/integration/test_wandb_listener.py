@@ -439,6 +439,15 @@ def test_the_mode_follows_the_file_then_the_environment_then_the_key(
     assert capfd.readouterr() == ("", "")
 
 
+def test_without_tags_of_the_file_those_of_the_environment_count(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_TAGS", "x,y")
+    listener = listener_of(folder, WandbConfig(mode="offline", project="tests"))
+    run_trial(listener, trial(7), TrialStatus.COMPLETE)
+    assert logged_once(folder).run["tags"] == ["x", "y"]
+
+
 def test_online_without_a_key_is_told_once(folder: Path) -> None:
     told: list[str] = []
     listener = listener_of(folder, WandbConfig(mode="online", project="tests"), told.append)

@@ -162,6 +162,28 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     assert sorted(sweep.parent.rglob("*")) == before
 
 
+def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def project(*overrides: str) -> Any:
+        assert run(sweep, "--dry-run", *overrides) == command_line.OK
+        shown = capsys.readouterr().out.partition("first 3 of")[0]
+        return yaml.safe_load(shown)["wandb"]["project"]
+
+    monkeypatch.delenv("WANDB_PROJECT", raising=False)
+    assert project() == "forgetting-sweeps"
+    monkeypatch.setenv("WANDB_PROJECT", "me/mine")
+    assert run(sweep, "--dry-run") == command_line.BAD_INPUT
+    assert "error: WANDB_PROJECT: must hold none of / " in capsys.readouterr().err
+    monkeypatch.setenv("WANDB_PROJECT", "mine")
+    assert project() == "mine"
+    config = load_sweep(str(sweep), ["wandb.project=begun"])
+    record = sweep_record(config).model_copy(update={"inputs": digests(config)})
+    Ledger(sweep.parent / "out" / "tiny").write_sweep(record)
+    assert project() == "begun"
+    assert project("--set", "wandb.project=other") == "other"
+
+
 def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -283,7 +283,7 @@ class WandbListener(SweepListener):
             name=name,
             group=self._group,
             job_type=job_type,
-            tags=list(self._config.tags),
+            tags=self._config.tags or None,
             config=config,
             dir=str(self._folder),
             mode=self._mode(),
