@@ -127,7 +127,8 @@ class SweepConfig(Frozen):
         sampler: as in Optuna. where trials run in parallel, `nsga2` may go on with other points
             after a restart, as no record tells the generation that each was drawn in.
         warm_start: folders of earlier sweeps with the same model, data and evaluation; the
-            sampler learns from those of their trials that fit this search.
+            sampler learns from those of their trials that fit this search and were trained alike,
+            with any seed. Not for a grid.
         inspect: look inside the models of the recommended trial, of the Pareto front, and of the
             best of each rank and of full fine-tuning once the trials are done, as tasks on the
             workers; `python -m analysis inside` does the same at any time.
@@ -295,12 +296,18 @@ class SweepConfig(Frozen):
             ]
         if self.sampler != "grid":
             return []
-        return [
+        faults = [
             f"search.{method}.learning_rate: a grid needs a list of values, got a range; "
             "write [1e-4, 3e-4, 1e-3] or choose another sampler"
             for method in methods
             if isinstance(self.search.space(method).learning_rate, LogUniform)
         ]
+        if self.warm_start:  # points of theirs would count as points that have been run
+            faults.append(
+                "warm_start must not be given to a grid, which learns from no trial, got "
+                f"{', '.join(self.warm_start)}; leave it out, or take another sampler"
+            )
+        return faults
 
     def named_metrics(self) -> list[tuple[str, str]]:
         """The metrics that the sweep file names, as (field, metric)."""
