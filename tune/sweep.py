@@ -118,8 +118,6 @@ class Sweep:
         self._memory = memory_fit(config, partial(smallest_gpu, self._nodes))
         self._inputs = digests(config)  # before the base is measured with them
         self._earlier = earlier_trials(config, self._ledger, self._inputs)
-        for reason in self._earlier.left_out:
-            logger.warning("warm_start: left out %s", reason)
         history = self._earlier.own
         again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))
         self._finished = [record for record in history if record.status not in again]
@@ -139,6 +137,8 @@ class Sweep:
         make_trial, tell = self._trial_maker(self._config.name), partial(_tell, listeners)
         if warning := warning_of_driver():
             tell(f"warning: {warning}")
+        for line in self._earlier.warm_start_in_words():
+            tell(line)
         with (
             StopRequest(self._beside_driver) as request,
             HostPool(self._config, self._cluster, make_trial, self._beside_driver, tell) as hosts,

@@ -130,6 +130,20 @@ def test_warnings_are_told_before_and_after_the_trials(
     assert told.lines[-1].startswith("warning: cannot look inside trial ")  # it has no weights
 
 
+def test_what_a_warm_start_takes_and_leaves_out_is_told(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> None:
+    trial, told, earlier = fake_sweep.fake_trial, Told(), tmp_path / "earlier"
+    lora = "search.lora={rank: [2, 4], alpha_ratio: 2, learning_rate: [1.0e-4]}"
+    two = ("budget.trials=2", "sampler=random", LORA, lora)
+    Sweep(load(*two), earlier, base_cache, trainable=trial).run([])
+    config = load(*two, "seed=1", "search.lora.rank=[2]", f"warm_start=[{earlier}]")
+    Sweep(config, tmp_path / "later", base_cache, trainable=trial).run([told])
+    taken, left_out = [line for line in told.lines if line.startswith("warm_start: ")]
+    assert taken == "warm_start: took 1 trial(s)"
+    assert left_out == f"warm_start: left out 1 of {earlier}: has rank 4, which is not in 2"
+
+
 def test_a_request_to_stop_that_comes_as_the_sweep_ends_is_no_error() -> None:
     """It comes from a thread, whose traceback the user would see after a Ctrl-C."""
     with StopRequest(beside_driver()) as request:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from builders import sweep_record, trial
+from builders import GAIN, sweep_record, trial
 from simulated_search import ask, searcher_of
 
 from trainables.results.ledger import Ledger
@@ -154,12 +154,33 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
         "search.lora.rank=[64]": "search.lora.rank: trial 0 of this sweep has rank",
         "warm_start=[nowhere]": "warm_start: no sweep in",
     }.items():
-        assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
+        arguments = ("--dry-run", "--set", "sampler=random", "--set", override)
+        assert run(sweep, *arguments) == command_line.BAD_INPUT
         assert f"error: {told}" in capsys.readouterr().err
     (sweep.parent / "rows.jsonl").write_text('{"prompt": "q", "completion": " a"}\n')
     assert run(sweep, "--dry-run") == command_line.BAD_INPUT
     assert "data.path: has changed since" in capsys.readouterr().err
     assert sorted(sweep.parent.rglob("*")) == before
+
+
+def test_it_says_what_a_warm_start_takes_and_what_it_leaves_out(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_sweep(str(sweep), ["sampler=random"])
+    earlier = Ledger(sweep.parent / "earlier")
+    earlier.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
+    searcher = searcher_of(config)
+    for own, epochs in ((ask(searcher), 3), (ask(searcher), 2)):
+        train = own.config.train.model_copy(update={"epochs": epochs})
+        changed = own.config.model_copy(update={"train": train})
+        earlier.write_trial(trial(own.number, {GAIN: 0.5}, config=changed, params=own.params))
+    warm = ("--set", "sampler=random", "--set", f"warm_start=[{earlier.folder.root}]")
+    assert run(sweep, "--dry-run", *warm) == command_line.OK
+    shown = capsys.readouterr().out
+    assert "warm_start: took 1 trial(s)" in shown
+    assert f"left out 1 of {earlier.folder.root}: was trained with epochs 2.0, not 3.0" in shown
+    assert run(sweep, "--dry-run", *warm, "--set", "train.epochs=1") == command_line.BAD_INPUT
+    assert "error: warm_start: must take a trial at least, got none" in capsys.readouterr().err
 
 
 def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s(

@@ -14,7 +14,12 @@ from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
-from tune.search.earlier_trials import check_same_sweep, import_trials, own_trials
+from tune.search.earlier_trials import (
+    check_same_sweep,
+    earlier_trials,
+    import_trials,
+    own_trials,
+)
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import params_of
 
@@ -253,12 +258,43 @@ def test_a_warm_start_from_another_version_is_one_with_another_section(tmp_path:
         import_trials(config, {})
 
 
-def test_a_trial_of_another_length_does_not_fit(tmp_path: Path) -> None:
+def nothing_taken(config: SweepConfig) -> str:
+    with pytest.raises(UserError) as caught:
+        import_trials(config, {})
+    (fault,) = caught.value.faults
+    assert fault.field == "warm_start"
+    return fault.rule
+
+
+def test_a_warm_start_that_takes_no_trial_is_refused(tmp_path: Path) -> None:
+    """The search would begin from nothing, and only its log would say so."""
     records = finished(sweep(train={"steps": 50}))
     earlier = written(tmp_path / "earlier", sweep(train={"steps": 50}), records)
-    found, left_out = import_trials(sweep(train={"steps": 80}, warm_start=[str(earlier)]), {})
-    assert found == []
-    assert "was trained with steps 50, not 80" in left_out[0]
+    rule = nothing_taken(sweep(train={"steps": 80}, warm_start=[str(earlier)]))
+    assert rule.startswith("must take a trial at least, got none: left out ")
+    assert rule.endswith(f" of {earlier}: was trained with steps 50, not 80")
+    failed = [record for record in records if record.status is TrialStatus.FAILED]
+    begun = written(tmp_path / "begun", sweep(train={"steps": 50}), failed)
+    rule = nothing_taken(sweep(train={"steps": 50}, warm_start=[str(begun)]))
+    assert rule == "must take a trial at least, got none: none there has ended well"
+
+
+def test_a_sweep_that_began_with_such_a_warm_start_goes_on(tmp_path: Path) -> None:
+    earlier = written(tmp_path / "earlier", sweep(), [])
+    config = sweep(warm_start=[str(earlier)])
+    found = earlier_trials(config, Ledger(written(tmp_path / "own", config, [])), {})
+    assert (found.warm, found.warm_start_in_words()) == ([], [])
+
+
+def test_a_warm_start_says_what_it_takes_and_what_it_leaves_out(tmp_path: Path) -> None:
+    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
+    lora = PLAIN["lora"] | {"rank": [2, 8]}
+    config = sweep(search=PLAIN | {"lora": lora}, warm_start=[str(earlier)])
+    found = earlier_trials(config, Ledger(tmp_path / "own"), {})
+    assert found.warm_start_in_words() == [
+        f"warm_start: took {len(found.warm)} trial(s)",
+        f"warm_start: left out {found.left_out[0]}",
+    ]
 
 
 def test_trials_of_another_seed_warm_start(tmp_path: Path) -> None:
@@ -274,6 +310,4 @@ def test_complete_trials_without_an_objective_do_not_warm_start(tmp_path: Path) 
         return TrialStatus.COMPLETE, {GAIN: 0.5}
 
     earlier = written(tmp_path / "earlier", sweep(), finished(sweep(trials=3), half))
-    found, (line,) = import_trials(sweep(warm_start=[str(earlier)]), {})
-    assert found == []
-    assert f"never logged {LOSS}" in line
+    assert f"never logged {LOSS}" in nothing_taken(sweep(warm_start=[str(earlier)]))

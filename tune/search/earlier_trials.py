@@ -50,6 +50,13 @@ class EarlierTrials:
     left_out: list[str]
     is_new: bool
 
+    def warm_start_in_words(self) -> list[str]:
+        """How many trials the search starts from, and what it leaves out of those sweeps."""
+        if not self.warm and not self.left_out:
+            return []
+        left_out = [f"warm_start: left out {reason}" for reason in self.left_out]
+        return [f"warm_start: took {len(self.warm)} trial(s)", *left_out]
+
 
 def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str]) -> EarlierTrials:
     """Read the trials that a sweep goes on from, its own and those of its warm start.
@@ -89,7 +96,8 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
                     section,
                     f"the sweep in {folder} was started with {difference}",
                     "give this one another name or --output-dir; where model, data and "
-                    "evaluation are the same it can `warm_start` from there",
+                    "evaluation are the same it can `warm_start` from those trials there that were "
+                    "trained as it trains its own",
                 )
                 for section, difference in changed.items()
             ]
@@ -234,7 +242,8 @@ def import_trials(
         inputs: digests of its files by field.
 
     Raises:
-        UserError: a folder holds no sweep, or one with another model, data or evaluation.
+        UserError: a folder holds no sweep, or one with another model, data or evaluation; or no
+            trial fits.
     """
     faults: list[Fault] = []
     found: list[TrialRecord] = []
@@ -250,10 +259,20 @@ def import_trials(
         else:
             points, reasons = usable_trials(config, ledger.trials())
             found += points
-            left_out += [f"{count} of {folder}: {why}" for why, count in reasons.items()]
+            told = reasons.most_common()
+            left_out += [f"{count} of {folder}: {why}" for why, count in told]
+    if config.warm_start and not (found or faults):
+        faults.append(_nothing_taken(left_out))
     if faults:
         raise UserError(faults)
     return found, left_out
+
+
+def _nothing_taken(left_out: Sequence[str]) -> Fault:
+    """Else the search would begin from nothing, as if there were no `warm_start`."""
+    why = f"left out {left_out[0]}" if left_out else "none there has ended well"
+    remedy = "let this sweep's search, training and goals include such trials, or leave it out"
+    return Fault("warm_start", f"must take a trial at least, got none: {why}", remedy)
 
 
 def usable_trials(

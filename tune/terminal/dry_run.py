@@ -18,7 +18,7 @@ from trainables.results.records import TrialRecord, TrialStatus
 from tune.cluster.memory_fit import host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.folder.input_files import digests
-from tune.search.earlier_trials import earlier_trials
+from tune.search.earlier_trials import EarlierTrials, earlier_trials
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_runs, planned_trials
 from tune.search.trials import make_trial, reason_against_slots
@@ -45,18 +45,20 @@ def print_plan(config: SweepConfig, samples: int | None, output_dir: Location) -
     console.print(_points_table(config, points))
     console.print(memory_table(config))
     lines = [*host_memory(config), *_resources(config)]
-    for line in [*lines, *_estimate(config, points, samples, earlier)]:
-        console.print(line, soft_wrap=True, highlight=False)
+    lines += _estimate(config, points, samples, earlier.own)
+    for line in [*earlier.warm_start_in_words(), *lines]:
+        console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
-def _earlier_trials(config: SweepConfig, output_dir: Location) -> list[TrialRecord]:
+def _earlier_trials(config: SweepConfig, output_dir: Location) -> EarlierTrials:
+    """What a start would go on from, as far as that is known."""
     try:
         ledger = Ledger(join(output_dir, config.name))
         if ledger.exists() or config.warm_start:
-            return earlier_trials(config, ledger, digests(config)).own
+            return earlier_trials(config, ledger, digests(config))
     except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
         pass
-    return []
+    return EarlierTrials([], [], [], is_new=True)
 
 
 def _suggestions(config: SweepConfig) -> Any:
