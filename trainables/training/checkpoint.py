@@ -129,6 +129,11 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
             key = f"{moment}/{name}"
             if key in tensors:
                 _set(parameter, tensors[key], moment, optimizer)
+    set_steps(optimizer, steps)
+
+
+def set_steps(optimizer: Any, steps: int) -> None:
+    """Set how many steps the optimizer has done, which its bias correction goes by."""
     for state in _base_optimizer(optimizer).state.values():
         if torch.is_tensor(state.get("step")):
             state["step"].fill_(steps)  # in place, as below: the tensor may be shared

@@ -244,6 +244,8 @@ class Checkpoints(TrainerCallback):
     def restore(self, state: TrainerState) -> None:
         """Restore parameters, moments and schedule."""
         if self._resumed is None or self._progress is None:
+            # In bfloat16 DeepSpeed's stage 0 has made one, of zero gradients, to allot its moments.
+            checkpoint.set_steps(self._trainer.optimizer, 0)
             return
         trainer, progress = self._trainer, self._progress
         checkpoint.load_training_state(self._resumed, trainer.model, trainer.optimizer)
