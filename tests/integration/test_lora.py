@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from conftest import Run
 
+    from trainables.evaluation.base import Base
     from trainables.results.records import Measurement
     from tune.config.sweep_config import SweepConfig
 
@@ -305,7 +306,7 @@ def test_every_metric_is_documented_and_finite(plain: Run, sweep_config: SweepCo
 
 
 def test_items_on_disk_are_the_scores_that_were_reported(
-    make_trial: MakeTrial, run: RunTrial, sweep_config: SweepConfig
+    make_trial: MakeTrial, run: RunTrial, sweep_config: SweepConfig, base: Base
 ) -> None:
     trial = make_trial(learning_rate=3e-2)
     last = run(trial).last
@@ -315,6 +316,10 @@ def test_items_on_disk_are_the_scores_that_were_reported(
             scores = [item.score for item in items if item.task == task.label]
             assert last[f"{role}/{task.label}/acc"] == sum(scores) / len(scores)
     assert last["in_domain/target_relay/acc"] > 0
+    of_base = {(item.task, item.doc_hash, item.filter): item for item in base.items}
+    for item in items:  # what was asked stands with the base's alone
+        assert item.prompt == item.target == ""
+        assert of_base[item.task, item.doc_hash, item.filter].prompt
 
 
 def test_harder_training_forgets_more(make_trial: MakeTrial, run: RunTrial) -> None:

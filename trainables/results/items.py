@@ -17,7 +17,13 @@ def items_file(attempt_dir: Path, step: int) -> Path:
 
 def write_items(file: Path, items: Sequence[ItemScore]) -> None:
     """Create or replace the file atomically."""
-    write_whole(file, "".join(f"{item.model_dump_json()}\n" for item in items))
+    lines = (item.model_dump_json(exclude_defaults=True) for item in items)
+    write_whole(file, "".join(f"{line}\n" for line in lines))
+
+
+def without_texts(items: Sequence[ItemScore]) -> list[ItemScore]:
+    """Items as a trial keeps them: prompts and targets are most of them, and the base's."""
+    return [item.model_copy(update={"prompt": "", "target": ""}) for item in items]
 
 
 def read_items(file: Path) -> list[ItemScore]:

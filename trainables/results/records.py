@@ -228,6 +228,7 @@ class ItemScore(Frozen):
     Attributes:
         member: the document's own task, where `task` is a group that weighs its tasks equally
             whatever their sizes; None elsewhere: then all items weigh the same.
+        prompt, target: of the base's items alone; those of its trials have the same.
     """
 
     task: str
@@ -235,8 +236,8 @@ class ItemScore(Frozen):
     doc_hash: str
     filter: str
     score: float
-    prompt: str
-    target: str
+    prompt: str = ""
+    target: str = ""
     answer: str
 
 

@@ -31,7 +31,7 @@ from trainables.files.disk import is_disk_full
 from trainables.inputs.data import TokenizedData
 from trainables.process.lost_worker import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
-from trainables.results.items import items_file, write_items
+from trainables.results.items import items_file, without_texts, write_items
 from trainables.results.records import Measurement
 from trainables.training.reporter import Reporter
 
@@ -178,7 +178,8 @@ class Measuring(TrainerCallback):
                 model, self._validation, suite.batch_size, workers
             )
         if self._trainer.is_world_process_zero():
-            write_items(items_file(Path(self._config.output_dir), step), evaluation.items)
+            items = without_texts(evaluation.items)
+            write_items(items_file(Path(self._config.output_dir), step), items)
         self.charge_evaluation(time.perf_counter() - started)
         return metrics
 
