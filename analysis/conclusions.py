@@ -360,7 +360,8 @@ def _learning_rates(results: Results, sweep: Sweep) -> list[Conclusion]:
         Conclusion(
             f"LoRA's best learning rate ({rate(one)}) is {one / other:.2g} times "
             f"that of full fine-tuning ({rate(other)}).",
-            f"best trade-off of {len(trials)} LoRA and {len(full.trials)} full trials; "
+            f"best trade-off of {len(trials)} LoRA and {len(full.trials)} full "
+            f"trials{'' if full.sweep is sweep else results.whose(full.sweep)}; "
             "no interval, a learning rate has one value in each trial",
             "open",
         )

@@ -110,15 +110,18 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
     def write(value: float | None) -> str | None:
         return None if value is None else _written(metric, value)
 
-    full = results.full(results.sweep(trial))
-    other = full.best.metric(metric) if full and full.best is not trial else None
+    own = results.sweep(trial)
+    full = results.full(own)
+    other = write(full.best.metric(metric)) if full and full.best is not trial else None
+    if other and full and full.sweep is not own:
+        other += results.whose(full.sweep)
     return Number(
         NAMES[metric],
         write(trial.metric(metric)) or "",
         None if metric == FORGETTING_MEAN else write(results.base.metrics.get(metric)),
         _interval(results, trial, metric),
         _over_seeds(results.repeats(trial), metric),
-        write(other),
+        other,
     )
 
 

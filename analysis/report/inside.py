@@ -61,8 +61,9 @@ def _to_compare(results: Results, seen: Inspected) -> Inspected:
         return []
     taken = results.recommendation.trial
     own = results.sweep(taken)
-    groups = sorted(results.groups, key=lambda group: group.sweep is not own)
-    wanted = [taken, *(group.best for group in groups)]
+    groups = results.groups[::-1]
+    own_first = [g for g in groups if g.sweep is own] + [g for g in groups if g.sweep is not own]
+    wanted = [taken, *(group.best for group in own_first)]
     by_id = {record.config.trial_id: (record, inside) for record, inside in seen}
     found = {
         r.config.trial_id: by_id[r.config.trial_id] for r in wanted if r.config.trial_id in by_id

@@ -226,6 +226,17 @@ def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path
     assert "has rank 32" in line
 
 
+def test_a_grid_that_has_not_begun_takes_no_warm_start(tmp_path: Path) -> None:
+    """Its points would count as run: with another seed none was left. One that began goes on."""
+    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
+    methods = {"lora": PLAIN["lora"] | {"learning_rate": [1e-4]}}
+    config = sweep("grid", search=methods, warm_start=[str(earlier)])
+    with pytest.raises(UserError, match="warm_start: must not be given to a grid"):
+        earlier_trials(config, Ledger(tmp_path / "new"), {})
+    begun = Ledger(written(tmp_path / "begun", config, []))
+    assert not earlier_trials(config, begun, {}).is_new
+
+
 def test_a_warm_start_from_another_question_or_from_nothing_is_refused(tmp_path: Path) -> None:
     other = written(tmp_path / "other", sweep(model={"name": "other"}), [])
     with pytest.raises(UserError) as caught:

@@ -197,6 +197,10 @@ def test_what_was_seen_inside_is_shown_by_layer(tmp_path):
     assert page.charts[f"attention-{trial}"]["data"][0]["z"] == [[0.1, 0.2]] * 3
     assert page.charts["spectra"]["data"][0]["y"] == [1.0, 0.5]
     assert "1,200 tokens of 4 prompts" in page.text
+    full = results.full(results.sweeps[0]).best.config.trial_id
+    highest = max((g for g in results.groups if g.rank is not None), key=lambda g: g.rank)
+    of_three = {f"norm-{one}" for one in (trial, full, highest.best.config.trial_id)}
+    assert {name for name in page.charts if name.startswith("norm-")} == of_three
     assert sorted(page.charts["intruders"]["data"][0]["x"]) == [3 * number for number in range(8)]
 
 

@@ -119,9 +119,11 @@ def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_c
 
 
 def test_sweeps_whose_scores_differ_are_refused(tmp_path):
-    one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
+    one, two = (SyntheticSweep(trials=4, name=f"of{n}", items=n) for n in (100, 120))
     with pytest.raises(UserError, match="different evaluations"):
         with_base_keys(tmp_path, (one, "a", "x"), (two, "b", "y"))
+    of_another_version = SyntheticSweep(trials=4, name="alike", items=100)
+    with_base_keys(tmp_path / "alike", (one, "a", "x"), (of_another_version, "b", "y"))
 
 
 @pytest.mark.parametrize("keys", ["aa", "ab"])

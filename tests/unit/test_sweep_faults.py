@@ -423,12 +423,6 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "a grid needs a list of values, got a range",
         "write [1e-4, 3e-4, 1e-3] or choose another sampler",
     ),
-    "a grid that others began": (
-        {"sampler": "grid", "search__lora__learning_rate": [1e-4], "warm_start": ["/earlier"]},
-        "warm_start",
-        "must not be given to a grid, which learns from no trial, got /earlier",
-        "leave it out, or take another sampler",
-    ),
     "a genetic search over two methods": (
         {"sampler": "nsga2", "search__full": {"learning_rate": [1e-5, 1e-4]}},
         "sampler",

@@ -99,7 +99,8 @@ def evaluate_base(
     of_data = data_warnings(base, tokenizer, tokenized, data, suite)
     samples = [*counts, tokenized.replayed_tokens, data.max_length, shown.model_dump(), of_data]
     batch = {"batch_size": suite.batch_size}  # changes scores only by rounding
-    key = _key(content | batch | {"kl": sampled, "samples": samples})
+    of_record = {"cache": _CACHE_VERSION, "kl": sampled, "samples": samples}
+    key = _key(content | batch | of_record)
     folder = cache / key
     if folder.exists():
         return folder
@@ -201,7 +202,6 @@ def _content(
 ) -> dict[str, object]:
     """What determines the base's scores."""
     return {
-        "cache": _CACHE_VERSION,
         "model": fingerprint(model),
         "dtype": model.dtype,
         "attention": base.config.get_text_config()._attn_implementation,

@@ -13,7 +13,7 @@ from trainables.results.records import SCHEMA_VERSION
 
 Record = TypeVar("Record", bound=BaseModel)
 _LONGEST_VALUE = 60
-_UPDATE = "a newer version may have written it: update forgetting-sweeps"
+_UPDATE = "a newer version may have written it: update forgetting-sweeps, or restore it from a copy"
 
 
 class NewerSchema(UserError):

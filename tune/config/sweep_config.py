@@ -296,18 +296,12 @@ class SweepConfig(Frozen):
             ]
         if self.sampler != "grid":
             return []
-        faults = [
+        return [
             f"search.{method}.learning_rate: a grid needs a list of values, got a range; "
             "write [1e-4, 3e-4, 1e-3] or choose another sampler"
             for method in methods
             if isinstance(self.search.space(method).learning_rate, LogUniform)
         ]
-        if self.warm_start:  # points of theirs would count as points that have been run
-            faults.append(
-                "warm_start must not be given to a grid, which learns from no trial, got "
-                f"{', '.join(self.warm_start)}; leave it out, or take another sampler"
-            )
-        return faults
 
     def named_metrics(self) -> list[tuple[str, str]]:
         """The metrics that the sweep file names, as (field, metric)."""

@@ -20,23 +20,26 @@ def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     A sweep that has begun stays in its project, whatever the shell that goes on with it has set.
 
     Raises:
-        UserError: W&B takes no project of that name, or the sweep's record cannot be read.
+        UserError: W&B takes no project of that name.
     """
+    if (config.wandb.mode or os.environ.get("WANDB_MODE")) == "disabled":
+        return config
+    of_environment = _of_environment()  # W&B starts with no wrong one, even if it is not used
     if "project" in config.wandb.model_fields_set:
         return config
-    project = _recorded(config.name, output_dir) or _of_environment() or config.wandb.project
+    project = _recorded(config.name, output_dir) or of_environment or config.wandb.project
     wandb = config.wandb.model_copy(update={"project": project})
     return config.model_copy(update={"wandb": wandb})
 
 
 def _recorded(name: str, output_dir: Location) -> str | None:
-    section: Any = {}
-    with suppress(OSError, ValueError):  # no network, or no such store: the sweep itself says so
+    # No network, no such store, a damaged record: the sweep says so; or a name that W&B refuses.
+    with suppress(OSError, ValueError, UserError):
         ledger = Ledger(join(output_dir, name))
         if ledger.exists():
-            section = ledger.sweep().config.get("wandb", {})
-    project: str | None = section.get("project")
-    return project
+            section: Any = ledger.sweep().config.get("wandb", {})
+            return project_name(section["project"]) if "project" in section else None
+    return None
 
 
 def _of_environment() -> str | None:

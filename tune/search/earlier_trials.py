@@ -243,7 +243,7 @@ def import_trials(
 
     Raises:
         UserError: a folder holds no sweep, or one with another model, data or evaluation; or no
-            trial fits.
+            trial fits; or the sampler is a grid.
     """
     faults: list[Fault] = []
     found: list[TrialRecord] = []
@@ -261,6 +261,9 @@ def import_trials(
             found += points
             told = reasons.most_common()
             left_out += [f"{count} of {folder}: {why}" for why, count in told]
+    if config.warm_start and config.sampler == "grid":  # their points would count as run
+        rule = "must not be given to a grid, which learns from no trial"
+        faults = [Fault("warm_start", rule, "leave it out, or take another sampler")]
     if config.warm_start and not (found or faults):
         faults.append(_nothing_taken(left_out))
     if faults:

@@ -6,6 +6,7 @@ The ledger is the source of truth. Whatever W&B raises is logged, and the sweep 
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -336,7 +337,8 @@ class WandbListener(SweepListener):
             with self._guarded("its settings"):
                 self._chosen_mode = _find_mode(self._config)
                 self._may_ask = self._chosen_mode == "online"
-                if self._config.mode == "online" and not self._may_ask:
+                asked = self._config.mode or os.environ.get("WANDB_MODE")
+                if asked == "online" and not self._may_ask:
                     self._warn("wandb.mode is online without a key, logging offline: `wandb login`")
         return self._chosen_mode
 
