@@ -31,3 +31,22 @@ def test_it_starts_over_where_memory_ran_out(monkeypatch: pytest.MonkeyPatch) ->
     under_ray._train(trial, trial, None)
     batch = trial.train.micro_batch_size
     assert wound == [7.0, batch, 7.0, batch // 2]
+
+
+@pytest.mark.parametrize("is_stopped", [True, False])
+def test_a_pass_of_the_model_starts_no_watch_that_is_stopped(
+    is_stopped: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process is kept between its trials, and may evaluate a base then."""
+    started: list[float] = []
+    monkeypatch.setattr(
+        hang_watch.faulthandler, "dump_traceback_later", lambda s, **_: started.append(s)
+    )
+    hang_watch.wind(60)
+    if is_stopped:
+        hang_watch.stop()
+    monkeypatch.setattr(hang_watch, "_wound_at", hang_watch._wound_at - 2)
+    hang_watch.rewind()
+    hang_watch.rewind()  # within a second
+    hang_watch.stop()
+    assert started == ([3600] if is_stopped else [3600, 3600])

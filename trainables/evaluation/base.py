@@ -41,8 +41,9 @@ from trainables.results.items import read_items, write_items
 from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemScore
 
 _KL_REFERENCE = "kl_reference.safetensors"
-# Bump when this code would no longer produce the record of an old cache entry.
+# Bump when this code would no longer produce the record of an old cache entry, or its scores.
 _CACHE_VERSION = 7
+_SCORES_VERSION = 1
 T = TypeVar("T")
 
 
@@ -202,6 +203,7 @@ def _content(
 ) -> dict[str, object]:
     """What determines the base's scores."""
     return {
+        "scores": _SCORES_VERSION,
         "model": fingerprint(model),
         "dtype": model.dtype,
         "attention": base.config.get_text_config()._attn_implementation,

@@ -84,7 +84,8 @@ def load_model(model: ModelConfig) -> Any:
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
     loaded = _load(AutoModelForCausalLM, model, **options)
-    loaded.get_input_embeddings().register_forward_pre_hook(_note_pass)
+    with suppress(NotImplementedError):  # a model's own code may not say which they are
+        loaded.get_input_embeddings().register_forward_pre_hook(_note_pass)
     text = loaded.config.get_text_config()
     if hasattr(text, "output_router_logits"):
         text.output_router_logits = False

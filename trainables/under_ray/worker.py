@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ import ray
 from trainables.config import TrialConfig
 from trainables.errors import Diverged
 from trainables.process import hang_watch
+from trainables.process.background import in_background
 from trainables.process.lost_device import end_with_lost_device
 from trainables.results.records import BASE_RECORD, Measurement
 from trainables.training.attempt_folder import (
@@ -120,9 +122,10 @@ class Worker:
                 except IN_STEP:
                     raise
                 except Exception:  # what it has is for an attempt that goes on from there
-                    end_with_lost_device(lambda: publish_worker(trial, rank))
-                    publish_worker(trial, rank)
-                    raise
+                    publish = partial(publish_worker, trial, rank)
+                    end_with_lost_device(publish)
+                    with in_background(publish):  # else the group would not wait for it
+                        raise
                 finally:
                     hang_watch.stop()
         except IN_STEP:
