@@ -204,6 +204,16 @@ def test_malformed_tools_are_refused(row: dict[str, Any], rule: str, tmp_path: P
     assert fault.rule.endswith(f": row 1 of {tmp_path / 'rows.jsonl'}")
 
 
+def test_of_calls_in_all_forms_the_chat_template_s_own_words_are_told(tmp_path: Path) -> None:
+    """The last form fails sooner, on arguments that are text."""
+    calling = {"role": "assistant", "content": "", "tool_calls": [CALL]}
+    late = {"role": "system", "content": "s"}
+    turns = [QUESTION, calling, {"role": "tool", "content": "3"}, late, calling]
+    (fault,) = faults(tmp_path, of_bytes("qwen3_5_think"), [{"messages": turns}])
+    assert "refuses the turns user, assistant, tool, system" in fault.rule
+    assert "System message must be at the beginning." in fault.rule
+
+
 def test_a_turn_of_tool_calls_ends_as_its_chat_template_has_it(tmp_path: Path) -> None:
     """With the end of sequence where the template writes no end."""
     endless = (

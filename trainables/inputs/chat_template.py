@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from os.path import commonprefix
 from typing import Any
 
@@ -33,13 +33,23 @@ def _as_chat(
         UserError: the template refuses them, such as a system's turn or two of a user in a row.
     """
     tools: Mapping[str, Any] = {"tools": example.tools} if example.tools else {}
+    refusals: list[Exception] = []
     for form in forms_of_calls(turns):
         try:
             return str(tokenizer.apply_chat_template(form, tokenize=False, **tools, **options))
         except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
-            refusal = error
+            refusals.append(error)
+    refusal = _foremost(refusals)
     rule = f"the model's chat template refuses {_told(turns)}: {refusal}"
     raise UserError([Fault(_field(data), rule, "change or leave out such rows")]) from refusal
+
+
+def _foremost(refusals: Sequence[Exception]) -> Exception:
+    """The first in the template's own words, by `raise_exception`; if there is none, the last.
+
+    One that fails on the form of the calls may not get as far as what it refuses in any form.
+    """
+    return next((each for each in refusals if type(each) is TemplateError), refusals[-1])
 
 
 def _told(turns: Turns) -> str:
