@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
+from byte_tokenizer import END, of_bytes
 from pydantic import ValidationError
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.data import IGNORED_LABEL, TokenizedData, tokenize
 
-# Importing TRL would take seconds.
-TEMPLATES = Path(str(getattr(find_spec("trl"), "origin", None))).parent / "chat_templates"
-END = "<|im_end|>"
 QUESTION = {"role": "user", "content": "What is 1 + 2?"}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1, "b": 2}}}
 ADD = {
@@ -29,18 +24,6 @@ ADD = {
         "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}},
     },
 }
-
-
-def of_bytes(template: str) -> Any:
-    """A tokenizer with one token a byte, with a chat template of TRL's or one that is given."""
-    letters = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    core.decoder = decoders.ByteLevel()
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<bos>", eos_token=END)
-    file = TEMPLATES / f"{template}.jinja"
-    tokenizer.chat_template = template if "{" in template else file.read_text(encoding="utf-8")
-    return tokenizer
 
 
 def written(tokenizer: Any, turns: list[dict[str, Any]], tools: Any = None) -> str:
@@ -201,7 +184,7 @@ def test_malformed_tools_are_refused(row: dict[str, Any], rule: str, tmp_path: P
     (fault,) = faults(tmp_path, of_bytes("qwen3"), rows)
     assert fault.field == "data.messages"
     assert fault.rule.startswith(rule)
-    assert fault.rule.endswith(f": row 1 of {tmp_path / 'rows.jsonl'}")
+    assert f": row 1 of {tmp_path / 'rows.jsonl'}; 1 of 1 rows" in fault.rule
 
 
 def test_of_calls_in_all_forms_the_chat_template_s_own_words_are_told(tmp_path: Path) -> None:

@@ -542,18 +542,19 @@ def test_of_a_chat_the_last_answer_is_learned(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("turns", "rule"),
     [
-        (CHATS[:2], "must end with an answer of the role assistant: row 2 of"),
-        (CHATS[2:3], "must end with an answer of the role assistant: row 2 of"),
-        ("a text", "must be turns of a `role` and a `content`: row 2 of"),
-        ([{"role": "user"}], "must be turns of a `role` and a `content`: row 2 of"),
+        (CHATS[:2], "must end with an answer of the role assistant"),
+        (CHATS[2:3], "must end with an answer of the role assistant"),
+        ("a text", "must be turns of a `role` and a `content`"),
+        ([{"role": "user"}], "must be turns of a `role` and a `content`"),
         ([*CHATS[:2], {"role": "assistant", "content": None}], "must be turns of a `role` and"),
     ],
 )
-def test_a_chat_without_an_answer_is_refused(turns: object, rule: str, tmp_path: Path) -> None:
-    data = config(jsonl(tmp_path, [{"turns": CHATS}, {"turns": turns}]), messages="turns")
-    (fault,) = faults(tokenize, data, Chatting(), 0)
-    assert fault.field == "data.messages"
-    assert fault.rule.startswith(rule)
+def test_a_chat_without_an_answer_is_left_out(turns: object, rule: str, tmp_path: Path) -> None:
+    file = jsonl(tmp_path, [{"turns": CHATS}, {"turns": turns}])
+    found = tokenize(config(file, messages="turns"), Chatting(), 0)
+    assert (len(found.train), found.unusable) == (1, 1)
+    assert found.first_unusable.startswith(rule)
+    assert found.first_unusable.endswith(f": row 2 of {file}")
 
 
 def test_chats_in_another_field_are_looked_for_in_those_there_are(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ def data_warnings(
     """Why training on these data may not teach what the tasks ask for."""
     return [
         *_of_chats(base, tokenizer, tokenized, data, suite),
+        *_of_unusable_rows(tokenized),
         *_of_lengths(tokenized, data),
         *_of_replayed_tokens(tokenized, data),
     ]
@@ -47,6 +48,15 @@ def _of_chats(
             f"the chats' turns end in {end}, which is neither the tokenizer's eos_token nor an end "
             f'of generation, so generation goes on after it: set model.eos_token: "{end}"'
         )
+
+
+def _of_unusable_rows(tokenized: TokenizedData) -> Iterator[str]:
+    left_out = "cannot be learned and were left out; the first"
+    if count := tokenized.unusable:
+        yield f"{count} row(s) of the data {left_out}: {tokenized.first_unusable}"
+    if count := tokenized.replay_unusable:
+        drawn = "row(s) drawn from data.replay"
+        yield f"{count} {drawn} {left_out}: {tokenized.first_replay_unusable}"
 
 
 def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from os.path import commonprefix
 from typing import Any
 
-from jinja2 import TemplateError
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chats import Example, Turn, Turns, forms_of_calls
+from trainables.inputs.unusable import UnusableRow
 
 # What an answer may carry besides `content`, each under the names that Transformers takes for it.
 _CARRIED = (("tool_calls",), ("reasoning_content", "reasoning", "thinking"))
@@ -30,18 +31,23 @@ def _as_chat(
     """Turns of an example as the tokenizer's chat template writes them, told of its tools.
 
     Raises:
-        UserError: the template refuses them, such as a system's turn or two of a user in a row.
+        UnusableRow: the template refuses them, such as a system's turn or two of a user in a row.
+        UserError: it is malformed.
     """
     tools: Mapping[str, Any] = {"tools": example.tools} if example.tools else {}
     refusals: list[Exception] = []
     for form in forms_of_calls(turns):
         try:
             return str(tokenizer.apply_chat_template(form, tokenize=False, **tools, **options))
+        except TemplateSyntaxError as error:
+            rule = f"the model's chat template is no valid template: {error}"
+            raise UserError([Fault(_field(data), rule, "set model.chat_template")]) from error
         except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
             refusals.append(error)
     refusal = _foremost(refusals)
     rule = f"the model's chat template refuses {_told(turns)}: {refusal}"
-    raise UserError([Fault(_field(data), rule, "change or leave out such rows")]) from refusal
+    remedy = "change such rows, or set model.chat_template"
+    raise UnusableRow([Fault(_field(data), rule, remedy)]) from refusal
 
 
 def _foremost(refusals: Sequence[Exception]) -> Exception:
@@ -113,14 +119,15 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
     """Whether an answer has more than a content.
 
     Raises:
-        UserError: the chat template leaves some of it out.
+        UnusableRow: the chat template leaves some of it out.
     """
     has_more = False
     for less, written in _lesser(answer):
         has_more = True
         if _as_chat(tokenizer, data, example, [*_asked(example), less]) == whole:
             rule = f"the model's chat template writes {written}: {_told(_asked(example))}"
-            raise UserError([Fault(_field(data), rule, "write it into `content`, or leave it out")])
+            remedy = "write it into `content`, or leave it out"
+            raise UnusableRow([Fault(_field(data), rule, remedy)])
     return has_more
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
 from trainables.inputs.row_files import Row
+from trainables.inputs.unusable import UnusableRow, faults_of_most
 
 Turn = dict[str, Any]
 Turns = list[Turn]
@@ -39,28 +40,21 @@ _ROLES = {
 }
 
 
-class _Malformed(Exception):
-    """A chat that cannot be learned: the rule that it breaks."""
-
-    def __init__(self, rule: str, remedy: str = "") -> None:
-        super().__init__(rule)
-        self.remedy = remedy
-
-
 def faults_of_chats(
     field: str, rows: Sequence[Row], location: str, answers: Answers
-) -> Iterator[Fault]:
-    """Rows without a chat in this field, malformed chats, and those without an answer."""
+) -> list[Fault]:
+    """A row without a chat in this field; or that most chats are malformed or without an answer."""
+    unusable = []
     for index, row in enumerate(rows):
-        where = f"row {index + 1} of {location}"
         if field not in row:
+            where = f"row {index + 1} of {location}"
             has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
-            yield Fault("data.messages", f"names {field}, absent from {where}", has)
-            return
+            return [Fault("data.messages", f"names {field}, absent from {where}", has)]
         try:
             examples_of_chat(row, field, answers)
-        except _Malformed as error:
-            yield Fault("data.messages", f"{error}: {where}", error.remedy)
+        except UnusableRow as error:
+            unusable.append(error.at(index, location))
+    return faults_of_most(unusable, len(rows))
 
 
 def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
@@ -68,22 +62,29 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
 
     Their tools are the row's field `tools`, a list or JSON text, as in TRL. Of `all` answers, one
     that no question of the user precedes is left out, such as a greeting.
+
+    Raises:
+        UnusableRow: the chat is malformed, or has no such turn.
     """
     found = row[field]
     if not isinstance(found, list) or not all(isinstance(turn, dict) for turn in found):
-        raise _Malformed("must be turns of a `role` and a `content`")
+        raise _malformed("must be turns of a `role` and a `content`")
     turns, tools = [_turn(turn) for turn in found], _tools(row)
     roles = [turn["role"] for turn in turns]
     if answers == "all":
         learned = [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
         if not learned:
-            raise _Malformed("must have an answer of the role assistant", "leave the row out")
+            raise _malformed("must have an answer of the role assistant")
     else:
         learned = [len(turns) - 1]
         if len(turns) < 2 or roles[-1] != _ANSWERS:
             rule = "must end with an answer of the role assistant"
-            raise _Malformed(rule, "leave the row out, or cut it there")
+            raise _malformed(rule, "end chats with one, or set answers: all")
     return [Example(turns[:index], turns[index], tools) for index in learned]
+
+
+def _malformed(rule: str, remedy: str = "") -> UnusableRow:
+    return UnusableRow([Fault("data.messages", rule, remedy)])
 
 
 def without_nulls(value: Any) -> Any:
@@ -123,7 +124,7 @@ def _turn(turn: Turn) -> Turn:
     content, calls = turn.get("content"), turn.get("tool_calls")
     is_silent = content is None and bool(calls)
     if not isinstance(turn.get("role"), str) or not (isinstance(content, str) or is_silent):
-        raise _Malformed("must be turns of a `role` and a `content`")
+        raise _malformed("must be turns of a `role` and a `content`")
     if calls:
         return turn | {"tool_calls": _calls(calls)}
     # Of an empty list, some chat templates write a turn of calls, without its content.
@@ -143,7 +144,7 @@ def _of_sharegpt(turn: Turn) -> Turn:
 def _text_of_part(part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else type(part).__name__
     if kind != "text" or not isinstance(part.get("text"), str):
-        raise _Malformed(f"must have a `content` of text alone, got a part of type {kind}")
+        raise _malformed(f"must have a `content` of text alone, got a part of type {kind}")
     return str(part["text"])
 
 
@@ -153,7 +154,7 @@ def _calls(calls: Any) -> list[Any]:
     In OpenAI's format they are JSON text, which many chat templates would quote a second time.
     """
     if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
-        raise _Malformed("must have `tool_calls` that are a list of calls")
+        raise _malformed("must have `tool_calls` that are a list of calls")
     return [_with_arguments(call, _parsed_arguments) for call in calls]
 
 
@@ -178,7 +179,7 @@ def _tools(row: Row) -> list[Any] | None:
     if isinstance(tools, str) and tools.strip():
         tools = _parsed(tools, list, "`tools`")
     if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        raise _Malformed("must have `tools` that are a list of JSON schemas")
+        raise _malformed("must have `tools` that are a list of JSON schemas")
     return tools or None  # templates introduce even an empty list
 
 
@@ -186,7 +187,7 @@ def _parsed(text: str, kind: type | tuple[type, ...], name: str) -> Any:
     try:
         value = json.loads(text)
     except json.JSONDecodeError as error:
-        raise _Malformed(f"must have {name} in JSON, got {text[:40]!r} ({error.msg})") from None
+        raise _malformed(f"must have {name} in JSON, got {text[:40]!r} ({error.msg})") from None
     if not isinstance(value, kind):
-        raise _Malformed(f"must have {name} in JSON, got a {type(value).__name__}: {text[:40]!r}")
+        raise _malformed(f"must have {name} in JSON, got a {type(value).__name__}: {text[:40]!r}")
     return value

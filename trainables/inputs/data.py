@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import chain, cycle, islice
-from typing import Any, TypedDict
+from itertools import cycle, islice
+from typing import Any, NamedTuple, TypedDict
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
 from trainables.inputs.chats import Example
-from trainables.inputs.rows import as_replay, check_templates, load_rows, render
+from trainables.inputs.rows import Rendered, Source, as_replay, check_templates, load_rows, render
+from trainables.inputs.unusable import UnusableRow, faults_of_most
 from trainables.results.records import SampleText
 
 IGNORED_LABEL = -100
@@ -39,6 +41,9 @@ class TokenizedData:
         replay_distinct: how many of these there are before they are repeated.
         replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
         replayed_tokens: share of the learned tokens that the replayed samples have.
+        unusable: number of rows, held out or not, that cannot be learned and were left out.
+        first_unusable: why the first of them cannot be, and which it is; empty if there is none.
+        replay_unusable, first_replay_unusable: the same, of the rows drawn from `data.replay`.
     """
 
     train: Sequence[Sample]
@@ -49,6 +54,33 @@ class TokenizedData:
     replay_distinct: int = 0
     replay_skipped: int = 0
     replayed_tokens: float = 0.0
+    unusable: int = 0
+    first_unusable: str = ""
+    replay_unusable: int = 0
+    first_replay_unusable: str = ""
+
+
+class _Made(NamedTuple):
+    """What a row makes, or several do.
+
+    Attributes:
+        samples: those of at most `max_length` tokens.
+        prompts: the text before the completion of each of them.
+        longer: how many samples are longer.
+    """
+
+    samples: list[Sample]
+    prompts: list[str]
+    longer: int
+
+
+class _Replayed(NamedTuple):
+    """Samples of `data.replay`, of which the first ones are distinct, and what was left out."""
+
+    samples: list[Sample]
+    distinct: int
+    longer: int
+    unusable: list[Fault]
 
 
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
@@ -58,83 +90,121 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
     same rows.
 
     Raises:
-        UserError: faults of files and templates, or every sample is too long.
+        UserError: faults of files and templates, most rows are unusable, or every sample is too
+            long.
     """
-    rows = load_rows(data)
-    if faults := check_templates(data, rows):
-        raise UserError(faults)
-    examples = list(render(data, rows))
+    made, unusable = _usable(tokenizer, data, _rendered(data, "path"), data.path)
     if data.validation_path:
-        held_out_rows = load_rows(data, "validation_path")
-        if faults := check_templates(data, held_out_rows, "validation_path"):
-            raise UserError(faults)
-        held_out = list(render(data, held_out_rows))
+        rows = _rendered(data, "validation_path")
+        held_out, more = _usable(tokenizer, data, rows, data.validation_path)
+        unusable += more
     else:
-        random.Random(seed).shuffle(examples)  # noqa: S311 - a split, not a secret
-        count = min(round(len(examples) * data.validation_fraction), len(examples) - 1)
-        held_out, examples = examples[:count], examples[count:]
-    kept, train_prompts, skipped = _short_enough(tokenizer, data, chain(*examples))
-    validation, held_out_prompts, _ = _short_enough(tokenizer, data, chain(*held_out))
-    if not kept:
-        rule = f"every one of the {skipped} samples is longer than {data.max_length} tokens"
+        random.Random(seed).shuffle(made)  # noqa: S311 - a split, not a secret
+        count = min(round(len(made) * data.validation_fraction), len(made) - 1)
+        held_out, made = made[:count], made[count:]
+    train, validation = _joined(made), _joined(held_out)
+    if not train.samples:
+        rule = f"every one of the {train.longer} samples is longer than {data.max_length} tokens"
         raise UserError([Fault("data.max_length", rule, "raise it")])
-    replayed, distinct, replay_skipped = _replayed(tokenizer, data, seed, len(kept))
+    replayed = _replayed(tokenizer, data, seed, len(train.samples))
+    samples = [*train.samples, *replayed.samples]
     return TokenizedData(
-        train=[*kept, *replayed],
-        validation=validation,
-        skipped=skipped,
-        prompts=held_out_prompts or train_prompts,
-        replayed=len(replayed),
-        replay_distinct=distinct,
-        replay_skipped=replay_skipped,
-        replayed_tokens=_learned_tokens(replayed) / _learned_tokens([*kept, *replayed]),
+        train=samples,
+        validation=validation.samples,
+        skipped=train.longer,
+        prompts=validation.prompts or train.prompts,
+        replayed=len(replayed.samples),
+        replay_distinct=replayed.distinct,
+        replay_skipped=replayed.longer,
+        replayed_tokens=_learned_tokens(replayed.samples) / _learned_tokens(samples),
+        unusable=len(unusable),
+        first_unusable=_rule_of_first(unusable),
+        replay_unusable=len(replayed.unusable),
+        first_replay_unusable=_rule_of_first(replayed.unusable),
     )
 
 
-def _replayed(
-    tokenizer: Any, data: DataConfig, seed: int, count: int
-) -> tuple[list[Sample], int, int]:
-    """Samples of `data.replay`, as many as belong beside `count` others, from rows in random order.
-
-    Also how many of them are distinct, and how many were too long.
+def _rendered(data: DataConfig, source: Source) -> list[tuple[int, Rendered]]:
+    """What is learned from each row, with its index.
 
     Raises:
-        UserError: faults of its files and templates, or all its samples are too long.
+        UserError: faults of files and templates.
+    """
+    rows = load_rows(data, source)
+    if faults := check_templates(data, rows, source):
+        raise UserError(faults)
+    return list(enumerate(render(data, rows)))
+
+
+def _usable(
+    tokenizer: Any,
+    data: DataConfig,
+    rows: Iterable[tuple[int, Rendered]],
+    location: str,
+    wanted: float = math.inf,
+) -> tuple[list[_Made], list[Fault]]:
+    """What each row makes, until there are as many samples as wanted; and rows that are left out.
+
+    Raises:
+        UserError: most of the rows are unusable.
+    """
+    made: list[_Made] = []
+    unusable: list[Fault] = []
+    samples = 0
+    for index, examples in rows:
+        if samples >= wanted:
+            break
+        try:
+            made.append(_made(tokenizer, data, examples))
+            samples += len(made[-1].samples)
+        except UnusableRow as error:
+            unusable.append(error.at(index, location))
+    if faults := faults_of_most(unusable, len(made) + len(unusable)):
+        raise UserError(faults)
+    return made, unusable
+
+
+def _rule_of_first(unusable: Sequence[Fault]) -> str:
+    return unusable[0].rule if unusable else ""
+
+
+def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Replayed:
+    """Samples of `data.replay`, as many as belong beside `count` others, from rows in random order.
+
+    Raises:
+        UserError: faults of its files and templates, most rows drawn are unusable, or all its
+            samples are too long.
     """
     replayed = data.replayed
     if data.replay is None or replayed is None:
-        return [], 0, 0
+        return _Replayed([], 0, 0, [])
+    wanted = data.replay.beside(count)
     try:
-        rows = load_rows(replayed)
-        if faults := check_templates(replayed, rows):
-            raise UserError(faults)
-        examples = list(render(replayed, rows))
-        random.Random(seed).shuffle(examples)  # noqa: S311 - an order, not a secret
-        wanted = data.replay.beside(count)
-        samples: list[Sample] = []
-        skipped = 0
-        for example in chain(*examples):
-            if len(samples) >= wanted:
-                break
-            found, _, longer = _short_enough(tokenizer, replayed, [example])
-            samples += found
-            skipped += longer
+        rows = _rendered(replayed, "path")
+        random.Random(seed).shuffle(rows)  # noqa: S311 - an order, not a secret
+        made, unusable = _usable(tokenizer, replayed, rows, replayed.path, wanted)
     except UserError as error:
         raise UserError(as_replay(error.faults)) from error
+    samples, _, longer = _joined(made)
     if not samples:
         rule = f"every sample of it is longer than {data.max_length} tokens"
         raise UserError([Fault("data.replay", rule, "raise data.max_length")])
-    return list(islice(cycle(samples), wanted)), min(len(samples), wanted), skipped
+    repeated = list(islice(cycle(samples), wanted))
+    return _Replayed(repeated, min(len(samples), wanted), longer, unusable)
 
 
 def _learned_tokens(samples: Iterable[Sample]) -> int:
     return sum(len(s["labels"]) - s["labels"].count(IGNORED_LABEL) for s in samples)
 
 
-def _short_enough(
-    tokenizer: Any, data: DataConfig, examples: Iterable[Example]
-) -> tuple[list[Sample], list[str], int]:
-    """Samples of at most `max_length` tokens, the text before each completion, and what is left."""
+def _made(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Made:
+    """What a row makes.
+
+    Raises:
+        UnusableRow: nothing, as it cannot be learned.
+    """
+    if isinstance(examples, UnusableRow):
+        raise examples
     samples, prompts, longer = [], [], 0
     for example in examples:
         if data.text is not None:
@@ -148,7 +218,13 @@ def _short_enough(
             prompts.append(prompt_text(tokenizer, data, example))
         else:
             longer += 1
-    return samples, prompts, longer
+    return _Made(samples, prompts, longer)
+
+
+def _joined(rows: Sequence[_Made]) -> _Made:
+    samples = [sample for row in rows for sample in row.samples]
+    prompts = [prompt for row in rows for prompt in row.prompts]
+    return _Made(samples, prompts, sum(row.longer for row in rows))
 
 
 def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:

@@ -15,9 +15,12 @@ from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, faults_of_chats, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_jsonl, read_rows
+from trainables.inputs.unusable import UnusableRow
 
 Source = Literal["path", "validation_path"]
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
+# What is learned from a row, or why nothing can be.
+Rendered = list[Example] | UnusableRow
 _TEMPLATES = ("prompt", "completion")
 # What a template, which is the user's code, can raise.
 _TEMPLATE_FAILS = (
@@ -140,12 +143,10 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
     """Faults of the templates on the rows: malformed templates, and fields absent or null.
 
     A field that a template uses only if it is defined may be absent, and one of which it makes no
-    text may be null. For chats: absent or malformed turns, and those without an answer at the end.
+    text may be null. For chats: absent ones, or that most are malformed or without an answer.
     """
     if data.messages is not None:
-        return first_of(
-            list(faults_of_chats(data.messages, rows, getattr(data, source), data.answers))
-        )
+        return faults_of_chats(data.messages, rows, getattr(data, source), data.answers)
     if data.text is not None:
         return first_of(list(_faults_of_texts(data.text, rows, getattr(data, source))))
     faults: list[Fault] = []
@@ -233,15 +234,18 @@ def _needs_more_than(template: Template, row: Row) -> bool:
     return False
 
 
-def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[list[Example]]:
-    """Yield what is learned from each row, which `check_templates` finds no fault with.
+def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
+    """Yield what is learned from each row, as long as `check_templates` finds no fault with them.
 
     Raises:
         UserError: a template cannot be rendered on a row.
     """
     if data.messages is not None:
         for row in rows:
-            yield examples_of_chat(row, data.messages, data.answers)
+            try:
+                yield examples_of_chat(row, data.messages, data.answers)
+            except UnusableRow as error:
+                yield error
         return
     if data.text is not None:
         yield from ([Example("", text)] if (text := row[data.text]) else [] for row in rows)
@@ -258,7 +262,9 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[list[Example]]:
 
 
 def count_samples(data: DataConfig, rows: Sequence[Row]) -> int | None:
-    """How many samples the rows make, long ones included; `check_templates` finds no fault.
+    """How many samples the rows make, as long as `check_templates` finds no fault with them.
+
+    Those that are too long are included, and those that the model's chat template refuses.
 
     None if that depends on their tokens.
     """
@@ -266,4 +272,5 @@ def count_samples(data: DataConfig, rows: Sequence[Row]) -> int | None:
         return None
     if data.messages is None:
         return len(rows)
-    return sum(len(examples_of_chat(row, data.messages, data.answers)) for row in rows)
+    rendered = render(data, rows)
+    return sum(len(examples) for examples in rendered if not isinstance(examples, UnusableRow))

@@ -1,0 +1,173 @@
+"""Rows that cannot be learned are left out, counted and told of, unless they are most of them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from byte_tokenizer import of_bytes
+
+from trainables.config import DataConfig, EvalSuite
+from trainables.errors import Fault, UserError
+from trainables.evaluation.data_warnings import data_warnings
+from trainables.inputs.data import TokenizedData, tokenize
+from trainables.inputs.rows import check_templates, count_samples, load_rows
+from trainables.inputs.tokenized import DATA_RECORD, read_data, write_data
+
+TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
+    "{{ raise_exception('no system turn here') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+
+
+def chat(*contents: str | None, **more: Any) -> list[dict[str, Any]]:
+    """Turns of a user and an assistant, by turns; the last one with more."""
+    turns: list[dict[str, Any]] = [
+        {"role": ("user", "assistant")[i % 2], "content": content}
+        for i, content in enumerate(contents)
+    ]
+    return [*turns[:-1], turns[-1] | more]
+
+
+GOOD = chat("q", "a")
+SYSTEM = [*chat("q", "a"), {"role": "system", "content": "s"}, *chat("r", "b")]
+ENDLESS = chat("q", "a", "thanks")
+REFUSED = "the model's chat template refuses the turns user, assistant, system, user of 'q': no sys"
+UNUSABLE = {
+    "ends with a user": (ENDLESS, "must end with an answer of the role assistant"),
+    "null": (chat("q", None), "must be turns of a `role` and a `content`"),
+    "refused": (SYSTEM, REFUSED),
+    "not written": (chat("q", "a", tool_calls=[CALL]), "the model's chat template writes no tool_"),
+}
+
+
+def chats(folder: Path, turns: Sequence[object], name: str = "rows.jsonl") -> str:
+    file = folder / name
+    file.write_text("".join(f"{json.dumps({'messages': each})}\n" for each in turns))
+    return str(file)
+
+
+def config(path: str, **fields: Any) -> DataConfig:
+    return DataConfig(**{"path": path, "messages": "messages", "validation_fraction": 0} | fields)
+
+
+def refused(data: DataConfig, template: str = TEMPLATE) -> Fault:
+    with pytest.raises(UserError) as caught:
+        tokenize(data, of_bytes(template), seed=0)
+    (fault,) = caught.value.faults
+    return fault
+
+
+def told(tokenized: TokenizedData, data: DataConfig) -> list[str]:
+    base = SimpleNamespace(generation_config=SimpleNamespace(eos_token_id=None))
+    suite = EvalSuite(in_domain=("task",), chat_template=True)
+    return data_warnings(base, of_bytes(TEMPLATE), tokenized, data, suite)
+
+
+@pytest.mark.parametrize(("turns", "rule"), UNUSABLE.values(), ids=UNUSABLE)
+def test_an_unusable_row_is_left_out_counted_and_told_of(
+    turns: object, rule: str, tmp_path: Path
+) -> None:
+    path = chats(tmp_path, [GOOD, GOOD, turns, GOOD, turns])
+    found = tokenize(config(path), of_bytes(TEMPLATE), seed=0)
+    alone = tokenize(config(chats(tmp_path, [GOOD] * 3, "good.jsonl")), of_bytes(TEMPLATE), seed=0)
+    assert found.train == alone.train
+    assert (found.unusable, found.skipped) == (2, 0)
+    assert found.first_unusable.startswith(rule)
+    (warning,) = told(found, config(path))
+    assert warning.startswith(
+        f"2 row(s) of the data cannot be learned and were left out; the first: {rule}"
+    )
+    assert warning.endswith(f": row 3 of {path}")
+
+
+def test_of_usable_rows_nothing_is_told(tmp_path: Path) -> None:
+    data = config(chats(tmp_path, [GOOD] * 3))
+    assert told(tokenize(data, of_bytes(TEMPLATE), seed=0), data) == []
+
+
+@pytest.mark.parametrize(("turns", "rule"), UNUSABLE.values(), ids=UNUSABLE)
+def test_where_most_rows_are_unusable_they_are_refused(
+    turns: object, rule: str, tmp_path: Path
+) -> None:
+    path = chats(tmp_path, [GOOD, turns, turns])
+    fault = refused(config(path))
+    assert fault.field == "data.messages"
+    assert fault.rule.startswith(rule)
+    assert fault.rule.endswith(f": row 2 of {path}; 2 of 3 rows (67%) cannot be learned")
+    assert tokenize(config(path, limit=2), of_bytes(TEMPLATE), seed=0).unusable == 1
+
+
+def test_malformed_and_refused_rows_count_together(tmp_path: Path) -> None:
+    fault = refused(config(chats(tmp_path, [GOOD, SYSTEM, ENDLESS])))
+    assert fault.rule.startswith(REFUSED)
+    assert fault.rule.endswith("; 2 of 3 rows (67%) cannot be learned")
+
+
+def test_unusable_rows_are_not_held_out_either(tmp_path: Path) -> None:
+    split = config(chats(tmp_path, [GOOD, SYSTEM, GOOD, ENDLESS]), validation_fraction=0.5)
+    found = tokenize(split, of_bytes(TEMPLATE), seed=0)
+    assert (len(found.train), len(found.validation), found.unusable) == (1, 1, 2)
+
+
+def test_rows_held_out_of_their_own_count_too(tmp_path: Path) -> None:
+    held_out = chats(tmp_path, [ENDLESS, GOOD], "held_out.jsonl")
+    data = config(chats(tmp_path, [GOOD, GOOD, SYSTEM]), validation_path=held_out)
+    found = tokenize(data, of_bytes(TEMPLATE), seed=0)
+    assert (len(found.train), len(found.validation), found.unusable) == (2, 1, 2)
+    assert found.first_unusable.endswith(f": row 3 of {data.path}")
+    bad = data.model_copy(update={"validation_path": chats(tmp_path, [ENDLESS], "bad.jsonl")})
+    assert "bad.jsonl; 1 of 1 rows (100%) cannot be learned" in refused(bad).rule
+
+
+@pytest.mark.parametrize("turns", [SYSTEM, ENDLESS])
+def test_unusable_rows_to_replay_are_left_out_too(turns: object, tmp_path: Path) -> None:
+    general = chats(tmp_path, [turns, GOOD, GOOD], "general.jsonl")
+    own = chats(tmp_path, [GOOD] * 9)
+    data = config(own, replay={"path": general, "share": 0.5, "messages": "messages"})
+    found = tokenize(data, of_bytes(TEMPLATE), seed=0)
+    assert (found.replayed, found.replay_distinct, found.replay_unusable) == (9, 2, 1)
+    assert (found.unusable, found.first_unusable) == (0, "")
+    (warning, _) = told(found, data)
+    assert warning.startswith("1 row(s) drawn from data.replay cannot be learned and were left out")
+    assert warning.endswith(f": row 1 of {general}")
+    chats(tmp_path, [turns, turns, GOOD], "general.jsonl")
+    fault = refused(data)
+    assert fault.field == "data.replay.messages"
+    assert fault.rule.endswith("2 of 3 rows (67%) cannot be learned")
+
+
+def test_a_malformed_chat_template_is_a_fault_of_its_own(tmp_path: Path) -> None:
+    fault = refused(config(chats(tmp_path, [GOOD] * 3)), "{% if %}")
+    assert fault.rule.startswith("the model's chat template is no valid template: ")
+    assert fault.remedy == "set model.chat_template"
+
+
+def test_before_the_base_is_loaded_usable_rows_are_counted(tmp_path: Path) -> None:
+    data = config(chats(tmp_path, [GOOD, ENDLESS, GOOD]))
+    rows = load_rows(data)
+    assert check_templates(data, rows) == []
+    assert count_samples(data, rows) == 2
+    mostly = config(chats(tmp_path, [GOOD, ENDLESS, ENDLESS]))
+    (fault,) = check_templates(mostly, load_rows(mostly))
+    assert fault.rule.endswith("2 of 3 rows (67%) cannot be learned")
+
+
+def test_the_counts_are_stored_and_those_of_earlier_versions_are_read(tmp_path: Path) -> None:
+    data = config(chats(tmp_path, [GOOD, SYSTEM, GOOD]))
+    tokenized = tokenize(data, of_bytes(TEMPLATE), seed=0)
+    write_data(tokenized, tmp_path / "data")
+    found = read_data(tmp_path / "data")
+    assert replace(found, train=list(found.train)) == tokenized
+    record = tmp_path / "data" / DATA_RECORD
+    earlier = {key: json.loads(record.read_text())[key] for key in ("skipped", "prompts")}
+    record.write_text(json.dumps(earlier))
+    assert read_data(tmp_path / "data").unusable == 0
