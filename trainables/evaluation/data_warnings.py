@@ -21,6 +21,7 @@ def data_warnings(
     return [
         *_of_chats(base, tokenizer, tokenized, data, suite),
         *_of_unusable_rows(tokenized),
+        *_of_answers(tokenized),
         *_of_lengths(tokenized, data),
         *_of_replayed_tokens(tokenized, data),
     ]
@@ -57,6 +58,13 @@ def _of_unusable_rows(tokenized: TokenizedData) -> Iterator[str]:
     if count := tokenized.replay_unusable:
         drawn = "row(s) drawn from data.replay"
         yield f"{count} {drawn} {left_out}: {tokenized.first_replay_unusable}"
+
+
+def _of_answers(tokenized: TokenizedData) -> Iterator[str]:
+    learned = len(tokenized.train) - tokenized.replayed
+    if tokenized.unlearned > learned:
+        answers = learned + tokenized.unlearned
+        yield f"{learned} of {answers} answers are learned; data.answers: all learns the others too"
 
 
 def _of_lengths(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:

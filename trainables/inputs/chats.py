@@ -70,17 +70,22 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
     if not isinstance(found, list) or not all(isinstance(turn, dict) for turn in found):
         raise _malformed("must be turns of a `role` and a `content`")
     turns, tools = [_turn(turn) for turn in found], _tools(row)
-    roles = [turn["role"] for turn in turns]
     if answers == "all":
-        learned = [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
+        learned = answers_in(turns)
         if not learned:
             raise _malformed("must have an answer of the role assistant")
     else:
         learned = [len(turns) - 1]
-        if len(turns) < 2 or roles[-1] != _ANSWERS:
+        if len(turns) < 2 or turns[-1]["role"] != _ANSWERS:
             rule = "must end with an answer of the role assistant"
             raise _malformed(rule, "end chats with one, or set answers: all")
     return [Example(turns[:index], turns[index], tools) for index in learned]
+
+
+def answers_in(turns: Turns) -> list[int]:
+    """The indices of the answers to a question of the user."""
+    roles = [turn["role"] for turn in turns]
+    return [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
 
 
 def _malformed(rule: str, remedy: str = "") -> UnusableRow:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypedDict
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
-from trainables.inputs.chats import Example
+from trainables.inputs.chats import Example, answers_in
 from trainables.inputs.rows import Rendered, Source, as_replay, check_templates, load_rows, render
 from trainables.inputs.unusable import UnusableRow, faults_of_most
 from trainables.results.records import SampleText
@@ -41,6 +41,8 @@ class TokenizedData:
         replay_distinct: how many of these there are before they are repeated.
         replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
         replayed_tokens: share of the learned tokens that the replayed samples have.
+        unlearned: number of answers in the chats to train on that are context alone, as `answers:
+            last` has it; none of `data.replay`.
         unusable: number of rows, held out or not, that cannot be learned and were left out.
         first_unusable: why the first of them cannot be, and which it is; empty if there is none.
         replay_unusable, first_replay_unusable: the same, of the rows drawn from `data.replay`.
@@ -54,6 +56,7 @@ class TokenizedData:
     replay_distinct: int = 0
     replay_skipped: int = 0
     replayed_tokens: float = 0.0
+    unlearned: int = 0
     unusable: int = 0
     first_unusable: str = ""
     replay_unusable: int = 0
@@ -67,11 +70,13 @@ class _Made(NamedTuple):
         samples: those of at most `max_length` tokens.
         prompts: the text before the completion of each of them.
         longer: how many samples are longer.
+        unlearned: number of answers within the prompts that are in no sample.
     """
 
     samples: list[Sample]
     prompts: list[str]
     longer: int
+    unlearned: int
 
 
 class _Replayed(NamedTuple):
@@ -117,6 +122,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         replay_distinct=replayed.distinct,
         replay_skipped=replayed.longer,
         replayed_tokens=_learned_tokens(replayed.samples) / _learned_tokens(samples),
+        unlearned=train.unlearned,
         unusable=len(unusable),
         first_unusable=_rule_of_first(unusable),
         replay_unusable=len(replayed.unusable),
@@ -185,12 +191,12 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Repla
         made, unusable = _usable(tokenizer, replayed, rows, replayed.path, wanted)
     except UserError as error:
         raise UserError(as_replay(error.faults)) from error
-    samples, _, longer = _joined(made)
-    if not samples:
+    drawn = _joined(made)
+    if not drawn.samples:
         rule = f"every sample of it is longer than {data.max_length} tokens"
         raise UserError([Fault("data.replay", rule, "raise data.max_length")])
-    repeated = list(islice(cycle(samples), wanted))
-    return _Replayed(repeated, min(len(samples), wanted), longer, unusable)
+    samples = list(islice(cycle(drawn.samples), wanted))
+    return _Replayed(samples, min(len(drawn.samples), wanted), drawn.longer, unusable)
 
 
 def _learned_tokens(samples: Iterable[Sample]) -> int:
@@ -205,7 +211,7 @@ def _made(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Made:
     """
     if isinstance(examples, UnusableRow):
         raise examples
-    samples, prompts, longer = [], [], 0
+    samples, prompts, longer, unlearned = [], [], 0, 0
     for example in examples:
         if data.text is not None:
             pieces, beginning = _pieces(tokenizer, str(example.answer), data.max_length)
@@ -216,15 +222,18 @@ def _made(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Made:
         if len(sample["input_ids"]) <= data.max_length:
             samples.append(sample)
             prompts.append(prompt_text(tokenizer, data, example))
+            if data.answers == "last" and not isinstance(example.prompt, str):
+                unlearned += len(answers_in(example.prompt))
         else:
             longer += 1
-    return _Made(samples, prompts, longer)
+    return _Made(samples, prompts, longer, unlearned)
 
 
 def _joined(rows: Sequence[_Made]) -> _Made:
     samples = [sample for row in rows for sample in row.samples]
     prompts = [prompt for row in rows for prompt in row.prompts]
-    return _Made(samples, prompts, sum(row.longer for row in rows))
+    longer, unlearned = sum(row.longer for row in rows), sum(row.unlearned for row in rows)
+    return _Made(samples, prompts, longer, unlearned)
 
 
 def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:
