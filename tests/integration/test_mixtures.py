@@ -141,14 +141,23 @@ def test_the_routers_add_nothing_to_the_loss_alone_and_in_a_slot(
 def test_a_fully_trained_mixture_is_saved_without_them(
     make_trial: MakeTrial, saved: Callable[..., ModelConfig]
 ) -> None:
-    """Else its generation fails, which Transformers computes that loss in."""
-    model = saved("mixtral", output_router_logits=True)
-    trial = make_trial(method="full").model_copy(update={"model": model})
-    train_full_sft(trial, ListReporter())
-    tuned = AutoModelForCausalLM.from_pretrained(trial.weights_dir)
-    assert tuned.config.output_router_logits is False
-    prompts_NS = torch.ones(2, 3, dtype=torch.long)
-    assert tuned.generate(prompts_NS, max_new_tokens=3, do_sample=False).shape[0] == 2
+    """Else its generation fails, which Transformers computes that loss in.
+
+    Its coefficient is as it was, for who trains it further.
+    """
+    losses = []
+    for coefficient in (0.0, 0.5):
+        model = saved("mixtral", output_router_logits=True, router_aux_loss_coef=coefficient)
+        trial = make_trial(method="full").model_copy(update={"model": model})
+        reporter = ListReporter()
+        train_full_sft(trial, reporter)
+        losses.append([m.metrics["train/loss"] for m in reporter.measurements])
+        tuned = AutoModelForCausalLM.from_pretrained(trial.weights_dir)
+        assert tuned.config.output_router_logits is False
+        assert tuned.config.router_aux_loss_coef == coefficient
+        prompts_NS = torch.ones(2, 3, dtype=torch.long)
+        assert tuned.generate(prompts_NS, max_new_tokens=3, do_sample=False).shape[0] == 2
+    assert losses[1] == losses[0]
 
 
 def test_evaluations_share_prefixes_though_the_base_asks_for_the_routers_logits(

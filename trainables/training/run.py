@@ -106,13 +106,14 @@ def run_training(
     """
     measuring = Measuring(config, reporter, tokenizer, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring, arguments.max_steps)
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
-        processing_class=tokenizer,
-        callbacks=[FusedHeadCheck(), measuring, checkpoints],
-    )
+    with _routers_coefficient_kept(model):
+        trainer = SFTTrainer(
+            model=model,
+            args=arguments,
+            train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
+            processing_class=tokenizer,
+            callbacks=[FusedHeadCheck(), measuring, checkpoints],
+        )
     first = trainer.is_world_process_zero()
     save_to = partial(save, trainer)
     best = BestWeights(config, save_to, first)
@@ -153,6 +154,19 @@ def conclude(
         weights_dir=config.weights_dir if config.train.save_weights else None,
         best_weights_dir=best.settle(last) if is_first else None,
     )
+
+
+@contextmanager
+def _routers_coefficient_kept(model: Any) -> Iterator[None]:
+    """Keep what a mixture of experts would weigh its routers' loss by, for who trains it further.
+
+    TRL writes its own 0.0 over it, which would be saved. By then it has turned that loss off.
+    """
+    text = model.config.get_text_config()
+    own = getattr(text, "router_aux_loss_coef", None)
+    yield
+    if own is not None:
+        text.router_aux_loss_coef = own
 
 
 @contextmanager
