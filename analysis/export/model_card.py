@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.export.licence import licence_of
+from analysis.export.serving import serving
 from trainables import metric_keys
 from trainables.files.locations import is_local
 from trainables.results.wording import ABSENT, metric_text, rate, setting
@@ -42,17 +44,27 @@ _WHAT = {
 }
 
 
-def model_card(kind: Kind, record: TrialRecord, sweep: Sweep) -> str:
-    """The card as Markdown, with front matter for the Hugging Face hub."""
-    base = sweep.base
+def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[str, Any]) -> str:
+    """The card as Markdown, with front matter for the Hugging Face hub.
+
+    Args:
+        kind: what is exported.
+        record: of the trial.
+        sweep: that it is from.
+        settings: the exported `adapter_config.json` or `config.json`.
+    """
+    base, model = sweep.base, record.config.model
+    adapter = settings if kind == "adapter" else None
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
         f"# {sweep.name}, trial {record.number}",
-        f"{_WHAT[kind]} of `{record.config.model.name}` ({setting(record)}). "
+        f"{_WHAT[kind]} of `{model.name}` ({setting(record)}). "
         + _why(record, sweep.settings, sweep.recommendation)
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
-        f"## Load\n\n{_fenced(_loading(kind, record.config.model), 'python')}",
-        _prompting(record.config.data, record.config.model),
+        f"## Load\n\n{_fenced(_loading(kind, model), 'python')}"
+        + _written_by(kind, model, settings),
+        f"## Serve\n\n{serving(sweep.name, record.config, adapter)}",
+        _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
         "± is the standard error over items.",
@@ -156,6 +168,19 @@ def _loading(kind: Kind, model: ModelConfig) -> str:
         'model = AutoModelForCausalLM.from_pretrained("PATH")\n'
         'tokenizer = AutoTokenizer.from_pretrained("PATH")'
     )
+
+
+def _written_by(kind: Kind, model: ModelConfig, settings: Mapping[str, Any]) -> str:
+    """Which Transformers reads it; of an adapter alone, which PEFT wrote, nothing.
+
+    Another major version may know neither the tokenizer's class nor how the weights are arranged.
+    """
+    if kind == "adapter" and not model.has_own_tokenizer:
+        return ""
+    # An adapter's tokenizer has been written just now.
+    by = version("transformers") if kind == "adapter" else settings.get("transformers_version")
+    major = str(by).partition(".")[0]
+    return f"\n\nWritten by Transformers {by}: read it with {major} or later." if by else ""
 
 
 def _summary(record: TrialRecord, base: BaseRecord) -> str:

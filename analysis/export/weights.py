@@ -37,7 +37,7 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
 
     Raises:
         UserError: there is no such sweep or trial, it has no weights or no configuration of them,
-            nothing can be merged, or the target cannot be written to.
+            nothing can be merged, its base is gone, or the target cannot be written to.
     """
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
@@ -47,10 +47,11 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
         raise UserError([_without_weights(sweep, record)])
     kind = _kind(record, merge)
     _check_target(to)
-    card = model_card(kind, record, sweep)
     try:
         with whole_folder(to) as unfinished:
             _write_weights(kind, record.config.model, weights, unfinished)
+            file = "adapter_config.json" if kind == "adapter" else "config.json"
+            card = model_card(kind, record, sweep, _settings(unfinished / file))
             (unfinished / "README.md").write_text(card, encoding="utf-8")
             if to.exists():
                 to.rmdir()  # unless somebody has put something there meanwhile
@@ -148,8 +149,12 @@ def _base_of(model: ModelConfig) -> dict[str, str | None]:
     """The base's hub name, valid on every machine, or else its path on this one."""
     from trainables.inputs.model import source
 
+    try:
+        origin = source(model)
+    except (OSError, ModuleNotFoundError) as error:
+        raise UserError([Fault("model.name", f"cannot find {model.name}: {error}")]) from error
     revision = None if is_local(model.name) else model.revision
-    return {"base_model_name_or_path": source(model), "revision": revision}
+    return {"base_model_name_or_path": origin, "revision": revision}
 
 
 def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:

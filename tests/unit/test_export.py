@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import pytest
-from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial
+from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial, trial_config
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
 from analysis.__main__ import main
 from analysis.export.licence import licence_of
+from analysis.export.serving import serving
 from analysis.export.weights import export
 from analysis.report.answer import answer
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
-from trainables.config import DataConfig, ModelConfig, Replay
+from trainables.config import DataConfig, LoraConfig, ModelConfig, Replay
 from trainables.results.ledger import Ledger
 from trainables.results.records import TaskScore, TrialRecord, TrialStatus
 
@@ -81,8 +85,8 @@ def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:
     record_sweep(folder, record.model_copy(update={"config": config}))
     card = ModelCard.load(export(folder, tmp_path / "out", number=0) / "README.md")
     blocks = [token for token in MarkdownIt().parse(card.text) if token.type == "fence"]
-    assert [block.info for block in blocks] == ["python", "jinja", "jinja"]
-    assert blocks[1].content == f"{prompt}\n"
+    assert [block.info for block in blocks] == ["python", "sh", "jinja", "jinja"]
+    assert blocks[2].content == f"{prompt}\n"
 
 
 def test_a_card_says_that_chats_were_trained(tmp_path: Path) -> None:
@@ -120,6 +124,87 @@ def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
     assert (result.dataset_type, result.metric_type, result.metric_value) == ("b", "acc", 0.75)
     line = "| b | retention | acc | 128 | 0.875 ± 0.010 | 0.750 | -0.125 | +0.100 |"
     assert line in card.text
+
+
+def adapter(rank: int = 8, **settings: Any) -> str:
+    """How its card says to serve it."""
+    config = trial_config(lora=LoraConfig(rank=rank, alpha=16))
+    base = {"base_model_name_or_path": "some/model", "revision": None}
+    return serving("tiny", config, base | settings)
+
+
+@pytest.mark.parametrize(
+    ("rank", "largest"), [(1, 1), (4, 8), (16, 16), (24, 32), (128, 128), (300, 320)]
+)
+def test_vllm_is_told_to_make_room_for_the_rank(rank: int, largest: int) -> None:
+    command = (
+        f"vllm serve some/model --enable-lora --max-lora-rank {largest} --lora-modules tiny=PATH"
+    )
+    assert adapter(rank) == f"```sh\n{command}\n```\n\nRequests name the model `tiny`."
+
+
+@pytest.mark.parametrize(
+    ("reason", "options"),
+    [
+        ("DoRA", {"use_dora": True}),
+        ("modules saved whole", {"modules_to_save": ["lm_head"]}),
+        ("adapted experts", {"target_parameters": ["down_proj"]}),
+        ("a rank above 512", {"rank": 513}),
+    ],
+)
+def test_an_adapter_that_vllm_refuses_is_served_merged(
+    reason: str, options: dict[str, Any]
+) -> None:
+    told, _, command = adapter(**options).partition("\n\n")
+    assert told == f"vLLM may refuse this adapter ({reason}): export the trial with `--merge`, then"
+    assert command == "```sh\nvllm serve PATH\n```"
+
+
+def test_an_exported_adapter_is_peft_s_and_its_card_has_it_served(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    model = ModelConfig(name="some/model", revision="c0ffee", chat_template="turns.jinja")
+    record_sweep(folder, trial(0, scores(0.5, 0.0), model=model, weights_dir="/gone/weights"))
+    weights = Ledger(folder).folder.attempt(0, 1) / "weights"
+    weights.mkdir(parents=True)
+    saved = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "/cache/some/model"}
+    (weights / "adapter_config.json").write_text(json.dumps(saved))
+    (weights / "adapter_model.safetensors").write_bytes(b"weights")
+    embedded = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
+    for file in embedded.glob("tokenizer*"):
+        (weights / file.name).write_bytes(file.read_bytes())
+    to = export(folder, tmp_path / "out")
+    named = {"base_model_name_or_path": "some/model", "revision": "c0ffee"}
+    assert json.loads((to / "adapter_config.json").read_text()) == saved | named
+    text = ModelCard.load(to / "README.md").text
+    assert (
+        "vllm serve some/model --revision c0ffee --tokenizer PATH --enable-lora --max-lora-rank 8 "
+        "--lora-modules tiny=PATH"
+    ) in text
+    assert f"Written by Transformers {version('transformers')}: read it with" in text
+    assert json.loads((to / "tokenizer_config.json").read_text())["tokenizer_class"] == (
+        "TokenizersBackend"  # which Transformers 4 has not
+    )
+
+
+def test_a_full_model_s_card_says_what_reads_and_serves_it(sweep: Path, tmp_path: Path) -> None:
+    config = sweep / "trials/0001/attempt_1/weights/config.json"
+    config.write_text(json.dumps({"transformers_version": "5.3.1"}))
+    text = ModelCard.load(export(sweep, tmp_path / "out") / "README.md").text
+    assert "Written by Transformers 5.3.1: read it with 5 or later." in text
+    assert "```sh\nvllm serve PATH\n```" in text
+
+
+def test_a_base_that_is_gone_is_not_blamed_on_the_target(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "tiny"
+    gone = ModelConfig(name=str(tmp_path / "gone"))
+    record_sweep(folder, trial(0, scores(0.5, 0.0), model=gone, weights_dir="/gone/weights"))
+    weights = Ledger(folder).folder.attempt(0, 1) / "weights"
+    weights.mkdir(parents=True)
+    (weights / "adapter_config.json").write_text("{}")
+    told = refused(capsys, folder, tmp_path / "out")
+    assert told.startswith(f"model.name: cannot find {gone.name}: no such file or folder")
 
 
 @pytest.mark.parametrize(
