@@ -10,9 +10,11 @@ import yaml
 from pydantic import BaseModel
 
 from trainables.files.locations import resolve
+from trainables.process import memory
 from trainables.results.pareto import Constraint
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
+from tune.search.trials import largest_trial
 
 PROJECT = Path(__file__).parents[2]
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
@@ -23,6 +25,20 @@ def test_the_example_is_a_sweep(tmp_path: Path) -> None:
     file = tmp_path / "my_sweep.yaml"
     file.write_text(EXAMPLE)
     assert load_sweep(str(file), []).name == "my_sweep"
+
+
+def test_its_trials_fit_the_gpus_that_it_says(tmp_path: Path) -> None:
+    file = tmp_path / "my_sweep.yaml"
+    file.write_text(EXAMPLE)
+    sweep = load_sweep(str(file), [])
+    paper = load_sweep("paper_llama31_8b", []).model
+    assert (paper.name, paper.dtype) == (sweep.model.name, sweep.model.dtype)
+    [(gpus, gib)] = re.findall(r"# full fine-tuning: (\d+) GPUs of (\d+) GiB", EXAMPLE)
+    assert int(gpus) == sweep.resources.full.workers
+    for method in sweep.search.methods:
+        trial = largest_trial(sweep, method)
+        assert paper.shape is not None
+        assert memory.fitted(paper.shape, trial, int(gib) << 30) == trial
 
 
 def test_a_task_over_files_of_one_s_own_fits_into_it(tmp_path: Path) -> None:
