@@ -41,6 +41,19 @@ def test_its_trials_fit_the_gpus_that_it_says(tmp_path: Path) -> None:
         assert memory.fitted(paper.shape, trial, int(gib) << 30) == trial
 
 
+def test_the_methods_are_searched_one_by_one_on_one_base(tmp_path: Path) -> None:
+    file = tmp_path / "my_sweep.yaml"
+    file.write_text(EXAMPLE)
+    [row] = [line for line in README.splitlines() if "search the methods one by one" in line]
+    commands = re.findall(r"`(\.\.\. --set .*?)`", row)
+    lora, full = (load_sweep(str(file), re.findall(r"--set (\S+)", line)) for line in commands)
+    assert (lora.search.methods, full.search.methods) == (("lora",), ("full",))
+    assert len({"my_sweep", lora.name, full.name}) == 3
+    # What a base's evaluation is looked up by.
+    for part in ("model", "data", "eval", "seed"):
+        assert getattr(lora, part) == getattr(full, part)
+
+
 def test_a_task_over_files_of_one_s_own_fits_into_it(tmp_path: Path) -> None:
     file = tmp_path / "my_sweep.yaml"
     file.write_text(EXAMPLE)
