@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import mkdtemp
@@ -113,6 +115,41 @@ def test_who_may_not_read_the_model_is_told_where_the_token_belongs(
     assert hub.refused > 0
     assert f"cannot load {MODEL}: You are trying to access a gated repo" in said
     assert "set HF_TOKEN, where the sweep is started" in said
+
+
+def plan(hub: Hub, token: str, cache: Path, **more: str) -> str:
+    """What a dry run of the quickstart with the hub's model says, errors included."""
+    command = [str(PROJECT / "tune" / "run.py"), "quickstart", "--dry-run"]
+    settings = ["--set", f"model.name={MODEL}", "--output-dir", str(cache / "sweeps")]
+    return output_of(start(hub, token, cache, *command, *settings, **more))
+
+
+def test_a_plan_fetches_what_says_how_large_the_model_is_and_no_more(
+    hub: Hub, token: str, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        shown = plan(hub, token, tmp_path)
+        assert "memory of a worker, " in shown
+        assert "config.json:" not in shown  # the client's progress
+    assert hub.downloads == {"config.json": 1}
+
+
+@pytest.mark.parametrize("more", [{"HF_TOKEN": "hf_of_somebody_else"}, {"HF_HUB_OFFLINE": "1"}])
+def test_a_plan_goes_without_what_the_hub_does_not_give(
+    more: dict[str, str], hub: Hub, token: str, tmp_path: Path
+) -> None:
+    assert f"memory: the shape of {MODEL} is not known" in plan(hub, token, tmp_path, **more)
+    assert hub.downloads == {}
+
+
+def test_a_plan_does_not_wait_for_a_hub_that_is_silent(
+    hub: Hub, token: str, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        began = time.monotonic()
+        endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        assert "is not known here" in plan(hub, token, tmp_path, HF_ENDPOINT=endpoint)
+    assert time.monotonic() - began < 45  # a minute is what one try of a download takes
 
 
 def sweep_arguments(output: Path, trials: int, at_once: int) -> list[str]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from uuid import uuid4
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the client is imported, which reads it then
 
 import pytest
 from hypothesis import settings

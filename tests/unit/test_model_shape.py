@@ -1,4 +1,4 @@
-"""The shape of a model is read without a network, and its parameters counted from it."""
+"""The shape of a model is read from its files, and its parameters counted from it."""
 
 from __future__ import annotations
 
@@ -113,6 +113,10 @@ def test_a_fetched_hub_model_is_found_and_one_that_is_not_has_the_sweep_file_s(
     found = read_shape(model)
     assert found is not None
     assert found.hidden == SIZES["hidden_size"]
+
+
+def test_a_name_that_no_hub_has_leaves_it_to_the_sweep_file() -> None:
+    assert read_shape(ModelConfig(name="models/llama/8b", shape=SHAPE)) == SHAPE
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""The shape of a model, read from files on this machine: no network, no torch."""
+"""The shape of a model, read from its own files without torch; a hub's is asked for one of them."""
 
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ _FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
 _BIASED = ("qwen2",)  # not stated in config.json
 _NORMED_HEADS = ("qwen3",)
 _TIED = ("gemma",)
+_CONFIG = "config.json"
+_PATIENCE_S = 3.0
 
 
 def read_shape(model: ModelConfig) -> ModelShape | None:
@@ -27,19 +30,39 @@ def read_shape(model: ModelConfig) -> ModelShape | None:
     except ModuleNotFoundError:
         return model.shape
     if not is_local(location):
-        return _of_config(_cached(location, model.revision)) or model.shape
+        return _of_config(_of_hub(location, model.revision)) or model.shape
     path = Path(location).expanduser()
     if path.suffix == ".gguf":
         return _of_gguf(path) or model.shape
-    return _of_config(path / "config.json") or model.shape
+    return _of_config(path / _CONFIG) or model.shape
 
 
-def _cached(name: str, revision: str | None) -> Path | None:
-    """`config.json` of a hub model that was already fetched."""
+def _of_hub(name: str, revision: str | None) -> Path | None:
+    """`config.json` of a hub model, fetched alone if the model is not on this machine yet."""
     from huggingface_hub import try_to_load_from_cache
 
-    found = try_to_load_from_cache(name, "config.json", revision=revision)
-    return Path(found) if isinstance(found, str) else None
+    try:
+        found = try_to_load_from_cache(name, _CONFIG, revision=revision)
+    except ValueError:  # no hub has such names
+        return None
+    return Path(found) if isinstance(found, str) else _fetched(name, revision)
+
+
+@lru_cache(maxsize=1)  # a hub that does not answer takes seconds, and a plan asks twice
+def _fetched(name: str, revision: str | None) -> Path | None:
+    """The file from the hub; None if that is not reached or does not give it.
+
+    The base's evaluation tells why, as it cannot do without.
+    """
+    from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
+    from huggingface_hub.utils import disable_progress_bars
+
+    disable_progress_bars()  # of a kilobyte
+    with suppress(Exception):  # the client's errors have no class in common
+        # A download by itself tries for minutes where nothing answers; this tries once.
+        get_hf_file_metadata(hf_hub_url(name, _CONFIG, revision=revision), timeout=_PATIENCE_S)
+        return Path(hf_hub_download(name, _CONFIG, revision=revision))
+    return None
 
 
 def _of_config(file: Path | None) -> ModelShape | None:

@@ -1,4 +1,4 @@
-"""`--dry-run`: what would run, shown without a network, a GPU or a cluster."""
+"""`--dry-run`: what would run, shown without a GPU or a cluster, and where need be a network."""
 
 from __future__ import annotations
 
