@@ -13,7 +13,7 @@ from trainables.errors import UserError
 from trainables.process import memory
 from trainables.under_ray.node import gpu_bytes
 from tune import command_line
-from tune.cluster.memory_fit import MemoryFit, memory_fit
+from tune.cluster.memory_fit import MemoryFit, memory_fit, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
 from tune.search.trials import largest_trial
@@ -264,6 +264,24 @@ def test_a_dry_run_shows_which_card_takes_what(
     assert max(map(len, rows)) <= 80
     if sweep == LLAMA:
         assert re.search("evaluation +eval batch [0-9]+( +fits){4}$", rows[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ('{"model_type": "mixtral"}', "no estimate for model_type mixtral; trials halve their"),
+        (None, "is not known here; fetch the model, or give model.shape"),
+    ],
+)
+def test_a_dry_run_says_why_it_has_no_estimate(
+    content: str | None, told: str, tmp_path: Path
+) -> None:
+    if content:
+        (tmp_path / "config.json").write_text(content)
+    config = load_sweep(LLAMA, [f"model.name={tmp_path}", "model.shape=null"])
+    table = memory_table(config)
+    assert isinstance(table, str)
+    assert told in table
 
 
 def test_the_driver_of_the_graphics_card_is_asked(

@@ -6,7 +6,7 @@ import json
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trainables.config import ModelConfig, ModelShape
 from trainables.files.locations import is_local, resolve
@@ -20,21 +20,38 @@ _CONFIG = "config.json"
 _PATIENCE_S = 3.0
 
 
+class _Found(NamedTuple):
+    """What a model's own files tell: the name of its architecture, and its shape if that is known.
+
+    Without files it is neither.
+    """
+
+    family: str | None = None
+    shape: ModelShape | None = None
+
+
 def read_shape(model: ModelConfig) -> ModelShape | None:
     """The shape from the model's own files, else from the sweep file.
 
     None if neither states it, or if the architecture is not known here.
     """
+    return _found(model).shape or model.shape
+
+
+def architecture(model: ModelConfig) -> str | None:
+    """The `model_type` of the model's own files; None if none of them is on this machine."""
+    return _found(model).family
+
+
+def _found(model: ModelConfig) -> _Found:
     try:
         location = resolve(model.name)
     except ModuleNotFoundError:
-        return model.shape
+        return _Found()
     if not is_local(location):
-        return _of_config(_of_hub(location, model.revision)) or model.shape
+        return _of_config(_of_hub(location, model.revision))
     path = Path(location).expanduser()
-    if path.suffix == ".gguf":
-        return _of_gguf(path) or model.shape
-    return _of_config(path / _CONFIG) or model.shape
+    return _of_gguf(path) if path.suffix == ".gguf" else _of_config(path / _CONFIG)
 
 
 def _of_hub(name: str, revision: str | None) -> Path | None:
@@ -65,14 +82,14 @@ def _fetched(name: str, revision: str | None) -> Path | None:
     return None
 
 
-def _of_config(file: Path | None) -> ModelShape | None:
+def _of_config(file: Path | None) -> _Found:
     if file is None or not file.is_file():
-        return None
+        return _Found()
     config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     family, heads = config.get("model_type"), config.get("num_attention_heads")
     if family not in _FAMILIES or heads is None:
-        return None
-    return ModelShape(
+        return _Found(family)
+    shape = ModelShape(
         hidden=config["hidden_size"],
         intermediate=config["intermediate_size"],
         vocabulary=config["vocab_size"],
@@ -84,17 +101,18 @@ def _of_config(file: Path | None) -> ModelShape | None:
         attention_bias=family in _BIASED,
         normed_heads=family in _NORMED_HEADS,
     )
+    return _Found(family, shape)
 
 
 @lru_cache(maxsize=1)  # parsing the vocabulary takes seconds, and a plan asks twice
-def _of_gguf(file: Path) -> ModelShape | None:
-    """The shape from the header of a GGUF file, whose keys begin with the architecture's name."""
+def _of_gguf(file: Path) -> _Found:
+    """What is told by the header of a GGUF file, whose keys begin with the architecture's name."""
     try:
         from gguf import GGUFReader
     except ModuleNotFoundError:
-        return None
+        return _Found()
     if not file.is_file():
-        return None
+        return _Found()
     reader = GGUFReader(file)
 
     def value(key: str) -> Any:
@@ -103,10 +121,10 @@ def _of_gguf(file: Path) -> ModelShape | None:
 
     family = value("general.architecture")
     if family not in _FAMILIES:
-        return None
+        return _Found(family)
     hidden, heads = value(f"{family}.embedding_length"), value(f"{family}.attention.head_count")
     tensors = {tensor.name: tensor for tensor in reader.tensors}
-    return ModelShape(
+    shape = ModelShape(
         hidden=hidden,
         intermediate=value(f"{family}.feed_forward_length"),
         vocabulary=int(tensors["token_embd.weight"].shape[-1]),
@@ -118,3 +136,4 @@ def _of_gguf(file: Path) -> ModelShape | None:
         attention_bias="blk.0.attn_q.bias" in tensors,
         normed_heads="blk.0.attn_q_norm.weight" in tensors,
     )
+    return _Found(family, shape)

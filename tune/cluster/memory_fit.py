@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from trainables.config import Method, ModelShape, TrialConfig
+from trainables.config import Method, ModelConfig, ModelShape, TrialConfig
 from trainables.errors import Fault, UserError
-from trainables.inputs.model_shape import read_shape
+from trainables.inputs.model_shape import architecture, read_shape
 from trainables.process import memory
 from tune.config.sweep_config import SweepConfig
 from tune.search.trials import largest_trial
@@ -22,10 +22,7 @@ def memory_table(config: SweepConfig) -> Table | str:
     """Which micro-batch of each method fits which card, or a sentence if that is unknown."""
     shape = read_shape(config.model)
     if shape is None:
-        return (
-            f"memory: the shape of {config.model.name} is not known here; fetch the model, or give "
-            "model.shape"
-        )
+        return f"memory: {_why_unknown(config.model)}"
     table = Table(
         title=f"memory of a worker, {memory.parameters(shape) / 1e9:.3g} B parameters, samples of "
         f"{config.data.max_length} tokens",
@@ -50,6 +47,15 @@ def memory_table(config: SweepConfig) -> Table | str:
     peak = f"{memory.base_peak(shape, trial) / _GIB:.1f}"
     table.add_row("base, on 1 GPU", peak, "evaluation", *cells)
     return table
+
+
+def _why_unknown(model: ModelConfig) -> str:
+    if family := architecture(model):
+        return (
+            f"no estimate for model_type {family}; trials halve their micro-batch where memory "
+            "runs out"
+        )
+    return f"the shape of {model.name} is not known here; fetch the model, or give model.shape"
 
 
 def host_memory(config: SweepConfig) -> list[str]:
