@@ -134,9 +134,9 @@ def test_ends_out_of_memory_at_one_sample(
     trial = make_trial(train=TRAIN | {"micro_batch_size": 4})
     with pytest.raises(OutOfMemory) as caught:
         train(trial)
-    assert str(caught.value) == (
+    assert str(caught.value).startswith(
         "out of memory at micro-batch size 4, then micro-batch size 2, then micro-batch size 1: "
-        "CUDA out of memory. Tried to hold 1 rows."
+        "CUDA out of memory. Tried to hold 1 rows.; try "
     )
     device.training_rows = 99
     assert train(make_trial(train=TRAIN))  # the process is fit for the next
@@ -153,6 +153,30 @@ def test_smaller_evaluation_batches_measure_the_same(
     assert {m.metrics[MICRO] for m in reduced} == {8}
     assert_equal(reduced, undisturbed)
     assert device.passes == 8  # no step was trained twice
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        (
+            "lora",
+            "try a shorter data.max_length, train.gradient_checkpointing: true, or larger GPUs",
+        ),
+        (
+            "full, stage 2",
+            "try more resources.full.workers, a higher deepspeed.zero_stage, or offloading",
+        ),
+    ],
+)
+def test_what_is_advised_is_what_fills_the_memory_of_the_method(
+    make_trial: Callable[..., TrialConfig], kind: str, remedy: str
+) -> None:
+    def never_fits(_: TrialConfig) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    with pytest.raises(OutOfMemory) as caught:
+        train_within_memory(never_fits, make_trial(**KINDS[kind], train=TRAIN))
+    assert str(caught.value).endswith(f"CUDA out of memory.; {remedy}")
 
 
 def test_ends_out_of_memory_at_evaluations_of_one_sample(

@@ -55,7 +55,7 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
             tried.append(size_of(config, error))
             smaller = smaller_batches(config, error)
             if smaller is None:
-                raise out_of_memory(tried, error) from None
+                raise out_of_memory(config, tried, error) from None
             _LOG.warning("out of memory at %s: %s", tried[-1], first_line(error))
         config = smaller
 
@@ -98,11 +98,16 @@ def size_of(config: TrialConfig, error: BaseException) -> str:
     return f"micro-batch size {config.train.micro_batch_size}"
 
 
-def out_of_memory(tried: Sequence[str], error: BaseException) -> OutOfMemory:
-    """What a trial ends with that does not fit even at batches of one sample."""
+def out_of_memory(config: TrialConfig, tried: Sequence[str], error: BaseException) -> OutOfMemory:
+    """What a trial ends with that does not fit even at batches of one sample.
+
+    Under full fine-tuning it is the optimizer's states that fill the memory, not the sample.
+    """
+    remedy = "a shorter data.max_length, train.gradient_checkpointing: true, or larger GPUs"
+    if config.method == "full":
+        remedy = "more resources.full.workers, a higher deepspeed.zero_stage, or offloading"
     return OutOfMemory(
-        f"out of memory at {', then '.join(tried)}: {first_line(error)}; try a shorter "
-        "data.max_length, train.gradient_checkpointing: true, or larger GPUs"
+        f"out of memory at {', then '.join(tried)}: {first_line(error)}; try {remedy}"
     )
 
 

@@ -357,7 +357,7 @@ class SlotHost:
             guest.tried.append(size_of(guest.trial, error))
             smaller = smaller_batches(guest.trial, error)
         if smaller is None:  # the trial's process lacks torch to unpickle torch's error with
-            return out_of_memory(guest.tried, error)
+            return out_of_memory(guest.trial, guest.tried, error)
         _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
         guest.trial = smaller
         if self._guests.get(guest.trial.trial_id) is guest:  # it is still listened to
