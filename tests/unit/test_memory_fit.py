@@ -141,6 +141,20 @@ def test_where_recomputing_activations_would_fit_that_is_the_advice() -> None:
     found.check(config)
 
 
+def test_where_a_smaller_rank_would_fit_that_is_the_first_advice() -> None:
+    """16 bytes a parameter of the adapter, of which rank 1024 has 2.7e9 and rank 8 has 2.1e7."""
+    config, found = fit(24, "search.full=null", "search.lora.rank=[8, 64, 1024]")
+    with pytest.raises(UserError) as caught:
+        found.check(config)
+    (fault,) = caught.value.faults
+    assert fault.remedy.startswith("drop the largest search.lora.rank (up to 64 fits), lower data.")
+    fits = load_sweep(LLAMA, ["search.full=null", "search.lora.rank=[8, 64]"])
+    found.check(fits)
+    with pytest.raises(UserError) as caught:
+        fit(12, "search.full=null")[1].check(config)
+    assert caught.value.faults[0].remedy.startswith("lower data.max_length")
+
+
 def test_what_cannot_fit_is_refused_for_every_method_at_once() -> None:
     config, found = fit(12)
     with pytest.raises(UserError) as caught:

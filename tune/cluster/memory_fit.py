@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from trainables.config import Method, ModelConfig, ModelShape, TrialConfig
+from trainables.config import LoraConfig, Method, ModelConfig, ModelShape, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.model_shape import architecture, read_shape
 from trainables.process import memory
+from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.search.trials import largest_trial
 
@@ -104,7 +105,7 @@ class MemoryFit:
             trial = largest_trial(config, method)
             smaller = memory.fitted(self.shape, trial, self._share(trial))
             if smaller is None:
-                faults.append(self._fault(trial))
+                faults.append(self._fault(trial, config.search))
             elif smaller != trial:
                 need = f"{self._need(trial)} GiB would not fit"
                 notices.append(f"{_label(trial)}: {_portions(trial, smaller)}, as {need}")
@@ -143,26 +144,39 @@ class MemoryFit:
             f"take a smaller model{in_16_bit} or larger GPUs",
         )
 
-    def _fault(self, trial: TrialConfig) -> Fault:
+    def _fault(self, trial: TrialConfig, search: SearchConfig) -> Fault:
         smallest = _with_one_sample(trial)
         return Fault(
             f"search.{trial.method}",
             f"a worker needs about {self._need(smallest)} GiB at one sample at a time, and has "
             f"{self._share(trial) / _GIB:.1f} GiB",
-            self._remedy(trial),
+            self._remedy(trial, search),
         )
 
-    def _remedy(self, trial: TrialConfig) -> str:
+    def _remedy(self, trial: TrialConfig, search: SearchConfig) -> str:
         assert self.shape is not None  # noqa: S101 - seen to by the caller
         train = trial.train.model_copy(update={"gradient_checkpointing": True})
         recomputing = trial.model_copy(update={"train": train})
         if memory.fitted(self.shape, recomputing, self._share(trial)):
             return "set train.gradient_checkpointing: true, with which it fits"
-        if trial.deepspeed is None:
-            return "lower data.max_length, or take a smaller model or larger GPUs"
+        if trial.lora and search.lora:
+            fitting = [rank for rank in search.lora.rank if self._fits_at(trial, trial.lora, rank)]
+            drop = (
+                f"drop the largest search.lora.rank (up to {max(fitting)} fits), "
+                if fitting
+                else ""
+            )
+            return f"{drop}lower data.max_length, or take a smaller model or larger GPUs"
+        assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
         offloads = trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
         more = "raise deepspeed.zero_stage or resources.full.workers"
         return more if offloads else f"{more}, or offload"
+
+    def _fits_at(self, trial: TrialConfig, lora: LoraConfig, rank: int) -> bool:
+        """Whether a LoRA trial would fit with another rank, be it in smaller batches."""
+        assert self.shape is not None  # noqa: S101 - seen to by the caller
+        other = trial.model_copy(update={"lora": lora.model_copy(update={"rank": rank})})
+        return memory.fitted(self.shape, other, self._share(trial)) is not None
 
 
 def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]) -> MemoryFit:
