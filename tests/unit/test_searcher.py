@@ -232,6 +232,45 @@ def test_trials_that_fail_alike_but_for_their_numbers_end_the_search() -> None:
     assert searcher.cut_short_by == "failures"
 
 
+def short_of_memory(trial: TrialConfig) -> Ending:
+    return TrialStatus.OUT_OF_MEMORY, {}
+
+
+def test_trials_that_all_run_out_of_memory_end_the_search() -> None:
+    config = sweep("random", trials=400)
+    records = run(searcher_of(config), short_of_memory)
+    assert len(records) < 400
+    smallest = [record for record in records if record.rank == 2]
+    of_full = [record for record in records if record.config.method == "full"]
+    assert min(len(smallest), len(of_full)) == 5
+    assert (
+        len(run(searcher_of(config), lambda t: short_of_memory(t) if t.lora else judge(t))) == 400
+    )
+
+
+ONLY_Q: dict[str, Any] = {"rank": [2], "target_modules": [["q_proj"]]}
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [{"rank": [8, 2]}, {"dora": [True, False]}, {"target_modules": ["all-linear", ["q_proj"]]}],
+)
+def test_adapters_too_large_for_memory_leave_smaller_ones_their_trials(
+    larger: dict[str, Any],
+) -> None:
+    """A grid may begin with all those that are too large."""
+
+    def judge_size(trial: TrialConfig) -> Ending:
+        lora = trial.lora
+        fits = lora and lora.rank == 2 and not lora.dora and lora.target_modules == ("q_proj",)
+        return completing(trial) if fits else short_of_memory(trial)
+
+    rates = [n * 1e-4 for n in range(1, 9)]
+    space = {"alpha_ratio": 1, "learning_rate": rates} | ONLY_Q | larger
+    config = sweep("grid", trials=100, search={"lora": space})
+    assert len(run(searcher_of(config), judge_size)) == 16
+
+
 def test_trials_that_fail_otherwise_do_not_end_the_search() -> None:
     searcher = searcher_of(sweep(trials=50, search=LORA))
     fail(searcher, *["no such file"] * 4, "another", *["no such file"] * 4)

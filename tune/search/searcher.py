@@ -18,7 +18,7 @@ from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room
 from tune.search.history import SearchHistory
-from tune.search.space import Params, grid_size
+from tune.search.space import Params, grid_size, takes_least_memory
 from tune.search.study import Study
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
@@ -198,13 +198,17 @@ class OptunaSearcher(Searcher, SweepListener):
     def _count_failure(self, record: TrialRecord) -> None:
         """Count a trial that failed for the same reason as the one before, measuring nothing.
 
-        Ports, processes, actors and folders of trials differ, though the reason is the same.
+        One that ran out of memory counts only if none of its method takes less: others may fit.
         """
         alike = self._failures_alike[record.config.method]
-        reason = re.sub(r"\w*\d\w*", "#", record.reason or "")
+        reason = _reason(record)
         if record.last or reason not in alike:
             alike.clear()
-        if record.status is TrialStatus.FAILED and not record.last:
+        is_out_of_memory = record.status is TrialStatus.OUT_OF_MEMORY
+        has_failed = record.status is TrialStatus.FAILED or (
+            is_out_of_memory and takes_least_memory(self._config.search, record.config)
+        )
+        if has_failed and not record.last:
             alike.append(reason)
         counts = [len(self._failures_alike[method]) for method in self._config.search.methods]
         self._is_failing |= min(counts) >= _FAILURES_ALIKE
@@ -285,6 +289,16 @@ class OptunaSearcher(Searcher, SweepListener):
         if self._winners is None:
             self._winners = winners(self._config, self._history.records, confirm.top_k)
         return next(unconfirmed(confirm.seeds, self._winners, list(self._history.records)), None)
+
+
+def _reason(record: TrialRecord) -> str:
+    """Why a trial failed, without what differs between trials that fail alike.
+
+    Ports, processes, actors and folders of trials, and how much memory was left or asked for.
+    """
+    if record.status is TrialStatus.OUT_OF_MEMORY:
+        return str(record.status)
+    return re.sub(r"\w*\d\w*", "#", record.reason or "")
 
 
 def _config(suggestion: dict[str, Any]) -> TrialConfig:

@@ -132,12 +132,26 @@ def largest_point(search: SearchConfig, method: Method) -> Params:
 
     Learning rates take no memory: from a range, the lowest is used, which trains most safely.
     """
+    return _outermost(search, method, max)
+
+
+def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
+    """Whether no point of the trial's method takes less memory, in batches of one sample."""
+    if search.lora is None or trial.lora is None:
+        return True  # what full fine-tuning searches takes none
+    least = lora_config(search.lora, _outermost(search, "lora", min))
+    axes_of_memory = ("rank", "target_modules", "dropout", "dora")
+    return all(getattr(trial.lora, axis) == getattr(least, axis) for axis in axes_of_memory)
+
+
+def _outermost(search: SearchConfig, method: Method, choose: Callable[..., Any]) -> Params:
+    """The point with the largest or the smallest choice of each axis."""
     params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
     for name, distribution in axes(search, method):
         if isinstance(distribution, CategoricalDistribution):
             is_modules = name.endswith("/target_modules")
             choices: Any = distribution.choices
-            params[name] = max(choices, key=_modules_count) if is_modules else max(choices)
+            params[name] = choose(choices, key=_modules_count if is_modules else None)
         else:
             params[name] = distribution.low  # type: ignore[attr-defined]
     return params
