@@ -191,3 +191,15 @@ def test_a_host_that_has_died_and_started_anew_knows_no_trial() -> None:
         return await SlotHost().next_event("a-trial-of-before")
 
     assert asyncio.run(ask()) == {UNKNOWN: True}
+
+
+def test_where_full_trials_leave_no_room_the_remedy_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tune.cluster.slots.nodes_up", lambda: [{"CPU": 1.0}])
+    told: list[str] = []
+    sweep = config(search__full=FULL, resources__lora__slots=4)
+    pool = HostPool(sweep, {"CPU": 1.0}, lambda *point: trial_config(), {}, told.append)
+    assert not pool.start()
+    (line,) = told
+    assert "no room for a host of slots; sweep the methods one by one (search.full=null, " in line

@@ -34,6 +34,11 @@ from tune.search.trials import reason_against_slots
 
 _LOAD_S = 10.0
 _REST_S = 5.0
+_NO_ROOM = (
+    "beside a full fine-tuning trial the cluster has no room for a host of slots; sweep the "
+    "methods one by one (search.full=null, then search.lora=null, under two names) and compare "
+    "both in one report"
+)
 _LOG = logging.getLogger(__name__)
 
 
@@ -115,8 +120,7 @@ class HostPool:
         if self._actors or not self._is_wanted:
             return bool(self._actors)
         fits = hosts_that_fit(config, self._cluster, nodes_up())
-        beside = "beside a full fine-tuning trial the cluster has no room for a host of slots"
-        if reason := reason_against_slots(config) or (None if fits else beside):
+        if reason := reason_against_slots(config) or (None if fits else _NO_ROOM):
             self._give_up(reason)
             return False
         self._start_for(at_once(self._config))
