@@ -137,6 +137,24 @@ def test_the_estimate_is_of_all_that_will_be_trained(
     assert wanted in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.report_every=0.1", "about 10 evaluations a trial; the rest is known once"),
+        ("train={steps: 100, report_every: 30, batch_size: 4}", "estimate: 4 evaluations a trial"),
+        (
+            "train.report_every=50",
+            "an evaluation every 50 optimizer steps, and at the end, a trial",
+        ),
+    ],
+)
+def test_of_data_on_a_hub_the_evaluations_are_told(
+    override: str, told: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sweep, "--dry-run", "--set", "data.path=org/data", "--set", override) == 0
+    assert told in capsys.readouterr().out
+
+
 def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -70,6 +70,15 @@ class TrainConfig(Frozen):
         """Steps after which the model is evaluated, always including the last."""
         return _every(self.report_every, total)
 
+    def evaluations(self, samples: int | None) -> int | None:
+        """How often the model is evaluated; about so often if the number of samples is not known.
+
+        None if it is not, and decides: there are so many steps between two evaluations.
+        """
+        if samples is not None or self.steps:
+            return len(self.report_steps(self.total_steps(samples or 0)))
+        return math.ceil(1 / self.report_every) if self.report_every < 1 else None
+
     def log_steps(self, total: int) -> frozenset[int]:
         """Steps shown in the training curve: the first, every `log_every`, the last."""
         return _every(self.log_every, total) | {1}

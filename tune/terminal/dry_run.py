@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 from rich.table import Table
 
-from trainables.config import TrialConfig
+from trainables.config import TrainConfig, TrialConfig
 from trainables.files.storage import Location, join
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
@@ -128,10 +128,13 @@ def _estimate(
 ) -> list[str]:
     lines = []
     trials = planned_runs(config)
-    if samples is not None:
+    if samples is None:
+        told = _evaluations(points[0].train)
+        lines.append(f"estimate: {told} a trial; the rest is known once the data are tokenised")
+    else:
         steps = [point.train.total_steps(samples) for point in points]
         mean = sum(steps) / len(steps)
-        reports = len(points[0].train.report_steps(steps[0]))
+        reports = points[0].train.evaluations(samples)
         each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
         seen = trials * sum(each) / len(each)
         lines.append(
@@ -149,3 +152,10 @@ def _estimate(
     else:
         lines.append("estimate: time is known once a first trial of this sweep has run")
     return lines
+
+
+def _evaluations(train: TrainConfig) -> str:
+    """How often a trial is evaluated, where the number of samples is not known."""
+    if (count := train.evaluations(None)) is None:
+        return f"an evaluation every {train.report_every:g} optimizer steps, and at the end,"
+    return f"{'' if train.steps else 'about '}{count} evaluations"
