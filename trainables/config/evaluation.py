@@ -21,7 +21,7 @@ class EvalTask(Frozen):
         name: label in results; lets one task be used with several data files.
         metric: which one counts as accuracy; by default the first found of acc, exact_match, ....
         filter: which of the task's filters to read; by default its first.
-        num_fewshot, limit: override the suite's.
+        num_fewshot, limit: override the suite's; of a group, `limit` is that of each of its tasks.
         data_files: split to local JSONL or Parquet file, for a task with `dataset_path: json`.
     """
 
@@ -54,7 +54,8 @@ class EvalSuite(Frozen):
         retention: what the base already knows; forgetting is measured there.
         ood: shifts of the domain.
         task_dirs: folders with the user's own task YAMLs, searched before the harness's.
-        num_fewshot, limit: as in the harness; `limit` counts documents per task.
+        num_fewshot, limit: as in the harness; `limit` counts documents per task, of a group those
+            of each of its tasks.
         batch_size: sequences per forward pass; for likelihoods a budget of tokens, this many times
             the length of the longest request, taken as at least 64.
         chat_template: apply the tokenizer's, which prints no date but that of `chat_date`.
