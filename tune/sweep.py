@@ -29,7 +29,7 @@ from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
 from trainables.under_ray.tasks import as_task, inspect_on_worker
 from trainables.under_ray.trial import run_trial
-from tune.cluster.base_evaluation import have_base_evaluated
+from tune.cluster.base_evaluation import have_base_evaluated, time_of_evaluations
 from tune.cluster.memory_fit import memory_fit
 from tune.cluster.memory_kills import take_for_losses
 from tune.cluster.node_checks import (
@@ -225,6 +225,8 @@ class Sweep:
         folder = self._ledger.folder
         if not self._has_base:
             have_base_evaluated(self._config, folder, self._base_cache, hosts, self._cluster, tell)
+            if told := time_of_evaluations(self._config, self._ledger.base()):
+                tell(told)
         return self._ledger.base()
 
     def _look_inside(

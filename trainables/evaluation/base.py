@@ -82,7 +82,6 @@ def evaluate_base(
     Raises:
         UserError: every fault found in model, data and tasks.
     """
-    started = time.time()
     model = pinned(model)
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
     base, _ = shared_base(model)
@@ -105,6 +104,7 @@ def evaluate_base(
     folder = cache / key
     if folder.exists():
         return folder
+    started = time.time()  # what is loaded, or fetched, before is not evaluated
     evaluation = evaluator.evaluate(base)
     reference = (
         sample_reference(base, tokenizer, prompts, suite.kl_tokens, suite.batch_size, seed)

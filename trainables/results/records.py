@@ -270,6 +270,7 @@ class BaseRecord(Frozen):
         replayed_tokens: share of the learned tokens that is of `data.replay`; None in records of
             earlier versions.
         validation_samples: samples held out for the validation loss.
+        seconds: that its evaluation took; in records of earlier versions, loading it as well.
         sample: one of median length to look at; None in records of earlier versions.
         warnings: for example, that the base is at chance on a retention task.
     """

@@ -8,12 +8,16 @@ from pathlib import Path
 from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.folder import SweepFolder
+from trainables.results.records import BaseRecord
 from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in
 from tune.cluster.slots import HostPool, answering
 from tune.cluster.waiting import awaited
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker
+from tune.search.trials import largest_trial
+
+_LONG_S = 600.0
 
 
 def have_base_evaluated(
@@ -59,3 +63,17 @@ def have_base_evaluated(
         fault: UserError | None = awaited(answer, held, tell)
     if fault is not None:
         raise fault
+
+
+def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:
+    """What the evaluations of one trial will take, in words; None if that is not long."""
+    trains = [largest_trial(config, method).train for method in config.search.methods]
+    count = max(train.evaluations(base.train_samples) or 0 for train in trains)
+    seconds = count * base.seconds
+    if seconds <= _LONG_S:
+        return None
+    return (
+        f"a trial's {count} evaluations will take about {seconds / 60:.0f} minutes, each as long "
+        "as the base's; eval.limit, in a sweep of another name, or a larger train.report_every "
+        "lowers that"
+    )
