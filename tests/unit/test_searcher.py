@@ -248,6 +248,15 @@ def test_trials_that_all_run_out_of_memory_end_the_search() -> None:
     )
 
 
+def test_how_much_memory_was_left_does_not_tell_trials_apart() -> None:
+    searcher = searcher_of(sweep(trials=50, search={"full": {"learning_rate": RATES}}))
+    for left in ("1.9 GiB", "20.0 MiB", "512 KiB", "3.1 GiB", "7.5 MiB"):
+        assert searcher.cut_short_by is None
+        outcome = Outcome(status=TrialStatus.OUT_OF_MEMORY, reason=f"of which {left} is free")
+        searcher.trial_ended(ask(searcher).ended_as(outcome, 2.0))
+    assert searcher.cut_short_by == "failures"
+
+
 ONLY_Q: dict[str, Any] = {"rank": [2], "target_modules": [["q_proj"]]}
 
 
