@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from tempfile import mkdtemp
 from uuid import uuid4
@@ -53,5 +53,6 @@ def kill(ray: subprocess.Popen[bytes]) -> None:
     """SIGKILL to all processes of a head."""
     if ray.poll() is None:
         for process in (*psutil.Process(ray.pid).children(recursive=True), ray):
-            process.kill()
+            with suppress(psutil.NoSuchProcess):  # it has just ended by itself
+                process.kill()
         ray.wait()
