@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import psutil
@@ -10,6 +11,8 @@ from measured import by_step
 from tune.listeners import SweepListener
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from trainables.results.ledger import Ledger
     from trainables.results.records import Measurement, TrialRecord
 
@@ -24,22 +27,25 @@ ONE_TRIAL = (
 
 def kill_trial_processes() -> int:
     """SIGKILL to every trial process of this session's cluster; how many there were."""
-    found = [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.name().startswith("ray::Implicit")
-    ]
-    for process in found:
-        process.kill()
-    return len(found)
+    return sum(_kill(process) for process in _processes("ray::Implicit"))
 
 
 def host_processes() -> list[psutil.Process]:
-    return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.name().startswith("ray::SlotHost") and process.status() != psutil.STATUS_ZOMBIE
-    ]
+    return list(_processes("ray::SlotHost"))
+
+
+def _processes(name: str) -> Iterator[psutil.Process]:
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if process.name().startswith(name) and process.status() != psutil.STATUS_ZOMBIE:
+                yield process
+
+
+def _kill(process: psutil.Process) -> bool:
+    with suppress(psutil.NoSuchProcess):
+        process.kill()
+        return True
+    return False
 
 
 class Killer(SweepListener):
@@ -67,9 +73,7 @@ class HostKiller(SweepListener):
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         if measurement.step == self._step and not self.killed:
-            for process in host_processes():
-                process.kill()
-                self.killed += 1
+            self.killed = sum(_kill(process) for process in host_processes())
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         self.interrupted.append(record)
