@@ -28,13 +28,15 @@ def serving(name: str, config: TrialConfig, adapter: Mapping[str, Any] | None) -
         config: of the trial.
         adapter: content of `adapter_config.json`; None of a model that is whole.
     """
+    trusts = ["--trust-remote-code"] if config.model.trust_remote_code else []
     if adapter is None:
-        return _command("PATH")
+        return _command("PATH", *trusts)
     if reason := _reason_against(config, adapter):
         merged = f"vLLM may refuse this adapter ({reason}): export the trial with `--merge`, then"
-        return f"{merged}\n\n{_command('PATH')}"
+        return f"{merged}\n\n{_command('PATH', *trusts)}"
     base, revision = adapter["base_model_name_or_path"], adapter["revision"]
     options = [
+        *trusts,
         *(["--revision", revision] if revision else []),
         *(["--tokenizer", "PATH"] if config.model.has_own_tokenizer else []),
         "--enable-lora",

@@ -164,7 +164,8 @@ def test_smaller_evaluation_batches_measure_the_same(
         ),
         (
             "full, stage 2",
-            "try more resources.full.workers, a higher deepspeed.zero_stage, or offloading",
+            "try a shorter data.max_length, train.gradient_checkpointing: true, more "
+            "resources.full.workers, a higher deepspeed.zero_stage, offloading, or larger GPUs",
         ),
     ],
 )

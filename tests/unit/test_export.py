@@ -162,7 +162,12 @@ def test_an_adapter_that_vllm_refuses_is_served_merged(
 
 def test_an_exported_adapter_is_peft_s_and_its_card_has_it_served(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
-    model = ModelConfig(name="some/model", revision="c0ffee", chat_template="turns.jinja")
+    model = ModelConfig(
+        name="some/model",
+        revision="c0ffee",
+        chat_template="turns.jinja",
+        trust_remote_code=True,
+    )
     record_sweep(folder, trial(0, scores(0.5, 0.0), model=model, weights_dir="/gone/weights"))
     weights = Ledger(folder).folder.attempt(0, 1) / "weights"
     weights.mkdir(parents=True)
@@ -177,8 +182,8 @@ def test_an_exported_adapter_is_peft_s_and_its_card_has_it_served(tmp_path: Path
     assert json.loads((to / "adapter_config.json").read_text()) == saved | named
     text = ModelCard.load(to / "README.md").text
     assert (
-        "vllm serve some/model --revision c0ffee --tokenizer PATH --enable-lora --max-lora-rank 8 "
-        "--lora-modules tiny=PATH"
+        "vllm serve some/model --trust-remote-code --revision c0ffee --tokenizer PATH "
+        "--enable-lora --max-lora-rank 8 --lora-modules tiny=PATH"
     ) in text
     assert f"Written by Transformers {version('transformers')}: read it with" in text
     assert json.loads((to / "tokenizer_config.json").read_text())["tokenizer_class"] == (

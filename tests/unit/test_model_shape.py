@@ -11,6 +11,7 @@ import pytest
 
 from trainables.config import ModelConfig, ModelShape
 from trainables.files.locations import resolve
+from trainables.inputs import model_shape
 from trainables.inputs.model_shape import _FAMILIES, read_shape
 from trainables.process import memory
 
@@ -60,6 +61,18 @@ def test_of_no_family_is_attention_eager_by_default(family: str) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **SIZES))
     assert model.config._attn_implementation == "sdpa"
+
+
+def test_where_the_sweep_file_gives_the_shape_no_hub_is_asked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A head without a network would wait for it."""
+    asked: list[str] = []
+    monkeypatch.setattr(model_shape, "_fetched", lambda name, _: asked.append(name))
+    assert read_shape(ModelConfig(name="org/model", shape=SHAPE)) == SHAPE
+    assert asked == []
+    assert read_shape(ModelConfig(name="org/model")) is None
+    assert asked == ["org/model"]
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,16 @@ def test_unusable_rows_to_replay_are_left_out_too(turns: object, tmp_path: Path)
     assert fault.rule.endswith("2 of 3 rows (67%) cannot be learned")
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_few_rows_to_replay_are_found_whatever_comes_first(seed: int, tmp_path: Path) -> None:
+    """The share is that of all rows, and not of those up to the last that is wanted."""
+    general = chats(tmp_path, [SYSTEM] * 2 + [GOOD] * 3, "general.jsonl")
+    own = chats(tmp_path, [GOOD] * 3)
+    data = config(own, replay={"path": general, "share": 0.25, "messages": "messages"})
+    found = tokenize(data, of_bytes(TEMPLATE), seed=seed)
+    assert (found.replayed, found.replay_distinct) == (1, 1)
+
+
 def test_a_malformed_chat_template_is_a_fault_of_its_own(tmp_path: Path) -> None:
     fault = refused(config(chats(tmp_path, [GOOD] * 3)), "{% if %}")
     assert fault.rule.startswith("the model's chat template is no valid template: ")

@@ -165,7 +165,8 @@ def _usable(
             samples += len(made[-1].samples)
         except UnusableRow as error:
             unusable.append(error.at(index, location))
-    if faults := faults_of_most(unusable, len(made) + len(unusable)):
+    ran_out = samples < wanted  # else these are but the first of the rows
+    if ran_out and (faults := faults_of_most(unusable, len(made) + len(unusable))):
         raise UserError(faults)
     return made, unusable
 

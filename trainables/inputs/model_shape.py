@@ -49,12 +49,12 @@ def _found(model: ModelConfig) -> _Found:
     except ModuleNotFoundError:
         return _Found()
     if not is_local(location):
-        return _of_config(_of_hub(location, model.revision))
+        return _of_config(_of_hub(location, model.revision, may_fetch=model.shape is None))
     path = Path(location).expanduser()
     return _of_gguf(path) if path.suffix == ".gguf" else _of_config(path / _CONFIG)
 
 
-def _of_hub(name: str, revision: str | None) -> Path | None:
+def _of_hub(name: str, revision: str | None, may_fetch: bool) -> Path | None:
     """`config.json` of a hub model, fetched alone if the model is not on this machine yet."""
     from huggingface_hub import try_to_load_from_cache
 
@@ -62,7 +62,9 @@ def _of_hub(name: str, revision: str | None) -> Path | None:
         found = try_to_load_from_cache(name, _CONFIG, revision=revision)
     except ValueError:  # no hub has such names
         return None
-    return Path(found) if isinstance(found, str) else _fetched(name, revision)
+    if isinstance(found, str):
+        return Path(found)
+    return _fetched(name, revision) if may_fetch else None
 
 
 @lru_cache(maxsize=1)  # a hub that does not answer takes seconds, and a plan asks twice

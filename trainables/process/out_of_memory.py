@@ -99,15 +99,16 @@ def size_of(config: TrialConfig, error: BaseException) -> str:
 
 
 def out_of_memory(config: TrialConfig, tried: Sequence[str], error: BaseException) -> OutOfMemory:
-    """What a trial ends with that does not fit even at batches of one sample.
-
-    Under full fine-tuning it is the optimizer's states that fill the memory, not the sample.
-    """
-    remedy = "a shorter data.max_length, train.gradient_checkpointing: true, or larger GPUs"
+    """What a trial ends with that does not fit even at batches of one sample."""
+    remedies = ["a shorter data.max_length"]
+    if not config.train.gradient_checkpointing:
+        remedies.append("train.gradient_checkpointing: true")
     if config.method == "full":
-        remedy = "more resources.full.workers, a higher deepspeed.zero_stage, or offloading"
+        of_states = ("more resources.full.workers", "a higher deepspeed.zero_stage", "offloading")
+        remedies.extend(of_states)
     return OutOfMemory(
-        f"out of memory at {', then '.join(tried)}: {first_line(error)}; try {remedy}"
+        f"out of memory at {', then '.join(tried)}: {first_line(error)}; "
+        f"try {', '.join(remedies)}, or larger GPUs"
     )
 
 

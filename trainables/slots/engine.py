@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -65,8 +64,8 @@ class SlotEngine:
         self._layers = AdaptedLayers(self._targets)
         self._groups: dict[tuple[int, int], AdapterGroup] = {}
         self._slots: dict[Adapter, Slot] = {}
-        self._most_tokens = 0  # in a pass, while there are `_too_many` slots or more
-        self._too_many = sys.maxsize
+        self._most_tokens = 0  # in a pass, while there is a slot of `_short`
+        self._short: set[Adapter] = set()  # those that were busy as memory ran out
         self._largest_pass = 0
         self._dtype = getattr(torch, model.dtype)
         self._loss = PassLoss(self._base, self._autocast)
@@ -109,6 +108,7 @@ class SlotEngine:
     def leave(self, slot: Slot) -> None:
         """Free a slot, whatever the state of its trial."""
         del self._slots[slot.adapter]
+        self._short.discard(slot.adapter)
         key = _key(slot.adapter)
         rest = [adapter for adapter in self._groups[key].adapters if adapter is not slot.adapter]
         slot.adapter.let_go()  # else those that end in one step keep a matrix alive each
@@ -144,22 +144,23 @@ class SlotEngine:
         return due
 
     def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
-        """Halve the tokens per pass of so many slots; one that was alone ends with the error."""
+        """Halve the tokens per pass until all these have left; one alone ends with the error."""
         error = told(error)
         free_memory()
         if len(slots) == 1:
             self.leave(slots[0])
             return [Ended(slots[0], error=error)]
         self._most_tokens = self._tokens_of([slot.adapter for slot in slots]) // 2
-        self._too_many = min(self._too_many, len(self._slots))
+        self._short = set(self._slots)
         _LOG.warning("memory runs out: passes of at most %d tokens for now", self._most_tokens)
         for slot in slots:  # the aborted pass has left partial gradients
             slot.restart_step()
         return []
 
     def _may_share_a_pass(self, adapters: Sequence[Adapter]) -> bool:
-        unlimited = len(self._slots) < self._too_many
-        return unlimited or len(adapters) == 1 or self._tokens_of(adapters) <= self._most_tokens
+        if not self._short or len(adapters) == 1:
+            return True
+        return self._tokens_of(adapters) <= self._most_tokens
 
     def _tokens_of(self, adapters: Sequence[Adapter]) -> int:
         """Tokens of a pass of these adapters, padding included."""

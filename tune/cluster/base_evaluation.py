@@ -66,14 +66,20 @@ def have_base_evaluated(
 
 
 def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:
-    """What the evaluations of one trial will take, in words; None if that is not long."""
-    trains = [largest_trial(config, method).train for method in config.search.methods]
-    count = max(train.evaluations(base.train_samples) or 0 for train in trains)
-    seconds = count * base.seconds
+    """What the evaluations of one trial will take, in words; None if that is not long.
+
+    The base's was made by one process; a trial's workers share theirs.
+    """
+    took = []
+    for method in config.search.methods:
+        trial = largest_trial(config, method)
+        count = trial.train.evaluations(base.train_samples) or 0
+        took.append((count * base.seconds / trial.workers, count, method))
+    seconds, count, method = max(took)
     if seconds <= _LONG_S:
         return None
     return (
-        f"a trial's {count} evaluations will take about {seconds / 60:.0f} minutes, each as long "
-        "as the base's; eval.limit, in a sweep of another name, or a larger train.report_every "
-        "lowers that"
+        f"the {count} evaluations of a {method} trial will take up to about {seconds / 60:.0f} "
+        "minutes, as the base's did; eval.limit, in a sweep of another name, or a larger "
+        "train.report_every lowers that"
     )
