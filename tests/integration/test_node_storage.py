@@ -54,6 +54,7 @@ if sys.argv[2:]:  # as if it had joined after all were asked
     options = ["--address", cluster.address, "--output-dir", str(folder), *sys.argv[2:]]
     print("ended with", main(["quickstart", *options]))
     print(list(folder.glob("*")), flush=True)
+    cluster.shutdown()
     os._exit(0)
 with ray_cluster(cluster.address):
     tasks = folder / "tasks"
