@@ -142,7 +142,7 @@ def test_how_long_a_trial_is_evaluated_is_told_at_the_first_start(
         config, told = load(f"budget.trials={trials}", "sampler=random", LORA), Told()
         trial = fake_sweep.fake_trial
         Sweep(config, tmp_path / "sweep", base_cache, trainable=trial).run([told])
-        said.append([line for line in told.lines if "evaluations will take" in line])
+        said.append([line for line in told.lines if "lora trial will take up to" in line])
     assert [len(lines) for lines in said] == [1, 0]
 
 
