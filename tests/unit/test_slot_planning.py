@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 from builders import trial_config
+from ray import cloudpickle
 from sweep_files import edited
 
 from trainables.config import LoraConfig
 from trainables.slots.eligibility import reason_against
 from trainables.slots.host import UNKNOWN, SlotHost
-from trainables.slots.speed import Speed, best
+from trainables.slots.speed import Speed, best, may_pay
+from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.slots import (
     HostPool,
     beside_hosts,
@@ -25,6 +30,8 @@ from tune.cluster.slots import (
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import max_concurrent
 from tune.search.space import largest_point, lora_config
+
+PROJECT = Path(__file__).parents[2]
 
 
 def config(**changes: Any) -> SweepConfig:
@@ -81,6 +88,21 @@ def test_slots_that_take_long_to_start_are_fewer(slot_seconds: float, expected: 
     assert best(speeds, 6000, slot_seconds) == expected
 
 
+@pytest.mark.parametrize(
+    ("slot_seconds", "expected"),
+    [
+        (0.0, True),  # 40 seconds become 20 at best
+        (2.5, True),  # 40 + 10 become 20 + 20
+        (5.0, False),  # 40 + 20, and 20 + 40
+    ],
+)
+def test_more_slots_are_measured_only_if_they_may_pay(slot_seconds: float, expected: bool) -> None:
+    seconds = {1: 100, 2: 60, 4: 40}
+    speeds = [Speed(slots, 6000 / taken, 0) for slots, taken in seconds.items()]
+    assert may_pay(8, speeds, 6000, slot_seconds) == expected
+    assert may_pay(1, [], 6000, slot_seconds)
+
+
 @pytest.mark.parametrize(("cpus", "seconds"), [(1000.0, 3.0), (2.0, 6.0)])
 def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
     cpus: float, seconds: float, monkeypatch: pytest.MonkeyPatch
@@ -93,6 +115,16 @@ def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
     monkeypatch.setattr("os.cpu_count", lambda: 4)
     assert pool._measured(trial_config(), samples=100) == 1
     assert asked[-1] == seconds
+
+
+def test_what_a_trial_s_process_takes_to_start_is_with_its_imports() -> None:
+    """Ray sends a task without the module that it is in, as here."""
+    task = cloudpickle.dumps(trial_process_seconds._function)
+    code = (
+        "import sys; from ray import cloudpickle; cloudpickle.loads(sys.stdin.buffer.read())(); "
+        "sys.exit('trainables.under_ray.trial' not in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], input=task, check=True, cwd=PROJECT)
 
 
 def test_the_probe_is_of_the_largest_adapter() -> None:

@@ -15,7 +15,7 @@ import torch
 from trainables.config import TrialConfig
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
 from trainables.slots.engine import SlotEngine
-from trainables.slots.speed import Speed, best
+from trainables.slots.speed import Speed, best, may_pay
 from trainables.training.measuring import peak_bytes
 from trainables.training.reporter import ListReporter
 
@@ -47,6 +47,8 @@ def probe(
     try:
         for count in _doublings(most):
             if _would_not_fit(speeds, trial.gpus_per_worker):
+                break
+            if not may_pay(count, speeds, passes, slot_seconds):
                 break
             while len(engine.slots) < count:
                 engine.join(trial, ListReporter())

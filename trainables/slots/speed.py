@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 # Doubling must pay off: its cost in each trial's latency is certain, its gain only measured.
 _LEAST_GAIN = 1.05
@@ -45,3 +45,14 @@ def best(speeds: Sequence[Speed], passes: int, slot_seconds: float) -> int:
         if seconds(chosen) > _LEAST_GAIN * seconds(speed):
             chosen = speed
     return chosen.slots
+
+
+def may_pay(slots: int, speeds: Sequence[Speed], passes: int, slot_seconds: float) -> bool:
+    """Whether `best` could choose this many: it would if the pass took no longer than the last."""
+    if not speeds:
+        return True
+    last = speeds[-1]
+    ideal = replace(
+        last, slots=slots, passes_per_second=last.passes_per_second * slots / last.slots
+    )
+    return best([*speeds, ideal], passes, slot_seconds) == slots

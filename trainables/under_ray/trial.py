@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 import traceback
 from pathlib import Path
 from typing import Any
@@ -114,9 +113,3 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
 
 def _is_in_slot(trial: TrialConfig, slot_hosts: SlotHosts | None) -> bool:
     return slot_hosts is not None and not reason_against(trial)
-
-
-@ray.remote(num_cpus=0)
-def trial_process_seconds() -> float:
-    """CPU seconds that a trial's process takes to start up, with all that this module imports."""
-    return time.process_time()

@@ -18,7 +18,7 @@ from trainables.config import TrialConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
-from trainables.under_ray.trial import trial_process_seconds
+from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
 from tune.cluster.waiting import awaited
 from tune.config.sweep_config import SweepConfig
