@@ -14,6 +14,7 @@ from trainables.inputs.data import TokenizedData
 from trainables.metric_keys import (
     EVAL_SECONDS,
     GPU_HOURS,
+    MAX_RESERVED,
     TOKENS_PER_SECOND,
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
@@ -97,3 +98,20 @@ def test_a_resumed_training_goes_on_counting(clock: Clock) -> None:
     assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (70.0, 20.0)
     assert measured[TOKENS_PER_SECOND] == 7000 / 70 / 2
     assert measured[GPU_HOURS] == pytest.approx(90 / 3600 * 8)
+
+
+def test_a_resumed_training_s_peak_is_the_highest_of_all_its_attempts(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def peak_after(carried: dict[str, Any], gib: int) -> float:
+        monkeypatch.setattr(measuring, "peak_bytes", lambda: gib << 30)
+        second = started()
+        second.restore(carried)
+        clock.now += 30
+        return costs(second, step=2, tokens=7000)[MAX_RESERVED]
+
+    monkeypatch.setattr(measuring, "peak_bytes", lambda: 70 << 30)
+    carried = started().carry()
+    assert (peak_after(carried, 20), peak_after(carried, 80)) == (70, 80)
+    del carried["peak_bytes"]  # as an older version's
+    assert peak_after(carried, 20) == 20

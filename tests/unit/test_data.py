@@ -17,6 +17,7 @@ from jinja2 import TemplateError
 from pydantic import ValidationError
 
 from trainables.config import DataConfig, ModelConfig
+from trainables.config.evaluation import MOST_KL_PROMPTS
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.chats import Example
@@ -417,7 +418,18 @@ def test_rows_for_validation_of_their_own_leave_all_others_to_train(tmp_path: Pa
     tokenized = tokenize(data, Characters(), seed=0)
     assert len(tokenized.train) == len(ROWS)
     assert texts(tokenized.validation) == [(1, ord("q"), ord("a"), 0)]
-    assert tokenized.prompts == ["q"]
+
+
+def test_prompts_are_of_held_out_rows_and_then_of_others_where_those_are_few(
+    tmp_path: Path,
+) -> None:
+    rows = [{"prompt": f"q{number}", "completion": "a"} for number in range(MOST_KL_PROMPTS + 10)]
+    data = config(jsonl(tmp_path, rows), validation_fraction=4 / len(rows))
+    tokenized = tokenize(data, Characters(), seed=0)
+    held_out = {bytes(s["input_ids"][1:-2]).decode() for s in tokenized.validation}
+    assert set(tokenized.prompts[:4]) == held_out
+    assert len(held_out) == 4
+    assert len(set(tokenized.prompts)) == MOST_KL_PROMPTS
 
 
 def test_templates_are_checked_against_validation_rows_too(tmp_path: Path) -> None:
@@ -647,7 +659,7 @@ def test_data_to_replay_make_up_their_share_of_the_samples(tmp_path: Path) -> No
         tokenized = tokenize(data, Characters(), seed)
         assert len(tokenized.validation) == 2
         assert {sample["input_ids"][1] for sample in tokenized.validation} == {ord("q")}
-        assert tokenized.prompts == ["q", "q"]
+        assert tokenized.prompts == ["q"] * 10
         assert tokenized.replayed == len(tokenized.train) - 8
         return [chr(sample["input_ids"][-2]) for sample in tokenized.train]
 

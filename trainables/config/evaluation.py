@@ -11,6 +11,7 @@ from trainables.config.frozen import Frozen
 Role = Literal["in_domain", "retention", "ood"]
 ROLES: tuple[Role, ...] = ("in_domain", "retention", "ood")
 GENERAL_TEXT_TOKENS = 512  # where documents of `general_text` are cut
+MOST_KL_PROMPTS = 1000
 
 
 class EvalTask(Frozen):
@@ -64,7 +65,8 @@ class EvalSuite(Frozen):
         general_text: text (one document a line) or JSONL with a `text`; its cross-entropy is the LM
             drift. None: not measured.
         kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from
-            the base after each, on which KL drift is measured. 0 prompts: not measured.
+            the base after each, on which KL drift is measured. Prompts of held-out rows come first,
+            then those trained on. 0 prompts: not measured.
     """
 
     in_domain: Tasks = Field(min_length=1)
@@ -77,7 +79,7 @@ class EvalSuite(Frozen):
     chat_template: bool = False
     system_instruction: str | None = None
     general_text: str | None = None
-    kl_prompts: int = Field(default=16, ge=0)
+    kl_prompts: int = Field(default=16, ge=0, le=MOST_KL_PROMPTS)
     kl_tokens: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")

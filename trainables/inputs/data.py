@@ -10,6 +10,7 @@ from itertools import cycle, islice
 from typing import Any, NamedTuple, TypedDict
 
 from trainables.config import DataConfig
+from trainables.config.evaluation import MOST_KL_PROMPTS
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
 from trainables.inputs.chats import Example, answers_in
@@ -36,7 +37,7 @@ class TokenizedData:
     Attributes:
         train, validation: samples; those of a row are in the same split.
         skipped: number of samples to train on that were longer than `max_length` and left out.
-        prompts: texts before completions, of the rows held out if there are any.
+        prompts: texts before completions, of held-out rows first; no more than KL drift may take.
         replayed: how many of the training samples, the last ones, are of `data.replay`.
         replay_distinct: how many of these there are before they are repeated.
         replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
@@ -117,7 +118,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         train=samples,
         validation=validation.samples,
         skipped=train.longer,
-        prompts=validation.prompts or train.prompts,
+        prompts=[*validation.prompts, *train.prompts][:MOST_KL_PROMPTS],
         replayed=len(replayed.samples),
         replay_distinct=replayed.distinct,
         replay_skipped=replayed.longer,

@@ -62,6 +62,7 @@ class Measuring(TrainerCallback):
         self._samples = len(tokenized.train)
         self._evaluation_seconds = 0.0
         self._earlier_seconds = 0.0
+        self._earlier_peak = 0
         self._started = time.perf_counter()
         self._gathered: dict[str, float] = {}
         self.last: Measurement | None = None
@@ -81,6 +82,7 @@ class Measuring(TrainerCallback):
             "gathered": self._gathered,
             "evaluation_seconds": self._evaluation_seconds,
             "seconds": self._elapsed(),
+            "peak_bytes": self._peak_bytes(),
         }
 
     def restore(self, carried: dict[str, Any]) -> None:
@@ -89,6 +91,7 @@ class Measuring(TrainerCallback):
         self._gathered = dict(carried["gathered"])
         self._evaluation_seconds = carried["evaluation_seconds"]
         self._earlier_seconds = carried["seconds"]
+        self._earlier_peak = carried.get("peak_bytes", 0)  # older versions' checkpoints lack it
 
     def charge_evaluation(self, seconds: float) -> None:
         """Count this time as evaluation."""
@@ -190,12 +193,15 @@ class Measuring(TrainerCallback):
     def _elapsed(self) -> float:
         return self._earlier_seconds + time.perf_counter() - self._started
 
+    def _peak_bytes(self) -> int:
+        """Of all attempts; 0 where many trials train in a process: no part is one trial's."""
+        return max(self._earlier_peak, peak_bytes()) if self._has_own_process else 0
+
     def _costs(self, state: TrainerState) -> dict[str, float]:
         elapsed = self._elapsed()
         training = elapsed - self._evaluation_seconds
         workers = self._config.workers
-        # In a process that trains many trials together, no part of the memory is one trial's.
-        memory = {metric_keys.MAX_RESERVED: peak_bytes() / 2**30} if self._has_own_process else {}
+        memory = {metric_keys.MAX_RESERVED: peak / 2**30} if (peak := self._peak_bytes()) else {}
         return memory | {
             metric_keys.TRAIN_SECONDS: training,
             metric_keys.EVAL_SECONDS: self._evaluation_seconds,
