@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from trainables.errors import UserError
 from trainables.evaluation import base as base_evaluation
@@ -18,11 +21,11 @@ from trainables.under_ray.tasks import evaluate_base_on_worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.integration
+MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 FEW = ("eval.retention=[list_last]", "eval.ood=[]", "eval.limit=12", "eval.general_text=null")
 OBJECTIVE = "objectives=[{metric: in_domain/acc_mean, mode: max}]"
 
@@ -93,6 +96,24 @@ def test_a_chat_template_that_replayed_chats_lack_is_named(
     (fault,) = caught.value.faults
     assert fault.field == "data.replay"
     assert fault.rule.endswith("has no chat template")
+
+
+def test_a_token_that_the_model_has_no_embedding_of_is_named(
+    evaluate: Callable[..., Path], tmp_path: Path
+) -> None:
+    model = f"model.name={shutil.copytree(MODEL, tmp_path / 'model')}"
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(tmp_path / "model")
+    assert evaluate(model).exists()  # nothing uses it yet
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "max 4 7 =", "completion": " <new>"}) + "\n")
+    with pytest.raises(UserError, match=rf"token {len(tokenizer) - 1} \(<new>\) is used"):
+        evaluate(model, f"data.path={rows}", "data.validation_path=null")
+    tokenizer.pad_token = "<new>"
+    tokenizer.save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"\(<new>\) is used"):
+        evaluate(model)
 
 
 @pytest.mark.usefixtures("cluster")

@@ -215,6 +215,12 @@ def test_every_micro_batch_fills_the_batch(
         (MemoryError(), True),
         (EvaluationOutOfMemory("step 3"), True),
         (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (
+            RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate`"),
+            True,
+        ),
+        (RuntimeError("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED"), False),
+        (RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED"), True),
         (RuntimeError("NCCL error: unhandled cuda error, Cuda failure 2 'out of memory'"), True),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to"), True),
         (RuntimeError("mat1 and mat2 shapes cannot be multiplied"), False),

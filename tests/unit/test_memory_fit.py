@@ -302,9 +302,14 @@ def test_the_driver_of_the_graphics_card_is_asked(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert gpu_bytes() is None
+    assert gpu_bytes(2) is None
     program = tmp_path / "nvidia-smi"
     program.write_text("#!/bin/sh\necho 81559\necho 24564\n")
     program.chmod(0o755)
     assert os.access(program, os.X_OK)
-    assert gpu_bytes() == 24564 << 20
+    assert gpu_bytes(2) == 24564 << 20
+    assert gpu_bytes(1) == 81559 << 20  # Ray was started with CUDA_VISIBLE_DEVICES, and has one
+    assert gpu_bytes(0) is None
+    monkeypatch.setattr("trainables.under_ray.granted_gpus._ASK_DRIVER_TIMEOUT_S", 0.1)
+    program.write_text("#!/bin/sh\nwhile :; do :; done\n")
+    assert gpu_bytes(2) is None

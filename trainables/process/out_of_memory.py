@@ -16,8 +16,13 @@ from trainables.process.memory import with_eval_batch, with_micro_batch
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
-# CUDA and HIP, cuBLAS and cuDNN, NCCL ("Cuda failure 2 'out of memory'"), torch's CPU allocator.
-_MESSAGE = re.compile(r"out of memory|_ALLOC_FAILED|can(?:'|no)t allocate memory", re.IGNORECASE)
+# CUDA and HIP; cuBLAS and cuDNN, whose handles take memory too; NCCL ("Cuda failure 2 'out of
+# memory'"); torch's CPU allocator.
+_MESSAGE = re.compile(
+    r"out of memory|_ALLOC(?:ATION)?_FAILED|_NOT_INITIALIZED when calling .?cu(?:blas|dnn)Create"
+    r"|can(?:'|no)t allocate memory",
+    re.IGNORECASE,
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

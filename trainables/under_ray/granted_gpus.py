@@ -48,13 +48,16 @@ def ask_nvidia_smi(field: str) -> list[str]:
     program = shutil.which("nvidia-smi")
     if program is None:
         return []
-    done = subprocess.run(  # noqa: S603 - a fixed command
-        [program, f"--query-gpu={field}", "--format=csv,noheader,nounits"],
-        capture_output=True,
-        text=True,
-        timeout=_ASK_DRIVER_TIMEOUT_S,
-        check=False,
-    )
+    try:
+        done = subprocess.run(  # noqa: S603 - a fixed command
+            [program, f"--query-gpu={field}", "--format=csv,noheader,nounits"],
+            capture_output=True,
+            text=True,
+            timeout=_ASK_DRIVER_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return []
     return done.stdout.split() if done.returncode == 0 else []
 
 

@@ -113,12 +113,13 @@ def _is_seen(location: str, name: str) -> bool:
 def this_node() -> NodeReport:
     """The report of this process's node."""
     autoscaler = configuration(ray.get_runtime_context().gcs_address)
+    resources = _resources()
     return NodeReport(
         address=ray.util.get_node_ip_address(),
         ray=ray.__version__,
         python=platform.python_version(),
-        gpu_bytes=gpu_bytes(),
-        gpu_types=gpu_types(_resources()),
+        gpu_bytes=gpu_bytes(int(resources.get("GPU", 0))),
+        gpu_types=gpu_types(resources),
         most_workers=most_workers(autoscaler),
         worker_types=worker_types(autoscaler),
     )
@@ -130,7 +131,10 @@ def _resources() -> dict[str, float]:
     return next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
 
 
-def gpu_bytes() -> int | None:
-    """Bytes of this node's smallest GPU, from NVIDIA's driver, so a GPU in use need not be free."""
+def gpu_bytes(count: int) -> int | None:
+    """Bytes of the smallest of this node's `count` largest GPUs, in use or not; None if not known.
+
+    The driver tells of all GPUs, but not which of them Ray was started with.
+    """
     sizes = [int(size) << 20 for size in ask_nvidia_smi("memory.total") if size.isdigit()]
-    return min(sizes, default=None)
+    return min(sorted(sizes, reverse=True)[:count], default=None)
