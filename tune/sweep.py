@@ -41,7 +41,7 @@ from tune.cluster.node_checks import (
     worker_types,
 )
 from tune.cluster.node_cleanup import clear_nodes
-from tune.cluster.slots import HostPool, beside_hosts
+from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
 from tune.config.preflight import check_metrics, paths_of_trials
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
@@ -135,13 +135,14 @@ class Sweep:
         check_resources(self._config, self._cluster, nodes_up(), worker_types(self._nodes))
         resized = self._memory.check(self._config, self._has_base)
         make_trial, tell = self._trial_maker(self._config.name), partial(_tell, listeners)
+        left = with_trials_left(self._config, self._finished)
         if warning := warning_of_driver():
             tell(f"warning: {warning}")
         for line in self._earlier.warm_start_in_words():
             tell(line)
         with (
             StopRequest(self._beside_driver) as request,
-            HostPool(self._config, self._cluster, make_trial, self._beside_driver, tell) as hosts,
+            HostPool(left, self._cluster, make_trial, self._beside_driver, tell) as hosts,
         ):
             base = self._evaluate_base(hosts, tell)
             if base.revision is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import pickle
 import weakref
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -15,6 +17,8 @@ from chosen_scores import OBJECTIVE
 from trainables.errors import EvaluationFailed, OutOfMemory
 from trainables.evaluation.evaluator import Evaluator
 from trainables.files.storage import open_storage
+from trainables.inputs.data import training_order
+from trainables.inputs.tokenized import inputs_of
 from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
 from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost, _Guest
@@ -247,10 +251,40 @@ def test_a_probe_neither_sees_nor_touches_a_trial_of_its_number(make_trial: Make
     assert after == before
 
 
+def test_a_probe_s_passes_are_padded_as_on_average(
+    make_trial: MakeTrial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each slot has samples of its own, as those that have joined at different times."""
+    file = tmp_path / "rows.jsonl"
+    rows = [{"prompt": "max", "completion": " 4" * (1 + 2 ** (n % 6))} for n in range(60)]
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    data = {"path": str(file), "prompt": "{{ prompt }}", "completion": "{{ completion }}"}
+    train = {"steps": 40, "report_every": 40, "batch_size": 2, "micro_batch_size": 1}
+    trial = make_trial(train=train, data=data | {"validation_path": None})
+    widths: list[tuple[int, int]] = []
+    run = SlotEngine._pass
+
+    def spied(engine: SlotEngine, slots: Any, parts: Any, samples: Any = None) -> Any:
+        if samples is None:
+            own = [sample for slot in slots for sample in slot.micro_batch()]
+            widths.append((len(slots), max(len(sample["input_ids"]) for sample in own)))
+        return run(engine, slots, parts, samples)
+
+    monkeypatch.setattr(SlotEngine, "_pass", spied)
+    asyncio.run(SlotHost().probe(trial.model_dump(mode="json"), 4, 100, 0.0))
+    _, tokenized = inputs_of(trial)
+    lengths = [len(sample["input_ids"]) for sample in tokenized.train]
+    orders = [training_order(len(lengths), 80, trial.seed + slot) for slot in range(4)]
+    for count in (1, 2, 4):
+        of_steps = [max(lengths[order[2 * step]] for order in orders[:count]) for step in range(32)]
+        nearest = min(of_steps, key=lambda width: abs(width - fmean(of_steps)))
+        assert {width for slots, width in widths if slots == count} == {nearest}
+
+
 def test_a_probe_where_not_even_one_slot_fits_finds_nothing(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(engine: SlotEngine, count: int, longest: bool = False) -> float:
+    def nothing(engine: SlotEngine, count: int, step: int | None) -> float:
         raise torch.OutOfMemoryError("no more")
 
     monkeypatch.setattr(SlotEngine, "time_pass", nothing)

@@ -44,7 +44,10 @@ class Engine:
         self._gpu.used += _SLOT
         self._gpu.reserve(max(self._gpu.reserved, self._gpu.used))
 
-    def time_pass(self, count: int, longest: bool = False) -> float:
+    def typical_step(self, count: int) -> int:
+        return 0
+
+    def time_pass(self, count: int, step: int | None) -> float:
         return 1.0
 
     def clear(self) -> None:
@@ -84,7 +87,10 @@ class Shared:
     def join(self, *_: Any) -> None:
         self.slots.append(None)
 
-    def time_pass(self, count: int, longest: bool = False) -> float:
+    def typical_step(self, count: int) -> int:
+        return 0
+
+    def time_pass(self, count: int, step: int | None) -> float:
         self.passes += 1
         others = 1.0 + min(1.0, self.passes / 20)
         return 0.1 * (1 + 0.25 * count) * others

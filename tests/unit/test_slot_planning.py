@@ -16,6 +16,7 @@ from ray import cloudpickle
 from sweep_files import edited
 
 from trainables.config import LoraConfig
+from trainables.results.records import TrialRecord
 from trainables.slots.eligibility import reason_against
 from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best, may_pay
@@ -26,6 +27,7 @@ from tune.cluster.slots import (
     hosts_that_fit,
     hosts_to_start,
     hosts_up,
+    with_trials_left,
 )
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import max_concurrent
@@ -125,6 +127,42 @@ def test_what_a_trial_s_process_takes_to_start_is_with_its_imports() -> None:
         "sys.exit('trainables.under_ray.trial' not in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], input=task, check=True, cwd=PROJECT)
+
+
+@pytest.mark.parametrize(
+    ("searched", "repeated", "left"),
+    [(0, 0, 40), (30, 0, 15), (38, 0, 15), (40, 13, 2), (40, 15, 1)],
+)
+def test_hosts_are_for_the_trials_that_are_still_to_run(
+    searched: int, repeated: int, left: int
+) -> None:
+    sweep = config(budget__trials=40, confirm={"top_k": 3, "seeds": 5})
+    done = [
+        TrialRecord(config=trial_config(), params={}, confirms=confirms, started=0)
+        for confirms in [None] * searched + [0] * repeated
+    ]
+    assert with_trials_left(sweep, done).budget.trials == left
+
+
+@pytest.mark.parametrize(
+    ("trials", "hosts", "most"), [(12, 8, 2), (20, 8, 3), (16, 8, 2), (3, 8, 1)]
+)
+def test_as_many_slots_are_tried_as_a_host_may_get_trials(
+    trials: int, hosts: int, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+    probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
+    sweep = config(budget__trials=trials)
+    pool = HostPool(sweep, {"CPU": 16.0}, lambda *point: trial_config(), {}, lambda line: None)
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * hosts, 1.0
+    monkeypatch.setattr("ray.get", lambda answer: answer)
+    assert pool._measured(trial_config(), samples=100) == 1
+    assert asked[1] == most
+
+
+def test_without_repeats_one_host_is_left_at_the_end() -> None:
+    done = [TrialRecord(config=trial_config(), params={}, started=0)] * 40
+    assert with_trials_left(config(budget__trials=40, confirm=None), done).budget.trials == 1
 
 
 def test_the_probe_is_of_the_largest_adapter() -> None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from trainables.slots.loss import PassLoss
 from trainables.slots.slot import Slot
 from trainables.training.reporter import Reporter
 
+_STEPS_SEEN = 32  # by the probe, of each slot
 _LOG = logging.getLogger(__name__)
 
 
@@ -167,16 +169,33 @@ class SlotEngine:
         samples = [s for adapter in adapters for s in self._slots[adapter].micro_batch()]
         return len(samples) * max(len(sample["input_ids"]) for sample in samples)
 
-    def time_pass(self, count: int, longest: bool = False) -> float:
+    def typical_step(self, count: int) -> int:
+        """The step at which the first `count` slots' samples are padded as much as on average.
+
+        Of the first few steps, and if all are at the same one; all must have as many rows.
+        """
+        slots = self.slots[:count]
+        widths: list[int] = []
+        for step in range(min(_STEPS_SEEN, slots[0].args.max_steps)):
+            for slot in slots:
+                slot.go_to(step)
+            samples = [sample for slot in slots for sample in slot.micro_batch()]
+            widths.append(max(len(sample["input_ids"]) for sample in samples))
+        mean = fmean(widths)
+        return min(range(len(widths)), key=lambda step: abs(widths[step] - mean))
+
+    def time_pass(self, count: int, step: int | None) -> float:
         """Train `count` slots for one pass and optimizer step; returns the seconds it took.
 
-        `longest`: on the first one's longest samples, which take the most memory; all must have as
-            many rows.
+        `step`: of which each takes the samples; None for the first one's longest, which take the
+            most memory; all must have as many rows.
         """
+        for slot in self.slots[:count]:
+            slot.go_to(step or 0)
         started = time.perf_counter()
         parts, *_ = _passes(list(self._groups.values()), lambda adapters: len(adapters) <= count)
         slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
-        self._pass(slots, parts, slots[0].longest_micro_batch() if longest else None)
+        self._pass(slots, parts, slots[0].longest_micro_batch() if step is None else None)
         for slot in slots:
             slot.optimizer.clip(1.0)
             slot.optimizer.torch.step()

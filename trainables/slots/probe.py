@@ -1,4 +1,4 @@
-"""Choosing the number of slots by measuring training speed on the trial's own batches.
+"""Choosing the number of slots by measuring training speed on the trial's own samples.
 
 A machine that others use is slower in one second than in the next, by more than a slot gains.
 Hence each number of slots is compared with the one before pass by pass, in pairs.
@@ -51,7 +51,9 @@ def probe(
             if not may_pay(count, speeds, passes, slot_seconds):
                 break
             while len(engine.slots) < count:
-                engine.join(trial, ListReporter())
+                # Trials of a sweep are at different steps, hence pad each other's samples.
+                other = trial.model_copy(update={"seed": trial.seed + len(engine.slots)})
+                engine.join(other, ListReporter())
             speeds.append(
                 Speed(count, _passes_per_second(engine, count, speeds[-1:]), peak_bytes())
             )
@@ -89,12 +91,13 @@ def _timed(engine: SlotEngine, counts: Sequence[int]) -> list[list[float]]:
     That is of the longest samples, for the memory that they take. Each further round goes the other
     way, so that a machine that slows down favours none of them.
     """
+    steps = {count: engine.typical_step(count) for count in counts}
     for count in counts:
-        engine.time_pass(count, longest=True)
+        engine.time_pass(count, None)
     rounds: list[list[float]] = []
     while len(rounds) < _REPEATS or sum(map(sum, rounds)) < _SECONDS:
         way = counts if len(rounds) % 2 else counts[::-1]
-        seconds = {count: engine.time_pass(count) for count in way}
+        seconds = {count: engine.time_pass(count, steps[count]) for count in way}
         rounds.append([seconds[count] for count in counts])
     return rounds
 

@@ -125,6 +125,11 @@ class Slot:
         start = self._micro_batches_done * size
         return batch[start : start + size]
 
+    def go_to(self, step: int) -> None:
+        """Have that step's samples next."""
+        self.state.global_step = step
+        self._labelled_tokens = None
+
     def longest_micro_batch(self) -> list[Sample]:
         """The longest samples that it trains on, as many as in a pass."""
         size = self.trial.train.micro_batch_size

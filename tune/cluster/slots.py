@@ -16,6 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from trainables.config import TrialConfig
 from trainables.errors import Fault, UserError, first_line
+from trainables.results.records import TrialRecord
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
@@ -48,7 +49,7 @@ class HostPool:
     They start as soon as they have work (the base's evaluation) and end with the context.
 
     Args:
-        config: the sweep.
+        config: the sweep; its budget is what is still to run.
         cluster: resources of the cluster by kind.
         make_trial: the sweep's function that configures a trial.
         waiting: what a trial in a slot reserves for its own process.
@@ -175,7 +176,7 @@ class HostPool:
         cpus = min(os.cpu_count() or 1, self._cluster["CPU"])
         process_seconds = ray.get(self._process_seconds) * hosts / cpus
         costs = steps * trial.accumulation_steps, process_seconds
-        most = max(1, at_once(self._config) // hosts)
+        most = math.ceil(at_once(config) / hosts)
         speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
         if not speeds:  # trials then halve their micro-batches
             self._warn(f"{hosts} hosts of 1 slot: memory runs out at the largest trial's batch")
@@ -242,6 +243,15 @@ def _workers_beside(
                 after[hosts + here] = min(workers + more, after.get(hosts + here, sys.maxsize))
         fewest = after
     return fewest
+
+
+def with_trials_left(config: SweepConfig, finished: Sequence[TrialRecord]) -> SweepConfig:
+    """The sweep whose budget is the trials that it still has to run; repeats come after them."""
+    confirm, repeats = config.confirm, sum(record.confirms is not None for record in finished)
+    searched = len(finished) - repeats
+    wanted = confirm.top_k * confirm.seeds if confirm else 0
+    left = max(1, config.budget.trials - searched, wanted - repeats)
+    return config.model_copy(update={"budget": config.budget.model_copy(update={"trials": left})})
 
 
 def at_once(config: SweepConfig) -> int:
