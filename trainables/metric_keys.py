@@ -80,7 +80,7 @@ METRICS: dict[str, Metric] = {
     EVAL_BATCH_SIZE: Metric(
         "samples", "none", "of an evaluation; below eval.batch_size where memory ran out"
     ),
-    TRAIN_SECONDS: Metric("s", "min", "time spent in training steps", adds_up=True),
+    TRAIN_SECONDS: Metric("s", "min", "time spent training, with its checkpoints", adds_up=True),
     EVAL_SECONDS: Metric("s", "min", "time spent evaluating", adds_up=True),
     GPU_HOURS: Metric("GPU h", "min", "GPUs held times wall-clock", adds_up=True),
     TRAINABLE_PARAMETERS: Metric("parameters", "none", "parameters the optimizer updates"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -504,3 +505,29 @@ def test_a_pass_for_the_memory_that_it_takes_is_of_the_longest_samples(
     assert shapes[0] == (2 * trial.train.micro_batch_size, 30)
     assert shapes[1][1] < 30
     engine.clear()
+
+
+def test_time_in_which_a_neighbour_joins_or_ends_does_not_count(
+    engine: SlotEngine, make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes half a second, of which the trial that stays is told."""
+
+    def slow(function: Callable[..., Any]) -> Callable[..., Any]:
+        def slowed(*arguments: Any) -> Any:
+            time.sleep(0.5)
+            return function(*arguments)
+
+        return slowed
+
+    stays = engine.join(make_trial(train={"steps": 8, "report_every": 8}), ListReporter())
+    excluded: list[float] = []
+    monkeypatch.setattr(stays, "exclude", excluded.append)
+    monkeypatch.setattr(slot_engine, "inputs_of", slow(slot_engine.inputs_of))
+    short = make_trial(trial_id="short", number=1, train={"steps": 2, "report_every": 2})
+    engine.join(short, ListReporter())
+    assert sum(excluded) > 0.5
+    monkeypatch.setattr(Slot, "finish", slow(Slot.finish))
+    while len(engine.slots) == 2:
+        excluded.clear()
+        engine.step()
+    assert sum(excluded) > 0.5

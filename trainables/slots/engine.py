@@ -84,6 +84,22 @@ class SlotEngine:
 
         A trial begun by an earlier attempt resumes from its newest checkpoint.
         """
+        with self._on_time_of(None):
+            slot = self._new_slot(trial, reporter)
+        self._slots[slot.adapter] = slot
+        try:
+            with self._on_time_of(slot):
+                slot.restore()
+            with self._alone(slot):  # which sees what was restored
+                slot.begin()
+        except BaseException as error:
+            let_go_of_frames(error)  # leaving takes memory, which they may hold
+            self.leave(slot)
+            raise
+        return slot
+
+    def _new_slot(self, trial: TrialConfig, reporter: Reporter) -> Slot:
+        """Make a trial's state, with its adapter in a group."""
         _, tokenized = inputs_of(trial)
         slot = Slot(
             trial, reporter, self._base, self._tokenizer, tokenized, self._targets, self._resolved
@@ -94,16 +110,6 @@ class SlotEngine:
             self._groups[key] = AdapterGroup([*members, slot.adapter], self._dtype)
         except BaseException:  # else its tensors stay until Python next looks for cycles
             slot.let_go()
-            raise
-        self._slots[slot.adapter] = slot
-        try:
-            with self._on_time_of(slot):
-                slot.restore()
-            with self._alone(slot):  # which sees what was restored
-                slot.begin()
-        except BaseException as error:
-            let_go_of_frames(error)  # leaving takes memory, which they may hold
-            self.leave(slot)
             raise
         return slot
 
@@ -325,12 +331,13 @@ class SlotEngine:
         return group, group.adapters.index(slot.adapter)
 
     def _end(self, slot: Slot) -> Ended:
-        try:
-            return Ended(slot, result=slot.finish())
-        except Exception as error:
-            return Ended(slot, error=told(error))
-        finally:
-            self.leave(slot)
+        with self._on_time_of(slot):
+            try:
+                return Ended(slot, result=slot.finish())
+            except Exception as error:
+                return Ended(slot, error=told(error))
+            finally:
+                self.leave(slot)
 
     @contextmanager
     def _alone(self, slot: Slot) -> Iterator[None]:
@@ -341,8 +348,8 @@ class SlotEngine:
             yield
 
     @contextmanager
-    def _on_time_of(self, slot: Slot) -> Iterator[None]:
-        """Charge the time spent in the context to no other slot."""
+    def _on_time_of(self, slot: Slot | None) -> Iterator[None]:
+        """Charge the time spent in the context to no other slot; None: to none of them."""
         started = time.perf_counter()
         try:
             yield

@@ -87,9 +87,9 @@ class LoraResources(MethodResources):
         slots: LoRA trials that train together on one copy of the base, in shared passes: a
             number, `auto` for the number measured to finish the sweep soonest on the hosts that
             are up (on a cluster that is still to grow, on one, so that few nodes are started), or
-            0 to train each on its own. In slots, `workers`, GPUs and CPUs are those of all of them together. With
-            `auto`, what runs in parallel, and so what a sampler has seen when it draws, depends
-            on the measurement; with a number it does not.
+            0 to train each on its own. In slots, `workers`, GPUs and CPUs are those of all of them
+            together. With `auto`, what runs in parallel, and so what a sampler has seen when it
+            draws, depends on the measurement; with a number it does not.
     """
 
     slots: Slots = 0
