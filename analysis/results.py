@@ -229,8 +229,8 @@ class Results:
     def interval(self, record: TrialRecord, metric: str, picked_from: int = 1) -> Interval | None:
         """Interval over items of a role's mean accuracy, or of mean forgetting as in `compare`.
 
-        None for other metrics, or if the items are not on disk. Of forgetting, `picked_from` trials
-        have the interval at once.
+        None for other metrics, or if the items are not on disk. It holds for `picked_from` trials
+        at once.
         """
         role = _ROLE_OF.get(metric)
         tasks = list(self.tasks(role)) if role else []
@@ -241,7 +241,7 @@ class Results:
         if sides is None:
             return None
         tuned, _, weights = sides
-        return bootstrap_mean(tuned, weights, bounds=(0, 1))
+        return bootstrap_mean(tuned, weights, bounds=(0, 1), level=_level(picked_from))
 
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
         """Interval over a trial's complete repeats with other seeds; None for fewer than two.
@@ -276,8 +276,7 @@ class Results:
             return None
         one, other, weights = sides
         differences = [a - b for a, b in zip(one, other, strict=True)]
-        level = 1 - (1 - LEVEL) / picked_from
-        interval = bootstrap_mean(differences, weights, bounds=(-1, 1), level=level)
+        interval = bootstrap_mean(differences, weights, bounds=(-1, 1), level=_level(picked_from))
         differing = sum(int((stratum != 0).sum()) for stratum in differences)
         test: Literal["McNemar", "sign flips"] = "sign flips"
         if all(np.isin(scores, (0, 1)).all() for scores in (*one, *other)):
@@ -350,3 +349,8 @@ class Results:
             return self.sweeps[0].ledger.base_items()
         except FileNotFoundError:  # the bulk of a sweep, so they may have been left out
             return []
+
+
+def _level(picked_from: int) -> float:
+    """Of each of as many intervals that hold at once at LEVEL (Bonferroni)."""
+    return 1 - (1 - LEVEL) / picked_from

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from analysis.export.licence import licence_of
 from analysis.export.serving import serving
+from analysis.results import Results
 from trainables import metric_keys
 from trainables.files.locations import is_local
+from trainables.results.repeats import repeats_of
 from trainables.results.wording import ABSENT, metric_text, rate, setting
 
 if TYPE_CHECKING:
@@ -67,7 +69,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
-        "± is the standard error over items.",
+        f"± is the standard error over items.{_picked(record, sweep)}",
         f"## Training\n\n{_training(record, base)}",
         f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
@@ -149,6 +151,17 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
         other = recommendation.trial.number
         return f"{searched}. This trial was chosen by hand; the sweep recommends trial {other}."
     return f"{searched}, and recommends this trial: {recommendation.reason}"
+
+
+def _picked(record: TrialRecord, sweep: Sweep) -> str:
+    """That a winner's scores are those of a lucky run; where it was repeated, the reason tells."""
+    recommendation = sweep.recommendation
+    of = len(Results([sweep]).candidates)
+    if recommendation is None or recommendation.trial.number != record.number or of == 1:
+        return ""
+    if repeats_of(record, sweep.trials):
+        return ""
+    return f" Scores that the trial was picked by are optimistic: it is the best of {of}."
 
 
 def _loading(kind: Kind, model: ModelConfig) -> str:

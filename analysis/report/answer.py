@@ -26,8 +26,8 @@ class Number:
 
     Attributes:
         base: the base's value; None for forgetting, where it is 0.
-        interval: over items, such as `0.797 to 0.878`; that of forgetting holds for all trials that
-            this one was picked from, as in the conclusions, and says so.
+        interval: over items, such as `0.797 to 0.878`; it holds for all trials that this one was
+            picked from, as in the conclusions, and says so.
         seeds: the mean over repeats with other seeds, its interval, and how many diverged.
         full: the value of the best full fine-tuning.
     """
@@ -126,8 +126,6 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
 
 
 def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
-    if metric != FORGETTING_MEAN:
-        return _range(results.interval(trial, metric), metric)
     of = len(results.candidates)
     told = _range(results.interval(trial, metric, picked_from=of), metric)
     return f"{told}, simultaneous over {of} trials" if told and of > 1 else told

@@ -73,7 +73,14 @@ def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: P
     assert "git commit `c0ffee`" in card.text
     assert "| `in_domain/acc_mean` | 0.250 | 0.900 | +0.650 |" in card.text
     assert "| `forgetting/mean` | +0.000 | +0.100 | +0.100 |" in card.text
+    assert "Scores that the trial was picked by are optimistic: it is the best of 4." in card.text
     assert "/elsewhere" not in card.content
+    other = ModelCard.load(export(sweep, tmp_path / "other", number=0) / "README.md")
+    assert "optimistic" not in other.text
+    Ledger(sweep).write_trial(trial(5, method="full", confirms=1, metrics=scores(0.8, 0.1)))
+    confirmed = ModelCard.load(export(sweep, tmp_path / "confirmed") / "README.md")
+    assert "this trial: by the means over repeats with other seeds, " in confirmed.text
+    assert "optimistic" not in confirmed.text
 
 
 def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:
