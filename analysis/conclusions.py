@@ -171,7 +171,7 @@ def _rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     if len(ranks) < _FEWEST_RANKS:
         statement = "Too few ranks to say which one suffices."
         return [Conclusion(statement, f"{len(ranks)} ranks with a complete trial", "too few data")]
-    tasks = list(results.tasks("in_domain"))
+    tasks, stopped = list(results.tasks("in_domain")), results.more_stopped(sweep)
     for rank in ranks[:-1]:
         found = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]
         gains = [gain for gain in found if gain is not None]
@@ -186,14 +186,15 @@ def _rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
                     f"Rank {rank} suffices in the domain: the best trial of no higher rank gains "
                     f"more than {max(0.0, math.ceil(1000 * most) / 10):.1f} points over its best.",
                     f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, best trial of "
-                    f"each of {len(ranks)} ranks, picked on these items",
+                    f"each of {len(ranks)} ranks, picked on these items{stopped}",
                 )
             ]
     return [
         Conclusion(
             f"No rank below {ranks[-1]} is shown to suffice in the domain to within "
             f"{100 * NEGLIGIBLE:g} points.",
-            f"best trial of each of {len(ranks)} ranks, simultaneous {100 * LEVEL:g} % bounds",
+            f"best trial of each of {len(ranks)} ranks, simultaneous {100 * LEVEL:g} % bounds"
+            f"{stopped}",
             "open",
         )
     ]
@@ -302,11 +303,8 @@ def _forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion
         return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
     steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
     found = spearman(steps, _values(trials, FORGETTING_MEAN))
-    return [
-        _trend(
-            found, "Forgetting", "learning rate x scale", f"Spearman's rho {found.statistic:.2f}"
-        )
-    ]
+    told = f"Spearman's rho {found.statistic:.2f}"
+    return [_trend(results, sweep, FORGETTING_MEAN, "learning rate x scale", found, told)]
 
 
 def _trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
@@ -319,7 +317,7 @@ def _trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
         if all(record.metric(metric) is not None for record in trials):
             found = jonckheere(ranks, _values(trials, metric))
             told = f"Jonckheere-Terpstra, Kendall's tau {found.statistic:.2f}"
-            conclusions.append(_trend(found, NAMES[metric].capitalize(), "rank", told))
+            conclusions.append(_trend(results, sweep, metric, "rank", found, told))
     return conclusions
 
 
@@ -327,14 +325,25 @@ def _values(trials: Sequence[TrialRecord], metric: str) -> list[float]:
     return [record.metric(metric) or 0.0 for record in trials]
 
 
-def _trend(found: Trend, what: str, over: str, statistic: str) -> Conclusion:
+def _trend(
+    results: Results, sweep: Sweep, metric: str, over: str, found: Trend, statistic: str
+) -> Conclusion:
+    """What complete trials show; open where others were stopped early by that very metric.
+
+    Without those, a trend may be one of the selection: at ranks that forget most, for example,
+    only the trials that forget least are left.
+    """
     # It is NaN if no two trials differ in one of the two.
     tested = "all alike" if math.isnan(found.statistic) else f"{statistic}, {p_text(found.p_value)}"
-    evidence = f"{tested}, n = {found.n} LoRA trials"
+    stopped = results.more_stopped(sweep)
+    evidence = f"{tested}, n = {found.n} LoRA trials{stopped}"
+    what = NAMES[metric]
     if found.p_value >= 1 - LEVEL:
-        return Conclusion(f"No trend of {what.lower()} with {over} is shown.", evidence, "open")
-    verb = "rises" if found.statistic > 0 else "falls"
-    return Conclusion(f"{what} {verb} with {over}.", evidence)
+        return Conclusion(f"No trend of {what} with {over} is shown.", evidence, "open")
+    told = f"{what.capitalize()} {'rises' if found.statistic > 0 else 'falls'} with {over}"
+    if stopped and metric in sweep.settings.stops_by:
+        return Conclusion(f"{told} among the trials that ran to their end.", evidence, "open")
+    return Conclusion(f"{told}.", evidence)
 
 
 def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:

@@ -123,8 +123,21 @@ class Results:
 
         These lost on the items that the best is then judged by, as complete ones did.
         """
-        stopped = [r for r in self.search_trials if r.status is TrialStatus.STOPPED_EARLY]
-        return [*self.complete, *stopped]
+        return [*self.complete, *self._stopped]
+
+    @cached_property
+    def _stopped(self) -> list[TrialRecord]:
+        return [r for r in self.search_trials if r.status is TrialStatus.STOPPED_EARLY]
+
+    def more_stopped(self, sweep: Sweep | None = None) -> str:
+        """Such as `; 5 more trials were stopped early by their scores`, of LoRA; empty if none was.
+
+        It stands where only complete trials are shown, of one sweep or of all.
+        """
+        lora = [r for r in self._stopped if r.rank is not None]
+        count = len(self.of(sweep, lora) if sweep else lora)
+        more = f"{count} more trial{'s were' if count > 1 else ' was'}"
+        return f"; {more} stopped early by their scores" if count else ""
 
     @cached_property
     def lora(self) -> list[TrialRecord]:

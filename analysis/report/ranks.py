@@ -49,7 +49,8 @@ def rank_figure(results: Results) -> Figure | None:
         band = f"Bands are the best full fine-tunings ({', '.join(full)}) with their intervals. "
     caption = (
         "Line: the best trade-off at each rank, with the 95 % bootstrap interval over items. Dots: "
-        f"every complete LoRA trial, at all learning rates. {band}Dotted: the base."
+        f"every complete LoRA trial, at all learning rates{results.more_stopped()}. "
+        f"{band}Dotted: the base."
     )
     return Figure(caption, tuple(charts), 3, tuple(sweep_keys(results)))
 
@@ -169,9 +170,10 @@ def rate_figure(results: Results) -> Figure | None:
     columns = _columns([record.config.learning_rate for record in trials])
     charts = tuple(_rate_chart(results, metric, columns) for metric in metrics)
     caption = (
-        "Mean over the trials in a cell; touch it for how many. Where a cell is empty, no complete "
-        "trial has such a rate at that rank. Compare along a row before along a column: at each "
-        "rank the best learning rate differs with alpha / rank."
+        "Mean over the complete trials in a cell, touch it for how many"
+        f"{results.more_stopped()}. Where a cell is empty, no complete trial has "
+        "such a rate at that rank. Compare along a row before along a column: at each rank the "
+        "best learning rate differs with alpha / rank."
     )
     return Figure(caption, charts, columns=2)
 
@@ -274,7 +276,8 @@ def step_size_figure(results: Results) -> Figure | None:
     charts = tuple(_step_size_chart(results, trials, metric) for metric in metrics)
     caption = (
         "LoRA's scale (alpha / rank, or alpha / sqrt(rank) under rsLoRA) multiplies its update, so "
-        "trials of different alpha compare at learning rate x scale."
+        "trials of different alpha compare at learning rate x scale. Dots: every complete trial"
+        f"{results.more_stopped()}."
     )
     keys = [key for key in point_keys(results) if key.colour != FULL]
     return Figure(caption, charts, 2, tuple(keys))

@@ -201,9 +201,9 @@ def importance_figure(results: Results) -> Figure | None:
         return None
     counts = [(sweep, str(len(results.of(sweep, results.lora)))) for sweep, _ in found]
     caption = (
-        f"fANOVA of Optuna (Hutter et al. 2014) on {listed(results, counts)} complete LoRA trials; "
-        "shares of one result sum to 1. A setting can matter little because its searched range "
-        "is narrow."
+        f"fANOVA of Optuna (Hutter et al. 2014) on {listed(results, counts)} complete LoRA trials"
+        f"{results.more_stopped()}. Shares of one result sum to 1. A setting can matter little "
+        "because its searched range is narrow."
     )
     measured = {metric for _, own in found for metric in own}
     shown = [(metric, colour) for metric, colour in _METRIC_COLOURS.items() if metric in measured]
