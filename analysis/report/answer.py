@@ -29,7 +29,7 @@ class Number:
         interval: over items, such as `0.797 to 0.878`; it holds for all trials that this one was
             picked from, as in the conclusions, and says so.
         seeds: the mean over repeats with other seeds, its interval, and how many diverged.
-        full: the value of the best full fine-tuning.
+        full: the value of full fine-tuning at its best trade-off, perhaps not its best in this.
     """
 
     name: str

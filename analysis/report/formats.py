@@ -55,7 +55,7 @@ def as_markdown(results: Results) -> str:
             told = [one.interval and f"95 %: {one.interval}"]
             told += [one.seeds and f"over seeds: {one.seeds}"]
             told += [one.base and f"base: {one.base}"]
-            told += [one.full and f"best full fine-tuning: {one.full}"]
+            told += [one.full and f"full fine-tuning at its best trade-off: {one.full}"]
             beside = f" ({'; '.join(filter(None, told))})" if any(told) else ""
             lines.append(f"- {one.name} **{one.value}**{beside}")
         lines.append("")

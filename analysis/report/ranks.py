@@ -44,9 +44,10 @@ def rank_figure(results: Results) -> Figure | None:
         if all(group.best.metric(metric) is not None for group in lora)
     ]
     full = [results.name(group.best) for group in results.groups if group.rank is None]
-    band = f"The band is the best full fine-tuning ({full[0]}) with its interval. " if full else ""
+    at = f"full fine-tuning at its best trade-off ({', '.join(full)})"
+    band = f"The band is {at}, with its interval. " if full else ""
     if len(full) > 1:
-        band = f"Bands are the best full fine-tunings ({', '.join(full)}) with their intervals. "
+        band = f"Bands are {at} in each sweep, with their intervals. "
     caption = (
         "Line: the best trade-off at each rank, with the 95 % bootstrap interval over items. Dots: "
         f"every complete LoRA trial, at all learning rates{results.more_stopped()}. "

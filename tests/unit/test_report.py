@@ -143,6 +143,19 @@ def test_the_answer_is_the_recommended_trial_with_its_numbers(results, page):
     assert f"95 %: {interval.low:.3f} to {interval.high:.3f}" in page.text
 
 
+def test_full_fine_tuning_beside_the_answer_is_named_for_what_it_was_picked_by(results, page):
+    """Another of its trials may well be better in one number."""
+    full = results.full(results.sweeps[0])
+    values = [record.metric(FORGETTING_MEAN) for record in full.trials]
+    assert full.best.metric(FORGETTING_MEAN) > min(values)
+    points = f"{100 * full.best.metric(FORGETTING_MEAN):+.1f} points"
+    told = f"full fine-tuning at its best trade-off: {points}"
+    assert told in page.text
+    assert told in as_markdown(results)
+    band = f"The band is full fine-tuning at its best trade-off (trial {full.best.number})"
+    assert band in page.text
+
+
 def test_the_pareto_chart_rings_the_front(results, page):
     ring = next(
         trace
