@@ -82,7 +82,7 @@ METRICS: dict[str, Metric] = {
     ),
     TRAIN_SECONDS: Metric("s", "min", "time spent training, with its checkpoints", adds_up=True),
     EVAL_SECONDS: Metric("s", "min", "time spent evaluating", adds_up=True),
-    GPU_HOURS: Metric("GPU h", "min", "GPUs held times wall-clock", adds_up=True),
+    GPU_HOURS: Metric("GPU h", "min", "GPUs times time in training and evaluation", adds_up=True),
     TRAINABLE_PARAMETERS: Metric("parameters", "none", "parameters the optimizer updates"),
 }
 

@@ -66,7 +66,7 @@ def _mean(group: Group, metric: str) -> float | None:
 
 
 def gpu_hours(results: Results) -> float:
-    """GPU-hours of all trials, including failed ones and repeats."""
+    """GPU-hours of training and evaluation of all trials, including failed ones and repeats."""
     return sum(sum(_values(sweep.trials, GPU_HOURS)) for sweep in results.sweeps)
 
 

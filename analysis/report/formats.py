@@ -76,10 +76,8 @@ def as_markdown(results: Results) -> str:
         f"- {failure.count} x {failure.status}: {_plain(failure.reason)} ({failure.trials})"
         for failure in failures(results)
     ] or ["Nothing."]
-    lines += [
-        "",
-        f"{len(trials_frame(results.sweeps))} trials, {number(gpu_hours(results))} GPU-hours.",
-    ]
+    hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
+    lines += ["", f"{len(trials_frame(results.sweeps))} trials, {hours}."]
     return "\n".join(lines) + "\n"
 
 

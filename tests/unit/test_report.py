@@ -346,7 +346,10 @@ def test_many_hours_are_written_without_an_exponent_and_nothing_without_its_brac
     ledger.folder.base_items.unlink()  # so that nothing is known beside the forgetting itself
     results = Results(open_sweeps([tmp_path]))
     text, page = as_markdown(results), Page(render(results)).text
-    assert "2 trials, 1,234 GPU-hours." in text
+    assert "2 trials, 1,234 GPU-hours of training and evaluation." in text
+    assert "GPU-hours of training and evaluation, all trials" in page
+    assert "GPU-hours leave out loading the model, the final save, and work that was lost" in page
+    assert "tokens/s per worker" in page.partition("What it cost")[2].partition("peak GiB")[0]
     assert "1,234" in page
     assert "55,556 h" in page
     assert re.search(r"- forgetting \*\*.* points\*\*\n", text)

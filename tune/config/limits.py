@@ -37,8 +37,9 @@ class BudgetConfig(Frozen):
     Attributes:
         trials: total number of trials.
         hours: wall-clock hours of one start of the command; checked before each new trial.
-        gpu_hours: sum over trials, also of those that run; checked before each new one. Work that
-            is lost with a process or node, back to the newest checkpoint, is not counted.
+        gpu_hours: sum over trials, also of those that run; checked before each new one. Counted is
+            training and evaluation: not loading the model, the final save, nor work that is lost
+            with a process or node, back to the newest checkpoint.
         retries: how often a trial that lost its process is retried, from its newest checkpoint,
             if it made no progress since the previous loss.
         minutes_per_report: a trial that for this long neither reports nor runs its model is
