@@ -207,6 +207,13 @@ def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
             config.method,
             str(lora.rank) if lora else "-",
             f"{config.learning_rate * (lora.scaling if lora else 1):.1e}",
-            *("-" if math.isnan(value) else f"{value:.2g}" for value in values),
+            *map(_cell, values),
         )
     return table
+
+
+def _cell(value: float) -> str:
+    """Two digits, but all of a count."""
+    if math.isnan(value):
+        return "-"
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"

@@ -201,9 +201,8 @@ def _summary(record: TrialRecord, base: BaseRecord) -> str:
     for key in _SUMMARY:
         own, before = record.metric(key), base.metrics.get(key)
         if own is not None:
-            rows.append(
-                (f"`{key}`", metric_text(key, before), metric_text(key, own), _change(before, own))
-            )
+            change = _change(before, own, ".3g" if key == metric_keys.KL_BASE_TO_TUNED else ".3f")
+            rows.append((f"`{key}`", metric_text(key, before), metric_text(key, own), change))
     return _table(("metric", "base", "this model", "change"), rows)
 
 
@@ -301,5 +300,5 @@ def _with_error(value: float, error: float | None) -> str:
     return f"{value:.3f}" if error is None else f"{value:.3f} ± {error:.3f}"
 
 
-def _change(before: float | None, after: float | None) -> str:
-    return ABSENT if before is None or after is None else f"{after - before + 0.0:+.3f}"
+def _change(before: float | None, after: float | None, digits: str = ".3f") -> str:
+    return ABSENT if before is None or after is None else f"{after - before + 0.0:+{digits}}"

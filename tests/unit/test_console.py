@@ -352,6 +352,8 @@ def test_the_end_of_the_sweep_stops_the_display():
         (GAIN, None, "-"),
         (metric_keys.LEARNING_RATE, 3.2e-4, "3.2e-04"),
         (metric_keys.TRAINABLE_PARAMETERS, 1234, "1234"),
+        (metric_keys.KL_BASE_TO_TUNED, 0.00041234, "0.000412"),
+        (metric_keys.KL_BASE_TO_TUNED, 1.5, "1.5"),
         (metric_keys.MAX_RESERVED, 1.23456, "1.235"),
         ("ood/piqa/acc", 0.75, "0.750"),
     ],

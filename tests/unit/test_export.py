@@ -83,6 +83,19 @@ def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: P
     assert "optimistic" not in confirmed.text
 
 
+def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
+    folder, drift = tmp_path / "tiny", "kl/base_to_tuned"
+    record = trained(folder, 0, gain=0.5, forgetting=0.0)
+    assert record.last is not None
+    last = record.last.model_copy(update={"metrics": {**record.last.metrics, drift: 0.00041234}})
+    ledger = record_sweep(folder, record.model_copy(update={"last": last}))
+    base = base_record(metrics={**scores(0.25, 0.0), drift: 0.0})
+    ledger.folder.base_json.write_text(base.model_dump_json())
+    card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
+    assert f"| `{drift}` | 0 | 0.000412 | +0.000412 |" in card.text
+    assert "optimistic" not in card.text  # it is the only one
+
+
 def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:
     prompt = "Complete:\n```python\n{{ code }}\n```\n"
     folder = tmp_path / "tiny"

@@ -9,6 +9,7 @@ from typing import Any
 from builders import GAIN, LOSS, sweep_config, trial
 from synthetic_sweep import SyntheticSweep
 
+from analysis.inside import as_table
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import LoraConfig
@@ -118,6 +119,18 @@ def test_records_come_back_and_are_readable_as_json(tmp_path: Path) -> None:
     raw = json.loads(folder.record_json(3).read_text())
     assert raw["schema_version"] == 1
     assert raw["matrices"][0]["module"] == "q"
+
+
+def test_the_table_shows_a_count_whole(tmp_path: Path) -> None:
+    folder = SyntheticSweep(trials=1, full_every=0, items=2).write(tmp_path)
+    change = MatrixChange(
+        layer=0, module="q", shape=(4, 3), rank_limit=2, relative_norm=0.123, intruders=137
+    )
+    record = InsideRecord(number=0, trial_id="t", matrices=(change,), kl_base_to_tuned=0.00041)
+    table = as_table([record], folder)
+    shown = {str(c.header): list(c.cells) for c in table.columns}
+    found = [shown[title] for title in ("intr.", "dW/W0", "stable", "KL")]
+    assert found == [["137"], ["0.12"], ["-"], ["0.00041"]]
 
 
 def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:

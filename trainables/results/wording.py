@@ -127,9 +127,11 @@ def further_settings(record: TrialRecord) -> list[str]:
 
 
 def metric_text(key: str, value: float | None) -> str:
-    """Shares and losses with three decimals, forgetting signed, other units compact."""
+    """Shares and losses with three decimals, forgetting signed, other units and KL compact."""
     if value is None:
         return ABSENT
+    if key == metric_keys.KL_BASE_TO_TUNED:  # of a gentle training far below 0.001
+        return f"{value:.3g}"
     if key == metric_keys.LEARNING_RATE:
         return rate(value)
     metric = metric_keys.METRICS.get(key)
