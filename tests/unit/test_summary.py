@@ -186,6 +186,21 @@ def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_
     )
 
 
+def test_misses_of_constraints_in_different_units_count_alike():
+    """A second is no more than an accuracy of 1: each counts as a share of its largest miss."""
+    seconds = metric_keys.TRAIN_SECONDS
+    records = [
+        trial(0, {GAIN: 0.9, LOSS: 0.70, seconds: 3605.0}),
+        trial(1, {GAIN: 0.9, LOSS: 0.06, seconds: 3700.0}),
+        trial(2, {GAIN: 0.9, LOSS: 0.06, seconds: 4600.0}),
+        trial(3, {GAIN: 0.9, LOSS: 0.0}),  # misses by infinitely much
+    ]
+    config = sweep_config(constraints=[f"{LOSS} <= 0.05", f"{seconds} <= 3600"])
+    assert recommend(config, records).trial.number == 1
+    assert recommend(config, [records[0], records[3]]).trial.number == 0
+    assert recommend(config, records[3:]).trial.number == 3
+
+
 def test_a_feasible_trial_comes_before_a_better_one_that_breaks_a_constraint():
     records = [trial(0, {GAIN: 0.9, LOSS: 0.3}), trial(1, {GAIN: 0.4, LOSS: 0.01})]
     config = sweep_config(objectives=TWO[:1], constraints=[f"{LOSS} <= 0.05"])

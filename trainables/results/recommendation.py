@@ -5,6 +5,7 @@ The sweep's final message and the report both ask here, so they never disagree.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -50,7 +51,8 @@ def recommend(
 
     With one objective, the best; with several, the knee of the Pareto front: the trial nearest to
     the best of every objective after scaling each to [0, 1] over the front. If no trial meets the
-    constraints, the one that misses them by the least in total. Ties go to the lower number.
+    constraints, the one that misses them by the least in total, each miss as a share of the largest
+    finite one of its constraint, since their units differ. Ties go to the lower number.
 
     Args:
         goals: of the sweep.
@@ -151,8 +153,13 @@ def _choose(
 
 
 def _least_infeasible(goals: Goals, ranked: list[TrialRecord]) -> Recommendation:
+    largest = {
+        c: max((v for r in ranked if 0 < (v := violation(c, r)) < math.inf), default=1.0)
+        for c in goals.constraints
+    }
+
     def total(record: TrialRecord) -> float:
-        return sum(max(violation(c, record), 0.0) for c in goals.constraints)
+        return sum(max(violation(c, record), 0.0) / largest[c] for c in goals.constraints)
 
     trial = min(ranked, key=lambda record: (total(record), record.number))
     broken = [
