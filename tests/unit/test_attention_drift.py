@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from builders import base_record
 from scipy.spatial.distance import jensenshannon
 
+from trainables.inside.activations import choose_prompts
 from trainables.inside.attention import LayerAttention, js_divergence, normalised_entropy
 from trainables.inside.representation import linear_cka_drift
+from trainables.results.items import write_items
+from trainables.results.records import ItemScore, TaskScore
 
 
 def causal(*shape: int, seed: int) -> torch.Tensor:
@@ -133,3 +138,28 @@ def test_cka_of_unrelated_features_is_one() -> None:
     assert linear_cka_drift(X, Y) == pytest.approx(1)
     assert linear_cka_drift(X, torch.ones(4, 1)) == 1
     assert linear_cka_drift(torch.ones(4, 1), torch.ones(4, 1)) == 0
+
+
+def test_prompts_of_a_group_come_from_all_of_its_tasks(tmp_path: Path) -> None:
+    """Its documents are sorted by them, so the first would all be of one."""
+    base = base_record(scores={"mmlu": retention_score(5700), "short": retention_score(3)})
+    prompts = {"mmlu": [f"{n // 100} {n}" for n in range(5700)], "short": ["x", "y", "z"]}
+    items = [
+        ItemScore(task=task, doc_hash=prompt, filter="none", score=1, prompt=prompt, answer="")
+        for task, of_task in prompts.items()
+        for prompt in of_task
+    ]
+    write_items(tmp_path / "items.jsonl", items)
+    chosen = choose_prompts(base, tmp_path / "items.jsonl")
+    assert sorted(chosen) == sorted(item.prompt for item in items)
+    assert set(chosen[:6]) > {"x", "y", "z"}
+    subjects = {prompt.split()[0] for prompt in chosen[:43] if " " in prompt}
+    assert len(subjects) > 30
+    assert chosen == choose_prompts(base, tmp_path / "items.jsonl")
+
+
+def retention_score(items: int) -> TaskScore:
+    return TaskScore(
+        role="retention", metric="acc", filter="none", value=0.5, stderr=None, chance=0.25,
+        choices=4, items=items,
+    )  # fmt: skip

@@ -31,6 +31,7 @@ PROMPTS = 64
 PROMPT_TOKENS = 256
 POSITIONS = 2048
 _FEWEST_TOKENS = 3  # the third query is the first with two keys besides key 0
+_GOLDEN_RATIO = (1 + 5**0.5) / 2
 _ATTENTION_ELEMENTS = 1 << 26  # one model's probabilities in all layers of a batch: 256 MiB
 
 Forward = Callable[[torch.Tensor, torch.Tensor], Any]
@@ -49,6 +50,8 @@ class ActivationDrift:
 def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
     """The distinct prompts of the in-domain and retention tasks, taken round-robin by task.
 
+    Those of a task come from all over its documents, as a group's are sorted by its tasks.
+
     Args:
         base: has each task's role.
         items_jsonl: the base's items, which every trial of the sweep was evaluated on.
@@ -57,8 +60,17 @@ def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
     for item in read_items(items_jsonl):
         if item.task in base.scores and base.scores[item.task].role != "ood":
             by_task.setdefault(item.task, {})[item.prompt] = None
-    turns = zip_longest(*by_task.values())
+    turns = zip_longest(*(_spread(list(prompts)) for prompts in by_task.values()))
     return list(dict.fromkeys(p for turn in turns for p in turn if p is not None))
+
+
+def _spread(prompts: list[str]) -> list[str]:
+    """All of them, in an order of which any first few are spread evenly over the list.
+
+    How many of a task are taken is known only later: others may run out, or differ too little.
+    """
+    order = sorted(range(len(prompts)), key=lambda index: index * _GOLDEN_RATIO % 1)
+    return [prompts[index] for index in order]
 
 
 def encode(tokenizer: Any, prompts: Iterable[str]) -> list[list[int]]:

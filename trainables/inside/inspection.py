@@ -41,7 +41,7 @@ from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord
 
 # Bump when this code would no longer reproduce the numbers of an old record.
-_CACHE_VERSION = 3
+_CACHE_VERSION = 4
 
 
 def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
