@@ -69,11 +69,21 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
-        f"± is the standard error over items.{_picked(record, sweep)}",
+        f"± is the standard error over items.{_picked(record, sweep)}{_measured(kind, model)}",
         f"## Training\n\n{_training(record, base)}",
         f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _measured(kind: Kind, model: ModelConfig) -> str:
+    """On what else than the exported weights the scores were measured, if they were."""
+    if kind != "merged" or model.dtype == "float32":
+        return ""
+    return (
+        " All scores were measured with the adapter beside its base, before merging; merging "
+        f"rounds the weights to {model.dtype}, which may change them a little."
+    )
 
 
 def _prompting(data: DataConfig, model: ModelConfig) -> str:

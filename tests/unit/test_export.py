@@ -14,6 +14,7 @@ from markdown_it import MarkdownIt
 
 from analysis.__main__ import main
 from analysis.export.licence import licence_of
+from analysis.export.model_card import Kind, model_card
 from analysis.export.serving import serving
 from analysis.export.weights import export
 from analysis.report.answer import answer
@@ -217,6 +218,28 @@ def test_a_full_model_s_card_says_what_reads_and_serves_it(sweep: Path, tmp_path
     text = ModelCard.load(export(sweep, tmp_path / "out") / "README.md").text
     assert "Written by Transformers 5.3.1: read it with 5 or later." in text
     assert "```sh\nvllm serve PATH\n```" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "told"),
+    [
+        ("merged", "bfloat16", True),
+        ("merged", "float32", False),  # rounds by too little to tell
+        ("adapter", "bfloat16", False),
+    ],
+)
+def test_a_merged_model_s_card_says_that_its_scores_are_of_before_it_was_rounded(
+    tmp_path: Path, kind: Kind, dtype: str, told: bool
+) -> None:
+    folder = tmp_path / "tiny"
+    model = ModelConfig.model_validate({"name": "some/model", "dtype": dtype})
+    record = trial(0, scores(0.5, 0.0), model=model)
+    record_sweep(folder, record)
+    [sweep] = open_sweeps([folder])
+    settings = {"base_model_name_or_path": "some/model", "revision": None}
+    text = model_card(kind, record, sweep, settings)
+    said = "before merging; merging rounds the weights to bfloat16, which may change them a little."
+    assert (said in text) is told
 
 
 def test_a_base_that_is_gone_is_not_blamed_on_the_target(
