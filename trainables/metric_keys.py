@@ -62,7 +62,9 @@ METRICS: dict[str, Metric] = {
     TOKENS_SEEN: Metric("tokens", "none", "input tokens trained on, padding excluded"),
     IN_DOMAIN_ACC: Metric("share", "max", "mean accuracy over the in-domain tasks"),
     RETENTION_ACC: Metric("share", "max", "mean accuracy over the retention tasks"),
-    RETENTION_RATIO: Metric("share", "max", "(tuned - chance) / (base - chance), mean over tasks"),
+    RETENTION_RATIO: Metric(
+        "share", "max", "(tuned - chance) / (base - chance), mean where the base is above chance"
+    ),
     OOD_ACC: Metric("share", "max", "unweighted mean accuracy over the out-of-domain tasks"),
     OOD_GAP: Metric("share", "min", "in-domain minus out-of-domain accuracy"),
     FORGETTING_MEAN: Metric("share", "min", "base minus tuned accuracy, mean over retention tasks"),

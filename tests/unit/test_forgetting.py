@@ -38,7 +38,7 @@ def items(task: str, scores: list[float], hashes: list[str] | None = None) -> li
 
 def score(value: float, **fields: Any) -> TaskScore:
     given = {"role": "retention", "chance": 0.0, "choices": None} | fields
-    return TaskScore(metric="acc", filter="none", value=value, stderr=None, items=1, **given)
+    return TaskScore(metric="acc", filter="none", value=value, items=1, **{"stderr": None} | given)
 
 
 def metrics(tasks: dict[str, Answers], **fields: Any) -> dict[str, float]:
@@ -141,6 +141,25 @@ def test_a_task_at_chance_has_no_ratio_and_leaves_the_mean_alone() -> None:
     found = forgetting_metrics(base, tuned, both, both)
     assert keys.task_retention_ratio("guessed") not in found
     assert found[keys.RETENTION_RATIO] == 0.5
+
+
+def test_the_mean_of_ratios_leaves_out_tasks_within_two_standard_errors_of_chance() -> None:
+    """A gain of 0.04 on such a task, five times what was there, would hide all forgetting."""
+    base = {"known": score(0.8, chance=0.25, stderr=0.02), "noise": score(0.26, chance=0.25)}
+    tuned = {"known": score(0.5, chance=0.25), "noise": score(0.3, chance=0.25)}
+    both = items("known", [1.0]) + items("noise", [0.0])
+
+    def found(stderr: float) -> dict[str, float]:
+        noise = base["noise"].model_copy(update={"stderr": stderr})
+        return forgetting_metrics(base | {"noise": noise}, tuned, both, both)
+
+    assert found(0.005)[keys.RETENTION_RATIO] == pytest.approx(0.25 / 0.55)
+    assert found(0.005)["retention/noise/ratio"] == pytest.approx(5)
+    assert found(0.004)[keys.RETENTION_RATIO] == pytest.approx((0.25 / 0.55 + 5) / 2)
+    alone = {"noise": score(0.26, chance=0.25, stderr=0.01)}
+    assert keys.RETENTION_RATIO not in forgetting_metrics(
+        alone, {"noise": tuned["noise"]}, items("noise", [0.0]), items("noise", [0.0])
+    )
 
 
 @pytest.mark.parametrize(

@@ -28,21 +28,21 @@ from trainables.evaluation.drift import (
     sample_reference,
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
-from trainables.evaluation.forgetting import forgetting_metrics
+from trainables.evaluation.forgetting import forgetting_metrics, is_at_chance
 from trainables.files.disk import flush
 from trainables.inputs.data import TokenizedData, tokenize, typical_sample
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
 from trainables.inputs.tokenized import write_data
-from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
+from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED, RETENTION_RATIO
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.results.items import read_items, write_items
 from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemScore
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.
-_CACHE_VERSION = 7
+_CACHE_VERSION = 8
 T = TypeVar("T")
 
 
@@ -258,13 +258,11 @@ def _base_metrics(
 
 def _warnings(base: Any, evaluation: Evaluation) -> Iterator[str]:
     for label, score in evaluation.scores.items():
-        margin = 2 * (score.stderr or 0.0)
-        if score.role != "retention" or score.chance is None:
-            continue
-        if score.value - margin <= score.chance:
+        if score.role == "retention" and is_at_chance(score):
             yield (
                 f"retention task {label}: the base scores {score.value:.3f}, at chance "
-                f"({score.chance:.3f}) within two standard errors; it cannot show forgetting"
+                f"({score.chance:.3f}) within two standard errors; it cannot show forgetting, and "
+                f"{RETENTION_RATIO} leaves it out"
             )
     if left := left_by_lora(base):
         yield left

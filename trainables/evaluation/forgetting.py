@@ -23,7 +23,9 @@ def forgetting_metrics(
     """Every `forgetting/*`, `flips/*` and `retention/*ratio*` metric of one evaluation.
 
     F_t = a_base,t - a_tuned,t for each retention task t (complement of 2405.09673); the mean, the
-    maximum and the mean of positive parts are our own aggregates. Empty without retention tasks.
+    maximum and the mean of positive parts are our own aggregates, and so is the mean of the
+    retention ratios, over the tasks on which the base is not at chance. Empty without retention
+    tasks.
 
     Raises:
         ValueError: the two evaluations differ in their items or in their metric.
@@ -56,7 +58,8 @@ def forgetting_metrics(
             )
         ratio = retention_ratio(base[task].value, tuned[task].value, base[task].chance)
         if ratio is not None:
-            ratios.append(ratio)
+            if not is_at_chance(base[task]):  # its ratio is noise over noise, of any size
+                ratios.append(ratio)
             metrics[metric_keys.task_retention_ratio(task)] = ratio
     metrics[metric_keys.FORGETTING_MEAN] = fmean(losses)
     metrics[metric_keys.FORGETTING_MAX] = max(losses)
@@ -64,6 +67,11 @@ def forgetting_metrics(
     if ratios:
         metrics[metric_keys.RETENTION_RATIO] = fmean(ratios)
     return metrics
+
+
+def is_at_chance(score: TaskScore) -> bool:
+    """Whether a score is within two standard errors of chance, or below; False if it is unknown."""
+    return score.chance is not None and score.value - 2 * (score.stderr or 0.0) <= score.chance
 
 
 def _measure(score: TaskScore) -> str:
