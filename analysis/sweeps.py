@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from analysis.sweep_settings import SweepSettings
-from trainables.config import DataConfig, ModelConfig, TrainConfig
+from trainables import metric_keys
+from trainables.config import DataConfig, EvalSuite, ModelConfig, TrainConfig
 from trainables.config.training import CHANGES_NO_RESULT
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
@@ -182,13 +184,26 @@ def _differences(first: Sweep, other: Sweep) -> list[Fault]:
     if models[0] != models[1]:
         rule = f"{folders} have different base models, {models[0]} and {models[1]}"
         return [Fault("SWEEP_DIR", rule, "make one report for each model")]
-    # Other versions may have hashed the same evaluation otherwise.
-    one, two = first.base, other.base
-    if one.scores_key != two.scores_key and one.scores != two.scores:
+    # Other versions may have hashed the same evaluation otherwise, but not asked other questions.
+    if first.base.scores_key != other.base.scores_key and (
+        first.base.scores != other.base.scores or _asked_otherwise(first, other)
+    ):
         rule = f"{folders} have different evaluations"
         remedy = "their scores do not compare; make one report for each"
         return [Fault("SWEEP_DIR", rule, remedy)]
     return []
+
+
+def _asked_otherwise(first: Sweep, other: Sweep) -> bool:
+    """Whether the bases are known to have had different questions: both may score 0 on them."""
+    try:
+        one, another = (
+            Counter((i.task, i.doc_hash, i.prompt, i.target) for i in sweep.ledger.base_items())
+            for sweep in (first, other)
+        )
+    except FileNotFoundError:  # the bulk of a sweep, so they may have been left out
+        return False
+    return one != another
 
 
 def _copies(sweeps: Sequence[Sweep]) -> list[Fault]:
@@ -226,6 +241,23 @@ def notices(sweeps: Sequence[Sweep]) -> list[str]:
             "These sweeps had different seeds, and so held other rows out: compare neither KL nor "
             "validation losses of one with those of another. Accuracies and forgetting compare."
         )
+    if any(_other_text(first, sweep) for sweep in others):
+        told.append(
+            "These sweeps were measured on other general texts (eval.general_text): do not compare "
+            f"{metric_keys.FORGETTING_NLL} of one with that of another."
+        )
+    if len({_kl_sample(sweep) for sweep in sweeps} - {None}) > 1:
+        told.append(
+            "These sweeps sampled other numbers of prompts or tokens for KL (eval.kl_prompts, "
+            f"eval.kl_tokens): do not compare {metric_keys.KL_BASE_TO_TUNED} of one with that of "
+            "another."
+        )
+    files = sorted({name for sweep in others for name in _other_task_files(first, sweep)})
+    if files:
+        told.append(
+            f"These sweeps were evaluated with other files ({', '.join(files)}): accuracies and "
+            "forgetting compare only if nothing in them changes how answers are scored."
+        )
     data = sorted({name for sweep in others for name in _other_data(first, sweep)})
     if data:
         of_replay = all("data.replay" in name for name in data)  # no rows are held out of it
@@ -248,14 +280,45 @@ def _other_data(first: Sweep, other: Sweep) -> list[str]:
     data = [DataConfig.model_validate(sweep.record.config["data"]) for sweep in (first, other)]
     one, another = (of_sweep.model_dump() for of_sweep in data)
     settings = [f"data.{name}" for name, value in one.items() if another[name] != value]
-    edited = [
+    return settings + [
         f"content of {field}"
-        for field, digest in first.record.inputs.items()
-        if field.startswith("data.")
-        and not field.startswith(tuple(settings))
-        and other.record.inputs.get(field, digest) != digest
+        for field in _edited(first, other, "data.")
+        if not field.startswith(tuple(settings))
     ]
-    return settings + edited
+
+
+def _edited(first: Sweep, other: Sweep, section: str) -> list[str]:
+    """Fields of a section that name files whose content differs."""
+    return [
+        field
+        for field, digest in first.record.inputs.items()
+        if field.startswith(section) and other.record.inputs.get(field, digest) != digest
+    ]
+
+
+def _other_text(first: Sweep, other: Sweep) -> bool:
+    """Whether LM drift was measured by both, on different texts."""
+    one, another = first.base.general_nll, other.base.general_nll
+    if one is None or another is None:
+        return False
+    # Of one text, the same model's differ by rounding alone, on another device or in other batches.
+    return not math.isclose(one, another, rel_tol=1e-3) or bool(
+        _edited(first, other, "eval.general_text")
+    )
+
+
+def _kl_sample(sweep: Sweep) -> tuple[int, int] | None:
+    """Prompts, and tokens of each, that KL was measured on; None if it was not."""
+    suite = EvalSuite.model_validate(sweep.record.config["eval"])
+    return (suite.kl_prompts, suite.kl_tokens) if suite.kl_prompts else None
+
+
+def _other_task_files(first: Sweep, other: Sweep) -> list[str]:
+    """Files of tasks that differ, unless the evaluation is known to be the same."""
+    if first.base.scores_key == other.base.scores_key:
+        return []
+    edited = _edited(first, other, "eval.")
+    return [f"content of {field}" for field in edited if field != "eval.general_text"]
 
 
 def _trained_otherwise(first: Sweep, other: Sweep) -> list[str]:

@@ -126,6 +126,72 @@ def test_sweeps_whose_scores_differ_are_refused(tmp_path):
     with_base_keys(tmp_path / "alike", (one, "a", "x"), (of_another_version, "b", "y"))
 
 
+def test_sweeps_that_score_alike_on_other_questions_are_refused(tmp_path):
+    """A base that knows nothing of the domain scores 0 on any."""
+    one = SyntheticSweep(trials=1, name="one")
+    two = SyntheticSweep(trials=1, name="two", prompt="What is the other item {}?")
+    with pytest.raises(UserError, match="different evaluations"):
+        with_base_keys(tmp_path, (one, "a", "x"), (two, "b", "y"))
+    (tmp_path / "two" / "base" / "items.jsonl").unlink()  # a copy without the bulk of it
+    open_sweeps([tmp_path / "one", tmp_path / "two"])
+
+
+def evaluated_otherwise(
+    tmp_path, inputs=(), general_nll=2.5, scores_key="y", **suite: object
+) -> list[str]:
+    """What is said of two sweeps whose bases score alike, the second's with these changes.
+
+    `inputs`: digests of its files by field; the first's are all `first`.
+    """
+    sweeps = [SyntheticSweep(trials=1, name=name) for name in ("one", "two")]
+    results = with_base_keys(tmp_path, (sweeps[0], "a", "x"), (sweeps[1], "b", scores_key))
+    first, second = (sweep.ledger for sweep in results.sweeps)
+    digests = dict.fromkeys(inputs, "first")
+    first.write_sweep(first.sweep().model_copy(update={"inputs": digests}))
+    record = second.sweep()
+    config = record.config | {"eval": record.config["eval"] | suite}
+    changed = {"inputs": dict(inputs), "config": config}
+    second.write_sweep(record.model_copy(update=changed))
+    base = second.base().model_copy(update={"general_nll": general_nll})
+    second.folder.base_json.write_text(base.model_dump_json())
+    return notices(open_sweeps([first.folder.root, second.folder.root]))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "nll"),
+    [({}, 3.9), ({"eval.general_text": "second"}, 2.5), ({"eval.general_text": "second"}, 2.501)],
+)
+def test_sweeps_with_other_general_texts_are_said_to_have_them(tmp_path, inputs, nll):
+    [told] = evaluated_otherwise(tmp_path, inputs, general_nll=nll)
+    assert told.startswith("These sweeps were measured on other general texts (eval.general_text)")
+    assert "do not compare forgetting/nll" in told
+
+
+@pytest.mark.parametrize(("inputs", "nll"), [({"eval.general_text": "first"}, 2.501), ({}, None)])
+def test_one_general_text_up_to_rounding_or_measured_by_one_alone_is_no_other(
+    tmp_path, inputs, nll
+):
+    assert evaluated_otherwise(tmp_path, inputs, general_nll=nll) == []
+
+
+@pytest.mark.parametrize("suite", [{"kl_prompts": 8}, {"kl_tokens": 8}])
+def test_sweeps_that_sampled_otherwise_for_kl_are_said_to_have(tmp_path, suite):
+    [told] = evaluated_otherwise(tmp_path, **suite)
+    assert "do not compare kl/base_to_tuned" in told
+
+
+def test_a_sweep_without_kl_has_none_to_compare(tmp_path):
+    assert evaluated_otherwise(tmp_path, kl_prompts=0) == []
+
+
+def test_sweeps_whose_files_of_tasks_differ_are_said_to(tmp_path):
+    inputs = {"eval.task_dirs.0": "first", "eval.in_domain.sums.data_files.test": "second"}
+    [told] = evaluated_otherwise(tmp_path / "other", inputs)
+    files = "content of eval.in_domain.sums.data_files.test"
+    assert told.startswith(f"These sweeps were evaluated with other files ({files})")
+    assert evaluated_otherwise(tmp_path / "same", inputs, scores_key="x") == []
+
+
 @pytest.mark.parametrize("keys", ["aa", "ab"])
 def test_sweeps_that_were_trained_on_other_data_are_said_to_be(tmp_path, keys):
     one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
