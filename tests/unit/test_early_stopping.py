@@ -13,7 +13,7 @@ from builders import sweep_config
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainables.config import Objective
+from trainables.config import Objective, TrainConfig
 from trainables.metric_keys import (
     FORGETTING_MEAN,
     GPU_HOURS,
@@ -60,6 +60,15 @@ def test_rungs_lie_a_reduction_factor_apart_and_below_the_end() -> None:
     rule = SuccessiveHalving(CONFIG)
     rule.decide(0, at(1, 0.5))
     assert [rung.step for rung in rule._rungs_of(TOTAL)] == [10, 30]
+
+
+@pytest.mark.parametrize("factor", [2.0, 3.0])
+@pytest.mark.parametrize("first", [0.05, 0.1, 0.25])
+def test_evaluations_at_the_rungs_shares_reach_them(first: float, factor: float) -> None:
+    rule = SuccessiveHalving(EarlyStoppingConfig(reduction_factor=factor, first_rung=first))
+    for total in range(1, 1000):
+        steps = TrainConfig(report_every=first).report_steps(total)
+        assert {rung.step for rung in rule._rungs_of(total)} <= steps
 
 
 @pytest.mark.parametrize(

@@ -1,10 +1,11 @@
-"""What a run tells of its trials' evaluations, once it knows how long the base's took."""
+"""When trials are evaluated, and what a run tells of it once it knows how long the base's took."""
 
 from __future__ import annotations
 
 import pytest
 from builders import base_record, sweep_config
 
+from trainables.config import TrainConfig
 from tune.cluster.base_evaluation import time_of_evaluations
 
 
@@ -29,3 +30,20 @@ def test_evaluations_are_told_where_they_take_long(
     line = time_of_evaluations(config, base_record(seconds=seconds))
     assert (line is None) if told is None else (line and line.startswith(told))
     assert line is None or "eval.limit" in line
+
+
+@pytest.mark.parametrize("share", [0.05, 0.1, 1 / 7, 0.25, 0.3, 1 / 3, 0.5, 0.9])
+def test_a_training_is_evaluated_at_equal_shares_of_its_length(share: float) -> None:
+    train = TrainConfig(report_every=share, log_every=share / 2)
+    count = train.evaluations(None)
+    for total in range(20, 2000):
+        steps = sorted(train.report_steps(total))
+        wanted = [*(n * share * total for n in range(1, len(steps))), total]
+        assert len(steps) == count
+        assert steps == pytest.approx(wanted, abs=0.5001)
+        assert train.log_steps(total) >= set(steps)
+
+
+def test_a_share_shorter_than_a_step_is_every_step() -> None:
+    assert TrainConfig(report_every=1e-12).report_steps(4) == {1, 2, 3, 4}
+    assert TrainConfig(report_every=0.25).report_steps(458) == {114, 229, 344, 458}

@@ -77,16 +77,31 @@ class TrainConfig(Frozen):
         """
         if samples is not None or self.steps:
             return len(self.report_steps(self.total_steps(samples or 0)))
-        return math.ceil(1 / self.report_every) if self.report_every < 1 else None
+        return _count(self.report_every) if self.report_every < 1 else None
 
     def log_steps(self, total: int) -> frozenset[int]:
         """Steps shown in the training curve: the first, every `log_every`, the last."""
         return _every(self.log_every, total) | {1}
 
 
+def step_at(share: float, total: int) -> int:
+    """The step at which this share of the training is done; at least one.
+
+    Rounded twice, so that a share computed in two ways ends at one step.
+    """
+    return max(1, round(round(share * total, 6)))
+
+
 def _every(interval: float, total: int) -> frozenset[int]:
-    steps = int(interval) if interval >= 1 else max(1, round(interval * total))
-    return frozenset(range(steps, total, steps)) | {total}
+    if interval >= 1:
+        return frozenset(range(int(interval), total, int(interval))) | {total}
+    share = max(interval, 1 / total)  # no more often than after every step
+    return frozenset(step_at(n * share, total) for n in range(1, _count(share))) | {total}
+
+
+def _count(share: float) -> int:
+    """How many such shares the whole is; the last may be smaller."""
+    return math.ceil(1 / share - 1e-9)
 
 
 class DeepSpeedConfig(Frozen):

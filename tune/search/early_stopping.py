@@ -19,6 +19,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from trainables.config import Objective
+from trainables.config.training import step_at
 from trainables.metric_keys import (
     EPOCH,
     EVAL_SECONDS,
@@ -215,7 +216,7 @@ class SuccessiveHalving:
             steps = []
             share = self._config.first_rung
             while share < 1:
-                steps.append(max(1, round(share * total_steps)))
+                steps.append(step_at(share, total_steps))
                 share *= self._config.reduction_factor
             self._rungs[total_steps] = [Rung(step) for step in sorted(set(steps))]
         return self._rungs[total_steps]
