@@ -135,7 +135,7 @@ def test_plain_lines_tell_the_sweep_event_by_event():
         "trial 0 complete after 1 min 00 s "
         "(1/20 finished, 1 running, 1 min 00 s elapsed, about 9 min 00 s left)",
         f"trial 1 out of memory after 3 s: ValueError: [/red] bad thing {'x' * 100} "
-        "(2/20 finished, 1 min 00 s elapsed, about 4 min 44 s left)",
+        "(2/20 finished, 1 min 00 s elapsed, about 9 min 00 s left)",
     ]
 
 
@@ -167,6 +167,27 @@ def test_the_time_left_is_that_of_the_longest_where_no_trial_waits():
     assert "about 30 s left" in listener._progress()
     clock.now += 40
     assert "left" not in listener._progress()
+
+
+def test_trials_stopped_early_count_for_those_to_come_but_not_for_repeats_of_winners():
+    """Repeats run to their end; 20 trials take what half of them took, quarters, halves and all."""
+    config = sweep_config(trials=40, confirm={"top_k": 3, "seeds": 5})
+    listener = ConsoleListener(config, no_terminal(), Clock())
+    hour, stopped = 3600.0, TrialStatus.STOPPED_EARLY
+    for number in range(20):
+        share = 0.25 if number < 11 else 0.5 if number < 13 else 1
+        status = stopped if share < 1 else TrialStatus.COMPLETE
+        record = trial(number, status=status, started=BEGAN, seconds=share * hour)
+        listener.trial_ended(record)
+    listener.trial_ended(failed(20, "x"))
+    assert listener._progress().endswith(
+        f"about {duration(19 * 10.75 / 20 * hour + 15 * hour)} left"
+    )
+    for number in range(21, 40):
+        listener.trial_ended(trial(number, status=stopped, started=BEGAN, seconds=hour / 4))
+    assert listener._progress().endswith(f"about {duration(15 * hour)} left")
+    listener.trial_started(begun(40, confirms=0))
+    assert listener._progress().endswith(f"about {duration(15 * hour)} left")
 
 
 def test_a_grid_plans_no_more_trials_than_it_has_points():

@@ -60,6 +60,10 @@ class Confirm(Protocol):
     """How a sweep confirms its winners."""
 
     @property
+    def top_k(self) -> int:
+        """How many there are."""
+
+    @property
     def seeds(self) -> int:
         """How many repeat runs each gets."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from itertools import islice
 from math import inf, isnan
-from statistics import median
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 from rich.console import Group
@@ -14,7 +14,13 @@ from rich.text import Text
 
 from trainables import metric_keys
 from trainables.results.pareto import is_feasible
-from trainables.results.records import BaseRecord, Measurement, TrialRecord, TrialStatus
+from trainables.results.records import (
+    ENDED_WELL,
+    BaseRecord,
+    Measurement,
+    TrialRecord,
+    TrialStatus,
+)
 from trainables.results.wording import (
     ABSENT,
     SCORES,
@@ -26,6 +32,8 @@ from trainables.results.wording import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from rich.console import Console, JustifyMethod, RenderableType
 
     from trainables.results.pareto import Goals
@@ -71,6 +79,8 @@ class SweepTable:
     ) -> None:
         self._name = name
         self._planned = planned
+        confirm = goals.confirm
+        self._planned_repeats = confirm.top_k * confirm.seeds if confirm else 0
         self._goals = goals
         self._began = began
         self._starts_until = inf if hours is None else began + 3600 * hours
@@ -79,6 +89,7 @@ class SweepTable:
         self._records: dict[int, TrialRecord] = {}
         self._evaluated: dict[int, Measurement] = {}
         self._running: set[int] = set()
+        self._repeats: set[int] = set()
         self._ended: dict[int, None] = {}  # in the order they ended
         self._ranks: dict[int, Rank] = {}
         self._ranked: list[Rank] = []  # complete trials, best first
@@ -105,6 +116,8 @@ class SweepTable:
             self._running.add if record.status is TrialStatus.RUNNING else self._running.discard
         )
         change(record.number)
+        if record.confirms is not None:
+            self._repeats.add(record.number)
 
     def progress(self, now: float) -> str:
         """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
@@ -113,7 +126,7 @@ class SweepTable:
         if running := len(self.running()):
             parts.append(f"{running} running")
         parts.append(f"{duration(now - self._began)} elapsed")
-        left = None if self.has_ended else self._seconds_left(now, total)
+        left = None if self.has_ended else self._seconds_left(now)
         return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
 
     def render(self, console: Console, now: float, footer: int = 0) -> RenderableType:
@@ -176,21 +189,36 @@ class SweepTable:
         shown += islice(newest, max(0, room - len(shown)))
         return shown, len(self._records) - len(shown)
 
-    def _seconds_left(self, now: float, total: int) -> float | None:
-        """Seconds of work left, shared by as many trials as ran at once; None before one finishes.
+    def _seconds_left(self, now: float) -> float | None:
+        """Seconds of work left, shared by as many trials as ran at once; None before one ends well.
 
-        Takes the median duration of the newest: one trial that fails at once would move a mean.
+        Early stopping ends many trials of the search, and none that repeats a winner.
         """
-        newest = (self._records[number] for number in islice(reversed(self._ended), _TYPICAL))
-        durations = [r.seconds for r in newest if r.seconds is not None]
-        if not durations:
+        searched = self._mean_seconds(ENDED_WELL, exclude=self._repeats)
+        if searched is None:
             return None
-        typical = median(durations)
-        running = [max(typical - r.seconds_at(now), 0.0) for r in self.running()]
+        repeat = self._mean_seconds((TrialStatus.COMPLETE,)) or searched
+        running = [
+            max((searched if r.confirms is None else repeat) - r.seconds_at(now), 0.0)
+            for r in self.running()
+        ]
+        work = sum(running)
         for_starts = max(self._starts_until - now, 0.0)
-        waiting = max(total - len(self._records), 0) if for_starts else 0
-        work = sum(running) + typical * waiting
-        return min(max([work / self._most_at_once, *running]), for_starts + typical)
+        if for_starts:
+            repeats = max(self._planned_repeats - len(self._repeats), 0)
+            others = max(self._planned - len(self._records) - repeats, 0)
+            work += searched * others + repeat * repeats
+        longest = for_starts + max(searched, repeat)
+        return min(max([work / self._most_at_once, *running]), longest)
+
+    def _mean_seconds(
+        self, statuses: Collection[TrialStatus], exclude: Collection[int] = ()
+    ) -> float | None:
+        """What the newest trials that ended so took; None if there is none."""
+        newest = (self._records[n] for n in reversed(self._ended) if n not in exclude)
+        ended_so = islice((r for r in newest if r.status in statuses), _TYPICAL)
+        durations = [r.seconds for r in ended_so if r.seconds is not None]
+        return fmean(durations) if durations else None
 
 
 def single(line: str, style: str) -> Text:
