@@ -16,6 +16,7 @@ from tune import command_line
 from tune.cluster.memory_fit import MemoryFit, memory_fit, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
+from tune.search.space import takes_least_memory
 from tune.search.trials import largest_trial
 
 GIB = 1 << 30
@@ -89,6 +90,20 @@ class TestClosedForms:
         more = memory.estimate(deeper, trial).forward - memory.estimate(model, trial).forward
         tokens = trial.train.micro_batch_size * trial.data.max_length
         assert more == 2 * tokens * model.hidden * model.layers
+
+
+def test_adapters_on_other_modules_are_compared_by_their_parameters() -> None:
+    """Four projections of attention have half the parameters of three of an MLP."""
+    attention, mlp = "[q_proj, k_proj, v_proj, o_proj]", "[gate_proj, up_proj, down_proj]"
+    modules = f"search.lora.target_modules=[{attention}, {mlp}]"
+    config = load_sweep(LLAMA, [modules, "search.lora.rank=[8]"])
+    largest = largest_trial(config, "lora")
+    assert largest.lora is not None
+    assert set(largest.lora.target_modules) == {"gate_proj", "up_proj", "down_proj"}
+    assert not takes_least_memory(config.search, largest)
+    update = {"target_modules": ("k_proj", "o_proj", "q_proj", "v_proj")}
+    smaller = largest.model_copy(update={"lora": largest.lora.model_copy(update=update)})
+    assert takes_least_memory(config.search, smaller)
 
 
 def fit(gib: float, *overrides: str) -> tuple[SweepConfig, MemoryFit]:

@@ -18,6 +18,8 @@ from optuna.distributions import (
 
 from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
 from trainables.config.training import CHANGES_NO_RESULT
+from trainables.inputs.model_shape import read_shape
+from trainables.process.memory import adapter_parameters
 from tune.config.search_config import LogUniform, LoraSpace, MethodSpace, SearchConfig
 from tune.config.sweep_config import SweepConfig
 
@@ -29,6 +31,7 @@ _METHOD = "method"
 _OF_TRAINING = ("batch_size", "epochs", "warmup", "weight_decay")
 _SHARED_AXES = ("learning_rate", *_OF_TRAINING)
 _LORA_AXES = ("rank", "alpha", "alpha_ratio", "target_modules", "dropout", "rslora", "dora")
+_AXES_OF_MEMORY = ("rank", "dropout", "dora")  # beside target_modules
 _MODULES_SEPARATOR = "+"
 
 
@@ -130,7 +133,8 @@ def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
 def largest_point(search: SearchConfig, method: Method) -> Params:
     """The point of a method that takes the most memory: the largest choice of each axis.
 
-    Learning rates take no memory: from a range, the lowest is used, which trains most safely.
+    Learning rates take no memory: from a range, the lowest is used, which trains most safely. Lists
+    of modules are compared by their lengths, since no model is known here.
     """
     return _outermost(search, method, max)
 
@@ -140,8 +144,31 @@ def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
     if search.lora is None or trial.lora is None:
         return True  # what full fine-tuning searches takes none
     least = lora_config(search.lora, _outermost(search, "lora", min))
-    axes_of_memory = ("rank", "target_modules", "dropout", "dora")
-    return all(getattr(trial.lora, axis) == getattr(least, axis) for axis in axes_of_memory)
+    if any(getattr(trial.lora, axis) != getattr(least, axis) for axis in _AXES_OF_MEMORY):
+        return False
+    choices = search.lora.target_modules
+    if len(choices) == 1:
+        return True
+    size = size_on_modules(trial)
+    return size(trial.lora.target_modules) <= min(map(size, choices))
+
+
+def size_on_modules(trial: TrialConfig) -> Callable[[Any], float]:
+    """Sizes of a LoRA trial's adapter on other modules, to compare them.
+
+    Its parameters if the model's shape is known, else its number of modules: four projections of
+    attention have fewer parameters than two of an MLP.
+    """
+    lora, shape = trial.lora, read_shape(trial.model)
+    assert lora is not None  # noqa: S101 - seen to by the callers
+
+    def size(modules: Any) -> float:
+        if shape is None or modules == "all-linear":
+            return _modules_count(modules)
+        on_these = lora.model_copy(update={"target_modules": modules})
+        return adapter_parameters(shape, trial.model_copy(update={"lora": on_these}))
+
+    return size
 
 
 def _outermost(search: SearchConfig, method: Method, choose: Callable[..., Any]) -> Params:
