@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
+from peft import LoraConfig, get_peft_model
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from trainables.evaluation import drift
 from trainables.evaluation.drift import (
     KlReference,
     general_nll,
@@ -204,3 +207,38 @@ def test_token_nll_counts_labelled_tokens_alone(base_and_tuned: tuple[Any, Any])
     assert token_nll(tuned, samples, batch_size=2) == pytest.approx(wanted, rel=1e-5)
     with pytest.raises(ValueError, match="no token"):
         token_nll(tuned, samples[1:], batch_size=1)
+
+
+@pytest.mark.parametrize("kind", ["base", "adapted", "capped", "without a part below its head"])
+def test_a_loss_computed_in_tiles_is_that_of_all_logits_at_once(
+    kind: str, base_and_tuned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In one pass through the layers, also where the head is not the last thing that is done."""
+    model = copy.deepcopy(base_and_tuned[1])
+    if kind == "capped":
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
+        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 50}
+        config = AutoConfig.for_model("gemma2", **sizes, **heads, final_logit_softcapping=0.01)
+        model = AutoModelForCausalLM.from_config(config).eval()
+    passes: list[None] = []
+    layer = model.model.layers[0]
+    layer.register_forward_hook(lambda *of_it: passes.append(None))
+    if kind == "adapted":
+        model = get_peft_model(
+            model, LoraConfig(target_modules="all-linear", init_lora_weights=False)
+        )
+    if kind.startswith("without"):
+        model.base_model_prefix = "none"
+    # Batches of different numbers of labelled tokens, the last of fewer than tiles.
+    samples: Any = [
+        {"input_ids": ids, "labels": ids}
+        for ids in ([1, *range(3, 3 + n)] for n in (9, 5, 7, 2, 1))
+    ]
+    whole = token_nll(model, samples, batch_size=2)
+    assert len(passes) == 3
+    monkeypatch.setattr(drift, "LOGITS_AT_ONCE", 4 * model.config.vocab_size)
+    assert token_nll(model, samples, batch_size=2) == pytest.approx(whole, rel=1e-5)
+    tiles = 4 if kind.startswith("without") else 1
+    assert len(passes) == 3 + 3 * tiles
+    token_nll(model, samples, batch_size=2)  # nothing remembers an earlier batch
+    assert len(passes) == 3 + 2 * 3 * tiles

@@ -5,6 +5,7 @@ Shapes: N sequences, S positions, V vocabulary, T scored tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +17,9 @@ from torch.nn.functional import cross_entropy
 
 from trainables.config.evaluation import GENERAL_TEXT_TOKENS
 from trainables.evaluation.evaluator import evaluating
-from trainables.evaluation.logits import logits_at
+from trainables.evaluation.logits import backbone_once, logits_at
 from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids
+from trainables.process.memory import LOGITS_AT_ONCE
 from trainables.process.workers import divided
 
 
@@ -171,34 +173,46 @@ def token_nll(model: Any, samples: Sequence[Sample], batch_size: int, workers: i
     Raises:
         ValueError: no token has a label.
     """
+    batches = _batches(len(samples), batch_size)
+    # As many for each batch, since under ZeRO-3 a pass takes all workers.
+    most = max(sum(map(_labelled, samples[rows])) for rows in batches)
+    tiles = max(1, math.ceil(most * model.config.get_text_config().vocab_size / LOGITS_AT_ONCE))
 
     def of_batch(rows: slice) -> tuple[float, int]:
-        return _summed_nll(model, samples[rows])
+        return _summed_nll(model, samples[rows], tiles)
 
     with evaluating(model):
-        of_batches = divided(_batches(len(samples), batch_size), of_batch, workers)
+        of_batches = divided(batches, of_batch, workers)
     total, count = map(sum, zip(*of_batches, strict=True))
     if count == 0:
         raise ValueError("no token has a label")
     return total / count
 
 
-def _summed_nll(model: Any, batch: Sequence[Sample]) -> tuple[float, int]:
-    """Cross-entropy summed over a batch's labelled tokens, and their number."""
-    input_ids_NS = _padded([sample["input_ids"] for sample in batch], 0)
-    mask_NS = _padded([[1] * len(sample["input_ids"]) for sample in batch], 0)
+def _labelled(sample: Sample) -> int:
+    """How many of its tokens are predicted from the one before."""
+    return sum(label != IGNORED_LABEL for label in sample["labels"][1:])
+
+
+def _summed_nll(model: Any, batch: Sequence[Sample], tiles: int) -> tuple[float, int]:
+    """Cross-entropy summed over a batch's labelled tokens, and their number.
+
+    `tiles`: number of parts whose logits are computed one after the other.
+    """
+    input_ids_NS = _padded([sample["input_ids"] for sample in batch], 0).to(model.device)
+    mask_NS = _padded([[1] * len(sample["input_ids"]) for sample in batch], 0).to(model.device)
     labels_NS = _padded([sample["labels"] for sample in batch], IGNORED_LABEL)
     targets_NS = torch.full_like(labels_NS, IGNORED_LABEL)
     targets_NS[:, :-1] = labels_NS[:, 1:]
-    positions_T = (targets_NS != IGNORED_LABEL).flatten().nonzero()[:, 0]
-    logits_TV = logits_at(
-        model,
-        positions_T.to(model.device),
-        input_ids=input_ids_NS.to(model.device),
-        attention_mask=mask_NS.to(model.device),
-    )
-    targets_T = targets_NS.flatten()[positions_T].to(logits_TV.device)
-    return float(cross_entropy(logits_TV.float(), targets_T, reduction="sum")), len(targets_T)
+    targets = targets_NS.flatten().to(model.device)
+    positions_T = (targets != IGNORED_LABEL).nonzero()[:, 0]
+
+    def summed(tile: torch.Tensor) -> float:
+        logits = logits_at(model, tile, input_ids=input_ids_NS, attention_mask=mask_NS)
+        return float(cross_entropy(logits.float(), targets[tile], reduction="sum"))
+
+    with backbone_once(model):
+        return sum(map(summed, positions_T.tensor_split(tiles))), len(positions_T)
 
 
 def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:

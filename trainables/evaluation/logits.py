@@ -5,9 +5,12 @@ Shapes: N sequences, S positions, T needed positions, V vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
 
 def logits_at(model: Any, positions_T: torch.Tensor, **inputs: Any) -> torch.Tensor:
@@ -36,3 +39,34 @@ def logits_at(model: Any, positions_T: torch.Tensor, **inputs: Any) -> torch.Ten
         if hook is not None:
             hook.remove()
     return logits[0] if selected else logits.flatten(0, 1).index_select(0, positions_T)
+
+
+@contextmanager
+def backbone_once(model: Any) -> Iterator[None]:
+    """Within it, the layers below the head compute the first pass alone and repeat its result.
+
+    Passes of the same inputs then give logits at a few positions at a time, where those at all of
+    them would not fit. Each remains a pass of the whole model, as some scale or cap their logits.
+    A model without such a part computes every pass anew.
+    """
+    network = next(part for part in model.modules() if isinstance(part, PreTrainedModel))
+    backbone: Any = network.base_model
+    if backbone is network:
+        yield
+        return
+    compute, replaced = backbone.forward, vars(backbone).get("forward")
+    known: list[Any] = []
+
+    def forward(*args: Any, **options: Any) -> Any:
+        if not known:
+            known.append(compute(*args, **options))
+        return known[0]
+
+    backbone.forward = forward
+    try:
+        yield
+    finally:
+        if replaced is None:
+            del backbone.forward
+        else:
+            backbone.forward = replaced

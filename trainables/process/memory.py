@@ -8,7 +8,7 @@ A worker's peak is what stays throughout plus the highest of what comes and goes
                 4, redone for gated MLPs, RMSNorm and grouped heads), then the loss in tiles
     backward    gradients, and one layer's activations again under gradient checkpointing
     update      gradients, and their fp32 copy under DeepSpeed
-    evaluation  the logits of a whole batch
+    evaluation  a batch in one layer with all layers' keys and values, or logits in tiles
 
 What each library really keeps was found by tracking every tensor of training steps on a CPU; the
 tests repeat this and require the estimate to be within 15 % of it.
@@ -29,6 +29,9 @@ _FP32 = 4
 
 # TRL's fused head projects this many tokens onto this many words at a time.
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
+
+# Most logits that an evaluation's losses compute at a time.
+LOGITS_AT_ONCE = 1 << 26
 
 # DeepSpeed's defaults, in elements: the buffer for exchanging gradients, and the most parameters
 # that ZeRO-3 keeps gathered at a time.
@@ -295,17 +298,25 @@ def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
 
 
 def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
-    """A batch's logits in the model's dtype, in fp32 if that differs, and their log-softmax.
+    """The more of two: a batch in one layer with all layers' keys and values, or logits.
 
-    The tasks' lengths are not known beforehand; that of the training data is used.
+    Texts are generated with keys and values; how long a task's prompts are is not known beforehand,
+    so it is taken to be as long as the training data. Logits come after the layers, in the model's
+    dtype, in fp32 if that differs, and as log-softmax: a tile of a loss's tokens, or a batch's
+    tokens that KL drift is measured on. Tasks have them at the tokens they score alone, whose
+    number is not known either.
     """
-    length = trial.data.max_length
-    if trial.eval.general_text:
+    length, suite, size = trial.data.max_length, trial.eval, _bytes(trial)
+    if suite.general_text:
         length = max(length, GENERAL_TEXT_TOKENS)
-    tokens, size = trial.eval.batch_size * length, _bytes(trial)
+    tokens = suite.batch_size * length
     layer = size * (4 * shape.hidden + 3 * shape.intermediate)
+    cache = size * 2 * shape.layers * shape.kv_heads * shape.head_size
+    of_loss = min(tokens * shape.vocabulary, LOGITS_AT_ONCE)
+    of_kl = min(suite.batch_size, suite.kl_prompts) * suite.kl_tokens * shape.vocabulary
     copies = 2 if size < _FP32 else 1
-    return float(tokens * (layer + shape.vocabulary * (size + copies * _FP32)))
+    logits = max(of_loss, of_kl) * (size + copies * _FP32)
+    return float(max(tokens * (layer + cache), tokens * 2 * size * shape.hidden + logits))
 
 
 def _linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
