@@ -117,10 +117,9 @@ class Sweep:
         self._base_cache = base_cache
         self._trainable = trainable
         self._model = config.model
-        self._nodes = ask_nodes(location, paths_of_trials(config))
+        self._ask_nodes()
         self._cluster = within_limit(config, largest_cluster(nodes_up(), self._nodes))
         self._beside_driver = beside_driver()
-        self._memory = memory_fit(config, partial(smallest_gpu, self._nodes))
         self._inputs = digests(config)  # before the base is measured with them
         self._earlier = earlier_trials(config, self._ledger, self._inputs)
         history = self._earlier.own
@@ -150,6 +149,9 @@ class Sweep:
             HostPool(left, self._cluster, make_trial, self._beside_driver, tell) as hosts,
         ):
             base = self._evaluate_base(hosts, tell)
+            if self._has_unseen_gpus:
+                self._ask_nodes()
+                resized = self._memory.check(self._config, has_base=True)
             if base.revision is not None:
                 self._model = self._model.model_copy(update={"revision": base.revision})
             check_metrics(self._config, base)
@@ -222,6 +224,20 @@ class Sweep:
             record = record.after(measurement)
         failures = 0 if record.status in _FAILED else record.failures
         return record.model_copy(update={"status": TrialStatus.RUNNING, "failures": failures})
+
+    def _ask_nodes(self) -> None:
+        location = self._ledger.folder.location
+        self._nodes = ask_nodes(location, paths_of_trials(self._config))
+        self._memory = memory_fit(self._config, partial(smallest_gpu, self._nodes))
+
+    @property
+    def _has_unseen_gpus(self) -> bool:
+        """Whether a method's GPUs were not up when the nodes were asked, in a cluster that grows.
+
+        The base's evaluation brings the first of them up.
+        """
+        is_seen = len(self._memory.cards) == len(self._config.search.methods)
+        return not is_seen and self._cluster.get("GPU", 0) > 0
 
     @property
     def _has_base(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,10 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
+from trainables.results.folder import SweepFolder
+from trainables.results.records import BaseRecord
 from trainables.under_ray.autoscaler import last_failure
+from trainables.under_ray.node import NodeReport
 from tune.cluster import waiting
 from tune.cluster.slots import HostPool
 from tune.cluster.waiting import awaited
@@ -140,6 +144,48 @@ def test_the_base_s_evaluation_is_announced_once(
     assert told == ["evaluating the base package://trainables/embedded/model ..."]
     assert list((tmp_path / "sweeps" / ".base").glob("*/base.json"))
     assert [path.name for path in Path("sweeps/quickstart/base").glob(".seen*")] == []
+
+
+@pytest.mark.parametrize(
+    ("kib", "ending", "told"),
+    [(8_000, UserError, "at one sample at a time"), (40_000, EnoughError, "it starts")],
+)
+def test_memory_is_asked_for_again_where_the_base_s_evaluation_brought_the_gpus(
+    kib: int,
+    ending: type[BaseException],
+    told: str,
+    load: Callable[..., SweepConfig],
+    base_dir: Path,
+    base_cache: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In a cluster of which only the head is up, which has none. `kib`: beside CUDA's own."""
+    gpu = {"CPU": 8.0, "GPU": 8.0}
+    head = NodeReport(address="head", ray="", python="", most_workers=gpu, worker_types=[gpu])
+    worker = NodeReport(address="worker", ray="", python="", gpu_bytes=(1 << 30) + (kib << 10))
+
+    def up(*question: object) -> list[NodeReport]:
+        return [head, worker] if (tmp_path / "base").exists() else [head]
+
+    def have_base_evaluated(config: object, folder: SweepFolder, *rest: object) -> None:
+        shutil.copytree(base_dir, folder.base)
+
+    monkeypatch.setattr("tune.sweep.ask_nodes", up)
+    monkeypatch.setattr("tune.sweep.check_nodes", lambda *reports: None)
+    monkeypatch.setattr("tune.sweep.have_base_evaluated", have_base_evaluated)
+    warnings: list[str] = []
+
+    class Listener(SweepListener):
+        def sweep_started(self, record: object, base: BaseRecord, finished: object) -> None:
+            warnings.extend(base.warnings)
+            raise EnoughError("it starts")
+
+    sweep = Sweep(load("search.full=null"), tmp_path, base_cache)
+    with pytest.raises(ending, match=told):
+        sweep.run([Listener()])
+    resized = [line for line in warnings if line.startswith("lora, rank 32: micro-batch 4")]
+    assert len(resized) == (ending is EnoughError)
 
 
 def test_a_folder_that_is_not_the_driver_s_is_named(
