@@ -500,8 +500,8 @@ def test_a_pass_for_the_memory_that_it_takes_is_of_the_longest_samples(
         return features(batch)
 
     monkeypatch.setattr(engine._loss, "features", noted)
-    engine.time_pass(2, longest=True)
-    engine.time_pass(2)
+    engine.time_pass(2, None)
+    engine.time_pass(2, engine.typical_step(2))
     assert shapes[0] == (2 * trial.train.micro_batch_size, 30)
     assert shapes[1][1] < 30
     engine.clear()
