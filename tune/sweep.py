@@ -58,12 +58,7 @@ from tune.resources.capacity import (
 )
 from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
 from tune.search.earlier_trials import earlier_trials
-from tune.search.early_stopping import (
-    EarlyStopping,
-    SuccessiveHalving,
-    kept_by_base,
-    length_of,
-)
+from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.search.fifo import Fifo
 from tune.search.searcher import MakeTrial, OptunaSearcher
 from tune.search.space import Params
@@ -309,9 +304,7 @@ class Sweep:
         rule = SuccessiveHalving(self._config.early_stopping, self._config.objectives, constraints)
         histories = self._ledger.histories(as_they_came=True)
         searched = [r for r in (*self._finished, *self._interrupted) if r.confirms is None]
-        lengths = {r.number: length_of(r.config.train.model_dump()) for r in searched}
-        measured = {number: histories.get(number, []) for number in lengths}
-        self._end_stopped(rule.replay(measured, lengths))
+        self._end_stopped(rule.replay({r.number: histories.get(r.number, []) for r in searched}))
         return EarlyStopping(rule)
 
     def _end_stopped(self, outcomes: Mapping[int, Outcome]) -> None:

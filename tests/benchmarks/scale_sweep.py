@@ -35,7 +35,7 @@ from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
 from tune.resources.capacity import held_by_worker
 from tune.resources.placement import Placement, Room
-from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, length_of
+from tune.search.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
@@ -144,11 +144,8 @@ class SimulatedSweep:
         config = self._config
         assert config.early_stopping is not None
         rule = SuccessiveHalving(config.early_stopping, config.objectives, config.constraints)
-        length = length_of(config.train.model_dump())  # which is not searched
         for number, measurement in history.measurements():
-            rule.decide(
-                number, measurement, length
-            )  # as `replay` does, which takes all in one list
+            rule.decide(number, measurement)  # as `replay` does, which takes all in one list
         return EarlyStopping(rule)
 
     def _events(self, history: History, scheduler: EarlyStopping) -> TuneEvents:

@@ -1,14 +1,13 @@
 """Early stopping: asynchronous successive halving over recorded measurements.
 
 Rungs are rebuilt from the ledger at every start, so they survive whatever ends the driver. Their
-axis is the share of a training's own steps, so a trial resumed elsewhere keeps its position, and
-trials of other batch sizes, which take other numbers of steps for the same samples, meet.
+axis is our own step count, so a trial resumed elsewhere keeps its position.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import itemgetter
@@ -71,17 +70,11 @@ class EarlyStopping(Fifo):
         measurement = _measurement(result)
         if measurement is None or trial.config["confirms"] is not None:
             return str(TrialScheduler.CONTINUE)
-        config = trial.config["trial"]
-        outcome = self._rule.decide(int(config["number"]), measurement, length_of(config["train"]))
+        outcome = self._rule.decide(int(trial.config["trial"]["number"]), measurement)
         if outcome is None:
             return str(TrialScheduler.CONTINUE)
         self._outcomes[trial.trial_id] = outcome
         return str(TrialScheduler.STOP)
-
-
-def length_of(train: Mapping[str, Any]) -> Hashable:
-    """The length that a training was asked for: trials of the same one are compared."""
-    return train["steps"], train["epochs"]
 
 
 def _measurement(flat: dict[str, Any]) -> Measurement | None:
@@ -103,13 +96,13 @@ class Rung:
     """One level of successive halving.
 
     Attributes:
-        share: share of the training after which trials are compared.
+        step: optimizer step at which trials are compared.
         losses: losses of the trials compared here, [trials, losses]; lower is better.
         compared: numbers of the trials compared here.
         allowed: numbers of the trials whose constraints held here.
     """
 
-    share: float
+    step: int
     losses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
     compared: set[int] = field(default_factory=set)
     allowed: set[int] = field(default_factory=set)
@@ -173,14 +166,10 @@ class SuccessiveHalving:
         self._config = config
         self._objectives = objectives
         self._constraints = constraints
-        self._rungs: dict[Hashable, list[Rung]] = {}
+        self._rungs: dict[int, list[Rung]] = {}
         self._first_loss: dict[int, float] = {}
 
-    def replay(
-        self,
-        histories: Mapping[int, Sequence[Measurement]],
-        lengths: Mapping[int, Hashable] | None = None,
-    ) -> dict[int, Outcome]:
+    def replay(self, histories: Mapping[int, Sequence[Measurement]]) -> dict[int, Outcome]:
         """Take in what each trial measured in earlier runs of the command.
 
         Measurements are replayed in the order they arrived, so that each is judged against those
@@ -201,46 +190,36 @@ class SuccessiveHalving:
         ]
         outcomes = {}
         for _, number, measurement in sorted(arrivals, key=itemgetter(0)):
-            outcomes[number] = self.decide(number, measurement, (lengths or {}).get(number))
+            outcomes[number] = self.decide(number, measurement)
         return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
 
-    def decide(
-        self, number: int, measurement: Measurement, length: Hashable = None
-    ) -> Outcome | None:
+    def decide(self, number: int, measurement: Measurement) -> Outcome | None:
         """How the trial should end now; None lets it continue.
 
         The last step is not a rung: a trial that gets there is complete.
-
-        Args:
-            number: of the trial.
-            measurement: its newest.
-            length: only trials of the same length are compared.
         """
         total_steps = measurement.total_steps
         if total_steps is None or measurement.step >= total_steps:
             return None
         if reason := self._explodes(number, measurement):
             return Outcome(status=TrialStatus.DIVERGED, reason=reason)
-        reached = [
-            rung
-            for rung in self._rungs_of(length)
-            if step_at(rung.share, total_steps) <= measurement.step
-        ]
+        reached = [r for r in self._rungs_of(total_steps) if r.step <= measurement.step]
         if not reached:
             return None
         reason = self._breaks_constraint(number, measurement, reached[-1])
         reason = reason or self._falls_behind(number, measurement, reached[-1])
         return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason) if reason else None
 
-    def _rungs_of(self, length: Hashable) -> list[Rung]:
-        """Rungs at first_rung x reduction_factor^k of the training, before its end."""
-        if length not in self._rungs:
-            rungs = self._rungs[length] = []
+    def _rungs_of(self, total_steps: int) -> list[Rung]:
+        """Rungs at first_rung x reduction_factor^k of the training length, before its end."""
+        if total_steps not in self._rungs:
+            steps = []
             share = self._config.first_rung
             while share < 1:
-                rungs.append(Rung(share))
+                steps.append(step_at(share, total_steps))
                 share *= self._config.reduction_factor
-        return self._rungs[length]
+            self._rungs[total_steps] = [Rung(step) for step in sorted(set(steps))]
+        return self._rungs[total_steps]
 
     def _losses(self, measurement: Measurement) -> list[float] | None:
         """The values trials are compared by, lower is better; None if any is missing."""
