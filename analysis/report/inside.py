@@ -53,7 +53,7 @@ def inside_figures(results: Results) -> list[Figure]:
 
 
 def _to_compare(results: Results, seen: Inspected) -> Inspected:
-    """The recommended trial, the best full fine-tuning, and the best of the highest rank.
+    """The recommended trial, full fine-tuning's, and the best of the highest rank.
 
     Of its own sweep, if that has them.
     """

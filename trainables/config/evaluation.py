@@ -79,7 +79,7 @@ class EvalSuite(Frozen):
     chat_template: bool = False
     system_instruction: str | None = None
     general_text: str | None = None
-    kl_prompts: int = Field(default=16, ge=0, le=MOST_KL_PROMPTS)
+    kl_prompts: int = Field(default=16, ge=0)
     kl_tokens: int = Field(default=16, ge=1)
 
     @model_validator(mode="after")

@@ -262,7 +262,7 @@ def _warnings(base: Any, evaluation: Evaluation) -> Iterator[str]:
             yield (
                 f"retention task {label}: the base scores {score.value:.3f}, at chance "
                 f"({score.chance:.3f}) within two standard errors; it cannot show forgetting, and "
-                f"{RETENTION_RATIO} leaves it out"
+                f"{RETENTION_RATIO} leaves it out unless all are"
             )
     if left := left_by_lora(base):
         yield left

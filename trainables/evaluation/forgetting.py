@@ -36,6 +36,7 @@ def forgetting_metrics(
     metrics: dict[str, float] = {}
     losses: list[float] = []
     ratios: list[float] = []
+    ratios_at_chance: list[float] = []  # noise over noise, of any size
     flips = count_flips(base_items, tuned_items)
     for task in tasks:
         if task not in tuned or task not in flips:
@@ -58,14 +59,13 @@ def forgetting_metrics(
             )
         ratio = retention_ratio(base[task].value, tuned[task].value, base[task].chance)
         if ratio is not None:
-            if not is_at_chance(base[task]):  # its ratio is noise over noise, of any size
-                ratios.append(ratio)
+            (ratios_at_chance if is_at_chance(base[task]) else ratios).append(ratio)
             metrics[metric_keys.task_retention_ratio(task)] = ratio
     metrics[metric_keys.FORGETTING_MEAN] = fmean(losses)
     metrics[metric_keys.FORGETTING_MAX] = max(losses)
     metrics[metric_keys.FORGETTING_POSITIVE] = fmean(max(loss, 0.0) for loss in losses)
-    if ratios:
-        metrics[metric_keys.RETENTION_RATIO] = fmean(ratios)
+    if counted := ratios or ratios_at_chance:
+        metrics[metric_keys.RETENTION_RATIO] = fmean(counted)
     return metrics
 
 
