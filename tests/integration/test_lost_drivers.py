@@ -189,6 +189,7 @@ def run_killing(
             return
         assert code == -signal.SIGKILL
         tally.kills["drivers"] += 1
+        longest_life *= 1.1  # on a machine that has become slower none would get to the end
 
 
 def prove(

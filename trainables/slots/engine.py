@@ -198,6 +198,7 @@ class SlotEngine:
         """
         for slot in self.slots[:count]:
             slot.go_to(step or 0)
+            slot.micro_batch()  # is read now, which in training is done for many steps at once
         started = time.perf_counter()
         parts, *_ = _passes(list(self._groups.values()), lambda adapters: len(adapters) <= count)
         slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
