@@ -304,7 +304,9 @@ class Sweep:
         rule = SuccessiveHalving(self._config.early_stopping, self._config.objectives, constraints)
         histories = self._ledger.histories(as_they_came=True)
         searched = [r for r in (*self._finished, *self._interrupted) if r.confirms is None]
-        self._end_stopped(rule.replay({r.number: histories.get(r.number, []) for r in searched}))
+        trains = {record.number: record.config.train for record in searched}
+        measured = {number: histories.get(number, []) for number in trains}
+        self._end_stopped(rule.replay(measured, trains))
         return EarlyStopping(rule)
 
     def _end_stopped(self, outcomes: Mapping[int, Outcome]) -> None:

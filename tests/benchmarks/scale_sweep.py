@@ -145,7 +145,8 @@ class SimulatedSweep:
         assert config.early_stopping is not None
         rule = SuccessiveHalving(config.early_stopping, config.objectives, config.constraints)
         for number, measurement in history.measurements():
-            rule.decide(number, measurement)  # as `replay` does, which takes all in one list
+            # As `replay` does, which takes all in one list; `train` is not searched.
+            rule.decide(number, measurement, config.train)
         return EarlyStopping(rule)
 
     def _events(self, history: History, scheduler: EarlyStopping) -> TuneEvents:

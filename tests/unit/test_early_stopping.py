@@ -6,14 +6,18 @@ import math
 from collections.abc import Collection
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from builders import sweep_config
 from hypothesis import given
 from hypothesis import strategies as st
+from ray.tune.utils.util import flatten_dict
 
 from trainables.config import Objective, TrainConfig
+from trainables.config.training import step_at
 from trainables.metric_keys import (
     FORGETTING_MEAN,
     GPU_HOURS,
@@ -26,8 +30,14 @@ from trainables.metric_keys import (
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import Constraint
 from trainables.results.records import Measurement, Outcome, TrialStatus
+from trainables.under_ray.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
-from tune.search.early_stopping import Rung, SuccessiveHalving, kept_by_base
+from tune.search.early_stopping import (
+    EarlyStopping,
+    Rung,
+    SuccessiveHalving,
+    kept_by_base,
+)
 
 TOTAL = 90
 CONFIG = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1.0}, reduction_factor=3, first_rung=1 / 9)
@@ -57,9 +67,77 @@ def test_a_step_that_a_later_attempt_repeated_is_judged_where_it_first_came(tmp_
 
 
 def test_rungs_lie_a_reduction_factor_apart_and_below_the_end() -> None:
+    rungs = SuccessiveHalving(CONFIG)._rungs_of(None)
+    assert [rung.share for rung in rungs] == pytest.approx([1 / 9, 1 / 3])
+
+
+def trained(
+    batch_size: int, share: float = 1 / 3, **fields: Any
+) -> tuple[Measurement, TrainConfig]:
+    """What a training on 1000 samples measures at that share; the larger its batch the worse."""
+    train = TrainConfig(batch_size=batch_size, micro_batch_size=1, **fields)
+    total = train.total_steps(1000)
+    measured = at(step_at(share, total), 1.0 / batch_size)
+    return measured.model_copy(update={"total_steps": total}), train
+
+
+def test_trials_of_other_batch_sizes_meet_at_equal_shares_of_the_samples() -> None:
+    trials = dict(enumerate(map(trained, (4, 8, 16, 32))))
     rule = SuccessiveHalving(CONFIG)
-    rule.decide(0, at(1, 0.5))
-    assert [rung.step for rung in rule._rungs_of(TOTAL)] == [10, 30]
+    outcomes = {number: rule.decide(number, *trial) for number, trial in trials.items()}
+    assert outcomes == {
+        0: None,
+        1: None,
+        2: stopped("not among the best 1/3 at step 21"),
+        3: stopped("not among the best 1/3 at step 11"),
+    }
+    histories = {n: [m.model_copy(update={"time": float(n)})] for n, (m, _) in trials.items()}
+    trains = {number: train for number, (_, train) in trials.items()}
+    replayed = SuccessiveHalving(CONFIG).replay(histories, trains)
+    assert replayed == {number: end for number, end in outcomes.items() if end}
+
+
+def test_trials_of_other_lengths_do_not_meet() -> None:
+    others = [trained(4), trained(8, epochs=2), trained(16, epochs=3), trained(32, steps=90)]
+    rule = SuccessiveHalving(CONFIG)
+    assert [rule.decide(number, *trial) for number, trial in enumerate(others)] == [None] * 4
+    rule.decide(4, *trained(16, epochs=2))
+    assert rule.decide(5, *trained(32, epochs=2)) is not None
+
+
+def test_who_is_measured_earlier_is_not_compared_with_who_had_longer_to_learn() -> None:
+    """Both are past the same rung: as where evaluations are so many steps apart."""
+    rule = SuccessiveHalving(CONFIG)
+    ahead = [rule.decide(number, *trained(4, share=0.25)) for number in range(4)]
+    assert [*ahead, rule.decide(4, *trained(32, share=0.2))] == [None] * 5
+    assert rule.decide(5, *trained(32, share=0.25)) is not None
+
+
+@given(st.sampled_from([0.05, 0.1, 0.25, 1 / 3]), st.lists(st.integers(20, 1000), min_size=2))
+def test_evaluations_at_one_share_are_at_one_share_whatever_the_steps(
+    share: float, totals: list[int]
+) -> None:
+    rule = SuccessiveHalving(CONFIG.model_copy(update={"first_rung": share / 2}))
+    for number, total in enumerate(totals):
+        measured = at(step_at(share, total), 0.5).model_copy(update={"total_steps": total})
+        rule.decide(number, measured, TrainConfig())
+    worst = at(step_at(share, 400), 0.1).model_copy(update={"total_steps": 400})
+    outcome = rule.decide(len(totals), worst, TrainConfig())
+    assert (outcome is not None) is (len(totals) >= 2)
+
+
+def test_tune_s_trials_are_told_apart_by_their_lengths() -> None:
+    scheduler = EarlyStopping(SuccessiveHalving(CONFIG))
+
+    def told(number: int, batch_size: int, epochs: float) -> str:
+        measured, train = trained(batch_size, epochs=epochs)
+        config = {"number": number, "train": train.model_dump(mode="json")}
+        result = flatten_dict({MEASUREMENT: measured.model_dump()})
+        trial: Any = SimpleNamespace(config={"trial": config, "confirms": None}, trial_id=number)
+        return scheduler.on_trial_result(None, trial, result)
+
+    of_one = [told(number, size, 1.0) for number, size in enumerate((4, 8))]
+    assert [*of_one, told(2, 32, 2.0), told(3, 32, 1.0)] == [*["CONTINUE"] * 3, "STOP"]
 
 
 @pytest.mark.parametrize("factor", [2.0, 3.0])
@@ -68,7 +146,7 @@ def test_evaluations_at_the_rungs_shares_reach_them(first: float, factor: float)
     rule = SuccessiveHalving(EarlyStoppingConfig(reduction_factor=factor, first_rung=first))
     for total in range(1, 1000):
         steps = TrainConfig(report_every=first).report_steps(total)
-        assert {rung.step for rung in rule._rungs_of(total)} <= steps
+        assert {step_at(rung.share, total) for rung in rule._rungs_of(None)} <= steps
 
 
 @pytest.mark.parametrize(
@@ -118,7 +196,7 @@ _LOSSES = st.integers(1, 3).flatmap(
 def test_decision_equals_a_count_of_those_before(
     arrivals: list[tuple[float, ...]], factor: float
 ) -> None:
-    rung = Rung(step=1)
+    rung = Rung(share=0.5)
     for number, losses in enumerate(arrivals):
         seen = arrivals[: number + 1]
         better = sum(
@@ -126,7 +204,7 @@ def test_decision_equals_a_count_of_those_before(
             for other in seen
         )
         is_among_best = better < math.ceil(len(seen) / factor)
-        assert rung.admits(number, losses, factor) == (len(seen) < factor or is_among_best)
+        assert rung.admits(number, 0.5, losses, factor) == (len(seen) < factor or is_among_best)
 
 
 def decisions(
@@ -156,7 +234,7 @@ def decisions(
         elif outcome is not None:
             ends[number] = outcome
     rungs = [
-        (r.step, sorted(map(tuple, r.losses)), r.compared, r.allowed) for r in rule._rungs_of(TOTAL)
+        (r.share, sorted(map(tuple, r.losses)), r.compared, r.allowed) for r in rule._rungs_of(None)
     ]
     return ends, rungs
 

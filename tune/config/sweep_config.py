@@ -44,7 +44,8 @@ class EarlyStoppingConfig(Frozen):
         reduction_factor: a trial ends if 1 / reduction_factor of the trials at a rung are better
             (with several objectives: dominate it); each rung is that many times later than the
             previous one.
-        first_rung: share of the training after which trials are first compared.
+        first_rung: share of the training after which trials are first compared: those of as many
+            epochs, or of as many `train.steps`, where they are evaluated at equal shares of it.
         loss_limit: a trial has diverged whose training loss exceeds this many times the sum of its
             first and 1 nat/token; the first, at step 1 before any update, is the base model's, and
             of one batch alone.

@@ -1,13 +1,14 @@
 """Early stopping: asynchronous successive halving over recorded measurements.
 
 Rungs are rebuilt from the ledger at every start, so they survive whatever ends the driver. Their
-axis is our own step count, so a trial resumed elsewhere keeps its position.
+axis is the share of a training's own steps, so a trial resumed elsewhere keeps its position, and
+trials of other batch sizes, which take other numbers of steps for the same samples, meet.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import itemgetter
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
-from trainables.config import Objective
+from trainables.config import Objective, TrainConfig
 from trainables.config.training import step_at
 from trainables.metric_keys import (
     EPOCH,
@@ -51,6 +52,9 @@ _COSTS = (
 # In nats/token, added to a trial's first loss: that of a few samples may be anything from zero up,
 # so others of the same model easily lose many times as much.
 _SPREAD_OF_FIRST = 1.0
+# By which share of its training one trial may be ahead of another that it is compared with. Steps
+# are whole, so where both are due at one share of 20 and of 1000 steps it may be 0.0255.
+_LARGEST_LEAD = 0.03
 
 
 class EarlyStopping(Fifo):
@@ -70,7 +74,9 @@ class EarlyStopping(Fifo):
         measurement = _measurement(result)
         if measurement is None or trial.config["confirms"] is not None:
             return str(TrialScheduler.CONTINUE)
-        outcome = self._rule.decide(int(trial.config["trial"]["number"]), measurement)
+        config = trial.config["trial"]
+        train = TrainConfig.model_validate(config["train"])
+        outcome = self._rule.decide(int(config["number"]), measurement, train)
         if outcome is None:
             return str(TrialScheduler.CONTINUE)
         self._outcomes[trial.trial_id] = outcome
@@ -96,21 +102,26 @@ class Rung:
     """One level of successive halving.
 
     Attributes:
-        step: optimizer step at which trials are compared.
+        share: share of the training after which trials are compared.
         losses: losses of the trials compared here, [trials, losses]; lower is better.
+        shares: where each of these was in its training, [trials].
         compared: numbers of the trials compared here.
         allowed: numbers of the trials whose constraints held here.
     """
 
-    step: int
+    share: float
     losses: NDArray[np.float64] = field(default_factory=lambda: np.empty((0, 0)))
+    shares: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
     compared: set[int] = field(default_factory=set)
     allowed: set[int] = field(default_factory=set)
 
-    def admits(self, number: int, losses: Sequence[float], reduction_factor: float) -> bool:
+    def admits(
+        self, number: int, share: float, losses: Sequence[float], reduction_factor: float
+    ) -> bool:
         """Record a trial's losses; True if fewer than 1 / reduction_factor of all are better.
 
-        A trial is better if it dominates this one: no worse in any loss and lower in at least one.
+        All are those that were as far in their training. A trial is better if it dominates this
+        one: no worse in any loss and lower in at least one.
         With one loss, the best 1 / reduction_factor continue. With several losses a trial that
         trades one for another also continues, because the search wants the whole front:
         tests/benchmarks/search_economy.py shows how much of it a weighted sum cuts off.
@@ -123,12 +134,13 @@ class Rung:
         own = np.array([losses])
         if number not in self.compared:
             self.losses = np.vstack([self.losses, own]) if self.compared else own
+            self.shares = np.append(self.shares, share)
             self.compared.add(number)
-        count = len(self.compared)
-        if count < reduction_factor:
+        losses_there = self.losses[np.abs(self.shares - share) <= _LARGEST_LEAD]
+        if len(losses_there) < reduction_factor:
             return True
-        is_better = (self.losses <= own).all(axis=1) & (self.losses < own).any(axis=1)
-        return bool(is_better.sum() < math.ceil(count / reduction_factor))
+        is_better = (losses_there <= own).all(axis=1) & (losses_there < own).any(axis=1)
+        return bool(is_better.sum() < math.ceil(len(losses_there) / reduction_factor))
 
 
 def kept_by_base(constraints: Sequence[Constraint], base: Mapping[str, float]) -> list[Constraint]:
@@ -166,10 +178,14 @@ class SuccessiveHalving:
         self._config = config
         self._objectives = objectives
         self._constraints = constraints
-        self._rungs: dict[int, list[Rung]] = {}
+        self._rungs: dict[Hashable, list[Rung]] = {}
         self._first_loss: dict[int, float] = {}
 
-    def replay(self, histories: Mapping[int, Sequence[Measurement]]) -> dict[int, Outcome]:
+    def replay(
+        self,
+        histories: Mapping[int, Sequence[Measurement]],
+        trains: Mapping[int, TrainConfig] | None = None,
+    ) -> dict[int, Outcome]:
         """Take in what each trial measured in earlier runs of the command.
 
         Measurements are replayed in the order they arrived, so that each is judged against those
@@ -190,36 +206,46 @@ class SuccessiveHalving:
         ]
         outcomes = {}
         for _, number, measurement in sorted(arrivals, key=itemgetter(0)):
-            outcomes[number] = self.decide(number, measurement)
+            outcomes[number] = self.decide(number, measurement, (trains or {}).get(number))
         return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
 
-    def decide(self, number: int, measurement: Measurement) -> Outcome | None:
+    def decide(
+        self, number: int, measurement: Measurement, train: TrainConfig | None = None
+    ) -> Outcome | None:
         """How the trial should end now; None lets it continue.
 
         The last step is not a rung: a trial that gets there is complete.
+
+        Args:
+            number: of the trial.
+            measurement: its newest.
+            train: its training; None if all are equally long.
         """
         total_steps = measurement.total_steps
         if total_steps is None or measurement.step >= total_steps:
             return None
         if reason := self._explodes(number, measurement):
             return Outcome(status=TrialStatus.DIVERGED, reason=reason)
-        reached = [r for r in self._rungs_of(total_steps) if r.step <= measurement.step]
+        reached = [
+            rung
+            for rung in self._rungs_of(train and (train.steps, train.epochs))
+            if step_at(rung.share, total_steps) <= measurement.step
+        ]
         if not reached:
             return None
         reason = self._breaks_constraint(number, measurement, reached[-1])
         reason = reason or self._falls_behind(number, measurement, reached[-1])
         return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason) if reason else None
 
-    def _rungs_of(self, total_steps: int) -> list[Rung]:
-        """Rungs at first_rung x reduction_factor^k of the training length, before its end."""
-        if total_steps not in self._rungs:
-            steps = []
+    def _rungs_of(self, length: Hashable) -> list[Rung]:
+        """Rungs at first_rung x reduction_factor^k of the training, before its end."""
+        if length not in self._rungs:
+            rungs = self._rungs[length] = []
             share = self._config.first_rung
             while share < 1:
-                steps.append(step_at(share, total_steps))
+                rungs.append(Rung(share))
                 share *= self._config.reduction_factor
-            self._rungs[total_steps] = [Rung(step) for step in sorted(set(steps))]
-        return self._rungs[total_steps]
+        return self._rungs[length]
 
     def _losses(self, measurement: Measurement) -> list[float] | None:
         """The values trials are compared by, lower is better; None if any is missing."""
@@ -262,9 +288,10 @@ class SuccessiveHalving:
         losses = self._losses(measurement)
         if losses is None or number in rung.compared:
             return None
-        if rung.admits(number, losses, self._config.reduction_factor):
+        share = measurement.step / (measurement.total_steps or 1)
+        if rung.admits(number, share, losses, self._config.reduction_factor):
             return None
-        share = f"1/{self._config.reduction_factor:g}"
+        best = f"1/{self._config.reduction_factor:g}"
         if len(losses) > 1:
-            return f"{share} of the trials dominate it at step {measurement.step}"
-        return f"not among the best {share} at step {measurement.step}"
+            return f"{best} of the trials dominate it at step {measurement.step}"
+        return f"not among the best {best} at step {measurement.step}"
