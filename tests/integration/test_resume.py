@@ -12,7 +12,9 @@ import torch
 from measured import by_step
 from safetensors.torch import load_file
 
+from trainables.inputs.model_shape import read_shape
 from trainables.metric_keys import IN_DOMAIN_ACC, TRAIN_LOSS, TRAIN_SECONDS
+from trainables.process.memory import disk_estimate
 from trainables.training import checkpoint
 from trainables.training.checkpoint_files import is_valid, newest_valid
 from trainables.training.full_sft import train_full_sft
@@ -139,6 +141,32 @@ def test_a_trial_resumes_under_other_memory_settings(
     assert min(resumed) == 11
     for step, metrics in resumed.items():
         assert metrics[TRAIN_LOSS] == pytest.approx(undisturbed[step][TRAIN_LOSS], abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"method": "lora", "lora": {"rank": 32}},
+        {"method": "full", "model": {"dtype": "bfloat16"}, "deepspeed": {"zero_stage": 2}},
+    ],
+)
+def test_the_disk_takes_what_is_forecast(
+    make_trial: Callable[..., TrialConfig], parts: dict[str, Any]
+) -> None:
+    trial = make_trial(**parts, train=TRAIN)
+    train(trial, ListReporter())
+    shape = read_shape(trial.model)
+    assert shape is not None
+    forecast = disk_estimate(shape, trial)
+    assert sizes(Path(trial.weights_dir)) == pytest.approx([forecast.weights], rel=0.02)
+    checkpoints = sorted(Path(trial.output_dir).glob("checkpoints/step_*"))
+    assert [sizes(c, "training*") for c in checkpoints] == [
+        pytest.approx([forecast.checkpoint], rel=0.02)
+    ] * 2
+
+
+def sizes(folder: Path, files: str = "*.safetensors") -> list[int]:
+    return [file.stat().st_size for file in folder.glob(files)]
 
 
 @pytest.fixture(scope="module")

@@ -167,6 +167,29 @@ def host_estimate(shape: ModelShape, trial: TrialConfig) -> HostEstimate:
     return HostEstimate(offloaded=each * count / trial.workers, checkpoint=3 * _FP32 * count)
 
 
+@dataclass(frozen=True)
+class DiskEstimate:
+    """Bytes of a trial's files.
+
+    Attributes:
+        weights: final ones; those of the best evaluation are as large.
+        checkpoint: each one while it trains.
+    """
+
+    weights: float
+    checkpoint: float
+
+
+def disk_estimate(shape: ModelShape, trial: TrialConfig) -> DiskEstimate:
+    """An adapter in fp32, or the model with tied weights twice; in checkpoints the moments too."""
+    if trial.method == "lora":
+        count = adapter_parameters(shape, trial)
+        return DiskEstimate(weights=_FP32 * count, checkpoint=3 * _FP32 * count)
+    count = parameters(shape)
+    twice = shape.vocabulary * shape.hidden if shape.tied_embeddings else 0
+    return DiskEstimate(weights=_bytes(trial) * (count + twice), checkpoint=3 * _FP32 * count)
+
+
 def with_micro_batch(trial: TrialConfig, size: int) -> TrialConfig:
     """The same trial with another micro-batch size."""
     train = trial.train.model_copy(update={"micro_batch_size": size})

@@ -13,10 +13,12 @@ from trainables.inputs.model_shape import architecture, read_shape
 from trainables.process import memory
 from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
+from tune.search.space import planned_runs
 from tune.search.trials import largest_trial
 
 _CARDS_GIB = (24, 40, 48, 80, 141)
 _GIB = 1 << 30
+_CHECKPOINTS = 3  # a trial keeps two, and writes the next
 
 
 def memory_table(config: SweepConfig) -> Table | str:
@@ -74,6 +76,29 @@ def host_memory(config: SweepConfig) -> list[str]:
             f"{together / _GIB:.1f} GiB where all {trial.workers} are on one node"
         )
     return [f"{line}; whether it has that is not checked"]
+
+
+def disk_space(config: SweepConfig) -> list[str]:
+    """What trials of each method leave on the disk, and take while they train."""
+    shape = read_shape(config.model)
+    if shape is None:
+        return []
+    lines, runs = [], planned_runs(config)
+    for method in config.search.methods:
+        trial = largest_trial(config, method)
+        disk = memory.disk_estimate(shape, trial)
+        best = trial.train.save_weights * disk.weights
+        lines.append(
+            f"{method}: a trial takes up to {_gib(_CHECKPOINTS * disk.checkpoint + best)} of disk "
+            f"while it trains, and leaves up to {_gib(2 * best)} of final and best weights, "
+            f"{_gib(2 * best * runs)} if all {runs} trials are such"
+        )
+    return lines
+
+
+def _gib(size: float) -> str:
+    gib = size / _GIB
+    return f"{gib:,.0f} GiB" if gib >= 10 else f"{gib:.2g} GiB"
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from trainables.config import TrainConfig, TrialConfig
 from trainables.files.storage import Location, join
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
-from tune.cluster.memory_fit import host_memory, memory_table
+from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.folder.input_files import digests
 from tune.search.earlier_trials import EarlierTrials, earlier_trials
@@ -44,7 +44,7 @@ def print_plan(config: SweepConfig, samples: int | None, output_dir: Location) -
     points = list(islice(_suggestions(config), min(_POINTS_SHOWN, config.budget.trials)))
     console.print(_points_table(config, points))
     console.print(memory_table(config))
-    lines = [*host_memory(config), *_resources(config)]
+    lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     lines += _estimate(config, points, samples, earlier.own)
     for line in [*earlier.warm_start_in_words(), *lines]:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
