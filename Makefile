@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: run test lint unit integration e2e cluster slow clean
+.PHONY: run test lint unit integration e2e cluster slow gpu clean
 
 run: $(INSTALLED)
 	$(BIN)/python tune/run.py $(SWEEP)
@@ -43,6 +43,10 @@ cluster: $(INSTALLED)
 # Outside `make test`: minutes each.
 slow: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m "slow and not gpu"
+
+# On a machine with a GPU.
+gpu: $(INSTALLED)
+	$(BIN)/pytest tests/integration -m gpu
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

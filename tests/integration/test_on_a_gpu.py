@@ -1,0 +1,186 @@
+"""What only a GPU can show: `make gpu` where there is one.
+
+On a CPU the same code is tested beside this file; what differs on a GPU are its kernels, its random
+numbers and its memory.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from measured import by_step
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from trainables.config import ModelConfig
+from trainables.inputs.model import shared_base
+from trainables.inputs.model_shape import read_shape
+from trainables.metric_keys import GRAD_NORM, MAX_RESERVED, TRAIN_LOSS
+from trainables.process import memory
+from trainables.slots.engine import SlotEngine
+from trainables.training.full_sft import train_full_sft
+from trainables.training.lora import train_lora
+from trainables.training.reporter import ListReporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trainables.config import TrialConfig
+    from trainables.results.records import Measurement
+
+    MakeTrial = Callable[..., TrialConfig]
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.in_process,
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+]
+
+TRIALS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "another rank": {"lora": {"rank": 64, "alpha": 16.0}},
+    "dropout": {"lora": {"dropout": 0.2}},
+    "accumulated": {"train": {"batch_size": 8, "micro_batch_size": 2}},
+    "longer": {"train": {"steps": 14, "report_every": 7}, "seed": 1},
+}
+TOLERANCE = 1e-4  # in float32, as on a CPU
+TOLERANCE_IN_16_BIT = 3e-2  # of the loss alone: a single item of a task may flip
+TOLERANCE_OF_MEMORY = 0.15
+
+
+def train(trial: TrialConfig) -> list[Measurement]:
+    reporter = ListReporter()
+    (train_lora if trial.method == "lora" else train_full_sft)(trial, reporter)
+    return reporter.measurements
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_trials_in_slots_measure_what_each_does_alone(make_trial: MakeTrial, dtype: str) -> None:
+    trials = {
+        name: make_trial(model={"dtype": dtype}, **changes) for name, changes in TRIALS.items()
+    }
+    reporters = {name: ListReporter() for name in TRIALS}
+    engine = SlotEngine(trials["plain"].model, trials["plain"].lora)
+    errors = []
+    for name, trial in trials.items():  # each joins two passes after the one before
+        engine.join(trial, reporters[name])
+        errors += [ended.error for ended in engine.step() + engine.step()]
+    while engine.slots:
+        errors += [ended.error for ended in engine.step()]
+    engine.close()
+    assert errors == [None] * len(TRIALS)
+    for name, changes in TRIALS.items():
+        alone = by_step(train(make_trial(model={"dtype": dtype}, **changes)))
+        in_slot = by_step(reporters[name].measurements)
+        assert in_slot.keys() == alone.keys()
+        for step, metrics in alone.items():
+            for key, value in metrics.items() if dtype == "float32" else ():
+                near = 2e-3 if key == GRAD_NORM else 0.0
+                expected = pytest.approx(value, rel=near, abs=TOLERANCE)
+                assert in_slot[step][key] == expected, f"{name}: {key} at step {step}"
+            loss = pytest.approx(metrics[TRAIN_LOSS], abs=TOLERANCE_IN_16_BIT)
+            assert in_slot[step][TRAIN_LOSS] == loss, f"{name}: step {step}"
+
+
+@pytest.mark.parametrize("stage", [0, 2, 3])
+def test_a_full_training_goes_on_from_its_checkpoint(make_trial: MakeTrial, stage: int) -> None:
+    parts: dict[str, Any] = {"deepspeed": {"zero_stage": stage}, "model": {"dtype": "bfloat16"}}
+    halves: dict[str, Any] = {"train": {"steps": 10, "report_every": 5}}
+    whole = make_trial("full", **parts, **halves)
+    undisturbed = by_step(train(whole))
+    newest = Path(whole.output_dir) / "checkpoints" / "step_00000010"
+    for file in newest.iterdir():  # as if it had been lost while that was written
+        file.unlink()
+    newest.rmdir()
+    again = make_trial("full", **parts, **halves, earlier_attempts=(whole.output_dir,))
+    resumed = by_step(train(again))
+    assert min(resumed) == 6
+    for step, metrics in resumed.items():
+        assert metrics[TRAIN_LOSS] == pytest.approx(undisturbed[step][TRAIN_LOSS], abs=1e-2)
+
+
+@pytest.fixture
+def model(tmp_path: Path, tokenizer: Any) -> ModelConfig:
+    """Of 0.13 B parameters with random weights, beside which CUDA's workspaces are small."""
+    config = AutoConfig.for_model(
+        "llama",
+        hidden_size=1024,
+        intermediate_size=4096,
+        num_hidden_layers=8,
+        num_attention_heads=16,
+        num_key_value_heads=8,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=1024,
+        tie_word_embeddings=False,
+    )
+    network = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    network.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    return ModelConfig(name=str(tmp_path / "model"), dtype="bfloat16")
+
+
+def on_long_samples(trial: TrialConfig, model: ModelConfig) -> TrialConfig:
+    """The trial with that model, on samples as long as they may be."""
+    folder = Path(model.name)
+    row = json.dumps({"text": "max 4 7 2 = 7 " * 600})
+    (folder / "texts.jsonl").write_text(f"{row}\n" * 64)
+    texts = {"path": str(folder / "texts.jsonl"), "validation_path": None, "text": "text"}
+    data = trial.data.model_copy(update=texts | {"max_length": 512})
+    return trial.model_copy(update={"model": model, "data": data})
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"method": "lora", "lora": {"rank": 64}},
+        {"method": "full", "deepspeed": {"zero_stage": 2}},
+        {"method": "full", "deepspeed": {"zero_stage": 3}},
+    ],
+)
+def test_a_training_takes_the_memory_that_is_forecast(
+    make_trial: MakeTrial, model: ModelConfig, parts: dict[str, Any]
+) -> None:
+    shared_base.cache_clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+    train_fields = {"steps": 3, "batch_size": 4, "micro_batch_size": 4, "report_every": 3}
+    trial = on_long_samples(make_trial(**parts, train=train_fields), model)
+    shape = read_shape(model)
+    assert shape is not None
+    *_, last = train(trial)
+    estimate = memory.estimate(shape, trial)
+    assert torch.cuda.max_memory_allocated() == pytest.approx(estimate.tensors, rel=TOLERANCE_OF_MEMORY)
+    assert last.metrics[MAX_RESERVED] < estimate.peak
+
+
+def test_slots_take_one_base_and_each_what_an_adapter_does(
+    make_trial: MakeTrial, model: ModelConfig
+) -> None:
+    """Peak memory of K slots is one base and K times the rest, within 10 percent."""
+    shared_base.cache_clear()
+    gc.collect()
+    torch.cuda.empty_cache()
+    train_fields = {"steps": 99, "batch_size": 2, "micro_batch_size": 2, "report_every": 99}
+    trial = make_trial(lora={"rank": 64}, train=train_fields)
+    trial = on_long_samples(trial, model)
+    engine = SlotEngine(trial.model, trial.lora)
+    weights = torch.cuda.memory_allocated()
+    peaks = {}
+    for slots in (1, 2, 4, 8):
+        while len(engine.slots) < slots:
+            engine.join(trial, ListReporter())
+        engine.step()  # makes gradients and moments
+        gc.collect()
+        torch.cuda.reset_peak_memory_stats()
+        engine.step()
+        peaks[slots] = torch.cuda.max_memory_allocated()
+    engine.close()
+    shared_base.cache_clear()
+    each = peaks[1] - weights
+    for slots, peak in peaks.items():
+        assert peak == pytest.approx(weights + slots * each, rel=0.1), slots
