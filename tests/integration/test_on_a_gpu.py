@@ -154,7 +154,9 @@ def test_a_training_takes_the_memory_that_is_forecast(
     assert shape is not None
     *_, last = train(trial)
     estimate = memory.estimate(shape, trial)
-    assert torch.cuda.max_memory_allocated() == pytest.approx(estimate.tensors, rel=TOLERANCE_OF_MEMORY)
+    assert torch.cuda.max_memory_allocated() == pytest.approx(
+        estimate.tensors, rel=TOLERANCE_OF_MEMORY
+    )
     assert last.metrics[MAX_RESERVED] < estimate.peak
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import pickle
+import time
 import weakref
 from pathlib import Path
 from statistics import fmean
@@ -19,7 +20,9 @@ from trainables.evaluation.evaluator import Evaluator
 from trainables.files.storage import open_storage
 from trainables.inputs.data import training_order
 from trainables.inputs.tokenized import inputs_of
+from trainables.metric_keys import TRAIN_SECONDS
 from trainables.slots import engine as engine_module
+from trainables.slots import host as host_module
 from trainables.slots.engine import SlotEngine
 from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost, _Guest
 from trainables.training.checkpoint_files import checkpoint_dir, evaluated
@@ -72,6 +75,27 @@ def test_a_host_whose_slots_are_taken_says_so(make_trial: MakeTrial) -> None:
         return taken, again, not_here
 
     assert asyncio.run(run()) == ([True, True, False], True, {UNKNOWN: True})
+
+
+@pytest.mark.parametrize("work", ["publish_results", "clear_node", "on_this_node"])
+def test_the_files_of_others_take_none_of_a_trials_time(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, work: str
+) -> None:
+    as_it_is, waits = getattr(host_module, work), []
+
+    def slow(trial: TrialConfig) -> Any:
+        if trial.trial_id != "stays":
+            waits.append(time.sleep(2))
+        return as_it_is(trial)
+
+    monkeypatch.setattr(host_module, work, slow)
+    trials = [
+        make_trial(trial_id=name, train={"steps": steps, "report_every": steps})
+        for name, steps in {"stays": 12, "ends": 2, "joins": 4}.items()
+    ]
+    *_, last = [e[MEASUREMENT] for e in host_trials(trials, slots=2)[0] if MEASUREMENT in e]
+    assert len(waits) == 2
+    assert last["metrics"][TRAIN_SECONDS] < 2
 
 
 def losses(events: list[dict[str, Any]]) -> list[float]:

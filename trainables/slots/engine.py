@@ -84,11 +84,11 @@ class SlotEngine:
 
         A trial begun by an earlier attempt resumes from its newest checkpoint.
         """
-        with self._on_time_of(None):
+        with self.on_time_of(None):
             slot = self._new_slot(trial, reporter)
         self._slots[slot.adapter] = slot
         try:
-            with self._on_time_of(slot):
+            with self.on_time_of(slot):
                 slot.restore()
             with self._alone(slot):  # which sees what was restored
                 slot.begin()
@@ -254,7 +254,7 @@ class SlotEngine:
         """Take an optimizer step in each of these slots, with everything due after it."""
         norms = []
         for slot in due:
-            with self._on_time_of(slot):
+            with self.on_time_of(slot):
                 norms.append(slot.take_step())
         if norms:
             self._read_norms(due, norms)
@@ -277,7 +277,7 @@ class SlotEngine:
     def _report(self, slot: Slot) -> Ended | None:
         """Do what is due after a slot's step; None lets the trial go on."""
         # There are many layers, so they are routed only for work that passes through them.
-        context = self._alone if slot.evaluator is not None else self._on_time_of
+        context = self._alone if slot.evaluator is not None else self.on_time_of
         try:
             with context(slot):
                 slot.report()
@@ -332,7 +332,7 @@ class SlotEngine:
         return group, group.adapters.index(slot.adapter)
 
     def _end(self, slot: Slot) -> Ended:
-        with self._on_time_of(slot):
+        with self.on_time_of(slot):
             try:
                 return Ended(slot, result=slot.finish())
             except Exception as error:
@@ -345,11 +345,11 @@ class SlotEngine:
         """Run the base with one slot's adapter, on that slot's time."""
         group, index = self._place(slot)
         part = Part(group, index, index + 1, group.rows)
-        with self._on_time_of(slot), self._layers.routed([part]), self._autocast():
+        with self.on_time_of(slot), self._layers.routed([part]), self._autocast():
             yield
 
     @contextmanager
-    def _on_time_of(self, slot: Slot | None) -> Iterator[None]:
+    def on_time_of(self, slot: Slot | None) -> Iterator[None]:
         """Charge the time spent in the context to no other slot; None: to none of them."""
         started = time.perf_counter()
         try:

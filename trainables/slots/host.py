@@ -20,6 +20,7 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
@@ -265,10 +266,10 @@ class SlotHost:
         while busy or self._waiting:
             for guest in self._leaving:
                 if busy.pop(guest.slot, None):
-                    self._engine.leave(guest.slot)
+                    await self._uncharged(partial(self._engine.leave, guest.slot))
                     guest.slot = None
                     self._fits = sys.maxsize
-                    await self._in_thread(partial(clear_node, guest.trial))
+                    await self._uncharged(partial(clear_node, guest.trial))
             self._leaving.clear()
             while self._waiting and len(busy) < min(self._slots, self._fits):
                 guest = self._waiting.popleft()
@@ -291,6 +292,7 @@ class SlotHost:
         loop = asyncio.get_running_loop()
         mailbox = _Mailbox(guest, loop, self._stop_requested)
         try:
+            guest.trial = await self._uncharged(partial(on_this_node, guest.trial))
             guest.slot = await self._in_thread(lambda: self._join(guest, mailbox))
         except Exception as error:  # one trial's error must never end its neighbours
             await self._end(guest, told(error), busy)
@@ -299,7 +301,6 @@ class SlotHost:
         return True
 
     def _join(self, guest: _Guest, mailbox: _Mailbox) -> Any:
-        guest.trial = on_this_node(guest.trial)
         return self._engine_for(guest.trial).join(guest.trial, mailbox)
 
     async def _see_off(self, guest: _Guest, ended: Any) -> None:
@@ -309,14 +310,14 @@ class SlotHost:
             return
         result = ended.result
         try:
-            await self._in_thread(partial(publish_results, guest.trial))
+            await self._uncharged(partial(publish_results, guest.trial))
         except OSError as of_storage:
             guest.events.put_nowait({ERROR: told(of_storage)})
             return
         if result.best_weights_dir is not None:
             best = published_address(guest.trial, Path(result.best_weights_dir))
             result = result.model_copy(update={"best_weights_dir": best})
-        await self._in_thread(partial(clear_node, guest.trial))
+        await self._uncharged(partial(clear_node, guest.trial))
         guest.events.put_nowait({RESULT: result.model_dump()})
 
     async def _end(self, guest: _Guest, error: Exception, busy: int = 0) -> None:
@@ -334,7 +335,7 @@ class SlotHost:
         if final is None:
             return
         try:
-            await self._in_thread(partial(publish_results, guest.trial))
+            await self._uncharged(partial(publish_results, guest.trial))
         except OSError as of_storage:
             final = told(of_storage)
         guest.events.put_nowait({ERROR: final})
@@ -374,6 +375,15 @@ class SlotHost:
 
     def _step(self) -> Any:
         return self._engine.step()
+
+    async def _uncharged(self, work: Callable[[], Any]) -> Any:
+        """Work between passes, for which the trials in slots wait: on the time of none of them."""
+
+        def apart() -> Any:
+            with self._engine.on_time_of(None) if self._engine else nullcontext():
+                return work()
+
+        return await self._in_thread(apart)
 
     async def _in_thread(self, work: Callable[[], Any]) -> Any:
         def watched() -> Any:
