@@ -131,7 +131,7 @@ def test_what_a_trial_s_process_takes_to_start_is_with_its_imports() -> None:
 
 @pytest.mark.parametrize(
     ("searched", "repeated", "left"),
-    [(0, 0, 40), (30, 0, 15), (38, 0, 15), (40, 13, 2), (40, 15, 1)],
+    [(0, 0, 40), (30, 0, 15), (38, 0, 15), (39, 15, 15), (40, 13, 2), (40, 15, 1)],
 )
 def test_hosts_are_for_the_trials_that_are_still_to_run(
     searched: int, repeated: int, left: int
@@ -158,6 +158,13 @@ def test_as_many_slots_are_tried_as_a_host_may_get_trials(
     monkeypatch.setattr("ray.get", lambda answer: answer)
     assert pool._measured(trial_config(), samples=100) == 1
     assert asked[1] == most
+
+
+def test_a_grid_ends_with_its_points() -> None:
+    lora = {"rank": [4, 8], "alpha_ratio": 2, "learning_rate": [1e-4, 1e-3]}
+    sweep = config(search={"lora": lora}, sampler="grid", budget__trials=100, confirm=None)
+    done = [TrialRecord(config=trial_config(), params={}, started=0)] * 3
+    assert with_trials_left(sweep, done).budget.trials == 1
 
 
 def test_without_repeats_one_host_is_left_at_the_end() -> None:

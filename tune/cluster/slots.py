@@ -30,7 +30,7 @@ from tune.resources.capacity import (
     workers_in,
 )
 from tune.search.searcher import MakeTrial
-from tune.search.space import largest_point
+from tune.search.space import largest_point, planned_trials
 from tune.search.trials import reason_against_slots
 
 _LOAD_S = 10.0
@@ -246,11 +246,14 @@ def _workers_beside(
 
 
 def with_trials_left(config: SweepConfig, finished: Sequence[TrialRecord]) -> SweepConfig:
-    """The sweep whose budget is the trials that it still has to run; repeats come after them."""
-    confirm, repeats = config.confirm, sum(record.confirms is not None for record in finished)
-    searched = len(finished) - repeats
-    wanted = confirm.top_k * confirm.seeds if confirm else 0
-    left = max(1, config.budget.trials - searched, wanted - repeats)
+    """The sweep whose budget is the trials that it still has to run; repeats come after them.
+
+    A search that goes on may find other winners, of which none is repeated yet.
+    """
+    confirm, repeated = config.confirm, sum(record.confirms is not None for record in finished)
+    to_search = planned_trials(config) - (len(finished) - repeated)
+    to_repeat = confirm.top_k * confirm.seeds if confirm else 0
+    left = max(1, to_search, to_repeat if to_search > 0 else to_repeat - repeated)
     return config.model_copy(update={"budget": config.budget.model_copy(update={"trials": left})})
 
 
