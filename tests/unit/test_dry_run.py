@@ -223,6 +223,26 @@ def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s
     assert project("--set", "wandb.project=other") == "other"
 
 
+def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def entity(*overrides: str) -> Any:
+        assert run(sweep, "--dry-run", *overrides) == command_line.OK
+        shown = capsys.readouterr().out.partition("first 3 of")[0]
+        return yaml.safe_load(shown)["wandb"]["entity"]
+
+    monkeypatch.setenv("WANDB_ENTITY", "team")
+    assert entity() == "team"
+    config = load_sweep(str(sweep), ["wandb.entity=team"])
+    record = sweep_record(config).model_copy(update={"inputs": digests(config)})
+    Ledger(sweep.parent / "out" / "tiny").write_sweep(record)
+    monkeypatch.delenv("WANDB_ENTITY")
+    assert entity() == "team"
+    monkeypatch.setenv("WANDB_ENTITY", "me")
+    assert entity() == "team"
+    assert entity("--set", "wandb.entity=others") == "others"
+
+
 def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -93,7 +93,8 @@ class WandbConfig(Frozen):
     Attributes:
         mode: default `online` if W&B finds a key, else `offline`.
         project: default the one that the sweep began in, else `WANDB_PROJECT`, else this.
-        entity, tags: as in W&B; default `WANDB_ENTITY`, `WANDB_TAGS`.
+        entity: whose project it is; default as for `project`, of `WANDB_ENTITY`.
+        tags: as in W&B; default `WANDB_TAGS`.
     """
 
     mode: Literal["online", "offline", "disabled"] | None = None

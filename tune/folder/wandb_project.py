@@ -11,40 +11,42 @@ from trainables.files.storage import Location, join
 from trainables.results.ledger import Ledger
 from tune.config.sweep_config import SweepConfig, project_name
 
-_VARIABLE = "WANDB_PROJECT"
+_PROJECT, _ENTITY = "WANDB_PROJECT", "WANDB_ENTITY"
 
 
 def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     """The configuration with the project that the file names, else the sweep's, else W&B's own.
 
-    A sweep that has begun stays in its project, whatever the shell that goes on with it has set.
+    A sweep that has begun stays in its project, and with whom this belongs to, whatever the shell
+    that goes on with it has set.
 
     Raises:
         UserError: W&B takes no project of that name.
     """
     if (config.wandb.mode or os.environ.get("WANDB_MODE")) == "disabled":
         return config
-    of_environment = _of_environment()  # W&B starts with no wrong one, even if it is not used
-    if "project" in config.wandb.model_fields_set:
-        return config
-    project = _recorded(config.name, output_dir) or of_environment or config.wandb.project
-    wandb = config.wandb.model_copy(update={"project": project})
-    return config.model_copy(update={"wandb": wandb})
+    # W&B starts with no wrong project, even if it is not used.
+    found = {"project": _project_of_environment(), "entity": os.environ.get(_ENTITY)}
+    found |= _recorded(config.name, output_dir)
+    given = config.wandb.model_fields_set
+    update = {field: value for field, value in found.items() if value and field not in given}
+    return config.model_copy(update={"wandb": config.wandb.model_copy(update=update)})
 
 
-def _recorded(name: str, output_dir: Location) -> str | None:
+def _recorded(name: str, output_dir: Location) -> dict[str, Any]:
     # No network, no such store, a damaged record: the sweep says so; or a name that W&B refuses.
     with suppress(OSError, ValueError, UserError):
         ledger = Ledger(join(output_dir, name))
         if ledger.exists():
             section: Any = ledger.sweep().config.get("wandb", {})
-            return project_name(section["project"]) if "project" in section else None
-    return None
+            project = project_name(section.get("project", ""))
+            return {"project": project, "entity": section.get("entity")}
+    return {}
 
 
-def _of_environment() -> str | None:
+def _project_of_environment() -> str | None:
     try:
-        return project_name(project) if (project := os.environ.get(_VARIABLE)) else None
+        return project_name(project) if (project := os.environ.get(_PROJECT)) else None
     except ValueError as error:
         rule, _, remedy = str(error).partition("; ")
-        raise UserError([Fault(_VARIABLE, rule, remedy)]) from None
+        raise UserError([Fault(_PROJECT, rule, remedy)]) from None
