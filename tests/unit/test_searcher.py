@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import optuna
@@ -76,7 +77,22 @@ def test_a_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
     assert points([*before, *after]) == points(whole)
 
 
-@pytest.mark.parametrize("done", [10, 25, 33, 58])
+def test_a_genetic_search_comes_closer_to_the_best_learning_rate_than_a_random_one() -> None:
+    def share(rate: float) -> float:
+        return math.log(rate / 1e-5) / math.log(1e-3 / 1e-5)
+
+    def near(trial: TrialConfig) -> Ending:
+        off = abs(share(trial.learning_rate) - 0.7)
+        return TrialStatus.COMPLETE, {GAIN: -off, LOSS: 0.0}
+
+    def mean_distance(sampler: str) -> float:
+        records = run(searcher_of(sweep(sampler, trials=120)), near)
+        return fmean(abs(share(record.config.learning_rate) - 0.7) for record in records[-40:])
+
+    assert mean_distance("nsga2") < mean_distance("random") / 3
+
+
+@pytest.mark.parametrize("done", [10, 25, 33, 41, 44, 58])
 def test_a_genetic_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(done: int) -> None:
     config = sweep("nsga2", trials=60)
     whole = run(searcher_of(config))

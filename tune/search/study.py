@@ -14,6 +14,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.exceptions import ExperimentalWarning
+from optuna.samplers import nsgaii
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
@@ -83,6 +84,7 @@ class Study:
         """
         for draw in range(_DRAWS):
             self.optuna.sampler = _sampler(self._config, f"{self._config.seed}:{position}", draw)
+            self._choose_parents()
             trial = self.optuna.ask()
             params = suggest(self._config.search, partial(_draw, trial))
             if not is_known(params) or draw == _DRAWS - 1:
@@ -157,6 +159,17 @@ class Study:
             user_attrs=_attributes(record),
             system_attrs=self._generation(),
         )
+
+    def _choose_parents(self) -> None:
+        """Have NSGA-II choose a generation's parents before it asks for them.
+
+        It lists them by rank where it has just chosen them and by number from then on: its first
+        child would be another after a restart.
+        """
+        sampler = self.optuna.sampler
+        if isinstance(sampler, optuna.samplers.NSGAIISampler):
+            (generation,) = self._generation().values()
+            sampler.get_parent_population(self.optuna, generation)
 
     def _generation(self) -> dict[str, int]:
         """The generation NSGA-II would assign to the next trial; records do not hold it."""
@@ -246,6 +259,13 @@ def _sampler(config: SweepConfig, key: str, draw: int) -> optuna.samplers.BaseSa
         case "grid":
             return _GridSampler(seed=seed)
         case "nsga2":
-            return optuna.samplers.NSGAIISampler(seed=seed, population_size=_POPULATION)
+            # As in Deb et al. 2002. Optuna's own choice passes rates on as they are, so that nearly
+            # all children are known points, and those that are not have rates drawn at random.
+            return optuna.samplers.NSGAIISampler(
+                seed=seed,
+                population_size=_POPULATION,
+                crossover=nsgaii.SBXCrossover(),
+                mutation=nsgaii.PolynomialMutation(),
+            )
         case "tpe":
             return _TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
