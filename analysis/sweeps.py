@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -129,20 +130,27 @@ def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
     sweeps: list[Sweep] = []
     faults: list[Fault] = []
     for sweep_dir in {_resolved(sweep_dir): sweep_dir for sweep_dir in sweep_dirs}.values():
-        try:
+        with _told_in(faults, str(sweep_dir)):
             sweeps.append(_open(sweep_dir))
-        except UserError as error:
-            faults += error.faults
-        except (OSError, ValueError) as error:  # also pyarrow's, for an unknown store
-            rule = f"cannot be read: {sweep_dir} ({first_line(error)})"
-            faults.append(Fault("SWEEP_DIR", rule))
     for sweep in sweeps[1:]:
-        faults += _differences(sweeps[0], sweep)
+        with _told_in(faults, _folders(sweeps[0], sweep)):
+            faults += _differences(sweeps[0], sweep)
     faults += _copies(sweeps)
     if faults:
-        raise UserError(faults)
+        raise UserError(list(dict.fromkeys(faults)))
     names = Counter(sweep.name for sweep in sweeps)
     return [replace(sweep, is_named_alike=names[sweep.name] > 1) for sweep in sweeps]
+
+
+@contextmanager
+def _told_in(faults: list[Fault], folders: str) -> Iterator[None]:
+    """Add to the faults what prevents that folders are read."""
+    try:
+        yield
+    except UserError as error:
+        faults += error.faults
+    except (OSError, ValueError) as error:  # also pyarrow's, for an unknown store
+        faults.append(Fault("SWEEP_DIR", f"cannot be read: {folders} ({first_line(error)})"))
 
 
 def no_sweep(sweep_dir: Location, rule: str = "holds no sweep") -> Fault:
@@ -179,7 +187,7 @@ def _open(sweep_dir: Location) -> Sweep:
 
 def _differences(first: Sweep, other: Sweep) -> list[Fault]:
     """Why two sweeps cannot be shown together."""
-    folders = f"{first.ledger.folder.location} and {other.ledger.folder.location}"
+    folders = _folders(first, other)
     models = [_told(sweep.model) for sweep in (first, other)]
     if models[0] != models[1]:
         rule = f"{folders} have different base models, {models[0]} and {models[1]}"
@@ -213,10 +221,13 @@ def _copies(sweeps: Sequence[Sweep]) -> list[Fault]:
     for sweep in sweeps:
         original = originals.setdefault(sweep.record.sweep_id, sweep)
         if original is not sweep:
-            folders = f"{original.ledger.folder.location} and {sweep.ledger.folder.location}"
-            rule = f"{folders} are copies of one sweep, {sweep.record.sweep_id}"
+            rule = f"{_folders(original, sweep)} are copies of one sweep, {sweep.record.sweep_id}"
             faults.append(Fault("SWEEP_DIR", rule, "give one of them"))
     return faults
+
+
+def _folders(first: Sweep, other: Sweep) -> str:
+    return f"{first.ledger.folder.location} and {other.ledger.folder.location}"
 
 
 def notices(sweeps: Sequence[Sweep]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -182,6 +183,16 @@ def test_a_damaged_line_in_the_middle_is_an_error(tmp_path: Path) -> None:
         ledger.measurements(0)
     assert str(caught.value).startswith(f"{file}:2: is not JSON")
     assert "restore the line from a copy" in str(caught.value)
+
+
+def test_damaged_items_of_a_trial_are_an_error(location: Location) -> None:
+    ledger = Ledger(location)
+    record = running(last=measurement(5))
+    file = items_file(ledger.folder.attempt(record.number, 1), 5)
+    ledger.storage.write(ledger.folder.name(file), b"{")
+    place = re.escape(ledger.folder.place(file))
+    with pytest.raises(UserError, match=f"{place}:1: is not JSON: .*; restore it from a copy"):
+        ledger.items(record)
 
 
 def test_a_whole_line_with_a_key_of_a_newer_version_is_no_damage(location: Location) -> None:

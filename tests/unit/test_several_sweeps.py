@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 from synthetic_sweep import SyntheticSweep
@@ -16,7 +17,7 @@ from analysis.results import Results
 from analysis.sweeps import notices, open_sweeps
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
-from trainables.results.records import BaseRecord, TrialStatus
+from trainables.results.records import BaseRecord, ItemScore, TrialStatus
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +135,38 @@ def test_sweeps_that_score_alike_on_other_questions_are_refused(tmp_path):
         with_base_keys(tmp_path, (one, "a", "x"), (two, "b", "y"))
     (tmp_path / "two" / "base" / "items.jsonl").unlink()  # a copy without the bulk of it
     open_sweeps([tmp_path / "one", tmp_path / "two"])
+
+
+def torn(file: Path) -> None:
+    """Cut its second line, as a disk that was full or failed may have."""
+    first, second, *others = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([first, f"{second[:20]}\n", *others]))
+
+
+def test_damaged_items_of_the_bases_to_compare_are_named_with_what_to_do(tmp_path):
+    one, two, three = (SyntheticSweep(trials=1, name=name) for name in ("one", "two", "three"))
+    with_base_keys(tmp_path, (one, "a", "x"), (two, "b", "y"), (three, "c", "z"))
+    bases = [tmp_path / name / "base" for name in ("one", "two", "three")]
+    torn(bases[0] / "items.jsonl")
+    with pytest.raises(UserError) as caught:
+        open_sweeps([base.parent for base in bases])
+    [fault] = caught.value.faults  # although both others are compared with it
+    assert str(fault).startswith(f"{bases[0] / 'items.jsonl'}:2: is not JSON: ")
+    assert str(fault).endswith(f"; delete {bases[0]} to evaluate the base anew")
+
+
+def test_items_of_bases_that_cannot_be_read_are_said_not_to_be(tmp_path, monkeypatch):
+    one, two = (SyntheticSweep(trials=1, name=name) for name in ("one", "two"))
+    with_base_keys(tmp_path, (one, "a", "x"), (two, "b", "y"))
+
+    def read(self: Ledger) -> list[ItemScore]:
+        raise OSError("the store did not answer")
+
+    monkeypatch.setattr(Ledger, "base_items", read)
+    folders = [tmp_path / "one", tmp_path / "two"]
+    told = f"cannot be read: {folders[0]} and {folders[1]} \\(the store did not answer\\)"
+    with pytest.raises(UserError, match=told):
+        open_sweeps(folders)
 
 
 def evaluated_otherwise(

@@ -28,12 +28,7 @@ def without_texts(items: Sequence[ItemScore]) -> list[ItemScore]:
 
 def read_items(file: Path) -> list[ItemScore]:
     """Items as written by `write_items`."""
-    return parse_items(file.read_bytes())
-
-
-def parse_items(content: bytes) -> list[ItemScore]:
-    """Items from the content of a file written by `write_items`."""
-    return [ItemScore.model_validate_json(line) for line in content.splitlines()]
+    return [ItemScore.model_validate_json(line) for line in file.read_bytes().splitlines()]
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ from trainables.config import Frozen
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, open_storage
 from trainables.results.folder import SweepFolder
-from trainables.results.items import items_file, parse_items
+from trainables.results.items import items_file
 from trainables.results.metrics_file import MetricsFile, check_lines, read_lines, to_line
 from trainables.results.record_faults import Record, read_record
 from trainables.results.records import (
@@ -109,8 +109,7 @@ class Ledger:
     def base(self) -> BaseRecord:
         """The base model's evaluation."""
         file = self.folder.base_json
-        remedy = f"delete {self.folder.place(file.parent)} to evaluate the base anew"
-        return self._record(BaseRecord, file, self._content(file), remedy)
+        return self._record(BaseRecord, file, self._content(file), self._remedy_of_base)
 
     def write_trial(self, record: TrialRecord) -> None:
         """Create or replace a trial's record."""
@@ -128,12 +127,9 @@ class Ledger:
         """Trials of other sweeps that the search started from."""
         file = self.folder.warm_start
         place = self.folder.place(file)
-        lines = self.storage.read_log(self.folder.name(file)).splitlines()
+        lines = self.storage.read_log(self.folder.name(file))
         remedy = f"restore it from a copy, or delete {place} to read those sweeps again"
-        return [
-            read_record(TrialRecord, line, place, remedy, number)
-            for number, line in enumerate(lines, start=1)
-        ]
+        return _each_line(TrialRecord, lines, place, remedy)
 
     def append(self, number: int, measurement: Measurement) -> None:
         """Add a measurement to a trial's history."""
@@ -235,18 +231,21 @@ class Ledger:
 
     def base_items(self) -> list[ItemScore]:
         """The base model's outcome on every item."""
-        return parse_items(self.storage.read(self.folder.name(self.folder.base_items)))
+        file = self.folder.base_items
+        place = self.folder.place(file)
+        return _each_line(ItemScore, self._content(file), place, self._remedy_of_base)
 
     def items(self, record: TrialRecord) -> list[ItemScore]:
         """A trial's outcome on every item at its newest measurement; empty if not evaluated."""
         if record.last is None:
             return []
         folder = self.folder.attempt(record.number, record.last.attempt)
+        file = items_file(folder, record.last.step)
         try:
-            content = self.storage.read(self.folder.name(items_file(folder, record.last.step)))
+            content = self._content(file)
         except FileNotFoundError:
             return []
-        return parse_items(content)
+        return _each_line(ItemScore, content, self.folder.place(file), "restore it from a copy")
 
     def weights(self, record: TrialRecord) -> Path | None:
         """A trial's weights on this machine; None if it kept none.
@@ -275,6 +274,10 @@ class Ledger:
         if found.is_damaged:
             log = self.folder.name(self.folder.metrics(number))
             self.storage.write_log(log, found.whole)
+
+    @property
+    def _remedy_of_base(self) -> str:
+        return f"delete {self.folder.place(self.folder.base)} to evaluate the base anew"
 
     def _exists(self, file: Path) -> bool:
         return self.storage.exists(self.folder.name(file))
@@ -311,6 +314,13 @@ def cannot_write(location: Location, error: OSError | str) -> UserError:
     if isinstance(location, str):
         remedy = "see that the store answers and may be written to; then the same command goes on"
     return UserError([Fault("--output-dir", f"cannot write to {location}: {reason}", remedy)])
+
+
+def _each_line(kind: type[Record], lines: bytes, place: str, remedy: str) -> list[Record]:
+    return [
+        read_record(kind, line, place, remedy, number)
+        for number, line in enumerate(lines.splitlines(), start=1)
+    ]
 
 
 def _in_order(measurements: list[Measurement]) -> list[Measurement]:
