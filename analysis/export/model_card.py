@@ -14,7 +14,7 @@ from analysis.export.serving import serving
 from analysis.results import Results
 from trainables import metric_keys
 from trainables.files.locations import is_local
-from trainables.results.repeats import repeats_of
+from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import ABSENT, metric_text, rate, setting
 
 if TYPE_CHECKING:
@@ -164,12 +164,17 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
 
 
 def _picked(record: TrialRecord, sweep: Sweep) -> str:
-    """That a winner's scores are those of a lucky run; where it was repeated, the reason tells."""
+    """That a winner's scores are those of a lucky run, although the reason may have means."""
     recommendation = sweep.recommendation
-    of = len(Results([sweep]).candidates)
-    if recommendation is None or recommendation.trial.number != record.number or of == 1:
+    if recommendation is None or recommendation.trial.number != record.number:
         return ""
-    if repeats_of(record, sweep.trials):
+    of = len(Results([sweep]).candidates)
+    judged = judged_by_repeats(sweep.trials, sweep.settings.confirm)
+    if record.config.trial_id in {of_repeats.config.trial_id for of_repeats in judged}:
+        lucky = f", one of the best of {of} and so optimistic" if of > 1 else ""
+        told = "how it did with other seeds is said at the top"
+        return f" These scores are of its run in the search{lucky}; {told}."
+    if of == 1:
         return ""
     return f" Scores that the trial was picked by are optimistic: it is the best of {of}."
 
