@@ -40,12 +40,14 @@ from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord
 
-# Bump when this code would no longer reproduce the numbers of an old record.
-_CACHE_VERSION = 4
+# Bump when the code would no longer reproduce these numbers of an old record. Each has its own, as
+# matrices can take hours.
+_MATRICES_VERSION = 3
+_ACTIVATIONS_VERSION = 4
 
 
 def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
-    """Inspect a trial's model, unless a record of the very same model exists already.
+    """Inspect a trial's model, or of it what no record of the very same model has already.
 
     Writes the record and the main directions of each matrix's update below `SWEEP/inside`. A trial
     without weights, or with damaged ones, gives a record that says so.
@@ -69,10 +71,10 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     found = folder.read(number)
     if not found or found.key != key or not folder.directions(number).exists():
         found = None
-    elif not found.reason:
+    elif not found.reason and found.activations_version == _ACTIVATIONS_VERSION:
         return found
     started = time.time()
-    seen: dict[str, Any] = {"key": key}
+    seen: dict[str, Any] = {"key": key, "activations_version": _ACTIVATIONS_VERSION}
     try:
         seen["matrices"] = (found.matrices if found else ()) or _inspect_matrices(
             trial.config, weights_dir, folder.directions(number)
@@ -144,7 +146,7 @@ def _empty(trial: TrialRecord) -> InsideRecord:
 
 def _content_key(weights_dir: Path, base_key: str) -> str:
     weights = fingerprint(ModelConfig(name=str(weights_dir.absolute())))
-    content = f"{_CACHE_VERSION}:{weights}:{base_key}"
+    content = f"{_MATRICES_VERSION}:{weights}:{base_key}"
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

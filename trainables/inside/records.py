@@ -99,7 +99,10 @@ class InsideRecord(Frozen):
     """All that is known about what changed inside one trial's model.
 
     Attributes:
-        key: hash of the weights, the base and the version of this code; a new key, a new record.
+        key: hash of the weights, the base and the version of the code that decomposes matrices; a
+            new key, a new record.
+        activations_version: of the code that compares activations; a new one, and only they are
+            measured anew. Absent in old records.
         reason: why some part could not be inspected, which is then empty.
         prompts, tokens: how many attention and representations were compared on.
         kl_base_to_tuned, forgetting_nll: KL and LM drift as measured in training, nats/token.
@@ -109,6 +112,7 @@ class InsideRecord(Frozen):
     number: int
     trial_id: str
     key: str | None = None
+    activations_version: int | None = None
     reason: str | None = None
     matrices: tuple[MatrixChange, ...] = ()
     attention: tuple[AttentionDrift, ...] = ()
