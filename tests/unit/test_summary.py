@@ -187,7 +187,7 @@ def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_
 
 
 def test_misses_of_constraints_in_different_units_count_alike():
-    """A second is no more than an accuracy of 1: each counts as a share of its largest miss."""
+    """A second is no more than an accuracy of 1: each counts as a share of its bound."""
     seconds = metric_keys.TRAIN_SECONDS
     records = [
         trial(0, {GAIN: 0.9, LOSS: 0.70, seconds: 3605.0}),
@@ -199,6 +199,19 @@ def test_misses_of_constraints_in_different_units_count_alike():
     assert recommend(config, records).trial.number == 1
     assert recommend(config, [records[0], records[3]]).trial.number == 0
     assert recommend(config, records[3:]).trial.number == 3
+
+
+@pytest.mark.parametrize("most", [0.1, 0])
+def test_a_trial_that_misses_a_constraint_by_far_changes_nothing_between_others(most):
+    drift = metric_keys.KL_BASE_TO_TUNED
+    records = [
+        trial(0, {GAIN: 0.9, LOSS: 0.06, drift: most + 4.9}),
+        trial(1, {GAIN: 0.9, LOSS: 0.08, drift: most + 0.01}),
+        trial(2, {GAIN: 0.9, LOSS: 0.09, drift: most + 1000}),
+    ]
+    config = sweep_config(constraints=[f"{LOSS} <= 0.05", f"{drift} <= {most}"])
+    assert recommend(config, records[:2]).trial.number == 1
+    assert recommend(config, records).trial.number == 1
 
 
 def test_a_feasible_trial_comes_before_a_better_one_that_breaks_a_constraint():

@@ -6,10 +6,12 @@ The sweep's final message and the report both ask here, so they never disagree.
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from trainables.results.pareto import (
+    Constraint,
     Goals,
     distance_to_ideal,
     is_feasible,
@@ -51,8 +53,8 @@ def recommend(
 
     With one objective, the best; with several, the knee of the Pareto front: the trial nearest to
     the best of every objective after scaling each to [0, 1] over the front. If no trial meets the
-    constraints, the one that misses them by the least in total, each miss as a share of the largest
-    finite one of its constraint, since their units differ. Ties go to the lower number.
+    constraints, the one that misses them by the least in total, each miss as a share of its bound,
+    since their units differ. Ties go to the lower number.
 
     Args:
         goals: of the sweep.
@@ -153,13 +155,10 @@ def _choose(
 
 
 def _least_infeasible(goals: Goals, ranked: list[TrialRecord]) -> Recommendation:
-    largest = {
-        c: max((v for r in ranked if 0 < (v := violation(c, r)) < math.inf), default=1.0)
-        for c in goals.constraints
-    }
+    units = {constraint: _unit_of_misses(constraint, ranked) for constraint in goals.constraints}
 
     def total(record: TrialRecord) -> float:
-        return sum(max(violation(c, record), 0.0) / largest[c] for c in goals.constraints)
+        return sum(max(violation(c, record), 0.0) / unit for c, unit in units.items())
 
     trial = min(ranked, key=lambda record: (total(record), record.number))
     broken = [
@@ -172,6 +171,16 @@ def _least_infeasible(goals: Goals, ranked: list[TrialRecord]) -> Recommendation
         f"the least: {' and '.join(broken)}."
     )
     return Recommendation(trial, reason, feasible=False)
+
+
+def _unit_of_misses(constraint: Constraint, ranked: list[TrialRecord]) -> float:
+    """The bound, which no other trial changes; of a bound of 0, the median of the finite misses.
+
+    The largest would be one outlier's, beside which those of all others weigh nothing.
+    """
+    misses = (violation(constraint, record) for record in ranked)
+    finite = [miss for miss in misses if 0 < miss < math.inf]
+    return abs(constraint.bound) or statistics.median(finite or [1.0])
 
 
 def _exactly(value: float | None) -> str:
