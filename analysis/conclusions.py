@@ -328,10 +328,11 @@ def _values(trials: Sequence[TrialRecord], metric: str) -> list[float]:
 def _trend(
     results: Results, sweep: Sweep, metric: str, over: str, found: Trend, statistic: str
 ) -> Conclusion:
-    """What complete trials show; open where others were stopped early by that very metric.
+    """What complete trials show; open where others were stopped early.
 
-    Without those, a trend may be one of the selection: at ranks that forget most, for example,
-    only the trials that forget least are left.
+    Without those, a trend may be one of the selection, whatever they were stopped by, as metrics go
+    together: at ranks that forget most only the trials that forget least are left, and these may
+    have learning rates that generalise otherwise.
     """
     # It is NaN if no two trials differ in one of the two.
     tested = "all alike" if math.isnan(found.statistic) else f"{statistic}, {p_text(found.p_value)}"
@@ -341,7 +342,7 @@ def _trend(
     if found.p_value >= 1 - LEVEL:
         return Conclusion(f"No trend of {what} with {over} is shown.", evidence, "open")
     told = f"{what.capitalize()} {'rises' if found.statistic > 0 else 'falls'} with {over}"
-    if stopped and metric in sweep.settings.stops_by:
+    if stopped:
         return Conclusion(f"{told} among the trials that ran to their end.", evidence, "open")
     return Conclusion(f"{told}.", evidence)
 

@@ -33,12 +33,6 @@ class Confirm(_Part):
     seeds: int
 
 
-class EarlyStopping(_Part):
-    """What trials were compared by; None: by the objectives."""
-
-    metrics: dict[str, float] | None = None
-
-
 class Wandb(_Part):
     """Where the sweep was logged; absent values are W&B's own defaults."""
 
@@ -56,7 +50,6 @@ class SweepSettings(_Part):
     sampler: str = "tpe"
     search: dict[str, dict[str, object] | None] = Field(default_factory=dict)
     budget: Budget
-    early_stopping: EarlyStopping | None = None
     confirm: Confirm | None = None
     wandb: Wandb
 
@@ -72,13 +65,6 @@ class SweepSettings(_Part):
             return self.budget.trials
         points = sum(map(_points, self.search.values()))
         return min(self.budget.trials, points or self.budget.trials)
-
-    @property
-    def stops_by(self) -> set[str]:
-        """Metrics that early stopping may end a trial by."""
-        weights = self.early_stopping.metrics if self.early_stopping else None
-        compared = weights or [objective.metric for objective in self.objectives]
-        return {*compared, *(constraint.metric for constraint in self.constraints)}
 
     @property
     def planned_repeats(self) -> int:
