@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from statistics import fmean
 
 from analysis.report.charts import (
     Chart,
@@ -237,27 +238,26 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
     known = [(r, i) for r, i in seen if r.metric(FORGETTING_MEAN) is not None]
     if len(known) < 3:
         return None
-    charts = []
-    for key, title, read in (
-        ("intruders", "intruder dimensions, all matrices", _intruders),
-        ("norms", "relative norm, mean over matrices", _mean_norm),
-    ):
-        shown = [(record, value) for record, i in known if (value := read(i)) is not None]
-        if not shown:
-            continue
-        charts.append(
-            Chart(
-                key,
-                f"Forgetting against {title}",
-                f"Scatter plot of forgetting against {title}, {len(shown)} trials.",
-                _coloured(results, shown),
-                {
-                    "xaxis": {"title": {"text": title}},
-                    "yaxis": {"title": {"text": "forgetting"}},
-                    "showlegend": False,
-                },
-            )
+    intruders = [(r, i.intruders) for r, i in known if i.intruders is not None]
+    norms = [(r, fmean(matrix.relative_norm for matrix in i.matrices)) for r, i in known]
+    charts = [
+        Chart(
+            key,
+            f"Forgetting against {title}",
+            f"Scatter plot of forgetting against {title}, {len(shown)} trials.",
+            _coloured(results, shown),
+            {
+                "xaxis": {"title": {"text": title}},
+                "yaxis": {"title": {"text": "forgetting"}},
+                "showlegend": False,
+            },
         )
+        for key, title, shown in (
+            ("intruders", "intruder dimensions, all matrices", intruders),
+            ("norms", "relative norm, mean over matrices", norms),
+        )
+        if shown
+    ]
     caption = (
         "An intruder is one of the ten largest singular directions of the tuned matrix that "
         "resembles none of the base's (arXiv 2410.21228)."
@@ -275,11 +275,3 @@ def _coloured(results: Results, shown: Sequence[tuple[TrialRecord, float]]) -> l
     }
     forgetting = [record.metric(FORGETTING_MEAN) for record in records]
     return [point_trace(results, records, [x for _, x in shown], forgetting, marker)]
-
-
-def _intruders(inside: InsideRecord) -> float | None:
-    return inside.intruders
-
-
-def _mean_norm(inside: InsideRecord) -> float | None:
-    return sum(matrix.relative_norm for matrix in inside.matrices) / len(inside.matrices)
