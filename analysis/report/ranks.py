@@ -158,17 +158,18 @@ def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool = 
     return {**place, **anchor, "text": text, "font": {"size": 11, "color": colour}}
 
 
+def _measured(trials: Sequence[TrialRecord]) -> list[str]:
+    """Which of gain and forgetting each of the trials has; none without trials."""
+    metrics = (IN_DOMAIN_ACC, FORGETTING_MEAN)
+    return [m for m in metrics if trials and all(r.metric(m) is not None for r in trials)]
+
+
 def rate_figure(results: Results) -> Figure | None:
     """Learning rate by rank as heat maps; None without LoRA trials."""
-    trials = results.lora
-    metrics = [
-        metric
-        for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN)
-        if trials and all(record.metric(metric) is not None for record in trials)
-    ]
+    metrics = _measured(results.lora)
     if not metrics:
         return None
-    columns = _columns([record.config.learning_rate for record in trials])
+    columns = _columns([record.config.learning_rate for record in results.lora])
     charts = tuple(_rate_chart(results, metric, columns) for metric in metrics)
     caption = (
         "Mean over the complete trials in a cell, touch it for how many"
@@ -266,15 +267,10 @@ def _cells(
 
 def step_size_figure(results: Results) -> Figure | None:
     """Forgetting and gain over learning rate x scale; None for fewer than three LoRA trials."""
-    trials = results.lora
-    metrics = [
-        metric
-        for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN)
-        if trials and all(record.metric(metric) is not None for record in trials)
-    ]
-    if len(trials) < 3 or not metrics:
+    metrics = _measured(results.lora)
+    if len(results.lora) < 3 or not metrics:
         return None
-    charts = tuple(_step_size_chart(results, trials, metric) for metric in metrics)
+    charts = tuple(_step_size_chart(results, metric) for metric in metrics)
     caption = (
         "LoRA's scale (alpha / rank, or alpha / sqrt(rank) under rsLoRA) multiplies its update, so "
         "trials of different alpha compare at learning rate x scale. Dots: every complete trial"
@@ -284,24 +280,20 @@ def step_size_figure(results: Results) -> Figure | None:
     return Figure(caption, charts, 2, tuple(keys))
 
 
-def _step_size_chart(results: Results, trials: Sequence[TrialRecord], metric: str) -> Chart:
+def _step_size_chart(results: Results, metric: str) -> Chart:
     traces = []
     for rank, colour in rank_colours(results).items():
-        steps = {
-            r.config.trial_id: r.config.learning_rate * r.config.lora.scaling
-            for r in trials
-            if r.config.lora and r.rank == rank
-        }
-        own = [record for record in trials if record.config.trial_id in steps]
-        values = [record.metric(metric) for record in own]
+        own = [r for r in results.lora if r.rank == rank]
+        steps = [r.config.learning_rate * r.config.lora.scaling for r in own if r.config.lora]
+        values = [r.metric(metric) for r in own]
         if own:
             marker = {"color": colour, **symbols(results, own)}
-            traces.append(point_trace(results, own, list(steps.values()), values, marker))
+            traces.append(point_trace(results, own, steps, values, marker))
     return Chart(
         f"step-size-{metric.replace('/', '-')}",
         NAMES[metric],
-        f"Scatter plot of {NAMES[metric]} over learning rate times scale, {len(trials)} LoRA "
-        "trials coloured by rank.",
+        f"Scatter plot of {NAMES[metric]} over learning rate times scale, {len(results.lora)} "
+        "LoRA trials coloured by rank.",
         traces,
         {
             "xaxis": rate_axis("learning rate x scale"),
