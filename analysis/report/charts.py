@@ -115,11 +115,6 @@ def hover(results: Results, record: TrialRecord) -> str:
     return "<br>".join(lines)
 
 
-def rate_axis(title: str) -> dict[str, Any]:
-    """A logarithmic axis of small numbers, with Plotly's ticks, as it may span no power of ten."""
-    return {"title": {"text": title}, "type": "log", "exponentformat": "power"}
-
-
 def rank_axis(ranks: Sequence[int]) -> dict[str, Any]:
     """A logarithmic axis with a tick at each rank."""
     return {

@@ -19,7 +19,6 @@ from analysis.report.charts import (
     point_trace,
     rank_axis,
     rank_colours,
-    rate_axis,
     sweep_keys,
     symbols,
 )
@@ -296,7 +295,12 @@ def _step_size_chart(results: Results, metric: str) -> Chart:
         "LoRA trials coloured by rank.",
         traces,
         {
-            "xaxis": rate_axis("learning rate x scale"),
+            # With Plotly's own ticks, as it may span no power of ten.
+            "xaxis": {
+                "title": {"text": "learning rate x scale"},
+                "type": "log",
+                "exponentformat": "power",
+            },
             "yaxis": {"title": {"text": NAMES[metric]}},
             "showlegend": False,
         },
