@@ -15,7 +15,7 @@ from analysis.results import Results
 from trainables import metric_keys
 from trainables.files.locations import is_local
 from trainables.results.repeats import judged_by_repeats
-from trainables.results.wording import ABSENT, metric_text, rate, setting
+from trainables.results.wording import ABSENT, goals_in_words, metric_text, rate, setting
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -152,9 +152,7 @@ def _eval_results(record: TrialRecord, base: BaseRecord) -> list[EvalResult]:
 
 
 def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | None) -> str:
-    aims = ", ".join(f"{o.mode} {o.metric}" for o in goals.objectives)
-    bounds = "".join(f", {constraint}" for constraint in goals.constraints)
-    searched = f"The sweep searched for {aims}{bounds}"
+    searched = f"The sweep searched for {goals_in_words(goals)}"
     if recommendation is None:
         return f"{searched}. This trial was chosen by hand."
     if recommendation.trial.number != record.number:

@@ -26,7 +26,7 @@ from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.pareto import is_feasible, losses_of, objective_values
 from trainables.results.records import TrialRecord
-from trainables.results.wording import NAMES
+from trainables.results.wording import NAMES, goals_in_words
 
 
 def trade_off_figure(results: Results) -> Figure | None:
@@ -55,13 +55,11 @@ def trade_off_figure(results: Results) -> Figure | None:
     ]
     if not charts:
         return None
-    goals = ", ".join(f"{o.mode} {o.metric}" for o in results.goals.objectives)
-    bounds = "".join(f", {constraint}" for constraint in results.goals.constraints)
     caption = (
-        f"Each point is a trial that ran to its end. The Pareto front ({goals}{bounds}) holds the "
-        f"{len(results.front)} ringed trials that no other beats in every objective; with more "
-        "than two objectives some of them lie inside the cloud of a plot of two. Touch a point for "
-        "its settings."
+        "Each point is a trial that ran to its end. The Pareto front "
+        f"({goals_in_words(results.goals)}) holds the {len(results.front)} ringed trials that no "
+        "other beats in every objective; with more than two objectives some of them lie inside the "
+        "cloud of a plot of two. Touch a point for its settings."
     )
     marks = [Key("Pareto front", "@ink", "ring"), Key("base", "@ink", "star")]
     if results.recommendation:

@@ -12,6 +12,8 @@ from trainables.results.records import TrialRecord, TrialStatus
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from trainables.results.pareto import Goals
+
 ABSENT = "-"
 SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
 """What a trial is judged by, wherever no objectives are named."""
@@ -56,6 +58,12 @@ STATUS = {
     TrialStatus.FAILED: Word("failed", "red"),
     TrialStatus.CANCELLED: Word("cancelled", "dim"),
 }
+
+
+def goals_in_words(goals: Goals) -> str:
+    """Such as `max in_domain/acc_mean, min forgetting/mean, kl/base_to_tuned <= 0.1`."""
+    aims = [f"{objective.mode} {objective.metric}" for objective in goals.objectives]
+    return ", ".join([*aims, *map(str, goals.constraints)])
 
 
 def scores_in_words(metrics: dict[str, float]) -> str:

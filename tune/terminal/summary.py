@@ -21,6 +21,7 @@ from trainables.results.wording import (
     STATUS,
     by_reason,
     count_statuses,
+    goals_in_words,
     metric_text,
     rate,
     setting,
@@ -62,10 +63,8 @@ def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialR
     front = pareto_front(config, records)
     if not front:
         return
-    goal = ", ".join(f"{objective.mode} {objective.metric}" for objective in config.objectives)
-    bounds = "".join(f", {constraint}" for constraint in config.constraints)
     title = "Pareto front" if len(config.objectives) > 1 else "Best"
-    _say(console, f"\n{title} ({goal}{bounds}):", "bold")
+    _say(console, f"\n{title} ({goals_in_words(config)}):", "bold")
     named = [objective.metric for objective in config.objectives]
     named += [constraint.metric for constraint in config.constraints]
     # Metrics that no trial of the front has, such as OOD without OOD tasks, get no column.
