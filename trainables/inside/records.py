@@ -158,8 +158,3 @@ class InsideFolder:
             return InsideRecord.model_validate_json(self.record_json(number).read_bytes())
         except (OSError, ValidationError):
             return None
-
-    def read_all(self) -> list[InsideRecord]:
-        """Every trial's record, by number."""
-        numbers = sorted(int(file.parent.name) for file in self.root.glob("[0-9]*/record.json"))
-        return [record for number in numbers if (record := self.read(number))]
