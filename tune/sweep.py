@@ -288,9 +288,11 @@ class Sweep:
         return record
 
     def _trial_maker(self, sweep_id: str) -> MakeTrial:
+        folder = self._ledger.folder
+
         def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
             trial = make_trial(
-                self._config, sweep_id, self._ledger, self._cluster, number, params, attempt, seed
+                self._config, sweep_id, folder, self._cluster, number, params, attempt, seed
             )
             return self._memory.resized(trial.model_copy(update={"model": self._model}))
 

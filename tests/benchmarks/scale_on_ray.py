@@ -49,7 +49,7 @@ from benchmarks.scale_sweep import SimulatedSweep  # noqa: E402
 from benchmarks.warm_workers import Starts  # noqa: E402
 
 from trainables.config import TrialConfig  # noqa: E402
-from trainables.results.ledger import Ledger  # noqa: E402
+from trainables.results.folder import SweepFolder  # noqa: E402
 from trainables.results.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
 from trainables.under_ray.reporters import MEASUREMENT  # noqa: E402
 from tune.cluster.ray_cluster import ray_cluster  # noqa: E402
@@ -216,7 +216,7 @@ def main() -> None:
         folder = Path(name)
         config = load_sweep("quickstart", [])
         trial = make_trial(
-            config, "s", Ledger(folder), {}, 0, largest_point(config.search, "lora"), 1, 0
+            config, "s", SweepFolder(folder), {}, 0, largest_point(config.search, "lora"), 1, 0
         )
         load = os.getloadavg()[0]
         with ray_cluster(None):

@@ -137,7 +137,7 @@ class SimulatedSweep:
 
     def _make_trial(self, number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
         return make_trial(
-            self._config, "s", self._ledger, self._resources, number, params, attempt, seed
+            self._config, "s", self._ledger.folder, self._resources, number, params, attempt, seed
         )
 
     def _scheduler(self, history: History) -> EarlyStopping:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.results.ledger import Ledger
+from trainables.results.folder import SweepFolder
 from trainables.results.records import Measurement, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
@@ -54,10 +54,10 @@ def sweep() -> SweepConfig:
 
 def searched() -> OptunaSearcher:
     """A search that has seen every kind of ending."""
-    config, ledger = sweep(), Ledger(Path("/sweeps/tiny"))
+    config, folder = sweep(), SweepFolder(Path("/sweeps/tiny"))
 
     def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-        return make_trial(config, "tiny-1", ledger, {}, number, params, attempt, seed)
+        return make_trial(config, "tiny-1", folder, {}, number, params, attempt, seed)
 
     searcher = OptunaSearcher(config, make)
     for _ in range(TRIALS):

@@ -11,7 +11,7 @@ from builders import GAIN, LOSS, SWEEP_ID, measurement, sweep_config
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
-from trainables.results.ledger import Ledger
+from trainables.results.folder import SweepFolder
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
@@ -63,10 +63,10 @@ def searcher_of(
     warm: Iterable[TrialRecord] = (),
     **clock: Any,
 ) -> OptunaSearcher:
-    ledger = Ledger(Path("/sweeps/tiny"))
+    folder = SweepFolder(Path("/sweeps/tiny"))
 
     def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-        return make_trial(config, SWEEP_ID, ledger, {}, number, params, attempt, seed)
+        return make_trial(config, SWEEP_ID, folder, {}, number, params, attempt, seed)
 
     return OptunaSearcher(config, make, list(finished), list(interrupted), list(warm), **clock)
 

@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from trainables.config import Method, TrialConfig
 from trainables.errors import UserError
-from trainables.results.ledger import Ledger
+from trainables.results.folder import SweepFolder
 from trainables.results.records import Outcome, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import check_resources, held_by_worker, max_concurrent, within_limit
@@ -52,10 +52,10 @@ class Run:
         interrupted: Sequence[TrialRecord] = (),
     ) -> None:
         cluster = within_limit(config, cluster)
-        ledger = Ledger(Path("/sweeps/tiny"))
+        folder = SweepFolder(Path("/sweeps/tiny"))
 
         def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
-            return make_trial(config, "tiny", ledger, cluster, number, params, attempt, seed)
+            return make_trial(config, "tiny", folder, cluster, number, params, attempt, seed)
 
         self.searcher = OptunaSearcher(config, make, interrupted=interrupted)
         placement = Placement({}, held(config), slots)

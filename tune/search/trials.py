@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainables.config import Method, TrialConfig
-from trainables.results.ledger import Ledger
+from trainables.results.folder import SweepFolder
 from trainables.slots.eligibility import reason_against
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import gpus_per_worker
@@ -23,7 +23,7 @@ from tune.search.space import (
 def make_trial(
     config: SweepConfig,
     sweep_id: str,
-    ledger: Ledger,
+    folder: SweepFolder,
     cluster: dict[str, float],
     number: int,
     params: Params,
@@ -55,14 +55,13 @@ def make_trial(
         workers=resources.workers,
         gpus_per_worker=gpus_per_worker(config, method, cluster),
         cpus_per_worker=resources.cpus_per_worker,
-        output_dir=ledger.folder.absolute(ledger.folder.attempt(number, attempt)),
+        output_dir=folder.absolute(folder.attempt(number, attempt)),
         earlier_attempts=tuple(
-            ledger.folder.absolute(ledger.folder.attempt(number, earlier))
-            for earlier in range(1, attempt)
+            folder.absolute(folder.attempt(number, earlier)) for earlier in range(1, attempt)
         ),
         objective=config.objectives[0],
         minutes_per_report=config.budget.minutes_per_report,
-        base_dir=ledger.folder.absolute(ledger.folder.base),
+        base_dir=folder.absolute(folder.base),
     )
 
 
@@ -81,8 +80,8 @@ def reason_against_slots(config: SweepConfig) -> str | None:
 def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
     """The trial of a method that takes the most memory; for estimates, as it has no folder."""
     params = largest_point(config.search, method)
-    ledger = Ledger(Path(config.name))
-    trial = make_trial(config, config.name, ledger, {}, 0, params, 1, config.seed)
+    folder = SweepFolder(Path(config.name))
+    trial = make_trial(config, config.name, folder, {}, 0, params, 1, config.seed)
     space = config.search.lora
     if trial.lora is None or space is None or len(space.target_modules) == 1:
         return trial

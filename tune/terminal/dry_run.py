@@ -13,6 +13,7 @@ from rich.table import Table
 
 from trainables.config import TrainConfig, TrialConfig
 from trainables.files.storage import Location, join
+from trainables.results.folder import SweepFolder
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
@@ -63,11 +64,11 @@ def _earlier_trials(config: SweepConfig, output_dir: Location) -> EarlierTrials:
 
 def _suggestions(config: SweepConfig) -> Any:
     """Points that the search would suggest before any result is in."""
-    ledger = Ledger(Path(config.name))
+    folder = SweepFolder(Path(config.name))
     searcher = OptunaSearcher(
         config,
         lambda number, params, attempt, seed: make_trial(
-            config, config.name, ledger, {}, number, params, attempt, seed
+            config, config.name, folder, {}, number, params, attempt, seed
         ),
     )
     while isinstance(suggestion := searcher.suggest(""), dict):
