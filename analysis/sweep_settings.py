@@ -66,11 +66,6 @@ class SweepSettings(_Part):
         points = sum(map(_points, self.search.values()))
         return min(self.budget.trials, points or self.budget.trials)
 
-    @property
-    def planned_repeats(self) -> int:
-        """Number of trials that repeat the winners, if there are enough winners."""
-        return self.confirm.top_k * self.confirm.seeds if self.confirm else 0
-
 
 def _points(space: dict[str, object] | None) -> int:
     """Number of points in a method's grid, in which every searched axis is a list."""

@@ -175,7 +175,7 @@ class WatchedSweep:
         self._began = sweep.provenance.created
         self._table = SweepTable(
             settings.name,
-            settings.planned_trials + settings.planned_repeats,
+            settings.planned_trials,
             settings,
             self._began,
             settings.budget.hours,

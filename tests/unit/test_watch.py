@@ -30,7 +30,7 @@ from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.records import Measurement, TrialStatus
-from tune.search.space import planned_runs
+from tune.search.space import planned_trials
 
 PROJECT = Path(__file__).parents[2]
 
@@ -308,8 +308,7 @@ def test_as_many_trials_are_planned_as_the_sweep_itself_plans(
     tmp_path: Path, sections: dict[str, object]
 ) -> None:
     settings = SweepSettings.of(record_sweep(tmp_path, **sections).sweep())
-    planned = settings.planned_trials + settings.planned_repeats
-    assert planned == planned_runs(sweep_config(**sections))
+    assert settings.planned_trials == planned_trials(sweep_config(**sections))
 
 
 def test_nothing_is_left_of_a_sweep_that_has_ended_early(tmp_path: Path) -> None:

@@ -7,10 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from trainables.results.pareto import Goals
+from trainables.results.pareto import Confirm, Goals
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import point_of
+
+
+def planned_repeats(confirm: Confirm | None) -> int:
+    """How many repeat runs there will be, if there are enough winners."""
+    return confirm.top_k * confirm.seeds if confirm else 0
 
 
 def unconfirmed(

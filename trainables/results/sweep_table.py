@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables import metric_keys
+from trainables.results.confirmation import planned_repeats
 from trainables.results.pareto import is_feasible
 from trainables.results.records import (
     ENDED_WELL,
@@ -64,7 +65,7 @@ class SweepTable:
 
     Args:
         name: of the sweep.
-        planned: total number of trials, including repeat runs of the winners.
+        searched: number of trials in the search; repeat runs of the winners follow.
         goals: the first objective determines the best trials.
         began: seconds since the epoch.
         hours: hours after `began` in which new trials may start; None for no limit.
@@ -75,12 +76,11 @@ class SweepTable:
     """
 
     def __init__(
-        self, name: str, planned: int, goals: Goals, began: float, hours: float | None = None
+        self, name: str, searched: int, goals: Goals, began: float, hours: float | None = None
     ) -> None:
         self._name = name
-        self._planned = planned
-        confirm = goals.confirm
-        self._planned_repeats = confirm.top_k * confirm.seeds if confirm else 0
+        self._planned_repeats = planned_repeats(goals.confirm)
+        self._planned = searched + self._planned_repeats
         self._goals = goals
         self._began = began
         self._starts_until = inf if hours is None else began + 3600 * hours

@@ -20,6 +20,7 @@ from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
 from trainables.config.training import CHANGES_NO_RESULT
 from trainables.inputs.model_shape import read_shape
 from trainables.process.memory import adapter_parameters
+from trainables.results.confirmation import planned_repeats
 from tune.config.search_config import LogUniform, LoraSpace, MethodSpace, SearchConfig
 from tune.config.sweep_config import SweepConfig
 
@@ -94,8 +95,7 @@ def planned_trials(config: SweepConfig) -> int:
 
 def planned_runs(config: SweepConfig) -> int:
     """Number of trials in the search and of those that repeat its winners, if there are enough."""
-    confirm = config.confirm
-    return planned_trials(config) + (confirm.top_k * confirm.seeds if confirm else 0)
+    return planned_trials(config) + planned_repeats(config.confirm)
 
 
 def grid_size(search: SearchConfig) -> int | None:

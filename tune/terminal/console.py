@@ -51,12 +51,12 @@ class ConsoleListener(SweepListener):
     def __init__(
         self, config: SweepConfig, console: Console, clock: Callable[[], float] = time.time
     ) -> None:
-        from tune.search.space import planned_runs  # loads Optuna
+        from tune.search.space import planned_trials  # loads Optuna
 
         self._console = console
         self._clock = clock
-        planned, hours = planned_runs(config), config.budget.hours
-        self._table = SweepTable(config.name, planned, config, clock(), hours)
+        searched, hours = planned_trials(config), config.budget.hours
+        self._table = SweepTable(config.name, searched, config, clock(), hours)
         # Live draws from its own thread. Never print while holding this lock: printing waits for
         # Live's lock, and Live waits for this one.
         self._lock = Lock()
