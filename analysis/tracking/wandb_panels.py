@@ -71,7 +71,10 @@ def panel_groups(
             },
         ),
         PanelGroup("Runs side by side", {"run comparer": wr.RunComparer(diff_only="split")}),
-        PanelGroup("Inside the models", {table: _table(table) for table in tables}),
+        PanelGroup(
+            "Inside the models",
+            {table: wr.WeavePanelSummaryTable(table_name=table) for table in tables},
+        ),
     ]
     return [group for group in groups if group.panels]
 
@@ -148,10 +151,6 @@ def _curve(key: str, runs: int) -> tuple[str, Any]:
         groupby_rangefunc="minmax",
         max_runs_to_show=runs,
     )
-
-
-def _table(key: str) -> wr.WeavePanelSummaryTable:
-    return wr.WeavePanelSummaryTable(table_name=key)
 
 
 def _gradient() -> list[wr.GradientPoint]:

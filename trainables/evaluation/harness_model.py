@@ -131,7 +131,8 @@ class HarnessModel(HFLM):  # type: ignore[misc]
         tokens = self.batch_size * max(longest, _LEAST_TOKENS)
         if self.device.type == "cpu":
             tokens = min(tokens, _CPU_BATCH_TOKENS)
-        return lay_out(requests, self._layouts.shares_prefixes, self._hidden_size(), tokens)
+        hidden = self.config.get_text_config().hidden_size
+        return lay_out(requests, self._layouts.shares_prefixes, hidden, tokens)
 
     def _score(self, batches: Sequence[Batch]) -> Answers:
         (answers,) = score(batches, self._logits, self._workers)
@@ -157,9 +158,6 @@ class HarnessModel(HFLM):  # type: ignore[misc]
             return visible
         mask = torch.zeros(visible.shape, dtype=self.model.dtype, device=visible.device)
         return mask.masked_fill_(~visible, torch.finfo(mask.dtype).min)
-
-    def _hidden_size(self) -> int:
-        return int(self.config.get_text_config().hidden_size)
 
     def _computes_branches(self) -> bool:
         """Whether the model respects custom masks and positions, tested on a small tree."""

@@ -130,15 +130,6 @@ def _rendered(template: Template, row: Row) -> str:
     return template.render(row | nulls)
 
 
-def template_fields(template: str) -> set[str]:
-    """Names of the row's fields that a template uses.
-
-    Raises:
-        jinja2.TemplateError: the template is malformed.
-    """
-    return meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
-
-
 def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Fault]:
     """Faults of the templates on the rows: malformed templates, and fields absent or null.
 
@@ -153,7 +144,7 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
     for name in _TEMPLATES:
         field, text = f"data.{name}", getattr(data, name)
         try:
-            wanted = template_fields(text)
+            wanted = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
             template = _ENVIRONMENT.from_string(text)
         except TemplateError as error:
             faults.append(Fault(field, f"is no valid template: {error}"))

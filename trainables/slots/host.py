@@ -281,7 +281,7 @@ class SlotHost:
 
     async def _pass(self, busy: dict[Any, _Guest]) -> None:
         """Run one pass; trials that ended with it are released before the next."""
-        for ended in await self._in_thread(self._step):
+        for ended in await self._in_thread(self._engine.step):
             guest = busy.pop(ended.slot)
             guest.slot = None
             self._fits = sys.maxsize
@@ -372,9 +372,6 @@ class SlotHost:
             assert trial.lora is not None  # noqa: S101 - none but LoRA trials come here
             self._engine = SlotEngine(trial.model, trial.lora)
         return self._engine
-
-    def _step(self) -> Any:
-        return self._engine.step()
 
     async def _uncharged(self, work: Callable[[], Any]) -> Any:
         """Work between passes, for which the trials in slots wait: on the time of none of them."""
