@@ -18,9 +18,8 @@ def resolve(location: str) -> str:
     if not location.startswith(PACKAGE_SCHEME):
         return location
     package, _, inside = location.removeprefix(PACKAGE_SCHEME).partition("/")
-    spec = (
-        find_spec(package) if package else None
-    )  # unlike importlib.resources, does not run the package's code
+    # Unlike importlib.resources, this does not run the package's code.
+    spec = find_spec(package) if package else None
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"package {package!r} is not installed (pip install it)")
     return str(Path(spec.submodule_search_locations[0]) / inside)

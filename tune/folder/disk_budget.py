@@ -115,9 +115,7 @@ class DiskBudget(SweepListener):
         attempts = {r.number: self._ledger.folder.attempts(r) for r in oldest_first}
         used = sum(map(_size, _kept(attempts.values())))
         for record in oldest_first:
-            surplus = _surplus(
-                attempts[record.number]
-            )  # to find it may take reading a whole checkpoint
+            surplus = _surplus(attempts[record.number])  # may read a whole checkpoint
             while used > self._bytes and (folder := next(surplus, None)):
                 used -= _size(folder)
                 shutil.rmtree(folder, ignore_errors=True)
