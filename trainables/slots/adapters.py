@@ -234,7 +234,7 @@ class AdaptedLayers:
         for part in parts:
             part.group.refresh(part.first, part.last)
         for target in self.targets:
-            forward = partial(_adapted_linear, self._anchor, routing, target)
+            forward = partial(_AdaptedLinear.apply, self._anchor, routing, target)
             target.module.forward = forward  # type: ignore[method-assign]
         try:
             yield
@@ -307,18 +307,11 @@ class Masks:
         self, shape: tuple[int, int, int], keep: float, generator: torch.Generator
     ) -> torch.Tensor:
         """Draw what torch's dropout would keep of an input of this shape."""
-        if (
-            self._device.type == "cuda"
-        ):  # its kernel consumes random numbers in another order than Bernoulli's
+        # CUDA's kernel consumes random numbers in another order than Bernoulli's.
+        if self._device.type == "cuda":
             ones = torch.ones(shape, device=self._device)
             return torch._fused_dropout(ones, keep, generator=generator)[1]
         return torch.empty(shape, device=self._device).bernoulli_(keep, generator=generator)
-
-
-def _adapted_linear(
-    anchor: torch.Tensor, routing: Routing, target: Target, x_NSI: torch.Tensor
-) -> torch.Tensor:
-    return _AdaptedLinear.apply(x_NSI, anchor, routing, target)  # type: ignore[no-any-return]
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -332,7 +325,7 @@ class _AdaptedLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x_NSI: torch.Tensor, anchor: torch.Tensor, routing: Routing, target: Target
+        ctx: Any, anchor: torch.Tensor, routing: Routing, target: Target, x_NSI: torch.Tensor
     ) -> torch.Tensor:
         module = target.module
         x_NSI = x_NSI.to(module.weight.dtype)
@@ -354,7 +347,7 @@ class _AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, dy_NSO: torch.Tensor) -> Any:  # type: ignore[override]
         (x_NSI,) = ctx.saved_tensors
         dy_NSO = dy_NSO.contiguous()
-        dx_NSI = dy_NSO @ ctx.module.weight if ctx.needs_input_grad[0] else None
+        dx_NSI = dy_NSO @ ctx.module.weight if ctx.needs_input_grad[3] else None
         split = ctx.routing.split
         dxs = repeat(None) if dx_NSI is None else split(dx_NSI)
         for (weights, mask, h_GrT), x_GTI, dy_GTO, dx_GTI in zip(
@@ -370,7 +363,7 @@ class _AdaptedLinear(torch.autograd.Function):
                 dx_GTI.baddbmm_(dh_GrT.transpose(1, 2), weights.A_GrI, alpha=alpha)
             else:
                 dx_GTI += mask.applied_to(alpha * torch.bmm(dh_GrT.transpose(1, 2), weights.A_GrI))
-        return dx_NSI, None, None, None
+        return None, None, None, dx_NSI
 
 
 def _masked(x_GTI: torch.Tensor, mask: Mask | None) -> torch.Tensor:
