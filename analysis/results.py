@@ -299,7 +299,7 @@ class Results:
             p_value = sign_flips(differences, weights)
         p_value = min(1.0, picked_from * p_value)
         if p_value >= 1 - LEVEL:
-            interval = interval.including(0.0)
+            interval = interval.including_0()
         return Comparison(interval, test, p_value, differing, picked_from)
 
     def differences(

@@ -35,9 +35,9 @@ class Interval:
         """Whether 0 is outside."""
         return self.low > 0 or self.high < 0
 
-    def including(self, value: float) -> Interval:
-        """The interval, extended to include this value."""
-        return replace(self, low=min(self.low, value), high=max(self.high, value))
+    def including_0(self) -> Interval:
+        """The interval, extended to 0 if that is outside."""
+        return replace(self, low=min(self.low, 0.0), high=max(self.high, 0.0))
 
     def negated(self) -> Interval:
         """The interval of the negated quantity."""
