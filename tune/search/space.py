@@ -75,16 +75,20 @@ def method_of(search: SearchConfig, params: Params) -> Method:
 
 def axes(search: SearchConfig, method: Method) -> Iterator[tuple[str, BaseDistribution]]:
     """Name and distribution of every searched axis of a method."""
-    space = search.space(method)
-    for axis in (*(_LORA_AXES if method == "lora" else ()), *_SHARED_AXES):
-        choices = getattr(space, axis)
-        if choices is None:
-            continue
+    for axis, choices in _choices(search, method):
         name = f"{method}/{axis}"
         if isinstance(choices, LogUniform):
             yield name, FloatDistribution(choices.low, choices.high, log=True)
         elif len(choices) > 1:
             yield name, CategoricalDistribution([_as_param(choice) for choice in choices])
+
+
+def _choices(search: SearchConfig, method: Method) -> Iterator[tuple[str, Any]]:
+    """Every axis of a method that the sweep file gives, with what there is to choose from."""
+    space = search.space(method)
+    for axis in (*(_LORA_AXES if method == "lora" else ()), *_SHARED_AXES):
+        if (choices := getattr(space, axis)) is not None:
+            yield axis, choices
 
 
 def planned_trials(config: SweepConfig) -> int:
@@ -233,18 +237,14 @@ def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> P
     if method not in search.methods:
         raise Misfit(f"search.{method}", f"is trained by {method}, which is not searched")
     params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
-    space = search.space(method)
-    for axis in (*(_LORA_AXES if method == "lora" else ()), *_SHARED_AXES):
-        choices = getattr(space, axis)
-        if choices is None:
-            continue
+    for axis, choices in _choices(search, method):
         value = _recorded(trial, axis)
         chosen = _member(choices, value)
         if chosen is None:
             told = (
                 f"{choices.low:g} to {choices.high:g}"
                 if isinstance(choices, LogUniform)
-                else (", ".join(map(str, choices)))
+                else ", ".join(map(str, choices))
             )
             raise Misfit(f"search.{method}.{axis}", f"has {axis} {value}, which is not in {told}")
         if isinstance(choices, LogUniform) or len(choices) > 1:
