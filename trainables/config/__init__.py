@@ -1,6 +1,6 @@
 """Configuration of a trial, `TrialConfig`, and of its parts, which a sweep file has too."""
 
-from trainables.config.evaluation import ROLES, EvalSuite, EvalTask, Role, Tasks
+from trainables.config.evaluation import ROLES, EvalSuite, EvalTask, Role
 from trainables.config.frozen import Frozen
 from trainables.config.inputs import DataConfig, ModelConfig, ModelShape, Replay
 from trainables.config.training import DeepSpeedConfig, LoraConfig, TrainConfig
@@ -20,7 +20,6 @@ __all__ = [
     "Objective",
     "Replay",
     "Role",
-    "Tasks",
     "TrainConfig",
     "TrialConfig",
 ]
