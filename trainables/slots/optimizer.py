@@ -26,7 +26,7 @@ class FlatAdamW:
     """
 
     def __init__(self, adapter: Adapter, arguments: TrainingArguments) -> None:
-        self._adapter, self._flat_P = adapter, adapter.flat_P
+        self._flat_P = adapter.flat_P
         kind, options = Trainer.get_optimizer_cls_and_kwargs(arguments)
         # The second group holds parameters without weight decay, such as biases: here none.
         groups: list[dict[str, Any]] = [
