@@ -205,9 +205,9 @@ def _cleared_on_fault(
         lock.check()
         found = list(causes(error))
         if not is_disk_full(error):
-            for known in (each for each in found if isinstance(each, UserError)):
+            if known := next((each for each in found if isinstance(each, UserError)), None):
                 raise known from error
-            for out in (each for each in found if is_store_out(each)):
+            if out := next(filter(is_store_out, found), None):
                 raise cannot_write(ledger.folder.location, first_line(out)) from error
             raise
         remedy = "make room and run the same command again: it goes on where it stopped"
