@@ -129,7 +129,7 @@ def _inside(sweep_dir: Path, trials: list[int] | None, everything: bool) -> None
 def _wandb_runs(project: str, sweep_id: str, file: Path) -> None:
     from analysis.tracking.wandb_runs import load_wandb_runs
 
-    trials, _ = load_wandb_runs(project, sweep_id)
+    trials = load_wandb_runs(project, sweep_id)
     file.parent.mkdir(parents=True, exist_ok=True)
     trials.to_csv(file, lineterminator="\n")
     print(file)

@@ -41,8 +41,8 @@ _SETTINGS = {
 }
 
 
-def load_wandb_runs(project: str, sweep_id: str) -> tuple[pd.DataFrame, dict[str, float]]:
-    """Every trial of a sweep, as in `trials_frame`, and the base model's metrics.
+def load_wandb_runs(project: str, sweep_id: str) -> pd.DataFrame:
+    """Every trial of a sweep, as in `trials_frame`.
 
     Args:
         project: `ENTITY/PROJECT`, or `PROJECT` for the key's own entity.
@@ -61,11 +61,10 @@ def load_wandb_runs(project: str, sweep_id: str) -> tuple[pd.DataFrame, dict[str
         raise UserError([Fault("SWEEP_ID", f"{project} has no runs in the group {sweep_id}")])
     _check_models([run.config for run in found])
     trials = [run for run in found if run.config.get("method") != "base"]
-    base = next((_metrics(r.summary) for r in found if r.config.get("method") == "base"), {})
     if not trials:
         raise UserError([Fault("SWEEP_ID", f"the group {sweep_id} has no trial yet")])
     frame = pd.DataFrame([_row(run, sweep_id) for run in trials])
-    return frame.set_index("trial_id").sort_values("number"), base
+    return frame.set_index("trial_id").sort_values("number")
 
 
 def _runs(project: str, sweep_id: str) -> list[Any]:
@@ -116,8 +115,8 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     """Final values; keys of W&B's own begin with an underscore, best values with `best/`."""
     return {
         key: float(value)
-        for key, value in dict(summary).items()
+        for key, value in summary.items()
         if isinstance(value, int | float)
         and not isinstance(value, bool)
-        and not key.startswith(("_", "best/", "base/"))
+        and not key.startswith(("_", "best/"))
     }
