@@ -77,7 +77,7 @@ class TrainConfig(Frozen):
         """
         if samples is not None or self.steps:
             return len(self.report_steps(self.total_steps(samples or 0)))
-        return _count(self.report_every) if self.report_every < 1 else None
+        return shares_in_all(self.report_every) if self.report_every < 1 else None
 
     def log_steps(self, total: int) -> frozenset[int]:
         """Steps shown in the training curve: the first, every `log_every`, the last."""
@@ -96,11 +96,11 @@ def _every(interval: float, total: int) -> frozenset[int]:
     if interval >= 1:
         return frozenset(range(int(interval), total, int(interval))) | {total}
     share = max(interval, 1 / total)  # no more often than after every step
-    return frozenset(step_at(n * share, total) for n in range(1, _count(share))) | {total}
+    return frozenset(step_at(n * share, total) for n in range(1, shares_in_all(share))) | {total}
 
 
-def _count(share: float) -> int:
-    """How many such shares the whole is; the last may be smaller."""
+def shares_in_all(share: float) -> int:
+    """How many such shares the whole training is; the last may be smaller."""
     return math.ceil(1 / share - 1e-9)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, model_validator
@@ -19,6 +18,7 @@ from trainables.config import (
     TrainConfig,
 )
 from trainables.config.evaluation import MOST_KL_PROMPTS
+from trainables.config.training import shares_in_all
 from trainables.errors import did_you_mean
 from trainables.files.locations import is_local
 from trainables.results.pareto import Constraint
@@ -284,7 +284,7 @@ class SweepConfig(Frozen):
         if stopping is None or every >= 1:
             return []
         names = stopping.metrics or [objective.metric for objective in self.objectives]
-        last = every * (math.ceil(1 / every - 1e-9) - 1)
+        last = every * (shares_in_all(every) - 1)
         if set(names) == {metric_keys.TRAIN_LOSS} or last >= stopping.first_rung - 1e-9:
             return []
         return [
