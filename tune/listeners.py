@@ -1,6 +1,7 @@
 """The events of a sweep, and the interface of those who listen to them.
 
-The recorder, the disk budget, W&B and the console listen here; none of them reads Ray's results.
+The recorder, the search, the disk budget, W&B and the console listen here; none of them reads
+Ray's results.
 """
 
 from __future__ import annotations

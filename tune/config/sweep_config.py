@@ -127,7 +127,7 @@ class SweepConfig(Frozen):
 
     Attributes:
         constraints: bounds on the final metrics; a trial beyond them is never recommended.
-        sampler: as in Optuna. where trials run in parallel, `nsga2` may go on with other points
+        sampler: as in Optuna. Where trials run in parallel, `nsga2` may go on with other points
             after a restart, as no record tells the generation that each was drawn in.
         warm_start: folders of earlier sweeps with the same model, data and evaluation; the
             sampler learns from those of their trials that fit this search and were trained alike,
