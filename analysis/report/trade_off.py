@@ -24,7 +24,7 @@ from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.pareto import is_feasible, losses_of, objective_values
+from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, goals_in_words
 
@@ -170,16 +170,12 @@ def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
         values = losses_of(goals, objective_values(goals, record) or [])
         parts = zip(values, best, spans, strict=True)
         own = [(value - low) / span if span else 0.0 for value, low, span in parts]
-        if not is_feasible(goals, record) or any(_is_no_worse(p, own) for p in front):
+        if not is_feasible(goals, record) or any(is_no_worse(p, own) for p in front):
             shares.append(shares[-1])
             continue
-        front = [point for point in front if not _is_no_worse(own, point)] + [own]
+        front = [point for point in front if not is_no_worse(own, point)] + [own]
         shares.append(hypervolume(front, [1.0] * len(goals.objectives)))
     return shares[1:]
-
-
-def _is_no_worse(one: Sequence[float], other: Sequence[float]) -> bool:
-    return all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def hypervolume_figure(results: Results) -> Figure | None:

@@ -98,7 +98,7 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     front: list[tuple[list[float], TrialRecord]] = []
     # In this order a trial comes after all that dominate it, so the front so far decides.
     for own, record in sorted(candidates, key=lambda candidate: candidate[0]):
-        if not any(_dominates(other, own) for other, _ in front):
+        if not any(other != own and is_no_worse(other, own) for other, _ in front):
             front.append((own, record))
     return sorted((record for _, record in front), key=lambda record: record.number)
 
@@ -110,8 +110,9 @@ def losses_of(goals: Goals, values: list[float]) -> list[float]:
     ]
 
 
-def _dominates(one: list[float], other: list[float]) -> bool:
-    return one != other and all(a <= b for a, b in zip(one, other, strict=True))
+def is_no_worse(one: list[float], other: list[float]) -> bool:
+    """Whether these losses are nowhere above the others."""
+    return all(a <= b for a, b in zip(one, other, strict=True))
 
 
 def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
