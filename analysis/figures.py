@@ -98,7 +98,7 @@ def rank_curves(results: Results) -> Figure | None:
     Error bars and band are 95 % bootstrap intervals over items; dots are all complete LoRA trials.
     None without LoRA trials.
     """
-    lora = [group for group in results.groups if group.rank is not None]
+    lora = results.lora_groups()
     keys = (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN)
     shown = [key for key in keys if lora and all(g.best.metric(key) is not None for g in lora)]
     if not shown:

@@ -187,9 +187,10 @@ class Results:
         best = self.nearest_to_ideal(trials)
         return Group(label, sweep, rank, tuple(trials), best, picked_from)
 
-    def lora_groups(self, sweep: Sweep) -> list[Group]:
-        """A sweep's groups of LoRA trials, by rank."""
-        return [g for g in self.groups if g.sweep is sweep and g.rank is not None]
+    def lora_groups(self, sweep: Sweep | None = None) -> list[Group]:
+        """The groups of LoRA trials, by rank, of one sweep or of all."""
+        lora = [group for group in self.groups if group.rank is not None]
+        return [group for group in lora if group.sweep is sweep] if sweep else lora
 
     def full(self, sweep: Sweep) -> Group | None:
         """The group of full fine-tuning to compare a sweep's trials with, if there is one.

@@ -34,7 +34,7 @@ _MOST_RATES = 7
 
 def rank_figure(results: Results) -> Figure | None:
     """In-domain, OOD and forgetting by rank, with full fine-tuning as a band; None without LoRA."""
-    lora = [group for group in results.groups if group.rank is not None]
+    lora = results.lora_groups()
     if not lora:
         return None
     charts = [
@@ -213,7 +213,7 @@ def _told_apart(values: Sequence[float]) -> list[str]:
 
 
 def _rate_chart(results: Results, metric: str, columns: Sequence[_Column]) -> Chart:
-    lora = [group for group in results.groups if group.rank is not None]
+    lora = results.lora_groups()
     rows = [group.label.removeprefix("LoRA, rank ") for group in lora]
     grid = [_cells(group.trials, metric, columns) for group in lora]
     means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
