@@ -73,23 +73,22 @@ def bootstrap_mean(
     Raises:
         ValueError: there is no task, or a task without items.
     """
-    arrays = _arrays(values_by_task)
-    weights = weights or [1 / len(arrays)] * len(arrays)
+    weighted = _weighted(values_by_task, weights)
     tail = (1 - level) / 2
     drawn = max(tail, min(_FEWEST_BEYOND / resamples, (1 - LEVEL) / 2))
-    means = _means(arrays, weights, seed, resamples)
+    means = _means(weighted, seed, resamples)
     low, high = map(float, np.quantile(means, [drawn, 1 - drawn]))
-    mean = sum(w * float(array.mean()) for w, array in zip(weights, arrays, strict=True))
+    mean = sum(w * float(a.mean()) for w, a in weighted)
     if drawn > tail:
         further = NormalDist().inv_cdf(tail) / NormalDist().inv_cdf(drawn)
         low, high = (mean + (end - mean) * further for end in (low, high))
     if bounds:
-        alike = [(w, a) for w, a in zip(weights, arrays, strict=True) if (a == a[0]).all()]
+        alike = [(w, a) for w, a in weighted if (a == a[0]).all()]
         below = _unseen([(a.size, w * (float(a[0]) - bounds[0])) for w, a in alike], tail)
         above = _unseen([(a.size, w * (bounds[1] - float(a[0]))) for w, a in alike], tail)
         low = max(mean - math.hypot(mean - low, below), bounds[0])
         high = min(mean + math.hypot(high - mean, above), bounds[1])
-    return Interval(mean, low, high, sum(array.size for array in arrays))
+    return Interval(mean, low, high, sum(a.size for _, a in weighted))
 
 
 def upper_bound(
@@ -112,9 +111,7 @@ def upper_bound(
         weights: of the tasks, with a sum of 1; by default all the same.
         level: confidence level, at least 0.975; at lower ones it is too low if no item rose.
     """
-    arrays = _arrays(differences_by_task)
-    weights = weights or [1 / len(arrays)] * len(arrays)
-    weighted = list(zip(weights, arrays, strict=True))
+    weighted = _weighted(differences_by_task, weights)
     mean = sum(w * float(a.mean()) for w, a in weighted)
     seen = sum(w**2 * float((a**2).mean()) / a.size for w, a in weighted)
     z = NormalDist().inv_cdf(level)
@@ -150,20 +147,23 @@ def _unseen(tasks: Sequence[tuple[int, float]], tail: float) -> float:
     return sum(off)
 
 
-def _arrays(values_by_task: Sequence[ArrayLike]) -> list[NDArray[np.float64]]:
+def _weighted(
+    values_by_task: Sequence[ArrayLike], weights: Sequence[float] | None
+) -> list[tuple[float, NDArray[np.float64]]]:
+    """Each task's weight and values."""
     arrays = [np.asarray(values, dtype=float) for values in values_by_task]
     if not arrays or any(array.size == 0 for array in arrays):
         raise ValueError("every task needs items")
-    return arrays
+    return list(zip(weights or [1 / len(arrays)] * len(arrays), arrays, strict=True))
 
 
 def _means(
-    arrays: Sequence[NDArray[np.float64]], weights: Sequence[float], seed: int, resamples: int
+    weighted: Sequence[tuple[float, NDArray[np.float64]]], seed: int, resamples: int
 ) -> NDArray[np.float64]:
     """Resampled means over tasks."""
     generator = np.random.default_rng(seed)
-    by_task = [_resampled_means(array, resamples, generator) for array in arrays]
-    means: NDArray[np.float64] = np.asarray(weights) @ np.asarray(by_task)
+    by_task = [_resampled_means(array, resamples, generator) for _, array in weighted]
+    means: NDArray[np.float64] = np.asarray([w for w, _ in weighted]) @ np.asarray(by_task)
     return means
 
 
