@@ -98,7 +98,7 @@ def updates(
         in_trial = decoder_matrices(hollow, saved.names())
     else:
         in_trial = {f"{_module_of(n)}.weight": n for n in saved.names() if ".lora_A." in n}
-    shared = sorted(in_base.keys() & in_trial.keys(), key=_by_layer)
+    shared = sorted(in_base.keys() & in_trial.keys(), key=lambda name: (layer_of(name) or 0, name))
     if not shared:
         raise CannotInspect("the base has none of the matrices that the trial trained")
     matrices = (
@@ -159,8 +159,3 @@ def _module_of(adapter_name: str) -> str:
     """The base's name of the module that an adapter's tensor belongs to."""
     module, _, _ = adapter_name.partition(".lora_")
     return module.removeprefix("base_model.model.")
-
-
-def _by_layer(name: str) -> tuple[int, str]:
-    layer = layer_of(name)
-    return (-1 if layer is None else layer, name)
