@@ -94,15 +94,14 @@ def _report(sweep_dirs: list[Location], file: Path | None, kind: str | None) -> 
 
 def _figure(sweep_dir: Location, target: Path) -> None:
     from analysis.figures import save, save_all, trade_off
-    from analysis.frame import trials_frame
     from analysis.results import Results
     from analysis.sweeps import open_sweeps
 
-    (sweep,) = open_sweeps([sweep_dir])
+    results = Results(open_sweeps([sweep_dir]))
     files: list[Path] = []
     if not target.suffix:
-        files = save_all(Results([sweep]), target)
-    elif figure := trade_off(trials_frame([sweep]), sweep.base.metrics, sweep.name):
+        files = save_all(results, target)
+    elif figure := trade_off(results):
         save(figure, target)
         files = [target]
     if not files:

@@ -5,75 +5,64 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from analysis.frame import trials_frame
 from analysis.results import Group, Results
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.records import TrialStatus
+from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES
 
 _BLUE = "#2b6f9f"
 _FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision
 
 
-def trade_off(trials: pd.DataFrame, base: dict[str, float], title: str) -> Figure | None:
+def trade_off(results: Results) -> Figure | None:
     """Plot in-domain accuracy against forgetting and against OOD accuracy.
 
     LoRA trials are coloured by rank; full fine-tuning and the base are marked. None if no
     complete trial measured forgetting or OOD accuracy.
-
-    Args:
-        trials: as from `load_trials`; only complete trials of the search are drawn.
-        base: the base model's metrics.
-        title: above the figure.
     """
-    is_of_search = trials["confirms"].isna()
-    complete = trials[(trials["status"] == TrialStatus.COMPLETE.value) & is_of_search]
-    sides = [key for key in (FORGETTING_MEAN, OOD_ACC) if key in complete and len(complete)]
+    complete = results.complete
+    keys = (FORGETTING_MEAN, OOD_ACC)
+    sides = [key for key in keys if any(r.metric(key) is not None for r in complete)]
     if not sides:
         return None
     figure = Figure(figsize=(5.2 * len(sides), 4.2), layout="constrained", dpi=150)
-    figure.suptitle(title)
+    figure.suptitle(results.sweeps[0].name)
     row = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
     for axes, key in zip(row, sides, strict=True):
-        _scatter(axes, complete, base, key)
+        _scatter(axes, results, key)
     row[0].set_ylabel(NAMES[IN_DOMAIN_ACC])
     row[0].legend(loc="best")
-    _rank_bar(figure, list(row), complete)
+    if results.lora:
+        ranks, norm = _rank_colours(results)
+        scale = ScalarMappable(norm=norm, cmap="viridis")
+        bar = figure.colorbar(scale, ax=list(row), ticks=range(len(ranks)), label="rank")
+        bar.ax.set_yticklabels([str(rank) for rank in ranks])
     return figure
 
 
-def _rank_colours(trials: pd.DataFrame) -> tuple[list[float], BoundaryNorm]:
+def _rank_colours(results: Results) -> tuple[list[int], BoundaryNorm]:
     """The ranks present, and a colour scale with one step for each."""
-    ranks = sorted(trials.loc[trials["method"] == "lora", "lora/rank"].unique())
+    ranks = sorted({record.rank for record in results.lora if record.rank is not None})
     return ranks, BoundaryNorm([i - 0.5 for i in range(len(ranks) + 1)], 256)
 
 
-def _rank_bar(figure: Figure, row: list[Axes], trials: pd.DataFrame) -> None:
-    if "lora" not in set(trials["method"]):
-        return
-    ranks, norm = _rank_colours(trials)
-    scale = ScalarMappable(norm=norm, cmap="viridis")
-    bar = figure.colorbar(scale, ax=row, ticks=range(len(ranks)), label="rank")
-    bar.ax.set_yticklabels([f"{rank:g}" for rank in ranks])
-
-
-def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str) -> None:
-    lora = trials[trials["method"] == "lora"]
-    full = trials[trials["method"] == "full"]
-    if not lora.empty:
-        ranks, norm = _rank_colours(trials)
+def _scatter(axes: Axes, results: Results, key: str) -> None:
+    shown = [r for r in results.complete if None not in (r.metric(key), r.metric(IN_DOMAIN_ACC))]
+    lora = [record for record in shown if record.rank is not None]
+    full = [record for record in shown if record.rank is None]
+    if lora:
+        ranks, norm = _rank_colours(results)
         axes.scatter(
-            lora[key],
-            lora[IN_DOMAIN_ACC],
-            c=[ranks.index(rank) for rank in lora["lora/rank"]],
+            _values(lora, key),
+            _values(lora, IN_DOMAIN_ACC),
+            c=[ranks.index(record.rank or 0) for record in lora],
             cmap="viridis",
             norm=norm,
             s=50,
@@ -81,11 +70,17 @@ def _scatter(axes: Axes, trials: pd.DataFrame, base: dict[str, float], key: str)
             linewidths=0.4,
             label="LoRA",
         )
-    if not full.empty:
-        axes.scatter(full[key], full[IN_DOMAIN_ACC], marker="D", s=45, c=_FULL_COLOUR, label="full")
+    if full:
+        x, y = _values(full, key), _values(full, IN_DOMAIN_ACC)
+        axes.scatter(x, y, marker="D", s=45, c=_FULL_COLOUR, label="full")
+    base = results.base.metrics
     axes.scatter(base[key], base[IN_DOMAIN_ACC], marker="*", s=160, c="black", label="base")
     axes.set_xlabel(_title(key))
     axes.grid(alpha=0.3)
+
+
+def _values(records: Sequence[TrialRecord], key: str) -> list[float]:
+    return [record.metric(key) or 0.0 for record in records]
 
 
 def _title(metric: str) -> str:
@@ -116,12 +111,12 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     trials = [record for group in lora for record in group.trials]
     axes.plot(
         [record.rank or 0 for record in trials],
-        [record.metric(key) or 0.0 for record in trials],
+        _values(trials, key),
         ".",
         color="grey",
         alpha=0.4,
     )
-    values = [group.best.metric(key) or 0.0 for group in lora]
+    values = _values([group.best for group in lora], key)
     intervals = [results.interval(group.best, key) for group in lora]
     pairs = list(zip(values, intervals, strict=True))
     below = [max(value - i.low, 0.0) if i else 0.0 for value, i in pairs]
@@ -175,9 +170,8 @@ def forgetting_matrix(results: Results) -> Figure | None:
 
 def save_all(results: Results, folder: Path) -> list[Path]:
     """Write every available figure as PDF and PNG; returns the files."""
-    title = results.sweeps[0].name
     figures = {
-        "trade_off": trade_off(trials_frame(results.sweeps), results.base.metrics, title),
+        "trade_off": trade_off(results),
         "rank_curves": rank_curves(results),
         "forgetting_matrix": forgetting_matrix(results),
     }
