@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 from analysis.report.charts import (
     Chart,
@@ -16,7 +17,6 @@ from analysis.report.charts import (
 )
 from analysis.results import Group, Results
 from trainables.metric_keys import METRICS, TRAIN_LOSS
-from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, SCORES
 
 _MOST_POINTS = 60
@@ -115,14 +115,10 @@ def _thick(results: Results, group: Group, curve: Curve, colour: str) -> Trace:
         "x": [step for step, _ in curve],
         "y": [value for _, value in curve],
         "line": {"color": colour, "width": 2.6},
-        "hovertemplate": f"{group.label}, {_plain(results, group.best)}<br>step %{{x}}: %{{y:.4g}}"
-        "<extra></extra>",
+        "hovertemplate": f"{group.label}, {escape(results.name(group.best))}<br>"
+        "step %{x}: %{y:.4g}<extra></extra>",
     }
     if len(results.sweeps) > 1:
         trace["mode"] = "lines+markers"
         trace["marker"] = {"symbol": mark_of(results, group.sweep).symbol, "maxdisplayed": 8}
     return trace
-
-
-def _plain(results: Results, record: TrialRecord) -> str:
-    return results.name(record).replace("<", "&lt;")
