@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike
 
 _DRAWS = 100_000
 _DRAWS_OF_GRADES = 10_000  # each costs as much as there are distinct grades
@@ -72,8 +71,6 @@ def sign_flips(
         differences_by_task: for each task, one score minus the other, item by item.
         weights: of the tasks; by default all the same.
     """
-    import numpy as np
-
     fair: list[tuple[float, int]] = []
     observed = 0.0
     weights = weights or [1.0] * len(differences_by_task)
@@ -88,8 +85,6 @@ def sign_flips(
 
 def _as_far_by_chance(fair: Sequence[tuple[float, int]], observed: float, draws: int) -> float:
     """Two-sided p-value: how often sums of fair coins, given as (size, count), reach this."""
-    import numpy as np
-
     coins = np.random.default_rng(0)
     drawn = np.zeros(draws)
     for size, count in fair:
