@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -16,7 +16,7 @@ from analysis.sweeps import no_sweep
 from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
-from trainables.results.records import FAULTS, Measurement, TrialRecord, TrialStatus
+from trainables.results.records import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
 from trainables.results.sweep_table import SweepTable, single
 from trainables.results.wording import (
     STATUS,
@@ -27,13 +27,6 @@ from trainables.results.wording import (
     setting,
     status_in_full,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from rich.console import RenderableType
-
-    from trainables.results.records import SweepRecord
 
 _SECONDS_BETWEEN_READS = 1.0
 _SECONDS_HELD = 60.0

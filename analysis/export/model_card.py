@@ -12,19 +12,18 @@ from typing import TYPE_CHECKING, Any, Literal
 from analysis.export.licence import licence_of
 from analysis.export.serving import serving
 from analysis.results import Results
+from analysis.sweeps import Sweep
 from trainables import metric_keys
+from trainables.config import DataConfig, ModelConfig
 from trainables.files.locations import is_local
+from trainables.results.pareto import Goals
+from trainables.results.recommendation import Recommendation
+from trainables.results.records import BaseRecord, SweepRecord, TrialRecord
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import ABSENT, goals_in_words, metric_text, rate, setting
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
-
-    from analysis.sweeps import Sweep
-    from trainables.config import DataConfig, ModelConfig
-    from trainables.results.pareto import Goals
-    from trainables.results.recommendation import Recommendation
-    from trainables.results.records import BaseRecord, SweepRecord, TrialRecord
 
 Kind = Literal["adapter", "merged", "full"]
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from trainables.config import TrialConfig
+from trainables.config import TrialConfig
 
 # What `--max-lora-rank` takes (vllm/config/lora.py, `MaxLoRARanks`); 16 unless it is given.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

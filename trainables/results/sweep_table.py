@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Collection
 from itertools import islice
 from math import inf, isnan
 from statistics import fmean
-from typing import TYPE_CHECKING
 
-from rich.console import Group
+from rich.console import Console, Group, JustifyMethod, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from trainables import metric_keys
 from trainables.results.confirmation import planned_repeats
-from trainables.results.pareto import is_feasible
+from trainables.results.pareto import Goals, is_feasible
 from trainables.results.records import (
     ENDED_WELL,
     BaseRecord,
@@ -31,13 +31,6 @@ from trainables.results.wording import (
     metric_text,
     rate,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from rich.console import Console, JustifyMethod, RenderableType
-
-    from trainables.results.pareto import Goals
 
 # Whether it violates a constraint, its loss, its number.
 Rank = tuple[bool, float, int]

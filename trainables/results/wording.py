@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from rich.text import Text
 
 from trainables import metric_keys
+from trainables.results.pareto import Goals
 from trainables.results.records import TrialRecord, TrialStatus
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
-
-    from trainables.results.pareto import Goals
 
 ABSENT = "-"
 SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)

@@ -8,18 +8,15 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
-from typing import TYPE_CHECKING, Any, TextIO
+from pathlib import Path
+from typing import Any, TextIO
 
 from rich.console import Console, ConsoleDimensions
+from rich.live import Live
 
 from trainables.files.disk import log_stream
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from rich.live import Live
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 

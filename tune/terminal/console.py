@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Sequence
 from threading import Lock
-from typing import TYPE_CHECKING
 
+from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
@@ -27,14 +28,8 @@ from trainables.results.wording import (
     setting,
     status_in_full,
 )
+from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
-    from rich.console import Console, RenderableType
-
-    from tune.config.sweep_config import SweepConfig
 
 _REFRESHES_PER_SECOND = 2
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
 
+from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -27,13 +28,7 @@ from trainables.results.wording import (
     setting,
     status_in_full,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rich.console import Console
-
-    from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_config import SweepConfig
 
 _MOST_REASONS = 8
 _MOST_ON_FRONT = 20
