@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from trainables.config import ROLES
 from trainables.errors import Fault, UserError
 from trainables.files.locations import is_local
 from tune.config.sweep_config import SweepConfig
@@ -30,7 +31,7 @@ _LOCAL_PATHS = {
     "eval.task_dirs.*",
     "deepspeed.config_file",
     "warm_start.*",
-} | {f"eval.{role}.*.data_files.*" for role in ("in_domain", "retention", "ood")}
+} | {f"eval.{role}.*.data_files.*" for role in ROLES}
 
 
 @dataclass(frozen=True)
