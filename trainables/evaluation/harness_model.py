@@ -55,7 +55,7 @@ class Layouts:
         return max(1, tokens // max(sizes)) if sizes else 1
 
 
-class HarnessModel(HFLM):  # type: ignore[misc]
+class HarnessModel(HFLM):
     """One model for one evaluation.
 
     Args:
@@ -311,7 +311,7 @@ def _is_sharded(model: torch.nn.Module) -> bool:
     return any(hasattr(parameter, "ds_id") for parameter in model.parameters())
 
 
-class _OwnStop(StoppingCriteria):  # type: ignore[misc]
+class _OwnStop(StoppingCriteria):
     """Ends each sequence at the first of the stop strings that appears after its prompt."""
 
     def __init__(self, tokenizer: Any, stop: Sequence[str], prompt_length: int) -> None:

@@ -235,7 +235,7 @@ class AdaptedLayers:
             part.group.refresh(part.first, part.last)
         for target in self.targets:
             forward = partial(_AdaptedLinear.apply, self._anchor, routing, target)
-            target.module.forward = forward  # type: ignore[method-assign]
+            target.module.forward = forward
         try:
             yield
         finally:
@@ -344,7 +344,7 @@ class _AdaptedLinear(torch.autograd.Function):
         return y_NSO
 
     @staticmethod
-    def backward(ctx: Any, dy_NSO: torch.Tensor) -> Any:  # type: ignore[override]
+    def backward(ctx: Any, dy_NSO: torch.Tensor) -> Any:
         (x_NSI,) = ctx.saved_tensors
         dy_NSO = dy_NSO.contiguous()
         dx_NSI = dy_NSO @ ctx.module.weight if ctx.needs_input_grad[3] else None

@@ -184,7 +184,7 @@ def _outermost(search: SearchConfig, method: Method, choose: Callable[..., Any])
             choices: Any = distribution.choices
             params[name] = choose(choices, key=_modules_count if is_modules else None)
         else:
-            params[name] = distribution.low  # type: ignore[attr-defined]
+            params[name] = distribution.low
     return params
 
 
