@@ -63,10 +63,7 @@ def _matrix(
         [[None if v is None else signs * v for v in row] for row in in_points],
         diverging=True,
         texts=[["" if v is None else f"{v + 0.0:+.1f}" for v in row] for row in in_points],
-        hovers=[
-            [f"{row}, {task}" for task in tasks]
-            for row in [group.label for group in results.groups]
-        ],
+        hovers=[[f"{group.label}, {task}" for task in tasks] for group in results.groups],
     )
     return Chart(
         f"matrix-{title.lower()}",

@@ -105,10 +105,10 @@ class SweepTable:
 
     def _note(self, record: TrialRecord) -> None:
         self._records[record.number] = record
-        change = (
-            self._running.add if record.status is TrialStatus.RUNNING else self._running.discard
-        )
-        change(record.number)
+        if record.status is TrialStatus.RUNNING:
+            self._running.add(record.number)
+        else:
+            self._running.discard(record.number)
         if record.confirms is not None:
             self._repeats.add(record.number)
 
