@@ -176,7 +176,7 @@ class Sweep:
             if in_store
             else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
         )
-        everyone = [Recorder(self._ledger), searcher, scheduler, tidy, *listeners]
+        everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, *listeners]
         events = TuneEvents(
             everyone,
             self._config.budget.retries,

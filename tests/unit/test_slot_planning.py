@@ -119,6 +119,15 @@ def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
     assert asked[-1] == seconds
 
 
+def test_the_hosts_let_go_of_a_trial_that_has_ended() -> None:
+    left: list[str] = []
+    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
+    pool._actors = (SimpleNamespace(leave=SimpleNamespace(remote=left.append)),) * 2
+    record = TrialRecord(config=trial_config(), params={}, started=0)
+    pool.trial_ended(record)
+    assert left == [record.config.trial_id] * 2
+
+
 def test_what_a_trial_s_process_takes_to_start_is_with_its_imports() -> None:
     """Ray sends a task without the module that it is in, as here."""
     task = cloudpickle.dumps(trial_process_seconds._function)

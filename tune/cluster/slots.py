@@ -23,6 +23,7 @@ from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
 from tune.cluster.waiting import awaited
 from tune.config.sweep_config import SweepConfig
+from tune.listeners import SweepListener
 from tune.resources.capacity import (
     held_by_trial,
     held_by_worker,
@@ -43,7 +44,7 @@ _NO_ROOM = (
 _LOG = logging.getLogger(__name__)
 
 
-class HostPool:
+class HostPool(SweepListener):
     """The slot hosts in which a sweep's LoRA trials train together, if they do.
 
     They start as soon as they have work (the base's evaluation) and end with the context.
@@ -132,6 +133,15 @@ class HostPool:
             )
             self._process_seconds = measure.remote()
         return True
+
+    def trial_ended(self, record: TrialRecord) -> None:
+        """Have its host let the trial go, whose process may be gone before it has said so itself.
+
+        The host would wait a minute for it to take in what it has measured, and its neighbours too.
+        """
+        if record.config.method == "lora":
+            for actor in self._actors:
+                actor.leave.remote(record.config.trial_id)
 
     def _start_for(self, slots: int) -> None:
         """Start the hosts still needed if each has this many slots."""
