@@ -13,7 +13,7 @@ from typing import Literal
 
 from analysis.results import Comparison, Results
 from analysis.stats.intervals import upper_bound
-from analysis.stats.trends import Trend, jonckheere, spearman
+from analysis.stats.trends import Trend, alike, jonckheere, spearman
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
@@ -25,6 +25,7 @@ NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""
 _FEWEST_RANKS = 3
 _FEWEST_TRIALS = 8
+_ALIKE = 4  # trials of similar learning rate, where each has its own
 
 _ROLES: tuple[tuple[Role, tuple[str, str], str], ...] = (
     ("retention", ("forgets less", "forgets more"), "on the retention tasks"),
@@ -312,12 +313,17 @@ def _trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
     ranks = [float(record.rank or 0) for record in trials]
     if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < _FEWEST_RANKS:
         return [_too_few_trials("whether anything rises or falls with rank", trials)]
+    strata = alike([record.config.learning_rate for record in trials], _ALIKE)
+    over = "rank at equal or similar learning rate"
     conclusions = []
     for metric in SCORES:
         if all(record.metric(metric) is not None for record in trials):
-            found = jonckheere(ranks, _values(trials, metric))
-            told = f"Jonckheere-Terpstra, Kendall's tau {found.statistic:.2f}"
-            conclusions.append(_trend(results, sweep, metric, "rank", found, told))
+            found = jonckheere(ranks, _values(trials, metric), strata)
+            told = (
+                f"Jonckheere-Terpstra within {len(set(strata))} strata of learning rate, "
+                f"Kendall's tau {found.statistic:.2f}"
+            )
+            conclusions.append(_trend(results, sweep, metric, over, found, told))
     return conclusions
 
 

@@ -58,28 +58,63 @@ def _standardised(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     return standardised
 
 
-def jonckheere(groups: Sequence[float], values: Sequence[float]) -> Trend:
+def jonckheere(
+    groups: Sequence[float], values: Sequence[float], strata: Sequence[int] | None = None
+) -> Trend:
     """The Jonckheere-Terpstra test for ordered groups, such as ranks (Jonckheere 1954).
 
     Its statistic counts the pairs from different groups whose values are in the groups' order. It
     is reported as Kendall's tau-b, which increases with it for fixed groups; the p-value comes
     from permuting the values over the groups.
+
+    Args:
+        groups: of each value.
+        values: to compare.
+        strata: of each value; one by default. Values are paired and permuted only within a stratum,
+            and counts are summed over these (as van Elteren 1960 does for two groups), so that what
+            else differs between strata is not taken for noise.
     """
-    n = len(groups)
-    order = np.argsort(values, kind="stable")
-    sorted_values = np.asarray(values, dtype=float)[order]
-    levels, labels = np.unique(np.asarray(groups, dtype=float)[order], return_inverse=True)
-    pairs = float(np.sqrt(_untied(labels) * _untied(sorted_values)))
-    if pairs == 0:
-        return Trend(float("nan"), 1.0, n)
-    lower_N = np.searchsorted(sorted_values, sorted_values)  # how many values are below each
-    agreement = float(_agreements(labels[None], lower_N, len(levels))[0])
+    labels_N = np.unique(np.asarray(groups, dtype=float), return_inverse=True)[1]
+    values_N = np.asarray(values, dtype=float)
+    strata_N = np.zeros_like(labels_N) if strata is None else np.asarray(strata)
     generator = np.random.default_rng(0)
+    agreements_K = np.zeros(1 + _PERMUTATIONS)
+    untied_labels = untied_values = 0.0
+    for stratum in np.unique(strata_N):
+        is_in_N = strata_N == stratum
+        agreements_K += _arranged(labels_N[is_in_N], values_N[is_in_N], generator)
+        untied_labels += _untied(labels_N[is_in_N])
+        untied_values += _untied(values_N[is_in_N])
+    pairs = float(np.sqrt(untied_labels * untied_values))
+    if pairs == 0:
+        return Trend(float("nan"), 1.0, len(values_N))
+    agreement = float(agreements_K[0])
+    return Trend(agreement / pairs, _p_value(agreements_K[1:], agreement), len(values_N))
+
+
+def alike(values: Sequence[float], size: int) -> list[int]:
+    """Strata of equal values or, if most values occur once, of `size` neighbours or a few more."""
+    levels, labels = np.unique(values, return_inverse=True)
+    if 2 * len(levels) > len(values):
+        strata = np.array_split(np.argsort(values, kind="stable"), max(1, len(values) // size))
+        for stratum, members in enumerate(strata):
+            labels[members] = stratum
+    return [int(label) for label in labels]
+
+
+def _arranged(
+    labels_N: NDArray[np.intp], values_N: NDArray[np.float64], generator: np.random.Generator
+) -> NDArray[np.float64]:
+    """`_agreements` of the labels as they are, then of each of their permutations."""
+    order = np.argsort(values_N, kind="stable")
+    sorted_values = values_N[order]
+    levels, labels = np.unique(labels_N[order], return_inverse=True)
+    lower_N = np.searchsorted(sorted_values, sorted_values)  # how many values are below each
     drawn = [
         _agreements(generator.permuted(np.tile(labels, (count, 1)), axis=1), lower_N, len(levels))
-        for count in _in_parts(n * len(levels))
+        for count in _in_parts(len(labels) * len(levels))
     ]
-    return Trend(agreement / pairs, _p_value(np.concatenate(drawn), agreement), n)
+    return np.concatenate([_agreements(labels[None], lower_N, len(levels)), *drawn])
 
 
 def _untied(values: NDArray[np.generic]) -> float:

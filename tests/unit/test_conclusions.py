@@ -115,9 +115,26 @@ def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_pa
         last = record.last.model_copy(update={"metrics": metrics})
         ledger.write_trial(record.model_copy(update={"last": last}))
     told = Results(open_sweeps([tmp_path]))
-    for over in ("learning rate x scale", "rank"):
+    for over in ("learning rate x scale", "rank at equal or similar learning rate"):
         trend = found(told, f"No trend of forgetting with {over} is shown.")
         assert (trend.evidence, trend.verdict) == ("all alike, n = 16 LoRA trials", "open")
+
+
+def test_a_trend_over_ranks_is_seen_beside_what_learning_rates_do(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=30, items=4, full_every=0).write(tmp_path))
+    for record in ledger.trials():
+        place, rank = divmod(record.number, 5)
+        lora = record.config.lora.model_copy(update={"rank": 8 * 2**rank})
+        changes = {"lora": lora, "learning_rate": 1e-5 * 2**place}
+        forgetting = 0.1 * place + 0.004 * rank
+        metrics = {**record.last.metrics, FORGETTING_MEAN: forgetting}
+        last = record.last.model_copy(update={"metrics": metrics})
+        config = record.config.model_copy(update=changes)
+        ledger.write_trial(record.model_copy(update={"config": config, "last": last}))
+    told = Results(open_sweeps([tmp_path]))
+    trend = found(told, "Forgetting rises with rank at equal or similar learning rate.")
+    assert trend.verdict == "shown"
+    assert "within 6 strata of learning rate, Kendall's tau 1.00" in trend.evidence
 
 
 def test_what_is_said_of_the_recommended_trial_is_its_difference_from_the_base(results):

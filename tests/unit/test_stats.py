@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 import tracemalloc
+from collections.abc import Sequence
 
 import numpy as np
 import optuna
@@ -22,7 +23,7 @@ from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.stats.intervals import bootstrap_mean, over_seeds, upper_bound
 from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks, sign_flips
-from analysis.stats.trends import jonckheere, spearman
+from analysis.stats.trends import alike, jonckheere, spearman
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.results.ledger import Ledger
 
@@ -248,6 +249,44 @@ def test_jonckheere_is_symmetric_and_knows_no_trend_where_there_is_none():
     assert rising.p_value == pytest.approx(falling.p_value, abs=0.005)
     assert rising.p_value < 0.01
     assert jonckheere(ranks, [0.5] * 8).p_value == 1.0
+
+
+def test_jonckheere_within_strata_permutes_within_them():
+    groups, values = [1, 2, 4, 1, 2, 4, 4], [0.1, 0.2, 0.3, 0.7, 0.5, 0.8, 0.8]
+    strata = [0, 0, 0, 1, 1, 1, 1]
+
+    def statistic(order: Sequence[float]) -> float:
+        pairs = itertools.combinations(range(len(groups)), 2)
+        return sum(
+            np.sign(order[b] - order[a]) * np.sign(groups[b] - groups[a])
+            for a, b in pairs
+            if strata[a] == strata[b]
+        )
+
+    every = [
+        statistic([*low, *high])
+        for low in itertools.permutations(values[:3])
+        for high in itertools.permutations(values[3:])
+    ]
+    exact = np.mean(np.abs(every) >= abs(statistic(values)))
+    found = jonckheere(groups, values, strata)
+    assert found.p_value == pytest.approx(exact, abs=0.01)
+    assert found.statistic == pytest.approx(statistic(values) / 8)  # of 8 pairs that are not ties
+
+
+def test_an_effect_of_rank_is_found_beside_a_larger_one_of_the_learning_rate():
+    generator = np.random.default_rng(0)
+    ranks, rates = np.repeat([8, 16, 32, 64, 128], 6), np.tile(np.arange(6), 5)
+    values = 0.1 * (rates / 5) ** 2 + 0.004 * np.log2(ranks) + generator.normal(0, 0.005, 30)
+    assert jonckheere(ranks.tolist(), values.tolist()).p_value > 0.1
+    found = jonckheere(ranks.tolist(), values.tolist(), alike(rates.tolist(), 4))
+    assert found.p_value < 0.01
+
+
+def test_values_are_alike_where_they_are_equal_or_else_neighbours():
+    assert alike([3e-4, 1e-4, 1e-4, 3e-4], 4) == [1, 0, 0, 1]
+    assert alike([9, 2, 3, 4, 1, 5, 6, 7, 8], 4) == [1, 0, 0, 0, 0, 0, 1, 1, 1]
+    assert alike([1, 2, 3], 4) == [0, 0, 0]
 
 
 def test_jonckheere_of_a_thousand_trials_takes_no_minute():
