@@ -23,6 +23,7 @@ from trainables.results.pareto import (
     objective_ranges,
     objective_values,
     pareto_front,
+    scaling_trials,
 )
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.records import (
@@ -202,12 +203,13 @@ class Results:
         return next(iter([*own, *found]), None)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
-        """The best trade-off among these complete trials, on the scale of all complete ones."""
+        """The best trade-off among these complete trials, on the scale of the recommendation."""
         return best_trade_off(self.goals, trials, self._ranges)
 
     @cached_property
     def _ranges(self) -> list[tuple[float, float]]:
-        return objective_ranges(self.goals, self.complete)
+        scale = scaling_trials(self.goals, self.complete) or self.complete
+        return objective_ranges(self.goals, scale)
 
     def name(self, record: TrialRecord) -> str:
         """Such as `trial 7`, with its sweep if there are several."""

@@ -31,7 +31,13 @@ from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.results.items import items_file, write_items
-from trainables.results.pareto import best_trade_off, losses_of, objective_ranges, objective_values
+from trainables.results.pareto import (
+    best_trade_off,
+    losses_of,
+    objective_ranges,
+    objective_values,
+    scaling_trials,
+)
 from trainables.results.records import TrialStatus
 
 STOPPED = dict.fromkeys((5, 6, 7), TrialStatus.STOPPED_EARLY)
@@ -54,7 +60,7 @@ def results(tmp_path_factory) -> Results:
 
 
 def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine_tuning(results):
-    ranges = objective_ranges(results.goals, results.complete)
+    ranges = objective_ranges(results.goals, scaling_trials(results.goals, results.complete))
     expected = []
     for rank in (1, 4, 16, 64, None):
         for sweep in results.sweeps:
@@ -88,7 +94,7 @@ def against_first(results: Results) -> list[Conclusion]:
 
 
 def test_the_best_of_a_sweep_is_compared_with_that_of_the_first(results):
-    ranges = objective_ranges(results.goals, results.complete)
+    ranges = objective_ranges(results.goals, scaling_trials(results.goals, results.complete))
     first, second = (
         best_trade_off(results.goals, results.of(sweep, results.complete), ranges)
         for sweep in results.sweeps

@@ -66,6 +66,32 @@ def test_the_best_of_a_rank_is_its_best_trade_off() -> None:
     assert notable_trials(GOALS, records) == [0, 2]
 
 
+def test_one_bad_trial_does_not_change_what_is_the_best_of_a_rank(tmp_path: Path) -> None:
+    knee = scored(0, 8, 0.60, 0.02)
+    others = [scored(1, 8, 0.70, 0.10), scored(2, 4, 0.30, 0.0)]
+    for bad in ([], [scored(3, 16, 0.20, 0.90)]):
+        records = [knee, *others, *bad]
+        assert recommend(GOALS, records).trial is knee
+        folder = SyntheticSweep(trials=2).write(tmp_path / f"{len(bad)}")
+        results = Results(open_sweeps([folder]))
+        results.goals, results.complete = GOALS, records
+        assert results.nearest_to_ideal([knee, others[0]]) is knee
+    full = [scored(number, None, *scores) for number, scores in ((4, (0.6, 0.02)), (5, (0.7, 0.1)))]
+    assert 4 in notable_trials(GOALS, [*others, *bad, *full])
+
+
+def test_where_the_whole_front_is_alike_what_is_behind_it_is_still_compared() -> None:
+    alike = [scored(number, 4, 1.0, 0.0) for number in range(3)]
+    worse, better = scored(3, 8, 0.5, 0.5), scored(4, 8, 0.9, 0.1)
+    assert notable_trials(GOALS, [*alike, worse, better]) == [0, 1, 2, 4]
+
+
+def test_without_a_trial_that_keeps_the_constraints_there_still_is_a_best() -> None:
+    goals = sweep_config(constraints=[f"{LOSS} <= 0.01"])
+    records = [scored(0, 4, 0.9, 0.1), scored(1, 8, 0.5, 0.5), scored(2, 8, 0.9, 0.2)]
+    assert notable_trials(goals, records) == [0, 2]
+
+
 def test_what_differs_by_the_order_of_additions_alone_decides_nothing() -> None:
     records = [
         scored(0, 4, 0.7999999999999999, 0.0),
@@ -76,7 +102,7 @@ def test_what_differs_by_the_order_of_additions_alone_decides_nothing() -> None:
 
 
 def test_the_best_of_a_rank_is_the_reports(tmp_path: Path) -> None:
-    """On the scale of all complete trials, and not of its rank's own front."""
+    """On the scale of the whole front, and not of its rank's own."""
     differ = 0
     for seed in range(6):
         folder = SyntheticSweep(trials=32, items=8, seed=seed).write(tmp_path / str(seed))

@@ -11,6 +11,7 @@ from trainables.results.pareto import (
     objective_ranges,
     objective_values,
     pareto_front,
+    scaling_trials,
 )
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord
@@ -30,7 +31,8 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     groups: defaultdict[int | None, list[TrialRecord]] = defaultdict(list)
     for record in kept:
         groups[record.rank].append(record)
-    ranges = objective_ranges(goals, complete) if complete else []
+    scale = scaling_trials(goals, complete) or complete
+    ranges = objective_ranges(goals, scale) if scale else []
     taken = [best_trade_off(goals, group, ranges) for group in groups.values()]
     judged = [r for r in judged_by_repeats(records, goals.confirm) if r.weights_dir]
     recommended = recommend(goals, kept, judged)

@@ -138,6 +138,20 @@ def violation(constraint: Constraint, record: TrialRecord) -> float:
     return math.inf if value is None or math.isnan(value) else constraint.violation(value)
 
 
+def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRecord]:
+    """The trials over which objectives are scaled: the front, which no bad trial can stretch.
+
+    None if no trial keeps every constraint.
+    In a front of two, each is best in one objective and worst in the other: scaled over them alone
+    they would tie, whatever their values. Then all trials that may be taken are used.
+    """
+    front = pareto_front(goals, records)
+    if len(front) > 2:
+        return front
+    ranked = [record for record in records if objective_values(goals, record) is not None]
+    return [record for record in ranked if is_feasible(goals, record)]
+
+
 def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
     """The best and the worst loss of each objective over some complete trials.
 
@@ -155,11 +169,14 @@ def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple
 def distance_to_ideal(
     goals: Goals, record: TrialRecord, ranges: Sequence[tuple[float, float]]
 ) -> float:
-    """Distance to the best of every objective, each scaled to [0, 1] from best to worst."""
+    """Distance to the best of every objective, each scaled to [0, 1] from best to worst.
+
+    Where the trials of the ranges are alike in an objective, it is not scaled.
+    """
     scaled = []
     for objective, (best, worst) in zip(goals.objectives, ranges, strict=True):
         own = objective.loss(record.metric(objective.metric) or 0.0)
-        scaled.append((own - best) / (worst - best) if worst != best else 0.0)
+        scaled.append((own - best) / ((worst - best) or 1.0))
     # Round so that values that differ only by the order of float operations tie.
     return round(math.hypot(*scaled), 9)
 

@@ -18,6 +18,7 @@ from trainables.results.pareto import (
     objective_ranges,
     objective_values,
     pareto_front,
+    scaling_trials,
     violation,
 )
 from trainables.results.records import TrialRecord
@@ -66,7 +67,7 @@ def recommend(
         names: how the reason names trials; by default by their numbers.
     """
     names = names or numbers_text
-    by_search = _choose(goals, records, _scale(goals, records), names)
+    by_search = _choose(goals, records, scaling_trials(goals, records), names)
     if by_search is None or _trial_id(by_search.trial) not in map(_trial_id, judged):
         return by_search
     return _by_repeats(goals, records, judged, by_search, names)
@@ -83,7 +84,7 @@ def _by_repeats(
     by_search: Recommendation,
     names: Names,
 ) -> Recommendation:
-    scale = [*_scale(goals, records), *pareto_front(goals, judged)]
+    scale = [*scaling_trials(goals, records), *pareto_front(goals, judged)]
     repeated = set(map(_trial_id, judged))
     own = {_trial_id(r): r for r in records if objective_values(goals, r) is not None}
     found = _choose(goals, _one_of_each_point(goals, judged, own, by_search), scale, names)
@@ -125,19 +126,6 @@ def _one_of_each_point(
         wanted = by_search.trial if by_search.trial in runs else best.trial if best else runs[0]
         taken.append(records[runs.index(wanted)])
     return taken
-
-
-def _scale(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRecord]:
-    """The trials over which objectives are scaled: the front.
-
-    In a front of two, each is best in one objective and worst in the other: scaled over them alone
-    they would tie, whatever their values. Then all trials that may be taken are used.
-    """
-    front = pareto_front(goals, records)
-    if len(front) > 2:
-        return front
-    ranked = [record for record in records if objective_values(goals, record) is not None]
-    return [record for record in ranked if is_feasible(goals, record)]
 
 
 def _choose(
