@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from analysis.report.charts import (
     FULL,
     Chart,
@@ -153,29 +155,49 @@ def _arrow(results: Results, metric: str) -> list[Trace]:
 def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
     """Hypervolume of the front after each trial of a search, as a fraction of the maximum.
 
-    Objectives are scaled between their best and worst value over all complete trials, those of
-    other sweeps too, and the base, so 1 would be a single trial that is best in everything. A trial
-    that violates a constraint adds nothing.
+    Objectives are scaled between the ends of `_box`, so 1 would be a single trial that is best in
+    everything. A trial that violates a constraint adds nothing.
     """
-    goals, metrics = results.goals, results.base.metrics
-    known = [losses_of(goals, objective_values(goals, r) or []) for r in results.complete]
-    if all(objective.metric in metrics for objective in goals.objectives):
-        known.append([objective.loss(metrics[objective.metric]) for objective in goals.objectives])
-    best = [min(column) for column in zip(*known, strict=True)]
-    worst = [max(column) for column in zip(*known, strict=True)]
-    spans = [high - low for low, high in zip(best, worst, strict=True)]
+    goals = results.goals
+    box = _box(results)
     front: list[list[float]] = []
     shares = [0.0]
     for record in results.of(sweep, results.complete):
         values = losses_of(goals, objective_values(goals, record) or [])
-        parts = zip(values, best, spans, strict=True)
-        own = [(value - low) / span if span else 0.0 for value, low, span in parts]
+        own = [_place(value, *ends) for value, ends in zip(values, box, strict=True)]
         if not is_feasible(goals, record) or any(is_no_worse(p, own) for p in front):
             shares.append(shares[-1])
             continue
         front = [point for point in front if not is_no_worse(own, point)] + [own]
         shares.append(hypervolume(front, [1.0] * len(goals.objectives)))
     return shares[1:]
+
+
+def _box(results: Results) -> list[tuple[float, float]]:
+    """The best and the worst loss of each objective over the complete trials and the base.
+
+    Trials of other sweeps count too. Of trials behind the front, Tukey's fence leaves outliers out:
+    one that forgot everything would make so large a box that any front seems to fill it.
+    """
+    goals, metrics = results.goals, results.base.metrics
+    known = [losses_of(goals, objective_values(goals, r) or []) for r in results.complete]
+    kept = [losses_of(goals, objective_values(goals, r) or []) for r in results.front]
+    if all(objective.metric in metrics for objective in goals.objectives):
+        kept.append([objective.loss(metrics[objective.metric]) for objective in goals.objectives])
+    box = []
+    for index, losses in enumerate(zip(*known, strict=True)):
+        lower, upper = np.quantile(losses, [0.25, 0.75])
+        fence = upper + 1.5 * (upper - lower)
+        shown = [*(loss for loss in losses if loss <= fence), *(own[index] for own in kept)]
+        box.append((min(shown), max(shown)))
+    return box
+
+
+def _place(loss: float, best: float, worst: float) -> float:
+    """From 0 at the best to 1 at the worst and beyond."""
+    if best == worst:
+        return float(loss > worst)
+    return min(1.0, (loss - best) / (worst - best))
 
 
 def hypervolume_figure(results: Results) -> Figure | None:
@@ -206,7 +228,7 @@ def hypervolume_figure(results: Results) -> Figure | None:
     ]
     caption = (
         f"The front dominates {whole} of the box between the best and the worst "
-        "value seen of each objective. "
+        "value seen of each objective, without outliers behind the front. "
         f"The last quarter of the search added {listed(results, added)}: where "
         "that is little, more trials of this space will hardly help."
     )

@@ -22,6 +22,7 @@ from analysis.report.page import render
 from analysis.report.ranks import rank_figure, rate_figure
 from analysis.report.settings import importance_figure
 from analysis.report.trade_off import (
+    _box,
     hypervolume_figure,
     hypervolume_shares,
     trade_off_figure,
@@ -178,16 +179,13 @@ def test_cells_of_rank_and_rate_do_not_mix_sweeps(results):
 
 def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
     goals = results.goals
-    ranges = objective_ranges(goals, results.complete)
-    base = [o.loss(results.base.metrics[o.metric]) for o in goals.objectives]
-    best = [min(low, own) for (low, _), own in zip(ranges, base, strict=True)]
-    worst = [max(high, own) for (_, high), own in zip(ranges, base, strict=True)]
+    best, worst = zip(*_box(results), strict=True)
     figure = hypervolume_figure(results)
     for sweep, line in zip(results.sweeps, figure.charts[0].data, strict=True):
         own = results.of(sweep, results.complete)
         points = [
             [
-                (loss - low) / (high - low)
+                min(1, (loss - low) / (high - low))
                 for loss, low, high in zip(
                     losses_of(goals, objective_values(goals, r)), best, worst, strict=True
                 )

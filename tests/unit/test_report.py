@@ -5,13 +5,16 @@ from __future__ import annotations
 import csv
 import io
 import json
+import random
 import re
 import tracemalloc
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import plotly.graph_objects
 import pytest
 import scipy.stats
+from builders import sweep_config, trial
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -20,7 +23,7 @@ from analysis.report.answer import answer
 from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
 from analysis.report.tasks import flips
-from analysis.report.trade_off import hypervolume_shares
+from analysis.report.trade_off import _box, hypervolume_shares
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
@@ -227,6 +230,31 @@ def test_the_hypervolume_never_falls(results):
     assert len(shares) == len(results.complete)
     assert shares == sorted(shares)
     assert 0 < shares[-1] <= 1
+
+
+def test_the_hypervolume_is_no_larger_for_a_trial_that_forgot_everything():
+    """Nor is the best or the worst of the box, which includes the base and the whole front."""
+    goals = sweep_config()
+    draw = random.Random(0)
+    places = [draw.random() for _ in range(24)]
+    trials = [
+        trial(n, {IN_DOMAIN_ACC: 0.5 + 0.2 * x, FORGETTING_MEAN: 0.02 + 0.08 * x * x})
+        for n, x in enumerate(places)
+    ]
+    bad = trial(24, {IN_DOMAIN_ACC: 0.05, FORGETTING_MEAN: 0.9})
+    shares = []
+    for complete in (trials, [*trials, bad]):
+        results = SimpleNamespace(
+            goals=goals,
+            complete=complete,
+            front=pareto_front(goals, complete),
+            base=SimpleNamespace(metrics={IN_DOMAIN_ACC: 0.3, FORGETTING_MEAN: 0.0}),
+            of=lambda sweep, records: records,
+        )
+        assert _box(results)[0] == pytest.approx((-0.5 - 0.2 * max(places), -0.3))
+        assert _box(results)[1] == pytest.approx((0.0, 0.02 + 0.08 * max(places) ** 2))
+        shares.append(hypervolume_shares(results, None))
+    assert shares[1] == [*shares[0], shares[0][-1]]
 
 
 def test_the_other_formats_hold_the_same(results):
