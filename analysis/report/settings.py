@@ -202,8 +202,9 @@ def importance_figure(results: Results) -> Figure | None:
     counts = [(sweep, str(len(results.of(sweep, results.lora)))) for sweep, _ in found]
     caption = (
         f"fANOVA of Optuna (Hutter et al. 2014) on {listed(results, counts)} complete LoRA trials"
-        f"{results.more_stopped()}. Shares of one result sum to 1. A setting can matter little "
-        "because its searched range is narrow."
+        f"{results.more_stopped()}. Bars compare settings with one another: those of one result "
+        "sum to 1 even where no setting explains anything. A setting can matter little because its "
+        "searched range is narrow."
     )
     measured = {metric for _, own in found for metric in own}
     shown = [(metric, colour) for metric, colour in _METRIC_COLOURS.items() if metric in measured]
@@ -246,7 +247,7 @@ def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Cha
     )
     return Chart(
         "importances" if len(results.sweeps) == 1 else f"importances-{sweep.title}",
-        f"Share of the variance over LoRA trials{results.whose(sweep)} that each setting explains",
+        f"Importance of each setting relative to the others, LoRA trials{results.whose(sweep)}",
         f"Bars of the importance of each setting. {told}.",
         traces,
         {

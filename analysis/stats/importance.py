@@ -20,7 +20,10 @@ _TREES = 32
 
 
 def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]:
-    """Fraction of a metric's variance that each setting explains (fANOVA, Hutter 2014).
+    """Importance of each setting for a metric, relative to the others (fANOVA, Hutter 2014).
+
+    It is a fraction of what a forest of regression trees makes of all settings, which fits noise as
+    well: where no setting has an effect, the fractions sum to 1 all the same.
 
     The settings are those that the trials were run with, not those that the search suggested:
     these lack what it did not search from the start, whose share would go to the others.

@@ -108,6 +108,13 @@ def test_a_trend_of_trials_that_early_stopping_left_is_open(tmp_path):
     assert more in importance_figure(results).caption
 
 
+def test_importances_are_not_said_to_be_shares_of_the_metrics_variance(results):
+    figure = importance_figure(results)
+    assert "sum to 1 even where no setting explains anything" in figure.caption
+    assert "relative to the others" in figure.charts[0].title
+    assert "variance" not in figure.caption + figure.charts[0].title
+
+
 def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_path):
     ledger = Ledger(SyntheticSweep(trials=16, items=4, full_every=0).write(tmp_path))
     for record in ledger.trials():
