@@ -17,7 +17,7 @@ from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import no_sweep
 from trainables.errors import Fault, UserError
 from trainables.inside.choice import notable_trials
-from trainables.inside.records import InsideFolder, InsideRecord
+from trainables.inside.records import ROUNDED, InsideFolder, InsideRecord, is_rounded
 from trainables.results.ledger import Ledger
 
 if TYPE_CHECKING:
@@ -195,7 +195,9 @@ def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
     from rich.table import Table
 
     configs = {record.number: record.config for record in Ledger(sweep_dir).trials()}
-    table = Table(box=None, padding=(0, 1, 0, 0), caption=_LEGEND, caption_justify="left")
+    is_told = any(is_rounded(configs[record.number]) for record in records)
+    legend = f"{_LEGEND}; {ROUNDED}" if is_told else _LEGEND
+    table = Table(box=None, padding=(0, 1, 0, 0), caption=legend, caption_justify="left")
     for title in ("trial", "method", "rank", "lr*scale", *_COLUMNS.values()):
         table.add_column(title, justify="right", no_wrap=True)
     frame = by_trial(records).reindex(columns=list(_COLUMNS))

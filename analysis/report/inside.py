@@ -19,7 +19,13 @@ from analysis.report.charts import (
     symbols,
 )
 from analysis.results import Results
-from trainables.inside.records import MOST_SINGULAR_VALUES, InsideFolder, InsideRecord
+from trainables.inside.records import (
+    MOST_SINGULAR_VALUES,
+    ROUNDED,
+    InsideFolder,
+    InsideRecord,
+    is_rounded,
+)
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.records import TrialRecord
 from trainables.results.wording import method_name
@@ -188,8 +194,10 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
             )
         )
     ends = f", and every line with the {shown}" if is_cut else ""
+    rounded = f"; {ROUNDED}" if any(is_rounded(record.config) for record, _ in seen) else ""
     caption = (
-        f"Left: how evenly an update spreads over directions; LoRA's ends at its rank{ends}. "
+        "Left: how evenly an update spreads over directions; LoRA's ends at its "
+        f"rank{ends}{rounded}. "
         "Right: how far hidden states moved (Kornblith et al. 2019), without each prompt's first "
         "token, which alone may decide it."
     )

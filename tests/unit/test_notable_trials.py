@@ -6,15 +6,23 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pytest
 from builders import GAIN, LOSS, sweep_config, trial
 from synthetic_sweep import SyntheticSweep
 
 from analysis.inside import as_table
+from analysis.report.inside import inside_figures
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import LoraConfig
 from trainables.inside.choice import notable_trials
-from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.inside.records import (
+    ROUNDED,
+    InsideFolder,
+    InsideRecord,
+    MatrixChange,
+    is_rounded,
+)
 from trainables.results.pareto import best_trade_off, objective_ranges
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
@@ -156,6 +164,29 @@ def test_the_table_shows_a_count_whole(tmp_path: Path) -> None:
     shown = {str(c.header): list(c.cells) for c in table.columns}
     found = [shown[title] for title in ("intr.", "dW/W0", "stable", "KL")]
     assert found == [["137"], ["0.12"], ["-"], ["0.00041"]]
+
+
+@pytest.mark.parametrize(("full_every", "is_told"), [(0, False), (1, True)])
+def test_what_rounding_makes_of_full_fine_tuning_in_bfloat16_is_said(
+    tmp_path: Path, full_every: int, is_told: bool
+) -> None:
+    folder = SyntheticSweep(trials=2, full_every=full_every, items=2).write(tmp_path)
+    values = {"singular_values": (2.0, 1.0), "effective_rank": 353}
+    change = MatrixChange(
+        layer=0, module="q", shape=(512, 512), rank_limit=512, relative_norm=0.001, **values
+    )
+    record = InsideRecord(number=0, trial_id="t", matrices=(change,))
+    InsideFolder(folder).write(record)
+    captions = [figure.caption for figure in inside_figures(Results(open_sweeps([folder])))]
+    assert any(ROUNDED in caption for caption in captions) == is_told
+    assert (ROUNDED in str(as_table([record], folder).caption)) == is_told
+
+
+def test_full_fine_tuning_in_float32_is_not_rounded() -> None:
+    full = scored(0, None, 0.9, 0.1).config
+    assert is_rounded(full)
+    model = full.model.model_copy(update={"dtype": "float32"})
+    assert not is_rounded(full.model_copy(update={"model": model}))
 
 
 def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:

@@ -9,11 +9,23 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainables.config import Frozen
+from trainables.config import Frozen, TrialConfig
 from trainables.files.disk import write_whole
 
 SCHEMA_VERSION = 1
 MOST_SINGULAR_VALUES = 64
+
+
+ROUNDED = (
+    "the spectrum of full fine-tuning in bfloat16 includes the rounding of the saved weights, "
+    "which makes small updates seem of high rank"
+)
+"""To be told wherever there is a trial that `is_rounded`."""
+
+
+def is_rounded(config: TrialConfig) -> bool:
+    """Whether the update of each weight was rounded with the weight, to 2^-9 of this."""
+    return config.lora is None and config.model.dtype == "bfloat16"
 
 
 class MatrixChange(Frozen):

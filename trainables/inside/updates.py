@@ -85,8 +85,7 @@ def updates(
         hollow: see `hollow_model`; the base itself will do.
         device: to compute on.
 
-    If the weights were saved in bfloat16, the update of full fine-tuning includes their rounding,
-    of relative size 2^-9, which raises the effective rank of small updates.
+    See `is_rounded` for that of full fine-tuning in bfloat16.
 
     Raises:
         CannotInspect: base and trial do not match, or weights are not finite or damaged.
