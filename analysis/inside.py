@@ -122,11 +122,12 @@ def by_trial(records: Sequence[InsideRecord]) -> pd.DataFrame:
     """One row per trial, indexed by number: medians over matrices, means over heads and layers.
 
     `stable_rank_share` and `effective_rank_share` are fractions of the largest possible rank, and
-    so comparable across ranks. `intruders` is a sum over matrices.
+    so comparable across ranks. `intruders` is a sum over matrices, `intruders_per_matrix` a mean.
     """
     frame = pd.DataFrame(
         {
             "intruders": [r.intruders for r in records],
+            "intruders_per_matrix": [r.intruders_per_matrix for r in records],
             "kl_base_to_tuned": [r.kl_base_to_tuned for r in records],
             "forgetting_nll": [r.forgetting_nll for r in records],
         },
@@ -176,7 +177,7 @@ _COLUMNS = {
     "relative_norm": "dW/W0",
     "stable_rank_share": "stable",
     "effective_rank_share": "eff.",
-    "intruders": "intr.",
+    "intruders_per_matrix": "intr.",
     "cosine_by_index": "cos",
     "js": "JS",
     "cka_drift_without_first": "CKA",
@@ -185,7 +186,7 @@ _COLUMNS = {
 _LEGEND = (
     "dW/W0 relative norm of the update; stable, eff. its stable and effective rank as shares of "
     "the most possible; intr. intruder dimensions; cos of singular vectors before and after "
-    "(medians over matrices, intruders a sum); JS attention drift in bits, CKA drift of "
+    "(medians over matrices, intruders means); JS attention drift in bits, CKA drift of "
     "representations (means over layers); KL from the base in nats/token"
 )
 

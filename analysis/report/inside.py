@@ -246,7 +246,8 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
     known = [(r, i) for r, i in seen if r.metric(FORGETTING_MEAN) is not None]
     if len(known) < 3:
         return None
-    intruders = [(r, i.intruders) for r, i in known if i.intruders is not None]
+    found = [(r, i.intruders_per_matrix) for r, i in known]
+    intruders = [(r, count) for r, count in found if count is not None]
     norms = [(r, fmean(matrix.relative_norm for matrix in i.matrices)) for r, i in known]
     charts = [
         Chart(
@@ -261,7 +262,7 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
             },
         )
         for key, title, shown in (
-            ("intruders", "intruder dimensions, all matrices", intruders),
+            ("intruders", "intruder dimensions per matrix", intruders),
             ("norms", "relative norm, mean over matrices", norms),
         )
         if shown

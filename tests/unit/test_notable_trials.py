@@ -149,6 +149,7 @@ def test_records_come_back_and_are_readable_as_json(tmp_path: Path) -> None:
         folder.write(record)
     assert [folder.read(12), folder.read(3)] == records
     assert records[0].intruders == 6
+    assert records[0].intruders_per_matrix == 3
     raw = json.loads(folder.record_json(3).read_text())
     assert raw["schema_version"] == 1
     assert raw["matrices"][0]["module"] == "q"
@@ -159,7 +160,8 @@ def test_the_table_shows_a_count_whole(tmp_path: Path) -> None:
     change = MatrixChange(
         layer=0, module="q", shape=(4, 3), rank_limit=2, relative_norm=0.123, intruders=137
     )
-    record = InsideRecord(number=0, trial_id="t", matrices=(change,), kl_base_to_tuned=0.00041)
+    matrices = (change, change)
+    record = InsideRecord(number=0, trial_id="t", matrices=matrices, kl_base_to_tuned=0.00041)
     table = as_table([record], folder)
     shown = {str(c.header): list(c.cells) for c in table.columns}
     found = [shown[title] for title in ("intr.", "dW/W0", "stable", "KL")]

@@ -141,6 +141,12 @@ class InsideRecord(Frozen):
         counts = [m.intruders for m in self.matrices if m.intruders is not None]
         return sum(counts) if counts else None
 
+    @property
+    def intruders_per_matrix(self) -> float | None:
+        """Their mean over matrices, comparable where other matrices were trained."""
+        counts = [m.intruders for m in self.matrices if m.intruders is not None]
+        return sum(counts) / len(counts) if counts else None
+
 
 class InsideFolder:
     """Owner of every path below a sweep's `inside` folder."""
