@@ -72,7 +72,7 @@ METRICS: dict[str, Metric] = {
     FORGETTING_POSITIVE: Metric("share", "min", "mean of the positive parts of forgetting"),
     FORGETTING_NLL: Metric("nats/token", "min", "LM drift: rise of cross-entropy on general text"),
     KL_BASE_TO_TUNED: Metric("nats/token", "min", "KL(base || tuned) on tokens sampled from base"),
-    TOKENS_PER_SECOND: Metric("tokens/s", "max", "training throughput per worker"),
+    TOKENS_PER_SECOND: Metric("tokens/s", "max", "training throughput per GPU, on CPUs per worker"),
     MAX_RESERVED: Metric(
         "GiB", "min", "peak memory: reserved on the GPU, else resident; none in slots", adds_up=True
     ),

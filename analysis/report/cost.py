@@ -110,7 +110,11 @@ def cost_figure(results: Results) -> Figure | None:
             height=280,
         )
         for key, title, values in (
-            ("throughput", "tokens/s per worker, mean", [row.tokens_per_second for row in rows]),
+            (
+                "throughput",
+                "tokens/s per GPU, on CPUs per worker, mean",
+                [row.tokens_per_second for row in rows],
+            ),
             ("memory", "peak memory, GiB, highest", [row.memory for row in rows]),
         )
         if any(value is not None for value in values)

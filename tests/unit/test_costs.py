@@ -45,10 +45,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def started() -> Measuring:
-    """A training on two workers of four GPUs each."""
+def started(gpus_per_worker: float = 4) -> Measuring:
+    """A training on two workers."""
     train = TrainConfig(steps=10, report_every=10, log_every=1)
-    config = trial_config(method="full", workers=2, gpus_per_worker=4, train=train)
+    config = trial_config(method="full", workers=2, gpus_per_worker=gpus_per_worker, train=train)
     data = TokenizedData(train=[None] * 80, validation=[], skipped=0, prompts=[])  # type: ignore[list-item]
     made = Measuring(config, ListReporter(), None, data, total_steps=10)
     model = torch.nn.Linear(3, 2)
@@ -66,16 +66,26 @@ def costs(measuring: Measuring, step: int, tokens: int) -> dict[str, float]:
     return measuring.last.metrics
 
 
-def test_costs_are_of_all_gpus_and_speed_is_of_a_worker(clock: Clock) -> None:
+def test_costs_are_of_all_gpus_and_speed_is_of_one(clock: Clock) -> None:
     clock.now = 1000.0
     measuring = started()
     clock.now += 60
     measuring.charge_evaluation(20.0)
     measured = costs(measuring, step=1, tokens=6000)
     assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (40.0, 20.0)
-    assert measured[TOKENS_PER_SECOND] == 6000 / 40 / 2
+    assert measured[TOKENS_PER_SECOND] == 6000 / 40 / 8
     assert measured[GPU_HOURS] == pytest.approx(60 / 3600 * 8)
     assert measured[TRAINABLE_PARAMETERS] == 6
+
+
+@pytest.mark.parametrize(("gpus_per_worker", "devices"), [(0.25, 0.5), (1, 2), (0, 2)])
+def test_speed_is_of_a_gpu_or_without_one_of_a_worker(
+    clock: Clock, gpus_per_worker: float, devices: float
+) -> None:
+    measuring = started(gpus_per_worker)
+    clock.now += 40
+    measured = costs(measuring, step=1, tokens=6000)
+    assert measured[TOKENS_PER_SECOND] == 6000 / 40 / devices
 
 
 def test_time_that_a_device_spent_on_others_does_not_count(clock: Clock) -> None:
@@ -96,7 +106,7 @@ def test_a_resumed_training_goes_on_counting(clock: Clock) -> None:
     clock.now += 30
     measured = costs(second, step=2, tokens=7000)
     assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (70.0, 20.0)
-    assert measured[TOKENS_PER_SECOND] == 7000 / 70 / 2
+    assert measured[TOKENS_PER_SECOND] == 7000 / 70 / 8
     assert measured[GPU_HOURS] == pytest.approx(90 / 3600 * 8)
 
 

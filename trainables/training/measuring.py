@@ -200,15 +200,16 @@ class Measuring(TrainerCallback):
     def _costs(self, state: TrainerState) -> dict[str, float]:
         elapsed = self._elapsed()
         training = elapsed - self._evaluation_seconds
-        workers = self._config.workers
+        gpus = self._config.workers * self._config.gpus_per_worker
+        devices = gpus or self._config.workers
         memory = {metric_keys.MAX_RESERVED: peak / 2**30} if (peak := self._peak_bytes()) else {}
         return memory | {
             metric_keys.TRAIN_SECONDS: training,
             metric_keys.EVAL_SECONDS: self._evaluation_seconds,
-            metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / workers,
+            metric_keys.TOKENS_PER_SECOND: state.num_input_tokens_seen / training / devices,
             metric_keys.MICRO_BATCH_SIZE: float(self._config.train.micro_batch_size),
             metric_keys.EVAL_BATCH_SIZE: float(self._config.eval.batch_size),
-            metric_keys.GPU_HOURS: elapsed / 3600 * workers * self._config.gpus_per_worker,
+            metric_keys.GPU_HOURS: elapsed / 3600 * gpus,
             metric_keys.TRAINABLE_PARAMETERS: float(self._trainable),
         }
 
