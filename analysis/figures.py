@@ -90,7 +90,7 @@ def _title(metric: str) -> str:
 def rank_curves(results: Results) -> Figure | None:
     """Plot in-domain, OOD and forgetting of the best by rank, with full fine-tuning as a band.
 
-    Error bars and band are 95 % bootstrap intervals over items; dots are all complete LoRA trials.
+    Error bars and band are 95 % intervals over items; dots are all complete LoRA trials.
     None without LoRA trials.
     """
     lora = results.lora_groups()

@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.stats.intervals import Interval, bootstrap_mean, over_seeds
+from analysis.stats.intervals import Interval, over_items, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
@@ -50,7 +50,7 @@ class Comparison:
 
     Attributes:
         difference: first minus second accuracy, mean over tasks. The interval includes 0 if the
-            test does not tell the two apart: a bootstrap's is now and then too narrow for that.
+            test does not tell the two apart: now and then an interval alone would.
         test: of that difference, with tasks weighted equally: `McNemar` if every question is right
             or wrong, `sign flips` if they are graded, by one task or as the mean over several.
         p_value: of the test.
@@ -257,7 +257,7 @@ class Results:
         if sides is None:
             return None
         tuned, _, weights = sides
-        return bootstrap_mean(tuned, weights, bounds=(0, 1), level=_level(picked_from))
+        return over_items(tuned, weights, bounds=(0, 1), level=_level(picked_from))
 
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
         """Interval over a trial's complete repeats with other seeds; None for fewer than two.
@@ -292,7 +292,7 @@ class Results:
             return None
         one, other, weights = sides
         differences = [a - b for a, b in zip(one, other, strict=True)]
-        interval = bootstrap_mean(differences, weights, bounds=(-1, 1), level=_level(picked_from))
+        interval = over_items(differences, weights, bounds=(-1, 1), level=_level(picked_from))
         differing = sum(int((stratum != 0).sum()) for stratum in differences)
         test: Literal["McNemar", "sign flips"] = "sign flips"
         if all(np.isin(scores, (0, 1)).all() for scores in (*one, *other)):

@@ -48,7 +48,7 @@ def rank_figure(results: Results) -> Figure | None:
     if len(full) > 1:
         band = f"Bands are {at} in each sweep, with their intervals. "
     caption = (
-        "Line: the best trade-off at each rank, with the 95 % bootstrap interval over items. Dots: "
+        "Line: the best trade-off at each rank, with the 95 % interval over items. Dots: "
         f"every complete LoRA trial, at all learning rates{results.more_stopped()}. "
         f"{band}Dotted: the base."
     )

@@ -1,8 +1,9 @@
-"""Intervals over items by the bootstrap, over seeds by Student's t."""
+"""Intervals over items from exact limits of shares or the bootstrap, over seeds by Student's t."""
 
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import NormalDist
@@ -42,6 +43,101 @@ class Interval:
     def negated(self) -> Interval:
         """The interval of the negated quantity."""
         return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
+
+
+def over_items(
+    values_by_task: Sequence[ArrayLike],
+    weights: Sequence[float] | None = None,
+    *,
+    bounds: tuple[float, float],
+    level: float = LEVEL,
+) -> Interval:
+    """Interval of the mean over tasks of each task's mean over items.
+
+    Where every item is right or wrong it is `_of_shares`, as the bootstrap of items of which few
+    differ is far too narrow; else `bootstrap_mean`.
+
+    Args:
+        values_by_task: for each task, its items' scores, or their paired differences.
+        weights: of the tasks, with a sum of 1; by default all the same.
+        bounds: the smallest and largest value an item can have.
+        level: confidence level in (0, 1).
+
+    Raises:
+        ValueError: there is no task, or a task without items.
+    """
+    arrays = _arrays(values_by_task)
+    weights = weights or [1 / len(arrays)] * len(arrays)
+    if all(np.isin(array, (-1, 0, 1)).all() for array in arrays):
+        return _of_shares(_pooled(arrays, weights), (1 - level) / 2, can_fall=bounds[0] < 0)
+    return bootstrap_mean(arrays, weights, bounds=bounds, level=level)
+
+
+def _pooled(
+    arrays: Sequence[NDArray[np.float64]], weights: Sequence[float]
+) -> list[tuple[float, NDArray[np.float64]]]:
+    """Weights and items, of tasks whose items weigh the same as of one.
+
+    A sum of items with unlike chances varies no more than one of as many with their mean chance
+    (Hoeffding 1956), so limits of the share of all of them hold.
+    """
+    alike: defaultdict[float, list[tuple[float, NDArray[np.float64]]]] = defaultdict(list)
+    for weight, array in zip(weights, arrays, strict=True):
+        alike[round(weight / array.size, 12)].append((weight, array))
+    return [(sum(w for w, _ in own), np.concatenate([a for _, a in own])) for own in alike.values()]
+
+
+def _of_shares(
+    tasks: Sequence[tuple[float, NDArray[np.float64]]], tail: float, can_fall: bool
+) -> Interval:
+    """Interval of the mean over tasks of the share of items at 1 minus the share at -1.
+
+    MOVER (Zou & Donner 2008): each share's distances to its Clopper-Pearson limits add up as
+    standard errors do, with the correlation that the two shares of a multinomial have. For paired
+    proportions that is method 10 of Newcombe (1998), with exact limits in place of the score's.
+
+    Args:
+        tasks: for each, its weight in the mean, and the items.
+        tail: probability beyond either end.
+        can_fall: whether an item could have been -1.
+    """
+    mean = below = above = 0.0
+    for weight, values in tasks:
+        rose = _share(int((values > 0).sum()), values.size, tail)
+        fell = _share(int((values < 0).sum()), values.size, tail) if can_fall else _NO_SHARE
+        both = rose.value * fell.value
+        correlation = -math.sqrt(both / (1 - rose.value) / (1 - fell.value)) if both else 0.0
+        mean += weight * (rose.value - fell.value)
+        below += weight**2 * _squared(rose.below, fell.above, correlation)
+        above += weight**2 * _squared(rose.above, fell.below, correlation)
+    n = sum(values.size for _, values in tasks)
+    return Interval(mean, mean - math.sqrt(below), mean + math.sqrt(above), n)
+
+
+def _squared(one: float, other: float, correlation: float) -> float:
+    """The squared length of a difference of two quantities with this correlation."""
+    return one**2 + other**2 - 2 * correlation * one * other
+
+
+@dataclass(frozen=True)
+class _Share:
+    """A share of items, and how far below and above it its limits are."""
+
+    value: float
+    below: float
+    above: float
+
+
+_NO_SHARE = _Share(0.0, 0.0, 0.0)
+
+
+def _share(count: int, n: int, tail: float) -> _Share:
+    """The share and its limits (Clopper & Pearson 1934)."""
+    from scipy.stats import beta
+
+    low = float(beta.ppf(tail, count, n - count + 1)) if count else 0.0
+    high = float(beta.isf(tail, count + 1, n - count)) if count < n else 1.0
+    return _Share(count / n, count / n - low, high - count / n)
 
 
 def bootstrap_mean(

@@ -19,7 +19,7 @@ from analysis.paper_table import paper_table
 from analysis.report.answer import answer
 from analysis.report.tasks import flips
 from analysis.results import Results
-from analysis.stats.intervals import bootstrap_mean, upper_bound
+from analysis.stats.intervals import bootstrap_mean, over_items, upper_bound
 from analysis.stats.significance import holm, mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Part, Scores, Stratum
 from analysis.sweeps import Sweep, open_sweeps
@@ -94,7 +94,7 @@ def test_the_evidence_says_what_the_trial_was_picked_from_and_holds_for_all_of_t
     plain = results.compare(trial, None, ["sums"])
     picked = results.compare(trial, None, ["sums"], picked_from=40)
     assert picked.p_value == pytest.approx(min(1, 40 * plain.p_value))
-    wide = bootstrap_mean(
+    wide = over_items(
         *results.differences(trial, None, ["sums"]), bounds=(-1, 1), level=1 - 0.05 / 40
     )
     assert (picked.difference.low, picked.difference.high) == pytest.approx((wide.low, wide.high))

@@ -446,7 +446,7 @@ def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):
 
 
 def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_path):
-    """Five items forgotten and none gained: a bootstrap's interval alone would exclude 0."""
+    """Five items forgotten and none gained: McNemar's test does not tell that from chance."""
     ledger = Ledger(SyntheticSweep(trials=1, full_every=0).write(tmp_path))
     [record] = ledger.trials()
     items, forgotten = ledger.base_items(), {"capitals": 2, "crafts": 2, "sorting": 1}

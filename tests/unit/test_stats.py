@@ -21,7 +21,7 @@ from synthetic_sweep import SyntheticSweep
 from analysis.stats import trends
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
-from analysis.stats.intervals import bootstrap_mean, over_seeds, upper_bound
+from analysis.stats.intervals import bootstrap_mean, over_items, over_seeds, upper_bound
 from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks, sign_flips
 from analysis.stats.trends import alike, jonckheere, spearman
 from trainables.metric_keys import IN_DOMAIN_ACC
@@ -139,6 +139,77 @@ def test_items_at_a_bound_can_be_off_to_the_other_side_alone():
     alone = scipy.stats.binomtest(10, 10).proportion_ci(0.95, "exact")
     assert found.low == pytest.approx(alone.low / 2)
     assert 0.5 < found.high < 0.502
+
+
+def flipped(gained: int, lost: int, n: int) -> list[int]:
+    return [1] * gained + [-1] * lost + [0] * (n - gained - lost)
+
+
+@pytest.mark.parametrize(("right", "n"), [(0, 40), (1, 40), (97, 100), (300, 300)])
+def test_accuracies_have_the_interval_of_clopper_and_pearson_over_equal_tasks_too(right, n):
+    exact = scipy.stats.binomtest(right, n).proportion_ci(0.99, "exact")
+    values = [1] * right + [0] * (n - right)
+    for tasks in ([values], [values[::2], values[1::2]]):
+        found = over_items(tasks, bounds=(0, 1), level=0.99)
+        assert (found.low, found.high) == pytest.approx((exact.low, exact.high))
+        assert (found.estimate, found.n) == (pytest.approx(right / n), n)
+
+
+def test_a_difference_has_the_interval_that_its_shares_limits_make():
+    gained, lost = (scipy.stats.binomtest(k, 200).proportion_ci(0.95, "exact") for k in (30, 50))
+    correlation = -np.sqrt(0.15 * 0.25 / (0.85 * 0.75))
+    low, high = (
+        -0.1 + sign * np.sqrt(one**2 + other**2 - 2 * correlation * one * other)
+        for sign, one, other in (
+            (-1, 0.15 - gained.low, lost.high - 0.25),
+            (1, gained.high - 0.15, 0.25 - lost.low),
+        )
+    )
+    found = over_items([flipped(30, 50, 200)], bounds=(-1, 1))
+    assert (found.low, found.high) == pytest.approx((low, high))
+    alone = over_items([flipped(30, 50, 200), flipped(0, 0, 50)], [0.5, 0.5], bounds=(-1, 1))
+    unseen = scipy.stats.binomtest(0, 50).proportion_ci(0.95, "exact").high
+    assert alone.estimate - alone.low == pytest.approx(np.hypot(-0.1 - low, unseen) / 2)
+
+
+def test_one_item_that_differs_is_not_taken_for_more_certainty_than_none():
+    """The interval of 0 forgotten of 200 bounds what was not seen; one item gained changes none."""
+    none, one = (over_items([flipped(k, 0, 200)], bounds=(-1, 1), level=0.99875) for k in (0, 1))
+    assert one.high - one.low > none.high - none.low
+    assert one.low == pytest.approx(none.low + 1 / 200, abs=1e-3)
+
+
+@pytest.mark.parametrize("picked_from", [1, 40])
+@pytest.mark.parametrize(("gained", "lost"), [(0, 0.02), (0.005, 0.01), (0.005, 0.03), (0.3, 0.3)])
+def test_intervals_of_differences_miss_as_rarely_as_they_say(gained, lost, picked_from):
+    """Summed over all outcomes of 100 items."""
+    likely = scipy.stats.multinomial(100, [gained, lost, 1 - gained - lost])
+    level, missed = 1 - 0.05 / picked_from, 0.0
+    for up, down in itertools.product(range(101), repeat=2):
+        chance = likely.pmf([up, down, 100 - up - down]) if up + down <= 100 else 0.0
+        if chance > 1e-6:
+            found = over_items([flipped(up, down, 100)], bounds=(-1, 1), level=level)
+            missed += chance * (not found.low <= gained - lost <= found.high)
+    assert missed <= 0.05 / picked_from
+
+
+@pytest.mark.parametrize("sizes", [(200, 200, 200), (30, 200, 1000)])
+@pytest.mark.parametrize("lost", [(0.01, 0.01, 0.01), (0.03, 0, 0), (0.1, 0.02, 0.05)])
+def test_intervals_over_unequal_tasks_miss_as_rarely_as_they_say(sizes, lost):
+    draw, missed = np.random.default_rng(0), 0
+    for _ in range(400):
+        drawn = [
+            draw.choice([1, -1, 0], n, p=(0.005, down, 0.995 - down))
+            for n, down in zip(sizes, lost, strict=True)
+        ]
+        found = over_items(drawn, bounds=(-1, 1))
+        missed += not found.low <= 0.005 - np.mean(lost) <= found.high
+    assert missed / 400 <= 0.05
+
+
+def test_graded_items_have_the_interval_of_the_bootstrap():
+    graded = [[0.5] * 5 + [0.25] * 20, [1.0] * 9 + [0.0] * 9]
+    assert over_items(graded, bounds=(0, 1)) == bootstrap_mean(graded, bounds=(0, 1))
 
 
 def test_every_task_needs_items():
