@@ -90,7 +90,8 @@ def _title(metric: str) -> str:
 def rank_curves(results: Results) -> Figure | None:
     """Plot in-domain, OOD and forgetting of the best by rank, with full fine-tuning as a band.
 
-    Error bars and band are 95 % intervals over items; dots are all complete LoRA trials.
+    Error bars and band are 95 % intervals over items that hold for all trials that the best was
+    picked from; how many those are is written beside each rank. Dots are all complete LoRA trials.
     None without LoRA trials.
     """
     lora = results.lora_groups()
@@ -117,7 +118,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
         alpha=0.4,
     )
     values = _values([group.best for group in lora], key)
-    intervals = [results.interval(group.best, key) for group in lora]
+    intervals = [results.interval(group.best, key, group.picked_from) for group in lora]
     pairs = list(zip(values, intervals, strict=True))
     below = [max(value - i.low, 0.0) if i else 0.0 for value, i in pairs]
     above = [max(i.high - value, 0.0) if i else 0.0 for value, i in pairs]
@@ -127,16 +128,16 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     full = results.full(results.sweeps[0])
     value = full.best.metric(key) if full else None
     if full and value is not None:
-        axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label="full")
-        interval = results.interval(full.best, key)
+        axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label=f"full, of {full.picked_from}")
+        interval = results.interval(full.best, key, full.picked_from)
         if interval:
             axes.axhspan(interval.low, interval.high, color=_FULL_COLOUR, alpha=0.16, linewidth=0)
     if key in results.base.metrics:
         axes.axhline(results.base.metrics[key], color="black", linestyle=":", label="base")
     axes.set_xscale("log", base=2)
-    axes.set_xticks(ranks, [str(rank) for rank in ranks])
+    axes.set_xticks(ranks, [f"{group.rank}\nof {group.picked_from}" for group in lora])
     axes.minorticks_off()
-    axes.set_xlabel("rank")
+    axes.set_xlabel("rank, best of so many trials")
     axes.set_ylabel(_title(key))
     axes.grid(alpha=0.3)
 

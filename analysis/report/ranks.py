@@ -48,9 +48,10 @@ def rank_figure(results: Results) -> Figure | None:
     if len(full) > 1:
         band = f"Bands are {at} in each sweep, with their intervals. "
     caption = (
-        "Line: the best trade-off at each rank, with the 95 % interval over items. Dots: "
-        f"every complete LoRA trial, at all learning rates{results.more_stopped()}. "
-        f"{band}Dotted: the base."
+        "Line: the best trade-off at each rank, with the 95 % interval over items that holds for "
+        "all trials it was picked from; touch it for how many, as the best of more is better by "
+        "chance alone. Dots: every complete LoRA trial, at all learning rates"
+        f"{results.more_stopped()}. {band}Dotted: the base."
     )
     return Figure(caption, tuple(charts), 3, tuple(sweep_keys(results)))
 
@@ -90,7 +91,7 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
         "marker": {"color": "@muted", "size": 6, "opacity": 0.45, **symbols(results, trials)},
     }
     bests = [group.best for group in lora]
-    intervals = [results.interval(record, metric) for record in bests]
+    intervals = [results.interval(group.best, metric, group.picked_from) for group in lora]
     values = [record.metric(metric) or 0.0 for record in bests]
     colour = mark_of(results, sweep).colour
     line: Trace = {
@@ -98,13 +99,18 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
         "mode": "lines+markers",
         "x": [group.rank for group in lora],
         "y": values,
-        "text": [hover(results, record) for record in bests],
+        "text": [_hover_of_best(results, group) for group in lora],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": colour, "width": 2.5},
         "marker": {"color": colour, "size": 8, **symbols(results, bests)},
         "error_y": _error_bars(values, intervals, colour),
     }
     return [dots, line]
+
+
+def _hover_of_best(results: Results, group: Group) -> str:
+    count = group.picked_from
+    return f"{hover(results, group.best)}<br>best of {count} trial{'s' if count > 1 else ''}"
 
 
 def _error_bars(
@@ -131,7 +137,7 @@ def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
         value = group.best.metric(metric)
         if group.rank is not None or value is None:
             continue
-        interval = results.interval(group.best, metric)
+        interval = results.interval(group.best, metric, group.picked_from)
         if interval:
             band = {"type": "rect", "y0": interval.low, "y1": interval.high, "line": {"width": 0}}
             shapes.append({**across, **band, "fillcolor": FULL, "opacity": 0.16})

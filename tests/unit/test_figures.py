@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from matplotlib.container import ErrorbarContainer
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -27,6 +28,24 @@ def test_rank_curves_go_through_the_best_of_each_rank(results):
         line = next(line for line in one.lines if line.get_marker() == "o")
         assert line.get_xdata().tolist() == [group.rank for group in lora]
         assert line.get_ydata().tolist() == [group.best.metric(key) for group in lora]
+
+
+def test_rank_curves_tell_how_many_trials_each_best_was_picked_from(results):
+    lora = [group for group in results.groups if group.rank is not None]
+    first, *_ = rank_curves(results).axes
+    labels = [label.get_text() for label in first.get_xticklabels()]
+    assert labels == [f"{group.rank}\nof {group.picked_from}" for group in lora]
+    [bars] = [c for c in first.containers if isinstance(c, ErrorbarContainer)]
+    _, _, [segments] = bars.lines
+    for group, segment in zip(lora, segments.get_segments(), strict=True):
+        interval = results.interval(group.best, metric_keys.IN_DOMAIN_ACC, group.picked_from)
+        assert segment[:, 1].tolist() == pytest.approx([interval.low, interval.high])
+    [band] = [patch for patch in first.patches if patch.get_alpha() == 0.16]
+    full = results.full(results.sweeps[0])
+    interval = results.interval(full.best, metric_keys.IN_DOMAIN_ACC, full.picked_from)
+    assert (band.get_y(), band.get_height()) == pytest.approx(
+        (interval.low, interval.high - interval.low)
+    )
 
 
 def test_the_forgetting_matrix_is_written_in_its_cells(results):

@@ -17,6 +17,7 @@ from analysis.conclusions import (
 )
 from analysis.paper_table import paper_table
 from analysis.report.answer import answer
+from analysis.report.ranks import rank_figure
 from analysis.report.tasks import flips
 from analysis.results import Results
 from analysis.stats.intervals import bootstrap_mean, over_items, upper_bound
@@ -127,6 +128,24 @@ def test_trials_that_their_scores_stopped_early_are_among_those_picked_from(tmp_
     assert [row.trials for row in paper_table(results).rows] == [0, 32, 8]
     [of_full, *_] = _full_against_lora(results, results.sweeps[0])
     assert "best of 8 full and of 32 LoRA trials" in of_full.evidence
+
+
+def test_the_bars_on_curves_over_ranks_hold_for_all_trials_that_each_best_was_picked_from(sweep):
+    """Every trial is right on half of the items there are, so that few bars may leave 0.5 out."""
+    left_out = 0
+    for seed in range(SWEEPS):
+        results = Drawn(sweep, seed)
+        figure = rank_figure(results)
+        [line] = [t for t in figure.charts[0].data if t["mode"] == "lines+markers"]
+        below, above = line["error_y"]["arrayminus"], line["error_y"]["array"]
+        left_out += sum(
+            not value - low <= 0.5 <= value + high
+            for value, low, high in zip(line["y"], below, above, strict=True)
+        )
+    groups = results.lora_groups(results.sweeps[0])
+    assert left_out <= 0.05 * SWEEPS * len(groups)
+    for group, text in zip(groups, line["text"], strict=True):
+        assert text.endswith(f"<br>best of {group.picked_from} trials")
 
 
 def test_one_trial_was_not_picked(sweep):
