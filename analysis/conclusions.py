@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from analysis.results import Comparison, Results
-from analysis.stats.intervals import upper_bound
+from analysis.stats.intervals import items_needed, upper_bound
 from analysis.stats.trends import Trend, alike, jonckheere, spearman
 from analysis.sweeps import Sweep
 from trainables.config import Role
@@ -173,6 +173,7 @@ def _rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         statement = "Too few ranks to say which one suffices."
         return [Conclusion(statement, f"{len(ranks)} ranks with a complete trial", "too few data")]
     tasks, stopped = list(results.tasks("in_domain")), results.more_stopped(sweep)
+    items, needed = 0, []
     for rank in ranks[:-1]:
         found = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]
         gains = [gain for gain in found if gain is not None]
@@ -180,8 +181,9 @@ def _rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
             return []
         level = 1 - (1 - LEVEL) / (len(ranks) - 1) / groups[rank].picked_from
         most = max(upper_bound(*gain, level=level) for gain in gains)
+        items = sum(map(len, gains[0][0]))
+        needed.append(items_needed(*gains[0], bound=NEGLIGIBLE, level=level))
         if most <= NEGLIGIBLE:
-            items = sum(len(values) for values in gains[0][0])
             return [
                 Conclusion(
                     f"Rank {rank} suffices in the domain: the best trial of no higher rank gains "
@@ -190,6 +192,13 @@ def _rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
                     f"each of {len(ranks)} ranks, picked on these items{stopped}",
                 )
             ]
+    if items < min(needed):
+        statement = (
+            f"Too few items to show to within {100 * NEGLIGIBLE:g} points that a rank below "
+            f"{ranks[-1]} suffices in the domain."
+        )
+        told = f"n = {items}; {min(needed)} are needed even if ranks differ in none{stopped}"
+        return [Conclusion(statement, told, "too few data")]
     return [
         Conclusion(
             f"No rank below {ranks[-1]} is shown to suffice in the domain to within "

@@ -66,15 +66,14 @@ def over_items(
     Raises:
         ValueError: there is no task, or a task without items.
     """
-    arrays = _arrays(values_by_task)
-    weights = weights or [1 / len(arrays)] * len(arrays)
-    if all(np.isin(array, (-1, 0, 1)).all() for array in arrays):
-        return _of_shares(_pooled(arrays, weights), (1 - level) / 2, can_fall=bounds[0] < 0)
-    return bootstrap_mean(arrays, weights, bounds=bounds, level=level)
+    weighted = _weighted(values_by_task, weights)
+    if all(np.isin(array, (-1, 0, 1)).all() for _, array in weighted):
+        return _of_shares(_pooled(weighted), (1 - level) / 2, can_fall=bounds[0] < 0)
+    return bootstrap_mean(values_by_task, weights, bounds=bounds, level=level)
 
 
 def _pooled(
-    arrays: Sequence[NDArray[np.float64]], weights: Sequence[float]
+    weighted: Sequence[tuple[float, NDArray[np.float64]]],
 ) -> list[tuple[float, NDArray[np.float64]]]:
     """Weights and items, of tasks whose items weigh the same as of one.
 
@@ -82,7 +81,7 @@ def _pooled(
     (Hoeffding 1956), so limits of the share of all of them hold.
     """
     alike: defaultdict[float, list[tuple[float, NDArray[np.float64]]]] = defaultdict(list)
-    for weight, array in zip(weights, arrays, strict=True):
+    for weight, array in weighted:
         alike[round(weight / array.size, 12)].append((weight, array))
     return [(sum(w for w, _ in own), np.concatenate([a for _, a in own])) for own in alike.values()]
 
@@ -213,6 +212,23 @@ def upper_bound(
     z = NormalDist().inv_cdf(level)
     unseen = z**2 * max(w / a.size for w, a in weighted)
     return mean + (unseen + math.sqrt(unseen**2 + 4 * z**2 * seen)) / 2
+
+
+def items_needed(
+    differences_by_task: Sequence[ArrayLike],
+    weights: Sequence[float],
+    *,
+    bound: float,
+    level: float,
+) -> int:
+    """How many items in all, in these tasks' proportions, can have an `upper_bound` this low.
+
+    With as many the bound is reached if none differs, whatever these items' differences are.
+    """
+    weighted = _weighted(differences_by_task, weights)
+    heaviest = max(w / a.size for w, a in weighted)
+    items = sum(a.size for _, a in weighted)
+    return math.ceil(items * NormalDist().inv_cdf(level) ** 2 * heaviest / bound)
 
 
 def _unseen(tasks: Sequence[tuple[int, float]], tail: float) -> float:

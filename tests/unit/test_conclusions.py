@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import numpy as np
@@ -75,11 +76,16 @@ def test_the_least_rank_that_no_higher_one_beats_suffices(tmp_path):
     assert "n = 800 items" in conclusion.evidence
 
 
-def test_a_rank_does_not_suffice_where_a_higher_one_gains_or_the_items_are_too_few(tmp_path):
+def test_a_rank_does_not_suffice_where_a_higher_one_gains_or_ranks_or_items_are_too_few(tmp_path):
     gains = with_in_domain(tmp_path / "a", {1: 0.2, 4: 0.6, 16: 0.9}, items=800)
     assert found(gains, "No rank below 16 is shown to suffice").verdict == "open"
     few = with_in_domain(tmp_path / "b", {1: 0.9, 4: 0.9, 16: 0.9}, items=40)
-    assert found(few, "No rank below 16 is shown to suffice").verdict == "open"
+    too_few = found(few, "Too few items to show to within 2 points that a rank below 16 suffices")
+    z = scipy.stats.norm.isf(0.05 / 2)  # two ranks below 16, each with one trial
+    assert too_few.verdict == "too few data"
+    assert too_few.evidence == (
+        f"n = 40; {math.ceil(z**2 / NEGLIGIBLE)} are needed even if ranks differ in none"
+    )
     two = with_in_domain(tmp_path / "c", {1: 0.9, 4: 0.9}, items=40)
     assert found(two, "Too few ranks").verdict == "too few data"
     assert NEGLIGIBLE == 0.02

@@ -21,7 +21,13 @@ from synthetic_sweep import SyntheticSweep
 from analysis.stats import trends
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
-from analysis.stats.intervals import bootstrap_mean, over_items, over_seeds, upper_bound
+from analysis.stats.intervals import (
+    bootstrap_mean,
+    items_needed,
+    over_items,
+    over_seeds,
+    upper_bound,
+)
 from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks, sign_flips
 from analysis.stats.trends import alike, jonckheere, spearman
 from trainables.metric_keys import IN_DOMAIN_ACC
@@ -93,6 +99,16 @@ def test_the_upper_bound_is_too_low_as_rarely_as_it_says(items, rising):
         drawn = [draw.choice([1, -1, 0], n, p=p) for n, p in zip(items, shares, strict=True)]
         too_low += upper_bound(drawn, level=0.975) < truth
     assert too_low / 1000 <= 0.025
+
+
+def test_as_many_items_as_are_needed_for_a_bound_reach_it_where_none_differs():
+    few, weights = [[0] * 20, [1] * 60], [0.5, 0.5]
+    needed = items_needed(few, weights, bound=0.02, level=0.99)
+    small, large = needed // 4, needed - needed // 4
+    bounds = [
+        upper_bound([[0] * n, [0] * large], weights, level=0.99) for n in (small + 1, small - 1)
+    ]
+    assert bounds[0] <= 0.02 < bounds[1]
 
 
 def test_tasks_of_which_one_is_all_alike_have_an_interval_that_allows_for_both():
