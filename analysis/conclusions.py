@@ -16,7 +16,7 @@ from analysis.stats.intervals import items_needed, upper_bound
 from analysis.stats.trends import Trend, alike, jonckheere, spearman
 from analysis.sweeps import Sweep
 from trainables.config import Role
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import LEVEL
 from trainables.results.wording import NAMES, SCORES, method_name, points, rate
@@ -27,10 +27,10 @@ _FEWEST_RANKS = 3
 _FEWEST_TRIALS = 8
 _ALIKE = 4  # trials of similar learning rate, where each has its own
 
-_ROLES: tuple[tuple[Role, tuple[str, str], str], ...] = (
-    ("retention", ("forgets less", "forgets more"), "on the retention tasks"),
-    ("in_domain", ("gains more", "gains less"), "in the domain"),
-    ("ood", ("is better", "is worse"), "out of the domain"),
+_ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
+    ("retention", FORGETTING_MEAN, ("forgets less", "forgets more"), "on the retention tasks"),
+    ("in_domain", IN_DOMAIN_ACC, ("gains more", "gains less"), "in the domain"),
+    ("ood", OOD_ACC, ("is better", "is worse"), "out of the domain"),
 )
 
 Verdict = Literal["shown", "open", "too few data"]
@@ -152,6 +152,10 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
         told.append(f"{comparison.test} {p_text(comparison.p_value)}{adjusted}")
     else:
         told.insert(0, "no item differs")
+    if seeds := comparison.seeds:
+        told.append(
+            f"over seeds {points(seeds.low)} to {points(seeds.high)} points, n = {seeds.n} repeats"
+        )
     return "; ".join([*told, f"{picked}, picked on these items"] if is_picked else told)
 
 
@@ -285,7 +289,7 @@ def _full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
 def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
     """Compare the two, corrected for all pairs that could have been picked instead."""
     conclusions = []
-    for role, verbs, where in _ROLES:
+    for role, metric, verbs, where in _ROLES:
         found = results.compare(pair.first, pair.second, list(results.tasks(role)), pair.pairs)
         if found is None:
             continue
@@ -293,13 +297,15 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
         what = "accuracy"
         if role == "retention":
             found, what = _forgetting(found), "forgetting"
+        seeds = results.difference_over_seeds(pair.first, pair.second, metric)
+        found = replace(found, seeds=seeds)
         conclusions.append(
             _difference(
                 f"{pair.subject} {verb} than {pair.other} by {_size(found)} points {where}",
                 found,
                 f"{pair.short} and {pair.other} cannot be told apart {where}",
                 pair.picked,
-                f"the difference in {what}, {pair.minus},",
+                f"the difference in {what}, {pair.minus}, one run of each,",
             )
         )
     return conclusions

@@ -295,3 +295,16 @@ def over_seeds(values: Sequence[float]) -> Interval | None:
         return None
     mean = float(np.mean(values))
     return Interval(mean, mean - half, mean + half, len(values))
+
+
+def difference_over_seeds(one: Sequence[float], other: Sequence[float]) -> Interval | None:
+    """Interval of the difference of two means over seeds; None if either has fewer than two.
+
+    Half-widths of the two means' intervals add up as standard errors do (Zou & Donner 2008).
+    """
+    first, second = over_seeds(one), over_seeds(other)
+    if first is None or second is None:
+        return None
+    difference = first.estimate - second.estimate
+    half = math.hypot(first.high - first.estimate, second.high - second.estimate)
+    return Interval(difference, difference - half, difference + half, first.n + second.n)

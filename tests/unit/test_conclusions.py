@@ -171,6 +171,42 @@ def test_equal_trials_cannot_be_told_apart(tmp_path):
     assert all(c.verdict == "open" and "no item differs" in c.evidence for c in equal)
 
 
+@pytest.mark.parametrize(
+    ("of_lora", "told"),
+    [
+        ((), "gains less"),
+        ((0.4, 0.45, 0.42), "gains less"),
+        ((0.1, 0.6, 0.4), "cannot be told apart"),
+        ((0.1, 0.1, 0.1), "cannot be told apart"),
+    ],
+)
+def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_path, of_lora, told):
+    ledger = Ledger(SyntheticSweep(trials=2, full_every=2, items=120).write(tmp_path))
+    full, lora = ledger.trials()
+    assert full.metric(IN_DOMAIN_ACC) < lora.metric(IN_DOMAIN_ACC) - 0.15
+    for trial, values in ((full, (0.2, 0.23, 0.21)), (lora, of_lora)):
+        for index, value in enumerate(values):
+            number = 100 + 10 * trial.number + index
+            metrics = {**trial.last.metrics, IN_DOMAIN_ACC: value}
+            config = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
+            repeat = {
+                "config": trial.config.model_copy(update=config),
+                "confirms": trial.number,
+                "last": trial.last.model_copy(update={"metrics": metrics}),
+            }
+            ledger.write_trial(trial.model_copy(update=repeat))
+    results = Results(open_sweeps([tmp_path]))
+    [conclusion] = [
+        c
+        for c in conclude(results)
+        if c.statement.startswith("Full fine-tuning") and "in the domain" in c.statement
+    ]
+    assert told in conclusion.statement
+    assert conclusion.verdict == ("shown" if told == "gains less" else "open")
+    assert "full fine-tuning minus LoRA, one run of each, -" in conclusion.evidence
+    assert conclusion.evidence.endswith(", n = 6 repeats") == bool(of_lora)
+
+
 def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):
     results = results_of(tmp_path, trials=4)
     told = statements(results)

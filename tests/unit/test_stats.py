@@ -23,6 +23,7 @@ from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.stats.intervals import (
     bootstrap_mean,
+    difference_over_seeds,
     items_needed,
     over_items,
     over_seeds,
@@ -231,6 +232,19 @@ def test_graded_items_have_the_interval_of_the_bootstrap():
 def test_every_task_needs_items():
     with pytest.raises(ValueError, match="items"):
         bootstrap_mean([[1.0], []])
+
+
+def test_a_difference_over_seeds_is_no_narrower_than_welchs_and_needs_two_of_each():
+    one, other = [0.5, 0.6, 0.55, 0.52], [0.4, 0.45, 0.43]
+    welch = scipy.stats.ttest_ind(one, other, equal_var=False).confidence_interval(0.95)
+    found = difference_over_seeds(one, other)
+    assert found.low == pytest.approx(welch.low, abs=0.03)
+    assert found.low <= welch.low
+    assert found.high >= welch.high
+    assert found.n == 7
+    assert difference_over_seeds(one, [0.4]) is None
+    same = difference_over_seeds([0.5, 0.5], [0.4, 0.4])
+    assert (same.low, same.high) == pytest.approx((0.1, 0.1))
 
 
 def test_seeds_have_the_interval_of_student():
