@@ -443,6 +443,7 @@ def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):
     low, high = scipy.stats.t.interval(0.95, 1, loc=0.65, scale=0.05)
     page = Page(render(Results(open_sweeps([folder]))))
     assert f"over seeds: 0.650 ({low:.3f} to {high:.3f}, n = 2), 1 of 3 diverged" in page.text
+    assert "taken from several by its very means over seeds" in page.text
 
 
 def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_path):
