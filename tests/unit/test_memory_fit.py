@@ -106,6 +106,34 @@ def test_adapters_on_other_modules_are_compared_by_their_parameters() -> None:
     assert takes_least_memory(config.search, smaller)
 
 
+@pytest.mark.parametrize(
+    ("fewer", "more"),
+    [
+        ("self_attn.q_proj", "self_attn.q_proj, mlp.gate_proj, mlp.up_proj"),
+        ("qkv_proj", "qkv_proj, fc1, fc2"),  # no sizes are known
+    ],
+)
+def test_adapters_are_compared_by_whatever_names_their_modules_are_given(
+    fewer: str, more: str
+) -> None:
+    modules = f"search.lora.target_modules=[[{fewer}], [{more}]]"
+    config = load_sweep(LLAMA, [modules, "search.lora.rank=[8]"])
+    largest = largest_trial(config, "lora")
+    assert largest.lora is not None
+    assert set(largest.lora.target_modules) == set(more.split(", "))
+    assert not takes_least_memory(config.search, largest)
+
+
+def test_a_module_named_with_its_parent_is_as_large_as_by_its_own_name() -> None:
+    config = load_sweep(LLAMA, ["search.lora.target_modules=[[up_proj, q_proj]]"])
+    trial = largest_trial(config, "lora")
+    assert trial.lora is not None
+    update = {"target_modules": ("mlp.up_proj", "self_attn.q_proj")}
+    with_parents = trial.model_copy(update={"lora": trial.lora.model_copy(update=update)})
+    assert memory.estimate(shape(config), with_parents) == memory.estimate(shape(config), trial)
+    assert memory.adapter_parameters(shape(config), trial) > 0
+
+
 def fit(gib: float, *overrides: str) -> tuple[SweepConfig, MemoryFit]:
     config = load_sweep(LLAMA, list(overrides))
     return config, memory_fit(config, lambda _: int(gib * GIB))

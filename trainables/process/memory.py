@@ -357,9 +357,13 @@ def _linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
 
 
 def _adapted(shape: ModelShape, trial: TrialConfig) -> list[str]:
+    """The linear layers of a block that LoRA is on; PEFT also takes names such as `mlp.up_proj`."""
     assert trial.lora is not None  # noqa: S101 - TrialConfig sees to it
     modules = trial.lora.target_modules
-    return [name for name in _linears(shape) if modules == "all-linear" or name in modules]
+    if modules == "all-linear":
+        return list(_linears(shape))
+    last_parts = {module.rpartition(".")[2] for module in modules}
+    return [name for name in _linears(shape) if name in last_parts]
 
 
 def _bytes(trial: TrialConfig) -> int:

@@ -157,20 +157,21 @@ def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
     return size(trial.lora.target_modules) <= min(map(size, choices))
 
 
-def size_on_modules(trial: TrialConfig) -> Callable[[Any], float]:
+def size_on_modules(trial: TrialConfig) -> Callable[[Any], tuple[float, float]]:
     """Sizes of a LoRA trial's adapter on other modules, to compare them.
 
-    Its parameters if the model's shape is known, else its number of modules: four projections of
-    attention have fewer parameters than two of an MLP.
+    Its parameters if the model's shape is known, as four projections of attention have fewer than
+    two of an MLP; then its number of modules, as some have names of which no size is known.
     """
     lora, shape = trial.lora, read_shape(trial.model)
     assert lora is not None  # noqa: S101 - seen to by the callers
 
-    def size(modules: Any) -> float:
+    def size(modules: Any) -> tuple[float, float]:
+        count = _modules_count(modules)
         if shape is None or modules == "all-linear":
-            return _modules_count(modules)
+            return count, count
         on_these = lora.model_copy(update={"target_modules": modules})
-        return adapter_parameters(shape, trial.model_copy(update={"lora": on_these}))
+        return adapter_parameters(shape, trial.model_copy(update={"lora": on_these})), count
 
     return size
 
