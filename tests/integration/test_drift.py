@@ -209,20 +209,40 @@ def test_token_nll_counts_labelled_tokens_alone(base_and_tuned: tuple[Any, Any])
         token_nll(tuned, samples[1:], batch_size=1)
 
 
-@pytest.mark.parametrize("kind", ["base", "adapted", "capped", "without a part below its head"])
+def _of_another_kind(kind: str) -> Any:
+    """A small model whose head is called otherwise; None if the kind is none of those."""
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 50}
+    options = {
+        "capped": ("gemma2", {"num_key_value_heads": 2, "final_logit_softcapping": 0.01}),
+        "called in part": ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}),
+        "head named decoder": ("modernbert-decoder", {"pad_token_id": 0}),
+    }
+    if kind not in options:
+        return None
+    family, more = options[kind]
+    config = AutoConfig.for_model(family, **small, **more)
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "base",
+        "adapted",
+        "capped",
+        "called in part",
+        "head named decoder",
+        "without a part below its head",
+    ],
+)
 def test_a_loss_computed_in_tiles_is_that_of_all_logits_at_once(
     kind: str, base_and_tuned: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In one pass through the layers, also where the head is not the last thing that is done."""
-    model = copy.deepcopy(base_and_tuned[1])
-    if kind == "capped":
-        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "head_dim": 8}
-        heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 50}
-        config = AutoConfig.for_model("gemma2", **sizes, **heads, final_logit_softcapping=0.01)
-        model = AutoModelForCausalLM.from_config(config).eval()
+    model = _of_another_kind(kind) or copy.deepcopy(base_and_tuned[1])
     passes: list[None] = []
-    layer = model.model.layers[0]
-    layer.register_forward_hook(lambda *of_it: passes.append(None))
+    layers = next(part for part in model.modules() if isinstance(part, torch.nn.ModuleList))
+    layers[0].register_forward_hook(lambda *of_it: passes.append(None))
     if kind == "adapted":
         model = get_peft_model(
             model, LoraConfig(target_modules="all-linear", init_lora_weights=False)

@@ -54,6 +54,8 @@ def backbone_once(model: Any) -> Iterator[None]:
     if backbone is network:
         yield
         return
+    if isinstance(backbone, PreTrainedModel):  # OPT's head follows this part of it, not all of it
+        backbone = backbone.get_decoder()
     compute, replaced = backbone.forward, vars(backbone).get("forward")
     known: list[Any] = []
 
