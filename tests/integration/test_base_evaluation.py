@@ -16,6 +16,7 @@ from trainables.errors import UserError
 from trainables.evaluation import base as base_evaluation
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import Evaluator
+from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import DATA_FOLDER, read_data
 from trainables.under_ray.tasks import evaluate_base_on_worker
 
@@ -98,13 +99,20 @@ def test_a_chat_template_that_replayed_chats_lack_is_named(
     assert fault.rule.endswith("has no chat template")
 
 
-def test_a_token_that_the_model_has_no_embedding_of_is_named(
-    evaluate: Callable[..., Path], tmp_path: Path
-) -> None:
-    model = f"model.name={shutil.copytree(MODEL, tmp_path / 'model')}"
+@pytest.fixture
+def tokenizer_of_one_more(tmp_path: Path) -> Any:
+    """Saved with a model that has no embedding of its last token, <new>."""
+    shutil.copytree(MODEL, tmp_path / "model")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
     tokenizer.add_tokens(["<new>"])
     tokenizer.save_pretrained(tmp_path / "model")
+    return tokenizer
+
+
+def test_a_token_that_the_model_has_no_embedding_of_is_named(
+    evaluate: Callable[..., Path], tmp_path: Path, tokenizer_of_one_more: Any
+) -> None:
+    model, tokenizer = f"model.name={tmp_path / 'model'}", tokenizer_of_one_more
     assert evaluate(model).exists()  # nothing uses it yet
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "max 4 7 =", "completion": " <new>"}) + "\n")
@@ -114,6 +122,45 @@ def test_a_token_that_the_model_has_no_embedding_of_is_named(
     tokenizer.save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match=r"\(<new>\) is used"):
         evaluate(model)
+
+
+@pytest.mark.parametrize("where", ["general text", "choices", "generation"])
+def test_a_token_without_embedding_is_named_where_the_evaluation_alone_uses_it(
+    where: str, load: Callable[..., SweepConfig], tmp_path: Path, tokenizer_of_one_more: Any
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"text": "max 4 <new> 7"}) + "\n")
+    task = {
+        "task": "fresh",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(rows)}},
+        "test_split": "test",
+        "doc_to_text": "text",
+    }
+    kinds = {
+        "choices": {
+            "output_type": "multiple_choice",
+            "doc_to_choice": ["4", "7"],
+            "doc_to_target": 0,
+            "metric_list": [{"metric": "acc"}],
+        },
+        "generation": {
+            "output_type": "generate_until",
+            "doc_to_target": "4",
+            "generation_kwargs": {"until": ["\n"], "max_gen_toks": 2},
+            "metric_list": [{"metric": "exact_match"}],
+        },
+    }
+    used = f"eval.general_text={rows}"
+    if where in kinds:
+        (tmp_path / "fresh.yaml").write_text(json.dumps(task | kinds[where]))
+        used = f"eval={{task_dirs: [{tmp_path}], in_domain: [fresh], kl_prompts: 0}}"
+    config = load(*FEW, OBJECTIVE, f"model.name={tmp_path / 'model'}", used)
+    with pytest.raises(UserError, match=r"\(<new>\) is used"):
+        evaluate_base(config.model, config.data, config.eval, config.seed, tmp_path / "cache")
+    base, _ = shared_base(config.model)
+    with pytest.raises(IndexError):  # nothing looks at what trials take
+        base(torch.tensor([[len(tokenizer_of_one_more) - 1]]))
 
 
 @pytest.mark.usefixtures("cluster")

@@ -29,6 +29,7 @@ from trainables.evaluation.drift import (
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
 from trainables.evaluation.forgetting import forgetting_metrics, is_at_chance
+from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.files.disk import flush
 from trainables.inputs.data import TokenizedData, tokenize, typical_sample
 from trainables.inputs.lora_reach import left_by_lora
@@ -84,7 +85,7 @@ def evaluate_base(
     model = pinned(model)
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
     base, _ = shared_base(model)
-    _check_vocabulary(base, tokenizer, tokenized)
+    check_data(base, tokenizer, tokenized)
     if data_folder is not None:
         write_data(tokenized, data_folder)
     documents = _general_documents(suite)
@@ -105,13 +106,14 @@ def evaluate_base(
     if folder.exists():
         return folder
     started = time.time()  # what is loaded, or fetched, before is not evaluated
-    evaluation = evaluator.evaluate(base)
-    reference = (
-        sample_reference(base, tokenizer, prompts, suite.kl_tokens, suite.batch_size, seed)
-        if prompts
-        else None
-    )
-    nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
+    with only_embedded(base, tokenizer):
+        evaluation = evaluator.evaluate(base)
+        reference = (
+            sample_reference(base, tokenizer, prompts, suite.kl_tokens, suite.batch_size, seed)
+            if prompts
+            else None
+        )
+        nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
     record = BaseRecord(
         key=key,
         scores_key=_key(content),
@@ -192,29 +194,6 @@ def _check_chat_template(
         rule = f"the tokenizer of {model.name} has no chat template"
         remedy = "leave it out, set model.chat_template, or take a model that was tuned to chat"
         raise UserError([Fault(field, rule, remedy) for field in fields])
-
-
-def _check_vocabulary(base: Any, tokenizer: Any, tokenized: TokenizedData) -> None:
-    """A GPU says of a token that is not embedded only that an assertion failed, and is then lost.
-
-    Raises:
-        UserError: the data have such a token, or are padded with one.
-    """
-    embedded = base.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) <= embedded:
-        return
-    samples = (*tokenized.train, *tokenized.validation)
-    used = {token for sample in samples for token in sample["input_ids"]}
-    largest = max(used | {tokenizer.pad_token_id or 0})
-    if largest >= embedded:
-        token = tokenizer.convert_ids_to_tokens(largest)
-        rule = (
-            f"token {largest} ({token}) is used, and the model has embeddings of {embedded} alone"
-        )
-        remedy = (
-            "call resize_token_embeddings on the model, or take the tokenizer that it came with"
-        )
-        raise UserError([Fault("model.name", rule, remedy)])
 
 
 def _general_documents(suite: EvalSuite) -> list[str]:
