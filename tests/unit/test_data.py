@@ -432,6 +432,24 @@ def test_prompts_are_of_held_out_rows_and_then_of_others_where_those_are_few(
     assert len(set(tokenized.prompts)) == MOST_KL_PROMPTS
 
 
+def test_prompts_are_from_all_over_files_that_are_sorted(tmp_path: Path) -> None:
+    """Samples stay in the files' order, which sweeps begun earlier have trained in."""
+
+    def of_two_topics(name: str, topics: str) -> list[dict[str, str]]:
+        return [{"prompt": f"{t}{name}{n}", "completion": "a"} for t in topics for n in range(50)]
+
+    rows, held_out = of_two_topics("t", "ab"), of_two_topics("h", "cd")
+    file = jsonl(tmp_path, held_out, "held_out.jsonl")
+    data = config(jsonl(tmp_path, rows), validation_path=str(file))
+    one, same, other = (tokenize(data, Characters(), seed) for seed in (3, 3, 4))
+    assert sorted(one.prompts[:100]) == sorted(row["prompt"] for row in held_out)
+    for first, topics in ((0, "cd"), (100, "ab")):
+        assert {prompt[0] for prompt in one.prompts[first : first + 16]} == set(topics)
+    assert one.prompts == same.prompts != other.prompts
+    assert one.train == other.train
+    assert [bytes(s["input_ids"][1:-2]).decode() for s in one.train] == [r["prompt"] for r in rows]
+
+
 def test_templates_are_checked_against_validation_rows_too(tmp_path: Path) -> None:
     held_out = jsonl(tmp_path, [{"question": "q"}], "held_out.jsonl")
     data = config(jsonl(tmp_path, ROWS), validation_path=str(held_out))

@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from trainables.config import DataConfig
 from trainables.config.evaluation import MOST_KL_PROMPTS
@@ -21,6 +21,7 @@ from trainables.results.records import SampleText
 IGNORED_LABEL = -100
 # Characters of a sample's context, and of what is learned, that are shown.
 _SHOWN, _CUT = 300, " ... "
+T = TypeVar("T")
 
 
 class Sample(TypedDict):
@@ -37,7 +38,8 @@ class TokenizedData:
     Attributes:
         train, validation: samples; those of a row are in the same split.
         skipped: number of samples to train on that were longer than `max_length` and left out.
-        prompts: texts before completions, of held-out rows first; no more than KL drift may take.
+        prompts: texts before completions, of held-out rows first, in random order; no more than KL
+            drift may take.
         replayed: how many of the training samples, the last ones, are of `data.replay`.
         replay_distinct: how many of these there are before they are repeated.
         replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
@@ -104,8 +106,9 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         rows = _rendered(data, "validation_path")
         held_out, more = _usable(tokenizer, data, rows, data.validation_path)
         unusable += more
+        asked = [*_shuffled(held_out, seed), *_shuffled(made, seed)]
     else:
-        random.Random(seed).shuffle(made)  # noqa: S311 - a split, not a secret
+        asked = made = _shuffled(made, seed)
         count = min(round(len(made) * data.validation_fraction), len(made) - 1)
         held_out, made = made[:count], made[count:]
     train, validation = _joined(made), _joined(held_out)
@@ -118,7 +121,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         train=samples,
         validation=validation.samples,
         skipped=train.longer,
-        prompts=[*validation.prompts, *train.prompts][:MOST_KL_PROMPTS],
+        prompts=_joined(asked).prompts[:MOST_KL_PROMPTS],
         replayed=len(replayed.samples),
         replay_distinct=replayed.distinct,
         replay_skipped=replayed.longer,
@@ -129,6 +132,13 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         replay_unusable=len(replayed.unusable),
         first_replay_unusable=_rule_of_first(replayed.unusable),
     )
+
+
+def _shuffled(rows: Sequence[T], seed: int) -> list[T]:
+    """The rows in random order, as files are often sorted."""
+    shuffled = list(rows)
+    random.Random(seed).shuffle(shuffled)  # noqa: S311 - an order, not a secret
+    return shuffled
 
 
 def _rendered(data: DataConfig, source: Source) -> list[tuple[int, Rendered]]:
@@ -188,8 +198,7 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Repla
         return _Replayed([], 0, 0, [])
     wanted = data.replay.beside(count)
     try:
-        rows = _rendered(replayed, "path")
-        random.Random(seed).shuffle(rows)  # noqa: S311 - an order, not a secret
+        rows = _shuffled(_rendered(replayed, "path"), seed)
         made, unusable = _usable(tokenizer, replayed, rows, replayed.path, wanted)
     except UserError as error:
         raise UserError(as_replay(error.faults)) from error
