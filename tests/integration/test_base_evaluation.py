@@ -197,9 +197,10 @@ def test_nothing_stays_of_an_evaluation_that_no_trial_has_seen(
         config = load(*FEW, OBJECTIVE, *overrides)
         arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
         assert evaluate_base_on_worker(*arguments, str(target)) is None
-        held_out = read_data(target / DATA_FOLDER).validation
+        stored = read_data(target / DATA_FOLDER)
         is_measured = Base.load(target).kl_reference is not None
-        assert bool(held_out) is is_measured is (not overrides)
+        assert bool(stored.validation) is is_measured is (not overrides)
+        assert len(stored.prompts) == config.eval.kl_prompts
 
 
 @pytest.mark.usefixtures("cluster")

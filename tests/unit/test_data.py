@@ -17,7 +17,6 @@ from jinja2 import TemplateError
 from pydantic import ValidationError
 
 from trainables.config import DataConfig, ModelConfig
-from trainables.config.evaluation import MOST_KL_PROMPTS
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.chats import Example
@@ -423,13 +422,13 @@ def test_rows_for_validation_of_their_own_leave_all_others_to_train(tmp_path: Pa
 def test_prompts_are_of_held_out_rows_and_then_of_others_where_those_are_few(
     tmp_path: Path,
 ) -> None:
-    rows = [{"prompt": f"q{number}", "completion": "a"} for number in range(MOST_KL_PROMPTS + 10)]
+    rows = [{"prompt": f"q{number}", "completion": "a"} for number in range(2000)]
     data = config(jsonl(tmp_path, rows), validation_fraction=4 / len(rows))
     tokenized = tokenize(data, Characters(), seed=0)
     held_out = {bytes(s["input_ids"][1:-2]).decode() for s in tokenized.validation}
     assert set(tokenized.prompts[:4]) == held_out
     assert len(held_out) == 4
-    assert len(set(tokenized.prompts)) == MOST_KL_PROMPTS
+    assert len(set(tokenized.prompts)) == len(rows)
 
 
 def test_prompts_are_from_all_over_files_that_are_sorted(tmp_path: Path) -> None:

@@ -90,6 +90,11 @@ def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
     check_same_sweep(earlier, config, Path("here"))
 
 
+def test_a_sweep_with_more_kl_prompts_than_one_version_took_goes_on() -> None:
+    config = sweep(eval={**EVAL, "kl_prompts": 2000})
+    check_same_sweep(config.model_dump(mode="json"), config, Path("here"))
+
+
 def test_a_sweep_whose_default_attention_was_sdpa_goes_on() -> None:
     config = sweep()
     earlier = config.model_dump(mode="json")

@@ -17,12 +17,6 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be >= 1, got 0",
         "",
     ),
-    "more prompts for KL than are kept": (
-        {"eval__kl_prompts": 1001},
-        "eval.kl_prompts",
-        "must be at most 1000, got 1001",
-        "",
-    ),
     "rank of text": (
         {"search__lora__rank": "four"},
         "search.lora.rank.0",

@@ -11,7 +11,6 @@ from trainables.config.frozen import Frozen
 Role = Literal["in_domain", "retention", "ood"]
 ROLES: tuple[Role, ...] = ("in_domain", "retention", "ood")
 GENERAL_TEXT_TOKENS = 512  # where documents of `general_text` are cut
-MOST_KL_PROMPTS = 1000
 
 
 class EvalTask(Frozen):

@@ -11,7 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import mkdtemp
@@ -86,10 +86,10 @@ def evaluate_base(
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
     base, _ = shared_base(model)
     check_data(base, tokenizer, tokenized)
-    if data_folder is not None:
-        write_data(tokenized, data_folder)
-    documents = _general_documents(suite)
     prompts = tokenized.prompts[: suite.kl_prompts]
+    if data_folder is not None:
+        write_data(replace(tokenized, prompts=prompts), data_folder)
+    documents = _general_documents(suite)
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
     content = _content(model, base, tokenizer, evaluator, documents)

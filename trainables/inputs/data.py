@@ -10,7 +10,6 @@ from itertools import cycle, islice
 from typing import Any, NamedTuple, TypedDict, TypeVar
 
 from trainables.config import DataConfig
-from trainables.config.evaluation import MOST_KL_PROMPTS
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
 from trainables.inputs.chats import Example, answers_in
@@ -38,8 +37,8 @@ class TokenizedData:
     Attributes:
         train, validation: samples; those of a row are in the same split.
         skipped: number of samples to train on that were longer than `max_length` and left out.
-        prompts: texts before completions, of held-out rows first, in random order; no more than KL
-            drift may take.
+        prompts: texts before completions, of held-out rows first, in random order; once stored,
+            those of KL drift alone.
         replayed: how many of the training samples, the last ones, are of `data.replay`.
         replay_distinct: how many of these there are before they are repeated.
         replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
@@ -121,7 +120,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         train=samples,
         validation=validation.samples,
         skipped=train.longer,
-        prompts=_joined(asked).prompts[:MOST_KL_PROMPTS],
+        prompts=_joined(asked).prompts,
         replayed=len(replayed.samples),
         replay_distinct=replayed.distinct,
         replay_skipped=replayed.longer,

@@ -17,7 +17,6 @@ from trainables.config import (
     Objective,
     TrainConfig,
 )
-from trainables.config.evaluation import MOST_KL_PROMPTS
 from trainables.config.training import shares_in_all
 from trainables.errors import did_you_mean
 from trainables.files.locations import is_local
@@ -215,9 +214,6 @@ class SweepConfig(Frozen):
         return resources.accelerator_type is None and resources.gpus_per_worker != 0
 
     def _data_faults(self) -> list[str]:
-        if self.eval.kl_prompts > MOST_KL_PROMPTS:
-            rule = f"must be at most {MOST_KL_PROMPTS}, got {self.eval.kl_prompts}"
-            return [f"eval.kl_prompts: {rule}"]
         data, split = self.data, self.data.validation_split
         is_of_hub = data.validation_path is not None and not is_local(data.validation_path)
         if split is not None and not is_of_hub:
