@@ -14,6 +14,7 @@ from builders import GAIN, LOSS, OOD, SWEEP_ID, measurement, running, sweep_conf
 from rich.console import Console
 
 from trainables import metric_keys
+from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import recommend
@@ -153,6 +154,17 @@ def test_the_knee_scales_over_the_front_and_not_over_all_trials():
     # trial 3 forgets 100 times as much, forgetting would not count and trial 2 would win.
     dominated = trial(3, {GAIN: 0.0, LOSS: 100.0})
     assert recommend(sweep_config(), [*records, dominated]).trial.number == 1
+
+
+@pytest.mark.parametrize(("items", "taken"), [(60, 1), (None, 0)])
+def test_one_item_forgotten_does_not_outweigh_all_that_is_gained(items, taken):
+    # Trial 1 gets one more of two tasks' items wrong. Where errors are not known, each trial is
+    # best in one objective and worst in the other, and the first is taken.
+    errors = {"retention/a/acc_stderr": 1 / items, "retention/b/acc_stderr": 0.0} if items else {}
+    gained = [{GAIN: 0.55, FORGETTING_MEAN: 0.0}, {GAIN: 0.73, FORGETTING_MEAN: 1 / 120}]
+    goals = [TWO[0], {"metric": FORGETTING_MEAN, "mode": "min"}]
+    records = [trial(number, metrics | errors) for number, metrics in enumerate(gained)]
+    assert recommend(sweep_config(objectives=goals), records).trial.number == taken
 
 
 def test_the_lower_number_wins_where_two_are_as_near_but_for_rounding():

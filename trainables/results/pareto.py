@@ -10,7 +10,8 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from trainables.config import Frozen, Objective
+from trainables.config import ROLES, Frozen, Objective
+from trainables.metric_keys import FORGETTING_MEAN, role_mean
 from trainables.results.records import TrialRecord, TrialStatus
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -19,6 +20,10 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     ">=": operator.ge,
     ">": operator.gt,
 }
+# Standard errors of an objective that count as much as all of the front: fewer are no difference.
+_FEWEST_ERRORS = 2.0
+# The roles whose items decide how certain a mean over tasks is, by its metric.
+_ROLE_OF = {role_mean(role): role for role in ROLES} | {FORGETTING_MEAN: "retention"}
 _CONSTRAINT = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
 
 
@@ -155,6 +160,8 @@ def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRe
 def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
     """The best and the worst loss of each objective over some complete trials.
 
+    The worst is at least two standard errors off, where these are known: else a single item, in a
+    front that differs by no more, would count as much as all that is gained in another objective.
     See `Objective.loss`: values that differ only by the order of float operations have one loss,
     and so do not span a range.
     """
@@ -162,8 +169,21 @@ def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple
     for objective in goals.objectives:
         values = [value for r in records if (value := r.metric(objective.metric)) is not None]
         losses = [objective.loss(value) for value in values]
-        ranges.append((min(losses), max(losses)))
+        error = max(_standard_error(objective.metric, record) for record in records)
+        ranges.append((min(losses), max(*losses, min(losses) + _FEWEST_ERRORS * error)))
     return ranges
+
+
+def _standard_error(metric: str, record: TrialRecord) -> float:
+    """That of a mean over a role's tasks, from their own; 0 where it is not known."""
+    metrics = record.last.metrics if record.last else {}
+    role = _ROLE_OF.get(metric)
+    errors = [
+        value
+        for key, value in metrics.items()
+        if key.startswith(f"{role}/") and key.endswith("_stderr")
+    ]
+    return math.hypot(*errors) / len(errors) if errors else 0.0
 
 
 def distance_to_ideal(
