@@ -9,6 +9,7 @@ from analysis.results import Results
 from analysis.stats.intervals import Interval, over_seeds
 from trainables.files.storage import is_address
 from trainables.metric_keys import FORGETTING_MEAN
+from trainables.results.recommendation import Recommendation
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import diverged, metrics_over
 from trainables.results.wording import (
@@ -68,7 +69,7 @@ def answer(results: Results) -> Answer | None:
         results.name(trial),
         trial.config.trial_id,
         setting_in_full(trial),
-        _plain(recommendation.reason),
+        _plain(recommendation.reason) + _may_yet_break(results, recommendation),
         recommendation.feasible,
         tuple(
             _number(results, trial, metric) for metric in SCORES if trial.metric(metric) is not None
@@ -88,6 +89,22 @@ def _weights(results: Results, trial: TrialRecord) -> str | None:
 
 def _plain(reason: str) -> str:
     return reason[0].upper() + reason[1:]
+
+
+def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
+    """The constraints that it keeps as measured, but perhaps by luck: of many trials some do."""
+    if not recommendation.feasible:
+        return ""
+    told = []
+    for constraint in results.goals.constraints:
+        interval = results.interval(
+            recommendation.trial, constraint.metric, len(results.candidates)
+        )
+        if interval and not (constraint.holds(interval.low) and constraint.holds(interval.high)):
+            told.append(str(constraint))
+    if not told:
+        return ""
+    return f" Its items do not decide whether it truly keeps {' and '.join(told)}."
 
 
 def _over_seeds(repeats: list[TrialRecord], metric: str) -> str | None:

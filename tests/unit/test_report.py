@@ -509,3 +509,13 @@ def test_a_sweep_named_without_its_folder_is_suggested(tmp_path, capsys, monkeyp
     for command in (["report"], ["watch", "--once"], ["inside"]):
         assert main([*command, "mine"]) == 2
         assert capsys.readouterr().err.endswith("a sweep.json, such as sweeps/mine\n")
+
+
+@pytest.mark.parametrize(("items", "is_certain"), [(40, False), (4000, True)])
+def test_a_constraint_that_may_be_kept_by_luck_is_said_to_be(tmp_path, items, is_certain):
+    bound = {"metric": FORGETTING_MEAN, "operator": "<=", "bound": 0.1}
+    written = SyntheticSweep(trials=12, items=items, constraints=(bound,)).write(tmp_path)
+    found = answer(Results(open_sweeps([written])))
+    assert found.is_feasible
+    unsure = "Its items do not decide whether it truly keeps forgetting/mean <= 0.1."
+    assert (unsure in found.reason) is not is_certain
