@@ -490,6 +490,22 @@ def test_a_guess_is_right_as_often_as_a_listed_answer_is(
     assert score.choices == 2
 
 
+def test_items_with_other_numbers_of_choices_have_the_one_that_accounts_for_guesses(
+    tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    rows = [
+        {"question": f"max {n} =", "choices": list("9876"[: 2 + 2 * (n % 2)]), "answer": 0}
+        for n in range(8)
+    ]
+    file = folder / "unequal.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    write_task(folder, "unequal", file)
+    wanted = suite(task_dirs=(str(folder),), in_domain=["unequal"])
+    score = Evaluator(wanted, tokenizer).evaluate(tuned).scores["unequal"]
+    assert score.chance == 0.375
+    assert score.choices == pytest.approx(1 + 0.625**2 / 0.21875)
+
+
 def test_of_a_task_that_scores_itself_no_chance_level_is_known(
     load: Callable[..., SweepConfig], folder: Path
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from statistics import fmean
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from trainables import metric_keys as keys
 from trainables.evaluation.forgetting import (
     chance_adjusted,
     count_flips,
+    effective_choices,
     forgetting_metrics,
     retention_ratio,
 )
@@ -184,6 +186,26 @@ def test_forgetting_beyond_guessing_lies_between_0_and_the_flips(
 ) -> None:
     found = metrics({"t": pairs}, choices=choices)
     assert 0 <= found["forgetting_chance_adjusted/t"] <= found["flips/t/forgotten"]
+
+
+@given(st.lists(st.sampled_from([1.0, 2.0, 2.5, 4.0, 10.0]), min_size=1), st.floats(0, 1))
+def test_guesses_among_other_numbers_of_choices_are_adjusted_to_nothing(
+    counts: list[float], known: float
+) -> None:
+    """Also where both models know some answers, and guess at the others."""
+    choices = effective_choices([(None, k) for k in counts])
+    assert min(counts) <= choices <= max(counts)
+    right = fmean(known + (1 - known) / k for k in counts)
+    forgotten = (1 - known) ** 2 * fmean((1 - 1 / k) / k for k in counts)
+    if choices > 1:
+        assert chance_adjusted(forgotten, right, right, choices) == pytest.approx(0, abs=1e-8)
+        more = chance_adjusted(forgotten + 0.01, right, right, choices)
+        assert more == pytest.approx(0.01, abs=1e-8)
+
+
+def test_members_of_a_group_weigh_the_same_in_its_number_of_choices() -> None:
+    alone = effective_choices([("one", 2.0), ("other", 10.0)])
+    assert effective_choices([("one", 2.0)] * 9 + [("other", 10.0)]) == alone == 3.882352941
 
 
 @pytest.mark.parametrize("choices", [None, 1.0])

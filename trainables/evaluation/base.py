@@ -43,7 +43,7 @@ from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, Item
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.
-_CACHE_VERSION = 8
+_CACHE_VERSION = 9
 T = TypeVar("T")
 
 

@@ -22,7 +22,7 @@ from lm_eval.evaluator import evaluate
 from trainables import metric_keys
 from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
 from trainables.errors import Fault, UserError
-from trainables.evaluation.forgetting import mean_over_members
+from trainables.evaluation.forgetting import effective_choices, mean_over_members
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
 from trainables.evaluation.outcomes import (
     choices_per_right_one,
@@ -253,7 +253,7 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
         value=found[metric, filter_name],
         stderr=stderr,
         chance=chance if is_known else None,
-        choices=mean_over_members(choices) if is_known and choices else None,
+        choices=effective_choices(choices) if is_known and choices else None,
         items=len(counts),
     )
     return score, metrics

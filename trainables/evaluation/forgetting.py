@@ -123,6 +123,19 @@ def mean_over_members(values: Iterable[tuple[str | None, float]]) -> float:
     return fmean(map(fmean, by_member.values()))
 
 
+def effective_choices(choices: Sequence[tuple[str | None, float]]) -> float:
+    """The k of `chance_adjusted` for items with other numbers of choices, given as (member, k).
+
+    A guess is wrong with probability w = 1 - 1/k, and two independent ones go from right to wrong
+    with w / k. Of this k, (mean w)^2 / (k - 1) is the mean of w / k, so that guessing is adjusted
+    to 0: a mean of unequal k leaves some, as few choices make most of the flips (own).
+    """
+    wrong = mean_over_members((member, 1 - 1 / k) for member, k in choices)
+    flips = mean_over_members((member, (1 - 1 / k) / k) for member, k in choices)
+    # Rounded, so that equal numbers are returned as they are.
+    return round(1 + wrong**2 / flips, 9) if flips else 1.0
+
+
 def chance_adjusted(forgotten: float, base: float, tuned: float, choices: float) -> float:
     """Forgetting beyond what guessing explains, in [0, 1] (2510.17776).
 
@@ -132,6 +145,6 @@ def chance_adjusted(forgotten: float, base: float, tuned: float, choices: float)
         forgotten: share of items that went right -> wrong.
         base: accuracy of the base.
         tuned: accuracy of the tuned model.
-        choices: k, number of answers to choose from per right one, > 1.
+        choices: k, number of answers to choose from per right one, > 1; see `effective_choices`.
     """
     return max(forgotten - (1 - base) * (1 - tuned) / (choices - 1), 0.0)

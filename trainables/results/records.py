@@ -205,8 +205,9 @@ class TaskScore(Frozen):
         stderr: standard error of the mean; None if the harness gives none.
         chance: expected score of a uniform guess; 0 for generated answers, None if unknown since
             the task scores its choices itself.
-        choices: mean number of answers to choose from per right one; None for generated answers,
-            and where the chance is unknown.
+        choices: number of answers to choose from per right one, by `effective_choices` where items
+            differ (by their mean in older records); None for generated answers, and where the
+            chance is unknown.
         items: number of documents.
     """
 
