@@ -16,6 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from trainables.config import TrialConfig
 from trainables.errors import Fault, UserError, first_line
+from trainables.results.confirmation import planned_repeats
 from trainables.results.records import TrialRecord
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
@@ -260,9 +261,9 @@ def with_trials_left(config: SweepConfig, finished: Sequence[TrialRecord]) -> Sw
 
     A search that goes on may find other winners, of which none is repeated yet.
     """
-    confirm, repeated = config.confirm, sum(record.confirms is not None for record in finished)
+    repeated = sum(record.confirms is not None for record in finished)
     to_search = planned_trials(config) - (len(finished) - repeated)
-    to_repeat = confirm.top_k * confirm.seeds if confirm else 0
+    to_repeat = planned_repeats(config.confirm)
     left = max(1, to_search, to_repeat if to_search > 0 else to_repeat - repeated)
     return config.model_copy(update={"budget": config.budget.model_copy(update={"trials": left})})
 
