@@ -377,7 +377,8 @@ def test_many_hours_are_written_without_an_exponent_and_nothing_without_its_brac
     assert "2 trials, 1,234 GPU-hours of training and evaluation." in text
     assert "GPU-hours of training and evaluation, all trials" in page
     assert "GPU-hours leave out loading the model, the final save, and work that was lost" in page
-    assert "tokens/s per worker" in page.partition("What it cost")[2].partition("peak GiB")[0]
+    costs = page.partition("What it cost")[2].partition("peak GiB")[0]
+    assert "tokens/s per GPU, on CPUs per worker" in costs
     assert "1,234" in page
     assert "55,556 h" in page
     assert re.search(r"- forgetting \*\*.* points\*\*\n", text)
