@@ -94,6 +94,8 @@ def _of_shares(
     MOVER (Zou & Donner 2008): each share's distances to its Clopper-Pearson limits add up as
     standard errors do, with the correlation that the two shares of a multinomial have. For paired
     proportions that is method 10 of Newcombe (1998), with exact limits in place of the score's.
+    Where nothing could fall, that ends too early near a bound, so the interval reaches at least as
+    far as that of one task of the effective size (as in Korn & Graubard 1998).
 
     Args:
         tasks: for each, its weight in the mean, and the items.
@@ -110,7 +112,12 @@ def _of_shares(
         below += weight**2 * _squared(rose.below, fell.above, correlation)
         above += weight**2 * _squared(rose.above, fell.below, correlation)
     n = sum(values.size for _, values in tasks)
-    return Interval(mean, mean - math.sqrt(below), mean + math.sqrt(above), n)
+    found = Interval(mean, mean - math.sqrt(below), mean + math.sqrt(above), n)
+    if can_fall:
+        return found
+    effective = 1 / sum(weight**2 / values.size for weight, values in tasks)
+    as_one = _share(mean * effective, effective, tail)
+    return found.including(mean - as_one.below).including(mean + as_one.above)
 
 
 def _squared(one: float, other: float, correlation: float) -> float:
@@ -130,7 +137,7 @@ class _Share:
 _NO_SHARE = _Share(0.0, 0.0, 0.0)
 
 
-def _share(count: int, n: int, tail: float) -> _Share:
+def _share(count: float, n: float, tail: float) -> _Share:
     """The share and its limits (Clopper & Pearson 1934)."""
     from scipy.stats import beta
 

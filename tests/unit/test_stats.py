@@ -224,6 +224,15 @@ def test_intervals_over_unequal_tasks_miss_as_rarely_as_they_say(sizes, lost):
     assert missed / 400 <= 0.05
 
 
+def test_accuracies_near_1_over_unequal_tasks_miss_as_rarely_as_they_say():
+    draw, shares, missed = np.random.default_rng(0), (0.995, 0.99, 0.98), 0
+    for _ in range(400):
+        drawn = [draw.binomial(1, p, n) for p, n in zip(shares, (100, 200, 400), strict=True)]
+        found = over_items(drawn, bounds=(0, 1), level=0.99)
+        missed += not found.low <= np.mean(shares) <= found.high
+    assert missed / 400 <= 0.01
+
+
 def test_graded_items_have_the_interval_of_the_bootstrap():
     graded = [[0.5] * 5 + [0.25] * 20, [1.0] * 9 + [0.0] * 9]
     assert over_items(graded, bounds=(0, 1)) == bootstrap_mean(graded, bounds=(0, 1))
