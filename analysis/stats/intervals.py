@@ -117,7 +117,8 @@ def _of_shares(
         return found
     effective = 1 / sum(weight**2 / values.size for weight, values in tasks)
     as_one = _share(mean * effective, effective, tail)
-    return found.including(mean - as_one.below).including(mean + as_one.above)
+    low, high = mean - as_one.below, mean + as_one.above
+    return replace(found, low=min(found.low, low), high=max(found.high, high))
 
 
 def _squared(one: float, other: float, correlation: float) -> float:
