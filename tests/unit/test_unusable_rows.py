@@ -43,6 +43,7 @@ ENDLESS = chat("q", "a", "thanks")
 REFUSED = "the model's chat template refuses the turns user, assistant, system, user of 'q': no sys"
 UNUSABLE = {
     "ends with a user": (ENDLESS, "must end with an answer of the role assistant"),
+    "blank": (chat("q", " \n"), "an answer is blank"),
     "null": (chat("q", None), "must be turns of a `role` and a `content`"),
     "refused": (SYSTEM, REFUSED),
     "not written": (chat("q", "a", tool_calls=[CALL]), "the model's chat template writes no tool_"),
@@ -181,3 +182,69 @@ def test_the_counts_are_stored_and_those_of_earlier_versions_are_read(tmp_path: 
     earlier = {key: json.loads(record.read_text())[key] for key in ("skipped", "prompts")}
     record.write_text(json.dumps(earlier))
     assert read_data(tmp_path / "data").unusable == 0
+
+
+@pytest.mark.parametrize(
+    "more", [{"tool_calls": [CALL]}, {"reasoning_content": "so"}, {"thinking": "so"}]
+)
+def test_an_answer_of_calls_or_thoughts_alone_is_not_blank(more: dict[str, Any]) -> None:
+    data = config("rows.jsonl")
+    assert check_templates(data, [{"messages": chat("q", "", **more)}]) == []
+
+
+def test_of_all_answers_none_may_be_blank_and_of_the_last_those_before_it() -> None:
+    rows = [{"messages": chat("q", "", "r", "b")}]
+    assert check_templates(config("rows.jsonl"), rows) == []
+    (fault,) = check_templates(config("rows.jsonl", answers="all"), rows)
+    assert fault.rule.startswith("an answer is blank: row 1 of rows.jsonl")
+
+
+def pairs(folder: Path, answers: Sequence[str], name: str = "rows.jsonl") -> str:
+    file = folder / name
+    file.write_text("".join(f"{json.dumps({'q': 'q', 'a': a})}\n" for a in answers))
+    return str(file)
+
+
+def of_templates(path: str, **fields: Any) -> DataConfig:
+    return config(path, messages=None, prompt="{{ q }}", completion=" {{ a }}", **fields)
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_a_blank_completion_is_unusable_like_a_chat(is_chat: bool, tmp_path: Path) -> None:
+    """It would be learned as the end alone: to answer nothing."""
+    data = of_templates(pairs(tmp_path, ["a", "", "b", " \n"]), chat_template=is_chat)
+    alone = of_templates(pairs(tmp_path, ["a", "b"], "good.jsonl"), chat_template=is_chat)
+    found = tokenize(data, of_bytes(TEMPLATE), seed=0)
+    assert found.train == tokenize(alone, of_bytes(TEMPLATE), seed=0).train
+    assert (found.unusable, found.skipped) == (2, 0)
+    assert found.first_unusable == f"the completion is blank: row 2 of {data.path}"
+    assert any(found.first_unusable in warning for warning in told(found, data))
+    rows = load_rows(data)
+    assert (check_templates(data, rows), count_samples(data, rows)) == ([], 2)
+
+
+def test_where_most_completions_are_blank_they_are_refused(tmp_path: Path) -> None:
+    data = of_templates(pairs(tmp_path, ["a", "", " "]))
+    fault = refused(data)
+    assert check_templates(data, load_rows(data)) == [fault]
+    assert (fault.field, fault.remedy) == ("data.completion", "leave such rows out")
+    told_so = f"the completion is blank: row 2 of {data.path}; 2 of 3 rows (67%) cannot be learned"
+    assert fault.rule == told_so
+
+
+def test_blank_completions_held_out_or_replayed_count_too(tmp_path: Path) -> None:
+    good, mixed = pairs(tmp_path, ["a"] * 3), pairs(tmp_path, ["", "b", "c"], "mixed.jsonl")
+    held_out = tokenize(of_templates(good, validation_path=mixed), of_bytes(TEMPLATE), seed=0)
+    assert (len(held_out.validation), held_out.unusable) == (2, 1)
+    templates = {"prompt": "{{ q }}", "completion": "{{ a }}"}
+    data = of_templates(good, replay={"path": mixed, "share": 0.5, **templates})
+    replayed = tokenize(data, of_bytes(TEMPLATE), seed=0)
+    assert (replayed.replay_distinct, replayed.replay_unusable) == (2, 1)
+    pairs(tmp_path, ["", "", "c"], "mixed.jsonl")
+    assert refused(data).field == "data.replay.completion"
+
+
+def test_a_null_answer_is_not_to_be_left_blank() -> None:
+    data = of_templates("rows.jsonl")
+    (fault,) = check_templates(data, [{"q": "q", "a": None}])
+    assert fault.remedy == "leave such rows out"

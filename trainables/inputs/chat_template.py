@@ -11,11 +11,8 @@ from jinja2 import TemplateError, TemplateSyntaxError
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
-from trainables.inputs.chats import Example, Turn, Turns, forms_of_calls
+from trainables.inputs.chats import CARRIED, Example, Turn, Turns, forms_of_calls
 from trainables.inputs.unusable import UnusableRow
-
-# What an answer may carry besides `content`, each under the names that Transformers takes for it.
-_CARRIED = (("tool_calls",), ("reasoning_content", "reasoning", "thinking"))
 
 
 def prompt_text(tokenizer: Any, data: DataConfig, example: Example) -> str:
@@ -133,7 +130,7 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
 
 def _lesser(answer: Turn) -> Iterator[tuple[Turn, str]]:
     """The answer without something that it carries, and what a template writes if that is alike."""
-    for names in _CARRIED:
+    for names in CARRIED:
         given = [name for name in names if answer.get(name)]
         if given:
             less = {name: value for name, value in answer.items() if name not in given}

@@ -30,6 +30,8 @@ class Example(NamedTuple):
 
 Answers = Literal["last", "all"]
 _ANSWERS = "assistant"
+# What an answer may carry besides `content`, each under the names that Transformers takes for it.
+CARRIED = (("tool_calls",), ("reasoning_content", "reasoning", "thinking"))
 # ShareGPT's names of roles; all others are taken as they are.
 _ROLES = {
     "human": "user",
@@ -64,7 +66,7 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
     that no question of the user precedes is left out, such as a greeting.
 
     Raises:
-        UnusableRow: the chat is malformed, or has no such turn.
+        UnusableRow: the chat is malformed, or has no such turn or a blank one.
     """
     found = row[field]
     if not isinstance(found, list) or not all(isinstance(turn, dict) for turn in found):
@@ -79,6 +81,8 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
         if len(turns) < 2 or turns[-1]["role"] != _ANSWERS:
             rule = "must end with an answer of the role assistant"
             raise _malformed(rule, "end chats with one, or set answers: all")
+    if any(_is_blank(turns[index]) for index in learned):
+        raise _malformed("an answer is blank", "leave such chats out")
     return [Example(turns[:index], turns[index], tools) for index in learned]
 
 
@@ -86,6 +90,11 @@ def answers_in(turns: Turns) -> list[int]:
     """The indices of the answers to a question of the user."""
     roles = [turn["role"] for turn in turns]
     return [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
+
+
+def _is_blank(answer: Turn) -> bool:
+    has_more = any(answer.get(name) for names in CARRIED for name in names)
+    return not has_more and not answer["content"].strip()
 
 
 def _malformed(rule: str, remedy: str = "") -> UnusableRow:

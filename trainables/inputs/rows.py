@@ -15,7 +15,7 @@ from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, faults_of_chats, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_jsonl, read_rows
-from trainables.inputs.unusable import UnusableRow
+from trainables.inputs.unusable import UnusableRow, faults_of_most
 
 Source = Literal["path", "validation_path"]
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
@@ -134,7 +134,8 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
     """Faults of the templates on the rows: malformed templates, and fields absent or null.
 
     A field that a template uses only if it is defined may be absent, and one of which it makes no
-    text may be null. For chats: absent ones, or that most are malformed or without an answer.
+    text may be null. Also that most completions are blank. For chats: absent ones, or that most are
+    malformed or without an answer.
     """
     if data.messages is not None:
         return faults_of_chats(data.messages, rows, getattr(data, source), data.answers)
@@ -157,7 +158,7 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
                 break
         else:
             faults += _faults_of_kinds(field, template, rows[:1])
-    return faults
+    return faults or faults_of_most(_blank_rows(data, rows, getattr(data, source)), len(rows))
 
 
 def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
@@ -194,8 +195,9 @@ def _told(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
     if absent:
         has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
         return Fault(field, f"names {', '.join(absent)}, absent from {where}", has)
-    rule = f"prints {', '.join(lacking)}, null in {where}"
-    remedy = f"leave such rows out, or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
+    rule, remedy = f"prints {', '.join(lacking)}, null in {where}", "leave such rows out"
+    if field == "data.prompt":  # a blank completion cannot be learned
+        remedy += f", or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
     return Fault(field, rule, remedy)
 
 
@@ -225,6 +227,22 @@ def _needs_more_than(template: Template, row: Row) -> bool:
     return False
 
 
+def _blank_rows(data: DataConfig, rows: Sequence[Row], location: str) -> list[Fault]:
+    template = _ENVIRONMENT.from_string(data.completion)
+    return [_blank().at(i, location) for i, row in enumerate(rows) if _is_blank(template, row)]
+
+
+def _is_blank(template: Template, row: Row) -> bool:
+    try:
+        return not _rendered(template, row).strip()
+    except _TEMPLATE_FAILS:
+        return False  # `render` says what is wrong
+
+
+def _blank() -> UnusableRow:
+    return UnusableRow([Fault("data.completion", "the completion is blank", "leave such rows out")])
+
+
 def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
     """Yield what is learned from each row, as long as `check_templates` finds no fault with them.
 
@@ -249,7 +267,8 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
                 texts.append(_rendered(template, row))
             except _TEMPLATE_FAILS as error:
                 raise UserError([_failure(f"data.{name}", index, error)]) from error
-        yield [Example(texts[0], texts[1])]
+        prompt, completion = texts
+        yield [Example(prompt, completion)] if completion.strip() else _blank()
 
 
 def count_samples(data: DataConfig, rows: Sequence[Row]) -> int | None:
@@ -262,6 +281,6 @@ def count_samples(data: DataConfig, rows: Sequence[Row]) -> int | None:
     if data.text is not None:
         return None
     if data.messages is None:
-        return len(rows)
+        return len(rows) - len(_blank_rows(data, rows, data.path))
     rendered = render(data, rows)
     return sum(len(examples) for examples in rendered if not isinstance(examples, UnusableRow))
