@@ -271,8 +271,8 @@ def test_templates_are_sandboxed_and_what_they_raise_names_template_and_row(
 ) -> None:
     data = config("rows.jsonl", prompt="{{ b }}", completion=template)
     rows = [{"a": [1], "b": ""}]
-    assert check_templates(data, rows) == [] or "no_such_thing" in template
-    (fault,) = faults(lambda: list(render(data, rows)))
+    (fault,) = check_templates(data, rows)
+    assert faults(lambda: list(render(data, rows))) == [fault]
     assert fault.field == "data.completion"
     assert fault.rule.startswith("cannot be rendered on row 1: ")
 
@@ -290,6 +290,13 @@ def test_what_a_template_prints_must_be_text(prompt: object) -> None:
         assert (fault.rule, fault.remedy) == (told, "join it, or name chats by data.messages")
     joined = config("rows.jsonl", prompt="{{ prompt | map('string') | join }}{{ prompt | tojson }}")
     assert check_templates(joined, [row]) == []
+
+
+def test_what_is_no_text_is_found_in_any_row() -> None:
+    rows = [{"prompt": "p", "completion": "c"}] * 3 + [{"prompt": "p", "completion": ["c", "d"]}]
+    (fault,) = check_templates(config("rows.jsonl"), rows)
+    assert fault.field == "data.completion"
+    assert fault.rule == "cannot be rendered on row 4: it prints a list, which is no text"
 
 
 def test_a_template_cannot_change_the_rows() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,6 +23,8 @@ SOURCES: tuple[Source, ...] = ("path", "validation_path")
 # What is learned from a row, or why nothing can be.
 Rendered = list[Example] | UnusableRow
 _TEMPLATES = ("prompt", "completion")
+# Values that a template prints as they are; it may fail on others, and on fields without a value.
+_PLAIN = (str, int, float)
 # What a template, which is the user's code, can raise.
 _TEMPLATE_FAILS = (
     TemplateError,
@@ -137,28 +140,40 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
     text may be null. Also that most completions are blank. For chats: absent ones, or that most are
     malformed or without an answer.
     """
+    location = getattr(data, source)
     if data.messages is not None:
-        return faults_of_chats(data.messages, rows, getattr(data, source), data.answers)
+        return faults_of_chats(data.messages, rows, location, data.answers)
     if data.text is not None:
-        return first_of(list(_faults_of_texts(data.text, rows, getattr(data, source))))
+        return first_of(list(_faults_of_texts(data.text, rows, location)))
     faults: list[Fault] = []
     for name in _TEMPLATES:
-        field, text = f"data.{name}", getattr(data, name)
+        faults += islice(
+            _faults_of_template(f"data.{name}", getattr(data, name), rows, location), 1
+        )
+    return faults or faults_of_most(_blank_rows(data, rows, location), len(rows))
+
+
+def _faults_of_template(
+    field: str, text: str, rows: Sequence[Row], location: str
+) -> Iterator[Fault]:
+    try:
+        wanted = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
+        template = _ENVIRONMENT.from_string(text)
+    except TemplateError as error:
+        yield Fault(field, f"is no valid template: {error}")
+        return
+    for index, row in enumerate(rows):
+        if index and all(isinstance(row.get(name), _PLAIN) for name in wanted):
+            continue  # as good as the first, whatever the template does with such values
         try:
-            wanted = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
-            template = _ENVIRONMENT.from_string(text)
-        except TemplateError as error:
-            faults.append(Fault(field, f"is no valid template: {error}"))
-            continue
-        for index, row in enumerate(rows):
+            _rendered(template, row)
+        except _TEMPLATE_FAILS as error:
             without = sorted(name for name in wanted if row.get(name) is None)
-            if without and (lacking := _lacking(template, row, without)):
-                where = f"row {index + 1} of {getattr(data, source)}"
-                faults.append(_told(field, lacking, where, row))
-                break
-        else:
-            faults += _faults_of_kinds(field, template, rows[:1])
-    return faults or faults_of_most(_blank_rows(data, rows, getattr(data, source)), len(rows))
+            if without and isinstance(error, UndefinedError):
+                lacking = _lacking(template, row, without)
+                yield _told(field, lacking, f"row {index + 1} of {location}", row)
+            else:
+                yield _failure(field, index, error)
 
 
 def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
@@ -184,8 +199,6 @@ def as_replay(faults: Sequence[Fault]) -> list[Fault]:
 
 def _lacking(template: Template, row: Row, without: Sequence[str]) -> list[str]:
     """Those of the fields without a value that the template cannot do without."""
-    if not _needs_more_than(template, row):
-        return []
     filled = {name: row | {other: "" for other in without if other != name} for name in without}
     return [name for name in without if _needs_more_than(template, filled[name])] or list(without)
 
@@ -199,17 +212,6 @@ def _told(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
     if field == "data.prompt":  # a blank completion cannot be learned
         remedy += f", or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
     return Fault(field, rule, remedy)
-
-
-def _faults_of_kinds(field: str, template: Template, rows: Sequence[Row]) -> Iterator[Fault]:
-    """Of a template that prints what is no text in these rows: most often it does so in all."""
-    for index, row in enumerate(rows):
-        try:
-            _rendered(template, row)
-        except _NoText as error:
-            yield _failure(field, index, error)
-        except _TEMPLATE_FAILS:
-            pass  # `render` says what is wrong
 
 
 def _failure(field: str, index: int, error: Exception) -> Fault:
