@@ -299,6 +299,25 @@ def test_what_is_no_text_is_found_in_any_row() -> None:
     assert fault.rule == "cannot be rendered on row 4: it prints a list, which is no text"
 
 
+def test_several_bad_rows_are_told_at_once_a_few_of_many() -> None:
+    good: dict[str, Any] = {"prompt": "p", "completion": "c"}
+    bad = [{"prompt": "p", "completion": None}, {"prompt": "p"}, good | {"completion": ["c"]}]
+    data = config("rows.jsonl")
+    assert [fault.rule for fault in check_templates(data, [good, *bad])] == [
+        "prints completion, null in row 2 of rows.jsonl",
+        "names completion, absent from row 3 of rows.jsonl",
+        "cannot be rendered on row 4: it prints a list, which is no text",
+    ]
+    found = check_templates(data, [good, *bad * 3])
+    assert (len(found), found[-1].rule) == (6, "4 more like these")
+
+
+def test_a_name_absent_from_the_first_row_is_told_once() -> None:
+    rows = [{"question": "q", "completion": "c"}] * 3
+    (fault,) = check_templates(config("rows.jsonl"), rows)
+    assert fault.rule == "names prompt, absent from row 1 of rows.jsonl"
+
+
 def test_a_template_cannot_change_the_rows() -> None:
     data = config("rows.jsonl", prompt="{{ a.append(1) }}")
     rows = [{"a": [0], "completion": "c"}]

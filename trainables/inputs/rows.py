@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,9 +146,8 @@ def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "pat
         return first_of(list(_faults_of_texts(data.text, rows, location)))
     faults: list[Fault] = []
     for name in _TEMPLATES:
-        faults += islice(
-            _faults_of_template(f"data.{name}", getattr(data, name), rows, location), 1
-        )
+        of_template = _faults_of_template(f"data.{name}", getattr(data, name), rows, location)
+        faults += first_of(list(of_template))
     return faults or faults_of_most(_blank_rows(data, rows, location), len(rows))
 
 
@@ -169,11 +167,13 @@ def _faults_of_template(
             _rendered(template, row)
         except _TEMPLATE_FAILS as error:
             without = sorted(name for name in wanted if row.get(name) is None)
-            if without and isinstance(error, UndefinedError):
-                lacking = _lacking(template, row, without)
-                yield _told(field, lacking, f"row {index + 1} of {location}", row)
-            else:
+            if not without or not isinstance(error, UndefinedError):
                 yield _failure(field, index, error)
+                continue
+            lacking = _lacking(template, row, without)
+            yield _told(field, lacking, f"row {index + 1} of {location}", row)
+            if index == 0 and any(name not in row for name in lacking):
+                return  # a name that no row has, most likely
 
 
 def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
