@@ -357,6 +357,16 @@ def test_a_sweep_extends_another(write: Write, tmp_path: Path) -> None:
     assert config.data.path == str(tmp_path / "below/rows.jsonl")
 
 
+def test_null_takes_back_a_template_of_the_file_that_is_extended(write: Write) -> None:
+    templates = '  prompt: "{{ q }}"\n  completion: "{{ a }}"\n'
+    rows = "  path: rows.jsonl\n"
+    write(SWEEP.replace(rows, rows + templates), "base.yaml")
+    chats = "extends: base.yaml\ndata:\n  messages: messages\n"
+    assert only_fault(write(chats)).remedy == "null takes back what an extended file gives"
+    data = load(write(f"{chats}  prompt: null\n  completion: null\n")).data
+    assert (data.messages, data.prompt) == ("messages", "{{ prompt }}")
+
+
 def test_a_fault_names_the_file_of_the_two_that_it_is_in(write: Write) -> None:
     base = write(SWEEP.replace("batch_size: 16", "batch_size: x"), "base.yaml")
     file = write("extends: base.yaml\nsearch:\n  lora:\n    rank: [0]\n")

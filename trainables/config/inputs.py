@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
+from pydantic_core import PydanticUseDefault
 
 from trainables.config.frozen import Frozen
+
+_TAKEN_BACK = "null takes back what an extended file gives"
 
 
 class ModelShape(Frozen):
@@ -81,7 +84,8 @@ class DataSource(Frozen):
             `.tsv`, these also with `.gz`, or `.parquet`.
         subset: configuration name of a hub data set.
         split: split of a hub data set to train on.
-        prompt: Jinja template over the fields of a row.
+        prompt: Jinja template over the fields of a row. Null, as of `completion`, takes back what
+            an extended sweep file gives.
         completion: Jinja template; the loss is on these tokens only. Begin it with a space where
             the evaluation puts one between question and answer, as the harness does; not in chats.
             Rows of which it makes nothing but blanks are left out and counted, as below.
@@ -110,14 +114,21 @@ class DataSource(Frozen):
     text: str | None = None
     limit: int | None = Field(default=None, ge=1)
 
+    @field_validator("prompt", "completion", mode="before")
+    @classmethod
+    def _null_is_as_if_not_given(cls, template: object) -> object:
+        if template is None:
+            raise PydanticUseDefault
+        return template
+
     @model_validator(mode="after")
     def _is_of_one_kind(self) -> Self:
         fields, of_templates = DataSource.model_fields, ("prompt", "completion")
         has_templates = any(getattr(self, n) != fields[n].default for n in of_templates)
         if self.messages and has_templates:
-            raise ValueError("give messages, or prompt and completion")
+            raise ValueError(f"give messages, or prompt and completion; {_TAKEN_BACK}")
         if self.text and (self.messages or self.chat_template or has_templates):
-            raise ValueError("give text, or messages, or prompt and completion")
+            raise ValueError(f"give text, or messages, or prompt and completion; {_TAKEN_BACK}")
         if self.answers == "all" and not self.messages:
             raise ValueError("answers: all needs messages")
         return self
