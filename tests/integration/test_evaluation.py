@@ -19,7 +19,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 from trainables.config import EvalSuite
-from trainables.errors import UserError
+from trainables.errors import UserError, named
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import Evaluation, Evaluator
 from trainables.evaluation.forgetting import mean_over_members
@@ -633,6 +633,33 @@ def test_evaluating_leaves_training_mode_and_random_state_alone(
     assert random.getstate() == before[2]
     random.seed(99)
     assert evaluator.evaluate(base_model) == first
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"answer": 9}, "IndexError: its right answer is choice 9 of 0 to "),
+        ({"choices": None}, "TypeError: "),
+        ({"choices": []}, "ValueError: "),
+        ({"answer": None}, "TypeError: "),
+    ],
+)
+def test_an_error_names_its_task_and_document(
+    change: dict[str, Any], told: str, base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    file = folder / "test.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    rows[3] |= change
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    bundled, files = "package://tune/sweeps/tasks", {"test": str(file)}
+    asked = {"task": "question_answering", "name": "mine", "data_files": files}
+    evaluator = Evaluator(suite(task_dirs=(bundled,), in_domain=[asked]), tokenizer)
+    with pytest.raises((IndexError, TypeError, ValueError)) as caught:
+        evaluator.evaluate(base_model)
+    document, task = caught.value.__notes__
+    assert document.startswith("document 4 {'answer': ")
+    assert task == "task mine"
+    assert named(caught.value).startswith(told)
 
 
 def test_all_faulty_tasks_are_reported_at_once_with_the_nearest_name(

@@ -113,14 +113,14 @@ class Evaluator:
             for loaded in self._loaded:
                 try:
                     result = self._run(loaded, lm)
+                    score, values = _read_score(loaded, result)
+                    own_items = read_items(loaded, result, score)
                 except Exception as error:
                     error.add_note(f"task {loaded.task.label}")
                     raise
-                score, values = _read_score(loaded, result)
+                _check_is_a_share(loaded, score, own_items)
                 scores[loaded.task.label] = score
                 metrics |= values
-                own_items = read_items(loaded, result, score)
-                _check_is_a_share(loaded, score, own_items)
                 items += own_items
         return Evaluation(scores, metrics | _role_means(scores), items)
 

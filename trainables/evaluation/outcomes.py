@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from trainables.errors import Fault, UserError
-from trainables.evaluation.tasks import LoadedTask
+from trainables.evaluation.tasks import LoadedTask, document_note
 from trainables.results.records import ItemScore, TaskScore
 
 
@@ -67,16 +67,7 @@ def read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> 
         UserError: a retention task's metric exists only for the whole set, not per document.
     """
     items = [
-        ItemScore(
-            task=loaded.task.label,
-            doc_hash=sample["doc_hash"],
-            filter=sample["filter"],
-            score=float(sample[score.metric]),
-            prompt=str(sample["arguments"][0][0]),
-            target=_target_text(task, sample),
-            answer=answer_text(task, sample, score.metric),
-            member=member,
-        )
+        _item(loaded.task.label, member, task, sample, score.metric)
         for member, task, sample in samples(loaded, result, score.metric, score.filter)
         if is_number(sample.get(score.metric))
     ]
@@ -88,9 +79,31 @@ def read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> 
     return items
 
 
+def _item(
+    label: str, member: str | None, task: Any, sample: dict[str, Any], metric: str
+) -> ItemScore:
+    try:
+        return ItemScore(
+            task=label,
+            doc_hash=sample["doc_hash"],
+            filter=sample["filter"],
+            score=float(sample[metric]),
+            prompt=str(sample["arguments"][0][0]),
+            target=_target_text(task, sample),
+            answer=answer_text(task, sample, metric),
+            member=member,
+        )
+    except Exception as error:
+        error.add_note(document_note(sample["doc_id"], sample["doc"]))
+        raise
+
+
 def _target_text(task: Any, sample: dict[str, Any]) -> str:
     target = _target(task, sample)
     if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
+        count = _count_choices(task, sample)
+        if count is not None and target >= count:
+            raise IndexError(f"its right answer is choice {target} of 0 to {count - 1}")
         return _choice_text(task, sample, target)
     return str(target)
 

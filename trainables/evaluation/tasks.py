@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import reprlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,6 +23,8 @@ from trainables.files.locations import resolve
 
 # The harness's own default; few-shot examples are drawn from it.
 _FEWSHOT_SEED = 1234
+# What tasks do with one document at a time.
+_OF_A_DOCUMENT = ("fewshot_context", "construct_requests", "process_results")
 # The harness recompiles a template for each document that it renders.
 harness.env.from_string = lru_cache(maxsize=1024)(harness.env.from_string)
 
@@ -141,6 +145,8 @@ def _build_requests_once(task: Any) -> None:
     def build_and_keep(**options: Any) -> None:
         task.set_fewshot_seed(seed=_FEWSHOT_SEED)
         documents = list(task.doc_iterator(limit=options["limit"]))
+        for name in _OF_A_DOCUMENT:
+            setattr(task, name, _naming_documents(getattr(task, name), documents))
         build(**options)
         drawn_so_far = random.getstate(), np.random.get_state()
 
@@ -155,3 +161,25 @@ def _build_requests_once(task: Any) -> None:
         task.doc_iterator = lambda **options: ((number, dict(doc)) for number, doc in documents)
 
     task.build_all_requests = build_and_keep
+
+
+def _naming_documents(work: Callable[..., Any], documents: list[tuple[int, Any]]) -> Any:
+    """Make the errors of work on a document say which one it is."""
+
+    def naming(*arguments: Any, **options: Any) -> Any:
+        document = arguments[0] if arguments else options["doc"]
+        try:
+            return work(*arguments, **options)
+        except Exception as error:
+            text = repr(document)
+            number = next((number for number, known in documents if repr(known) == text), None)
+            error.add_note(document_note(number, document))
+            raise
+
+    return naming
+
+
+def document_note(number: int | None, document: Any) -> str:
+    """Which document an error is of, for its notes, with the beginnings of its fields."""
+    which = "a document" if number is None else f"document {number + 1}"
+    return f"{which} {reprlib.repr(document)}"
