@@ -16,7 +16,10 @@ from analysis.sweeps import no_sweep
 from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
+from trainables.results.pareto import is_feasible
+from trainables.results.recommendation import recommend
 from trainables.results.records import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
+from trainables.results.repeats import judged_by_repeats
 from trainables.results.sweep_table import SweepTable, single
 from trainables.results.wording import (
     STATUS,
@@ -213,12 +216,12 @@ class WatchedSweep:
         return max(ends) if self.has_ended and ends else self._clock()
 
     def _best(self) -> list[Text]:
-        if self._table is None or self._settings is None or not (best := self._table.best_first()):
+        """The trial to take once the sweep has ended; the best in the first objective before."""
+        if self._table is None or self._settings is None or not (best := self._table.best_first(1)):
             return []
-        record, metric = best[0], self._settings.objectives[0].metric
-        value = metric_text(metric, record.metric(metric))
-        told = f"best so far: trial {record.number} ({setting(record)}), {metric} {value}"
-        return [single(told, "green")]
+        if self.has_ended and (found := _recommended(self._settings, [*self._records.values()])):
+            return [single(found, "green")]
+        return [single(_best_so_far(self._settings, best[0]), "green")]
 
     def _pace(self) -> list[Text]:
         """Tokens per second of running trials, and trials per hour since the command started."""
@@ -259,6 +262,25 @@ class WatchedSweep:
         if len(failed) > _MOST_FAILURES:
             lines.append(single(f"and {len(failed) - _MOST_FAILURES} more failures", "dim"))
         return lines + [single(line, "red") for line in self._unreadable.values()]
+
+
+def _recommended(settings: SweepSettings, records: list[TrialRecord]) -> str | None:
+    """What the sweep's own summary recommends; None if that is nothing."""
+    found = recommend(settings, records, judged_by_repeats(records, settings.confirm))
+    if found is None:
+        return None
+    return f"recommended: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"
+
+
+def _best_so_far(settings: SweepSettings, record: TrialRecord) -> str:
+    """Says by what it is the best: another trial may be the one to take."""
+    objective = settings.objectives[0]
+    extreme = "lowest" if objective.mode == "min" else "highest"
+    is_bound = settings.constraints and is_feasible(settings, record)
+    within = " within all constraints" if is_bound else ""
+    value = metric_text(objective.metric, record.metric(objective.metric))
+    told = f"{extreme} {objective.metric} so far{within}: {value}"
+    return f"{told}, trial {record.number} ({setting(record)})"
 
 
 def _newest_evaluation(measurements: list[Measurement]) -> list[Measurement]:

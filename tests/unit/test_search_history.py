@@ -71,10 +71,11 @@ def test_the_best_are_what_sorting_all_trials_gives(seed: int) -> None:
     searched = [r for r in records.values() if r.confirms is None]
     complete = [r for r in searched if r.status is TrialStatus.COMPLETE]
 
-    def place(record: TrialRecord) -> tuple[bool, float]:
+    def place(record: TrialRecord) -> tuple[bool, float, float]:
         assert record.last is not None
         metrics = record.last.metrics
-        return metrics["forgetting/mean"] > 0.5, -metrics["in_domain/acc_mean"]
+        forgetting = metrics["forgetting/mean"]
+        return forgetting > 0.5, -metrics["in_domain/acc_mean"], forgetting
 
     assert table.best_first() == sorted(complete, key=place)
     assert table.best_first(3) == sorted(complete, key=place)[:3]

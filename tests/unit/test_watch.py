@@ -79,8 +79,9 @@ def test_a_running_sweep_shows_its_trials_what_is_left_and_the_best(tmp_path: Pa
     assert shown["base"] == "base - - - - - - 0.250 +0.000 0.125 -"
     assert shown["0"] == "0 lora 8 16 3.2e-04 10 0.500 0.500 +0.100 0.250 complete"
     assert shown["2"] == "2 full - - 3.2e-04 5 0.250 0.750 +0.200 0.375 running"
-    assert shown["best"].endswith("trial 0 (lora, rank 8, alpha 16, lr 3.2e-04), "
-                                  "in_domain/acc_mean 0.500")  # fmt: skip
+    assert shown["highest"] == (
+        "highest in_domain/acc_mean so far: 0.500, trial 0 (lora, rank 8, alpha 16, lr 3.2e-04)"
+    )
     # 75,000 tokens in 50 s; two trials in 250 s.
     assert shown["1,500"].startswith("1,500 tokens/s, 29 trials/h, newest record ")
     assert shown["trial"] == "trial 1 failed: no such file"
@@ -96,7 +97,25 @@ def test_points_of_the_curve_move_step_and_loss_and_leave_the_scores(tmp_path: P
 def test_the_best_is_one_that_keeps_the_constraints(tmp_path: Path) -> None:
     records = [trial(0, metrics=scores(0.9, 0.3)), trial(1, metrics=scores(0.6, 0.05))]
     record_sweep(tmp_path, *records, constraints=[f"{metric_keys.FORGETTING_MEAN} <= 0.05"])
-    assert "trial 1 " in rows(watched_at(tmp_path, 10))["best"]
+    line = rows(watched_at(tmp_path, 10))["highest"]
+    assert line.startswith(
+        "highest in_domain/acc_mean so far within all constraints: 0.600, trial 1 ("
+    )
+
+
+def test_of_trials_as_good_in_the_first_objective_a_dominated_one_is_not_named(
+    tmp_path: Path,
+) -> None:
+    record_sweep(tmp_path, *(trial(n, metrics=scores(1.0, 0.2 - 0.1 * n)) for n in range(2)))
+    assert ": 1.000, trial 1 (" in rows(watched_at(tmp_path, 10))["highest"]
+
+
+def test_of_a_sweep_that_has_ended_the_trial_to_take_is_named(tmp_path: Path) -> None:
+    trade_off = [(1.0, 0.9), (0.9, 0.1), (0.1, 0.0), (0.05, 0.0)]
+    record_sweep(tmp_path, *(trial(n, metrics=scores(*of)) for n, of in enumerate(trade_off)))
+    shown = rows(watched_at(tmp_path, 5 * SECONDS))
+    assert "highest" not in shown
+    assert shown["recommended:"].startswith("recommended: trial 1 (lora, rank 8, alpha 16, ")
 
 
 def test_only_what_has_changed_is_read_again(
@@ -341,4 +360,4 @@ def test_repeats_of_the_winners_are_left_to_do_and_no_best_trials(tmp_path: Path
     record_sweep(tmp_path, *searched, repeat, **confirm)
     shown = watched_at(tmp_path, 5 * SECONDS)
     assert picture(shown)[0].startswith("tiny: 5/6 finished")
-    assert "trial 0 (" in rows(shown)["best"]
+    assert "trial 0 (" in rows(shown)["highest"]

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables import metric_keys
+from trainables.config import Objective
 from trainables.results.confirmation import planned_repeats
 from trainables.results.pareto import Goals, is_feasible
 from trainables.results.records import (
@@ -32,8 +33,8 @@ from trainables.results.wording import (
     rate,
 )
 
-# Whether it violates a constraint, its loss, its number.
-Rank = tuple[bool, float, int]
+# Whether it violates a constraint, its losses, its number.
+Rank = tuple[bool, tuple[float, ...], int]
 
 _OTHER_LINES = 4  # header, column titles, base, and one that keeps the cursor on the screen
 _TYPICAL = 100  # newest trials whose durations predict those of the next ones
@@ -148,7 +149,10 @@ class SweepTable:
         return self._records.get(number)
 
     def best_first(self, most: int | None = None) -> list[TrialRecord]:
-        """Complete trials by the first objective; those within all constraints come first."""
+        """Complete trials by the first objective; those within all constraints come first.
+
+        Ties go to the better in the next objective, so none stands before one that dominates it.
+        """
         return [self._records[number] for _, _, number in self._ranked[:most]]
 
     def running(self) -> list[TrialRecord]:
@@ -159,13 +163,12 @@ class SweepTable:
         """Rank a complete trial of the search; repeat runs are left out: they were selected."""
         if (rank := self._ranks.pop(record.number, None)) is not None:
             self._ranked.remove(rank)
-        objective = self._goals.objectives[0]
-        value = record.metric(objective.metric)
+        losses = tuple(_loss(objective, record) for objective in self._goals.objectives)
         if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
             return
-        if value is None or isnan(value):
+        if losses[0] == inf:
             return
-        rank = (not is_feasible(self._goals, record), objective.loss(value), record.number)
+        rank = (not is_feasible(self._goals, record), losses, record.number)
         self._ranks[record.number] = rank
         insort(self._ranked, rank)
 
@@ -212,6 +215,12 @@ class SweepTable:
         ended_so = islice((r for r in newest if r.status in statuses), _TYPICAL)
         durations = [r.seconds for r in ended_so if r.seconds is not None]
         return fmean(durations) if durations else None
+
+
+def _loss(objective: Objective, record: TrialRecord) -> float:
+    """A trial's loss in an objective; infinite if it has no value there."""
+    value = record.metric(objective.metric)
+    return inf if value is None or isnan(value) else objective.loss(value)
 
 
 def single(line: str, style: str) -> Text:
