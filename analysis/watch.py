@@ -34,6 +34,7 @@ from trainables.results.wording import (
 _SECONDS_BETWEEN_READS = 1.0
 _SECONDS_HELD = 60.0
 _MOST_FAILURES = 5
+_UNCUT = 10_000  # columns
 
 
 def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
@@ -47,7 +48,7 @@ def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
     Raises:
         UserError: the folder holds no sweep, or disappears.
     """
-    console = console or Console()
+    console = console or _standard_output()
     watched = WatchedSweep(sweep_dir)
     changed = watched.refresh()
     if once:
@@ -56,6 +57,12 @@ def watch(sweep_dir: Path, once: bool, console: Console | None = None) -> None:
         _redraw(watched, console)
     else:
         _tell(watched, changed, console)
+
+
+def _standard_output() -> Console:
+    """Where it is no terminal, no line is cut."""
+    console = Console()
+    return console if console.is_interactive else Console(width=_UNCUT)
 
 
 def _redraw(watched: WatchedSweep, console: Console) -> None:

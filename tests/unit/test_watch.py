@@ -276,6 +276,17 @@ def test_once_draws_once(tmp_path: Path) -> None:
     assert captured.get().count("0/4 finished, 1 running") == 1
 
 
+def test_without_a_terminal_no_line_is_cut(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reason = "no room " * 30 + "at all"
+    record_sweep(tmp_path, trial(0, status=TrialStatus.FAILED, reason=reason))
+    watch(tmp_path, once=True)
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[-1] == f"trial 0 failed: {reason}"
+    assert max(map(len, shown[:-1])) < 100
+
+
 def environment() -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(PROJECT), "TERM": "xterm", "COLUMNS": "100"}
 
