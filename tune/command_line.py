@@ -48,7 +48,7 @@ def main(arguments: list[str]) -> int:
         if options.dry_run:
             from tune.terminal.dry_run import print_plan
 
-            print_plan(config, samples, options.output_dir)
+            print_plan(config, samples, options.output_dir, options.retry_failed)
             return OK
         return _run(config, options)
     except UserError as error:

@@ -57,7 +57,7 @@ from tune.resources.capacity import (
     workers_in,
 )
 from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
-from tune.search.earlier_trials import earlier_trials
+from tune.search.earlier_trials import RETRIED, earlier_trials
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.search.fifo import Fifo
 from tune.search.searcher import MakeTrial, OptunaSearcher
@@ -68,8 +68,6 @@ from tune.tune_events import TuneEvents
 
 logger = logging.getLogger(__name__)
 Trainable = Callable[..., None]
-
-_FAILED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,8 @@ class Sweep:
         self._beside_driver = beside_driver()
         self._inputs = digests(config)  # before the base is measured with them
         self._earlier = earlier_trials(config, self._ledger, self._inputs)
-        history = self._earlier.own
-        again = (TrialStatus.RUNNING, *(_FAILED if retry_failed else ()))
-        self._finished = [record for record in history if record.status not in again]
-        self._interrupted = [
-            self._as_interrupted(record) for record in history if record.status in again
-        ]
+        self._finished = self._earlier.ended(retry_failed)
+        self._interrupted = [*map(self._as_interrupted, self._earlier.to_go_on(retry_failed))]
 
     def run(self, listeners: Sequence[SweepListener]) -> SweepOutcome:
         """Evaluate the base, run what is missing and return all records.
@@ -217,7 +211,7 @@ class Sweep:
         """
         for measurement in self._ledger.measurements(record.number):
             record = record.after(measurement)
-        failures = 0 if record.status in _FAILED else record.failures
+        failures = 0 if record.status in RETRIED else record.failures
         return record.model_copy(update={"status": TrialStatus.RUNNING, "failures": failures})
 
     def _ask_nodes(self) -> None:

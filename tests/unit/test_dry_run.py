@@ -16,6 +16,7 @@ from builders import GAIN, sweep_record, trial
 from simulated_search import ask, searcher_of
 
 from trainables.results.ledger import Ledger
+from trainables.results.records import TrialStatus
 from tune import command_line
 from tune.config.sweep_file import load_sweep
 from tune.folder.input_files import digests
@@ -179,6 +180,41 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     assert run(sweep, "--dry-run") == command_line.BAD_INPUT
     assert "data.path: has changed since" in capsys.readouterr().err
     assert sorted(sweep.parent.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ((), "3 trials have ended, none is to run"),
+        (("--num-trials", "4"), "3 trials have ended, 1 to run; the first 1 | 3 | lora"),
+        (("--retry-failed",), "2 trials have ended, 1 to run; the first 1 | 1 | lora"),
+        (
+            ("--set", "confirm={top_k: 1, seeds: 2}"),
+            "3 trials have ended, 2 to run; the first 2 | 3 | lora",
+        ),
+        (
+            ("--num-trials", "4", "--set", "confirm={top_k: 1, seeds: 2}"),
+            "3 trials have ended, 1 to run, then up to 2 repeats of winners; the first 1 | 3 |",
+        ),
+    ],
+)
+def test_what_has_run_is_not_said_to_be_run_again(
+    arguments: tuple[str, ...], told: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_sweep(str(sweep), [])
+    ledger = Ledger(sweep.parent / "out" / "tiny")
+    ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
+    searcher = searcher_of(config)
+    for number in range(3):
+        own = ask(searcher)
+        status = TrialStatus.FAILED if number == 1 else TrialStatus.COMPLETE
+        metrics = {GAIN: 0.1 * number}
+        ledger.write_trial(trial(number, metrics, status, config=own.config, params=own.params))
+    assert run(sweep, "--dry-run", *arguments) == command_line.OK
+    out = re.sub("┏.*?┩", "", capsys.readouterr().out, flags=re.DOTALL)  # the columns' titles
+    shown = " ".join(out.replace("│", "|").split())
+    assert told in shown
+    assert ("optimizer steps" in shown) == ("none" not in told)
 
 
 def test_it_says_what_a_warm_start_takes_and_what_it_leaves_out(

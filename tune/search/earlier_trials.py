@@ -33,6 +33,9 @@ _FREE = {
     "deepspeed": {"config_file", "zero_stage", "offload_optimizer", "offload_parameters"},
 }
 
+# What `--retry-failed` runs again.
+RETRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
+
 
 @dataclass(frozen=True)
 class EarlierTrials:
@@ -50,12 +53,24 @@ class EarlierTrials:
     left_out: list[str]
     is_new: bool
 
+    def ended(self, retry_failed: bool) -> list[TrialRecord]:
+        """The sweep's own trials that count as they are."""
+        return [record for record in self.own if not _runs_again(record, retry_failed)]
+
+    def to_go_on(self, retry_failed: bool) -> list[TrialRecord]:
+        """The sweep's own trials that are run again, from their checkpoints."""
+        return [record for record in self.own if _runs_again(record, retry_failed)]
+
     def warm_start_in_words(self) -> list[str]:
         """How many trials the search starts from, and what it leaves out of those sweeps."""
         if not self.warm and not self.left_out:
             return []
         left_out = [f"warm_start: left out {reason}" for reason in self.left_out]
         return [f"warm_start: took {len(self.warm)} trial(s)", *left_out]
+
+
+def _runs_again(record: TrialRecord, retry_failed: bool) -> bool:
+    return record.status is TrialStatus.RUNNING or (retry_failed and record.status in RETRIED)
 
 
 def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str]) -> EarlierTrials:

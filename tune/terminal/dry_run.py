@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import yaml
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.table import Table
 
 from trainables.config import TrainConfig, TrialConfig
 from trainables.files.storage import Location, join
+from trainables.results.confirmation import planned_repeats
 from trainables.results.folder import SweepFolder
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
@@ -21,19 +23,55 @@ from tune.config.sweep_config import SweepConfig
 from tune.folder.input_files import digests
 from tune.search.earlier_trials import EarlierTrials, earlier_trials
 from tune.search.searcher import OptunaSearcher
-from tune.search.space import grid_size, planned_runs, planned_trials
+from tune.search.space import grid_size, planned_trials
 from tune.search.trials import make_trial, reason_against_slots
 
 _POINTS_SHOWN = 8
 
 
-def print_plan(config: SweepConfig, samples: int | None, output_dir: Location) -> None:
+@dataclass(frozen=True)
+class _Runs:
+    """The trials that a start of the command would run.
+
+    Attributes:
+        points: the first of them.
+        ended: how many trials of the sweep count as they are.
+        to_search: how many trials the search would run.
+        others: how many repeats would follow; the most there may be while the search goes on, as it
+            may find other winners.
+    """
+
+    points: list[TrialConfig]
+    ended: int
+    to_search: int
+    others: int
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.to_search + self.others
+
+    def in_words(self) -> str:
+        """Such as `10 trials have ended, 2 are to run`."""
+        ended = f"{self.ended} trial{'s have' if self.ended > 1 else ' has'} ended"
+        if not self.count:
+            return f"{ended}, none is to run"
+        if self.to_search and self.others:
+            return f"{ended}, {self.to_search} to run, then up to {self.others} repeats of winners"
+        return f"{ended}, {self.count} to run"
+
+
+def print_plan(
+    config: SweepConfig, samples: int | None, output_dir: Location, retry_failed: bool = False
+) -> None:
     """Print the resolved configuration, the first points, resources and an estimate.
 
     Args:
         config: the sweep.
         samples: number of samples that the data make; None if it is not known yet.
-        output_dir: searched for an earlier run of the sweep, whose times are used.
+        output_dir: searched for an earlier run of the sweep, whose trials are not run again, and
+            whose times are used.
+        retry_failed: whether those that failed are.
 
     Raises:
         UserError: the sweep cannot go on from that run, or start from those of `warm_start`.
@@ -42,11 +80,12 @@ def print_plan(config: SweepConfig, samples: int | None, output_dir: Location) -
     console = Console()
     plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     console.print(plan, markup=False, highlight=False, soft_wrap=True)
-    points = list(islice(_suggestions(config), min(_POINTS_SHOWN, config.budget.trials)))
-    console.print(_points_table(config, points))
+    runs = _runs(config, earlier, retry_failed)
+    console.print(_points_table(config, runs))
     console.print(memory_table(config))
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
-    lines += _estimate(config, points, samples, earlier.own)
+    if runs.points:
+        lines += _estimate(runs, samples, earlier.own)
     for line in [*earlier.warm_start_in_words(), *lines]:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
@@ -62,27 +101,44 @@ def _earlier_trials(config: SweepConfig, output_dir: Location) -> EarlierTrials:
     return EarlierTrials([], [], [], is_new=True)
 
 
-def _suggestions(config: SweepConfig) -> Any:
-    """Points that the search would suggest before any result is in."""
+def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _Runs:
+    ended = earlier.ended(retry_failed)
+    suggestions = _suggestions(config, earlier, retry_failed)
+    points = list(islice(suggestions, _POINTS_SHOWN))
+    to_search = planned_trials(config) - sum(record.confirms is None for record in ended)
+    if points and to_search > 0:
+        return _Runs(points, len(ended), to_search, planned_repeats(config.confirm))
+    return _Runs(points, len(ended), 0, len(points) + sum(1 for _ in suggestions))
+
+
+def _suggestions(
+    config: SweepConfig, earlier: EarlierTrials, retry_failed: bool
+) -> Iterator[TrialConfig]:
+    """Points that the search would suggest before any further result is in."""
     folder = SweepFolder(Path(config.name))
     searcher = OptunaSearcher(
         config,
         lambda number, params, attempt, seed: make_trial(
             config, config.name, folder, {}, number, params, attempt, seed
         ),
+        earlier.ended(retry_failed),
+        earlier.to_go_on(retry_failed),
+        earlier.warm,
     )
     while isinstance(suggestion := searcher.suggest(""), dict):
         yield TrialConfig.model_validate(suggestion["trial"])
 
 
-def _points_table(config: SweepConfig, points: list[TrialConfig]) -> Table:
-    table = Table(
-        title=f"first {len(points)} of {planned_trials(config)} trials{_left_out(config)}",
-        title_justify="left",
-    )
+def _points_table(config: SweepConfig, runs: _Runs) -> Table | str:
+    if not runs.points:
+        return runs.in_words()
+    title = f"first {len(runs.points)} of {runs.to_search} trials{_left_out(config)}"
+    if runs.ended:
+        title = f"{runs.in_words()}; the first {len(runs.points)}"
+    table = Table(title=title, title_justify="left")
     for heading in ("trial", "method", "rank", "alpha", "scaling", "learning rate", "batch"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
-    for point in points:
+    for point in runs.points:
         lora = point.lora
         table.add_row(
             str(point.number),
@@ -124,11 +180,9 @@ def _resources(config: SweepConfig) -> list[str]:
     return lines
 
 
-def _estimate(
-    config: SweepConfig, points: list[TrialConfig], samples: int | None, earlier: list[TrialRecord]
-) -> list[str]:
+def _estimate(runs: _Runs, samples: int | None, earlier: list[TrialRecord]) -> list[str]:
     lines = []
-    trials = planned_runs(config)
+    points, trials = runs.points, runs.count
     if samples is None:
         told = _evaluations(points[0].train)
         lines.append(f"estimate: {told} a trial; the rest is known once the data are tokenised")
@@ -137,10 +191,11 @@ def _estimate(
         mean = sum(steps) / len(steps)
         reports = points[0].train.evaluations(samples)
         each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
+        told = f"{trials} that are to run" if runs.ended else f"{trials} trials"
         seen = trials * sum(each) / len(each)
         lines.append(
             f"estimate: {samples} samples, about {mean:.0f} optimizer steps and {reports} "
-            f"evaluations a trial, {seen:,.0f} samples trained on in all {trials} trials"
+            f"evaluations a trial, {seen:,.0f} samples trained on in all {told}"
         )
     done = [r.seconds for r in earlier if r.status is TrialStatus.COMPLETE]
     if taken := [seconds for seconds in done if seconds is not None]:
