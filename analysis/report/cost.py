@@ -65,6 +65,14 @@ def _mean(group: Group, metric: str) -> float | None:
     return fmean(values) if values else None
 
 
+def counted(results: Results) -> str:
+    """Such as `10 trials and 4 repeats`."""
+    searched = len(results.search_trials)
+    repeats = sum(len(sweep.trials) for sweep in results.sweeps) - searched
+    told = f"{searched} trial{'s' if searched != 1 else ''}"
+    return f"{told} and {repeats} repeat{'s' if repeats > 1 else ''}" if repeats else told
+
+
 def gpu_hours(results: Results) -> float:
     """GPU-hours of training and evaluation of all trials, including failed ones and repeats."""
     return sum(sum(_values(sweep.trials, GPU_HOURS)) for sweep in results.sweeps)

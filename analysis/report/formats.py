@@ -10,7 +10,7 @@ from analysis.frame import describe_metrics, trials_frame
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
 from analysis.report.charts import finite
-from analysis.report.cost import failures, gpu_hours, number
+from analysis.report.cost import counted, failures, gpu_hours, number
 from analysis.results import Results
 from analysis.sweeps import notices
 
@@ -77,7 +77,7 @@ def as_markdown(results: Results) -> str:
         for failure in failures(results)
     ] or ["Nothing."]
     hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
-    lines += ["", f"{len(trials_frame(results.sweeps))} trials, {hours}."]
+    lines += ["", f"{counted(results)}, {hours}."]
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,15 @@ from analysis.conclusions import conclude
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, cell_text, paper_table, summary_texts
 from analysis.report.answer import answer
 from analysis.report.charts import Figure
-from analysis.report.cost import cost_figure, costs, failures, gpu_hours, number, trial_hours
+from analysis.report.cost import (
+    cost_figure,
+    costs,
+    counted,
+    failures,
+    gpu_hours,
+    number,
+    trial_hours,
+)
 from analysis.report.curves import curves_figure
 from analysis.report.inside import inside_figures
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
@@ -91,6 +99,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "gpu_hours": gpu_hours(results),
         "trial_hours": trial_hours(results),
         "failures": failures(results),
+        "counted": counted(results),
         "trials": [
             (results.name(record), setting_in_full(record), status_in_full(record.status), record)
             for sweep in results.sweeps

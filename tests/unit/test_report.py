@@ -445,6 +445,7 @@ def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):
     page = Page(render(Results(open_sweeps([folder]))))
     assert f"over seeds: 0.650 ({low:.3f} to {high:.3f}, n = 2), 1 of 3 diverged" in page.text
     assert "taken from several by its very means over seeds" in page.text
+    assert page.text.count("1 trial and 3 repeats") == 3  # at the top, of the cost, of the table
 
 
 def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_path):
