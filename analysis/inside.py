@@ -38,7 +38,8 @@ def look_inside(
         seen: called after each trial.
 
     Raises:
-        UserError: no sweep in the folder, no such trial, or the base model cannot be loaded.
+        UserError: no sweep in the folder, no such trial, the base model cannot be loaded, or the
+            folder cannot be written to.
     """
     from trainables.inside.inspection import inspect_trial
 

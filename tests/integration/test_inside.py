@@ -354,6 +354,22 @@ def test_command_shows_what_it_found(
     assert "holds no sweep" in capsys.readouterr().err
 
 
+def test_a_folder_that_cannot_be_written_to_is_told_before_the_work(
+    finished: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copied = tmp_path / "copied"
+    shutil.copytree(finished, copied, ignore=shutil.ignore_patterns("inside"))
+    (copied / "inside").touch()  # where the folder belongs; root may write to any folder
+    monkeypatch.setattr(inspection, "_inspect_matrices", lambda *_: pytest.fail("has worked"))
+    for number in ("0", "4"):
+        assert main(["inside", str(copied), "--trials", number]) == 2
+        told = f"error: SWEEP_DIR: cannot write to {copied / 'inside'}: "
+        assert capsys.readouterr().err.startswith(told)
+
+
 def test_notable_trials_are_the_default(finished: Path, records: list[Any]) -> None:
     numbers = [record.number for record in look_inside(finished)]
     assert 2 in numbers  # the only full fine-tuning

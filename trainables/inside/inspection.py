@@ -56,7 +56,8 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     needed it yet; a forward pass of base and tuned model over 64 prompts.
 
     Raises:
-        UserError: the base model cannot be loaded, or the trial's record is damaged.
+        UserError: the base model cannot be loaded, the trial's record is damaged, or what was found
+            cannot be written.
         FileNotFoundError: there is no such trial.
     """
     ledger, folder = Ledger(sweep_dir), InsideFolder(sweep_dir)
@@ -73,6 +74,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         found = None
     elif not found.reason and found.activations_version == _ACTIVATIONS_VERSION:
         return found
+    folder.check(number)
     started = time.time()
     seen: dict[str, Any] = {"key": key, "activations_version": _ACTIVATIONS_VERSION}
     try:

@@ -5,11 +5,15 @@ It is derived from the trial's weights and the base model, and derived again if 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from pydantic import ValidationError
 
 from trainables.config import Frozen, TrialConfig
+from trainables.errors import Fault, UserError
 from trainables.files.disk import write_whole
 
 SCHEMA_VERSION = 1
@@ -166,9 +170,34 @@ class InsideFolder:
         """The output of a worker that inspected the trial."""
         return self.root / f"{number:04d}" / "inside.log"
 
+    def check(self, number: int) -> None:
+        """Check that a trial's record can be written, before the work whose result it holds.
+
+        Raises:
+            UserError: it cannot.
+        """
+        with self._writing():
+            place = self.record_json(number).parent
+            place.mkdir(parents=True, exist_ok=True)
+            TemporaryFile(dir=place).close()
+
     def write(self, record: InsideRecord) -> None:
-        """Create or replace a trial's record."""
-        write_whole(self.record_json(record.number), record.model_dump_json(indent=1))
+        """Create or replace a trial's record.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        with self._writing():
+            write_whole(self.record_json(record.number), record.model_dump_json(indent=1))
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            rule = f"cannot write to {self.root}: {error.strerror or error}"
+            remedy = "make room or make it writable, or look inside a copy of the sweep"
+            raise UserError([Fault("SWEEP_DIR", rule, remedy)]) from error
 
     def read(self, number: int) -> InsideRecord | None:
         """A trial's record; None if there is none that this version can read."""
