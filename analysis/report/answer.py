@@ -112,8 +112,9 @@ def _over_seeds(repeats: list[TrialRecord], metric: str) -> str | None:
     values = metrics_over(repeats).get(metric, [])
     told = []
     if values:
-        interval = _range(over_seeds(values), metric) or "n = 1"
-        told.append(f"{_written(metric, fmean(values))} ({interval})")
+        interval = over_seeds(values)
+        possible = interval and interval.within(-1 if metric == FORGETTING_MEAN else 0, 1)
+        told.append(f"{_written(metric, fmean(values))} ({_range(possible, metric) or 'n = 1'})")
     if lost := diverged(repeats):
         told.append(f"{lost} of {len(repeats)} diverged")
     return ", ".join(told) or None

@@ -40,6 +40,10 @@ class Interval:
         """The interval, extended to 0 if that is outside."""
         return replace(self, low=min(self.low, 0.0), high=max(self.high, 0.0))
 
+    def within(self, low: float, high: float) -> Interval:
+        """The part of the interval within the values that its quantity can take."""
+        return replace(self, low=max(self.low, low), high=min(self.high, high))
+
     def negated(self) -> Interval:
         """The interval of the negated quantity."""
         return replace(self, estimate=-self.estimate, low=-self.high, high=-self.low)
