@@ -30,11 +30,9 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
         kind: one of `FORMATS`; default the file's suffix, else html.
 
     Raises:
-        UserError: as `open_sweeps`, or the file cannot be written.
+        UserError: as `open_sweeps`, or the file's suffix is of no format, or it cannot be written.
     """
-    if kind is None:
-        suffix = file.suffix.removeprefix(".").lower() if file else ""
-        kind = suffix if suffix in FORMATS else "html"
+    kind = kind or _kind_of(file)
     results = Results(open_sweeps(sweep_dirs))
     if file is None:
         first = sweep_dirs[0]
@@ -48,3 +46,12 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
     except OSError as error:
         raise UserError([Fault("--to", f"cannot write {file}: {error.strerror}")]) from error
     return file
+
+
+def _kind_of(file: Path | None) -> str:
+    suffix = file.suffix.removeprefix(".").lower() if file and not file.is_dir() else ""
+    if suffix and suffix not in FORMATS:
+        known = ", ".join(f".{kind}" for kind in FORMATS)
+        rule = f"must end in one of {known}, got {file}"
+        raise UserError([Fault("--to", rule, "or give --format")])
+    return suffix or "html"

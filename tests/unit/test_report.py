@@ -499,6 +499,13 @@ def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path,
     assert (tmp_path / "report.html").exists()
     assert main(["report", str(folder), "--to", str(folder / "sweep.json" / "r.md")]) == 2
     assert "error: --to: cannot write" in capsys.readouterr().err
+    pdf = tmp_path / "r.pdf"
+    assert main(["report", str(folder), "--to", str(pdf)]) == 2
+    told = f"--to: must end in one of .html, .md, .csv, .json, got {pdf}; or give --format"
+    assert told in capsys.readouterr().err
+    assert not pdf.exists()
+    assert main(["report", str(folder), "--to", str(tmp_path / "r.txt"), "--format", "md"]) == 0
+    capsys.readouterr()
     assert main(["report", str(tmp_path)]) == 2
     assert capsys.readouterr().err == (
         f"error: SWEEP_DIR: holds no sweep: {tmp_path}; "
