@@ -383,6 +383,13 @@ def test_a_value_that_replaces_a_list_is_looked_for_in_its_own_file(write: Write
     assert (fault.field, fault.location) == ("search.lora.rank.0", f"{file}:4")
 
 
+def test_a_folder_is_said_to_be_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError) as caught:
+        load_sweep(str(tmp_path), [])
+    told = f"SWEEP: must be a YAML file, is a folder: {tmp_path}; bundled sweeps: "
+    assert str(caught.value).startswith(told)
+
+
 def test_extending_in_a_circle_or_what_is_not_there_is_a_fault(write: Write) -> None:
     write("extends: two.yaml\n", "one.yaml")
     two = write("extends: one.yaml\n", "two.yaml")

@@ -99,7 +99,9 @@ def _find(name_or_path: str, folder: Path, field: str) -> Path:
         near = [str(asked.with_name(n)) for n in get_close_matches(asked.name, beside, 1, 0.7)]
         near = near or get_close_matches(asked.stem, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
-        raise UserError([Fault(field, f"no such file or bundled sweep: {name_or_path}", hint)])
+        missing, folder_given = "no such file or bundled sweep", "must be a YAML file, is a folder"
+        rule = folder_given if path.is_dir() else missing
+        raise UserError([Fault(field, f"{rule}: {name_or_path}", hint)])
     return path
 
 
