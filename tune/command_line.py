@@ -110,6 +110,8 @@ def _parser() -> argparse.ArgumentParser:
 def _overrides(options: argparse.Namespace) -> list[str]:
     overrides: list[str] = list(options.overrides)
     if options.num_trials is not None:
+        if options.num_trials < 1:
+            raise UserError([Fault("--num-trials", f"must be >= 1, got {options.num_trials}")])
         overrides.append(f"budget.trials={options.num_trials}")
     if options.max_gpus is not None:
         overrides.append(f"resources.max_gpus={options.max_gpus}")

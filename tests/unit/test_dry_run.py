@@ -348,7 +348,7 @@ BAD: dict[str, Any] = {
         ["--set", "model.name=package://no_such_package/m"],
         "model.name: package 'no_such_package' is not installed",
     ),
-    "no trials": (["--num-trials", "0"], "budget.trials: must be >= 1, got 0"),
+    "no trials": (["--num-trials", "0"], "--num-trials: must be >= 1, got 0"),
 }
 
 
