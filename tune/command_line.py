@@ -141,7 +141,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         _cleared_on_fault(ledger, options.output_dir, lock, is_new),
         _mirrored(ledger, lock),
         chatter_to(ledger.folder.log) as console,
-        ray_cluster(options.address, lambda: _end_without_head(console)),
+        ray_cluster(options.address, lambda: _end_without_head(console, options.address)),
     ):
         base_cache = join(options.output_dir, ".base")
         sweep = Sweep(config, location, base_cache, options.retry_failed, may_write=lock.check)
@@ -159,13 +159,17 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     return OK if complete else NOTHING_COMPLETED
 
 
-def _end_without_head(console: Console) -> None:
-    """Report it and exit at once: calls into Ray may block forever. The ledger is intact."""
+def _end_without_head(console: Console, address: str | None) -> None:
+    """Report it and exit at once: calls into Ray may block forever. The ledger is intact.
+
+    Without an address the command itself had started Ray.
+    """
+    if address is None:
+        told = "Ray, started by this command, answers no more; the same command starts it again and"
+    else:
+        told = "the cluster's head answers no more; start the cluster again, then the same command"
     console.show_cursor()
-    console.print(
-        "\nerror: the cluster's head answers no more; start the cluster again, then the same "
-        "command goes on where it stopped"
-    )
+    console.print(f"\nerror: {told} goes on where it stopped", soft_wrap=True)
     os._exit(HEAD_LOST)
 
 

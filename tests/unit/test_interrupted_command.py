@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
 from ray.tune import TuneError
+from rich.console import Console
 
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger, cannot_write
@@ -27,6 +29,26 @@ def test_it_says_that_the_same_command_goes_on(
     monkeypatch.setattr(command_line, "load_sweep", interrupted)
     assert command_line.main(["quickstart"]) == command_line.INTERRUPTED
     assert capsys.readouterr().err == "interrupted; the same command goes on\n"
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (None, "Ray, started by this command, answers no more; the same command starts it again"),
+        ("auto", "the cluster's head answers no more; start the cluster again, then the same"),
+    ],
+)
+def test_without_a_head_it_says_what_to_start_again(
+    address: str | None, told: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(os, "_exit", codes.append)
+    console = Console()
+    with console.capture() as captured:
+        command_line._end_without_head(console, address)
+    assert captured.get().startswith(f"\nerror: {told}")
+    assert captured.get().endswith(" goes on where it stopped\n")
+    assert codes == [command_line.HEAD_LOST]
 
 
 @pytest.mark.parametrize(
