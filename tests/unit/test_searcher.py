@@ -100,6 +100,18 @@ def test_a_genetic_search_rebuilt_from_records_goes_on_as_the_uninterrupted_one(
     assert points([*whole[:done], *after]) == points(whole)
 
 
+@pytest.mark.parametrize("done", [80, 81])
+def test_a_genetic_search_with_ties_goes_on_as_the_uninterrupted_one(done: int) -> None:
+    def graded(trial: TrialConfig) -> Ending:
+        status, metrics = judge(trial)
+        return status, {key: round(20 * value) / 20 for key, value in metrics.items()}
+
+    config = sweep("nsga2", trials=100)
+    whole = run(searcher_of(config), graded)
+    after = run(searcher_of(config, finished=whole[:done]), graded)
+    assert points([*whole[:done], *after]) == points(whole)
+
+
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_what_was_interrupted_runs_again_first_and_the_rest_is_as_if_it_never_was(
     sampler: str,

@@ -161,15 +161,16 @@ class Study:
         )
 
     def _choose_parents(self) -> None:
-        """Have NSGA-II choose a generation's parents before it asks for them.
+        """Have NSGA-II choose each generation's parents before it asks for them.
 
-        It lists them by rank where it has just chosen them and by number from then on: its first
-        child would be another after a restart.
+        It lists them by rank where it has just chosen them and by number from then on: after a
+        restart its first child would be another, and of those that tie others would be chosen.
         """
         sampler = self.optuna.sampler
         if isinstance(sampler, optuna.samplers.NSGAIISampler):
-            (generation,) = self._generation().values()
-            sampler.get_parent_population(self.optuna, generation)
+            (newest,) = self._generation().values()
+            for generation in range(1, newest + 1):  # each is chosen from the one before
+                sampler.get_parent_population(self.optuna, generation)
 
     def _generation(self) -> dict[str, int]:
         """The generation NSGA-II would assign to the next trial; records do not hold it."""
