@@ -276,6 +276,7 @@ def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
     assert entity() == "team"
     monkeypatch.setenv("WANDB_ENTITY", "me")
     assert entity() == "team"
+    assert entity("--set", "wandb.mode=disabled") == "team"
     assert entity("--set", "wandb.entity=others") == "others"
 
 

@@ -23,11 +23,11 @@ def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     Raises:
         UserError: W&B takes no project of that name.
     """
-    if (config.wandb.mode or os.environ.get("WANDB_MODE")) == "disabled":
-        return config
-    # W&B starts with no wrong project, even if it is not used.
-    found = {"project": _project_of_environment(), "entity": os.environ.get(_ENTITY)}
-    found |= _recorded(config.name, output_dir)
+    found: dict[str, str | None] = {}
+    if (config.wandb.mode or os.environ.get("WANDB_MODE")) != "disabled":
+        # W&B starts with no wrong project, even if it is not used.
+        found = {"project": _project_of_environment(), "entity": os.environ.get(_ENTITY)}
+    found |= {field: value for field, value in _recorded(config.name, output_dir).items() if value}
     given = config.wandb.model_fields_set
     update = {field: value for field, value in found.items() if value and field not in given}
     return config.model_copy(update={"wandb": config.wandb.model_copy(update=update)})
