@@ -52,7 +52,7 @@ class _Runs:
         return self.to_search + self.others
 
     def in_words(self) -> str:
-        """Such as `10 trials have ended, 2 are to run`."""
+        """Such as `10 trials have ended, 2 to run`."""
         ended = f"{self.ended} trial{'s have' if self.ended > 1 else ' has'} ended"
         if not self.count:
             return f"{ended}, none is to run"
@@ -106,6 +106,8 @@ def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _R
     suggestions = _suggestions(config, earlier, retry_failed)
     points = list(islice(suggestions, _POINTS_SHOWN))
     to_search = planned_trials(config) - sum(record.confirms is None for record in ended)
+    if len(points) < min(to_search, _POINTS_SHOWN):  # the budget is spent: no more is drawn
+        return _Runs(points, len(ended), len(points), 0)
     if points and to_search > 0:
         return _Runs(points, len(ended), to_search, planned_repeats(config.confirm))
     return _Runs(points, len(ended), 0, len(points) + sum(1 for _ in suggestions))
