@@ -105,9 +105,8 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         rows = _rendered(data, "validation_path")
         held_out, more = _usable(tokenizer, data, rows, data.validation_path)
         unusable += more
-        asked = [*_shuffled(held_out, seed), *_shuffled(made, seed)]
     else:
-        asked = made = _shuffled(made, seed)
+        made = _shuffled(made, seed)
         count = min(round(len(made) * data.validation_fraction), len(made) - 1)
         held_out, made = made[:count], made[count:]
     train, validation = _joined(made), _joined(held_out)
@@ -120,7 +119,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         train=samples,
         validation=validation.samples,
         skipped=train.longer,
-        prompts=_joined(asked).prompts,
+        prompts=[*_shuffled(validation.prompts, seed), *_shuffled(train.prompts, seed)],
         replayed=len(replayed.samples),
         replay_distinct=replayed.distinct,
         replay_skipped=replayed.longer,
