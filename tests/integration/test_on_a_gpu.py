@@ -157,7 +157,7 @@ def test_a_training_takes_the_memory_that_is_forecast(
     assert torch.cuda.max_memory_allocated() == pytest.approx(
         estimate.tensors, rel=TOLERANCE_OF_MEMORY
     )
-    assert last.metrics[MAX_RESERVED] < estimate.peak
+    assert last.metrics[MAX_RESERVED] * 2**30 < estimate.peak
 
 
 def test_slots_take_one_base_and_each_what_an_adapter_does(
