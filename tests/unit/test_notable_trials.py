@@ -84,8 +84,16 @@ def test_one_bad_trial_does_not_change_what_is_the_best_of_a_rank(tmp_path: Path
         results = Results(open_sweeps([folder]))
         results.goals, results.complete = GOALS, records
         assert results.nearest_to_ideal([knee, others[0]]) is knee
-    full = [scored(number, None, *scores) for number, scores in ((4, (0.6, 0.02)), (5, (0.7, 0.1)))]
-    assert 4 in notable_trials(GOALS, [*others, *bad, *full])
+        # Two behind the front, of which only the better is notable.
+        full = [scored(4, None, 0.59, 0.03), scored(5, None, 0.69, 0.11)]
+        assert {4, 5} & set(notable_trials(GOALS, [*records, *full])) == {4}
+
+
+def test_among_trials_beyond_a_constraint_the_better_one_is_the_better_trade_off() -> None:
+    goals = sweep_config(constraints=[f"{LOSS} <= 0.05"])
+    within = [scored(0, 4, 0.5, 0.0), scored(1, 4, 0.6, 0.04), scored(2, 2, 0.4, -0.01)]
+    beyond = [scored(3, 16, 0.6, 0.12), scored(4, 16, 0.9, 0.1)]
+    assert best_trade_off(goals, beyond, objective_ranges(goals, within)) is beyond[1]
 
 
 def test_where_the_whole_front_is_alike_what_is_behind_it_is_still_compared() -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
 from trainables.config import ROLES, Frozen, Objective
-from trainables.metric_keys import FORGETTING_MEAN, role_mean
+from trainables.metric_keys import FORGETTING_MEAN, role_mean, task_flips
 from trainables.results.records import TrialRecord, TrialStatus
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -178,12 +178,27 @@ def _standard_error(metric: str, record: TrialRecord) -> float:
     """That of a mean over a role's tasks, from their own; 0 where it is not known."""
     metrics = record.last.metrics if record.last else {}
     role = _ROLE_OF.get(metric)
-    errors = [
-        value
-        for key, value in metrics.items()
-        if key.startswith(f"{role}/") and key.endswith("_stderr")
-    ]
+    errors = []
+    for key, error in metrics.items():
+        if key.startswith(f"{role}/") and key.endswith("_stderr"):
+            paired = metric == FORGETTING_MEAN
+            errors.append(error * (_share_of_error(metrics, key) if paired else 1.0))
     return math.hypot(*errors) / len(errors) if errors else 0.0
+
+
+def _share_of_error(metrics: Mapping[str, float], key: str) -> float:
+    """The standard error of a task's difference from the base, as a share of its score's own.
+
+    The base answers the same items, of which few may differ: where a share f is forgotten, g gained
+    and p right, it is sqrt((f + g - (f - g)^2) / (p (1 - p))). 1 where flips are not known.
+    """
+    task, _, _ = key.partition("/")[2].rpartition("/")
+    score = metrics.get(key.removesuffix("_stderr"))
+    forgotten = metrics.get(task_flips(task, "forgotten"))
+    gained = metrics.get(task_flips(task, "gained"))
+    if score is None or forgotten is None or gained is None or not 0 < score < 1:
+        return 1.0
+    return math.sqrt((forgotten + gained - (forgotten - gained) ** 2) / (score * (1 - score)))
 
 
 def distance_to_ideal(
@@ -211,5 +226,10 @@ def best_trade_off(
         trials: complete ones with every objective; at least one.
         ranges: see `objective_ranges`.
     """
-    feasible = [record for record in trials if is_feasible(goals, record)]
-    return min(feasible or trials, key=lambda r: (distance_to_ideal(goals, r, ranges), r.number))
+    taken = [record for record in trials if is_feasible(goals, record)] or list(trials)
+    # Those that break a constraint may be better than the best of the ranges.
+    reached = objective_ranges(goals, taken)
+    wider = [
+        (min(best, own), worst) for (best, worst), (own, _) in zip(ranges, reached, strict=True)
+    ]
+    return min(taken, key=lambda record: (distance_to_ideal(goals, record, wider), record.number))
