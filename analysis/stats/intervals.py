@@ -170,9 +170,10 @@ def bootstrap_mean(
     Args:
         values_by_task: for each task, the values of its items; numbers of items may differ.
         weights: of the tasks, with a sum of 1; by default all the same.
-        bounds: the smallest and largest value an item can have. In tasks whose items are all alike
-            the bootstrap has nothing to vary; the interval then allows for unseen items, each as
-            far off as possible (`_unseen`), independently of the other tasks.
+        bounds: the smallest and largest value an item can have. The bootstrap varies only what it
+            has seen, which is nothing where all items are alike and little where nearly all are;
+            the interval then also allows for unseen items, each as far off as possible
+            (`_unseen`), as errors that are independent add up.
         seed: of the draws.
         level: confidence level in (0, 1).
         resamples: number of draws.
@@ -190,9 +191,8 @@ def bootstrap_mean(
         further = NormalDist().inv_cdf(tail) / NormalDist().inv_cdf(drawn)
         low, high = (mean + (end - mean) * further for end in (low, high))
     if bounds:
-        alike = [(w, a) for w, a in weighted if (a == a[0]).all()]
-        below = _unseen([(a.size, w * (float(a[0]) - bounds[0])) for w, a in alike], tail)
-        above = _unseen([(a.size, w * (bounds[1] - float(a[0]))) for w, a in alike], tail)
+        below = _unseen([(a.size, w * (float(a.mean()) - bounds[0])) for w, a in weighted], tail)
+        above = _unseen([(a.size, w * (bounds[1] - float(a.mean()))) for w, a in weighted], tail)
         low = max(mean - math.hypot(mean - low, below), bounds[0])
         high = min(mean + math.hypot(high - mean, above), bounds[1])
     return Interval(mean, low, high, sum(a.size for _, a in weighted))
@@ -319,4 +319,5 @@ def difference_over_seeds(one: Sequence[float], other: Sequence[float]) -> Inter
         return None
     difference = first.estimate - second.estimate
     half = math.hypot(first.high - first.estimate, second.high - second.estimate)
-    return Interval(difference, difference - half, difference + half, first.n + second.n)
+    found = Interval(difference, difference - half, difference + half, first.n + second.n)
+    return found.within(-1, 1)
