@@ -16,7 +16,7 @@ from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
 from trainables.config import Role
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, RETENTION_ACC
 from trainables.results.items import PairedItem, pair_items
 from trainables.results.pareto import (
     best_trade_off,
@@ -40,6 +40,7 @@ _ROLE_OF: dict[str, Role] = {
     IN_DOMAIN_ACC: "in_domain",
     OOD_ACC: "ood",
     FORGETTING_MEAN: "retention",
+    RETENTION_ACC: "retention",
 }
 Weighted = tuple[list[NDArray[np.float64]], list[float]]
 
@@ -58,6 +59,7 @@ class Comparison:
         picked_from: number of comparisons that this is the best of; the interval and the p-value
             hold for all of them at once (Bonferroni).
         seeds: the same difference over both models' repeats with other seeds; None without those.
+        diverged: how many repeats of the two are not in that, as they diverged.
     """
 
     difference: Interval
@@ -66,6 +68,7 @@ class Comparison:
     differing: int
     picked_from: int = 1
     seeds: Interval | None = None
+    diverged: int = 0
 
     @property
     def is_shown(self) -> bool:
@@ -74,8 +77,8 @@ class Comparison:
 
     @property
     def _is_repeated(self) -> bool:
-        if self.seeds is None:
-            return True
+        if self.diverged or self.seeds is None:
+            return not self.diverged
         is_more = self.difference.estimate > 0
         return self.seeds.low > 0 if is_more else self.seeds.high < 0
 

@@ -100,7 +100,7 @@ def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
         interval = results.interval(
             recommendation.trial, constraint.metric, len(results.candidates)
         )
-        if interval and not (constraint.holds(interval.low) and constraint.holds(interval.high)):
+        if interval and constraint.holds(interval.low) != constraint.holds(interval.high):
             told.append(str(constraint))
     if not told:
         return ""

@@ -10,13 +10,9 @@ import pytest
 from scipy.stats import binomtest
 from synthetic_sweep import SyntheticSweep
 
-from analysis.conclusions import (
-    Conclusion,
-    _forgetting_and_step_size,
-    _rank_that_suffices,
-    _trend_over_ranks,
-    conclude,
-)
+from analysis.conclusions import Conclusion, conclude
+from analysis.conclusions.comparisons import rank_that_suffices
+from analysis.conclusions.trends import forgetting_and_step_size, trend_over_ranks
 from analysis.paper_table import paper_table
 from analysis.report.page import render
 from analysis.report.ranks import rank_figure, rate_figure
@@ -83,7 +79,7 @@ def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine
 def test_what_is_said_of_a_sweep_is_what_is_said_of_it_alone(results):
     """Pooled, trials of one rank but of two sweeps would be tested as if alike."""
     told = [(c.statement, c.evidence) for c in conclude(results)]
-    for make in (_forgetting_and_step_size, _trend_over_ranks, _rank_that_suffices):
+    for make in (forgetting_and_step_size, trend_over_ranks, rank_that_suffices):
         for sweep in results.sweeps:
             alone = Results([sweep])
             for one in make(alone, alone.sweeps[0]):

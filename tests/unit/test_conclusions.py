@@ -10,7 +10,8 @@ import pytest
 import scipy.stats
 from synthetic_sweep import SyntheticSweep
 
-from analysis.conclusions import NEGLIGIBLE, conclude
+from analysis.conclusions import conclude
+from analysis.conclusions.comparisons import NEGLIGIBLE
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings import importance_figure
@@ -130,7 +131,10 @@ def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_pa
     told = Results(open_sweeps([tmp_path]))
     for over in ("learning rate x scale", "rank at equal or similar learning rate"):
         trend = found(told, f"No trend of forgetting with {over} is shown.")
-        assert (trend.evidence, trend.verdict) == ("all alike, n = 16 LoRA trials", "open")
+        assert (trend.evidence, trend.verdict) == (
+            "no two trials that compare differ in both, n = 16 LoRA trials",
+            "open",
+        )
 
 
 def test_a_trend_over_ranks_is_seen_beside_what_learning_rates_do(tmp_path):
@@ -178,6 +182,7 @@ def test_equal_trials_cannot_be_told_apart(tmp_path):
         ((0.4, 0.45, 0.42), "gains less"),
         ((0.1, 0.6, 0.4), "cannot be told apart"),
         ((0.1, 0.1, 0.1), "cannot be told apart"),
+        ((0.4, 0.45, None), "cannot be told apart"),
     ],
 )
 def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_path, of_lora, told):
@@ -187,11 +192,12 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
     for trial, values in ((full, (0.2, 0.23, 0.21)), (lora, of_lora)):
         for index, value in enumerate(values):
             number = 100 + 10 * trial.number + index
-            metrics = {**trial.last.metrics, IN_DOMAIN_ACC: value}
+            metrics = {**trial.last.metrics, IN_DOMAIN_ACC: value or 0.0}
             config = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
             repeat = {
                 "config": trial.config.model_copy(update=config),
                 "confirms": trial.number,
+                "status": TrialStatus.DIVERGED if value is None else TrialStatus.COMPLETE,
                 "last": trial.last.model_copy(update={"metrics": metrics}),
             }
             ledger.write_trial(trial.model_copy(update=repeat))
@@ -204,7 +210,8 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
     assert told in conclusion.statement
     assert conclusion.verdict == ("shown" if told == "gains less" else "open")
     assert "full fine-tuning minus LoRA, one run of each, -" in conclusion.evidence
-    assert conclusion.evidence.endswith(", n = 6 repeats") == bool(of_lora)
+    assert (", n = 6 repeats" in conclusion.evidence) == (len(of_lora) == 3 and None not in of_lora)
+    assert ("; repeats that diverged: 1" in conclusion.evidence) == (None in of_lora)
 
 
 def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):

@@ -9,11 +9,11 @@ import pytest
 from scipy.stats import binomtest
 from synthetic_sweep import TASKS, SyntheticSweep
 
-from analysis.conclusions import (
-    Conclusion,
-    _full_against_lora,
-    _rank_that_suffices,
-    _recommended_against_base,
+from analysis.conclusions import Conclusion
+from analysis.conclusions.comparisons import (
+    full_against_lora,
+    rank_that_suffices,
+    recommended_against_base,
 )
 from analysis.paper_table import paper_table
 from analysis.report.answer import answer
@@ -66,8 +66,8 @@ def test_the_best_of_many_trials_that_learnt_nothing_is_not_shown_to_have_learnt
     recommended, full = 0, 0
     for seed in range(SWEEPS):
         results = Drawn(sweep, seed)
-        recommended += any(c.verdict == "shown" for c in _recommended_against_base(results))
-        told = _full_against_lora(results, results.sweeps[0])
+        recommended += any(c.verdict == "shown" for c in recommended_against_base(results))
+        told = full_against_lora(results, results.sweeps[0])
         in_domain = [c for c in told if "in the domain" in c.statement]
         full += any(c.verdict == "shown" for c in in_domain)
     assert recommended <= 0.05 * SWEEPS
@@ -89,7 +89,7 @@ def test_the_accuracies_of_the_best_of_many_trials_have_intervals_that_hold_for_
 def test_the_evidence_says_what_the_trial_was_picked_from_and_holds_for_all_of_them(sweep):
     results = Drawn(sweep, seed=0)
     trial = results.recommendation.trial
-    [gain, _] = _recommended_against_base(results)
+    [gain, _] = recommended_against_base(results)
     assert gain.evidence.endswith("; best of 40 trials, picked on these items")
     assert gain.evidence.startswith("simultaneous 95 % interval of the gain ")
     plain = results.compare(trial, None, ["sums"])
@@ -101,7 +101,7 @@ def test_the_evidence_says_what_the_trial_was_picked_from_and_holds_for_all_of_t
     assert (picked.difference.low, picked.difference.high) == pytest.approx((wide.low, wide.high))
     assert picked.difference.low < plain.difference.low
     assert picked.difference.high > plain.difference.high
-    [of_full, *_] = _full_against_lora(results, results.sweeps[0])
+    [of_full, *_] = full_against_lora(results, results.sweeps[0])
     assert "best of 1 full and of 39 LoRA trials" in of_full.evidence
 
 
@@ -113,7 +113,7 @@ def test_trials_that_their_scores_stopped_early_are_among_those_picked_from(tmp_
     results = Results(open_sweeps([written]))
     assert len(results.complete) == 10
     trial = results.recommendation.trial
-    for told in _recommended_against_base(results):
+    for told in recommended_against_base(results):
         assert told.evidence.endswith("; best of 40 trials, picked on these items")
     numbers = [number.interval for number in answer(results).numbers]
     assert all(told.endswith("simultaneous over 40 trials") for told in numbers)
@@ -126,7 +126,7 @@ def test_trials_that_their_scores_stopped_early_are_among_those_picked_from(tmp_
     adjusted = dict(zip(discordant, holm([min(1.0, 40 * p) for p in raw]), strict=True))
     assert {f.task: f.p_value for f in flips(results, trial)} == pytest.approx(adjusted)
     assert [row.trials for row in paper_table(results).rows] == [0, 32, 8]
-    [of_full, *_] = _full_against_lora(results, results.sweeps[0])
+    [of_full, *_] = full_against_lora(results, results.sweeps[0])
     assert "best of 8 full and of 32 LoRA trials" in of_full.evidence
 
 
@@ -150,7 +150,7 @@ def test_the_bars_on_curves_over_ranks_hold_for_all_trials_that_each_best_was_pi
 
 def test_one_trial_was_not_picked(sweep):
     alone = Sweep(sweep.ledger, sweep.record, sweep.base, sweep.trials[1:2])
-    [gain, _] = _recommended_against_base(Drawn(alone, seed=0))
+    [gain, _] = recommended_against_base(Drawn(alone, seed=0))
     assert gain.evidence.startswith("95 % interval ")
     assert "picked" not in gain.evidence
     assert "Bonferroni" not in gain.evidence
@@ -175,7 +175,7 @@ def test_p_values_are_not_bounded_by_the_number_of_draws():
 
 
 def suffices(results: Results) -> Conclusion:
-    [conclusion] = _rank_that_suffices(results, results.sweeps[0])
+    [conclusion] = rank_that_suffices(results, results.sweeps[0])
     return conclusion
 
 

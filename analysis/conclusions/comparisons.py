@@ -1,31 +1,23 @@
-"""What the data say: sentences with their evidence, or with what is missing.
-
-No sentence is written by hand for a sweep; each comes with the numbers that selected it.
-p-values over trials are indicative: a sampler that learns from results does not draw at random.
-"""
+"""Conclusions on the best trials: against the base, between ranks, methods and sweeps."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
+from analysis.conclusions.conclusion import Conclusion, p_text
 from analysis.results import Comparison, Results
 from analysis.stats.intervals import items_needed, upper_bound
-from analysis.stats.trends import Trend, alike, jonckheere, spearman
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.repeats import LEVEL
-from trainables.results.wording import NAMES, SCORES, method_name, points, rate
+from trainables.results.repeats import LEVEL, diverged
+from trainables.results.wording import method_name, points
 
 NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""
-_FEWEST_RANKS = 3
-_FEWEST_TRIALS = 8
-_ALIKE = 4  # trials of similar learning rate, where each has its own
+FEWEST_RANKS = 3
 
 _ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
     ("retention", FORGETTING_MEAN, ("forgets less", "forgets more"), "on the retention tasks"),
@@ -33,56 +25,9 @@ _ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
     ("ood", OOD_ACC, ("is better", "is worse"), "out of the domain"),
 )
 
-Verdict = Literal["shown", "open", "too few data"]
 
-
-@dataclass(frozen=True)
-class Conclusion:
-    """One sentence and its evidence.
-
-    Attributes:
-        verdict: `open` if the data do not decide, `too few data` if they cannot.
-    """
-
-    statement: str
-    evidence: str
-    verdict: Verdict = "shown"
-
-
-def conclude(results: Results) -> list[Conclusion]:
-    """Every conclusion that the tasks and methods allow, most relevant first.
-
-    What compares trials by their settings is said of each sweep by itself.
-    """
-    made = (
-        _rank_that_suffices,
-        _full_against_lora,
-        _forgetting_and_step_size,
-        _trend_over_ranks,
-        _learning_rates,
-    )
-    of_sweeps = [
-        _told_of(results, sweep, conclusion)
-        for make in made
-        for sweep in results.sweeps
-        for conclusion in make(results, sweep)
-    ]
-    return [*_recommended_against_base(results), *_sweeps(results), *of_sweeps]
-
-
-def _told_of(results: Results, sweep: Sweep, conclusion: Conclusion) -> Conclusion:
-    """Name the sweep, if there are several."""
-    if len(results.sweeps) == 1:
-        return conclusion
-    return replace(conclusion, statement=f"{sweep.title}: {conclusion.statement}")
-
-
-def p_text(p_value: float) -> str:
-    """Such as `p = 0.013`, `p < 0.001`."""
-    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.2g}"
-
-
-def _recommended_against_base(results: Results) -> list[Conclusion]:
+def recommended_against_base(results: Results) -> list[Conclusion]:
+    """What the recommended trial gains in the domain, and forgets."""
     if results.recommendation is None:
         statement = "No trial can be recommended: none is complete with every objective."
         return [Conclusion(statement, f"{len(results.search_trials)} trials", "too few data")]
@@ -156,10 +101,12 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
         told.append(
             f"over seeds {points(seeds.low)} to {points(seeds.high)} points, n = {seeds.n} repeats"
         )
+    if comparison.diverged:
+        told.append(f"repeats that diverged: {comparison.diverged}")
     return "; ".join([*told, f"{picked}, picked on these items"] if is_picked else told)
 
 
-def _rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
+def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
 
     For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
@@ -173,7 +120,7 @@ def _rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         for rank, group in groups.items()
     }
     ranks = sorted(best)
-    if len(ranks) < _FEWEST_RANKS:
+    if len(ranks) < FEWEST_RANKS:
         statement = "Too few ranks to say which one suffices."
         return [Conclusion(statement, f"{len(ranks)} ranks with a complete trial", "too few data")]
     tasks, stopped = list(results.tasks("in_domain")), results.more_stopped(sweep)
@@ -237,7 +184,7 @@ class _Pair:
     picked: str
 
 
-def _sweeps(results: Results) -> list[Conclusion]:
+def best_of_sweeps(results: Results) -> list[Conclusion]:
     """Compare the best trade-off of each sweep with that of the first."""
     reference, *others = results.sweeps
     conclusions = []
@@ -266,7 +213,8 @@ def _trial(record: TrialRecord) -> str:
     return f"trial {record.number}, {method_name(record.rank)}"
 
 
-def _full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
+def full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
+    """Compare full fine-tuning with the best LoRA, each at its best trade-off."""
     full = results.full(sweep)
     lora = results.lora_groups(sweep)
     if full is None or not lora:
@@ -298,7 +246,8 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
         if role == "retention":
             found, what = _forgetting(found), "forgetting"
         seeds = results.difference_over_seeds(pair.first, pair.second, metric)
-        found = replace(found, seeds=seeds)
+        repeats = (*results.repeats(pair.first), *results.repeats(pair.second))
+        found = replace(found, seeds=seeds, diverged=diverged(repeats))
         conclusions.append(
             _difference(
                 f"{pair.subject} {verb} than {pair.other} by {_size(found)} points {where}",
@@ -309,91 +258,3 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
             )
         )
     return conclusions
-
-
-def _forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]:
-    if not results.tasks("retention"):
-        return []
-    trials = results.of(sweep, results.lora)
-    if len(trials) < _FEWEST_TRIALS:
-        return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
-    steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
-    found = spearman(steps, _values(trials, FORGETTING_MEAN))
-    told = f"Spearman's rho {found.statistic:.2f}"
-    return [_trend(results, sweep, FORGETTING_MEAN, "learning rate x scale", found, told)]
-
-
-def _trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
-    trials = results.of(sweep, results.lora)
-    ranks = [float(record.rank or 0) for record in trials]
-    if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < _FEWEST_RANKS:
-        return [_too_few_trials("whether anything rises or falls with rank", trials)]
-    strata = alike([record.config.learning_rate for record in trials], _ALIKE)
-    over = "rank at equal or similar learning rate"
-    conclusions = []
-    for metric in SCORES:
-        if all(record.metric(metric) is not None for record in trials):
-            found = jonckheere(ranks, _values(trials, metric), strata)
-            told = (
-                f"Jonckheere-Terpstra within {len(set(strata))} strata of learning rate, "
-                f"Kendall's tau {found.statistic:.2f}"
-            )
-            conclusions.append(_trend(results, sweep, metric, over, found, told))
-    return conclusions
-
-
-def _values(trials: Sequence[TrialRecord], metric: str) -> list[float]:
-    return [record.metric(metric) or 0.0 for record in trials]
-
-
-def _trend(
-    results: Results, sweep: Sweep, metric: str, over: str, found: Trend, statistic: str
-) -> Conclusion:
-    """What complete trials show; open where others were stopped early.
-
-    Without those, a trend may be one of the selection, whatever they were stopped by, as metrics go
-    together: at ranks that forget most only the trials that forget least are left, and these may
-    have learning rates that generalise otherwise.
-    """
-    # It is NaN if no two trials differ in one of the two.
-    tested = "all alike" if math.isnan(found.statistic) else f"{statistic}, {p_text(found.p_value)}"
-    stopped = results.more_stopped(sweep)
-    evidence = f"{tested}, n = {found.n} LoRA trials{stopped}"
-    what = NAMES[metric]
-    if found.p_value >= 1 - LEVEL:
-        return Conclusion(f"No trend of {what} with {over} is shown.", evidence, "open")
-    told = f"{what.capitalize()} {'rises' if found.statistic > 0 else 'falls'} with {over}"
-    if stopped:
-        return Conclusion(f"{told} among the trials that ran to their end.", evidence, "open")
-    return Conclusion(f"{told}.", evidence)
-
-
-def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:
-    return Conclusion(
-        f"Too few LoRA trials to say {question}.",
-        f"{len(trials)} complete; {_FEWEST_TRIALS} over {_FEWEST_RANKS} ranks are needed",
-        "too few data",
-    )
-
-
-def _learning_rates(results: Results, sweep: Sweep) -> list[Conclusion]:
-    """LoRA's best learning rate divided by full fine-tuning's; about 10 if both are tuned well."""
-    full = results.full(sweep)
-    trials = results.of(sweep, results.lora)
-    if full is None or not trials:
-        return []
-    fewest = min(len(full.trials), len(trials))
-    if fewest < _FEWEST_TRIALS // 2:
-        return []
-    lora = results.nearest_to_ideal(trials)
-    one, other = lora.config.learning_rate, full.best.config.learning_rate
-    return [
-        Conclusion(
-            f"LoRA's best learning rate ({rate(one)}) is {one / other:.2g} times "
-            f"that of full fine-tuning ({rate(other)}).",
-            f"best trade-off of {len(trials)} LoRA and {len(full.trials)} full "
-            f"trials{'' if full.sweep is sweep else results.whose(full.sweep)}; "
-            "no interval, a learning rate has one value in each trial",
-            "open",
-        )
-    ]

@@ -1,0 +1,50 @@
+"""What the data say: sentences with their evidence, or with what is missing.
+
+No sentence is written by hand for a sweep; each comes with the numbers that selected it.
+p-values over trials are indicative: a sampler that learns from results does not draw at random.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from analysis.conclusions.comparisons import (
+    best_of_sweeps,
+    full_against_lora,
+    rank_that_suffices,
+    recommended_against_base,
+)
+from analysis.conclusions.conclusion import Conclusion
+from analysis.conclusions.trends import forgetting_and_step_size, learning_rates, trend_over_ranks
+from analysis.results import Results
+from analysis.sweeps import Sweep
+
+__all__ = ["Conclusion", "conclude"]
+
+
+def conclude(results: Results) -> list[Conclusion]:
+    """Every conclusion that the tasks and methods allow, most relevant first.
+
+    What compares trials by their settings is said of each sweep by itself.
+    """
+    made = (
+        rank_that_suffices,
+        full_against_lora,
+        forgetting_and_step_size,
+        trend_over_ranks,
+        learning_rates,
+    )
+    of_sweeps = [
+        _told_of(results, sweep, conclusion)
+        for make in made
+        for sweep in results.sweeps
+        for conclusion in make(results, sweep)
+    ]
+    return [*recommended_against_base(results), *best_of_sweeps(results), *of_sweeps]
+
+
+def _told_of(results: Results, sweep: Sweep, conclusion: Conclusion) -> Conclusion:
+    """Name the sweep, if there are several."""
+    if len(results.sweeps) == 1:
+        return conclusion
+    return replace(conclusion, statement=f"{sweep.title}: {conclusion.statement}")

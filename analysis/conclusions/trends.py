@@ -1,0 +1,112 @@
+"""Conclusions on how results go with settings, over all LoRA trials."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from analysis.conclusions.comparisons import FEWEST_RANKS
+from analysis.conclusions.conclusion import Conclusion, p_text
+from analysis.results import Results
+from analysis.stats.trends import Trend, alike, jonckheere, spearman
+from analysis.sweeps import Sweep
+from trainables.metric_keys import FORGETTING_MEAN
+from trainables.results.records import TrialRecord
+from trainables.results.repeats import LEVEL
+from trainables.results.wording import NAMES, SCORES, rate
+
+_FEWEST_TRIALS = 8
+_ALIKE = 4  # trials of similar learning rate, where each has its own
+
+
+def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]:
+    """Whether forgetting follows the size of the update, learning rate x scale."""
+    if not results.tasks("retention"):
+        return []
+    trials = results.of(sweep, results.lora)
+    if len(trials) < _FEWEST_TRIALS:
+        return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
+    steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
+    found = spearman(steps, _values(trials, FORGETTING_MEAN))
+    told = f"Spearman's rho {found.statistic:.2f}"
+    return [_trend(results, sweep, FORGETTING_MEAN, "learning rate x scale", found, told)]
+
+
+def trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
+    """Whether each score rises or falls with the rank, at similar learning rate."""
+    trials = results.of(sweep, results.lora)
+    ranks = [float(record.rank or 0) for record in trials]
+    if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < FEWEST_RANKS:
+        return [_too_few_trials("whether anything rises or falls with rank", trials)]
+    strata = alike([record.config.learning_rate for record in trials], _ALIKE)
+    over = "rank at equal or similar learning rate"
+    conclusions = []
+    for metric in SCORES:
+        if all(record.metric(metric) is not None for record in trials):
+            found = jonckheere(ranks, _values(trials, metric), strata)
+            told = (
+                f"Jonckheere-Terpstra within {len(set(strata))} strata of learning rate, "
+                f"Kendall's tau {found.statistic:.2f}"
+            )
+            conclusions.append(_trend(results, sweep, metric, over, found, told))
+    return conclusions
+
+
+def _values(trials: Sequence[TrialRecord], metric: str) -> list[float]:
+    return [record.metric(metric) or 0.0 for record in trials]
+
+
+def _trend(
+    results: Results, sweep: Sweep, metric: str, over: str, found: Trend, statistic: str
+) -> Conclusion:
+    """What complete trials show; open where others were stopped early.
+
+    Without those, a trend may be one of the selection: at ranks that forget most only the trials
+    that forget least are left, at learning rates at which other metrics differ, too.
+    """
+    # It is NaN if no two trials, in ranks' case of similar learning rate, differ in both.
+    tested = (
+        "no two trials that compare differ in both"
+        if math.isnan(found.statistic)
+        else f"{statistic}, {p_text(found.p_value)}"
+    )
+    stopped = results.more_stopped(sweep)
+    evidence = f"{tested}, n = {found.n} LoRA trials{stopped}"
+    what = NAMES[metric]
+    if found.p_value >= 1 - LEVEL:
+        return Conclusion(f"No trend of {what} with {over} is shown.", evidence, "open")
+    told = f"{what.capitalize()} {'rises' if found.statistic > 0 else 'falls'} with {over}"
+    if stopped:
+        return Conclusion(f"{told} among the trials that ran to their end.", evidence, "open")
+    return Conclusion(f"{told}.", evidence)
+
+
+def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:
+    return Conclusion(
+        f"Too few LoRA trials to say {question}.",
+        f"{len(trials)} complete; {_FEWEST_TRIALS} over {FEWEST_RANKS} ranks are needed",
+        "too few data",
+    )
+
+
+def learning_rates(results: Results, sweep: Sweep) -> list[Conclusion]:
+    """LoRA's best learning rate divided by full fine-tuning's; about 10 if both are tuned well."""
+    full = results.full(sweep)
+    trials = results.of(sweep, results.lora)
+    if full is None or not trials:
+        return []
+    fewest = min(len(full.trials), len(trials))
+    if fewest < _FEWEST_TRIALS // 2:
+        return []
+    lora = results.nearest_to_ideal(trials)
+    one, other = lora.config.learning_rate, full.best.config.learning_rate
+    return [
+        Conclusion(
+            f"LoRA's best learning rate ({rate(one)}) is {one / other:.2g} times "
+            f"that of full fine-tuning ({rate(other)}).",
+            f"best trade-off of {len(trials)} LoRA and {len(full.trials)} full "
+            f"trials{'' if full.sweep is sweep else results.whose(full.sweep)}; "
+            "no interval, a learning rate has one value in each trial",
+            "open",
+        )
+    ]
