@@ -16,7 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from trainables.config import TrialConfig
 from trainables.errors import Fault, UserError, first_line
-from trainables.results.confirmation import planned_repeats
+from trainables.results.confirmation import planned_repeats, unconfirmed, winners
 from trainables.results.records import TrialRecord
 from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
@@ -261,10 +261,12 @@ def with_trials_left(config: SweepConfig, finished: Sequence[TrialRecord]) -> Sw
 
     A search that goes on may find other winners, of which none is repeated yet.
     """
-    repeated = sum(record.confirms is not None for record in finished)
-    to_search = planned_trials(config) - (len(finished) - repeated)
-    to_repeat = planned_repeats(config.confirm)
-    left = max(1, to_search, to_repeat if to_search > 0 else to_repeat - repeated)
+    to_search = planned_trials(config) - sum(record.confirms is None for record in finished)
+    confirm, to_repeat = config.confirm, planned_repeats(config.confirm)
+    if confirm and to_search <= 0:
+        chosen = winners(config, finished, confirm.top_k)
+        to_repeat = sum(1 for _ in unconfirmed(confirm.seeds, chosen, finished))
+    left = max(1, to_search, to_repeat)
     return config.model_copy(update={"budget": config.budget.model_copy(update={"trials": left})})
 
 
