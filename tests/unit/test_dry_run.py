@@ -280,23 +280,25 @@ def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
     assert entity("--set", "wandb.entity=others") == "others"
 
 
+@pytest.mark.parametrize(("trials", "interrupted"), [(40, 1), (40, 9), (6, 2)])
 def test_where_the_budget_is_spent_only_what_was_interrupted_is_announced(
-    sweep: Path, capsys: pytest.CaptureFixture[str]
+    trials: int, interrupted: int, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    settings = ["sampler=random", "budget.trials=40", "budget.gpu_hours=2"]
+    settings = ["sampler=random", f"budget.trials={trials}", "budget.gpu_hours=2"]
+    settings.append("confirm={top_k: 1, seeds: 2}")
     config = load_sweep(str(sweep), settings)
     ledger = Ledger(sweep.parent / "out" / "tiny")
     ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
     searcher = searcher_of(config)
-    for number in range(4):
+    for number in range(4 + interrupted):
         own, metrics = ask(searcher), {GAIN: 0.5, "cost/gpu_h": 0.6}
-        status = TrialStatus.RUNNING if number == 3 else TrialStatus.COMPLETE
+        status = TrialStatus.RUNNING if number >= 4 else TrialStatus.COMPLETE
         ledger.write_trial(
             trial(own.number, metrics, status=status, config=own.config, params=own.params)
         )
     overrides = [word for setting in settings for word in ("--set", setting)]
     assert run(sweep, "--dry-run", *overrides) == command_line.OK
-    assert "3 trials have ended, 1 to run; the first 1" in capsys.readouterr().out
+    assert f"4 trials have ended, {interrupted} to run; the first" in capsys.readouterr().out
 
 
 def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(

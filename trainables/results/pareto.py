@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from trainables.config import ROLES, Frozen, Objective
-from trainables.metric_keys import FORGETTING_MEAN, role_mean, task_flips
+from trainables.metric_keys import FORGETTING_MEAN, role_mean, task_flips, task_forgetting
 from trainables.results.records import TrialRecord, TrialStatus
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -190,7 +190,8 @@ def _share_of_error(metrics: Mapping[str, float], key: str) -> float:
     """The standard error of a task's difference from the base, as a share of its score's own.
 
     The base answers the same items, of which few may differ: where a share f is forgotten, g gained
-    and p right, it is sqrt((f + g - (f - g)^2) / (p (1 - p))). 1 where flips are not known.
+    and p right, it is sqrt((f + g - (f - g)^2) / (p (1 - p))). 1 where flips are not known, or
+    items are graded: then f - g is not what was lost.
     """
     task, _, _ = key.partition("/")[2].rpartition("/")
     score = metrics.get(key.removesuffix("_stderr"))
@@ -198,7 +199,10 @@ def _share_of_error(metrics: Mapping[str, float], key: str) -> float:
     gained = metrics.get(task_flips(task, "gained"))
     if score is None or forgotten is None or gained is None or not 0 < score < 1:
         return 1.0
-    return math.sqrt((forgotten + gained - (forgotten - gained) ** 2) / (score * (1 - score)))
+    lost = forgotten - gained
+    if not math.isclose(metrics.get(task_forgetting(task), lost), lost, abs_tol=1e-9):
+        return 1.0
+    return math.sqrt((forgotten + gained - lost**2) / (score * (1 - score)))
 
 
 def distance_to_ideal(

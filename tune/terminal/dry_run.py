@@ -103,22 +103,19 @@ def _earlier_trials(config: SweepConfig, output_dir: Location) -> EarlierTrials:
 
 def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _Runs:
     ended = earlier.ended(retry_failed)
-    suggestions = _suggestions(config, earlier, retry_failed)
+    searcher = _searcher(config, earlier, retry_failed)
+    suggestions = _suggestions(searcher)
     points = list(islice(suggestions, _POINTS_SHOWN))
     to_search = planned_trials(config) - sum(record.confirms is None for record in ended)
-    if len(points) < min(to_search, _POINTS_SHOWN):  # the budget is spent: no more is drawn
-        return _Runs(points, len(ended), len(points), 0)
-    if points and to_search > 0:
+    # Where the budget is spent, trials that were interrupted still go on, and no others start.
+    if points and to_search > 0 and not searcher.cut_short_by:
         return _Runs(points, len(ended), to_search, planned_repeats(config.confirm))
     return _Runs(points, len(ended), 0, len(points) + sum(1 for _ in suggestions))
 
 
-def _suggestions(
-    config: SweepConfig, earlier: EarlierTrials, retry_failed: bool
-) -> Iterator[TrialConfig]:
-    """Points that the search would suggest before any further result is in."""
+def _searcher(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> OptunaSearcher:
     folder = SweepFolder(Path(config.name))
-    searcher = OptunaSearcher(
+    return OptunaSearcher(
         config,
         lambda number, params, attempt, seed: make_trial(
             config, config.name, folder, {}, number, params, attempt, seed
@@ -127,6 +124,10 @@ def _suggestions(
         earlier.to_go_on(retry_failed),
         earlier.warm,
     )
+
+
+def _suggestions(searcher: OptunaSearcher) -> Iterator[TrialConfig]:
+    """Points that the search would suggest before any further result is in."""
     while isinstance(suggestion := searcher.suggest(""), dict):
         yield TrialConfig.model_validate(suggestion["trial"])
 
