@@ -11,7 +11,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from analysis.stats.intervals import Interval, difference_over_seeds, over_items, over_seeds
+from analysis.stats.intervals import Interval, over_items, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
@@ -58,7 +58,9 @@ class Comparison:
         differing: number of questions on which the two differ.
         picked_from: number of comparisons that this is the best of; the interval and the p-value
             hold for all of them at once (Bonferroni).
-        seeds: the same difference over both models' repeats with other seeds; None without those.
+        over_repeats: the same difference of the means over both models' repeats with other seeds;
+            None if one of them has none.
+        seeds: its interval; None for fewer than two repeats of either.
         diverged: how many repeats of the two are not in that, as they diverged.
     """
 
@@ -67,20 +69,21 @@ class Comparison:
     p_value: float
     differing: int
     picked_from: int = 1
+    over_repeats: float | None = None
     seeds: Interval | None = None
     diverged: int = 0
 
     @property
     def is_shown(self) -> bool:
-        """Whether test and interval tell the two apart, and repeats, if there are any, agree."""
+        """Whether test and interval tell the two apart, and repeats, if both have any, agree."""
         return self.p_value < 1 - LEVEL and self.difference.excludes_0 and self._is_repeated
 
     @property
     def _is_repeated(self) -> bool:
-        if self.diverged or self.seeds is None:
+        if self.diverged or self.over_repeats is None:
             return not self.diverged
-        is_more = self.difference.estimate > 0
-        return self.seeds.low > 0 if is_more else self.seeds.high < 0
+        is_alike = self.over_repeats * self.difference.estimate > 0
+        return is_alike and (self.seeds is None or self.seeds.excludes_0)
 
 
 @dataclass(frozen=True)
@@ -277,13 +280,6 @@ class Results:
         The trial itself is left out: it was picked for being the best, so it was lucky.
         """
         return over_seeds(metrics_over(self.repeats(record)).get(metric, []))
-
-    def difference_over_seeds(
-        self, first: TrialRecord, second: TrialRecord, metric: str
-    ) -> Interval | None:
-        """First minus second over complete repeats of each; None for fewer than two of either."""
-        repeated = [metrics_over(self.repeats(r)).get(metric, []) for r in (first, second)]
-        return difference_over_seeds(*repeated)
 
     def repeats(self, record: TrialRecord) -> list[TrialRecord]:
         """A trial's complete or diverged repeats with other seeds."""

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion, p_text
 from analysis.results import Comparison, Results
-from analysis.stats.intervals import items_needed, upper_bound
+from analysis.stats.intervals import difference_over_seeds, items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.repeats import LEVEL, diverged
+from trainables.results.repeats import LEVEL, diverged, metrics_over
 from trainables.results.wording import method_name, points
 
 NEGLIGIBLE = 0.02
@@ -100,6 +101,10 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
     if seeds := comparison.seeds:
         told.append(
             f"over seeds {points(seeds.low)} to {points(seeds.high)} points, n = {seeds.n} repeats"
+        )
+    elif comparison.over_repeats is not None:
+        told.append(
+            f"over repeats {points(comparison.over_repeats)} points, too few for an interval"
         )
     if comparison.diverged:
         told.append(f"repeats that diverged: {comparison.diverged}")
@@ -245,9 +250,7 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
         what = "accuracy"
         if role == "retention":
             found, what = _forgetting(found), "forgetting"
-        seeds = results.difference_over_seeds(pair.first, pair.second, metric)
-        repeats = (*results.repeats(pair.first), *results.repeats(pair.second))
-        found = replace(found, seeds=seeds, diverged=diverged(repeats))
+        found = _with_repeats(results, found, pair, metric)
         conclusions.append(
             _difference(
                 f"{pair.subject} {verb} than {pair.other} by {_size(found)} points {where}",
@@ -258,3 +261,15 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
             )
         )
     return conclusions
+
+
+def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str) -> Comparison:
+    """The comparison in this metric with what both models' repeats say of it."""
+    repeats = [results.repeats(record) for record in (pair.first, pair.second)]
+    one, other = [metrics_over(of_one).get(metric, []) for of_one in repeats]
+    return replace(
+        found,
+        over_repeats=fmean(one) - fmean(other) if one and other else None,
+        seeds=difference_over_seeds(one, other),
+        diverged=sum(map(diverged, repeats)),
+    )

@@ -183,6 +183,8 @@ def test_equal_trials_cannot_be_told_apart(tmp_path):
         ((0.1, 0.6, 0.4), "cannot be told apart"),
         ((0.1, 0.1, 0.1), "cannot be told apart"),
         ((0.4, 0.45, None), "cannot be told apart"),
+        ((0.4,), "gains less"),
+        ((0.1,), "cannot be told apart"),
     ],
 )
 def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_path, of_lora, told):
@@ -212,6 +214,7 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
     assert "full fine-tuning minus LoRA, one run of each, -" in conclusion.evidence
     assert (", n = 6 repeats" in conclusion.evidence) == (len(of_lora) == 3 and None not in of_lora)
     assert ("; repeats that diverged: 1" in conclusion.evidence) == (None in of_lora)
+    assert ("points, too few for an interval" in conclusion.evidence) == (len(of_lora) == 1)
 
 
 def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):

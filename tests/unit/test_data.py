@@ -475,6 +475,18 @@ def test_prompts_are_from_all_over_files_that_are_sorted(tmp_path: Path) -> None
     assert [bytes(s["input_ids"][1:-2]).decode() for s in one.train] == [r["prompt"] for r in rows]
 
 
+def test_prompts_are_of_many_chats_where_each_has_many_answers(tmp_path: Path) -> None:
+    rows = []
+    for number in range(50):
+        turns = [{"role": r, "content": f"{number}"} for r in ("user", "assistant")]
+        rows.append({"turns": turns * 20})
+    chats = {"messages": "turns", "answers": "all", "max_length": 4000}
+    data = config(jsonl(tmp_path, rows), **chats, validation_fraction=0.2)
+    tokenized = tokenize(data, Characters(), seed=0)
+    of_chat = {prompt.partition("<assistant>")[0] for prompt in tokenized.prompts[:16]}
+    assert len(of_chat) > 5
+
+
 def test_templates_are_checked_against_validation_rows_too(tmp_path: Path) -> None:
     held_out = jsonl(tmp_path, [{"question": "q"}], "held_out.jsonl")
     data = config(jsonl(tmp_path, ROWS), validation_path=str(held_out))

@@ -250,8 +250,11 @@ def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s
     monkeypatch.setenv("WANDB_PROJECT", "me/mine")
     assert run(sweep, "--dry-run") == command_line.BAD_INPUT
     assert "error: WANDB_PROJECT: must hold none of / " in capsys.readouterr().err
+    disabled = ("--set", "wandb.mode=disabled")
+    assert project(*disabled) == "forgetting-sweeps"
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     assert project() == "mine"
+    assert project(*disabled) == "mine"  # where its next start may use W&B
     config = load_sweep(str(sweep), ["wandb.project=begun"])
     record = sweep_record(config).model_copy(update={"inputs": digests(config)})
     Ledger(sweep.parent / "out" / "tiny").write_sweep(record)

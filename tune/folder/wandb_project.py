@@ -17,16 +17,13 @@ _PROJECT, _ENTITY = "WANDB_PROJECT", "WANDB_ENTITY"
 def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     """The configuration with the project that the file names, else the sweep's, else W&B's own.
 
-    A sweep that has begun stays in its project, and with whom this belongs to, whatever the shell
-    that goes on with it has set.
+    A sweep that has begun stays in its project, and with the entity that it named if it did,
+    whatever the shell that goes on with it has set.
 
     Raises:
-        UserError: W&B takes no project of that name.
+        UserError: W&B takes no project of that name, and is not disabled.
     """
-    found: dict[str, str | None] = {}
-    if (config.wandb.mode or os.environ.get("WANDB_MODE")) != "disabled":
-        # W&B starts with no wrong project, even if it is not used.
-        found = {"project": _project_of_environment(), "entity": os.environ.get(_ENTITY)}
+    found = {"project": _project_of_environment(config), "entity": os.environ.get(_ENTITY)}
     found |= {field: value for field, value in _recorded(config.name, output_dir).items() if value}
     given = config.wandb.model_fields_set
     update = {field: value for field, value in found.items() if value and field not in given}
@@ -44,9 +41,12 @@ def _recorded(name: str, output_dir: Location) -> dict[str, Any]:
     return {}
 
 
-def _project_of_environment() -> str | None:
+def _project_of_environment(config: SweepConfig) -> str | None:
     try:
         return project_name(project) if (project := os.environ.get(_PROJECT)) else None
     except ValueError as error:
+        if (config.wandb.mode or os.environ.get("WANDB_MODE")) == "disabled":
+            return None
+        # W&B starts with no wrong project, even if it is not used.
         rule, _, remedy = str(error).partition("; ")
         raise UserError([Fault(_PROJECT, rule, remedy)]) from None
