@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from faults import faults
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from trainables.config import DataConfig
 from trainables.evaluation.drift import kl_context
+from trainables.inputs.chats import Example
 from trainables.inputs.data import IGNORED_LABEL, _pieces, tokenize
-from trainables.inputs.rows import check_templates, count_samples
+from trainables.inputs.rows import count_samples, learned
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 
@@ -89,13 +91,13 @@ def test_no_text_is_in_both_splits(tmp_path: Path) -> None:
     ],
 )
 def test_rows_without_a_text_are_refused(rows: list[dict[str, Any]], rule: str) -> None:
-    (fault,) = check_templates(DataConfig(path="rows.jsonl", text="text"), rows)
+    (fault,) = faults(learned, DataConfig(path="rows.jsonl", text="text"), rows)
     assert fault.field == "data.text"
     assert fault.rule.startswith(rule)
 
 
 def test_how_many_samples_texts_make_is_not_guessed() -> None:
-    assert count_samples(DataConfig(path="x", text="text"), [{"text": "a"}]) is None
+    assert count_samples(DataConfig(path="x", text="text"), [[Example("", "a")]]) is None
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 from byte_tokenizer import of_bytes
+from faults import faults
 
 from trainables.config import DataConfig, EvalSuite
-from trainables.errors import Fault, UserError
+from trainables.errors import Fault
 from trainables.evaluation.data_warnings import data_warnings
 from trainables.inputs.data import TokenizedData, tokenize
-from trainables.inputs.rows import check_templates, count_samples, load_rows
+from trainables.inputs.rows import count_samples, learned, load_rows
 from trainables.inputs.tokenized import DATA_RECORD, read_data, write_data
 
 TEMPLATE = (
@@ -61,9 +62,7 @@ def config(path: str, **fields: Any) -> DataConfig:
 
 
 def refused(data: DataConfig, template: str = TEMPLATE) -> Fault:
-    with pytest.raises(UserError) as caught:
-        tokenize(data, of_bytes(template), seed=0)
-    (fault,) = caught.value.faults
+    (fault,) = faults(tokenize, data, of_bytes(template), 0)
     return fault
 
 
@@ -165,10 +164,9 @@ def test_a_malformed_chat_template_is_a_fault_of_its_own(tmp_path: Path) -> None
 def test_before_the_base_is_loaded_usable_rows_are_counted(tmp_path: Path) -> None:
     data = config(chats(tmp_path, [GOOD, ENDLESS, GOOD]))
     rows = load_rows(data)
-    assert check_templates(data, rows) == []
-    assert count_samples(data, rows) == 2
+    assert count_samples(data, learned(data, rows)) == 2
     mostly = config(chats(tmp_path, [GOOD, ENDLESS, ENDLESS]))
-    (fault,) = check_templates(mostly, load_rows(mostly))
+    (fault,) = faults(learned, mostly, load_rows(mostly))
     assert fault.rule.endswith("2 of 3 rows (67%) cannot be learned")
 
 
@@ -189,13 +187,13 @@ def test_the_counts_are_stored_and_those_of_earlier_versions_are_read(tmp_path: 
 )
 def test_an_answer_of_calls_or_thoughts_alone_is_not_blank(more: dict[str, Any]) -> None:
     data = config("rows.jsonl")
-    assert check_templates(data, [{"messages": chat("q", "", **more)}]) == []
+    learned(data, [{"messages": chat("q", "", **more)}])
 
 
 def test_of_all_answers_none_may_be_blank_and_of_the_last_those_before_it() -> None:
     rows = [{"messages": chat("q", "", "r", "b")}]
-    assert check_templates(config("rows.jsonl"), rows) == []
-    (fault,) = check_templates(config("rows.jsonl", answers="all"), rows)
+    learned(config("rows.jsonl"), rows)
+    (fault,) = faults(learned, config("rows.jsonl", answers="all"), rows)
     assert fault.rule.startswith("an answer is blank: row 1 of rows.jsonl")
 
 
@@ -220,13 +218,13 @@ def test_a_blank_completion_is_unusable_like_a_chat(is_chat: bool, tmp_path: Pat
     assert found.first_unusable == f"the completion is blank: row 2 of {data.path}"
     assert any(found.first_unusable in warning for warning in told(found, data))
     rows = load_rows(data)
-    assert (check_templates(data, rows), count_samples(data, rows)) == ([], 2)
+    assert count_samples(data, learned(data, rows)) == 2
 
 
 def test_where_most_completions_are_blank_they_are_refused(tmp_path: Path) -> None:
     data = of_templates(pairs(tmp_path, ["a", "", " "]))
     fault = refused(data)
-    assert check_templates(data, load_rows(data)) == [fault]
+    assert faults(learned, data, load_rows(data)) == [fault]
     assert (fault.field, fault.remedy) == ("data.completion", "leave such rows out")
     told_so = f"the completion is blank: row 2 of {data.path}; 2 of 3 rows (67%) cannot be learned"
     assert fault.rule == told_so
@@ -246,5 +244,5 @@ def test_blank_completions_held_out_or_replayed_count_too(tmp_path: Path) -> Non
 
 def test_a_null_answer_is_not_to_be_left_blank() -> None:
     data = of_templates("rows.jsonl")
-    (fault,) = check_templates(data, [{"q": "q", "a": None}])
+    (fault,) = faults(learned, data, [{"q": "q", "a": None}])
     assert fault.remedy == "leave such rows out"

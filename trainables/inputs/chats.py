@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
 from trainables.inputs.row_files import Row
-from trainables.inputs.unusable import UnusableRow, faults_of_most
+from trainables.inputs.unusable import UnusableRow
 
 Turn = dict[str, Any]
 Turns = list[Turn]
@@ -40,23 +40,6 @@ _ROLES = {
     "function_response": "tool",
     "observation": "tool",
 }
-
-
-def faults_of_chats(
-    field: str, rows: Sequence[Row], location: str, answers: Answers
-) -> list[Fault]:
-    """A row without a chat in this field; or that most chats are malformed or without an answer."""
-    unusable = []
-    for index, row in enumerate(rows):
-        if field not in row:
-            where = f"row {index + 1} of {location}"
-            has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
-            return [Fault("data.messages", f"names {field}, absent from {where}", has)]
-        try:
-            examples_of_chat(row, field, answers)
-        except UnusableRow as error:
-            unusable.append(error.at(index, location))
-    return faults_of_most(unusable, len(rows))
 
 
 def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:

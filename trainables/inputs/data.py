@@ -13,7 +13,7 @@ from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
 from trainables.inputs.chats import Example, answers_in
-from trainables.inputs.rows import Rendered, Source, as_replay, check_templates, load_rows, render
+from trainables.inputs.rows import Rendered, Source, as_replay, learned, load_rows
 from trainables.inputs.unusable import UnusableRow, faults_of_most
 from trainables.results.records import SampleText
 
@@ -100,9 +100,9 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         UserError: faults of files and templates, most rows are unusable, or every sample is too
             long.
     """
-    made, unusable = _usable(tokenizer, data, _rendered(data, "path"), data.path)
+    made, unusable = _usable(tokenizer, data, _learned(data, "path"), data.path)
     if data.validation_path:
-        rows = _rendered(data, "validation_path")
+        rows = _learned(data, "validation_path")
         held_out, more = _usable(tokenizer, data, rows, data.validation_path)
         unusable += more
     else:
@@ -139,16 +139,13 @@ def _shuffled(rows: Sequence[T], seed: int) -> list[T]:
     return shuffled
 
 
-def _rendered(data: DataConfig, source: Source) -> list[tuple[int, Rendered]]:
+def _learned(data: DataConfig, source: Source) -> list[tuple[int, Rendered]]:
     """What is learned from each row, with its index.
 
     Raises:
-        UserError: faults of files and templates.
+        UserError: as `learned` and `load_rows`.
     """
-    rows = load_rows(data, source)
-    if faults := check_templates(data, rows, source):
-        raise UserError(faults)
-    return list(enumerate(render(data, rows)))
+    return list(enumerate(learned(data, load_rows(data, source), source)))
 
 
 def _usable(
@@ -196,7 +193,7 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Repla
         return _Replayed([], 0, 0, [])
     wanted = data.replay.beside(count)
     try:
-        rows = _shuffled(_rendered(replayed, "path"), seed)
+        rows = _shuffled(_learned(replayed, "path"), seed)
         made, unusable = _usable(tokenizer, replayed, rows, replayed.path, wanted)
     except UserError as error:
         raise UserError(as_replay(error.faults)) from error

@@ -13,7 +13,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import is_local, resolve
-from trainables.inputs.chats import Example, examples_of_chat, faults_of_chats, without_nulls
+from trainables.inputs.chats import Example, examples_of_chat, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_jsonl, read_rows
 from trainables.inputs.unusable import UnusableRow, faults_of_most
 
@@ -132,23 +132,56 @@ def _rendered(template: Template, row: Row) -> str:
     return template.render(row | nulls)
 
 
-def check_templates(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Fault]:
-    """Faults of the templates on the rows: malformed templates, and fields absent or null.
+def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Rendered]:
+    """What is learned from each row.
 
     A field that a template uses only if it is defined may be absent, and one of which it makes no
-    text may be null. Also that most completions are blank. For chats: absent ones, or that most are
-    malformed or without an answer.
+    text may be null.
+
+    Raises:
+        UserError: a template is malformed or cannot be rendered on a row; a chat or text is absent;
+            or most rows cannot be learned, as completions are blank, or chats malformed or without
+            an answer.
     """
     location = getattr(data, source)
+    if faults := _faults_of_fields(data, rows, location):
+        raise UserError(faults)
+    rendered = list(_render(data, rows))
+    unusable = [
+        made.at(index, location)
+        for index, made in enumerate(rendered)
+        if isinstance(made, UnusableRow)
+    ]
+    if faults := faults_of_most(unusable, len(rows)):
+        raise UserError(faults)
+    return rendered
+
+
+def count_samples(data: DataConfig, rendered: Iterable[Rendered]) -> int | None:
+    """How many samples the rows make; None if that depends on their tokens.
+
+    Those that are too long are included, and those that the model's chat template refuses.
+    """
+    if data.text is not None:
+        return None
+    return sum(len(made) for made in rendered if not isinstance(made, UnusableRow))
+
+
+def _faults_of_fields(data: DataConfig, rows: Sequence[Row], location: str) -> list[Fault]:
+    """Malformed templates, and fields that are absent, null or no text where one is needed."""
     if data.messages is not None:
-        return faults_of_chats(data.messages, rows, location, data.answers)
+        for index, row in enumerate(rows):
+            if data.messages not in row:
+                where = f"row {index + 1} of {location}"
+                return [_told("data.messages", [data.messages], where, row)]
+        return []
     if data.text is not None:
         return first_of(list(_faults_of_texts(data.text, rows, location)))
     faults: list[Fault] = []
     for name in _TEMPLATES:
         of_template = _faults_of_template(f"data.{name}", getattr(data, name), rows, location)
         faults += first_of(list(of_template))
-    return faults or faults_of_most(_blank_rows(data, rows, location), len(rows))
+    return faults
 
 
 def _faults_of_template(
@@ -225,32 +258,11 @@ def _needs_more_than(template: Template, row: Row) -> bool:
     except UndefinedError:
         return True
     except _TEMPLATE_FAILS:
-        return False  # `render` says what is wrong
+        return False  # `_render` says what is wrong
     return False
 
 
-def _blank_rows(data: DataConfig, rows: Sequence[Row], location: str) -> list[Fault]:
-    template = _ENVIRONMENT.from_string(data.completion)
-    return [_blank().at(i, location) for i, row in enumerate(rows) if _is_blank(template, row)]
-
-
-def _is_blank(template: Template, row: Row) -> bool:
-    try:
-        return not _rendered(template, row).strip()
-    except _TEMPLATE_FAILS:
-        return False  # `render` says what is wrong
-
-
-def _blank() -> UnusableRow:
-    return UnusableRow([Fault("data.completion", "the completion is blank", "leave such rows out")])
-
-
-def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
-    """Yield what is learned from each row, as long as `check_templates` finds no fault with them.
-
-    Raises:
-        UserError: a template cannot be rendered on a row.
-    """
+def _render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
     if data.messages is not None:
         for row in rows:
             try:
@@ -270,19 +282,8 @@ def render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
             except _TEMPLATE_FAILS as error:
                 raise UserError([_failure(f"data.{name}", index, error)]) from error
         prompt, completion = texts
-        yield [Example(prompt, completion)] if completion.strip() else _blank()
-
-
-def count_samples(data: DataConfig, rows: Sequence[Row]) -> int | None:
-    """How many samples the rows make, as long as `check_templates` finds no fault with them.
-
-    Those that are too long are included, and those that the model's chat template refuses.
-
-    None if that depends on their tokens.
-    """
-    if data.text is not None:
-        return None
-    if data.messages is None:
-        return len(rows) - len(_blank_rows(data, rows, data.path))
-    rendered = render(data, rows)
-    return sum(len(examples) for examples in rendered if not isinstance(examples, UnusableRow))
+        if completion.strip():
+            yield [Example(prompt, completion)]
+        else:
+            rule, remedy = "the completion is blank", "leave such rows out"
+            yield UnusableRow([Fault("data.completion", rule, remedy)])

@@ -12,8 +12,8 @@ from trainables.files.storage import Location
 from trainables.inputs.rows import (
     SOURCES,
     as_replay,
-    check_templates,
     count_samples,
+    learned,
     load_rows,
     read_general_text,
 )
@@ -61,14 +61,12 @@ def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
         if path is None or not is_local(path):
             continue
         try:
-            found = load_rows(data, source)
+            made = learned(data, load_rows(data, source), source)
         except UserError as error:
             faults += error.faults
             continue
-        of_data = check_templates(data, found, source)
-        if source == "path" and not of_data:
-            samples = count_samples(data, found)
-        faults += of_data
+        if source == "path":
+            samples = count_samples(data, made)
     return samples, faults
 
 

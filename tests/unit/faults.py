@@ -1,0 +1,16 @@
+"""What a call refuses its input for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from trainables.errors import Fault, UserError
+
+
+def faults(call: Any, *arguments: Any) -> list[Fault]:
+    """The faults that the call raises."""
+    with pytest.raises(UserError) as caught:
+        call(*arguments)
+    return caught.value.faults
