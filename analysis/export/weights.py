@@ -160,6 +160,8 @@ def _base_of(model: ModelConfig) -> dict[str, str | None]:
 def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
     """Write a model with W + s B A for every adapted W, in the base's dtype, and its tokenizer.
 
+    An output head that shares the weights of an adapted input embedding gets its own.
+
     Raises:
         UserError: the base cannot be loaded, or the adapter is damaged.
         OSError: the folder cannot be written to.
@@ -174,11 +176,25 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         from trainables.inputs.model import load_model
 
         disable_progress_bar()
-        base = load_model(model.model_copy(update={"chat_template": None}))
+        # What merging does not need may be missing here.
+        base = load_model(model.model_copy(update={"chat_template": None, "attention": None}))
         try:
             adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")
+            _untie_adapted_embedding(base)
             merged = adapted.merge_and_unload(safe_merge=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _damaged(weights, error) from error
         merged.save_pretrained(to)
         _tokenizer(model, weights).save_pretrained(to)
+
+
+def _untie_adapted_embedding(base: Any) -> None:
+    """Leave the head as it is where the embedding that it shares its weights with is adapted."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from torch.nn import Parameter
+
+    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if isinstance(embedding, BaseTunerLayer) and embedding.weight is head.weight:
+        head.weight = Parameter(head.weight.detach().clone())
+        for config in {id(c): c for c in (base.config, base.config.get_text_config())}.values():
+            config.tie_word_embeddings = False

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig, ModelConfig
+from trainables.files.locations import resolve
 from trainables.inputs.model import load_model, load_tokenizer
 from trainables.training.lora import peft_config
 
@@ -30,7 +33,7 @@ def save_adapter(model: ModelConfig, lora: LoraConfig, folder: Path) -> torch.Te
     adapted = peft.get_peft_model(load_model(model), peft_config(lora))
     with torch.no_grad():
         for name, parameter in adapted.named_parameters():
-            if "lora_B" in name:
+            if "lora_B" in name or "lora_embedding_A" in name:
                 parameter.normal_(std=0.02)
     adapted.save_pretrained(folder)
     return logits(adapted)
@@ -48,8 +51,9 @@ def logits(model: Any) -> torch.Tensor:
         (EMBEDDED, LoraConfig(rank=4, alpha=16)),
         (EMBEDDED, LoraConfig(rank=4, alpha=16, rslora=True, dora=True)),
         (GGUF, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "down_proj"))),
+        (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("embed_tokens", "q_proj"))),
     ],
-    ids=["lora", "rslora and dora", "gguf"],
+    ids=["lora", "rslora and dora", "gguf", "tied embedding"],
 )
 def test_a_merged_model_computes_what_base_and_adapter_do(
     tmp_path: Path, model: ModelConfig, lora: LoraConfig
@@ -64,6 +68,19 @@ def test_a_merged_model_computes_what_base_and_adapter_do(
     text = "the 7 of 3"
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "merged")
     assert tokenizer(text).input_ids == load_tokenizer(model)(text).input_ids
+
+
+def test_what_a_trial_needed_to_train_is_not_needed_to_merge(tmp_path: Path) -> None:
+    """A package for its attention; and Transformers saves no temperature that is not to sample."""
+    folder = shutil.copytree(resolve(EMBEDDED.name), tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps({"temperature": 0.9}))
+    end = load_tokenizer(EMBEDDED).eos_token
+    model = EMBEDDED.model_copy(update={"name": str(folder), "eos_token": end})
+    expected = save_adapter(model, LoraConfig(rank=2, alpha=4), tmp_path / "adapter")
+    trained = model.model_copy(update={"attention": "flash_attention_2"})
+    merge_adapter(trained, tmp_path / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    torch.testing.assert_close(logits(merged), expected, atol=1e-5 * scale(expected), rtol=0)
 
 
 def scale(values: torch.Tensor) -> float:

@@ -212,6 +212,14 @@ def test_the_user_s_own_deepspeed_file_is_used(
     assert expected != pytest.approx(plain, abs=1e-2)
 
 
+def test_micro_batches_that_a_deepspeed_file_leaves_out_are_the_trial_s(
+    make_trial: MakeTrial, run: RunTrial, plain: list[float]
+) -> None:
+    own = {"config": {"zero_optimization": {"stage": 2}, "zero_allow_untested_optimizer": True}}
+    trial = make_trial("full", learning_rate=RATE, deepspeed=own)
+    assert run(trial).curve() == pytest.approx(plain, abs=1e-3)
+
+
 def test_a_trial_that_fails_leaves_the_process_fit_for_the_next(
     make_trial: MakeTrial, plain: list[float], run: RunTrial
 ) -> None:

@@ -284,6 +284,21 @@ def test_a_constant_rate_has_its_warm_up(make_trial: MakeTrial, run: RunTrial) -
     assert run(trial).curve("train/learning_rate") == pytest.approx(expected, abs=1e-9)
 
 
+def test_of_a_training_of_one_step_this_is_no_warm_up(make_trial: MakeTrial, run: RunTrial) -> None:
+    trial = make_trial(train={"steps": 1, "warmup": 0.05, "schedule": "cosine"})
+    assert run(trial).curve("train/learning_rate") == pytest.approx([1e-3])
+
+
+def test_an_adapter_of_the_embedding_holds_its_update_alone(
+    make_trial: MakeTrial, run: RunTrial
+) -> None:
+    lora = {"target_modules": ("embed_tokens", "q_proj")}
+    trained = run(make_trial(lora=lora, train={"steps": 1}))
+    names = load_file(Path(str(trained.result.weights_dir), "adapter_model.safetensors")).keys()
+    assert all("lora_" in name for name in names)
+    assert any("lora_embedding_A" in name for name in names)
+
+
 def test_every_metric_is_documented_and_finite(plain: Run, sweep_config: SweepConfig) -> None:
     documented = set(metric_keys.METRICS)
     for role in ROLES:

@@ -472,6 +472,7 @@ def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
 )
 def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word: str) -> None:
     names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(4)]
+    base_model.config.update({"classifier_dropout": 0.1})  # of a head that it does not have
     check_batchable(base_model, names)  # sound as it is
     spoil(base_model)
     with pytest.raises(NotBatchable, match=word):

@@ -431,6 +431,8 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
         ("gradient_clipping", 0.5, "leave clipping to train.max_grad_norm"),
         ("optimizer.params.weight_decay", 0.1, "leave weight decay to train.weight_decay"),
         ("optimizer.params.betas", [0.9, 0.95], "have the optimizer that LoRA trials have"),
+        ("optimizer.params.amsgrad", True, "have the optimizer that LoRA trials have"),
+        ("optimizer.type", "Muon", "have the optimizer that LoRA trials have"),
         ("fp16.enabled", True, "leave the precision to model.dtype"),
     ],
 )

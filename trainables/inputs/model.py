@@ -94,7 +94,21 @@ def load_model(model: ModelConfig) -> Any:
         text.eos_token_id = end
         others = [token for token in ends(loaded) if token != end]
         loaded.generation_config.eos_token_id = [end, *others]
+    _make_savable(loaded.generation_config)
     return loaded
+
+
+def _make_savable(generation: Any) -> None:
+    """Have it say that it samples, where it gives a temperature or the like and does not say so.
+
+    Transformers reads and writes such files, but saves none that was changed since: here the tokens
+    at which it ends, and TRL sets the padding token. What is generated here always says itself
+    whether it samples.
+    """
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        generation.do_sample = True
 
 
 def _note_pass(*_: Any) -> None:

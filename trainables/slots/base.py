@@ -11,6 +11,9 @@ from trainables.config import LoraConfig
 from trainables.errors import first_line
 from trainables.training.lora import adapt, restore
 
+# Options of heads that a causal language model has none of, such as GPT-NeoX's classifier.
+_OF_OTHER_HEADS = ("classifier", "summary")
+
 
 class NotBatchable(Exception):
     """The base would let trials in one batch affect each other; the message says how."""
@@ -52,6 +55,8 @@ def check_batchable(base: Any, names: list[str]) -> None:
         if isinstance(module, torch.nn.Dropout) and module.p > 0:
             raise NotBatchable(f"{name} drops activations of the base itself")
     for option, value in base.config.to_dict().items():
+        if option.startswith(_OF_OTHER_HEADS):
+            continue
         if option.endswith("dropout") and isinstance(value, float) and value > 0:
             raise NotBatchable(f"the base's {option} is {value:g}, not 0")
     _check_layers_see_sequences(base, names)

@@ -47,20 +47,7 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
         arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
         model = load_model(config.model)
-        _make_savable(model.generation_config)
         return run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
-
-
-def _make_savable(generation: Any) -> None:
-    """Have it say that it samples, where it gives a temperature or the like and does not say so.
-
-    Transformers reads and writes such files, but saves none that was changed since, and TRL sets
-    the padding token. What is generated here always says itself whether it samples.
-    """
-    try:
-        generation.validate(strict=True)
-    except ValueError:
-        generation.do_sample = True
 
 
 def _save(trainer: Any, folder: Path) -> None:
@@ -83,6 +70,7 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
         if zero_of_own.get("stage") == 3:  # else no weights could be saved
             zero_of_own["stage3_gather_16bit_weights_on_model_save"] = True
         # What it leaves out comes from the trial, not from DeepSpeed defaults that nobody chose.
+        own.setdefault("train_micro_batch_size_per_gpu", "auto")
         own.setdefault("gradient_clipping", "auto")
         if "optimizer" in own:
             of_optimizer = own["optimizer"].setdefault("params", {})

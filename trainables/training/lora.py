@@ -110,7 +110,8 @@ def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
 def _save(model: ModelConfig, trainer: Any, folder: Path) -> None:
     """The adapter alone, as a standard PEFT folder; with the tokenizer if it is not the base's."""
     if trainer.is_world_process_zero():
-        trainer.model.save_pretrained(folder)
+        # Else an adapted embedding is saved whole beside its update.
+        trainer.model.save_pretrained(folder, save_embedding_layers=False)
         save_own_tokenizer(model, trainer.processing_class, folder)
 
 

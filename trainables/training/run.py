@@ -50,7 +50,8 @@ def sft_config(
         lr_scheduler_type=(
             "constant_with_warmup" if train.schedule == "constant" else train.schedule
         ),
-        warmup_steps=math.ceil(train.warmup * total),
+        # The learning rate of a warm-up's first step is 0, which must not be the only step.
+        warmup_steps=min(math.ceil(train.warmup * total), total - 1),
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
         gradient_checkpointing=train.gradient_checkpointing,

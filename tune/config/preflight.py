@@ -158,6 +158,8 @@ def _of_trainer(config: SweepConfig) -> dict[str, tuple[tuple[Any, ...], str]]:
             () if full and full.weight_decay else (train.weight_decay,),
             "leave weight decay to train.weight_decay",
         ),
+        "optimizer.type": (("Adam", "AdamW"), alike),
+        "optimizer.params.amsgrad": ((False,), alike),
         "optimizer.params.betas": (([0.9, 0.999],), alike),
         "optimizer.params.eps": ((1e-8,), alike),
         "bf16.enabled": ((is_16_bit,), "leave the precision to model.dtype"),
