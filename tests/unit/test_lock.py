@@ -181,6 +181,34 @@ def test_a_reused_process_id_is_no_sign_of_life(tmp_path: Path) -> None:
         assert lock_of(tmp_path).token != "other"
 
 
+@pytest.mark.parametrize("signalled", [None, PermissionError("not yours")])
+def test_a_driver_that_proc_hides_lives_as_long_as_its_heart_beats(
+    tmp_path: Path,
+    start: Callable[..., Any],
+    monkeypatch: pytest.MonkeyPatch,
+    signalled: Exception | None,
+) -> None:
+    holder = start(tmp_path)
+    assert first_line(holder) == "HELD"
+    read = Path.read_text
+
+    def hidden(path: Path, *how: Any) -> str:
+        if path.is_relative_to(f"/proc/{holder.pid}"):
+            raise FileNotFoundError(path)
+        return read(path, *how)
+
+    def kill(pid: int, number: int) -> None:
+        assert (pid, number) == (holder.pid, 0)
+        if signalled:
+            raise signalled
+
+    monkeypatch.setattr(Path, "read_text", hidden)
+    monkeypatch.setattr("tune.folder.process.os.kill", kill)
+    with pytest.raises(UserError, match="another driver"), SweepLock(tmp_path, INTERVAL):
+        pass
+    assert lock_of(tmp_path).process.pid == holder.pid
+
+
 def test_a_claimant_that_died_while_it_took_over_hinders_nobody(tmp_path: Path) -> None:
     write_lock(tmp_path, started="1")
     dead_claimant = lock_of(tmp_path).model_copy(update={"token": "claimant"})

@@ -38,7 +38,10 @@ class Process(Frozen):
         """Whether it has ended; None if that cannot be seen from here."""
         if (self.host, self.space) != (platform.node(), _space()):
             return None
-        return _started(self.pid) != self.started
+        try:
+            return _started(self.pid) != self.started
+        except OSError:  # there is none, or /proc hides it, as `hidepid` does other users'
+            return None if _is_taken(self.pid) else True
 
 
 def _space() -> str:
@@ -50,12 +53,13 @@ def _space() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Start time of a live process; None if there is none with that id."""
+    """Start time of a live process; None if there is none with that id.
+
+    Raises:
+        OSError: /proc shows none.
+    """
     if _PROC.is_dir():
-        try:
-            fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return None
+        fields = (_PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
         return None if fields[0] in ("Z", "X") else fields[_START_TIME]
     shown = subprocess.run(  # noqa: S603 - no input of anyone's
         ["ps", "-o", "lstart=", "-p", str(pid)],  # noqa: S607 - every Unix has it on its path
@@ -64,3 +68,14 @@ def _started(pid: int) -> str | None:
         check=False,
     )
     return shown.stdout.strip() or None
+
+
+def _is_taken(pid: int) -> bool:
+    """Whether there is a process with that id, seen or not."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True
