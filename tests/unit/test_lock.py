@@ -235,20 +235,28 @@ def test_a_driver_elsewhere_holds_the_sweep_while_its_heart_beats(
 
 
 def test_the_lock_of_a_driver_elsewhere_is_taken_over_when_its_heart_stands_still(
-    tmp_path: Path,
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_lock(tmp_path, age=7 * INTERVAL, host="other")
     with SweepLock(tmp_path):
         assert lock_of(tmp_path).token != "other"
+    (told,) = caplog.messages
+    assert told.startswith(f"{tmp_path}: held by process {os.getpid()} on other since 2026")
+    assert told.endswith("unless there is a newer one within 1 s")
 
 
-def test_a_clock_that_is_behind_does_not_make_its_driver_dead(
+def test_a_clock_that_is_behind_does_not_make_its_driver_dead_where_a_beat_is_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_lock(tmp_path, age=1000, host="other")
-    monkeypatch.setattr(
-        "tune.folder.lock.time.sleep", lambda _: write_lock(tmp_path, age=999, host="other")
-    )
+    slept = [0.0]
+
+    def sleep(seconds: float) -> None:
+        slept.append(slept[-1] + seconds)
+        if slept[-1] > 5 * INTERVAL:
+            write_lock(tmp_path, age=990, host="other")
+
+    monkeypatch.setattr("tune.folder.lock.time.sleep", sleep)
     with pytest.raises(UserError, match="another driver"), SweepLock(tmp_path, INTERVAL):
         pass
     assert lock_of(tmp_path).token == "other"

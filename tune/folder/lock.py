@@ -157,9 +157,16 @@ class SweepLock:
 
     def _stands_still(self, holder: LockRecord, file: Path) -> bool:
         """Watch for a heartbeat: the clocks of two machines may differ by more than the limit."""
-        time.sleep(1.5 * holder.interval)
-        now = self._read(file)
-        return now is None or (now.token, now.heartbeat) == (holder.token, holder.heartbeat)
+        watched = "%s: held by %s; taking it over unless there is a newer one within %.0f s"
+        logger.warning(watched, self._folder.location, holder, _MISSED_BEATS * holder.interval)
+        for _ in range(_MISSED_BEATS):
+            time.sleep(holder.interval)
+            now = self._read(file)
+            if now is None:
+                return True
+            if (now.token, now.heartbeat) != (holder.token, holder.heartbeat):
+                return False
+        return True
 
     def _beat(self) -> None:
         while not self._ended.wait(self._interval):
