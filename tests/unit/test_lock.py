@@ -234,10 +234,11 @@ def test_a_driver_elsewhere_holds_the_sweep_while_its_heart_beats(
     assert "another driver runs it" in refused(tmp_path)
 
 
+@pytest.mark.parametrize("age", [7 * INTERVAL, -3600])  # its clock was an hour ahead
 def test_the_lock_of_a_driver_elsewhere_is_taken_over_when_its_heart_stands_still(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, age: float
 ) -> None:
-    write_lock(tmp_path, age=7 * INTERVAL, host="other")
+    write_lock(tmp_path, age, host="other")
     with SweepLock(tmp_path):
         assert lock_of(tmp_path).token != "other"
     (told,) = caplog.messages
@@ -245,16 +246,17 @@ def test_the_lock_of_a_driver_elsewhere_is_taken_over_when_its_heart_stands_stil
     assert told.endswith("unless there is a newer one within 1 s")
 
 
-def test_a_clock_that_is_behind_does_not_make_its_driver_dead_where_a_beat_is_slow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("age", [1000, -1000])
+def test_a_clock_that_is_off_does_not_make_its_driver_dead_where_a_beat_is_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float
 ) -> None:
-    write_lock(tmp_path, age=1000, host="other")
+    write_lock(tmp_path, age, host="other")
     slept = [0.0]
 
     def sleep(seconds: float) -> None:
         slept.append(slept[-1] + seconds)
         if slept[-1] > 5 * INTERVAL:
-            write_lock(tmp_path, age=990, host="other")
+            write_lock(tmp_path, age - 10, host="other")
 
     monkeypatch.setattr("tune.folder.lock.time.sleep", sleep)
     with pytest.raises(UserError, match="another driver"), SweepLock(tmp_path, INTERVAL):

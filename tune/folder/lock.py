@@ -54,8 +54,8 @@ class LockRecord(Frozen):
     interval: float
 
     def is_late(self) -> bool:
-        """Whether the holder has missed enough heartbeats to count as dead."""
-        return time.time() - self.heartbeat > _MISSED_BEATS * self.interval
+        """Whether it missed enough heartbeats to count as dead, or its clock is as far ahead."""
+        return abs(time.time() - self.heartbeat) > _MISSED_BEATS * self.interval
 
     def __str__(self) -> str:
         seen = datetime.fromtimestamp(self.heartbeat).isoformat(" ", "seconds")
