@@ -294,6 +294,24 @@ def test_a_lock_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     assert f"{tmp_path}/lock.json: is no lock" in refused(tmp_path)
 
 
+def test_a_driver_whose_request_nfs_repeated_does_not_refuse_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = Path.hardlink_to
+
+    def repeated(made: Path, file: Path) -> None:
+        link(made, file)
+        link(made, file)
+
+    monkeypatch.setattr(Path, "hardlink_to", repeated)
+    with SweepLock(tmp_path):
+        assert lock_of(tmp_path).process.pid == os.getpid()
+    write_lock(tmp_path, started="1")  # a dead driver's, so it is a claim that is made
+    with SweepLock(tmp_path):
+        assert lock_of(tmp_path).token != "other"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_files_are_created_whole_and_once_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -200,7 +200,11 @@ class SweepLock:
         return record.model_dump_json(indent=2).encode()
 
     def _create(self, file: Path) -> bool:
-        return self._storage.create(file.name, self._content())
+        if self._storage.create(file.name, self._content()):
+            return True
+        # NFS repeats a request whose answer was lost, and then finds what it has made itself.
+        found = self._read(file)
+        return found is not None and found.token == self._token
 
     def _read(self, file: Path) -> LockRecord | None:
         try:
