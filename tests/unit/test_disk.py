@@ -84,17 +84,32 @@ def test_of_several_workers_the_first_names_the_folder(tmp_path: Path) -> None:
     assert [path.name for path in folder.iterdir()] == ["random_1"]
 
 
-@pytest.mark.parametrize("is_scratch", [False, True])
-def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(
-    is_scratch: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder, flushed = tmp_path / "weights", []
+@pytest.fixture
+def flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, bool]]:
+    """What was flushed, and whether `weights` was there by then."""
+    flushed = []
 
     def note(descriptor: int) -> None:
         path = Path(f"/proc/self/fd/{descriptor}").readlink()
-        flushed.append((path.relative_to(tmp_path).as_posix(), folder.exists()))
+        flushed.append((path.relative_to(tmp_path).as_posix(), (tmp_path / "weights").exists()))
 
     monkeypatch.setattr(os, "fsync", note)
+    return flushed
+
+
+def test_a_file_has_its_name_once_all_of_it_is_on_the_disk(
+    tmp_path: Path, flushed: list[tuple[str, bool]]
+) -> None:
+    write_whole(tmp_path / "weights", "w")
+    assert flushed == [(f".weights.{os.getpid()}", False)]
+    assert (tmp_path / "weights").read_text() == "w"
+
+
+@pytest.mark.parametrize("is_scratch", [False, True])
+def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(
+    is_scratch: bool, tmp_path: Path, flushed: list[tuple[str, bool]]
+) -> None:
+    folder = tmp_path / "weights"
     with whole_folder(folder, is_scratch=is_scratch) as unfinished:
         (unfinished / "a").write_text("a")
         (unfinished / "inner").mkdir()

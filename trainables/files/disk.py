@@ -21,11 +21,15 @@ _ABSOLUTE_PATH = re.compile(r"(?<![\w/])/[^\s'\":,]+")
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Yields a temporary file that replaces `file` on success; on failure it is removed."""
+    """Yields a temporary file that replaces `file` on success; on failure it is removed.
+
+    It is on the disk before it has its name, so that no crash of the machine leaves it empty.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}")
     try:
         yield unfinished
+        flush(unfinished)
         unfinished.replace(file)
     except BaseException:
         unfinished.unlink(missing_ok=True)

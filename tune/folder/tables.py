@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -63,5 +62,3 @@ def _write(file: Path, rows: Iterable[Mapping[str, object]], columns: Sequence[s
         writer = csv.DictWriter(out, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        out.flush()
-        os.fsync(out.fileno())
