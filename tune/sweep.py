@@ -174,6 +174,7 @@ class Sweep:
         events = TuneEvents(
             everyone,
             self._config.budget.retries,
+            self._finished,
             self._interrupted,
             scheduler.outcome,
         )

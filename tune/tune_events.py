@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -27,7 +28,8 @@ class TuneEvents(Callback):
         retries: how often a trial may lose its process without progress since the previous loss.
             A preempted node is not the trial's fault, whereas a second loss at the same place
             probably is; Ray often cannot tell which it was.
-        interrupted: records of trials that earlier runs of the command left unfinished.
+        finished: records of trials that earlier runs of the command ended.
+        interrupted: records of those that they left unfinished.
         stopped: returns the outcome of a trial that the scheduler stopped, by Tune's trial id.
 
     Attributes:
@@ -38,6 +40,7 @@ class TuneEvents(Callback):
         self,
         listeners: Sequence[SweepListener],
         retries: int = 0,
+        finished: Sequence[TrialRecord] = (),
         interrupted: Sequence[TrialRecord] = (),
         stopped: Callable[[str], Outcome | None] = lambda trial_id: None,
     ) -> None:
@@ -48,6 +51,8 @@ class TuneEvents(Callback):
         self._records: dict[str, TrialRecord] = {}
         self._started: set[str] = set()
         self._last_step_at_loss: dict[int, int] = {}
+        last = (record.last for record in (*finished, *interrupted))
+        self._last_arrival = max((measured.time for measured in last if measured), default=0.0)
         self._error: Exception | None = None
         self.is_stopping = False
 
@@ -104,8 +109,9 @@ class TuneEvents(Callback):
         elif MEASUREMENT in result:
             measured = Measurement.model_validate(result[MEASUREMENT])
             # By this machine's clock: early stopping replays the order of arrival, and the workers'
-            # clocks differ.
-            arrived = {"attempt": record.attempt, "time": time.time()}
+            # clocks differ. This one may be set back.
+            self._last_arrival = max(math.nextafter(self._last_arrival, math.inf), time.time())
+            arrived = {"attempt": record.attempt, "time": self._last_arrival}
             measurement = measured.model_copy(update=arrived)
             record = record.after(measurement)
             self._records[trial.trial_id] = record

@@ -161,7 +161,7 @@ class SimulatedSweep:
         ]
         for listener in listeners:
             listener.sweep_started(SWEEP, BASE, history.finished)
-        return TuneEvents(listeners, 0, history.interrupted, scheduler.outcome)
+        return TuneEvents(listeners, 0, history.finished, history.interrupted, scheduler.outcome)
 
     def _controller(
         self, history: History, scheduler: EarlyStopping, events: TuneEvents

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,6 +22,10 @@ class Interruptions(SweepListener):
     def __init__(self) -> None:
         self.records: list[TrialRecord] = []
         self.ended: list[TrialRecord] = []
+        self.measurements: list[Measurement] = []
+
+    def measured(self, record: TrialRecord, measurement: Measurement) -> None:
+        self.measurements.append(measurement)
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         self.records.append(record)
@@ -32,9 +37,9 @@ class Interruptions(SweepListener):
 class Attempts:
     """Starts attempts of one trial and lets them end."""
 
-    def __init__(self, retries: int) -> None:
+    def __init__(self, retries: int, *earlier: list[TrialRecord]) -> None:
         self.heard = Interruptions()
-        self.events = TuneEvents([self.heard], retries)
+        self.events = TuneEvents([self.heard], retries, *earlier)
         self._count = 0
 
     def start(self, step: int) -> Any:
@@ -64,6 +69,21 @@ def test_a_measurement_is_of_when_it_arrived_and_not_of_what_a_workers_clock_say
     (record,) = attempts.events.running
     assert record.last is not None
     assert before <= record.last.time <= time.time()
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_measurements_are_in_the_order_of_arrival_where_the_clock_was_set_back(
+    monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    earlier = recorded(7).after(Measurement(step=1, metrics={}, time=2e9))
+    attempts = Attempts(0, [earlier], []) if ended else Attempts(0, [], [earlier])
+    for now in (1e9, 1e9 + 5, 3e9, 1e9):
+        monkeypatch.setattr("tune.tune_events.time.time", partial(float, now))
+        attempts.start(step=1)
+    lines = [measurement.model_dump_json() for measurement in attempts.heard.measurements]
+    times = [Measurement.model_validate_json(line).time for line in lines]
+    assert [2e9, *times] == sorted({2e9, *times})
+    assert [round(time, 3) for time in times] == [2e9, 2e9, 3e9, 3e9]
 
 
 def test_a_lost_process_counts_only_where_the_trial_came_no_further_since_the_last() -> None:
