@@ -311,6 +311,15 @@ class TestKubeRay:
         with pytest.raises(Exception, match="contianers"):
             kubernetes_validate.validate(pods[0], version, strict=True)
 
+    def test_the_head_keeps_off_spot_nodes(self, documents: dict[str, dict[str, Any]]) -> None:
+        affinity = documents["RayCluster"]["spec"]["headGroupSpec"]["template"]["spec"]["affinity"]
+        (required,) = affinity["nodeAffinity"].values()
+        (term,) = required["nodeSelectorTerms"]
+        kept_off = {rule["key"]: rule.get("values") for rule in term["matchExpressions"]}
+        assert kept_off["karpenter.sh/capacity-type"] == ["spot"]
+        assert kept_off["eks.amazonaws.com/capacityType"] == ["SPOT"]  # a managed node group's
+        assert kept_off["cloud.google.com/gke-spot"] is None
+
     def test_the_job_runs_on_the_cluster_and_writes_where_all_pods_see_it(
         self, documents: dict[str, dict[str, Any]]
     ) -> None:
