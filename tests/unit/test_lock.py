@@ -264,6 +264,17 @@ def test_a_clock_that_is_off_does_not_make_its_driver_dead_where_a_beat_is_slow(
     assert lock_of(tmp_path).token == "other"
 
 
+def test_a_driver_that_took_the_sweep_while_this_one_watched_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_lock(tmp_path, age=1000, host="dead")
+    monkeypatch.setattr(
+        "tune.folder.lock.time.sleep", lambda _: write_lock(tmp_path, host="faster")
+    )
+    with pytest.raises(UserError, match="on faster"), SweepLock(tmp_path, INTERVAL):
+        pass
+
+
 def test_a_driver_that_stood_still_stops_when_another_took_its_sweep(
     tmp_path: Path, start: Callable[..., Any]
 ) -> None:

@@ -153,7 +153,7 @@ class SweepLock:
         if is_gone is None:
             is_gone = holder.is_late() and self._stands_still(holder, file)
         if not is_gone:
-            raise self._held(holder)
+            raise self._held(self._read(file) or holder)  # another may have been faster meanwhile
 
     def _stands_still(self, holder: LockRecord, file: Path) -> bool:
         """Watch for a heartbeat: the clocks of two machines may differ by more than the limit."""
