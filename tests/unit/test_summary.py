@@ -17,7 +17,7 @@ from rich.console import Console
 from trainables import metric_keys
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.ledger import Ledger
-from trainables.results.pareto import pareto_front
+from trainables.results.pareto import objective_ranges, pareto_front
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.settings import SETTINGS
@@ -182,6 +182,41 @@ def test_errors_of_forgetting_are_those_of_items_that_flipped(flipped, taken):
         records.append(trial(number, metrics))
     goals = [TWO[0], {"metric": FORGETTING_MEAN, "mode": "min"}]
     assert recommend(sweep_config(objectives=goals), records).trial.number == taken
+
+
+@pytest.mark.parametrize(
+    ("metric", "error"),
+    [
+        ("in_domain/sums/acc", 0.03),
+        ("in_domain/acc_mean", 0.015),
+        ("forgetting/a", 0.02 * 0.25),
+        ("forgetting/b", 0.01),
+        ("forgetting/max", 0.01),
+        ("forgetting/mean", math.hypot(0.005, 0.01) / 2),
+        ("forgetting/positive_mean", math.hypot(0.005, 0.01) / 2),
+        ("train/loss", 0.0),
+    ],
+)
+def test_an_objective_is_scaled_over_no_less_than_two_of_its_standard_errors(metric, error):
+    # Of task a so few items flipped that forgetting has a sixteenth of the accuracy's variance.
+    metrics = {"in_domain/sums/acc_stderr": 0.03, "in_domain/more/f1_stderr": 0.0}
+    metrics |= {"retention/a/acc": 0.5, "retention/a/acc_stderr": 0.02}
+    metrics |= {"flips/a/forgotten": 0.0078125, "flips/a/gained": 0.0078125}
+    metrics |= {"retention/b/acc_stderr": 0.01}
+    suite = {"in_domain": ["sums", "more"], "retention": ["a", "b"]}
+    mode = "max" if metric.startswith("in_domain") else "min"
+    goals = sweep_config(eval=suite, objectives=[{"metric": metric, "mode": mode}])
+    [(best, worst)] = objective_ranges(goals, [trial(0, metrics | {metric: 0.0})])
+    assert worst - best == pytest.approx(2 * error)
+
+
+@pytest.mark.parametrize("metric", ["forgetting/max", "forgetting/positive_mean", "forgetting/b"])
+def test_one_item_of_any_forgetting_does_not_outweigh_all_that_is_gained(metric):
+    errors = {"retention/b/acc_stderr": 1 / 60}
+    goals = [TWO[0], {"metric": metric, "mode": "min"}]
+    gained = [{GAIN: 0.55, metric: 0.0}, {GAIN: 0.73, metric: 1 / 60}]
+    records = [trial(number, metrics | errors) for number, metrics in enumerate(gained)]
+    assert recommend(sweep_config(objectives=goals), records).trial.number == 1
 
 
 def test_the_lower_number_wins_where_two_are_as_near_but_for_rounding():

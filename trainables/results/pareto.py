@@ -11,7 +11,14 @@ from typing import Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from trainables.config import ROLES, Frozen, Objective
-from trainables.metric_keys import FORGETTING_MEAN, role_mean, task_flips, task_forgetting
+from trainables.metric_keys import (
+    FORGETTING_MAX,
+    FORGETTING_MEAN,
+    FORGETTING_POSITIVE,
+    role_mean,
+    task_flips,
+    task_forgetting,
+)
 from trainables.results.records import TrialRecord, TrialStatus
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -22,8 +29,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 # Standard errors of an objective that count as much as all of the front: fewer are no difference.
 _FEWEST_ERRORS = 2.0
-# The roles whose items decide how certain a mean over tasks is, by its metric.
-_ROLE_OF = {role_mean(role): role for role in ROLES} | {FORGETTING_MEAN: "retention"}
+_ROLE_OF = {role_mean(role): role for role in ROLES}
 _CONSTRAINT = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
 
 
@@ -175,15 +181,39 @@ def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple
 
 
 def _standard_error(metric: str, record: TrialRecord) -> float:
-    """That of a mean over a role's tasks, from their own; 0 where it is not known."""
+    """That of an accuracy or of forgetting, of one task or over several; 0 where it is not known.
+
+    The worst task's forgetting counts as that of the least certain one; the mean of the positive
+    parts as the mean, than which it varies no more.
+    """
     metrics = record.last.metrics if record.last else {}
-    role = _ROLE_OF.get(metric)
-    errors = []
-    for key, error in metrics.items():
-        if key.startswith(f"{role}/") and key.endswith("_stderr"):
-            paired = metric == FORGETTING_MEAN
-            errors.append(error * (_share_of_error(metrics, key) if paired else 1.0))
-    return math.hypot(*errors) / len(errors) if errors else 0.0
+    errors = {
+        key.removesuffix("_stderr"): error
+        for key, error in metrics.items()
+        if key.endswith("_stderr")
+    }
+    lost = {
+        task_forgetting(_task_of(score)): error * _share_of_error(metrics, score)
+        for score, error in errors.items()
+        if score.startswith("retention/")
+    }
+    if metric == FORGETTING_MAX:
+        return max(lost.values(), default=0.0)
+    if metric in (FORGETTING_MEAN, FORGETTING_POSITIVE):
+        return _of_mean(lost.values())
+    if role := _ROLE_OF.get(metric):
+        return _of_mean(error for score, error in errors.items() if score.startswith(f"{role}/"))
+    return (errors | lost).get(metric, 0.0)
+
+
+def _of_mean(errors: Iterable[float]) -> float:
+    """The standard error of a mean over tasks."""
+    of_tasks = list(errors)
+    return math.hypot(*of_tasks) / len(of_tasks) if of_tasks else 0.0
+
+
+def _task_of(score: str) -> str:
+    return score.partition("/")[2].rpartition("/")[0]
 
 
 def _share_of_error(metrics: Mapping[str, float], key: str) -> float:
@@ -193,8 +223,7 @@ def _share_of_error(metrics: Mapping[str, float], key: str) -> float:
     and p right, it is sqrt((f + g - (f - g)^2) / (p (1 - p))). 1 where flips are not known, or
     items are graded: then f - g is not what was lost.
     """
-    task, _, _ = key.partition("/")[2].rpartition("/")
-    score = metrics.get(key.removesuffix("_stderr"))
+    task, score = _task_of(key), metrics.get(key)
     forgotten = metrics.get(task_flips(task, "forgotten"))
     gained = metrics.get(task_flips(task, "gained"))
     if score is None or forgotten is None or gained is None or not 0 < score < 1:
