@@ -37,7 +37,8 @@ def trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
     trials = results.of(sweep, results.lora)
     ranks = [float(record.rank or 0) for record in trials]
     if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < FEWEST_RANKS:
-        return [_too_few_trials("whether anything rises or falls with rank", trials)]
+        question = "whether anything rises or falls with rank"
+        return [_too_few_trials(question, trials, f" over {FEWEST_RANKS} ranks")]
     strata = alike([record.config.learning_rate for record in trials], _ALIKE)
     over = "rank at equal or similar learning rate"
     conclusions = []
@@ -81,10 +82,10 @@ def _trend(
     return Conclusion(f"{told}.", evidence)
 
 
-def _too_few_trials(question: str, trials: Sequence[TrialRecord]) -> Conclusion:
+def _too_few_trials(question: str, trials: Sequence[TrialRecord], over: str = "") -> Conclusion:
     return Conclusion(
         f"Too few LoRA trials to say {question}.",
-        f"{len(trials)} complete; {_FEWEST_TRIALS} over {FEWEST_RANKS} ranks are needed",
+        f"{len(trials)} complete; {_FEWEST_TRIALS}{over} are needed",
         "too few data",
     )
 
