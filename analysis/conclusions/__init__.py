@@ -25,7 +25,7 @@ __all__ = ["Conclusion", "conclude"]
 def conclude(results: Results) -> list[Conclusion]:
     """Every conclusion that the tasks and methods allow, most relevant first.
 
-    What compares trials by their settings is said of each sweep by itself.
+    What compares trials by their settings is said of each sweep by itself; each needs LoRA trials.
     """
     made = (
         rank_that_suffices,
@@ -37,10 +37,16 @@ def conclude(results: Results) -> list[Conclusion]:
     of_sweeps = [
         _told_of(results, sweep, conclusion)
         for make in made
-        for sweep in results.sweeps
+        for sweep in filter(_searches_lora, results.sweeps)
         for conclusion in make(results, sweep)
     ]
     return [*recommended_against_base(results), *best_of_sweeps(results), *of_sweeps]
+
+
+def _searches_lora(sweep: Sweep) -> bool:
+    """Whether there is anything to say of LoRA: its search may be edited, or still to begin."""
+    is_asked_for = sweep.settings.search.get("lora") is not None
+    return is_asked_for or any(record.rank is not None for record in sweep.trials)
 
 
 def _told_of(results: Results, sweep: Sweep, conclusion: Conclusion) -> Conclusion:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 from analysis.conclusions.conclusion import Conclusion, p_text
-from analysis.results import Comparison, Results
+from analysis.results import Comparison, Group, Results
 from analysis.stats.intervals import difference_over_seeds, items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.results.pareto import feasible_or_all, is_feasible
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import LEVEL, diverged, metrics_over
 from trainables.results.wording import method_name, points
@@ -19,6 +21,7 @@ from trainables.results.wording import method_name, points
 NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""
 FEWEST_RANKS = 3
+_FEWEST_OF_RANK = 4  # trials; of fewer the best is often at a learning rate far from the best
 
 _ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
     ("retention", FORGETTING_MEAN, ("forgets less", "forgets more"), "on the retention tasks"),
@@ -114,22 +117,24 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
 def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
 
+    The best is that in the domain, of trials that keep the constraints if the rank has any. Each of
+    these ranks needs `_FEWEST_OF_RANK` trials: one trial of a higher rank shows how bad a learning
+    rate is rather than what the rank gains.
+
     For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
     needs no correction (Berger 1982). Bonferroni's is applied over the candidate ranks, and over
     the trials that a candidate's best was picked from, as the luckiest of many seems to miss less.
     Picking a higher rank's best only raises the bound.
     """
     groups = {group.rank or 0: group for group in results.lora_groups(sweep)}
-    best = {
-        rank: max(group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
-        for rank, group in groups.items()
-    }
-    ranks = sorted(best)
+    ranks = sorted(groups)
     if len(ranks) < FEWEST_RANKS:
         statement = "Too few ranks to say which one suffices."
-        return [Conclusion(statement, f"{len(ranks)} ranks with a complete trial", "too few data")]
+        told = f"{len(ranks)} rank{'' if len(ranks) == 1 else 's'} with a complete trial"
+        return [Conclusion(statement, told, "too few data")]
+    best = {rank: _best_in_domain(results, group) for rank, group in groups.items()}
     tasks, stopped = list(results.tasks("in_domain")), results.more_stopped(sweep)
-    items, needed = 0, []
+    items, needed, more_trials = 0, [], ""
     for rank in ranks[:-1]:
         found = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]
         gains = [gain for gain in found if gain is not None]
@@ -139,15 +144,19 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         most = max(upper_bound(*gain, level=level) for gain in gains)
         items = sum(map(len, gains[0][0]))
         needed.append(items_needed(*gains[0], bound=NEGLIGIBLE, level=level))
-        if most <= NEGLIGIBLE:
-            return [
-                Conclusion(
-                    f"Rank {rank} suffices in the domain: the best trial of no higher rank gains "
-                    f"more than {max(0.0, math.ceil(1000 * most) / 10):.1f} points over its best.",
-                    f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, best trial of "
-                    f"each of {len(ranks)} ranks, picked on these items{stopped}",
-                )
-            ]
+        if most > NEGLIGIBLE:
+            continue
+        if min(groups[r].picked_from for r in ranks if r >= rank) < _FEWEST_OF_RANK:
+            more_trials = f"; one that suffices and all above it need {_FEWEST_OF_RANK} each"
+            continue
+        return [
+            Conclusion(
+                f"Rank {rank} suffices in the domain: the best trial of no higher rank gains "
+                f"more than {max(0.0, math.ceil(1000 * most) / 10):.1f} points over its best.",
+                f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, "
+                f"{_bests(results, groups, best)}, picked on these items{stopped}",
+            )
+        ]
     if items < min(needed):
         statement = (
             f"Too few items to show to within {100 * NEGLIGIBLE:g} points that a rank below "
@@ -159,11 +168,25 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         Conclusion(
             f"No rank below {ranks[-1]} is shown to suffice in the domain to within "
             f"{100 * NEGLIGIBLE:g} points.",
-            f"best trial of each of {len(ranks)} ranks, simultaneous {100 * LEVEL:g} % bounds"
+            f"simultaneous {100 * LEVEL:g} % bounds, {_bests(results, groups, best)}{more_trials}"
             f"{stopped}",
             "open",
         )
     ]
+
+
+def _best_in_domain(results: Results, group: Group) -> TrialRecord:
+    trials = feasible_or_all(results.goals, group.trials)
+    return max(trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
+
+
+def _bests(results: Results, groups: Mapping[int, Group], best: Mapping[int, TrialRecord]) -> str:
+    """Such as `best of 4, 5, 1 trials of ranks 4, 16, 64`; whose best breaks a constraint, too."""
+    ranks = sorted(groups)
+    counts = ", ".join(str(groups[rank].picked_from) for rank in ranks)
+    told = f"best of {counts} trials of ranks {', '.join(map(str, ranks))}"
+    broken = [str(rank) for rank in ranks if not is_feasible(results.goals, best[rank])]
+    return f"{told} (none of rank {', '.join(broken)} keeps every constraint)" if broken else told
 
 
 @dataclass(frozen=True)
@@ -188,50 +211,71 @@ class _Pair:
     pairs: int
     picked: str
 
+    def is_of(self, *trials: TrialRecord) -> bool:
+        """Whether these are the two."""
+        own = {record.config.trial_id for record in (self.first, self.second)}
+        return own == {record.config.trial_id for record in trials}
+
 
 def best_of_sweeps(results: Results) -> list[Conclusion]:
     """Compare the best trade-off of each sweep with that of the first."""
+    return [told for pair in _sweeps_with_first(results) for told in _compared(results, pair)]
+
+
+def _sweeps_with_first(results: Results) -> list[_Pair]:
     reference, *others = results.sweeps
-    conclusions = []
+    pairs = []
     for sweep in others:
         trials = [results.of(s, results.complete) for s in (sweep, reference)]
         if not all(trials):
             continue
         first, second = map(results.nearest_to_ideal, trials)
         n, of = (len(results.of(s, results.candidates)) for s in (sweep, reference))
-        best = f"The best trade-off of {sweep.title} ({_trial(first)})"
+        best = f"The best trade-off of {sweep.title} ({_trial(results, first)})"
         pair = _Pair(
             first,
             second,
             best,
             best,
-            f"that of {reference.title} ({_trial(second)})",
+            f"that of {reference.title} ({_trial(results, second)})",
             f"{sweep.title} minus {reference.title}",
             n * of,
             f"best of {n} trials of {sweep.title} and of {of} of {reference.title}",
         )
-        conclusions += _compared(results, pair)
-    return conclusions
+        pairs.append(pair)
+    return pairs
 
 
-def _trial(record: TrialRecord) -> str:
-    return f"trial {record.number}, {method_name(record.rank)}"
+def _trial(results: Results, record: TrialRecord) -> str:
+    return f"trial {record.number}, {method_name(record.rank)}{_breach(results, record)}"
+
+
+def _breach(results: Results, record: TrialRecord) -> str:
+    """Said of the best of trials that all break a constraint; empty if this one breaks none."""
+    return "" if is_feasible(results.goals, record) else ", which breaks a constraint"
 
 
 def full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
-    """Compare full fine-tuning with the best LoRA, each at its best trade-off."""
+    """Compare full fine-tuning with the best LoRA, each at its best trade-off.
+
+    Nothing where `best_of_sweeps` compares the same two, as each was swept by itself.
+    """
     full = results.full(sweep)
     lora = results.lora_groups(sweep)
     if full is None or not lora:
         return []
     best = results.nearest_to_ideal([group.best for group in lora])
+    if any(pair.is_of(full.best, best) for pair in _sweeps_with_first(results)):
+        return []
     of = sum(record.rank is not None for record in results.of(sweep, results.candidates))
+    breach = _breach(results, full.best)
+    subject = f"Full fine-tuning at its best trade-off ({results.name(full.best)}{breach})"
     pair = _Pair(
         full.best,
         best,
-        f"Full fine-tuning at its best trade-off ({results.name(full.best)})",
-        f"Full fine-tuning{results.whose(full.sweep)}",
-        f"the best LoRA ({results.name(best)}, rank {best.rank})",
+        subject,
+        subject if breach else f"Full fine-tuning{results.whose(full.sweep)}",
+        f"the best LoRA ({results.name(best)}, rank {best.rank}{_breach(results, best)})",
         "full fine-tuning minus LoRA",
         full.picked_from * of,
         f"best of {full.picked_from} full and of {of} LoRA trials",

@@ -26,7 +26,7 @@ from analysis.report.trade_off import (
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import open_sweeps
-from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.metric_keys import IN_DOMAIN_ACC, MAX_RESERVED
 from trainables.results.items import items_file, write_items
 from trainables.results.pareto import (
     best_trade_off,
@@ -203,12 +203,36 @@ def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):
         SyntheticSweep(trials=10, name="adapters", full_every=0, seed=0),
         SyntheticSweep(trials=4, name="whole", full_every=1, seed=1),
     )
-    told = [c.statement for c in conclude(results) if "the best LoRA" in c.statement]
-    assert len(told) == 3
-    assert all(s.startswith("adapters: Full fine-tuning") and "of whole" in s for s in told)
+    told = [c.statement for c in conclude(results)]
+    assert sum("The best trade-off of whole (trial" in s for s in told) == 3
+    assert not any("Full fine-tuning" in s for s in told)  # that is of the same two
+    assert not any(s.startswith("whole: ") for s in told)  # it has no ranks to speak of
     adapters = [row for row in paper_table(results).rows if row.label.endswith("of adapters")]
     assert all(row.cells["in-domain"].to_full is not None for row in adapters)
     assert any(c.statement.startswith("adapters: LoRA's best learning") for c in conclude(results))
+
+
+def test_methods_are_compared_where_they_are_not_the_best_of_their_sweeps(tmp_path):
+    sweeps = [
+        SyntheticSweep(trials=10, name=name, full_every=full_every, seed=seed)
+        for seed, (name, full_every) in enumerate([("first", 0), ("second", 0), ("whole", 1)])
+    ]
+    told = [c.statement for c in conclude(open_together(tmp_path, *sweeps))]
+    between = [s for s in told if "the best LoRA" in s]
+    assert len(between) == 3
+    assert all(s.startswith("second: Full fine-tuning") and "of whole" in s for s in between)
+
+
+def test_the_best_of_a_sweep_that_breaks_a_constraint_is_said_to(tmp_path):
+    bound = {"metric": MAX_RESERVED, "operator": "<=", "bound": 1.0}  # full fine-tuning takes 1.4
+    sweeps = [
+        SyntheticSweep(trials=2, name=name, full_every=full_every, constraints=(bound,))
+        for name, full_every in (("adapters", 0), ("whole", 1))
+    ]
+    told = against_first(open_together(tmp_path, *sweeps))
+    assert len(told) == 3
+    marked = ", full fine-tuning, which breaks a constraint) "
+    assert all(marked in c.statement and c.statement.count("which breaks") == 1 for c in told)
 
 
 def test_every_chart_of_several_sweeps_is_valid_plotly(results):

@@ -19,7 +19,7 @@ from analysis.results import Results
 from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
 from analysis.sweeps import open_sweeps
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, OOD_ACC
 from trainables.results.items import items_file, read_items, write_items
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
@@ -42,12 +42,21 @@ def found(results: Results, start: str):
     return next(c for c in conclude(results) if c.statement.startswith(start))
 
 
-def with_in_domain(folder, accuracies: dict[int, float], items: int) -> Results:
-    """A sweep of one LoRA trial for each rank, right on that share of the in-domain items."""
-    count = len(accuracies)
-    SyntheticSweep(trials=count, items=items, full_every=0).write(folder)
+def with_in_domain(
+    folder, accuracies: dict[int, float | tuple[float, ...]], items: int, **sweep
+) -> Results:
+    """A sweep of LoRA trials of each rank, right on that share of the in-domain items.
+
+    `accuracies`: of each of the rank's trials, or of four that are alike.
+    """
+    trials = [
+        (rank, accuracy)
+        for rank, of_rank in accuracies.items()
+        for accuracy in (of_rank if isinstance(of_rank, tuple) else (of_rank,) * 4)
+    ]
+    SyntheticSweep(trials=len(trials), items=items, full_every=0, **sweep).write(folder)
     ledger = Ledger(folder)
-    for record, (rank, accuracy) in zip(ledger.trials(), accuracies.items(), strict=True):
+    for record, (rank, accuracy) in zip(ledger.trials(), trials, strict=True):
         file = items_file(ledger.folder.attempt(record.number, 1), record.last.step)
         draw = random.Random(0)  # the same order for every rank, so that higher ones add items
         order = [draw.random() for _ in range(items)]
@@ -74,7 +83,51 @@ def test_the_least_rank_that_no_higher_one_beats_suffices(tmp_path):
     conclusion = found(shown, "Rank")
     assert conclusion.statement.startswith("Rank 4 suffices in the domain")
     assert conclusion.verdict == "shown"
-    assert "n = 800 items" in conclusion.evidence
+    assert conclusion.evidence == (
+        "simultaneous 95 % upper bound, n = 800 items, best of 4, 4, 4, 4 trials of ranks "
+        "1, 4, 16, 64, picked on these items"
+    )
+
+
+@pytest.mark.parametrize(
+    ("least", "highest", "told"),
+    [
+        ((0.2,), (0.9,) * 4, "Rank 4 suffices in the domain"),
+        ((0.9,), (0.9,) * 4, "Rank 4 suffices in the domain"),
+        ((0.2,), (0.9,) * 3, "No rank below 64 is shown to suffice"),
+    ],
+)
+def test_a_rank_suffices_where_it_and_all_above_it_were_tried_often(tmp_path, least, highest, told):
+    ranks = {1: least, 4: 0.9, 16: 0.9, 64: highest}
+    conclusion = found(with_in_domain(tmp_path, ranks, items=800), told)
+    counts = f"best of 1, 4, 4, {len(highest)} trials of ranks 1, 4, 16, 64"
+    if len(highest) == 4:
+        assert f"{counts}, picked on these items" in conclusion.evidence
+    else:
+        needed = "; one that suffices and all above it need 4 each"
+        assert conclusion.evidence == f"simultaneous 95 % bounds, {counts}{needed}"
+        assert conclusion.verdict == "open"
+
+
+def test_of_a_ranks_trials_those_that_keep_the_constraints_count_in_its_favour(tmp_path):
+    bound = {"metric": IN_DOMAIN_ACC, "operator": "<=", "bound": 0.95}  # one of any metric would do
+    ranks = {1: 0.2, 4: 0.9, 16: (0.99, 0.9, 0.9, 0.9), 64: 0.9}
+    kept = with_in_domain(tmp_path / "a", ranks, items=800, constraints=(bound,))
+    assert found(kept, "Rank 4 suffices in the domain").verdict == "shown"
+    broken = with_in_domain(tmp_path / "b", {1: 0.99, 4: 0.9, 16: 0.9}, 800, constraints=(bound,))
+    assert "of ranks 1, 4, 16 (none of rank 1 keeps every constraint)" in (
+        found(broken, "Rank 1 suffices in the domain").evidence
+    )
+
+
+def test_the_best_of_trials_that_all_break_a_constraint_is_said_to(tmp_path):
+    bound = {"metric": MAX_RESERVED, "operator": "<=", "bound": 1.0}  # full fine-tuning takes 1.4
+    told = statements(results_of(tmp_path, trials=8, items=10, constraints=(bound,)))
+    full = [statement for statement in told if statement.startswith("Full fine-tuning")]
+    assert len(full) == 3
+    assert any("cannot be told apart" in statement for statement in full)
+    assert all(", which breaks a constraint) " in statement for statement in full)
+    assert sum("which breaks" in statement for statement in told) == 3
 
 
 def test_a_rank_does_not_suffice_where_a_higher_one_gains_or_ranks_or_items_are_too_few(tmp_path):
@@ -82,7 +135,7 @@ def test_a_rank_does_not_suffice_where_a_higher_one_gains_or_ranks_or_items_are_
     assert found(gains, "No rank below 16 is shown to suffice").verdict == "open"
     few = with_in_domain(tmp_path / "b", {1: 0.9, 4: 0.9, 16: 0.9}, items=40)
     too_few = found(few, "Too few items to show to within 2 points that a rank below 16 suffices")
-    z = scipy.stats.norm.isf(0.05 / 2)  # two ranks below 16, each with one trial
+    z = scipy.stats.norm.isf(0.05 / 2 / 4)  # two ranks below 16, each with four trials
     assert too_few.verdict == "too few data"
     assert too_few.evidence == (
         f"n = 40; {math.ceil(z**2 / NEGLIGIBLE)} are needed even if ranks differ in none"
@@ -218,8 +271,14 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
 
 
 def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):
-    results = results_of(tmp_path, trials=4)
+    results = results_of(tmp_path, trials=4, ranks=(4,))
     told = statements(results)
+    assert found(results, "Too few ranks to say").evidence == "1 rank with a complete trial"
+    trends = [found(results, f"Too few LoRA trials to say whether {s}") for s in ("forg", "any")]
+    assert [told.evidence for told in trends] == [
+        "3 complete; 8 are needed",
+        "3 complete; 8 over 3 ranks are needed",
+    ]
     assert sum(verdict == "too few data" for verdict in told.values()) == 3
     claimed = [s for s, verdict in told.items() if verdict != "too few data"]
     assert not any("rises" in statement or "falls" in statement for statement in claimed)

@@ -30,6 +30,7 @@ from trainables.results.records import TrialStatus
 from trainables.results.wording import NAMES
 
 TRIALS, ITEMS, SWEEPS = 40, 120, 100
+OF_RANK_4 = TRIALS - 5
 IN_DOMAIN = ({"metric": IN_DOMAIN_ACC, "mode": "max"},)
 
 
@@ -180,10 +181,10 @@ def suffices(results: Results) -> Conclusion:
 
 
 class RanksApart(Results):
-    """Trials of three ranks; the one of rank 16 is better than every one of rank 4.
+    """Trials of three ranks; one of the four of rank 16 is better than every one of rank 4.
 
     Args:
-        sweep: as many trials as there are of rank 4, and two more.
+        sweep: as many trials as there are of rank 4, and five more.
         seed: of the draws.
         gain: how much better, a share.
         kept: how many of rank 4 complete, the best; the others are stopped early.
@@ -191,8 +192,8 @@ class RanksApart(Results):
 
     def __init__(self, sweep: Sweep, seed: int, gain: float, kept: int = TRIALS) -> None:
         draw, items = np.random.default_rng(seed), 10_000
-        first, *others, last = sweep.trials
-        accuracies = [(first, 1, 0.1), *((r, 4, 0.5) for r in others), (last, 16, 0.5 + gain)]
+        of_ranks = [(1, 0.1), *[(4, 0.5)] * OF_RANK_4, *[(16, 0.1)] * 3, (16, 0.5 + gain)]
+        accuracies = [(r, *of_rank) for r, of_rank in zip(sweep.trials, of_ranks, strict=True)]
         scores: dict[str, Scores] = {}
         trials = []
         for record, rank, accuracy in accuracies:
@@ -205,7 +206,7 @@ class RanksApart(Results):
                 "last": record.last.model_copy(update={"metrics": metrics}),
             }
             trials.append(record.model_copy(update=changes))
-        of_rank_4 = sorted(trials[1:-1], key=lambda r: -r.last.metrics[IN_DOMAIN_ACC])
+        of_rank_4 = sorted(trials[1:-4], key=lambda r: -r.last.metrics[IN_DOMAIN_ACC])
         for record in of_rank_4[kept:]:
             stopped = record.model_copy(update={"status": TrialStatus.STOPPED_EARLY})
             trials[trials.index(record)] = stopped
@@ -230,9 +231,9 @@ def test_a_ranks_trials_that_were_stopped_early_are_among_those_its_best_was_pic
     [*_, best] = sorted(
         (r for r in results.complete if r.rank == 4), key=lambda r: r.metric(IN_DOMAIN_ACC)
     )
-    [higher] = [r for r in results.complete if r.rank == 16]
+    [*_, higher] = [r for r in results.complete if r.rank == 16]
     gains = results.differences(higher, best, ["sums"])
-    most, of_four = (upper_bound(*gains, level=1 - 0.05 / 2 / of) for of in (TRIALS - 2, 4))
+    most, of_four = (upper_bound(*gains, level=1 - 0.05 / 2 / of) for of in (OF_RANK_4, 4))
     assert 0.001 < of_four < most - 0.001
     told = f"gains more than {math.ceil(1000 * most) / 10:.1f} points over its best."
     assert suffices(results).statement.endswith(told)
