@@ -107,8 +107,9 @@ def test_a_winner_that_was_lucky_once_is_not_taken() -> None:
     assert recommended().trial.number == 0
     assert (found.trial, found.feasible) == (SEARCHED[1], True)  # with its own measurements
     assert found.reason == (
-        f"by the means over repeats with other seeds, highest {GAIN} (0.750) of 1 complete trial "
-        "that keeps every constraint. One run of each would have chosen trial 0."
+        f"by the means over repeats with other seeds, highest {GAIN} (0.750) of 1 repeated trial "
+        "that keeps every constraint. In the mean over other seeds trial 0 broke a constraint. "
+        "One run of each would have chosen trial 0."
     )
 
 
@@ -124,7 +125,7 @@ def test_where_no_winner_keeps_the_constraints_over_its_repeats_another_trial_is
     found = recommended(repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.08}))
     assert (found.trial, found.feasible) == (SEARCHED[1], True)
     assert found.reason == (
-        "with other seeds trial 0 diverged or broke a constraint in the mean; of the others, "
+        "in the mean over other seeds trial 0 broke a constraint; of the others, "
         f"highest {GAIN} (0.800) of 1 complete trial that keeps every constraint."
     )
 
@@ -145,6 +146,47 @@ def test_a_winner_of_which_a_repeat_diverged_is_not_taken() -> None:
         repeat(4, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.01}),
     )
     assert found.trial.number == 1
+    assert found.reason.startswith("with another seed trial 0 diverged; of the others, highest")
+
+
+def test_the_reason_counts_a_repeated_trial_that_diverged_and_says_so() -> None:
+    records = [
+        searched(0, {GAIN: 0.9, LOSS: 0.04}),
+        searched(1, {GAIN: 0.8, LOSS: 0.03}),
+        repeat(2, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}),
+        repeat(3, 1, COMPLETE, {GAIN: 0.7, LOSS: 0.02}),
+    ]
+    found = recommend(sweep_config(), records, judged_by_repeats(records, None))
+    assert found is not None
+    assert found.reason == (
+        "by the means over repeats with other seeds, best in every objective of 2 repeated trials: "
+        f"{GAIN} 0.700, {LOSS} +0.020. With another seed trial 0 diverged. One run of each would "
+        "have chosen trial 0."
+    )
+
+
+def test_of_winners_that_cannot_be_taken_the_reason_says_which_for_what() -> None:
+    found = recommended(
+        repeat(2, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}),
+        repeat(3, 1, COMPLETE, {GAIN: 0.9, LOSS: 0.07}),
+    )
+    assert not found.feasible
+    assert f"of 2 repeated trials this one misses them by the least: {LOSS} is" in found.reason
+    assert "With another seed trial 0 diverged. One" in found.reason
+    other = searched(4, {GAIN: 0.7, LOSS: 0.02})
+    records = [
+        *SEARCHED,
+        repeat(2, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}),
+        repeat(3, 1, COMPLETE, {GAIN: 0.9, LOSS: 0.07}),
+        other,
+    ]
+    taken = recommend(GOALS, records, judged_by_repeats(records, None))
+    assert taken is not None
+    assert taken.trial is other
+    assert taken.reason.startswith(
+        "with another seed trial 0 diverged, and in the mean over other seeds trial 1 broke a "
+        f"constraint; of the others, highest {GAIN}"
+    )
 
 
 def test_a_trial_that_diverged_with_other_seeds_is_not_taken_where_nothing_else_was_repeated():
@@ -154,7 +196,7 @@ def test_a_trial_that_diverged_with_other_seeds_is_not_taken_where_nothing_else_
     found = recommend(GOALS, alone, judged_by_repeats(alone, None))
     assert found is not None
     assert found.trial.number == 0
-    assert found.reason.endswith("that keeps every constraint. With another seed it diverged.")
+    assert found.reason.endswith("keeps every constraint. With another seed trial 0 diverged.")
 
 
 def test_a_point_that_was_refuted_is_not_taken_for_another_run_of_it_that_was_lucky() -> None:

@@ -21,7 +21,7 @@ from trainables.results.pareto import (
     scaling_trials,
     violation,
 )
-from trainables.results.records import TrialRecord
+from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import point_of
 from trainables.results.wording import metric_text
 
@@ -42,6 +42,27 @@ class Recommendation:
     trial: TrialRecord
     reason: str
     feasible: bool = True
+
+
+@dataclass(frozen=True)
+class _Words:
+    """How a reason names and counts the trials that were chosen from.
+
+    Attributes:
+        names: of some trials.
+        kind: what all of them are.
+        lost: how many there are besides those with values, as they diverged with another seed.
+    """
+
+    names: Names
+    kind: str = "complete"
+    lost: int = 0
+
+    def trials(self, count: int, kept: bool = False) -> str:
+        """Such as `3 complete trials that keep every constraint`."""
+        total = count if kept else count + self.lost
+        told = f"{total} {self.kind} trial{'' if total == 1 else 's'}"
+        return f"{told} that keep{'s' if total == 1 else ''} every constraint" if kept else told
 
 
 def recommend(
@@ -68,7 +89,7 @@ def recommend(
         names: how the reason names trials; by default by their numbers.
     """
     names = names or numbers_text
-    by_search = _choose(goals, records, scaling_trials(goals, records), names)
+    by_search = _choose(goals, records, scaling_trials(goals, records), _Words(names))
     if by_search is None or _trial_id(by_search.trial) not in map(_trial_id, judged):
         return by_search
     return _by_repeats(goals, records, judged, by_search, names)
@@ -88,20 +109,46 @@ def _by_repeats(
     scale = [*scaling_trials(goals, records), *pareto_front(goals, judged)]
     repeated = set(map(_trial_id, judged))
     own = {_trial_id(r): r for r in records if objective_values(goals, r) is not None}
-    found = _choose(goals, _one_of_each_point(goals, judged, own, by_search), scale, names)
+    points = _one_of_each_point(goals, judged, own, by_search)
+    lost = sum(record.status is TrialStatus.DIVERGED for record in points)
+    found = _choose(goals, points, scale, _Words(names, "repeated", lost))
     if found is None or not found.feasible:
         others = [record for record in records if _trial_id(record) not in repeated]
-        other = _choose(goals, others, scale, names)
+        other = _choose(goals, others, scale, _Words(names))
         if other and (other.feasible or found is None):
-            refuted = f"with other seeds {names(judged)} diverged or broke a constraint in the mean"
+            refuted = _refuted(goals, judged, names)
             return replace(other, reason=f"{refuted}; of the others, {other.reason}")
     if found is None:
-        return replace(by_search, reason=f"{by_search.reason} With another seed it diverged.")
+        reason = f"{by_search.reason}{_as_sentence(_refuted(goals, judged, names))}"
+        return replace(by_search, reason=reason)
     trial = own[_trial_id(found.trial)]
-    reason = f"by the means over repeats with other seeds, {found.reason}"
+    # Where all break a constraint, the reason has said so.
+    told = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
+    refuted = _refuted(goals, told, names)
+    reason = f"by the means over repeats with other seeds, {found.reason}{_as_sentence(refuted)}"
     if trial is not by_search.trial:
         reason += f" One run of each would have chosen {names([by_search.trial])}."
     return Recommendation(trial, reason, found.feasible)
+
+
+def _refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
+    """Which trials cannot be taken and why, such as `with another seed trial 8 diverged`."""
+    found: dict[str, list[TrialRecord]] = {}
+    for record in judged:
+        if record.status is TrialStatus.DIVERGED:
+            fault = "with another seed {} diverged"
+        elif objective_values(goals, record) is None:
+            fault = "with another seed {} had no finite value of an objective"
+        elif not is_feasible(goals, record):
+            fault = "in the mean over other seeds {} broke a constraint"
+        else:
+            continue
+        found.setdefault(fault, []).append(record)
+    return ", and ".join(fault.format(names(records)) for fault, records in found.items())
+
+
+def _as_sentence(told: str) -> str:
+    return f" {told[0].upper()}{told[1:]}." if told else ""
 
 
 def _one_of_each_point(
@@ -123,27 +170,27 @@ def _one_of_each_point(
     taken = []
     for records in alike.values():
         runs = [own[_trial_id(record)] for record in records]
-        best = _choose(goals, runs, runs, numbers_text)
+        best = _choose(goals, runs, runs, _Words(numbers_text))
         wanted = by_search.trial if by_search.trial in runs else best.trial if best else runs[0]
         taken.append(records[runs.index(wanted)])
     return taken
 
 
 def _choose(
-    goals: Goals, records: Sequence[TrialRecord], scale: list[TrialRecord], names: Names
+    goals: Goals, records: Sequence[TrialRecord], scale: list[TrialRecord], words: _Words
 ) -> Recommendation | None:
     ranked = [record for record in records if objective_values(goals, record) is not None]
     if not ranked:
         return None
     front = pareto_front(goals, ranked)
     if not front:
-        return _least_infeasible(goals, ranked)
+        return _least_infeasible(goals, ranked, words)
     if len(goals.objectives) == 1:
-        return _best(goals, front, ranked, names)
-    return _knee(goals, front, ranked, scale, names)
+        return _best(goals, front, ranked, words)
+    return _knee(goals, front, ranked, scale, words)
 
 
-def _least_infeasible(goals: Goals, ranked: list[TrialRecord]) -> Recommendation:
+def _least_infeasible(goals: Goals, ranked: list[TrialRecord], words: _Words) -> Recommendation:
     units = {constraint: _unit_of_misses(constraint, ranked) for constraint in goals.constraints}
 
     def total(record: TrialRecord) -> float:
@@ -156,8 +203,8 @@ def _least_infeasible(goals: Goals, ranked: list[TrialRecord]) -> Recommendation
         if violation(c, trial) > 0
     ]
     reason = (
-        f"no trial keeps every constraint, and of {_trials(len(ranked))} this one misses them by "
-        f"the least: {' and '.join(broken)}."
+        f"no trial keeps every constraint, and of {words.trials(len(ranked))} this one misses them "
+        f"by the least: {' and '.join(broken)}."
     )
     return Recommendation(trial, reason, feasible=False)
 
@@ -178,15 +225,13 @@ def _exactly(value: float | None) -> str:
 
 
 def _best(
-    goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord], names: Names
+    goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord], words: _Words
 ) -> Recommendation:
     objective = goals.objectives[0]
     value = metric_text(objective.metric, front[0].metric(objective.metric))
     extreme = "lowest" if objective.mode == "min" else "highest"
-    count = _feasible(goals, ranked)
-    kept = f" that keep{'s' if count == 1 else ''} every constraint" if goals.constraints else ""
-    reason = f"{extreme} {objective.metric} ({value}) of {_trials(count)}{kept}"
-    return Recommendation(front[0], f"{reason}{_as_good(front[1:], names)}.")
+    reason = f"{extreme} {objective.metric} ({value}) of {_among(goals, ranked, words)}"
+    return Recommendation(front[0], f"{reason}{_as_good(front[1:], words.names)}.")
 
 
 def _knee(
@@ -194,7 +239,7 @@ def _knee(
     front: list[TrialRecord],
     ranked: list[TrialRecord],
     scale: list[TrialRecord],
-    names: Names,
+    words: _Words,
 ) -> Recommendation:
     ranges = objective_ranges(goals, scale)
     distances = [distance_to_ideal(goals, record, ranges) for record in front]
@@ -204,21 +249,18 @@ def _knee(
         f"{o.metric} {metric_text(o.metric, trial.metric(o.metric))}" for o in goals.objectives
     )
     if len(front) == 1:
-        count = _trials(_feasible(goals, ranked))
-        return Recommendation(trial, f"best in every objective of {count}: {told}.")
+        among = _among(goals, ranked, words)
+        return Recommendation(trial, f"best in every objective of {among}: {told}.")
     reason = (
         f"the knee of the front's {len(front)} trials, nearest to the best of every objective at "
         f"once: {told}"
     )
-    return Recommendation(trial, f"{reason}{_as_good(others, names)}.")
+    return Recommendation(trial, f"{reason}{_as_good(others, words.names)}.")
 
 
-def _feasible(goals: Goals, ranked: list[TrialRecord]) -> int:
-    return sum(is_feasible(goals, record) for record in ranked)
-
-
-def _trials(count: int) -> str:
-    return "1 complete trial" if count == 1 else f"{count} complete trials"
+def _among(goals: Goals, ranked: list[TrialRecord], words: _Words) -> str:
+    feasible = sum(is_feasible(goals, record) for record in ranked)
+    return words.trials(feasible, kept=bool(goals.constraints))
 
 
 def _as_good(others: list[TrialRecord], names: Names) -> str:
