@@ -357,6 +357,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "in_domain/acc_mean is better the higher it is, got min",
         "write max",
     ),
+    "objective of one task in the wrong direction": (
+        {"objectives": [{"metric": "forgetting/b", "mode": "max"}]},
+        "objectives.0.mode",
+        "forgetting/b is better the lower it is, got max",
+        "write min",
+    ),
     "a task with the name of a metric": (
         {"eval__retention": ["b", {"task": "c", "name": "max"}]},
         "eval.retention.1.name",
@@ -374,6 +380,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "early_stopping.metrics",
         "in_domain/acc_mean is better the higher it is, got weight -1",
         "write 1",
+    ),
+    "a weight of one task that would end the trials that gain most": (
+        {"early_stopping__metrics": {"in_domain/acc_mean": 1, "flips/b/gained": -0.5}},
+        "early_stopping.metrics",
+        "flips/b/gained is better the higher it is, got weight -0.5",
+        "write 0.5",
     ),
     "a weight without weight": (
         {"early_stopping__metrics": {"in_domain/acc_mean": 1, "forgetting/mean": 0}},

@@ -252,7 +252,7 @@ class SweepConfig(Frozen):
         metrics, faults = [objective.metric for objective in self.objectives], []
         for i, objective in enumerate(self.objectives):
             metric, mode = objective.metric, objective.mode
-            known = metric_keys.METRICS.get(metric)
+            known = self._defined_metrics.get(metric)
             if metric in metrics[:i]:
                 rule = f"each objective must be another metric, got {metric} again"
                 faults.append(f"objectives.{i}.metric: {rule}")
@@ -266,7 +266,7 @@ class SweepConfig(Frozen):
         weights = self.early_stopping.metrics if self.early_stopping else None
         field, faults = "early_stopping.metrics", []
         for metric, weight in (weights or {}).items():
-            known = metric_keys.METRICS.get(metric)
+            known = self._defined_metrics.get(metric)
             if weight == 0:
                 faults.append(f"{field}: must not weigh {metric} by 0, got 0; leave it out")
             elif known and known.better == ("min" if weight > 0 else "max"):
@@ -315,10 +315,15 @@ class SweepConfig(Frozen):
 
     def logged_metrics(self) -> set[str]:
         """Keys that a trial of this sweep logs at its end, except scores of single tasks."""
-        keys = {key for key in metric_keys.METRICS if not self._lacking(key)}
+        return {key for key in self._defined_metrics if not self._lacking(key)}
+
+    @property
+    def _defined_metrics(self) -> dict[str, metric_keys.Metric]:
+        """Metrics whose better direction is known: all but scores of single tasks."""
+        defined = dict(metric_keys.METRICS)
         for task in self.eval.retention:
-            keys |= metric_keys.retention_metrics(task.label).keys()
-        return keys
+            defined |= metric_keys.retention_metrics(task.label)
+        return defined
 
     def _lacking(self, metric: str) -> str | None:
         """What the sweep file lacks for a metric to be logged, if anything."""
