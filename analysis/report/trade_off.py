@@ -59,9 +59,10 @@ def trade_off_figure(results: Results) -> Figure | None:
         return None
     caption = (
         "Each point is a trial that ran to its end. The Pareto front "
-        f"({goals_in_words(results.goals)}) holds the {len(results.front)} ringed trials that no "
-        "other beats in every objective; with more than two objectives some of them lie inside the "
-        "cloud of a plot of two. Touch a point for its settings."
+        f"({goals_in_words(results.goals)}) holds the {len(results.front)} ringed trials to "
+        "which no other is equal or better in every objective and better in one; with more than "
+        "two objectives some of them lie inside the cloud of a plot of two. Touch a point for its "
+        "settings."
     )
     marks = [Key("Pareto front", "@ink", "ring"), Key("base", "@ink", "star")]
     if results.recommendation:

@@ -143,6 +143,8 @@ def test_the_trade_off_has_a_symbol_for_each_sweep_and_says_which(results):
         if isinstance(trace["marker"].get("symbol"), list)
         for text, symbol in zip(trace["text"], trace["marker"]["symbol"], strict=True)
     }
+    dominance = "to which no other is equal or better in every objective and better in one"
+    assert f"{len(results.front)} ringed trials {dominance}" in figure.caption
     assert found == {("plain", "circle"), ("replayed", "square")}
     shapes = {key.name: key.shape for key in figure.legend}
     assert (shapes["plain"], shapes["replayed"]) == ("circle", "square")
