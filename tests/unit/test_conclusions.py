@@ -284,6 +284,16 @@ def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):
     assert not any("rises" in statement or "falls" in statement for statement in claimed)
 
 
+def test_of_lora_nothing_is_missed_unless_it_was_searched(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=2, full_every=1).write(tmp_path))
+    for search, missed in (({"lora": None}, 0), ({"lora": {"rank": [4, 8]}}, 3)):
+        record = ledger.sweep()
+        config = record.config | {"search": {"full": {"learning_rate": [1e-5]}} | search}
+        ledger.write_sweep(record.model_copy(update={"config": config}))
+        told = statements(Results(open_sweeps([tmp_path])))
+        assert list(told.values()).count("too few data") == missed
+
+
 def test_the_table_has_the_base_each_rank_and_full_sft_with_their_own_values(results):
     table = paper_table(results)
     assert [row.label for row in table.rows] == ["base", *(g.label for g in results.groups)]

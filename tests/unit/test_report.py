@@ -278,7 +278,7 @@ def test_the_other_formats_hold_the_same(results):
     ("sweep", "says"),
     [
         (SyntheticSweep(trials=1, full_every=0), "Too few ranks to say which one suffices."),
-        (SyntheticSweep(trials=1, full_every=1), "Too few ranks"),
+        (SyntheticSweep(trials=1, full_every=1), "The recommended trial"),
         (
             SyntheticSweep(trials=2, failures=dict.fromkeys(range(2), TrialStatus.FAILED)),
             "No trial is complete with every objective",
