@@ -105,7 +105,10 @@ def _figure(sweep_dir: Location, target: Path) -> None:
         save(figure, target)
         files = [target]
     if not files:
-        rule = f"has no complete trial with forgetting or out-of-domain accuracy: {sweep_dir}"
+        rule = (
+            "has no complete trial with forgetting, out-of-domain accuracy or an objective besides "
+            f"in-domain accuracy: {sweep_dir}"
+        )
         raise UserError([Fault("SWEEP_DIR", rule)])
     print(*files, sep="\n")
 

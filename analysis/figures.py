@@ -15,20 +15,20 @@ from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.wording import NAMES
+from trainables.results.wording import axis_title
 
 _BLUE = "#2b6f9f"
 _FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision
 
 
 def trade_off(results: Results) -> Figure | None:
-    """Plot in-domain accuracy against forgetting and against OOD accuracy.
+    """Plot in-domain accuracy against forgetting, OOD accuracy and every other objective.
 
     LoRA trials are coloured by rank; full fine-tuning and the base are marked. None if no
-    complete trial measured forgetting or OOD accuracy.
+    complete trial measured any of these.
     """
     complete = results.complete
-    keys = (FORGETTING_MEAN, OOD_ACC)
+    keys = (key for key in results.goals.judged_by if key != IN_DOMAIN_ACC)
     sides = [key for key in keys if any(r.metric(key) is not None for r in complete)]
     if not sides:
         return None
@@ -37,7 +37,7 @@ def trade_off(results: Results) -> Figure | None:
     row = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
     for axes, key in zip(row, sides, strict=True):
         _scatter(axes, results, key)
-    row[0].set_ylabel(NAMES[IN_DOMAIN_ACC])
+    row[0].set_ylabel(axis_title(IN_DOMAIN_ACC))
     row[0].legend(loc="best")
     if results.lora:
         ranks, norm = _rank_colours(results)
@@ -74,17 +74,14 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
         x, y = _values(full, key), _values(full, IN_DOMAIN_ACC)
         axes.scatter(x, y, marker="D", s=45, c=_FULL_COLOUR, label="full")
     base = results.base.metrics
-    axes.scatter(base[key], base[IN_DOMAIN_ACC], marker="*", s=160, c="black", label="base")
-    axes.set_xlabel(_title(key))
+    if key in base:  # a cost, say, it has none
+        axes.scatter(base[key], base[IN_DOMAIN_ACC], marker="*", s=160, c="black", label="base")
+    axes.set_xlabel(axis_title(key))
     axes.grid(alpha=0.3)
 
 
 def _values(records: Sequence[TrialRecord], key: str) -> list[float]:
     return [record.metric(key) or 0.0 for record in records]
-
-
-def _title(metric: str) -> str:
-    return NAMES[metric] + (" (base - tuned)" if metric == FORGETTING_MEAN else "")
 
 
 def rank_curves(results: Results) -> Figure | None:
@@ -138,7 +135,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     axes.set_xticks(ranks, [f"{group.rank}\nof {group.picked_from}" for group in lora])
     axes.minorticks_off()
     axes.set_xlabel("rank, best of so many trials")
-    axes.set_ylabel(_title(key))
+    axes.set_ylabel(axis_title(key))
     axes.grid(alpha=0.3)
 
 

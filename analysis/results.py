@@ -11,12 +11,12 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.item_metrics import limits, measured_on
 from analysis.stats.intervals import Interval, over_items, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
 from trainables.config import Role
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, RETENTION_ACC
 from trainables.results.items import PairedItem, pair_items
 from trainables.results.pareto import (
     best_trade_off,
@@ -36,12 +36,6 @@ from trainables.results.records import (
 from trainables.results.repeats import LEVEL, judged_by_repeats, metrics_over, repeats_of
 from trainables.results.wording import method_name
 
-_ROLE_OF: dict[str, Role] = {
-    IN_DOMAIN_ACC: "in_domain",
-    OOD_ACC: "ood",
-    FORGETTING_MEAN: "retention",
-    RETENTION_ACC: "retention",
-}
 Weighted = tuple[list[NDArray[np.float64]], list[float]]
 
 
@@ -258,14 +252,13 @@ class Results:
         return pair_items(self._base_items, self.sweep(record).ledger.items(record))
 
     def interval(self, record: TrialRecord, metric: str, picked_from: int = 1) -> Interval | None:
-        """Interval over items of a role's mean accuracy, or of mean forgetting as in `compare`.
+        """Interval over items of accuracy, or of forgetting as in `compare`; of tasks or of one.
 
         None for other metrics, or if the items are not on disk. It holds for `picked_from` trials
         at once.
         """
-        role = _ROLE_OF.get(metric)
-        tasks = list(self.tasks(role)) if role else []
-        if metric == FORGETTING_MEAN:
+        tasks, is_forgetting = measured_on(metric, self.base.scores)
+        if is_forgetting:
             kept = self.compare(record, None, tasks, picked_from=picked_from)
             return kept.difference.negated() if kept else None
         sides = self._sides(record, None, tasks)
@@ -277,9 +270,11 @@ class Results:
     def over_seeds(self, record: TrialRecord, metric: str) -> Interval | None:
         """Interval over a trial's complete repeats with other seeds; None for fewer than two.
 
-        The trial itself is left out: it was picked for being the best, so it was lucky.
+        It ends where the metric's values do. The trial itself is left out: it was picked for being
+        the best, so it was lucky.
         """
-        return over_seeds(metrics_over(self.repeats(record)).get(metric, []))
+        found = over_seeds(metrics_over(self.repeats(record)).get(metric, []))
+        return found and found.within(*limits(metric, self.base.scores))
 
     def repeats(self, record: TrialRecord) -> list[TrialRecord]:
         """A trial's complete or diverged repeats with other seeds."""

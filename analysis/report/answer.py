@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 
 from analysis.results import Results
-from analysis.stats.intervals import Interval, over_seeds
+from analysis.stats.intervals import Interval
 from trainables.files.storage import is_address
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.recommendation import Recommendation
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import diverged, metrics_over
-from trainables.results.wording import (
-    NAMES,
-    SCORES,
-    metric_text,
-    points,
-    setting_in_full,
-)
+from trainables.results.wording import metric_name, metric_text, points, setting_in_full
 
 
 @dataclass(frozen=True)
@@ -72,7 +67,9 @@ def answer(results: Results) -> Answer | None:
         _plain(recommendation.reason) + _may_yet_break(results, recommendation),
         recommendation.feasible,
         tuple(
-            _number(results, trial, metric) for metric in SCORES if trial.metric(metric) is not None
+            _number(results, trial, metric)
+            for metric in results.goals.judged_by
+            if trial.metric(metric) is not None
         ),
         _weights(results, trial),
     )
@@ -107,14 +104,13 @@ def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
     return f" Its items do not decide whether it truly keeps {' and '.join(told)}."
 
 
-def _over_seeds(repeats: list[TrialRecord], metric: str) -> str | None:
+def _over_seeds(results: Results, trial: TrialRecord, metric: str) -> str | None:
     """Such as `+5.2 points (+4.1 to +6.3, n = 4), 1 of 5 diverged`."""
-    values = metrics_over(repeats).get(metric, [])
+    repeats = results.repeats(trial)
     told = []
-    if values:
-        interval = over_seeds(values)
-        possible = interval and interval.within(-1 if metric == FORGETTING_MEAN else 0, 1)
-        told.append(f"{_written(metric, fmean(values))} ({_range(possible, metric) or 'n = 1'})")
+    if values := metrics_over(repeats).get(metric, []):
+        interval = _range(results.over_seeds(trial, metric), metric)
+        told.append(f"{_written(metric, fmean(values))} ({interval or 'n = 1'})")
     if lost := diverged(repeats):
         told.append(f"{lost} of {len(repeats)} diverged")
     return ", ".join(told) or None
@@ -134,11 +130,11 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
     if other and full and full.sweep is not own:
         other += results.whose(full.sweep)
     return Number(
-        NAMES[metric],
+        metric_name(metric),
         write(trial.metric(metric)) or "",
         None if metric == FORGETTING_MEAN else write(results.base.metrics.get(metric)),
         _interval(results, trial, metric),
-        _over_seeds(results.repeats(trial), metric),
+        _over_seeds(results, trial, metric),
         other,
     )
 
@@ -152,6 +148,5 @@ def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
 def _range(interval: Interval | None, metric: str) -> str | None:
     if interval is None:
         return None
-    if metric == FORGETTING_MEAN:
-        return f"{points(interval.low)} to {points(interval.high)}, n = {interval.n}"
-    return f"{interval.low:.3f} to {interval.high:.3f}, n = {interval.n}"
+    write = points if metric == FORGETTING_MEAN else partial(metric_text, metric)
+    return f"{write(interval.low)} to {write(interval.high)}, n = {interval.n}"

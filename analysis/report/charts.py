@@ -17,7 +17,7 @@ from plotly.colors import make_colorscale, sample_colorscale
 from analysis.results import Group, Results
 from analysis.sweeps import Sweep
 from trainables.results.records import TrialRecord
-from trainables.results.wording import NAMES, SCORES, metric_text, setting_in_full
+from trainables.results.wording import metric_name, metric_text, setting_in_full
 
 Trace = dict[str, Any]
 
@@ -106,10 +106,9 @@ def colour_of(trained: Group | TrialRecord, colours: dict[int, str]) -> str:
 def hover(results: Results, record: TrialRecord) -> str:
     """The hover text of a trial's point."""
     lines = [f"<b>{escape(results.name(record))}</b>", escape(setting_in_full(record))]
-    metrics = dict.fromkeys([*SCORES, *(o.metric for o in results.goals.objectives)])
     lines += [
-        f"{escape(NAMES.get(metric, metric))} {metric_text(metric, record.metric(metric))}"
-        for metric in metrics
+        f"{escape(metric_name(metric))} {metric_text(metric, record.metric(metric))}"
+        for metric in results.goals.judged_by
         if record.metric(metric) is not None
     ]
     return "<br>".join(lines)

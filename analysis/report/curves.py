@@ -16,8 +16,8 @@ from analysis.report.charts import (
     sweep_keys,
 )
 from analysis.results import Group, Results
-from trainables.metric_keys import METRICS, TRAIN_LOSS
-from trainables.results.wording import NAMES, SCORES
+from trainables.metric_keys import TRAIN_LOSS
+from trainables.results.wording import SCORES, metric_name
 
 _MOST_POINTS = 60
 _METRICS = (TRAIN_LOSS, *SCORES)
@@ -78,7 +78,7 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
             traces.append(_thick(results, group, best, colour))
     others = [curve for trial_id, curve in curves.items() if trial_id not in grouped]
     traces.insert(0, _thin(others, "@muted"))
-    title = NAMES[metric] + (f" ({METRICS[metric].unit})" if metric == TRAIN_LOSS else "")
+    title = metric_name(metric)
     return Chart(
         f"curve-{metric.replace('/', '-')}",
         title,

@@ -34,8 +34,8 @@ from analysis.results import Results
 from analysis.sweeps import notices
 from trainables.results.recommendation import numbers_text
 from trainables.results.wording import (
-    SCORES,
     SHORT_NAMES,
+    metric_name,
     metric_text,
     setting_in_full,
     status_in_full,
@@ -105,7 +105,9 @@ def _contents(results: Results) -> dict[str, Any]:
             for sweep in results.sweeps
             for record in sweep.trials
         ],
-        "scores": {key: SHORT_NAMES[key] for key in SCORES},
+        "scores": {
+            key: SHORT_NAMES.get(key) or metric_name(key) for key in results.goals.judged_by
+        },
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "numbers_text": numbers_text,
         "when": lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),

@@ -1,4 +1,4 @@
-"""The trade-off: gain against forgetting and OOD accuracy, and the search's progress."""
+"""The trade-off: gain against forgetting and other objectives, and the search's progress."""
 
 from __future__ import annotations
 
@@ -25,34 +25,39 @@ from analysis.report.charts import (
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
 from trainables.results.records import TrialRecord
-from trainables.results.wording import NAMES, goals_in_words
+from trainables.results.wording import NAMES, axis_title, goals_in_words
 
 
 def trade_off_figure(results: Results) -> Figure | None:
-    """Plot in-domain accuracy against forgetting and against OOD accuracy, marking the front.
+    """Plot in-domain accuracy against forgetting, OOD accuracy and every other objective.
 
-    None if no complete trial measured forgetting or OOD accuracy.
+    The front is marked. None if no complete trial measured any of these.
     """
+    others = (metric for metric in results.goals.judged_by if metric != IN_DOMAIN_ACC)
     charts = [
         Chart(
             f"trade-off-{index}",
-            f"{NAMES[IN_DOMAIN_ACC]} against {NAMES[metric]}",
+            f"{NAMES[IN_DOMAIN_ACC]} against {NAMES.get(metric, metric)}",
             f"Scatter plot of {len(results.complete)} complete trials: {NAMES[IN_DOMAIN_ACC]} "
-            f"against {NAMES[metric]}, LoRA coloured by rank, {_told_of_marks(results)}, the "
-            "base as a star, trials of the Pareto front ringed, the recommended one circled.",
+            f"against {NAMES.get(metric, metric)}, LoRA coloured by rank, "
+            f"{_told_of_marks(results)}, {'the base as a star, ' if _base(results, metric) else ''}"
+            "trials of the Pareto front ringed, the recommended one circled.",
             _scatter(results, metric),
             {
-                "xaxis": {"title": {"text": _title(metric)}, "zeroline": metric == FORGETTING_MEAN},
+                "xaxis": {
+                    "title": {"text": axis_title(metric)},
+                    "zeroline": metric == FORGETTING_MEAN,
+                },
                 "yaxis": {"title": {"text": NAMES[IN_DOMAIN_ACC]}},
                 "annotations": _arrow(results, metric),
                 "showlegend": False,
             },
             height=400,
         )
-        for index, metric in enumerate((FORGETTING_MEAN, OOD_ACC))
+        for index, metric in enumerate(others)
         if any(record.metric(metric) is not None for record in results.complete)
     ]
     if not charts:
@@ -75,10 +80,6 @@ def _told_of_marks(results: Results) -> str:
         return "full fine-tuning as diamonds"
     marks = ", ".join(f"{s.title} as {mark_of(results, s).symbol}" for s in results.sweeps)
     return f"full fine-tuning in vermilion, {marks}"
-
-
-def _title(metric: str) -> str:
-    return "forgetting (base minus tuned)" if metric == FORGETTING_MEAN else NAMES[metric]
 
 
 def _scatter(results: Results, metric: str) -> list[Trace]:

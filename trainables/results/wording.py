@@ -131,6 +131,19 @@ def further_settings(record: TrialRecord) -> list[str]:
     ]
 
 
+def metric_name(key: str) -> str:
+    """Such as `forgetting` or, with its unit, as it is no share, `training loss (nats/token)`."""
+    name = NAMES.get(key, key)
+    metric = metric_keys.METRICS.get(key)  # of single tasks, whose values are shares, it has none
+    return f"{name} ({metric.unit})" if metric and metric.unit not in ("share", "1") else name
+
+
+def axis_title(key: str) -> str:
+    """The name; of forgetting with what its sign means."""
+    sign = " (base minus tuned)" if key == metric_keys.FORGETTING_MEAN else ""
+    return metric_name(key) + sign
+
+
 def metric_text(key: str, value: float | None) -> str:
     """Shares and losses with three decimals, forgetting signed, other units and KL compact."""
     if value is None:

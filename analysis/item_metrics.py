@@ -1,0 +1,51 @@
+"""Which metrics are means over items, of which tasks, and what values metrics can have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from trainables.config import ROLES
+from trainables.metric_keys import (
+    FORGETTING_MAX,
+    FORGETTING_MEAN,
+    KL_BASE_TO_TUNED,
+    OOD_GAP,
+    role_mean,
+    task_forgetting,
+    task_score,
+)
+from trainables.results.records import TaskScore
+
+
+def measured_on(metric: str, scores: Mapping[str, TaskScore]) -> tuple[list[str], bool]:
+    """The tasks that a metric is the mean over, and whether it is forgetting, else accuracy.
+
+    No tasks if it is neither.
+
+    Args:
+        metric: its key.
+        scores: every task's of the base.
+    """
+    of_role = {role: [t for t, s in scores.items() if s.role == role] for role in ROLES}
+    if metric == FORGETTING_MEAN:
+        return of_role["retention"], True
+    for role, tasks in of_role.items():
+        if metric == role_mean(role):
+            return tasks, False
+        for task in tasks:
+            if metric == task_score(role, task, scores[task].metric):
+                return [task], False
+            if role == "retention" and metric == task_forgetting(task):
+                return [task], True
+    return [], False
+
+
+def limits(metric: str, scores: Mapping[str, TaskScore]) -> tuple[float, float]:
+    """The least and the greatest value that a metric can have, as far as that is known."""
+    tasks, is_forgetting = measured_on(metric, scores)
+    if is_forgetting or metric in (FORGETTING_MAX, OOD_GAP):
+        return -1, 1
+    if tasks:
+        return 0, 1
+    return 0 if metric == KL_BASE_TO_TUNED else -math.inf, math.inf

@@ -1,0 +1,85 @@
+"""A sweep's own objectives are shown wherever its scores are, with their units and intervals."""
+
+from __future__ import annotations
+
+import re
+
+from synthetic_sweep import SyntheticSweep
+
+from analysis.__main__ import main
+from analysis.figures import trade_off
+from analysis.report.answer import answer
+from analysis.report.formats import as_markdown
+from analysis.report.page import render
+from analysis.report.trade_off import trade_off_figure
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+from trainables.metric_keys import (
+    FORGETTING_MEAN,
+    IN_DOMAIN_ACC,
+    KL_BASE_TO_TUNED,
+    OOD_ACC,
+    TRAIN_SECONDS,
+)
+from trainables.results.ledger import Ledger
+from trainables.results.wording import axis_title, metric_name
+
+GAIN = {"metric": IN_DOMAIN_ACC, "mode": "max"}
+DRIFT = {"metric": KL_BASE_TO_TUNED, "mode": "min"}
+SECONDS = {"metric": TRAIN_SECONDS, "mode": "min"}
+NATS = "KL from the base (nats/token)"
+
+
+def results_of(folder, **fields) -> Results:
+    return Results(open_sweeps([SyntheticSweep(trials=12, **fields).write(folder)]))
+
+
+def with_the_domain_alone(folder, **fields) -> Results:
+    """As where nothing but an in-domain task is evaluated."""
+    ledger = Ledger(SyntheticSweep(trials=12, **fields).write(folder))
+    for record in ledger.trials():
+        others = ("retention/", "ood/", "forgetting", "flips/")
+        kept = {k: v for k, v in record.last.metrics.items() if not k.startswith(others)}
+        last = record.last.model_copy(update={"metrics": kept})
+        ledger.write_trial(record.model_copy(update={"last": last}))
+    return Results(open_sweeps([folder]))
+
+
+def test_every_objective_has_a_chart_against_the_gain_with_its_unit(tmp_path):
+    results = results_of(tmp_path, objectives=(GAIN, DRIFT, SECONDS))
+    titles = [axis_title(key) for key in (FORGETTING_MEAN, OOD_ACC)] + [NATS, "time/train_s (s)"]
+    charts = trade_off_figure(results).charts
+    assert [chart.layout["xaxis"]["title"]["text"] for chart in charts] == titles
+    *_, seconds = charts
+    assert sorted(x for trace in seconds.data[:-2] for x in trace["x"])[:1] == [10.0]
+    assert "star" not in seconds.says  # no time was spent on training the base
+    assert not any(trace["marker"].get("symbol") == "star" for trace in seconds.data)
+    assert [axes.get_xlabel() for axes in trade_off(results).axes][:4] == titles
+
+
+def test_objectives_beside_an_in_domain_task_alone_are_plotted(tmp_path, capsys):
+    results = with_the_domain_alone(tmp_path / "sweep", objectives=(GAIN, DRIFT))
+    [chart] = trade_off_figure(results).charts
+    assert chart.title == "in-domain accuracy against KL from the base"
+    assert main(["figure", str(tmp_path / "sweep"), "--to", str(tmp_path / "f.png")]) == 0
+    alone = with_the_domain_alone(tmp_path / "alone", objectives=(GAIN,))
+    assert trade_off_figure(alone) is None
+    capsys.readouterr()
+    assert main(["figure", str(tmp_path / "alone"), "--to", str(tmp_path / "f.png")]) == 2
+    assert "or an objective besides in-domain accuracy" in capsys.readouterr().err
+
+
+def test_every_objective_is_among_the_numbers_and_a_column_of_the_table_of_all_trials(tmp_path):
+    results = results_of(tmp_path, objectives=(GAIN, DRIFT))
+    names = [number.name for number in answer(results).numbers]
+    assert names == [metric_name(k) for k in (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)] + [NATS]
+    assert f"- {NATS} **1.5**" in as_markdown(results)
+    table = render(results).partition('aria-label="Every trial"')[2]
+    header = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table.partition("</thead>")[0])
+    assert header == ["trial", "setting", "in-domain", "forgetting", "OOD", NATS, "ended"]
+
+
+def test_an_objective_that_is_a_score_is_shown_once(tmp_path):
+    results = results_of(tmp_path, objectives=({"metric": OOD_ACC, "mode": "max"}, GAIN))
+    assert results.goals.judged_by == (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)
+    assert len(trade_off_figure(results).charts) == 2
