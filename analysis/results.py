@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.item_metrics import limits, measured_on
-from analysis.stats.intervals import Interval, over_items, over_seeds
+from analysis.stats.intervals import Interval, of_greatest, over_items, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
 from trainables.config import Role
+from trainables.metric_keys import FORGETTING_MAX, task_forgetting
 from trainables.results.items import PairedItem, pair_items
 from trainables.results.pareto import (
     best_trade_off,
@@ -257,6 +258,9 @@ class Results:
         None for other metrics, or if the items are not on disk. It holds for `picked_from` trials
         at once.
         """
+        if metric == FORGETTING_MAX:
+            keys = [task_forgetting(task) for task in self.tasks("retention")]
+            return of_greatest([self.interval(record, k, picked_from * len(keys)) for k in keys])
         tasks, is_forgetting = measured_on(metric, self.base.scores)
         if is_forgetting:
             kept = self.compare(record, None, tasks, picked_from=picked_from)

@@ -92,16 +92,21 @@ def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
     """The constraints that it keeps as measured, but perhaps by luck: of many trials some do."""
     if not recommendation.feasible:
         return ""
-    told = []
+    undecided, unjudged = [], []
     for constraint in results.goals.constraints:
         interval = results.interval(
             recommendation.trial, constraint.metric, len(results.candidates)
         )
-        if interval and constraint.holds(interval.low) != constraint.holds(interval.high):
-            told.append(str(constraint))
-    if not told:
-        return ""
-    return f" Its items do not decide whether it truly keeps {' and '.join(told)}."
+        if interval is None:
+            unjudged.append(str(constraint))
+        elif constraint.holds(interval.low) != constraint.holds(interval.high):
+            undecided.append(str(constraint))
+    told = ""
+    if undecided:
+        told += f" Its items do not decide whether it truly keeps {' and '.join(undecided)}."
+    if unjudged:
+        told += f" That it keeps {' and '.join(unjudged)} is as measured, without an interval."
+    return told
 
 
 def _over_seeds(results: Results, trial: TrialRecord, metric: str) -> str | None:

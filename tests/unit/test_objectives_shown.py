@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+import pytest
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -15,11 +16,14 @@ from analysis.report.trade_off import trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import (
+    FORGETTING_MAX,
     FORGETTING_MEAN,
     IN_DOMAIN_ACC,
     KL_BASE_TO_TUNED,
     OOD_ACC,
     TRAIN_SECONDS,
+    task_forgetting,
+    task_score,
 )
 from trainables.results.ledger import Ledger
 from trainables.results.wording import axis_title, metric_name
@@ -83,3 +87,56 @@ def test_an_objective_that_is_a_score_is_shown_once(tmp_path):
     results = results_of(tmp_path, objectives=({"metric": OOD_ACC, "mode": "max"}, GAIN))
     assert results.goals.judged_by == (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)
     assert len(trade_off_figure(results).charts) == 2
+
+
+def bound(metric: str, value: float, operator: str = "<=") -> dict[str, object]:
+    return {"metric": metric, "operator": operator, "bound": value}
+
+
+ON_ITEMS = (
+    bound(task_forgetting("capitals"), 0.15),
+    bound(task_score("in_domain", "sums", "acc"), 0.88, ">="),
+    bound(FORGETTING_MAX, 0.15),
+)
+
+
+@pytest.mark.parametrize(("items", "told"), [(40, " and ".join), (4000, None)])
+def test_constraints_on_a_task_and_on_the_most_forgotten_are_judged(tmp_path, items, told):
+    results = results_of(tmp_path, items=items, constraints=ON_ITEMS)
+    found = answer(results)
+    assert found.is_feasible
+    said = re.findall(
+        r"Its items do not decide whether it truly keeps (.*?)\.(?: |$)", found.reason
+    )
+    assert said == ([told(map(str, results.goals.constraints))] if told else [])
+    assert "without an interval" not in found.reason
+
+
+def test_constraints_that_no_item_decides_are_named_as_such(tmp_path):
+    constraints = (bound(FORGETTING_MEAN, 0.9), bound(KL_BASE_TO_TUNED, 2))
+    results = results_of(tmp_path, constraints=constraints)
+    said = "That it keeps kl/base_to_tuned <= 2 is as measured, without an interval."
+    assert answer(results).reason.endswith(f" {said}")
+    results.sweeps[0].ledger.folder.base_items.unlink()
+    said = "That it keeps forgetting/mean <= 0.9 and kl/base_to_tuned <= 2 is as measured"
+    assert said in answer(Results(open_sweeps([tmp_path]))).reason
+
+
+def test_of_the_greatest_forgetting_the_interval_is_that_of_all_tasks_at_once(
+    tmp_path,
+):
+    results = results_of(tmp_path)
+    trial, tasks = results.recommendation.trial, list(results.tasks("retention"))
+    own = []
+    for task in tasks:
+        found = results.interval(trial, task_forgetting(task), 36)
+        assert found == results.compare(trial, None, [task], 36).difference.negated()
+        assert found.estimate == pytest.approx(trial.metric(task_forgetting(task)))
+        own.append(found)
+    greatest = results.interval(trial, FORGETTING_MAX, 12)  # each of three tasks
+    assert greatest.estimate == pytest.approx(trial.metric(FORGETTING_MAX))
+    assert greatest.low == max(interval.low for interval in own)
+    assert greatest.high == max(interval.high for interval in own)
+    sums = results.interval(trial, task_score("in_domain", "sums", "acc"))
+    assert sums == results.interval(trial, IN_DOMAIN_ACC)
+    assert results.interval(trial, KL_BASE_TO_TUNED) is None
