@@ -151,9 +151,9 @@ def forgetting_matrix(results: Results) -> Figure | None:
         [100 * (g.best.metric(metric_keys.task_forgetting(t)) or 0.0) for t in tasks]
         for g in results.groups
     ]
-    size = 1.6 + 0.75 * len(tasks), 1.1 + 0.36 * len(values)
-    figure = Figure(figsize=size, layout="constrained", dpi=150)
-    axes = figure.subplots()
+    # The cells fill the figure, and labels of any length lie outside: `save` takes these in.
+    figure = Figure(figsize=(0.75 * len(tasks), 0.36 * len(values)), dpi=150)
+    axes = figure.add_axes((0, 0, 1, 1))
     most = max(max(abs(value) for value in row) for row in values) or 1.0
     axes.imshow(values, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
     for i, row in enumerate(values):
@@ -192,6 +192,6 @@ def save(figure: Figure, file: Path) -> None:
     """
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(file)
+        figure.savefig(file, bbox_inches="tight")
     except (OSError, ValueError) as error:
         raise UserError([Fault("--to", f"cannot be written: {file} ({error})")]) from error

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
+import synthetic_sweep
 from matplotlib.container import ErrorbarContainer
+from matplotlib.image import imread
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
-from analysis.figures import forgetting_matrix, rank_curves
+from analysis.figures import forgetting_matrix, rank_curves, save
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables import metric_keys
@@ -56,6 +60,28 @@ def test_the_forgetting_matrix_is_written_in_its_cells(results):
         for group in results.groups
         for task in tasks
     ]
+
+
+@pytest.mark.parametrize(("length", "ranks"), [(14, (1, 4, 16)), (40, (1,)), (40, (1, 4, 16))])
+def test_the_forgetting_matrix_shows_names_of_any_length_whole(
+    tmp_path, monkeypatch, length, ranks
+):
+    name = ("leaderboard_bbh_logical_deduction_seven" * 2)[:length]
+    monkeypatch.setitem(synthetic_sweep.TASKS, name, ("retention", 0.8))
+    sweep = SyntheticSweep(trials=8, items=8, ranks=ranks, full_every=0).write(tmp_path / "sweep")
+    results = Results(open_sweeps([sweep]))
+    figure = forgetting_matrix(results)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        save(figure, tmp_path / "matrix.png")
+    [axes] = figure.axes
+    height, width, _ = imread(tmp_path / "matrix.png").shape
+    whole = figure.get_tightbbox()  # of the names, too, in inches
+    assert width >= 150 * whole.width
+    assert height >= 150 * whole.height
+    cells = axes.get_window_extent()
+    assert cells.height >= 0.3 * 150 * len(results.groups)
+    assert cells.width >= 0.6 * 150 * len(results.tasks("retention"))
 
 
 def test_a_folder_gets_all_figures_and_a_file_the_trade_off(tmp_path, results, capsys):
