@@ -79,21 +79,23 @@ class Sweep:
 
     @property
     def unfinished(self) -> str | None:
-        """What is still missing, such as `12 of 16 trials ended, 1 is running`; None if nothing is.
+        """What is missing, such as `16 of 16 trials ended, 1 repeat running`; None if nothing is.
 
         If something other than the number of trials may end the search, such as hours or the
         points of a grid, only running trials count as missing.
         """
         search = [record for record in self.trials if record.confirms is None]
-        running = sum(record.status is TrialStatus.RUNNING for record in self.trials)
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
+        running = len(search) - ended
+        repeats = sum(r.status is TrialStatus.RUNNING for r in self.trials) - running
         asked = self._asked or ended
         missing = self._missing_repeats if ended >= asked else 0
-        if ended >= asked and not running and not missing:
+        if ended >= asked and not running and not repeats and not missing:
             return None
         told = [f"{ended} of {asked} trials ended"]
-        told += [f"{running} not"] if running else []
-        return ", ".join([*told, f"{missing} repeats missing"] if missing else told)
+        told += [f"{running} running"] if running else []
+        told += [f"{_repeats(repeats)} running"] if repeats else []
+        return ", ".join([*told, f"{_repeats(missing)} missing"] if missing else told)
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
@@ -117,6 +119,10 @@ class Sweep:
         if self.settings.sampler == "grid" or (budget.hours or budget.gpu_hours) is not None:
             return None
         return budget.trials
+
+
+def _repeats(count: int) -> str:
+    return "1 repeat" if count == 1 else f"{count} repeats"
 
 
 def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:

@@ -17,6 +17,8 @@ from analysis.frame import (
     tasks_frame,
     trials_frame,
 )
+from analysis.report.formats import as_json, as_markdown
+from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
@@ -193,7 +195,7 @@ def test_other_models_and_other_evaluations_are_refused(tmp_path):
 def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
     running = SyntheticSweep(trials=3, budget=8, failures={2: TrialStatus.RUNNING})
     (sweep,) = open_sweeps([running.write(tmp_path / "a")])
-    assert sweep.unfinished == "2 of 8 trials ended, 1 not"
+    assert sweep.unfinished == "2 of 8 trials ended, 1 running"
     (done,) = open_sweeps([SyntheticSweep(trials=3).write(tmp_path / "b")])
     assert done.unfinished is None
     folder = SyntheticSweep(trials=3, budget=8).write(tmp_path / "c")
@@ -217,6 +219,14 @@ def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
         missing = 2 if repeated is best else 3
         told = f"2 of 2 trials ended, {missing} repeats missing"
         assert open_sweeps([folder])[0].unfinished == told
+    *_, repeat = open_sweeps([folder])[0].trials
+    sweep.ledger.write_trial(repeat.model_copy(update={"status": TrialStatus.RUNNING}))
+    told = f"2 of 2 trials ended, 1 repeat running, {missing} repeats missing"
+    (found,) = open_sweeps([folder])
+    assert found.unfinished == told
+    assert f"is unfinished: {told}." in as_markdown(Results([found]))
+    assert json.loads(as_json(Results([found])))["unfinished"] == {found.title: told}
+    sweep.ledger.write_trial(repeat)
     record["config"]["budget"]["hours"] = 2
     (folder / "sweep.json").write_text(json.dumps(record))
     assert open_sweeps([folder])[0].unfinished is None

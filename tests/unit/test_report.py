@@ -285,7 +285,7 @@ def test_the_other_formats_hold_the_same(results):
         ),
         (
             SyntheticSweep(trials=4, budget=9, failures={3: TrialStatus.RUNNING}),
-            "synthetic is unfinished: 3 of 9 trials ended, 1 not.",
+            "synthetic is unfinished: 3 of 9 trials ended, 1 running.",
         ),
         (SyntheticSweep(trials=6, ranks=(8,)), "Too few LoRA trials to say"),
     ],
