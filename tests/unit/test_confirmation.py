@@ -331,6 +331,28 @@ def test_nothing_confirmed_leaves_no_table(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_trial_of_which_all_repeats_diverged_has_a_row_without_a_mean(tmp_path: Path) -> None:
+    file = tmp_path / "confirmed.csv"
+    lost = [repeat(n, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}) for n in (2, 3)]
+    write_confirmed_csv(file, [*SEARCHED, *lost])
+    with file.open(newline="") as stream:
+        (row,) = csv.DictReader(stream)
+    assert row == {
+        "number": "0",
+        "metric": "",
+        "unit": "",
+        "mean": "",
+        "half_width_95": "",
+        "runs": "0",
+        "diverged": "2",
+    }
+    kept = repeat(4, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03})
+    write_confirmed_csv(file, [*SEARCHED, *lost, kept])
+    with file.open(newline="") as stream:
+        rows = [(row["number"], row["metric"], row["diverged"]) for row in csv.DictReader(stream)]
+    assert rows == [("0", "", "2"), ("1", GAIN, "0"), ("1", LOSS, "0")]
+
+
 def test_points_differ_in_all_that_is_searched_and_not_by_rounding() -> None:
     record = trial(0)
     lora = record.config.lora

@@ -414,6 +414,30 @@ def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(t
     compile(load, "hint", "exec")
 
 
+@pytest.mark.parametrize(
+    ("status", "is_written"),
+    [
+        (TrialStatus.COMPLETE, True),
+        (TrialStatus.DIVERGED, True),
+        (TrialStatus.FAILED, False),
+        (TrialStatus.RUNNING, False),
+    ],
+)
+def test_the_table_of_repeats_is_named_where_it_is_written(tmp_path, status, is_written):
+    records = [
+        trial(0, {GAIN: 0.5, LOSS: 0.0}),
+        trial(1, {GAIN: 0.4, LOSS: 0.1}, status, confirms=0, seed=1),
+    ]
+    ledger = Ledger(tmp_path)
+    for record in records:
+        ledger.write_trial(record)
+    Recorder(ledger).sweep_ended(records)
+    file = tmp_path / "confirmed.csv"
+    assert file.exists() is is_written
+    named = f"  over seeds   {file}" in summary(sweep_config(), records, tmp_path).splitlines()
+    assert named is is_written
+
+
 def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):
     records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, method="full", weights_dir="w")]
     text = summary(sweep_config(), records, tmp_path)

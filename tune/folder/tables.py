@@ -28,22 +28,27 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
 
 
 def write_confirmed_csv(file: Path, records: Sequence[TrialRecord]) -> None:
-    """One row per repeated trial and metric; no file if nothing was repeated."""
-    repeats = [record for record in records if record.confirms is not None]
-    repeated = {record.confirms for record in repeats}
-    trials = (record for record in records if record.number in repeated)
-    rows = [row for trial in trials for row in _means(trial, repeats_of(trial, repeats))]
-    if rows:
+    """One row per repeated trial and metric, of none if all diverged; no file without a row."""
+    if found := repeated(records):
+        rows = [row for trial, repeats in found for row in _means(trial, repeats)]
         _write(file, rows, list(rows[0]))
 
 
+def repeated(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, list[TrialRecord]]]:
+    """Trials with repeats that completed or diverged, and these."""
+    repeats = [record for record in records if record.confirms is not None]
+    confirmed = {record.confirms for record in repeats}
+    trials = (record for record in records if record.number in confirmed)
+    return [(trial, found) for trial in trials if (found := repeats_of(trial, repeats))]
+
+
 def _means(trial: TrialRecord, repeats: Sequence[TrialRecord]) -> Iterator[dict[str, object]]:
-    for key, values in metrics_over(repeats).items():
+    for key, values in (metrics_over(repeats) or {"": []}).items():
         yield {
             "number": trial.number,
             "metric": key,
             "unit": METRICS[key].unit if key in METRICS else "",
-            "mean": statistics.fmean(values),
+            "mean": statistics.fmean(values) if values else None,
             "half_width_95": half_width(values),
             "runs": len(values),
             "diverged": diverged(repeats),

@@ -29,6 +29,7 @@ from trainables.results.wording import (
     status_in_full,
 )
 from tune.config.sweep_config import SweepConfig
+from tune.folder.tables import repeated
 
 _MOST_REASONS = 8
 _MOST_ON_FRONT = 20
@@ -121,7 +122,7 @@ def _print_places(
     _say(console, "\nResults:", "bold")
     _say(console, f"  everything   {root}")
     _say(console, f"  all trials   {folder.place(folder.results_csv)}")
-    if any(record.confirms is not None for record in records):
+    if repeated(records):
         _say(console, f"  over seeds   {folder.place(folder.confirmed_csv)}")
     if recommendation is not None:
         kept = recommendation.trial.weights_dir or "not kept (train.save_weights is false)"
