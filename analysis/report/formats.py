@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 
 from analysis.conclusions import conclude
 from analysis.frame import describe_metrics, trials_frame
 from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
 from analysis.report.charts import finite
-from analysis.report.cost import counted, failures, gpu_hours, number
+from analysis.report.cost import costs, counted, failures, gpu_hours, number, trial_hours
+from analysis.report.tasks import flips
 from analysis.results import Results
 from analysis.sweeps import notices
+from trainables.results.repeats import diverged
 
 
 def as_csv(results: Results) -> str:
@@ -22,7 +25,11 @@ def as_csv(results: Results) -> str:
 
 
 def as_json(results: Results) -> str:
-    """Everything in the report except figures; missing numbers are null."""
+    """The report's sentences and tables; missing numbers are null.
+
+    `answer` is of the recommended trial; its `intervals` hold for all that it was picked from at
+    once.
+    """
     found = answer(results)
     document = {
         "sweeps": [sweep.record.model_dump(mode="json") for sweep in results.sweeps],
@@ -31,13 +38,37 @@ def as_json(results: Results) -> str:
         "base": results.base.metrics,
         "recommended": found.trial_id if found else None,
         "reason": found.reason if found else None,
+        "feasible": found.is_feasible if found else None,
+        "answer": _answer(results),
         "front": [record.config.trial_id for record in results.front],
         "conclusions": [vars(conclusion) for conclusion in conclude(results)],
         "table": paper_table(results).frame().to_dict("records"),
+        "costs": [asdict(cost) for cost in costs(results)],
+        "gpu_hours": gpu_hours(results),
+        "trial_hours": trial_hours(results),
+        "failures": [asdict(failure) for failure in failures(results)],
         "trials": trials_frame(results.sweeps).reset_index().to_dict("records"),
         "metrics": describe_metrics(results.sweeps).to_dict("index"),
     }
     return json.dumps(finite(document), indent=1, allow_nan=False) + "\n"
+
+
+def _answer(results: Results) -> dict[str, object] | None:
+    """How certain the recommended trial's numbers are, and what flipped; None without one."""
+    if results.recommendation is None:
+        return None
+    trial, goals = results.recommendation.trial, results.goals
+    judged_by = dict.fromkeys([*goals.judged_by, *(c.metric for c in goals.constraints)])
+    over_items = {m: results.interval(trial, m, len(results.candidates)) for m in judged_by}
+    seeds = {m: results.over_seeds(trial, m) for m in judged_by}
+    return {
+        "picked_from": len(results.candidates),
+        "intervals": {metric: asdict(found) for metric, found in over_items.items() if found},
+        "over_seeds": {metric: asdict(found) for metric, found in seeds.items() if found},
+        "repeats": len(results.repeats(trial)),
+        "repeats_diverged": diverged(results.repeats(trial)),
+        "flips": [asdict(flip) for flip in flips(results, trial)],
+    }
 
 
 def as_markdown(results: Results) -> str:

@@ -8,6 +8,7 @@ import json
 import random
 import re
 import tracemalloc
+from dataclasses import asdict
 from html.parser import HTMLParser
 from types import SimpleNamespace
 
@@ -27,7 +28,7 @@ from analysis.report.trade_off import _box, hypervolume_shares
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
-from trainables.metric_keys import FORGETTING_MEAN, GPU_HOURS, IN_DOMAIN_ACC
+from trainables.metric_keys import FORGETTING_MAX, FORGETTING_MEAN, GPU_HOURS, IN_DOMAIN_ACC
 from trainables.results.items import items_file, read_items, write_items
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
@@ -272,6 +273,31 @@ def test_the_other_formats_hold_the_same(results):
     table = [line for line in text.splitlines() if line.startswith("| ")]
     assert len(table) == 2 + 1 + len(results.groups)
     assert len({line.replace("\\|", "").count("|") for line in table}) == 1
+
+
+def test_the_json_says_how_certain_the_answer_is_and_what_it_cost(tmp_path):
+    failed = {3: TrialStatus.FAILED}
+    bound = {"metric": FORGETTING_MAX, "operator": "<="}
+    for most, is_feasible in ((0.9, True), (-1.0, False)):
+        sweep = SyntheticSweep(12, constraints=({**bound, "bound": most},), failures=failed)
+        results = results_of(sweep, tmp_path / str(most))
+        document = json.loads(as_json(results))
+        assert document["feasible"] is is_feasible
+        trial, found = results.recommendation.trial, document["answer"]
+        for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN, FORGETTING_MAX):
+            interval = results.interval(trial, metric, found["picked_from"])
+            assert found["intervals"][metric] == asdict(interval)
+        assert found["picked_from"] == len(results.candidates) == 11
+        assert [flip["task"] for flip in found["flips"]] == [
+            flip.task for flip in flips(results, trial)
+        ]
+        assert [cost["label"] for cost in document["costs"]] == [g.label for g in results.groups]
+        assert [(one["status"], one["trials"]) for one in document["failures"]] == [
+            ("failed", "trial 3")
+        ]
+    alone = SyntheticSweep(trials=1, failures={0: TrialStatus.FAILED})
+    document = json.loads(as_json(results_of(alone, tmp_path / "none")))
+    assert (document["feasible"], document["answer"], document["costs"]) == (None, None, [])
 
 
 @pytest.mark.parametrize(
