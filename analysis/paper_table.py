@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -13,6 +14,7 @@ from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.results.pareto import is_feasible
 from trainables.results.repeats import LEVEL, diverged
 from trainables.results.wording import SHORT_NAMES, points, rate
 
@@ -71,6 +73,7 @@ class Row:
         trial: its number; None for the base.
         trial_id: unique across sweeps.
         trials: how many it was picked from.
+        is_feasible: whether it keeps every constraint; the base is not asked to.
     """
 
     label: str
@@ -79,6 +82,12 @@ class Row:
     trial_id: str | None = None
     trials: int = 0
     learning_rate: float | None = None
+    is_feasible: bool = True
+
+    @property
+    def name(self) -> str:
+        """The label, and a word if a constraint is broken."""
+        return self.label if self.is_feasible else f"{self.label} (breaks a constraint)"
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,7 @@ class PaperTable:
                     "trial": row.trial,
                     "trial_id": row.trial_id,
                     "trials": row.trials,
+                    "feasible": row.is_feasible,
                     "learning_rate": row.learning_rate,
                     "column": column,
                     "role": self.roles[column],
@@ -142,7 +152,7 @@ class PaperTable:
 def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
     """A row without its tasks: its labels, then each summary and its differences in points."""
     texts = [
-        row.label,
+        row.name,
         "" if row.trial is None else f"{row.trial} (of {row.trials})",
         "" if row.learning_rate is None else rate(row.learning_rate),
     ]
@@ -156,14 +166,17 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
 def cell_text(cell: Cell | None) -> str:
     """Such as `0.839*`; with repeats `0.839* (0.812 ± 0.012, 2 of 5 diverged)`.
 
-    That is the mean of those that completed, and its half width.
+    That is the mean of those that completed, and its half width or, where the interval ends at what
+    the metric can be, its ends, as in `0.839* (0.912, 0.771 to 1.000)`.
     """
     if cell is None:
         return ""
     told = []
     if cell.seeds is not None:
-        half = (cell.seeds.high - cell.seeds.low) / 2
-        told.append(f"{cell.seeds.estimate:.3f} ± {half:.3f}")
+        mean, low, high = cell.seeds.estimate, cell.seeds.low, cell.seeds.high
+        is_even = math.isclose(high - mean, mean - low, abs_tol=1e-9)
+        spread = f" ± {high - mean:.3f}" if is_even else f", {low:.3f} to {high:.3f}"
+        told.append(f"{mean:.3f}{spread}")
     if cell.diverged:
         told.append(f"{cell.diverged} of {cell.repeats} diverged")
     own = f"{cell.value:.3f}{cell.marks}"
@@ -243,6 +256,7 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
         trial.config.trial_id,
         group.picked_from,
         trial.config.learning_rate,
+        is_feasible(results.goals, trial),
     )
 
 

@@ -147,8 +147,9 @@ class Results:
         """
         lora = [r for r in self._stopped if r.rank is not None]
         count = len(self.of(sweep, lora) if sweep else lora)
-        more = f"{count} more trial{'s were' if count > 1 else ' was'}"
-        return f"; {more} stopped early by their scores" if count else ""
+        if count == 1:
+            return "; 1 more trial was stopped early by its scores"
+        return f"; {count} more trials were stopped early by their scores" if count else ""
 
     @cached_property
     def lora(self) -> list[TrialRecord]:

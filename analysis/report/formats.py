@@ -98,7 +98,8 @@ def as_markdown(results: Results) -> str:
         f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full fine-tuning "
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
         "trials, Holm-adjusted, 5 %, and an interval without 0). Δ in points. "
-        "In brackets the mean over repeats with other seeds, and how many of these diverged.",
+        "In brackets the mean over repeats with other seeds, with its 95 % interval, and how many "
+        "of these diverged.",
         "",
         "## What did not run to its end",
         "",

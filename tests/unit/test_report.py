@@ -20,15 +20,23 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
 from analysis.conclusions import conclude
+from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.answer import answer
 from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
 from analysis.report.tasks import flips
 from analysis.report.trade_off import _box, hypervolume_shares
 from analysis.results import Results
+from analysis.stats.intervals import Interval
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
-from trainables.metric_keys import FORGETTING_MAX, FORGETTING_MEAN, GPU_HOURS, IN_DOMAIN_ACC
+from trainables.metric_keys import (
+    FORGETTING_MAX,
+    FORGETTING_MEAN,
+    GPU_HOURS,
+    IN_DOMAIN_ACC,
+    KL_BASE_TO_TUNED,
+)
 from trainables.results.items import items_file, read_items, write_items
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
@@ -545,6 +553,55 @@ def test_a_sweep_named_without_its_folder_is_suggested(tmp_path, capsys, monkeyp
     for command in (["report"], ["watch", "--once"], ["inside"]):
         assert main([*command, "mine"]) == 2
         assert capsys.readouterr().err.endswith("a sweep.json, such as sweeps/mine\n")
+
+
+def test_a_row_whose_best_trial_breaks_a_constraint_says_so(tmp_path):
+    bound = {"metric": IN_DOMAIN_ACC, "operator": ">=", "bound": 0.7}
+    results = results_of(SyntheticSweep(trials=16, constraints=(bound,)), tmp_path)
+    table, marked = paper_table(results), " (breaks a constraint)"
+    broken = {g.label: g.best.metric(IN_DOMAIN_ACC) < 0.7 for g in results.groups}
+    assert set(broken.values()) == {True, False}
+    labels = [f"{label}{marked if is_broken else ''}" for label, is_broken in broken.items()]
+    assert [row[0] for row in table.texts()[1:]] == ["base", *labels]
+    told = dict(table.frame().groupby("row")["feasible"].first())
+    assert told == {"base": True} | {label: not is_broken for label, is_broken in broken.items()}
+    page = Page(render(results))
+    assert page.text.count(marked) == 2 * sum(broken.values())  # by means, and task by task
+    hovers = page.charts["rank-forgetting-mean"]["data"][1]["text"]
+    assert ["breaks a constraint" in text for text in hovers] == [
+        broken[group.label] for group in results.lora_groups()
+    ]
+
+
+def test_an_interval_over_seeds_has_no_values_that_an_accuracy_cannot_have(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=1).write(tmp_path))
+    [chosen] = ledger.trials()
+    for number, accuracy in ((100, 0.5), (101, 0.7)):
+        metrics = {**chosen.last.metrics, IN_DOMAIN_ACC: accuracy, KL_BASE_TO_TUNED: accuracy}
+        own = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
+        repeat = {
+            "config": chosen.config.model_copy(update=own),
+            "confirms": 0,
+            "last": chosen.last.model_copy(update={"metrics": metrics}),
+        }
+        ledger.write_trial(chosen.model_copy(update=repeat))
+    results = Results(open_sweeps([tmp_path]))
+    for metric, highest in ((IN_DOMAIN_ACC, 1), (KL_BASE_TO_TUNED, 0.6 + 0.1 * 12.7062)):
+        interval = results.over_seeds(chosen, metric)
+        assert (interval.low, interval.high) == (0, pytest.approx(highest))
+    cell = paper_table(results).rows[1].cells["in-domain"]
+    assert cell_text(cell).endswith("(0.600, 0.000 to 1.000)")
+    assert cell_text(Cell(0.5, seeds=Interval(0.6, 0.55, 0.65, 3))) == "0.500 (0.600 ± 0.050)"
+
+
+def test_one_trial_that_was_stopped_is_told_of_as_one(tmp_path):
+    ends = [dict.fromkeys(numbers, TrialStatus.STOPPED_EARLY) for numbers in ((1,), (1, 2))]
+    one, two = (
+        results_of(SyntheticSweep(trials=6, failures=ending), tmp_path / str(len(ending)))
+        for ending in ends
+    )
+    assert one.more_stopped() == "; 1 more trial was stopped early by its scores"
+    assert two.more_stopped() == "; 2 more trials were stopped early by their scores"
 
 
 @pytest.mark.parametrize(("items", "is_certain"), [(40, False), (4000, True)])
