@@ -88,7 +88,7 @@ class Group:
     Attributes:
         label: such as `LoRA, rank 8`, with the sweep if there are several.
         rank: of LoRA; None for full fine-tuning.
-        best: the trial nearest to the ideal, among feasible ones if there are any.
+        best: see `Results.nearest_to_ideal`.
         picked_from: number of trials that the best was picked from, as `Results.candidates`.
     """
 
@@ -214,8 +214,13 @@ class Results:
         return next(iter([*own, *found]), None)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
-        """The best trade-off among these complete trials, on the scale of the recommendation."""
-        return best_trade_off(self.goals, trials, self._ranges)
+        """The best trade-off among these complete trials, on the scale of the recommendation.
+
+        It is the recommended trial if that is one of them: repeats may have decided.
+        """
+        taken = self.recommendation and self.recommendation.trial.config.trial_id
+        recommended = (record for record in trials if record.config.trial_id == taken)
+        return next(recommended, None) or best_trade_off(self.goals, trials, self._ranges)
 
     @cached_property
     def _ranges(self) -> list[tuple[float, float]]:

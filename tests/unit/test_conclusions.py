@@ -335,23 +335,22 @@ def test_marks_are_mcnemars_test_adjusted_for_the_picks_and_over_the_table(resul
         assert ("*" in cell_text(row.cells[name])) == (p_value < 0.05)
 
 
+def write_repeat(ledger, of, number, value=0.5, status=TrialStatus.COMPLETE):
+    """A run of a trial's point with another seed, of this in-domain accuracy."""
+    last = of.last.model_copy(update={"metrics": {**of.last.metrics, IN_DOMAIN_ACC: value}})
+    own = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
+    update = {"config": of.config.model_copy(update=own), "confirms": of.number}
+    ledger.write_trial(of.model_copy(update={**update, "last": last, "status": status}))
+
+
 def test_repeats_give_an_interval_over_seeds_and_are_no_trials_of_their_own(tmp_path):
     folder = SyntheticSweep(trials=8).write(tmp_path)
     ledger = Ledger(folder)
     chosen = Results(open_sweeps([folder])).recommendation.trial
     values = (0.5, 0.6, 0.7)
     for index, value in enumerate(values):
-        number = 100 + index
-        last = chosen.last.model_copy(
-            update={"metrics": {**chosen.last.metrics, IN_DOMAIN_ACC: value}}
-        )
-        config = chosen.config.model_copy(
-            update={"number": number, "trial_id": f"repeat-{number}", "seed": number}
-        )
-        repeat = {"config": config, "confirms": chosen.number, "last": last}
-        ledger.write_trial(chosen.model_copy(update=repeat))
-    failed = {"config": config.model_copy(update={"number": 200, "trial_id": "failed"})}
-    ledger.write_trial(chosen.model_copy(update={**repeat, **failed, "status": TrialStatus.FAILED}))
+        write_repeat(ledger, chosen, 100 + index, value)
+    write_repeat(ledger, chosen, 200, status=TrialStatus.FAILED)
     results = Results(open_sweeps([folder]))
     assert results.recommendation.trial.number == chosen.number
     assert len(results.search_trials) == 8
@@ -362,17 +361,35 @@ def test_repeats_give_an_interval_over_seeds_and_are_no_trials_of_their_own(tmp_
     half = (seeds.high - seeds.low) / 2
     told = f"{seeds.estimate:.3f} ± {half:.3f}"
     assert cell_text(row.cells["in-domain"]).endswith(f"({told})")
-    for number in (201, 202):
-        lost = {"config": config.model_copy(update={"number": number, "trial_id": f"{number}"})}
-        lost |= {"confirms": chosen.number, "status": TrialStatus.DIVERGED}
-        ledger.write_trial(chosen.model_copy(update=lost))
+
+    other = next(group.best for group in results.groups if chosen not in group.trials)
+    for index, value in enumerate(values):
+        write_repeat(ledger, other, 300 + index, value)
+    for number in (401, 402):
+        write_repeat(ledger, other, number, status=TrialStatus.DIVERGED)
     table = paper_table(Results(open_sweeps([folder])))
-    row = next(row for row in table.rows if row.trial == chosen.number)
+    row = next(row for row in table.rows if row.trial == other.number)
     assert cell_text(row.cells["in-domain"]).endswith(f"({told}, 2 of 5 diverged)")
     frame = table.frame().set_index(["row", "column"])
     counts = frame[["seeds_n", "seeds_diverged"]]
     assert tuple(counts.loc[row.label, "in-domain"]) == (3, 2)
     assert tuple(counts.loc["base", "in-domain"]) == (0, 0)
+
+
+def test_the_table_has_the_trial_that_repeats_recommend(tmp_path):
+    folder = SyntheticSweep(trials=8).write(tmp_path)
+    ledger, before = Ledger(folder), Results(open_sweeps([folder]))
+    first = before.recommendation.trial
+    group = next(group for group in before.groups if first in group.trials)
+    second = next(trial for trial in group.trials if trial is not first)
+    for index, (trial, value) in enumerate([(first, 0.0), (second, 1.0)]):
+        for number in (100, 101):
+            write_repeat(ledger, trial, number + 10 * index, value)
+    results = Results(open_sweeps([folder]))
+    assert results.recommendation.trial.number == second.number
+    numbers = [row.trial for row in paper_table(results).rows]
+    assert second.number in numbers
+    assert first.number not in numbers
 
 
 def test_a_cell_tells_of_repeats_that_diverged_where_no_mean_can_be_given():
