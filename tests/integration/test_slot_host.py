@@ -24,7 +24,7 @@ from trainables.metric_keys import TRAIN_SECONDS
 from trainables.slots import engine as engine_module
 from trainables.slots import host as host_module
 from trainables.slots.engine import SlotEngine
-from trainables.slots.host import ERROR, MEASUREMENT, RESULT, STARTED, UNKNOWN, SlotHost, _Guest
+from trainables.slots.host import ERROR, MEASUREMENT, RESULT, UNKNOWN, SlotHost, _Guest
 from trainables.training.checkpoint_files import checkpoint_dir, evaluated
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
@@ -111,7 +111,6 @@ def losses_alone(trial: TrialConfig) -> list[float]:
 def test_a_trial_without_a_free_slot_waits_for_the_next(make_trial: MakeTrial) -> None:
     trials = [make_trial(trial_id=str(number), learning_rate=10**-number) for number in (2, 3, 4)]
     for trial, events in zip(trials, host_trials(trials, slots=2), strict=True):
-        assert STARTED in events[0]
         assert RESULT in events[-1]
         assert losses(events) == pytest.approx(
             losses_alone(make_trial(learning_rate=trial.learning_rate)), abs=1e-4
@@ -125,9 +124,8 @@ def test_a_trial_that_leaves_frees_its_slot(make_trial: MakeTrial) -> None:
     async def run() -> list[dict[str, Any]]:
         host = SlotHost()
         await host.join(endless.model_dump(mode="json"), 1)
-        await host.next_event("endless")
-        await host.join(short.model_dump(mode="json"), 1)
         await host.next_event("endless")  # it has measured something
+        await host.join(short.model_dump(mode="json"), 1)
         await host.leave("endless")
         return await follow(host, "short")
 

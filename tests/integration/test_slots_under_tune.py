@@ -15,7 +15,7 @@ from measured import OF_THE_PROCESS
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
-from trainables.slots.host import STARTED
+from trainables.slots.host import MEASUREMENT
 from trainables.under_ray.slots import SlotHosts, _join, start_slot_host
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
@@ -168,7 +168,7 @@ def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
     first = make_trial(train=endless).model_dump(mode="json")
     try:
         ray.get(hosts.actors[0].join.remote(first, 2))
-        assert ray.get(hosts.actors[0].next_event.remote(first["trial_id"])) == {STARTED: True}
+        assert MEASUREMENT in ray.get(hosts.actors[0].next_event.remote(first["trial_id"]))
         second = _join(hosts, make_trial(train=endless))
         assert second == hosts.actors[1]
         assert ray.get([actor.load.remote() for actor in hosts.actors]) == [0, 1]

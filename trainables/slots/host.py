@@ -4,10 +4,10 @@ Trials are identified by their ids and everything else is plain data, so any rem
 be put in front of it. A trial joins, listens until it receives an outcome, and may leave at any
 time.
 
-An event is `{"started": True}` when a trial gets its slot, `{"measurement": ...}` at each report,
-and at the end `{"result": ...}` or `{"error": the exception}`; `{"unknown": True}` if the trial is
-not here, for example after the process has died and restarted. By asking for the next event a trial
-says that it is done with those before: that its measurements are recorded.
+An event is `{"measurement": ...}` at each report, and at the end `{"result": ...}` or
+`{"error": the exception}`; `{"unknown": True}` if the trial is not here, for example after the
+process has died and restarted. By asking for the next event a trial says that it is done with those
+before: that its measurements are recorded.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ from trainables.training.attempt_folder import (
     published_address,
 )
 
-STARTED = "started"
 MEASUREMENT = "measurement"
 RESULT = "result"
 ERROR = "error"
@@ -297,7 +296,6 @@ class SlotHost:
         except Exception as error:  # one trial's error must never end its neighbours
             await self._end(guest, told(error), busy)
             return False
-        guest.events.put_nowait({STARTED: True})
         return True
 
     def _join(self, guest: _Guest, mailbox: _Mailbox) -> Any:
