@@ -302,21 +302,15 @@ class SlotHost:
         return self._engine_for(guest.trial).join(guest.trial, mailbox)
 
     async def _see_off(self, guest: _Guest, ended: Any) -> None:
-        """Tell a trial how it ended, once its results are published."""
+        """Tell a trial how it ended, or let it continue with smaller batches."""
         if ended.error is not None:
             await self._end(guest, ended.error)
             return
         result = ended.result
-        try:
-            await self._uncharged(partial(publish_results, guest.trial))
-        except OSError as of_storage:
-            guest.events.put_nowait({ERROR: told(of_storage)})
-            return
         if result.best_weights_dir is not None:
             best = published_address(guest.trial, Path(result.best_weights_dir))
             result = result.model_copy(update={"best_weights_dir": best})
-        await self._uncharged(partial(clear_node, guest.trial))
-        guest.events.put_nowait({RESULT: result.model_dump()})
+        await self._tell(guest, {RESULT: result.model_dump()})
 
     async def _end(self, guest: _Guest, error: Exception, busy: int = 0) -> None:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.
@@ -330,13 +324,18 @@ class SlotHost:
         """
         await self._in_thread(end_with_lost_device)
         final = self._try_smaller(guest, error, busy)
-        if final is None:
-            return
+        if final is not None:
+            await self._tell(guest, {ERROR: final})
+
+    async def _tell(self, guest: _Guest, ending: Event) -> None:
+        """Tell a trial how it ended once its results are published, or that they cannot be."""
         try:
             await self._uncharged(partial(publish_results, guest.trial))
         except OSError as of_storage:
-            final = told(of_storage)
-        guest.events.put_nowait({ERROR: final})
+            ending = {ERROR: told(of_storage)}
+        if RESULT in ending:
+            await self._uncharged(partial(clear_node, guest.trial))
+        guest.events.put_nowait(ending)
 
     def _try_smaller(self, guest: _Guest, error: Exception, busy: int) -> Exception | None:
         """Have a trial that ran out of memory wait for a slot anew, or return what it ends with."""
