@@ -39,10 +39,10 @@ class TuneEvents(Callback):
     def __init__(
         self,
         listeners: Sequence[SweepListener],
-        retries: int = 0,
-        finished: Sequence[TrialRecord] = (),
-        interrupted: Sequence[TrialRecord] = (),
-        stopped: Callable[[str], Outcome | None] = lambda trial_id: None,
+        retries: int,
+        finished: Sequence[TrialRecord],
+        interrupted: Sequence[TrialRecord],
+        stopped: Callable[[str], Outcome | None],
     ) -> None:
         self._listeners = listeners
         self._retries = retries

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -43,7 +43,7 @@ class Chart:
     title: str
     says: str
     data: list[Trace]
-    layout: dict[str, Any] = field(default_factory=dict)
+    layout: dict[str, Any]
     height: int = 330
 
     def json(self) -> dict[str, Any]:
@@ -77,7 +77,7 @@ class Key:
 
     name: str
     colour: str
-    shape: str = "dot"
+    shape: str
 
 
 def finite(value: Any) -> Any:
@@ -130,7 +130,7 @@ def heatmap(
     values: Sequence[Sequence[float | None]],
     *,
     diverging: bool = False,
-    texts: Sequence[Sequence[str]] | None = None,
+    texts: Sequence[Sequence[str]] | None,
     hovers: Sequence[Sequence[str]] | None = None,
 ) -> Trace:
     """A heat map with one value per cell; None leaves a cell empty."""

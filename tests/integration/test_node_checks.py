@@ -44,8 +44,8 @@ with ray_cluster(cluster.address):
     ray.get([busy.ready.remote(), on_the_other.ready.remote()])
     subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *notice], stdout=sys.stderr)
     assert len(nodes_up()) == 2
-    nodes = ask_nodes(Path(sys.argv[1]))
-    print(smallest_gpu(nodes))
+    nodes = ask_nodes(Path(sys.argv[1]), [])
+    print(smallest_gpu(nodes, None))
     try:
         check_nodes(nodes, Path(sys.argv[1]))
     except UserError as error:

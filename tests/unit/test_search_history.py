@@ -63,7 +63,7 @@ def test_the_history_counts_as_a_look_at_all_records(seed: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 def test_the_best_are_what_sorting_all_trials_gives(seed: int) -> None:
     goals = sweep_config(constraints=["forgetting/mean <= 0.5"])
-    table = SweepTable("s", 40, goals, began=0.0)
+    table = SweepTable("s", 40, goals, began=0.0, hours=None)
     records: dict[int, TrialRecord] = {}
     for record in random_records(seed):
         table.take(record)
@@ -77,7 +77,7 @@ def test_the_best_are_what_sorting_all_trials_gives(seed: int) -> None:
         forgetting = metrics["forgetting/mean"]
         return forgetting > 0.5, -metrics["in_domain/acc_mean"], forgetting
 
-    assert table.best_first() == sorted(complete, key=place)
+    assert table.best_first(None) == sorted(complete, key=place)
     assert table.best_first(3) == sorted(complete, key=place)[:3]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -37,9 +38,15 @@ class Interruptions(SweepListener):
 class Attempts:
     """Starts attempts of one trial and lets them end."""
 
-    def __init__(self, retries: int, *earlier: list[TrialRecord]) -> None:
+    def __init__(
+        self,
+        retries: int,
+        finished: Sequence[TrialRecord] = (),
+        interrupted: Sequence[TrialRecord] = (),
+    ) -> None:
         self.heard = Interruptions()
-        self.events = TuneEvents([self.heard], retries, *earlier)
+        listeners = [self.heard]
+        self.events = TuneEvents(listeners, retries, finished, interrupted, lambda trial_id: None)
         self._count = 0
 
     def start(self, step: int) -> Any:

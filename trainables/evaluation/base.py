@@ -274,7 +274,7 @@ def compare_with_base(
     tokenizer: object,
     evaluator: Evaluator,
     suite: EvalSuite,
-    workers: int = 1,
+    workers: int,
 ) -> tuple[Evaluation, dict[str, float]]:
     """Evaluate a tuned model; returns the evaluation and every metric, including drift.
 

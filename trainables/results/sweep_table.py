@@ -70,7 +70,7 @@ class SweepTable:
     """
 
     def __init__(
-        self, name: str, searched: int, goals: Goals, began: float, hours: float | None = None
+        self, name: str, searched: int, goals: Goals, began: float, hours: float | None
     ) -> None:
         self._name = name
         self._planned_repeats = planned_repeats(goals.confirm)
@@ -133,7 +133,7 @@ class SweepTable:
             side: JustifyMethod = "left" if column in ("method", "status") else "right"
             table.add_column(column, no_wrap=True, justify=side)
         if self.base is not None:
-            _add_row(table, columns, _base_cells(self.base))
+            _add_row(table, columns, {"trial": "base", **_score_cells(self.base.metrics)})
         for number in numbers:
             record = self._records[number]
             _add_row(table, columns, _cells(record, self._evaluated.get(number, record.last)))
@@ -148,7 +148,7 @@ class SweepTable:
         """The newest record of a trial; None if it is unknown."""
         return self._records.get(number)
 
-    def best_first(self, most: int | None = None) -> list[TrialRecord]:
+    def best_first(self, most: int | None) -> list[TrialRecord]:
         """Complete trials by the first objective; those within all constraints come first.
 
         Ties go to the better in the next objective, so none stands before one that dominates it.
@@ -240,10 +240,6 @@ def _fitting(width: int) -> list[str]:
 
 def _add_row(table: Table, columns: list[str], cells: dict[str, str | Text]) -> None:
     table.add_row(*(cells.get(column, ABSENT) for column in columns))
-
-
-def _base_cells(base: BaseRecord) -> dict[str, str | Text]:
-    return {"trial": "base", **_score_cells(base.metrics)}
 
 
 def _cells(record: TrialRecord, evaluation: Measurement | None) -> dict[str, str | Text]:

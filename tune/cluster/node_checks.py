@@ -23,7 +23,7 @@ _TIMEOUT_S = 60.0
 _HEAD = "node:__internal_head__"  # Ray's resource of that node
 
 
-def ask_nodes(location: Location, paths: Sequence[str] = ()) -> list[NodeReport]:
+def ask_nodes(location: Location, paths: list[str]) -> list[NodeReport]:
     """Reports of all nodes that are up and are to stay.
 
     Args:
@@ -35,7 +35,7 @@ def ask_nodes(location: Location, paths: Sequence[str] = ()) -> list[NodeReport]
     """
     with marker_in(location) as marker:
         place = str(location.absolute() if isinstance(location, Path) else location)
-        return _ask(place, marker, list(paths))
+        return _ask(place, marker, paths)
 
 
 @contextmanager
@@ -147,7 +147,7 @@ def worker_types(reports: Sequence[NodeReport]) -> list[dict[str, float]]:
     return [resources for report in reports for resources in report.worker_types]
 
 
-def smallest_gpu(reports: Sequence[NodeReport], gpu_type: str | None = None) -> int | None:
+def smallest_gpu(reports: Sequence[NodeReport], gpu_type: str | None) -> int | None:
     """Bytes of the smallest GPU of any node, or of those with a GPU type; None if none has any."""
     sizes = (
         report.gpu_bytes

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -62,7 +63,7 @@ class _Runs:
 
 
 def print_plan(
-    config: SweepConfig, samples: int | None, output_dir: Location, retry_failed: bool = False
+    config: SweepConfig, samples: int | None, output_dir: Location, retry_failed: bool
 ) -> None:
     """Print the resolved configuration, the first points, resources and an estimate.
 
@@ -117,9 +118,7 @@ def _searcher(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -
     folder = SweepFolder(Path(config.name))
     return OptunaSearcher(
         config,
-        lambda number, params, attempt, seed: make_trial(
-            config, config.name, folder, {}, number, params, attempt, seed
-        ),
+        partial(make_trial, config, config.name, folder, {}),
         earlier.ended(retry_failed),
         earlier.to_go_on(retry_failed),
         earlier.warm,
