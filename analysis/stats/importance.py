@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from trainables.config import TrialConfig
 from trainables.results.records import TrialRecord
+from trainables.results.settings import settings_of
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
 
-Settings = dict[str, float | int | str | bool]
+Settings = dict[str, Any]
 
+_SHARED_AXES = ("learning_rate", "batch_size", "epochs", "warmup", "weight_decay")
+_LORA_AXES = ("rank", "alpha", "target_modules", "dropout", "rslora", "dora")
 FEWEST_TRIALS = 10
 _FEW_VALUES = 8
 # Half of Optuna's default: twice as fast, and for 200 trials only the third digit changes.
@@ -36,9 +38,7 @@ def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]
         Fractions that sum to 1, largest first; empty for fewer than `FEWEST_TRIALS` trials, or if
         no setting varies or the metric does not.
     """
-    measured = [
-        (_settings(r.config), value) for r in records if (value := r.metric(metric)) is not None
-    ]
+    measured = [(_settings(r), value) for r in records if (value := r.metric(metric)) is not None]
     spaces = _distributions([settings for settings, _ in measured])
     if len(measured) < FEWEST_TRIALS or not spaces or len({value for _, value in measured}) < 2:
         return {}
@@ -65,28 +65,15 @@ def importances(records: Sequence[TrialRecord], metric: str) -> dict[str, float]
     return found
 
 
-def _settings(config: TrialConfig) -> Settings:
+def _settings(record: TrialRecord) -> Settings:
     """The settings that a search can vary, under its names."""
-    found: Settings = {
-        "learning_rate": config.learning_rate,
-        "batch_size": config.train.batch_size,
-        "epochs": config.train.epochs,
-        "warmup": config.train.warmup,
-        "weight_decay": config.train.weight_decay,
-    }
-    if lora := config.lora:
-        modules = lora.target_modules
-        found |= {
-            "rank": lora.rank,
-            "alpha": lora.alpha,
-            # Rounded, as division does not exactly recover the ratio that the search used.
-            "alpha_ratio": round(lora.alpha / lora.rank, 9),
-            "target_modules": modules if isinstance(modules, str) else "+".join(modules),
-            "dropout": lora.dropout,
-            "rslora": lora.rslora,
-            "dora": lora.dora,
-        }
-    return {f"{config.method}/{axis}": value for axis, value in found.items()}
+    columns: dict[str, Any] = settings_of(record)
+    found = {f"{record.config.method}/{axis}": columns[axis] for axis in _SHARED_AXES}
+    if lora := record.config.lora:
+        found |= {f"lora/{axis}": columns[f"lora/{axis}"] for axis in _LORA_AXES}
+        # Rounded, as division does not exactly recover the ratio that the search used.
+        found["lora/alpha_ratio"] = round(lora.alpha / lora.rank, 9)
+    return found
 
 
 def _distributions(trials: Sequence[Settings]) -> dict[str, BaseDistribution]:
