@@ -59,12 +59,12 @@ def answer(results: Results) -> Answer | None:
     recommendation = results.recommendation
     if recommendation is None:
         return None
-    trial = recommendation.trial
+    trial, reason = recommendation.trial, recommendation.reason
     return Answer(
         results.name(trial),
         trial.config.trial_id,
         setting_in_full(trial),
-        _plain(recommendation.reason) + _may_yet_break(results, recommendation),
+        reason[0].upper() + reason[1:] + _may_yet_break(results, recommendation),
         recommendation.feasible,
         tuple(
             _number(results, trial, metric)
@@ -82,10 +82,6 @@ def _weights(results: Results, trial: TrialRecord) -> str | None:
         return str(kept.absolute())
     recorded = trial.weights_dir
     return recorded if recorded is not None and is_address(recorded) else None
-
-
-def _plain(reason: str) -> str:
-    return reason[0].upper() + reason[1:]
 
 
 def _may_yet_break(results: Results, recommendation: Recommendation) -> str:

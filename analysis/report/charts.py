@@ -47,9 +47,9 @@ class Chart:
     height: int = 330
 
     def json(self) -> dict[str, Any]:
-        """Plotly's JSON, with non-finite numbers as null."""
-        spec = {"data": self.data, "layout": {**self.layout, "height": self.height}}
-        return finite(spec)  # type: ignore[no-any-return]
+        """Plotly's JSON, with non-finite numbers as null; a `Figure` has the legend."""
+        layout = {**self.layout, "height": self.height, "showlegend": False}
+        return finite({"data": self.data, "layout": layout})  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from trainables.results.wording import SCORES, metric_name
 
 _MOST_POINTS = 60
 _METRICS = (TRAIN_LOSS, *SCORES)
+_LOG_AXIS = {"type": "log", "exponentformat": "power", "nticks": 6}
 
 Curve = list[tuple[float, float]]
 
@@ -86,15 +87,10 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
         [trace for trace in traces if trace["x"]],
         {
             "xaxis": {"title": {"text": "optimizer steps"}},
-            "yaxis": {"title": {"text": ""}, **_loss_axis(metric)},
-            "showlegend": False,
+            # Losses fall by orders of magnitude.
+            "yaxis": {"title": {"text": ""}, **(_LOG_AXIS if metric == TRAIN_LOSS else {})},
         },
     )
-
-
-def _loss_axis(metric: str) -> dict[str, object]:
-    """A log axis for losses, which fall by orders of magnitude."""
-    return {"type": "log", "exponentformat": "power", "nticks": 6} if metric == TRAIN_LOSS else {}
 
 
 def _thin(curves: Sequence[Curve], colour: str) -> Trace:

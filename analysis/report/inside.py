@@ -175,7 +175,6 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
             {
                 "xaxis": {"title": {"text": "index"}, "type": "log", "dtick": "D2"},
                 "yaxis": {"title": {"text": "share of the largest"}, "rangemode": "tozero"},
-                "showlegend": False,
             },
         )
     ]
@@ -189,7 +188,6 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
                 {
                     "xaxis": {"title": {"text": "layer"}},
                     "yaxis": {"title": {"text": "1 - CKA"}, "rangemode": "tozero"},
-                    "showlegend": False,
                 },
             )
         )
@@ -258,7 +256,6 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
             {
                 "xaxis": {"title": {"text": title}},
                 "yaxis": {"title": {"text": "forgetting"}},
-                "showlegend": False,
             },
         )
         for key, title, shown in (

@@ -62,7 +62,6 @@ def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
     layout = {
         "xaxis": rank_axis(list(dict.fromkeys(g.rank for g in lora if g.rank is not None))),
         "yaxis": {"title": {"text": NAMES[metric]}},
-        "showlegend": False,
         **_references(results, metric),
     }
     told = ", ".join(
@@ -310,6 +309,5 @@ def _step_size_chart(results: Results, metric: str) -> Chart:
                 "exponentformat": "power",
             },
             "yaxis": {"title": {"text": NAMES[metric]}},
-            "showlegend": False,
         },
     )

@@ -91,7 +91,6 @@ def parallel_figure(results: Results) -> Figure | None:
         {
             "xaxis": {"visible": False, "range": [-0.35, len(shown) - 0.5], "fixedrange": True},
             "yaxis": {"visible": False, "range": [-0.08, 1.16], "fixedrange": True},
-            "showlegend": False,
             "margin": {"b": 12, "t": 10},
             "shapes": [_stroke(i) for i in range(len(shown))],
             "annotations": [note for i, scale in enumerate(scales) for note in scale.notes(i)],
@@ -255,7 +254,6 @@ def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Cha
             "bargap": 0.35,
             "xaxis": {"title": {"text": "importance"}, "range": [0, 1]},
             "yaxis": {"type": "category", "automargin": True, "showgrid": False},
-            "showlegend": False,
         },
         height=80 + 70 * len(names),
     )

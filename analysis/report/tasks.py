@@ -34,7 +34,10 @@ def task_figure(results: Results) -> Figure | None:
         ]
     if results.groups and gained:
         values = [
-            [_less(group.best.metric(key), base) for _, key, base in gained]
+            [
+                None if (own := group.best.metric(key)) is None else own - base
+                for _, key, base in gained
+            ]
             for group in results.groups
         ]
         charts.append(_matrix(results, "Gain", [label for label, *_ in gained], values))
@@ -45,10 +48,6 @@ def task_figure(results: Results) -> Figure | None:
         "the retention tasks; gain is tuned minus base in the domain and out of it."
     )
     return Figure(caption, tuple(charts), columns=2)
-
-
-def _less(value: float | None, base: float) -> float | None:
-    return None if value is None else value - base
 
 
 def _matrix(

@@ -53,7 +53,6 @@ def trade_off_figure(results: Results) -> Figure | None:
                 },
                 "yaxis": {"title": {"text": NAMES[IN_DOMAIN_ACC]}},
                 "annotations": _arrow(results, metric),
-                "showlegend": False,
             },
             height=400,
         )
@@ -92,16 +91,14 @@ def _scatter(results: Results, metric: str) -> list[Trace]:
     marker = {"color": FULL, "symbol": "diamond", "size": 11, **symbols(results, full)}
     traces.append(_points(results, full, metric, marker))
     ring = {"symbol": "circle-open", "color": "@ink", "size": 16, "line": {"width": 1.3}}
-    front = [record for record in shown if results.is_on_front(record)]
-    traces.append({**_points(results, front, metric, ring), "hoverinfo": "skip"})
+    around = [_points(results, [r for r in shown if results.is_on_front(r)], metric, ring)]
     if results.recommendation:
         target = {"symbol": "circle-open", "color": FULL, "size": 24, "line": {"width": 2.5}}
-        taken = _points(results, [results.recommendation.trial], metric, target)
-        traces.append({**taken, "hoverinfo": "skip"})
-    for trace in traces:
-        if trace.get("hoverinfo") == "skip":
-            del trace["hovertemplate"]
-    return [trace for trace in traces if trace["x"]] + _base(results, metric)
+        around.append(_points(results, [results.recommendation.trial], metric, target))
+    for trace in around:  # the points within have the hover texts
+        del trace["hovertemplate"]
+        trace["hoverinfo"] = "skip"
+    return [trace for trace in (*traces, *around) if trace["x"]] + _base(results, metric)
 
 
 def _points(
@@ -219,7 +216,6 @@ def hypervolume_figure(results: Results) -> Figure | None:
         {
             "xaxis": {"title": {"text": "complete trials"}},
             "yaxis": {"title": {"text": "share of the possible"}, "rangemode": "tozero"},
-            "showlegend": False,
         },
         height=240,
     )
