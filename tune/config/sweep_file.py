@@ -127,14 +127,8 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
     for location, line in _lines(node, ()):
         place = f"{file}:{line}"
         if location in places:
-            repeated.append(
-                Fault(
-                    dotted(location),
-                    f"is given twice, first at {places[location]}",
-                    "remove one",
-                    place,
-                )
-            )
+            rule = f"is given twice, first at {places[location]}"
+            repeated.append(Fault(dotted(location), rule, "remove one", place))
         places[location] = place
     if repeated:
         raise UserError(repeated)
@@ -143,9 +137,8 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
         return source
     name = source.values.pop(_EXTENDS)
     if not isinstance(name, str):
-        raise UserError(
-            [Fault(_EXTENDS, "must name one sweep", location=source.where((_EXTENDS,)))]
-        )
+        place = source.where((_EXTENDS,))
+        raise UserError([Fault(_EXTENDS, "must name one sweep", location=place)])
     parent = _read(_find(name, file.parent, _EXTENDS), (*extending, file.resolve()))
     places = {key: place for key, place in parent.places.items() if not _replaced(key, source)}
     return _Source(_merged(parent.values, source.values), places | source.places, file)
@@ -225,28 +218,24 @@ def _variable(match: re.Match[str]) -> str:
 
 
 def _unset_variables(source: _Source) -> list[Fault]:
-    faults = []
+    return [
+        Fault(
+            dotted(location),
+            f"needs the environment variable {name}, which is not set",
+            f"export {name}=...",
+            source.where(location),
+        )
+        for location, text in _texts(source.values, ())
+        for name, _ in _VARIABLE.findall(text)
+    ]
 
-    def look(value: Any, location: KeyPath) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                look(inner, (*location, key))
-        elif isinstance(value, list):
-            for index, inner in enumerate(value):
-                look(inner, (*location, index))
-        elif isinstance(value, str):
-            for match in _VARIABLE.finditer(value):
-                faults.append(
-                    Fault(
-                        dotted(location),
-                        f"needs the environment variable {match[1]}, which is not set",
-                        f"export {match[1]}=...",
-                        source.where(location),
-                    )
-                )
 
-    look(source.values, ())
-    return faults
+def _texts(value: Any, location: KeyPath) -> Iterator[tuple[KeyPath, str]]:
+    if isinstance(value, str):
+        yield location, value
+    elif isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _texts(inner, (*location, key))
 
 
 def _read_deepspeed_file(source: _Source) -> list[Fault]:
@@ -280,18 +269,15 @@ def _override(source: _Source, override: str) -> None:
     key, separator, text = override.partition("=")
     location = split_key(key)
     if not separator or "" in location:
-        raise UserError([Fault("--set", f"must read KEY=VALUE, got {override!r}")])
+        raise _cannot_set(f"must read KEY=VALUE, got {override!r}")
     if location[0] == _EXTENDS:  # it has been read already
-        raise UserError(
-            [Fault("--set", f"cannot set {key}, got {override!r}", "set it in the file")]
-        )
+        raise _cannot_set(f"cannot set {key}, got {override!r}", "set it in the file")
     try:
         value = yaml.safe_load(text)
     except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or "not YAML"
-        raise UserError(
-            [Fault("--set", f"{override}: the value is no valid YAML: {problem}", "quote it")]
-        ) from error
+        rule = f"{override}: the value is no valid YAML: {problem}"
+        raise _cannot_set(rule, "quote it") from error
     target: Any = source.values
     for depth, part in enumerate(location):
         is_last = depth == len(location) - 1
@@ -300,13 +286,10 @@ def _override(source: _Source, override: str) -> None:
             if not is_last and target.get(part) is None:
                 target[part] = {}
         elif not isinstance(target, list):
-            held = dotted(location[:depth])
-            raise UserError([Fault("--set", f"{key}: {held} holds a value, not a section")])
+            raise _cannot_set(f"{key}: {dotted(location[:depth])} holds a value, not a section")
         elif not isinstance(part, int) or part >= len(target):
-            held = dotted(location[:depth])
-            raise UserError(
-                [Fault("--set", f"{key}: {held} is a list of {len(target)}, it has no {part}")]
-            )
+            has = f"is a list of {len(target)}, it has no {part}"
+            raise _cannot_set(f"{key}: {dotted(location[:depth])} {has}")
         if is_last:
             target[part] = _resolved(value, location, Path.cwd())
         else:
@@ -314,3 +297,7 @@ def _override(source: _Source, override: str) -> None:
     for place in [place for place in source.places if place[: len(location)] == location]:
         del source.places[place]
     source.places[location] = f"--set {override}"
+
+
+def _cannot_set(rule: str, remedy: str = "") -> UserError:
+    return UserError([Fault("--set", rule, remedy)])
