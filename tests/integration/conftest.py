@@ -261,7 +261,7 @@ def cluster() -> Iterator[None]:
 
     os.environ |= settings._ENVIRONMENT
     settings._send_nothing_with_trials()
-    settings._let_processes_inherit()
+    settings._set_unless_given(settings._WORKER_ENVIRONMENT)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     with ray_cluster(None):  # finds it up and uses it
         yield

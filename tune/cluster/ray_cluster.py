@@ -8,7 +8,7 @@ import re
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from threading import Event, Thread
 from typing import Any
@@ -73,7 +73,7 @@ def ray_cluster(
     Raises:
         UserError: no cluster answers, or it runs other versions.
     """
-    os.environ |= {key: os.environ.get(key, value) for key, value in _ENVIRONMENT.items()}
+    _set_unless_given(_ENVIRONMENT)
     import ray
 
     if ray.is_initialized():  # by a test or a notebook
@@ -81,12 +81,13 @@ def ray_cluster(
         _send_nothing_with_trials()
         yield
         return
+    starting: AbstractContextManager[None] = nullcontext()
     if address is None:
-        _let_processes_inherit()
+        _set_unless_given(_WORKER_ENVIRONMENT)  # which its processes inherit
+        options, starting = _of_a_new_one(), ignoring_hangup()
     else:
         _check_answers(address)
-    options = _of_a_new_one() if address is None else {"runtime_env": _sent_environment()}
-    starting = ignoring_hangup() if address is None else nullcontext()
+        options = {"runtime_env": _sent_environment()}
     try:
         with starting:
             ray.init(
@@ -110,6 +111,11 @@ def ray_cluster(
             yield
     finally:
         ray.shutdown()
+
+
+def _set_unless_given(variables: dict[str, str]) -> None:
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
 
 
 def _send_nothing_with_trials() -> None:
@@ -138,11 +144,6 @@ def _tell_what_processes_lack() -> None:
             ", ".join(lacking),
             lacking,
         )
-
-
-def _let_processes_inherit() -> None:
-    """Set the environment that processes of a cluster started on this machine inherit."""
-    os.environ |= {key: os.environ.get(key, value) for key, value in _WORKER_ENVIRONMENT.items()}
 
 
 def _of_a_new_one() -> dict[str, Any]:
@@ -241,9 +242,8 @@ def _other_versions(error: Exception) -> UserError | None:
         return None
     theirs, ours = f"Ray {found[0]} and Python {found[1]}", f"Ray {found[2]} and Python {found[3]}"
     remedy = "start the command on the head, or install the cluster's versions here"
-    return UserError(
-        [Fault("--address", f"the cluster runs {theirs}, this command {ours}", remedy)]
-    )
+    rule = f"the cluster runs {theirs}, this command {ours}"
+    return UserError([Fault("--address", rule, remedy)])
 
 
 def _other_token(address: str | None, error: Exception) -> UserError | None:
@@ -259,13 +259,6 @@ def _other_token(address: str | None, error: Exception) -> UserError | None:
 
 
 def _no_cluster(address: str | None, error: Exception) -> UserError:
-    return UserError(
-        [
-            Fault(
-                "--address",
-                f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}",
-                "start one with `ray up cluster.yaml` or `ray start --head`, or leave it out to "
-                "run on this machine",
-            )
-        ]
-    )
+    rule = f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}"
+    start = "start one with `ray up cluster.yaml` or `ray start --head`"
+    return UserError([Fault("--address", rule, f"{start}, or leave it out to run on this machine")])
