@@ -62,26 +62,15 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
     if numbers is None:
         chosen = notable_trials(SweepSettings.of(ledger.sweep()), trials)
         if not chosen:
-            raise UserError(
-                [
-                    Fault(
-                        "SWEEP_DIR",
-                        f"has no complete trial with weights: {sweep_dir}",
-                        "run the sweep with train.save_weights: true",
-                    )
-                ]
-            )
+            rule = f"has no complete trial with weights: {sweep_dir}"
+            remedy = "run the sweep with train.save_weights: true"
+            raise UserError([Fault("SWEEP_DIR", rule, remedy)])
         return chosen
     known = {record.number for record in trials}
-    missing = sorted(set(numbers) - known)
-    if missing:
-        has = f"0 to {max(known)}" if known else "none yet"
-        raise UserError(
-            [
-                Fault("--trials", f"the sweep has no trial {number}; it has {has}")
-                for number in missing
-            ]
-        )
+    if missing := sorted(set(numbers) - known):
+        has = f"it has {f'0 to {max(known)}' if known else 'none yet'}"
+        rules = [f"the sweep has no trial {number}; {has}" for number in missing]
+        raise UserError([Fault("--trials", rule) for rule in rules])
     return sorted(set(numbers))
 
 

@@ -103,20 +103,16 @@ def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Locatio
     Raises:
         UserError: it is another sweep; names every section that differs.
     """
-    changed = _changed(saved, config, _FIXED)
-    if changed:
-        raise UserError(
-            [
-                Fault(
-                    section,
-                    f"the sweep in {folder} was started with {difference}",
-                    "give this one another name or --output-dir; where model, data and "
-                    "evaluation are the same it can `warm_start` from those trials there that were "
-                    "trained as it trains its own",
-                )
-                for section, difference in changed.items()
-            ]
-        )
+    remedy = (
+        "give this one another name or --output-dir; where model, data and evaluation are the same "
+        "it can `warm_start` from those trials there that were trained as it trains its own"
+    )
+    faults = [
+        Fault(section, f"the sweep in {folder} was started with {difference}", remedy)
+        for section, difference in _changed(saved, config, _FIXED).items()
+    ]
+    if faults:
+        raise UserError(faults)
 
 
 def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
