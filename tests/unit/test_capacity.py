@@ -16,7 +16,7 @@ from tune.resources.capacity import (
     gpus_per_worker,
     held_by_worker,
     max_concurrent,
-    trials_that_fit,
+    workers_on,
 )
 
 
@@ -98,9 +98,15 @@ def test_a_method_may_ask_for_gpus_of_one_type() -> None:
     )
     assert held_by_worker(config, "full", {}) == {"GPU": 1, "CPU": 1, "GPU:H100": 1}
     check_resources(config, MIXED_CLUSTER, MIXED)
-    assert trials_that_fit(config, "lora", MIXED_CLUSTER) == 4
-    assert trials_that_fit(config, "full", MIXED_CLUSTER) == 2
     assert max_concurrent(config, MIXED_CLUSTER) == 4 + 2  # they take none from each other
+
+
+def test_a_worker_stays_within_a_node() -> None:
+    head = {"CPU": 4.0}
+    machine = {"CPU": 16.0, "GPU": 4.0}
+    assert workers_on({"CPU": 1, "GPU": 1.0}, [head, machine, machine]) == 8
+    assert workers_on({"CPU": 6, "GPU": 1.0}, [head, machine, machine]) == 4
+    assert workers_on({"CPU": 1, "GPU": 0.0}, [head]) == 4
 
 
 def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:

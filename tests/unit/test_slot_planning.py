@@ -27,7 +27,6 @@ from tune.cluster.slots import (
     beside_hosts,
     hosts_that_fit,
     hosts_to_start,
-    hosts_up,
     with_trials_left,
 )
 from tune.config.sweep_config import SweepConfig
@@ -285,14 +284,6 @@ def test_a_growing_cluster_gets_as_many_hosts_as_trials_fill(
     up: int, slots: int, expected: int
 ) -> None:
     assert hosts_to_start(28, up, 40, slots) == expected
-
-
-def test_hosts_stay_within_nodes() -> None:
-    head = {"CPU": 4.0}
-    machine = {"CPU": 16.0, "GPU": 4.0}
-    assert hosts_up({"CPU": 1, "GPU": 1.0}, [head, machine, machine]) == 8
-    assert hosts_up({"CPU": 6, "GPU": 1.0}, [head, machine, machine]) == 4
-    assert hosts_up({"CPU": 1, "GPU": 0.0}, [head]) == 4
 
 
 @pytest.mark.parametrize("slots", [-1, 1.5, "many"])

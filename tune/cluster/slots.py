@@ -30,6 +30,7 @@ from tune.resources.capacity import (
     held_by_worker,
     taken_up,
     workers_in,
+    workers_on,
 )
 from tune.search.searcher import MakeTrial
 from tune.search.space import largest_point, planned_trials
@@ -99,7 +100,8 @@ class HostPool(SweepListener):
         """
         if not self.start():
             return None
-        trial = self._largest_trial()
+        largest = largest_point(self._config.search, "lora")
+        trial = self._make_trial(0, largest, 1, self._config.seed)
         plain = trial.model_dump(mode="json")
         with answering("a host of slots"):
             answer = self._actors[0].reason_against.remote(plain)
@@ -150,7 +152,7 @@ class HostPool(SweepListener):
         held = held_by_worker(config, "lora", cluster)
         nodes = nodes_up()
         fits = hosts_that_fit(config, cluster, nodes)
-        wanted = hosts_to_start(fits, hosts_up(held, nodes), at_once(config), slots)
+        wanted = hosts_to_start(fits, workers_on(held, nodes), at_once(config), slots)
         started = [start_slot_host(held) for _ in range(wanted - len(self._actors))]
         for actor in started:
             actor.load_libraries.remote()
@@ -175,9 +177,6 @@ class HostPool(SweepListener):
     def _warn(self, message: str) -> None:
         _LOG.warning(message)
         self._tell(f"warning: {message}")
-
-    def _largest_trial(self) -> TrialConfig:
-        return self._make_trial(0, largest_point(self._config.search, "lora"), 1, self._config.seed)
 
     def _measured(self, trial: TrialConfig, samples: int) -> int:
         """The number of slots with which the trials finish soonest, measured on one host."""
@@ -274,16 +273,6 @@ def at_once(config: SweepConfig) -> int:
     """Number of trials in parallel, hence the most slots a host can use."""
     trials = config.budget.trials
     return min(trials, config.resources.max_concurrent or trials)
-
-
-def hosts_up(held: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
-    """Hosts for which there is room on nodes that are up.
-
-    Args:
-        held: resources that one host holds.
-        nodes: total resources of each node.
-    """
-    return sum(workers_in(held, node) for node in nodes)
 
 
 def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:

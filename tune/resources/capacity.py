@@ -113,7 +113,7 @@ def _faults_of_nodes(
     worker, workers = held_by_worker(config, method, cluster), config.resources.of(method).workers
     if any(workers_in(worker, node) for node in startable):
         return []
-    room = sum(workers_in(worker, node) for node in nodes)
+    room = workers_on(worker, nodes)
     if room >= workers:
         return []
     shapes = Counter(wording({kind: node.get(kind, 0.0) for kind in worker}) for node in nodes)
@@ -155,9 +155,9 @@ def workers_in(worker: Mapping[str, float], room: Mapping[str, float]) -> int:
     )
 
 
-def trials_that_fit(config: SweepConfig, method: Method, cluster: dict[str, float]) -> int:
-    """How many trials of one method fit in parallel."""
-    return workers_in(held_by_trial(config, method, cluster), cluster)
+def workers_on(worker: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> int:
+    """How many such workers fit on these nodes, each within one of them."""
+    return sum(workers_in(worker, node) for node in nodes)
 
 
 def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int = 0) -> int:
@@ -172,7 +172,8 @@ def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int
     for method in config.search.methods:
         if not (in_slots and method == "lora"):
             gpu_type = config.resources.of(method).accelerator_type
-            fits[gpu_type] = max(fits.get(gpu_type, 1), trials_that_fit(config, method, cluster))
+            own = workers_in(held_by_trial(config, method, cluster), cluster)
+            fits[gpu_type] = max(fits.get(gpu_type, 1), own)
     most = in_slots + sum(fits.values())
     limit = config.resources.max_concurrent
     return min(most, limit) if limit else most
