@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import tiny_decoder
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
@@ -20,16 +21,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 VOCABULARY = 60
-SHAPE = {
-    "vocab_size": VOCABULARY,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "pad_token_id": 0,
-}
+SHAPE = tiny_decoder.SHAPE | {"vocab_size": VOCABULARY}
 AFTER_THE_HEAD = {
     "gemma2": {"final_logit_softcapping": 0.5},
     "granite": {"logits_scaling": 3.0},

@@ -302,17 +302,6 @@ def test_a_sweep_that_began_with_such_a_warm_start_goes_on(tmp_path: Path) -> No
     assert (found.warm, found.warm_start_in_words()) == ([], [])
 
 
-def test_a_warm_start_says_what_it_takes_and_what_it_leaves_out(tmp_path: Path) -> None:
-    earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
-    lora = PLAIN["lora"] | {"rank": [2, 8]}
-    config = sweep(search=PLAIN | {"lora": lora}, warm_start=[str(earlier)])
-    found = earlier_trials(config, Ledger(tmp_path / "own"), {})
-    assert found.warm_start_in_words() == [
-        f"warm_start: took {len(found.warm)} trial(s)",
-        f"warm_start: left out {found.left_out[0]}",
-    ]
-
-
 def test_trials_of_another_seed_warm_start(tmp_path: Path) -> None:
     records = finished(sweep(trials=5))
     earlier = written(tmp_path / "earlier", sweep(trials=5), records)

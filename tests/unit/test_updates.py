@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import peft
 import pytest
+import tiny_decoder
 import torch
 from builders import trial_config
 from safetensors.torch import save_file
@@ -220,17 +221,7 @@ def test_rounding_the_base_to_the_dtype_of_training_is_no_update(tmp_path: Path)
     assert all(len(update_spectrum(update).values_K) == 0 for update in seen)
 
 
-SHAPE = {
-    "vocab_size": 60,
-    "hidden_size": 16,
-    "intermediate_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "pad_token_id": 0,
-    "eos_token_id": 1,
-}
+SHAPE = tiny_decoder.SHAPE | {"vocab_size": 60}
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2}
 VISION = {
     "hidden_size": 16,
