@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
-from trainables.config import LoraConfig, Method, ModelConfig, ModelShape, TrialConfig
+from trainables.config import Method, ModelConfig, ModelShape, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.model_shape import architecture, read_shape
 from trainables.process import memory
@@ -123,18 +123,19 @@ class MemoryFit:
         Raises:
             UserError: a method or the base's evaluation does not fit even one sample at a time.
         """
-        if self.shape is None:
+        shape = self.shape
+        if shape is None:
             return []
         notices, faults = [], []
         for method in [method for method in _estimated(config) if method in self.cards]:
             trial = largest_trial(config, method)
-            smaller = memory.fitted(self.shape, trial, self._share(trial))
+            smaller = memory.fitted(shape, trial, self._share(trial))
             if smaller is None:
-                faults.append(self._fault(trial, config.search))
+                faults.append(self._fault(shape, trial, config.search))
             elif smaller != trial:
-                need = f"{self._need(trial)} GiB would not fit"
+                need = f"{_need(shape, trial)} GiB would not fit"
                 notices.append(f"{_label(trial)}: {_portions(trial, smaller)}, as {need}")
-        if not has_base and (base_fault := self._base_fault(config)):
+        if not has_base and (base_fault := self._base_fault(shape, config)):
             faults.append(base_fault)
         if faults:
             raise UserError(faults)
@@ -149,18 +150,13 @@ class MemoryFit:
     def _share(self, trial: TrialConfig) -> float:
         return _share_of(self.cards[trial.method], trial)
 
-    def _need(self, trial: TrialConfig) -> str:
-        assert self.shape is not None  # noqa: S101 - seen to by the callers
-        return f"{memory.estimate(self.shape, trial).peak / _GIB:.1f}"
-
-    def _base_fault(self, config: SweepConfig) -> Fault | None:
+    def _base_fault(self, shape: ModelShape, config: SweepConfig) -> Fault | None:
         """The fault if the base does not fit: a single process evaluates it, despite `workers`."""
-        assert self.shape is not None  # noqa: S101 - seen to by the caller
         method = config.search.methods[0]
         trial, card = largest_trial(config, method), self.cards.get(method)
-        if card is None or memory.fitted_base(self.shape, trial, card):
+        if card is None or memory.fitted_base(shape, trial, card):
             return None
-        need = memory.base_peak(self.shape, _with_one_sample(trial)) / _GIB
+        need = memory.base_peak(shape, _with_one_sample(trial)) / _GIB
         in_16_bit = "" if config.model.dtype == "bfloat16" else " or model.dtype: bfloat16"
         return Fault(
             "the base's evaluation",
@@ -169,23 +165,30 @@ class MemoryFit:
             f"take a smaller model{in_16_bit} or larger GPUs",
         )
 
-    def _fault(self, trial: TrialConfig, search: SearchConfig) -> Fault:
-        smallest = _with_one_sample(trial)
+    def _fault(self, shape: ModelShape, trial: TrialConfig, search: SearchConfig) -> Fault:
+        need = _need(shape, _with_one_sample(trial))
         return Fault(
             f"search.{trial.method}",
-            f"a worker needs about {self._need(smallest)} GiB at one sample at a time, and has "
+            f"a worker needs about {need} GiB at one sample at a time, and has "
             f"{self._share(trial) / _GIB:.1f} GiB",
-            self._remedy(trial, search),
+            self._remedy(shape, trial, search),
         )
 
-    def _remedy(self, trial: TrialConfig, search: SearchConfig) -> str:
-        assert self.shape is not None  # noqa: S101 - seen to by the caller
+    def _remedy(self, shape: ModelShape, trial: TrialConfig, search: SearchConfig) -> str:
+        card = self._share(trial)
         train = trial.train.model_copy(update={"gradient_checkpointing": True})
         recomputing = trial.model_copy(update={"train": train})
-        if memory.fitted(self.shape, recomputing, self._share(trial)):
+        if memory.fitted(shape, recomputing, card):
             return "set train.gradient_checkpointing: true, with which it fits"
         if trial.lora and search.lora:
-            fitting = [rank for rank in search.lora.rank if self._fits_at(trial, trial.lora, rank)]
+            others = {
+                rank: trial.lora.model_copy(update={"rank": rank}) for rank in search.lora.rank
+            }
+            fitting = [
+                rank
+                for rank, lora in others.items()
+                if memory.fitted(shape, trial.model_copy(update={"lora": lora}), card)
+            ]
             drop = (
                 f"drop the largest search.lora.rank (up to {max(fitting)} fits), "
                 if fitting
@@ -196,12 +199,6 @@ class MemoryFit:
         offloads = trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
         more = "raise deepspeed.zero_stage or resources.full.workers"
         return more if offloads else f"{more}, or offload"
-
-    def _fits_at(self, trial: TrialConfig, lora: LoraConfig, rank: int) -> bool:
-        """Whether a LoRA trial would fit with another rank, be it in smaller batches."""
-        assert self.shape is not None  # noqa: S101 - seen to by the caller
-        other = trial.model_copy(update={"lora": lora.model_copy(update={"rank": rank})})
-        return memory.fitted(self.shape, other, self._share(trial)) is not None
 
 
 def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]) -> MemoryFit:
@@ -228,6 +225,10 @@ def _estimated(config: SweepConfig) -> list[Method]:
 
 def _is_known(trial: TrialConfig) -> bool:
     return trial.deepspeed is None or trial.deepspeed.config is None
+
+
+def _need(shape: ModelShape, trial: TrialConfig) -> str:
+    return f"{memory.estimate(shape, trial).peak / _GIB:.1f}"
 
 
 def _share_of(card: float, trial: TrialConfig) -> float:
