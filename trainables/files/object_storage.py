@@ -16,13 +16,14 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
 from pyarrow import fs
 
-from trainables.files.storage import segments_folder
+from trainables.files.storage import read_or_none, segments_folder
 
 _SEGMENT = "{:08d}.jsonl"
 _PARALLEL_REQUESTS = 32
@@ -60,7 +61,7 @@ class ObjectStorage:
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """See `Storage`."""
-        return _in_parallel(self._read_or_none, names)
+        return _in_parallel(partial(read_or_none, self), names)
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`.
@@ -81,7 +82,7 @@ class ObjectStorage:
             return False
         self.write(name, content)
         time.sleep(_SETTLING_S)
-        return self._read_or_none(name) == content
+        return read_or_none(self, name) == content
 
     def remove(self, name: str) -> None:
         """See `Storage`."""
@@ -175,12 +176,6 @@ class ObjectStorage:
             source_filesystem=self._filesystem,
             destination_filesystem=fs.LocalFileSystem(),
         )
-
-    def _read_or_none(self, name: str) -> bytes | None:
-        try:
-            return self.read(name)
-        except FileNotFoundError:
-            return None
 
     def _last(self, log: str) -> int:
         if log not in self._last_segment:

@@ -91,6 +91,14 @@ def parse_location(text: str) -> Location:
     return text.rstrip("/") if is_address(text) else Path(text).expanduser()
 
 
+def read_or_none(storage: Storage, name: str) -> bytes | None:
+    """The content of a file; None if it does not exist."""
+    try:
+        return storage.read(name)
+    except FileNotFoundError:
+        return None
+
+
 def segments_folder(log: str) -> str:
     """Where an object store has the lines of a log."""
     return log.removesuffix(".jsonl")
@@ -117,7 +125,7 @@ class LocalStorage:
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """See `Storage`."""
-        return [self._read_or_none(name) for name in names]
+        return [read_or_none(self, name) for name in names]
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
@@ -159,7 +167,7 @@ class LocalStorage:
 
     def read_log(self, name: str) -> bytes:
         """See `Storage`. A sweep copied out of an object store has a folder of segments."""
-        content = self._read_or_none(name)
+        content = read_or_none(self, name)
         if content is not None:
             return content
         folder = segments_folder(name)
@@ -199,12 +207,6 @@ class LocalStorage:
     def fetch(self, name: str, folder: Path) -> None:
         """See `Storage`."""
         shutil.copytree(self.root / name, folder, dirs_exist_ok=True)
-
-    def _read_or_none(self, name: str) -> bytes | None:
-        try:
-            return self.read(name)
-        except FileNotFoundError:
-            return None
 
 
 def _copy(source: str | Path, target: str | Path) -> None:
