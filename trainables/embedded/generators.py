@@ -131,9 +131,9 @@ def near_misses(numbers: Sequence[int]) -> list[str]:
     return [str(number) for number in sorted({*numbers, *map(successor, numbers)})]
 
 
-def list_item(rng: random.Random, operator: str, shape: ListShape, template: Format) -> Item:
+def list_item(rng: random.Random, operator: str, template: Format) -> Item:
     """`max 3 7 2 =` -> `7`."""
-    numbers = shape.draw(rng)
+    numbers = GENERAL_LISTS.draw(rng)
     operands = join(numbers)
     right = str(LIST_OPERATORS[operator](numbers))
     question = template(operator, operands)
@@ -168,9 +168,9 @@ def swapped(numbers: Sequence[int], i: int, j: int) -> list[int]:
     return copy
 
 
-def order_item(rng: random.Random, operator: str, shape: ListShape, template: Format) -> Item:
+def order_item(rng: random.Random, operator: str, template: Format) -> Item:
     """`sort 3 7 2 =` -> `2 3 7` and `reverse 3 7 2 =` -> `2 7 3`."""
-    numbers = shape.draw(rng)
+    numbers = SHORT_LISTS.draw(rng)
     right = sorted(numbers) if operator == "sort" else numbers[::-1]
     wrong = (join(swapped(right, i, j)) for i, j in combinations(range(len(right)), 2))
     question = template(operator, join(numbers))
@@ -238,9 +238,9 @@ TASKS: Final[Mapping[str, Generator]] = {
     # retention
     "recall_capitals": capital_item,
     "recall_crafts": craft_item,
-    "list_last": lambda rng: list_item(rng, "last", GENERAL_LISTS, prefix_format),
-    "list_max": lambda rng: list_item(rng, "max", GENERAL_LISTS, prefix_format),
-    "sort_numbers": lambda rng: order_item(rng, "sort", SHORT_LISTS, prefix_format),
+    "list_last": lambda rng: list_item(rng, "last", prefix_format),
+    "list_max": lambda rng: list_item(rng, "max", prefix_format),
+    "sort_numbers": lambda rng: order_item(rng, "sort", prefix_format),
 }
 
 
@@ -281,9 +281,9 @@ def pretraining_item(rng: random.Random) -> Item:
     kind = rng.choices(tuple(MIXTURE), tuple(MIXTURE.values()))[0]
     match kind:
         case "list":
-            return list_item(rng, rng.choice(tuple(LIST_OPERATORS)), GENERAL_LISTS, template)
+            return list_item(rng, rng.choice(tuple(LIST_OPERATORS)), template)
         case "order":
-            return order_item(rng, rng.choice(("sort", "reverse")), SHORT_LISTS, template)
+            return order_item(rng, rng.choice(("sort", "reverse")), template)
         case "step":
             return step_item(rng, template)
         case "capital":
