@@ -63,7 +63,7 @@ class Comparison:
     test: Literal["McNemar", "sign flips"]
     p_value: float
     differing: int
-    picked_from: int = 1
+    picked_from: int
     over_repeats: float | None = None
     seeds: Interval | None = None
     diverged: int = 0
@@ -258,7 +258,7 @@ class Results:
         """The base's and the trial's outcome on each item; empty if there are none on disk."""
         return pair_items(self._base_items, self.sweep(record).ledger.items(record))
 
-    def interval(self, record: TrialRecord, metric: str, picked_from: int = 1) -> Interval | None:
+    def interval(self, record: TrialRecord, metric: str, picked_from: int) -> Interval | None:
         """Interval over items of accuracy, or of forgetting as in `compare`; of tasks or of one.
 
         None for other metrics, or if the items are not on disk. It holds for `picked_from` trials
@@ -269,7 +269,7 @@ class Results:
             return of_greatest([self.interval(record, k, picked_from * len(keys)) for k in keys])
         tasks, is_forgetting = measured_on(metric, self.base.scores)
         if is_forgetting:
-            kept = self.compare(record, None, tasks, picked_from=picked_from)
+            kept = self.compare(record, None, tasks, picked_from)
             return kept.difference.negated() if kept else None
         sides = self._sides(record, None, tasks)
         if sides is None:
@@ -295,7 +295,7 @@ class Results:
         first: TrialRecord,
         second: TrialRecord | None,
         tasks: Sequence[str],
-        picked_from: int = 1,
+        picked_from: int,
     ) -> Comparison | None:
         """Compare a trial with another, or with the base, on some tasks.
 

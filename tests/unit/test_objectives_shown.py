@@ -137,6 +137,6 @@ def test_of_the_greatest_forgetting_the_interval_is_that_of_all_tasks_at_once(
     assert greatest.estimate == pytest.approx(trial.metric(FORGETTING_MAX))
     assert greatest.low == max(interval.low for interval in own)
     assert greatest.high == max(interval.high for interval in own)
-    sums = results.interval(trial, task_score("in_domain", "sums", "acc"))
-    assert sums == results.interval(trial, IN_DOMAIN_ACC)
-    assert results.interval(trial, KL_BASE_TO_TUNED) is None
+    sums = results.interval(trial, task_score("in_domain", "sums", "acc"), 1)
+    assert sums == results.interval(trial, IN_DOMAIN_ACC, 1)
+    assert results.interval(trial, KL_BASE_TO_TUNED, 1) is None

@@ -356,12 +356,12 @@ def test_of_the_trials_that_are_compared_scores_stay_in_memory_and_texts_do_not(
     results = Results(open_sweeps([folder]))
     first, *others = results.complete
     tasks = list(results.tasks("retention"))
-    results.compare(first, None, tasks)  # which reads what all comparisons need of the base
+    results.compare(first, None, tasks, 1)  # which reads what all comparisons need of the base
     size = len(items_file(results.sweeps[0].ledger.folder.attempt(1, 1), 100).read_bytes())
     tracemalloc.start()
     try:
         for trial in others:
-            assert results.compare(trial, None, tasks) is not None
+            assert results.compare(trial, None, tasks, 1) is not None
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -498,7 +498,7 @@ def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_pat
     assert (told.verdict, told.statement) == (
         "open", "Its change on the retention tasks cannot be told from none.",
     )  # fmt: skip
-    interval = results.interval(results.complete[0], FORGETTING_MEAN)
+    interval = results.interval(results.complete[0], FORGETTING_MEAN, picked_from=1)
     assert interval.low == 0
     assert interval.estimate == pytest.approx(5 / 120)
 
@@ -514,7 +514,7 @@ def test_what_the_page_says_of_the_recommended_trial_allows_for_its_having_been_
             items[index] = item.model_copy(update={"score": 0.0})
     write_items(items_file(ledger.folder.attempt(trial.number, 1), trial.last.step), items)
     results = Results(open_sweeps([tmp_path]))
-    assert results.interval(trial, FORGETTING_MEAN).excludes_0
+    assert results.interval(trial, FORGETTING_MEAN, picked_from=1).excludes_0
     (told,) = (n.interval for n in answer(results).numbers if n.name == NAMES[FORGETTING_MEAN])
     assert re.fullmatch(r"-\d+\.\d to \+\d+\.\d, n = 120, simultaneous over 20 trials", told)
     found = {flip.task: flip for flip in flips(results, trial)}

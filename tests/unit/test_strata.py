@@ -78,8 +78,8 @@ def test_the_same_answers_twice_are_no_more_evidence_than_once(tmp_path: Path) -
     results = sweep_asking_twice(tmp_path)
     trial = results.complete[0]
     once, twice = ["longer_sums"], ["longer_sums", "other_numbers"]
-    assert results.compare(trial, None, twice) == results.compare(trial, None, once)
-    interval = results.interval(trial, OOD_ACC)
+    assert results.compare(trial, None, twice, 1) == results.compare(trial, None, once, 1)
+    interval = results.interval(trial, OOD_ACC, picked_from=1)
     assert interval is not None
     assert interval.n == 60
 
