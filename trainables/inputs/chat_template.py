@@ -74,9 +74,9 @@ def chat_parts(
 ) -> tuple[str, str, bool]:
     """Context, what the chat template writes after it for the answer, and whether it ends the turn.
 
-    If, with the answer, the template renders the context or the answer itself differently, the
-    answer is learned as it is, but for an opening that the context has; with tool calls or
-    thoughts of their own, from where the renderings differ.
+    The template may write the context, or the answer itself, differently once there is an answer.
+    Then the answer is learned as it is, without an opening that the context has already. One with
+    tool calls or thoughts is learned from where the renderings differ.
     """
     answer = example.answer
     if isinstance(answer, str):

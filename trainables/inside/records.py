@@ -117,8 +117,8 @@ class InsideRecord(Frozen):
     Attributes:
         key: hash of the weights, the base and the version of the code that decomposes matrices; a
             new key, a new record.
-        activations_version: of the code that compares activations; a new one, and only they are
-            measured anew. Absent in old records.
+        activations_version: of the code that compares activations; if it is another than today's,
+            they alone are measured anew.
         reason: why some part could not be inspected, which is then empty.
         prompts, tokens: how many attention and representations were compared on.
         kl_base_to_tuned, forgetting_nll: KL and LM drift as measured in training, nats/token.

@@ -158,9 +158,9 @@ def violation(constraint: Constraint, record: TrialRecord) -> float:
 def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRecord]:
     """The trials over which objectives are scaled: the front, which no bad trial can stretch.
 
-    None if no trial keeps every constraint.
     In a front of two, each is best in one objective and worst in the other: scaled over them alone
-    they would tie, whatever their values. Then all trials that may be taken are used.
+    they would tie, whatever their values. Then all trials that may be taken are used. Empty if no
+    trial keeps every constraint.
     """
     front = pareto_front(goals, records)
     if len(front) > 2:
@@ -172,10 +172,9 @@ def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRe
 def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:
     """The best and the worst loss of each objective over some complete trials.
 
-    The worst is at least two standard errors off, where these are known: else a single item, in a
-    front that differs by no more, would count as much as all that is gained in another objective.
-    See `Objective.loss`: values that differ only by the order of float operations have one loss,
-    and so do not span a range.
+    The worst is at least two standard errors off, where these are known. Else, in a front whose
+    trials differ by a single item, that item would count as much as all that is gained in another
+    objective.
     """
     ranges = []
     for objective in goals.objectives:

@@ -51,8 +51,8 @@ def judged_by_repeats(records: Sequence[TrialRecord], confirm: Confirm | None) -
     """Complete trials of points that were repeated, with the means over the repeat runs as metrics.
 
     If a repeat run diverged, the trial counts as diverged: no mean of the others makes up for that.
-    Else it is left out while fewer of its repeat runs have ended than of another point's, and than
-    are asked for: its mean is not as certain yet.
+    Else it is left out until as many of its repeat runs have ended as are asked for or, if that is
+    fewer, as of the point that has most: its mean is not as certain yet.
 
     Args:
         records: of one sweep.

@@ -77,9 +77,9 @@ def is_valid(checkpoint: Path) -> bool:
 
 
 def set_damaged_aside(attempt_dirs: Sequence[Path], going_on_from: Path | None) -> None:
-    """Rename the damaged checkpoints, those newer than the one that a training resumes from.
+    """Rename the damaged checkpoints: all that are newer than the one a training resumes from.
 
-    Otherwise they would be kept in place of new ones, and of the only one that is intact.
+    As the newest they would else be kept in place of intact ones.
     """
     for path in checkpoints(attempt_dirs):
         if path == going_on_from:

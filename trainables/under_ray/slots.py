@@ -107,9 +107,10 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
 def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
     """Have a host accept the trial, preferably one with a free slot.
 
-    There is a slot for each trial that is started, but its host may still wait for its node, which
-    a trial in the queue of another would not see come: it asks those that are up again and again.
-    Where all are, a slot is only just becoming free, and who queues for it has it at the next step.
+    Each trial that is started has a slot somewhere, but perhaps on a host that still waits for its
+    node, which a trial in the queue of another host would not see come. So it asks those that are
+    up, again and again. Once all are up, a slot is just becoming free: it queues, and has it at the
+    next step.
 
     Returns:
         The host.

@@ -138,9 +138,9 @@ class HostPool(SweepListener):
         return True
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Have its host let the trial go, whose process may be gone before it has said so itself.
+        """Have its host let the trial go: its process may have ended without saying so.
 
-        The host would wait a minute for it to take in what it has measured, and its neighbours too.
+        The host, and with it the trial's neighbours, would wait a minute for its next request.
         """
         if record.config.method == "lora":
             for actor in self._actors:

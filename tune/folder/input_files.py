@@ -1,7 +1,7 @@
 """Digests of the files that a sweep's numbers depend on, by which an edit between starts is seen.
 
-Also of the training data: a sweep keeps the token ids of its first start, so an edit would do
-nothing, and that without a word.
+The training data count, too: a sweep keeps the token ids of its first start, so an edit would
+silently do nothing.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:
 
 
 def _digest(field: str, path: Path) -> str:
-    """Of a file, or of the files in a folder that count; of large ones that are no data a part."""
+    """Of a file, or of the files of a folder that count; those that are no data are sampled."""
     digest = hashlib.sha256()
     for file in _files(field, path):
         inside = file.relative_to(path).as_posix()

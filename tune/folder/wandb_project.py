@@ -17,8 +17,8 @@ _PROJECT, _ENTITY = "WANDB_PROJECT", "WANDB_ENTITY"
 def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     """The configuration with the project that the file names, else the sweep's, else W&B's own.
 
-    A sweep that has begun stays in its project, and with the entity that it named if it did,
-    whatever the shell that goes on with it has set.
+    A sweep that has begun keeps its project, and the entity if it named one, whatever the
+    environment of a later start says.
 
     Raises:
         UserError: W&B takes no project of that name, and is not disabled.

@@ -18,7 +18,7 @@ DRIVER = "driver"  # the cluster files give it to the head node, which is never 
 _SLIVER_OF_MEMORY = 1 << 20
 _ROUNDING = 1e-6
 _SLOT = "slot"
-_MOST_WAITING = 8  # of trials of one pool; another pool's is drawn sooner by far
+_MOST_WAITING = 8  # by then one that was drawn is all but sure to be of another pool
 
 
 def beside_driver() -> dict[str, float]:

@@ -189,9 +189,9 @@ class SuccessiveHalving:
         """Take in what each trial measured in earlier runs of the command.
 
         Measurements are replayed in the order they arrived, so that each is judged against those
-        that came before it, and a step that a later attempt repeated where it first came; those of
-        a trial in the order of its file, even if the clock was set back. The final content of a
-        rung does not depend on that order.
+        that came before it. A step that a later attempt repeated counts where it first came. Those
+        of one trial keep the order of its file, even if the clock was set back. The final content
+        of a rung does not depend on the order.
 
         Returns:
             The outcome of each trial that its last measurement stops. If the ledger still lists

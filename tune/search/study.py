@@ -163,8 +163,9 @@ class Study:
     def _choose_parents(self) -> None:
         """Have NSGA-II choose each generation's parents before it asks for them.
 
-        It lists them by rank where it has just chosen them and by number from then on: after a
-        restart its first child would be another, and of those that tie others would be chosen.
+        It lists parents by rank when it has just chosen them, and by number later. Their order
+        decides on its next child and, among ties, on the next parents, so a search that was
+        rebuilt would else go on with other points.
         """
         sampler = self.optuna.sampler
         if isinstance(sampler, optuna.samplers.NSGAIISampler):
