@@ -15,7 +15,7 @@ from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.pareto import is_feasible
-from trainables.results.repeats import LEVEL, diverged
+from trainables.results.repeats import diverged
 from trainables.results.wording import SHORT_NAMES, points, rate
 
 UNLIKE_BASE, UNLIKE_FULL = "*", "†"
@@ -33,8 +33,7 @@ class Cell:
     Attributes:
         value: a fraction.
         to_base, to_full: the row's value minus the other's, over the same items; None if there is
-            nothing to compare with.
-        p_base, p_full: as `Comparison.p_value`, corrected for having picked the trials, then
+            nothing to compare with. The p-values, corrected for having picked the trials, are
             adjusted over all comparisons with the base, and over all with full fine-tuning (Holm).
         seeds: over complete repeats with other seeds, without the trial itself; None for fewer
             than two.
@@ -43,10 +42,8 @@ class Cell:
     """
 
     value: float
-    to_base: Interval | None = None
-    to_full: Interval | None = None
-    p_base: float = 1.0
-    p_full: float = 1.0
+    to_base: Comparison | None = None
+    to_full: Comparison | None = None
     seeds: Interval | None = None
     repeats: int = 0
     diverged: int = 0
@@ -54,15 +51,8 @@ class Cell:
     @property
     def marks(self) -> str:
         """`*` if unlike the base, `†` if unlike full fine-tuning, both by test and interval."""
-        found = (
-            (UNLIKE_BASE, self.to_base, self.p_base),
-            (UNLIKE_FULL, self.to_full, self.p_full),
-        )
-        return "".join(
-            mark
-            for mark, difference, p_value in found
-            if p_value < 1 - LEVEL and difference and difference.excludes_0
-        )
+        found = ((UNLIKE_BASE, self.to_base), (UNLIKE_FULL, self.to_full))
+        return "".join(mark for mark, other in found if other and other.is_shown)
 
 
 @dataclass(frozen=True)
@@ -115,9 +105,9 @@ class PaperTable:
                     "column": column,
                     "role": self.roles[column],
                     "value": cell.value,
-                    **_columns("to_base", cell.to_base, cell.p_base),
-                    **_columns("to_full", cell.to_full, cell.p_full),
-                    **_columns("seeds", cell.seeds, None),
+                    **_columns_of_difference("to_base", cell.to_base),
+                    **_columns_of_difference("to_full", cell.to_full),
+                    **_columns_of_interval("seeds", cell.seeds),
                     "seeds_n": cell.repeats - cell.diverged,
                     "seeds_diverged": cell.diverged,
                 }
@@ -158,8 +148,8 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
     ]
     for name in summaries:
         cell = row.cells.get(name)
-        differences = (cell.to_base, cell.to_full) if cell else (None, None)
-        texts += [cell_text(cell), *(points(d.estimate) if d else "" for d in differences)]
+        others = (cell.to_base, cell.to_full) if cell else (None, None)
+        texts += [cell_text(cell), *(points(o.difference.estimate) if o else "" for o in others)]
     return texts
 
 
@@ -183,13 +173,17 @@ def cell_text(cell: Cell | None) -> str:
     return f"{own} ({', '.join(told)})" if told else own
 
 
-def _columns(name: str, interval: Interval | None, p_value: float | None) -> dict[str, object]:
-    columns: dict[str, object] = {
+def _columns_of_difference(name: str, found: Comparison | None) -> dict[str, object]:
+    columns = _columns_of_interval(name, found.difference if found else None)
+    return {**columns, f"{name}_p": found.p_value if found else None}
+
+
+def _columns_of_interval(name: str, interval: Interval | None) -> dict[str, object]:
+    return {
         name: interval.estimate if interval else None,
         f"{name}_low": interval.low if interval else None,
         f"{name}_high": interval.high if interval else None,
     }
-    return columns if p_value is None else {**columns, f"{name}_p": p_value if interval else None}
 
 
 def paper_table(results: Results) -> PaperTable:
@@ -231,24 +225,14 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
         value = trial.metric(metric)
         if value is None:
             continue
-        sign = -1 if metric == FORGETTING_MEAN else 1
         of = group.picked_from
-        base = results.compare(trial, None, tasks, picked_from=of)
-        other = (
-            results.compare(trial, full.best, tasks, picked_from=of * full.picked_from)
-            if full and group is not full
-            else None
-        )
-        cells[name] = Cell(
-            value,
-            _signed(base, sign),
-            _signed(other, sign),
-            base.p_value if base else 1.0,
-            other.p_value if other else 1.0,
-            results.over_seeds(trial, metric),
-            len(repeats),
-            diverged(repeats),
-        )
+        to_base, to_full = results.compare(trial, None, tasks, of), None
+        if full and group is not full:
+            to_full = results.compare(trial, full.best, tasks, of * full.picked_from)
+        if metric == FORGETTING_MEAN:  # base minus tuned: it falls as accuracy rises
+            to_base, to_full = (found and found.negated() for found in (to_base, to_full))
+        seeds = results.over_seeds(trial, metric)
+        cells[name] = Cell(value, to_base, to_full, seeds, len(repeats), diverged(repeats))
     return Row(
         group.label,
         cells,
@@ -260,23 +244,14 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
     )
 
 
-def _signed(comparison: Comparison | None, sign: int) -> Interval | None:
-    """Negate differences of forgetting, which is base minus tuned: it falls as accuracy rises."""
-    if comparison is None:
-        return None
-    return comparison.difference if sign > 0 else comparison.difference.negated()
-
-
 def _adjusted(rows: Sequence[Row]) -> list[Row]:
     """Adjust p-values over all comparisons with the base, and over all with full fine-tuning."""
-    places = [(i, name) for i, row in enumerate(rows) for name in row.cells]
-    cells = {place: rows[place[0]].cells[place[1]] for place in places}
-    tested = [place for place in places if cells[place].to_base]
-    for place, p in zip(tested, holm([cells[place].p_base for place in tested]), strict=True):
-        cells[place] = replace(cells[place], p_base=p)
-    tested = [place for place in places if cells[place].to_full]
-    for place, p in zip(tested, holm([cells[place].p_full for place in tested]), strict=True):
-        cells[place] = replace(cells[place], p_full=p)
+    cells = {(i, name): cell for i, row in enumerate(rows) for name, cell in row.cells.items()}
+    for other in ("to_base", "to_full"):
+        tested = {place: found for place, cell in cells.items() if (found := getattr(cell, other))}
+        adjusted = holm([found.p_value for found in tested.values()])
+        for (place, found), p_value in zip(tested.items(), adjusted, strict=True):
+            cells[place] = replace(cells[place], **{other: replace(found, p_value=p_value)})
     return [
         replace(row, cells={name: cells[i, name] for name in row.cells})
         for i, row in enumerate(rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from typing import Literal
 
@@ -72,6 +72,10 @@ class Comparison:
     def is_shown(self) -> bool:
         """Whether test and interval tell the two apart, and repeats, if both have any, agree."""
         return self.p_value < 1 - LEVEL and self.difference.excludes_0 and self._is_repeated
+
+    def negated(self) -> Comparison:
+        """The comparison by what falls as accuracy rises, such as forgetting."""
+        return replace(self, difference=self.difference.negated())
 
     @property
     def _is_repeated(self) -> bool:

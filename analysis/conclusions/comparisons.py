@@ -52,7 +52,7 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
             )
         )
     if loss is not None:
-        loss = _forgetting(loss)
+        loss = loss.negated()
         told = "forgets" if loss.difference.estimate >= 0 else "gains"
         conclusions.append(
             _difference(
@@ -64,10 +64,6 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
             )
         )
     return conclusions
-
-
-def _forgetting(accuracy: Comparison) -> Comparison:
-    return replace(accuracy, difference=accuracy.difference.negated())
 
 
 def _size(comparison: Comparison) -> str:
@@ -293,7 +289,7 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
         verb = verbs[0] if found.difference.estimate > 0 else verbs[1]
         what = "accuracy"
         if role == "retention":
-            found, what = _forgetting(found), "forgetting"
+            found, what = found.negated(), "forgetting"
         found = _with_repeats(results, found, pair, metric)
         conclusions.append(
             _difference(

@@ -72,7 +72,7 @@ def test_each_sweep_has_its_own_row_of_each_rank_compared_with_its_own_full_fine
     for row in rows[:-2]:
         for name in ("in-domain", "OOD"):
             difference = row.cells[name].value - full[row.label.split()[-1]].cells[name].value
-            assert row.cells[name].to_full.estimate == pytest.approx(difference)
+            assert row.cells[name].to_full.difference.estimate == pytest.approx(difference)
     assert not any(cell.to_full for row in full.values() for cell in row.cells.values())
 
 

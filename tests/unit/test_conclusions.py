@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from analysis.conclusions.comparisons import NEGLIGIBLE
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings import importance_figure
-from analysis.results import Results
+from analysis.results import Comparison, Results
 from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
 from analysis.sweeps import open_sweeps
@@ -303,8 +304,9 @@ def test_the_table_has_the_base_each_rank_and_full_sft_with_their_own_values(res
         assert row.cells["OOD"].value == group.best.metric(OOD_ACC)
         forgetting = row.cells["forgetting"]
         assert forgetting.value == group.best.metric(FORGETTING_MEAN)
-        assert forgetting.to_base.estimate == pytest.approx(forgetting.value)
-        assert forgetting.to_base.low <= forgetting.value <= forgetting.to_base.high
+        interval = forgetting.to_base.difference
+        assert interval.estimate == pytest.approx(forgetting.value)
+        assert interval.low <= forgetting.value <= interval.high
 
 
 def test_differences_to_full_sft_are_differences_of_the_columns(results):
@@ -313,7 +315,7 @@ def test_differences_to_full_sft_are_differences_of_the_columns(results):
     for row in table.rows[1:-1]:
         for name in ("in-domain", "OOD", "forgetting"):
             difference = row.cells[name].value - full.cells[name].value
-            assert row.cells[name].to_full.estimate == pytest.approx(difference)
+            assert row.cells[name].to_full.difference.estimate == pytest.approx(difference)
     assert all(cell.to_full is None for cell in full.cells.values())
 
 
@@ -331,7 +333,7 @@ def test_marks_are_mcnemars_test_adjusted_for_the_picks_and_over_the_table(resul
         p_value = scipy.stats.binomtest(forgotten, n).pvalue if n else 1.0
         raw.append(min(1.0, row.trials * p_value))
     for (row, name), p_value in zip(cells, holm(raw), strict=True):
-        assert row.cells[name].p_base == pytest.approx(p_value)
+        assert row.cells[name].to_base.p_value == pytest.approx(p_value)
         assert ("*" in cell_text(row.cells[name])) == (p_value < 0.05)
 
 
@@ -397,7 +399,10 @@ def test_a_cell_tells_of_repeats_that_diverged_where_no_mean_can_be_given():
 
 
 def test_a_mark_needs_an_interval_without_0_as_a_conclusion_does():
-    apart, across = Interval(-0.1, -0.2, -0.05, 100), Interval(-0.1, -0.2, 0.01, 100)
-    assert Cell(0.5, to_base=across, to_full=apart, p_base=0.001, p_full=0.001).marks == "†"
-    assert Cell(0.5, to_base=apart, to_full=across, p_base=0.001, p_full=0.001).marks == "*"
-    assert Cell(0.5, to_base=apart, to_full=apart, p_base=0.06, p_full=0.001).marks == "†"
+    apart, across = (
+        Comparison(Interval(-0.1, -0.2, high, 100), "McNemar", 0.001, 30, 1)
+        for high in (-0.05, 0.01)
+    )
+    assert Cell(0.5, to_base=across, to_full=apart).marks == "†"
+    assert Cell(0.5, to_base=apart, to_full=across).marks == "*"
+    assert Cell(0.5, to_base=replace(apart, p_value=0.06), to_full=apart).marks == "†"
