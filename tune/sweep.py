@@ -171,13 +171,8 @@ class Sweep:
             else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
         )
         everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, *listeners]
-        events = TuneEvents(
-            everyone,
-            self._config.budget.retries,
-            self._finished,
-            self._interrupted,
-            scheduler.outcome,
-        )
+        retries, earlier = self._config.budget.retries, (self._finished, self._interrupted)
+        events = TuneEvents(everyone, retries, *earlier, scheduler.outcome)
         for listener in everyone:
             listener.sweep_started(sweep, base, self._finished)
         try:
@@ -327,10 +322,7 @@ class Sweep:
             trainable = ray_tune.with_parameters(trainable, slot_hosts=hosts)
             in_slots = len(hosts.actors) * hosts.slots
             left = beside_hosts(config, self._cluster, len(hosts.actors))
-        held = {
-            method: held_by_worker(config, method, self._cluster)
-            for method in config.search.methods
-        }
+        held = {m: held_by_worker(config, m, self._cluster) for m in config.search.methods}
         take_for_losses()
         placement = Placement(self._beside_driver, held, slots=in_slots)
         searcher.keep_within(Room(left, placement))

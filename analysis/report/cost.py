@@ -96,43 +96,36 @@ def cost_figure(results: Results) -> Figure | None:
     colours = rank_colours(results)
     shades = [colour_of(g, colours) for g in results.groups if _values(g.trials, TOKENS_PER_SECOND)]
     names = [row.label.replace("LoRA, ", "") for row in rows]
-    charts = tuple(
-        Chart(
-            key,
-            title,
-            f"{title}: "
-            + ", ".join(f"{n} {v:.4g}" for n, v in zip(names, values, strict=True) if v),
-            [
-                {
-                    "type": "bar",
-                    "x": names,
-                    "y": values,
-                    "marker": {"color": shades},
-                    "text": ["" if value is None else number(value) for value in values],
-                    "textposition": "outside",
-                    "cliponaxis": False,
-                    "hovertemplate": "%{x}: %{y:.4g}<extra></extra>",
-                }
-            ],
-            {"xaxis": {"type": "category", "showgrid": False}, "yaxis": {"rangemode": "tozero"}},
-            height=280,
-        )
-        for key, title, values in (
-            (
-                "throughput",
-                "tokens/s per GPU, on CPUs per worker, mean",
-                [row.tokens_per_second for row in rows],
-            ),
-            ("memory", "peak memory, GiB, highest", [row.memory for row in rows]),
-        )
-        if any(value is not None for value in values)
-    )
+    title = "tokens/s per GPU, on CPUs per worker, mean"
+    speeds, memory = [row.tokens_per_second for row in rows], [row.memory for row in rows]
+    charts = [_bars("throughput", title, names, speeds, shades)]
+    if any(peak is not None for peak in memory):
+        charts.append(_bars("memory", "peak memory, GiB, highest", names, memory, shades))
     caption = (
         "Memory is what was reserved on the GPU or, without one, the process's resident size, "
         "which a process that is used again keeps from its largest trial. Trials in slots share "
         "theirs, and have none of their own."
     )
-    return Figure(caption, charts, columns=2)
+    return Figure(caption, tuple(charts), columns=2)
+
+
+def _bars(
+    key: str, title: str, names: list[str], values: list[float | None], shades: list[str]
+) -> Chart:
+    """A bar for each method and rank."""
+    told = ", ".join(f"{n} {v:.4g}" for n, v in zip(names, values, strict=True) if v)
+    bars = {
+        "type": "bar",
+        "x": names,
+        "y": values,
+        "marker": {"color": shades},
+        "text": ["" if value is None else number(value) for value in values],
+        "textposition": "outside",
+        "cliponaxis": False,
+        "hovertemplate": "%{x}: %{y:.4g}<extra></extra>",
+    }
+    layout = {"xaxis": {"type": "category", "showgrid": False}, "yaxis": {"rangemode": "tozero"}}
+    return Chart(key, title, f"{title}: {told}", [bars], layout, height=280)
 
 
 @dataclass(frozen=True)

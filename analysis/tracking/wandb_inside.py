@@ -46,8 +46,7 @@ def tables_of(found: InsideRecord) -> dict[str, pd.DataFrame]:
         ATTENTION: attention([found]),
         REPRESENTATION: representation([found]),
     }
-    no_scalars = ["shape", "singular_values"]
-    left_out = ["number", *no_scalars]
+    left_out = ["number", "shape", "singular_values"]  # the last two are no scalars
     return {
         key: table.drop(columns=left_out, errors="ignore")
         for key, table in tables.items()
