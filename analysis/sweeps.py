@@ -239,57 +239,54 @@ def _folders(first: Sweep, other: Sweep) -> str:
 def notices(sweeps: Sequence[Sweep]) -> list[str]:
     """Caveats about sweeps that are shown together although they differ."""
     first, *others = sweeps
-    told = []
-    if any(
-        (sweep.settings.objectives, sweep.settings.constraints)
-        != (first.settings.objectives, first.settings.constraints)
-        for sweep in others
-    ):
-        told.append(
+    return [*_of_measuring(first, others), *_of_training(first, others)]
+
+
+def _of_measuring(first: Sweep, others: Sequence[Sweep]) -> Iterator[str]:
+    settings = first.settings
+    goals = settings.objectives, settings.constraints
+    if any((s.settings.objectives, s.settings.constraints) != goals for s in others):
+        yield (
             "These sweeps had different objectives or constraints; those of "
             f"{first.title} are used for all."
         )
-    if any(
-        sweep.record.config["seed"] != first.record.config["seed"]
-        and sweep.base.key != first.base.key
-        for sweep in others
-    ):
-        told.append(
+    seed = first.record.config["seed"]
+    if any(s.record.config["seed"] != seed and s.base.key != first.base.key for s in others):
+        yield (
             "These sweeps had different seeds, and so held other rows out: compare neither KL nor "
             "validation losses of one with those of another. Accuracies and forgetting compare."
         )
     if any(_other_text(first, sweep) for sweep in others):
-        told.append(
+        yield (
             "These sweeps were measured on other general texts (eval.general_text): do not compare "
             f"{metric_keys.FORGETTING_NLL} of one with that of another."
         )
-    if len({_kl_sample(sweep) for sweep in sweeps} - {None}) > 1:
-        told.append(
+    if len({_kl_sample(sweep) for sweep in (first, *others)} - {None}) > 1:
+        yield (
             "These sweeps sampled other numbers of prompts or tokens for KL (eval.kl_prompts, "
             f"eval.kl_tokens): do not compare {metric_keys.KL_BASE_TO_TUNED} of one with that of "
             "another."
         )
-    files = sorted({name for sweep in others for name in _other_task_files(first, sweep)})
-    if files:
-        told.append(
+    if files := sorted({name for sweep in others for name in _other_task_files(first, sweep)}):
+        yield (
             f"These sweeps were evaluated with other files ({', '.join(files)}): accuracies and "
             "forgetting compare only if nothing in them changes how answers are scored."
         )
-    data = sorted({name for sweep in others for name in _other_data(first, sweep)})
-    if data:
+
+
+def _of_training(first: Sweep, others: Sequence[Sweep]) -> Iterator[str]:
+    if data := sorted({name for sweep in others for name in _other_data(first, sweep)}):
         of_replay = all("data.replay" in name for name in data)  # no rows are held out of it
-        told.append(
+        yield (
             f"These sweeps were trained on other data ({', '.join(data)}): what differs between "
             "trials of one and of another may come from there"
             + ("." if of_replay else ", and neither KL nor validation losses compare.")
         )
-    trained = sorted({name for sweep in others for name in _trained_otherwise(first, sweep)})
-    if trained:
-        told.append(
+    if trained := sorted({name for sweep in others for name in _trained_otherwise(first, sweep)}):
+        yield (
             f"These sweeps were trained with other settings ({', '.join(trained)}): what differs "
             "between trials of one and of another may come from there."
         )
-    return told
 
 
 def _other_data(first: Sweep, other: Sweep) -> list[str]:
