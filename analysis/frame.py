@@ -6,7 +6,7 @@ come from `trainables.metric_keys`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import pandas as pd
 
@@ -15,7 +15,10 @@ from trainables import metric_keys
 from trainables.files.storage import Location
 from trainables.metric_keys import METRICS, Metric
 from trainables.results.items import pair_items
+from trainables.results.records import TrialRecord
 from trainables.results.settings import settings_of
+
+_OF_TRIAL = ["trial_id", "sweep", "number"]
 
 
 def load_trials(*sweep_dirs: Location) -> pd.DataFrame:
@@ -45,28 +48,25 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("trial_id")
 
 
+def _trials(sweeps: Iterable[Sweep]) -> Iterator[tuple[Sweep, TrialRecord, tuple[str, str, int]]]:
+    """Every trial with its sweep, and its values of the columns `_OF_TRIAL`."""
+    for sweep in sweeps:
+        for record in sweep.trials:
+            yield sweep, record, (record.config.trial_id, sweep.title, record.number)
+
+
 def measurements_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """Every measured value: trial_id, sweep, number, step, share, metric, value.
 
     `share` is the completed fraction of the training, in [0, 1]; NaN if its length is unknown.
     """
     rows = [
-        (
-            record.config.trial_id,
-            sweep.title,
-            record.number,
-            measurement.step,
-            measurement.step / measurement.total_steps if measurement.total_steps else None,
-            metric,
-            value,
-        )
-        for sweep in sweeps
-        for record in sweep.trials
-        for measurement in sweep.ledger.measurements(record.number)
-        for metric, value in measurement.metrics.items()
+        (*own, m.step, m.step / m.total_steps if m.total_steps else None, metric, value)
+        for sweep, record, own in _trials(sweeps)
+        for m in sweep.ledger.measurements(record.number)
+        for metric, value in m.metrics.items()
     ]
-    columns = ["trial_id", "sweep", "number", "step", "share", "metric", "value"]
-    return pd.DataFrame(rows, columns=columns)
+    return pd.DataFrame(rows, columns=[*_OF_TRIAL, "step", "share", "metric", "value"])
 
 
 def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
@@ -76,33 +76,17 @@ def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     chance, gain (score - base) and forgetting (base - score; retention tasks only). All values
     are fractions.
     """
-    columns = ["trial_id", "sweep", "number", "role", "task", "metric", "score", "stderr"]
-    columns += ["base", "chance", "gain", "forgetting"]
     rows = []
-    for sweep in sweeps:
-        for record in sweep.trials:
-            for label, task in sweep.base.scores.items():
-                key = metric_keys.task_score(task.role, label, task.metric)
-                score = record.metric(key)
-                if score is None:
-                    continue
-                rows.append(
-                    {
-                        "trial_id": record.config.trial_id,
-                        "sweep": sweep.title,
-                        "number": record.number,
-                        "role": task.role,
-                        "task": label,
-                        "metric": task.metric,
-                        "score": score,
-                        "stderr": record.metric(f"{key}_stderr"),
-                        "base": task.value,
-                        "chance": task.chance,
-                        "gain": score - task.value,
-                        "forgetting": task.value - score if task.role == "retention" else None,
-                    }
-                )
-    return pd.DataFrame(rows, columns=columns)
+    for sweep, record, own in _trials(sweeps):
+        for label, task in sweep.base.scores.items():
+            key = metric_keys.task_score(task.role, label, task.metric)
+            score, stderr = record.metric(key), record.metric(f"{key}_stderr")
+            if score is not None:
+                lost = task.value - score if task.role == "retention" else None
+                of_task = (task.role, label, task.metric, score, stderr, task.value, task.chance)
+                rows.append((*own, *of_task, score - task.value, lost))
+    columns = ["role", "task", "metric", "score", "stderr", "base", "chance", "gain", "forgetting"]
+    return pd.DataFrame(rows, columns=[*_OF_TRIAL, *columns])
 
 
 def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -> pd.DataFrame:
@@ -116,26 +100,16 @@ def items_frame(sweeps: Sequence[Sweep], numbers: Iterable[int] | None = None) -
     """
     wanted = None if numbers is None else set(numbers)
     rows = [
-        (
-            record.config.trial_id,
-            sweep.title,
-            record.number,
-            sweep.base.scores[task].role,
-            task,
-            pair.base.doc_hash,
-            pair.base.filter,
-            pair.base.score,
-            pair.tuned.score,
-        )
+        (*own, sweep.base.scores[task].role, task, b.doc_hash, b.filter, b.score, tuned.score)
         for sweep in sweeps
         for base_items in [sweep.ledger.base_items()]
-        for record in sweep.trials
+        for _, record, own in _trials([sweep])
         if wanted is None or record.number in wanted
         for task, pairs in pair_items(base_items, sweep.ledger.items(record)).items()
-        for pair in pairs
+        for b, tuned in ((pair.base, pair.tuned) for pair in pairs)
     ]
-    columns = ["trial_id", "sweep", "number", "role", "task", "doc_hash", "filter", "base", "tuned"]
-    return pd.DataFrame(rows, columns=columns)
+    columns = ["role", "task", "doc_hash", "filter", "base", "tuned"]
+    return pd.DataFrame(rows, columns=[*_OF_TRIAL, *columns])
 
 
 def describe_metrics(sweeps: Sequence[Sweep]) -> pd.DataFrame:
