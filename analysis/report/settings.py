@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from analysis.report.charts import (
     FULL,
@@ -22,6 +23,7 @@ from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
+from trainables.results.settings import SETTINGS
 from trainables.results.wording import NAMES, SHORT_NAMES, rate
 
 _TICKS, _MOST_TICKS = 4, 8
@@ -34,36 +36,37 @@ class _Axis:
     """One of the parallel axes.
 
     Attributes:
-        value: reads a trial's value; None if it has none.
+        key: of a setting, as in results.csv, or of a metric.
         is_log: whether the scale is logarithmic.
     """
 
     title: str
-    value: Callable[[TrialRecord], float | None]
+    key: str
     write: Callable[[float], str]
     is_log: bool = False
+
+    def value(self, record: TrialRecord) -> float | None:
+        """A trial's value; None if it has none."""
+        found: Any = SETTINGS[self.key](record) if self.key in SETTINGS else record.metric(self.key)
+        return None if found is None else float(found)
 
     def is_few(self, values: Sequence[float]) -> bool:
         """Whether each value gets its own tick: few log-scaled settings, such as ranks."""
         return self.is_log and len(values) <= _MOST_TICKS
 
 
-def _metric(key: str) -> Callable[[TrialRecord], float | None]:
-    return lambda record: record.metric(key)
-
-
 _AXES = (
-    _Axis("rank", lambda r: r.rank, "{:g}".format, True),
-    _Axis("alpha", lambda r: r.config.lora.alpha if r.config.lora else None, "{:g}".format, True),
-    _Axis("learning<br>rate", lambda r: r.config.learning_rate, rate, True),
-    _Axis("dropout", lambda r: r.config.lora.dropout if r.config.lora else None, "{:g}".format),
-    _Axis("samples<br>a step", lambda r: r.config.train.batch_size, "{:g}".format, True),
-    _Axis("epochs", lambda r: r.epochs, "{:g}".format, True),
-    _Axis("warm-up", lambda r: r.config.train.warmup, "{:g}".format),
-    _Axis("weight<br>decay", lambda r: r.config.train.weight_decay, "{:g}".format),
-    _Axis(SHORT_NAMES[IN_DOMAIN_ACC], _metric(IN_DOMAIN_ACC), "{:.2f}".format),
-    _Axis(SHORT_NAMES[OOD_ACC], _metric(OOD_ACC), "{:.2f}".format),
-    _Axis(SHORT_NAMES[FORGETTING_MEAN], _metric(FORGETTING_MEAN), "{:+.2f}".format),
+    _Axis("rank", "lora/rank", "{:g}".format, True),
+    _Axis("alpha", "lora/alpha", "{:g}".format, True),
+    _Axis("learning<br>rate", "learning_rate", rate, True),
+    _Axis("dropout", "lora/dropout", "{:g}".format),
+    _Axis("samples<br>a step", "batch_size", "{:g}".format, True),
+    _Axis("epochs", "epochs", "{:g}".format, True),
+    _Axis("warm-up", "warmup", "{:g}".format),
+    _Axis("weight<br>decay", "weight_decay", "{:g}".format),
+    _Axis(SHORT_NAMES[IN_DOMAIN_ACC], IN_DOMAIN_ACC, "{:.2f}".format),
+    _Axis(SHORT_NAMES[OOD_ACC], OOD_ACC, "{:.2f}".format),
+    _Axis(SHORT_NAMES[FORGETTING_MEAN], FORGETTING_MEAN, "{:+.2f}".format),
 )
 
 

@@ -117,20 +117,19 @@ def grid_size(search: SearchConfig) -> int | None:
 
 def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
     """The adapter of a point."""
-    rank = int(_value(space, "lora", "rank", params))
-    alpha = (
-        _value(space, "lora", "alpha", params)
-        if space.alpha is not None
-        else _value(space, "lora", "alpha_ratio", params) * rank
-    )
-    modules = _value(space, "lora", "target_modules", params)
+
+    def value(axis: str) -> Any:
+        return _value(space, "lora", axis, params)
+
+    rank = int(value("rank"))
+    alpha = value("alpha") if space.alpha is not None else value("alpha_ratio") * rank
     return LoraConfig(
         rank=rank,
         alpha=float(alpha),
-        target_modules=_as_modules(modules),
-        dropout=_value(space, "lora", "dropout", params),
-        rslora=_value(space, "lora", "rslora", params),
-        dora=_value(space, "lora", "dora", params),
+        target_modules=_as_modules(value("target_modules")),
+        dropout=value("dropout"),
+        rslora=value("rslora"),
+        dora=value("dora"),
     )
 
 
