@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import torch
 from filelock import FileLock
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from trainables.files.disk import whole_file
 from trainables.files.locations import node_cache
 from trainables.inside.spectra import dense_spectrum
+from trainables.inside.weights import save_whole
 
 
 class BaseSpectra:
@@ -38,9 +38,7 @@ class BaseSpectra:
         with FileLock(f"{file}.lock"):
             if not file.exists():
                 left_OK = dense_spectrum(base_OI).left_OK.float().contiguous()
-                with whole_file(file) as unfinished:
-                    save_file({"left": left_OK.cpu()}, unfinished)
-                    unfinished.chmod(0o644)  # workers may run as other users
+                save_whole(file, {"left": left_OK.cpu()})
                 return left_OK
         return load_file(file)["left"].to(base_OI.device)
 

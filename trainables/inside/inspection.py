@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 
 from trainables.config import ModelConfig, TrialConfig
 from trainables.errors import CannotInspect, named
-from trainables.files.disk import whole_file
 from trainables.inputs.model import device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
 from trainables.inside.base_spectra import BaseSpectra
@@ -35,7 +33,7 @@ from trainables.inside.spectra import (
     vector_change,
 )
 from trainables.inside.updates import MatrixUpdate, updates
-from trainables.inside.weights import base_weights
+from trainables.inside.weights import base_weights, save_whole
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord
@@ -160,11 +158,5 @@ def _inspect_matrices(
     for name, change, left_OK in matrix_changes(config, weights_dir):
         changes.append(change)
         directions[name] = left_OK
-    _save_directions(file, directions)
+    save_whole(file, directions)
     return tuple(changes)
-
-
-def _save_directions(file: Path, directions: dict[str, torch.Tensor]) -> None:
-    with whole_file(file) as unfinished:
-        save_file({name: left.contiguous() for name, left in directions.items()}, unfinished)
-        unfinished.chmod(0o644)  # workers may run as other users

@@ -1,4 +1,4 @@
-"""Weights on disk, read one tensor at a time."""
+"""Weights on disk, read one tensor at a time, and tensors that are kept of them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect
+from trainables.files.disk import whole_file
 from trainables.inputs.model import load_model, local_folder
 
 
@@ -93,6 +95,13 @@ class LoadedWeights:
         if name not in self._tensors:
             raise CannotInspect(f"the base lacks {name}")
         return self._tensors[name].cpu()
+
+
+def save_whole(file: Path, tensors: dict[str, torch.Tensor]) -> None:
+    """Write a safetensors file atomically."""
+    with whole_file(file) as unfinished:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
+        unfinished.chmod(0o644)  # workers may run as other users
 
 
 def read_config(file: Path) -> dict[str, Any]:
