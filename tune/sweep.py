@@ -260,8 +260,8 @@ class Sweep:
                     reason = str(error)
                 if reason:
                     logger.warning("cannot look inside trial %d: %s", number, reason)
-                    first = reason.strip().splitlines()[0]
-                    _tell(listeners, f"warning: cannot look inside trial {number}: {first}")
+                    line = reason.strip().splitlines()[0]
+                    _tell(listeners, f"warning: cannot look inside trial {number}: {line}")
 
     def _write_sweep(self) -> SweepRecord:
         config, now = self._config.model_dump(mode="json"), provenance()
