@@ -81,7 +81,7 @@ class TestClosedForms:
         """r = 16 on every linear layer of Llama-3.1-8B: 41,943,040, as PEFT prints."""
         config = load_sweep(LLAMA, ["search.lora.rank=16"])
         trial = largest_trial(config, "lora")
-        assert memory.adapter_parameters(shape(config), trial) == 41_943_040
+        assert memory.adapter_parameters(shape(config), trial.lora) == 41_943_040
 
     def test_activations_of_a_checkpointed_training_are_the_layers_inputs(self) -> None:
         """2 s b h L bytes of them (2205.05198, section 5), beside one layer's own."""
@@ -131,7 +131,7 @@ def test_a_module_named_with_its_parent_is_as_large_as_by_its_own_name() -> None
     update = {"target_modules": ("mlp.up_proj", "self_attn.q_proj")}
     with_parents = trial.model_copy(update={"lora": trial.lora.model_copy(update=update)})
     assert memory.estimate(shape(config), with_parents) == memory.estimate(shape(config), trial)
-    assert memory.adapter_parameters(shape(config), trial) > 0
+    assert memory.adapter_parameters(shape(config), trial.lora) > 0
 
 
 def fit(gib: float, *overrides: str) -> tuple[SweepConfig, MemoryFit]:

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainables.config import ModelShape, TrialConfig
+from trainables.config import LoraConfig, ModelShape, TrialConfig
 from trainables.config.evaluation import GENERAL_TEXT_TOKENS
 
 _BYTES = {"float32": 4, "bfloat16": 2}
@@ -86,7 +86,8 @@ def _on_a_card(tensors: float) -> float:
 def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
     """The memory of one worker of a trial, with the longest samples its data may have."""
     tokens = trial.train.micro_batch_size * trial.data.max_length
-    states = _full_states(shape, trial) if trial.method == "full" else _lora_states(shape, trial)
+    lora = trial.lora
+    states = _lora_states(shape, trial, lora) if lora else _full_states(shape, trial)
     layer = tokens * _activations(shape, trial)
     transient = tokens * _transient(shape, trial) + _dora_weights(shape, trial)
     if trial.train.gradient_checkpointing:
@@ -182,8 +183,8 @@ class DiskEstimate:
 
 def disk_estimate(shape: ModelShape, trial: TrialConfig) -> DiskEstimate:
     """An adapter in fp32, or the model with tied weights twice; in checkpoints the moments too."""
-    if trial.method == "lora":
-        count = adapter_parameters(shape, trial)
+    if trial.lora:
+        count = adapter_parameters(shape, trial.lora)
         return DiskEstimate(weights=_FP32 * count, checkpoint=3 * _FP32 * count)
     count = parameters(shape)
     twice = shape.vocabulary * shape.hidden if shape.tied_embeddings else 0
@@ -212,13 +213,11 @@ def parameters(shape: ModelShape) -> int:
     return shape.layers * per_layer + embeddings + shape.hidden
 
 
-def adapter_parameters(shape: ModelShape, trial: TrialConfig) -> int:
+def adapter_parameters(shape: ModelShape, lora: LoraConfig) -> int:
     """Adapter parameters: r (in + out) per adapted linear layer, and DoRA's magnitudes."""
-    assert trial.lora is not None  # noqa: S101 - TrialConfig sees to it
-    rank = trial.lora.rank
-    adapted = [_linears(shape)[name] for name in _adapted(shape, trial)]
-    magnitudes = sum(rows for rows, _ in adapted) if trial.lora.dora else 0
-    return shape.layers * (sum(rank * (rows + cols) for rows, cols in adapted) + magnitudes)
+    adapted = [_linears(shape)[name] for name in _adapted(shape, lora)]
+    magnitudes = sum(rows for rows, _ in adapted) if lora.dora else 0
+    return shape.layers * (sum(lora.rank * (rows + cols) for rows, cols in adapted) + magnitudes)
 
 
 @dataclass(frozen=True)
@@ -232,9 +231,9 @@ class _States:
     live: float = 0.0
 
 
-def _lora_states(shape: ModelShape, trial: TrialConfig) -> _States:
+def _lora_states(shape: ModelShape, trial: TrialConfig, lora: LoraConfig) -> _States:
     """The frozen base in its dtype; the adapter, its gradients and moments in fp32 (PEFT)."""
-    adapter = adapter_parameters(shape, trial)
+    adapter = adapter_parameters(shape, lora)
     base = parameters(shape) * _bytes(trial)
     return _States(static=base + adapter * 3 * _FP32, gradients=adapter * _FP32)
 
@@ -284,7 +283,7 @@ def _activations(shape: ModelShape, trial: TrialConfig) -> float:
         kept += shape.heads * trial.data.max_length * (_FP32 + size)
     if trial.lora is None:
         return kept + size * (4 * hidden + inner)
-    linears, adapted = _linears(shape), _adapted(shape, trial)
+    linears, adapted = _linears(shape), _adapted(shape, trial.lora)
     kept += size * trial.lora.rank * len(adapted)
     if trial.lora.dropout:
         kept += sum((1 + size) * linears[name][1] for name in adapted)
@@ -356,13 +355,11 @@ def _linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
     }
 
 
-def _adapted(shape: ModelShape, trial: TrialConfig) -> list[str]:
+def _adapted(shape: ModelShape, lora: LoraConfig) -> list[str]:
     """The linear layers of a block that LoRA is on; PEFT also takes names such as `mlp.up_proj`."""
-    assert trial.lora is not None  # noqa: S101 - TrialConfig sees to it
-    modules = trial.lora.target_modules
-    if modules == "all-linear":
+    if lora.target_modules == "all-linear":
         return list(_linears(shape))
-    last_parts = {module.rpartition(".")[2] for module in modules}
+    last_parts = {module.rpartition(".")[2] for module in lora.target_modules}
     return [name for name in _linears(shape) if name in last_parts]
 
 

@@ -16,7 +16,7 @@ from optuna.distributions import (
     FloatDistribution,
 )
 
-from trainables.config import LoraConfig, Method, TrainConfig, TrialConfig
+from trainables.config import LoraConfig, Method, ModelConfig, TrainConfig, TrialConfig
 from trainables.config.training import CHANGES_NO_RESULT
 from trainables.inputs.model_shape import read_shape
 from trainables.process.memory import adapter_parameters
@@ -152,25 +152,23 @@ def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
     choices = search.lora.target_modules
     if len(choices) == 1:
         return True
-    size = size_on_modules(trial)
+    size = size_on_modules(trial.model, trial.lora)
     return size(trial.lora.target_modules) <= min(map(size, choices))
 
 
-def size_on_modules(trial: TrialConfig) -> Callable[[Any], tuple[float, float]]:
-    """Sizes of a LoRA trial's adapter on other modules, to compare them.
+def size_on_modules(model: ModelConfig, lora: LoraConfig) -> Callable[[Any], tuple[float, float]]:
+    """Sizes of an adapter on other modules, to compare them.
 
     Its parameters if the model's shape is known, as four projections of attention have fewer than
     two of an MLP; then its number of modules, as some have names of which no size is known.
     """
-    lora, shape = trial.lora, read_shape(trial.model)
-    assert lora is not None  # noqa: S101 - seen to by the callers
+    shape = read_shape(model)
 
     def size(modules: Any) -> tuple[float, float]:
         count = _modules_count(modules)
         if shape is None or modules == "all-linear":
             return count, count
-        on_these = lora.model_copy(update={"target_modules": modules})
-        return adapter_parameters(shape, trial.model_copy(update={"lora": on_these})), count
+        return adapter_parameters(shape, lora.model_copy(update={"target_modules": modules})), count
 
     return size
 

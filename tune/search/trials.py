@@ -85,6 +85,6 @@ def largest_trial(config: SweepConfig, method: Method) -> TrialConfig:
     space = config.search.lora
     if trial.lora is None or space is None or len(space.target_modules) == 1:
         return trial
-    modules = max(space.target_modules, key=size_on_modules(trial))
+    modules = max(space.target_modules, key=size_on_modules(trial.model, trial.lora))
     lora = trial.lora.model_copy(update={"target_modules": modules})
     return trial.model_copy(update={"lora": lora})
