@@ -64,7 +64,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         + (f" The sweep was not finished then: {sweep.unfinished}." if sweep.unfinished else ""),
         f"## Load\n\n{_fenced(_loading(kind, model), 'python')}"
         + _written_by(kind, model, settings),
-        f"## Serve\n\n{serving(sweep.name, record.config, adapter)}",
+        f"## Serve\n\n{serving(sweep.name, model, adapter)}",
         _prompting(record.config.data, model),
         f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "

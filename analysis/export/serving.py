@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Mapping
 from typing import Any
 
-from trainables.config import TrialConfig
+from trainables.config import ModelConfig
 
 # What `--max-lora-rank` takes (vllm/config/lora.py, `MaxLoRARanks`); 16 unless it is given.
 _RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -19,27 +19,27 @@ _REFUSED = {
 }
 
 
-def serving(name: str, config: TrialConfig, adapter: Mapping[str, Any] | None) -> str:
+def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) -> str:
     """The command as Markdown, with what to know about it.
 
     Args:
         name: for requests to call an adapter by.
-        config: of the trial.
+        model: the base.
         adapter: content of `adapter_config.json`; None of a model that is whole.
     """
-    trusts = ["--trust-remote-code"] if config.model.trust_remote_code else []
+    trusts = ["--trust-remote-code"] if model.trust_remote_code else []
     if adapter is None:
         return _command("PATH", *trusts)
-    if reason := _reason_against(config, adapter):
+    if reason := _reason_against(adapter):
         merged = f"vLLM may refuse this adapter ({reason}): export the trial with `--merge`, then"
         return f"{merged}\n\n{_command('PATH', *trusts)}"
     base, revision = adapter["base_model_name_or_path"], adapter["revision"]
     options = [
         *trusts,
         *(["--revision", revision] if revision else []),
-        *(["--tokenizer", "PATH"] if config.model.has_own_tokenizer else []),
+        *(["--tokenizer", "PATH"] if model.has_own_tokenizer else []),
         "--enable-lora",
-        *("--max-lora-rank", str(_max_rank(config))),
+        *("--max-lora-rank", str(_max_rank(adapter))),
         *("--lora-modules", f"{name}=PATH"),
     ]
     return f"{_command(base, *options)}\n\nRequests name the model `{name}`."
@@ -49,14 +49,13 @@ def _command(*arguments: str) -> str:
     return f"```sh\n{shlex.join(['vllm', 'serve', *arguments])}\n```"
 
 
-def _reason_against(config: TrialConfig, adapter: Mapping[str, Any]) -> str | None:
+def _reason_against(adapter: Mapping[str, Any]) -> str | None:
     reasons = [reason for setting, reason in _REFUSED.items() if adapter.get(setting)]
-    if _max_rank(config) is None:
+    if _max_rank(adapter) is None:
         reasons.append(f"a rank above {_RANKS[-1]}")
     return ", ".join(reasons) or None
 
 
-def _max_rank(config: TrialConfig) -> int | None:
+def _max_rank(adapter: Mapping[str, Any]) -> int | None:
     """The smallest that vLLM takes and that has room for the adapter."""
-    assert config.lora is not None  # noqa: S101 - an adapter's trial has it
-    return next((rank for rank in _RANKS if rank >= config.lora.rank), None)
+    return next((rank for rank in _RANKS if rank >= adapter["r"]), None)

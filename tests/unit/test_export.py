@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial, trial_config
+from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 
@@ -20,7 +20,7 @@ from analysis.export.weights import export
 from analysis.report.answer import answer
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
-from trainables.config import DataConfig, LoraConfig, ModelConfig, Replay
+from trainables.config import DataConfig, ModelConfig, Replay
 from trainables.results.ledger import Ledger
 from trainables.results.records import TaskScore, TrialRecord, TrialStatus
 
@@ -152,9 +152,8 @@ def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
 
 def adapter(rank: int = 8, **settings: Any) -> str:
     """How its card says to serve it."""
-    config = trial_config(lora=LoraConfig(rank=rank, alpha=16))
-    base = {"base_model_name_or_path": "some/model", "revision": None}
-    return serving("tiny", config, base | settings)
+    base = {"base_model_name_or_path": "some/model", "revision": None, "r": rank}
+    return serving("tiny", ModelConfig(name="some/model"), base | settings)
 
 
 @pytest.mark.parametrize(
@@ -239,7 +238,7 @@ def test_a_merged_model_s_card_says_that_its_scores_are_of_before_it_was_rounded
     record = trial(0, scores(0.5, 0.0), model=model)
     record_sweep(folder, record)
     [sweep] = open_sweeps([folder])
-    settings = {"base_model_name_or_path": "some/model", "revision": None}
+    settings = {"base_model_name_or_path": "some/model", "revision": None, "r": 8}
     text = model_card(kind, record, sweep, settings)
     said = "before merging; merging rounds the weights to bfloat16, which may change them a little."
     assert (said in text) is told
