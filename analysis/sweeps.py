@@ -26,7 +26,6 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
-from trainables.results.repeats import judged_by_repeats
 
 
 @dataclass(frozen=True)
@@ -100,8 +99,7 @@ class Sweep:
     @cached_property
     def recommendation(self) -> Recommendation | None:
         """The trial to take; None if no complete one has every objective."""
-        judged = judged_by_repeats(self.trials, self.settings.confirm)
-        return recommend(self.settings, self.trials, judged)
+        return recommend(self.settings, self.trials)
 
     @property
     def _missing_repeats(self) -> int:

@@ -19,7 +19,6 @@ from trainables.results.ledger import Ledger
 from trainables.results.pareto import is_feasible
 from trainables.results.recommendation import recommend
 from trainables.results.records import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
-from trainables.results.repeats import judged_by_repeats
 from trainables.results.sweep_table import SweepTable, single
 from trainables.results.wording import (
     STATUS,
@@ -273,7 +272,7 @@ class WatchedSweep:
 
 def _recommended(settings: SweepSettings, records: list[TrialRecord]) -> str | None:
     """What the sweep's own summary recommends; None if that is nothing."""
-    found = recommend(settings, records, judged_by_repeats(records, settings.confirm))
+    found = recommend(settings, records)
     if found is None:
         return None
     return f"recommended: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"

@@ -50,7 +50,7 @@ def test_runs_that_confirm_are_no_trials_of_the_search(tmp_path: Path) -> None:
     records = run(searcher_of(config), two_stand_out)
     search = [record for record in records if record.confirms is None]
     assert pareto_front(config, records) == pareto_front(config, search)
-    best = recommend(config, records)
+    best = recommend(config, records, judged=())
     assert best is not None
     assert best.trial.number == WINNERS[0]
     assert [record.confirms for record in records[8:]] == [n for n in WINNERS for _ in range(3)]

@@ -22,7 +22,7 @@ from trainables.results.pareto import (
     violation,
 )
 from trainables.results.records import TrialRecord, TrialStatus
-from trainables.results.repeats import point_of
+from trainables.results.repeats import judged_by_repeats, point_of
 from trainables.results.wording import metric_text
 
 _MOST_NUMBERS = 10
@@ -68,7 +68,7 @@ class _Words:
 def recommend(
     goals: Goals,
     records: Sequence[TrialRecord],
-    judged: Sequence[TrialRecord] = (),
+    judged: Sequence[TrialRecord] | None = None,
     names: Names | None = None,
 ) -> Recommendation | None:
     """The trial to take; None if no complete trial has every objective.
@@ -82,13 +82,15 @@ def recommend(
     Args:
         goals: of the sweep.
         records: its trials.
-        judged: trials repeated with other seeds, as given by `repeats.judged_by_repeats`. If the
-            trial that the search alone would have taken is among them, one of them is taken, rather
-            than one that was best by luck, unless none meets the constraints on average and trains
-            to its end with every seed.
+        judged: trials repeated with other seeds; by default what `judged_by_repeats` makes of the
+            records. If the trial that the search alone would have taken is among them, one of them
+            is taken, rather than one that was best by luck, unless none meets the constraints on
+            average and trains to its end with every seed.
         names: how the reason names trials; by default by their numbers.
     """
     names = names or numbers_text
+    if judged is None:
+        judged = judged_by_repeats(records, goals.confirm)
     by_search = _choose(goals, records, scaling_trials(goals, records), _Words(names))
     if by_search is None or _trial_id(by_search.trial) not in map(_trial_id, judged):
         return by_search

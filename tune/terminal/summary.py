@@ -14,7 +14,6 @@ from trainables.results.folder import SweepFolder
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.records import FAILURES, TrialRecord
-from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
     ABSENT,
     SCORES,
@@ -46,7 +45,7 @@ def print_summary(
     counted = f": {count_statuses(records)}" if records else ""
     count = {0: "no trials", 1: "1 trial"}.get(len(records), f"{len(records)} trials")
     _say(console, f"\n{config.name}: {count}{counted}", "bold")
-    recommendation = recommend(config, records, judged_by_repeats(records, config.confirm))
+    recommendation = recommend(config, records)
     _print_front(console, config, records)
     _print_recommendation(console, recommendation)
     _print_failures(console, records)
