@@ -111,10 +111,12 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
 
     config = record.config
     method = ["lora", "peft"] if config.method == "lora" else ["full-fine-tuning"]
+    replayed = [config.data.replay.path] if config.data.replay else []
+    on_hub = [path for path in (config.data.path, *replayed) if not is_local(path)]
     data = ModelCardData(
         # The hub accepts only names of its own.
         base_model=None if is_local(config.model.name) else config.model.name,
-        datasets=[path for path in _data_sets(config.data) if not is_local(path)] or None,
+        datasets=list(dict.fromkeys(on_hub)) or None,
         license=licence_of(config.model),
         library_name="peft" if kind == "adapter" else "transformers",
         pipeline_tag="text-generation",
@@ -124,10 +126,6 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
         eval_results=_eval_results(record, base),
     )
     return str(data.to_yaml(line_break="\n"))
-
-
-def _data_sets(data: DataConfig) -> list[str]:
-    return list(dict.fromkeys([data.path, *([data.replay.path] if data.replay else [])]))
 
 
 def _eval_results(record: TrialRecord, base: BaseRecord) -> list[EvalResult]:

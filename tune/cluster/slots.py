@@ -68,6 +68,7 @@ class HostPool(SweepListener):
         tell: Callable[[str], None],
     ) -> None:
         self._config, self._cluster, self._make_trial = config, cluster, make_trial
+        self._held = held_by_worker(config, "lora", cluster)
         self._waiting, self._tell = dict(waiting), tell
         self._actors: tuple[Any, ...] = ()
         self._process_seconds: Any = None
@@ -105,8 +106,7 @@ class HostPool(SweepListener):
         plain = trial.model_dump(mode="json")
         with answering("a host of slots"):
             answer = self._actors[0].reason_against.remote(plain)
-            held = held_by_worker(self._config, "lora", self._cluster)
-            if reason := awaited(answer, held, self._tell):
+            if reason := awaited(answer, self._held, self._tell):
                 self._give_up(reason)
                 return None
             # The first host's node, if newly started, has more room.
@@ -128,7 +128,7 @@ class HostPool(SweepListener):
         if reason := reason_against_slots(config) or (None if fits else _NO_ROOM):
             self._give_up(reason)
             return False
-        self._start_for(at_once(self._config))
+        self._start_for(at_once(config))
         if config.resources.lora.slots == "auto":
             reserve = dict(self._waiting)
             measure = trial_process_seconds.options(
@@ -148,12 +148,11 @@ class HostPool(SweepListener):
 
     def _start_for(self, slots: int) -> None:
         """Start the hosts still needed if each has this many slots."""
-        config, cluster = self._config, self._cluster
-        held = held_by_worker(config, "lora", cluster)
         nodes = nodes_up()
-        fits = hosts_that_fit(config, cluster, nodes)
-        wanted = hosts_to_start(fits, workers_on(held, nodes), at_once(config), slots)
-        started = [start_slot_host(held) for _ in range(wanted - len(self._actors))]
+        fits = hosts_that_fit(self._config, self._cluster, nodes)
+        up = workers_on(self._held, nodes)
+        wanted = hosts_to_start(fits, up, at_once(self._config), slots)
+        started = [start_slot_host(self._held) for _ in range(wanted - len(self._actors))]
         for actor in started:
             actor.load_libraries.remote()
         self._actors = (*self._actors, *started)

@@ -29,6 +29,7 @@ _POPULATION = 20  # trials per generation of NSGA-II
 # A trial that diverged or ran out of memory is infeasible, whatever it measured before.
 _INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 _TRAINED = "trained to the end"
+_DIRECTIONS = {"min": "minimize", "max": "maximize"}
 # How many draws to make before accepting a point that has already been tried.
 _DRAWS = 10
 
@@ -69,7 +70,7 @@ class Study:
         self._asked: dict[int, optuna.Trial] = {}
         self.optuna = optuna.create_study(
             study_name=config.name,
-            directions=[_direction(objective.mode) for objective in config.objectives],
+            directions=[_DIRECTIONS[objective.mode] for objective in config.objectives],
         )
         self.optuna.set_metric_names([objective.metric for objective in config.objectives])
 
@@ -245,10 +246,6 @@ def _draw(trial: optuna.Trial, name: str, distribution: BaseDistribution) -> Any
 
 def _attributes(record: TrialRecord) -> dict[str, str]:
     return {"status": record.status.value, "trial_id": record.config.trial_id}
-
-
-def _direction(mode: str) -> str:
-    return "minimize" if mode == "min" else "maximize"
 
 
 def _sampler(config: SweepConfig, key: str, draw: int) -> optuna.samplers.BaseSampler:
