@@ -92,7 +92,7 @@ GOALS = sweep_config(objectives=[{"metric": GAIN, "mode": "max"}], constraints=[
 
 def recommended(*repeats: TrialRecord) -> Recommendation:
     records = [*SEARCHED, *repeats]
-    found = recommend(GOALS, records, judged_by_repeats(records, None))
+    found = recommend(GOALS, records)
     assert found is not None
     return found
 
@@ -193,7 +193,7 @@ def test_a_trial_that_diverged_with_other_seeds_is_not_taken_where_nothing_else_
     lost = repeat(2, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6})
     assert recommended(lost).trial.number == 1
     alone = [SEARCHED[0], lost]
-    found = recommend(GOALS, alone, judged_by_repeats(alone, None))
+    found = recommend(GOALS, alone)
     assert found is not None
     assert found.trial.number == 0
     assert found.reason.endswith("keeps every constraint. With another seed trial 0 diverged.")
@@ -206,7 +206,7 @@ def test_a_point_that_was_refuted_is_not_taken_for_another_run_of_it_that_was_lu
         searched(2, {GAIN: 0.95, LOSS: 0.04}, point=0),
         searched(3, {GAIN: 0.8, LOSS: 0.03}),
     ]
-    found = recommend(GOALS, records, judged_by_repeats(records, None))
+    found = recommend(GOALS, records)
     assert found is not None
     assert found.trial.number == 3
 
@@ -239,7 +239,7 @@ def test_of_the_runs_of_a_point_that_is_confirmed_the_best_is_taken() -> None:
         searched(3, {GAIN: 0.9, LOSS: 0.03}, point=0),
         repeat(4, 0, COMPLETE, {GAIN: 0.85, LOSS: 0.03}),
     ]
-    found = recommend(GOALS, records, judged_by_repeats(records, None))
+    found = recommend(GOALS, records)
     assert found is not None
     assert found.trial is records[2]
     assert "as good" not in found.reason
@@ -281,7 +281,7 @@ def test_repeats_that_come_to_the_same_leave_the_choice_as_it_was(best: int) -> 
         for by in (-0.002, 0.002):
             records.append(repeat(number, winner, COMPLETE, {GAIN: gain + by, LOSS: loss}))
             number += 1
-    found = recommend(goals, records, judged_by_repeats(records, None))
+    found = recommend(goals, records)
     assert found is not None
     assert found.trial.number == best
     assert "would have chosen" not in found.reason
