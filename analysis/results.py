@@ -21,10 +21,9 @@ from trainables.metric_keys import FORGETTING_MAX, task_forgetting
 from trainables.results.items import PairedItem, pair_items
 from trainables.results.pareto import (
     best_trade_off,
-    objective_ranges,
     objective_values,
     pareto_front,
-    scaling_trials,
+    trade_off_ranges,
 )
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.records import (
@@ -228,8 +227,7 @@ class Results:
 
     @cached_property
     def _ranges(self) -> list[tuple[float, float]]:
-        scale = scaling_trials(self.goals, self.complete) or self.complete
-        return objective_ranges(self.goals, scale)
+        return trade_off_ranges(self.goals, self.complete)
 
     def name(self, record: TrialRecord) -> str:
         """Such as `trial 7`, with its sweep if there are several."""

@@ -8,10 +8,9 @@ from collections.abc import Sequence
 from trainables.results.pareto import (
     Goals,
     best_trade_off,
-    objective_ranges,
     objective_values,
     pareto_front,
-    scaling_trials,
+    trade_off_ranges,
 )
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord
@@ -31,8 +30,7 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     groups: defaultdict[int | None, list[TrialRecord]] = defaultdict(list)
     for record in kept:
         groups[record.rank].append(record)
-    scale = scaling_trials(goals, complete) or complete
-    ranges = objective_ranges(goals, scale) if scale else []
+    ranges = trade_off_ranges(goals, complete) if complete else []
     taken = [best_trade_off(goals, group, ranges) for group in groups.values()]
     judged = [r for r in judged_by_repeats(records, goals.confirm) if r.weights_dir]
     recommended = recommend(goals, kept, judged)

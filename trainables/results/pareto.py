@@ -185,6 +185,11 @@ def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple
     return ranges
 
 
+def trade_off_ranges(goals: Goals, complete: Sequence[TrialRecord]) -> list[tuple[float, float]]:
+    """The ranges by which trade-offs are compared, over complete trials of which there are some."""
+    return objective_ranges(goals, scaling_trials(goals, complete) or complete)
+
+
 def _standard_error(metric: str, record: TrialRecord) -> float:
     """That of an accuracy or of forgetting, of one task or over several; 0 where it is not known.
 
