@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import platform
 from pathlib import Path
+from typing import Any
 
 import ray
 from pydantic import Field
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError, named
@@ -48,6 +50,11 @@ class NodeReport(Frozen):
     worker_types: list[dict[str, float]] = Field(default_factory=list)
     storage_fault: str | None = None
     absent: list[str] = Field(default_factory=list)
+
+
+def on_node(task: Any, node: str) -> Any:
+    """The task, to be run on the node of this id or nowhere."""
+    return task.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False))
 
 
 @ray.remote(num_cpus=0, max_retries=0)

@@ -11,13 +11,12 @@ from uuid import uuid4
 
 import ray
 from ray.exceptions import RayError
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location, open_storage
 from trainables.results.ledger import cannot_write
 from trainables.under_ray.gpu_types import counted_by_type
-from trainables.under_ray.node import SHARE_STORAGE, NodeReport, report_node, this_node
+from trainables.under_ray.node import SHARE_STORAGE, NodeReport, on_node, report_node, this_node
 
 _TIMEOUT_S = 60.0
 _HEAD = "node:__internal_head__"  # Ray's resource of that node
@@ -59,12 +58,7 @@ def marker_in(location: Location) -> Iterator[str]:
 
 def _ask(location: str, marker: str, paths: list[str]) -> list[NodeReport]:
     nodes = {node["NodeID"]: node["NodeManagerAddress"] for node in _staying()}
-    questions = {
-        node: report_node.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-        ).remote(location, marker, paths)
-        for node in nodes
-    }
+    questions = {node: on_node(report_node, node).remote(location, marker, paths) for node in nodes}
     ray.wait(list(questions.values()), num_returns=len(questions), timeout=_TIMEOUT_S)
     still_up = {node["NodeID"] for node in _staying()}
     reports, faults = [], []

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import ray
-from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from trainables.results.folder import SweepFolder
 from trainables.results.records import ENDED_WELL, TrialRecord
+from trainables.under_ray.node import on_node
 from trainables.under_ray.tasks import clear_trials
 
 _TIMEOUT_S = 30.0
@@ -27,10 +27,5 @@ def clear_nodes(folder: SweepFolder, records: Iterable[TrialRecord]) -> None:
     ended = [record for record in records if record.status in ENDED_WELL]
     addresses = [folder.absolute(folder.attempts(record)[-1]) for record in ended]
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]
-    clearing = [
-        clear_trials.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(node, soft=False)
-        ).remote(addresses)
-        for node in nodes
-    ]
+    clearing = [on_node(clear_trials, node).remote(addresses) for node in nodes]
     ray.wait(clearing, num_returns=len(clearing), timeout=_TIMEOUT_S)
