@@ -199,9 +199,9 @@ def _summed_nll(model: Any, batch: Sequence[Sample], tiles: int) -> tuple[float,
 
     `tiles`: number of parts whose logits are computed one after the other.
     """
-    input_ids_NS = _padded([sample["input_ids"] for sample in batch], 0).to(model.device)
-    mask_NS = _padded([[1] * len(sample["input_ids"]) for sample in batch], 0).to(model.device)
-    labels_NS = _padded([sample["labels"] for sample in batch], IGNORED_LABEL)
+    input_ids_NS = padded([sample["input_ids"] for sample in batch], 0).to(model.device)
+    mask_NS = padded([[1] * len(sample["input_ids"]) for sample in batch], 0).to(model.device)
+    labels_NS = padded([sample["labels"] for sample in batch], IGNORED_LABEL)
     targets_NS = torch.full_like(labels_NS, IGNORED_LABEL)
     targets_NS[:, :-1] = labels_NS[:, 1:]
     targets = targets_NS.flatten().to(model.device)
@@ -215,6 +215,7 @@ def _summed_nll(model: Any, batch: Sequence[Sample], tiles: int) -> tuple[float,
         return sum(map(summed, positions_T.tensor_split(tiles))), len(positions_T)
 
 
-def _padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+def padded(rows: Sequence[Sequence[int]], value: int) -> torch.Tensor:
+    """The rows (N, S), filled up with a value on the right."""
     width = max(len(row) for row in rows)
     return torch.tensor([[*row, *[value] * (width - len(row))] for row in rows])

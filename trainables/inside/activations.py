@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 
 from trainables.config import TrialConfig
 from trainables.errors import CannotInspect, UserError, first_line
+from trainables.evaluation.drift import padded
 from trainables.evaluation.evaluator import evaluating
 from trainables.inputs.data import text_ids
 from trainables.inputs.model import device, load_model, shared_base
@@ -113,7 +114,9 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
         tokens = sum(map(len, encoded))
         comparison = _Comparison(stride=-(-tokens // POSITIONS))
         for start in range(0, len(encoded), batch_size):
-            ids_BS, mask_BS = _padded(encoded[start : start + batch_size], tokenizer.pad_token_id)
+            batch = encoded[start : start + batch_size]
+            ids_BS = padded(batch, tokenizer.pad_token_id)
+            mask_BS = padded([[1] * len(ids) for ids in batch], 0)
             comparison.add(base(ids_BS, mask_BS), tuned(ids_BS, mask_BS), mask_BS)
         return ActivationDrift(*comparison.results(), prompts=len(encoded), tokens=tokens)
 
@@ -222,11 +225,3 @@ def _forward(model: Any) -> Forward:
         )
 
     return run
-
-
-def _padded(rows: list[list[int]], pad: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Right-padded token ids (B, S) and their mask."""
-    width = max(map(len, rows))
-    ids_BS = torch.tensor([[*row, *[pad] * (width - len(row))] for row in rows])
-    mask_BS = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
-    return ids_BS, mask_BS
