@@ -6,6 +6,7 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +61,10 @@ class OptunaSearcher(Searcher, SweepListener):
         self._config = config
         self._make_trial = make_trial
         self._study = Study(config)
-        self._again = sorted(interrupted, key=_number)
+        self._again = sorted(interrupted, key=attrgetter("number"))
         # A driver killed while trials ran in parallel may leave a gap in the numbers; it is filled
         # first.
-        earlier = sorted([*finished, *interrupted], key=_number)
+        earlier = sorted([*finished, *interrupted], key=attrgetter("number"))
         self._history = SearchHistory(earlier, warm)
         # Interrupted trials count as running: the search does not end before they do.
         self._running = {record.number: record for record in interrupted}
@@ -303,7 +304,3 @@ def _reason(record: TrialRecord) -> str:
 
 def _config(suggestion: dict[str, Any]) -> TrialConfig:
     return TrialConfig.model_validate(suggestion["trial"])
-
-
-def _number(record: TrialRecord) -> int:
-    return record.number
