@@ -78,13 +78,10 @@ def tasks_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     """
     rows = []
     for sweep, record, own in _trials(sweeps):
-        for label, task in sweep.base.scores.items():
-            key = metric_keys.task_score(task.role, label, task.metric)
-            score, stderr = record.metric(key), record.metric(f"{key}_stderr")
-            if score is not None:
-                lost = task.value - score if task.role == "retention" else None
-                of_task = (task.role, label, task.metric, score, stderr, task.value, task.chance)
-                rows.append((*own, *of_task, score - task.value, lost))
+        for label, task, key, score in sweep.base.scored(record):
+            scores = (score, record.metric(f"{key}_stderr"), task.value, task.chance)
+            lost = task.value - score if task.role == "retention" else None
+            rows.append((*own, task.role, label, task.metric, *scores, score - task.value, lost))
     columns = ["role", "task", "metric", "score", "stderr", "base", "chance", "gain", "forgetting"]
     return pd.DataFrame(rows, columns=[*_OF_TRIAL, *columns])
 

@@ -131,21 +131,17 @@ def _front_matter(kind: Kind, record: TrialRecord, base: BaseRecord) -> str:
 def _eval_results(record: TrialRecord, base: BaseRecord) -> list[EvalResult]:
     from huggingface_hub import EvalResult
 
-    found = []
-    for task, score in base.scores.items():
-        key = metric_keys.task_score(score.role, task, score.metric)
-        if (value := record.metric(key)) is not None:
-            found.append(
-                EvalResult(
-                    task_type="text-generation",
-                    dataset_type=task,
-                    dataset_name=f"{task} ({_ROLES[score.role]})",
-                    metric_type=score.metric,
-                    metric_name=key,
-                    metric_value=value,
-                )
-            )
-    return found
+    return [
+        EvalResult(
+            task_type="text-generation",
+            dataset_type=task,
+            dataset_name=f"{task} ({_ROLES[score.role]})",
+            metric_type=score.metric,
+            metric_name=key,
+            metric_value=value,
+        )
+        for task, score, key, value in base.scored(record)
+    ]
 
 
 def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | None) -> str:
@@ -217,26 +213,19 @@ def _summary(record: TrialRecord, base: BaseRecord) -> str:
 
 
 def _tasks(record: TrialRecord, base: BaseRecord) -> str:
-    rows = []
-    for task, score in base.scores.items():
-        key = metric_keys.task_score(score.role, task, score.metric)
-        own = record.metric(key)
-        if own is None:
-            continue
-        error = record.metric(f"{key}_stderr")
-        forgetting = metric_keys.task_forgetting(task)
-        rows.append(
-            (
-                task,
-                _ROLES[score.role],
-                score.metric,
-                str(score.items),
-                _with_error(score.value, score.stderr),
-                _with_error(own, error),
-                _change(score.value, own),
-                _change(0.0, record.metric(forgetting)),
-            )
+    rows = [
+        (
+            task,
+            _ROLES[score.role],
+            score.metric,
+            str(score.items),
+            _with_error(score.value, score.stderr),
+            _with_error(own, record.metric(f"{key}_stderr")),
+            _change(score.value, own),
+            _change(0.0, record.metric(metric_keys.task_forgetting(task))),
         )
+        for task, score, key, own in base.scored(record)
+    ]
     titles = ("task", "role", "metric", "items", "base", "this model", "change", "forgetting")
     return _table(titles, rows)
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
 from pydantic import Field, field_validator
 
 from trainables.config import Frozen, Role, TrialConfig
-from trainables.metric_keys import METRICS
+from trainables.metric_keys import METRICS, task_score
 
 SCHEMA_VERSION = 1
 # Files in the folder of the base's evaluation.
@@ -291,6 +291,13 @@ class BaseRecord(Frozen):
     replayed_tokens: float | None = None
     sample: SampleText | None = None
     warnings: tuple[str, ...] = ()
+
+    def scored(self, trial: TrialRecord) -> Iterator[tuple[str, TaskScore, str, float]]:
+        """The tasks that a trial has a score on: label, base's score, and its own key and value."""
+        for label, task in self.scores.items():
+            key = task_score(task.role, label, task.metric)
+            if (value := trial.metric(key)) is not None:
+                yield label, task, key, value
 
 
 class Provenance(Frozen):
