@@ -131,7 +131,7 @@ class Sweep:
         left = with_trials_left(self._config, self._finished)
         if warning := warning_of_driver():
             tell(f"warning: {warning}")
-        for line in self._earlier.warm_start_in_words():
+        for line in self._earlier.in_words():
             tell(line)
         with (
             StopRequest(self._beside_driver) as request,
@@ -155,6 +155,7 @@ class Sweep:
         listeners: Sequence[SweepListener],
     ) -> SweepOutcome:
         sweep = self._write_sweep()
+        self._cancel_outside()
         scheduler = self._scheduler(base)
         searcher = OptunaSearcher(
             self._config,
@@ -162,6 +163,7 @@ class Sweep:
             self._finished,
             self._interrupted,
             self._earlier.warm,
+            self._earlier.outside,
             began=self._began,
         )
         in_store = isinstance(self._ledger.folder.location, str)
@@ -308,6 +310,14 @@ class Sweep:
             at = record.last.time if record.last else None  # it has not trained since
             self._finished.append(record.ended_as(outcomes[record.number], at))
             self._ledger.write_trial(self._finished[-1])
+
+    def _cancel_outside(self) -> None:
+        """End the interrupted trials that the search, as it is now, will not go on with."""
+        reason = "the search no longer includes its point"
+        cancelled = Outcome(status=TrialStatus.CANCELLED, reason=reason)
+        for record in self._earlier.outside:
+            if record.status is TrialStatus.RUNNING:
+                self._ledger.write_trial(record.ended_as(cancelled))
 
     def _tuner(
         self,

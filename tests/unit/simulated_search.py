@@ -61,6 +61,7 @@ def searcher_of(
     finished: Iterable[TrialRecord] = (),
     interrupted: Iterable[TrialRecord] = (),
     warm: Iterable[TrialRecord] = (),
+    outside: Iterable[TrialRecord] = (),
     **clock: Any,
 ) -> OptunaSearcher:
     folder = SweepFolder(Path("/sweeps/tiny"))
@@ -68,7 +69,8 @@ def searcher_of(
     def make(number: int, params: Params, attempt: int, seed: int) -> TrialConfig:
         return make_trial(config, SWEEP_ID, folder, {}, number, params, attempt, seed)
 
-    return OptunaSearcher(config, make, list(finished), list(interrupted), list(warm), **clock)
+    earlier = [list(records) for records in (finished, interrupted, warm, outside)]
+    return OptunaSearcher(config, make, *earlier, **clock)
 
 
 def started(suggestion: dict[str, Any]) -> TrialRecord:

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import EVAL, GAIN, LOSS, sweep_record
+from builders import EVAL, GAIN, LOSS, measurement, sweep_record
 from simulated_search import Judge, judge, run, searcher_of, sweep
 
 from trainables.errors import UserError
 from trainables.results.ledger import Ledger
+from trainables.results.recommendation import numbers_text
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import (
@@ -170,18 +171,46 @@ def test_a_wider_search_takes_every_trial_with_it() -> None:
 
 def test_a_search_that_leaves_a_trial_outside_is_refused_with_the_reason() -> None:
     records = finished(sweep())
-    ranks = {
-        record.number for record in records if record.config.lora and record.config.lora.rank == 32
-    }
-    told = refused(sweep(search=PLAIN | {"lora": PLAIN["lora"] | {"rank": [2, 8]}}), records)
-    assert len(told) == len(ranks) > 0
-    assert all("search.lora.rank: trial" in line and "has rank 32" in line for line in told)
+    first, *others = [r for r in records if r.last and r.config.lora and r.config.lora.rank < 32]
+    told = refused(sweep(search=PLAIN | {"lora": PLAIN["lora"] | {"rank": [32, 64]}}), records)
+    (line,) = told
+    assert line.startswith(f"search.lora.rank: trial {first.number} of this sweep has rank ")
+    assert len(others) > 1
+    assert f"so it is with {numbers_text(others)};" in line
     (first, *_) = refused(sweep(search={"lora": PLAIN["lora"]}), records)
     assert "search.full" in first
     assert "which is not searched" in first
     narrow = {"low": 1e-5, "high": 2e-5}
     (first, *_) = refused(sweep(search=PLAIN | {"full": {"learning_rate": narrow}}), records)
     assert "not in 1e-05 to 2e-05" in first
+
+
+def on(*modules: str, **changes: Any) -> SweepConfig:
+    return sweep(search={"lora": PLAIN["lora"] | {"target_modules": [list(modules)]}}, **changes)
+
+
+def failing(trial: Any) -> Any:
+    return TrialStatus.FAILED, {}
+
+
+def test_a_misspelt_value_can_be_mended_where_no_trial_measured_anything(tmp_path: Path) -> None:
+    config, mended = on("nope", trials=3), on("q_proj", trials=3)
+    failed = run(searcher_of(config), failing)
+    begun = failed[2].model_copy(update={"status": TrialStatus.RUNNING, "ended": None})
+    ledger = Ledger(written(tmp_path / "own", config, [*failed[:2], begun]))
+    found = earlier_trials(mended, ledger, {})
+    assert (found.own, found.outside) == ([], [*failed[:2], begun])
+    (told,) = found.in_words()
+    assert told.endswith("neither counted nor run again: trials 0, 1, 2")
+    assert found.ended(True) == found.to_go_on(True) == []
+    after = run(searcher_of(mended, outside=found.outside))
+    assert [record.number for record in after] == [3, 4, 5]
+    assert {record.config.lora.target_modules for record in after if record.config.lora} == {
+        ("q_proj",)
+    }
+    ledger.append(2, measurement(1, {LOSS: 1.0}))
+    with pytest.raises(UserError, match=r"target_modules: trial 2 of this sweep has"):
+        earlier_trials(mended, ledger, {})
 
 
 def test_a_new_objective_that_no_trial_logged_is_refused() -> None:
@@ -299,7 +328,7 @@ def test_a_sweep_that_began_with_such_a_warm_start_goes_on(tmp_path: Path) -> No
     earlier = written(tmp_path / "earlier", sweep(), [])
     config = sweep(warm_start=[str(earlier)])
     found = earlier_trials(config, Ledger(written(tmp_path / "own", config, [])), {})
-    assert (found.warm, found.warm_start_in_words()) == ([], [])
+    assert (found.warm, found.in_words()) == ([], [])
 
 
 def test_trials_of_another_seed_warm_start(tmp_path: Path) -> None:

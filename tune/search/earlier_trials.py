@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -17,6 +17,7 @@ from pydantic import BaseModel, ValidationError
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.ledger import Ledger
+from trainables.results.recommendation import numbers_text
 from trainables.results.records import ENDED_WELL, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import Misfit, params_of
@@ -42,16 +43,19 @@ class EarlierTrials:
     """What a start of the command finds.
 
     Attributes:
-        own: records of all trials of the sweep.
+        own: records of all trials of the sweep that are points of its search.
         warm: trials of other sweeps that its search starts from.
         left_out: what those sweeps have besides.
         is_new: whether the sweep has not read those sweeps before.
+        outside: trials of the sweep that measured nothing and are no points of its search: they
+            are not run again, and no budget counts them.
     """
 
     own: list[TrialRecord]
     warm: list[TrialRecord]
     left_out: list[str]
     is_new: bool
+    outside: list[TrialRecord] = field(default_factory=list)
 
     def ended(self, retry_failed: bool) -> list[TrialRecord]:
         """The sweep's own trials that count as they are."""
@@ -61,12 +65,17 @@ class EarlierTrials:
         """The sweep's own trials that are run again, from their checkpoints."""
         return [record for record in self.own if _runs_again(record, retry_failed)]
 
-    def warm_start_in_words(self) -> list[str]:
-        """How many trials the search starts from, and what it leaves out of those sweeps."""
+    def in_words(self) -> list[str]:
+        """Which trials the search leaves alone, and how many it starts from of other sweeps."""
+        told = []
+        if self.outside:
+            these = numbers_text(self.outside)
+            rule = "measured nothing and outside the search now, so neither counted nor run again"
+            told = [f"{rule}: {these}"]
         if not self.warm and not self.left_out:
-            return []
+            return told
         left_out = [f"warm_start: left out {reason}" for reason in self.left_out]
-        return [f"warm_start: took {len(self.warm)} trial(s)", *left_out]
+        return [*told, f"warm_start: took {len(self.warm)} trial(s)", *left_out]
 
 
 def _runs_again(record: TrialRecord, retry_failed: bool) -> bool:
@@ -85,16 +94,28 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         UserError: the sweep cannot go on from them.
     """
     own: list[TrialRecord] = []
+    outside: list[TrialRecord] = []
     if ledger.exists():
         sweep = ledger.sweep()
         check_same_sweep(sweep.config, config, ledger.folder.location)
         check_same_inputs(sweep.inputs, inputs)
-        own = own_trials(sweep.config, config, ledger.trials())
+        records = [_as_far_as_it_came(record, ledger) for record in ledger.trials()]
+        own = own_trials(sweep.config, config, records)
+        numbers = {record.number for record in own}
+        outside = [record for record in records if record.number not in numbers]
         if sweep.config.get("warm_start") == list(config.warm_start):
             # As they were when this sweep first named them.
             warm, reasons = usable_trials(config, ledger.warm_start())
-            return EarlierTrials(own, warm, [f"{n}: {why}" for why, n in reasons.items()], False)
-    return EarlierTrials(own, *import_trials(config, inputs), is_new=True)
+            left_out = [f"{n}: {why}" for why, n in reasons.items()]
+            return EarlierTrials(own, warm, left_out, False, outside)
+    return EarlierTrials(own, *import_trials(config, inputs), is_new=True, outside=outside)
+
+
+def _as_far_as_it_came(record: TrialRecord, ledger: Ledger) -> TrialRecord:
+    """The record with its newest measurement, which that of a running trial lacks."""
+    if record.status is not TrialStatus.RUNNING:
+        return record
+    return record.with_newest(ledger.measurements(record.number))
 
 
 def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Location) -> None:
@@ -175,7 +196,10 @@ def _difference(section: str, before: Any, now: Any) -> str:
 def own_trials(
     saved: dict[str, Any], config: SweepConfig, records: Sequence[TrialRecord]
 ) -> list[TrialRecord]:
-    """A sweep's own records, under the parameters that its search gives them now: all, or none.
+    """A sweep's own records, under the parameters that its search gives them now.
+
+    All, or none; but trials that measured nothing, such as those of a misspelt value that has been
+    mended, are left out where they are outside the search.
 
     Args:
         saved: the configuration that the sweep was last started with.
@@ -183,15 +207,17 @@ def own_trials(
         records: records of all its trials.
 
     Raises:
-        UserError: a trial is outside the search, or no complete one has logged a new goal.
+        UserError: another trial is outside the search, or no complete one has logged a new goal.
     """
-    faults: list[Fault] = []
+    misfits: dict[str, list[tuple[TrialRecord, Misfit]]] = {}
     found = []
     for record in records:
         try:
             found.append(_placed(config, record))
         except Misfit as misfit:
-            faults.append(_misfit_fault(record, misfit.field, misfit.reason))
+            if record.last or record.status in ENDED_WELL:
+                misfits.setdefault(misfit.field, []).append((record, misfit))
+    faults = [_misfit_fault(field, outside) for field, outside in misfits.items()]
     if faults := faults + _goal_faults(saved, config, records):
         raise UserError(faults)
     return found
@@ -207,10 +233,15 @@ def _placed(config: SweepConfig, record: TrialRecord) -> TrialRecord:
     return record.model_copy(update={"params": params})
 
 
-def _misfit_fault(record: TrialRecord, field: str, reason: str) -> Fault:
+def _misfit_fault(field: str, outside: Sequence[tuple[TrialRecord, Misfit]]) -> Fault:
+    """One for all trials that a field excludes, with the first as an example."""
+    (first, misfit), *others = outside
+    rule = f"trial {first.number} of this sweep {misfit.reason}"
+    if others:
+        rule += f"; so it is with {numbers_text([record for record, _ in others])}"
     return Fault(
         field,
-        f"trial {record.number} of this sweep {reason}",
+        rule,
         "let the search include it, or give the sweep another name and `warm_start` it from here",
     )
 

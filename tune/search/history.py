@@ -20,19 +20,27 @@ class SearchHistory:
     Args:
         records: records of the sweep.
         warm: records of other sweeps; their points count as tried, and nothing else is used.
+        outside: records of the sweep that are no points of its search; they keep their numbers.
 
     Attributes:
         next_number: the lowest number not used by any trial.
         searched: number of trials that do not confirm others.
     """
 
-    def __init__(self, records: Iterable[TrialRecord], warm: Iterable[TrialRecord]) -> None:
+    def __init__(
+        self,
+        records: Iterable[TrialRecord],
+        warm: Iterable[TrialRecord],
+        outside: Iterable[TrialRecord] = (),
+    ) -> None:
         self._records: dict[int, TrialRecord] = {}
         self._tries: Counter[frozenset[tuple[str, object]]] = Counter()
         self._confirming: set[int] = set()
         self._runs: Counter[tuple[frozenset[tuple[str, object]], int]] = Counter()  # by seed
         self._gpu_hours = Fraction()  # exact, so the order in which trials end does not matter
         self.next_number = self.searched = 0
+        self._outside = {record.number for record in outside}
+        self._pass_used()
         for record in warm:
             self._count_try(record, 1)
         for record in records:
@@ -54,8 +62,7 @@ class SearchHistory:
             self._count(before, -1)
         self._records[record.number] = record
         self._count(record, 1)
-        while self.next_number in self._records:
-            self.next_number += 1
+        self._pass_used()
 
     def withdraw(self, number: int) -> None:
         """Forget a trial that will never run."""
@@ -82,6 +89,10 @@ class SearchHistory:
     def position(self, number: int) -> int:
         """The position of a new trial in the search, not counting confirmations before it."""
         return number - sum(confirming < number for confirming in self._confirming)
+
+    def _pass_used(self) -> None:
+        while self.next_number in self._records or self.next_number in self._outside:
+            self.next_number += 1
 
     def _count(self, record: TrialRecord, by: int) -> None:
         self._gpu_hours += by * Fraction(record.metric(GPU_HOURS) or 0)

@@ -42,6 +42,7 @@ class OptunaSearcher(Searcher, SweepListener):
         finished: records of earlier runs that count as they are.
         interrupted: records of trials to resume before any new one is asked for.
         warm: records of other sweeps; the sampler learns from them, but no budget counts them.
+        outside: records of the sweep that are no points of the search; no budget counts them.
         clock: monotonic clock, in seconds.
         began: when the command started, by this clock; defaults to now.
     """
@@ -53,6 +54,7 @@ class OptunaSearcher(Searcher, SweepListener):
         finished: Sequence[TrialRecord] = (),
         interrupted: Sequence[TrialRecord] = (),
         warm: Sequence[TrialRecord] = (),
+        outside: Sequence[TrialRecord] = (),
         clock: Callable[[], float] = time.monotonic,
         began: float | None = None,
     ) -> None:
@@ -65,7 +67,7 @@ class OptunaSearcher(Searcher, SweepListener):
         # A driver killed while trials ran in parallel may leave a gap in the numbers; it is filled
         # first.
         earlier = sorted([*finished, *interrupted], key=attrgetter("number"))
-        self._history = SearchHistory(earlier, warm)
+        self._history = SearchHistory(earlier, warm, outside)
         # Interrupted trials count as running: the search does not end before they do.
         self._running = {record.number: record for record in interrupted}
         self._winners: list[TrialRecord] | None = None

@@ -87,7 +87,7 @@ def print_plan(
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     if runs.points:
         lines += _estimate(runs, samples, earlier.own)
-    for line in [*earlier.warm_start_in_words(), *lines]:
+    for line in [*earlier.in_words(), *lines]:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
 
@@ -122,6 +122,7 @@ def _searcher(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -
         earlier.ended(retry_failed),
         earlier.to_go_on(retry_failed),
         earlier.warm,
+        earlier.outside,
     )
 
 
