@@ -152,7 +152,7 @@ def _wandb_views(sweep_dir: Location) -> None:
 def _export(sweep_dir: Path, to: Path, number: int | None, merge: bool) -> None:
     from analysis.export.weights import export
 
-    print(export(sweep_dir, to, number, merge))
+    print(export(sweep_dir, to, number, merge, lambda told: print(told, file=sys.stderr)))
 
 
 def _end(code: int) -> None:

@@ -226,7 +226,7 @@ class WatchedSweep:
         if self._table is None or self._settings is None or not (best := self._table.best_first(1)):
             return []
         if self.has_ended and (found := _recommended(self._settings, [*self._records.values()])):
-            return [single(found, "green")]
+            return [found]
         return [single(_best_so_far(self._settings, best[0]), "green")]
 
     def _pace(self) -> list[Text]:
@@ -270,12 +270,14 @@ class WatchedSweep:
         return lines + [single(line, "red") for line in self._unreadable.values()]
 
 
-def _recommended(settings: SweepSettings, records: list[TrialRecord]) -> str | None:
+def _recommended(settings: SweepSettings, records: list[TrialRecord]) -> Text | None:
     """What the sweep's own summary recommends; None if that is nothing."""
     found = recommend(settings, records)
     if found is None:
         return None
-    return f"recommended: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"
+    named, style = ("recommended", "green") if found.feasible else ("nearest", "yellow")
+    told = f"{named}: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"
+    return single(told, style)
 
 
 def _best_so_far(settings: SweepSettings, record: TrialRecord) -> str:

@@ -151,7 +151,8 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
     if recommendation.trial.number != record.number:
         other = recommendation.trial.number
         return f"{searched}. This trial was chosen by hand; the sweep recommends trial {other}."
-    return f"{searched}, and recommends this trial: {recommendation.reason}"
+    found = "recommends this trial" if recommendation.feasible else "this trial came nearest"
+    return f"{searched}, and {found}: {recommendation.reason}"
 
 
 def _picked(record: TrialRecord, sweep: Sweep) -> str:

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 import warnings
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,13 @@ from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import status_in_full
 
 
-def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = False) -> Path:
+def export(
+    sweep_dir: Path,
+    to: Path,
+    number: int | None = None,
+    merge: bool = False,
+    tell: Callable[[str], None] = lambda _: None,
+) -> Path:
     """Write a trial's adapter or model and its card.
 
     The folder appears only once it is complete.
@@ -31,6 +38,7 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
         to: a folder that is empty or does not exist yet.
         number: of the trial; None takes the one that the sweep recommends.
         merge: merge the adapter into its base, giving a model that needs no PEFT.
+        tell: called with a warning, that the sweep's trial breaks a constraint.
 
     Returns:
         The folder.
@@ -42,6 +50,8 @@ def export(sweep_dir: Path, to: Path, number: int | None = None, merge: bool = F
     to = to.absolute()
     [sweep] = open_sweeps([sweep_dir])
     record = _choose(sweep, number)
+    if number is None and (found := sweep.recommendation) and not found.feasible:
+        tell(f"warning: trial {record.number} breaks a constraint: {found.reason}")
     weights = sweep.ledger.weights(record)
     if weights is None:
         raise UserError([_without_weights(sweep, record)])

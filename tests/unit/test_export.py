@@ -365,6 +365,21 @@ def test_other_bad_input_is_refused(
     assert "--to: cannot write to" in refused(capsys, sweep, file / "below")
 
 
+def test_that_the_nearest_trial_breaks_a_constraint_is_said(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, to = tmp_path / "tiny", tmp_path / "out"
+    record = trained(folder, 0, gain=0.5, forgetting=0.1)
+    record_sweep(folder, record, constraints=["forgetting/mean <= 0.05"])
+    assert main(["export", str(folder), "--to", str(to)]) == 0
+    out, err = capsys.readouterr()
+    assert out == f"{to}\n"
+    assert err.startswith("warning: trial 0 breaks a constraint: no trial keeps every constraint")
+    assert "and this trial came nearest: no trial keeps" in (to / "README.md").read_text()
+    assert main(["export", str(folder), "--to", str(tmp_path / "own"), "--trial", "0"]) == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_a_sweep_without_a_complete_trial_recommends_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -478,8 +478,11 @@ def test_without_a_complete_trial_it_says_so(records, told, tmp_path):
 
 def test_infeasible_trials_alone_give_a_recommendation_and_no_front(tmp_path):
     config = sweep_config(constraints=[f"{LOSS} < 0"])
-    text = summary(config, [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
+    text = summary(config, [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="w")], tmp_path)
     assert "Pareto front" not in text
+    assert "\nNearest: trial 0 (" in text
+    assert "Recommended" not in text
+    assert "--to winner   # the nearest trial" in text
     assert "no trial keeps every constraint" in text
 
 

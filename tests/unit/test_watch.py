@@ -118,6 +118,15 @@ def test_of_a_sweep_that_has_ended_the_trial_to_take_is_named(tmp_path: Path) ->
     assert shown["recommended:"].startswith("recommended: trial 1 (lora, rank 8, alpha 16, ")
 
 
+def test_where_none_keeps_the_constraints_none_is_recommended(tmp_path: Path) -> None:
+    constraints = [f"{metric_keys.FORGETTING_MEAN} <= 0"]
+    record = trial(0, metrics=scores(0.9, 0.3))
+    record_sweep(tmp_path, record, constraints=constraints, budget={"trials": 1})
+    shown = rows(watched_at(tmp_path, 5 * SECONDS))
+    assert "recommended:" not in shown
+    assert shown["nearest:"].startswith("nearest: trial 0 (")
+
+
 def test_only_what_has_changed_is_read_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

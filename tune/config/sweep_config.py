@@ -125,7 +125,8 @@ class SweepConfig(Frozen):
     """A whole sweep file.
 
     Attributes:
-        constraints: bounds on the final metrics; a trial beyond them is never recommended.
+        constraints: bounds on the final metrics; if no trial keeps all of them, the nearest is
+            named in place of a recommended one.
         sampler: as in Optuna. Where trials run in parallel, `nsga2` may go on with other points
             after a restart, as no record tells the generation that each was drawn in.
         warm_start: folders of earlier sweeps with the same model, data and evaluation; the
