@@ -21,6 +21,7 @@ from trainables.results.recommendation import recommend
 from trainables.results.records import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
 from trainables.results.sweep_table import SweepTable, single
 from trainables.results.wording import (
+    INTERRUPTED,
     STATUS,
     duration,
     metric_text,
@@ -76,7 +77,8 @@ def _redraw(watched: WatchedSweep, console: Console) -> None:
 def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
     while True:
         for record in changed:
-            console.print(_line(record), soft_wrap=True, highlight=False, markup=False)
+            told = _line(record, watched.has_ended)
+            console.print(told, soft_wrap=True, highlight=False, markup=False)
         if watched.has_ended:
             console.print(watched.render(console))
             return
@@ -84,9 +86,11 @@ def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Consol
         changed = watched.refresh()
 
 
-def _line(record: TrialRecord) -> str:
-    told = f"trial {record.number} {status_in_full(record.status)}"
-    if record.status is TrialStatus.RUNNING:
+def _line(record: TrialRecord, has_ended: bool) -> str:
+    is_running = record.status is TrialStatus.RUNNING
+    status = INTERRUPTED if is_running and has_ended else status_in_full(record.status)
+    told = f"trial {record.number} {status}"
+    if is_running:
         told += f", {setting(record)}"
     if record.last:
         told += f", step {record.last.step}: {scores_in_words(record.last.metrics)}"
@@ -232,23 +236,24 @@ class WatchedSweep:
     def _pace(self) -> list[Text]:
         """Tokens per second of running trials, and trials per hour since the command started."""
         began, records = self._began, self._records.values()
+        running = [record for record in records if record.status is TrialStatus.RUNNING]
         parts = []
         # By wall-clock time, as trials in slots of one base share the passes that are timed.
         speeds = [
             tokens / record.seconds_at(record.last.time)
-            for record in records
-            if record.status is TrialStatus.RUNNING
-            and record.last is not None
+            for record in running
+            if record.last is not None
             and (tokens := record.metric(metric_keys.TOKENS_SEEN)) is not None
             and record.seconds_at(record.last.time) > 0
         ]
-        if speeds:
+        if speeds and not self.has_ended:
             parts.append(f"{sum(speeds):,.0f} tokens/s")
         finished = sum((record.ended or 0.0) > began for record in records)
         if finished:
             parts.append(f"{3600 * finished / (self._now() - began):.0f} trials/h")
         if self.has_ended:
-            parts.append("the sweep has ended")
+            told = "was interrupted; the same command goes on" if running else "has ended"
+            parts.append(f"the sweep {told}")
         else:
             newest = max(stamp for stamp, _ in self._seen.values()) / 1e9
             parts.append(f"newest record {duration(self._clock() - newest)} old")

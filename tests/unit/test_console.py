@@ -206,7 +206,7 @@ def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
 
 
 def test_the_table_has_the_base_first_and_all_columns():
-    console = terminal(width=80)
+    console = terminal(width=82)
     listener = ConsoleListener(CONFIG, console, Clock())
     listener.sweep_started(SWEEP, base_record(metrics=BASE.metrics, warnings=["careful"]), [])
     listener.trial_started(begun(0))
@@ -218,16 +218,16 @@ def test_the_table_has_the_base_first_and_all_columns():
     listener.trial_started(begun(1, method="full"))
     listener.sweep_ended([])
     header, titles, *rows = last_frame(console)
-    assert header == "tiny: 0/20 finished, 2 running, 0 s elapsed"
+    assert header == "tiny: 0/20 finished, 2 interrupted, 0 s elapsed"
     assert [" ".join(line.split()) for line in (titles, *rows)] == [
         "trial method rank alpha lr step loss in-domain forgetting OOD status",
         "base - - - - - - 0.400 - 0.380 -",
-        "0 lora 8 16 3.2e-04 120 0.300 0.733 +0.021 0.700 running",
-        "1 full - - 3.2e-04 - - - - - running",
+        "0 lora 8 16 3.2e-04 120 0.300 0.733 +0.021 0.700 interrupted",
+        "1 full - - 3.2e-04 - - - - - interrupted",
     ]
     assert text(console).count("careful") == 1
     assert "trial 0 started" not in text(console)
-    assert not [line for line in (header, titles, *rows) if len(line) > 80]
+    assert not [line for line in (header, titles, *rows) if len(line) > 82]
 
 
 @pytest.mark.parametrize("height", [3, 12, 24])

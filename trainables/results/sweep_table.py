@@ -25,6 +25,7 @@ from trainables.results.records import (
 )
 from trainables.results.wording import (
     ABSENT,
+    INTERRUPTED,
     SCORES,
     SHORT_NAMES,
     STATUS,
@@ -66,7 +67,8 @@ class SweepTable:
 
     Attributes:
         base: None until it is known.
-        has_ended: whether nothing more will start, as when the hours ran out before all trials.
+        has_ended: whether nothing more will start, as when the hours ran out before all trials;
+            what has no final status then is interrupted.
     """
 
     def __init__(
@@ -118,7 +120,7 @@ class SweepTable:
         total = max(self._planned, len(self._records))
         parts = [f"{len(self._ended)}/{total} finished"]
         if running := len(self.running()):
-            parts.append(f"{running} running")
+            parts.append(f"{running} {INTERRUPTED if self.has_ended else 'running'}")
         parts.append(f"{duration(now - self._began)} elapsed")
         left = None if self.has_ended else self._seconds_left(now)
         return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
@@ -127,7 +129,8 @@ class SweepTable:
         """The picture, as wide and high as the console; `footer` lines are left free below it."""
         room = max(1, console.height - _OTHER_LINES - footer)
         numbers, hidden = self._rows(room)
-        columns = _fitting(console.width)
+        broken_off = self.has_ended and bool(self._running)
+        columns = _fitting(console.width, len(INTERRUPTED) if broken_off else _WIDTHS["status"])
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for column in columns:
             side: JustifyMethod = "left" if column in ("method", "status") else "right"
@@ -136,7 +139,10 @@ class SweepTable:
             _add_row(table, columns, {"trial": "base", **_score_cells(self.base.metrics)})
         for number in numbers:
             record = self._records[number]
-            _add_row(table, columns, _cells(record, self._evaluated.get(number, record.last)))
+            cells = _cells(record, self._evaluated.get(number, record.last))
+            if broken_off and number in self._running:
+                cells["status"] = Text(INTERRUPTED, "yellow")
+            _add_row(table, columns, cells)
         parts: list[RenderableType] = [single(f"{self._name}: {self.progress(now)}", "bold"), table]
         if hidden:
             dots = "..." if console.options.ascii_only else "…"
@@ -228,11 +234,12 @@ def single(line: str, style: str) -> Text:
     return Text(line, style, no_wrap=True, overflow="ellipsis")
 
 
-def _fitting(width: int) -> list[str]:
-    """Titles of the columns that fit; scores and status always stay."""
-    columns = list(_WIDTHS)
+def _fitting(width: int, of_status: int) -> list[str]:
+    """Titles of the columns that fit; scores and status, which is so wide, always stay."""
+    widths = _WIDTHS | {"status": of_status}
+    columns = list(widths)
     for title in _LEFT_OUT_FIRST:
-        if sum(_WIDTHS[column] + 1 for column in columns) - 1 <= width:
+        if sum(widths[column] + 1 for column in columns) - 1 <= width:
             break
         columns.remove(title)
     return columns

@@ -12,6 +12,8 @@ from trainables.results.pareto import Goals
 from trainables.results.records import TrialRecord, TrialStatus
 
 ABSENT = "-"
+INTERRUPTED = "interrupted"
+"""What a trial without a final status is where nothing runs any more."""
 SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
 """What a trial is judged by, wherever no objectives are named."""
 NAMES = {
@@ -74,7 +76,7 @@ def scores_in_words(metrics: dict[str, float]) -> str:
 def count_statuses(records: Sequence[TrialRecord]) -> str:
     """Such as `18 complete, 1 failed`, of trials that no longer run."""
     statuses = [record.status for record in records]
-    words = {s: "interrupted" if s is TrialStatus.RUNNING else status_in_full(s) for s in STATUS}
+    words = {s: INTERRUPTED if s is TrialStatus.RUNNING else status_in_full(s) for s in STATUS}
     counted = [(statuses.count(status), word) for status, word in words.items()]
     return ", ".join(f"{count} {word}" for count, word in counted if count)
 
