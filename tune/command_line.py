@@ -124,6 +124,8 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
 
     location = join(options.output_dir, config.name)
     is_new = check_sweep_folder(location)
+    if not is_new or config.warm_start:
+        _check_earlier_trials(config, options.output_dir)
     where = f"connecting to Ray at {options.address}" if options.address else "starting Ray"
     # At once: the imports below take seconds, too.
     print(f"{config.name}: {where} ...", flush=True)  # noqa: T201
@@ -157,6 +159,17 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         return INTERRUPTED
     complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)
     return OK if complete else NOTHING_COMPLETED
+
+
+def _check_earlier_trials(config: SweepConfig, output_dir: Location) -> None:
+    """Refuse what cannot go on before Ray starts, which takes many seconds.
+
+    The sweep looks again once no other driver can write there.
+    """
+    from tune.folder.input_files import digests
+    from tune.search.earlier_trials import trials_as_known
+
+    trials_as_known(config, output_dir, digests)
 
 
 def _end_without_head(console: Console, address: str | None) -> None:

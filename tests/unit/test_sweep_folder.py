@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import SWEEP_ID, measurement, record_sweep, running
+from builders import SWEEP_ID, measurement, record_sweep, running, sweep_record
 from sweep_files import SWEEP
 
 from analysis.__main__ import main as analysis_main
@@ -21,6 +21,8 @@ from trainables.files.storage import LocalStorage
 from trainables.results.ledger import Ledger
 from trainables.results.records import SCHEMA_VERSION
 from tune.command_line import main
+from tune.config.sweep_file import load_sweep
+from tune.folder.input_files import digests
 from tune.folder.sweep_folder import check_sweep_folder
 
 State = dict[str, tuple[bytes | None, int]]
@@ -32,7 +34,10 @@ def sweep(tmp_path: Path) -> Ledger:
     (tmp_path / "tiny.yaml").write_text(SWEEP)
     row = {"prompt": "a", "completion": "b"}
     (tmp_path / "rows.jsonl").write_text(f"{json.dumps(row)}\n" * 50)
-    ledger = record_sweep(tmp_path / "sweeps" / "tiny", running(0), running(1))
+    config = load_sweep(str(tmp_path / "tiny.yaml"), [])
+    trials = [running(number, train=config.train) for number in (0, 1)]
+    ledger = record_sweep(tmp_path / "sweeps" / "tiny", *trials)
+    ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
     for number in (0, 1):
         for step in (5, 10, 15):
             ledger.append(number, measurement(step))
@@ -73,6 +78,27 @@ def change(file: Path, **fields: Any) -> None:
         else:
             record[key] = value
     file.write_text(json.dumps(record, indent=2))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "told"),
+    [
+        ("micro_batch_size: 4", "epochs: 9", "train: the sweep in "),
+        ("rank: [4, 8]", "rank: [4, 16]", "search.lora.rank: trial 0 of this sweep has rank 8, "),
+    ],
+)
+def test_an_edit_that_makes_another_sweep_is_refused_before_ray_starts(
+    sweep: Ledger,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    before: str,
+    now: str,
+    told: str,
+) -> None:
+    file = sweep.folder.root.parents[1] / "tiny.yaml"
+    file.write_text(SWEEP.replace(before, now))
+    monkeypatch.setattr("tune.cluster.ray_cluster.ray_cluster", lambda *_: pytest.fail("Ray"))
+    assert told in refused(sweep.folder.root, capsys)
 
 
 def test_an_untouched_sweep_is_accepted(sweep: Ledger) -> None:

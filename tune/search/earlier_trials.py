@@ -7,7 +7,7 @@ not change; the search and its goals may change as long as the recorded trials f
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location, parse_location
+from trainables.files.storage import Location, join, parse_location
 from trainables.results.ledger import Ledger
 from trainables.results.recommendation import numbers_text
 from trainables.results.records import ENDED_WELL, SweepRecord, TrialRecord, TrialStatus
@@ -109,6 +109,23 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
             left_out = [f"{n}: {why}" for why, n in reasons.items()]
             return EarlierTrials(own, warm, left_out, False, outside)
     return EarlierTrials(own, *import_trials(config, inputs), is_new=True, outside=outside)
+
+
+def trials_as_known(
+    config: SweepConfig, output_dir: Location, digests: Callable[[SweepConfig], Mapping[str, str]]
+) -> EarlierTrials:
+    """What a start would go on from, as far as that is known without a cluster.
+
+    Raises:
+        UserError: the sweep cannot go on from it.
+    """
+    try:
+        ledger = Ledger(join(output_dir, config.name))
+        if ledger.exists() or config.warm_start:
+            return earlier_trials(config, ledger, digests(config))
+    except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
+        pass
+    return EarlierTrials([], [], [], is_new=True)
 
 
 def _as_far_as_it_came(record: TrialRecord, ledger: Ledger) -> TrialRecord:

@@ -14,15 +14,14 @@ from rich.console import Console
 from rich.table import Table
 
 from trainables.config import TrainConfig, TrialConfig
-from trainables.files.storage import Location, join
+from trainables.files.storage import Location
 from trainables.results.confirmation import planned_repeats
 from trainables.results.folder import SweepFolder
-from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.folder.input_files import digests
-from tune.search.earlier_trials import EarlierTrials, earlier_trials
+from tune.search.earlier_trials import EarlierTrials, trials_as_known
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials
 from tune.search.trials import make_trial, reason_against_slots
@@ -77,7 +76,7 @@ def print_plan(
     Raises:
         UserError: the sweep cannot go on from that run, or start from those of `warm_start`.
     """
-    earlier = _earlier_trials(config, output_dir)
+    earlier = trials_as_known(config, output_dir, digests)
     console = Console()
     plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     console.print(plan, markup=False, highlight=False, soft_wrap=True)
@@ -89,17 +88,6 @@ def print_plan(
         lines += _estimate(runs, samples, earlier.own)
     for line in [*earlier.in_words(), *lines]:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
-
-
-def _earlier_trials(config: SweepConfig, output_dir: Location) -> EarlierTrials:
-    """What a start would go on from, as far as that is known."""
-    try:
-        ledger = Ledger(join(output_dir, config.name))
-        if ledger.exists() or config.warm_start:
-            return earlier_trials(config, ledger, digests(config))
-    except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
-        pass
-    return EarlierTrials([], [], [], is_new=True)
 
 
 def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _Runs:
