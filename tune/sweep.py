@@ -18,6 +18,7 @@ from trainables.config import TrialConfig
 from trainables.files.storage import Location
 from trainables.inside.choice import notable_trials
 from trainables.results.ledger import Ledger
+from trainables.results.recommendation import numbers_text
 from trainables.results.records import (
     BaseRecord,
     Outcome,
@@ -241,10 +242,13 @@ class Sweep:
     def _look_inside(
         self, records: Sequence[TrialRecord], listeners: Sequence[SweepListener]
     ) -> None:
-        """Look inside notable trials' models on the workers; failures there are only told."""
+        """Look inside notable trials' models on the workers; says so, as it may take minutes."""
         root = str(self._ledger.folder.root.absolute())
         methods = {record.number: record.config.method for record in records}
         notable = notable_trials(self._config, records)
+        if notable:
+            chosen = [record for record in records if record.number in notable]
+            _tell(listeners, f"looking inside {numbers_text(chosen)} ...")
         held = {
             method: held_by_worker(self._config, method, self._cluster)
             for method in {methods[number] for number in notable}
@@ -264,6 +268,8 @@ class Sweep:
                     logger.warning("cannot look inside trial %d: %s", number, reason)
                     line = reason.strip().splitlines()[0]
                     _tell(listeners, f"warning: cannot look inside trial {number}: {line}")
+                else:
+                    _tell(listeners, f"looked inside trial {number}")
 
     def _write_sweep(self) -> SweepRecord:
         config, now = self._config.model_dump(mode="json"), provenance()

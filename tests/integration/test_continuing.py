@@ -127,6 +127,7 @@ def test_warnings_are_told_before_and_after_the_trials(
     Sweep(config, tmp_path / "sweep", base_cache, trainable=trial).run([told])
     assert told.lines[0] == "warning: this node may go"
     assert told.lines[1].startswith("evaluating the base")
+    assert any(line.startswith("looking inside trial") for line in told.lines)
     assert told.lines[-1].startswith("warning: cannot look inside trial ")  # it has no weights
 
 

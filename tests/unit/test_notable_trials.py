@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -23,9 +24,12 @@ from trainables.inside.records import (
     MatrixChange,
     is_rounded,
 )
+from trainables.results.ledger import Ledger
 from trainables.results.pareto import best_trade_off, objective_ranges
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
+from tune.listeners import SweepListener
+from tune.sweep import Sweep
 
 GOALS = sweep_config()
 
@@ -206,3 +210,23 @@ def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
     content = folder.record_json(0).read_text()
     folder.record_json(0).write_text(content[: len(content) // 2])
     assert folder.read(0) is None
+
+
+def test_a_sweep_says_whom_it_looks_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may take minutes, after all trials have finished."""
+    reasons = {0: None, 2: "no weights\nin this place"}
+    task = SimpleNamespace(remote=lambda _, number: reasons[number])
+    monkeypatch.setattr("tune.sweep.as_task", lambda *_: task)
+    monkeypatch.setattr("tune.sweep.ray", SimpleNamespace(get=lambda reason: reason))
+    sweep = Sweep.__new__(Sweep)
+    sweep._config, sweep._ledger, sweep._cluster = GOALS, Ledger(tmp_path), {"CPU": 2.0}
+    records = [scored(0, 4, 0.9, 0.1), scored(1, 4, 0.8, 0.2), scored(2, None, 0.5, 0.3)]
+    told: list[str] = []
+    listener = SweepListener()
+    monkeypatch.setattr(listener, "preparing", told.append)
+    sweep._look_inside(records, [listener])
+    assert told == [
+        "looking inside trials 0, 2 ...",
+        "looked inside trial 0",
+        "warning: cannot look inside trial 2: no weights",
+    ]

@@ -438,6 +438,13 @@ def test_the_table_of_repeats_is_named_where_it_is_written(tmp_path, status, is_
     assert named is is_written
 
 
+def test_what_inspections_found_is_among_the_results(tmp_path):
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0})]
+    assert "  inside " not in summary(sweep_config(), records, tmp_path)
+    (tmp_path / "inside").mkdir()
+    assert f"\n  inside       {tmp_path}/inside\n" in summary(sweep_config(), records, tmp_path)
+
+
 def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):
     records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, method="full", weights_dir="w")]
     text = summary(sweep_config(), records, tmp_path)

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainables.files.storage import Location, is_address
+from trainables.inside.records import InsideFolder
 from trainables.results.folder import SweepFolder
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
@@ -125,6 +126,8 @@ def _print_places(
     _say(console, f"  all trials   {folder.place(folder.results_csv)}")
     if repeated(records):
         _say(console, f"  over seeds   {folder.place(folder.confirmed_csv)}")
+    if (inside := InsideFolder(folder.root).root).is_dir():
+        _say(console, f"  inside       {inside}")
     if recommendation is not None:
         kept = recommendation.trial.weights_dir or "not kept (train.save_weights is false)"
         _say(console, f"  weights      {kept}")
