@@ -15,7 +15,7 @@ from trainables import metric_keys
 from trainables.config import DataConfig, EvalSuite, ModelConfig, TrainConfig
 from trainables.config.training import CHANGES_NO_RESULT
 from trainables.errors import Fault, UserError, first_line
-from trainables.files.storage import Location
+from trainables.files.storage import Location, parse_location
 from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.ledger import Ledger
 from trainables.results.recommendation import Recommendation, recommend
@@ -123,8 +123,11 @@ def _repeats(count: int) -> str:
     return "1 repeat" if count == 1 else f"{count} repeats"
 
 
-def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
+def open_sweeps(sweep_dirs: Location | Sequence[Location]) -> list[Sweep]:
     """Read sweeps that can be shown together: of one base model, evaluated on the same items.
+
+    Args:
+        sweep_dirs: the sweeps' folders, or one.
 
     Raises:
         UserError: lists everything that prevents it: folders without a sweep, damaged records, a
@@ -133,7 +136,9 @@ def open_sweeps(sweep_dirs: Sequence[Location]) -> list[Sweep]:
     """
     sweeps: list[Sweep] = []
     faults: list[Fault] = []
-    for sweep_dir in {_resolved(sweep_dir): sweep_dir for sweep_dir in sweep_dirs}.values():
+    given = [sweep_dirs] if isinstance(sweep_dirs, str | Path) else sweep_dirs
+    parsed = [parse_location(each) if isinstance(each, str) else each for each in given]
+    for sweep_dir in {_resolved(sweep_dir): sweep_dir for sweep_dir in parsed}.values():
         with _told_in(faults, str(sweep_dir)):
             sweeps.append(_open(sweep_dir))
     for sweep in sweeps[1:]:

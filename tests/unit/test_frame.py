@@ -173,6 +173,14 @@ def test_one_sweep_by_two_paths_is_one_sweep(tmp_path):
     assert len(sweep.trials) == 3
 
 
+def test_one_sweep_needs_no_list_and_text_is_a_path_too(tmp_path):
+    folder = SyntheticSweep(trials=3).write(tmp_path / "a")
+    for given in (folder, str(folder), [str(folder)]):
+        (sweep,) = open_sweeps(given)
+        assert sweep.ledger.folder.root == folder
+        assert len(sweep.trials) == 3
+
+
 def test_a_store_that_nobody_knows_is_refused(capsys):
     with pytest.raises(UserError, match="SWEEP_DIR: cannot be read: foo://bar"):
         open_sweeps(["foo://bar"])
