@@ -97,6 +97,27 @@ def test_it_shows_points_resources_and_an_estimate(
     assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
 
 
+def test_points_that_differ_in_what_has_no_column_of_its_own_do_not_look_alike(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    of_size = (
+        "--dry-run",
+        "--set",
+        "search.lora.rank=[3]",
+        "--set",
+        "search.lora.batch_size=[4,8]",
+    )
+    assert run(sweep, *of_size) == command_line.OK
+    assert " other " not in capsys.readouterr().out
+    others = ("--set", "search.lora.epochs=[1,3]", "--set", "search.lora.dora=[true,false]")
+    assert run(sweep, *of_size, *others, "--num-trials", "16") == command_line.OK
+    shown = capsys.readouterr().out
+    rows = [line.strip() for line in shown.splitlines() if re.search(r"lora .*e-04", line)]
+    assert len({row.split(maxsplit=1)[1] for row in rows}) == len(rows) == 8
+    assert all(re.search(r"dora (on|off), epochs [13]\.0", row) for row in rows), rows
+
+
 def test_of_chats_all_answers_that_are_learned_are_counted(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from trainables.files.storage import Location
 from trainables.results.confirmation import planned_repeats
 from trainables.results.folder import SweepFolder
 from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.wording import further_settings
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.folder.input_files import digests
@@ -41,7 +42,7 @@ class _Runs:
             may find other winners.
     """
 
-    points: list[TrialConfig]
+    points: list[TrialRecord]
     ended: int
     to_search: int
     others: int
@@ -114,10 +115,11 @@ def _searcher(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -
     )
 
 
-def _suggestions(searcher: OptunaSearcher) -> Iterator[TrialConfig]:
-    """Points that the search would suggest before any further result is in."""
+def _suggestions(searcher: OptunaSearcher) -> Iterator[TrialRecord]:
+    """Trials that the search would suggest before any further result is in."""
     while isinstance(suggestion := searcher.suggest(""), dict):
-        yield TrialConfig.model_validate(suggestion["trial"])
+        config = TrialConfig.model_validate(suggestion["trial"])
+        yield TrialRecord(config=config, params=suggestion["params"], started=0)
 
 
 def _points_table(config: SweepConfig, runs: _Runs) -> Table | str:
@@ -129,18 +131,28 @@ def _points_table(config: SweepConfig, runs: _Runs) -> Table | str:
     table = Table(title=title, title_justify="left")
     for heading in ("trial", "method", "rank", "alpha", "scaling", "learning rate", "batch"):
         table.add_column(heading, justify="left" if heading == "method" else "right")
-    for point in runs.points:
-        lora = point.lora
+    others = [_other_settings(point) for point in runs.points]
+    if any(others):
+        table.add_column("other")
+    for point, other in zip(runs.points, others, strict=True):
+        drawn, lora = point.config, point.config.lora
         table.add_row(
             str(point.number),
-            point.method,
+            drawn.method,
             str(lora.rank) if lora else "-",
             f"{lora.alpha:g}" if lora else "-",
             f"{lora.scaling:.3g}" if lora else "-",
-            f"{point.learning_rate:.2e}",
-            str(point.train.batch_size),
+            f"{drawn.learning_rate:.2e}",
+            str(drawn.train.batch_size),
+            *([other] if any(others) else []),
         )
     return table
+
+
+def _other_settings(point: TrialRecord) -> str:
+    """What else is searched, as the sweep itself tells it when a trial starts."""
+    searched = {n: value for n, value in point.params.items() if not n.endswith("/batch_size")}
+    return ", ".join(further_settings(point.model_copy(update={"params": searched})))
 
 
 def _left_out(config: SweepConfig) -> str:
@@ -173,7 +185,7 @@ def _resources(config: SweepConfig) -> list[str]:
 
 def _estimate(runs: _Runs, samples: int | None, earlier: list[TrialRecord]) -> list[str]:
     lines = []
-    points, trials = runs.points, runs.count
+    points, trials = [point.config for point in runs.points], runs.count
     if samples is None:
         told = _evaluations(points[0].train)
         lines.append(f"estimate: {told} a trial; the rest is known once the data are tokenised")
