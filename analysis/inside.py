@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 
+from analysis.quiet import quiet_libraries
 from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import no_sweep
 from trainables.errors import Fault, UserError
@@ -46,7 +47,8 @@ def look_inside(
     numbers = _existing(sweep_dir, numbers)
     records = []
     for number in numbers:
-        records.append(inspect_trial(sweep_dir, number))
+        with quiet_libraries():
+            records.append(inspect_trial(sweep_dir, number))
         seen(records[-1])
     return records
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import warnings
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from analysis.export.model_card import Kind, model_card
+from analysis.quiet import quiet_libraries
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
@@ -176,16 +176,12 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         UserError: the base cannot be loaded, or the adapter is damaged.
         OSError: the folder cannot be written to.
     """
-    # PEFT loads DeepSpeed if installed, which prints a greeting to standard output.
-    with redirect_stdout(sys.stderr), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)
+    with redirect_stdout(sys.stderr), quiet_libraries():
         from peft import PeftModel
         from safetensors import SafetensorError
-        from transformers.utils.logging import disable_progress_bar
 
         from trainables.inputs.model import load_model
 
-        disable_progress_bar()
         # What merging does not need may be missing here.
         base = load_model(model.model_copy(update={"chat_template": None, "attention": None}))
         try:

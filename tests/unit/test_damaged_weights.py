@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import warnings
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NoReturn
@@ -12,6 +14,7 @@ import torch
 from builders import record_sweep, scores, trial
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.utils import logging as library_logging
 
 from analysis.export.weights import merge_adapter
 from analysis.inside import look_inside
@@ -87,6 +90,24 @@ def test_what_is_wrong_with_one_trials_weights_stops_no_other(
     assert large.reason == "OutOfMemoryError: CUDA out of memory."
     assert len(large.matrices) == 7  # found before, and kept
     assert (full.reason or "").startswith(f"{weights[3]}/config.json is damaged: ")
+
+
+def test_what_libraries_say_of_themselves_is_not_shown(
+    sweep: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def noisy(sweep_dir: Path, number: int) -> str:
+        warnings.warn("deprecated", FutureWarning, stacklevel=1)
+        logging.getLogger("DeepSpeed").warning("no GPU")
+        return "".join(library_logging.tqdm("ab"))
+
+    monkeypatch.setattr(inspection, "inspect_trial", noisy)
+    library_logging.enable_progress_bar()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        logging.getLogger("DeepSpeed").addHandler(handler := logging.StreamHandler())
+        assert [str(found) for found in look_inside(sweep, [0])] == ["ab"]
+        logging.getLogger("DeepSpeed").removeHandler(handler)
+    assert capfd.readouterr().err == ""
 
 
 def test_a_model_of_which_a_part_is_gone_cannot_be_inspected(
