@@ -93,6 +93,7 @@ def test_malformed_lines_are_faults_with_their_numbers(tmp_path: Path) -> None:
         ("rows.json", json.dumps(ROWS, indent=1)),
         ("rows.json", "".join(f"{json.dumps(row)}\n" for row in ROWS)),
         ("rows.jsonl.gz", "".join(f"{json.dumps(row)}\n" for row in ROWS)),
+        ("rows.txt", "\n".join(json.dumps(row) for row in ROWS)),
         ("rows.csv", "prompt,completion\n" + "".join(",".join(r.values()) + "\n" for r in ROWS)),
         (
             "rows.tsv.gz",
@@ -115,12 +116,25 @@ def test_text_in_a_table_stays_as_it_is_written(tmp_path: Path) -> None:
     assert load_rows(config(file)) == rows
 
 
+@pytest.mark.parametrize("name", ["corpus.txt", "corpus.txt.gz"])
+def test_each_line_of_a_plain_text_is_a_row(name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
+    content = " 1. A text\u2028of two.\r\n\n[2]\n{last}".encode("utf-8-sig")
+    file.write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    texts = [" 1. A text\u2028of two.", "[2]", "{last}"]
+    rows = load_rows(config(file, text="text"))
+    assert rows == [{"text": text} for text in texts]
+    (fault,) = faults(learned, config(file, text="body"), rows)
+    assert str(fault).endswith(f"absent from row 1 of {file}; the row has text")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "rule", "line"),
     [
         ("rows.csv", b"a,b\n1,2\n1,2,3\n", "is no such table: more than its 2 columns", ":3"),
         ("rows.csv", b'a,b\n1,"2\n', "is no such table: unexpected end of data", ":1"),
         ("rows.tsv", b"a\tb\n1\t\xff\n", "is not UTF-8: ", ""),
+        ("rows.txt", b"a\n\xff\n", "is not UTF-8: ", ""),
         ("rows.json", b'[{"a": 1},\n{"a": }]', "is no JSON array: Expecting value", ":2"),
         ("rows.json", b'[{"a": 1}, 2]', "each item must be an object, item 2 is a int", ""),
         ("rows.json", b'["\xff"]', "is not UTF-8: ", ""),
@@ -141,7 +155,9 @@ def test_a_file_whose_name_has_no_format_is_told_of_them(tmp_path: Path) -> None
     file = tmp_path / "rows"
     file.write_text("question,answer\na,b\n")
     first, second = faults(load_rows, config(file))
-    assert first.remedy == "name a file of another format by it: .json, .csv, .tsv or .parquet"
+    assert (
+        first.remedy == "name a file of another format by it: .json, .csv, .tsv, .txt or .parquet"
+    )
     assert second.remedy == ""
 
 

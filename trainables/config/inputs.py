@@ -81,7 +81,7 @@ class DataSource(Frozen):
 
     Attributes:
         path: hub data set, or `package://PACKAGE/FILE` or local file: `.jsonl`, `.json`, `.csv`,
-            `.tsv`, these also with `.gz`, or `.parquet`.
+            `.tsv`, `.txt` (a field `text` of each line), these also with `.gz`, or `.parquet`.
         subset: configuration name of a hub data set.
         split: split of a hub data set to train on.
         prompt: Jinja template over the fields of a row. Null, as of `completion`, takes back what

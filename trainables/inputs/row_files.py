@@ -1,4 +1,6 @@
-"""Rows of files: JSON lines, a JSON array, CSV, TSV or Parquet, all but the last also gzipped.
+"""Rows of files: JSON lines, a JSON array, CSV, TSV, plain text or Parquet.
+
+All but the last may be gzipped.
 
 Text stays as it is written: libraries that guess types would make 7 of "007", null of "NA".
 """
@@ -19,7 +21,7 @@ from trainables.errors import Fault, UserError
 
 Row = dict[str, Any]
 _MAX_FAULTS = 5
-_OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv or .parquet"
+_OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv, .txt or .parquet"
 
 
 def read_rows(file: Path, field: str) -> list[Row]:
@@ -83,7 +85,13 @@ def first_of(faults: list[Fault]) -> list[Fault]:
 
 
 def _reader(file: Path) -> Callable[[Path, str], list[Row]]:
-    readers = {".parquet": _read_parquet, ".json": _read_json, ".csv": _read_csv, ".tsv": _read_csv}
+    readers = {
+        ".parquet": _read_parquet,
+        ".json": _read_json,
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".txt": _read_text,
+    }
     return readers.get(_suffix(file), read_jsonl)
 
 
@@ -146,6 +154,20 @@ def _read_csv(file: Path, field: str) -> list[Row]:
             place = f"{file}:{reader.line_num}"
             raise UserError([Fault(field, f"is no such table: {error}", location=place)]) from error
     return rows
+
+
+def _read_text(file: Path, field: str) -> list[Row]:
+    """A row with the field `text` for each line that is not blank."""
+    with _opened(file) as stream:
+        lines = io.TextIOWrapper(stream, "utf-8-sig")
+        try:
+            texts = [line.removesuffix("\n") for line in lines if line.strip()]
+        except UnicodeDecodeError as error:
+            raise UserError([_not_utf8(file, field, error)]) from error
+    with suppress(IndexError, ValueError):
+        if isinstance(json.loads(texts[0]), dict):
+            return read_jsonl(file, field)  # which any name may have
+    return [{"text": text} for text in texts]
 
 
 def _read_parquet(file: Path, field: str) -> list[Row]:

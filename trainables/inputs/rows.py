@@ -52,7 +52,7 @@ def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
         except ModuleNotFoundError as error:
             raise UserError([Fault(field, str(error))]) from error
         if not file.is_file():
-            remedy = "give a .jsonl, .json, .csv, .tsv or .parquet"
+            remedy = "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
             raise UserError([Fault(field, f"no such file: {file}", remedy)])
         rows = read_rows(file, field)
     else:
