@@ -84,7 +84,11 @@ def change(file: Path, **fields: Any) -> None:
     ("before", "now", "told"),
     [
         ("micro_batch_size: 4", "epochs: 9", "train: the sweep in "),
-        ("rank: [4, 8]", "rank: [4, 16]", "search.lora.rank: trial 0 of this sweep has rank 8, "),
+        (
+            "rank: [4, 8]",
+            "rank: [4, 16]",
+            "search.lora.rank: excludes trials 0, 1: trial 0 of this sweep has rank 8, ",
+        ),
     ],
 )
 def test_an_edit_that_makes_another_sweep_is_refused_before_ray_starts(

@@ -255,11 +255,11 @@ def _misfit_fault(field: str, outside: Sequence[tuple[TrialRecord, Misfit]]) -> 
     (first, misfit), *others = outside
     rule = f"trial {first.number} of this sweep {misfit.reason}"
     if others:
-        rule += f"; so it is with {numbers_text([record for record, _ in others])}"
+        rule = f"excludes {numbers_text([record for record, _ in outside])}: {rule}"
     return Fault(
         field,
         rule,
-        "let the search include it, or give the sweep another name and `warm_start` it from here",
+        "let the search include that, or give the sweep another name and `warm_start` it from here",
     )
 
 
