@@ -110,6 +110,11 @@ def test_a_sweep_whose_default_attention_was_sdpa_goes_on() -> None:
         ("model", {"name": "some/model", "attention": "eager"}, "model.attention None, not eager"),
         ("data", {"path": "e.jsonl"}, "data.path rows.jsonl, not e.jsonl"),
         ("eval", {**EVAL, "limit": 5}, "eval.limit None, not 5"),
+        (
+            "eval",
+            {**EVAL, "ood": [{"task": "d", "limit": 5}]},
+            "eval.ood [{'task': 'd'}], not [{'task': 'd', 'limit': 5}]",
+        ),
         ("train", {"steps": 7}, "train.steps None, not 7"),
         ("seed", 3, "seed 0, not 3"),
     ],

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ValidationError
 
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, join, parse_location
+from trainables.inputs.chats import without_nulls
 from trainables.results.ledger import Ledger
 from trainables.results.recommendation import numbers_text
 from trainables.results.records import ENDED_WELL, SweepRecord, TrialRecord, TrialStatus
@@ -207,7 +208,8 @@ def _difference(section: str, before: Any, now: Any) -> str:
     if not isinstance(before, dict) or not isinstance(now, dict):
         return f"{section} {before}, not {now}"
     key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
-    return f"{section}.{key} {before.get(key)}, not {now.get(key)}"
+    was, is_now = without_nulls(before.get(key)), without_nulls(now.get(key))
+    return f"{section}.{key} {was}, not {is_now}"
 
 
 def own_trials(
