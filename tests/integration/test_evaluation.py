@@ -662,6 +662,106 @@ def test_an_error_names_its_task_and_document(
     assert named(caught.value).startswith(told)
 
 
+def with_answers(file: Path, change: Callable[[dict[str, Any]], Any], first: int = 0) -> None:
+    """Another right answer to the questions from the first one on."""
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    for row in rows[first:]:
+        row["answer"] = change(row)
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+
+
+def own_questions(file: Path) -> EvalSuite:
+    asked = {"task": "question_answering", "name": "mine", "data_files": {"test": str(file)}}
+    return suite(task_dirs=("package://tune/sweeps/tasks",), in_domain=[asked])
+
+
+@pytest.mark.parametrize("answer", ["B", "007", "", -1, [9]])
+def test_right_answers_that_are_no_choices_are_refused(
+    answer: Any, base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    """The harness gives 0 for them, and only logs it."""
+    with_answers(folder / "test.jsonl", lambda row: answer)
+    evaluator = Evaluator(own_questions(folder / "test.jsonl"), tokenizer)
+    with pytest.raises(UserError, match="task mine: the right answer of 12 of 12 docu") as caught:
+        evaluator.evaluate(base_model)
+    (fault,) = caught.value.faults
+    assert f"such as {answer!r} of document 1 {{'answer': " in fault.rule
+    assert fault.field == "eval.in_domain"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda row: row["choices"][row["answer"]],
+        lambda row: [row["answer"]],
+        lambda row: [row["answer"], -100],
+    ],
+    ids=["text", "several", "padded"],
+)
+def test_a_right_answer_is_a_choice_by_its_text_or_one_of_several(
+    change: Callable[[dict[str, Any]], Any], tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    asked = own_questions(folder / "test.jsonl")
+    by_index = Evaluator(asked, tokenizer).evaluate(tuned)
+    with_answers(folder / "test.jsonl", change)
+    evaluation = Evaluator(asked, tokenizer).evaluate(tuned)
+    assert [item.score for item in evaluation.items] == [item.score for item in by_index.items]
+    assert evaluation.warnings == []
+
+
+@pytest.mark.parametrize("answer", ["dearth, wind, & fire", -1])
+def test_a_few_right_answers_that_are_no_choices_are_told_of(
+    answer: Any, tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    """As of BIG-bench Hard, whose numbers stay the harness's."""
+    file = folder / "test.jsonl"
+    with_answers(file, lambda row: row["choices"][row["answer"]] if answer != -1 else row["answer"])
+    with_answers(file, lambda row: answer, first=9)
+    evaluation = Evaluator(own_questions(file), tokenizer).evaluate(tuned)
+    (warning,) = evaluation.warnings
+    assert warning.startswith("task mine: the right answer of 3 of 12 documents is none of ")
+    assert f"such as {answer!r} of document 10" in warning
+    assert [item.target for item in evaluation.items[9:]] == [str(answer)] * 3
+    text = "Question: {{question}}\nAnswer:"
+    write_task(folder, "mine", file, doc_to_text=text)
+    expected = harness(tuned, tokenizer, ["mine"], folder)
+    assert outcomes(evaluation, "mine") == samples(expected, "mine")
+
+
+@pytest.mark.parametrize("answer", [9, -1])
+def test_a_task_that_scores_itself_may_name_what_is_no_choice(
+    answer: int, base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    (folder / "own.py").write_text("def results(doc, likelihoods):\n    return {'acc': 1.0}\n")
+    with_answers(folder / "test.jsonl", lambda row: answer, first=1)
+    write_task(folder, "own", folder / "test.jsonl")
+    file = folder / "own.yaml"
+    file.write_text(file.read_text() + "process_results: !function own.results\n")
+    asked = suite(task_dirs=(str(folder),), in_domain=["own"])
+    assert Evaluator(asked, tokenizer).evaluate(base_model).warnings == []
+
+
+def test_a_base_far_below_chance_is_not_said_to_be_at_it(
+    load: Callable[..., SweepConfig], base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    """It does not guess: the answers or the prompt are at fault."""
+    file, config = folder / "test.jsonl", load()
+    said = Evaluator(own_questions(file), tokenizer).evaluate(base_model).items
+    answers = iter([item.answer for item in said])
+    with_answers(file, lambda row: (row["choices"].index(next(answers)) + 1) % len(row["choices"]))
+    asked = own_questions(file).in_domain
+    wanted = suite(
+        task_dirs=(EMBEDDED, "package://tune/sweeps/tasks"),
+        in_domain=["list_last"],
+        retention=asked,
+        kl_prompts=0,
+    )
+    base = evaluate_base(config.model, config.data, wanted, config.seed, folder / "cache")
+    (warning,) = Base.load(base).record.warnings
+    assert "mine: the base scores 0.000, below chance (0.3" in warning
+    assert "look at its answers and prompt" in warning
+
+
 def test_all_faulty_tasks_are_reported_at_once_with_the_nearest_name(
     tokenizer: Any, folder: Path
 ) -> None:

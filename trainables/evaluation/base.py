@@ -28,7 +28,11 @@ from trainables.evaluation.drift import (
     sample_reference,
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
-from trainables.evaluation.forgetting import forgetting_metrics, is_at_chance
+from trainables.evaluation.forgetting import (
+    forgetting_metrics,
+    is_at_chance,
+    is_below_chance,
+)
 from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.files.disk import flush
 from trainables.inputs.data import TokenizedData, tokenize, typical_sample
@@ -43,7 +47,7 @@ from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, Item
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.
-_CACHE_VERSION = 9
+_CACHE_VERSION = 10
 T = TypeVar("T")
 
 
@@ -236,12 +240,17 @@ def _base_metrics(
 
 
 def _warnings(base: Any, evaluation: Evaluation) -> Iterator[str]:
+    yield from evaluation.warnings
     for label, score in evaluation.scores.items():
         if score.role == "retention" and is_at_chance(score):
+            where = (
+                f"below chance ({score.chance:.3f}): look at its answers and prompt"
+                if is_below_chance(score)
+                else f"at chance ({score.chance:.3f}) within two standard errors"
+            )
             yield (
-                f"retention task {label}: the base scores {score.value:.3f}, at chance "
-                f"({score.chance:.3f}) within two standard errors; it cannot show forgetting, and "
-                f"{RETENTION_RATIO} leaves it out unless all are"
+                f"retention task {label}: the base scores {score.value:.3f}, {where}; it cannot "
+                f"show forgetting, and {RETENTION_RATIO} leaves it out unless all are"
             )
     if left := left_by_lora(base):
         yield left

@@ -27,6 +27,7 @@ from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, 
 from trainables.evaluation.outcomes import (
     choices_per_right_one,
     equally_weighed,
+    find_without_answer,
     is_number,
     read_items,
     samples,
@@ -51,11 +52,12 @@ _STDERR_RESAMPLES = 100
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores by task label, flat metrics as logged, and every item's outcome."""
+    """Scores by task label, flat metrics as logged, every item's outcome, and what is odd."""
 
     scores: dict[str, TaskScore]
     metrics: dict[str, float]
     items: list[ItemScore]
+    warnings: list[str]
 
 
 class Evaluator:
@@ -105,6 +107,7 @@ class Evaluator:
         scores: dict[str, TaskScore] = {}
         metrics: dict[str, float] = {}
         items: list[ItemScore] = []
+        warnings: list[str] = []
         with evaluating(model):
             answers = self._ahead.pop(model, {})
             lm = HarnessModel(
@@ -115,6 +118,7 @@ class Evaluator:
                     result = self._run(loaded, lm)
                     score, values = _read_score(loaded, result)
                     own_items = read_items(loaded, result, score)
+                    warnings += find_without_answer(loaded, result, score)
                 except Exception as error:
                     error.add_note(f"task {loaded.task.label}")
                     raise
@@ -122,7 +126,7 @@ class Evaluator:
                 scores[loaded.task.label] = score
                 metrics |= values
                 items += own_items
-        return Evaluation(scores, metrics | _role_means(scores), items)
+        return Evaluation(scores, metrics | _role_means(scores), items, warnings)
 
     def describe(self) -> list[dict[str, Any]]:
         """Everything besides the model that determines the numbers, as plain data."""

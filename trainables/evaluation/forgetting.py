@@ -5,6 +5,7 @@ Positive numbers mean that it forgot. Pure arithmetic over scores and items; no 
 
 from __future__ import annotations
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
@@ -72,6 +73,12 @@ def forgetting_metrics(
 def is_at_chance(score: TaskScore) -> bool:
     """Whether a score is within two standard errors of chance, or below; False if it is unknown."""
     return score.chance is not None and score.value - 2 * (score.stderr or 0.0) <= score.chance
+
+
+def is_below_chance(score: TaskScore) -> bool:
+    """Whether a score is two standard errors of a guess's below chance; False if it is unknown."""
+    chance = score.chance or 0.0
+    return score.value < chance - 2 * math.sqrt(chance * (1 - chance) / score.items)
 
 
 def _measure(score: TaskScore) -> str:

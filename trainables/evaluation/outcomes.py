@@ -10,6 +10,7 @@ import numpy as np
 
 from trainables.errors import Fault, UserError
 from trainables.evaluation.tasks import LoadedTask, document_note
+from trainables.inputs.right_answers import REMEDY, names_a_choice
 from trainables.results.records import ItemScore, TaskScore
 
 
@@ -79,6 +80,42 @@ def read_items(loaded: LoadedTask, result: dict[str, Any], score: TaskScore) -> 
     return items
 
 
+def find_without_answer(
+    loaded: LoadedTask, result: dict[str, Any], score: TaskScore
+) -> Iterator[str]:
+    """A warning if documents have no choice for a right answer: the harness counts them as wrong.
+
+    Public sets have a few of them, such as BIG-bench Hard.
+
+    Raises:
+        UserError: most are so, and the score says nothing.
+    """
+    scored = [
+        (task, sample) for _, task, sample in samples(loaded, result, score.metric, score.filter)
+    ]
+    without = [(task, sample) for task, sample in scored if not _has_right_choice(task, sample)]
+    if not without:
+        return
+    task, sample = without[0]
+    rule = (
+        f"task {loaded.task.label}: the right answer of {len(without)} of {len(scored)} documents "
+        f"is none of their choices, such as {_target(task, sample)!r} of "
+        f"{document_note(sample['doc_id'], sample['doc'])}"
+    )
+    if 2 * len(without) > len(scored):
+        raise UserError([Fault(f"eval.{loaded.role}", rule, REMEDY)])
+    yield f"{rule}; they count as wrong"
+
+
+def _has_right_choice(task: Any, sample: dict[str, Any]) -> bool:
+    count = _count_choices(task, sample)
+    if count is None or scores_itself(task):
+        return True
+    target = _target(task, sample)
+    by_text = isinstance(target, str)
+    return names_a_choice(target, task.doc_to_choice(sample["doc"]) if by_text else range(count))
+
+
 def _item(
     label: str, member: str | None, task: Any, sample: dict[str, Any], metric: str
 ) -> ItemScore:
@@ -99,13 +136,12 @@ def _item(
 
 
 def _target_text(task: Any, sample: dict[str, Any]) -> str:
-    target = _target(task, sample)
-    if task.OUTPUT_TYPE == "multiple_choice" and isinstance(target, int):
-        count = _count_choices(task, sample)
-        if count is not None and target >= count:
-            raise IndexError(f"its right answer is choice {target} of 0 to {count - 1}")
-        return _choice_text(task, sample, target)
-    return str(target)
+    target, count = _target(task, sample), _count_choices(task, sample)
+    if count is None or not isinstance(target, int):
+        return str(target)
+    if target >= count and not scores_itself(task):
+        raise IndexError(f"its right answer is choice {target} of 0 to {count - 1}")
+    return _choice_text(task, sample, target) if 0 <= target < count else str(target)
 
 
 def _target(task: Any, sample: dict[str, Any]) -> Any:
