@@ -414,7 +414,7 @@ def test_a_group_without_an_aggregate_is_a_fault_before_any_model_runs(
 def test_a_group_cannot_be_renamed(tokenizer: Any, folder: Path) -> None:
     write_group(folder, "both", aggregate_metric_list=[{"metric": "acc"}])
     task = {"task": "both", "name": "mine"}
-    with pytest.raises(UserError, match=r"both.*group"):
+    with pytest.raises(UserError, match=r"task mine \(both\) cannot be loaded: .*group"):
         Evaluator(suite(task_dirs=(str(folder),), in_domain=[task]), tokenizer)
 
 
@@ -777,8 +777,40 @@ def test_all_faulty_tasks_are_reported_at_once_with_the_nearest_name(
     faults = {fault.field: str(fault) for fault in caught.value.faults}
     assert "target_relay?" in faults["eval.in_domain"]
     assert "sort_numbers?" in faults["eval.retention"]
-    assert "broken" in faults["eval.ood"]
+    assert "broken cannot be loaded: FileNotFoundError: " in faults["eval.ood"]
+    assert f"({folder / 'broken.yaml'})" in faults["eval.ood"]
     assert len(caught.value.faults) == 3
+
+
+ROW = {"question": "max 3 8 =", "choices": ["3", "8"], "answer": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "split", "told"),
+    [
+        ("", "test", "its data hold no rows"),
+        (json.dumps(ROW), "validation", "KeyError: 'test'"),
+        ("question,answer\nmax,8", "test", "ArrowInvalid: JSON parse error: Invalid value"),
+        (json.dumps(ROW | {"answer": 5}), "test", "IndexError: list index out of range"),
+        (
+            json.dumps({"choices": ["3"], "answer": 0}),
+            "test",
+            "its doc_to_text: UndefinedError: 'question' is undefined",
+        ),
+        (json.dumps({"question": "max"}), "test", "its doc_to_choice: ValueError: malformed node"),
+    ],
+)
+def test_a_task_that_cannot_be_loaded_names_its_file_and_the_cause(
+    text: str, split: str, told: str, tokenizer: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_text(text)
+    asked = {"task": "question_answering", "name": "mine", "data_files": {split: str(file)}}
+    with pytest.raises(UserError) as caught:
+        Evaluator(suite(task_dirs=("package://tune/sweeps/tasks",), in_domain=[asked]), tokenizer)
+    (fault,) = caught.value.faults
+    assert fault.rule.startswith(f"task mine (question_answering) cannot be loaded: {told}")
+    assert fault.location == f"{split}: {file}"
 
 
 def test_a_metric_that_the_task_does_not_give_is_the_user_s_fault(

@@ -6,6 +6,7 @@ import hashlib
 import json
 import random
 import reprlib
+import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,13 +19,15 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from trainables.config import EvalSuite, EvalTask, Role
-from trainables.errors import Fault, UserError, did_you_mean, hub_remedy
+from trainables.errors import Fault, UserError, did_you_mean, hub_remedy, named
 from trainables.files.locations import resolve
 
 # The harness's own default; few-shot examples are drawn from it.
 _FEWSHOT_SEED = 1234
 # What tasks do with one document at a time.
 _OF_A_DOCUMENT = ("fewshot_context", "construct_requests", "process_results")
+# Keys of a task that the harness fills in on its first document as it loads it.
+_OF_CONFIG = ("doc_to_text", "doc_to_target", "doc_to_choice")
 # The harness recompiles a template for each document that it renders.
 harness.env.from_string = lru_cache(maxsize=1024)(harness.env.from_string)
 
@@ -69,11 +72,39 @@ def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
         try:
             loaded.append(LoadedTask(role, task, _build(manager, suite, task)))
         except Exception as error:  # a task is a user's own code and data: it may raise anything
-            rule = f"task {task.task} cannot be loaded: {error}"
-            faults.append(Fault(f"eval.{role}", rule, hub_remedy(error)))
+            name = f"{task.name} ({task.task})" if task.name else task.task
+            rule = f"task {name} cannot be loaded: {_reason(error)}"
+            where = _where(task, manager.task_index[task.task].yaml_path, folders)
+            faults.append(Fault(f"eval.{role}", rule, hub_remedy(error), where))
     if faults:
         raise UserError(faults)
     return loaded
+
+
+class _Unfit(Exception):
+    """A task that cannot be evaluated here, for a reason that needs no more words."""
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong as a task was loaded, and in which of its templates or functions."""
+    if isinstance(error, _Unfit):
+        return str(error)
+    if isinstance(error, StopIteration):  # the harness, or the data's reader, asked for the first
+        return "its data hold no rows"
+    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
+    of_task = next((f"its {name}: " for name in frames if name in _OF_CONFIG), "")
+    cause: BaseException = error
+    while cause.__cause__ is not None:  # such as the parser's error behind the reader's
+        cause = cause.__cause__
+    return f"{of_task}{named(cause)}"
+
+
+def _where(task: EvalTask, file: Path | None, folders: list[str]) -> str:
+    """The files that the user has given to the task, or else has defined it in."""
+    if task.data_files:
+        return ", ".join(f"{split}: {name}" for split, name in task.data_files.items())
+    is_own = file is not None and any(file.is_relative_to(folder) for folder in folders)
+    return str(file) if is_own else ""
 
 
 def _unknown_task(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
@@ -94,11 +125,11 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
     shots = task.num_fewshot if task.num_fewshot is not None else suite.num_fewshot
     for member in built["tasks"].values():
         if getattr(member, "UNSAFE_CODE", False):
-            raise ValueError("it runs code that the model has written, which is not done here")
+            raise _Unfit("it runs code that the model has written, which is not done here")
         # As in simple_evaluate: a task that sets 0 itself is never given examples.
         of_member = member.get_config("num_fewshot")
         if task.num_fewshot and of_member == 0:
-            raise ValueError(
+            raise _Unfit(
                 f"it is never given examples (num_fewshot: 0), got num_fewshot {task.num_fewshot}"
             )
         if shots is not None and of_member != 0:
@@ -113,13 +144,13 @@ def _check_has_one_score(built: Any, task: EvalTask) -> None:
     """Check that one number stands for the task: its own score, or its group's aggregate."""
     if task.name or task.data_files:
         if set(built["tasks"]) != {task.label}:
-            raise ValueError("only a single task takes `name` and `data_files`, this is a group")
+            raise _Unfit("only a single task takes `name` and `data_files`, this is a group")
     elif task.task in built.get("groups", {}):
         if not built["groups"][task.task].has_aggregation:
-            raise ValueError("the group has no aggregate_metric_list; name its tasks one by one")
+            raise _Unfit("the group has no aggregate_metric_list; name its tasks one by one")
     elif task.task not in built["tasks"]:
         members = ", ".join(built["tasks"])
-        raise ValueError(f"it is a tag without a score of its own; name its tasks: {members}")
+        raise _Unfit(f"it is a tag without a score of its own; name its tasks: {members}")
 
 
 def documents_digest(task: Any, limit: int | None) -> str:
