@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tune.folder.task_files import task_files
+from tune.config.task_files import task_files
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -22,7 +22,8 @@ class EvalTask(Frozen):
         metric: which one counts as accuracy; by default the first found of acc, exact_match, ....
         filter: which of the task's filters to read; by default its first.
         num_fewshot, limit: override the suite's; of a group, `limit` is that of each of its tasks.
-        data_files: split to local JSONL or Parquet file, for a task with `dataset_path: json`.
+        data_files: split to local file, of the format that the task's `dataset_path` names: JSONL
+            for `json`, or CSV or Parquet for `csv` or `parquet`.
     """
 
     task: str

@@ -20,6 +20,7 @@ from trainables.inputs.rows import (
 from trainables.metric_keys import METRICS, VALIDATION_LOSS
 from trainables.results.records import BaseRecord
 from tune.config.sweep_config import EVALUATED, SweepConfig
+from tune.config.task_rows import faults_of_task_rows
 
 _RELATIVE = (
     "paths are relative to the sweep file's folder; with ${...} or --set, to where the command runs"
@@ -39,7 +40,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         faults += as_replay(_check_data(config.data.replayed)[1])
         samples = samples and samples + config.data.replay.beside(samples)
     missing = _missing_paths(config)
-    faults += missing or _unreadable_text(config)
+    faults += missing or [*_unreadable_text(config), *faults_of_task_rows(config.eval)]
     faults += _deepspeed_faults(config)
     if config.inspect and isinstance(output_dir, str):
         rule = f"needs the sweep in a folder, got {output_dir}"

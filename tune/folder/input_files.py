@@ -14,7 +14,7 @@ from trainables.files.disk import hash_file
 from trainables.files.locations import PACKAGE_SCHEME, is_local
 from tune.config.preflight import named_files
 from tune.config.sweep_config import SweepConfig
-from tune.folder.task_files import task_files
+from tune.config.task_files import task_files
 
 _DATA = ("data.path", "data.validation_path", "data.replay.path")
 _TASK_DIRS = "eval.task_dirs"

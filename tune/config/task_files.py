@@ -1,4 +1,4 @@
-"""The files that the tasks in a folder are made of.
+"""The files that the tasks in a folder are made of, and what they say.
 
 A folder of tasks is often the project's own, with the sweep file, the sweeps' output and much else
 in it, none of which says anything about a task.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from glob import glob
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +38,19 @@ def task_files(folder: Path) -> list[Path]:
             named = _named_by_python if file.suffix == ".py" else _named_by_yaml
             rest += [path for path in named(file, folder) if path.is_relative_to(folder)]
     return sorted(found)
+
+
+def task_named(name: str, folders: Iterable[Path]) -> dict[str, Any]:
+    """What the folders say of a task; nothing if no file defines it, or several do."""
+    texts = (_text(file) for folder in folders for file in _yaml_files(folder))
+    found = [
+        content
+        for text in texts
+        if name in text
+        and isinstance(content := _content(text), dict)
+        and content.get("task") == name
+    ]
+    return found[0] if len(found) == 1 else {}
 
 
 def _yaml_files(folder: Path) -> Iterator[Path]:
@@ -70,16 +83,19 @@ _Loader.add_multi_constructor("!", lambda loader, suffix, node: None)
 def _named_by_yaml(file: Path, folder: Path) -> Iterator[Path]:
     if file.suffix not in {".yaml", ".yml", ""}:  # a template that others include may have none
         return
-    try:
-        content = yaml.load(_text(file), _Loader)  # noqa: S506 - derived from the safe one
-    except yaml.YAMLError:
-        return
-    for keys, text in _texts(content):
+    for keys, text in _texts(_content(_text(file))):
         if isinstance(text, _Function):
             module, _, _ = text.rpartition(".")
             yield from _files_at(f"{module.replace('.', '/')}.py", file, folder)
         else:
             yield from _files_at(text, file, folder, or_folder=not _OF_DATA.isdisjoint(keys))
+
+
+def _content(text: str) -> Any:
+    try:
+        return yaml.load(text, _Loader)  # noqa: S506 - derived from the safe one
+    except yaml.YAMLError:
+        return None
 
 
 def _named_by_python(file: Path, folder: Path) -> Iterator[Path]:

@@ -1,0 +1,130 @@
+"""Checks the files that a sweep file gives to tasks, where a task's YAML says what it takes.
+
+The harness decides, and the driver does not import it: what a task computes is left to it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainables.config import EvalSuite
+from trainables.errors import Fault, UserError
+from trainables.files.locations import resolve
+from trainables.inputs.right_answers import REMEDY, names_a_choice
+from trainables.inputs.row_files import Row, read_rows
+from tune.config.task_files import task_named
+
+# What the readers of `datasets` take, by their name as a task's `dataset_path`.
+_SUFFIXES = {"json": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "parquet": (".parquet",)}
+# Keys by which other data may be read than what the files hold.
+_OWN_READING = ("class", "custom_dataset", "include")
+_PRINTED = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+
+
+def faults_of_task_rows(suite: EvalSuite) -> Iterator[Fault]:
+    """Faults of the `data_files` of tasks that the suite's `task_dirs` define."""
+    folders = [Path(resolve(folder)) for folder in suite.task_dirs]
+    for role, task in suite.tasks():
+        spec = task_named(task.task, folders) if task.data_files else {}
+        if str(spec.get("dataset_path")) not in _SUFFIXES or not spec.keys().isdisjoint(
+            _OWN_READING
+        ):
+            continue
+        if set(spec.get("dataset_kwargs") or ()) <= {"data_files"}:
+            field = f"eval.{role}.{task.label}.data_files"
+            limit = task.limit if task.limit is not None else suite.limit
+            yield from _faults_of_files(field, task.data_files or {}, spec, limit)
+
+
+def _faults_of_files(
+    field: str, files: dict[str, str], spec: dict[str, Any], limit: int | None
+) -> Iterator[Fault]:
+    asked = spec.get("test_split") or spec.get("validation_split")
+    if asked and asked not in files:
+        rule = (
+            f"must name the split {asked}, which task {spec['task']} asks, got {', '.join(files)}"
+        )
+        yield Fault(field, rule)
+    for split, file in files.items():
+        try:
+            rows = _rows(f"{field}.{split}", Path(resolve(file)), spec)
+        except UserError as error:
+            yield from error.faults
+            continue
+        if split == asked and "process_docs" not in spec:
+            told = _absent(rows, spec) or _without_answer(rows[:limit], spec)
+            if told:
+                yield Fault(f"{field}.{split}", *told, location=file)
+
+
+def _rows(field: str, file: Path, spec: dict[str, Any]) -> list[Row]:
+    """The rows of a file; none of one that only the task's own reader knows.
+
+    Raises:
+        UserError: it is of another format, malformed or empty.
+    """
+    reader = spec["dataset_path"]
+    suffix = Path(file.name.removesuffix(".gz")).suffix
+    if suffix not in _SUFFIXES[reader]:
+        if not any(suffix in others for others in _SUFFIXES.values()):
+            return []
+        takes = " or ".join(_SUFFIXES[reader])
+        rule = f"must be a {takes}, as task {spec['task']} has dataset_path {reader}, got {file}"
+        raise UserError([Fault(field, rule)])
+    if reader == "csv" or file.is_dir():  # pandas takes tables that are refused as training data
+        return []
+    rows = read_rows(file, field)
+    if not rows:
+        raise UserError([Fault(field, f"holds no rows: {file}")])
+    return rows
+
+
+def _absent(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str] | None:
+    """Fields that a template prints, or that lists the choices, and no row has."""
+    has = {name for row in rows for name in row}
+    for key in ("doc_to_text", "doc_to_target", "doc_to_choice"):
+        value = spec.get(key)
+        if not rows or not isinstance(value, str) or "{%" in value:
+            continue
+        names = _PRINTED.findall(value)
+        if key == "doc_to_choice" and value.isidentifier():
+            names = [value]
+        if lacking := [name for name in names if name not in has]:
+            rule = f"must have {', '.join(lacking)}, which {key} of task {spec['task']} names"
+            return rule, f"its rows have {', '.join(sorted(has))}"
+    return None
+
+
+def _without_answer(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str] | None:
+    """Right answers that are no choice: of most rows, or of one by an index that is too large."""
+    if spec.get("output_type") != "multiple_choice" or "process_results" in spec:
+        return None
+    target, choices = str(spec.get("doc_to_target")), str(spec.get("doc_to_choice"))
+    if not (target.isidentifier() and _asks_one_text(rows, spec)):
+        return None
+    is_field = any(target in row for row in rows)
+    listed = [
+        (number, row.get(target) if is_field else target, row[choices])
+        for number, row in enumerate(rows, start=1)
+        if isinstance(row.get(choices), list)
+    ]
+    without = [(n, answer, of) for n, answer, of in listed if not names_a_choice(answer, of)]
+    beyond = [each for each in without if isinstance(each[1], int) and each[1] >= 0]
+    if not beyond and 2 * len(without) <= len(listed):
+        return None
+    number, answer, _ = (beyond or without)[0]
+    share = f"the right answer of {len(without)} of {len(listed)} rows is none of their choices"
+    return f"{share}, such as {answer!r} of row {number}", REMEDY
+
+
+def _asks_one_text(rows: Sequence[Row], spec: dict[str, Any]) -> bool:
+    """Whether the choices answer one question, and are not themselves the questions."""
+    text = spec.get("doc_to_text")
+    if not rows or not isinstance(text, str):
+        return False
+    if text in rows[0]:
+        return isinstance(rows[0][text], str)
+    return not (re.sub(r"\{\{.*?\}\}", "", text, flags=re.DOTALL) or "0").isdigit()
