@@ -24,8 +24,7 @@ from trainables.metric_keys import TRAIN_SECONDS
 from trainables.slots import engine as engine_module
 from trainables.slots import host as host_module
 from trainables.slots.engine import SlotEngine
-from trainables.slots.host import ERROR, MEASUREMENT, RESULT, UNKNOWN, SlotHost, _Guest
-from trainables.training.checkpoint_files import checkpoint_dir, evaluated
+from trainables.slots.host import ERROR, MEASUREMENT, RESULT, UNKNOWN, SlotHost
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
 
@@ -42,7 +41,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 async def follow(host: SlotHost, trial_id: str) -> list[dict[str, Any]]:
     """All events of a trial."""
     events = [await host.next_event(trial_id)]
-    while not {RESULT, ERROR} & events[-1].keys():
+    while not {RESULT, ERROR, UNKNOWN} & events[-1].keys():
         events.append(await host.next_event(trial_id))
     return events
 
@@ -70,8 +69,8 @@ def test_a_host_whose_slots_are_taken_says_so(make_trial: MakeTrial) -> None:
         not_here = await host.next_event("2")
         await host.leave("0")
         again = await host.join(trials[2], 2, may_wait=False)
-        for trial_id in ("1", "2"):
-            assert RESULT in (await follow(host, trial_id))[-1]
+        for events in await asyncio.gather(*(follow(host, name) for name in ("1", "2"))):
+            assert RESULT in events[-1]
         return taken, again, not_here
 
     assert asyncio.run(run()) == ([True, True, False], True, {UNKNOWN: True})
@@ -128,55 +127,6 @@ def test_a_trial_that_leaves_frees_its_slot(make_trial: MakeTrial) -> None:
         await host.join(short.model_dump(mode="json"), 1)
         await host.leave("endless")
         return await follow(host, "short")
-
-    assert RESULT in asyncio.run(run())[-1]
-
-
-def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
-    make_trial: MakeTrial,
-) -> None:
-    """Else it would resume from there, and nobody would ever measure what was lost on the way."""
-    trial = make_trial(train={"steps": 12, "report_every": 4})
-    folder = checkpoint_dir(Path(trial.output_dir), 4)
-
-    async def until(host: SlotHost, step: int) -> None:
-        while (await host.next_event(trial.trial_id)).get(MEASUREMENT, {}).get("step") != step:
-            pass
-        while host._running and not any(
-            "_Guest.record" in str(t.get_coro()) for t in asyncio.all_tasks()
-        ):
-            await asyncio.sleep(0.01)  # until it waits, or has run to its end
-
-    async def run() -> None:
-        host = SlotHost()
-        await host.join(trial.model_dump(mode="json"), 1)
-        await until(host, 3)
-        assert not folder.exists()
-        await until(host, 4)
-        assert folder.exists()
-        assert evaluated(folder) is None
-        assert RESULT in (await follow(host, trial.trial_id))[-1]
-
-    asyncio.run(run())
-
-
-@pytest.mark.parametrize("leaves", [True, False])
-def test_a_trial_that_nobody_listens_to_any_more_keeps_its_neighbour_waiting_for_a_while_at_most(
-    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, leaves: bool
-) -> None:
-    monkeypatch.setattr("trainables.slots.host._LONGEST_S", 60.0 if leaves else 2.0)
-    train = {"steps": 12, "report_every": 4}
-    left, other = (make_trial(trial_id=name, train=train) for name in ("left", "other"))
-
-    async def run() -> list[dict[str, Any]]:
-        host = SlotHost()
-        for trial in (left, other):
-            await host.join(trial.model_dump(mode="json"), 2)
-        while (await host.next_event("left")).get(MEASUREMENT, {}).get("step") != 4:
-            pass
-        if leaves:
-            asyncio.get_running_loop().call_later(1.0, asyncio.create_task, host.leave("left"))
-        return await asyncio.wait_for(follow(host, "other"), 30.0)
 
     assert RESULT in asyncio.run(run())[-1]
 
@@ -247,17 +197,6 @@ def test_a_trial_that_finds_no_memory_for_its_slot_waits_for_another_s(
     for trial, events in zip(trials, both, strict=True):
         expected = losses_alone(make_trial(seed=trial.seed))
         assert losses(events) == pytest.approx(expected, abs=1e-4)
-
-
-@pytest.mark.parametrize("is_there", [True, False])
-def test_only_a_trial_that_somebody_listens_to_starts_again(
-    make_trial: MakeTrial, is_there: bool
-) -> None:
-    host, guest = SlotHost(), _Guest(make_trial())
-    if is_there:
-        host._guests[guest.trial.trial_id] = guest
-    assert host._try_smaller(guest, torch.OutOfMemoryError("no more"), busy=0) is None
-    assert list(host._waiting) == ([guest] if is_there else [])
 
 
 def test_a_probe_neither_sees_nor_touches_a_trial_of_its_number(make_trial: MakeTrial) -> None:

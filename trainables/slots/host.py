@@ -7,7 +7,8 @@ time.
 An event is `{"measurement": ...}` at each report, and at the end `{"result": ...}` or
 `{"error": the exception}`; `{"unknown": True}` if the trial is not here, for example after the
 process has died and restarted. By asking for the next event a trial says that it is done with those
-before: that its measurements are recorded.
+before: that its measurements are recorded. One whose evaluation nobody records leaves, so that the
+attempt that resumes from its checkpoint evaluates again.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from functools import cache, partial
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,7 @@ from trainables.errors import EvaluationOutOfMemory, first_line, told
 from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
 from trainables.results.records import Measurement
+from trainables.slots.guest import Guest
 from trainables.training.attempt_folder import (
     clear_node,
     on_this_node,
@@ -46,43 +47,11 @@ RESULT = "result"
 ERROR = "error"
 UNKNOWN = "unknown"
 Event = dict[str, Any]
-_LONGEST_S = 60.0  # all slots wait for one whose measurement is being recorded
 _LOG = logging.getLogger(__name__)
 
 
-@dataclass(eq=False)
-class _Guest:
-    """A trial on the host."""
-
-    trial: TrialConfig
-    events: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
-    slot: Any = None
-    is_heard: bool = False
-    tried: list[str] = field(default_factory=list)  # batches that memory ran out at
-    _recorded: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def record(self, event: Event) -> None:
-        """Queue a measurement and wait until it is recorded, or nobody listens any more."""
-        self.events.put_nowait(event)
-        if not self.is_heard:
-            return
-        self._recorded.clear()
-        try:
-            await asyncio.wait_for(self._recorded.wait(), _LONGEST_S)
-        except TimeoutError:  # the listening process has died, and no other has taken its place
-            self.is_heard = False
-
-    async def next_event(self) -> Event:
-        """Wait for the next event; whoever asks is done with those before."""
-        self.is_heard = True
-        if self.events.empty():
-            self._recorded.set()
-        return await self.events.get()
-
-    def let_go(self) -> None:
-        """Nobody listens any more."""
-        self.is_heard = False
-        self._recorded.set()
+class _Unheard(Exception):
+    """Nobody records what a trial measures."""
 
 
 class _Mailbox:
@@ -90,7 +59,7 @@ class _Mailbox:
 
     def __init__(
         self,
-        guest: _Guest,
+        guest: Guest,
         loop: asyncio.AbstractEventLoop,
         stop_requested: Callable[[], bool],
     ) -> None:
@@ -107,8 +76,10 @@ class _Mailbox:
             self._loop.call_soon_threadsafe(guest.events.put_nowait, event)
             return
         hang_watch.stop()  # Tune may take long to accept the report
-        asyncio.run_coroutine_threadsafe(guest.record(event), self._loop).result()
+        is_recorded = asyncio.run_coroutine_threadsafe(guest.record(event), self._loop).result()
         hang_watch.wind(guest.trial.minutes_per_report)
+        if not is_recorded:  # its checkpoint must not say that the evaluation is
+            raise _Unheard
 
 
 @cache
@@ -140,9 +111,9 @@ class SlotHost:
         self._fits = sys.maxsize
         self._engine: Any = None
         self._thread = ThreadPoolExecutor(max_workers=1)
-        self._guests: dict[str, _Guest] = {}
-        self._waiting: deque[_Guest] = deque()
-        self._leaving: list[_Guest] = []
+        self._guests: dict[str, Guest] = {}
+        self._waiting: deque[Guest] = deque()
+        self._leaving: list[Guest] = []
         self._running: asyncio.Task[None] | None = None
         self._minutes: float | None = None
 
@@ -219,7 +190,7 @@ class SlotHost:
         if len(self._guests) >= slots and not may_wait:
             return False
         self._minutes = config.minutes_per_report
-        guest = _Guest(config)
+        guest = Guest(config)
         self._guests[config.trial_id] = guest
         self._waiting.append(guest)
         if self._running is None:
@@ -228,11 +199,12 @@ class SlotHost:
 
     async def next_event(self, trial_id: str) -> Event:
         """Wait for a trial's next event."""
-        if trial_id not in self._guests:
+        guest = self._guests.get(trial_id)
+        if guest is None:
             return {UNKNOWN: True}
-        event = await self._guests[trial_id].next_event()
+        event = await guest.next_event()
         if RESULT in event or ERROR in event:
-            self._guests.pop(trial_id, None)
+            self._remove(guest)
         return event
 
     async def leave(self, trial_id: str) -> None:
@@ -245,6 +217,11 @@ class SlotHost:
             self._waiting.remove(guest)
         else:
             self._leaving.append(guest)
+
+    def _remove(self, guest: Guest) -> None:
+        """Know the trial no more, unless a later attempt at it has taken this one's place."""
+        if self._guests.get(guest.trial.trial_id) is guest:
+            del self._guests[guest.trial.trial_id]
 
     async def at_rest(self) -> None:
         """Wait until no trial trains here and those that left are cleaned up."""
@@ -261,7 +238,7 @@ class SlotHost:
 
     async def _run(self) -> None:
         """Run pass after pass for as long as there are trials to train."""
-        busy: dict[Any, _Guest] = {}
+        busy: dict[Any, Guest] = {}
         while busy or self._waiting:
             for guest in self._leaving:
                 if busy.pop(guest.slot, None):
@@ -278,7 +255,7 @@ class SlotHost:
                 await self._pass(busy)
         self._running = None
 
-    async def _pass(self, busy: dict[Any, _Guest]) -> None:
+    async def _pass(self, busy: dict[Any, Guest]) -> None:
         """Run one pass; trials that ended with it are released before the next."""
         for ended in await self._in_thread(self._engine.step):
             guest = busy.pop(ended.slot)
@@ -286,7 +263,7 @@ class SlotHost:
             self._fits = sys.maxsize
             await self._see_off(guest, ended)
 
-    async def _admit(self, guest: _Guest, busy: int) -> bool:
+    async def _admit(self, guest: Guest, busy: int) -> bool:
         """Give a trial a slot, or handle the error that prevents it."""
         loop = asyncio.get_running_loop()
         mailbox = _Mailbox(guest, loop, self._stop_requested)
@@ -298,10 +275,10 @@ class SlotHost:
             return False
         return True
 
-    def _join(self, guest: _Guest, mailbox: _Mailbox) -> Any:
+    def _join(self, guest: Guest, mailbox: _Mailbox) -> Any:
         return self._engine_for(guest.trial).join(guest.trial, mailbox)
 
-    async def _see_off(self, guest: _Guest, ended: Any) -> None:
+    async def _see_off(self, guest: Guest, ended: Any) -> None:
         """Tell a trial how it ended, or let it continue with smaller batches."""
         if ended.error is not None:
             await self._end(guest, ended.error)
@@ -312,7 +289,7 @@ class SlotHost:
             result = result.model_copy(update={"best_weights_dir": best})
         await self._tell(guest, {RESULT: result.model_dump()})
 
-    async def _end(self, guest: _Guest, error: Exception, busy: int = 0) -> None:
+    async def _end(self, guest: Guest, error: Exception, busy: int = 0) -> None:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.
 
         Its best weights are published first, for an attempt that goes on from its checkpoint.
@@ -323,11 +300,16 @@ class SlotHost:
             busy: slots that others held when there was no memory for its own.
         """
         await self._in_thread(end_with_lost_device)
+        if guest.is_gone:
+            self._remove(guest)
+            guest.events.put_nowait({UNKNOWN: True})  # to who was slow, and is there after all
+            await self._uncharged(partial(clear_node, guest.trial))
+            return
         final = self._try_smaller(guest, error, busy)
         if final is not None:
             await self._tell(guest, {ERROR: final})
 
-    async def _tell(self, guest: _Guest, ending: Event) -> None:
+    async def _tell(self, guest: Guest, ending: Event) -> None:
         """Tell a trial how it ended once its results are published, or that they cannot be."""
         try:
             await self._uncharged(partial(publish_results, guest.trial))
@@ -337,7 +319,7 @@ class SlotHost:
             await self._uncharged(partial(clear_node, guest.trial))
         guest.events.put_nowait(ending)
 
-    def _try_smaller(self, guest: _Guest, error: Exception, busy: int) -> Exception | None:
+    def _try_smaller(self, guest: Guest, error: Exception, busy: int) -> Exception | None:
         """Have a trial that ran out of memory wait for a slot anew, or return what it ends with."""
         from trainables.process.out_of_memory import (
             is_out_of_memory,
@@ -358,8 +340,7 @@ class SlotHost:
             return out_of_memory(guest.trial, guest.tried, error)
         _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
         guest.trial = smaller
-        if self._guests.get(guest.trial.trial_id) is guest:  # it is still listened to
-            self._waiting.appendleft(guest)
+        self._waiting.appendleft(guest)
         return None
 
     def _engine_for(self, trial: TrialConfig) -> Any:
