@@ -12,6 +12,7 @@ from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage
 from trainables.training.attempt_folder import (
     beside_workers,
+    clear_node,
     on_this_node,
     publish_checkpoints,
     publish_items,
@@ -221,4 +222,19 @@ def test_items_weights_and_log_are_published_and_the_node_is_cleared(config: Tri
     publish_rest(here)
     assert store.children("") == ["items", "trial.log", "weights"]
     assert store.read("weights/adapter") == b"weights/adapter"
-    assert list((node_cache() / "attempts").iterdir()) == []
+    assert list((node_cache() / "attempts").glob("*/*")) == []
+
+
+def test_an_attempt_that_ends_late_leaves_a_later_one_its_files(config: TrialConfig) -> None:
+    """The next attempt may train in another slot host of the node by then."""
+    store, number = config.output_dir.rpartition("_")[0], (9, 10, 11)
+    attempts = [
+        on_this_node(config.model_copy(update={"output_dir": f"{store}_{n}"})) for n in number
+    ]
+    folders = [Path(attempt.output_dir) for attempt in attempts]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    clear_node(attempts[1])
+    assert [folder.parent.exists() for folder in folders] == [False, False, True]
+    clear_node(attempts[2])
+    assert not folders[2].parent.exists()

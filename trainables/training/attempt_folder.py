@@ -150,9 +150,20 @@ def publish_worker(trial: TrialConfig, rank: int, is_stopped: bool = False) -> N
 
 
 def clear_node(trial: TrialConfig) -> None:
-    """Remove everything of a trial's attempts on this node; published files stay."""
-    if trial.published_dir is not None:
-        shutil.rmtree(Path(trial.output_dir).parents[1], ignore_errors=True)
+    """Remove everything of this attempt and earlier ones on this node; published files stay.
+
+    A later one may train here already, in another process.
+    """
+    if trial.published_dir is None:
+        return
+    own = Path(trial.output_dir).parent
+    for attempt in own.parent.glob("attempt_*"):
+        if _number(attempt) <= _number(own):
+            shutil.rmtree(attempt, ignore_errors=True)
+
+
+def _number(attempt: Path) -> int:
+    return int(attempt.name.rpartition("_")[2])
 
 
 def clear_trial(address: str) -> None:
