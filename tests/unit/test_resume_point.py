@@ -123,6 +123,16 @@ def test_another_attempt_s_checkpoint_of_the_same_step_is_another_one(
     assert choose(1, attempt, later) == attempt / "checkpoints" / "step_00000010"
 
 
+def test_a_checkpoint_without_a_list_of_its_files_is_no_worker_s_choice(
+    attempt: Path, choose: Choose, pauses: list[float]
+) -> None:
+    (save_checkpoint(attempt, 15) / "files.json").unlink()
+    chosen = choose(0, attempt)
+    assert chosen == attempt / "checkpoints" / "step_00000010"
+    assert choose(1, attempt) == chosen
+    assert not pauses
+
+
 def test_a_worker_that_sees_an_old_state_waits_for_the_new_one(
     attempt: Path, tmp_path: Path, choose: Choose, monkeypatch: pytest.MonkeyPatch
 ) -> None:

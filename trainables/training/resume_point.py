@@ -36,8 +36,9 @@ def _with_files(attempt_dirs: Sequence[Path], files: str) -> Path:
     """The checkpoint with this list of files and their digests, of which no other has the same."""
     seen = checkpoints(attempt_dirs)
     for checkpoint in seen:
-        if (checkpoint / FILES).read_text() == files:
-            return checkpoint
+        with suppress(FileNotFoundError):  # the first worker passes over such a one as damaged
+            if (checkpoint / FILES).read_text() == files:
+                return checkpoint
     names = ", ".join(checkpoint.name for checkpoint in seen) or "none"
     raise FileNotFoundError(
         f"rank {torch.distributed.get_rank()} does not see the checkpoint that rank 0 resumes "
