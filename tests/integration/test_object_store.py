@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ class NodeLoser(Killer):
 
     def trial_interrupted(self, record: TrialRecord) -> None:
         super().trial_interrupted(record)
-        shutil.rmtree(node_cache() / "attempts")
+        with suppress(FileNotFoundError):  # it had nothing yet
+            shutil.rmtree(node_cache() / "attempts")
 
 
 def objects(location: str) -> dict[str, tuple[int, int]]:
