@@ -91,9 +91,9 @@ def left(record: TrialRecord) -> list[str]:
         (TrialStatus.COMPLETE, ["best"]),
         (TrialStatus.STOPPED_EARLY, []),
         (TrialStatus.DIVERGED, []),
-        (TrialStatus.OUT_OF_MEMORY, ["step_00000010", "best"]),
-        (TrialStatus.FAILED, ["step_00000010", "best"]),
-        (TrialStatus.CANCELLED, ["step_00000010", "best"]),
+        (TrialStatus.OUT_OF_MEMORY, ALL),
+        (TrialStatus.FAILED, ALL),
+        (TrialStatus.CANCELLED, ALL),
     ],
 )
 def test_each_ending_leaves_what_can_still_be_of_use(
@@ -198,22 +198,37 @@ def test_while_the_newest_cannot_be_read_the_others_stay(
     fill(record)
     budget = DiskBudget(Ledger(tmp_path), KIB / GIB)
     budget.trial_started(record)
-    monkeypatch.setattr(checkpoint_files, "digest", stale)
+    monkeypatch.setattr(Path, "read_text", stale)
     budget.measured(record, Measurement(step=10, metrics={}, time=0))
     assert left(record) == TWO
 
 
-def test_within_the_cap_nothing_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of large models that took longer than the time between two looks."""
-    record, clock = attempted(tmp_path, 0), iter(range(0, 1000, 60))
+@pytest.mark.parametrize(("cap_kib", "expected"), [(1000, TWO), (1, NEWEST)])
+def test_no_checkpoint_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap_kib: int, expected: list[str]
+) -> None:
+    """Of large models that takes minutes, for which no trial would be heard."""
+    record = attempted(tmp_path, 0)
     for step in (5, 10):
         write_checkpoint(Path(record.config.output_dir), step)
     monkeypatch.setattr(checkpoint_files, "digest", None)
-    budget = DiskBudget(Ledger(tmp_path), 1000, lambda: next(clock))
+    budget = DiskBudget(Ledger(tmp_path), cap_kib * KIB / GIB)
     budget.trial_started(record)
-    for _ in range(3):
-        budget.measured(record, Measurement(step=10, metrics={}, time=0))
-    assert [folder.name for folder in checkpoints(record.config.attempt_dirs)] == TWO
+    budget.measured(record, Measurement(step=10, metrics={}, time=0))
+    assert [folder.name for folder in checkpoints(record.config.attempt_dirs)] == expected
+
+
+@pytest.mark.parametrize("status", [TrialStatus.RUNNING, TrialStatus.FAILED])
+def test_a_trial_that_may_go_on_keeps_what_it_has_if_the_newest_is_damaged(
+    tmp_path: Path, status: TrialStatus
+) -> None:
+    record = attempted(tmp_path, 0, status=status)
+    attempt = Path(record.config.output_dir)
+    whole = write_checkpoint(attempt, 5)
+    write_checkpoint(attempt, 10, whole=False)
+    budget = DiskBudget(Ledger(tmp_path), None)
+    budget.sweep_started(sweep_record(sweep_config()), base_record(), [record])
+    assert newest_valid([attempt]) == whole
 
 
 def test_the_record_forgets_best_weights_that_are_deleted(tmp_path: Path) -> None:

@@ -45,10 +45,10 @@ class BudgetConfig(Frozen):
         minutes_per_report: a trial that for this long neither reports nor runs its model is
             considered hung; its process is ended and it is started again. null: never.
         checkpoint_gib: cap on the total size of the sweep's checkpoints, best weights included
-            and final weights not. A running trial keeps its newest two checkpoints and the
-            weights of its best evaluation; over this cap these are deleted, starting with the
-            oldest trial, first the best weights, then the older checkpoint. A trial's only whole
-            checkpoint stays, even if the cap is exceeded. Default: no cap.
+            and final weights not. A trial keeps its newest two checkpoints until it has ended well,
+            and the weights of its best evaluation; over this cap these are deleted, starting with
+            the oldest trial, first the best weights, then the older checkpoint. A trial's only
+            whole checkpoint stays, even if the cap is exceeded. Default: no cap.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -24,11 +24,10 @@ from trainables.training.checkpoint_files import (
     CHECKPOINTS,
     best_dir,
     checkpoints,
-    is_valid,
-    keep_newest,
     remove_best,
     remove_checkpoints,
     remove_unfinished,
+    seems_valid,
 )
 from tune.listeners import SweepListener
 
@@ -41,9 +40,10 @@ class DiskBudget(SweepListener):
     """Deletes checkpoints that nothing needs, and more if the sweep has too many.
 
     A trial that ended for good needs none; one that failed, ran out of memory or was cancelled
-    needs its newest, from which `--retry-failed` goes on. Over the cap, trial by trial from the
-    oldest on, the weights of the best evaluation are deleted, then all checkpoints but the newest.
-    A trial's only whole checkpoint and any trial's final weights are never deleted.
+    keeps what it has, the newest two: `--retry-failed` goes on from the newest that is whole. Over
+    the cap, trial by trial from the oldest on, the weights of the best evaluation are deleted, then
+    all checkpoints but the newest. A trial's only whole checkpoint and any trial's final weights
+    are never deleted.
 
     Args:
         ledger: ledger of the sweep.
@@ -93,8 +93,6 @@ class DiskBudget(SweepListener):
         remove_unfinished(attempts)
         if record.status in ENDED_WELL:
             remove_checkpoints(attempts)
-        else:
-            keep_newest(attempts, 1)
         if record.status in _WITHOUT_BEST:
             remove_best(attempts)
         self._register(record)
@@ -115,7 +113,7 @@ class DiskBudget(SweepListener):
         attempts = {r.number: self._ledger.folder.attempts(r) for r in oldest_first}
         used = sum(map(_size, _kept(attempts.values())))
         for record in oldest_first:
-            surplus = _surplus(attempts[record.number])  # may read a whole checkpoint
+            surplus = _surplus(attempts[record.number])
             while used > self._bytes and (folder := next(surplus, None)):
                 used -= _size(folder)
                 shutil.rmtree(folder, ignore_errors=True)
@@ -158,7 +156,7 @@ def _surplus(attempts: Sequence[Path]) -> Iterator[Path]:
     yield from (best_dir(attempt) for attempt in attempts if best_dir(attempt).exists())
     found = checkpoints(attempts)
     with suppress(OSError):  # it cannot be read now: the others stay
-        if len(found) > 1 and is_valid(found[0]):
+        if len(found) > 1 and seems_valid(found[0]):
             yield from found[1:]
 
 
