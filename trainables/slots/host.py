@@ -293,6 +293,7 @@ class SlotHost:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.
 
         Its best weights are published first, for an attempt that goes on from its checkpoint.
+        Of one that nobody listens to any more nothing is kept here, as if it had left.
 
         Args:
             guest: the trial.
