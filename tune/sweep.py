@@ -323,7 +323,7 @@ class Sweep:
         cancelled = Outcome(status=TrialStatus.CANCELLED, reason=reason)
         for record in self._earlier.outside:
             if record.status is TrialStatus.RUNNING:
-                self._ledger.write_trial(record.ended_as(cancelled))
+                self._ledger.write_trial(record.ended_as(cancelled, record.began))
 
     def _tuner(
         self,

@@ -52,7 +52,8 @@ class TuneEvents(Callback):
         self._started: set[str] = set()
         self._last_step_at_loss: dict[int, int] = {}
         last = (record.last for record in (*finished, *interrupted))
-        self._last_arrival = max((measured.time for measured in last if measured), default=0.0)
+        newest = max((measured.time for measured in last if measured), default=0.0)
+        self._now = _Clock(newest)
         self._error: Exception | None = None
         self.is_stopping = False
 
@@ -82,13 +83,14 @@ class TuneEvents(Callback):
         config = TrialConfig.model_validate(trial.config["trial"])
         if config.number in self._unfinished:
             unfinished = self._unfinished.pop(config.number)
-            record = unfinished.in_next_attempt(config, trial.config["attempt"])
+            attempt = trial.config["attempt"]
+            record = unfinished.in_next_attempt(config, attempt, self._now())
         else:
             record = TrialRecord(
                 config=config,
                 params=trial.config["params"],
                 confirms=trial.config["confirms"],
-                started=time.time(),
+                started=self._now(),
             )
         self._records[trial.trial_id] = record
         for listener in self._listeners:
@@ -109,9 +111,8 @@ class TuneEvents(Callback):
         elif MEASUREMENT in result:
             measured = Measurement.model_validate(result[MEASUREMENT])
             # By this machine's clock: early stopping replays the order of arrival, and the workers'
-            # clocks differ. This one may be set back.
-            self._last_arrival = max(math.nextafter(self._last_arrival, math.inf), time.time())
-            arrived = {"attempt": record.attempt, "time": self._last_arrival}
+            # clocks differ.
+            arrived = {"attempt": record.attempt, "time": self._now()}
             measurement = measured.model_copy(update=arrived)
             record = record.after(measurement)
             self._records[trial.trial_id] = record
@@ -179,10 +180,26 @@ class TuneEvents(Callback):
             self._interrupt(trial.trial_id)
 
     def _finish(self, trial_id: str, record: TrialRecord, outcome: Outcome) -> None:
-        record = record.ended_as(outcome)
+        record = record.ended_as(outcome, self._now())
         self._records[trial_id] = record
         for listener in self._listeners:
             listener.trial_ended(record)
+
+
+class _Clock:
+    """Seconds since the epoch, each time later than all before, even if the clock is set back.
+
+    Args:
+        newest: that of an earlier start, maybe by another machine's clock; all are later than this.
+    """
+
+    def __init__(self, newest: float) -> None:
+        self._last = newest
+        self._ahead = max(time.time(), newest) - time.monotonic()
+
+    def __call__(self) -> float:
+        self._last = max(math.nextafter(self._last, math.inf), self._ahead + time.monotonic())
+        return self._last
 
 
 def _last_line(error_file: str | None) -> str:

@@ -170,7 +170,7 @@ def _base_of(model: ModelConfig) -> dict[str, str | None]:
 def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
     """Write a model with W + s B A for every adapted W, in the base's dtype, and its tokenizer.
 
-    An output head that shares the weights of an adapted input embedding gets its own.
+    Input embedding and output head that share their weights get their own if one is adapted.
 
     Raises:
         UserError: the base cannot be loaded, or the adapter is damaged.
@@ -186,7 +186,7 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         base = load_model(model.model_copy(update={"chat_template": None, "attention": None}))
         try:
             adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")
-            _untie_adapted_embedding(base)
+            _untie_if_adapted(base)
             merged = adapted.merge_and_unload(safe_merge=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _damaged(weights, error) from error
@@ -194,13 +194,15 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         _tokenizer(model, weights).save_pretrained(to)
 
 
-def _untie_adapted_embedding(base: Any) -> None:
-    """Leave the head as it is where the embedding that it shares its weights with is adapted."""
+def _untie_if_adapted(base: Any) -> None:
+    """Give input embedding and output head their own weights where one of them is adapted."""
     from peft.tuners.tuners_utils import BaseTunerLayer
     from torch.nn import Parameter
 
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
-    if isinstance(embedding, BaseTunerLayer) and embedding.weight is head.weight:
-        head.weight = Parameter(head.weight.detach().clone())
+    adapted = [layer for layer in (embedding, head) if isinstance(layer, BaseTunerLayer)]
+    if adapted and embedding.weight is head.weight:
+        plain = head.get_base_layer() if head in adapted else head
+        plain.weight = Parameter(plain.weight.detach().clone())
         for config in {id(c): c for c in (base.config, base.config.get_text_config())}.values():
             config.tie_word_embeddings = False

@@ -52,8 +52,10 @@ def logits(model: Any) -> torch.Tensor:
         (EMBEDDED, LoraConfig(rank=4, alpha=16, rslora=True, dora=True)),
         (GGUF, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "down_proj"))),
         (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("embed_tokens", "q_proj"))),
+        (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("lm_head", "q_proj"))),
+        (EMBEDDED, LoraConfig(rank=4, alpha=16, target_modules=("embed_tokens", "lm_head"))),
     ],
-    ids=["lora", "rslora and dora", "gguf", "tied embedding"],
+    ids=["lora", "rslora and dora", "gguf", "tied embedding", "tied head", "both"],
 )
 def test_a_merged_model_computes_what_base_and_adapter_do(
     tmp_path: Path, model: ModelConfig, lora: LoraConfig

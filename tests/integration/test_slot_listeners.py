@@ -65,7 +65,7 @@ def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
 def test_a_trial_that_nobody_listens_to_any_more_keeps_its_neighbour_waiting_for_a_while_at_most(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, leaves: bool
 ) -> None:
-    monkeypatch.setattr("trainables.slots.guest._LONGEST_S", 60.0 if leaves else 2.0)
+    monkeypatch.setattr("trainables.slots.guest._LONGEST_S", 600.0 if leaves else 2.0)
     train = {"steps": 12, "report_every": 4}
     left, other = (make_trial(trial_id=name, train=train) for name in ("left", "other"))
 
@@ -87,7 +87,7 @@ def test_an_evaluation_that_nobody_recorded_is_made_up_for(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, is_replaced: bool
 ) -> None:
     """The trial's own process dies while its host evaluates; the next attempt measures it all."""
-    monkeypatch.setattr("trainables.slots.guest._LONGEST_S", 60.0 if is_replaced else 1.0)
+    monkeypatch.setattr("trainables.slots.guest._LONGEST_S", 600.0 if is_replaced else 1.0)
     train = {"steps": 12, "report_every": 4}
     first = make_trial(train=train)
     second = make_trial(train=train, earlier_attempts=(first.output_dir,))

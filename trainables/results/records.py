@@ -146,8 +146,8 @@ class TrialRecord(Frozen):
         """When its newest attempt began, seconds since the epoch."""
         return self.started if self.resumed is None else self.resumed
 
-    def in_next_attempt(self, config: TrialConfig, attempt: int) -> TrialRecord:
-        """The record of the trial as it resumes now, in attempt number `attempt`."""
+    def in_next_attempt(self, config: TrialConfig, attempt: int, at: float) -> TrialRecord:
+        """The record of the trial as it resumes, in attempt number `attempt`, at this time."""
         trained = self.last.time - self.began if self.last else 0.0
         changes = {
             "config": config,
@@ -155,7 +155,7 @@ class TrialRecord(Frozen):
             "status": TrialStatus.RUNNING,
             "reason": None,
             "ended": None,
-            "resumed": time.time(),
+            "resumed": at,
             # If an attempt measured nothing, the last measurement is from an earlier one.
             "seconds_before": self.seconds_before + max(0.0, trained),
         }

@@ -8,7 +8,9 @@ from typing import Any
 
 from trainables.config import TrialConfig
 
-_LONGEST_S = 60.0  # all slots wait for one whose measurement is being recorded
+# All slots wait for one whose measurement is being recorded: the driver may be held up by W&B or an
+# object store for minutes, and tells the host of a trial's process that it knows to be lost.
+_LONGEST_S = 600.0
 
 
 @dataclass(eq=False)

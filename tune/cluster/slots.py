@@ -140,8 +140,15 @@ class HostPool(SweepListener):
     def trial_ended(self, record: TrialRecord) -> None:
         """Have its host let the trial go: its process may have ended without saying so.
 
-        The host, and with it the trial's neighbours, would wait a minute for its next request.
+        The host, and with it the trial's neighbours, would wait minutes for its next request.
         """
+        self._let_go(record)
+
+    def trial_interrupted(self, record: TrialRecord) -> None:
+        """Have its host let the trial go: its process may have died."""
+        self._let_go(record)
+
+    def _let_go(self, record: TrialRecord) -> None:
         if record.config.method == "lora":
             for actor in self._actors:
                 actor.leave.remote(record.config.trial_id)

@@ -47,8 +47,8 @@ class BudgetConfig(Frozen):
         checkpoint_gib: cap on the total size of the sweep's checkpoints, best weights included
             and final weights not. A trial keeps its newest two checkpoints until it has ended well,
             and the weights of its best evaluation; over this cap these are deleted, starting with
-            the oldest trial, first the best weights, then the older checkpoint. A trial's only
-            whole checkpoint stays, even if the cap is exceeded. Default: no cap.
+            the oldest trial, first the best weights, then the older checkpoint. The newest whose
+            files have their sizes stays, even if the cap is exceeded. Default: no cap.
     """
 
     model_config = ConfigDict(allow_inf_nan=False)

@@ -42,8 +42,8 @@ class DiskBudget(SweepListener):
     A trial that ended for good needs none; one that failed, ran out of memory or was cancelled
     keeps what it has, the newest two: `--retry-failed` goes on from the newest that is whole. Over
     the cap, trial by trial from the oldest on, the weights of the best evaluation are deleted, then
-    all checkpoints but the newest. A trial's only whole checkpoint and any trial's final weights
-    are never deleted.
+    all checkpoints but the newest, if its files have their sizes. Any trial's final weights are
+    never deleted.
 
     Args:
         ledger: ledger of the sweep.
