@@ -119,12 +119,13 @@ def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
     assert asked[-1] == seconds
 
 
-def test_the_hosts_let_go_of_a_trial_that_has_ended() -> None:
+@pytest.mark.parametrize("event", ["trial_ended", "trial_interrupted"])
+def test_the_hosts_let_go_of_a_trial_that_has_ended_or_lost_its_process(event: str) -> None:
     left: list[str] = []
     pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
     pool._actors = (SimpleNamespace(leave=SimpleNamespace(remote=left.append)),) * 2
     record = TrialRecord(config=trial_config(), params={}, started=0)
-    pool.trial_ended(record)
+    getattr(pool, event)(record)
     assert left == [record.config.trial_id] * 2
 
 
