@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 
 import pandas as pd
 
-from analysis.results import Comparison, Group, Results
+from analysis.comparison import Comparison
+from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.pareto import is_feasible
 from trainables.results.repeats import diverged
 from trainables.results.wording import SHORT_NAMES, points, rate
 
@@ -240,7 +240,7 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
         trial.config.trial_id,
         group.picked_from,
         trial.config.learning_rate,
-        is_feasible(results.goals, trial),
+        results.keeps_constraints(trial),
     )
 
 

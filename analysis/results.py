@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from analysis.comparison import Comparison
 from analysis.item_metrics import limits, measured_on
 from analysis.stats.intervals import Interval, of_greatest, over_items, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
@@ -21,6 +22,7 @@ from trainables.metric_keys import FORGETTING_MAX, task_forgetting
 from trainables.results.items import PairedItem, pair_items
 from trainables.results.pareto import (
     best_trade_off,
+    is_feasible,
     objective_values,
     pareto_front,
     trade_off_ranges,
@@ -37,51 +39,6 @@ from trainables.results.repeats import LEVEL, judged_by_repeats, metrics_over, r
 from trainables.results.wording import method_name
 
 Weighted = tuple[list[NDArray[np.float64]], list[float]]
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """Two models on the same questions of a role's tasks.
-
-    Attributes:
-        difference: first minus second accuracy, mean over tasks. The interval includes 0 if the
-            test does not tell the two apart: now and then an interval alone would.
-        test: of that difference, with tasks weighted equally: `McNemar` if every question is right
-            or wrong, `sign flips` if they are graded, by one task or as the mean over several.
-        p_value: of the test.
-        differing: number of questions on which the two differ.
-        picked_from: number of comparisons that this is the best of; the interval and the p-value
-            hold for all of them at once (Bonferroni).
-        over_repeats: the same difference of the means over both models' repeats with other seeds;
-            None if one of them has none.
-        seeds: its interval; None for fewer than two repeats of either.
-        diverged: how many repeats of the two are not in that, as they diverged.
-    """
-
-    difference: Interval
-    test: Literal["McNemar", "sign flips"]
-    p_value: float
-    differing: int
-    picked_from: int
-    over_repeats: float | None = None
-    seeds: Interval | None = None
-    diverged: int = 0
-
-    @property
-    def is_shown(self) -> bool:
-        """Whether test and interval tell the two apart, and repeats, if both have any, agree."""
-        return self.p_value < 1 - LEVEL and self.difference.excludes_0 and self._is_repeated
-
-    def negated(self) -> Comparison:
-        """The comparison by what falls as accuracy rises, such as forgetting."""
-        return replace(self, difference=self.difference.negated())
-
-    @property
-    def _is_repeated(self) -> bool:
-        if self.diverged or self.over_repeats is None:
-            return not self.diverged
-        is_alike = self.over_repeats * self.difference.estimate > 0
-        return is_alike and (self.seeds is None or self.seeds.excludes_0)
 
 
 @dataclass(frozen=True)
@@ -175,12 +132,24 @@ class Results:
     @cached_property
     def recommendation(self) -> Recommendation | None:
         """The recommended trial; None if none is complete."""
-        judged = [
-            record
-            for sweep in self.sweeps
-            for record in judged_by_repeats(sweep.trials, sweep.settings.confirm)
-        ]
-        return recommend(self.goals, self.complete, judged, self.names)
+        return recommend(self.goals, self.complete, [*self.judged.values()], self.names)
+
+    @cached_property
+    def judged(self) -> dict[str, TrialRecord]:
+        """By id, the trials that repeats with other seeds judge: see `judged_by_repeats`."""
+        judged = (judged_by_repeats(s.trials, s.settings.confirm) for s in self.sweeps)
+        return {record.config.trial_id: record for of_sweep in judged for record in of_sweep}
+
+    def keeps_constraints(self, record: TrialRecord) -> bool:
+        """Whether a trial keeps every constraint: in the mean over repeats if these judge it.
+
+        One that diverged with another seed keeps none.
+        """
+        return not self.goals.constraints or self._holds(record)
+
+    def _holds(self, record: TrialRecord) -> bool:
+        own = self.judged.get(record.config.trial_id, record)
+        return own.status is TrialStatus.COMPLETE and is_feasible(self.goals, own)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -217,13 +186,24 @@ class Results:
         return next(iter([*own, *found]), None)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
-        """The best trade-off among these complete trials, on the scale of the recommendation.
+        """The best trade-off among these complete trials, on the scale of all.
 
-        It is the recommended trial if that is one of them: repeats may have decided.
+        It is the recommended trial if that is one of them, or else the one that a sweep by itself
+        would recommend: repeats may have decided. Else those that repeats refuted come last.
         """
-        taken = self.recommendation and self.recommendation.trial.config.trial_id
-        recommended = (record for record in trials if record.config.trial_id == taken)
-        return next(recommended, None) or best_trade_off(self.goals, trials, self._ranges)
+        own = {record.config.trial_id: record for record in trials}
+        for taken in self._taken:
+            if taken in own:
+                return own[taken]
+        held = [r for r in trials if r.config.trial_id not in self.judged or self._holds(r)]
+        return best_trade_off(self.goals, held or trials, self._ranges)
+
+    @cached_property
+    def _taken(self) -> list[str]:
+        """Ids of the recommended trial, and of what each sweep by itself would recommend."""
+        of_sweeps = (recommend(self.goals, sweep.trials) for sweep in self.sweeps)
+        found = [self.recommendation, *of_sweeps]
+        return [taken.trial.config.trial_id for taken in found if taken]
 
     @cached_property
     def _ranges(self) -> list[tuple[float, float]]:

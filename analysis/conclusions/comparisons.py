@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from analysis.comparison import Comparison
 from analysis.conclusions.conclusion import Conclusion, p_text
-from analysis.results import Comparison, Group, Results
+from analysis.results import Group, Results
 from analysis.stats.intervals import difference_over_seeds, items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.pareto import feasible_or_all, is_feasible
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import LEVEL, diverged, metrics_over
 from trainables.results.wording import method_name, points
@@ -172,8 +172,8 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
 
 
 def _best_in_domain(results: Results, group: Group) -> TrialRecord:
-    trials = feasible_or_all(results.goals, group.trials)
-    return max(trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
+    kept = [record for record in group.trials if results.keeps_constraints(record)]
+    return max(kept or group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
 
 
 def _bests(results: Results, groups: Mapping[int, Group], best: Mapping[int, TrialRecord]) -> str:
@@ -181,7 +181,7 @@ def _bests(results: Results, groups: Mapping[int, Group], best: Mapping[int, Tri
     ranks = sorted(groups)
     counts = ", ".join(str(groups[rank].picked_from) for rank in ranks)
     told = f"best of {counts} trials of ranks {', '.join(map(str, ranks))}"
-    broken = [str(rank) for rank in ranks if not is_feasible(results.goals, best[rank])]
+    broken = [str(rank) for rank in ranks if not results.keeps_constraints(best[rank])]
     return f"{told} (none of rank {', '.join(broken)} keeps every constraint)" if broken else told
 
 
@@ -248,7 +248,7 @@ def _trial(results: Results, record: TrialRecord) -> str:
 
 def _breach(results: Results, record: TrialRecord) -> str:
     """Said of the best of trials that all break a constraint; empty if this one breaks none."""
-    return "" if is_feasible(results.goals, record) else ", which breaks a constraint"
+    return "" if results.keeps_constraints(record) else ", which breaks a constraint"
 
 
 def full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:

@@ -26,7 +26,6 @@ from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.pareto import is_feasible
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, metric_text
 
@@ -111,7 +110,7 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
 def _hover_of_best(results: Results, group: Group) -> str:
     count = group.picked_from
     told = f"{hover(results, group.best)}<br>best of {count} trial{'s' if count > 1 else ''}"
-    return told if is_feasible(results.goals, group.best) else f"{told}, breaks a constraint"
+    return told if results.keeps_constraints(group.best) else f"{told}, breaks a constraint"
 
 
 def _error_bars(

@@ -11,12 +11,13 @@ import pytest
 import scipy.stats
 from synthetic_sweep import SyntheticSweep
 
+from analysis.comparison import Comparison
 from analysis.conclusions import conclude
 from analysis.conclusions.comparisons import NEGLIGIBLE
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings import importance_figure
-from analysis.results import Comparison, Results
+from analysis.results import Results
 from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
 from analysis.sweeps import open_sweeps
