@@ -29,6 +29,7 @@ _OPERATORS: dict[str, Callable[[float, float], bool]] = {
 }
 # Standard errors of an objective that count as much as all of the front: fewer are no difference.
 _FEWEST_ERRORS = 2.0
+_ERROR = "_stderr"
 _ROLE_OF = {role_mean(role): role for role in ROLES}
 _CONSTRAINT = re.compile(r"\s*([^\s<>=]+)\s*(<=|>=|<|>)\s*([-+.\deE]+)\s*")
 
@@ -197,23 +198,28 @@ def _standard_error(metric: str, record: TrialRecord) -> float:
     parts as the mean, than which it varies no more.
     """
     metrics = record.last.metrics if record.last else {}
-    errors = {
-        key.removesuffix("_stderr"): error
-        for key, error in metrics.items()
-        if key.endswith("_stderr")
-    }
+    if role := _ROLE_OF.get(metric):
+        return _of_mean(_errors(metrics, role).values())
+    if not metric.startswith(task_forgetting("")):
+        return metrics.get(f"{metric}{_ERROR}", 0.0)
     lost = {
         task_forgetting(_task_of(score)): error * _share_of_error(metrics, score)
-        for score, error in errors.items()
-        if score.startswith("retention/")
+        for score, error in _errors(metrics, "retention").items()
     }
     if metric == FORGETTING_MAX:
         return max(lost.values(), default=0.0)
     if metric in (FORGETTING_MEAN, FORGETTING_POSITIVE):
         return _of_mean(lost.values())
-    if role := _ROLE_OF.get(metric):
-        return _of_mean(error for score, error in errors.items() if score.startswith(f"{role}/"))
-    return (errors | lost).get(metric, 0.0)
+    return lost.get(metric, 0.0)
+
+
+def _errors(metrics: Mapping[str, float], role: str) -> dict[str, float]:
+    """The standard errors of a role's scores, by the score's key."""
+    return {
+        key.removesuffix(_ERROR): error
+        for key, error in metrics.items()
+        if key.endswith(_ERROR) and key.startswith(f"{role}/")
+    }
 
 
 def _of_mean(errors: Iterable[float]) -> float:
