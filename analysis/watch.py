@@ -280,8 +280,8 @@ def _recommended(settings: SweepSettings, records: list[TrialRecord]) -> Text | 
     found = recommend(settings, records)
     if found is None:
         return None
-    named, style = ("recommended", "green") if found.feasible else ("nearest", "yellow")
-    told = f"{named}: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"
+    style = "green" if found.feasible else "yellow"
+    told = f"{found.word}: trial {found.trial.number} ({setting(found.trial)}), {found.reason}"
     return single(told, style)
 
 

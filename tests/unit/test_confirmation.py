@@ -149,7 +149,7 @@ def test_a_winner_of_which_a_repeat_diverged_is_not_taken() -> None:
     assert found.reason.startswith("with another seed trial 0 diverged; of the others, highest")
 
 
-def test_the_reason_counts_a_repeated_trial_that_diverged_and_says_so() -> None:
+def test_the_reason_counts_no_repeated_trial_that_diverged_and_says_so() -> None:
     records = [
         searched(0, {GAIN: 0.9, LOSS: 0.04}),
         searched(1, {GAIN: 0.8, LOSS: 0.03}),
@@ -159,7 +159,7 @@ def test_the_reason_counts_a_repeated_trial_that_diverged_and_says_so() -> None:
     found = recommend(sweep_config(), records, judged_by_repeats(records, None))
     assert found is not None
     assert found.reason == (
-        "by the means over repeats with other seeds, best in every objective of 2 repeated trials: "
+        "by the means over repeats with other seeds, best in every objective of 1 repeated trial: "
         f"{GAIN} 0.700, {LOSS} +0.020. With another seed trial 0 diverged. One run of each would "
         "have chosen trial 0."
     )
@@ -171,7 +171,7 @@ def test_of_winners_that_cannot_be_taken_the_reason_says_which_for_what() -> Non
         repeat(3, 1, COMPLETE, {GAIN: 0.9, LOSS: 0.07}),
     )
     assert not found.feasible
-    assert f"of 2 repeated trials this one misses them by the least: {LOSS} is" in found.reason
+    assert f"of 1 repeated trial this one misses them by the least: {LOSS} is" in found.reason
     assert "With another seed trial 0 diverged. One" in found.reason
     other = searched(4, {GAIN: 0.7, LOSS: 0.02})
     records = [

@@ -43,6 +43,11 @@ class Recommendation:
     reason: str
     feasible: bool = True
 
+    @property
+    def word(self) -> str:
+        """What the trial is called: the nearest to keeping the constraints is not recommended."""
+        return "recommended" if self.feasible else "nearest"
+
 
 @dataclass(frozen=True)
 class _Words:
@@ -51,18 +56,15 @@ class _Words:
     Attributes:
         names: of some trials.
         kind: what all of them are.
-        lost: how many there are besides those with values, as they diverged with another seed.
     """
 
     names: Names
     kind: str = "complete"
-    lost: int = 0
 
     def trials(self, count: int, kept: bool = False) -> str:
         """Such as `3 complete trials that keep every constraint`."""
-        total = count if kept else count + self.lost
-        told = f"{total} {self.kind} trial{'' if total == 1 else 's'}"
-        return f"{told} that keep{'s' if total == 1 else ''} every constraint" if kept else told
+        told = f"{count} {self.kind} trial{'' if count == 1 else 's'}"
+        return f"{told} that keep{'s' if count == 1 else ''} every constraint" if kept else told
 
 
 def recommend(
@@ -112,8 +114,7 @@ def _by_repeats(
     repeated = set(map(_trial_id, judged))
     own = {_trial_id(r): r for r in records if objective_values(goals, r) is not None}
     points = _one_of_each_point(goals, judged, own, by_search)
-    lost = sum(record.status is TrialStatus.DIVERGED for record in points)
-    found = _choose(goals, points, scale, _Words(names, "repeated", lost))
+    found = _choose(goals, points, scale, _Words(names, "repeated"))
     if found is None or not found.feasible:
         others = [record for record in records if _trial_id(record) not in repeated]
         other = _choose(goals, others, scale, _Words(names))
