@@ -9,7 +9,9 @@ from trainables.config import ROLES
 from trainables.metric_keys import (
     FORGETTING_MAX,
     FORGETTING_MEAN,
-    KL_BASE_TO_TUNED,
+    FORGETTING_NLL,
+    FORGETTING_POSITIVE,
+    METRICS,
     OOD_GAP,
     role_mean,
     task_forgetting,
@@ -46,6 +48,9 @@ def limits(metric: str, scores: Mapping[str, TaskScore]) -> tuple[float, float]:
     tasks, is_forgetting = measured_on(metric, scores)
     if is_forgetting or metric in (FORGETTING_MAX, OOD_GAP):
         return -1, 1
-    if tasks:
+    if tasks or metric == FORGETTING_POSITIVE:
         return 0, 1
-    return 0 if metric == KL_BASE_TO_TUNED else -math.inf, math.inf
+    known = METRICS.get(metric)
+    # Losses, times, sizes and counts; a rise of a loss may be negative, and so may shares be.
+    is_amount = known is not None and known.unit not in ("share", "1")
+    return 0 if is_amount and metric != FORGETTING_NLL else -math.inf, math.inf
