@@ -11,7 +11,7 @@ from analysis.stats.intervals import Interval
 from trainables.files.storage import is_address
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.recommendation import Recommendation
-from trainables.results.records import TrialRecord
+from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import diverged, metrics_over
 from trainables.results.wording import metric_name, metric_text, points, setting_in_full
 
@@ -85,23 +85,28 @@ def _weights(results: Results, trial: TrialRecord) -> str | None:
 
 
 def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
-    """The constraints that it keeps as measured, but perhaps by luck: of many trials some do."""
+    """The constraints that it keeps, but perhaps by luck: of many trials some do."""
     if not recommendation.feasible:
         return ""
-    undecided, unjudged = [], []
+    trial = recommendation.trial
+    undecided: dict[str, list[str]] = {}
+    unjudged = []
     for constraint in results.goals.constraints:
-        interval = results.interval(
-            recommendation.trial, constraint.metric, len(results.candidates)
-        )
+        over_items = results.interval(trial, constraint.metric, len(results.candidates))
+        interval = over_items or results.over_seeds(trial, constraint.metric)
         if interval is None:
             unjudged.append(str(constraint))
         elif constraint.holds(interval.low) != constraint.holds(interval.high):
-            undecided.append(str(constraint))
-    told = ""
-    if undecided:
-        told += f" Its items do not decide whether it truly keeps {' and '.join(undecided)}."
+            undecided.setdefault("items" if over_items else "repeats", []).append(str(constraint))
+    told = "".join(
+        f" Its {what} do not decide whether it truly keeps {' and '.join(constraints)}."
+        for what, constraints in undecided.items()
+    )
     if unjudged:
-        told += f" That it keeps {' and '.join(unjudged)} is as measured, without an interval."
+        judged = results.judged.get(trial.config.trial_id)
+        is_mean = judged is not None and judged.status is TrialStatus.COMPLETE
+        how = "told by the mean over its repeats" if is_mean else "as measured"
+        told += f" That it keeps {' and '.join(unjudged)} is {how}, without an interval."
     return told
 
 
