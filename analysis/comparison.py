@@ -23,7 +23,7 @@ class Comparison:
         picked_from: number of comparisons that this is the best of; the interval and the p-value
             hold for all of them at once (Bonferroni).
         over_repeats: the same difference of the means over both models' repeats with other seeds;
-            None if one of them has none.
+            None if one of them has none. The base needs none.
         seeds: its interval; None for fewer than two repeats of either.
         diverged: how many repeats of the two are not in that, as they diverged.
     """

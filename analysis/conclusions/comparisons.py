@@ -10,7 +10,12 @@ from statistics import fmean
 from analysis.comparison import Comparison
 from analysis.conclusions.conclusion import Conclusion, p_text
 from analysis.results import Group, Results
-from analysis.stats.intervals import difference_over_seeds, items_needed, upper_bound
+from analysis.stats.intervals import (
+    difference_over_seeds,
+    items_needed,
+    over_seeds,
+    upper_bound,
+)
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
@@ -36,23 +41,25 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
         statement = "No trial can be recommended: none is complete with every objective."
         return [Conclusion(statement, f"{len(results.search_trials)} trials", "too few data")]
     trial, of = results.recommendation.trial, len(results.candidates)
+    subject = f"The {results.recommendation.word} trial"
     gain = results.compare(trial, None, list(results.tasks("in_domain")), of)
     loss = results.compare(trial, None, list(results.tasks("retention")), of)
     picked = f"best of {of} trials"
     conclusions = []
     if gain is not None:
+        gain = _with_own_repeats(results, gain, trial, IN_DOMAIN_ACC)
         told = "gains" if gain.difference.estimate >= 0 else "loses"
         conclusions.append(
             _difference(
-                f"The recommended trial {told} {_size(gain)} points in the domain over the base",
+                f"{subject} {told} {_size(gain)} points in the domain over the base",
                 gain,
-                "The recommended trial cannot be told from the base in the domain",
+                f"{subject} cannot be told from the base in the domain",
                 picked,
                 "the gain",
             )
         )
     if loss is not None:
-        loss = loss.negated()
+        loss = _with_own_repeats(results, loss.negated(), trial, FORGETTING_MEAN)
         told = "forgets" if loss.difference.estimate >= 0 else "gains"
         conclusions.append(
             _difference(
@@ -64,6 +71,22 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
             )
         )
     return conclusions
+
+
+def _with_own_repeats(
+    results: Results, found: Comparison, trial: TrialRecord, metric: str
+) -> Comparison:
+    """The comparison with the base, which runs once, with what the trial's repeats say of it."""
+    repeats = results.repeats(trial)
+    values = metrics_over(repeats).get(metric, [])
+    base = 0.0 if metric == FORGETTING_MEAN else results.base.metrics[metric]
+    seeds = over_seeds([value - base for value in values])
+    return replace(
+        found,
+        over_repeats=fmean(values) - base if values else None,
+        seeds=seeds and seeds.within(-1, 1),
+        diverged=diverged(repeats),
+    )
 
 
 def _size(comparison: Comparison) -> str:

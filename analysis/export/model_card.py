@@ -149,8 +149,10 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
     if recommendation is None:
         return f"{searched}. This trial was chosen by hand."
     if recommendation.trial.number != record.number:
-        other = recommendation.trial.number
-        return f"{searched}. This trial was chosen by hand; the sweep recommends trial {other}."
+        number = recommendation.trial.number
+        nearest = f"trial {number} came nearest"
+        other = f"the sweep recommends trial {number}" if recommendation.feasible else nearest
+        return f"{searched}. This trial was chosen by hand; {other}."
     found = "recommends this trial" if recommendation.feasible else "this trial came nearest"
     return f"{searched}, and {found}: {recommendation.reason}"
 

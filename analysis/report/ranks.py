@@ -48,9 +48,10 @@ def rank_figure(results: Results) -> Figure | None:
     if len(full) > 1:
         band = f"Bands are {at} in each sweep, with their intervals. "
     caption = (
-        "Line: the best trade-off at each rank, with the 95 % interval over items that holds for "
-        "all trials it was picked from; touch it for how many, as the best of more is better by "
-        "chance alone. Dots: every complete LoRA trial, at all learning rates"
+        "Line: the best trade-off at each rank (of the recommended trial's, that trial: repeats "
+        "may have decided), with the 95 % interval over items that holds for all trials it was "
+        "picked from; touch it for how many, as the best of more is better by chance alone. "
+        "Dots: every complete LoRA trial, at all learning rates"
         f"{results.more_stopped()}. {band}Dotted: the base."
     )
     return Figure(caption, tuple(charts), 3, tuple(sweep_keys(results)))

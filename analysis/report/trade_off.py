@@ -44,7 +44,7 @@ def trade_off_figure(results: Results) -> Figure | None:
             f"Scatter plot of {len(results.complete)} complete trials: {NAMES[IN_DOMAIN_ACC]} "
             f"against {NAMES.get(metric, metric)}, LoRA coloured by rank, "
             f"{_told_of_marks(results)}, {'the base as a star, ' if _base(results, metric) else ''}"
-            "trials of the Pareto front ringed, the recommended one circled.",
+            f"trials of the Pareto front ringed{_told_of_taken(results)}.",
             _scatter(results, metric),
             {
                 "xaxis": {
@@ -70,8 +70,12 @@ def trade_off_figure(results: Results) -> Figure | None:
     )
     marks = [Key("Pareto front", "@ink", "ring"), Key("base", "@ink", "star")]
     if results.recommendation:
-        marks.insert(1, Key("recommended", FULL, "target"))
+        marks.insert(1, Key(results.recommendation.word, FULL, "target"))
     return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
+
+
+def _told_of_taken(results: Results) -> str:
+    return f", the {results.recommendation.word} one circled" if results.recommendation else ""
 
 
 def _told_of_marks(results: Results) -> str:

@@ -184,7 +184,7 @@ class SweepViews:
             told = "No trial to recommend: none is complete with every objective."
             return [*state, wr.P(told)]
         trial = recommendation.trial
-        told = f"Recommended: trial {trial.number} ({setting(trial)}). "
+        told = f"{recommendation.word.capitalize()}: trial {trial.number} ({setting(trial)}). "
         return [*state, wr.P(told + recommendation.reason)]
 
     def _grids(self, entity: str, project: str) -> Iterator[Any]:

@@ -1,21 +1,42 @@
-"""Trials that repeats with other seeds refuted, wherever the best of several is named or judged."""
+"""What repeats with other seeds refute or leave open, wherever the best trials are told of."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+import scipy.stats
 from synthetic_sweep import SyntheticSweep
 
-from analysis.conclusions.comparisons import best_of_sweeps, full_against_lora
+from analysis.conclusions.comparisons import (
+    best_of_sweeps,
+    full_against_lora,
+    recommended_against_base,
+)
+from analysis.export.model_card import _why
 from analysis.paper_table import paper_table
+from analysis.report.answer import answer
+from analysis.report.page import render
 from analysis.report.ranks import rank_figure
+from analysis.report.trade_off import trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.metric_keys import (
+    FORGETTING_MEAN,
+    FORGETTING_NLL,
+    FORGETTING_POSITIVE,
+    GPU_HOURS,
+    IN_DOMAIN_ACC,
+    KL_BASE_TO_TUNED,
+    RETENTION_RATIO,
+    TRAIN_SECONDS,
+    VALIDATION_LOSS,
+)
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.wording import points
 
 BOUND = ({"metric": FORGETTING_MEAN, "operator": "<=", "bound": 0.5},)
 DIVERGED = TrialStatus.DIVERGED
@@ -116,3 +137,89 @@ def test_a_trial_that_diverged_with_another_seed_breaks_no_constraint_where_ther
     for record in opened(bound).complete:
         repeat(bound, record, {}, DIVERGED)
     assert not any(row.is_feasible for row in paper_table(opened(bound)).rows if row.trial)
+
+
+def test_a_gain_or_forgetting_that_its_repeats_do_not_have_is_not_shown(tmp_path):
+    folder = SyntheticSweep(trials=1, items=200, full_every=0, seed=1).write(tmp_path)
+    before = opened(folder)
+    [trial], base = before.complete, before.base.metrics[IN_DOMAIN_ACC]
+    assert [c.verdict for c in recommended_against_base(before)] == ["shown", "shown"]
+    for by in (-0.01, 0.01):
+        repeat(folder, trial, {IN_DOMAIN_ACC: base + by, FORGETTING_MEAN: by})
+    gain, loss = recommended_against_base(opened(folder))
+    assert (gain.verdict, loss.verdict) == ("open", "open")
+    assert gain.statement.endswith("cannot be told from the base in the domain.")
+    half = 100 * 0.01 * scipy.stats.t.ppf(0.975, 1)
+    for told in (gain, loss):
+        assert f"; over seeds -{half:.1f} to +{half:.1f} points, n = 2 repeats" in told.evidence
+
+
+def test_a_gain_is_shown_where_repeats_agree_and_not_where_one_diverged(tmp_path):
+    folder = SyntheticSweep(trials=1, items=200, full_every=0, seed=1).write(tmp_path)
+    [trial] = opened(folder).complete
+    repeat(folder, trial, {})
+    agree = recommended_against_base(opened(folder))
+    assert [c.verdict for c in agree] == ["shown", "shown"]
+    gained = trial.metric(IN_DOMAIN_ACC) - opened(folder).base.metrics[IN_DOMAIN_ACC]
+    assert f"over repeats {points(gained)} points, too few" in agree[0].evidence
+    repeat(folder, trial, {}, DIVERGED)
+    lost = recommended_against_base(opened(folder))
+    assert [c.verdict for c in lost] == ["open", "open"]
+    assert all(c.evidence.endswith("; repeats that diverged: 1") for c in lost)
+
+
+def test_how_a_constraint_without_an_interval_over_items_is_known_to_be_kept(tmp_path):
+    bound = ({"metric": KL_BASE_TO_TUNED, "operator": "<=", "bound": 2.0},)
+    folder = SyntheticSweep(trials=1, constraints=bound).write(tmp_path)
+    [trial] = opened(folder).complete
+    kept = f"That it keeps {KL_BASE_TO_TUNED} <= 2 is "
+    assert f"{kept}as measured, without an interval." in answer(opened(folder)).reason
+    repeat(folder, trial, {KL_BASE_TO_TUNED: 1.0})
+    told = answer(opened(folder)).reason
+    assert f"{kept}told by the mean over its repeats, without an interval." in told
+    repeat(folder, trial, {KL_BASE_TO_TUNED: 1.5})
+    undecided = f"Its repeats do not decide whether it truly keeps {KL_BASE_TO_TUNED} <= 2."
+    told = answer(opened(folder)).reason
+    assert told.endswith(undecided)
+    repeat(folder, trial, {KL_BASE_TO_TUNED: 1.25})
+    told = answer(opened(folder)).reason
+    assert kept not in told
+    assert undecided not in told
+
+
+def test_an_interval_over_seeds_ends_where_the_values_of_its_metric_do(tmp_path):
+    folder = SyntheticSweep(trials=1).write(tmp_path)
+    [trial] = opened(folder).complete
+    amounts = (KL_BASE_TO_TUNED, TRAIN_SECONDS, GPU_HOURS, VALIDATION_LOSS)
+    ends = dict.fromkeys(amounts, (0, math.inf)) | {
+        FORGETTING_POSITIVE: (0, 1),
+        FORGETTING_MEAN: (-1, 1),
+        FORGETTING_NLL: (-math.inf, math.inf),
+        RETENTION_RATIO: (-math.inf, math.inf),
+    }
+    for value in (0.1, 0.9):
+        repeat(folder, trial, dict.fromkeys(ends, value))
+    results = opened(folder)
+    half = 0.4 * scipy.stats.t.ppf(0.975, 1)
+    for metric, (least, greatest) in ends.items():
+        found = results.over_seeds(trial, metric)
+        limits = max(0.5 - half, least), min(0.5 + half, greatest)
+        assert (found.low, found.high) == pytest.approx(limits), metric
+
+
+def test_where_no_trial_keeps_the_constraints_none_is_said_to_be_recommended(tmp_path):
+    broken = ({"metric": FORGETTING_MEAN, "operator": "<=", "bound": -0.5},)
+    folder = SyntheticSweep(trials=4, constraints=broken).write(tmp_path)
+    results = opened(folder)
+    taken = results.recommendation.trial.number
+    assert "The nearest trial" in recommended_against_base(results)[0].statement
+    figure = trade_off_figure(results)
+    assert "nearest" in [key.name for key in figure.legend]
+    assert figure.charts[0].says.endswith("ringed, the nearest one circled.")
+    page = render(results)
+    assert f"The nearest is trial {taken}. " in page
+    assert "Take trial" not in page
+    other = next(r for r in results.complete if r.number != taken)
+    [sweep] = results.sweeps
+    card = _why(other, sweep.settings, sweep.recommendation)
+    assert card.endswith(f"chosen by hand; trial {taken} came nearest.")
