@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +31,14 @@ def answers(*values: Any) -> str:
 
 def told(
     file: Path,
-    text: str,
+    text: str | bytes,
     *folders: str,
     task: str = "question_answering",
     split: str = "test",
     limit: int | None = None,
 ) -> list[str]:
     """The faults of a file under the bundled task, or one of the folders'."""
-    file.write_text(text)
+    file.write_bytes(text.encode() if isinstance(text, str) else text)
     asked = {"task": task, "name": "mine", "data_files": {split: str(file)}}
     suite = {"in_domain": [asked], "task_dirs": folders or (BUNDLED,), "limit": limit}
     faults = list(faults_of_task_rows(EvalSuite.model_validate(suite)))
@@ -87,6 +89,33 @@ def test_rows_that_it_can_ask_are_not(text: str, tmp_path: Path) -> None:
     assert told(tmp_path / "rows.json", text) == []
 
 
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.jsonl.gz"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps([ROW, ROW]),
+        json.dumps(["max", "min"]),
+        json.dumps(ROW, indent=1),
+        f"{json.dumps(ROW, indent=1)}\n\n{json.dumps(ROW, indent=1)}\n",
+        f"{json.dumps(ROW)} {json.dumps(ROW)}",
+        json.dumps(ROW).replace("max 3", "max\t3"),
+    ],
+    ids=["array", "texts", "object", "objects", "one line", "tab"],
+)
+def test_json_that_its_reader_takes_may_be_on_any_lines(
+    text: str, name: str, tmp_path: Path
+) -> None:
+    content = gzip.compress(text.encode()) if name.endswith(".gz") else text.encode()
+    assert told(tmp_path / name, content) == []
+
+
+@pytest.mark.parametrize(
+    "text", ['{"question": "max', '{}\n{"a"\n', "{}\nnull\n", "[{},]", "[] []"]
+)
+def test_json_that_its_reader_does_not_take_is_told_of(text: str, tmp_path: Path) -> None:
+    assert told(tmp_path / "rows.jsonl", text) != []
+
+
 def test_rows_beyond_the_limit_are_not_asked(tmp_path: Path) -> None:
     text = answers(0, 1, 9)
     assert told(tmp_path / "rows.jsonl", text, limit=2) == []
@@ -129,7 +158,17 @@ def test_the_split_that_is_asked_must_be_named(tmp_path: Path) -> None:
         {"include": "other"},
         {"class": "!function own.Task"},
         {"task": "another"},
-        {"doc_to_text": "answer", "doc_to_choice": "question", "doc_to_target": "more"},
+        *(
+            {"doc_to_text": text, "doc_to_choice": "question", "doc_to_target": "more"}
+            for text in (
+                "answer",
+                "{{answer}}\n",
+                "{% if answer == 1 %}1{% else %}0{% endif %}",
+                "!function own.which",
+            )
+        ),
+        {"doc_to_text": "{# as {{ q }} #}{{ rest }}{{ none }}", "doc_to_choice": ["a", "b"]},
+        {"doc_to_text": "{{ rest }}{{ '{{q}}' }}", "doc_to_choice": ["a", "b"]},
         {"doc_to_text": "{% if q is defined %}{{ q }}{% endif %}", "doc_to_choice": ["a", "b"]},
     ],
 )
@@ -149,7 +188,8 @@ def test_what_a_task_computes_is_left_to_the_harness(
     text = lines({"answer": 0, "question": ["a", "b"], "rest": 1})
     (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec | {"doc_to_text": "{{q}}"}))
     assert told(tmp_path / "rows.jsonl", text, str(tmp_path), task="own") != []
-    (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec | change))
+    text_of_task = re.sub("'(!function .*)'", r"\1", yaml.safe_dump(spec | change))
+    (tmp_path / "own.yaml").write_text(text_of_task)
     assert told(tmp_path / "rows.jsonl", text, str(tmp_path), task="own") == []
 
 

@@ -5,10 +5,15 @@ The harness decides, and the driver does not import it: what a task computes is 
 
 from __future__ import annotations
 
+import gzip
+import json
 import re
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, TemplateError, meta
 
 from trainables.config import EvalSuite
 from trainables.errors import Fault, UserError
@@ -22,6 +27,10 @@ _SUFFIXES = {"json": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "parquet": ("
 # Keys by which other data may be read than what the files hold.
 _OWN_READING = ("class", "custom_dataset", "include")
 _PRINTED = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
+_MARKUP = re.compile(r"\{([{%#]).*?[}%#]\}|\s", re.DOTALL)
+_DARK = re.compile(r"\S")
+_ENVIRONMENT = Environment(autoescape=False)  # noqa: S701 - nothing is rendered
+_ENVIRONMENT.filters["regex_replace"] = str  # which the harness has, too
 
 
 def faults_of_task_rows(suite: EvalSuite) -> Iterator[Fault]:
@@ -76,10 +85,29 @@ def _rows(field: str, file: Path, spec: dict[str, Any]) -> list[Row]:
         raise UserError([Fault(field, rule)])
     if reader == "csv" or file.is_dir():  # pandas takes tables that are refused as training data
         return []
-    rows = read_rows(file, field)
+    try:
+        rows = read_rows(file, field)
+    except UserError:
+        if reader == "json" and _is_json(file):
+            return []
+        raise
     if not rows:
         raise UserError([Fault(field, f"holds no rows: {file}")])
     return rows
+
+
+def _is_json(file: Path) -> bool:
+    """Whether it is an array, or objects one after the other: the reader minds no lines."""
+    decoder, kinds, at = json.JSONDecoder(strict=False), [], 0
+    try:
+        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+            text = stream.read().decode("utf-8-sig")
+        while dark := _DARK.search(text, at):
+            value, at = decoder.raw_decode(text, dark.start())
+            kinds.append(type(value))
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError):
+        return False
+    return kinds == [list] or set(kinds) == {dict}
 
 
 def _absent(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str] | None:
@@ -89,13 +117,22 @@ def _absent(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str] | None
         value = spec.get(key)
         if not rows or not isinstance(value, str) or "{%" in value:
             continue
-        names = _PRINTED.findall(value)
+        names = _printed(value)
         if key == "doc_to_choice" and value.isidentifier():
             names = [value]
         if lacking := [name for name in names if name not in has]:
             rule = f"must have {', '.join(lacking)}, which {key} of task {spec['task']} names"
             return rule, f"its rows have {', '.join(sorted(has))}"
     return None
+
+
+def _printed(template: str) -> list[str]:
+    """Fields that it prints as they are; none of a template that only the harness knows to read."""
+    try:
+        fields = meta.find_undeclared_variables(_ENVIRONMENT.parse(template))
+    except TemplateError:
+        return []
+    return [name for name in _PRINTED.findall(template) if name in fields]
 
 
 def _without_answer(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str] | None:
@@ -123,8 +160,8 @@ def _without_answer(rows: Sequence[Row], spec: dict[str, Any]) -> tuple[str, str
 def _asks_one_text(rows: Sequence[Row], spec: dict[str, Any]) -> bool:
     """Whether the choices answer one question, and are not themselves the questions."""
     text = spec.get("doc_to_text")
-    if not rows or not isinstance(text, str):
+    if not rows or type(text) is not str:  # a function may return which choice it is
         return False
     if text in rows[0]:
         return isinstance(rows[0][text], str)
-    return not (re.sub(r"\{\{.*?\}\}", "", text, flags=re.DOTALL) or "0").isdigit()
+    return not (_MARKUP.sub("", text) or "0").isdigit()
