@@ -445,26 +445,34 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "rule"),
+    ("key", "value", "rule", "written"),
     [
-        ("train_micro_batch_size_per_gpu", 4, "leave micro-batches to train.micro_batch_size"),
-        ("train_batch_size", 32, "leave batches to train.batch_size"),
-        ("gradient_clipping", 0.5, "leave clipping to train.max_grad_norm"),
-        ("optimizer.params.weight_decay", 0.1, "leave weight decay to train.weight_decay"),
-        ("optimizer.params.betas", [0.9, 0.95], "have the optimizer that LoRA trials have"),
-        ("optimizer.params.amsgrad", True, "have the optimizer that LoRA trials have"),
-        ("optimizer.type", "Muon", "have the optimizer that LoRA trials have"),
-        ("fp16.enabled", True, "leave the precision to model.dtype"),
+        (
+            "train_micro_batch_size_per_gpu",
+            4,
+            "leave micro-batches to train.micro_batch_size",
+            "auto",
+        ),
+        ("train_batch_size", 32, "leave batches to train.batch_size", "auto"),
+        ("gradient_clipping", 0.5, "leave clipping to train.max_grad_norm", "auto"),
+        ("optimizer.params.weight_decay", 0.1, "leave weight decay to train.weight_decay", "auto"),
+        ("optimizer.params.betas", [0.9, 0.95], "have the optimizer that LoRA trials have", "auto"),
+        ("optimizer.params.amsgrad", "auto", "have the optimizer that LoRA trials have", "false"),
+        ("optimizer.params.amsgrad", True, "have the optimizer that LoRA trials have", "false"),
+        ("optimizer.params.adam_w_mode", False, "have the optimizer that LoRA trials have", "true"),
+        ("optimizer.type", "Muon", "have the optimizer that LoRA trials have", "AdamW"),
+        ("optimizer.type", "auto", "have the optimizer that LoRA trials have", "AdamW"),
+        ("fp16.enabled", True, "leave the precision to model.dtype", "auto"),
     ],
 )
 def test_what_the_trainer_sets_itself_is_refused_in_deepspeed_s_settings(
-    key: str, value: Any, rule: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+    key: str, value: Any, rule: str, written: str, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Transformers compares it, in each full trial, once the model is loaded."""
     override = f"deepspeed.config.{key}={json.dumps(value)}"
     assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
-    told = f"error: deepspeed.config: must {rule}, got {key} {value}; write auto, or leave it out\n"
-    assert capsys.readouterr().err == told
+    told = f"error: deepspeed.config: must {rule}, got {key} {value}; write {written}, or leave it"
+    assert capsys.readouterr().err == f"{told} out\n"
 
 
 def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None:
@@ -473,7 +481,10 @@ def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None
         "train_batch_size": 4,
         "bf16": {"enabled": "auto"},
         "fp16": {"enabled": False},
-        "optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.999], "weight_decay": 0.0}},
+        "optimizer": {
+            "type": "adamw",
+            "params": {"betas": [0.9, 0.999], "weight_decay": 0.0, "adam_w_mode": True},
+        },
     }
     override = f"deepspeed.config={json.dumps(own)}"
     assert run(sweep, "--dry-run", "--set", override) == command_line.OK

@@ -22,6 +22,12 @@ from trainables.results.records import BaseRecord
 from tune.config.sweep_config import EVALUATED, SweepConfig
 from tune.config.task_rows import faults_of_task_rows
 
+# What to write where nothing fills in DeepSpeed's `auto`.
+_IN_FULL = {
+    "optimizer.type": "AdamW",
+    "optimizer.params.amsgrad": "false",
+    "optimizer.params.adam_w_mode": "true",
+}
 _RELATIVE = (
     "paths are relative to the sweep file's folder; with ${...} or --set, to where the command runs"
 )
@@ -124,11 +130,15 @@ def _unreadable_text(config: SweepConfig) -> list[Fault]:
 
 def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
     settings = config.deepspeed.config or {}
-    faults = [
-        Fault("deepspeed.config", f"must {rule}, got {key} {value}", "write auto, or leave it out")
-        for key, (allowed, rule) in _of_trainer(config).items()
-        if (value := _found(settings, key)) not in ("auto", None) and value not in allowed
-    ]
+    faults = []
+    for key, (allowed, rule) in _of_trainer(config).items():
+        value, written = _found(settings, key), _IN_FULL.get(key, "auto")
+        is_left = value is None or (value == "auto" == written)
+        # DeepSpeed takes an optimizer's name in any case.
+        plain = value.lower() if key == "optimizer.type" and isinstance(value, str) else value
+        if not is_left and plain not in allowed:
+            told = f"must {rule}, got {key} {value}"
+            faults.append(Fault("deepspeed.config", told, f"write {written}, or leave it out"))
     if "scheduler" in settings:  # DeepSpeed's would replace the one that LoRA trials use
         rule = "must hold no scheduler, so that all methods have the same one"
         remedy = "leave it out; set train.schedule and train.warmup"
@@ -159,7 +169,8 @@ def _of_trainer(config: SweepConfig) -> dict[str, tuple[tuple[Any, ...], str]]:
             () if full and full.weight_decay else (train.weight_decay,),
             "leave weight decay to train.weight_decay",
         ),
-        "optimizer.type": (("Adam", "AdamW"), alike),
+        "optimizer.type": (("adam", "adamw"), alike),
+        "optimizer.params.adam_w_mode": ((True,), alike),
         "optimizer.params.amsgrad": ((False,), alike),
         "optimizer.params.betas": (([0.9, 0.999],), alike),
         "optimizer.params.eps": ((1e-8,), alike),
