@@ -128,6 +128,13 @@ def test_each_line_of_a_plain_text_is_a_row(name: str, tmp_path: Path) -> None:
     assert str(fault).endswith(f"absent from row 1 of {file}; the row has text")
 
 
+@pytest.mark.parametrize("first", ['{"a": "text"}', '{"a": 1} and more', "[" * 100_000])
+def test_a_plain_text_may_begin_as_json_does(first: str, tmp_path: Path) -> None:
+    file = tmp_path / "corpus.txt"
+    file.write_text(f"{first}\nand more\n")
+    assert load_rows(config(file, text="text")) == [{"text": first}, {"text": "and more"}]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "rule", "line"),
     [

@@ -164,8 +164,8 @@ def _read_text(file: Path, field: str) -> list[Row]:
             texts = [line.removesuffix("\n") for line in lines if line.strip()]
         except UnicodeDecodeError as error:
             raise UserError([_not_utf8(file, field, error)]) from error
-    with suppress(IndexError, ValueError):
-        if isinstance(json.loads(texts[0]), dict):
+    with suppress(IndexError, ValueError, RecursionError):
+        if all(isinstance(json.loads(texts[at]), dict) for at in (0, -1)):
             return read_jsonl(file, field)  # which any name may have
     return [{"text": text} for text in texts]
 
