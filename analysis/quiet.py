@@ -11,14 +11,17 @@ from contextlib import contextmanager
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
     """Without progress bars of loading, deprecations, and DeepSpeed's greeting."""
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging as transformers
 
-    disable_progress_bar()
+    had_bars = transformers.is_progress_bar_enabled()
+    transformers.disable_progress_bar()
     deepspeed = logging.getLogger("DeepSpeed")  # which PEFT loads if it is installed
-    deepspeed.disabled = True
+    was_disabled, deepspeed.disabled = deepspeed.disabled, True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        deepspeed.disabled = False
+        deepspeed.disabled = was_disabled
+        if had_bars:
+            transformers.enable_progress_bar()
