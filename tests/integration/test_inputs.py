@@ -12,6 +12,7 @@ import pytest
 
 from trainables.files.locations import resolve
 from trainables.inputs.data import tokenize
+from trainables.inputs.model import load_model
 from trainables.inputs.tokenized import DATA_RECORD, read_data, write_data
 from trainables.results.records import TrialStatus
 from tune.listeners import SweepListener
@@ -57,6 +58,30 @@ class Deletes(SweepListener):
 
     def sweep_started(self, *arguments: Any) -> None:
         self._file.unlink()
+
+
+@pytest.mark.parametrize(
+    ("settings", "kept"),
+    [
+        ({"temperature": 0.9}, {"temperature": 0.9, "do_sample": True}),
+        ({"length_penalty": 2.0, "early_stopping": True}, {}),
+        ({"length_penalty": 2.0, "num_beams": 2}, {"length_penalty": 2.0, "num_beams": 2}),
+        ({"pad_token_id": -1, "repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),
+        ({"pad_token_id": -1, "top_p": 0.6}, {"top_p": 0.6, "do_sample": True}),
+    ],
+)
+def test_a_model_is_saved_with_the_settings_of_its_generation_that_are_valid(
+    settings: dict[str, Any], kept: dict[str, Any], sweep_config: SweepConfig, tmp_path: Path
+) -> None:
+    """Transformers saves none, once they were changed, of which one is not."""
+    folder = shutil.copytree(resolve(sweep_config.model.name), tmp_path / "model")
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    loaded = load_model(sweep_config.model.model_copy(update={"name": str(folder)}))
+    loaded.generation_config.eos_token_id = 1
+    loaded.save_pretrained(tmp_path / "saved")
+    saved = json.loads((tmp_path / "saved" / "generation_config.json").read_text())
+    saved.pop("transformers_version", None)
+    assert saved == kept | {"eos_token_id": 1}
 
 
 @pytest.mark.usefixtures("cluster")

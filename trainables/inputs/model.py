@@ -23,6 +23,7 @@ from trainables.process import hang_watch
 
 # The attention that was asked for is not the model's, or its package is not installed.
 _OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
+_SETTING_AT_FAULT = re.compile(r"^- `(\w+)`:", re.MULTILINE).findall
 
 
 def device() -> torch.device:
@@ -103,12 +104,23 @@ def _make_savable(generation: Any) -> None:
 
     Transformers reads and writes such files, but saves none that was changed since: here the tokens
     at which it ends, and TRL sets the padding token. What is generated here always says itself
-    whether it samples.
+    whether it samples. Of beams without beams, or a padding token below 0, nothing is kept.
     """
+    samples, generation.do_sample = generation.do_sample, True
+    for name in _at_fault(generation):
+        setattr(generation, name, None)
+    generation.do_sample = samples
+    if _at_fault(generation):
+        generation.do_sample = True
+
+
+def _at_fault(generation: Any) -> list[str]:
+    """The settings for which Transformers would not save them."""
     try:
         generation.validate(strict=True)
-    except ValueError:
-        generation.do_sample = True
+    except ValueError as error:
+        return _SETTING_AT_FAULT(str(error))
+    return []
 
 
 def _note_pass(*_: Any) -> None:
