@@ -728,15 +728,33 @@ def test_a_few_right_answers_that_are_no_choices_are_told_of(
     assert outcomes(evaluation, "mine") == samples(expected, "mine")
 
 
+OWN_TASK = """
+from lm_eval.api.task import ConfigurableTask
+
+class Own(ConfigurableTask):
+    def __init__(self, config):
+        super().__init__(config={key: config[key] for key in config if key != "class"})
+
+    def process_results(self, doc, likelihoods):
+        return {"acc": 1.0}
+
+def results(doc, likelihoods):
+    return {"acc": 1.0}
+"""
+
+
+@pytest.mark.parametrize(
+    "by", ["process_results: !function own.results", "class: !function own.Own"]
+)
 @pytest.mark.parametrize("answer", [9, -1])
 def test_a_task_that_scores_itself_may_name_what_is_no_choice(
-    answer: int, base_model: Any, tokenizer: Any, folder: Path
+    answer: int, by: str, base_model: Any, tokenizer: Any, folder: Path
 ) -> None:
-    (folder / "own.py").write_text("def results(doc, likelihoods):\n    return {'acc': 1.0}\n")
+    (folder / "own.py").write_text(OWN_TASK)
     with_answers(folder / "test.jsonl", lambda row: answer, first=1)
     write_task(folder, "own", folder / "test.jsonl")
     file = folder / "own.yaml"
-    file.write_text(file.read_text() + "process_results: !function own.results\n")
+    file.write_text(f"{file.read_text()}{by}\n")
     asked = suite(task_dirs=(str(folder),), in_domain=["own"])
     assert Evaluator(asked, tokenizer).evaluate(base_model).warnings == []
 
@@ -811,6 +829,20 @@ def test_a_task_that_cannot_be_loaded_names_its_file_and_the_cause(
     (fault,) = caught.value.faults
     assert fault.rule.startswith(f"task mine (question_answering) cannot be loaded: {told}")
     assert fault.location == f"{split}: {file}"
+
+
+def test_a_function_of_a_task_that_finds_nothing_is_not_said_to_be_without_data(
+    tokenizer: Any, folder: Path
+) -> None:
+    (folder / "own.py").write_text("def text(doc):\n    return next(iter(()))\n")
+    write_task(folder, "own", folder / "test.jsonl")
+    file = folder / "own.yaml"
+    changed = file.read_text().replace("doc_to_text: question", "doc_to_text: !function own.text")
+    file.write_text(changed)
+    with pytest.raises(UserError) as caught:
+        Evaluator(suite(task_dirs=(str(folder),), in_domain=["own"]), tokenizer)
+    (fault,) = caught.value.faults
+    assert "cannot be loaded: its doc_to_text: StopIteration" in fault.rule
 
 
 def test_a_metric_that_the_task_does_not_give_is_the_user_s_fault(

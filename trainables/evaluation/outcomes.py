@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from lm_eval.api.task import ConfigurableTask
 
 from trainables.errors import Fault, UserError
 from trainables.evaluation.tasks import LoadedTask, document_note
@@ -53,7 +54,10 @@ def choices_per_right_one(task: Any, sample: dict[str, Any]) -> float | None:
 
 def scores_itself(task: Any) -> bool:
     """Whether listed answers are scored by the task's own code, perhaps by no choice at all."""
-    return task.OUTPUT_TYPE == "multiple_choice" and callable(task.config.process_results)
+    is_own = type(task).process_results is not ConfigurableTask.process_results
+    return task.OUTPUT_TYPE == "multiple_choice" and (
+        is_own or callable(task.config.process_results)
+    )
 
 
 def is_number(value: Any) -> bool:

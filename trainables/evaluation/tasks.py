@@ -89,10 +89,13 @@ def _reason(error: Exception) -> str:
     """What went wrong as a task was loaded, and in which of its templates or functions."""
     if isinstance(error, _Unfit):
         return str(error)
-    if isinstance(error, StopIteration):  # the harness, or the data's reader, asked for the first
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    # The harness, or the data's reader, asked for the first; a task's own code may raise it, too.
+    asked_by = str(frames[-1].f_globals.get("__name__")).partition(".")[0]
+    if isinstance(error, StopIteration) and asked_by in ("lm_eval", "datasets"):
         return "its data hold no rows"
-    frames = [frame.f_code.co_name for frame, _ in traceback.walk_tb(error.__traceback__)]
-    of_task = next((f"its {name}: " for name in frames if name in _OF_CONFIG), "")
+    names = [frame.f_code.co_name for frame in frames]
+    of_task = next((f"its {name}: " for name in names if name in _OF_CONFIG), "")
     cause: BaseException = error
     while cause.__cause__ is not None:  # such as the parser's error behind the reader's
         cause = cause.__cause__
