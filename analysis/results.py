@@ -201,8 +201,9 @@ class Results:
     @cached_property
     def _taken(self) -> list[str]:
         """Ids of the recommended trial, and of what each sweep by itself would recommend."""
-        of_sweeps = (recommend(self.goals, sweep.trials) for sweep in self.sweeps)
-        found = [self.recommendation, *of_sweeps]
+        judged = self.judged.values()
+        alone = (recommend(self.goals, s.trials, self.of(s, judged)) for s in self.sweeps)
+        found = [self.recommendation, *alone]
         return [taken.trial.config.trial_id for taken in found if taken]
 
     @cached_property

@@ -104,6 +104,28 @@ def test_sweeps_that_are_alike_are_compared_by_the_same_trial(tmp_path):
     assert all(c.statement.count(f"trial {second.number}, ") == 2 for c in told)
 
 
+def test_a_sweeps_best_is_what_it_recommends_with_the_repeats_that_it_asks_for_itself(tmp_path):
+    folders = [
+        SyntheticSweep(trials=12, items=20, name=name).write(tmp_path / name)
+        for name in ("one", "other")
+    ]
+    other, ledger = folders[1], Ledger(folders[1])
+    record = ledger.sweep()
+    config = record.config | {"confirm": {"top_k": 2, "seeds": 1}}
+    ledger.write_sweep(record.model_copy(update={"config": config}))
+    alone = opened(other)
+    first = alone.recommendation.trial
+    second = next(r for r in alone.front if r is not first)
+    for _ in range(2):
+        repeat(other, first, {IN_DOMAIN_ACC: 0.1, FORGETTING_MEAN: 0.4})
+    repeat(other, second, {IN_DOMAIN_ACC: 0.9, FORGETTING_MEAN: 0.0})
+    assert opened(other).recommendation.trial.number == second.number
+    results = opened(*folders)
+    assert results.sweep(results.recommendation.trial).title == "one"
+    best = results.nearest_to_ideal(results.of(results.sweeps[1], results.complete))
+    assert best.number == second.number
+
+
 def test_a_constraint_that_repeats_break_is_said_to_be_broken(tmp_path):
     folder = SyntheticSweep(trials=12, items=20, constraints=BOUND).write(tmp_path)
     before = opened(folder)
