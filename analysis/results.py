@@ -196,7 +196,8 @@ class Results:
             if taken in own:
                 return own[taken]
         held = [r for r in trials if r.config.trial_id not in self.judged or self._holds(r)]
-        return best_trade_off(self.goals, held or trials, self._ranges)
+        kept = [record for record in held if self.keeps_constraints(record)]
+        return best_trade_off(self.goals, kept or held or trials, self._ranges)
 
     @cached_property
     def _taken(self) -> list[str]:

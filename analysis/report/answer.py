@@ -92,12 +92,15 @@ def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
     undecided: dict[str, list[str]] = {}
     unjudged = []
     for constraint in results.goals.constraints:
-        over_items = results.interval(trial, constraint.metric, len(results.candidates))
-        interval = over_items or results.over_seeds(trial, constraint.metric)
-        if interval is None:
+        intervals = {
+            "items": results.interval(trial, constraint.metric, len(results.candidates)),
+            "repeats": results.over_seeds(trial, constraint.metric),
+        }
+        if not any(intervals.values()):
             unjudged.append(str(constraint))
-        elif constraint.holds(interval.low) != constraint.holds(interval.high):
-            undecided.setdefault("items" if over_items else "repeats", []).append(str(constraint))
+        for what, interval in intervals.items():
+            if interval and constraint.holds(interval.low) != constraint.holds(interval.high):
+                undecided.setdefault(what, []).append(str(constraint))
     told = "".join(
         f" Its {what} do not decide whether it truly keeps {' and '.join(constraints)}."
         for what, constraints in undecided.items()

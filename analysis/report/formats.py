@@ -97,7 +97,8 @@ def as_markdown(results: Results) -> str:
         "",
         f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full fine-tuning "
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
-        "trials, Holm-adjusted, 5 %, and an interval without 0). Δ in points. "
+        "trials, Holm-adjusted, 5 %, and an interval without 0), of one run of each, whatever "
+        "repeats say. Δ in points. "
         "In brackets the mean over repeats with other seeds, with its 95 % interval, and how many "
         "of these diverged.",
         "",

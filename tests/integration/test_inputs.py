@@ -64,6 +64,7 @@ class Deletes(SweepListener):
     ("settings", "kept"),
     [
         ({"temperature": 0.9}, {"temperature": 0.9, "do_sample": True}),
+        ({"temperature": 0.9, "do_sample": False}, {"do_sample": False}),
         ({"length_penalty": 2.0, "early_stopping": True}, {}),
         ({"length_penalty": 2.0, "num_beams": 2}, {"length_penalty": 2.0, "num_beams": 2}),
         ({"pad_token_id": -1, "repetition_penalty": 1.5}, {"repetition_penalty": 1.5}),

@@ -23,6 +23,7 @@ from analysis.report.ranks import rank_figure
 from analysis.report.trade_off import trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
+from trainables.inside.choice import notable_trials
 from trainables.metric_keys import (
     FORGETTING_MEAN,
     FORGETTING_NLL,
@@ -75,8 +76,11 @@ def test_a_trial_that_repeats_refuted_is_not_the_best_of_its_rank(tmp_path, metr
     folder = SyntheticSweep(trials=12, items=20, constraints=BOUND).write(tmp_path)
     group = group_of_several(opened(folder))
     repeat(folder, group.best, metrics, status)
-    after = next(g for g in opened(folder).groups if g.label == group.label)
+    results = opened(folder)
+    after = next(g for g in results.groups if g.label == group.label)
     assert after.best.number != group.best.number
+    inspected = notable_trials(results.goals, results.sweeps[0].trials)
+    assert after.best.number in inspected
     for record in group.trials:
         if record is not group.best:
             repeat(folder, record, metrics, status)
@@ -207,6 +211,27 @@ def test_how_a_constraint_without_an_interval_over_items_is_known_to_be_kept(tmp
     told = answer(opened(folder)).reason
     assert kept not in told
     assert undecided not in told
+
+
+def test_a_constraint_that_the_mean_keeps_is_undecided_where_the_repeats_are_apart(tmp_path):
+    bound = ({"metric": FORGETTING_MEAN, "operator": "<=", "bound": 0.9},)
+    folder = SyntheticSweep(trials=1, items=200, constraints=bound).write(tmp_path)
+    [trial] = opened(folder).complete
+    told = f"Its repeats do not decide whether it truly keeps {FORGETTING_MEAN} <= 0.9."
+    for value in (0.1, 0.8):
+        assert told not in answer(opened(folder)).reason
+        repeat(folder, trial, {FORGETTING_MEAN: value})
+    assert told in answer(opened(folder)).reason
+
+
+def test_of_trials_that_break_a_constraint_one_whose_repeats_keep_it_is_the_best(tmp_path):
+    tight = ({"metric": FORGETTING_MEAN, "operator": "<=", "bound": -0.5},)
+    folder = SyntheticSweep(trials=12, items=20, constraints=tight).write(tmp_path)
+    group = group_of_several(opened(folder))
+    other = next(record for record in group.trials if record is not group.best)
+    repeat(folder, other, {FORGETTING_MEAN: -0.6})
+    results = opened(folder)
+    assert results.nearest_to_ideal(group.trials).number == other.number
 
 
 def test_an_interval_over_seeds_ends_where_the_values_of_its_metric_do(tmp_path):

@@ -104,14 +104,18 @@ def _make_savable(generation: Any) -> None:
 
     Transformers reads and writes such files, but saves none that was changed since: here the tokens
     at which it ends, and TRL sets the padding token. What is generated here always says itself
-    whether it samples. Of beams without beams, or a padding token below 0, nothing is kept.
+    whether it samples. What has no effect is not kept, such as a temperature where it says that it
+    does not sample, or a setting of beams without beams; nor is a padding token below 0.
     """
     samples, generation.do_sample = generation.do_sample, True
     for name in _at_fault(generation):
         setattr(generation, name, None)
     generation.do_sample = samples
-    if _at_fault(generation):
-        generation.do_sample = True
+    for name in _at_fault(generation):
+        if samples is None:
+            generation.do_sample = True
+        else:
+            setattr(generation, name, None)
 
 
 def _at_fault(generation: Any) -> list[str]:

@@ -8,19 +8,21 @@ from collections.abc import Sequence
 from trainables.results.pareto import (
     Goals,
     best_trade_off,
+    is_feasible,
     objective_values,
     pareto_front,
     trade_off_ranges,
 )
 from trainables.results.recommendation import recommend
-from trainables.results.records import TrialRecord
+from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import judged_by_repeats
 
 
 def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     """The recommended trial, the Pareto front, and the best of each rank and of full fine-tuning.
 
-    Best means the best trade-off, as in the report. Only complete trials with weights count.
+    Best means the best trade-off, as in the report, where those that repeats refuted come last.
+    Only complete trials with weights count.
 
     Returns:
         Their numbers, in order.
@@ -31,8 +33,16 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     for record in kept:
         groups[record.rank].append(record)
     ranges = trade_off_ranges(goals, complete) if complete else []
-    taken = [best_trade_off(goals, group, ranges) for group in groups.values()]
     judged = [r for r in judged_by_repeats(records, goals.confirm) if r.weights_dir]
+    refuted = {
+        record.config.trial_id
+        for record in judged
+        if record.status is not TrialStatus.COMPLETE or not is_feasible(goals, record)
+    }
+    taken = []
+    for group in groups.values():
+        held = [record for record in group if record.config.trial_id not in refuted]
+        taken.append(best_trade_off(goals, held or group, ranges))
     recommended = recommend(goals, kept, judged)
     taken += [recommended.trial] if recommended else []
     return sorted({record.number for record in [*pareto_front(goals, kept), *taken]})

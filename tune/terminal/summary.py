@@ -94,10 +94,8 @@ def _print_recommendation(console: Console, recommendation: Recommendation | Non
     if recommendation is None:
         _say(console, "\nNo trial to recommend: none is complete with every objective.", "bold")
         return
-    trial = recommendation.trial
-    found, style = (
-        ("Recommended", "bold green") if recommendation.feasible else ("Nearest", "bold yellow")
-    )
+    trial, found = recommendation.trial, recommendation.word.capitalize()
+    style = "bold green" if recommendation.feasible else "bold yellow"
     _say(console, f"\n{found}: trial {trial.number} ({setting(trial)})", style)
     _say(console, f"  {recommendation.reason}")
 
@@ -138,8 +136,8 @@ def _commands(recommendation: Recommendation | None, root: Location) -> list[str
     sweep = shlex.quote(str(root))
     lines = [f"python -m analysis report {sweep}   # all of it on one page"]
     if recommendation and recommendation.trial.weights_dir and not is_address(str(root)):
-        which = "recommended" if recommendation.feasible else "nearest"
-        lines.append(f"python -m analysis export {sweep} --to winner   # the {which} trial")
+        command = f"python -m analysis export {sweep} --to winner"
+        lines.append(f"{command}   # the {recommendation.word} trial")
     return lines
 
 
