@@ -141,7 +141,7 @@ def test_one_at_a_time_the_suggestions_are_those_of_an_undisturbed_run(
 
 
 def test_after_a_kill_beside_running_trials_the_search_goes_on_as_without_it() -> None:
-    killed, whole = (SimulatedSweep(sweep(), completing) for _ in range(2))
+    killed, whole = (SimulatedSweep(sweep(seed=2), completing) for _ in range(2))
     for simulated in (killed, whole):
         for _ in range(12):
             simulated.start()

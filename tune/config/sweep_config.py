@@ -127,8 +127,10 @@ class SweepConfig(Frozen):
     Attributes:
         constraints: bounds on the final metrics; if no trial keeps all of them, the nearest is
             named in place of a recommended one.
-        sampler: as in Optuna. Where trials run in parallel, `nsga2` may go on with other points
-            after a restart, as no record tells the generation that each was drawn in.
+        sampler: as in Optuna, but that `tpe` starts with points that cover each method's axes
+            evenly, while methods take turns in proportion to their axes. Where trials run in
+            parallel, `nsga2` may go on with other points after a restart, as no record tells the
+            generation that each was drawn in.
         warm_start: folders of earlier sweeps with the same model, data and evaluation; the
             sampler learns from those of their trials that fit this search and were trained alike,
             with any seed. Not for a grid.

@@ -21,11 +21,15 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
+from tune.search.initial_design import InitialDesign
 from tune.search.space import Params, distributions, suggest
 
 logger = logging.getLogger(__name__)
 
 _POPULATION = 20  # trials per generation of NSGA-II
+# What TPE learns from, and from how many trials on; until then, the initial design goes on.
+_LEARNED_FROM = (TrialState.COMPLETE, TrialState.PRUNED)
+_STARTUP = 10
 # A trial that diverged or ran out of memory is infeasible, whatever it measured before.
 _INFEASIBLE = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY)
 _TRAINED = "trained to the end"
@@ -83,8 +87,10 @@ class Study:
             is_known: returns whether a point has been tried. If so, another is drawn, up to ten
                 draws in all; a known point is returned only if the sampler insists on it.
         """
+        ended = self.optuna.get_trials(deepcopy=False, states=_LEARNED_FROM)
+        is_starting = len(ended) < _STARTUP
         for draw in range(_DRAWS):
-            self.optuna.sampler = _sampler(self._config, f"{self._config.seed}:{position}", draw)
+            self.optuna.sampler = _sampler(self._config, position, draw, is_starting)
             self._choose_parents()
             trial = self.optuna.ask()
             params = suggest(self._config.search, partial(_draw, trial))
@@ -248,8 +254,11 @@ def _attributes(record: TrialRecord) -> dict[str, str]:
     return {"status": record.status.value, "trial_id": record.config.trial_id}
 
 
-def _sampler(config: SweepConfig, key: str, draw: int) -> optuna.samplers.BaseSampler:
-    """The configured sampler, seeded for one draw."""
+def _sampler(
+    config: SweepConfig, position: int, draw: int, is_starting: bool
+) -> optuna.samplers.BaseSampler:
+    """The configured sampler, seeded for one draw; in place of a known point, a random one."""
+    key = f"{config.seed}:{position}"
     digest = hashlib.sha256((f"{key}:{draw}" if draw else key).encode()).digest()
     seed = int.from_bytes(digest[:4], "big")
     match config.sampler:
@@ -266,5 +275,13 @@ def _sampler(config: SweepConfig, key: str, draw: int) -> optuna.samplers.BaseSa
                 crossover=nsgaii.SBXCrossover(),
                 mutation=nsgaii.PolynomialMutation(),
             )
+        case "tpe" if is_starting and not draw:
+            return InitialDesign(config.search, config.seed, position)
         case "tpe":
-            return _TPESampler(seed=seed, multivariate=True, group=True, constant_liar=True)
+            return _TPESampler(
+                seed=seed,
+                n_startup_trials=_STARTUP,
+                multivariate=True,
+                group=True,
+                constant_liar=True,
+            )

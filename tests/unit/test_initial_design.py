@@ -1,0 +1,107 @@
+"""Where a search that learns from results starts."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import pairwise
+from math import log
+from typing import Any
+
+import pytest
+from builders import sweep_config
+from simulated_search import ask, completing, run, searcher_of
+from simulated_search import sweep as small_sweep
+
+from trainables.results.records import TrialRecord
+from tune.config.sweep_config import SweepConfig
+
+LOW, HIGH = 1e-5, 1e-3
+RANKS = [2, 4, 8, 16, 32, 64, 128, 256]
+
+
+def sweep(seed: int = 0, **search: Any) -> SweepConfig:
+    rates = {"low": LOW, "high": HIGH}
+    lora = {"rank": RANKS, "alpha_ratio": [1, 2], "learning_rate": rates}
+    methods = {"lora": lora, "full": {"learning_rate": rates}}
+    return sweep_config(64, seed=seed, search=search or methods)
+
+
+def drawn(config: SweepConfig, count: int) -> list[TrialRecord]:
+    """As many as run side by side, before any result is in."""
+    searcher = searcher_of(config)
+    return [ask(searcher) for _ in range(count)]
+
+
+def of(records: list[TrialRecord], method: str) -> list[TrialRecord]:
+    return [record for record in records if record.config.method == method]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_every_rank_is_tried_before_any_twice(seed: int) -> None:
+    ranks = [record.params["lora/rank"] for record in of(drawn(sweep(seed), 11), "lora")][:8]
+    assert sorted(ranks) == RANKS
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_learning_rates_of_a_method_lie_apart(seed: int) -> None:
+    for method, count in (("lora", 16), ("full", 4)):
+        rates = [r.config.learning_rate for r in of(drawn(sweep(seed), 22), method)][:count]
+        strata = [int(count * log(rate / LOW) / log(HIGH / LOW)) for rate in rates]
+        assert sorted(strata) == list(range(count))  # one in each of as many equal parts
+
+
+def test_methods_take_turns_in_proportion_to_their_axes() -> None:
+    methods = [record.config.method for record in drawn(sweep(), 40)]
+    assert Counter(methods) == {"lora": 30, "full": 10}  # three axes and one
+    fulls = [index for index, method in enumerate(methods) if method == "full"]
+    assert {later - earlier for earlier, later in pairwise(fulls)} == {4}
+
+
+def test_a_method_without_axes_is_tried_too() -> None:
+    config = sweep(
+        lora={"rank": RANKS, "alpha_ratio": 2, "learning_rate": {"low": LOW, "high": HIGH}},
+        full={"learning_rate": 1e-5},
+    )
+    assert Counter(record.config.method for record in drawn(config, 3)) == {"lora": 2, "full": 1}
+
+
+def test_seeds_start_elsewhere() -> None:
+    first, second = (drawn(sweep(seed), 8) for seed in (0, 1))
+    rates = {record.config.learning_rate for record in (*first, *second)}
+    assert len(rates) == 16
+
+
+def test_rates_stay_within_their_range() -> None:
+    narrow = {"low": LOW, "high": LOW * (1 + 1e-15)}
+    config = sweep(lora={"rank": RANKS, "alpha_ratio": 2, "learning_rate": narrow})
+    for record in drawn(config, 16):
+        assert narrow["low"] <= record.config.learning_rate <= narrow["high"]
+
+
+def test_it_ends_once_there_are_results_to_learn_from() -> None:
+    config = small_sweep(trials=12)
+    records = run(searcher_of(config), completing)
+    elsewhere = drawn(config, 12)
+    same = [a.params == b.params for a, b in zip(records, elsewhere, strict=True)]
+    assert same == [True] * 10 + [False] * 2
+
+
+def test_a_point_that_is_known_is_not_tried_again() -> None:
+    config = sweep(
+        lora={"rank": [2, 4], "alpha_ratio": [1, 2], "learning_rate": [1e-4, 2e-4, 4e-4]}
+    )
+    points = {frozenset(record.params.items()) for record in drawn(config, 8)}
+    assert len(points) == 8
+
+
+@pytest.mark.parametrize("sampler", ["random", "nsga2", "grid"])
+def test_other_samplers_start_as_they_do_in_optuna(sampler: str) -> None:
+    config = sweep_config(
+        8,
+        sampler=sampler,
+        search={"lora": {"rank": RANKS, "alpha_ratio": 2, "learning_rate": [1e-5, 1e-4]}},
+    )
+    ranks = [{record.params["lora/rank"] for record in drawn(config, 8)}]
+    seeds = [config.model_copy(update={"seed": seed}) for seed in range(1, 5)]
+    ranks += [{record.params["lora/rank"] for record in drawn(each, 8)} for each in seeds]
+    assert any(found != set(RANKS) for found in ranks)

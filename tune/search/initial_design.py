@@ -1,0 +1,76 @@
+"""Where a search that learns from results starts: points spread evenly over its space.
+
+Independent draws would leave some ranks untried and try half of all trials on a method with a
+single axis; tests/benchmarks/search_economy.py shows what that costs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial
+
+from trainables.config import Method
+from tune.config.search_config import SearchConfig
+from tune.search.space import axes
+
+
+class InitialDesign(optuna.samplers.RandomSampler):
+    """Draws one trial of the design.
+
+    Methods take turns, in proportion to their axes. The points of each are a scrambled Sobol
+    sequence (Owen 1998), so that however many are drawn, they cover each axis evenly.
+
+    Args:
+        search: the space.
+        seed: the sweep's, which scrambles the sequences.
+        position: of the trial in the search.
+    """
+
+    def __init__(self, search: SearchConfig, seed: int, position: int) -> None:
+        super().__init__(seed=seed)
+        self._search, self._seed = search, seed
+        *before, self._method = _turns(search, position + 1)
+        self._index = before.count(self._method)
+
+    def sample_independent(
+        self, study: Any, trial: FrozenTrial, name: str, distribution: BaseDistribution
+    ) -> Any:
+        """The trial's value on an axis."""
+        names = [axis for axis, _ in axes(self._search, self._method)]
+        if name not in names:  # the method itself, as no other method's axes are asked for
+            return self._method
+        share = _sobol(f"{self._seed}:{self._method}", len(names), self._index)[names.index(name)]
+        if isinstance(distribution, CategoricalDistribution):
+            return distribution.choices[int(share * len(distribution.choices))]
+        assert isinstance(distribution, FloatDistribution)  # noqa: S101 - the space has no others
+        low, high = math.log(distribution.low), math.log(distribution.high)
+        rate = math.exp(low + share * (high - low))
+        return min(max(rate, distribution.low), distribution.high)  # they round
+
+
+def _turns(search: SearchConfig, count: int) -> list[Method]:
+    """The methods of the first trials: each time that which lacks most of its share."""
+    weights = {method: max(1, len(list(axes(search, method)))) for method in search.methods}
+    lacks, turns = dict.fromkeys(weights, 0), []
+    for _ in range(count):
+        lacks = {method: lacks[method] + weights[method] for method in weights}
+        turns.append(max(lacks, key=lacks.__getitem__))
+        lacks[turns[-1]] -= sum(weights.values())
+    return turns
+
+
+def _sobol(key: str, axes_count: int, index: int) -> list[float]:
+    """A point of a scrambled Sobol sequence, [axes], each in [0, 1)."""
+    from scipy.stats import qmc
+
+    digest = hashlib.sha256(key.encode()).digest()
+    sequence = qmc.Sobol(axes_count, rng=int.from_bytes(digest[:4], "big"))
+    if index:  # it warns of none
+        sequence.fast_forward(index)
+    point: list[float] = sequence.random(1)[0].tolist()
+    return point
