@@ -49,7 +49,7 @@ class SweepSettings(_Part):
     objectives: tuple[Objective, ...]
     constraints: tuple[Constraint, ...]
     sampler: str = "tpe"
-    search: dict[str, dict[str, object] | None] = Field(default_factory=dict)
+    search: dict[str, object] = Field(default_factory=dict)
     budget: Budget
     confirm: Confirm | None = None
     wandb: Wandb
@@ -73,8 +73,8 @@ class SweepSettings(_Part):
         return min(self.budget.trials, points or self.budget.trials)
 
 
-def _points(space: dict[str, object] | None) -> int:
+def _points(space: object) -> int:
     """Number of points in a method's grid, in which every searched axis is a list."""
-    if space is None:
+    if not isinstance(space, dict):  # of a method that is not searched, or `first`
         return 0
     return math.prod(len(axis) for axis in space.values() if isinstance(axis, list | tuple))

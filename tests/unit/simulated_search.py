@@ -18,6 +18,23 @@ from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
 
+RATES = {"low": 1e-5, "high": 1e-3}
+LORA = {"rank": [2, 8, 32], "alpha_ratio": [1, 2], "learning_rate": RATES}
+OF_LORA = [
+    {"method": "lora", "rank": 8, "alpha_ratio": 2, "learning_rate": 2e-4},
+    {"method": "lora", "rank": 32, "alpha_ratio": 1, "learning_rate": 1e-5},
+]
+OF_BOTH = [OF_LORA[0], {"method": "full", "learning_rate": 3e-5}, OF_LORA[1]]
+GRID: dict[str, Any] = {
+    "lora": {"rank": [2, 8], "alpha_ratio": [1, 2], "learning_rate": [1e-4, 1e-3]},
+    "full": {"learning_rate": [1e-5, 1e-4, 1e-3]},
+}
+OF_GRID = [
+    {"method": "full", "learning_rate": 1e-4},
+    {"method": "lora", "rank": 8, "alpha_ratio": 1, "learning_rate": 1e-3},
+]
+SAMPLERS = ["tpe", "random", "grid", "nsga2"]
+
 Ending = tuple[TrialStatus, dict[str, float]]
 Judge = Callable[[TrialConfig], Ending]
 
@@ -31,6 +48,17 @@ def sweep(sampler: str = "tpe", trials: int = 24, **changes: Any) -> SweepConfig
     if sampler == "nsga2":
         del search["full"]  # it searches one method
     return sweep_config(trials, **{"sampler": sampler, "search": search, **changes})
+
+
+def with_first(sampler: str, trials: int = 24, count: int | None = None) -> SweepConfig:
+    """A sweep that begins with so many points; by default with all that its search has here."""
+    search: dict[str, Any] = {"lora": LORA, "full": {"learning_rate": RATES}, "first": OF_BOTH}
+    if sampler == "nsga2":
+        search = {"lora": LORA, "first": OF_LORA}
+    if sampler == "grid":
+        search = GRID | {"first": OF_GRID}
+    search["first"] = search["first"][:count]
+    return sweep(sampler, trials, search=search)
 
 
 def judge(trial: TrialConfig) -> Ending:

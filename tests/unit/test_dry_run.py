@@ -336,6 +336,21 @@ def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(
     assert "first 3 of 3 trials, of the grid's 4 points" in capsys.readouterr().out
 
 
+def test_points_to_try_first_are_shown_first_and_as_the_file_has_them(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = "search.first=[{rank: 7, learning_rate: 2.5e-4}, {rank: 3, learning_rate: 2.5e-4}]"
+    assert run(sweep, "--dry-run", "--set", override) == command_line.OK
+    plan, _, shown = capsys.readouterr().out.partition("first 3 of")
+    rows = re.findall(r"(\d) │ lora +│ +(\d+) .* (\S+e-04)", shown)
+    assert rows[:2] == [("0", "7", "2.50e-04"), ("1", "3", "2.50e-04")]
+    assert len(set(rows)) == 3
+    again = sweep.with_name("again.yaml")
+    again.write_text(plan)
+    assert load_sweep(str(again), []) == load_sweep(str(sweep), [override])
+    assert "rank: 7\n    learning_rate: 0.00025\n  - rank: 3\n" in plan
+
+
 def test_a_number_of_trials_on_the_command_line_counts(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

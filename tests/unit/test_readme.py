@@ -14,6 +14,7 @@ from trainables.process import memory
 from trainables.results.pareto import Constraint
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
+from tune.search.space import first_points
 from tune.search.trials import largest_trial
 
 PROJECT = Path(__file__).parents[2]
@@ -52,6 +53,14 @@ def test_the_methods_are_searched_one_by_one_on_one_base(tmp_path: Path) -> None
     # What a base's evaluation is looked up by.
     for part in ("model", "data", "eval", "seed"):
         assert getattr(lora, part) == getattr(full, part)
+
+
+def test_what_it_has_tried_first_is_in_its_search(tmp_path: Path) -> None:
+    file = tmp_path / "my_sweep.yaml"
+    file.write_text(EXAMPLE)
+    [override] = re.findall(r'--set "(search\.first=.*?)"', README)
+    [point] = first_points(load_sweep(str(file), [override]).search)
+    assert point == {"method": "lora", "lora/rank": 16, "lora/learning_rate": 2e-4}
 
 
 def test_a_task_over_files_of_one_s_own_fits_into_it(tmp_path: Path) -> None:

@@ -55,9 +55,17 @@ def test_the_history_counts_as_a_look_at_all_records(seed: int) -> None:
         assert history.tried(point) == sum(
             r.params == point and r.status not in UNTRIED for r in (*searched, *warm)
         )
+        assert history.has(point) == any(r.params == point for r in searched)
     confirming = [r.number for r in records.values() if r.confirms is not None]
     for number in range(42):
         assert history.position(number) == number - sum(c < number for c in confirming)
+
+
+def test_a_point_that_was_withdrawn_is_one_that_no_trial_has_had() -> None:
+    history = SearchHistory([trial(0, params=POINTS[0])], [])
+    assert history.has(POINTS[0])
+    history.withdraw(0)
+    assert not history.has(POINTS[0])
 
 
 @pytest.mark.parametrize("seed", range(5))

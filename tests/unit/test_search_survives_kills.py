@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
 from simulated_search import (
+    SAMPLERS,
     ask,
     completing,
     ended,
@@ -20,11 +21,13 @@ from simulated_search import (
     started,
     stopping,
     sweep,
+    with_first,
 )
 
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
+from tune.search.space import first_points
 
 TRIALS = 10
 # What happens next to a sweep: a trial starts, one of the running ones ends or loses its
@@ -125,19 +128,39 @@ def test_no_result_is_lost_or_told_twice_with_several_at_a_time(
     assert all(r.status is not TrialStatus.RUNNING for r in simulated.ledger.values())
 
 
+@pytest.mark.parametrize("make", [sweep, with_first])
 @pytest.mark.parametrize("ending", [judge, stopping])
 @few
 @given(events=EVENTS, sampler=st.sampled_from(["tpe", "random"]))
 def test_one_at_a_time_the_suggestions_are_those_of_an_undisturbed_run(
-    ending: Callable[..., Any], events: list[tuple[str, int]], sampler: str
+    make: Callable[..., SweepConfig],
+    ending: Callable[..., Any],
+    events: list[tuple[str, int]],
+    sampler: str,
 ) -> None:
-    config = sweep(sampler, trials=TRIALS)
+    config = make(sampler, trials=TRIALS)
     simulated = SimulatedSweep(config, ending)
     for event, which in events:
         simulated.happens(event, which, most_at_once=1)
     simulated.finish()
     undisturbed = run(searcher_of(config), ending)
     assert [simulated.ledger[n].params for n in range(TRIALS)] == [r.params for r in undisturbed]
+
+
+@few
+@given(events=EVENTS, sampler=st.sampled_from(SAMPLERS))
+def test_points_to_try_first_come_first_with_several_at_a_time(
+    events: list[tuple[str, int]], sampler: str
+) -> None:
+    config = with_first(sampler, trials=TRIALS)
+    simulated = SimulatedSweep(config)
+    for event, which in events:
+        simulated.happens(event, which, most_at_once=3)
+        check(simulated)
+    simulated.finish()
+    found = [simulated.ledger[number].params for number in range(TRIALS)]
+    wanted = first_points(config.search)
+    assert found[: len(wanted)] == wanted
 
 
 def test_after_a_kill_beside_running_trials_the_search_goes_on_as_without_it() -> None:

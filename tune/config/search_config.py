@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -10,10 +12,15 @@ from pydantic import (
     Discriminator,
     Field,
     Tag,
+    model_serializer,
     model_validator,
 )
 
 from trainables.config import Frozen, Method
+
+OF_TRAINING = ("batch_size", "epochs", "warmup", "weight_decay")
+SHARED_AXES = ("learning_rate", *OF_TRAINING)
+_LORA_AXES = ("rank", "alpha", "alpha_ratio", "target_modules", "dropout", "rslora", "dora")
 
 
 class LogUniform(Frozen):
@@ -118,11 +125,45 @@ class LoraSpace(MethodSpace):
         return self
 
 
+class FirstPoint(Frozen):
+    """A point that is tried before those that the sampler draws, such as what is trained today.
+
+    Attributes:
+        method: may be left out where one alone is searched.
+        rank, ...: a value of each axis of the method; those of one value may be left out.
+    """
+
+    method: Method | None = None
+    rank: _Count | None = None
+    alpha: _Rate | None = None
+    alpha_ratio: _Rate | None = None
+    target_modules: _Modules | None = None
+    dropout: _Share | None = None
+    rslora: bool | None = None
+    dora: bool | None = None
+    learning_rate: _Rate | None = None
+    batch_size: _Count | None = None
+    epochs: _Rate | None = None
+    warmup: _Share | None = None
+    weight_decay: _Decay | None = None
+
+    @model_serializer
+    def given(self) -> dict[str, Any]:
+        """What the point says, as the sweep file has it."""
+        return {name: value for name, value in self if value is not None}
+
+
 class SearchConfig(Frozen):
-    """Which methods are searched, each over its own space."""
+    """Which methods are searched, each over its own space.
+
+    Attributes:
+        first: points of these spaces to try before the sampler's own, in this order. Those that a
+            trial of the sweep has had, however it ended, are not tried again.
+    """
 
     lora: LoraSpace | None = None
     full: MethodSpace | None = None
+    first: tuple[FirstPoint, ...] = ()
 
     @model_validator(mode="after")
     def _searches_something(self) -> SearchConfig:
@@ -140,3 +181,68 @@ class SearchConfig(Frozen):
         space: MethodSpace | None = self.lora if method == "lora" else self.full
         assert space is not None  # noqa: S101 - methods come from `methods`
         return space
+
+    def choices(self, method: Method) -> Iterator[tuple[str, Any]]:
+        """Every axis of a method that the sweep file gives, with what there is to choose from."""
+        space = self.space(method)
+        for axis in (*(_LORA_AXES if method == "lora" else ()), *SHARED_AXES):
+            if (choices := getattr(space, axis)) is not None:
+                yield axis, choices
+
+    def first_settings(self, point: FirstPoint) -> tuple[Method, dict[str, Any]]:
+        """The method of one of `first`, and its choice on every axis that is searched."""
+        method = point.method or self.methods[0]
+        axes = [(axis, choices) for axis, choices in self.choices(method) if is_searched(choices)]
+        return method, {axis: member(choices, getattr(point, axis)) for axis, choices in axes}
+
+    def first_faults(self) -> list[str]:
+        """Points of `first` that are none of these spaces, or that are there twice."""
+        faults: list[str] = []
+        places: dict[str, str] = {}
+        for i, point in enumerate(self.first):
+            field = f"search.first.{i}"
+            found = [f"{field}.{fault}" for fault in self._faults_of(point)]
+            same = field if found else places.setdefault(str(self.first_settings(point)), field)
+            if same != field:
+                found = [f"{field}: must be another point than {same}; remove one"]
+            faults += found
+        return faults
+
+    def _faults_of(self, point: FirstPoint) -> Iterator[str]:
+        given = point.given()
+        method = given.pop("method", self.methods[0] if len(self.methods) == 1 else "none")
+        if method not in self.methods:
+            remedy = "; search that, too, or remove the point" if point.method else ""
+            yield f"method: must be {' or '.join(self.methods)}, got {method}{remedy}"
+            return
+        space, known = f"search.{method}", dict(self.choices(method))
+        for axis, value in given.items():
+            if axis not in known:
+                yield f"{axis}: is no axis of {space}, got {value}; known: {', '.join(known)}"
+            elif member(known[axis], value) is None:
+                rule = f"must be in {in_words(known[axis])}, got {value}"
+                yield f"{axis}: {rule}; let {space}.{axis} include it"
+        for axis, choices in known.items():
+            if axis not in given and is_searched(choices):
+                yield f"{axis}: is required and absent; take it from {in_words(choices)}"
+
+
+def is_searched(choices: Any) -> bool:
+    """Whether an axis has more than one value."""
+    return isinstance(choices, LogUniform) or len(choices) > 1
+
+
+def member(choices: Any, value: Any) -> Any:
+    """The choice that a value stands for; None if there is none."""
+    if isinstance(choices, LogUniform):
+        return value if choices.low <= value <= choices.high else None
+    if isinstance(value, float):  # a ratio of alpha to rank comes back rounded
+        return next((choice for choice in choices if math.isclose(choice, value)), None)
+    return next((choice for choice in choices if choice == value), None)
+
+
+def in_words(choices: Any) -> str:
+    """The values of an axis, such as `4, 8` or `1e-05 to 0.001`."""
+    if isinstance(choices, LogUniform):
+        return f"{choices.low:g} to {choices.high:g}"
+    return ", ".join(map(str, choices))

@@ -163,7 +163,7 @@ class SweepConfig(Frozen):
         faults = [*self._batch_faults(), *self._gpu_faults()]
         faults += [*self._data_faults(), *self._metric_faults(), *self._sampler_faults()]
         faults += [*self._label_faults(), *self._objective_faults()]
-        faults += [*self._weight_faults(), *self._rung_faults()]
+        faults += [*self._weight_faults(), *self._rung_faults(), *self._first_faults()]
         if faults:
             raise ValueError("\n".join(faults))
         return self
@@ -307,6 +307,13 @@ class SweepConfig(Frozen):
             for method in methods
             if isinstance(self.search.space(method).learning_rate, LogUniform)
         ]
+
+    def _first_faults(self) -> list[str]:
+        faults, points, trials = self.search.first_faults(), self.search.first, self.budget.trials
+        if len(points) > trials:
+            rule = f"must hold no more points than budget.trials = {trials}, got {len(points)}"
+            faults.append(f"search.first: {rule}; raise it, or remove some")
+        return faults
 
     def named_metrics(self) -> list[tuple[str, str]]:
         """The metrics that the sweep file names, as (field, metric)."""

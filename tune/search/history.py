@@ -34,6 +34,7 @@ class SearchHistory:
         outside: Iterable[TrialRecord] = (),
     ) -> None:
         self._records: dict[int, TrialRecord] = {}
+        self._points: Counter[frozenset[tuple[str, object]]] = Counter()  # of this sweep alone
         self._tries: Counter[frozenset[tuple[str, object]]] = Counter()
         self._confirming: set[int] = set()
         self._runs: Counter[tuple[frozenset[tuple[str, object]], int]] = Counter()  # by seed
@@ -74,6 +75,10 @@ class SearchHistory:
         """How often a point has been tried."""
         return self._tries[_key(point)]
 
+    def has(self, point: Params) -> bool:
+        """Whether a trial of this sweep has had a point, however it ended."""
+        return self._points[_key(point)] > 0
+
     def unused_seed(self, point: Params, first: int) -> int:
         """A seed for another try of a point, unused by its earlier tries and repeat runs.
 
@@ -102,6 +107,7 @@ class SearchHistory:
             self._confirming.add(record.number)
             return
         self.searched += by
+        self._points[_key(record.params)] += by
         self._count_try(record, by)
 
     def _count_try(self, record: TrialRecord, by: int) -> None:

@@ -19,7 +19,7 @@ from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room
 from tune.search.history import SearchHistory
-from tune.search.space import Params, grid_size, takes_least_memory
+from tune.search.space import Params, first_points, grid_size, takes_least_memory
 from tune.search.study import Study
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
@@ -32,9 +32,9 @@ _FAILURES_ALIKE = 5
 class OptunaSearcher(Searcher, SweepListener):
     """Suggests trials to Tune and learns their outcomes as a listener of the sweep.
 
-    Interrupted trials come first, then new points of the search, then the confirmation of the
-    best ones. A point that was already tried is repeated only if the sampler insists on it, and
-    then with another seed.
+    Interrupted trials come first, then the points of `search.first`, then those that the sampler
+    draws, then the confirmation of the best ones. A point that was already tried is repeated only
+    if the sampler insists on it, and then with another seed.
 
     Args:
         config: the sweep.
@@ -63,6 +63,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._config = config
         self._make_trial = make_trial
         self._study = Study(config)
+        self._first = first_points(config.search)
         self._again = sorted(interrupted, key=attrgetter("number"))
         # A driver killed while trials ran in parallel may leave a gap in the numbers; it is filled
         # first.
@@ -249,10 +250,17 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def _next_point(self) -> dict[str, Any]:
         number = self._history.next_number
-        position = self._history.position(number)
-        params = self._study.ask(number, position, lambda point: self._history.tried(point) > 0)
+        first = next((point for point in self._first if not self._history.has(point)), None)
+        params = self._draw(number) if first is None else first
         seed = self._history.unused_seed(params, self._config.seed)
-        return self._start(number, params, seed)
+        suggestion = self._start(number, params, seed)
+        if first is not None:
+            self._study.add(self._running[number])
+        return suggestion
+
+    def _draw(self, number: int) -> Params:
+        position = self._history.position(number)
+        return self._study.ask(number, position, lambda point: self._history.tried(point) > 0)
 
     def _start(
         self, number: int, params: Params, seed: int, confirms: int | None = None

@@ -21,7 +21,17 @@ from trainables.config.training import CHANGES_NO_RESULT
 from trainables.inputs.model_shape import read_shape
 from trainables.process.memory import adapter_parameters
 from trainables.results.confirmation import planned_repeats
-from tune.config.search_config import LogUniform, LoraSpace, MethodSpace, SearchConfig
+from tune.config.search_config import (
+    OF_TRAINING,
+    SHARED_AXES,
+    LogUniform,
+    LoraSpace,
+    MethodSpace,
+    SearchConfig,
+    in_words,
+    is_searched,
+    member,
+)
 from tune.config.sweep_config import SweepConfig
 
 Param = str | int | float | bool
@@ -29,9 +39,6 @@ Params = dict[str, Param]
 Choose = Callable[[str, BaseDistribution], Any]
 
 _METHOD = "method"
-_OF_TRAINING = ("batch_size", "epochs", "warmup", "weight_decay")
-_SHARED_AXES = ("learning_rate", *_OF_TRAINING)
-_LORA_AXES = ("rank", "alpha", "alpha_ratio", "target_modules", "dropout", "rslora", "dora")
 _AXES_OF_MEMORY = ("rank", "dropout", "dora")  # beside target_modules
 _MODULES_SEPARATOR = "+"
 
@@ -75,20 +82,17 @@ def method_of(search: SearchConfig, params: Params) -> Method:
 
 def axes(search: SearchConfig, method: Method) -> Iterator[tuple[str, BaseDistribution]]:
     """Name and distribution of every searched axis of a method."""
-    for axis, choices in _choices(search, method):
+    for axis, choices in search.choices(method):
         name = f"{method}/{axis}"
         if isinstance(choices, LogUniform):
             yield name, FloatDistribution(choices.low, choices.high, log=True)
-        elif len(choices) > 1:
+        elif is_searched(choices):
             yield name, CategoricalDistribution([_as_param(choice) for choice in choices])
 
 
-def _choices(search: SearchConfig, method: Method) -> Iterator[tuple[str, Any]]:
-    """Every axis of a method that the sweep file gives, with what there is to choose from."""
-    space = search.space(method)
-    for axis in (*(_LORA_AXES if method == "lora" else ()), *_SHARED_AXES):
-        if (choices := getattr(space, axis)) is not None:
-            yield axis, choices
+def first_points(search: SearchConfig) -> list[Params]:
+    """The points that the sweep file has tried first."""
+    return [_params(search, *search.first_settings(point)) for point in search.first]
 
 
 def planned_trials(config: SweepConfig) -> int:
@@ -203,7 +207,7 @@ def train_config(search: SearchConfig, train: TrainConfig, params: Params) -> Tr
     space = search.space(method)
     update = {
         axis: _value(space, method, axis, params)
-        for axis in _OF_TRAINING
+        for axis in OF_TRAINING
         if getattr(space, axis) is not None
     }
     if "epochs" in update:
@@ -234,19 +238,16 @@ def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> P
     method = trial.method
     if method not in search.methods:
         raise Misfit(f"search.{method}", f"is trained by {method}, which is not searched")
-    params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
-    for axis, choices in _choices(search, method):
+    settings = {}
+    for axis, choices in search.choices(method):
         value = _recorded(trial, axis)
-        chosen = _member(choices, value)
+        chosen = member(choices, value)
         if chosen is None:
-            told = (
-                f"{choices.low:g} to {choices.high:g}"
-                if isinstance(choices, LogUniform)
-                else ", ".join(map(str, choices))
-            )
-            raise Misfit(f"search.{method}.{axis}", f"has {axis} {value}, which is not in {told}")
-        if isinstance(choices, LogUniform) or len(choices) > 1:
-            params[f"{method}/{axis}"] = _as_param(chosen)
+            told = f"has {axis} {value}, which is not in {in_words(choices)}"
+            raise Misfit(f"search.{method}.{axis}", told)
+        if is_searched(choices):
+            settings[axis] = chosen
+    params = _params(search, method, settings)
     expected = train_config(search, train, params)
     for name, value in trial.train.model_dump(exclude=CHANGES_NO_RESULT).items():
         if (wanted := getattr(expected, name)) != value:
@@ -254,23 +255,20 @@ def params_of(search: SearchConfig, train: TrainConfig, trial: TrialConfig) -> P
     return params
 
 
+def _params(search: SearchConfig, method: Method, settings: dict[str, Any]) -> Params:
+    """The parameters of a point, from its choice on every axis that is searched."""
+    params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
+    return params | {f"{method}/{axis}": _as_param(choice) for axis, choice in settings.items()}
+
+
 def _recorded(trial: TrialConfig, axis: str) -> Any:
     if axis == "learning_rate":
         return trial.learning_rate
-    if axis in _SHARED_AXES:
+    if axis in SHARED_AXES:
         return getattr(trial.train, axis)
     lora = trial.lora
     assert lora is not None  # noqa: S101 - TrialConfig sees to it
     return lora.alpha / lora.rank if axis == "alpha_ratio" else getattr(lora, axis)
-
-
-def _member(choices: Any, value: Any) -> Any:
-    """The choice that a value stands for; None if there is none."""
-    if isinstance(choices, LogUniform):
-        return value if choices.low <= value <= choices.high else None
-    if isinstance(value, float):  # a ratio of alpha to rank comes back rounded
-        return next((choice for choice in choices if math.isclose(choice, value)), None)
-    return next((choice for choice in choices if choice == value), None)
 
 
 def _value(space: MethodSpace, method: Method, axis: str, params: Params) -> Any:

@@ -118,7 +118,11 @@ class Study:
         self.optuna.tell(trial, values, state=state)
 
     def add(self, record: TrialRecord) -> None:
-        """Add a trial of an earlier run of the command or of an earlier sweep."""
+        """Add a trial that was not asked for.
+
+        It is one of an earlier run of the command or of an earlier sweep, or a point that the sweep
+        file gives. Optuna's `enqueue_trial` would leave the latter without a generation of NSGA-II.
+        """
         if record.status is TrialStatus.RUNNING:
             self.optuna.add_trial(self._frozen(record, TrialState.RUNNING, None))
             frozen = self.optuna.get_trials(deepcopy=False)[-1]
@@ -149,7 +153,8 @@ class Study:
         return [
             trial
             for trial in self.optuna.get_trials(deepcopy=False)
-            if trial.number in running or "trial_id" in trial.user_attrs
+            if trial.number in running
+            or (trial.state.is_finished() and "trial_id" in trial.user_attrs)
         ]
 
     def _frozen(
