@@ -114,16 +114,6 @@ def hover(results: Results, record: TrialRecord) -> str:
     return "<br>".join(lines)
 
 
-def rank_axis(ranks: Sequence[int]) -> dict[str, Any]:
-    """A logarithmic axis with a tick at each rank."""
-    return {
-        "title": {"text": "rank"},
-        "type": "log",
-        "tickvals": list(ranks),
-        "ticktext": [str(rank) for rank in ranks],
-    }
-
-
 def heatmap(
     columns: Sequence[str],
     rows: Sequence[str],

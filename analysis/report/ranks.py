@@ -17,7 +17,6 @@ from analysis.report.charts import (
     mark_of,
     point_keys,
     point_trace,
-    rank_axis,
     rank_colours,
     sweep_keys,
     symbols,
@@ -50,7 +49,7 @@ def rank_figure(results: Results) -> Figure | None:
     caption = (
         "Line: the best trade-off at each rank (of the recommended trial's, that trial: repeats "
         "may have decided), with the 95 % interval over items that holds for all trials it was "
-        "picked from; touch it for how many, as the best of more is better by chance alone. "
+        "picked from: the best of more is better by chance alone. "
         "Dots: every complete LoRA trial, at all learning rates"
         f"{results.more_stopped()}. {band}Dotted: the base."
     )
@@ -60,7 +59,7 @@ def rank_figure(results: Results) -> Figure | None:
 def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
     curves = [(s, own) for s in results.sweeps if (own := results.lora_groups(s))]
     layout = {
-        "xaxis": rank_axis(list(dict.fromkeys(g.rank for g in lora if g.rank is not None))),
+        "xaxis": _rank_axis(lora),
         "yaxis": {"title": {"text": NAMES[metric]}},
         **_references(results, metric),
     }
@@ -76,6 +75,20 @@ def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
         [trace for sweep, own in curves for trace in _curve(results, sweep, own, metric)],
         layout,
     )
+
+
+def _rank_axis(lora: Sequence[Group]) -> dict[str, object]:
+    """A logarithmic axis with a tick at each rank; of one sweep it says how many trials it had."""
+    ranks = list(dict.fromkeys(group.rank for group in lora))
+    is_one_sweep = len(ranks) == len(lora)
+    return {
+        "title": {"text": "rank, best of so many trials" if is_one_sweep else "rank"},
+        "type": "log",
+        "tickvals": ranks,
+        "ticktext": [f"{group.rank}<br>of {group.picked_from}" for group in lora]
+        if is_one_sweep
+        else [str(rank) for rank in ranks],
+    }
 
 
 def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -> list[Trace]:
