@@ -477,6 +477,7 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
         ("optimizer.params.adam_w_mode", False, "have the optimizer that LoRA trials have", "true"),
         ("optimizer.type", "Muon", "have the optimizer that LoRA trials have", "AdamW"),
         ("optimizer.type", "auto", "have the optimizer that LoRA trials have", "AdamW"),
+        ("optimizer.params.eps", "1e-8", "have the optimizer that LoRA trials have", "auto"),
         ("fp16.enabled", True, "leave the precision to model.dtype", "auto"),
     ],
 )
@@ -486,8 +487,9 @@ def test_what_the_trainer_sets_itself_is_refused_in_deepspeed_s_settings(
     """Transformers compares it, in each full trial, once the model is loaded."""
     override = f"deepspeed.config.{key}={json.dumps(value)}"
     assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
-    told = f"error: deepspeed.config: must {rule}, got {key} {value}; write {written}, or leave it"
-    assert capsys.readouterr().err == f"{told} out\n"
+    got, remedy = json.dumps(value), f"write {written}, or leave it out"
+    told = f"error: deepspeed.config: must {rule}, got {key} {got}; {remedy}\n"
+    assert capsys.readouterr().err == told
 
 
 def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None:

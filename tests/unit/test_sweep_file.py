@@ -106,6 +106,12 @@ def test_bad_yaml_is_a_fault_with_its_line(
     assert fault.location == f"{file}:{line}"
 
 
+def test_a_date_that_there_is_not_is_a_fault(write: Write) -> None:
+    rule = "day is out of range for month"
+    assert only_fault(write("name: 2024-02-30\n")).rule == f"is no valid YAML: {rule}"
+    assert only_fault(write(), "name=2024-02-30").rule.startswith("name=2024-02-30: the value is")
+
+
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])
 def test_a_file_without_sections_is_refused(text: str, write: Write) -> None:
     assert only_fault(write(text)).rule == "must be a mapping of sections"

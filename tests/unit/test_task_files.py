@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tune.config.task_files import task_files
+from tune.config.task_files import task_files, task_named
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -95,3 +95,9 @@ def test_files_elsewhere_do_not_count(tmp_path: Path) -> None:
         f"{TASK}data_files: [../rows.jsonl, {tmp_path}/rows.jsonl, /etc/*]"
     )
     assert task_files(tasks) == [tasks / "a.yaml"]
+
+
+def test_a_task_is_found_beside_yaml_that_cannot_be_read(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(TASK)
+    (tmp_path / "notes.yaml").write_text("about: task a\nsince: 2024-02-30\n")
+    assert task_named("a", [tmp_path]) == {"task": "a"}

@@ -106,6 +106,17 @@ def test_a_trial_takes_as_long_by_a_clock_that_is_behind_that_of_an_earlier_star
     assert record.seconds < 60
 
 
+def test_a_trial_takes_as_long_as_its_machine_slept_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = Attempts(0)
+    trial = attempts.start(step=5)
+    gettime = time.clock_gettime
+    monkeypatch.setattr("tune.tune_events.time.clock_gettime", lambda clock: gettime(clock) + 28800)
+    outcome = Outcome(status=TrialStatus.COMPLETE)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    (record,) = attempts.heard.ended
+    assert record.seconds == pytest.approx(28800, abs=60)
+
+
 def test_a_lost_process_counts_only_where_the_trial_came_no_further_since_the_last() -> None:
     attempts = Attempts(retries=1)
     for step, failures in ((5, 0), (9, 0), (8, 1), (12, 1)):  # the third went over old steps again

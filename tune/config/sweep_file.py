@@ -113,13 +113,13 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
         text = file.read_text(encoding="utf-8")
         raw = yaml.safe_load(text)
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-    except yaml.YAMLError as error:
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that there is not
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError([Fault("SWEEP", f"is no valid YAML: {problem}", location=where)]) from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
     if not isinstance(raw, dict):
         raise UserError([Fault("SWEEP", "must be a mapping of sections", location=str(file))])
     places: dict[KeyPath, str] = {}
@@ -274,7 +274,7 @@ def _override(source: _Source, override: str) -> None:
         raise _cannot_set(f"cannot set {key}, got {override!r}", "set it in the file")
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that there is not
         problem = getattr(error, "problem", None) or "not YAML"
         rule = f"{override}: the value is no valid YAML: {problem}"
         raise _cannot_set(rule, "quote it") from error

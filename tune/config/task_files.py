@@ -94,7 +94,7 @@ def _named_by_yaml(file: Path, folder: Path) -> Iterator[Path]:
 def _content(text: str) -> Any:
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - derived from the safe one
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):  # the latter of a date that there is not
         return None
 
 
