@@ -143,13 +143,17 @@ class Results:
     def keeps_constraints(self, record: TrialRecord) -> bool:
         """Whether a trial keeps every constraint: in the mean over repeats if these judge it.
 
-        One that diverged with another seed keeps none.
+        One that diverged with another seed is judged by its own run: it has no mean over all.
         """
-        return not self.goals.constraints or self._holds(record)
+        return is_feasible(self.goals, self._judged_or_own(record))
 
-    def _holds(self, record: TrialRecord) -> bool:
-        own = self.judged.get(record.config.trial_id, record)
-        return own.status is TrialStatus.COMPLETE and is_feasible(self.goals, own)
+    def can_be_taken(self, record: TrialRecord) -> bool:
+        """Whether a trial keeps every constraint and diverged with no other seed."""
+        is_complete = self._judged_or_own(record).status is TrialStatus.COMPLETE
+        return is_complete and self.keeps_constraints(record)
+
+    def _judged_or_own(self, record: TrialRecord) -> TrialRecord:
+        return self.judged.get(record.config.trial_id, record)
 
     @cached_property
     def groups(self) -> list[Group]:
@@ -195,7 +199,7 @@ class Results:
         for taken in self._taken:
             if taken in own:
                 return own[taken]
-        held = [r for r in trials if r.config.trial_id not in self.judged or self._holds(r)]
+        held = [r for r in trials if r.config.trial_id not in self.judged or self.can_be_taken(r)]
         kept = [record for record in held if self.keeps_constraints(record)]
         return best_trade_off(self.goals, kept or held or trials, self._ranges)
 

@@ -136,9 +136,10 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
 def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
 
-    The best is that in the domain, of trials that keep the constraints if the rank has any. Each of
-    these ranks needs `_FEWEST_OF_RANK` trials: one trial of a higher rank shows how bad a learning
-    rate is rather than what the rank gains.
+    The best is that in the domain, of trials that keep the constraints if the rank has any, where
+    those that diverged with another seed come last. Each of these ranks needs `_FEWEST_OF_RANK`
+    trials: one trial of a higher rank shows how bad a learning rate is rather than what the rank
+    gains.
 
     For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
     needs no correction (Berger 1982). Bonferroni's is applied over the candidate ranks, and over
@@ -195,7 +196,8 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
 
 
 def _best_in_domain(results: Results, group: Group) -> TrialRecord:
-    kept = [record for record in group.trials if results.keeps_constraints(record)]
+    taken = [record for record in group.trials if results.can_be_taken(record)]
+    kept = taken or [record for record in group.trials if results.keeps_constraints(record)]
     return max(kept or group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
 
 

@@ -122,6 +122,16 @@ def test_of_a_ranks_trials_those_that_keep_the_constraints_count_in_its_favour(t
     )
 
 
+def test_of_a_ranks_trials_those_that_diverged_with_another_seed_count_last(tmp_path):
+    ranks = {1: 0.2, 4: 0.9, 16: (0.99, 0.9, 0.9, 0.9), 64: 0.9}
+    results = with_in_domain(tmp_path, ranks, items=800)
+    lucky = max(results.complete, key=lambda record: record.metric(IN_DOMAIN_ACC))
+    assert found(results, "Rank 16 suffices in the domain").verdict == "shown"
+    write_repeat(Ledger(tmp_path), lucky, 100, status=TrialStatus.DIVERGED)
+    after = Results(open_sweeps([tmp_path]))
+    assert found(after, "Rank 4 suffices in the domain").verdict == "shown"
+
+
 def test_the_best_of_trials_that_all_break_a_constraint_is_said_to(tmp_path):
     bound = {"metric": MAX_RESERVED, "operator": "<=", "bound": 1.0}  # full fine-tuning takes 1.4
     told = statements(results_of(tmp_path, trials=8, items=10, constraints=(bound,)))
