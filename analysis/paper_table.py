@@ -15,7 +15,7 @@ from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
-from trainables.results.repeats import diverged
+from trainables.results.repeats import diverged, metrics_over
 from trainables.results.wording import SHORT_NAMES, points, rate
 
 UNLIKE_BASE, UNLIKE_FULL = "*", "†"
@@ -37,6 +37,7 @@ class Cell:
             adjusted over all comparisons with the base, and over all with full fine-tuning (Holm).
         seeds: over complete repeats with other seeds, without the trial itself; None for fewer
             than two.
+        only_repeat: the value of the one complete repeat where there is no other.
         repeats: number of repeats that completed or diverged.
         diverged: how many of them diverged.
     """
@@ -45,6 +46,7 @@ class Cell:
     to_base: Comparison | None = None
     to_full: Comparison | None = None
     seeds: Interval | None = None
+    only_repeat: float | None = None
     repeats: int = 0
     diverged: int = 0
 
@@ -108,6 +110,7 @@ class PaperTable:
                     **_columns_of_difference("to_base", cell.to_base),
                     **_columns_of_difference("to_full", cell.to_full),
                     **_columns_of_interval("seeds", cell.seeds),
+                    "seeds": cell.seeds.estimate if cell.seeds else cell.only_repeat,
                     "seeds_n": cell.repeats - cell.diverged,
                     "seeds_diverged": cell.diverged,
                 }
@@ -157,7 +160,8 @@ def cell_text(cell: Cell | None) -> str:
     """Such as `0.839*`; with repeats `0.839* (0.812 ± 0.012, 2 of 5 diverged)`.
 
     That is the mean of those that completed, and its half width or, where the interval ends at what
-    the metric can be, its ends, as in `0.839* (0.912, 0.771 to 1.000)`.
+    the metric can be, its ends, as in `0.839* (0.912, 0.771 to 1.000)`. One has no interval, as in
+    `0.839* (0.812, n = 1)`.
     """
     if cell is None:
         return ""
@@ -167,6 +171,8 @@ def cell_text(cell: Cell | None) -> str:
         is_even = math.isclose(high - mean, mean - low, abs_tol=1e-9)
         spread = f" ± {high - mean:.3f}" if is_even else f", {low:.3f} to {high:.3f}"
         told.append(f"{mean:.3f}{spread}")
+    elif cell.only_repeat is not None:
+        told.append(f"{cell.only_repeat:.3f}, n = 1")
     if cell.diverged:
         told.append(f"{cell.diverged} of {cell.repeats} diverged")
     own = f"{cell.value:.3f}{cell.marks}"
@@ -220,6 +226,7 @@ def _base_row(results: Results, columns: Columns) -> Row:
 def _row(results: Results, group: Group, columns: Columns) -> Row:
     trial, full = group.best, results.full(group.sweep)
     repeats = results.repeats(trial)
+    over_repeats = metrics_over(repeats)
     cells = {}
     for name, (_, metric, tasks) in columns.items():
         value = trial.metric(metric)
@@ -232,7 +239,9 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
         if metric == FORGETTING_MEAN:  # base minus tuned: it falls as accuracy rises
             to_base, to_full = (found and found.negated() for found in (to_base, to_full))
         seeds = results.over_seeds(trial, metric)
-        cells[name] = Cell(value, to_base, to_full, seeds, len(repeats), diverged(repeats))
+        values = over_repeats.get(metric, [])
+        only = values[0] if len(values) == 1 else None
+        cells[name] = Cell(value, to_base, to_full, seeds, only, len(repeats), diverged(repeats))
     return Row(
         group.label,
         cells,

@@ -405,6 +405,20 @@ def test_the_table_has_the_trial_that_repeats_recommend(tmp_path):
     assert first.number not in numbers
 
 
+def test_a_cell_tells_of_one_repeat_which_has_no_interval(tmp_path):
+    folder = SyntheticSweep(trials=1).write(tmp_path)
+    [trial] = Results(open_sweeps([folder])).complete
+    write_repeat(Ledger(folder), trial, 100, 0.2)
+    for ends, lost in (("(0.200, n = 1)", 0), ("(0.200, n = 1, 1 of 2 diverged)", 1)):
+        table = paper_table(Results(open_sweeps([folder])))
+        assert cell_text(table.rows[1].cells["in-domain"]).endswith(ends)
+        columns = ["seeds", "seeds_n", "seeds_diverged"]
+        own = table.frame().set_index(["row", "column"]).loc[table.rows[1].label, "in-domain"]
+        assert tuple(own[columns]) == (0.2, 1, lost)
+        assert own[["seeds_low", "seeds_high"]].isna().all()
+        write_repeat(Ledger(folder), trial, 101, status=TrialStatus.DIVERGED)
+
+
 def test_a_cell_tells_of_repeats_that_diverged_where_no_mean_can_be_given():
     assert cell_text(Cell(0.5, repeats=2, diverged=2)) == "0.500 (2 of 2 diverged)"
 
