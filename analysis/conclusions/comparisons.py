@@ -96,12 +96,15 @@ def _size(comparison: Comparison) -> str:
 def _difference(
     shown: str, comparison: Comparison, otherwise: str, picked: str, quantity: str
 ) -> Conclusion:
-    is_shown = comparison.is_shown
-    return Conclusion(
-        f"{shown if is_shown else otherwise}.",
-        _evidence(comparison, picked, quantity),
-        "shown" if is_shown else "open",
-    )
+    """`otherwise` is of what items do not tell apart; they may where repeats do not."""
+    evidence = _evidence(comparison, picked, quantity)
+    if comparison.is_shown:
+        return Conclusion(f"{shown}.", evidence)
+    if replace(comparison, over_repeats=None, seeds=None, diverged=0).is_shown:
+        otherwise = (
+            f"That {shown[0].lower()}{shown[1:]} is not confirmed by repeats with other seeds"
+        )
+    return Conclusion(f"{otherwise}.", evidence, "open")
 
 
 def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:

@@ -240,16 +240,19 @@ def test_equal_trials_cannot_be_told_apart(tmp_path):
     assert all(c.verdict == "open" and "no item differs" in c.evidence for c in equal)
 
 
+NOT_CONFIRMED = " in the domain is not confirmed by repeats with other seeds."
+
+
 @pytest.mark.parametrize(
     ("of_lora", "told"),
     [
         ((), "gains less"),
         ((0.4, 0.45, 0.42), "gains less"),
-        ((0.1, 0.6, 0.4), "cannot be told apart"),
-        ((0.1, 0.1, 0.1), "cannot be told apart"),
-        ((0.4, 0.45, None), "cannot be told apart"),
+        ((0.1, 0.6, 0.4), NOT_CONFIRMED),
+        ((0.1, 0.1, 0.1), NOT_CONFIRMED),
+        ((0.4, 0.45, None), NOT_CONFIRMED),
         ((0.4,), "gains less"),
-        ((0.1,), "cannot be told apart"),
+        ((0.1,), NOT_CONFIRMED),
     ],
 )
 def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_path, of_lora, told):
@@ -272,10 +275,11 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
     [conclusion] = [
         c
         for c in conclude(results)
-        if c.statement.startswith("Full fine-tuning") and "in the domain" in c.statement
+        if "ull fine-tuning at its best" in c.statement and "in the domain" in c.statement
     ]
     assert told in conclusion.statement
-    assert conclusion.verdict == ("shown" if told == "gains less" else "open")
+    assert conclusion.verdict == ("open" if told == NOT_CONFIRMED else "shown")
+    assert conclusion.statement.startswith("That f" if told == NOT_CONFIRMED else "F")
     assert "full fine-tuning minus LoRA, one run of each, -" in conclusion.evidence
     assert (", n = 6 repeats" in conclusion.evidence) == (len(of_lora) == 3 and None not in of_lora)
     assert ("; repeats that diverged: 1" in conclusion.evidence) == (None in of_lora)

@@ -173,7 +173,10 @@ def test_a_gain_or_forgetting_that_its_repeats_do_not_have_is_not_shown(tmp_path
         repeat(folder, trial, {IN_DOMAIN_ACC: base + by, FORGETTING_MEAN: by})
     gain, loss = recommended_against_base(opened(folder))
     assert (gain.verdict, loss.verdict) == ("open", "open")
-    assert gain.statement.endswith("cannot be told from the base in the domain.")
+    assert gain.statement.startswith("That the recommended trial gains ")
+    assert loss.statement.startswith("That it forgets ")
+    for told in (gain, loss):
+        assert told.statement.endswith(" is not confirmed by repeats with other seeds.")
     half = 100 * 0.01 * scipy.stats.t.ppf(0.975, 1)
     for told in (gain, loss):
         assert f"; over seeds -{half:.1f} to +{half:.1f} points, n = 2 repeats" in told.evidence
