@@ -139,6 +139,26 @@ def test_where_no_trial_keeps_the_constraints_over_its_repeats_that_is_said() ->
     assert f"{LOSS} is 0.07, not <= 0.05" in found.reason
 
 
+def test_where_no_run_of_the_search_keeps_the_constraints_one_whose_repeats_do_is_taken() -> None:
+    records = [searched(0, {GAIN: 0.9, LOSS: 0.06}), searched(1, {GAIN: 0.8, LOSS: 0.09})]
+    by_search = recommend(GOALS, records)
+    assert by_search is not None
+    assert (by_search.trial, by_search.feasible) == (records[0], False)
+    kept = repeat(2, 1, COMPLETE, {GAIN: 0.7, LOSS: 0.04})
+    found = recommend(GOALS, [*records, kept])
+    assert found is not None
+    assert (found.trial, found.feasible) == (records[1], True)
+    assert found.reason == (
+        f"by the means over repeats with other seeds, highest {GAIN} (0.700) of 1 repeated trial "
+        "that keeps every constraint. One run of each would have chosen trial 0."
+    )
+    for refuting in (
+        repeat(2, 1, COMPLETE, {GAIN: 0.7, LOSS: 0.051}),
+        repeat(2, 1, DIVERGED, {GAIN: 0.7, LOSS: 0.04}),
+    ):
+        assert recommend(GOALS, [*records, refuting]) == by_search
+
+
 def test_a_winner_of_which_a_repeat_diverged_is_not_taken() -> None:
     found = recommended(
         repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.01}),

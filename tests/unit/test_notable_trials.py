@@ -112,6 +112,14 @@ def test_without_a_trial_that_keeps_the_constraints_there_still_is_a_best() -> N
     assert notable_trials(goals, records) == [0, 2]
 
 
+def test_the_best_of_a_rank_keeps_the_constraints_in_the_mean_over_its_repeats() -> None:
+    goals = sweep_config(constraints=[f"{LOSS} <= 0.01"])
+    records = [scored(0, 4, 0.9, 0.0), scored(1, 8, 0.9, 0.1), scored(2, 8, 0.5, 0.5)]
+    assert notable_trials(goals, records) == [0, 1]
+    repeats = [scored(3, 8, 0.5, 0.0, confirms=2)]
+    assert notable_trials(goals, [*records, *repeats]) == [0, 2]
+
+
 def test_what_differs_by_the_order_of_additions_alone_decides_nothing() -> None:
     records = [
         scored(0, 4, 0.7999999999999999, 0.0),

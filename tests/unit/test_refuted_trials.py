@@ -272,3 +272,21 @@ def test_where_no_trial_keeps_the_constraints_none_is_said_to_be_recommended(tmp
     [sweep] = results.sweeps
     card = _why(other, sweep.settings, sweep.recommendation)
     assert card.endswith(f"chosen by hand; trial {taken} came nearest.")
+
+
+def test_the_report_names_the_trial_whose_repeats_alone_keep_a_constraint(tmp_path):
+    tight = ({"metric": FORGETTING_MEAN, "operator": "<=", "bound": -0.5},)
+    folder = SyntheticSweep(trials=12, items=20, constraints=tight).write(tmp_path)
+    before = opened(folder)
+    assert not before.recommendation.feasible
+    other = next(r for r in before.complete if r is not before.recommendation.trial)
+    repeat(folder, other, {FORGETTING_MEAN: -0.6})
+    results = opened(folder)
+    assert (results.recommendation.trial.number, results.recommendation.feasible) == (
+        other.number,
+        True,
+    )
+    kept = [row.trial for row in paper_table(results).rows[1:] if row.is_feasible]
+    assert kept == [other.number]
+    assert f"Take trial {other.number}. " in render(results)
+    assert other.number in notable_trials(results.goals, results.sweeps[0].trials)

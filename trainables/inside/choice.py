@@ -33,16 +33,18 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     for record in kept:
         groups[record.rank].append(record)
     ranges = trade_off_ranges(goals, complete) if complete else []
-    judged = [r for r in judged_by_repeats(records, goals.confirm) if r.weights_dir]
+    found = judged_by_repeats(records, goals.confirm)
+    judged = {record.config.trial_id: record for record in found if record.weights_dir}
     refuted = {
-        record.config.trial_id
-        for record in judged
+        name
+        for name, record in judged.items()
         if record.status is not TrialStatus.COMPLETE or not is_feasible(goals, record)
     }
     taken = []
     for group in groups.values():
         held = [record for record in group if record.config.trial_id not in refuted]
-        taken.append(best_trade_off(goals, held or group, ranges))
-    recommended = recommend(goals, kept, judged)
+        within = [r for r in held if is_feasible(goals, judged.get(r.config.trial_id, r))]
+        taken.append(best_trade_off(goals, within or held or group, ranges))
+    recommended = recommend(goals, kept, [*judged.values()])
     taken += [recommended.trial] if recommended else []
     return sorted({record.number for record in [*pareto_front(goals, kept), *taken]})

@@ -85,18 +85,22 @@ def recommend(
         goals: of the sweep.
         records: its trials.
         judged: trials repeated with other seeds; by default what `judged_by_repeats` makes of the
-            records. If the trial that the search alone would have taken is among them, one of them
-            is taken, rather than one that was best by luck, unless none meets the constraints on
-            average and trains to its end with every seed.
+            records. If the trial that the search alone would have taken is among them, or breaks
+            a constraint, one of them is taken, rather than one that was best by luck, unless none
+            meets the constraints on average and trains to its end with every seed.
         names: how the reason names trials; by default by their numbers.
     """
     names = names or numbers_text
     if judged is None:
         judged = judged_by_repeats(records, goals.confirm)
     by_search = _choose(goals, records, scaling_trials(goals, records), _Words(names))
-    if by_search is None or _trial_id(by_search.trial) not in map(_trial_id, judged):
+    if by_search is None:
+        return None
+    is_judged = _trial_id(by_search.trial) in map(_trial_id, judged)
+    if by_search.feasible and not is_judged:
         return by_search
-    return _by_repeats(goals, records, judged, by_search, names)
+    by_repeats = _by_repeats(goals, records, judged, by_search, names)
+    return by_repeats if is_judged or by_repeats.feasible else by_search
 
 
 def _trial_id(record: TrialRecord) -> str:
