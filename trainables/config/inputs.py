@@ -99,7 +99,8 @@ class DataSource(Frozen):
         answers: learn a chat's `last` one, or `all`: each is a sample of its own, with the turns
             before it, as chat templates leave out thoughts of earlier turns.
         text: field of a row that holds a text to continue the pretraining on, instead of `prompt`
-            and `completion`: the loss is on all its tokens, and it is cut to `max_length`.
+            and `completion`: the loss is on all its tokens, and it is cut to `max_length`. Empty
+            ones and null make no sample.
         limit: number of rows to use, the first ones; None uses all.
     """
 

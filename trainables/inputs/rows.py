@@ -211,12 +211,12 @@ def _faults_of_template(
 
 def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator[Fault]:
     for index, row in enumerate(rows):
-        if isinstance(row.get(field), str):
-            continue
         where = f"row {index + 1} of {location}"
         if field not in row:
             yield _told("data.text", [field], where, row)
             return
+        if row[field] is None or isinstance(row[field], str):  # null is an empty text, as in CSV
+            continue
         rule = f"must name a text, got a {type(row[field]).__name__} in {where}"
         yield Fault("data.text", rule, "leave such rows out")
     if not any(row.get(field) for row in rows):
