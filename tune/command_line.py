@@ -40,6 +40,11 @@ def main(arguments: list[str]) -> int:
     options = _parser().parse_args(arguments)
     try:
         config = load_sweep(options.sweep, _overrides(options))
+        if options.stop_trial is not None:
+            from tune.folder.ask_to_stop import ask_to_stop
+
+            print(ask_to_stop(join(options.output_dir, config.name), options.stop_trial))  # noqa: T201
+            return OK
         from tune.config.preflight import check_files
         from tune.folder.wandb_project import in_its_project
 
@@ -86,11 +91,17 @@ def _parser() -> argparse.ArgumentParser:
         help="run failed trials again, from their checkpoints",
     )
     parser.add_argument(
+        "--stop-trial",
+        type=int,
+        metavar="N",
+        help="end trial N of the running sweep, while the others go on",
+    )
+    parser.add_argument(
         "--output-dir",
         type=parse_location,
         default=Path("sweeps"),
         metavar="DIR",
-        help="where sweeps lie: a folder, or such as s3://bucket/sweeps (default: sweeps)",
+        help="folder of sweeps, or s3://bucket/sweeps (default: sweeps)",
     )
     parser.add_argument("--address", help="Ray cluster, such as auto (default: this machine)")
     parser.add_argument(

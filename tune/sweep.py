@@ -65,6 +65,7 @@ from tune.search.searcher import MakeTrial, OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
 from tune.signals import stopping_gently
+from tune.stops_by_hand import STOPPED_BY_HAND, StopsByHand
 from tune.tune_events import TuneEvents
 
 logger = logging.getLogger(__name__)
@@ -157,6 +158,8 @@ class Sweep:
     ) -> SweepOutcome:
         sweep = self._write_sweep()
         self._cancel_outside()
+        by_hand = StopsByHand(self._ledger, request.ask)
+        self._end_stopped(dict.fromkeys(by_hand.requested(), STOPPED_BY_HAND))
         scheduler = self._scheduler(base)
         searcher = OptunaSearcher(
             self._config,
@@ -173,9 +176,9 @@ class Sweep:
             if in_store
             else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
         )
-        everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, *listeners]
+        everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, by_hand, *listeners]
         retries, earlier = self._config.budget.retries, (self._finished, self._interrupted)
-        events = TuneEvents(everyone, retries, *earlier, scheduler.outcome)
+        events = TuneEvents(everyone, retries, *earlier, scheduler.outcome, by_hand)
         for listener in everyone:
             listener.sweep_started(sweep, base, self._finished)
         try:
@@ -310,7 +313,7 @@ class Sweep:
         return EarlyStopping(rule)
 
     def _end_stopped(self, outcomes: Mapping[int, Outcome]) -> None:
-        """End the interrupted trials that were about to be stopped when the driver died."""
+        """End the interrupted trials that were to be stopped when the last driver ended."""
         for record in [record for record in self._interrupted if record.number in outcomes]:
             self._interrupted.remove(record)
             at = record.last.time if record.last else None  # it has not trained since

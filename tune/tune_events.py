@@ -18,6 +18,7 @@ from trainables.config import TrialConfig
 from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
+from tune.stops_by_hand import STOPPED_BY_HAND, StopsByHand
 
 
 class TuneEvents(Callback):
@@ -31,6 +32,7 @@ class TuneEvents(Callback):
         finished: records of trials that earlier runs of the command ended.
         interrupted: records of those that they left unfinished.
         stopped: returns the outcome of a trial that the scheduler stopped, by Tune's trial id.
+        by_hand: which trials the user ends one by one.
 
     Attributes:
         is_stopping: whether the user asked to stop.
@@ -43,10 +45,12 @@ class TuneEvents(Callback):
         finished: Sequence[TrialRecord],
         interrupted: Sequence[TrialRecord],
         stopped: Callable[[str], Outcome | None],
+        by_hand: StopsByHand,
     ) -> None:
         self._listeners = listeners
         self._retries = retries
         self._stopped = stopped
+        self._by_hand = by_hand
         self._unfinished = {record.number: record for record in interrupted}
         self._records: dict[str, TrialRecord] = {}
         self._started: set[str] = set()
@@ -130,9 +134,10 @@ class TuneEvents(Callback):
             self._error = error
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
-        """Raise what went wrong at the end of a trial, here where it ends the sweep."""
+        """Look for trials to end by hand, often; raise what must end the sweep, as it does here."""
         if self._error is not None:
             raise self._error
+        self._by_hand.look(lambda: {record.number for record in self.running})
 
     def on_trial_error(
         self, iteration: int, trials: list[Trial], trial: Trial, **info: Any
@@ -147,10 +152,12 @@ class TuneEvents(Callback):
         failures = record.failures + (not self._came_further(record))
         record = record.model_copy(update={"failures": failures, "reason": reason})
         self._records[trial.trial_id] = record
-        if failures > self._retries:
+        if record.number in self._by_hand.asked:
+            self._end(trial, STOPPED_BY_HAND)
+        elif failures > self._retries:
             self._end(trial, Outcome(status=TrialStatus.FAILED, reason=reason))
-            return
-        self._interrupt(trial.trial_id)
+        else:
+            self._interrupt(trial.trial_id)
 
     def _came_further(self, record: TrialRecord) -> bool:
         """Whether a trial that lost its process has advanced since its previous loss, if any."""
@@ -170,6 +177,8 @@ class TuneEvents(Callback):
         record = self._records.get(trial.trial_id)
         if record is None or record.status is not TrialStatus.RUNNING:
             return
+        if outcome.status is TrialStatus.RUNNING and record.number in self._by_hand.asked:
+            outcome = STOPPED_BY_HAND
         if outcome.status is not TrialStatus.RUNNING:
             self._finish(trial.trial_id, record, outcome)
         elif self.is_stopping:  # it resumes when the command is run again

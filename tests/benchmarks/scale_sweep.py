@@ -39,6 +39,7 @@ from tune.search.early_stopping import EarlyStopping, SuccessiveHalving
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
+from tune.stops_by_hand import StopsByHand
 from tune.terminal.console import ConsoleListener
 from tune.tune_events import TuneEvents
 
@@ -161,7 +162,9 @@ class SimulatedSweep:
         ]
         for listener in listeners:
             listener.sweep_started(SWEEP, BASE, history.finished)
-        return TuneEvents(listeners, 0, history.finished, history.interrupted, scheduler.outcome)
+        by_hand = StopsByHand(self._ledger, lambda numbers: None)
+        earlier = history.finished, history.interrupted
+        return TuneEvents(listeners, 0, *earlier, scheduler.outcome, by_hand)
 
     def _controller(
         self, history: History, scheduler: EarlyStopping, events: TuneEvents

@@ -202,7 +202,7 @@ def test_a_trial_that_finds_no_memory_for_its_slot_waits_for_another_s(
 def test_a_probe_neither_sees_nor_touches_a_trial_of_its_number(make_trial: MakeTrial) -> None:
     train = {"steps": 12, "report_every": 12}
     first = make_trial(train=train)
-    host_trials([first], 1, SlotHost(stop_requested=lambda: True))  # leaves a checkpoint
+    host_trials([first], 1, SlotHost(stop_requested=lambda trial: True))  # leaves a checkpoint
     before = {file: file.stat().st_mtime_ns for file in Path(first.output_dir).rglob("*")}
     assert any("checkpoints" in file.parts for file in before)
     largest = make_trial(train=train, lora={"rank": 16}, output_dir=first.output_dir)
@@ -265,7 +265,7 @@ def test_a_stop_request_keeps_the_best_weights_of_a_trial_in_an_object_store(
         base_dir=f"{bucket}/best/base",
         output_dir=attempt,
     )
-    (events,) = host_trials([trial], 1, SlotHost(stop_requested=lambda: True))
+    (events,) = host_trials([trial], 1, SlotHost(stop_requested=lambda trial: True))
     assert isinstance(events[-1][ERROR], StopTrial)
     assert "adapter_model.safetensors" in open_storage(attempt).children("best")
 
@@ -297,13 +297,25 @@ def test_so_does_a_trial_that_fails(
     assert "adapter_model.safetensors" in open_storage(attempt).children("best")
 
 
+def test_a_trial_that_is_asked_alone_ends_and_its_neighbour_trains_on(
+    make_trial: MakeTrial,
+) -> None:
+    train = {"steps": 12, "report_every": 12}
+    trials = [make_trial(trial_id=str(n), number=n, train=train, seed=n) for n in range(2)]
+    asked = SlotHost(stop_requested=lambda trial: trial == 1)
+    stays, ends = host_trials(trials, 2, asked)
+    assert isinstance(ends[-1][ERROR], StopTrial)
+    assert len(losses(ends)) == 1
+    assert losses(stays) == pytest.approx(losses_alone(make_trial(train=train, seed=0)), abs=1e-4)
+
+
 @pytest.mark.parametrize("report_every", [12, 1])
 def test_a_stop_request_saves_a_checkpoint_and_ends_every_trial(
     make_trial: MakeTrial, report_every: int
 ) -> None:
     train = {"steps": 12, "report_every": report_every}
     first = make_trial(train=train)
-    (events,) = host_trials([first], 1, SlotHost(stop_requested=lambda: True))
+    (events,) = host_trials([first], 1, SlotHost(stop_requested=lambda trial: True))
     assert isinstance(events[-1][ERROR], StopTrial)
     reporter = ListReporter()
     train_lora(make_trial(train=train, earlier_attempts=(first.output_dir,)), reporter)

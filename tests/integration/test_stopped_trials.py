@@ -79,7 +79,7 @@ def test_a_process_that_a_stopped_trial_does_not_leave_ends_and_the_next_goes_on
         trial = TrialConfig.model_validate(config["trial"])
         metrics = {"train/loss": 1.0 + trial.number, "pid": float(os.getpid())}
         reporters.MINUTES_TO_LEAVE = 1 / 60
-        reporter = reporters.Watched(trial, reporters.TuneReporter())
+        reporter = reporters.Watched(trial, reporters.TuneReporter(trial))
         try:
             for step in range(1, STEPS + 1):
                 now = time.time()
@@ -116,7 +116,7 @@ def test_the_sweep_ends_if_the_end_of_a_stopped_trial_cannot_be_recorded(
 def test_more_trials_hear_of_a_stop_than_ray_takes_calls_by_default() -> None:
     """Those that have ended count as well; from the thousandth on nobody heard of Ctrl-C."""
     with StopRequest({}) as request:
-        heard = [request._actor.wait.remote({"of no node"}) for _ in range(1_100)]
+        heard = [request._actor.wait.remote({"of no node"}, frozenset()) for _ in range(1_100)]
         asking = Thread(target=request.make, daemon=True)
         asking.start()
         asking.join(60)

@@ -43,10 +43,19 @@ class Attempts:
         retries: int,
         finished: Sequence[TrialRecord] = (),
         interrupted: Sequence[TrialRecord] = (),
+        by_hand: Sequence[int] = (),
     ) -> None:
         self.heard = Interruptions()
         listeners = [self.heard]
-        self.events = TuneEvents(listeners, retries, finished, interrupted, lambda trial_id: None)
+        self.by_hand = SimpleNamespace(asked=frozenset(by_hand))
+        self.events = TuneEvents(
+            listeners,
+            retries,
+            finished,
+            interrupted,
+            stopped=lambda trial_id: None,
+            by_hand=self.by_hand,  # type: ignore[arg-type]
+        )
         self._count = 0
 
     def start(self, step: int) -> Any:
@@ -146,6 +155,50 @@ def test_a_trial_that_stops_with_its_node_goes_on_at_once(user_stops: bool) -> N
     attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
     assert [record.failures for record in attempts.heard.records] == ([] if user_stops else [0])
     assert len(attempts.events.running) == 1
+
+
+@pytest.mark.parametrize("user_stops", [False, True])
+def test_a_trial_that_stops_by_hand_does_not_go_on(user_stops: bool) -> None:
+    attempts = Attempts(retries=0, by_hand=[0])
+    trial = attempts.start(step=3)
+    if user_stops:
+        attempts.events.sweep_stopping()
+    outcome = Outcome(status=TrialStatus.RUNNING)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.reason) == (TrialStatus.STOPPED_EARLY, "ended by hand")
+    assert ended.last is not None
+    assert attempts.events.running == attempts.heard.records == []
+
+
+@pytest.mark.parametrize("retries", [0, 5])
+def test_a_trial_that_is_to_stop_by_hand_ends_with_its_process(retries: int) -> None:
+    attempts = Attempts(retries)
+    attempts.lose(step=3)
+    attempts.by_hand.asked = {0}
+    attempts.lose(step=3)
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.reason) == (TrialStatus.STOPPED_EARLY, "ended by hand")
+
+
+def test_a_trial_that_is_complete_before_it_is_stopped_by_hand_stays_so() -> None:
+    attempts = Attempts(retries=0, by_hand=[0])
+    trial = attempts.start(step=3)
+    outcome = Outcome(status=TrialStatus.COMPLETE)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.reason) == (TrialStatus.COMPLETE, None)
+
+
+def test_what_may_be_stopped_by_hand_are_trials_that_have_begun_and_not_ended() -> None:
+    attempts, seen = Attempts(retries=1, interrupted=[recorded(7)]), list[set[int]]()
+    attempts.by_hand.look = lambda unfinished: seen.append(unfinished())
+    trial = attempts.start(step=3)
+    attempts.events.on_step_end(0, [])
+    outcome = Outcome(status=TrialStatus.COMPLETE)
+    attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
+    attempts.events.on_step_end(0, [])
+    assert seen == [{0, 7}, {7}]
 
 
 def test_a_full_disk_ends_the_sweep_and_leaves_the_trial_unfinished() -> None:

@@ -26,6 +26,7 @@ class SweepFolder:
         self.base_json = self.base / BASE_RECORD
         self.base_items = self.base / BASE_ITEMS
         self.trials = root / "trials"
+        self.stop = root / "stop"
         self.warm_start = root / "warm_start.jsonl"
         self.results_csv = root / "results.csv"
         self.confirmed_csv = root / "confirmed.csv"
@@ -71,6 +72,10 @@ class SweepFolder:
     def metrics(self, number: int) -> Path:
         """The trial's measurements."""
         return self.trial(number) / "metrics.jsonl"
+
+    def stop_request(self, number: int) -> Path:
+        """File that asks the driver to end one trial."""
+        return self.stop / f"{number:04d}"
 
     def attempt(self, number: int, attempt: int) -> Path:
         """Where the workers of one attempt write."""

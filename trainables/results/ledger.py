@@ -10,10 +10,12 @@
       inside/             what inspections found (see `inside.records`)
       ray/                what Tune saves, and nothing reads
       lock.json           the driver that runs it now
+      stop/0007           asks that driver to end a trial
       warm_start.jsonl    trials of other sweeps that the search started from
       results.csv  confirmed.csv  study.journal  sweep.log  wandb/     mirrors of the above
 
-Only the driver writes records; workers write only below their own attempt.
+Only the driver writes records; workers write only below their own attempt, and whoever asks only
+in `stop`.
 """
 
 from __future__ import annotations

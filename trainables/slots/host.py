@@ -61,10 +61,10 @@ class _Mailbox:
         self,
         guest: Guest,
         loop: asyncio.AbstractEventLoop,
-        stop_requested: Callable[[], bool],
+        stop_requested: Callable[[int], bool],
     ) -> None:
         self._guest, self._loop = guest, loop
-        self.stop_requested = stop_requested
+        self.stop_requested = partial(stop_requested, guest.trial.number)
 
     def report(self, measurement: Measurement) -> None:
         guest, total = self._guest, measurement.total_steps
@@ -102,10 +102,10 @@ class SlotHost:
     join and leave between its passes.
 
     Args:
-        stop_requested: whether all trials should save a checkpoint and end.
+        stop_requested: whether all trials should save a checkpoint and end, or that of this number.
     """
 
-    def __init__(self, stop_requested: Callable[[], bool] = lambda: False) -> None:
+    def __init__(self, stop_requested: Callable[[int | None], bool] = lambda trial: False) -> None:
         self._stop_requested = stop_requested
         self._slots = 1
         self._fits = sys.maxsize
@@ -119,7 +119,7 @@ class SlotHost:
 
     async def load(self) -> int | None:
         """Number of trials here, including waiting ones; None if no more are accepted."""
-        return None if self._stop_requested() else len(self._guests)
+        return None if self._stop_requested(None) else len(self._guests)
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""

@@ -1,7 +1,7 @@
 """What a trial reports to Tune.
 
 It is `{"measurement": ...}` at each report and `{"outcome": ...}` at the end; an outcome of
-RUNNING means that the trial was asked to stop and will resume later or elsewhere.
+RUNNING means that the trial was asked to stop: to resume later or elsewhere, unless by hand.
 """
 
 from __future__ import annotations
@@ -24,8 +24,11 @@ MINUTES_TO_LEAVE = 10.0
 
 
 class _StoppableReporter:
+    def __init__(self, trial: TrialConfig) -> None:
+        self._number = trial.number
+
     def stop_requested(self) -> bool:
-        return stop_is_requested()
+        return stop_is_requested(self._number)
 
 
 class TuneReporter(_StoppableReporter):
@@ -44,13 +47,14 @@ class WorkerReporter(_StoppableReporter):
     """Reports from a worker of a group; each report is a barrier for the group.
 
     Args:
-        workers: number in the group.
+        trial: what the group trains.
         hand_on: passes a measurement to the trial's process and returns whether the trial goes on
             after it; None except in rank 0.
     """
 
-    def __init__(self, workers: int, hand_on: Callable[[Measurement], bool] | None) -> None:
-        self._workers = workers
+    def __init__(self, trial: TrialConfig, hand_on: Callable[[Measurement], bool] | None) -> None:
+        super().__init__(trial)
+        self._workers = trial.workers
         self._hand_on = hand_on
 
     def report(self, measurement: Measurement) -> None:

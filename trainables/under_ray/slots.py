@@ -131,7 +131,7 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
         if len(actors) == len(slot_hosts.actors):
             ray.get(actors[0].join.remote(plain, slot_hosts.slots))
             return actors[0]
-        if stop_is_requested():
+        if stop_is_requested(trial.number):
             raise StopTrial
         time.sleep(_POLL_S)
 

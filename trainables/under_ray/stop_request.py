@@ -1,20 +1,22 @@
 """How trials are asked to stop gracefully: one actor that each of their processes waits on.
 
-There are two reasons to stop. The driver asks all trials, which resume when its command is run
-again. Or a node is going away ("draining" in Ray): `ray start --block` announces this when it is
-terminated, as Kubernetes and systemd do, and so does `ray drain-node`. What trains there resumes
-elsewhere at once; so does a group of workers if only its trial's own process is there. A node
-whose raylet itself is terminated leaves no time: Ray kills its workers.
+There are three reasons to stop. The driver asks all trials, which resume when its command is run
+again. Or it asks one alone, which the user ends by hand. Or a node is going away ("draining" in
+Ray): `ray start --block` announces this when it is terminated, as Kubernetes and systemd do, and
+so does `ray drain-node`. What trains there resumes elsewhere at once; so does a group of workers if
+only its trial's own process is there. A node whose raylet itself is terminated leaves no time: Ray
+kills its workers.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import lru_cache
-from threading import Event, Thread
+from threading import Thread
 from typing import Any
 
 import ray
@@ -27,8 +29,16 @@ _MOST_LISTENERS = 1_000_000
 _NODE_OF_TRIAL = "FORGETTING_SWEEPS_NODE_OF_TRIAL"
 
 
+@dataclass
+class _Heard:
+    """Who should stop: everyone, or the trials of these numbers."""
+
+    everyone: bool = False
+    trials: frozenset[int] = frozenset()
+
+
 class StopRequest:
-    """Lets the driver ask all its trials to save a checkpoint and end; a context manager.
+    """Lets the driver ask its trials to save a checkpoint and end; a context manager.
 
     Args:
         reserve: resources its actor holds; it must live as long as the driver.
@@ -48,9 +58,16 @@ class StopRequest:
         ray.kill(self._actor)  # frees the name for this driver's next sweep
 
     def make(self) -> None:
-        """Make the request; trials end at their next step."""
+        """Ask all trials; they end at their next step."""
         with suppress(RayActorError):  # the sweep has ended meanwhile, and with it this context
             ray.get(self._actor.make.remote())
+
+    def ask(self, trials: Set[int]) -> None:
+        """Ask these trials alone, by number, and no longer any others; does not wait for Ray.
+
+        Ask again now and then: the actor may have moved to another node and forgotten it.
+        """
+        self._actor.ask.remote(frozenset(trials))
 
 
 # Its node may go away, too. It is then restarted on another, and pending waits are retried.
@@ -58,6 +75,7 @@ class StopRequest:
 class _StopRequest:
     def __init__(self) -> None:
         self._made = False
+        self._asked: frozenset[int] = frozenset()
         self._leaving: set[str] = set()
         self._changed = asyncio.Condition()
         self._polling: asyncio.Task[None] | None = None
@@ -66,12 +84,22 @@ class _StopRequest:
         self._made = True
         await self._tell()
 
-    async def wait(self, nodes: set[str]) -> None:
-        """Return once trials on these nodes should stop."""
+    async def ask(self, trials: frozenset[int]) -> None:
+        if trials != self._asked:
+            self._asked = trials
+            await self._tell()
+
+    async def wait(self, nodes: set[str], asked: frozenset[int]) -> _Heard:
+        """Return once all trials on these nodes should stop, or others than these were asked."""
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
+
+        def heard() -> _Heard:
+            return _Heard(self._made or bool(nodes & self._leaving), self._asked)
+
         async with self._changed:
-            await self._changed.wait_for(lambda: self._made or nodes & self._leaving)
+            await self._changed.wait_for(lambda: heard() != _Heard(trials=asked))
+            return heard()
 
     async def _poll(self) -> None:
         while True:
@@ -87,9 +115,15 @@ class _StopRequest:
             self._changed.notify_all()
 
 
-def stop_is_requested() -> bool:
-    """Whether this process's trials should save a checkpoint and end."""
-    return _listen(ray.get_runtime_context().get_job_id()).is_set()
+def stop_is_requested(trial: int | None = None) -> bool:
+    """Whether this process's trials should save a checkpoint and end, or that of this number."""
+    heard = _heard()
+    return heard.everyone or trial in heard.trials
+
+
+def is_ended_by_hand(trial: int) -> bool:
+    """Whether the trial of this number was asked to end, and will not resume."""
+    return trial in _heard().trials
 
 
 def stops_with_this_node() -> dict[str, str]:
@@ -97,17 +131,23 @@ def stops_with_this_node() -> dict[str, str]:
     return {_NODE_OF_TRIAL: ray.get_runtime_context().get_node_id()}
 
 
+def _heard() -> _Heard:
+    return _listen(ray.get_runtime_context().get_job_id())
+
+
 @lru_cache
-def _listen(job: str) -> Event:
-    """An event set once this process's trials should stop; one thread waits for all of them."""
-    requested = Event()
+def _listen(job: str) -> _Heard:
+    """What this process hears, kept up to date by one thread for all its trials."""
+    heard = _Heard()
 
     def wait() -> None:
         here = ray.get_runtime_context().get_node_id()
         nodes = {here, os.environ.get(_NODE_OF_TRIAL, here)}
         with suppress(ValueError, ray.exceptions.RayError):  # no actor, or it is gone
-            ray.get(ray.get_actor(_STOP).wait.remote(nodes))
-            requested.set()
+            actor = ray.get_actor(_STOP)
+            while not heard.everyone:
+                now = ray.get(actor.wait.remote(nodes, heard.trials))
+                heard.everyone, heard.trials = now.everyone, now.trials
 
     Thread(target=wait, name="stop request", daemon=True).start()
-    return requested
+    return heard

@@ -33,6 +33,7 @@ from trainables.under_ray.method import trial_function
 from trainables.under_ray.node import check_sees
 from trainables.under_ray.reporters import OUTCOME, TuneReporter, Watched
 from trainables.under_ray.slots import SlotHosts, train_in_slot
+from trainables.under_ray.stop_request import is_ended_by_hand
 
 
 def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> None:
@@ -52,9 +53,11 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     except SystemExit:  # Tune has stopped the trial
         clear_node(here)
         raise
+    # Asked before the report, as the driver takes the request back once it knows of the end.
+    leaves = outcome.status is TrialStatus.RUNNING and not is_ended_by_hand(trial.number)
     ray.tune.report({OUTCOME: outcome.model_dump(mode="json")})
-    if outcome.status is TrialStatus.RUNNING:  # Tune has it, and must give no other trial to
-        os._exit(0)  # a process whose node, or a worker's node, is going away
+    if leaves:  # Tune has it, and must give no other trial to a process whose node, or a worker's
+        os._exit(0)  # node, is going away
 
 
 def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> Outcome:
@@ -66,6 +69,8 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
         RayError: the process that trained it has died, with the same effect; one of `LOST`.
         OSError: its object store is out, see `verdict`.
     """
+    if is_ended_by_hand(trial.number):  # while it waited; from now on this process hears of it
+        return Outcome(status=TrialStatus.RUNNING)
     try:
         best = _train(trial, here, slot_hosts)
     except LOST:
@@ -95,17 +100,17 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
         UserError: the node's GPU is unusable.
     """
     if slot_hosts and _is_in_slot(trial, slot_hosts):
-        return train_in_slot(slot_hosts, trial, TuneReporter()).best_weights_dir
+        return train_in_slot(slot_hosts, trial, TuneReporter(trial)).best_weights_dir
     from trainables.process.out_of_memory import train_within_memory
 
     if trial.workers > 1:
-        reporter = TuneReporter()
+        reporter = TuneReporter(trial)
         return train_within_memory(lambda smaller: train_on_workers(smaller, reporter), trial)
     check_granted_gpus()
     train = trial_function(here)
 
     def watched(smaller: TrialConfig) -> TrialResult:
-        return train(smaller, Watched(smaller, TuneReporter()))
+        return train(smaller, Watched(smaller, TuneReporter(smaller)))
 
     best = train_within_memory(watched, here).best_weights_dir
     return published_address(here, Path(best)) if best else None

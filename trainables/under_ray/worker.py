@@ -108,7 +108,7 @@ class Worker:
         use_credentials()
         check_sees(trial.base_dir, BASE_RECORD)
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
-        reporter = WorkerReporter(trial.workers, self._hand_on if rank == 0 else None)
+        reporter = WorkerReporter(trial, self._hand_on if rank == 0 else None)
         best: str | None = None
         is_stopped = False
         try:

@@ -32,7 +32,7 @@ def check_sweep_folder(location: Location) -> bool:
         else:
             _check_fresh(ledger.folder, names)
     except (OSError, ValueError) as error:  # also pyarrow's, for an unknown store
-        raise _cannot_read(location, error) from error
+        raise cannot_read(location, error) from error
     return not (location.exists() if isinstance(location, Path) else names)
 
 
@@ -61,6 +61,7 @@ def _check_fresh(folder: SweepFolder, names: list[str]) -> None:
     )
 
 
-def _cannot_read(location: Location, error: Exception) -> UserError:
+def cannot_read(location: Location, error: Exception) -> UserError:
+    """The error for a sweep folder that cannot be read."""
     remedy = "see that it exists and that this machine may read it"
     return UserError([Fault("--output-dir", f"cannot read {location}: {error}", remedy)])

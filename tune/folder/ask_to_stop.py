@@ -1,0 +1,60 @@
+"""Asking for the end of one trial of a sweep, from any process that reaches the sweep's folder."""
+
+from __future__ import annotations
+
+from trainables.errors import Fault, UserError
+from trainables.files.storage import Location
+from trainables.results.ledger import Ledger, cannot_write
+from trainables.results.records import TrialRecord, TrialStatus
+from trainables.results.wording import status_in_full
+from tune.folder.lock import SweepLock
+from tune.folder.sweep_folder import cannot_read
+
+
+def ask_to_stop(location: Location, number: int) -> str:
+    """Ask the sweep's driver to end a trial; its next one, if none runs the sweep now.
+
+    Args:
+        location: the sweep's folder, or its address in an object store.
+        number: of the trial.
+
+    Returns:
+        What happens next, in words.
+
+    Raises:
+        UserError: there is no such trial, it has ended already, or the folder cannot be read or
+            written to; no request was made.
+    """
+    try:
+        ledger = Ledger(location)
+        record = _record(ledger, number)
+        is_driven = SweepLock(location).is_held()
+    except (OSError, ValueError) as error:
+        raise cannot_read(location, error) from error
+    if record.status is not TrialStatus.RUNNING:
+        why = f", {record.reason}" if record.reason else ""
+        rule = f"trial {number} has ended already: {status_in_full(record.status)}{why}"
+        raise _fault(rule, "name one that runs")
+    try:
+        ledger.storage.write(ledger.folder.name(ledger.folder.stop_request(number)), b"")
+    except OSError as error:
+        raise cannot_write(location, error) from error
+    if is_driven:
+        return f"asked: trial {number} ends after its step, or the evaluation that it is in"
+    return f"no driver runs {location} now: the next start ends trial {number} as it is"
+
+
+def _record(ledger: Ledger, number: int) -> TrialRecord:
+    if not ledger.exists():
+        rule = f"there is no sweep at {ledger.folder.location}"
+        raise _fault(rule, "give its sweep file, name and --output-dir as it was started with")
+    try:
+        return ledger.trial(number)
+    except FileNotFoundError:
+        trials = ledger.folder.place(ledger.folder.trials)
+        rule = f"no trial {number} has begun in {ledger.folder.location}"
+        raise _fault(rule, f"{trials} has a folder of each trial's number") from None
+
+
+def _fault(rule: str, remedy: str) -> UserError:
+    return UserError([Fault("--stop-trial", rule, remedy)])
