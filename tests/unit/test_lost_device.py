@@ -37,7 +37,7 @@ worker.trial_function = lambda trial: train
 os.environ["RANK"] = "1"
 folder = sys.argv[1]
 trial = dict(base_dir=folder, output_dir=folder, published_dir=None)
-trial |= dict(workers=2, minutes_per_report=None)
+trial |= dict(number=0, workers=2, minutes_per_report=None)
 try:
     worker.Worker().train(SimpleNamespace(**trial))
 except torch.AcceleratorError:

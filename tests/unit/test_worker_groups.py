@@ -138,7 +138,7 @@ def test_a_worker_publishes_no_results_of_a_trial_that_tune_has_stopped(
     monkeypatch.setattr(worker, "publish_worker", publish)
     monkeypatch.setenv("RANK", "0")
     folder = {"base_dir": str(tmp_path), "output_dir": str(tmp_path), "published_dir": None}
-    trial: Any = SimpleNamespace(**folder, workers=2, minutes_per_report=None)
+    trial: Any = SimpleNamespace(**folder, number=0, workers=2, minutes_per_report=None)
     with raises:
         worker.Worker().train(trial)
     assert published == [is_stopped]
