@@ -492,6 +492,14 @@ def test_what_the_trainer_sets_itself_is_refused_in_deepspeed_s_settings(
     assert capsys.readouterr().err == told
 
 
+def test_a_date_in_deepspeed_s_settings_is_refused(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    override = "deepspeed.config.train_batch_size=2026-02-20"
+    assert run(sweep, "--dry-run", "--set", override) == command_line.BAD_INPUT
+    assert 'got train_batch_size "2026-02-20"; write auto' in capsys.readouterr().err
+
+
 def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None:
     own = {
         "gradient_clipping": 1,

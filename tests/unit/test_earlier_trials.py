@@ -219,6 +219,20 @@ def test_a_misspelt_value_can_be_mended_where_no_trial_measured_anything(tmp_pat
         earlier_trials(mended, ledger, {})
 
 
+@pytest.mark.parametrize(("trials", "told"), [(3, "2 points"), (4, "1 point"), (5, "")])
+def test_points_to_try_next_for_which_no_trial_is_left_are_told_of(
+    trials: int, told: str, tmp_path: Path
+) -> None:
+    config = sweep(trials=3)
+    begun = run(searcher_of(config))
+    points = [{"method": "full", "learning_rate": rate} for rate in (1e-5, 1e-4)]
+    ledger = Ledger(written(tmp_path / "own", config, begun))
+    search = config.search.model_dump(exclude_unset=True) | {"first": points}
+    found = earlier_trials(sweep(trials=trials, search=search), ledger, {})
+    rule = f"search.first: {told} beyond budget.trials; --num-trials raises it"
+    assert found.in_words() == ([rule] if told else [])
+
+
 def test_a_new_objective_that_no_trial_logged_is_refused() -> None:
     goal = {"metric": "kl/base_to_tuned", "mode": "min"}
     assert refused(sweep(objectives=[goal]), finished(sweep())) == [

@@ -232,7 +232,13 @@ BOTH: dict[str, Any] = {"full": {"learning_rate": [1e-5]}}
         ),
         (
             {"rank": 8, "learning_rate": 1e-4, "target_modules": [["q_proj"]]},
-            "target_modules: must be all-linear or a list of module names",
+            "target_modules: must be all-linear or a list of module names, got [['q_proj']]; "
+            "one choice of two modules reads [q_proj, v_proj]",
+        ),
+        (
+            {"rank": 8, "learning_rate": 1e-4, "target_modules": ["q_proj", "v_proj"]},
+            "target_modules: must be in all-linear, got [q_proj, v_proj]; "
+            "let search.lora.target_modules include it",
         ),
         (
             {"rank": 8, "learning_rate": 1e-4, "method": "full"},

@@ -42,6 +42,14 @@ def test_every_rank_is_tried_before_any_twice(seed: int) -> None:
     assert sorted(ranks) == RANKS
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_points_to_try_first_leave_the_others_as_they_are(count: int) -> None:
+    points = [{"method": "full", "learning_rate": 1e-4 / index} for index in range(1, count + 1)]
+    config = sweep(**sweep().search.model_dump(exclude_unset=True), first=points)
+    records = drawn(config, count + 12)
+    assert [r.params for r in records[count:]] == [r.params for r in drawn(sweep(), 12)]
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_learning_rates_of_a_method_lie_apart(seed: int) -> None:
     for method, count in (("lora", 16), ("full", 4)):

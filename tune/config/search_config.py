@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -48,12 +49,12 @@ def _distinct(values: tuple[Any, ...]) -> tuple[Any, ...]:
     return values
 
 
-def _module_choice(value: Any) -> Any:
+def _module_choice(value: Any, example: str = "[[q_proj, v_proj]]") -> Any:
     is_list = isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
     if value != "all-linear" and not (is_list and value):
         raise ValueError(
             f"must be all-linear or a list of module names, got {value!r}; "
-            "one choice of two modules reads [[q_proj, v_proj]]"
+            f"one choice of two modules reads {example}"
         )
     # Neither their order nor a list around the word makes another choice.
     return "all-linear" if set(value) == {"all-linear"} or not is_list else sorted(set(value))
@@ -68,6 +69,10 @@ _Count = Annotated[int, Field(ge=1)]
 _Share = Annotated[float, Field(ge=0, lt=1)]
 _Decay = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 _Modules = Annotated[Literal["all-linear"] | tuple[str, ...], BeforeValidator(_module_choice)]
+_OwnModules = Annotated[
+    Literal["all-linear"] | tuple[str, ...],
+    BeforeValidator(partial(_module_choice, example="[q_proj, v_proj]")),
+]
 _NotEmpty = Field(min_length=1)
 _Distinct = AfterValidator(_distinct)
 _OneOrMore = BeforeValidator(_values)
@@ -137,7 +142,7 @@ class FirstPoint(Frozen):
     rank: _Count | None = None
     alpha: _Rate | None = None
     alpha_ratio: _Rate | None = None
-    target_modules: _Modules | None = None
+    target_modules: _OwnModules | None = None
     dropout: _Share | None = None
     rslora: bool | None = None
     dora: bool | None = None
@@ -218,9 +223,10 @@ class SearchConfig(Frozen):
         space, known = f"search.{method}", dict(self.choices(method))
         for axis, value in given.items():
             if axis not in known:
-                yield f"{axis}: is no axis of {space}, got {value}; known: {', '.join(known)}"
+                rule = f"is no axis of {space}, got {_shown(value)}"
+                yield f"{axis}: {rule}; known: {', '.join(known)}"
             elif member(known[axis], value) is None:
-                rule = f"must be in {in_words(known[axis])}, got {value}"
+                rule = f"must be in {in_words(known[axis])}, got {_shown(value)}"
                 yield f"{axis}: {rule}; let {space}.{axis} include it"
         for axis, choices in known.items():
             if axis not in given and is_searched(choices):
@@ -245,4 +251,8 @@ def in_words(choices: Any) -> str:
     """The values of an axis, such as `4, 8` or `1e-05 to 0.001`."""
     if isinstance(choices, LogUniform):
         return f"{choices.low:g} to {choices.high:g}"
-    return ", ".join(map(str, choices))
+    return ", ".join(map(_shown, choices))
+
+
+def _shown(choice: Any) -> str:
+    return f"[{', '.join(choice)}]" if isinstance(choice, tuple) else str(choice)

@@ -18,7 +18,9 @@ DRIVER = "driver"  # the cluster files give it to the head node, which is never 
 _SLIVER_OF_MEMORY = 1 << 20
 _ROUNDING = 1e-6
 _SLOT = "slot"
-_MOST_WAITING = 8  # by then one that was drawn is all but sure to be of another pool
+# By then one of another pool is most likely among them; more would be drawn with no results yet to
+# learn from.
+_MOST_WAITING = 8
 
 
 def beside_driver() -> dict[str, float]:

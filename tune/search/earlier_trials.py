@@ -21,7 +21,7 @@ from trainables.results.ledger import Ledger
 from trainables.results.recommendation import numbers_text
 from trainables.results.records import ENDED_WELL, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
-from tune.search.space import Misfit, params_of
+from tune.search.space import Misfit, first_points, params_of
 
 # What gives a sweep's metrics their meaning. A change in it or in the other sections makes another
 # sweep, except in keys that only affect memory and time.
@@ -50,6 +50,7 @@ class EarlierTrials:
         is_new: whether the sweep has not read those sweeps before.
         outside: trials of the sweep that measured nothing and are no points of its search: they
             are not run again, and no budget counts them.
+        untried: how many points of `search.first` the budget leaves no trial for.
     """
 
     own: list[TrialRecord]
@@ -57,6 +58,7 @@ class EarlierTrials:
     left_out: list[str]
     is_new: bool
     outside: list[TrialRecord] = field(default_factory=list)
+    untried: int = 0
 
     def ended(self, retry_failed: bool) -> list[TrialRecord]:
         """The sweep's own trials that count as they are."""
@@ -73,6 +75,9 @@ class EarlierTrials:
             these = numbers_text(self.outside)
             rule = "measured nothing and outside the search now, so neither counted nor run again"
             told = [f"{rule}: {these}"]
+        if self.untried:
+            points = f"{self.untried} point{'s' if self.untried > 1 else ''}"
+            told.append(f"search.first: {points} beyond budget.trials; --num-trials raises it")
         if not self.warm and not self.left_out:
             return told
         left_out = [f"warm_start: left out {reason}" for reason in self.left_out]
@@ -108,8 +113,16 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
             # As they were when this sweep first named them.
             warm, reasons = usable_trials(config, ledger.warm_start())
             left_out = [f"{n}: {why}" for why, n in reasons.items()]
-            return EarlierTrials(own, warm, left_out, False, outside)
-    return EarlierTrials(own, *import_trials(config, inputs), is_new=True, outside=outside)
+            return EarlierTrials(own, warm, left_out, False, outside, _untried(config, own))
+    imported = import_trials(config, inputs)
+    return EarlierTrials(own, *imported, True, outside, _untried(config, own))
+
+
+def _untried(config: SweepConfig, own: Sequence[TrialRecord]) -> int:
+    """How many points of `search.first` the sweep has no trial of, and none left for."""
+    searched = [record.params for record in own if record.confirms is None]
+    points = [point for point in first_points(config.search) if point not in searched]
+    return max(0, len(points) - max(0, config.budget.trials - len(searched)))
 
 
 def trials_as_known(

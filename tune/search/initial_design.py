@@ -28,13 +28,13 @@ class InitialDesign(optuna.samplers.RandomSampler):
     Args:
         search: the space.
         seed: the sweep's, which scrambles the sequences.
-        position: of the trial in the search.
+        position: of the trial in the search; the first ones are those of `search.first`.
     """
 
     def __init__(self, search: SearchConfig, seed: int, position: int) -> None:
         super().__init__(seed=seed)
         self._search, self._seed = search, seed
-        *before, self._method = _turns(search, position + 1)
+        *before, self._method = _turns(search, max(0, position - len(search.first)) + 1)
         self._index = before.count(self._method)
 
     def sample_independent(

@@ -24,9 +24,10 @@ from tune.search.study import Study
 
 MakeTrial = Callable[[int, Params, int, int], TrialConfig]
 
-# As many in a row, of each method, show a fault of a node or of the sweep file. Such a node is
-# always the first that is free for another trial, whatever the others achieve.
+# As many in a row, on average over the methods, show a fault of a node or of the sweep file. Such a
+# node is always the first that is free for another trial, whatever the others achieve.
 _FAILURES_ALIKE = 5
+_FEWEST_OF_METHOD = 3
 
 
 class OptunaSearcher(Searcher, SweepListener):
@@ -34,7 +35,8 @@ class OptunaSearcher(Searcher, SweepListener):
 
     Interrupted trials come first, then the points of `search.first`, then those that the sampler
     draws, then the confirmation of the best ones. A point that was already tried is repeated only
-    if the sampler insists on it, and then with another seed.
+    if the sampler insists on it, or it is one of the former that an earlier sweep alone has tried,
+    and then with another seed.
 
     Args:
         config: the sweep.
@@ -215,7 +217,8 @@ class OptunaSearcher(Searcher, SweepListener):
         if has_failed and not record.last:
             alike.append(reason)
         counts = [len(self._failures_alike[method]) for method in self._config.search.methods]
-        self._is_failing |= min(counts) >= _FAILURES_ALIKE
+        is_many = sum(counts) >= _FAILURES_ALIKE * len(counts)
+        self._is_failing |= is_many and min(counts) >= _FEWEST_OF_METHOD
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Forget the points for which there was never room."""
