@@ -134,7 +134,12 @@ def _by_repeats(
     refuted = _refuted(goals, told, names)
     reason = f"by the means over repeats with other seeds, {found.reason}{_as_sentence(refuted)}"
     if trial is not by_search.trial:
-        reason += f" One run of each would have chosen {names([by_search.trial])}."
+        once = names([by_search.trial])
+        reason += (
+            f" One run of each would have chosen {once}."
+            if by_search.feasible
+            else f" No run of the search keeps every constraint; that of {once} came nearest."
+        )
     return Recommendation(trial, reason, found.feasible)
 
 
