@@ -85,26 +85,36 @@ def _weights(results: Results, trial: TrialRecord) -> str | None:
 
 
 def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
-    """The constraints that it keeps, but perhaps by luck: of many trials some do."""
+    """The constraints that it keeps, but perhaps by luck: of many trials some do.
+
+    Its items are those of its own run, which may break what the mean over its repeats keeps.
+    """
     if not recommendation.feasible:
         return ""
     trial = recommendation.trial
-    undecided: dict[str, list[str]] = {}
+    doubted: dict[str, list[str]] = {}
     unjudged = []
     for constraint in results.goals.constraints:
         intervals = {
             "items": results.interval(trial, constraint.metric, len(results.candidates)),
             "repeats": results.over_seeds(trial, constraint.metric),
         }
-        if not any(intervals.values()):
+        ends = {
+            what: {constraint.holds(interval.low), constraint.holds(interval.high)}
+            for what, interval in intervals.items()
+            if interval
+        }
+        if not any(map(any, ends.values())):
             unjudged.append(str(constraint))
-        for what, interval in intervals.items():
-            if interval and constraint.holds(interval.low) != constraint.holds(interval.high):
-                undecided.setdefault(what, []).append(str(constraint))
-    told = "".join(
-        f" Its {what} do not decide whether it truly keeps {' and '.join(constraints)}."
-        for what, constraints in undecided.items()
-    )
+        for what, held in ends.items():
+            if held == {False}:
+                doubt = f"The whole interval over its {what} breaks"
+            elif False in held:
+                doubt = f"Its {what} do not decide whether it truly keeps"
+            else:
+                continue
+            doubted.setdefault(doubt, []).append(str(constraint))
+    told = "".join(f" {doubt} {' and '.join(of)}." for doubt, of in doubted.items())
     if unjudged:
         judged = results.judged.get(trial.config.trial_id)
         is_mean = judged is not None and judged.status is TrialStatus.COMPLETE

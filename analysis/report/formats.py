@@ -99,8 +99,8 @@ def as_markdown(results: Results) -> str:
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
         "trials, Holm-adjusted, 5 %, and an interval without 0), of one run of each, whatever "
         "repeats say. Δ in points. "
-        "In brackets the mean over repeats with other seeds, with its 95 % interval, and how many "
-        "of these diverged.",
+        "In brackets the mean over repeats with other seeds, of two or more with its 95 % "
+        "interval, and how many of these diverged.",
         "",
         "## What did not run to its end",
         "",

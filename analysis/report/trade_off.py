@@ -30,6 +30,9 @@ from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objec
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, axis_title, goals_in_words
 
+# Said of runs, as the mean over a trial's repeats may keep them all and have it taken.
+_NO_FRONT = "No run of the search keeps every constraint, so there is no front yet"
+
 
 def trade_off_figure(results: Results) -> Figure | None:
     """Plot in-domain accuracy against forgetting, OOD accuracy and every other objective.
@@ -61,13 +64,15 @@ def trade_off_figure(results: Results) -> Figure | None:
     ]
     if not charts:
         return None
-    caption = (
-        "Each point is a trial that ran to its end. The Pareto front "
-        f"({goals_in_words(results.goals)}) holds the {len(results.front)} ringed trials to "
+    goals = goals_in_words(results.goals)
+    front = (
+        f"The Pareto front ({goals}) holds the {len(results.front)} ringed trials to "
         "which no other is equal or better in every objective and better in one; with more than "
-        "two objectives some of them lie inside the cloud of a plot of two. Touch a point for its "
-        "settings."
+        "two objectives some of them lie inside the cloud of a plot of two."
     )
+    if not results.front:
+        front = f"{_NO_FRONT} ({goals})."
+    caption = f"Each point is a trial that ran to its end. {front} Touch a point for its settings."
     marks = [Key("Pareto front", "@ink", "ring"), Key("base", "@ink", "star")]
     if results.recommendation:
         marks.insert(1, Key(results.recommendation.word, FULL, "target"))
@@ -235,7 +240,7 @@ def hypervolume_figure(results: Results) -> Figure | None:
         "that is little, more trials of this space will hardly help."
     )
     if not results.front:
-        caption = "No trial keeps every constraint, so there is no front yet."
+        caption = f"{_NO_FRONT}."
     return Figure(caption, (chart,), legend=tuple(sweep_keys(results)))
 
 

@@ -18,9 +18,10 @@ from analysis.conclusions.comparisons import (
 from analysis.export.model_card import _why
 from analysis.paper_table import paper_table
 from analysis.report.answer import answer
+from analysis.report.formats import as_markdown
 from analysis.report.page import render
 from analysis.report.ranks import rank_figure
-from analysis.report.trade_off import trade_off_figure
+from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.choice import notable_trials
@@ -226,6 +227,20 @@ def test_a_constraint_that_the_mean_keeps_is_undecided_where_the_repeats_are_apa
     assert told in answer(opened(folder)).reason
 
 
+def test_repeats_that_are_too_few_to_decide_may_yet_contradict_a_constraint(tmp_path):
+    folder = SyntheticSweep(trials=12, items=200, constraints=BOUND).write(tmp_path)
+    results = opened(folder)
+    taken = results.recommendation.trial
+    other = next(record for record in results.complete if record is not taken)
+    for trial, count in ((taken, 2), (other, 3)):
+        for _ in range(count):
+            repeat(folder, trial, {FORGETTING_MEAN: 0.6})
+    found = answer(opened(folder))
+    assert (found.trial_id, found.is_feasible) == (taken.config.trial_id, True)
+    told = f" The whole interval over its repeats breaks {FORGETTING_MEAN} <= 0.5."
+    assert found.reason.endswith(told)
+
+
 def test_of_trials_that_break_a_constraint_one_whose_repeats_keep_it_is_the_best(tmp_path):
     tight = ({"metric": FORGETTING_MEAN, "operator": "<=", "bound": -0.5},)
     folder = SyntheticSweep(trials=12, items=20, constraints=tight).write(tmp_path)
@@ -288,5 +303,19 @@ def test_the_report_names_the_trial_whose_repeats_alone_keep_a_constraint(tmp_pa
     )
     kept = [row.trial for row in paper_table(results).rows[1:] if row.is_feasible]
     assert kept == [other.number]
-    assert f"Take trial {other.number}. " in render(results)
+    page = render(results)
+    assert f"Take trial {other.number}. " in page
+    assert "No trial keeps" not in page
+    assert "0 ringed" not in page
+    assert "of two or more with its 95 % interval" in as_markdown(results)
+    for figure in (trade_off_figure(results), hypervolume_figure(results)):
+        assert "No run of the search keeps every constraint, so there is no front" in figure.caption
+    broken = f"{FORGETTING_MEAN} <= -0.5"
+    assert answer(results).reason.endswith(
+        f" The whole interval over its items breaks {broken}. "
+        f"That it keeps {broken} is told by the mean over its repeats, without an interval."
+    )
+    repeat(folder, other, {FORGETTING_MEAN: -0.6})
+    found = answer(opened(folder)).reason
+    assert found.endswith(f" The whole interval over its items breaks {broken}.")
     assert other.number in notable_trials(results.goals, results.sweeps[0].trials)
