@@ -90,11 +90,12 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="run failed trials again, from their checkpoints",
     )
-    parser.add_argument(
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument(
         "--stop-trial",
         type=int,
         metavar="N",
-        help="end trial N of the running sweep, while the others go on",
+        help="end one that runs, as one that lost; others go on",
     )
     parser.add_argument(
         "--output-dir",
@@ -112,9 +113,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KEY=VALUE",
         help="override the sweep file; may be repeated",
     )
-    parser.add_argument(
-        "--dry-run", action="store_true", help="print what would run, and run nothing"
-    )
+    one.add_argument("--dry-run", action="store_true", help="print what would run, and run nothing")
     return parser
 
 

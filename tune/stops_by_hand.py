@@ -7,16 +7,21 @@ wherever the user is. It stays until the trial has ended, whatever happens to th
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 
 from trainables.results.ledger import Ledger
 from trainables.results.records import Outcome, TrialRecord, TrialStatus
 from tune.listeners import SweepListener
 
-STOPPED_BY_HAND = Outcome(status=TrialStatus.STOPPED_EARLY, reason="ended by hand")
 _SECONDS_BETWEEN_LOOKS = 5.0
 _SECONDS_IN_STORE = 30.0  # where each look is a request
+
+
+def ended_by_hand(record: TrialRecord) -> Outcome:
+    """How a trial that the user ends counts: as one that lost, or as no try if it measured nothing."""
+    status = TrialStatus.STOPPED_EARLY if record.last else TrialStatus.CANCELLED
+    return Outcome(status=status, reason="ended by hand")
 
 
 class StopsByHand(SweepListener):
@@ -25,6 +30,7 @@ class StopsByHand(SweepListener):
     Args:
         ledger: ledger of the sweep.
         ask: asks the trials of these numbers to end; called again as long as any does not.
+        may_write: raises if another driver has taken the sweep over.
         clock: monotonic clock, in seconds.
 
     Attributes:
@@ -35,20 +41,25 @@ class StopsByHand(SweepListener):
         self,
         ledger: Ledger,
         ask: Callable[[Set[int]], None],
+        may_write: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._folder, self._storage = ledger.folder, ledger.storage
         self._ask = ask
+        self._may_write = may_write
         self._clock = clock
         in_store = isinstance(self._folder.location, str)
         self._interval = _SECONDS_IN_STORE if in_store else _SECONDS_BETWEEN_LOOKS
         self._looked = clock()
         self.asked: Set[int] = frozenset()
 
-    def requested(self) -> Set[int]:
-        """Numbers of the trials for which there is a request."""
-        names = self._storage.children(self._folder.name(self._folder.stop))
-        return {int(name) for name in names if name.isdigit()}
+    def left_for(self, begun: Set[int]) -> Set[int]:
+        """Those of these trials for which an earlier driver left a request; removes the others."""
+        requests = {}
+        with suppress(OSError):
+            requests = self._requests()
+        self._remove(requests, begun)
+        return requests.keys() & begun
 
     def look(self, unfinished: Callable[[], Set[int]]) -> None:
         """Look for requests, if it is time to.
@@ -60,18 +71,27 @@ class StopsByHand(SweepListener):
         if self._clock() - self._looked < self._interval:
             return
         self._looked = self._clock()
-        with suppress(OSError):  # the storage may answer at the next look
-            if (requested := self.requested()) or self.asked:
-                self.asked = self._without_met(requested, unfinished())
-                self._ask(self.asked)
+        try:
+            requests = self._requests()
+        except OSError:  # the storage may answer at the next look
+            return
+        if requests or self.asked:
+            begun = unfinished()
+            self.asked = requests.keys() & begun
+            self._ask(self.asked)
+            self._remove(requests, begun)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Leave only the requests that the next start is to meet."""
-        unfinished = {r.number for r in records if r.status is TrialStatus.RUNNING}
-        with suppress(OSError):
-            self._without_met(self.requested(), unfinished)
+        self.left_for({r.number for r in records if r.status is TrialStatus.RUNNING})
 
-    def _without_met(self, requested: Set[int], unfinished: Set[int]) -> Set[int]:
-        for number in requested - unfinished:
-            self._storage.remove(self._folder.name(self._folder.stop_request(number)))
-        return requested & unfinished
+    def _requests(self) -> dict[int, str]:
+        """The file of each request, by the number of its trial."""
+        names = self._storage.children(self._folder.name(self._folder.stop))
+        return {int(name): name for name in names if name.isdecimal()}
+
+    def _remove(self, requests: Mapping[int, str], unfinished: Set[int]) -> None:
+        for name in (requests[number] for number in requests.keys() - unfinished):
+            self._may_write()
+            with suppress(OSError):  # another user's; it asks for nothing any more
+                self._storage.remove(self._folder.name(self._folder.stop / name))

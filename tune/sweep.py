@@ -65,7 +65,7 @@ from tune.search.searcher import MakeTrial, OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
 from tune.signals import stopping_gently
-from tune.stops_by_hand import STOPPED_BY_HAND, StopsByHand
+from tune.stops_by_hand import StopsByHand, ended_by_hand
 from tune.tune_events import TuneEvents
 
 logger = logging.getLogger(__name__)
@@ -108,6 +108,7 @@ class Sweep:
     ) -> None:
         self._began = time.monotonic()
         self._config = config
+        self._may_write = may_write
         self._ledger = Ledger(location, may_write)
         self._base_cache = base_cache
         self._trainable = trainable
@@ -119,6 +120,7 @@ class Sweep:
         self._earlier = earlier_trials(config, self._ledger, self._inputs)
         self._finished = self._earlier.ended(retry_failed)
         self._interrupted = [*map(self._as_interrupted, self._earlier.to_go_on(retry_failed))]
+        self._ended_at_start: list[TrialRecord] = []
 
     def run(self, listeners: Sequence[SweepListener]) -> SweepOutcome:
         """Evaluate the base, run what is missing and return all records.
@@ -158,8 +160,10 @@ class Sweep:
     ) -> SweepOutcome:
         sweep = self._write_sweep()
         self._cancel_outside()
-        by_hand = StopsByHand(self._ledger, request.ask)
-        self._end_stopped(dict.fromkeys(by_hand.requested(), STOPPED_BY_HAND))
+        by_hand = StopsByHand(self._ledger, request.ask, self._may_write)
+        begun = {r.number: r for r in self._earlier.own if r.status is TrialStatus.RUNNING}
+        requested = by_hand.left_for(begun.keys())
+        self._end_stopped({number: ended_by_hand(begun[number]) for number in requested})
         scheduler = self._scheduler(base)
         searcher = OptunaSearcher(
             self._config,
@@ -181,6 +185,8 @@ class Sweep:
         events = TuneEvents(everyone, retries, *earlier, scheduler.outcome, by_hand)
         for listener in everyone:
             listener.sweep_started(sweep, base, self._finished)
+        for record in self._ended_at_start:
+            tidy.trial_ended(record)
         try:
             if not searcher.is_done:
                 slot_hosts = hosts.ready(base.train_samples)
@@ -316,9 +322,11 @@ class Sweep:
         """End the interrupted trials that were to be stopped when the last driver ended."""
         for record in [record for record in self._interrupted if record.number in outcomes]:
             self._interrupted.remove(record)
-            at = record.last.time if record.last else None  # it has not trained since
-            self._finished.append(record.ended_as(outcomes[record.number], at))
-            self._ledger.write_trial(self._finished[-1])
+            at = record.last.time if record.last else record.began  # it has not trained since
+            record = record.ended_as(outcomes[record.number], at)
+            self._finished.append(record)
+            self._ended_at_start.append(record)
+            self._ledger.write_trial(record)
 
     def _cancel_outside(self) -> None:
         """End the interrupted trials that the search, as it is now, will not go on with."""

@@ -309,6 +309,17 @@ def test_a_trial_that_is_asked_alone_ends_and_its_neighbour_trains_on(
     assert losses(stays) == pytest.approx(losses_alone(make_trial(train=train, seed=0)), abs=1e-4)
 
 
+def test_a_trial_that_is_asked_as_it_waits_for_a_slot_does_not_wait_for_it(
+    make_trial: MakeTrial,
+) -> None:
+    train = {"steps": 12, "report_every": 12}
+    trials = [make_trial(trial_id=str(n), number=n, train=train, seed=n) for n in range(2)]
+    stays, waits = host_trials(trials, 1, SlotHost(stop_requested=lambda trial: trial == 1))
+    assert [list(event) for event in waits] == [[ERROR]]
+    assert isinstance(waits[0][ERROR], StopTrial)
+    assert len(losses(stays)) == 12
+
+
 @pytest.mark.parametrize("report_every", [12, 1])
 def test_a_stop_request_saves_a_checkpoint_and_ends_every_trial(
     make_trial: MakeTrial, report_every: int

@@ -116,21 +116,6 @@ def test_the_lock_names_its_holder_and_goes_at_the_end(tmp_path: Path) -> None:
     assert list((tmp_path / "sweep").iterdir()) == []
 
 
-def test_whether_a_sweep_is_held_is_seen_without_touching_it(tmp_path: Path) -> None:
-    asking = SweepLock(tmp_path, INTERVAL)
-    assert not asking.is_held()
-    for is_held, holder in (
-        (True, {}),
-        (False, {"pid": 2**22 + 1}),  # beyond the largest that Linux gives
-        (True, {"host": "elsewhere"}),
-        (False, {"host": "elsewhere", "age": 1000}),
-    ):
-        write_lock(tmp_path, **holder)  # type: ignore[arg-type]
-        before = snapshot(tmp_path)
-        assert asking.is_held() is is_held
-        assert snapshot(tmp_path) == before
-
-
 def test_the_lock_goes_when_the_driver_fails(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), SweepLock(tmp_path):
         1 / 0  # noqa: B018

@@ -14,7 +14,6 @@ from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 from tune.command_line import BAD_INPUT, OK, main
 from tune.folder.ask_to_stop import ask_to_stop
-from tune.folder.lock import SweepLock
 from tune.stops_by_hand import StopsByHand
 
 
@@ -26,7 +25,7 @@ class Driver:
         self.unfinished: Set[int] = set(unfinished)
         self.asked: list[Set[int]] = []
         ledger = record_sweep(folder, *(running(number) for number in unfinished))
-        self.stops = StopsByHand(ledger, self.asked.append, lambda: self.now)
+        self.stops = StopsByHand(ledger, self.asked.append, clock=lambda: self.now)
 
     def look(self, after: float = 5.0) -> None:
         self.now += after
@@ -82,7 +81,59 @@ def test_the_end_leaves_the_requests_that_the_next_start_is_to_meet(tmp_path: Pa
     ask_to_stop(tmp_path, 7)
     driver.stops.sweep_ended([running(6), trial(7)])
     assert requests(tmp_path) == ["0006"]
-    assert driver.stops.requested() == {6}
+    assert driver.stops.left_for({6, 7}) == {6}
+
+
+def test_a_request_for_a_trial_that_does_not_go_on_is_removed_at_the_start(tmp_path: Path) -> None:
+    driver = Driver(tmp_path, 6, 7)
+    ask_to_stop(tmp_path, 7)
+    assert driver.stops.left_for({6}) == set()
+    assert requests(tmp_path) == []
+
+
+def test_a_request_that_cannot_be_removed_leaves_the_others_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = Driver(tmp_path, 6, 7)
+
+    def denied(name: str) -> None:
+        raise PermissionError(name)
+
+    ask_to_stop(tmp_path, 7)
+    driver.unfinished = {6}
+    with monkeypatch.context() as patch:
+        patch.setattr(driver.stops._storage, "remove", denied)
+        driver.look()
+        ask_to_stop(tmp_path, 6)
+        driver.look()
+    assert driver.asked == [set(), {6}]
+    assert requests(tmp_path) == ["0006", "0007"]
+
+
+def test_a_driver_that_has_lost_the_sweep_removes_no_request(tmp_path: Path) -> None:
+    def lost() -> None:
+        raise UserError([])
+
+    ledger = record_sweep(tmp_path, running(7))
+    ask_to_stop(tmp_path, 7)
+    with pytest.raises(UserError):
+        StopsByHand(ledger, lambda asked: None, lost).left_for(set())
+    assert requests(tmp_path) == ["0007"]
+
+
+@pytest.mark.parametrize("name", ["7²", "0007.tmp", ".nfs01", "seven"])
+def test_other_files_are_no_requests(tmp_path: Path, name: str) -> None:
+    driver = Driver(tmp_path, 7)
+    (tmp_path / "stop").mkdir()
+    (tmp_path / "stop" / name).touch()
+    driver.look()
+    assert driver.asked == []
+    (tmp_path / "stop" / "7").touch()  # as one may write it by hand
+    driver.look()
+    driver.unfinished = set()
+    driver.look()
+    assert driver.asked == [{7}, set()]
+    assert requests(tmp_path) == [name]
 
 
 def test_looks_are_rare_and_an_unfinished_request_is_none(
@@ -93,7 +144,7 @@ def test_looks_are_rare_and_an_unfinished_request_is_none(
     (tmp_path / "stop" / ".0007.12-ab").touch()
     driver.look()
     assert driver.asked == []
-    monkeypatch.setattr(driver.stops, "requested", lambda: {7})
+    monkeypatch.setattr(driver.stops, "_requests", lambda: {7: "0007"})
     driver.look(after=4.9)
     assert driver.asked == []
     driver.look(after=0.1)
@@ -104,8 +155,8 @@ def test_a_request_is_heard_on_a_disk_and_in_an_object_store(location: Location)
     ledger, now, asked = Ledger(location), [0.0], list[Set[int]]()
     ledger.write_sweep(sweep_record(sweep_config()))
     ledger.write_trial(running(7))
-    stops = StopsByHand(ledger, asked.append, lambda: now[0])
-    assert stops.requested() == set()
+    stops = StopsByHand(ledger, asked.append, clock=lambda: now[0])
+    assert stops.left_for({7}) == set()
     ask_to_stop(location, 7)
     for now[0] in (4.0, 29.0 if isinstance(location, str) else 4.9):  # each look is a request there
         stops.look(lambda: {7})
@@ -114,7 +165,7 @@ def test_a_request_is_heard_on_a_disk_and_in_an_object_store(location: Location)
     stops.look(lambda: {7})
     assert asked == [{7}]
     stops.sweep_ended([trial(7)])
-    assert stops.requested() == set()
+    assert ledger.storage.children("stop") == []
 
 
 def test_a_storage_that_does_not_answer_is_asked_again(
@@ -124,11 +175,11 @@ def test_a_storage_that_does_not_answer_is_asked_again(
     ask_to_stop(tmp_path, 7)
     driver.look()
 
-    def out() -> Set[int]:
+    def out() -> dict[int, str]:
         raise OSError("out")
 
     with monkeypatch.context() as patch:
-        patch.setattr(driver.stops, "requested", out)
+        patch.setattr(driver.stops, "_requests", out)
         driver.look()
         driver.stops.sweep_ended([trial(7)])
     assert driver.stops.asked == {7}
@@ -143,15 +194,9 @@ def test_the_command_asks_for_one_trial_and_writes_nothing_else(
     record_sweep(folder, running(7), trial(8))
     before = snapshot(folder)
     command = ["quickstart", "--set", "name=tiny", "--output-dir", str(tmp_path)]
-    with SweepLock(folder):
-        lock = {folder / "lock.json": (folder / "lock.json").read_bytes()}
-        assert main([*command, "--stop-trial", "7"]) == OK
-        assert snapshot(folder) == before | lock | {folder / "stop" / "0007": b""}
-    assert capsys.readouterr().out.startswith("asked: trial 7 ends after its step")
     assert main([*command, "--stop-trial", "7"]) == OK
-    told = f"no driver runs {folder} now: the next start ends trial 7 as it is\n"
-    assert capsys.readouterr().out == told
     assert snapshot(folder) == before | {folder / "stop" / "0007": b""}
+    assert capsys.readouterr().out.startswith("asked: trial 7 ends after its step")
 
 
 @pytest.mark.parametrize(

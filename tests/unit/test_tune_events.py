@@ -171,6 +171,14 @@ def test_a_trial_that_stops_by_hand_does_not_go_on(user_stops: bool) -> None:
     assert attempts.events.running == attempts.heard.records == []
 
 
+def test_a_trial_that_measured_nothing_before_it_was_ended_by_hand_is_cancelled() -> None:
+    attempts = Attempts(retries=0, by_hand=[0])
+    outcome = Outcome(status=TrialStatus.RUNNING).model_dump()
+    attempts.events.on_trial_result(0, [], attempts.start(step=0), {OUTCOME: outcome})
+    (ended,) = attempts.heard.ended
+    assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
+
+
 @pytest.mark.parametrize("retries", [0, 5])
 def test_a_trial_that_is_to_stop_by_hand_ends_with_its_process(retries: int) -> None:
     attempts = Attempts(retries)

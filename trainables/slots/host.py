@@ -41,6 +41,7 @@ from trainables.training.attempt_folder import (
     publish_results,
     published_address,
 )
+from trainables.training.reporter import StopTrial
 
 MEASUREMENT = "measurement"
 RESULT = "result"
@@ -251,9 +252,16 @@ class SlotHost:
                 guest = self._waiting.popleft()
                 if await self._admit(guest, len(busy)):
                     busy[guest.slot] = guest
+            await self._end_waiting()
             if busy:
                 await self._pass(busy)
         self._running = None
+
+    async def _end_waiting(self) -> None:
+        """End those that wait for a slot and are asked to: it may take others hours to leave."""
+        for guest in [g for g in self._waiting if self._stop_requested(g.trial.number)]:
+            self._waiting.remove(guest)
+            await self._end(guest, StopTrial())
 
     async def _pass(self, busy: dict[Any, Guest]) -> None:
         """Run one pass; trials that ended with it are released before the next."""
@@ -316,7 +324,9 @@ class SlotHost:
             await self._uncharged(partial(publish_results, guest.trial))
         except OSError as of_storage:
             ending = {ERROR: told(of_storage)}
-        if RESULT in ending:
+        # Of one that was asked alone to end, nothing is wanted here any more.
+        is_last = isinstance(ending.get(ERROR), StopTrial) and not self._stop_requested(None)
+        if RESULT in ending or is_last:
             await self._uncharged(partial(clear_node, guest.trial))
         guest.events.put_nowait(ending)
 

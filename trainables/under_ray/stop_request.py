@@ -14,27 +14,34 @@ import asyncio
 import os
 from collections.abc import Mapping, Set
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import lru_cache
-from threading import Thread
-from typing import Any
+from threading import Event, Thread
+from typing import Any, NamedTuple
 
 import ray
 from ray.exceptions import RayActorError
 
 _STOP = "stop request"  # actor names are private to this driver
 _POLL_S = 1.0
+_LONGEST_WAIT_S = 10.0  # for the first answer; the actor may just be moving to another node
 # In one run of the command, as those of dead processes count, too; Ray's default is a thousand.
 _MOST_LISTENERS = 1_000_000
 _NODE_OF_TRIAL = "FORGETTING_SWEEPS_NODE_OF_TRIAL"
 
 
-@dataclass
-class _Heard:
+class _Heard(NamedTuple):
     """Who should stop: everyone, or the trials of these numbers."""
 
     everyone: bool = False
     trials: frozenset[int] = frozenset()
+
+
+class _Listener:
+    """What a process has heard, and whether it has heard anything yet."""
+
+    def __init__(self) -> None:
+        self.heard = _Heard()
+        self.is_told = Event()
 
 
 class StopRequest:
@@ -89,8 +96,8 @@ class _StopRequest:
             self._asked = trials
             await self._tell()
 
-    async def wait(self, nodes: set[str], asked: frozenset[int]) -> _Heard:
-        """Return once all trials on these nodes should stop, or others than these were asked."""
+    async def wait(self, nodes: set[str], known: _Heard | None) -> _Heard:
+        """Return once who should stop is not what is known, on these nodes; at once at first."""
         if self._polling is None:
             self._polling = asyncio.create_task(self._poll())
 
@@ -98,7 +105,7 @@ class _StopRequest:
             return _Heard(self._made or bool(nodes & self._leaving), self._asked)
 
         async with self._changed:
-            await self._changed.wait_for(lambda: heard() != _Heard(trials=asked))
+            await self._changed.wait_for(lambda: heard() != known)
             return heard()
 
     async def _poll(self) -> None:
@@ -117,13 +124,15 @@ class _StopRequest:
 
 def stop_is_requested(trial: int | None = None) -> bool:
     """Whether this process's trials should save a checkpoint and end, or that of this number."""
-    heard = _heard()
+    heard = _listener().heard
     return heard.everyone or trial in heard.trials
 
 
 def is_ended_by_hand(trial: int) -> bool:
     """Whether the trial of this number was asked to end, and will not resume."""
-    return trial in _heard().trials
+    listener = _listener()
+    listener.is_told.wait(_LONGEST_WAIT_S)
+    return trial in listener.heard.trials
 
 
 def stops_with_this_node() -> dict[str, str]:
@@ -131,23 +140,25 @@ def stops_with_this_node() -> dict[str, str]:
     return {_NODE_OF_TRIAL: ray.get_runtime_context().get_node_id()}
 
 
-def _heard() -> _Heard:
+def _listener() -> _Listener:
     return _listen(ray.get_runtime_context().get_job_id())
 
 
 @lru_cache
-def _listen(job: str) -> _Heard:
+def _listen(job: str) -> _Listener:
     """What this process hears, kept up to date by one thread for all its trials."""
-    heard = _Heard()
+    listener = _Listener()
 
-    def wait() -> None:
+    def listen() -> None:
         here = ray.get_runtime_context().get_node_id()
         nodes = {here, os.environ.get(_NODE_OF_TRIAL, here)}
+        known = None
         with suppress(ValueError, ray.exceptions.RayError):  # no actor, or it is gone
             actor = ray.get_actor(_STOP)
-            while not heard.everyone:
-                now = ray.get(actor.wait.remote(nodes, heard.trials))
-                heard.everyone, heard.trials = now.everyone, now.trials
+            while not listener.heard.everyone:
+                known = listener.heard = ray.get(actor.wait.remote(nodes, known))
+                listener.is_told.set()
+        listener.is_told.set()
 
-    Thread(target=wait, name="stop request", daemon=True).start()
-    return heard
+    Thread(target=listen, name="stop request", daemon=True).start()
+    return listener

@@ -7,12 +7,11 @@ from trainables.files.storage import Location
 from trainables.results.ledger import Ledger, cannot_write
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import status_in_full
-from tune.folder.lock import SweepLock
 from tune.folder.sweep_folder import cannot_read
 
 
 def ask_to_stop(location: Location, number: int) -> str:
-    """Ask the sweep's driver to end a trial; its next one, if none runs the sweep now.
+    """Ask the sweep's driver to end a trial, or its next one.
 
     Args:
         location: the sweep's folder, or its address in an object store.
@@ -28,7 +27,6 @@ def ask_to_stop(location: Location, number: int) -> str:
     try:
         ledger = Ledger(location)
         record = _record(ledger, number)
-        is_driven = SweepLock(location).is_held()
     except (OSError, ValueError) as error:
         raise cannot_read(location, error) from error
     if record.status is not TrialStatus.RUNNING:
@@ -39,9 +37,11 @@ def ask_to_stop(location: Location, number: int) -> str:
         ledger.storage.write(ledger.folder.name(ledger.folder.stop_request(number)), b"")
     except OSError as error:
         raise cannot_write(location, error) from error
-    if is_driven:
-        return f"asked: trial {number} ends after its step, or the evaluation that it is in"
-    return f"no driver runs {location} now: the next start ends trial {number} as it is"
+    return (
+        f"asked: trial {number} ends after its step or the evaluation that it is in; if it waits, "
+        "once it has its room; if no driver runs the sweep, at the next start. Its weights are not "
+        "kept."
+    )
 
 
 def _record(ledger: Ledger, number: int) -> TrialRecord:

@@ -115,14 +115,6 @@ class SweepLock:
         if self._thief is not None:
             raise self._lost(self._thief)
 
-    def is_held(self) -> bool:
-        """Whether a driver seems to run the sweep now; takes and changes nothing."""
-        holder = self._read(self._folder.lock)
-        if holder is None:
-            return False
-        is_gone = holder.process.is_gone()
-        return not (holder.is_late() if is_gone is None else is_gone)
-
     def _acquire(self) -> None:
         is_mine = False
         while not is_mine:
