@@ -19,7 +19,7 @@ _SECONDS_IN_STORE = 30.0  # where each look is a request
 
 
 def ended_by_hand(record: TrialRecord) -> Outcome:
-    """How a trial that the user ends counts: as one that lost, or as no try if it measured nothing."""
+    """How a trial counts that the user ends: as one that lost; as no try if it measured nothing."""
     status = TrialStatus.STOPPED_EARLY if record.last else TrialStatus.CANCELLED
     return Outcome(status=status, reason="ended by hand")
 
