@@ -106,10 +106,12 @@ def test_bad_yaml_is_a_fault_with_its_line(
     assert fault.location == f"{file}:{line}"
 
 
-def test_a_date_that_there_is_not_is_a_fault(write: Write) -> None:
-    rule = "day is out of range for month"
-    assert only_fault(write("name: 2024-02-30\n")).rule == f"is no valid YAML: {rule}"
-    assert only_fault(write(), "name=2024-02-30").rule.startswith("name=2024-02-30: the value is")
+def test_a_date_is_a_text(write: Write) -> None:
+    file = write(edited(model__chat_template_args={}))
+    overrides = ["name=2024-02-30", "model.chat_template_args.date_string=2024-07-26"]
+    config = load_sweep(str(file), overrides)
+    assert config.name == "2024-02-30"
+    assert config.model.chat_template_args == {"date_string": "2024-07-26"}
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])

@@ -34,6 +34,19 @@ _LOCAL_PATHS = {
 } | {f"eval.{role}.*.data_files.*" for role in ROLES}
 
 
+class _Loader(yaml.SafeLoader):
+    """Takes a date for a text, as chat templates and names want it."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
+        first: [(tag, form) for tag, form in known if not tag.endswith(":timestamp")]
+        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _parsed(text: str) -> Any:
+    return yaml.load(text, _Loader)  # noqa: S506 - derived from the safe one
+
+
 @dataclass(frozen=True)
 class _Source:
     """Values of a sweep file, and where each is set (`file:line` or `--set ...`)."""
@@ -111,11 +124,11 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
         raise UserError([Fault(_EXTENDS, f"goes in a circle: {file}")])
     try:
         text = file.read_text(encoding="utf-8")
-        raw = yaml.safe_load(text)
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        raw = _parsed(text)
+        node = yaml.compose(text, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that there is not
+    except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -273,8 +286,8 @@ def _override(source: _Source, override: str) -> None:
     if location[0] == _EXTENDS:  # it has been read already
         raise _cannot_set(f"cannot set {key}, got {override!r}", "set it in the file")
     try:
-        value = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a date that there is not
+        value = _parsed(text)
+    except yaml.YAMLError as error:
         problem = getattr(error, "problem", None) or "not YAML"
         rule = f"{override}: the value is no valid YAML: {problem}"
         raise _cannot_set(rule, "quote it") from error
