@@ -92,8 +92,7 @@ class Results:
     def candidates(self) -> list[TrialRecord]:
         """What the best was picked from: complete trials, and those that were stopped early.
 
-        These lost on the items that the best is then judged by, as complete ones did, or may have
-        by the judgement of a user who ended them by hand.
+        These lost on the items that the best is then judged by, as complete ones did.
         """
         return [*self.complete, *self._stopped]
 
@@ -102,15 +101,15 @@ class Results:
         return [r for r in self.search_trials if r.status is TrialStatus.STOPPED_EARLY]
 
     def more_stopped(self, sweep: Sweep | None = None) -> str:
-        """Such as `; 5 more trials were stopped early`, of LoRA; empty if none was.
+        """Such as `; 5 more trials were stopped early by their scores`, of LoRA; empty if none was.
 
         It stands where only complete trials are shown, of one sweep or of all.
         """
         lora = [r for r in self._stopped if r.rank is not None]
         count = len(self.of(sweep, lora) if sweep else lora)
         if count == 1:
-            return "; 1 more trial was stopped early"
-        return f"; {count} more trials were stopped early" if count else ""
+            return "; 1 more trial was stopped early by its scores"
+        return f"; {count} more trials were stopped early by their scores" if count else ""
 
     @cached_property
     def lora(self) -> list[TrialRecord]:

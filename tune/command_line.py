@@ -95,7 +95,7 @@ def _parser() -> argparse.ArgumentParser:
         "--stop-trial",
         type=int,
         metavar="N",
-        help="end one that runs, as one that lost; others go on",
+        help="end one that runs, while the others go on",
     )
     parser.add_argument(
         "--output-dir",

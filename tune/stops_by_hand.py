@@ -18,10 +18,8 @@ _SECONDS_BETWEEN_LOOKS = 5.0
 _SECONDS_IN_STORE = 30.0  # where each look is a request
 
 
-def ended_by_hand(record: TrialRecord) -> Outcome:
-    """How a trial counts that the user ends: as one that lost; as no try if it measured nothing."""
-    status = TrialStatus.STOPPED_EARLY if record.last else TrialStatus.CANCELLED
-    return Outcome(status=status, reason="ended by hand")
+# Not as one that lost, of which the search would learn: `--retry-failed` takes it up again.
+ENDED_BY_HAND = Outcome(status=TrialStatus.CANCELLED, reason="ended by hand")
 
 
 class StopsByHand(SweepListener):
@@ -54,10 +52,12 @@ class StopsByHand(SweepListener):
         self.asked: Set[int] = frozenset()
 
     def left_for(self, begun: Set[int]) -> Set[int]:
-        """Those of these trials for which an earlier driver left a request; removes the others."""
-        requests = {}
-        with suppress(OSError):
-            requests = self._requests()
+        """Those of these trials for which an earlier driver left a request; removes the others.
+
+        Raises:
+            OSError: the storage does not answer.
+        """
+        requests = self._requests()
         self._remove(requests, begun)
         return requests.keys() & begun
 
@@ -83,7 +83,8 @@ class StopsByHand(SweepListener):
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Leave only the requests that the next start is to meet."""
-        self.left_for({r.number for r in records if r.status is TrialStatus.RUNNING})
+        with suppress(OSError):
+            self.left_for({r.number for r in records if r.status is TrialStatus.RUNNING})
 
     def _requests(self) -> dict[int, str]:
         """The file of each request, by the number of its trial."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -49,6 +49,7 @@ from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.folder.input_files import digests
 from tune.folder.provenance import provenance
 from tune.folder.recorder import Recorder
+from tune.folder.sweep_folder import cannot_read
 from tune.listeners import SweepListener
 from tune.resources.capacity import (
     check_resources,
@@ -65,7 +66,7 @@ from tune.search.searcher import MakeTrial, OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
 from tune.signals import stopping_gently
-from tune.stops_by_hand import StopsByHand, ended_by_hand
+from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
 from tune.tune_events import TuneEvents
 
 logger = logging.getLogger(__name__)
@@ -161,9 +162,7 @@ class Sweep:
         sweep = self._write_sweep()
         self._cancel_outside()
         by_hand = StopsByHand(self._ledger, request.ask, self._may_write)
-        begun = {r.number: r for r in self._earlier.own if r.status is TrialStatus.RUNNING}
-        requested = by_hand.left_for(begun.keys())
-        self._end_stopped({number: ended_by_hand(begun[number]) for number in requested})
+        self._end_stopped(dict.fromkeys(self._requested(by_hand), ENDED_BY_HAND))
         scheduler = self._scheduler(base)
         searcher = OptunaSearcher(
             self._config,
@@ -180,7 +179,7 @@ class Sweep:
             if in_store
             else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
         )
-        everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, by_hand, *listeners]
+        everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, *listeners, by_hand]
         retries, earlier = self._config.budget.retries, (self._finished, self._interrupted)
         events = TuneEvents(everyone, retries, *earlier, scheduler.outcome, by_hand)
         for listener in everyone:
@@ -317,6 +316,14 @@ class Sweep:
         measured = {number: histories.get(number, []) for number in trains}
         self._end_stopped(rule.replay(measured, trains))
         return EarlyStopping(rule)
+
+    def _requested(self, by_hand: StopsByHand) -> Set[int]:
+        """Trials that the last driver was asked to end, but not those that run again since."""
+        begun = {r.number for r in self._earlier.own if r.status is TrialStatus.RUNNING}
+        try:
+            return by_hand.left_for(begun)
+        except OSError as error:
+            raise cannot_read(self._ledger.folder.location, error) from error
 
     def _end_stopped(self, outcomes: Mapping[int, Outcome]) -> None:
         """End the interrupted trials that were to be stopped when the last driver ended."""

@@ -18,7 +18,7 @@ from trainables.config import TrialConfig
 from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
-from tune.stops_by_hand import StopsByHand, ended_by_hand
+from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
 
 
 class TuneEvents(Callback):
@@ -153,7 +153,7 @@ class TuneEvents(Callback):
         record = record.model_copy(update={"failures": failures, "reason": reason})
         self._records[trial.trial_id] = record
         if record.number in self._by_hand.asked:
-            self._end(trial, ended_by_hand(record))
+            self._end(trial, ENDED_BY_HAND)
         elif failures > self._retries:
             self._end(trial, Outcome(status=TrialStatus.FAILED, reason=reason))
         else:
@@ -178,7 +178,7 @@ class TuneEvents(Callback):
         if record is None or record.status is not TrialStatus.RUNNING:
             return
         if outcome.status is TrialStatus.RUNNING and record.number in self._by_hand.asked:
-            outcome = ended_by_hand(record)
+            outcome = ENDED_BY_HAND
         if outcome.status is not TrialStatus.RUNNING:
             self._finish(trial.trial_id, record, outcome)
         elif self.is_stopping:  # it resumes when the command is run again

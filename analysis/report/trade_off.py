@@ -30,9 +30,6 @@ from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objec
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, axis_title, goals_in_words
 
-# Said of runs, as the mean over a trial's repeats may keep them all and have it taken.
-_NO_FRONT = "No run of the search keeps every constraint, so there is no front yet"
-
 
 def trade_off_figure(results: Results) -> Figure | None:
     """Plot in-domain accuracy against forgetting, OOD accuracy and every other objective.
@@ -71,7 +68,7 @@ def trade_off_figure(results: Results) -> Figure | None:
         "two objectives some of them lie inside the cloud of a plot of two."
     )
     if not results.front:
-        front = f"{_NO_FRONT} ({goals})."
+        front = f"{_no_front(results)} ({goals})."
     caption = f"Each point is a trial that ran to its end. {front} Touch a point for its settings."
     marks = [Key("Pareto front", "@ink", "ring"), Key("base", "@ink", "star")]
     if results.recommendation:
@@ -208,6 +205,12 @@ def _place(loss: float, best: float, worst: float) -> float:
     return min(1.0, (loss - best) / (worst - best))
 
 
+def _no_front(results: Results) -> str:
+    """Said of runs: the mean over a trial's repeats may keep all constraints and have it taken."""
+    lacks = "keeps every constraint" if results.goals.constraints else "measured every objective"
+    return f"No run of the search {lacks}, so there is no front yet"
+
+
 def hypervolume_figure(results: Results) -> Figure | None:
     """How the front grew over each search; None if none has three complete trials."""
     found = [(sweep, hypervolume_shares(results, sweep)) for sweep in results.sweeps]
@@ -240,7 +243,7 @@ def hypervolume_figure(results: Results) -> Figure | None:
         "that is little, more trials of this space will hardly help."
     )
     if not results.front:
-        caption = f"{_NO_FRONT}."
+        caption = f"{_no_front(results)}."
     return Figure(caption, (chart,), legend=tuple(sweep_keys(results)))
 
 

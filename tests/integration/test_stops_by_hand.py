@@ -105,14 +105,18 @@ def test_it_ends_soon_and_the_others_train_on_and_measure_the_same(
     config = load(*kind, *steps, "confirm=null", "early_stopping=null")
     sweep = Sweep(config, folder, base_cache, trainable=trainable)
     stopped, *others = sweep.run([User(folder)]).records
-    assert (stopped.status, stopped.reason) == (TrialStatus.STOPPED_EARLY, "ended by hand")
+    assert (stopped.status, stopped.reason) == (TrialStatus.CANCELLED, "ended by hand")
     assert stopped.last is not None
     assert 3 <= stopped.last.step < STEPS // 2
     assert {record.status for record in others} == {TrialStatus.COMPLETE}
     assert {record.attempt for record in (stopped, *others)} == {1}
     assert (processes / "0.returned").exists()  # so Tune may give the next trial to its process
-    assert not list(folder.rglob("checkpoints"))
+    assert {path.parents[1].name for path in folder.rglob("checkpoints")} == {"0000"}
     assert list((folder / "stop").iterdir()) == []
+    again = Sweep(config, folder, base_cache, retry_failed=True).run([]).records[0]
+    assert (again.status, again.attempt) == (TrialStatus.COMPLETE, 2)
+    steps_again = [m.step for m in Ledger(folder).measurements(0) if m.attempt == 2]
+    assert min(steps_again) > stopped.last.step - 2  # from where it was
     if kind is not IN_A_GROUP:
         beside = others[0]
         assert beside.last is not None
@@ -141,7 +145,7 @@ def test_a_request_that_a_driver_did_not_live_to_meet_ends_the_trial_at_the_next
     assert started == [2]
     assert [(record.status, record.reason) for record in records] == [
         (TrialStatus.COMPLETE, None),
-        (TrialStatus.STOPPED_EARLY, "ended by hand"),
+        (TrialStatus.CANCELLED, "ended by hand"),
         (TrialStatus.COMPLETE, None),
     ]
     assert records[1].ended == records[1].last.time  # type: ignore[union-attr]

@@ -172,7 +172,7 @@ def test_a_trend_of_trials_that_early_stopping_left_is_open(tmp_path):
     trend = found(results, "Forgetting rises with learning rate x scale")
     assert trend.verdict == "open"
     assert "among the trials that ran to their end" in trend.statement
-    more = "; 10 more trials were stopped early"
+    more = "; 10 more trials were stopped early by their scores"
     suffices = next(c for c in conclude(results) if "suffice" in c.statement)
     assert all(told.evidence.endswith(more) for told in (trend, suffices))
     figures = rank_figure(results), rate_figure(results), step_size_figure(results)

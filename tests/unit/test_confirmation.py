@@ -283,17 +283,6 @@ def test_winners_are_judged_once_they_have_the_repeats_that_are_asked_for_now() 
     assert [r.number for r in judged_by_repeats(records, None)] == [0]
 
 
-def test_a_repeat_that_was_stopped_is_neither_run_again_nor_in_the_mean() -> None:
-    config = sweep(trials=8, confirm={"top_k": 2, "seeds": 3})
-    *records, last = run(searcher_of(config), two_stand_out)
-    update = {"status": TrialStatus.STOPPED_EARLY, "reason": "ended by hand"}
-    records.append(last.model_copy(update=update))
-    assert searcher_of(config, records).is_done
-    winner = next(record for record in records if record.number == last.confirms)
-    assert len(repeats_of(winner, records)) == 2
-    assert winner.number in [record.number for record in judged_by_repeats(records, config.confirm)]
-
-
 @pytest.mark.parametrize("best", [3, 7])
 def test_repeats_that_come_to_the_same_leave_the_choice_as_it_was(best: int) -> None:
     """Over the front of the repeated two alone, both would be as far from the ideal."""

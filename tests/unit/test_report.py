@@ -600,8 +600,8 @@ def test_one_trial_that_was_stopped_is_told_of_as_one(tmp_path):
         results_of(SyntheticSweep(trials=6, failures=ending), tmp_path / str(len(ending)))
         for ending in ends
     )
-    assert one.more_stopped() == "; 1 more trial was stopped early"
-    assert two.more_stopped() == "; 2 more trials were stopped early"
+    assert one.more_stopped() == "; 1 more trial was stopped early by its scores"
+    assert two.more_stopped() == "; 2 more trials were stopped early by their scores"
 
 
 @pytest.mark.parametrize(("items", "is_certain"), [(40, False), (4000, True)])

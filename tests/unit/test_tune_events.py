@@ -166,17 +166,9 @@ def test_a_trial_that_stops_by_hand_does_not_go_on(user_stops: bool) -> None:
     outcome = Outcome(status=TrialStatus.RUNNING)
     attempts.events.on_trial_result(0, [], trial, {OUTCOME: outcome.model_dump()})
     (ended,) = attempts.heard.ended
-    assert (ended.status, ended.reason) == (TrialStatus.STOPPED_EARLY, "ended by hand")
+    assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
     assert ended.last is not None
     assert attempts.events.running == attempts.heard.records == []
-
-
-def test_a_trial_that_measured_nothing_before_it_was_ended_by_hand_is_cancelled() -> None:
-    attempts = Attempts(retries=0, by_hand=[0])
-    outcome = Outcome(status=TrialStatus.RUNNING).model_dump()
-    attempts.events.on_trial_result(0, [], attempts.start(step=0), {OUTCOME: outcome})
-    (ended,) = attempts.heard.ended
-    assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
 
 
 @pytest.mark.parametrize("retries", [0, 5])
@@ -186,7 +178,7 @@ def test_a_trial_that_is_to_stop_by_hand_ends_with_its_process(retries: int) -> 
     attempts.by_hand.asked = {0}
     attempts.lose(step=3)
     (ended,) = attempts.heard.ended
-    assert (ended.status, ended.reason) == (TrialStatus.STOPPED_EARLY, "ended by hand")
+    assert (ended.status, ended.reason) == (TrialStatus.CANCELLED, "ended by hand")
 
 
 def test_a_trial_that_is_complete_before_it_is_stopped_by_hand_stays_so() -> None:

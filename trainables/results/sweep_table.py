@@ -194,7 +194,7 @@ class SweepTable:
     def _seconds_left(self, now: float) -> float | None:
         """Seconds of work left, shared by as many trials as ran at once; None before one ends well.
 
-        Many trials of the search are stopped early, and hardly one that repeats a winner.
+        Early stopping ends many trials of the search, and none that repeats a winner.
         """
         searched = self._mean_seconds(ENDED_WELL, exclude=self._repeats)
         if searched is None:

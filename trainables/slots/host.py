@@ -259,9 +259,11 @@ class SlotHost:
 
     async def _end_waiting(self) -> None:
         """End those that wait for a slot and are asked to: it may take others hours to leave."""
-        for guest in [g for g in self._waiting if self._stop_requested(g.trial.number)]:
-            self._waiting.remove(guest)
-            await self._end(guest, StopTrial())
+        for guest in [*self._waiting]:
+            # It may have left by itself while the one before it was seen off.
+            if guest in self._waiting and self._stop_requested(guest.trial.number):
+                self._waiting.remove(guest)
+                await self._end(guest, StopTrial())
 
     async def _pass(self, busy: dict[Any, Guest]) -> None:
         """Run one pass; trials that ended with it are released before the next."""

@@ -39,8 +39,8 @@ def ask_to_stop(location: Location, number: int) -> str:
         raise cannot_write(location, error) from error
     return (
         f"asked: trial {number} ends after its step or the evaluation that it is in; if it waits, "
-        "once it has its room; if no driver runs the sweep, at the next start. Its weights are not "
-        "kept."
+        "once it has its room; if no driver runs the sweep, at the next start. --retry-failed "
+        "takes it up again."
     )
 
 
