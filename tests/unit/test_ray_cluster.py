@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -60,3 +63,14 @@ def test_who_has_initialised_ray_is_told_what_its_processes_lack(
         assert "'TUNE_FUNCTION_THREAD_TIMEOUT_S': '3600'" in caplog.text
     else:
         assert caplog.text == ""
+
+
+def test_a_cluster_that_does_not_start_is_told_of_with_a_remedy(tmp_path: Path) -> None:
+    """A socket's path has at most 107 characters, so in such a folder Ray starts nothing."""
+    environment = {**os.environ, "RAY_TMPDIR": str(tmp_path / ("x" * 100))}
+    command = [sys.executable, "tune/run.py", "--output-dir", str(tmp_path / "sweeps")]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "Ray: does not start on this machine" in ended.stderr
+    assert "set RAY_TMPDIR to a folder with a short name" in ended.stderr
+    assert "Traceback" not in ended.stderr

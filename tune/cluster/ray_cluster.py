@@ -71,7 +71,7 @@ def ray_cluster(
             may then never return.
 
     Raises:
-        UserError: no cluster answers, or it runs other versions.
+        UserError: no cluster answers, it runs other versions, or none starts on this machine.
     """
     _set_unless_given(_ENVIRONMENT)
     import ray
@@ -96,8 +96,10 @@ def ray_cluster(
                 logging_level=logging.WARNING,
                 **options,
             )
-    except (ConnectionError, ValueError, RuntimeError) as error:
+    except Exception as error:  # Ray raises it where a new cluster's first node is too slow
         ray.shutdown()
+        if address is None:
+            raise _not_started(error) from error
         refusal = _other_versions(error) or _other_token(address, error)
         raise refusal or _no_cluster(address, error) from error
     from trainables.under_ray.credentials import sharing_credentials
@@ -258,7 +260,16 @@ def _other_token(address: str | None, error: Exception) -> UserError | None:
     return UserError([Fault("--address", rule, remedy)])
 
 
-def _no_cluster(address: str | None, error: Exception) -> UserError:
-    rule = f"no Ray cluster answers at {address or 'this machine'}: {first_line(error)}"
+def _not_started(error: Exception) -> UserError:
+    rule = f"does not start on this machine: {first_line(error)}"
+    remedy = (
+        "type the command again if the machine was busy; set RAY_TMPDIR to a folder with a short "
+        "name if Ray cannot write to its own, else /tmp/ray, where its logs are"
+    )
+    return UserError([Fault("Ray", rule, remedy)])
+
+
+def _no_cluster(address: str, error: Exception) -> UserError:
+    rule = f"no Ray cluster answers at {address}: {first_line(error)}"
     start = "start one with `ray up cluster.yaml` or `ray start --head`"
     return UserError([Fault("--address", rule, f"{start}, or leave it out to run on this machine")])
