@@ -114,7 +114,9 @@ def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
     pool = HostPool(config(), {"CPU": cpus}, lambda *point: trial_config(), {}, print)
     pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),), 12.0
     monkeypatch.setattr("ray.get", lambda answer: answer)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    monkeypatch.setattr("os.sched_getaffinity", lambda process: range(64))
+    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda: 4)  # of the container
     assert pool._measured(trial_config(), samples=100) == 1
     assert asked[-1] == seconds
 

@@ -148,18 +148,23 @@ def _tell_what_processes_lack() -> None:
         )
 
 
-def _of_a_new_one() -> dict[str, Any]:
-    """Ray's options for a cluster that starts on this machine.
+def usable_cpus() -> int:
+    """CPUs of this machine that this process may use.
 
-    It has the CPUs that this process may use: given part of a machine by Slurm or `taskset`, Ray
-    would count the whole.
+    Given part of a machine by Slurm or `taskset`, Ray would count the whole; given a container's
+    share, Python would.
     """
     from ray._private.utils import get_num_cpus
 
     cpus = int(get_num_cpus())
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         cpus = min(cpus, len(os.sched_getaffinity(0)))
-    return {"num_cpus": cpus, "include_dashboard": False}
+    return cpus
+
+
+def _of_a_new_one() -> dict[str, Any]:
+    """Ray's options for a cluster that starts on this machine."""
+    return {"num_cpus": usable_cpus(), "include_dashboard": False}
 
 
 def _sent_environment() -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +21,7 @@ from trainables.slots.speed import best
 from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
+from tune.cluster.ray_cluster import usable_cpus
 from tune.cluster.waiting import awaited
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
@@ -189,7 +189,7 @@ class HostPool(SweepListener):
         config, hosts = self._config, len(self._actors)
         steps = trial.train.total_steps(samples) * math.ceil(config.budget.trials / hosts)
         # Processes start in parallel beside the driver, on CPUs that a cloud's head does not count.
-        cpus = min(os.cpu_count() or 1, self._cluster["CPU"])
+        cpus = min(usable_cpus(), self._cluster["CPU"])
         process_seconds = ray.get(self._process_seconds) * hosts / cpus
         costs = steps * trial.accumulation_steps, process_seconds
         most = math.ceil(at_once(config) / hosts)
