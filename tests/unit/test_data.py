@@ -22,7 +22,7 @@ from trainables.errors import UserError
 from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.chats import Example
 from trainables.inputs.data import IGNORED_LABEL, tokenize, typical_sample
-from trainables.inputs.rows import learned, load_rows
+from trainables.inputs.rows import learned, load_rows, read_general_text
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 # As models' own: what begins an answer is written where one is asked for.
@@ -126,6 +126,22 @@ def test_each_line_of_a_plain_text_is_a_row(name: str, tmp_path: Path) -> None:
     assert rows == [{"text": text} for text in texts]
     (fault,) = faults(learned, config(file, text="body"), rows)
     assert str(fault).endswith(f"absent from row 1 of {file}; the row has text")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("general.txt.gz", "a\u2028b\x0c\n \nNA\n"),
+        ("general.jsonl", '{"text": "a\u2028b\\f"}\n{"text": null}\n{"text": "NA"}\n'),
+        ("general.csv", "text,n\na\u2028b\x0c,1\n,2\nNA,3\n"),
+    ],
+)
+def test_general_texts_are_read_as_training_data_are(
+    name: str, content: str, tmp_path: Path
+) -> None:
+    file, encoded = tmp_path / name, content.encode("utf-8-sig")
+    file.write_bytes(gzip.compress(encoded) if name.endswith(".gz") else encoded)
+    assert read_general_text(str(file)) == ["a\u2028b\x0c", "NA"]
 
 
 @pytest.mark.parametrize("first", ['{"a": "text"}', '{"a": 1} and more', "[" * 100_000])

@@ -434,6 +434,7 @@ def test_general_text_without_texts_is_told_before_anything_runs(
     for content, message in {
         '{"text": "a"}\n{"words": "b"}\n': "each row must have a field `text`, row 2 has none",
         '{"text": "a"}\n7\n': "each line must be a JSON object, got a int",
+        '{"text": null}\n{"text": " "}\n': "holds no texts: ",
     }.items():
         file.write_text(content)
         assert run(sweep, "--set", f"eval.general_text={file}") == command_line.BAD_INPUT

@@ -40,7 +40,7 @@ def read_rows(file: Path, field: str) -> list[Row]:
         raise UserError([Fault(field, f"cannot be read: {file} ({error})")]) from error
 
 
-def read_jsonl(file: Path, field: str) -> list[Row]:
+def _read_jsonl(file: Path, field: str) -> list[Row]:
     """The objects of a file's lines, of which empty ones are left out.
 
     Raises:
@@ -92,7 +92,7 @@ def _reader(file: Path) -> Callable[[Path, str], list[Row]]:
         ".tsv": _read_csv,
         ".txt": _read_text,
     }
-    return readers.get(_suffix(file), read_jsonl)
+    return readers.get(_suffix(file), _read_jsonl)
 
 
 def _suffix(file: Path) -> str:
@@ -113,7 +113,7 @@ def _read_json(file: Path, field: str) -> list[Row]:
             if isinstance(json.loads(text), dict) and b"\n" in text.strip():
                 rule = "must be an array of objects, or one object a line, got one object"
                 raise UserError([Fault(field, rule, location=str(file))])
-        return read_jsonl(file, field)  # as many a .json file is
+        return _read_jsonl(file, field)  # as many a .json file is
     try:
         rows = json.loads(text)
     except UnicodeDecodeError as error:
@@ -166,7 +166,7 @@ def _read_text(file: Path, field: str) -> list[Row]:
             raise UserError([_not_utf8(file, field, error)]) from error
     with suppress(IndexError, ValueError, RecursionError):
         if all(isinstance(json.loads(texts[at]), dict) for at in (0, -1)):
-            return read_jsonl(file, field)  # which any name may have
+            return _read_jsonl(file, field)  # which any name may have
     return [{"text": text} for text in texts]
 
 

@@ -14,7 +14,7 @@ from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, hub_remedy
 from trainables.files.locations import is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, without_nulls
-from trainables.inputs.row_files import Row, first_of, read_jsonl, read_rows
+from trainables.inputs.row_files import Row, first_of, read_rows
 from trainables.inputs.unusable import UnusableRow, faults_of_most
 
 Source = Literal["path", "validation_path"]
@@ -46,17 +46,7 @@ def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
         UserError: a file is missing, empty or malformed (with its line).
     """
     field, location = f"data.{source}", str(getattr(data, source))
-    if is_local(location):
-        try:
-            file = Path(resolve(location)).expanduser()
-        except ModuleNotFoundError as error:
-            raise UserError([Fault(field, str(error))]) from error
-        if not file.is_file():
-            remedy = "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
-            raise UserError([Fault(field, f"no such file: {file}", remedy)])
-        rows = read_rows(file, field)
-    else:
-        rows = _read_hub(location, data, field)
+    rows = _read_local(location, field) if is_local(location) else _read_hub(location, data, field)
     if not rows:
         raise UserError([Fault(field, f"holds no rows: {location}")])
     rows = rows[: data.limit]
@@ -64,6 +54,17 @@ def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
         chats = {data.messages, "tools"}
         return [row | {name: without_nulls(row[name]) for name in chats & set(row)} for row in rows]
     return rows
+
+
+def _read_local(location: str, field: str) -> list[Row]:
+    try:
+        file = Path(resolve(location)).expanduser()
+    except ModuleNotFoundError as error:
+        raise UserError([Fault(field, str(error))]) from error
+    if not file.is_file():
+        remedy = "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
+        raise UserError([Fault(field, f"no such file: {file}", remedy)])
+    return read_rows(file, field)
 
 
 def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
@@ -82,24 +83,22 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
 
 
 def read_general_text(location: str) -> list[str]:
-    """Documents of a text file (one per line) or of a JSONL file's `text` fields.
+    """The texts of a file that training data may be in: its field `text`, or lines of a `.txt`.
+
+    Rows whose text is blank or null are left out.
 
     Raises:
-        UserError: it cannot be read, or a line has no text.
+        UserError: it is missing or malformed, a row has no such field, or all are left out.
     """
-    field = "eval.general_text"
-    try:
-        file = Path(resolve(location)).expanduser()
-        if file.suffix != ".jsonl":
-            return [line for line in file.read_text("utf-8").splitlines() if line.strip()]
-        rows = read_jsonl(file, field)
-    except (ModuleNotFoundError, OSError, UnicodeDecodeError) as error:
-        raise UserError([Fault(field, f"cannot be read: {location} ({error})")]) from error
+    field, rows = "eval.general_text", _read_local(location, "eval.general_text")
     for number, row in enumerate(rows, start=1):
         if "text" not in row:
             rule = f"each row must have a field `text`, row {number} has none"
-            raise UserError([Fault(field, rule, location=str(file))])
-    return [str(row["text"]) for row in rows]
+            raise UserError([Fault(field, rule, location=location)])
+    texts = [text for row in rows if row["text"] is not None and (text := str(row["text"])).strip()]
+    if not texts:
+        raise UserError([Fault(field, f"holds no texts: {location}")])
+    return texts
 
 
 class _NoText(TypeError):
