@@ -13,6 +13,7 @@ from byte_tokenizer import of_bytes
 
 from trainables.config import DataConfig, EvalSuite
 from trainables.evaluation.data_warnings import data_warnings
+from trainables.inputs.chats import examples_of_chat
 from trainables.inputs.data import tokenize
 
 
@@ -53,6 +54,21 @@ def test_that_most_answers_are_not_learned_is_told(
 
 def test_where_all_answers_are_learned_nothing_is_told(tmp_path: Path) -> None:
     assert told(chats(tmp_path, [7, 1, 1]), answers="all") == (0, [])
+
+
+def test_a_blank_answer_among_all_is_told_of_and_costs_none_of_the_others(tmp_path: Path) -> None:
+    turns = [
+        {"role": ("user", "assistant")[i % 2], "content": content}
+        for i, content in enumerate(("a", " ", "b", "c", "d", "e", "f", ""))
+    ]
+    file = tmp_path / "rows.jsonl"
+    file.write_text(json.dumps({"messages": turns}))
+    assert told(str(file), answers="all") == (2, ["2 of 4 answers are blank, and not learned"])
+    examples = examples_of_chat({"messages": turns}, "messages", "all")
+    assert [(one.prompt, one.answer) for one in examples] == [
+        (turns[:3], turns[3]),
+        (turns[:5], turns[5]),
+    ]
 
 
 def test_chats_that_are_too_long_or_held_out_do_not_count(tmp_path: Path) -> None:

@@ -190,11 +190,13 @@ def test_an_answer_of_calls_or_thoughts_alone_is_not_blank(more: dict[str, Any])
     learned(data, [{"messages": chat("q", "", **more)}])
 
 
-def test_of_all_answers_none_may_be_blank_and_of_the_last_those_before_it() -> None:
-    rows = [{"messages": chat("q", "", "r", "b")}]
-    learned(config("rows.jsonl"), rows)
-    (fault,) = faults(learned, config("rows.jsonl", answers="all"), rows)
-    assert fault.rule.startswith("an answer is blank: row 1 of rows.jsonl")
+def test_of_all_answers_one_must_not_be_blank_and_of_the_last_the_last() -> None:
+    rows = [{"messages": chat("q", "", "r", "b")}, {"messages": chat("q", "a", "r", "")}]
+    learned(config("rows.jsonl", answers="all"), rows)
+    assert len(learned(config("rows.jsonl"), rows[:1])) == 1
+    for answers, row in {"all": {"messages": chat("q", "", "r", " ")}, "last": rows[1]}.items():
+        (fault,) = faults(learned, config("rows.jsonl", answers=answers), [row])
+        assert fault.rule.startswith("an answer is blank: row 1 of rows.jsonl")
 
 
 def pairs(folder: Path, answers: Sequence[str], name: str = "rows.jsonl") -> str:

@@ -97,7 +97,8 @@ class DataSource(Frozen):
             learned, as they do not end with an answer, it is blank or the chat template refuses
             them, are left out and counted; if more than half are such, the data are refused.
         answers: learn a chat's `last` one, or `all`: each is a sample of its own, with the turns
-            before it, as chat templates leave out thoughts of earlier turns.
+            before it, as chat templates leave out thoughts of earlier turns. Blank ones among `all`
+            are but turns before the others, and counted.
         text: field of a row that holds a text to continue the pretraining on, instead of `prompt`
             and `completion`: the loss is on all its tokens, and it is cut to `max_length`. Empty
             ones and null make no sample.

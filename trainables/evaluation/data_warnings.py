@@ -21,7 +21,7 @@ def data_warnings(
     return [
         *_of_chats(base, tokenizer, tokenized, data, suite),
         *_of_unusable_rows(tokenized),
-        *_of_answers(tokenized),
+        *_of_answers(tokenized, data),
         *_of_lengths(tokenized, data),
         *_of_replayed_tokens(tokenized, data),
     ]
@@ -60,10 +60,12 @@ def _of_unusable_rows(tokenized: TokenizedData) -> Iterator[str]:
         yield f"{count} {drawn} {left_out}: {tokenized.first_replay_unusable}"
 
 
-def _of_answers(tokenized: TokenizedData) -> Iterator[str]:
+def _of_answers(tokenized: TokenizedData, data: DataConfig) -> Iterator[str]:
     learned = len(tokenized.train) - tokenized.replayed
-    if tokenized.unlearned > learned:
-        answers = learned + tokenized.unlearned
+    answers = learned + tokenized.unlearned
+    if data.answers == "all" and tokenized.unlearned:
+        yield f"{tokenized.unlearned} of {answers} answers are blank, and not learned"
+    elif tokenized.unlearned > learned:
         yield f"{learned} of {answers} answers are learned; data.answers: all learns the others too"
 
 

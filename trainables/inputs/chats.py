@@ -21,11 +21,13 @@ class Example(NamedTuple):
         prompt: a text, or the turns of a chat before the answer.
         answer: the completion, or the assistant's turn, with its thoughts and tool calls.
         tools: JSON schemas of the functions that the answer may call.
+        unlearned: of a chat's first example, how many answers of the chat are in none.
     """
 
     prompt: str | Turns
     answer: str | Turn
     tools: list[Any] | None = None
+    unlearned: int = 0
 
 
 Answers = Literal["last", "all"]
@@ -46,33 +48,28 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
     """The last turn of a row's chat, or each of the assistant's, as the answer to those before.
 
     Their tools are the row's field `tools`, a list or JSON text, as in TRL. Of `all` answers, one
-    that no question of the user precedes is left out, such as a greeting.
+    that no question of the user precedes is left out, such as a greeting, and so are blank ones.
 
     Raises:
-        UnusableRow: the chat is malformed, or has no such turn or a blank one.
+        UnusableRow: the chat is malformed, or has no such turn, or none that is not blank.
     """
     found = row[field]
     if not isinstance(found, list) or not all(isinstance(turn, dict) for turn in found):
         raise _malformed("must be turns of a `role` and a `content`")
     turns, tools = [_turn(turn) for turn in found], _tools(row)
-    if answers == "all":
-        learned = answers_in(turns)
-        if not learned:
-            raise _malformed("must have an answer of the role assistant")
-    else:
-        learned = [len(turns) - 1]
-        if len(turns) < 2 or turns[-1]["role"] != _ANSWERS:
-            rule = "must end with an answer of the role assistant"
-            raise _malformed(rule, "end chats with one, or set answers: all")
-    if any(_is_blank(turns[index]) for index in learned):
-        raise _malformed("an answer is blank", "leave such chats out")
-    return [Example(turns[:index], turns[index], tools) for index in learned]
-
-
-def answers_in(turns: Turns) -> list[int]:
-    """The indices of the answers to a question of the user."""
     roles = [turn["role"] for turn in turns]
-    return [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
+    asked = [i for i, role in enumerate(roles) if role == _ANSWERS and "user" in roles[:i]]
+    wanted = asked if answers == "all" else [len(turns) - 1]
+    if not wanted:
+        raise _malformed("must have an answer of the role assistant")
+    if answers == "last" and (len(turns) < 2 or roles[-1] != _ANSWERS):
+        rule = "must end with an answer of the role assistant"
+        raise _malformed(rule, "end chats with one, or set answers: all")
+    learned = [index for index in wanted if not _is_blank(turns[index])]
+    if not learned:
+        raise _malformed("an answer is blank", "leave such chats out")
+    first, *others = [Example(turns[:index], turns[index], tools) for index in learned]
+    return [first._replace(unlearned=len({*asked} - {*learned})), *others]
 
 
 def _is_blank(answer: Turn) -> bool:

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, TypedDict, TypeVar
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.chat_template import chat_parts, prompt_text
-from trainables.inputs.chats import Example, answers_in
+from trainables.inputs.chats import Example
 from trainables.inputs.rows import Rendered, Source, as_replay, learned, load_rows
 from trainables.inputs.unusable import UnusableRow, faults_of_most
 from trainables.results.records import SampleText
@@ -44,7 +44,7 @@ class TokenizedData:
         replay_skipped: as `skipped`, of the samples drawn from `data.replay`.
         replayed_tokens: share of the learned tokens that the replayed samples have.
         unlearned: number of answers in the chats to train on that are context alone, as `answers:
-            last` has it; none of `data.replay`.
+            last` has it, or blank; none of `data.replay`.
         unusable: number of rows, held out or not, that cannot be learned and were left out.
         first_unusable: why the first of them cannot be, and which it is; empty if there is none.
         replay_unusable, first_replay_unusable: the same, of the rows drawn from `data.replay`.
@@ -72,7 +72,7 @@ class _Made(NamedTuple):
         samples: those of at most `max_length` tokens.
         prompts: the text before the completion of each of them.
         longer: how many samples are longer.
-        unlearned: number of answers within the prompts that are in no sample.
+        unlearned: number of answers in their chats that are in no sample, but for too long ones.
     """
 
     samples: list[Sample]
@@ -228,8 +228,7 @@ def _made(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Made:
         if len(sample["input_ids"]) <= data.max_length:
             samples.append(sample)
             prompts.append(prompt_text(tokenizer, data, example))
-            if data.answers == "last" and not isinstance(example.prompt, str):
-                unlearned += len(answers_in(example.prompt))
+            unlearned += example.unlearned
         else:
             longer += 1
     return _Made(samples, prompts, longer, unlearned)
