@@ -98,7 +98,7 @@ def test_rows_that_it_can_ask_are_not(text: str, tmp_path: Path) -> None:
         json.dumps(ROW, indent=1),
         f"{json.dumps(ROW, indent=1)}\n\n{json.dumps(ROW, indent=1)}\n",
         f"{json.dumps(ROW)} {json.dumps(ROW)}",
-        json.dumps(ROW).replace("max 3", "max\t3"),
+        json.dumps([ROW, ROW]).replace("max 3", "max\t3"),
     ],
     ids=["array", "texts", "object", "objects", "one line", "tab"],
 )
@@ -110,7 +110,8 @@ def test_json_that_its_reader_takes_may_be_on_any_lines(
 
 
 @pytest.mark.parametrize(
-    "text", ['{"question": "max', '{}\n{"a"\n', "{}\nnull\n", "[{},]", "[] []"]
+    "text",
+    ['{"question": "max', '{}\n{"a"\n', "{}\nnull\n", "[{},]", "[] []", '{"question": "max\t3"}\n'],
 )
 def test_json_that_its_reader_does_not_take_is_told_of(text: str, tmp_path: Path) -> None:
     assert told(tmp_path / "rows.jsonl", text) != []
@@ -197,6 +198,31 @@ def test_a_task_that_two_folders_define_is_left_to_the_harness(tmp_path: Path) -
     assert told(tmp_path / "rows.jsonl", "", BUNDLED) != []
     (tmp_path / "own.yaml").write_text("task: question_answering\ndataset_path: some/set")
     assert told(tmp_path / "rows.jsonl", "", str(tmp_path), BUNDLED) == []
+
+
+def test_files_that_a_task_s_own_yaml_names_are_read_too(tmp_path: Path) -> None:
+    rows, own = tmp_path / "rows.jsonl", tmp_path / "own.yaml"
+    suite = EvalSuite(in_domain=("own",), task_dirs=(str(tmp_path),))
+
+    def told_of(files: Any, reader: str = "json") -> list[str]:
+        spec: dict[str, Any] = {"task": "own", "dataset_path": reader, "test_split": "test"}
+        spec |= {"doc_to_text": "{{question}}", "dataset_kwargs": {"data_files": files}}
+        own.write_text(yaml.safe_dump(spec))
+        return [str(fault) for fault in faults_of_task_rows(suite)]
+
+    field = "eval.in_domain.own.dataset_kwargs.data_files"
+    for reader in ("json", "csv", "parquet"):
+        absent = f"{tmp_path}/absent.{reader}"
+        assert told_of({"test": absent}, reader) == [f"{field}.test: no such file: {absent}"]
+    rows.write_text(lines({"q": 1}))
+    (fault,) = told_of({"test": str(rows)})
+    assert fault.startswith(
+        f"{field}.test: must have question, which doc_to_text of task own names"
+    )
+    (fault,) = told_of({"train": str(rows)})
+    assert fault.startswith(f"{field}: must name the split test, which task own asks, got train")
+    for files in ("/absent", ["/a"], {"test": ["/a"]}, {"test": "/a/*"}, {"test": "s3://a"}, None):
+        assert told_of(files) == []
 
 
 def test_they_are_told_of_with_the_other_faults_of_files(tmp_path: Path) -> None:

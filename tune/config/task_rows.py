@@ -10,6 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,34 @@ def faults_of_task_rows(suite: EvalSuite) -> Iterator[Fault]:
     """Faults of the `data_files` of tasks that the suite's `task_dirs` define."""
     folders = [Path(resolve(folder)) for folder in suite.task_dirs]
     for role, task in suite.tasks():
-        spec = task_named(task.task, folders) if task.data_files else {}
+        spec = task_named(task.task, folders)
         if str(spec.get("dataset_path")) not in _SUFFIXES or not spec.keys().isdisjoint(
             _OWN_READING
         ):
             continue
-        if set(spec.get("dataset_kwargs") or ()) <= {"data_files"}:
-            field = f"eval.{role}.{task.label}.data_files"
+        options = spec.get("dataset_kwargs") or {}
+        if set(options) <= {"data_files"}:
+            of_yaml = "" if task.data_files else "dataset_kwargs."
+            field = f"eval.{role}.{task.label}.{of_yaml}data_files"
             limit = task.limit if task.limit is not None else suite.limit
-            yield from _faults_of_files(field, task.data_files or {}, spec, limit)
+            files = task.data_files or _plainly_named(options.get("data_files"))
+            yield from _faults_of_files(field, files, spec, limit)
+
+
+def _plainly_named(files: Any) -> dict[str, str]:
+    """The files of a task's own YAML; none unless it has one local file for each split."""
+    named = files if isinstance(files, dict) else {}
+    is_plain = all(
+        str(name).startswith("/") and not has_magic(str(name)) for name in named.values()
+    )
+    return named if is_plain else {}
 
 
 def _faults_of_files(
     field: str, files: dict[str, str], spec: dict[str, Any], limit: int | None
 ) -> Iterator[Fault]:
     asked = spec.get("test_split") or spec.get("validation_split")
-    if asked and asked not in files:
+    if files and asked and asked not in files:
         rule = (
             f"must name the split {asked}, which task {spec['task']} asks, got {', '.join(files)}"
         )
@@ -73,8 +86,10 @@ def _rows(field: str, file: Path, spec: dict[str, Any]) -> list[Row]:
     """The rows of a file; none of one that only the task's own reader knows.
 
     Raises:
-        UserError: it is of another format, malformed or empty.
+        UserError: it is missing, of another format, malformed or empty.
     """
+    if not file.exists():
+        raise UserError([Fault(field, f"no such file: {file}")])
     reader = spec["dataset_path"]
     suffix = Path(file.name.removesuffix(".gz")).suffix
     if suffix not in _SUFFIXES[reader]:
@@ -97,11 +112,15 @@ def _rows(field: str, file: Path, spec: dict[str, Any]) -> list[Row]:
 
 
 def _is_json(file: Path) -> bool:
-    """Whether it is an array, or objects one after the other: the reader minds no lines."""
-    decoder, kinds, at = json.JSONDecoder(strict=False), [], 0
+    """Whether it is an array, or objects one after the other: the reader minds no lines.
+
+    Of an array alone it takes control characters that are not escaped, such as tabs.
+    """
+    kinds, at = [], 0
     try:
         with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-            text = stream.read().decode("utf-8-sig")
+            text = stream.read().decode("utf-8-sig").lstrip()
+        decoder = json.JSONDecoder(strict=not text.startswith("["))
         while dark := _DARK.search(text, at):
             value, at = decoder.raw_decode(text, dark.start())
             kinds.append(type(value))
