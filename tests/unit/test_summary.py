@@ -189,6 +189,7 @@ def test_errors_of_forgetting_are_those_of_items_that_flipped(flipped, taken):
     [
         ("in_domain/sums/acc", 0.03),
         ("in_domain/acc_mean", 0.015),
+        ("ood/gap", math.hypot(0.015, 0.04)),
         ("forgetting/a", 0.02 * 0.25),
         ("forgetting/b", 0.01),
         ("forgetting/max", 0.01),
@@ -202,8 +203,8 @@ def test_an_objective_is_scaled_over_no_less_than_two_of_its_standard_errors(met
     metrics = {"in_domain/sums/acc_stderr": 0.03, "in_domain/more/f1_stderr": 0.0}
     metrics |= {"retention/a/acc": 0.5, "retention/a/acc_stderr": 0.02}
     metrics |= {"flips/a/forgotten": 0.0078125, "flips/a/gained": 0.0078125}
-    metrics |= {"retention/b/acc_stderr": 0.01}
-    suite = {"in_domain": ["sums", "more"], "retention": ["a", "b"]}
+    metrics |= {"retention/b/acc_stderr": 0.01, "ood/harder/acc_stderr": 0.04}
+    suite = {"in_domain": ["sums", "more"], "retention": ["a", "b"], "ood": ["harder"]}
     mode = "max" if metric.startswith("in_domain") else "min"
     goals = sweep_config(eval=suite, objectives=[{"metric": metric, "mode": mode}])
     [(best, worst)] = objective_ranges(goals, [trial(0, metrics | {metric: 0.0})])

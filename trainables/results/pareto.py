@@ -15,6 +15,7 @@ from trainables.metric_keys import (
     FORGETTING_MAX,
     FORGETTING_MEAN,
     FORGETTING_POSITIVE,
+    OOD_GAP,
     role_mean,
     task_flips,
     task_forgetting,
@@ -192,7 +193,7 @@ def trade_off_ranges(goals: Goals, complete: Sequence[TrialRecord]) -> list[tupl
 
 
 def _standard_error(metric: str, record: TrialRecord) -> float:
-    """That of an accuracy or of forgetting, of one task or over several; 0 where it is not known.
+    """That of an accuracy, of forgetting or of the gap, of one task or over several; 0 if unknown.
 
     The worst task's forgetting counts as that of the least certain one; the mean of the positive
     parts as the mean, than which it varies no more.
@@ -200,6 +201,9 @@ def _standard_error(metric: str, record: TrialRecord) -> float:
     metrics = record.last.metrics if record.last else {}
     if role := _ROLE_OF.get(metric):
         return _of_mean(_errors(metrics, role).values())
+    if metric == OOD_GAP:  # between scores on other questions, so they vary by themselves
+        roles = (_errors(metrics, role) for role in ("in_domain", "ood"))
+        return math.hypot(*(_of_mean(errors.values()) for errors in roles))
     if not metric.startswith(task_forgetting("")):
         return metrics.get(f"{metric}{_ERROR}", 0.0)
     lost = {
