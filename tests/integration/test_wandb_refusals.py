@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import wandb
@@ -16,6 +17,8 @@ from wandb_server import WandbServer, wandb_server
 from trainables.results.ledger import Ledger
 from trainables.results.records import Provenance, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import WandbConfig
+from tune.config.sweep_file import load_sweep
+from tune.folder.wandb_project import in_its_project
 from tune.tracking import wandb_listener
 from tune.tracking.wandb_endings import Endings
 from tune.tracking.wandb_listener import WandbListener
@@ -54,11 +57,15 @@ def start_sweep(folder: Path, config: WandbConfig) -> WandbListener:
     """A start of the command, in a service process of its own."""
     wandb.teardown()
     finished = [r for r in Ledger(folder).trials() if r.status is not TrialStatus.RUNNING]
-    provenance = Provenance(created=0, command="", git_commit=None, python="3", versions={})
-    sweep = SweepRecord(sweep_id=SWEEP_ID, config={"model": {"name": "m"}}, provenance=provenance)
     listener = WandbListener(config, folder)
-    listener.sweep_started(sweep, base(), finished)
+    listener.sweep_started(sweep_record(), base(), finished)
     return listener
+
+
+def sweep_record() -> SweepRecord:
+    provenance = Provenance(created=0, command="", git_commit=None, python="3", versions={})
+    config = {"name": "s", "model": {"name": "m"}, "wandb": {"project": "p", "entity": None}}
+    return SweepRecord(sweep_id=SWEEP_ID, config=config, provenance=provenance)
 
 
 def start(folder: Path, listener: WandbListener, number: int) -> TrialRecord:
@@ -86,6 +93,23 @@ def end(folder: Path, listener: WandbListener, number: int) -> TrialRecord:
 def end_sweep(folder: Path, listener: WandbListener) -> list[str]:
     listener.sweep_ended(Ledger(folder).trials())
     return listener.upload_hints()
+
+
+@pytest.mark.parametrize(("mode", "kept"), [("online", "tester"), ("offline", None)])
+def test_whose_project_a_sweep_is_online_in_is_recorded_with_it(
+    mode: Literal["online", "offline"],
+    kept: str | None,
+    tmp_path: Path,
+    server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else the environment of a later start would have its runs in another entity's project."""
+    Ledger(tmp_path / "s").write_sweep(sweep_record())
+    end_sweep(tmp_path / "s", start_sweep(tmp_path / "s", WandbConfig(mode=mode, project="p")))
+    monkeypatch.setenv("WANDB_ENTITY", "others")
+    again = in_its_project(load_sweep("quickstart", ["name=s"]), tmp_path).wandb
+    assert (again.project, again.entity) == ("p", kept or "others")
+    assert Ledger(tmp_path / "s").sweep().config["wandb"] == {"project": "p", "entity": kept}
 
 
 def test_what_a_revoked_key_kept_from_wandb_is_told_and_logged_later(

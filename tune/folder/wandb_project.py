@@ -17,8 +17,8 @@ _PROJECT, _ENTITY = "WANDB_PROJECT", "WANDB_ENTITY"
 def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     """The configuration with the project that the file names, else the sweep's, else W&B's own.
 
-    A sweep that has begun keeps its project, and the entity if it named one, whatever the
-    environment of a later start says.
+    A sweep that has begun keeps its project, and the entity that it named or has been online with,
+    whatever the environment of a later start says.
 
     Raises:
         UserError: W&B takes no project of that name, and is not disabled.
@@ -28,6 +28,17 @@ def in_its_project(config: SweepConfig, output_dir: Location) -> SweepConfig:
     given = config.wandb.model_fields_set
     update = {field: value for field, value in found.items() if value and field not in given}
     return config.model_copy(update={"wandb": config.wandb.model_copy(update=update)})
+
+
+def keep_entity(entity: str, location: Location) -> None:
+    """Record with a sweep that has begun whose project its runs are in."""
+    with suppress(OSError, UserError):  # the next record cannot be written either
+        ledger = Ledger(location)
+        if ledger.exists():
+            record = ledger.sweep()
+            section: Any = record.config.get("wandb", {})
+            config = {**record.config, "wandb": {**section, "entity": entity}}
+            ledger.write_sweep(record.model_copy(update={"config": config}))
 
 
 def _recorded(name: str, output_dir: Location) -> dict[str, Any]:

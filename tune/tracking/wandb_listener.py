@@ -30,6 +30,7 @@ from trainables.results.records import (
 from trainables.results.wandb_names import RUN_SETTINGS, base_run_id, upload_command
 from trainables.results.wording import one_line
 from tune.config.sweep_config import WandbConfig
+from tune.folder.wandb_project import keep_entity
 from tune.listeners import SweepListener
 from tune.tracking.wandb_endings import ENDING, PER_PAGE, Endings
 from tune.tracking.wandb_fields import (
@@ -294,6 +295,9 @@ class WandbListener(SweepListener):
         )
         run.define_metric(metric_keys.GLOBAL_STEP)
         run.define_metric("*", step_metric=metric_keys.GLOBAL_STEP)
+        if not (run.offline or self._config.entity):
+            self._config = self._config.model_copy(update={"entity": run.entity})
+            keep_entity(run.entity, self._location)
         return run
 
     def _close(
