@@ -19,6 +19,7 @@ from trainables.results.wording import axis_title
 
 _BLUE = "#2b6f9f"
 _FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision
+_BREAKS = "breaks a constraint"
 
 
 def trade_off(results: Results) -> Figure | None:
@@ -88,8 +89,8 @@ def rank_curves(results: Results) -> Figure | None:
     """Plot in-domain, OOD and forgetting of the best by rank, with full fine-tuning as a band.
 
     Error bars and band are 95 % intervals over items that hold for all trials that the best was
-    picked from; how many those are is written beside each rank. Dots are all complete LoRA trials.
-    None without LoRA trials.
+    picked from; how many those are is written beside each rank. A best that breaks a constraint is
+    hollow. Dots are all complete LoRA trials. None without LoRA trials.
     """
     lora = results.lora_groups()
     keys = (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN)
@@ -122,10 +123,16 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
     axes.errorbar(
         ranks, values, yerr=[below, above], fmt="o-", color=_BLUE, capsize=3, label="LoRA"
     )
+    breaking = [group.best for group in lora if not results.keeps_constraints(group.best)]
+    if breaking:
+        x, y = [record.rank or 0 for record in breaking], _values(breaking, key)
+        axes.plot(x, y, "o", color=_BLUE, markerfacecolor="white", zorder=3, label=_BREAKS)
     full = results.full(results.sweeps[0])
     value = full.best.metric(key) if full else None
     if full and value is not None:
-        axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label=f"full, of {full.picked_from}")
+        told = "" if results.keeps_constraints(full.best) else f", {_BREAKS}"
+        label = f"full, of {full.picked_from}{told}"
+        axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label=label)
         interval = results.interval(full.best, key, full.picked_from)
         if interval:
             axes.axhspan(interval.low, interval.high, color=_FULL_COLOUR, alpha=0.16, linewidth=0)

@@ -52,6 +52,24 @@ def test_rank_curves_tell_how_many_trials_each_best_was_picked_from(results):
     )
 
 
+def test_rank_curves_mark_the_bests_that_break_a_constraint(tmp_path):
+    bound = {"metric": metric_keys.IN_DOMAIN_ACC, "operator": ">=", "bound": 0.7}
+    sweep = SyntheticSweep(trials=16, constraints=(bound,)).write(tmp_path)
+    bounded = Results(open_sweeps([sweep]))
+    first, *_ = rank_curves(bounded).axes
+    bests = [group.best for group in bounded.lora_groups()]
+    breaking = [record for record in bests if not bounded.keeps_constraints(record)]
+    assert 0 < len(breaking) < len(bests)
+    [line] = [line for line in first.lines if line.get_markerfacecolor() == "white"]
+    assert line.get_xdata().tolist() == [record.rank for record in breaking]
+    assert line.get_ydata().tolist() == [r.metric(metric_keys.IN_DOMAIN_ACC) for r in breaking]
+    labels = [text.get_text() for text in first.get_legend().get_texts()]
+    assert "breaks a constraint" in labels
+    full = bounded.full(bounded.sweeps[0])
+    is_told = f"full, of {full.picked_from}, breaks a constraint" in labels
+    assert is_told != bounded.keeps_constraints(full.best)
+
+
 def test_the_forgetting_matrix_is_written_in_its_cells(results):
     texts = [text.get_text() for text in forgetting_matrix(results).axes[0].texts]
     tasks = list(results.tasks("retention"))
