@@ -108,10 +108,16 @@ def test_bad_yaml_is_a_fault_with_its_line(
 
 def test_a_date_is_a_text(write: Write) -> None:
     file = write(edited(model__chat_template_args={}))
-    overrides = ["name=2024-02-30", "model.chat_template_args.date_string=2024-07-26"]
-    config = load_sweep(str(file), overrides)
+    dates = "{date_string: 2024-07-26, tagged: !!timestamp 2024-02-30}"
+    config = load_sweep(str(file), ["name=2024-02-30", f"model.chat_template_args={dates}"])
     assert config.name == "2024-02-30"
-    assert config.model.chat_template_args == {"date_string": "2024-07-26"}
+    told = {"date_string": "2024-07-26", "tagged": "2024-02-30"}
+    assert config.model.chat_template_args == told
+
+
+def test_a_number_that_there_is_not_is_a_fault(write: Write) -> None:
+    assert only_fault(write("name: 0x_\n")).rule.startswith("is no valid YAML: invalid literal")
+    assert only_fault(write(), "name=0x_").rule == "name=0x_: the value is no valid YAML: not YAML"
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])

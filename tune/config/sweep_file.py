@@ -37,10 +37,10 @@ _LOCAL_PATHS = {
 class _Loader(yaml.SafeLoader):
     """Takes a date for a text, as chat templates and names want it."""
 
-    yaml_implicit_resolvers = {  # noqa: RUF012 - as PyYAML has it
-        first: [(tag, form) for tag, form in known if not tag.endswith(":timestamp")]
-        for first, known in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
+
+_Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
+    "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_str
+}
 
 
 def _parsed(text: str) -> Any:
@@ -128,7 +128,7 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
         node = yaml.compose(text, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of a number like 0x_
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
@@ -287,7 +287,7 @@ def _override(source: _Source, override: str) -> None:
         raise _cannot_set(f"cannot set {key}, got {override!r}", "set it in the file")
     try:
         value = _parsed(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:
         problem = getattr(error, "problem", None) or "not YAML"
         rule = f"{override}: the value is no valid YAML: {problem}"
         raise _cannot_set(rule, "quote it") from error
