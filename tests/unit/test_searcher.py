@@ -396,6 +396,19 @@ def test_what_failed_for_outside_reasons_is_told_as_failed(status: TrialStatus) 
     assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "random"])
+@pytest.mark.parametrize("seed", range(5))
+def test_a_point_whose_trial_was_ended_by_hand_is_tried_again_only_with_another_seed(
+    sampler: str, seed: int
+) -> None:
+    """As `--retry-failed` takes up that trial itself."""
+    space = {"lora": {"rank": [2, 8], "alpha_ratio": 1, "learning_rate": 1e-4}}
+    config = sweep(sampler, trials=3, seed=seed, search=space)
+    first, second, third = run(searcher_of(config), always(TrialStatus.CANCELLED))
+    assert first.params != second.params
+    assert [record.config.seed - seed for record in (first, second, third)] == [0, 0, 1]
+
+
 ONE_OBJECTIVE: dict[str, Any] = {"objectives": [{"metric": GAIN, "mode": "max"}]}
 
 

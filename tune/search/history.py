@@ -10,9 +10,6 @@ from trainables.metric_keys import GPU_HOURS
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.search.space import Params
 
-# These outcomes say nothing about the point, so it may be tried again.
-_UNTRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED)
-
 
 class SearchHistory:
     """The trials of a sweep and tallies over them.
@@ -72,7 +69,7 @@ class SearchHistory:
         self.next_number = min(self.next_number, number)
 
     def tried(self, point: Params) -> int:
-        """How often a point has been tried."""
+        """How often a point has been tried; a trial that failed says nothing about it."""
         return self._tries[_key(point)]
 
     def has(self, point: Params) -> bool:
@@ -101,7 +98,7 @@ class SearchHistory:
 
     def _count(self, record: TrialRecord, by: int) -> None:
         self._gpu_hours += by * Fraction(record.metric(GPU_HOURS) or 0)
-        if record.status not in _UNTRIED:
+        if record.status is not TrialStatus.FAILED:
             self._runs[_key(record.params), record.config.seed] += by
         if record.confirms is not None:
             self._confirming.add(record.number)
@@ -111,7 +108,7 @@ class SearchHistory:
         self._count_try(record, by)
 
     def _count_try(self, record: TrialRecord, by: int) -> None:
-        if record.status not in _UNTRIED:
+        if record.status is not TrialStatus.FAILED:
             self._tries[_key(record.params)] += by
 
 
