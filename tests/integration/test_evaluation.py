@@ -800,6 +800,28 @@ def test_all_faulty_tasks_are_reported_at_once_with_the_nearest_name(
     assert len(caught.value.faults) == 3
 
 
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("doc_to_text: a: b", "ScannerError: mapping values are not allowed"),
+        ("metadata: {since: 2024-02-30}", "ValueError: day is out of range for month"),
+        ("include: absent", "FileNotFoundError: "),
+    ],
+)
+def test_a_task_whose_file_cannot_be_read_is_not_said_to_be_absent_alone(
+    line: str, told: str, tokenizer: Any, folder: Path
+) -> None:
+    write_task(folder, "own", folder / "test.jsonl")
+    file = folder / "own.yaml"
+    count = len(file.read_text().splitlines())
+    file.write_text(f"{file.read_text()}\n{line}\n")
+    with pytest.raises(UserError) as caught:
+        Evaluator(suite(task_dirs=(EMBEDDED, str(folder)), in_domain=["own"]), tokenizer)
+    (fault,) = caught.value.faults
+    assert f"or the harness, and a file that names it cannot be read: {told}" in fault.rule
+    assert fault.location in (str(file), f"{file}:{count + 2}")
+
+
 ROW = {"question": "max 3 8 =", "choices": ["3", "8"], "answer": 1}
 
 

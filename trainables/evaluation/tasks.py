@@ -7,7 +7,8 @@ import json
 import random
 import reprlib
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -113,7 +114,26 @@ def _where(task: EvalTask, file: Path | None, folders: list[str]) -> str:
 def _unknown_task(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
     hint = did_you_mean(name, known) or "see `lm-eval ls tasks` for the harness's own"
     where = f"{', '.join(folders)} or the harness" if folders else "the harness"
-    return Fault(f"eval.{role}", f"no task named {name} in {where}", hint)
+    rule = f"no task named {name} in {where}"
+    found = next(_unread(name, folders), None)
+    if found is None:
+        return Fault(f"eval.{role}", rule, hint)
+    file, error = found
+    mark = getattr(error, "problem_mark", None)
+    place = f"{file}:{mark.line + 1}" if mark else str(file)
+    rule = f"{rule}, and a file that names it cannot be read: {named(error)}"
+    return Fault(f"eval.{role}", rule, location=place)
+
+
+def _unread(name: str, folders: list[str]) -> Iterator[tuple[Path, Exception]]:
+    """The files that name a task and that the harness has passed over, as they are no YAML."""
+    for file in (file for folder in folders for file in sorted(Path(folder).rglob("*.yaml"))):
+        try:
+            load_yaml(file, resolve_func=False)
+        except Exception as error:  # the harness's own, YAML's, or Python's of what YAML took
+            with suppress(OSError):
+                if name in file.read_text(encoding="utf-8", errors="replace"):
+                    yield file, error
 
 
 def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
