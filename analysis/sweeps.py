@@ -26,6 +26,7 @@ from trainables.results.records import (
     TrialRecord,
     TrialStatus,
 )
+from trainables.results.wording import NOT_ENDED, how_many
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Sweep:
 
     @property
     def unfinished(self) -> str | None:
-        """What is missing, such as `16 of 16 trials ended, 1 repeat running`; None if nothing is.
+        """What is missing, such as `3 of 16 trials ended, 1 running or interrupted`; else None.
 
         If something other than the number of trials may end the search, such as hours or the
         points of a grid, only running trials count as missing.
@@ -92,9 +93,10 @@ class Sweep:
         if ended >= asked and not running and not repeats and not missing:
             return None
         told = [f"{ended} of {asked} trials ended"]
-        told += [f"{running} running"] if running else []
-        told += [f"{_repeats(repeats)} running"] if repeats else []
-        return ", ".join([*told, f"{_repeats(missing)} missing"] if missing else told)
+        told += [f"{running} {NOT_ENDED}"] if running else []
+        told += [f"{how_many(repeats, 'repeat')} {NOT_ENDED}"] if repeats else []
+        told += [f"{how_many(missing, 'repeat')} missing"] if missing else []
+        return ", ".join(told)
 
     @cached_property
     def recommendation(self) -> Recommendation | None:
@@ -117,10 +119,6 @@ class Sweep:
         if self.settings.sampler == "grid" or (budget.hours or budget.gpu_hours) is not None:
             return None
         return budget.trials
-
-
-def _repeats(count: int) -> str:
-    return "1 repeat" if count == 1 else f"{count} repeats"
 
 
 def open_sweeps(sweep_dirs: Location | Sequence[Location]) -> list[Sweep]:

@@ -21,7 +21,7 @@ from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import LEVEL, diverged, metrics_over
-from trainables.results.wording import method_name, points
+from trainables.results.wording import how_many, method_name, points
 
 NEGLIGIBLE = 0.02
 """A difference in accuracy that counts as none: 2 points."""
@@ -39,7 +39,8 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
     """What the recommended trial gains in the domain, and forgets."""
     if results.recommendation is None:
         statement = "No trial can be recommended: none is complete with every objective."
-        return [Conclusion(statement, f"{len(results.search_trials)} trials", "too few data")]
+        told = how_many(len(results.search_trials), "trial")
+        return [Conclusion(statement, told, "too few data")]
     trial, of = results.recommendation.trial, len(results.candidates)
     subject = f"The {results.recommendation.word} trial"
     gain = results.compare(trial, None, list(results.tasks("in_domain")), of)
@@ -153,7 +154,7 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     ranks = sorted(groups)
     if len(ranks) < FEWEST_RANKS:
         statement = "Too few ranks to say which one suffices."
-        told = f"{len(ranks)} rank{'' if len(ranks) == 1 else 's'} with a complete trial"
+        told = f"{how_many(len(ranks), 'rank')} with a complete trial"
         return [Conclusion(statement, told, "too few data")]
     best = {rank: _best_in_domain(results, group) for rank, group in groups.items()}
     tasks, stopped = list(results.tasks("in_domain")), results.more_stopped(sweep)
@@ -264,7 +265,7 @@ def _sweeps_with_first(results: Results) -> list[_Pair]:
             f"that of {reference.title} ({_trial(results, second)})",
             f"{sweep.title} minus {reference.title}",
             n * of,
-            f"best of {n} trials of {sweep.title} and of {of} of {reference.title}",
+            f"best of {how_many(n, 'trial')} of {sweep.title} and of {of} of {reference.title}",
         )
         pairs.append(pair)
     return pairs
@@ -302,7 +303,7 @@ def full_against_lora(results: Results, sweep: Sweep) -> list[Conclusion]:
         f"the best LoRA ({results.name(best)}, rank {best.rank}{_breach(results, best)})",
         "full fine-tuning minus LoRA",
         full.picked_from * of,
-        f"best of {full.picked_from} full and of {of} LoRA trials",
+        f"best of {full.picked_from} full and of {how_many(of, 'LoRA trial')}",
     )
     return _compared(results, pair)
 

@@ -152,9 +152,10 @@ def heatmap(
 
 
 def rank_keys(results: Results, shape: str = "dot", full: str = "diamond") -> list[Key]:
-    """The legend of ranks and full fine-tuning, for those present."""
-    keys = [Key(f"rank {rank}", colour, shape) for rank, colour in rank_colours(results).items()]
-    if any(record.config.method == "full" for record in results.search_trials):
+    """The legend of ranks and full fine-tuning, for those with complete trials."""
+    colours, ranks = rank_colours(results), {group.rank for group in results.groups}
+    keys = [Key(f"rank {r}", colour, shape) for r, colour in colours.items() if r in ranks]
+    if None in ranks:
         keys.append(Key("full fine-tuning", FULL, full))
     return keys
 
@@ -194,11 +195,17 @@ def symbols(results: Results, records: Sequence[TrialRecord]) -> dict[str, Any]:
     return {"symbol": [mark_of(results, results.sweep(record)).symbol for record in records]}
 
 
-def sweep_keys(results: Results, colour: str | None = None) -> list[Key]:
-    """The legend of several sweeps, by default in their curves' colours; empty for one sweep."""
+def sweep_keys(
+    results: Results, colour: str | None = None, of: Sequence[Sweep] | None = None
+) -> list[Key]:
+    """The legend of several sweeps, or of those shown; empty if one sweep was read.
+
+    They are in their curves' colours by default.
+    """
     if len(results.sweeps) == 1:
         return []
-    marks = [(sweep.title, mark_of(results, sweep)) for sweep in results.sweeps]
+    shown = results.sweeps if of is None else of
+    marks = [(sweep.title, mark_of(results, sweep)) for sweep in shown]
     return [Key(title, colour or mark.colour, mark.symbol) for title, mark in marks]
 
 

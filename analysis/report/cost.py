@@ -17,7 +17,7 @@ from trainables.metric_keys import (
     TRAINABLE_PARAMETERS,
 )
 from trainables.results.records import FAILURES, TrialRecord, TrialStatus
-from trainables.results.wording import by_reason, status_in_full
+from trainables.results.wording import by_reason, how_many, status_in_full
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def counted(results: Results) -> str:
     """Such as `10 trials and 4 repeats`."""
     searched = len(results.search_trials)
     repeats = sum(len(sweep.trials) for sweep in results.sweeps) - searched
-    told = f"{searched} trial{'s' if searched != 1 else ''}"
-    return f"{told} and {repeats} repeat{'s' if repeats > 1 else ''}" if repeats else told
+    told = how_many(searched, "trial")
+    return f"{told} and {how_many(repeats, 'repeat')}" if repeats else told
 
 
 def gpu_hours(results: Results) -> float:

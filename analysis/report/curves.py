@@ -8,6 +8,7 @@ from html import escape
 from analysis.report.charts import (
     Chart,
     Figure,
+    Key,
     Trace,
     colour_of,
     mark_of,
@@ -17,7 +18,7 @@ from analysis.report.charts import (
 )
 from analysis.results import Group, Results
 from trainables.metric_keys import TRAIN_LOSS
-from trainables.results.wording import SCORES, metric_name
+from trainables.results.wording import SCORES, how_many, metric_name
 
 _MOST_POINTS = 60
 _METRICS = (TRAIN_LOSS, *SCORES)
@@ -37,12 +38,14 @@ def curves_figure(results: Results) -> Figure | None:
     if not charts:
         return None
     caption = (
-        "Thin: each trial, failed and stopped ones included as far as they came. Thick: the best "
-        "trade-off of each method and rank. Evaluations begin at the base, which is every trial's "
-        "step 0."
+        "Thin: each trial, in grey one that did not run to its end, as far as it came. Thick: the "
+        "best trade-off of each method and rank. Evaluations begin at the base, which is every "
+        "trial's step 0."
     )
-    keys = (*rank_keys(results, "line", "line"), *sweep_keys(results, "@ink"))
-    return Figure(caption, tuple(charts), 2, keys)
+    keys = [*rank_keys(results, "line", "line"), *sweep_keys(results, "@ink")]
+    if len(results.complete) < len(results.search_trials):
+        keys.append(Key("not complete", "@muted", "line"))
+    return Figure(caption, tuple(charts), 2, tuple(keys))
 
 
 def _curves(results: Results) -> dict[str, dict[str, Curve]]:
@@ -83,7 +86,7 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
     return Chart(
         f"curve-{metric.replace('/', '-')}",
         title,
-        f"Curves of {title} over optimizer steps for {len(curves)} trials.",
+        f"Curves of {title} over optimizer steps for {how_many(len(curves), 'trial')}.",
         [trace for trace in traces if trace["x"]],
         {
             "xaxis": {"title": {"text": "optimizer steps"}},

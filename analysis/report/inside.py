@@ -28,7 +28,7 @@ from trainables.inside.records import (
 )
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.records import TrialRecord
-from trainables.results.wording import method_name
+from trainables.results.wording import axis_title, how_many, method_name
 
 _MOST_CELLS_WITH_TEXT = 70
 _MOST_MAPS = 3
@@ -170,7 +170,7 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
         Chart(
             "spectra",
             f"{shown.capitalize()} of the update, mean over matrices",
-            f"Lines of the mean normalised {shown} of {len(seen)} trials' updates.",
+            f"Lines of the mean normalised {shown} of {how_many(len(seen), 'trial')}.",
             _lines(results, seen, _spectrum),
             {
                 "xaxis": {"title": {"text": "index"}, "type": "log", "dtick": "D2"},
@@ -183,7 +183,7 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
             Chart(
                 "representation",
                 "Representation drift by layer, 1 - linear CKA",
-                f"Lines of the drift of hidden states after each layer of {len(seen)} trials.",
+                f"Lines of the drift of hidden states by layer, of {how_many(len(seen), 'trial')}.",
                 _lines(results, seen, _representation),
                 {
                     "xaxis": {"title": {"text": "layer"}},
@@ -194,11 +194,14 @@ def _curves(results: Results, seen: Inspected) -> Figure | None:
     ends = f", and every line with the {shown}" if is_cut else ""
     rounded = f"; {ROUNDED}" if any(is_rounded(record.config) for record, _ in seen) else ""
     caption = (
-        "Left: how evenly an update spreads over directions; LoRA's ends at its "
-        f"rank{ends}{rounded}. "
-        "Right: how far hidden states moved (Kornblith et al. 2019), without each prompt's first "
-        "token, which alone may decide it."
+        "Singular values: how evenly an update spreads over directions; LoRA's ends at its "
+        f"rank{ends}{rounded}."
     )
+    if len(charts) > 1:
+        caption += (
+            " Representation drift: how far hidden states moved (Kornblith et al. 2019), without "
+            "each prompt's first token, which alone may decide it."
+        )
     return Figure(caption, tuple(charts), 2, tuple(rank_keys(results, "line", "line")))
 
 
@@ -255,7 +258,7 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
             _coloured(results, shown),
             {
                 "xaxis": {"title": {"text": title}},
-                "yaxis": {"title": {"text": "forgetting"}},
+                "yaxis": {"title": {"text": axis_title(FORGETTING_MEAN)}},
             },
         )
         for key, title, shown in (
@@ -264,10 +267,12 @@ def _against_forgetting(results: Results, seen: Inspected) -> Figure | None:
         )
         if shown
     ]
-    caption = (
-        "An intruder is one of the ten largest singular directions of the tuned matrix that "
-        "resembles none of the base's (arXiv 2410.21228)."
-    )
+    caption = "Each point is a trial that was looked into."
+    if intruders:
+        caption += (
+            " An intruder is one of the ten largest singular directions of the tuned matrix that "
+            "resembles none of the base's (arXiv 2410.21228)."
+        )
     return Figure(caption, tuple(charts), 2, tuple(point_keys(results)))
 
 

@@ -33,8 +33,11 @@ from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import notices
 from trainables.results.recommendation import numbers_text
+from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import (
+    NOT_ENDED,
     SHORT_NAMES,
+    how_many,
     metric_name,
     metric_text,
     setting_in_full,
@@ -54,6 +57,7 @@ def render(results: Results) -> str:
     environment.filters |= {
         "metric": metric_text,
         "headings": _headings,
+        "how_many": how_many,
         "json": _json,
         "number": number,
     }
@@ -101,7 +105,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "failures": failures(results),
         "counted": counted(results),
         "trials": [
-            (results.name(record), setting_in_full(record), status_in_full(record.status), record)
+            (results.name(record), setting_in_full(record), _ended(record), record)
             for sweep in results.sweeps
             for record in sweep.trials
         ],
@@ -112,6 +116,11 @@ def _contents(results: Results) -> dict[str, Any]:
         "numbers_text": numbers_text,
         "when": lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _ended(record: TrialRecord) -> str:
+    """How it ended, as far as its record tells: the driver may be gone."""
+    return NOT_ENDED if record.status is TrialStatus.RUNNING else status_in_full(record.status)
 
 
 def _json(figure: Figure) -> Markup:

@@ -26,7 +26,7 @@ from analysis.stats.intervals import Interval
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.wording import NAMES, metric_text
+from trainables.results.wording import NAMES, how_many, metric_text
 
 _MOST_RATES = 7
 
@@ -53,7 +53,8 @@ def rank_figure(results: Results) -> Figure | None:
         "Dots: every complete LoRA trial, at all learning rates"
         f"{results.more_stopped()}. {band}Dotted: the base."
     )
-    return Figure(caption, tuple(charts), 3, tuple(sweep_keys(results)))
+    keys = sweep_keys(results, of=[sweep for sweep in results.sweeps if results.lora_groups(sweep)])
+    return Figure(caption, tuple(charts), 3, tuple(keys))
 
 
 def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
@@ -123,7 +124,7 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
 
 def _hover_of_best(results: Results, group: Group) -> str:
     count = group.picked_from
-    told = f"{hover(results, group.best)}<br>best of {count} trial{'s' if count > 1 else ''}"
+    told = f"{hover(results, group.best)}<br>best of {how_many(count, 'trial')}"
     return told if results.keeps_constraints(group.best) else f"{told}, breaks a constraint"
 
 
@@ -191,7 +192,7 @@ def rate_figure(results: Results) -> Figure | None:
     columns = _columns([record.config.learning_rate for record in results.lora])
     charts = tuple(_rate_chart(results, metric, columns) for metric in metrics)
     caption = (
-        "Mean over the complete trials in a cell, touch it for how many"
+        "Mean over the complete trials in a cell; touch it for how many they are"
         f"{results.more_stopped()}. Where a cell is empty, no complete trial has "
         "such a rate at that rank. Compare along a row before along a column: at each rank the "
         "best learning rate differs with alpha / rank."
@@ -237,29 +238,27 @@ def _rate_chart(results: Results, metric: str, columns: Sequence[_Column]) -> Ch
     rows = [group.label.removeprefix("LoRA, rank ") for group in lora]
     grid = [_cells(group.trials, metric, columns) for group in lora]
     means = [[sum(cell) / len(cell) if cell else None for cell in row] for row in grid]
-    ranks = {group.rank for group in lora}
     labels = [column.label for column in columns]
     signed = "+" if metric == FORGETTING_MEAN else ""
     told = [
         [
-            f"rank {name}, lr {label}<br>{len(cell)} trials" if cell else ""
+            f"rank {name}, lr {label}<br>{how_many(len(cell), 'trial')}" if cell else ""
             for label, cell in zip(labels, row, strict=True)
         ]
         for name, row in zip(rows, grid, strict=True)
     ]
+    texts = [["" if v is None else f"{v:{signed}.2f}" for v in row] for row in means]
+    cells = "; ".join(
+        f"Rank {name}: " + ", ".join(f"{t} at {lr}" for lr, t in zip(labels, row, strict=True) if t)
+        for name, row in zip(rows, texts, strict=True)
+    )
     trace = heatmap(
-        labels,
-        rows,
-        means,
-        diverging=metric == FORGETTING_MEAN,
-        texts=[["" if v is None else f"{v:{signed}.2f}" for v in row] for row in means],
-        hovers=told,
+        labels, rows, means, diverging=metric == FORGETTING_MEAN, texts=texts, hovers=told
     )
     return Chart(
         f"rate-{metric.replace('/', '-')}",
         f"Mean {NAMES[metric]}",
-        f"Heat map of mean {NAMES[metric]} over {len(ranks)} ranks and the learning rates "
-        f"{', '.join(labels)}.",
+        f"Heat map of mean {NAMES[metric]} by rank and learning rate. {cells}.",
         [trace],
         {
             "xaxis": {

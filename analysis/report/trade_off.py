@@ -28,7 +28,7 @@ from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
 from trainables.results.records import TrialRecord
-from trainables.results.wording import NAMES, axis_title, goals_in_words
+from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
 
 
 def trade_off_figure(results: Results) -> Figure | None:
@@ -41,10 +41,9 @@ def trade_off_figure(results: Results) -> Figure | None:
         Chart(
             f"trade-off-{index}",
             f"{NAMES[IN_DOMAIN_ACC]} against {NAMES.get(metric, metric)}",
-            f"Scatter plot of {len(results.complete)} complete trials: {NAMES[IN_DOMAIN_ACC]} "
-            f"against {NAMES.get(metric, metric)}, LoRA coloured by rank, "
-            f"{_told_of_marks(results)}, {'the base as a star, ' if _base(results, metric) else ''}"
-            f"trials of the Pareto front ringed{_told_of_taken(results)}.",
+            f"Scatter plot of {how_many(len(results.complete), 'complete trial')}: "
+            f"{NAMES[IN_DOMAIN_ACC]} against {NAMES.get(metric, metric)}, "
+            f"{_told_of_marks(results, metric)}.",
             _scatter(results, metric),
             {
                 "xaxis": {
@@ -61,30 +60,46 @@ def trade_off_figure(results: Results) -> Figure | None:
     ]
     if not charts:
         return None
-    goals = goals_in_words(results.goals)
-    front = (
-        f"The Pareto front ({goals}) holds the {len(results.front)} ringed trials to "
-        "which no other is equal or better in every objective and better in one; with more than "
-        "two objectives some of them lie inside the cloud of a plot of two."
+    caption = (
+        f"Each point is a trial that ran to its end. {_told_of_front(results)}. "
+        "Touch a point for its settings."
     )
-    if not results.front:
-        front = f"{_no_front(results)} ({goals})."
-    caption = f"Each point is a trial that ran to its end. {front} Touch a point for its settings."
-    marks = [Key("Pareto front", "@ink", "ring"), Key("base", "@ink", "star")]
+    marks = [Key("Pareto front", "@ink", "ring")] if results.front else []
     if results.recommendation:
-        marks.insert(1, Key(results.recommendation.word, FULL, "target"))
+        marks.append(Key(results.recommendation.word, FULL, "target"))
+    if any(_base(results, metric) for metric in results.goals.judged_by):
+        marks.append(Key("base", "@ink", "star"))
     return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
 
 
-def _told_of_taken(results: Results) -> str:
-    return f", the {results.recommendation.word} one circled" if results.recommendation else ""
+def _told_of_front(results: Results) -> str:
+    goals = goals_in_words(results.goals)
+    count = len(results.front)
+    if not count:
+        return f"{_no_front(results)} ({goals})"
+    held = "one ringed trial" if count == 1 else f"{count} ringed trials"
+    told = (
+        f"The Pareto front ({goals}) holds the {held} to which no other is equal or better in "
+        "every objective and better in one"
+    )
+    if count > 1 and len(results.goals.objectives) > 2:
+        told += "; of more than two objectives, some lie inside the cloud of a plot of two"
+    return told
 
 
-def _told_of_marks(results: Results) -> str:
-    if len(results.sweeps) == 1:
-        return "full fine-tuning as diamonds"
-    marks = ", ".join(f"{s.title} as {mark_of(results, s).symbol}" for s in results.sweeps)
-    return f"full fine-tuning in vermilion, {marks}"
+def _told_of_marks(results: Results, metric: str) -> str:
+    """Such as `LoRA coloured by rank, full fine-tuning as diamonds`, of what there is."""
+    is_one_sweep = len(results.sweeps) == 1
+    told = ["LoRA coloured by rank"] if results.lora else []
+    if len(results.lora) < len(results.complete):
+        told.append(f"full fine-tuning {'as diamonds' if is_one_sweep else 'in vermilion'}")
+    if not is_one_sweep:
+        told += [f"{sweep.title} as {mark_of(results, sweep).symbol}" for sweep in results.sweeps]
+    told += ["the base as a star"] if _base(results, metric) else []
+    told += ["trials of the Pareto front ringed"] if results.front else []
+    if results.recommendation:
+        told.append(f"the {results.recommendation.word} one circled")
+    return ", ".join(told)
 
 
 def _scatter(results: Results, metric: str) -> list[Trace]:
@@ -244,7 +259,8 @@ def hypervolume_figure(results: Results) -> Figure | None:
     )
     if not results.front:
         caption = f"{_no_front(results)}."
-    return Figure(caption, (chart,), legend=tuple(sweep_keys(results)))
+    keys = sweep_keys(results, of=[sweep for sweep, _ in shown])
+    return Figure(caption, (chart,), legend=tuple(keys))
 
 
 def _steps(results: Results, sweep: Sweep, shares: Sequence[float]) -> Trace:

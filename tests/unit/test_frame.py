@@ -203,7 +203,7 @@ def test_other_models_and_other_evaluations_are_refused(tmp_path):
 def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
     running = SyntheticSweep(trials=3, budget=8, failures={2: TrialStatus.RUNNING})
     (sweep,) = open_sweeps([running.write(tmp_path / "a")])
-    assert sweep.unfinished == "2 of 8 trials ended, 1 running"
+    assert sweep.unfinished == "2 of 8 trials ended, 1 running or interrupted"
     (done,) = open_sweeps([SyntheticSweep(trials=3).write(tmp_path / "b")])
     assert done.unfinished is None
     folder = SyntheticSweep(trials=3, budget=8).write(tmp_path / "c")
@@ -229,7 +229,7 @@ def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
         assert open_sweeps([folder])[0].unfinished == told
     *_, repeat = open_sweeps([folder])[0].trials
     sweep.ledger.write_trial(repeat.model_copy(update={"status": TrialStatus.RUNNING}))
-    told = f"2 of 2 trials ended, 1 repeat running, {missing} repeats missing"
+    told = f"2 of 2 trials ended, 1 repeat running or interrupted, {missing} repeats missing"
     (found,) = open_sweeps([folder])
     assert found.unfinished == told
     assert f"is unfinished: {told}." in as_markdown(Results([found]))

@@ -319,7 +319,7 @@ def test_the_json_says_how_certain_the_answer_is_and_what_it_cost(tmp_path):
         ),
         (
             SyntheticSweep(trials=4, budget=9, failures={3: TrialStatus.RUNNING}),
-            "synthetic is unfinished: 3 of 9 trials ended, 1 running.",
+            "synthetic is unfinished: 3 of 9 trials ended, 1 running or interrupted.",
         ),
         (SyntheticSweep(trials=6, ranks=(8,)), "Too few LoRA trials to say"),
     ],

@@ -23,7 +23,7 @@ from trainables.results.pareto import (
 )
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import judged_by_repeats, point_of
-from trainables.results.wording import metric_text
+from trainables.results.wording import how_many, metric_text
 
 _MOST_NUMBERS = 10
 Names = Callable[[Sequence[TrialRecord]], str]
@@ -63,7 +63,7 @@ class _Words:
 
     def trials(self, count: int, kept: bool = False) -> str:
         """Such as `3 complete trials that keep every constraint`."""
-        told = f"{count} {self.kind} trial{'' if count == 1 else 's'}"
+        told = how_many(count, f"{self.kind} trial")
         return f"{told} that keep{'s' if count == 1 else ''} every constraint" if kept else told
 
 

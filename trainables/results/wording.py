@@ -14,6 +14,8 @@ from trainables.results.records import TrialRecord, TrialStatus
 ABSENT = "-"
 INTERRUPTED = "interrupted"
 """What a trial without a final status is where nothing runs any more."""
+NOT_ENDED = f"running or {INTERRUPTED}"
+"""What it is where nobody knows whether anything runs."""
 SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
 """What a trial is judged by, wherever no objectives are named."""
 NAMES = {
@@ -160,6 +162,11 @@ def metric_text(key: str, value: float | None) -> str:
         return f"{value:.4g}"
     rounded = round(value, 3) + 0.0  # no -0.000
     return f"{rounded:+.3f}" if key in _SIGNED else f"{rounded:.3f}"
+
+
+def how_many(count: int, noun: str) -> str:
+    """Such as `1 trial` or `12 trials`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def rate(value: float) -> str:

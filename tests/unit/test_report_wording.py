@@ -1,0 +1,152 @@
+"""What the report says is of what it shows: counts, legends, captions, texts for screen readers."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.conclusions import conclude
+from analysis.report.curves import curves_figure
+from analysis.report.inside import inside_figures
+from analysis.report.page import render
+from analysis.report.ranks import rank_figure, rate_figure
+from analysis.report.trade_off import hypervolume_figure, trade_off_figure
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.results.records import TrialStatus
+
+ONE = SyntheticSweep(trials=1, items=4, full_every=0, ranks=(1,))
+
+
+def results_of(folder, *sweeps: SyntheticSweep) -> Results:
+    return Results(open_sweeps([sweep.write(folder / sweep.name) for sweep in sweeps]))
+
+
+def text_of(html: str) -> str:
+    """What a reader sees, without charts."""
+    shown = re.sub(r"<(script|style).*?</\1>", "", html, flags=re.DOTALL)
+    return " ".join(re.sub(r"<[^>]*>", "", shown).split())
+
+
+def test_one_of_anything_is_told_of_in_the_singular(tmp_path):
+    results = results_of(tmp_path, ONE)
+    html = render(results)
+    labels = re.findall(r'aria-label="(.*?)"', html)
+    hovers = [chart.data[0]["hovertext"] for chart in rate_figure(results).charts]
+    assert hovers[0][0][0].endswith("<br>1 trial")
+    assert not re.search(r"\b1 ((ringed|complete|full|LoRA) )?(trials|ranks)\b", html)
+    assert any("of 1 complete trial:" in label for label in labels)
+    assert "holds the one ringed trial to which no other is" in text_of(html)
+
+
+def test_the_one_trial_of_a_method_or_sweep_is_told_of_in_the_singular(tmp_path):
+    both = results_of(tmp_path, SyntheticSweep(trials=3, items=4, full_every=2))
+    told = [conclusion.evidence for conclusion in conclude(both)]
+    assert any("best of 2 full and of 1 LoRA trial, picked" in evidence for evidence in told)
+    other = SyntheticSweep(trials=1, items=4, name="other", full_every=1)
+    sweeps = results_of(tmp_path / "two", SyntheticSweep(trials=4, items=4), other)
+    told = [conclusion.evidence for conclusion in conclude(sweeps)]
+    assert any("best of 1 trial of other and of 4 of synthetic" in evidence for evidence in told)
+
+
+@pytest.mark.parametrize(
+    ("status", "trials", "says"),
+    [
+        (TrialStatus.STOPPED_EARLY, 2, "None of 2 trials can be recommended; what did not run to"),
+        (
+            TrialStatus.FAILED,
+            1,
+            "The only trial cannot be recommended; what did not run to its end",
+        ),
+        (TrialStatus.RUNNING, 1, "The only trial cannot be recommended."),
+    ],
+)
+def test_a_page_without_an_answer_says_how_many_trials_it_has_and_what_is_told_of_them(
+    tmp_path, status, trials, says
+):
+    sweep = SyntheticSweep(trials=trials, items=4, failures=dict.fromkeys(range(trials), status))
+    assert says in text_of(render(results_of(tmp_path, sweep)))
+
+
+def test_a_trial_without_an_end_is_not_said_to_run_as_its_driver_may_be_gone(tmp_path):
+    sweep = SyntheticSweep(trials=2, items=4, budget=4, failures={1: TrialStatus.RUNNING})
+    html = render(results_of(tmp_path, sweep))
+    assert "1 of 4 trials ended, 1 running or interrupted" in html
+    assert '<td class="short">running or interrupted</td>' in html
+
+
+def test_legends_name_what_is_drawn_and_nothing_else(tmp_path):
+    lonely = SyntheticSweep(trials=1, items=4, name="lonely", full_every=1)
+    results = results_of(tmp_path, SyntheticSweep(trials=8, items=4), lonely)
+    for figure in (hypervolume_figure(results), rank_figure(results)):
+        assert [key.name for key in figure.legend] == ["synthetic"]
+    assert "lonely" in [key.name for key in trade_off_figure(results).legend]
+
+
+def test_curves_of_trials_that_did_not_run_to_their_end_are_grey_and_said_to_be(tmp_path):
+    failed = SyntheticSweep(trials=2, items=4, failures=dict.fromkeys((0, 1), TrialStatus.FAILED))
+    grey = curves_figure(results_of(tmp_path, failed))
+    assert [(key.name, key.colour) for key in grey.legend] == [("not complete", "@muted")]
+    assert {trace["line"]["color"] for c in grey.charts for trace in c.data} == {"@muted"}
+    assert "in grey one that did not run to its end" in grey.caption
+    coloured = curves_figure(results_of(tmp_path / "whole", ONE))
+    assert [key.name for key in coloured.legend] == ["rank 1"]
+
+
+@pytest.mark.parametrize(
+    ("full_every", "says", "not_said"),
+    [(0, "LoRA coloured by rank", "full fine-tuning"), (1, "full fine-tuning as", "LoRA")],
+)
+def test_a_screen_reader_is_told_of_the_methods_that_there_are(
+    tmp_path, full_every, says, not_said
+):
+    results = results_of(tmp_path, SyntheticSweep(trials=3, items=4, full_every=full_every))
+    for chart in trade_off_figure(results).charts:
+        assert says in chart.says
+        assert not_said not in chart.says
+
+
+def test_a_screen_reader_is_told_the_values_of_the_map_of_rates(tmp_path):
+    results = results_of(tmp_path, SyntheticSweep(trials=8, items=4))
+    for chart in rate_figure(results).charts:
+        [drawn] = chart.data
+        for rank, row in zip(drawn["y"], drawn["text"], strict=True):
+            own = [f"{t} at {lr}" for lr, t in zip(drawn["x"], row, strict=True) if t]
+            assert f"Rank {rank}: {', '.join(own)}" in chart.says
+
+
+def test_headings_leave_no_level_out(tmp_path):
+    levels = list(map(int, re.findall(r"<h(\d)", render(results_of(tmp_path, ONE)))))
+    assert levels[0] == 1
+    assert all(after <= before + 1 for before, after in pairwise(levels))
+
+
+def test_what_was_seen_inside_is_explained_as_far_as_it_is_shown(tmp_path):
+    folder = SyntheticSweep(trials=3, items=4).write(tmp_path)
+    matrix = MatrixChange(
+        layer=0,
+        module="q_proj",
+        shape=(8, 8),
+        rank_limit=4,
+        relative_norm=0.1,
+        singular_values=(2.0, 1.0),
+    )
+    for number in range(3):
+        trial = f"synthetic-id-{number:04d}"
+        InsideFolder(folder).write(InsideRecord(number=number, trial_id=trial, matrices=(matrix,)))
+    _, spectra, against = inside_figures(Results(open_sweeps([folder])))
+    assert [chart.key for chart in spectra.charts] == ["spectra"]
+    assert "hidden states" not in spectra.caption
+    assert [chart.key for chart in against.charts] == ["norms"]
+    assert "intruder" not in against.caption
+    assert against.charts[0].layout["yaxis"]["title"]["text"] == "forgetting (base minus tuned)"
+
+
+def test_each_sweep_s_own_command_looks_inside(tmp_path):
+    other = SyntheticSweep(trials=1, items=4, name="other")
+    told = text_of(render(results_of(tmp_path, ONE, other)))
+    assert re.search(r"inside \S+/synthetic, python -m analysis inside \S+/other do it", told)
