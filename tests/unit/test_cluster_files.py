@@ -395,3 +395,20 @@ def test_ray_says_what_of_a_cloud_s_fields_it_does_not_take_on_premises(
     with pytest.raises(click.ClickException) as caught:
         prepare_config(read("local") | change)
     assert message in f"{caught.value}{capsys.readouterr()}"
+
+
+@pytest.mark.parametrize("name", ["../cluster.yaml", "gcp.yaml", "kuberay.yaml"])
+def test_the_table_of_clusters_says_how_many_workers_there_may_be(name: str) -> None:
+    table = (CLUSTERS / "README.md").read_text(encoding="utf-8")
+    [most] = re.findall(rf"^\|.*\({re.escape(name)}\).*\| from none to (\d+)", table, re.M)
+    documents = list(yaml.safe_load_all((CLUSTERS / name).read_text()))
+    if name == "kuberay.yaml":
+        [spec] = [each["spec"] for each in documents if each["kind"] == "RayCluster"]
+        [(least, bound)] = [(g["minReplicas"], g["maxReplicas"]) for g in spec["workerGroupSpecs"]]
+        assert (least, bound) == (0, int(most))
+        return
+    [config] = documents
+    workers = [t for n, t in config["available_node_types"].items() if n != "head"]
+    assert {node_type["min_workers"] for node_type in workers} == {0}
+    together = sum(node_type["max_workers"] for node_type in workers)
+    assert config["max_workers"] == together == int(most)

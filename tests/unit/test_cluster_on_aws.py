@@ -137,6 +137,25 @@ class TestSpotFirst:
         worker = reserved(ONE_GPU | {kind_of(gpu_type): 1.0})
         assert self.wanted(config, launches, [worker] * 8) == nodes
 
+    @pytest.mark.parametrize(
+        ("trials", "nodes"), [(4, {"gpu_spot": 4}), (5, {"eight_gpus_spot": 1})]
+    )
+    def test_as_many_lora_trials_as_the_readme_says_start_the_machine_of_eight(
+        self,
+        config: dict[str, Any],
+        launches: NodeProviderAvailabilityTracker,
+        trials: int,
+        nodes: dict[str, int],
+    ) -> None:
+        assert self.wanted(config, launches, [ONE_GPU] * trials) == nodes
+        types = config["available_node_types"]
+        none_of_eight = {
+            name: of_type | ({"max_workers": 0} if name.startswith("eight_gpus_") else {})
+            for name, of_type in types.items()
+        }
+        without = config | {"available_node_types": none_of_eight}
+        assert self.wanted(without, launches, [ONE_GPU] * trials) == {"gpu_spot": trials}
+
     def test_on_demand_where_spot_is_full(
         self, config: dict[str, Any], launches: NodeProviderAvailabilityTracker
     ) -> None:

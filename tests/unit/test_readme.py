@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -89,3 +90,30 @@ def _sections(annotation: Any) -> set[type[BaseModel]]:
         fields = annotation.model_fields.values()
         return {annotation}.union(*(_sections(field.annotation) for field in fields))
     return set().union(*map(_sections, get_args(annotation)))
+
+
+def test_its_ratios_are_those_of_the_files_that_it_names() -> None:
+    before, *_ = README.split("`python tests/benchmarks/packing.py`")
+    told = re.findall(
+        r"(\d\.\d) to (\d\.\d)\b[^(]*? (\d\.\d) to (\d\.\d) times[^(]*\(\[figures\]\((\S+?)\)",
+        before,
+    )
+    assert len(told) == 3
+    for *ends, file in told:
+        shapes = json.loads((PROJECT / file).read_text(encoding="utf-8")).values()
+        found = [shape["ratios"] for shape in shapes if "ratios" in shape]
+        measured = [
+            f"{end(ratios[f'slots / {other}'] for ratios in found):.1f}"
+            for other in ("stock", "loop")
+            for end in (min, max)
+        ]
+        assert ends == measured, file
+
+
+def test_its_idle_shares_are_those_measured() -> None:
+    sizes = json.loads((PROJECT / "tests/benchmarks/scale.json").read_text())["sizes"]
+    largest = [size for size in sizes if (size["gpus"], size["finished"]) == (512, 10_000)]
+    idle = {size["minutes"]: size["idle_share"] for size in largest if size["sampler"] == "tpe"}
+    text = " ".join(README.split())
+    assert f"with 20-minute trials the GPUs idle {100 * idle[20]:.1f} % of the time" in text
+    assert f"TPE saturates the driver's core and they idle {100 * idle[5]:.0f} %" in text
