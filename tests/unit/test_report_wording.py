@@ -93,6 +93,8 @@ def test_curves_of_trials_that_did_not_run_to_their_end_are_grey_and_said_to_be(
     assert [(key.name, key.colour) for key in grey.legend] == [("not complete", "@muted")]
     assert {trace["line"]["color"] for c in grey.charts for trace in c.data} == {"@muted"}
     assert "in grey one that did not run to its end" in grey.caption
+    html = render(results_of(tmp_path / "page", failed))
+    assert '<i class="line" style="--colour: var(--muted)"></i>not complete</li>' in html
     coloured = curves_figure(results_of(tmp_path / "whole", ONE))
     assert [key.name for key in coloured.legend] == ["rank 1"]
 
