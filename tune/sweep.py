@@ -358,6 +358,8 @@ class Sweep:
             left = beside_hosts(config, self._cluster, len(hosts.actors))
         held = {m: held_by_worker(config, m, self._cluster) for m in config.search.methods}
         take_for_losses()
+        # It misses files of Tune's that a sweep does without: the folder has what they would hold.
+        logging.getLogger("ray.tune.analysis.experiment_analysis").setLevel(logging.ERROR)
         placement = Placement(self._beside_driver, held, slots=in_slots)
         searcher.keep_within(Room(left, placement))
         return ray_tune.Tuner(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 import os
 import signal
 import time
@@ -104,6 +105,19 @@ def test_what_waits_for_room_is_left_to_the_next_start(
     ran, records = start(*THREE)
     assert sorted(ran) == [1, 2]
     assert [record.status for record in records] == [TrialStatus.COMPLETE] * 3
+
+
+def test_ray_does_not_complain_of_a_sweep_that_went_well(
+    start: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    of_ray = logging.getLogger("ray")  # it hands nothing on to the root
+    of_ray.addHandler(caplog.handler)
+    try:
+        _, records = start(*THREE)
+    finally:
+        of_ray.removeHandler(caplog.handler)
+    assert [record.status for record in records] == [TrialStatus.COMPLETE] * 3
+    assert "Failed" not in caplog.text
 
 
 class Told(SweepListener):

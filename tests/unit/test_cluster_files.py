@@ -27,6 +27,9 @@ from ray.autoscaler._private.kuberay.autoscaling_config import (
     _derive_autoscaling_config_from_ray_cr,
 )
 from ray.autoscaler._private.util import prepare_config, validate_config, with_head_node_ip
+from synthetic_sweep import SyntheticSweep
+
+from analysis.__main__ import main
 
 PROJECT = Path(__file__).parents[2]
 CLUSTERS = PROJECT / "clusters"
@@ -412,3 +415,14 @@ def test_the_table_of_clusters_says_how_many_workers_there_may_be(name: str) -> 
     assert {node_type["min_workers"] for node_type in workers} == {0}
     together = sum(node_type["max_workers"] for node_type in workers)
     assert config["max_workers"] == together == int(most)
+
+
+def test_what_the_readme_watches_a_sweep_with_shows_its_trials(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (CLUSTERS / "README.md").read_text(encoding="utf-8")
+    [arguments] = re.findall(r"ray exec cluster.yaml 'python -m analysis (.*?)'", text)
+    folder = SyntheticSweep(trials=2, items=4).write(tmp_path)
+    assert main(arguments.replace("/shared/sweeps/NAME", str(folder)).split()) == 0
+    told = capsys.readouterr().out
+    assert re.search(r"^trial 1 complete, step \d+: .*in-domain ", told, re.M)
