@@ -179,6 +179,15 @@ def test_of_shares_that_no_two_fit_a_gpu_each_has_one() -> None:
     assert [room.take(trial) for trial in trials] == [True] * 4 + [False]
 
 
+def test_a_trial_with_no_other_beside_it_starts_however_little_room_is_known_of() -> None:
+    """A node may just be lost, or the cluster about to grow; Tune waits for it then."""
+    room = Room({"CPU": 64.0, "GPU": 0.0}, Placement({}, held(sweep()), slots=0))
+    first, second = (trial_config(number=number) for number in range(2))
+    assert [room.take(first), room.take(second)] == [True, False]
+    room.give_back(first.number)
+    assert room.take(second)
+
+
 TYPED = {"lora": {"accelerator_type": "L40S"}, "full": {"workers": 8, "accelerator_type": "H"}}
 TWO_TYPES = {"CPU": 64.0, "GPU": 12.0, "GPU:L40S": 4.0, "GPU:H": 8.0}
 
