@@ -235,7 +235,10 @@ def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
     assert f"is unfinished: {told}." in as_markdown(Results([found]))
     assert json.loads(as_json(Results([found])))["unfinished"] == {found.title: told}
     sweep.ledger.write_trial(repeat)
-    record["config"]["budget"]["hours"] = 2
+    record["config"]["budget"] = {"trials": 4}  # whose winners are not known yet
+    (folder / "sweep.json").write_text(json.dumps(record))
+    assert open_sweeps([folder])[0].unfinished == "2 of 4 trials ended"
+    record["config"]["budget"] = {"trials": 2, "hours": 2}
     (folder / "sweep.json").write_text(json.dumps(record))
     assert open_sweeps([folder])[0].unfinished is None
 
