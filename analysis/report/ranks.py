@@ -26,7 +26,7 @@ from analysis.stats.intervals import Interval
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.wording import NAMES, how_many, metric_text
+from trainables.results.wording import NAMES, axis_title, how_many, metric_text
 
 _MOST_RATES = 7
 
@@ -61,7 +61,7 @@ def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
     curves = [(s, own) for s in results.sweeps if (own := results.lora_groups(s))]
     layout = {
         "xaxis": _rank_axis(lora),
-        "yaxis": {"title": {"text": NAMES[metric]}},
+        "yaxis": {"title": {"text": axis_title(metric)}},
         **_references(results, metric),
     }
     told = ", ".join(
@@ -320,6 +320,6 @@ def _step_size_chart(results: Results, metric: str) -> Chart:
                 "type": "log",
                 "exponentformat": "power",
             },
-            "yaxis": {"title": {"text": NAMES[metric]}},
+            "yaxis": {"title": {"text": axis_title(metric)}},
         },
     )

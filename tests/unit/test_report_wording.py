@@ -12,7 +12,7 @@ from analysis.conclusions import conclude
 from analysis.report.curves import curves_figure
 from analysis.report.inside import inside_figures
 from analysis.report.page import render
-from analysis.report.ranks import rank_figure, rate_figure
+from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
@@ -152,3 +152,11 @@ def test_each_sweep_s_own_command_looks_inside(tmp_path):
     other = SyntheticSweep(trials=1, items=4, name="other")
     told = text_of(render(results_of(tmp_path, ONE, other)))
     assert re.search(r"inside \S+/synthetic, python -m analysis inside \S+/other do it", told)
+
+
+def test_every_axis_of_forgetting_says_what_its_sign_means(tmp_path):
+    results = results_of(tmp_path, SyntheticSweep(trials=8, items=4))
+    charts = [*rank_figure(results).charts, *step_size_figure(results).charts]
+    titles = {chart.layout["yaxis"]["title"]["text"] for chart in charts}
+    named = {"in-domain accuracy", "out-of-domain accuracy", "forgetting (base minus tuned)"}
+    assert titles == named
