@@ -13,7 +13,7 @@ import pytest
 from trainables.files.locations import resolve
 from trainables.inputs.data import tokenize
 from trainables.inputs.model import load_model
-from trainables.inputs.tokenized import DATA_RECORD, read_data, write_data
+from trainables.inputs.tokenized import read_data, write_data
 from trainables.results.records import TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
@@ -37,17 +37,6 @@ def test_data_come_back_as_they_were_written(
     assert replace(found, train=list(found.train)) == tokenized
     assert found.train[7] == tokenized.train[7]
     assert len(found.validation) == 40 * validation_fraction
-
-
-def test_data_of_another_version_are_read(
-    sweep_config: SweepConfig, tokenizer: Any, tmp_path: Path
-) -> None:
-    """As of a sweep that goes on after an update: its record has a count that none has now."""
-    tokenized = tokenize(sweep_config.data, tokenizer, seed=3)
-    write_data(tokenized, tmp_path)
-    record = {"skipped": 0, "prompts": tokenized.prompts, "rows": 40}
-    (tmp_path / DATA_RECORD).write_text(json.dumps(record))
-    assert replace(read_data(tmp_path), train=tokenized.train) == tokenized
 
 
 class Deletes(SweepListener):

@@ -123,5 +123,3 @@ def test_a_resumed_training_s_peak_is_the_highest_of_all_its_attempts(
     monkeypatch.setattr(measuring, "peak_bytes", lambda: 70 << 30)
     carried = started().carry()
     assert (peak_after(carried, 20), peak_after(carried, 80)) == (70, 80)
-    del carried["peak_bytes"]  # as an older version's
-    assert peak_after(carried, 20) == 20

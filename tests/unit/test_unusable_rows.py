@@ -18,7 +18,7 @@ from trainables.errors import Fault
 from trainables.evaluation.data_warnings import data_warnings
 from trainables.inputs.data import TokenizedData, tokenize
 from trainables.inputs.rows import count_samples, learned, load_rows
-from trainables.inputs.tokenized import DATA_RECORD, read_data, write_data
+from trainables.inputs.tokenized import read_data, write_data
 
 TEMPLATE = (
     "{% for m in messages %}{% if m.role == 'system' and not loop.first %}"
@@ -170,16 +170,12 @@ def test_before_the_base_is_loaded_usable_rows_are_counted(tmp_path: Path) -> No
     assert fault.rule.endswith("2 of 3 rows (67%) cannot be learned")
 
 
-def test_the_counts_are_stored_and_those_of_earlier_versions_are_read(tmp_path: Path) -> None:
+def test_the_counts_are_stored(tmp_path: Path) -> None:
     data = config(chats(tmp_path, [GOOD, SYSTEM, GOOD]))
     tokenized = tokenize(data, of_bytes(TEMPLATE), seed=0)
     write_data(tokenized, tmp_path / "data")
     found = read_data(tmp_path / "data")
     assert replace(found, train=list(found.train)) == tokenized
-    record = tmp_path / "data" / DATA_RECORD
-    earlier = {key: json.loads(record.read_text())[key] for key in ("skipped", "prompts")}
-    record.write_text(json.dumps(earlier))
-    assert read_data(tmp_path / "data").unusable == 0
 
 
 @pytest.mark.parametrize(

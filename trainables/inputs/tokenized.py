@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,7 @@ from trainables.inputs.model import load_tokenizer
 
 DATA_FOLDER = "data"
 DATA_RECORD = "data.json"  # written last
-# What the record holds; that of another version may hold more, or less.
-_RECORDED = [f.name for f in fields(TokenizedData) if f.name not in ("train", "validation")]
+_SPLITS = ("train", "validation")  # files of their own
 _FEATURES = Features({"input_ids": List(Value("int32")), "labels": List(Value("int32"))})
 
 
@@ -51,17 +49,17 @@ def write_data(tokenized: TokenizedData, folder: Path) -> None:
     _write(tokenized.train, folder / "train")
     if tokenized.validation:  # the format allows no empty one
         _write(tokenized.validation, folder / "validation")
-    rest = {name: getattr(tokenized, name) for name in _RECORDED}
+    rest = {name: value for name, value in vars(tokenized).items() if name not in _SPLITS}
     (folder / DATA_RECORD).write_text(json.dumps(rest))
 
 
 def read_data(folder: Path) -> TokenizedData:
     """Data as `tokenize` returned them; training samples stay in the files, memory-mapped."""
-    held_out, record = folder / "validation", json.loads((folder / DATA_RECORD).read_text())
+    held_out = folder / "validation"
     return TokenizedData(
         train=load_from_disk(str(folder / "train")),
         validation=list(load_from_disk(str(held_out))) if held_out.exists() else [],
-        **{name: record[name] for name in _RECORDED if name in record},
+        **json.loads((folder / DATA_RECORD).read_text()),
     )
 
 

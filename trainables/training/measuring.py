@@ -91,7 +91,7 @@ class Measuring(TrainerCallback):
         self._gathered = dict(carried["gathered"])
         self._evaluation_seconds = carried["evaluation_seconds"]
         self._earlier_seconds = carried["seconds"]
-        self._earlier_peak = carried.get("peak_bytes", 0)  # older versions' checkpoints lack it
+        self._earlier_peak = carried["peak_bytes"]
 
     def charge_evaluation(self, seconds: float) -> None:
         """Count this time as evaluation."""
