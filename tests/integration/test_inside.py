@@ -17,7 +17,7 @@ from analysis.inside import attention, by_trial, look_inside, matrices, represen
 from trainables.errors import UserError
 from trainables.inputs.model import load_model
 from trainables.inside import activations, inspection
-from trainables.inside.records import InsideFolder, InsideRecord
+from trainables.inside.records import InsideFolder
 from trainables.results.ledger import Ledger
 from trainables.results.records import SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray.tasks import as_task, inspect_on_worker
@@ -237,24 +237,6 @@ def test_matrices_are_kept_if_the_activations_break_off(
     with monkeypatch.context() as patch:
         patch.setattr(inspection, "matrix_changes", broken)  # they are not computed once more
         assert inspection.inspect_trial(finished, 0).attention == records[0].attention
-    folder.write(records[0])
-
-
-def test_of_a_record_with_other_activations_the_matrices_are_kept(
-    finished: Path, records: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    folder = InsideFolder(finished)
-    before = records[0].model_dump(exclude={"activations_version"}) | {"attention": ()}
-    folder.write(InsideRecord.model_validate(before))
-
-    def decomposed(*_: Any) -> Any:
-        raise AttributeError("matrices can take hours")
-
-    monkeypatch.setattr(inspection, "matrix_changes", decomposed)
-    assert inspection.inspect_trial(finished, 0).attention == records[0].attention
-    found = folder.read(0)
-    assert found is not None
-    assert found.model_copy(update={"seconds": records[0].seconds}) == records[0]
     folder.write(records[0])
 
 

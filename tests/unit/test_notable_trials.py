@@ -171,7 +171,6 @@ def test_records_come_back_and_are_readable_as_json(tmp_path: Path) -> None:
     assert records[0].intruders == 6
     assert records[0].intruders_per_matrix == 3
     raw = json.loads(folder.record_json(3).read_text())
-    assert raw["schema_version"] == 1
     assert raw["matrices"][0]["module"] == "q"
 
 

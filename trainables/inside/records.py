@@ -16,7 +16,6 @@ from trainables.config import Frozen, TrialConfig
 from trainables.errors import Fault, UserError
 from trainables.files.disk import write_whole
 
-SCHEMA_VERSION = 1
 MOST_SINGULAR_VALUES = 64
 
 
@@ -115,20 +114,15 @@ class InsideRecord(Frozen):
     """All that is known about what changed inside one trial's model.
 
     Attributes:
-        key: hash of the weights, the base and the version of the code that decomposes matrices; a
-            new key, a new record.
-        activations_version: of the code that compares activations; if it is another than today's,
-            they alone are measured anew.
+        key: hash of the weights, the base and the version of the code; a new key, a new record.
         reason: why some part could not be inspected, which is then empty.
         prompts, tokens: how many attention and representations were compared on.
         kl_base_to_tuned, forgetting_nll: KL and LM drift as measured in training, nats/token.
     """
 
-    schema_version: int = SCHEMA_VERSION
     number: int
     trial_id: str
     key: str | None = None
-    activations_version: int | None = None
     reason: str | None = None
     matrices: tuple[MatrixChange, ...] = ()
     attention: tuple[AttentionDrift, ...] = ()
