@@ -28,7 +28,7 @@ SCRIPT = textwrap.dedent(
         time.sleep(seconds)
 
     total, pause, last = int(sys.argv[2]), float(sys.argv[3]), float(sys.argv[4])
-    reporter = Watched(TrialConfig.model_validate_json(sys.argv[1]), ListReporter())
+    reporter = Watched(TrialConfig.model_validate_json(sys.argv[1]), ListReporter().report)
     for step in range(1, 4):
         hang(pause)
         reporter.report(Measurement(step=step, total_steps=total, metrics={}, time=0))
@@ -47,7 +47,7 @@ PASSES = textwrap.dedent(
 
     trial = TrialConfig.model_validate_json(sys.argv[1])
     model = load_model(trial.model)
-    Watched(trial, ListReporter())
+    Watched(trial, ListReporter().report)
     for _ in range(6):
         time.sleep(1.1)
         model(input_ids=torch.ones(1, 2, dtype=torch.long))

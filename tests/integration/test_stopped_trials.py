@@ -79,7 +79,7 @@ def test_a_process_that_a_stopped_trial_does_not_leave_ends_and_the_next_goes_on
         trial = TrialConfig.model_validate(config["trial"])
         metrics = {"train/loss": 1.0 + trial.number, "pid": float(os.getpid())}
         reporters.MINUTES_TO_LEAVE = 1 / 60
-        reporter = reporters.Watched(trial, reporters.TuneReporter(trial))
+        reporter = reporters.Watched(trial, reporters.report_to_tune)
         try:
             for step in range(1, STEPS + 1):
                 now = time.time()

@@ -18,8 +18,7 @@ from trainables.errors import Diverged
 from trainables.training.reporter import ListReporter
 from trainables.under_ray import group, worker
 from trainables.under_ray.endings import most_telling
-from trainables.under_ray.reporters import StoppedByTune
-from trainables.under_ray.worker import _LONGEST_WAIT, Home, environments
+from trainables.under_ray.worker import _LONGEST_WAIT, Home, StoppedByTune, environments
 
 
 def test_workers_of_a_node_share_its_gpus_and_count_them_by_local_rank() -> None:
@@ -101,7 +100,7 @@ def test_workers_that_lose_each_other_end_as_one_that_died(
     monkeypatch.setattr(group, "_ready_group", lambda trial: Group())
     trial: Any = SimpleNamespace(workers=2)
     with pytest.raises(raised, match=says):
-        group.train_on_workers(trial, ListReporter())
+        group.train_on_workers(trial, ListReporter().report)
 
 
 @pytest.mark.parametrize(

@@ -18,8 +18,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from trainables.config import TrialConfig
 from trainables.errors import named
 from trainables.process.lost_worker import is_lost_worker
-from trainables.training.reporter import Reporter
 from trainables.under_ray.endings import most_telling
+from trainables.under_ray.reporters import Report
 from trainables.under_ray.stop_request import stops_with_this_node
 from trainables.under_ray.worker import IN_STEP, environments, worker_actor
 
@@ -31,7 +31,7 @@ _LONGEST_WRITING_S = 600.0
 _LONGEST_ENDING_S = 60.0
 
 
-def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
+def train_on_workers(trial: TrialConfig, report: Report) -> str | None:
     """Train in every worker of this process's group, and pass on the reports of rank 0.
 
     If a worker failed by itself, the group is killed and replaced by a new one.
@@ -45,7 +45,7 @@ def train_on_workers(trial: TrialConfig, reporter: Reporter) -> str | None:
     """
     group = _ready_group(trial)
     try:
-        return group.train(trial, reporter)
+        return group.train(trial, report)
     except RayError:
         failures = group.failures()
         if len(failures) < trial.workers or not all(isinstance(f, IN_STEP) for f in failures):
@@ -107,7 +107,7 @@ class _Group:
         ]
         ray.get(joining)
 
-    def train(self, trial: TrialConfig, reporter: Reporter) -> str | None:
+    def train(self, trial: TrialConfig, report: Report) -> str | None:
         """Train to the end; returns where the weights of the best evaluation will be.
 
         Raises:
@@ -120,17 +120,17 @@ class _Group:
             (done,), _ = ray.wait([self._report, *training])
             event = ray.get(done)
             if done is self._report:
-                self._hand_on(event, reporter)
+                self._hand_on(event, report)
             else:
                 training.remove(done)
                 best = best or event
         return best
 
-    def _hand_on(self, measurement: Any, reporter: Reporter) -> None:
+    def _hand_on(self, measurement: Any, report: Report) -> None:
         """Pass on a report; if Tune stops the trial, ending this thread, the workers end theirs."""
         goes_on = False
         try:
-            reporter.report(measurement)
+            report(measurement)
             goes_on = True
         finally:
             self._workers[0].answer.remote(goes_on)

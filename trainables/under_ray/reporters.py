@@ -14,7 +14,6 @@ from trainables.config import TrialConfig
 from trainables.process import hang_watch
 from trainables.results.records import Measurement
 from trainables.training.attempt_folder import publish_items
-from trainables.training.reporter import Reporter
 from trainables.under_ray.stop_request import stop_is_requested
 
 MEASUREMENT = "measurement"
@@ -23,61 +22,27 @@ OUTCOME = "outcome"
 MINUTES_TO_LEAVE = 10.0
 
 
-class _StoppableReporter:
-    def __init__(self, trial: TrialConfig) -> None:
-        self._number = trial.number
-
-    def stop_requested(self) -> bool:
-        return stop_is_requested(self._number)
+Report = Callable[[Measurement], None]
 
 
-class TuneReporter(_StoppableReporter):
-    """Reports from a trial's process."""
-
-    def report(self, measurement: Measurement) -> None:
-        """Report a measurement to Tune; if Tune stops the trial here, it ends in this call."""
-        ray.tune.report({MEASUREMENT: measurement.model_dump()})
-
-
-class StoppedByTune(BaseException):
-    """Tune has stopped the trial at a report; not an error, so no handler must catch it."""
-
-
-class WorkerReporter(_StoppableReporter):
-    """Reports from a worker of a group; each report is a barrier for the group.
-
-    Args:
-        trial: what the group trains.
-        hand_on: passes a measurement to the trial's process and returns whether the trial goes on
-            after it; None except in rank 0.
-    """
-
-    def __init__(self, trial: TrialConfig, hand_on: Callable[[Measurement], bool] | None) -> None:
-        super().__init__(trial)
-        self._workers = trial.workers
-        self._hand_on = hand_on
-
-    def report(self, measurement: Measurement) -> None:
-        """Wait for the group and for Tune.
-
-        Raises:
-            StoppedByTune: the trial ends here, in every worker.
-        """
-        from trainables.process.workers import agreed
-
-        if not agreed(self._hand_on is not None and self._hand_on(measurement), self._workers):
-            raise StoppedByTune
+def report_to_tune(measurement: Measurement) -> None:
+    """Report a measurement to Tune; if Tune stops the trial here, it ends in this call."""
+    ray.tune.report({MEASUREMENT: measurement.model_dump()})
 
 
 class Watched:
-    """Ends the process, which is then restarted, if a trial reports nothing for too long.
+    """A trial's reporter that ends the process, which is then restarted, if it hangs.
 
-    Or if it does not leave the process once it is stopped.
+    That is if the trial reports nothing for too long, or does not leave once it is stopped.
+
+    Args:
+        trial: the trial.
+        report: passes a measurement on.
     """
 
-    def __init__(self, trial: TrialConfig, reporter: Reporter) -> None:
+    def __init__(self, trial: TrialConfig, report: Report) -> None:
         self._trial = trial
-        self._reporter = reporter
+        self._report = report
         hang_watch.wind(trial.minutes_per_report)
 
     def report(self, measurement: Measurement) -> None:
@@ -85,7 +50,7 @@ class Watched:
         publish_items(self._trial)
         hang_watch.stop()  # Tune may take long to accept the report
         try:
-            self._reporter.report(measurement)
+            self._report(measurement)
         except BaseException:  # Tune has stopped the trial
             hang_watch.wind(MINUTES_TO_LEAVE)
             raise
@@ -94,4 +59,4 @@ class Watched:
 
     def stop_requested(self) -> bool:
         """Whether the trial should save a checkpoint and end."""
-        return self._reporter.stop_requested()
+        return stop_is_requested(self._trial.number)

@@ -18,12 +18,13 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.results.records import BASE_RECORD, Measurement, TrialResult
 from trainables.slots import host
-from trainables.training.reporter import Reporter, StopTrial
+from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.endings import LOST
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.node import check_sees
+from trainables.under_ray.reporters import Report
 from trainables.under_ray.stop_request import stop_is_requested
 from trainables.under_ray.tasks import evaluate_base_on_worker
 
@@ -83,7 +84,7 @@ def start_slot_host(held: Mapping[str, float]) -> Any:
     return actor.options(**as_options(held), max_restarts=-1, max_concurrency=1000).remote()
 
 
-def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter) -> TrialResult:
+def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> TrialResult:
     """Have a host train the trial alongside others, and pass on its reports."""
     actor = _join(slot_hosts, trial)
     logging.getLogger(__name__).warning(
@@ -93,7 +94,7 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, reporter: Reporter)
         while True:
             event = ray.get(actor.next_event.remote(trial.trial_id))
             if host.MEASUREMENT in event:
-                reporter.report(Measurement.model_validate(event[host.MEASUREMENT]))
+                report(Measurement.model_validate(event[host.MEASUREMENT]))
             elif host.RESULT in event:
                 return TrialResult.model_validate(event[host.RESULT])
             elif host.ERROR in event:

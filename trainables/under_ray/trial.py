@@ -31,7 +31,7 @@ from trainables.under_ray.group import train_on_workers
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.node import check_sees
-from trainables.under_ray.reporters import OUTCOME, TuneReporter, Watched
+from trainables.under_ray.reporters import OUTCOME, Watched, report_to_tune
 from trainables.under_ray.slots import SlotHosts, train_in_slot
 from trainables.under_ray.stop_request import is_ended_by_hand
 
@@ -100,17 +100,16 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
         UserError: the node's GPU is unusable.
     """
     if slot_hosts and _is_in_slot(trial, slot_hosts):
-        return train_in_slot(slot_hosts, trial, TuneReporter(trial)).best_weights_dir
+        return train_in_slot(slot_hosts, trial, report_to_tune).best_weights_dir
     from trainables.process.out_of_memory import train_within_memory
 
     if trial.workers > 1:
-        reporter = TuneReporter(trial)
-        return train_within_memory(lambda smaller: train_on_workers(smaller, reporter), trial)
+        return train_within_memory(lambda smaller: train_on_workers(smaller, report_to_tune), trial)
     check_granted_gpus()
     train = trial_function(here)
 
     def watched(smaller: TrialConfig) -> TrialResult:
-        return train(smaller, Watched(smaller, TuneReporter(smaller)))
+        return train(smaller, Watched(smaller, report_to_tune))
 
     best = train_within_memory(watched, here).best_weights_dir
     return published_address(here, Path(best)) if best else None

@@ -30,7 +30,7 @@ from trainables.under_ray.granted_gpus import check_granted_gpus
 from trainables.under_ray.log import log_to
 from trainables.under_ray.method import trial_function
 from trainables.under_ray.node import check_sees
-from trainables.under_ray.reporters import StoppedByTune, Watched, WorkerReporter
+from trainables.under_ray.reporters import Watched
 
 # Rank 0 waits for Tune while the others wait for it; so do all for the last to load or to generate.
 _LONGEST_WAIT = timedelta(days=1)
@@ -45,6 +45,10 @@ class Home(NamedTuple):
 
     address: str
     gpu: str
+
+
+class StoppedByTune(BaseException):
+    """Tune has stopped the trial at a report; not an error, so no handler must catch it."""
 
 
 class Worker:
@@ -108,14 +112,13 @@ class Worker:
         use_credentials()
         check_sees(trial.base_dir, BASE_RECORD)
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
-        reporter = WorkerReporter(trial, self._hand_on if rank == 0 else None)
         best: str | None = None
         is_stopped = False
         try:
             with log_to(Path(trial.output_dir) / f"worker_{rank}.log"):
                 try:
                     check_granted_gpus()
-                    result = trial_function(trial)(trial, Watched(trial, reporter))
+                    result = trial_function(trial)(trial, Watched(trial, self._report))
                     best = result.best_weights_dir
                 except StoppedByTune:
                     is_stopped = True
@@ -151,9 +154,20 @@ class Worker:
 
         finish()
 
-    def _hand_on(self, measurement: Measurement) -> bool:
-        self._reports.put(measurement)
-        return self._answers.get()
+    def _report(self, measurement: Measurement) -> None:
+        """Hand a measurement of rank 0 on, and wait with the group for what Tune says.
+
+        Raises:
+            StoppedByTune: the trial ends here, in every worker.
+        """
+        from trainables.process.workers import agreed
+
+        goes_on = False
+        if int(os.environ["RANK"]) == 0:
+            self._reports.put(measurement)
+            goes_on = self._answers.get()
+        if not agreed(goes_on, int(os.environ["WORLD_SIZE"])):
+            raise StoppedByTune
 
 
 def _leave(trial: TrialConfig, rank: int, is_stopped: bool = False) -> None:
