@@ -12,10 +12,9 @@ import gzip
 import io
 import json
 import zlib
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from trainables.errors import Fault, UserError
 
@@ -34,8 +33,18 @@ def read_rows(file: Path, field: str) -> list[Row]:
     Raises:
         UserError: it is malformed (with its line).
     """
+    readers = {
+        ".parquet": _read_parquet,
+        ".json": _read_json,
+        ".csv": _read_csv,
+        ".tsv": _read_csv,
+        ".txt": _read_text,
+    }
+    read = readers.get(_suffix(file), _read_jsonl)
     try:
-        return _reader(file)(file, field)
+        return read(file, field)
+    except UnicodeDecodeError as error:
+        raise UserError([Fault(field, f"is not UTF-8: {error}", location=str(file))]) from error
     except (OSError, EOFError, zlib.error) as error:  # of gzip
         raise UserError([Fault(field, f"cannot be read: {file} ({error})")]) from error
 
@@ -84,25 +93,12 @@ def first_of(faults: list[Fault]) -> list[Fault]:
     return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
 
 
-def _reader(file: Path) -> Callable[[Path, str], list[Row]]:
-    readers = {
-        ".parquet": _read_parquet,
-        ".json": _read_json,
-        ".csv": _read_csv,
-        ".tsv": _read_csv,
-        ".txt": _read_text,
-    }
-    return readers.get(_suffix(file), _read_jsonl)
-
-
 def _suffix(file: Path) -> str:
     return Path(file.name.removesuffix(".gz")).suffix
 
 
-@contextmanager
-def _opened(file: Path) -> Iterator[IO[bytes]]:
-    with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
-        yield stream  # type: ignore[misc]
+def _opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
+    return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
 def _read_json(file: Path, field: str) -> list[Row]:
@@ -116,8 +112,6 @@ def _read_json(file: Path, field: str) -> list[Row]:
         return _read_jsonl(file, field)  # as many a .json file is
     try:
         rows = json.loads(text)
-    except UnicodeDecodeError as error:
-        raise UserError([_not_utf8(file, field, error)]) from error
     except json.JSONDecodeError as error:
         rule, place = f"is no JSON array: {error.msg}", f"{file}:{error.lineno}"
         raise UserError([Fault(field, rule, location=place)]) from error
@@ -129,10 +123,6 @@ def _read_json(file: Path, field: str) -> list[Row]:
     if faults:
         raise UserError(first_of(faults))
     return list(rows)
-
-
-def _not_utf8(file: Path, field: str, error: UnicodeDecodeError) -> Fault:
-    return Fault(field, f"is not UTF-8: {error}", location=str(file))
 
 
 def _read_csv(file: Path, field: str) -> list[Row]:
@@ -148,8 +138,6 @@ def _read_csv(file: Path, field: str) -> list[Row]:
                 if None in row:
                     raise csv.Error(f"more than its {len(reader.fieldnames or ())} columns")
                 rows.append({name: text or None for name, text in row.items()})
-        except UnicodeDecodeError as error:
-            raise UserError([_not_utf8(file, field, error)]) from error
         except csv.Error as error:
             place = f"{file}:{reader.line_num}"
             raise UserError([Fault(field, f"is no such table: {error}", location=place)]) from error
@@ -160,10 +148,7 @@ def _read_text(file: Path, field: str) -> list[Row]:
     """A row with the field `text` for each line that is not blank."""
     with _opened(file) as stream:
         lines = io.TextIOWrapper(stream, "utf-8-sig")
-        try:
-            texts = [line.removesuffix("\n") for line in lines if line.strip()]
-        except UnicodeDecodeError as error:
-            raise UserError([_not_utf8(file, field, error)]) from error
+        texts = [line.removesuffix("\n") for line in lines if line.strip()]
     with suppress(IndexError, ValueError, RecursionError):
         if all(isinstance(json.loads(texts[at]), dict) for at in (0, -1)):
             return _read_jsonl(file, field)  # which any name may have
