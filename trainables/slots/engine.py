@@ -320,16 +320,9 @@ class SlotEngine:
         """The parts of a batch with `rows` rows for each of these slots, in order."""
         parts: list[Part] = []
         for slot in slots:
-            group, index = self._place(slot)
-            if parts and parts[-1].group is group and parts[-1].last == index:
-                parts.append(Part(group, parts.pop().first, index + 1, rows))
-            else:
-                parts.append(Part(group, index, index + 1, rows))
+            group = self._groups[_key(slot.adapter)]
+            _add_to(parts, group, group.adapters.index(slot.adapter), rows)
         return parts
-
-    def _place(self, slot: Slot) -> tuple[AdapterGroup, int]:
-        group = self._groups[_key(slot.adapter)]
-        return group, group.adapters.index(slot.adapter)
 
     def _end(self, slot: Slot) -> Ended:
         with self.on_time_of(slot):
@@ -343,9 +336,8 @@ class SlotEngine:
     @contextmanager
     def _alone(self, slot: Slot) -> Iterator[None]:
         """Run the base with one slot's adapter, on that slot's time."""
-        group, index = self._place(slot)
-        part = Part(group, index, index + 1, group.rows)
-        with self.on_time_of(slot), self._layers.routed([part]), self._autocast():
+        part = self._parts_of([slot], slot.adapter.rows)
+        with self.on_time_of(slot), self._layers.routed(part), self._autocast():
             yield
 
     @contextmanager
@@ -389,8 +381,12 @@ def _passes(
                 passes.append([])
                 taken = []
             taken.append(adapter)
-            parts = passes[-1]
-            is_neighbour = bool(parts) and parts[-1].group is group
-            first = parts.pop().first if is_neighbour else index
-            parts.append(Part(group, first, index + 1, group.rows))
+            _add_to(passes[-1], group, index, group.rows)
     return passes
+
+
+def _add_to(parts: list[Part], group: AdapterGroup, index: int, rows: int) -> None:
+    """Add a group's adapter: to the last part, if it is the next one there, or as a new one."""
+    is_next = bool(parts) and parts[-1].group is group and parts[-1].last == index
+    first = parts.pop().first if is_next else index
+    parts.append(Part(group, first, index + 1, rows))
