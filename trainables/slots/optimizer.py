@@ -8,6 +8,7 @@ import torch
 from transformers import Trainer, TrainingArguments
 
 from trainables.slots.adapters import Adapter
+from trainables.training.checkpoint import step_counter
 
 # Over the whole vector at once fp32 loses digits on a CPU; tensor by tensor, as the reference does,
 # takes as long as the rest of the step. A GPU sums as a tree.
@@ -35,7 +36,7 @@ class FlatAdamW:
         ]
         self.torch = kind(groups, **options)
         moments = {name: torch.zeros_like(self._flat_P.data) for name in ("exp_avg", "exp_avg_sq")}
-        step = torch.zeros((), device=self._flat_P.device if options.get("fused") else "cpu")
+        step = step_counter(self.torch, self._flat_P)
         self.torch.state[self._flat_P] = {"step": step, **moments}
         views = {name: adapter.views(moment) for name, moment in moments.items()}
         self.state = {
