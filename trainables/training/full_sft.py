@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
@@ -23,7 +22,13 @@ from trainables.results.records import TrialResult
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config
 
-_SINGLE_WORKER = {"MASTER_ADDR": "127.0.0.1", "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+_SINGLE_WORKER = {
+    "MASTER_ADDR": "127.0.0.1",
+    "MASTER_PORT": "0",  # any that is free
+    "RANK": "0",
+    "LOCAL_RANK": "0",
+    "WORLD_SIZE": "1",
+}
 
 
 def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
@@ -108,7 +113,7 @@ def _deepspeed_process() -> Iterator[None]:
     linear = torch.nn.functional.linear
     alone = "RANK" not in os.environ  # else a group of workers, or a launcher, has set all of this
     if alone:
-        os.environ |= _SINGLE_WORKER | {"MASTER_PORT": str(_free_port())}
+        os.environ |= _SINGLE_WORKER
     try:
         yield
     finally:
@@ -130,10 +135,3 @@ def _compile_nothing() -> None:
     from deepspeed.ops.op_builder.cpu import ShareMemCommBuilder
 
     ops.__compatible_ops__[ShareMemCommBuilder.NAME] = False
-
-
-def _free_port() -> int:
-    """A port that is free now; the group's store takes it at once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
