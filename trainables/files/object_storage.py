@@ -147,13 +147,12 @@ class ObjectStorage:
 
     def fetch(self, name: str, folder: Path) -> None:
         """See `Storage`."""
-        selector = fs.FileSelector(self._key(name), recursive=True)
-        files = [i.path for i in self._filesystem.get_file_info(selector) if i.is_file]
-        _in_parallel(
-            lambda key: self._download(
-                key, folder / PurePosixPath(key).relative_to(self._key(name))
-            ),
-            files,
+        folder.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(
+            self._key(name),
+            str(folder),
+            source_filesystem=self._filesystem,
+            destination_filesystem=fs.LocalFileSystem(),
         )
 
     def _put(self, name: str, content: bytes) -> None:
@@ -166,15 +165,6 @@ class ObjectStorage:
             self._key(name),
             source_filesystem=fs.LocalFileSystem(),
             destination_filesystem=self._filesystem,
-        )
-
-    def _download(self, key: str, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(
-            key,
-            str(file),
-            source_filesystem=self._filesystem,
-            destination_filesystem=fs.LocalFileSystem(),
         )
 
     def _last(self, log: str) -> int:
@@ -233,8 +223,5 @@ def _endpoint() -> dict[str, str]:
 
 def _in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:
     """Results of the call for each name, in order; threads, as requests wait for the network."""
-    names = list(names)
-    if len(names) <= 1:
-        return [call(name) for name in names]
-    with ThreadPoolExecutor(min(_PARALLEL_REQUESTS, len(names))) as threads:
+    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as threads:
         return list(threads.map(call, names))
