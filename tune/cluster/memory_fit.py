@@ -181,19 +181,8 @@ class MemoryFit:
         if memory.fitted(shape, recomputing, card):
             return "set train.gradient_checkpointing: true, with which it fits"
         if trial.lora and search.lora:
-            others = {
-                rank: trial.lora.model_copy(update={"rank": rank}) for rank in search.lora.rank
-            }
-            fitting = [
-                rank
-                for rank, lora in others.items()
-                if memory.fitted(shape, trial.model_copy(update={"lora": lora}), card)
-            ]
-            drop = (
-                f"drop the largest search.lora.rank (up to {max(fitting)} fits), "
-                if fitting
-                else ""
-            )
+            fits = [r for r in search.lora.rank if memory.fitted(shape, _of_rank(trial, r), card)]
+            drop = f"drop the largest search.lora.rank (up to {max(fits)} fits), " if fits else ""
             return f"{drop}lower data.max_length, or take a smaller model or larger GPUs"
         assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
         offloads = trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
@@ -234,6 +223,12 @@ def _need(shape: ModelShape, trial: TrialConfig) -> str:
 def _share_of(card: float, trial: TrialConfig) -> float:
     """A worker's share of a card, which several may share."""
     return card * min(1.0, trial.gpus_per_worker or 1.0)
+
+
+def _of_rank(trial: TrialConfig, rank: int) -> TrialConfig:
+    assert trial.lora is not None  # noqa: S101 - a LoRA trial has it
+    lora = trial.lora.model_copy(update={"rank": rank})
+    return trial.model_copy(update={"lora": lora})
 
 
 def _with_one_sample(trial: TrialConfig) -> TrialConfig:
