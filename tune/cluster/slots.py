@@ -138,20 +138,15 @@ class HostPool(SweepListener):
         return True
 
     def trial_ended(self, record: TrialRecord) -> None:
-        """Have its host let the trial go: its process may have ended without saying so.
+        """Have its host let the trial go: its process may have died without saying so.
 
         The host, and with it the trial's neighbours, would wait minutes for its next request.
         """
-        self._let_go(record)
-
-    def trial_interrupted(self, record: TrialRecord) -> None:
-        """Have its host let the trial go: its process may have died."""
-        self._let_go(record)
-
-    def _let_go(self, record: TrialRecord) -> None:
         if record.config.method == "lora":
             for actor in self._actors:
                 actor.leave.remote(record.config.trial_id)
+
+    trial_interrupted = trial_ended
 
     def _start_for(self, slots: int) -> None:
         """Start the hosts still needed if each has this many slots."""
