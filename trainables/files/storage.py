@@ -220,10 +220,8 @@ def _write_aside(file: Path, content: bytes) -> Path:
     file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f".{file.name}.{os.getpid()}-{uuid4().hex[:8]}")
     try:
-        with unfinished.open("wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
+        unfinished.write_bytes(content)
+        flush(unfinished)
     except BaseException:
         unfinished.unlink(missing_ok=True)
         raise
@@ -232,11 +230,9 @@ def _write_aside(file: Path, content: bytes) -> Path:
 
 def _create_exclusively(file: Path, content: bytes) -> bool:
     try:
-        stream = file.open("xb")
+        with file.open("xb") as stream:
+            stream.write(content)
     except FileExistsError:
         return False
-    with stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
+    flush(file)
     return True

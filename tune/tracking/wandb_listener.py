@@ -17,6 +17,7 @@ from typing import Any, Literal
 import wandb
 
 from trainables import metric_keys
+from trainables.files.disk import flush
 from trainables.files.storage import Location
 from trainables.results.folder import SweepFolder
 from trainables.results.ledger import Ledger
@@ -44,7 +45,6 @@ from tune.tracking.wandb_fields import (
 from tune.tracking.wandb_parts import (
     is_empty,
     is_offline,
-    make_durable,
     mend,
     parts_of,
     set_aside,
@@ -321,7 +321,7 @@ class WandbListener(SweepListener):
 
     def _note_offline_ending(self, run_id: str) -> None:
         for part in parts_of(self._folder, run_id):
-            make_durable(part)
+            flush(part)  # W&B leaves that to the system
         self._endings.note(run_id)
 
     def _ask(self, *pauses: float) -> None:

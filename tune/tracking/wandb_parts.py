@@ -87,12 +87,6 @@ def _mark(part: Path) -> Path:
     return part.with_suffix(".wandb.synced")
 
 
-def make_durable(part: Path) -> None:
-    """Ensure that a part is on the disk, which W&B leaves to the system."""
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-
-
 def _end_of_whole_records(content: bytes) -> int:
     position = end = min(_FILE_HEADER_BYTES, len(content))
     while True:
