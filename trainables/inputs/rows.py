@@ -254,10 +254,8 @@ def _failure(field: str, index: int, error: Exception) -> Fault:
 def _needs_more_than(template: Template, row: Row) -> bool:
     try:
         _rendered(template, row)
-    except UndefinedError:
-        return True
-    except _TEMPLATE_FAILS:
-        return False  # `_render` says what is wrong
+    except _TEMPLATE_FAILS as error:  # `_render` says what else is wrong
+        return isinstance(error, UndefinedError)
     return False
 
 

@@ -279,14 +279,13 @@ class SlotHost:
         mailbox = _Mailbox(guest, loop, self._stop_requested)
         try:
             guest.trial = await self._uncharged(partial(on_this_node, guest.trial))
-            guest.slot = await self._in_thread(lambda: self._join(guest, mailbox))
+            guest.slot = await self._in_thread(
+                lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
+            )
         except Exception as error:  # one trial's error must never end its neighbours
             await self._end(guest, told(error), busy)
             return False
         return True
-
-    def _join(self, guest: Guest, mailbox: _Mailbox) -> Any:
-        return self._engine_for(guest.trial).join(guest.trial, mailbox)
 
     async def _see_off(self, guest: Guest, ended: Any) -> None:
         """Tell a trial how it ended, or let it continue with smaller batches."""

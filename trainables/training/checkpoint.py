@@ -254,17 +254,13 @@ def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
     if _is_partitioned(parameter):
         from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
-        value = (
-            safe_get_full_fp32_param(parameter)
-            if moment is None
-            else safe_get_full_optimizer_state(parameter, moment)
-        )
-    else:
-        master, part = _master(parameter, optimizer)
-        state = _base_optimizer(optimizer).state.get(master, {})
-        whole = master.data if moment is None else state.get(moment)
-        value = None if whole is None else _of(parameter, whole, part)
-    return value
+        if moment is None:
+            return safe_get_full_fp32_param(parameter)
+        return safe_get_full_optimizer_state(parameter, moment)
+    master, part = _master(parameter, optimizer)
+    state = _base_optimizer(optimizer).state.get(master, {})
+    whole = master.data if moment is None else state.get(moment)
+    return None if whole is None else _of(parameter, whole, part)
 
 
 def _on_cpu(value: torch.Tensor) -> torch.Tensor:

@@ -268,7 +268,9 @@ class Checkpoints(TrainerCallback):
         state.global_step = progress.step
         trainer._globalstep_last_logged = progress.step  # else the first loss is spread over all
         state.num_input_tokens_seen = progress.tokens_seen
-        self._take_over(checkpoint_files.evaluated(self._resumed) or progress.carried)
+        carried = checkpoint_files.evaluated(self._resumed) or progress.carried
+        self._measuring.restore(carried)
+        self._best.restore(carried["best"])
 
     def make_up(self, args: TrainingArguments, state: TrainerState) -> None:
         """Do the evaluation that the checkpoint's step still lacks.
@@ -332,10 +334,6 @@ class Checkpoints(TrainerCallback):
 
     def _carry(self) -> dict[str, Any]:
         return self._measuring.carry() | {"best": self._best.carry()}
-
-    def _take_over(self, carried: dict[str, Any]) -> None:
-        self._measuring.restore(carried)
-        self._best.restore(carried["best"])
 
     def _snapshot(self, args: TrainingArguments, state: TrainerState) -> checkpoint.Snapshot:
         trainer = self._trainer

@@ -8,10 +8,8 @@ from trainables.config import TrialConfig
 from trainables.results.records import TrialResult
 from trainables.training.reporter import Reporter
 
-TrialFunction = Callable[[TrialConfig, Reporter], TrialResult]
 
-
-def trial_function(trial: TrialConfig) -> TrialFunction:
+def trial_function(trial: TrialConfig) -> Callable[[TrialConfig, Reporter], TrialResult]:
     """The function that trains with the trial's method."""
     if trial.method == "lora":
         from trainables.training.lora import train_lora
