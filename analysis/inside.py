@@ -188,8 +188,8 @@ def as_table(records: Sequence[InsideRecord], sweep_dir: Path) -> Table:
     from rich.table import Table
 
     configs = {record.number: record.config for record in Ledger(sweep_dir).trials()}
-    is_told = any(is_rounded(configs[record.number]) for record in records)
-    legend = f"{_LEGEND}; {ROUNDED}" if is_told else _LEGEND
+    rounded = any(is_rounded(configs[record.number]) for record in records)
+    legend = f"{_LEGEND}; {ROUNDED}" if rounded else _LEGEND
     table = Table(box=None, padding=(0, 1, 0, 0), caption=legend, caption_justify="left")
     for title in ("trial", "method", "rank", "lr*scale", *_COLUMNS.values()):
         table.add_column(title, justify="right", no_wrap=True)

@@ -75,7 +75,7 @@ def hub_remedy(error: BaseException) -> str:
     return f"see that the workers reach the hub ({variables}), or name a local copy"
 
 
-def told(error: Exception) -> Exception:
+def traced(error: Exception) -> Exception:
     """The error with its traceback as a note and without its frames, which hold tensors.
 
     Pickling loses tracebacks but keeps notes.

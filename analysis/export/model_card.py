@@ -76,7 +76,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
 
 
 def _measured(kind: Kind, model: ModelConfig) -> str:
-    """On what else than the exported weights the scores were measured, if they were."""
+    """A caveat if the scores are of other weights than the exported ones."""
     if kind != "merged" or model.dtype == "float32":
         return ""
     return (
@@ -158,7 +158,7 @@ def _why(record: TrialRecord, goals: Goals, recommendation: Recommendation | Non
 
 
 def _picked(record: TrialRecord, sweep: Sweep) -> str:
-    """That a winner's scores are those of a lucky run, although the reason may have means."""
+    """A caveat: a winner's own scores are optimistic, even if the reason tells means of repeats."""
     recommendation = sweep.recommendation
     if recommendation is None or recommendation.trial.number != record.number:
         return ""

@@ -55,7 +55,7 @@ def load_wandb_runs(project: str, sweep_id: str) -> pd.DataFrame:
     if not os.environ.get(_KEY):
         remedy = "set it; the key is taken from nowhere else, and kept nowhere"
         raise UserError([Fault(_KEY, "is not set", remedy)])
-    with _told(project):
+    with _explained(project):
         found = _runs(project, sweep_id)
     if not found:
         raise UserError([Fault("SWEEP_ID", f"{project} has no runs in the group {sweep_id}")])
@@ -77,7 +77,7 @@ def _runs(project: str, sweep_id: str) -> list[Any]:
 
 
 @contextmanager
-def _told(project: str) -> Iterator[None]:
+def _explained(project: str) -> Iterator[None]:
     """Turn W&B's errors into one line; its messages do not contain the key."""
     from requests import RequestException
     from wandb.errors import Error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 
-from trainables.errors import EvaluationOutOfMemory, told
+from trainables.errors import EvaluationOutOfMemory, traced
 from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
 from trainables.slots.slot import Slot
@@ -111,7 +111,7 @@ def test_a_trial_that_finds_no_room_leaves_nothing(
         try:
             engine.join(make_trial(), ListReporter())
         except torch.OutOfMemoryError as error:
-            told(error)
+            traced(error)
         assert [adapter() for adapter in adapters] == [None]
     finally:
         gc.enable()

@@ -42,7 +42,7 @@ def _as_chat(
         except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
             refusals.append(error)
     refusal = _foremost(refusals)
-    rule = f"the model's chat template refuses {_told(turns)}: {refusal}"
+    rule = f"the model's chat template refuses {_in_words(turns)}: {refusal}"
     remedy = "change such rows, or set model.chat_template"
     raise UnusableRow([Fault(_field(data), rule, remedy)]) from refusal
 
@@ -55,7 +55,7 @@ def _foremost(refusals: Sequence[Exception]) -> Exception:
     return next((each for each in refusals if type(each) is TemplateError), refusals[-1])
 
 
-def _told(turns: Turns) -> str:
+def _in_words(turns: Turns) -> str:
     begins = textwrap.shorten(str(turns[0].get("content")), 60, placeholder=" ...")
     return f"the turns {', '.join(str(turn['role']) for turn in turns)} of {begins!r}"
 
@@ -122,14 +122,14 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
     for less, written in _lesser(answer):
         has_more = True
         if _as_chat(tokenizer, data, example, [*_asked(example), less]) == whole:
-            rule = f"the model's chat template writes {written}: {_told(_asked(example))}"
+            rule = f"the model's chat template writes {written}: {_in_words(_asked(example))}"
             remedy = "write it into `content`, or leave it out"
             raise UnusableRow([Fault(_field(data), rule, remedy)])
     return has_more
 
 
 def _lesser(answer: Turn) -> Iterator[tuple[Turn, str]]:
-    """The answer without something that it carries, and what a template writes if that is alike."""
+    """The answer without each thing that it carries, and how to say that a template omits that."""
     for names in CARRIED:
         given = [name for name in names if answer.get(name)]
         if given:
@@ -149,7 +149,7 @@ def _end_of_turns(tokenizer: Any, data: DataConfig, example: Example) -> str:
 def opening_of_answers(tokenizer: Any) -> str:
     """What the chat template writes before an answer, but not where it asks for one.
 
-    Such as an empty thought. Who only asks, as the tasks do, finds another answer there.
+    An empty thought is an example. Tasks only ask, so their answers begin without it.
     """
     turns = [{"role": "user", "content": "question"}, {"role": "assistant", "content": "answer"}]
     try:

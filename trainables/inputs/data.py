@@ -65,8 +65,8 @@ class TokenizedData:
     first_replay_unusable: str = ""
 
 
-class _Made(NamedTuple):
-    """What a row makes, or several do.
+class _Encoded(NamedTuple):
+    """The samples of one row, or of several.
 
     Attributes:
         samples: those of at most `max_length` tokens.
@@ -154,20 +154,20 @@ def _usable(
     rows: Iterable[tuple[int, Rendered]],
     location: str,
     wanted: float = math.inf,
-) -> tuple[list[_Made], list[Fault]]:
-    """What each row makes, until there are as many samples as wanted; and rows that are left out.
+) -> tuple[list[_Encoded], list[Fault]]:
+    """The samples of each row, until there are as many as wanted, and faults of unusable rows.
 
     Raises:
         UserError: most of the rows are unusable.
     """
-    made: list[_Made] = []
+    made: list[_Encoded] = []
     unusable: list[Fault] = []
     samples = 0
     for index, examples in rows:
         if samples >= wanted:
             break
         try:
-            made.append(_made(tokenizer, data, examples))
+            made.append(_encode_row(tokenizer, data, examples))
             samples += len(made[-1].samples)
         except UnusableRow as error:
             unusable.append(error.at(index, location))
@@ -209,11 +209,11 @@ def _learned_tokens(samples: Iterable[Sample]) -> int:
     return sum(len(s["labels"]) - s["labels"].count(IGNORED_LABEL) for s in samples)
 
 
-def _made(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Made:
-    """What a row makes.
+def _encode_row(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Encoded:
+    """The samples of a row.
 
     Raises:
-        UnusableRow: nothing, as it cannot be learned.
+        UnusableRow: it cannot be learned.
     """
     if isinstance(examples, UnusableRow):
         raise examples
@@ -231,14 +231,14 @@ def _made(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Made:
             unlearned += example.unlearned
         else:
             longer += 1
-    return _Made(samples, prompts, longer, unlearned)
+    return _Encoded(samples, prompts, longer, unlearned)
 
 
-def _joined(rows: Sequence[_Made]) -> _Made:
+def _joined(rows: Sequence[_Encoded]) -> _Encoded:
     samples = [sample for row in rows for sample in row.samples]
     prompts = [prompt for row in rows for prompt in row.prompts]
     longer, unlearned = sum(row.longer for row in rows), sum(row.unlearned for row in rows)
-    return _Made(samples, prompts, longer, unlearned)
+    return _Encoded(samples, prompts, longer, unlearned)
 
 
 def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:

@@ -100,12 +100,12 @@ def load_model(model: ModelConfig) -> Any:
 
 
 def _make_savable(generation: Any) -> None:
-    """Have it say that it samples, where it gives a temperature or the like and does not say so.
+    """Correct the settings for which Transformers would refuse to save a changed configuration.
 
-    Transformers reads and writes such files, but saves none that was changed since: here the tokens
-    at which it ends, and TRL sets the padding token. What is generated here always says itself
-    whether it samples. What has no effect is not kept, such as a temperature where it says that it
-    does not sample, or a setting of beams without beams; nor is a padding token below 0.
+    It is changed here, in the tokens at which generation ends, and by TRL in the padding token. One
+    with a temperature or the like that does not say whether it samples is made to say so. Settings
+    without effect are dropped, such as a temperature where it does not sample, or one of beams
+    without beams; so is a padding token below 0. Whoever generates here says whether it samples.
     """
     samples, generation.do_sample = generation.do_sample, True
     for name in _at_fault(generation):

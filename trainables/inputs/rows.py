@@ -172,7 +172,7 @@ def _faults_of_fields(data: DataConfig, rows: Sequence[Row], location: str) -> l
         for index, row in enumerate(rows):
             if data.messages not in row:
                 where = f"row {index + 1} of {location}"
-                return [_told("data.messages", [data.messages], where, row)]
+                return [_fault_of_lacking("data.messages", [data.messages], where, row)]
         return []
     if data.text is not None:
         return first_of(list(_faults_of_texts(data.text, rows, location)))
@@ -203,7 +203,7 @@ def _faults_of_template(
                 yield _failure(field, index, error)
                 continue
             lacking = _lacking(template, row, without)
-            yield _told(field, lacking, f"row {index + 1} of {location}", row)
+            yield _fault_of_lacking(field, lacking, f"row {index + 1} of {location}", row)
             if index == 0 and any(name not in row for name in lacking):
                 return  # a name that no row has, most likely
 
@@ -212,7 +212,7 @@ def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator
     for index, row in enumerate(rows):
         where = f"row {index + 1} of {location}"
         if field not in row:
-            yield _told("data.text", [field], where, row)
+            yield _fault_of_lacking("data.text", [field], where, row)
             return
         if row[field] is None or isinstance(row[field], str):  # null is an empty text, as in CSV
             continue
@@ -235,7 +235,7 @@ def _lacking(template: Template, row: Row, without: Sequence[str]) -> list[str]:
     return [name for name in without if _needs_more_than(template, filled[name])] or list(without)
 
 
-def _told(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
+def _fault_of_lacking(field: str, lacking: Sequence[str], where: str, row: Row) -> Fault:
     absent = [name for name in lacking if name not in row]
     if absent:
         has = f"the row has {', '.join(map(str, row)) or 'no fields'}"

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
-from trainables.errors import let_go_of_frames, told
+from trainables.errors import let_go_of_frames, traced
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.data import Sample
 from trainables.inputs.model import shared_base
@@ -152,8 +152,8 @@ class SlotEngine:
         return due
 
     def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
-        """Halve the tokens per pass until all these have left; one alone ends with the error."""
-        error = told(error)
+        """Halve the tokens per pass until all busy slots are free; one alone gets the error."""
+        error = traced(error)
         free_memory()
         if len(slots) == 1:
             self.leave(slots[0])
@@ -176,9 +176,10 @@ class SlotEngine:
         return len(samples) * max(len(sample["input_ids"]) for sample in samples)
 
     def typical_step(self, count: int) -> int:
-        """The step at which the first `count` slots' samples are padded as much as on average.
+        """The step, of the first few, at which padding is nearest to its average over these steps.
 
-        Of the first few steps, and if all are at the same one; all must have as many rows.
+        Args:
+            count: of slots, all with as many rows and at the same step.
         """
         slots = self.slots[:count]
         widths: list[int] = []
@@ -193,8 +194,10 @@ class SlotEngine:
     def time_pass(self, count: int, step: int | None) -> float:
         """Train `count` slots for one pass and optimizer step; returns the seconds it took.
 
-        `step`: of which each takes the samples; None for the first one's longest, which take the
-            most memory; all must have as many rows.
+        Args:
+            count: of slots, all with as many rows.
+            step: whose samples each takes; None for the first slot's longest samples, which take
+                the most memory.
         """
         for slot in self.slots[:count]:
             slot.go_to(step or 0)
@@ -232,7 +235,7 @@ class SlotEngine:
     ) -> list[float]:
         """Run the forward and backward pass; returns each slot's loss.
 
-        `samples`: for every slot, in place of its own next ones.
+        Every slot takes `samples`, if they are given, in place of its own next ones.
         """
         batch = Batch.of(
             [samples or slot.micro_batch() for slot in slots],
@@ -282,7 +285,7 @@ class SlotEngine:
             with context(slot):
                 slot.report()
         except Exception as error:  # one trial's error must not affect its neighbours
-            error = told(error)  # leaving takes memory, which its frames may hold
+            error = traced(error)  # leaving takes memory, which its frames may hold
             self.leave(slot)
             return Ended(slot, error=error)
         return self._end(slot) if slot.is_trained else None
@@ -329,7 +332,7 @@ class SlotEngine:
             try:
                 return Ended(slot, result=slot.finish())
             except Exception as error:
-                return Ended(slot, error=told(error))
+                return Ended(slot, error=traced(error))
             finally:
                 self.leave(slot)
 

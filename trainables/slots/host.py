@@ -29,7 +29,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from trainables.config import TrainConfig, TrialConfig
-from trainables.errors import EvaluationOutOfMemory, first_line, told
+from trainables.errors import EvaluationOutOfMemory, first_line, traced
 from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
 from trainables.results.records import Measurement
@@ -283,7 +283,7 @@ class SlotHost:
                 lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
             )
         except Exception as error:  # one trial's error must never end its neighbours
-            await self._end(guest, told(error), busy)
+            await self._end(guest, traced(error), busy)
             return False
         return True
 
@@ -324,8 +324,8 @@ class SlotHost:
         try:
             await self._uncharged(partial(publish_results, guest.trial))
         except OSError as of_storage:
-            ending = {ERROR: told(of_storage)}
-        # Of one that was asked alone to end, nothing is wanted here any more.
+            ending = {ERROR: traced(of_storage)}
+        # A trial that was ended by hand, while the others go on, does not come back.
         is_last = isinstance(ending.get(ERROR), StopTrial) and not self._stop_requested(None)
         if RESULT in ending or is_last:
             await self._uncharged(partial(clear_node, guest.trial))

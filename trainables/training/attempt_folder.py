@@ -138,8 +138,8 @@ def publish_rest(trial: TrialConfig) -> None:
 def publish_worker(trial: TrialConfig, rank: int, is_stopped: bool = False) -> None:
     """Publish one worker's log and, from the first worker's node, the results.
 
-    Of a trial that Tune has stopped the log alone: its end is recorded already, and nobody would
-    delete its best weights any more.
+    If Tune has stopped the trial, only the log: its end is recorded, and nobody would delete best
+    weights that are published now.
     """
     if trial.published_dir is None:
         return
@@ -152,7 +152,7 @@ def publish_worker(trial: TrialConfig, rank: int, is_stopped: bool = False) -> N
 def clear_node(trial: TrialConfig) -> None:
     """Remove everything of this attempt and earlier ones on this node; published files stay.
 
-    A later one may train here already, in another process.
+    A later attempt, which may already train here in another process, keeps its own.
     """
     if trial.published_dir is None:
         return
@@ -216,7 +216,8 @@ def _drop_unpublished(attempt: Path, address: str) -> None:
 def _fetch_earlier(addresses: Sequence[str], folder: Path) -> tuple[str, ...]:
     """What a training needs of earlier attempts, each in a folder of its own name in `folder`.
 
-    Of best weights that is their evaluation alone. Fetched once per node.
+    That is the newest checkpoint, and of best weights the evaluation but not the weights. Fetched
+    once per node.
     """
     attempts = {address: folder / address.rpartition("/")[2] for address in addresses}
     with _one_at_a_time(folder):
@@ -246,7 +247,7 @@ def _fetch_checkpoint(attempts: Mapping[str, Path]) -> None:
 
 
 def _fetch_best_evaluations(attempts: Mapping[str, Path]) -> None:
-    """Fetch what the attempts' best weights are the weights of."""
+    """Fetch the evaluations at which the attempts' best weights were saved."""
     name = f"{BEST}/{BEST_EVALUATION}"
     for address, attempt in attempts.items():
         (evaluation,) = open_storage(address).read_all([name])

@@ -227,9 +227,9 @@ def _partitions(wrapper: Any) -> list[Any]:
 
 
 def _check_all_is_known(model: Any, optimizer: Any) -> None:
-    """Check that all tensors updated in place of parameters are known; others would be left out.
+    """Check that every tensor that the optimizer updates can be restored.
 
-    Only under a wrapper does an optimizer update tensors other than the parameters.
+    Only under a wrapper does it update other tensors than the parameters themselves.
     """
     *wrappers, base = _unwrapped(optimizer)
     if not wrappers:
@@ -260,7 +260,7 @@ def _get(parameter: Any, moment: str | None, optimizer: Any) -> Any:
     master, part = _master(parameter, optimizer)
     state = _base_optimizer(optimizer).state.get(master, {})
     whole = master.data if moment is None else state.get(moment)
-    return None if whole is None else _of(parameter, whole, part)
+    return None if whole is None else _own_part(parameter, whole, part)
 
 
 def _on_cpu(value: torch.Tensor) -> torch.Tensor:
@@ -286,7 +286,7 @@ def _master(parameter: Any, optimizer: Any) -> tuple[Any, slice | None]:
     return parameter, None
 
 
-def _of(parameter: Any, whole: torch.Tensor, part: slice | None) -> torch.Tensor:
+def _own_part(parameter: Any, whole: torch.Tensor, part: slice | None) -> torch.Tensor:
     """The parameter's slice of what the optimizer updates, in the parameter's shape."""
     return whole if part is None else whole[part].view_as(parameter)
 
@@ -309,7 +309,7 @@ def _set(parameter: Any, value: torch.Tensor, moment: str | None, optimizer: Any
         if "step" not in state:
             state["step"] = step_counter(base, master)
         whole = state[moment]
-    _of(parameter, whole, part).copy_(value)
+    _own_part(parameter, whole, part).copy_(value)
 
 
 def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> None:

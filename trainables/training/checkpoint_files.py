@@ -73,7 +73,7 @@ def is_valid(checkpoint: Path) -> bool:
 
 
 def seems_valid(checkpoint: Path) -> bool:
-    """The same by sizes alone: of a large model the rest takes minutes."""
+    """Whether every file has the recorded size; digests of a large model take minutes."""
     return _all_match(checkpoint, lambda f, recorded: recorded.startswith(f"{f.stat().st_size}:"))
 
 
@@ -88,7 +88,7 @@ def _all_match(checkpoint: Path, matches: Callable[[Path, str], bool]) -> bool:
 def set_damaged_aside(attempt_dirs: Sequence[Path], going_on_from: Path | None) -> None:
     """Rename the damaged checkpoints: all that are newer than the one a training resumes from.
 
-    As the newest they would else be kept in place of intact ones.
+    Otherwise `keep_newest` would keep them and delete intact ones.
     """
     for path in checkpoints(attempt_dirs):
         if path == going_on_from:

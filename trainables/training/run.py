@@ -30,7 +30,7 @@ from trainables.training.measuring import Measuring, is_of_step
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.resume_point import resume_point
 
-# All wait for the one that is longest at its part of the evaluation.
+# Workers that are done with their part of an evaluation wait for the slowest one.
 _LONGEST_EVALUATION_S = 24 * 3600
 
 
@@ -159,9 +159,9 @@ def conclude(
 
 @contextmanager
 def _routers_coefficient_kept(model: Any) -> Iterator[None]:
-    """Keep what a mixture of experts would weigh its routers' loss by, for who trains it further.
+    """Keep a mixture of experts' own weight of its routers' loss, for those who train it further.
 
-    TRL writes its own 0.0 over it, which would be saved. By then it has turned that loss off.
+    TRL needs the 0.0 of `sft_config` only to turn that loss off, and would have it saved.
     """
     text = model.config.get_text_config()
     own = getattr(text, "router_aux_loss_coef", None)

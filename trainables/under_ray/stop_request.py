@@ -41,7 +41,7 @@ class _Listener:
 
     def __init__(self) -> None:
         self.heard = _Heard()
-        self.is_told = Event()
+        self.has_heard = Event()
 
 
 class StopRequest:
@@ -131,7 +131,7 @@ def stop_is_requested(trial: int | None = None) -> bool:
 def is_ended_by_hand(trial: int) -> bool:
     """Whether the trial of this number was asked to end, and will not resume."""
     listener = _listener()
-    listener.is_told.wait(_LONGEST_WAIT_S)
+    listener.has_heard.wait(_LONGEST_WAIT_S)
     return trial in listener.heard.trials
 
 
@@ -157,8 +157,8 @@ def _listen(job: str) -> _Listener:
             actor = ray.get_actor(_STOP)
             while not listener.heard.everyone:
                 known = listener.heard = ray.get(actor.wait.remote(nodes, known))
-                listener.is_told.set()
-        listener.is_told.set()
+                listener.has_heard.set()
+        listener.has_heard.set()
 
     Thread(target=listen, name="stop request", daemon=True).start()
     return listener
