@@ -82,14 +82,21 @@ def flush(path: Path) -> None:
         os.close(descriptor)
 
 
-class _LossyFile(io.FileIO):
-    """Drops what does not fit on a full disk."""
+class LossyFile(io.FileIO):
+    """Drops what cannot be written for one of these error numbers."""
+
+    def __init__(
+        self, file: Path | int, mode: str, dropped_at: tuple[int, ...], closefd: bool = True
+    ) -> None:
+        super().__init__(file, mode, closefd)
+        self._dropped_at = dropped_at
 
     def write(self, data: Any) -> int:
+        """Write what there is room for, or nothing."""
         try:
             return super().write(data)
         except OSError as error:
-            if not is_disk_full(error):
+            if error.errno not in self._dropped_at:
                 raise
             return len(data)
 
@@ -100,7 +107,7 @@ def log_stream(file: Path | int) -> TextIO:
     Args:
         file: its path, or a descriptor that is already open and stays open.
     """
-    raw = _LossyFile(file, "a", closefd=not isinstance(file, int))
+    raw = LossyFile(file, "a", _FULL, closefd=not isinstance(file, int))
     return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type]
 
 

@@ -11,12 +11,12 @@ import traceback
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TextIO
 
 from rich.console import Console, ConsoleDimensions
 from rich.live import Live
 
-from trainables.files.disk import log_stream
+from trainables.files.disk import LossyFile, log_stream
 
 _FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -80,24 +80,11 @@ class _RealConsole(Console):
 @contextmanager
 def _copy_of_stdout() -> Iterator[TextIO]:
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    buffer = io.BufferedWriter(_TerminalThatMayGo(os.dup(1), "w"))
+    # When a terminal or pipe is closed, trials must still save their checkpoints and end.
+    raw = LossyFile(os.dup(1), "w", dropped_at=(errno.EIO, errno.EPIPE))
+    buffer = io.BufferedWriter(raw)
     with io.TextIOWrapper(buffer, encoding, "replace", line_buffering=True) as stream:
         yield stream
-
-
-class _TerminalThatMayGo(io.FileIO):
-    """Drops writes to a terminal or pipe whose other end is closed.
-
-    Trials then still save their checkpoints and end, and nobody needs to read about it.
-    """
-
-    def write(self, data: Any) -> int:
-        try:
-            return super().write(data)
-        except OSError as error:
-            if error.errno not in (errno.EIO, errno.EPIPE):
-                raise
-            return len(data)
 
 
 @contextmanager
