@@ -11,8 +11,8 @@ from trainables.results.folder import SweepFolder
 from trainables.results.records import BaseRecord
 from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in
-from tune.cluster.slots import HostPool, answering
-from tune.cluster.waiting import awaited
+from tune.cluster.slots import HostPool
+from tune.cluster.waiting import answering, awaited
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker
 from tune.search.trials import largest_trial

@@ -5,16 +5,15 @@ from __future__ import annotations
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
 import ray
-from ray.exceptions import RayError, RayTaskError
+from ray.exceptions import RayError
 
 from trainables.config import TrialConfig
-from trainables.errors import Fault, UserError, first_line
 from trainables.results.confirmation import planned_repeats, unconfirmed, winners
 from trainables.results.records import TrialRecord
 from trainables.slots.speed import best
@@ -22,7 +21,7 @@ from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
 from tune.cluster.ray_cluster import usable_cpus
-from tune.cluster.waiting import awaited
+from tune.cluster.waiting import answering, awaited
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.capacity import (
@@ -196,22 +195,6 @@ class HostPool(SweepListener):
         measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
         _LOG.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)
         return slots
-
-
-@contextmanager
-def answering(what: str) -> Iterator[None]:
-    """Tell the user what to do if a process or node is lost before the first trial.
-
-    Raises:
-        UserError: a process or node was lost and Ray's retries failed.
-    """
-    try:
-        yield
-    except RayTaskError:  # the task failed, but its process is alive
-        raise
-    except RayError as error:
-        remedy = "the same command tries again; a lost node is in `ray status`"
-        raise UserError([Fault(what, f"lost its process: {first_line(error)}", remedy)]) from error
 
 
 def hosts_that_fit(

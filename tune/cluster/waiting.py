@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray.exceptions import RayError, RayTaskError
 
+from trainables.errors import Fault, UserError, first_line
 from trainables.under_ray.autoscaler import last_failure
 from tune.cluster.node_checks import nodes_up
 from tune.resources.capacity import wording, workers_in
@@ -28,3 +31,19 @@ def awaited(answer: Any, held: Mapping[str, float], tell: Callable[[str], None])
             failure = last_failure(ray.get_runtime_context().gcs_address)
             tell(f"waiting for a node with {wording(wanted)}{f': {failure}' if failure else ''}")
     return ray.get(answer)
+
+
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Tell the user what to do if a process or node is lost before the first trial.
+
+    Raises:
+        UserError: a process or node was lost and Ray's retries failed.
+    """
+    try:
+        yield
+    except RayTaskError:  # the task failed, but its process is alive
+        raise
+    except RayError as error:
+        remedy = "the same command tries again; a lost node is in `ray status`"
+        raise UserError([Fault(what, f"lost its process: {first_line(error)}", remedy)]) from error
