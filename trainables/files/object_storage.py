@@ -23,7 +23,7 @@ from urllib.parse import urlencode, urlsplit
 
 from pyarrow import fs
 
-from trainables.files.storage import read_or_none, segments_folder
+from trainables.files.storage import Storage, read_or_none, segments_folder
 
 _SEGMENT = "{:08d}.jsonl"
 _PARALLEL_REQUESTS = 32
@@ -37,8 +37,8 @@ _OUT = re.compile(
 T = TypeVar("T")
 
 
-class ObjectStorage:
-    """Objects under a prefix; see `trainables.files.storage.Storage` for each method's contract.
+class ObjectStorage(Storage):
+    """Objects under a prefix.
 
     Args:
         location: such as `s3://bucket/sweeps/mine`.

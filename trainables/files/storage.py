@@ -33,6 +33,7 @@ class Storage(Protocol):
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
         """The contents of many files; None for each that does not exist."""
+        return [read_or_none(self, name) for name in names]
 
     def write(self, name: str, content: bytes) -> None:
         """Create or replace a file atomically and durably."""
@@ -51,6 +52,7 @@ class Storage(Protocol):
 
     def read_logs(self, names: Sequence[str]) -> list[bytes]:
         """The lines of many logs."""
+        return [self.read_log(name) for name in names]
 
     def write_log(self, name: str, content: bytes) -> None:
         """Replace all lines of a log."""
@@ -109,7 +111,7 @@ def join(location: Location, *names: str) -> Location:
     return "/".join((location, *names)) if isinstance(location, str) else location.joinpath(*names)
 
 
-class LocalStorage:
+class LocalStorage(Storage):
     """A folder of a local disk or of a network file system such as NFS."""
 
     def __init__(self, root: Path) -> None:
@@ -122,10 +124,6 @@ class LocalStorage:
     def read(self, name: str) -> bytes:
         """See `Storage`."""
         return (self.root / name).read_bytes()
-
-    def read_all(self, names: Sequence[str]) -> list[bytes | None]:
-        """See `Storage`."""
-        return [read_or_none(self, name) for name in names]
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
@@ -172,10 +170,6 @@ class LocalStorage:
             return content
         folder = segments_folder(name)
         return b"".join(self.read(f"{folder}/{segment}") for segment in self.children(folder))
-
-    def read_logs(self, names: Sequence[str]) -> list[bytes]:
-        """See `Storage`."""
-        return [self.read_log(name) for name in names]
 
     def write_log(self, name: str, content: bytes) -> None:
         """See `Storage`."""
