@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import CannotInspect
 from trainables.inside.spectra import dense_spectrum, update_spectrum
 from trainables.inside.updates import MatrixUpdate, updates
-from trainables.inside.weights import LoadedWeights, SavedWeights, base_weights
+from trainables.inside.weights import SavedWeights, Weights, base_weights
 
 CPU = torch.device("cpu")
 LAYERS = 3
@@ -182,7 +183,7 @@ def test_a_full_fine_tuning_s_weights_kept_inputs_first_are_turned(tmp_path: Pat
         assert abs(left_O @ found_O) == pytest.approx(1, abs=1e-4)
 
 
-class CountingWeights:
+class CountingWeights(Weights):
     """Counts how many of the tensors it handed out are alive at once."""
 
     def __init__(self, weights: SavedWeights) -> None:
@@ -190,11 +191,14 @@ class CountingWeights:
         self._alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
         self.most_elements = 0
 
-    def names(self) -> list[str]:
-        return self._weights.names()
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
 
-    def read(self, name: str) -> torch.Tensor:
-        tensor = self._weights.read(name)
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        tensor = self._weights[name]
         self._alive.add(tensor)
         self.most_elements = max(self.most_elements, sum(t.numel() for t in self._alive))
         return tensor
@@ -299,9 +303,9 @@ def test_a_base_without_safetensors_is_loaded_whole(tmp_path: Path) -> None:
     torch.save(base.state_dict(), tmp_path / "pytorch_model.bin")
     (tmp_path / "config.json").write_text(json.dumps(base.config.to_dict()))
     weights = base_weights(ModelConfig(name=str(tmp_path), dtype="float32"))
-    assert isinstance(weights, LoadedWeights)
+    assert not isinstance(weights, SavedWeights)
     name = "model.layers.2.mlp.up_proj.weight"
-    torch.testing.assert_close(weights.read(name), base.state_dict()[name])
+    torch.testing.assert_close(weights[name], base.state_dict()[name])
 
 
 def test_layer_and_module_come_from_the_name() -> None:

@@ -92,17 +92,16 @@ def updates(
         FileNotFoundError: the folder holds no safetensors, or no configuration of them.
     """
     saved = SavedWeights(weights_dir)
-    in_base = decoder_matrices(hollow, base.names())
+    in_base = decoder_matrices(hollow, base)
     if config.lora is None:
-        in_trial = decoder_matrices(hollow, saved.names())
+        in_trial = decoder_matrices(hollow, saved)
     else:
-        in_trial = {f"{_module_of(n)}.weight": n for n in saved.names() if ".lora_A." in n}
+        in_trial = {f"{_module_of(n)}.weight": n for n in saved if ".lora_A." in n}
     shared = sorted(in_base.keys() & in_trial.keys(), key=lambda name: (layer_of(name) or 0, name))
     if not shared:
         raise CannotInspect("the base has none of the matrices that the trial trained")
     matrices = (
-        (name, in_trial[name], base.read(in_base[name]).to(device, torch.float32))
-        for name in shared
+        (name, in_trial[name], base[in_base[name]].to(device, torch.float32)) for name in shared
     )
     if config.lora is None:
         return _full_updates(weights_dir, saved, matrices)
@@ -114,7 +113,7 @@ def _full_updates(
 ) -> Iterator[MatrixUpdate]:
     model_type = read_config(weights_dir / "config.json").get("model_type")
     for name, in_trial, base_OI in matrices:
-        tuned_OI = saved.read(in_trial).to(base_OI)
+        tuned_OI = saved[in_trial].to(base_OI)
         dense_OI = _finite(name, tuned_OI - base_OI)
         if model_type in _INPUTS_FIRST:
             base_OI, dense_OI = base_OI.T, dense_OI.T
@@ -131,16 +130,19 @@ def _lora_updates(
     """
     adapter = read_config(weights_dir / "adapter_config.json")
     transposed = bool(adapter.get("fan_in_fan_out"))
-    magnitudes = {_module_of(n): n for n in saved.names() if "lora_magnitude_vector" in n}
+    magnitudes = {_module_of(n): n for n in saved if "lora_magnitude_vector" in n}
     for name, in_trial, base_OI in matrices:
         module = _module_of(in_trial)
-        A_RI = saved.read(in_trial).to(base_OI)
-        B_OR = saved.read(in_trial.replace(".lora_A.", ".lora_B.")).to(base_OI)
-        A_RI, B_OR = _finite(module, A_RI), _finite(module, B_OR * lora.scaling)
+        name_of_B = in_trial.replace(".lora_A.", ".lora_B.")
+        B_OR = saved.get(name_of_B)
+        if B_OR is None:
+            raise CannotInspect(f"{weights_dir} lacks {name_of_B}")
+        A_RI = _finite(module, saved[in_trial].to(base_OI))
+        B_OR = _finite(module, B_OR.to(base_OI) * lora.scaling)
         if transposed:
             base_OI = base_OI.T
         if module in magnitudes:
-            norm_O = saved.read(magnitudes[module]).to(base_OI).flatten()
+            norm_O = saved[magnitudes[module]].to(base_OI).flatten()
             tuned_OI = torch.addmm(base_OI, B_OR, A_RI)
             tuned_OI *= (norm_O / tuned_OI.norm(dim=1))[:, None]
             yield MatrixUpdate(name, base_OI, dense_OI=tuned_OI.sub_(base_OI))

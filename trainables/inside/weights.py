@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -15,28 +16,15 @@ from trainables.errors import CannotInspect
 from trainables.files.disk import whole_file
 from trainables.inputs.model import load_model, local_folder
 
-
-class Weights(Protocol):
-    """Named tensors of a model."""
-
-    def names(self) -> list[str]:
-        """Every tensor's name."""
-        ...
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU.
-
-        Raises:
-            CannotInspect: there is no tensor of that name.
-        """
-        ...
+Weights = Mapping[str, torch.Tensor]
+"""Tensors of a model, on the CPU."""
 
 
-class SavedWeights:
+class SavedWeights(Weights):
     """The tensors of a folder's safetensors, in one file or sharded by an index.
 
-    A tensor is in memory from `read` until the caller drops it. All files stay open, mapped but
-    not read.
+    A tensor is in memory from when it is looked up until the caller drops it. All files stay open,
+    mapped but not read.
 
     Args:
         folder: of one model or adapter.
@@ -48,7 +36,6 @@ class SavedWeights:
     """
 
     def __init__(self, folder: Path, dtype: torch.dtype | None = None) -> None:
-        self._folder = folder
         self._dtype = dtype
         self._files: dict[Path, Any] = {}
         self._file_of: dict[str, Path] = {}
@@ -61,14 +48,13 @@ class SavedWeights:
         if not self._file_of:
             raise FileNotFoundError(f"no safetensors in {folder}")
 
-    def names(self) -> list[str]:
-        """Every tensor's name."""
-        return list(self._file_of)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._file_of)
 
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU."""
-        if name not in self._file_of:
-            raise CannotInspect(f"{self._folder} lacks {name}")
+    def __len__(self) -> int:
+        return len(self._file_of)
+
+    def __getitem__(self, name: str) -> torch.Tensor:
         return self._open(self._file_of[name]).get_tensor(name).to(self._dtype)
 
     def _open(self, file: Path) -> Any:
@@ -78,23 +64,6 @@ class SavedWeights:
             except SafetensorError as error:
                 raise CannotInspect(f"{file} is damaged: {error}") from error
         return self._files[file]
-
-
-class LoadedWeights:
-    """The tensors of a model that is entirely in memory."""
-
-    def __init__(self, model: Any) -> None:
-        self._tensors = model.state_dict()
-
-    def names(self) -> list[str]:
-        """Every tensor's name."""
-        return list(self._tensors)
-
-    def read(self, name: str) -> torch.Tensor:
-        """One tensor, on the CPU."""
-        if name not in self._tensors:
-            raise CannotInspect(f"the base lacks {name}")
-        return self._tensors[name].cpu()
 
 
 def save_whole(file: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -132,4 +101,4 @@ def base_weights(model: ModelConfig) -> Weights:
     try:
         return SavedWeights(local_folder(model), getattr(torch, model.dtype))
     except FileNotFoundError:
-        return LoadedWeights(load_model(model))
+        return dict(load_model(model).state_dict())
