@@ -16,31 +16,23 @@ from trainables.inside.spectra import dense_spectrum
 from trainables.inside.weights import save_whole
 
 
-class BaseSpectra:
-    """The cache of one base model.
+def left_vectors(fingerprint: str, name: str, base_OI: torch.Tensor) -> torch.Tensor:
+    """All left singular vectors of a matrix by descending singular value, float32.
 
     Args:
         fingerprint: of the base model's content and dtype.
+        name: of the matrix.
+        base_OI: the matrix, on the device where the vectors are wanted.
     """
-
-    def __init__(self, fingerprint: str) -> None:
-        self._folder = node_cache() / "spectra" / _file_name(fingerprint)
-
-    def left_vectors(self, name: str, base_OI: torch.Tensor) -> torch.Tensor:
-        """All left singular vectors of a matrix by descending singular value, float32.
-
-        Args:
-            name: of the matrix.
-            base_OI: the matrix, on the device where the vectors are wanted.
-        """
-        file = self._folder / f"{_file_name(name)}.safetensors"
-        file.parent.mkdir(parents=True, exist_ok=True)  # for the lock
-        with FileLock(f"{file}.lock"):
-            if not file.exists():
-                left_OK = dense_spectrum(base_OI).left_OK.float().contiguous()
-                save_whole(file, {"left": left_OK.cpu()})
-                return left_OK
-        return load_file(file)["left"].to(base_OI.device)
+    folder = node_cache() / "spectra" / _file_name(fingerprint)
+    file = folder / f"{_file_name(name)}.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)  # for the lock
+    with FileLock(f"{file}.lock"):
+        if not file.exists():
+            left_OK = dense_spectrum(base_OI).left_OK.float().contiguous()
+            save_whole(file, {"left": left_OK.cpu()})
+            return left_OK
+    return load_file(file)["left"].to(base_OI.device)
 
 
 def _file_name(name: str) -> str:

@@ -14,7 +14,7 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.errors import CannotInspect, named
 from trainables.inputs.model import device, fingerprint, hollow_model
 from trainables.inside.activations import activation_drift, choose_prompts
-from trainables.inside.base_spectra import BaseSpectra
+from trainables.inside.base_spectra import left_vectors
 from trainables.inside.records import (
     MOST_SINGULAR_VALUES,
     InsideFolder,
@@ -95,14 +95,14 @@ def matrix_changes(
     config: TrialConfig, weights_dir: Path
 ) -> Iterator[tuple[str, MatrixChange, torch.Tensor]]:
     """Each matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
-    base_spectra = BaseSpectra(f"{fingerprint(config.model)}-{config.model.dtype}-OI")
+    base_key = f"{fingerprint(config.model)}-{config.model.dtype}-OI"
     base, hollow = base_weights(config.model), hollow_model(config.model)
     for update in updates(config, weights_dir, base, hollow, device()):
         spectrum = update_spectrum(update)
         change = describe(update, spectrum)
         if len(spectrum.values_K):
             moved = vector_change(
-                base_spectra.left_vectors(update.name, update.base_OI),
+                left_vectors(base_key, update.name, update.base_OI),
                 dense_spectrum(update.tuned(), top=COMPARED_VECTORS).left_OK,
             )
             change = change.model_copy(update=vars(moved))
