@@ -53,4 +53,5 @@ def as_options(held: Mapping[str, float]) -> dict[str, Any]:
     """The same as options of `ray.remote`."""
     custom = reserved(held)
     cpus, gpus = custom.pop("CPU", 0.0), custom.pop("GPU", 0.0)
-    return {"num_cpus": cpus, "num_gpus": gpus, "resources": custom}
+    memory = custom.pop("memory", None)
+    return {"num_cpus": cpus, "num_gpus": gpus, "memory": memory, "resources": custom}

@@ -21,6 +21,8 @@ from typing import Any, NamedTuple
 import ray
 from ray.exceptions import RayActorError
 
+from trainables.under_ray.gpu_types import as_options
+
 _STOP = "stop request"  # actor names are private to this driver
 _POLL_S = 1.0
 _LONGEST_WAIT_S = 10.0  # for the first answer; the actor may just be moving to another node
@@ -52,11 +54,8 @@ class StopRequest:
     """
 
     def __init__(self, reserve: Mapping[str, float]) -> None:
-        custom = dict(reserve)
         actor: Any = _StopRequest
-        self._actor = actor.options(
-            name=_STOP, memory=custom.pop("memory", None), resources=custom
-        ).remote()
+        self._actor = actor.options(name=_STOP, **as_options(reserve)).remote()
 
     def __enter__(self) -> StopRequest:
         return self

@@ -17,6 +17,7 @@ from trainables.config import TrialConfig
 from trainables.results.confirmation import planned_repeats, unconfirmed, winners
 from trainables.results.records import TrialRecord
 from trainables.slots.speed import best
+from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.slots import SlotHosts, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
@@ -129,10 +130,7 @@ class HostPool(SweepListener):
             return False
         self._start_for(at_once(config))
         if config.resources.lora.slots == "auto":
-            reserve = dict(self._waiting)
-            measure = trial_process_seconds.options(
-                memory=reserve.pop("memory", None), resources=reserve
-            )
+            measure = trial_process_seconds.options(**as_options(self._waiting))
             self._process_seconds = measure.remote()
         return True
 
