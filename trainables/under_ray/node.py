@@ -119,8 +119,10 @@ def _is_seen(location: str, name: str) -> bool:
 
 def this_node() -> NodeReport:
     """The report of this process's node."""
-    autoscaler = configuration(ray.get_runtime_context().gcs_address)
-    resources = _resources()
+    context = ray.get_runtime_context()
+    autoscaler = configuration(context.gcs_address)
+    here = context.get_node_id()
+    resources = next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
     return NodeReport(
         address=ray.util.get_node_ip_address(),
         ray=ray.__version__,
@@ -130,12 +132,6 @@ def this_node() -> NodeReport:
         most_workers=most_workers(autoscaler),
         worker_types=worker_types(autoscaler),
     )
-
-
-def _resources() -> dict[str, float]:
-    """Resources of this process's node, as Ray counts them."""
-    here = ray.get_runtime_context().get_node_id()
-    return next(node["Resources"] for node in ray.nodes() if node["NodeID"] == here)
 
 
 def gpu_bytes(count: int) -> int | None:

@@ -43,7 +43,9 @@ def run_trial(config: dict[str, Any], slot_hosts: SlotHosts | None = None) -> No
     use_credentials()
     try:
         check_sees(trial.base_dir, BASE_RECORD)
-        waits = trial.workers > 1 or _is_in_slot(trial, slot_hosts)
+        if reason_against(trial):
+            slot_hosts = None  # it trains alone
+        waits = trial.workers > 1 or slot_hosts is not None
         here = beside_workers(trial) if waits else on_this_node(trial)
         with log_to(Path(here.output_dir) / "trial.log"):
             outcome = _outcome(trial, here, slot_hosts)
@@ -99,7 +101,7 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
     Raises:
         UserError: the node's GPU is unusable.
     """
-    if slot_hosts and _is_in_slot(trial, slot_hosts):
+    if slot_hosts is not None:
         return train_in_slot(slot_hosts, trial, report_to_tune).best_weights_dir
     from trainables.process.out_of_memory import train_within_memory
 
@@ -113,7 +115,3 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
 
     best = train_within_memory(watched, here).best_weights_dir
     return published_address(here, Path(best)) if best else None
-
-
-def _is_in_slot(trial: TrialConfig, slot_hosts: SlotHosts | None) -> bool:
-    return slot_hosts is not None and not reason_against(trial)
