@@ -17,6 +17,7 @@ from typing import Final
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from torch.nn.utils.rnn import pad_sequence
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from trainables.embedded.generators import (
@@ -102,11 +103,10 @@ def encode(items: Sequence[Item], word_ids: Mapping[str, int]) -> tuple[torch.Te
         answer = [*item.completion.split(), "<eos>"]
         rows.append([word_ids[word] for word in (*question, *answer)])
         weights.append([QUESTION_WEIGHT] * len(question) + [1.0] * len(answer))
-    longest = max(map(len, rows))
-    pad = word_ids["<pad>"]
+    ids, pad = [*map(torch.tensor, rows)], word_ids["<pad>"]
     return (
-        torch.tensor([row + [pad] * (longest - len(row)) for row in rows]),
-        torch.tensor([row + [0.0] * (longest - len(row)) for row in weights]),
+        pad_sequence(ids, batch_first=True, padding_value=pad),
+        pad_sequence([*map(torch.tensor, weights)], batch_first=True),
     )
 
 
