@@ -134,7 +134,7 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
 
 
 def _tokenizer(model: ModelConfig, weights: Path) -> Any:
-    """As it was saved with the weights, if it was: what it is made of may be elsewhere by now."""
+    """The one saved with the weights, else one made anew, of files that may have moved since."""
     from trainables.inputs.model import load_tokenizer, saved_tokenizer
 
     return saved_tokenizer(weights) or load_tokenizer(model)
@@ -182,7 +182,7 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
 
         from trainables.inputs.model import load_model
 
-        # What merging does not need may be missing here.
+        # Merging needs neither, and what they name may be missing here.
         base = load_model(model.model_copy(update={"chat_template": None, "attention": None}))
         try:
             adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")

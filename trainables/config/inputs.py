@@ -72,7 +72,7 @@ class ModelConfig(Frozen):
         return self.eos_token is not None or self.chat_template is not None
 
     def __hash__(self) -> int:
-        """Of the name, as the template's variables have none."""
+        """By the name alone, as a dict of variables has no hash."""
         return hash(self.name)
 
 

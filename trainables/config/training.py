@@ -71,9 +71,9 @@ class TrainConfig(Frozen):
         return _every(self.report_every, total)
 
     def evaluations(self, samples: int | None) -> int | None:
-        """How often the model is evaluated; about so often if the number of samples is not known.
+        """How often the model is evaluated; an estimate if the number of samples is not known.
 
-        None if it is not, and decides: there are so many steps between two evaluations.
+        None if it is not known, and `report_every` counts steps.
         """
         if samples is not None or self.steps:
             return len(self.report_steps(self.total_steps(samples or 0)))

@@ -29,7 +29,7 @@ _SEGMENT = "{:08d}.jsonl"
 _PARALLEL_REQUESTS = 32
 _ATTEMPTS = 13  # 3.4 minutes in all, where pyarrow itself would ask for 6 seconds
 _SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
-# What the AWS SDK asks again for, as pyarrow words it, and of Google's what passes by itself.
+# Errors that pass: those for which the AWS SDK asks again, in pyarrow's words, and Google's.
 _OUT = re.compile(
     "AWS Error (SLOW_DOWN|THROTTLING|INTERNAL_FAILURE|SERVICE_UNAVAILABLE|NETWORK_CONNECTION"
     r"|REQUEST_TIMEOUT|UNKNOWN \(HTTP status 50[0234]\)) |Status\(UNAVAILABLE"

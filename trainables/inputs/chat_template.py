@@ -48,9 +48,9 @@ def _as_chat(
 
 
 def _foremost(refusals: Sequence[Exception]) -> Exception:
-    """The first in the template's own words, by `raise_exception`; if there is none, the last.
+    """The first refusal in the template's own words, by `raise_exception`; else the last one.
 
-    One that fails on the form of the calls may not get as far as what it refuses in any form.
+    On a form of calls that it cannot take, a template may fail before it says what is wrong.
     """
     return next((each for each in refusals if type(each) is TemplateError), refusals[-1])
 

@@ -82,9 +82,9 @@ def _malformed(rule: str, remedy: str = "") -> UnusableRow:
 
 
 def without_nulls(value: Any) -> Any:
-    """What a row holds without the fields that Parquet fills in, as one turn has what others lack.
+    """A row's content without nulls: Parquet gives all turns the fields that one of them has.
 
-    Some chat templates would write them, such as arguments of other functions' calls.
+    Some chat templates would write them, such as the arguments of other functions.
     """
     if isinstance(value, dict):
         return {name: without_nulls(held) for name, held in value.items() if held is not None}
@@ -121,7 +121,7 @@ def _turn(turn: Turn) -> Turn:
         raise _malformed("must be turns of a `role` and a `content`")
     if calls:
         return turn | {"tool_calls": _calls(calls)}
-    # Of an empty list, some chat templates write a turn of calls, without its content.
+    # For an empty list, some chat templates write a turn of calls and omit the content.
     return {name: value for name, value in turn.items() if name != "tool_calls"}
 
 

@@ -78,7 +78,7 @@ def load_model(model: ModelConfig) -> Any:
     """A fresh copy of the base model in its dtype, on the CPU.
 
     A mixture of experts computes no load-balancing loss of its routers, though its configuration
-    may ask for it: it is no part of the cross-entropy, and is of a whole batch.
+    may ask for it: that is no part of the cross-entropy, and depends on the whole batch.
 
     Raises:
         UserError: as for its tokenizer, or it does not take `model.attention`.

@@ -10,7 +10,7 @@ REMEDY = "give the right choice's index, counted from 0, or its text"
 def names_a_choice(target: object, choices: Sequence[object]) -> bool:
     """Whether lm-evaluation-harness finds a right choice: by its index or text, or by several.
 
-    What is neither it refuses itself. For indices the `range` of choices will do.
+    It refuses any other target itself. For indices a `range` will do as the choices.
     """
     if isinstance(target, list):
         return any(names_a_choice(each, choices) for each in target)

@@ -159,7 +159,7 @@ def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> l
 def count_samples(data: DataConfig, rendered: Iterable[Rendered]) -> int | None:
     """How many samples the rows make; None if that depends on their tokens.
 
-    Those that are too long are included, and those that the model's chat template refuses.
+    Includes those that are too long, and those that the model's chat template will refuse.
     """
     if data.text is not None:
         return None
@@ -230,7 +230,7 @@ def as_replay(faults: Sequence[Fault]) -> list[Fault]:
 
 
 def _lacking(template: Template, row: Row, without: Sequence[str]) -> list[str]:
-    """Those of the fields without a value that the template cannot do without."""
+    """Those of the fields without a value that the template needs."""
     filled = {name: row | {other: "" for other in without if other != name} for name in without}
     return [name for name in without if _needs_more_than(template, filled[name])] or list(without)
 

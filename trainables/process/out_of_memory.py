@@ -104,7 +104,7 @@ def size_of(config: TrialConfig, error: BaseException) -> str:
 
 
 def out_of_memory(config: TrialConfig, tried: Sequence[str], error: BaseException) -> OutOfMemory:
-    """What a trial ends with that does not fit even at batches of one sample."""
+    """The error of a trial that does not fit even at batches of one sample."""
     remedies = ["a shorter data.max_length"]
     if not config.train.gradient_checkpointing:
         remedies.append("train.gradient_checkpointing: true")

@@ -200,7 +200,7 @@ class Routing:
         self._masks = masks if dropped else None
 
     def split(self, x_NSI: torch.Tensor) -> list[torch.Tensor]:
-        """Each part's share, by adapter: (N, S, I) to (G, T, I) each. One part has them all."""
+        """Each part's share, by adapter: (N, S, I) to (G, T, I) each."""
         if len(self.parts) == 1:
             return [x_NSI.view(self._counts[0], -1, x_NSI.shape[-1])]
         shares = x_NSI.split(self._sizes)
@@ -208,7 +208,7 @@ class Routing:
         return [x.view(count, -1, length) for x, count in zip(shares, self._counts, strict=True)]
 
     def draw_masks(self, x_NSI: torch.Tensor) -> Sequence[Mask | None]:
-        """Each part's, for its share; None keeps all."""
+        """Draw each part's mask for its share of an input; None if nothing is dropped."""
         if self._masks is None:
             return [None] * len(self.parts)
         _, positions, features = x_NSI.shape
@@ -282,7 +282,7 @@ class Masks:
         self._growth_K = torch.tensor(kept, device=self._device).reciprocal()
 
     def draw(self, part: Part, shape_SI: tuple[int, int]) -> Mask | None:
-        """That of a part's share of an input; None keeps all."""
+        """Draw the mask for a part's share of an input; None if nothing is dropped."""
         adapters = part.adapters
         if not any(adapter.dropout for adapter in adapters):
             return None

@@ -18,7 +18,7 @@ _LARGEST_WINDOW = 0.5  # as a share of the width: beyond it copying costs what c
 
 @dataclass(frozen=True)
 class Window:
-    """As many positions in a row in each sequence of a batch.
+    """Adjacent positions, equally many in each sequence of a batch.
 
     Attributes:
         indices_W: the positions in the flattened batch.

@@ -6,9 +6,9 @@ time.
 
 An event is `{"measurement": ...}` at each report, and at the end `{"result": ...}` or
 `{"error": the exception}`; `{"unknown": True}` if the trial is not here, for example after the
-process has died and restarted. By asking for the next event a trial says that it is done with those
-before: that its measurements are recorded. One whose evaluation nobody records leaves, so that the
-attempt that resumes from its checkpoint evaluates again.
+process has died and restarted. By asking for the next event a trial confirms that the measurements
+before are recorded. If nobody records an evaluation, the trial leaves, and the attempt that resumes
+from its checkpoint evaluates again.
 """
 
 from __future__ import annotations
@@ -302,7 +302,7 @@ class SlotHost:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.
 
         Its best weights are published first, for an attempt that goes on from its checkpoint.
-        Of one that nobody listens to any more nothing is kept here, as if it had left.
+        If nobody listens to it any more, nothing of it is kept here, as if it had left.
 
         Args:
             guest: the trial.

@@ -18,7 +18,7 @@ from torch import nn
 
 from trainables.slots.batch import Window
 
-# Of the sequence that shows which modules they are: its length, and where its last positions begin.
+# The sequence that shows which modules they are: its length, and where its last positions begin.
 _WIDTH, _FIRST = 8, 5
 _ROUNDING = 1e-4  # relative to the effect of other values in the last positions
 

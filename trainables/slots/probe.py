@@ -88,8 +88,8 @@ def _passes_per_second(engine: SlotEngine, count: int, before: Sequence[Speed]) 
 def _timed(engine: SlotEngine, counts: Sequence[int]) -> list[list[float]]:
     """Seconds of a pass of each number of slots, repeated after one round for warm-up.
 
-    That is of the longest samples, for the memory that they take. Each further round goes the other
-    way, so that a machine that slows down favours none of them.
+    The warm-up takes the longest samples, for the memory that they need. Every other round goes the
+    other way, so that a machine that slows down favours none of them.
     """
     steps = {count: engine.typical_step(count) for count in counts}
     for count in counts:

@@ -194,7 +194,7 @@ class Measuring(TrainerCallback):
         return self._earlier_seconds + time.perf_counter() - self._started
 
     def _peak_bytes(self) -> int:
-        """Of all attempts; 0 where many trials train in a process: no part is one trial's."""
+        """The peak of all attempts; 0 in a slot, whose process trains other trials as well."""
         return max(self._earlier_peak, peak_bytes()) if self._has_own_process else 0
 
     def _costs(self, state: TrainerState) -> dict[str, float]:

@@ -52,7 +52,7 @@ class SlotHostActor(host.SlotHost):
         use_credentials()
         super().__init__(stop_is_requested)
 
-    # What the driver waits for before the first trial; a host that has started anew is asked again.
+    # The driver waits for these before the first trial, so a restarted host is asked again.
     reason_against = ray.method(max_task_retries=3)(host.SlotHost.reason_against)
     probe = ray.method(max_task_retries=3)(host.SlotHost.probe)
 

@@ -62,7 +62,7 @@ def _why_unknown(model: ModelConfig) -> str:
 
 
 def host_memory(config: SweepConfig) -> list[str]:
-    """What full fine-tuning needs of the nodes' own memory, whose size no check knows."""
+    """What full fine-tuning needs of the nodes' own memory, which nothing checks."""
     shape = read_shape(config.model)
     if shape is None or "full" not in _estimated(config):
         return []

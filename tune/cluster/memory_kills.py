@@ -12,6 +12,6 @@ from ray.tune.execution import tune_controller
 
 
 def take_for_losses() -> None:
-    """Let Tune take them for lost processes; called once is called for good."""
+    """Have Tune take them for lost processes, for as long as this process lives."""
     for module in (actor_manager, tune_controller):
         module.RayActorError = (RayActorError, OutOfMemoryError)

@@ -258,7 +258,7 @@ def at_once(config: SweepConfig) -> int:
 
 
 def hosts_to_start(fits: int, up: int, at_once: int, slots: int) -> int:
-    """As many as fit nodes that are up; on further nodes, no more than parallel trials fill.
+    """All hosts that fit nodes that are up; on further nodes, only as many as trials fill.
 
     Args:
         fits: hosts that fit the cluster at its largest.

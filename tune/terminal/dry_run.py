@@ -156,7 +156,7 @@ def _other_settings(point: TrialRecord) -> str:
 
 
 def _left_out(config: SweepConfig) -> str:
-    """Of a grid that the budget cuts, how large it is."""
+    """The size of a grid that the budget cuts, in words; else empty."""
     points = grid_size(config.search) if config.sampler == "grid" else None
     return f", of the grid's {points} points" if points and points > planned_trials(config) else ""
 

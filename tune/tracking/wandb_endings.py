@@ -1,4 +1,4 @@
-"""Which runs W&B has to their ends: noted in the sweep's folder, and asked of W&B.
+"""Which runs W&B has in full: noted in the sweep's folder, and asked of W&B.
 
 A run's `finish()` returns normally even if W&B refused the data, as it does for a key that was
 revoked, a run that was deleted or a quota that is used up. So only W&B's answer counts.
