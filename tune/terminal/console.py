@@ -137,7 +137,7 @@ class ConsoleListener(SweepListener):
             self._live = None
 
     def _say(self, line: str, style: str = "") -> None:
-        self._console.print(Text(line, style), soft_wrap=True, highlight=False)
+        self._console.print(Text(line, style), soft_wrap=True)
 
     def _progress(self) -> str:
         return self._table.progress(self._clock())

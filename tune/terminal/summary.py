@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 from rich.console import Console
 from rich.table import Table
@@ -43,24 +44,32 @@ def print_summary(
     hints: list[str],
 ) -> None:
     """Print what the sweep found, what failed, where everything is and what to run next."""
+    recommendation = recommend(config, records)
+    commands = _commands(recommendation, folder) if records else []
+    parts = chain(
+        _counts(config, records),
+        _front(config, records),
+        _recommended(recommendation),
+        _failures(records),
+        _places(recommendation, records, folder),
+        _next(recommendation, [*commands, *hints]),
+    )
+    for part in parts:  # each line whole, however long, so that commands and paths can be copied
+        console.print(part, soft_wrap=isinstance(part, Text))
+
+
+def _counts(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text]:
     counted = f": {count_statuses(records)}" if records else ""
     count = {0: "no trials", 1: "1 trial"}.get(len(records), f"{len(records)} trials")
-    _say(console, f"\n{config.name}: {count}{counted}", "bold")
-    recommendation = recommend(config, records)
-    _print_front(console, config, records)
-    _print_recommendation(console, recommendation)
-    _print_failures(console, records)
-    _print_places(console, recommendation, records, folder)
-    commands = _commands(recommendation, folder) if records else []
-    _print_next(console, recommendation, [*commands, *hints])
+    yield Text(f"\n{config.name}: {count}{counted}", "bold")
 
 
-def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialRecord]) -> None:
+def _front(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text | Table]:
     front = pareto_front(config, records)
     if not front:
         return
     title = "Pareto front" if len(config.objectives) > 1 else "Best"
-    _say(console, f"\n{title} ({goals_in_words(config)}):", "bold")
+    yield Text(f"\n{title} ({goals_in_words(config)}):", "bold")
     named = [objective.metric for objective in config.objectives]
     named += [constraint.metric for constraint in config.constraints]
     # Metrics that no trial of the front has, such as OOD without OOD tasks, get no column.
@@ -70,7 +79,9 @@ def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialR
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("trial", "rank", "alpha", "lr", *(SHORT_NAMES.get(key, key) for key in keys)):
         table.add_column(column, justify="right", overflow="fold")
-    for record in _sorted_by_first(config, front)[:_MOST_ON_FRONT]:
+    first = config.objectives[0]
+    front.sort(key=lambda record: first.loss(record.metric(first.metric) or 0.0))
+    for record in front[:_MOST_ON_FRONT]:
         lora = record.config.lora
         table.add_row(
             str(record.number),
@@ -79,56 +90,47 @@ def _print_front(console: Console, config: SweepConfig, records: Sequence[TrialR
             rate(record.config.learning_rate),
             *(metric_text(key, record.metric(key)) for key in keys),
         )
-    console.print(table)
+    yield table
     if len(front) > _MOST_ON_FRONT:
-        _say(console, f"and {len(front) - _MOST_ON_FRONT} more, see results.csv")
+        yield Text(f"and {len(front) - _MOST_ON_FRONT} more, see results.csv")
 
 
-def _sorted_by_first(config: SweepConfig, front: list[TrialRecord]) -> list[TrialRecord]:
-    """The front in walking order: from best to worst in the first objective."""
-    objective = config.objectives[0]
-    return sorted(front, key=lambda record: objective.loss(record.metric(objective.metric) or 0.0))
-
-
-def _print_recommendation(console: Console, recommendation: Recommendation | None) -> None:
+def _recommended(recommendation: Recommendation | None) -> Iterator[Text]:
     if recommendation is None:
-        _say(console, "\nNo trial to recommend: none is complete with every objective.", "bold")
+        yield Text("\nNo trial to recommend: none is complete with every objective.", "bold")
         return
     trial, found = recommendation.trial, recommendation.word.capitalize()
     style = "bold green" if recommendation.feasible else "bold yellow"
-    _say(console, f"\n{found}: trial {trial.number} ({setting(trial)})", style)
-    _say(console, f"  {recommendation.reason}")
+    yield Text(f"\n{found}: trial {trial.number} ({setting(trial)})", style)
+    yield Text(f"  {recommendation.reason}")
 
 
-def _print_failures(console: Console, records: Sequence[TrialRecord]) -> None:
+def _failures(records: Sequence[TrialRecord]) -> Iterator[Text]:
     found = by_reason(record for record in records if record.status in FAILURES)
     if not found:
         return
-    _say(console, "\nNot trained to the end:", "bold")
+    yield Text("\nNot trained to the end:", "bold")
     for status, reason, failed in found[:_MOST_REASONS]:
         line = f"  {len(failed)} x {status_in_full(status)}: {reason} ({numbers_text(failed)})"
-        _say(console, line, STATUS[status].style)
+        yield Text(line, STATUS[status].style)
     if len(found) > _MOST_REASONS:
-        _say(console, f"  and {len(found) - _MOST_REASONS} more reasons, see results.csv")
+        yield Text(f"  and {len(found) - _MOST_REASONS} more reasons, see results.csv")
 
 
-def _print_places(
-    console: Console,
-    recommendation: Recommendation | None,
-    records: Sequence[TrialRecord],
-    root: Location,
-) -> None:
+def _places(
+    recommendation: Recommendation | None, records: Sequence[TrialRecord], root: Location
+) -> Iterator[Text]:
     folder = SweepFolder(root)
-    _say(console, "\nResults:", "bold")
-    _say(console, f"  everything   {root}")
-    _say(console, f"  all trials   {folder.place(folder.results_csv)}")
+    yield Text("\nResults:", "bold")
+    yield Text(f"  everything   {root}")
+    yield Text(f"  all trials   {folder.place(folder.results_csv)}")
     if repeated(records):
-        _say(console, f"  over seeds   {folder.place(folder.confirmed_csv)}")
+        yield Text(f"  over seeds   {folder.place(folder.confirmed_csv)}")
     if (inside := InsideFolder(folder.root).root).is_dir():
-        _say(console, f"  inside       {inside}")
+        yield Text(f"  inside       {inside}")
     if recommendation is not None:
         kept = recommendation.trial.weights_dir or "not kept (train.save_weights is false)"
-        _say(console, f"  weights      {kept}")
+        yield Text(f"  weights      {kept}")
 
 
 def _commands(recommendation: Recommendation | None, root: Location) -> list[str]:
@@ -141,7 +143,7 @@ def _commands(recommendation: Recommendation | None, root: Location) -> list[str
     return lines
 
 
-def _print_next(console: Console, recommendation: Recommendation | None, hints: list[str]) -> None:
+def _next(recommendation: Recommendation | None, hints: list[str]) -> Iterator[Text]:
     weights = recommendation.trial.weights_dir if recommendation else None
     lines = list(hints)
     if recommendation is not None and weights is not None:
@@ -155,11 +157,6 @@ def _print_next(console: Console, recommendation: Recommendation | None, hints: 
             weights = "weights"
         lines.append(f"from {package} import {name}; model = {name}.from_pretrained({weights!r})")
     if lines:
-        _say(console, "\nNext:", "bold")
+        yield Text("\nNext:", "bold")
     for line in lines:
-        _say(console, f"  {line}")
-
-
-def _say(console: Console, line: str, style: str = "") -> None:
-    """Print a single line however long, so that commands and paths can be copied."""
-    console.print(Text(line, style), soft_wrap=True, highlight=False)
+        yield Text(f"  {line}")
