@@ -23,6 +23,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import cache, partial
+from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -124,11 +125,7 @@ class SlotHost:
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""
-
-        def load() -> None:
-            import trainables.slots.engine  # noqa: F401
-
-        await self._in_thread(load)
+        await self._in_thread(partial(import_module, "trainables.slots.engine"))
 
     async def reason_against(self, trial: dict[str, Any]) -> str | None:
         """Why trials like this one cannot share the base; None if they can.

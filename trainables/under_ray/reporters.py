@@ -18,10 +18,8 @@ from trainables.under_ray.stop_request import stop_is_requested
 
 MEASUREMENT = "measurement"
 OUTCOME = "outcome"
-# Until a process that a stopped trial does not leave ends; the next trial waits in it meanwhile.
+# A stopped trial that does not leave its process by then loses it; the next one waits there.
 MINUTES_TO_LEAVE = 10.0
-
-
 Report = Callable[[Measurement], None]
 
 
@@ -36,8 +34,8 @@ class Watched:
     That is if the trial reports nothing for too long, or does not leave once it is stopped.
 
     Args:
-        trial: the trial.
-        report: passes a measurement on.
+        trial: whose measurements they are.
+        report: passes one on.
     """
 
     def __init__(self, trial: TrialConfig, report: Report) -> None:
