@@ -275,7 +275,9 @@ class Masks:
         batch: Batch,
     ) -> None:
         self._adapters = list(adapters)
-        self._of = dict(zip(adapters, zip(generators, batch.lengths, strict=True), strict=True))
+        self._drawn_from = dict(
+            zip(adapters, zip(generators, batch.lengths, strict=True), strict=True)
+        )
         self._window = batch.window
         self._device = batch.input_ids_NS.device
         kept = [1 - adapter.dropout for adapter in adapters]
@@ -293,7 +295,7 @@ class Masks:
         kept_GRSI = torch.ones(shape_GRSI, dtype=torch.bool, device=self._device)
         for kept_RSI, adapter in zip(kept_GRSI, adapters, strict=True):
             if adapter.dropout:
-                generator, length = self._of[adapter]
+                generator, length = self._drawn_from[adapter]
                 shape = (part.rows, length, shape_SI[1])
                 kept_RSI[:, :length] = self._draw(shape, 1 - adapter.dropout, generator)
         if window:

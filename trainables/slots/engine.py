@@ -208,7 +208,7 @@ class SlotEngine:
         self._pass(slots, parts, slots[0].longest_micro_batch() if step is None else None)
         for slot in slots:
             slot.optimizer.clip(1.0)
-            slot.optimizer.torch.step()
+            slot.optimizer.inner.step()
             slot.optimizer.zero_grad()
         if self._base.device.type == "cuda":  # else the next pass would be charged with the steps
             torch.cuda.synchronize()

@@ -21,7 +21,7 @@ class FlatAdamW:
     AdamW works element by element, so the vector takes exactly the steps its parts would take.
 
     Attributes:
-        torch: the optimizer itself.
+        inner: the optimizer itself.
         state: moments by parameter of `adapter.tensors`, as views: writing to them in place
             changes the optimizer.
     """
@@ -34,10 +34,10 @@ class FlatAdamW:
             {"params": [self._flat_P], "weight_decay": arguments.weight_decay},
             {"params": [], "weight_decay": 0.0},
         ]
-        self.torch = kind(groups, **options)
+        self.inner = kind(groups, **options)
         moments = {name: torch.zeros_like(self._flat_P.data) for name in ("exp_avg", "exp_avg_sq")}
-        step = step_counter(self.torch, self._flat_P)
-        self.torch.state[self._flat_P] = {"step": step, **moments}
+        step = step_counter(self.inner, self._flat_P)
+        self.inner.state[self._flat_P] = {"step": step, **moments}
         views = {name: adapter.views(moment) for name, moment in moments.items()}
         self.state = {
             parameter: {"step": step, **{moment: views[moment][name] for moment in moments}}
@@ -47,7 +47,7 @@ class FlatAdamW:
     @property
     def param_groups(self) -> list[dict[str, Any]]:
         """Parameter groups, as of any torch optimizer."""
-        return list(self.torch.param_groups)
+        return list(self.inner.param_groups)
 
     def clip(self, max_norm: float) -> torch.Tensor:
         """Clip the gradient to `max_norm` (0: never); returns its norm before, on its device."""

@@ -69,7 +69,7 @@ class Slot:
         self.optimizer = FlatAdamW(self.adapter, self.args)
         self.lr_scheduler = get_scheduler(
             self.args.lr_scheduler_type,
-            self.optimizer.torch,
+            self.optimizer.inner,
             self.args.get_warmup_steps(self.args.max_steps),
             self.args.max_steps,
         )
@@ -182,7 +182,7 @@ class Slot:
             The gradient norm before clipping, on its device, for `log_norm`.
         """
         norm = self.optimizer.clip(self.args.max_grad_norm)
-        self.optimizer.torch.step()
+        self.optimizer.inner.step()
         (learning_rate, *_) = self.lr_scheduler.get_last_lr()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()

@@ -65,7 +65,7 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
     if absent := _absent_targets(adapted, lora):
         restore(base, adapted)
         rule = f"the model has no {', '.join(absent)}"
-        remedy = f"it has {', '.join(_linear(base))}"
+        remedy = f"it has {', '.join(_adaptable(base))}"
         raise UserError([Fault("search.lora.target_modules", rule, remedy)])
     return adapted
 
@@ -79,8 +79,8 @@ def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
     return sorted(name for name in wanted if not any(n.endswith(f".{name}") for n in names))
 
 
-def _linear(base: Any) -> list[str]:
-    """What the base's linear layers that LoRA can adapt are called, in order."""
+def _adaptable(base: Any) -> list[str]:
+    """The names, each once, of the base's linear layers that LoRA can adapt."""
     head, left = base.get_output_embeddings(), beside_text(base)
     linear = (
         name
