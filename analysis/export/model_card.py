@@ -48,11 +48,7 @@ _WHAT = {
 def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[str, Any]) -> str:
     """The card as Markdown, with front matter for the Hugging Face hub.
 
-    Args:
-        kind: what is exported.
-        record: of the trial.
-        sweep: that it is from.
-        settings: the exported `adapter_config.json` or `config.json`.
+    `settings` are those of the exported `adapter_config.json` or `config.json`.
     """
     base, model = sweep.base, record.config.model
     adapter = settings if kind == "adapter" else None

@@ -26,12 +26,8 @@ _OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv, .txt or
 def read_rows(file: Path, field: str) -> list[Row]:
     """The rows of a file in the format that its name ends with; JSON lines if with none of them.
 
-    Args:
-        file: what to read.
-        field: the field of the sweep file that names it.
-
     Raises:
-        UserError: it is malformed (with its line).
+        UserError: it is malformed (with its line), which is a fault of this field.
     """
     readers = {
         ".parquet": _read_parquet,

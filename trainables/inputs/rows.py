@@ -36,11 +36,7 @@ _TEMPLATE_FAILS = (
 
 
 def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
-    """Read the rows of a local file or a hub data set.
-
-    Args:
-        data: what to read.
-        source: the field of `data` that names it.
+    """Read the rows of the local file or hub data set that the field `source` of the data names.
 
     Raises:
         UserError: a file is missing, empty or malformed (with its line).

@@ -52,10 +52,6 @@ def choose_prompts(base: BaseRecord, items_jsonl: Path) -> list[str]:
     """The distinct prompts of the in-domain and retention tasks, taken round-robin by task.
 
     Those of a task come from all over its documents, as a group's are sorted by its tasks.
-
-    Args:
-        base: has each task's role.
-        items_jsonl: the base's items, which every trial of the sweep was evaluated on.
     """
     by_task: dict[str, dict[str, None]] = {}
     for item in read_items(items_jsonl):

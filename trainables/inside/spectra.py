@@ -58,9 +58,7 @@ def low_rank_spectrum(B_OR: torch.Tensor, A_RI: torch.Tensor) -> Spectrum:
 def dense_spectrum(W_OI: torch.Tensor, top: int | None = None) -> Spectrum:
     """Spectrum of any matrix, from W W^T or, if it has fewer columns than rows, from W^T W.
 
-    Args:
-        W_OI: the matrix.
-        top: how many left singular vectors to return; default all.
+    It has all left singular vectors, or the `top` first ones.
     """
     W_OI = W_OI.double()
     tall = W_OI.shape[0] > W_OI.shape[1]
@@ -107,9 +105,7 @@ class VectorChange:
 def vector_change(base_OK: torch.Tensor, tuned_OK: torch.Tensor) -> VectorChange:
     """Compare all left singular vectors of W0 with at least the first ones of W.
 
-    Args:
-        base_OK: of W0, by descending singular value.
-        tuned_OK: of W, likewise.
+    Both are in the order of descending singular values.
     """
     compared = min(COMPARED_VECTORS, base_OK.shape[1], tuned_OK.shape[1])
     tuned_OK = tuned_OK[:, : max(compared, min(_INTRUDER_VECTORS, tuned_OK.shape[1]))]

@@ -76,16 +76,10 @@ class MatrixUpdate:
 def updates(
     config: TrialConfig, weights_dir: Path, base: Weights, hollow: Any, device: torch.device
 ) -> Iterator[MatrixUpdate]:
-    """The update of every matrix that the trial trained, in layer order.
+    """The update of every matrix that the trial trained, in layer order, computed on the device.
 
-    Args:
-        config: the trial.
-        weights_dir: its weights.
-        base: the base's weights.
-        hollow: see `hollow_model`; the base itself will do.
-        device: to compute on.
-
-    See `is_rounded` for that of full fine-tuning in bfloat16.
+    `hollow` is the `hollow_model`, or the base itself. See `is_rounded` for what full fine-tuning
+    in bfloat16 does to an update.
 
     Raises:
         CannotInspect: base and trial do not match, or weights are not finite or damaged.

@@ -144,17 +144,9 @@ class SlotHost:
     async def probe(
         self, trial: dict[str, Any], most: int, passes: int, slot_seconds: float
     ) -> list[Any]:
-        """Measure how many slots are best.
+        """Measure how fast numbers of slots train; see `trainables.slots.probe`.
 
-        Args:
-            trial: the largest expected trial.
-            most: slots beyond which there is nothing to gain.
-            passes: micro-batches to be trained here in total.
-            slot_seconds: one-off cost of one more slot.
-
-        Returns:
-            Numbers of slots and the passes per second they made; see `trainables.slots.probe`.
-            The probe neither reads the trial's folders nor leaves anything in them.
+        This neither reads the trial's folders nor leaves anything in them.
 
         Raises:
             UserError: the model cannot be loaded, or lacks a target module.

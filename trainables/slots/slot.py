@@ -37,16 +37,10 @@ _READ_AT_ONCE = 64
 
 
 class Slot:
-    """A trial's state between the passes that it shares with others.
+    """A LoRA trial's state between the passes that it shares with others.
 
-    Args:
-        trial: a LoRA trial.
-        reporter: receives its measurements.
-        base: the frozen base.
-        tokenizer: the base's tokenizer.
-        tokenized: the trial's data.
-        targets: the adapted layers of the base.
-        resolved: an adapter's configuration with base and layers as resolved by PEFT.
+    `targets` are the adapted layers of the frozen base, `resolved` is an adapter's configuration
+    with base and layers as PEFT resolved them.
     """
 
     def __init__(

@@ -26,10 +26,7 @@ class BestWeights:
     Which evaluation that is belongs to a checkpoint's state: if its weights are lost, with their
     node or to the sweep's disk budget, those of a worse one do not become the best.
 
-    Args:
-        config: the trial.
-        save: writes the weights into a folder; every worker calls it.
-        is_first: whether this is the worker of rank 0.
+    Every worker calls `save`, which writes the weights into a folder; `is_first` is rank 0.
     """
 
     def __init__(self, config: TrialConfig, save: Callable[[Path], None], is_first: bool) -> None:

@@ -182,10 +182,7 @@ def _random_state() -> dict[str, torch.Tensor]:
 def _read_training_state(model: Any, optimizer: Any, keep: bool) -> dict[str, torch.Tensor]:
     """Whole tensors on the CPU; under ZeRO a collective that every worker takes part in.
 
-    Args:
-        model: as it is trained.
-        optimizer: the model's, with all wrappers.
-        keep: whether this worker gets the tensors, which take 12 bytes per parameter.
+    Only workers that are to keep them get the tensors, which take 12 bytes per parameter.
     """
     tensors: dict[str, torch.Tensor] = {}
     _link_moments(optimizer)

@@ -117,14 +117,9 @@ def remove_unfinished(attempt_dirs: Sequence[Path]) -> None:
 
 
 def mark_evaluated(checkpoint: Path, carried: dict[str, Any]) -> Path:
-    """Note that the evaluation of the checkpoint's step is done and reported.
+    """Note that the evaluation of the checkpoint's step is done and reported; returns the file.
 
-    Args:
-        checkpoint: its folder.
-        carried: see `checkpoint.Progress`, after it.
-
-    Returns:
-        The note's file.
+    See `checkpoint.Progress` for what is carried from there.
     """
     write_whole(checkpoint / _EVALUATED, json.dumps(carried))
     return checkpoint / _EVALUATED

@@ -129,9 +129,7 @@ class Measuring(TrainerCallback):
     ) -> Measurement:
         """Evaluate at a report step and report it with what was gathered in the step's training.
 
-        Args:
-            state: the trainer's.
-            before_report: called between evaluation and report.
+        `before_report` is called in between.
 
         Raises:
             EvaluationFailed: the evaluation raised an error.

@@ -90,14 +90,8 @@ def run_training(
 
     Resumes from the newest valid checkpoint of any attempt, as if nothing had happened.
 
-    Args:
-        config: the trial.
-        reporter: receives each measurement.
-        model: base model, with its adapter if there is one.
-        tokenizer: its tokenizer.
-        tokenized: the data.
-        arguments: see `sft_config`.
-        save: writes the trained weights into a folder; every worker calls it.
+    The model has its adapter if there is one, and `arguments` come from `sft_config`. Every worker
+    calls `save`, which writes the trained weights into a folder.
 
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
@@ -134,17 +128,10 @@ def conclude(
     save: Callable[[Path], None],
     is_first: bool = True,
 ) -> TrialResult:
-    """Save a trained trial's weights.
+    """Save a trained trial's weights; every worker calls it, and it calls `save` in each.
 
-    Its checkpoints stay until its end is recorded, and are removed by who records it: an attempt
-    that follows a crash in between finds the last step's and has but the weights to write.
-
-    Args:
-        config: the trial.
-        last: its measurement at the last step.
-        best: keeper of its best weights.
-        save: writes the trained weights into a folder; every worker calls it.
-        is_first: whether this is the worker of rank 0.
+    The checkpoints stay until the trial's end is recorded, and are removed by whoever records it:
+    an attempt after a crash in between finds the last step's, and has only the weights to write.
     """
     assert last is not None  # noqa: S101 - the last step is always reported
     if config.train.save_weights:

@@ -35,11 +35,7 @@ def configuration(cluster: str) -> Mapping[str, Any]:
 
 
 def worker_types(config: Mapping[str, Any]) -> list[dict[str, float]]:
-    """Resources of each worker type that a configuration allows, if it states them.
-
-    Args:
-        config: as Ray's autoscaler takes it.
-    """
+    """Resources of each worker type that a configuration allows, if it states them."""
     return [t["resources"] for t in _worker_types(config) if t["resources"]]
 
 

@@ -25,20 +25,12 @@ def type_of(kind: str) -> str | None:
 
 
 def gpu_types(node: Mapping[str, float]) -> list[str]:
-    """The types of a node's GPUs: one or none.
-
-    Args:
-        node: its resources, as Ray counts them.
-    """
+    """The types of GPUs, one or none, of a node with these resources, as Ray counts them."""
     return [kind.removeprefix(_OF_NODE) for kind in node if kind.startswith(_OF_NODE)]
 
 
 def counted_by_type(node: Mapping[str, float]) -> dict[str, float]:
-    """The resources of a node, with its GPUs counted a second time under their type.
-
-    Args:
-        node: as Ray counts them.
-    """
+    """A node's resources, as Ray counts them, with its GPUs a second time under their type."""
     return dict(node) | {kind_of(gpu_type): node.get("GPU", 0.0) for gpu_type in gpu_types(node)}
 
 

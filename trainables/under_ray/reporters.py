@@ -32,10 +32,7 @@ class Watched:
     """A trial's reporter that ends the process, which is then restarted, if it hangs.
 
     That is if the trial reports nothing for too long, or does not leave once it is stopped.
-
-    Args:
-        trial: whose measurements they are.
-        report: passes one on.
+    `report` passes a measurement on.
     """
 
     def __init__(self, trial: TrialConfig, report: Report) -> None:

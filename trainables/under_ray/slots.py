@@ -140,9 +140,7 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
 def _by_load(slot_hosts: SlotHosts, asked: dict[Any, Any]) -> list[Any]:
     """The hosts that are up, least loaded first; those about to leave their node are left out.
 
-    Args:
-        slot_hosts: all hosts.
-        asked: what has no answer yet, by host; one that is not up is asked once.
+    `asked` has the questions that wait for an answer: a host that is not up is asked once.
     """
     asked |= {actor: actor.load.remote() for actor in slot_hosts.actors if actor not in asked}
     answered, _ = ray.wait(list(asked.values()), num_returns=len(asked), timeout=_POLL_S)

@@ -30,13 +30,8 @@ def have_base_evaluated(
 ) -> None:
     """Have a worker evaluate the base and leave the results in the sweep's folder.
 
-    Args:
-        config: the sweep.
-        folder: folder of the sweep.
-        cache: where base evaluations are kept for all sweeps; used only if it is a folder.
-        hosts: slot hosts; if the sweep has any, the first one is the worker.
-        cluster: resources of the cluster by kind.
-        tell: called with each line of progress that the user should see.
+    If the sweep has slot hosts, the first one is the worker. `cache` has the evaluations of all
+    sweeps, and is used only if it is a folder. `tell` is called with each line of progress.
 
     Raises:
         UserError: the evaluation failed, or its node does not work in the sweep's folder.

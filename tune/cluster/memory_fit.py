@@ -116,9 +116,7 @@ class MemoryFit:
     def check(self, config: SweepConfig, has_base: bool = False) -> list[str]:
         """A sentence on each method whose batches are made smaller.
 
-        Args:
-            config: the sweep.
-            has_base: whether its base has already been evaluated, perhaps on larger GPUs.
+        A base that has been evaluated, perhaps on larger GPUs, need not fit.
 
         Raises:
             UserError: a method or the base's evaluation does not fit even one sample at a time.
@@ -193,9 +191,7 @@ class MemoryFit:
 def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]) -> MemoryFit:
     """The check for a sweep on a cluster.
 
-    Args:
-        config: the sweep.
-        smallest_gpu: returns the bytes of the cluster's smallest GPU of a type, or of any type.
+    `smallest_gpu` gives the bytes of the cluster's smallest GPU of a type, or of any type.
     """
     cards: dict[Method, int] = {}
     for method in config.search.methods:

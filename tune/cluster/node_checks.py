@@ -23,11 +23,7 @@ _HEAD = "node:__internal_head__"  # Ray's resource of that node
 
 
 def ask_nodes(location: Location, paths: list[str]) -> list[NodeReport]:
-    """Reports of all nodes that are up and are to stay.
-
-    Args:
-        location: location of the sweep's folder, in which each node has to work.
-        paths: files and folders that trials read.
+    """Reports of all nodes that are up and are to stay, on the sweep's folder and these paths.
 
     Raises:
         UserError: a node cannot run a task or does not answer within a minute.

@@ -18,12 +18,7 @@ _TIMEOUT_S = 30.0
 
 
 def clear_nodes(folder: SweepFolder, records: Iterable[TrialRecord]) -> None:
-    """Clear all nodes of trials that ended well; a node that does not answer is left alone.
-
-    Args:
-        folder: of a sweep in an object store.
-        records: its trials.
-    """
+    """Clear all nodes of trials that ended well; a node that does not answer is left alone."""
     ended = [record for record in records if record.status in ENDED_WELL]
     addresses = [folder.absolute(folder.attempts(record)[-1]) for record in ended]
     nodes = [node["NodeID"] for node in ray.nodes() if node["Alive"]]

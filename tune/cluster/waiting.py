@@ -20,10 +20,7 @@ _TELL_EVERY_S = 30.0
 def awaited(answer: Any, held: Mapping[str, float], tell: Callable[[str], None]) -> Any:
     """The answer; repeatedly tells what it waits for while no node could run what gives it.
 
-    Args:
-        answer: a reference to it.
-        held: what is held by the process that gives it.
-        tell: called with each line.
+    `held` is what is held by the process that gives it.
     """
     wanted = {kind: amount for kind, amount in held.items() if amount}
     while not ray.wait([answer], timeout=_TELL_EVERY_S)[0]:

@@ -25,10 +25,7 @@ def views_command(location: Location) -> str:
 
 
 def have_views_made(location: Location) -> list[str]:
-    """Create or update the view and the report of a sweep.
-
-    Args:
-        location: location of a sweep whose runs are at W&B.
+    """Create or update the view and the report of a sweep whose runs are at W&B.
 
     Returns:
         Where they are; if W&B refuses or does not answer, the command to run later.
