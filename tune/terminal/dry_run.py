@@ -191,18 +191,16 @@ def _estimate(runs: _Runs, samples: int | None, earlier: list[TrialRecord]) -> l
         lines.append(f"estimate: {told} a trial; the rest is known once the data are tokenised")
     else:
         steps = [point.train.total_steps(samples) for point in points]
-        mean = sum(steps) / len(steps)
         reports = points[0].train.evaluations(samples)
         each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
         told = f"{trials} that are to run" if runs.ended else f"{trials} trials"
-        seen = trials * sum(each) / len(each)
         lines.append(
-            f"estimate: {samples} samples, about {mean:.0f} optimizer steps and {reports} "
-            f"evaluations a trial, {seen:,.0f} samples trained on in all {told}"
+            f"estimate: {samples} samples, about {fmean(steps):.0f} optimizer steps and {reports} "
+            f"evaluations a trial, {trials * fmean(each):,.0f} samples trained on in all {told}"
         )
-    done = [r.seconds for r in earlier if r.status is TrialStatus.COMPLETE]
-    if taken := [seconds for seconds in done if seconds is not None]:
-        seconds = fmean(taken)
+    complete = [record.seconds for record in earlier if record.status is TrialStatus.COMPLETE]
+    if took := [seconds for seconds in complete if seconds is not None]:
+        seconds = fmean(took)
         total = seconds * trials / 3600
         lines.append(
             f"estimate: {seconds:.0f} s a trial in the earlier run, {total:.2f} h for "
