@@ -38,11 +38,12 @@ def test_unknown_task_and_unloadable_model_are_told_together_before_any_trial(
 
 def test_more_gpus_than_the_cluster_has_are_refused(tmp_path: Path) -> None:
     command = run_command(
-        "quickstart", "--output-dir", tmp_path, "--set", "resources.lora.gpus_per_worker=64"
-    )
+        "quickstart", "--output-dir", tmp_path, "--set", "train.batch_size=1024",
+        "--set", "resources.full={workers: 64, gpus_per_worker: 1, cpus_per_worker: 0.01}",
+    )  # fmt: skip
     assert command.exit_code == 2
-    assert "resources.lora.gpus_per_worker" in command.errors
-    assert "64" in command.errors
+    asks = "resources.full.gpus_per_worker: a trial asks for 64 GPUs (64 x 1), the cluster has "
+    assert command.errors.startswith(f"error: {asks}")
     assert not (tmp_path / "quickstart").exists()
 
 

@@ -6,7 +6,7 @@ import gzip
 import json
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet
@@ -228,11 +228,21 @@ def test_fields_absent_from_a_row_are_named_with_those_it_has() -> None:
     assert fault.remedy == "the row has question, answer"
 
 
+@pytest.mark.parametrize("name", ["path", "validation_path"])
+def test_a_folder_is_said_to_be_none_of_the_files(
+    name: Literal["path", "validation_path"], tmp_path: Path
+) -> None:
+    data = config(tmp_path, validation_path=f"{tmp_path}/")
+    (fault,) = faults(load_rows, data, name)
+    assert (fault.field, fault.rule) == (f"data.{name}", f"must be a file, is a folder: {tmp_path}")
+    assert fault.remedy == "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
+
+
 def test_both_templates_are_checked_and_a_malformed_one_is_a_fault() -> None:
     data = config("rows.jsonl", prompt="{{ question", completion="{{ answer }}")
     first, second = faults(learned, data, [{"question": "q"}])
     assert (first.field, second.field) == ("data.prompt", "data.completion")
-    assert first.rule.startswith("is no valid template")
+    assert first.rule.startswith("is no valid template: '{{ question' (unexpected end of template")
 
 
 def test_a_field_asked_for_only_where_defined_may_be_absent() -> None:

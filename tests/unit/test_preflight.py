@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 from builders import GAIN, LOSS, base_record, sweep_config
 
 from trainables.errors import UserError
 from trainables.files.locations import is_local, resolve
-from tune.config.preflight import check_metrics
+from tune.config.preflight import check_files, check_metrics
 from tune.config.sweep_config import SweepConfig
 
 BASE = base_record(metrics={"in_domain/a/acc": 0.5, LOSS: 0.5})
@@ -45,6 +48,18 @@ def test_what_trials_are_compared_by_before_their_end_must_be_logged() -> None:
         "early_stopping.metrics",
         "nothing logs in_domain/a/acc_nrom",
     )
+
+
+def test_a_malformed_template_is_told_once_whatever_rows_it_is_for(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "p", "completion": "c"}\n')
+    held_out = shutil.copy(rows, tmp_path / "held_out.jsonl")
+    data = {"path": str(rows), "validation_path": str(held_out), "prompt": "{{ prompt"}
+    with pytest.raises(UserError) as caught:
+        check_files(sweep_config(data=data), tmp_path)
+    assert [fault.field for fault in caught.value.faults if "template" in fault.rule] == [
+        "data.prompt"
+    ]
 
 
 def test_a_validation_loss_needs_rows_that_are_held_out() -> None:

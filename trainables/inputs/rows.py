@@ -58,8 +58,9 @@ def _read_local(location: str, field: str) -> list[Row]:
     except ModuleNotFoundError as error:
         raise UserError([Fault(field, str(error))]) from error
     if not file.is_file():
+        rule = "must be a file, is a folder" if file.is_dir() else "no such file"
         remedy = "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
-        raise UserError([Fault(field, f"no such file: {file}", remedy)])
+        raise UserError([Fault(field, f"{rule}: {file}", remedy)])
     return read_rows(file, field)
 
 
@@ -186,7 +187,7 @@ def _faults_of_template(
         wanted = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
         template = _ENVIRONMENT.from_string(text)
     except TemplateError as error:
-        yield Fault(field, f"is no valid template: {error}")
+        yield Fault(field, f"is no valid template: {text!r} ({error})")
         return
     for index, row in enumerate(rows):
         if index and all(isinstance(row.get(name), _PLAIN) for name in wanted):

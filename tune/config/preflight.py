@@ -56,7 +56,7 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     if config.inspect and not config.train.save_weights:
         faults.append(Fault("inspect", "needs train.save_weights: true, to have what to look into"))
     if faults:
-        raise UserError(faults)
+        raise UserError([*dict.fromkeys(faults)])  # rows of both sources may have the same
     return samples
 
 

@@ -95,12 +95,15 @@ def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
         except UserError as error:
             faults += error.faults
     faults += _unset_variables(source) or _read_deepspeed_file(source)
+    try:
+        config = SweepConfig.model_validate(source.values)
+    except ValidationError as error:
+        told = tuple(f"{fault.field}." for fault in faults)
+        found = faults_of(error, source.where)
+        faults += [fault for fault in found if not f"{fault.field}.".startswith(told)]
     if faults:
         raise UserError(faults)
-    try:
-        return SweepConfig.model_validate(source.values)
-    except ValidationError as error:
-        raise UserError(faults_of(error, source.where)) from error
+    return config
 
 
 def _find(name_or_path: str, folder: Path, field: str) -> Path:
@@ -136,15 +139,15 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
     if not isinstance(raw, dict):
         raise UserError([Fault("SWEEP", "must be a mapping of sections", location=str(file))])
     places: dict[KeyPath, str] = {}
-    repeated: list[Fault] = []
+    repeated: dict[KeyPath, Fault] = {}
     for location, line in _lines(node, ()):
         place = f"{file}:{line}"
-        if location in places:
+        if location in places and not any(location[:n] in repeated for n in range(len(location))):
             rule = f"is given twice, first at {places[location]}"
-            repeated.append(Fault(dotted(location), rule, "remove one", place))
+            repeated[location] = Fault(dotted(location), rule, "remove one", place)
         places[location] = place
     if repeated:
-        raise UserError(repeated)
+        raise UserError([*repeated.values()])
     source = _Source(_resolved(raw, (), file.parent.absolute()), places, file)
     if _EXTENDS not in source.values:
         return source
@@ -269,10 +272,14 @@ def _read_deepspeed_file(source: _Source) -> list[Fault]:
         return fault("cannot be given beside deepspeed.config, which takes its place")
     try:
         content = json.loads(Path(file).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except FileNotFoundError:
+        return fault(f"no such file: {file}")
+    except OSError as error:
         return fault(f"cannot be read: {error}")
+    except ValueError as error:
+        return fault(f"is no JSON: {file} ({error})")
     if not isinstance(content, dict):
-        return fault(f"must hold a JSON object: {file}")
+        return fault(f"must hold a JSON object, got a {type(content).__name__}: {file}")
     section["config"] = content
     return []
 
