@@ -15,6 +15,7 @@ import yaml
 from builders import GAIN, sweep_record, trial
 from simulated_search import ask, searcher_of
 
+from trainables.inputs.rows import read_general_text
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 from tune import command_line
@@ -403,7 +404,7 @@ BAD: dict[str, Any] = {
     ),
     "no such DeepSpeed file": (
         ["--set", "deepspeed.config_file=nowhere.json"],
-        "deepspeed.config_file: cannot be read: ",
+        "deepspeed.config_file: no such file: ",
     ),
     "no such package": (
         ["--set", "model.name=package://no_such_package/m"],
@@ -439,6 +440,13 @@ def test_general_text_without_texts_is_told_before_anything_runs(
         file.write_text(content)
         assert run(sweep, "--set", f"eval.general_text={file}") == command_line.BAD_INPUT
         assert f"error: eval.general_text: {message}" in capsys.readouterr().err
+
+
+def test_empty_lines_of_general_text_are_no_documents(tmp_path: Path) -> None:
+    lines, rows = tmp_path / "general.txt", tmp_path / "general.jsonl"
+    lines.write_text(" a\n\n \nb\n")
+    rows.write_text('{"text": " a"}\n{"text": ""}\n{"text": " "}\n{"text": "b"}\n')
+    assert read_general_text(str(lines)) == read_general_text(str(rows)) == [" a", "b"]
 
 
 def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
