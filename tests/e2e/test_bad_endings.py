@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,16 +23,17 @@ def test_unknown_task_and_unloadable_model_are_told_together_before_any_trial(
     tmp_path: Path,
 ) -> None:
     output_dir = tmp_path / "sweeps"
-    (tmp_path / "empty_model").mkdir()
+    model = shutil.copytree(PROJECT / "trainables" / "embedded" / "model", tmp_path / "model")
+    (model / "model.safetensors").write_text("half of a download")
     command = run_command(
         "quickstart", "--output-dir", output_dir,
         "--set", "eval.retention=[recall_capital]",
-        "--set", f"model.name={tmp_path / 'empty_model'}",
+        "--set", f"model.name={model}",
     )  # fmt: skip
     assert command.exit_code == 2
     assert "eval.retention" in command.errors
     assert "did you mean recall_capitals?" in command.errors
-    assert "model.name: cannot load" in command.errors
+    assert f"model.name: cannot load {model}: Error while deserializing" in command.errors
     assert "Traceback" not in command.errors
     assert not (output_dir / "quickstart").exists()
 

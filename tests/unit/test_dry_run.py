@@ -410,6 +410,10 @@ BAD: dict[str, Any] = {
         ["--set", "model.name=package://no_such_package/m"],
         "model.name: package 'no_such_package' is not installed",
     ),
+    "a folder without a model": (
+        ["--set", f"model.name={RUN.parent}"],
+        f"model.name: holds no config.json of a model: {RUN.parent}; paths are relative to ",
+    ),
     "no trials": (["--num-trials", "0"], "--num-trials: must be >= 1, got 0"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from trainables.config import ModelConfig
@@ -23,6 +25,8 @@ from trainables.process import hang_watch
 
 # The attention that was asked for is not the model's, or its package is not installed.
 _OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
+# What is raised on files that are cut, in the two formats of weights.
+_DAMAGED = (SafetensorError, struct.error)
 _SETTING_AT_FAULT = re.compile(r"^- `(\w+)`:", re.MULTILINE).findall
 
 
@@ -212,7 +216,12 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
             trust_remote_code=model.trust_remote_code,
             **options,
         )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+    except RuntimeError as error:
+        if "mismatched" not in str(error):
+            raise
+        rule = f"cannot load {model.name}: its weights have other sizes than its config.json tells"
+        raise UserError([Fault("model.name", rule, "fetch the model again, whole")]) from error
+    except (OSError, ValueError, ImportError, KeyError, *_DAMAGED) as error:
         names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
         remedy = hub_remedy(error) or names
         attention = options.get("attn_implementation")
@@ -224,7 +233,15 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
             remedy = "set model.trust_remote_code: true if you trust its code"
         elif "gated repo" in str(error):
             remedy = "set HF_TOKEN, where the sweep is started, to a token of one who has access"
-        rule = f"cannot load {model.name}: {first_line(error).rstrip('.')}"
+        told = first_line(error).rstrip(".")
+        if isinstance(error, _DAMAGED):
+            remedy = "fetch the model again, whole"
+        elif told.startswith("Couldn't instantiate the backend tokenizer"):  # and a list of ways to
+            told = (
+                "it has no tokenizer, or one that needs sentencepiece or tiktoken, which are not "
+                "installed"
+            )
+        rule = f"cannot load {model.name}: {told}"
         raise UserError([Fault("model.name", rule, remedy)]) from error
 
 

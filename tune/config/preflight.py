@@ -116,7 +116,13 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
             continue
         if not path.exists():
             faults.append(Fault(field, f"no such file or folder: {path}", _RELATIVE))
+        elif field == "model.name" and path.is_dir() and _holds_no_model(path):
+            faults.append(Fault(field, f"holds no config.json of a model: {path}", _RELATIVE))
     return faults
+
+
+def _holds_no_model(folder: Path) -> bool:
+    return not any((folder / name).is_file() for name in ("config.json", "adapter_config.json"))
 
 
 def _unreadable_text(config: SweepConfig) -> list[Fault]:

@@ -1,0 +1,58 @@
+"""A base model that cannot be loaded is a fault of its name, and says what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from faults import faults
+
+from trainables.config import ModelConfig
+from trainables.inputs.model import load_model, load_tokenizer
+
+EMBEDDED = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> ModelConfig:
+    """A copy of the embedded one."""
+    folder = shutil.copytree(EMBEDDED, tmp_path / "model")
+    return ModelConfig(name=str(folder), dtype="float32")
+
+
+def test_weights_that_are_half_of_a_download(model: ModelConfig) -> None:
+    weights = Path(model.name) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    (fault,) = faults(load_model, model)
+    assert fault.field == "model.name"
+    assert fault.rule.startswith(f"cannot load {model.name}: Error while deserializing header")
+
+
+def test_a_gguf_file_that_is_half_of_a_download(model: ModelConfig, tmp_path: Path) -> None:
+    file = tmp_path / "model.gguf"
+    file.write_bytes(b"GGUF\3\0\0\0half")
+    for load in (load_tokenizer, load_model):
+        (fault,) = faults(load, model.model_copy(update={"name": str(file)}))
+        assert fault.field == "model.name"
+        assert fault.rule.startswith(f"cannot load {file}: ")
+
+
+def test_weights_of_other_sizes_than_the_configuration_tells(model: ModelConfig) -> None:
+    file = Path(model.name) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"intermediate_size": 8}))
+    (fault,) = faults(load_model, model)
+    rule = f"cannot load {model.name}: its weights have other sizes than its config.json tells"
+    assert (fault.field, fault.rule) == ("model.name", rule)
+
+
+def test_no_tokenizer(model: ModelConfig) -> None:
+    for file in Path(model.name).glob("tokenizer*"):
+        file.unlink()
+    (fault,) = faults(load_tokenizer, model)
+    assert fault.field == "model.name"
+    assert fault.rule == (
+        f"cannot load {model.name}: it has no tokenizer, or one that needs sentencepiece or "
+        "tiktoken, which are not installed"
+    )
