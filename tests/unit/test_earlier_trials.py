@@ -107,15 +107,15 @@ def test_a_sweep_whose_default_attention_was_sdpa_goes_on() -> None:
     ("section", "value", "told"),
     [
         ("model", {"name": "other"}, "model.name some/model, not other"),
-        ("model", {"name": "some/model", "attention": "eager"}, "model.attention None, not eager"),
+        ("model", {"name": "some/model", "attention": "eager"}, "model.attention null, not eager"),
         ("data", {"path": "e.jsonl"}, "data.path rows.jsonl, not e.jsonl"),
-        ("eval", {**EVAL, "limit": 5}, "eval.limit None, not 5"),
+        ("eval", {**EVAL, "limit": 5}, "eval.limit null, not 5"),
         (
             "eval",
             {**EVAL, "ood": [{"task": "d", "limit": 5}]},
-            "eval.ood [{'task': 'd'}], not [{'task': 'd', 'limit': 5}]",
+            "eval.ood [{task: d}], not [{task: d, limit: 5}]",
         ),
-        ("train", {"steps": 7}, "train.steps None, not 7"),
+        ("train", {"steps": 7}, "train.steps null, not 7"),
         ("seed", 3, "seed 0, not 3"),
     ],
 )

@@ -6,12 +6,14 @@ not change; the search and its goals may change as long as the recorded trials f
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainables.errors import Fault, UserError
@@ -219,10 +221,16 @@ def _deciding(section: str, part: Any) -> Any:
 
 def _difference(section: str, before: Any, now: Any) -> str:
     if not isinstance(before, dict) or not isinstance(now, dict):
-        return f"{section} {before}, not {now}"
+        return f"{section} {_as_yaml(before)}, not {_as_yaml(now)}"
     key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
     was, is_now = without_nulls(before.get(key)), without_nulls(now.get(key))
-    return f"{section}.{key} {was}, not {is_now}"
+    return f"{section}.{key} {_as_yaml(was)}, not {_as_yaml(is_now)}"
+
+
+def _as_yaml(value: Any) -> str:
+    """On one line, as a sweep file may have it in a list."""
+    listed = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=math.inf)
+    return str(listed).strip()[1:-1]
 
 
 def own_trials(
