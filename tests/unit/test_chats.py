@@ -397,5 +397,5 @@ def test_no_chat_is_in_both_splits_and_long_samples_are_left_out_one_by_one(
 
 
 def test_only_chats_have_several_answers() -> None:
-    with pytest.raises(ValidationError, match="answers: all needs messages"):
+    with pytest.raises(ValidationError, match="answers must be last without messages, got all"):
         DataConfig(path="x", answers="all")

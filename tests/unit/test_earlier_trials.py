@@ -296,7 +296,10 @@ def test_a_warm_start_from_another_question_or_from_nothing_is_refused(tmp_path:
     with pytest.raises(UserError) as caught:
         import_trials(sweep(warm_start=[str(other), str(tmp_path / "nothing")]), {})
     first, second = map(str, caught.value.faults)
-    assert "has another model" in first
+    assert first == (
+        f"warm_start: {other} was started with model.name other, not some/model: its results mean "
+        "other things; leave it out, or give model, data and eval as there"
+    )
     assert "no sweep in" in second
 
 
@@ -306,7 +309,7 @@ def test_a_warm_start_from_before_an_edit_of_its_files_is_refused(tmp_path: Path
     record = ledger.sweep()
     ledger.write_sweep(record.model_copy(update={"inputs": {"data.path": "a", "model.name": "m"}}))
     assert import_trials(config, {"data.path": "a", "eval.general_text": "g"})[0]
-    with pytest.raises(UserError, match=r"another content of data\.path"):
+    with pytest.raises(UserError, match=r"was started with other content in data\.path: "):
         import_trials(config, {"data.path": "b"})
 
 
@@ -319,7 +322,7 @@ def test_a_warm_start_from_another_version_is_one_with_another_section(tmp_path:
     assert import_trials(config, {})[0]
     of_later = {"data": {**of_before, "shuffled": True}}
     ledger.write_sweep(record.model_copy(update={"config": record.config | of_later}))
-    with pytest.raises(UserError, match="has another data"):
+    with pytest.raises(UserError, match=r"was started with data\."):
         import_trials(config, {})
 
 

@@ -125,6 +125,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "is of a hub data set, and validation_path is none, got test",
         "name one there, or leave the split out",
     ),
+    "all answers of what are no chats": (
+        {"data__answers": "all"},
+        "data.answers",
+        "must be last without messages, got all",
+        "name the field that holds chats in messages, or leave it out",
+    ),
     "both alphas": (
         {"search__lora__alpha": 16},
         "search.lora",

@@ -132,7 +132,10 @@ class DataSource(Frozen):
         if self.text and (self.messages or self.chat_template or has_templates):
             raise ValueError(f"give text, or messages, or prompt and completion; {_TAKEN_BACK}")
         if self.answers == "all" and not self.messages:
-            raise ValueError("answers: all needs messages")
+            raise ValueError(
+                "answers must be last without messages, got all; name the field that holds chats "
+                "in messages, or leave it out"
+            )
         return self
 
     @property

@@ -334,15 +334,15 @@ def import_trials(
         ledger = Ledger(folder)
         if not ledger.exists():
             faults.append(Fault("warm_start", f"no sweep in {folder}", "give its own folder"))
-        elif other := _other_question(ledger.sweep(), config, inputs):
-            faults.append(
-                Fault("warm_start", f"{folder} has another {other}: its results mean other things")
-            )
+        elif others := _other_questions(ledger.sweep(), config, inputs):
+            remedy = "leave it out, or give model, data and eval as there"
+            meaning = "its results mean other things"
+            told = [f"{folder} was started with {other}: {meaning}" for other in others]
+            faults += [Fault("warm_start", rule, remedy) for rule in told]
         else:
             points, reasons = usable_trials(config, ledger.trials())
             found += points
-            told = reasons.most_common()
-            left_out += [f"{count} of {folder}: {why}" for why, count in told]
+            left_out += [f"{count} of {folder}: {why}" for why, count in reasons.most_common()]
     if config.warm_start and config.sampler == "grid":  # their points would count as run
         rule = "must not be given to a grid, which learns from no trial"
         faults = [Fault("warm_start", rule, "leave it out, or take another sampler")]
@@ -379,12 +379,10 @@ def usable_trials(
     return found, reasons
 
 
-def _other_question(
+def _other_questions(
     sweep: SweepRecord, config: SweepConfig, inputs: Mapping[str, str]
-) -> str | None:
-    """The section or file, if any, that gives another sweep's metrics a different meaning."""
-    other = [*_changed(sweep.config, config, _QUESTION)]
-    other += [
-        f"content of {f}" for f, of_now in inputs.items() if sweep.inputs.get(f, of_now) != of_now
-    ]
-    return next(iter(other), None)
+) -> list[str]:
+    """The settings and files that give another sweep's metrics a different meaning."""
+    edited = [f for f, of_now in inputs.items() if sweep.inputs.get(f, of_now) != of_now]
+    settings = _changed(sweep.config, config, _QUESTION).values()
+    return [*settings, *(f"other content in {field}" for field in edited)]
