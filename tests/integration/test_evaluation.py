@@ -867,12 +867,27 @@ def test_a_function_of_a_task_that_finds_nothing_is_not_said_to_be_without_data(
     assert "cannot be loaded: its doc_to_text: StopIteration" in fault.rule
 
 
-def test_a_metric_that_the_task_does_not_give_is_the_user_s_fault(
+def test_a_filter_that_the_task_has_not_is_told_before_any_model_is_asked(tokenizer: Any) -> None:
+    with pytest.raises(UserError) as caught:
+        Evaluator(suite(in_domain=[{"task": "list_max", "filter": "strict"}]), tokenizer)
+    (fault,) = caught.value.faults
+    assert fault.field == "eval.in_domain"
+    assert fault.rule == "task list_max cannot be loaded: its filter must be none, got strict"
+
+
+def test_metrics_that_tasks_do_not_give_are_the_user_s_faults_all_at_once(
     base_model: Any, tokenizer: Any
 ) -> None:
-    task = {"task": "list_max", "metric": "exact_match"}
-    with pytest.raises(UserError, match=r"list_max gives no exact_match.*it gives acc"):
-        Evaluator(suite(in_domain=[task]), tokenizer).evaluate(base_model)
+    """Each time the base is evaluated anew."""
+    asked, other = {"task": "list_max", "metric": "exact_match"}, {"task": "sort_numbers"}
+    wanted = suite(in_domain=[asked], ood=["list_last"], retention=[other | {"metric": "f1"}])
+    with pytest.raises(UserError) as caught:
+        Evaluator(wanted, tokenizer).evaluate(base_model)
+    first, second = caught.value.faults
+    assert (first.field, second.field) == ("eval.in_domain", "eval.retention")
+    assert first.rule == "task list_max gives no exact_match (filter none)"
+    assert "acc (filter none)" in first.remedy
+    assert second.rule.startswith("task sort_numbers gives no f1")
 
 
 @pytest.mark.parametrize("role", ["in_domain", "retention", "ood"])

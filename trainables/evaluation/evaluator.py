@@ -20,7 +20,7 @@ import torch
 from lm_eval.evaluator import evaluate
 
 from trainables import metric_keys
-from trainables.config import ROLES, EvalSuite, EvalTask, ModelConfig
+from trainables.config import ROLES, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.evaluation.forgetting import effective_choices, mean_over_members
 from trainables.evaluation.harness_model import Answers, HarnessModel, Layouts, Routed
@@ -103,7 +103,11 @@ class Evaluator:
         Args:
             model: the model to evaluate.
             workers: number that share the work; each of them calls this and has all results.
+
+        Raises:
+            UserError: tasks give no number that can be taken for an accuracy, all of them at once.
         """
+        faults: list[Fault] = []
         scores: dict[str, TaskScore] = {}
         metrics: dict[str, float] = {}
         items: list[ItemScore] = []
@@ -119,13 +123,18 @@ class Evaluator:
                     score, values = _read_score(loaded, result)
                     own_items = read_items(loaded, result, score)
                     warnings += find_without_answer(loaded, result, score)
+                    _check_is_a_share(loaded, score, own_items)
+                except UserError as error:
+                    faults += error.faults
+                    continue
                 except Exception as error:
                     error.add_note(f"task {loaded.task.label}")
                     raise
-                _check_is_a_share(loaded, score, own_items)
                 scores[loaded.task.label] = score
                 metrics |= values
                 items += own_items
+        if faults:
+            raise UserError(faults)
         return Evaluation(scores, metrics | _role_means(scores), items, warnings)
 
     def describe(self) -> list[dict[str, Any]]:
@@ -233,7 +242,7 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
             errors[metric.removesuffix("_stderr"), filter_name] = float(value)
         else:
             found[metric, filter_name] = float(value)
-    metric, filter_name = _choose(loaded.task, list(found))
+    metric, filter_name = _choose(loaded, list(found))
     _check_is_a_skill(loaded, metric)
     metrics = {
         metric_keys.task_score(loaded.role, label, name): value
@@ -263,7 +272,8 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
     return score, metrics
 
 
-def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
+def _choose(loaded: LoadedTask, found: list[tuple[str, str]]) -> tuple[str, str]:
+    task = loaded.task
     names = [metric for metric, _ in found]
     preferred = [name for name in (task.metric, *_PREFERRED_METRICS) if name in names]
     metric = preferred[0] if preferred else (names[0] if names else "")
@@ -272,7 +282,8 @@ def _choose(task: EvalTask, found: list[tuple[str, str]]) -> tuple[str, str]:
     if (task.metric and metric != task.metric) or (metric, filter_name) not in found:
         known = ", ".join(f"{name} (filter {used})" for name, used in found) or "no number"
         wanted = f"{task.metric or metric} (filter {filter_name})"
-        raise UserError([Fault("eval", f"task {task.task} gives no {wanted}", f"it gives {known}")])
+        rule = f"task {task.label} gives no {wanted}"
+        raise UserError([Fault(f"eval.{loaded.role}", rule, f"it gives {known}")])
     return metric, filter_name
 
 

@@ -145,6 +145,7 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
             spec["dataset_kwargs"] = {**spec.get("dataset_kwargs", {}), "data_files": files}
     built = manager.load([spec])
     _check_has_one_score(built, task)
+    _check_filter(built, task)
     shots = task.num_fewshot if task.num_fewshot is not None else suite.num_fewshot
     for member in built["tasks"].values():
         if getattr(member, "UNSAFE_CODE", False):
@@ -174,6 +175,14 @@ def _check_has_one_score(built: Any, task: EvalTask) -> None:
     elif task.task not in built["tasks"]:
         members = ", ".join(built["tasks"])
         raise _Unfit(f"it is a tag without a score of its own; name its tasks: {members}")
+
+
+def _check_filter(built: Any, task: EvalTask) -> None:
+    members = built["tasks"].values()
+    filters = [each.name for member in members for each in getattr(member, "_filters", ())]
+    if filters and task.filter is not None and task.filter not in filters:
+        known = " or ".join(dict.fromkeys(filters))
+        raise _Unfit(f"its filter must be {known}, got {task.filter}")
 
 
 def documents_digest(task: Any, limit: int | None) -> str:
