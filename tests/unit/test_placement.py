@@ -275,6 +275,14 @@ def test_types_that_share_a_limit_wait_for_each_other() -> None:
     assert [trial.number for trial in run.started] == list(range(60))
 
 
+def test_where_all_compete_one_trial_at_most_is_drawn_before_it_has_room() -> None:
+    """More would be drawn with no results yet to learn from."""
+    alike = {method: resources | {"accelerator_type": "H"} for method, resources in TYPED.items()}
+    run = Run(sweep(**alike), {"CPU": 64.0, "GPU": 8.0, "GPU:H": 8.0})
+    run.fill()
+    assert len(run.waiting()) == 1
+
+
 @pytest.mark.parametrize("waiting", ["lora", "full"])
 def test_slots_and_gpus_are_filled_whoever_waits(waiting: str) -> None:
     run = Run(sweep(lora={"slots": 4}), {"CPU": 64.0, "GPU": 8.0}, slots=4)
