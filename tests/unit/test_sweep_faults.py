@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 from sweep_files import edited, only_fault
 
+from tune.config.sweep_file import load_sweep
+
 # One thing wrong: field, rule with the value, remedy.
 RANGE = {"low": 1e-3, "high": 1e-3}
 ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
@@ -503,3 +505,45 @@ def test_one_thing_wrong_is_one_fault_with_field_rule_value_and_remedy(
     file.write_text(edited(**changes), encoding="utf-8")
     fault = only_fault(file)
     assert (fault.field, fault.rule, fault.remedy) == (field, rule, remedy)
+
+
+@pytest.mark.parametrize(
+    ("field", "refused", "taken"),
+    [
+        ("seed", -1, 0),
+        ("budget.trials", 0, 1),
+        ("budget.hours", 0, 0.1),
+        ("budget.gpu_hours", 0, 0.1),
+        ("budget.retries", -1, 0),
+        ("budget.minutes_per_report", 0, 0.1),
+        ("budget.checkpoint_gib", 0, 0.1),
+        ("resources.full.workers", 0, 1),
+        ("resources.full.gpus_per_worker", -1, 0),
+        ("resources.full.cpus_per_worker", 0, 0.1),
+        ("resources.full.accelerator_type", '""', "A"),
+        ("resources.lora.slots", -1, 0),
+        ("resources.max_concurrent", 0, 1),
+        ("resources.max_gpus", -1, 0),
+        ("early_stopping.reduction_factor", 1, 1.1),
+        ("early_stopping.first_rung", 0, 0.1),
+        ("early_stopping.first_rung", 1, 0.75),
+        ("early_stopping.loss_limit", 1, 1.1),
+        ("early_stopping.metrics", "{}", "{in_domain/acc_mean: 1}"),
+        ("confirm.top_k", 0, 1),
+        ("confirm.seeds", 0, 1),
+        ("search.full.batch_size", 0, 4),
+        ("search.full.epochs", 0, 0.1),
+        ("search.full.warmup", -0.1, 0),
+        ("search.full.weight_decay", -0.1, 0),
+    ],
+)
+def test_numbers_are_taken_from_their_bounds_on(
+    field: str, refused: object, taken: object, tmp_path: Path
+) -> None:
+    file = tmp_path / "tiny.yaml"
+    resources = {"lora": {"accelerator_type": "A"}} if field.endswith("accelerator_type") else {}
+    file.write_text(edited(search__full={"learning_rate": 1e-5}, resources=resources))
+    fault = only_fault(file, f"{field}={refused}")
+    assert fault.field.startswith(field)
+    assert fault.rule.startswith("must ")
+    load_sweep(str(file), [f"{field}={taken}"])

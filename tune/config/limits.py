@@ -76,7 +76,7 @@ class MethodResources(Frozen):
     model_config = ConfigDict(allow_inf_nan=False)
 
     workers: int = Field(default=1, ge=1)
-    gpus_per_worker: float | None = Field(default=None, ge=0)
+    gpus_per_worker: float | None = None
     cpus_per_worker: float = Field(default=1, gt=0)
     accelerator_type: str | None = Field(default=None, min_length=1)
 
