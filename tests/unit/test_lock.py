@@ -291,6 +291,15 @@ def test_a_driver_that_stood_still_stops_when_another_took_its_sweep(
     assert lock_of(tmp_path).token == "other"
 
 
+def test_a_driver_that_has_lost_its_sweep_says_so_also_at_its_end(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="on taker"), SweepLock(tmp_path, interval=600) as lock:
+        write_lock(tmp_path, host="taker")
+        lock._renew()
+        with pytest.raises(UserError, match="on taker"):
+            lock.check()
+    assert lock_of(tmp_path).token == "other"
+
+
 def test_a_lock_that_was_deleted_by_hand_is_put_back(tmp_path: Path) -> None:
     with SweepLock(tmp_path, interval=0.02):
         (tmp_path / "lock.json").unlink()

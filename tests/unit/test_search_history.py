@@ -67,6 +67,15 @@ def test_a_point_that_was_withdrawn_is_one_that_no_trial_has_had() -> None:
     assert not history.has(POINTS[0])
 
 
+def test_another_try_of_a_point_has_a_seed_of_none_of_its_runs() -> None:
+    """Of those that failed it may, as they say nothing about the point."""
+    tries = [trial(0, params=POINTS[0], seed=7), trial(1, params=POINTS[1], seed=7)]
+    repeats = [trial(n, params=POINTS[0], confirms=0, seed=6 + n) for n in (2, 3)]
+    failed = trial(4, params=POINTS[0], status=TrialStatus.FAILED, seed=10)
+    history = SearchHistory([*tries, *repeats, failed], [])
+    assert [history.unused_seed(point, 7) for point in POINTS[:3]] == [10, 8, 7]
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_the_best_are_what_sorting_all_trials_gives(seed: int) -> None:
     goals = sweep_config(constraints=["forgetting/mean <= 0.5"])

@@ -393,7 +393,7 @@ def test_no_trial_is_left_running() -> None:
 def test_what_failed_for_outside_reasons_is_told_as_failed(status: TrialStatus) -> None:
     searcher = searcher_of(sweep(trials=1))
     run(searcher, always(status, in_domain__acc_mean=1.0, forgetting__mean=0.0))
-    assert [trial.state for trial in searcher.study.trials] == [TrialState.FAIL]
+    assert [(t.state, t.constraints) for t in searcher.study.trials] == [(TrialState.FAIL, {})]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
@@ -449,6 +449,16 @@ def test_a_trial_without_a_finite_objective_fails_rather_than_runs_on(
 
 def feasible(trial: optuna.trial.FrozenTrial) -> bool:
     return all(value <= 0 for value in trial.constraints.values())
+
+
+@pytest.mark.parametrize(("bound", "kept"), [(0.0, True), (-2.0, False)])
+def test_a_trial_stopped_early_is_feasible_if_it_kept_the_constraints(
+    bound: float, kept: bool
+) -> None:
+    searcher = searcher_of(sweep(trials=2, constraints=[f"{LOSS} <= {bound}"]))
+    run(searcher, stopping)
+    assert searcher.study.trials[1].state is TrialState.PRUNED
+    assert feasible(searcher.study.trials[1]) is kept
 
 
 @pytest.mark.parametrize("status", [TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY])

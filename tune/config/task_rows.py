@@ -30,7 +30,7 @@ _OWN_READING = ("class", "custom_dataset", "include")
 _PRINTED = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
 _MARKUP = re.compile(r"\{([{%#]).*?[}%#]\}|\s", re.DOTALL)
 _DARK = re.compile(r"\S")
-_ENVIRONMENT = Environment(autoescape=False)  # noqa: S701 - nothing is rendered
+_ENVIRONMENT = Environment(autoescape=True)  # though nothing is rendered
 _ENVIRONMENT.filters["regex_replace"] = str  # which the harness has, too
 
 

@@ -167,7 +167,7 @@ class Study:
             intermediate_values=intermediate,
             params=record.params,
             distributions=distributions(self._config.search, record.params),
-            constraints=self._constraints(record, state) if state.is_finished() else None,
+            constraints=self._constraints(record, state),
             user_attrs=_attributes(record),
             system_attrs=self._generation(),
         )
