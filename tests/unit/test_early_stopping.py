@@ -101,6 +101,9 @@ def test_trials_of_other_lengths_do_not_meet() -> None:
     others = [trained(4), trained(8, epochs=2), trained(16, epochs=3), trained(32, steps=90)]
     rule = SuccessiveHalving(CONFIG)
     assert [rule.decide(number, *trial) for number, trial in enumerate(others)] == [None] * 4
+    histories = {number: [measured] for number, (measured, _) in enumerate(others)}
+    trains = {number: train for number, (_, train) in enumerate(others)}
+    assert SuccessiveHalving(CONFIG).replay(histories, trains) == {}
     rule.decide(4, *trained(16, epochs=2))
     assert rule.decide(5, *trained(32, epochs=2)) is not None
 

@@ -86,6 +86,13 @@ def test_an_edited_file_is_told_by_its_field(
     assert fault.field == field
 
 
+def test_a_renamed_file_of_a_folder_is_an_edit(config: SweepConfig, tmp_path: Path) -> None:
+    recorded = digests(config)
+    (tmp_path / "model/config.json").rename(tmp_path / "model/other.json")
+    with pytest.raises(UserError, match=r"model\.name"):
+        check_same_inputs(recorded, digests(config))
+
+
 def test_what_running_a_task_leaves_in_its_folder_is_no_edit(
     config: SweepConfig, tmp_path: Path
 ) -> None:

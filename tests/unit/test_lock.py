@@ -122,6 +122,12 @@ def test_the_lock_goes_when_the_driver_fails(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_that_cannot_be_removed_is_no_failure_of_its_driver(tmp_path: Path) -> None:
+    with SweepLock(tmp_path, interval=600):
+        (tmp_path / "lock.json").unlink()
+        (tmp_path / "lock.json").mkdir()
+
+
 def test_the_heartbeat_is_renewed(tmp_path: Path) -> None:
     with SweepLock(tmp_path, interval=0.02):
         first = lock_of(tmp_path)

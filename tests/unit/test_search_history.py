@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from itertools import count
+from types import SimpleNamespace
 
 import pytest
 from builders import scores, sweep_config, trial
@@ -111,3 +112,15 @@ def test_trials_run_in_the_order_in_which_they_came() -> None:
         each.set_status(Trial.RUNNING)
         trials[0].set_status(Trial.TERMINATED)
     assert chosen == [trials[0], trials[2], trials[3]]
+
+
+def test_trials_that_wait_for_room_never_start_once_the_sweep_stops() -> None:
+    scheduler, trials = Fifo(), [Trial("any", stub=True) for _ in range(3)]
+    for each in trials:
+        scheduler.on_trial_add(None, each)
+    trials[0].set_status(Trial.RUNNING)
+    scheduler.sweep_stopping()
+    stopped: list[Trial] = []
+    controller = SimpleNamespace(stop_trial=stopped.append)
+    assert scheduler.choose_trial_to_run(controller) is None
+    assert stopped == trials[1:]

@@ -292,7 +292,12 @@ ONLY_Q: dict[str, Any] = {"rank": [2], "target_modules": [["q_proj"]]}
 
 @pytest.mark.parametrize(
     "larger",
-    [{"rank": [8, 2]}, {"dora": [True, False]}, {"target_modules": ["all-linear", ["q_proj"]]}],
+    [
+        {"rank": [8, 2]},
+        {"dora": [True, False]},
+        {"dropout": [0.1, 0]},
+        {"target_modules": ["all-linear", ["q_proj"]]},
+    ],
 )
 def test_adapters_too_large_for_memory_leave_smaller_ones_their_trials(
     larger: dict[str, Any],
@@ -301,8 +306,13 @@ def test_adapters_too_large_for_memory_leave_smaller_ones_their_trials(
 
     def judge_size(trial: TrialConfig) -> Ending:
         lora = trial.lora
-        fits = lora and lora.rank == 2 and not lora.dora and lora.target_modules == ("q_proj",)
-        return completing(trial) if fits else short_of_memory(trial)
+        assert lora is not None
+        fits = lora.rank == 2 and lora.target_modules == ("q_proj",)
+        return (
+            completing(trial)
+            if fits and not (lora.dora or lora.dropout)
+            else short_of_memory(trial)
+        )
 
     rates = [n * 1e-4 for n in range(1, 9)]
     space = {"alpha_ratio": 1, "learning_rate": rates} | ONLY_Q | larger
@@ -377,6 +387,13 @@ def test_hours_count_from_the_start_of_the_command() -> None:
     searcher = searcher_of(
         sweep(budget={"trials": 50, "hours": 2}), clock=lambda: 7300.0, began=100.0
     )
+    assert searcher.suggest("any") == Searcher.FINISHED
+
+
+def test_a_sweep_that_stops_asks_for_no_trial_whatever_still_runs() -> None:
+    searcher = searcher_of(sweep())
+    ask(searcher)
+    searcher.sweep_stopping()
     assert searcher.suggest("any") == Searcher.FINISHED
 
 

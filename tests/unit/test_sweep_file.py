@@ -391,6 +391,12 @@ def test_a_sweep_extends_another(write: Write, tmp_path: Path) -> None:
     assert config.data.path == str(tmp_path / "below/rows.jsonl")
 
 
+def test_null_takes_back_a_section_of_the_file_that_is_extended(write: Write) -> None:
+    write(SWEEP, "base.yaml")
+    methods = "search:\n  lora: null\n  full: {learning_rate: 1.0e-5}\n"
+    assert load(write(f"extends: base.yaml\n{methods}")).search.methods == ("full",)
+
+
 def test_null_takes_back_a_template_of_the_file_that_is_extended(write: Write) -> None:
     templates = '  prompt: "{{ q }}"\n  completion: "{{ a }}"\n'
     rows = "  path: rows.jsonl\n"

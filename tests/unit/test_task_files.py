@@ -17,7 +17,7 @@ TASK = "task: a\n"
 @pytest.mark.parametrize(
     ("files", "count"),
     [
-        ({"a.yaml": TASK, "notes.md": "", "train.py": ""}, {"a.yaml"}),
+        ({"a.yaml": TASK, "notes.md": TASK, "train.py": ""}, {"a.yaml"}),
         ({"a.yaml": '"task": "a"\n"include": "_shared"\n', "_shared": "{}"}, {"a.yaml", "_shared"}),
         (
             {"a.yaml": f"{TASK}include: [_b, c.yaml]", "_b": "", "c.yaml": ""},

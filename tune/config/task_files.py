@@ -133,7 +133,7 @@ def _texts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[_Named]:
 
 def _files_at(name: str, file: Path, folder: Path, or_folder: bool = False) -> Iterator[Path]:
     """The files at a path, or pattern, beside a file or in the folder."""
-    if not 0 < len(name) <= _LONGEST_NAME or "\n" in name or "\0" in name:
+    if len(name) > _LONGEST_NAME or "\n" in name or "\0" in name:
         return
     if not re.search(r"\w", name):  # such as "**" of Markdown, which as a pattern fits every file
         return
