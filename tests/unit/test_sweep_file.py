@@ -186,7 +186,7 @@ def test_variables_are_filled_in(write: Write, monkeypatch: pytest.MonkeyPatch) 
         edited(
             model__name="org/model-${SIZE}",
             budget__trials="${TRIALS:-3}",
-            wandb={"project": "${EMPTY:-other}", "tags": ["${SIZE}", "a${EMPTY}b"]},
+            wandb={"project": "${EMPTY:-other}", "tags": ["${SIZE:-1b}", "a${EMPTY}b"]},
         )
     )
     config = load(file)

@@ -52,7 +52,7 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
         error: what pydantic raised for a `SweepConfig`.
         where: returns `file:line` of a location in the file.
     """
-    details = error.errors(include_url=False)
+    details = error.errors()
     places = [_written(detail["loc"]) for detail in details]
     unknown = {
         place: _known_keys(place)
