@@ -170,7 +170,7 @@ def size_on_modules(model: ModelConfig, lora: LoraConfig) -> Callable[[Any], tup
 
     def size(modules: Any) -> tuple[float, float]:
         count = _modules_count(modules)
-        if shape is None or modules == "all-linear":
+        if shape is None:
             return count, count
         return adapter_parameters(shape, lora.model_copy(update={"target_modules": modules})), count
 
