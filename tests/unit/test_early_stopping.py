@@ -369,6 +369,8 @@ def test_exploding_loss_stops_at_a_multiple_of_the_first(loss: float, stops: boo
     if outcome is not None:
         assert outcome.status is TrialStatus.DIVERGED
         assert outcome.reason == "training loss 6.1 is over 6, and began at 1"
+    without = SuccessiveHalving(CONFIG.model_copy(update={"loss_limit": None}))
+    assert without.decide(0, at(2, None, **{TRAIN_LOSS: 1e9})) is None
 
 
 def test_samples_that_are_harder_than_the_first_are_no_divergence() -> None:

@@ -132,10 +132,9 @@ class Rung:
         instead of a third: tests/benchmarks/early_stopping.py shows what that costs.
         """
         own = np.array([losses])
-        if number not in self.compared:
-            self.losses = np.vstack([self.losses, own]) if self.compared else own
-            self.shares = np.append(self.shares, share)
-            self.compared.add(number)
+        self.losses = np.vstack([self.losses, own]) if self.compared else own
+        self.shares = np.append(self.shares, share)
+        self.compared.add(number)
         losses_there = self.losses[np.abs(self.shares - share) <= _LARGEST_LEAD]
         if len(losses_there) < reduction_factor:
             return True
