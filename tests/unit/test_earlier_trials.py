@@ -223,12 +223,13 @@ def test_a_misspelt_value_can_be_mended_where_no_trial_measured_anything(tmp_pat
 def test_points_to_try_next_for_which_no_trial_is_left_are_told_of(
     trials: int, told: str, tmp_path: Path
 ) -> None:
-    config = sweep(trials=3)
+    confirm = {"confirm": {"top_k": 1, "seeds": 2}}  # whose runs no budget counts
+    config = sweep(trials=3, **confirm)
     begun = run(searcher_of(config))
     points = [{"method": "full", "learning_rate": rate} for rate in (1e-5, 1e-4)]
     ledger = Ledger(written(tmp_path / "own", config, begun))
     search = config.search.model_dump(exclude_unset=True) | {"first": points}
-    found = earlier_trials(sweep(trials=trials, search=search), ledger, {})
+    found = earlier_trials(sweep(trials=trials, search=search, **confirm), ledger, {})
     rule = f"search.first: {told} beyond budget.trials; --num-trials raises it"
     assert found.in_words() == ([rule] if told else [])
 

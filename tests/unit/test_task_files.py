@@ -100,4 +100,5 @@ def test_files_elsewhere_do_not_count(tmp_path: Path) -> None:
 def test_a_task_is_found_beside_yaml_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text(TASK)
     (tmp_path / "notes.yaml").write_text("about: task a\nsince: 2024-02-30\n")
+    (tmp_path / "group.yaml").write_text("group: g\ntask: [a]\n")
     assert task_named("a", [tmp_path]) == {"task": "a"}
