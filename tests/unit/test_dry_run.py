@@ -294,9 +294,11 @@ def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
 
     monkeypatch.setenv("WANDB_ENTITY", "team")
     assert entity() == "team"
-    config = load_sweep(str(sweep), ["wandb.entity=team"])
-    record = sweep_record(config).model_copy(update={"inputs": digests(config)})
-    Ledger(sweep.parent / "out" / "tiny").write_sweep(record)
+    for named in ([], ["wandb.entity=team"]):
+        config = load_sweep(str(sweep), named)
+        record = sweep_record(config).model_copy(update={"inputs": digests(config)})
+        Ledger(sweep.parent / "out" / "tiny").write_sweep(record)
+        assert entity() == "team"
     monkeypatch.delenv("WANDB_ENTITY")
     assert entity() == "team"
     monkeypatch.setenv("WANDB_ENTITY", "me")
@@ -513,7 +515,17 @@ def test_a_date_in_deepspeed_s_settings_is_refused(
     assert 'got train_batch_size "2026-02-20"; write auto' in capsys.readouterr().err
 
 
-def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None:
+@pytest.mark.parametrize(
+    ("searched", "told"),
+    [
+        ("", ""),
+        ("weight_decay: [0, 0.1]", "must leave weight decay to train.weight_decay"),
+        ("batch_size: [4, 8]", "must leave batches to train.batch_size"),
+    ],
+)
+def test_deepspeed_s_settings_may_repeat_those_of_the_sweep_that_are_not_searched(
+    searched: str, told: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     own = {
         "gradient_clipping": 1,
         "train_batch_size": 4,
@@ -524,10 +536,11 @@ def test_deepspeed_s_settings_may_repeat_those_of_the_sweep(sweep: Path) -> None
             "params": {"betas": [0.9, 0.999], "weight_decay": 0.0, "adam_w_mode": True},
         },
     }
-    override = f"deepspeed.config={json.dumps(own)}"
-    assert run(sweep, "--dry-run", "--set", override) == command_line.OK
-    searched = ("--set", "search.full.weight_decay=[0, 0.1]")
-    assert run(sweep, "--dry-run", "--set", override, *searched) == command_line.BAD_INPUT
+    full = f"search.full={{learning_rate: [1.0e-5], {searched}}}"
+    overrides = ("--set", full, "--set", f"deepspeed.config={json.dumps(own)}")
+    wanted = command_line.BAD_INPUT if told else command_line.OK
+    assert run(sweep, "--dry-run", *overrides) == wanted
+    assert told in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

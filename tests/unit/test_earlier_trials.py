@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import EVAL, GAIN, LOSS, measurement, sweep_record
+from builders import EVAL, GAIN, LOSS, measurement, sweep_record, trial
 from simulated_search import Judge, judge, run, searcher_of, sweep
 
 from trainables.errors import UserError
@@ -16,6 +16,7 @@ from trainables.results.recommendation import numbers_text
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import (
+    EarlierTrials,
     check_same_sweep,
     earlier_trials,
     import_trials,
@@ -232,6 +233,16 @@ def test_points_to_try_next_for_which_no_trial_is_left_are_told_of(
     found = earlier_trials(sweep(trials=trials, search=search, **confirm), ledger, {})
     rule = f"search.first: {told} beyond budget.trials; --num-trials raises it"
     assert found.in_words() == ([rule] if told else [])
+
+
+def test_what_was_interrupted_goes_on_and_what_failed_if_that_is_asked_for() -> None:
+    own = [trial(number, status=status) for number, status in enumerate(TrialStatus)]
+    found = EarlierTrials(own, [], [], is_new=False)
+    failed = {TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY}
+    for retry_failed, again in ((False, set()), (True, failed)):
+        going_on = found.to_go_on(retry_failed)
+        assert {record.status for record in going_on} == {TrialStatus.RUNNING, *again}
+        assert found.ended(retry_failed) == [record for record in own if record not in going_on]
 
 
 def test_a_new_objective_that_no_trial_logged_is_refused() -> None:

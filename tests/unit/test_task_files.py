@@ -44,6 +44,7 @@ TASK = "task: a\n"
             {"a.yaml": f"{TASK}dataset_kwargs: {{data_dir: data}}", "data/x": ""},
             {"a.yaml", "data/x"},
         ),
+        ({"a.yaml": f"{TASK}dataset_path: sub/..", "sub/x": "", "b": ""}, {"a.yaml"}),
         ({"a.yaml": f"{TASK}test_split: data", "data/x.parquet": ""}, {"a.yaml"}),
         (
             {
