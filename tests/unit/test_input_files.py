@@ -79,7 +79,7 @@ def test_an_edited_file_is_told_by_its_field(
 ) -> None:
     recorded = digests(config)
     check_same_inputs(recorded, digests(config))
-    (tmp_path / file).write_text("task: after")
+    (tmp_path / file).write_text((tmp_path / file).read_text().swapcase())
     with pytest.raises(UserError) as caught:
         check_same_inputs(recorded, digests(config))
     (fault,) = caught.value.faults

@@ -316,6 +316,20 @@ def test_a_lock_that_was_deleted_by_hand_is_put_back(tmp_path: Path) -> None:
         assert lock_of(tmp_path).process.pid == os.getpid()
 
 
+def test_the_heart_beats_on_after_a_beat_that_failed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    lock, deadline = tmp_path / "lock.json", time.monotonic() + 10
+    with SweepLock(tmp_path, interval=0.02):
+        while "cannot be renewed" not in caplog.text and time.monotonic() < deadline:
+            lock.write_text("{")
+            time.sleep(0.01)
+        lock.unlink()
+        while not lock.exists() and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert lock_of(tmp_path).process.pid == os.getpid()
+
+
 def test_a_lock_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "lock.json").write_text("{")
     assert f"{tmp_path}/lock.json: is no lock" in refused(tmp_path)
