@@ -215,6 +215,8 @@ def test_a_misspelt_value_can_be_mended_where_no_trial_measured_anything(tmp_pat
     assert {record.config.lora.target_modules for record in after if record.config.lora} == {
         ("q_proj",)
     }
+    diverged = failed[0].model_copy(update={"status": TrialStatus.DIVERGED})
+    assert refused(mended, [diverged])  # which it may before anything is measured
     ledger.append(2, measurement(1, {LOSS: 1.0}))
     with pytest.raises(UserError, match=r"target_modules: trial 2 of this sweep has"):
         earlier_trials(mended, ledger, {})
@@ -279,12 +281,15 @@ def test_a_sweep_goes_on_beside_trials_whose_metric_was_not_finite(
 
 
 def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path) -> None:
-    records = finished(sweep())
-    earlier = written(tmp_path / "earlier", sweep(), records)
+    repeated = sweep(confirm={"top_k": 1, "seeds": 2})
+    records = finished(repeated)
+    earlier = written(tmp_path / "earlier", repeated, records)
     lora = PLAIN["lora"] | {"rank": [2, 8]}
     config = sweep(search=PLAIN | {"lora": lora}, warm_start=[str(earlier)])
     found, left_out = import_trials(config, {})
-    ended = [r for r in records if r.status in (TrialStatus.COMPLETE, TrialStatus.DIVERGED)]
+    searched = [record for record in records if record.confirms is None]
+    assert len(searched) == len(records) - 2
+    ended = [r for r in searched if r.status in (TrialStatus.COMPLETE, TrialStatus.DIVERGED)]
     fitting = [r for r in ended if not (r.config.lora and r.config.lora.rank == 32)]
     assert [record.number for record in found] == [record.number for record in fitting]
     (line,) = left_out

@@ -23,8 +23,11 @@ from trainables.metric_keys import (
     GPU_HOURS,
     IN_DOMAIN_ACC,
     KL_BASE_TO_TUNED,
+    MAX_RESERVED,
     TOKENS_PER_SECOND,
+    TOKENS_SEEN,
     TRAIN_LOSS,
+    TRAIN_SECONDS,
     VALIDATION_LOSS,
 )
 from trainables.results.ledger import Ledger
@@ -348,7 +351,7 @@ def test_before_the_end_count_constraints_that_the_base_keeps_and_budgets() -> N
     judged = [
         f"{IN_DOMAIN_ACC} >= 0.05",
         f"{KL_BASE_TO_TUNED} <= 1",
-        f"{GPU_HOURS} <= 2",
+        *(f"{cost} <= 2" for cost in (GPU_HOURS, MAX_RESERVED, TRAIN_SECONDS, TOKENS_SEEN)),
     ]
     at_the_end = [
         f"{IN_DOMAIN_ACC} >= 0.5",
