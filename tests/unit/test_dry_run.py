@@ -274,6 +274,10 @@ def test_the_wandb_project_is_the_file_s_else_the_sweep_s_else_the_environment_s
     assert "error: WANDB_PROJECT: must hold none of / " in capsys.readouterr().err
     disabled = ("--set", "wandb.mode=disabled")
     assert project(*disabled) == "forgetting-sweeps"
+    monkeypatch.setenv("WANDB_MODE", "disabled")
+    assert project() == "forgetting-sweeps"
+    assert run(sweep, "--dry-run", "--set", "wandb.mode=offline") == command_line.BAD_INPUT
+    monkeypatch.delenv("WANDB_MODE")
     monkeypatch.setenv("WANDB_PROJECT", "mine")
     assert project() == "mine"
     assert project(*disabled) == "mine"  # where its next start may use W&B

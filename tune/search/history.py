@@ -65,7 +65,6 @@ class SearchHistory:
     def withdraw(self, number: int) -> None:
         """Forget a trial that will never run."""
         self._count(self._records.pop(number), -1)
-        self._confirming.discard(number)
         self.next_number = min(self.next_number, number)
 
     def tried(self, point: Params) -> int:
