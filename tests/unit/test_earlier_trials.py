@@ -118,6 +118,7 @@ def test_a_sweep_whose_default_attention_was_sdpa_goes_on() -> None:
         ),
         ("train", {"steps": 7}, "train.steps null, not 7"),
         ("seed", 3, "seed 0, not 3"),
+        ("name", "other", "name tiny, not other"),  # of a folder that was renamed
     ],
 )
 def test_another_question_is_another_sweep(section: str, value: object, told: str) -> None:
@@ -253,6 +254,8 @@ def test_a_new_objective_that_no_trial_logged_is_refused() -> None:
         "objectives.0: no trial of this sweep logged kl/base_to_tuned; keep the goals it was "
         "started with, or give the sweep another name"
     ]
+    failed = run(searcher_of(sweep(trials=2)), failing)
+    assert own_trials(sweep().model_dump(mode="json"), sweep(objectives=[goal]), failed) == failed
 
 
 def seen(searcher: OptunaSearcher) -> list[Any]:
@@ -281,8 +284,12 @@ def test_a_sweep_goes_on_beside_trials_whose_metric_was_not_finite(
 
 
 def test_a_warm_start_takes_what_fits_and_says_what_it_leaves_out(tmp_path: Path) -> None:
+    def measuring_at_the_end(trial: Any) -> Any:
+        status, metrics = judge(trial)
+        return status, metrics if status is TrialStatus.COMPLETE else {}
+
     repeated = sweep(confirm={"top_k": 1, "seeds": 2})
-    records = finished(repeated)
+    records = finished(repeated, measuring_at_the_end)
     earlier = written(tmp_path / "earlier", repeated, records)
     lora = PLAIN["lora"] | {"rank": [2, 8]}
     config = sweep(search=PLAIN | {"lora": lora}, warm_start=[str(earlier)])
