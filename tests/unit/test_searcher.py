@@ -212,6 +212,10 @@ def test_the_search_ends_with_its_gpu_hours() -> None:
     assert searcher_of(config, records[:3]).cut_short_by is None
     enough = sweep(budget={"trials": 5, "gpu_hours": 2.2})
     assert searcher_of(enough, records).cut_short_by is None
+    metrics = {GAIN: 0.5, LOSS: 0.1, "cost/gpu_h": 0.5}
+    winners = [ended(record, TrialStatus.COMPLETE, metrics) for record in records]
+    to_confirm = sweep(budget={"trials": 5, "gpu_hours": 2.2}, **CONFIRM)
+    assert searcher_of(to_confirm, winners).cut_short_by == "gpu_hours"
     assert len(run(searcher_of(config, records[:3]), always(TrialStatus.CANCELLED))) == 47
 
 
