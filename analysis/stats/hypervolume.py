@@ -36,7 +36,6 @@ def _volume(points: NDArray[np.float64], bound: NDArray[np.float64]) -> float:
     return sum(
         float(heights[i + 1] - heights[i]) * _volume(points[: i + 1, :-1], bound[:-1])
         for i in range(len(points))
-        if heights[i + 1] > heights[i]
     )
 
 

@@ -131,11 +131,14 @@ def test_items_that_are_all_alike_have_the_interval_of_clopper_and_pearson():
     assert (same.low, same.high) == pytest.approx((exact.low - 1, 1 - exact.low))
 
 
-@pytest.mark.parametrize("sizes", [(20, 1000), (5, 7, 300), (40, 40, 90)])
-def test_what_a_small_task_may_hide_is_bounded_by_all_shares_that_are_likely_enough(sizes):
+@pytest.mark.parametrize(
+    ("sizes", "weights"),
+    [((20, 1000), (0.5, 0.5)), ((5, 7, 300), (0.2, 0.3, 0.5)), ((40, 40, 90), (0.1, 0.3, 0.6))],
+)
+def test_what_a_small_task_may_hide_is_bounded_by_all_shares_that_are_likely_enough(sizes, weights):
     """Against a search over shares p for which seeing none has probability 5 % or more."""
     exact = scipy.optimize.minimize(
-        lambda p: -np.mean(p),
+        lambda p: -np.dot(weights, p),
         x0=np.full(len(sizes), 1e-3),
         bounds=[(0, 1 - 1e-9)] * len(sizes),
         constraints={
@@ -145,10 +148,10 @@ def test_what_a_small_task_may_hide_is_bounded_by_all_shares_that_are_likely_eno
         method="SLSQP",
     )
     assert exact.success
-    found = bootstrap_mean([[0] * n for n in sizes], bounds=(0, 1), level=0.9)
+    found = bootstrap_mean([[0] * n for n in sizes], weights, bounds=(0, 1), level=0.9)
     assert found.high == pytest.approx(-exact.fun, rel=1e-3)
-    alone = bootstrap_mean([[0] * sizes[0]], bounds=(0, 1)).high
-    assert bootstrap_mean([[0] * n for n in sizes], bounds=(0, 1)).high > alone / len(sizes) - 1e-9
+    alone = bootstrap_mean([[0] * sizes[0]], bounds=(0, 1), level=0.9).high
+    assert found.high > weights[0] * alone - 1e-9
 
 
 def test_items_at_a_bound_can_be_off_to_the_other_side_alone():
