@@ -24,12 +24,9 @@ def mcnemar(forgotten: int, gained: int) -> float:
         forgotten: number of items that went right -> wrong.
         gained: number of items that went wrong -> right.
     """
-    discordant = forgotten + gained
-    if discordant == 0:
-        return 1.0
     from scipy.stats import binom
 
-    return min(1.0, 2 * float(binom.cdf(min(forgotten, gained), discordant, 0.5)))
+    return min(1.0, 2 * float(binom.cdf(min(forgotten, gained), forgotten + gained, 0.5)))
 
 
 def mcnemar_over_tasks(

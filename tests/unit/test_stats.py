@@ -22,9 +22,11 @@ from analysis.stats import trends
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.stats.intervals import (
+    Interval,
     bootstrap_mean,
     difference_over_seeds,
     items_needed,
+    of_greatest,
     over_items,
     over_seeds,
     upper_bound,
@@ -35,15 +37,16 @@ from trainables.metric_keys import IN_DOMAIN_ACC
 from trainables.results.ledger import Ledger
 
 
-def test_the_bootstrap_is_what_drawing_items_one_by_one_gives():
+@pytest.mark.parametrize("level", [0.95, 0.99])
+def test_the_bootstrap_is_what_drawing_items_one_by_one_gives(level):
     generator = np.random.default_rng(1)
-    tasks = [generator.choice([-1, 0, 1], 60, p=[0.1, 0.6, 0.3]), generator.normal(0, 1, 25)]
-    found = bootstrap_mean(tasks, resamples=40_000)
+    tasks = [generator.choice([-1, 0, 1], 60, p=[0.1, 0.6, 0.3]), generator.exponential(1, 25)]
+    found = bootstrap_mean(tasks, resamples=40_000, level=level)
     means = [
         generator.choice(values, (40_000, len(values)), replace=True).mean(axis=1)
         for values in tasks
     ]
-    low, high = np.quantile(np.mean(means, axis=0), [0.025, 0.975])
+    low, high = np.quantile(np.mean(means, axis=0), [(1 - level) / 2, (1 + level) / 2])
     assert found.estimate == pytest.approx(np.mean([values.mean() for values in tasks]))
     assert found.low == pytest.approx(low, abs=0.01)
     assert found.high == pytest.approx(high, abs=0.01)
@@ -241,6 +244,17 @@ def test_accuracies_near_1_over_unequal_tasks_miss_as_rarely_as_they_say():
 def test_graded_items_have_the_interval_of_the_bootstrap():
     graded = [[0.5] * 5 + [0.25] * 20, [1.0] * 9 + [0.0] * 9]
     assert over_items(graded, bounds=(0, 1)) == bootstrap_mean(graded, bounds=(0, 1))
+
+
+def test_an_interval_that_is_to_include_0_ends_there():
+    above = Interval(0.3, 0.2, 0.4, 9)
+    assert above.including_0() == Interval(0.3, 0.0, 0.4, 9)
+    assert above.negated().including_0() == Interval(-0.3, -0.4, 0.0, 9)
+
+
+@pytest.mark.parametrize("others", [[], [None], [Interval(0.3, 0.2, 0.4, 9), None]])
+def test_the_greatest_of_several_has_no_interval_unless_each_has_one(others):
+    assert of_greatest(others) is None
 
 
 def test_every_task_needs_items():
