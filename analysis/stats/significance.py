@@ -103,7 +103,7 @@ def _never_reached(fair: Sequence[tuple[float, int]], observed: float) -> float:
     of comparisons.
     """
     squares = sum(count * size**2 for size, count in fair)
-    return 2 * math.exp(-(observed**2) / (2 * squares)) if squares else 1.0
+    return 2 * math.exp(-(observed**2) / (2 * squares))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
