@@ -94,10 +94,7 @@ def learning_rates(results: Results, sweep: Sweep) -> list[Conclusion]:
     """LoRA's best learning rate divided by full fine-tuning's; about 10 if both are tuned well."""
     full = results.full(sweep)
     trials = results.of(sweep, results.lora)
-    if full is None or not trials:
-        return []
-    fewest = min(len(full.trials), len(trials))
-    if fewest < _FEWEST_TRIALS // 2:
+    if full is None or min(len(full.trials), len(trials)) < _FEWEST_TRIALS // 2:
         return []
     lora = results.nearest_to_ideal(trials)
     one, other = lora.config.learning_rate, full.best.config.learning_rate

@@ -385,7 +385,14 @@ def test_metrics_are_shown_in_their_style(key, value, shown):
 
 @pytest.mark.parametrize(
     ("seconds", "shown"),
-    [(-1, "0 s"), (59.4, "59 s"), (59.6, "1 min 00 s"), (192, "3 min 12 s"), (7500, "2 h 05 min")],
+    [
+        (-1, "0 s"),
+        (59.4, "59 s"),
+        (59.6, "1 min 00 s"),
+        (192, "3 min 12 s"),
+        (3600, "1 h 00 min"),
+        (7500, "2 h 05 min"),
+    ],
 )
 def test_durations_are_short(seconds, shown):
     assert duration(seconds) == shown

@@ -15,6 +15,7 @@ from trainables.evaluation.forgetting import (
     count_flips,
     effective_choices,
     forgetting_metrics,
+    is_below_chance,
     retention_ratio,
 )
 from trainables.results.records import ItemScore, TaskScore
@@ -134,6 +135,18 @@ def test_without_retention_tasks_there_is_nothing() -> None:
 )
 def test_retention_ratio(base: float, tuned: float, chance: float, ratio: float | None) -> None:
     assert retention_ratio(base, tuned, chance) == (None if ratio is None else pytest.approx(ratio))
+
+
+@pytest.mark.parametrize(
+    ("value", "chance", "is_below"),
+    [(0.16, 0.25, True), (0.17, 0.25, False), (0.0, 0.0, False), (0.0, None, False)],
+)
+def test_a_score_is_below_chance_if_two_standard_errors_of_a_guess_off(
+    value: float, chance: float | None, is_below: bool
+) -> None:
+    """Of 100 items with a chance of 1/4 each, that is below 0.25 - 2 * 0.0433."""
+    found = score(value, chance=chance).model_copy(update={"items": 100})
+    assert is_below_chance(found) == is_below
 
 
 def test_a_task_at_chance_has_no_ratio_and_leaves_the_mean_alone() -> None:
