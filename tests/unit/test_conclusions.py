@@ -313,6 +313,8 @@ def test_of_lora_nothing_is_missed_unless_it_was_searched(tmp_path):
 def test_the_table_has_the_base_each_rank_and_full_sft_with_their_own_values(results):
     table = paper_table(results)
     assert [row.label for row in table.rows] == ["base", *(g.label for g in results.groups)]
+    assert table.summaries == ["in-domain", "OOD", "forgetting"]
+    assert [*table.summaries, *table.tasks] == list(table.roles)
     for row, group in zip(table.rows[1:], results.groups, strict=True):
         assert row.trial == group.best.number
         assert row.cells["in-domain"].value == group.best.metric(IN_DOMAIN_ACC)

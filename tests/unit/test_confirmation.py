@@ -327,6 +327,18 @@ def test_what_is_confirmed_are_points_and_each_with_every_seed_once() -> None:
     assert len(set(runs)) == len(runs)
 
 
+@pytest.mark.parametrize(("most", "found"), [(0.5, {0, 1, 2}), (0.1, {0, 1})])
+def test_there_are_no_more_winners_than_points_that_may_be_taken(
+    most: float, found: set[int]
+) -> None:
+    records = [
+        trial(n, {GAIN: 0.5 + loss, LOSS: loss}, learning_rate=loss)
+        for n, loss in enumerate((0.05, 0.09, 0.4))
+    ]
+    config = sweep_config(constraints=[f"{LOSS} <= {most}"])
+    assert {winner.number for winner in winners(config, records, 5)} == found
+
+
 def test_repeats_after_the_search_was_widened_are_those_of_its_earlier_trials(
     tmp_path: Path,
 ) -> None:

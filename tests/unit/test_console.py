@@ -188,6 +188,9 @@ def test_trials_stopped_early_count_for_those_to_come_but_not_for_repeats_of_win
     assert listener._progress().endswith(f"about {duration(15 * hour)} left")
     listener.trial_started(begun(40, confirms=0))
     assert listener._progress().endswith(f"about {duration(15 * hour)} left")
+    listener.trial_ended(trial(40, confirms=0, started=BEGAN, seconds=hour))
+    listener.trial_started(begun(41))  # as of a longer search, of which 39 trials have ended
+    assert listener._progress().endswith(f"about {duration(15.5 / 39 * hour + 14 * hour)} left")
 
 
 def test_a_grid_plans_no_more_trials_than_it_has_points():

@@ -739,7 +739,8 @@ def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.Mon
     monkeypatch.setattr(datasets, "load_dataset", load)
     of_subset = {"subset": "fr", "validation_path": "org/set"}
     assert load_rows(config("org/set", **of_subset)) == rows[:4]
-    assert load_rows(config("org/set", **of_subset, limit=3)) == rows[:3]
+    for limit in (3, 9):
+        assert load_rows(config("org/set", **of_subset, limit=limit)) == rows[: min(4, limit)]
     assert load_rows(config("org/set", **of_subset, split="test")) == rows[4:7]
     held_out = config("org/set", **of_subset, validation_split="test")
     assert load_rows(held_out) == rows[:4]

@@ -77,6 +77,7 @@ def test_tasks_carry_base_gain_and_forgetting_whose_mean_is_the_metric(sweeps):
     for trial_id, value in forgetting.items():
         assert value == pytest.approx(trials.loc[trial_id, FORGETTING_MEAN])
     assert (frame.loc[frame["role"] == "ood", "forgetting"].isna()).all()
+    assert (frame["gain"] == frame["score"] - frame["base"]).all()
 
 
 def test_items_give_the_tasks_scores(sweeps):
@@ -95,6 +96,7 @@ def test_every_metric_column_has_a_unit_and_a_direction(sweeps):
     assert logged <= set(described.index)
     assert described.loc[FORGETTING_MEAN, "better"] == METRICS[FORGETTING_MEAN].better
     assert described.loc["flips/sorting/forgotten", "better"] == "min"
+    assert "flips/sums/forgotten" not in described.index  # of the domain
 
 
 def test_what_else_the_harness_logs_for_a_task_is_described(tmp_path):

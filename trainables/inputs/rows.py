@@ -75,8 +75,7 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: one with a script
         rule = f"cannot load data set {name}: {error}"
         raise UserError([Fault(field, rule, hub_remedy(error))]) from error
-    limit = len(hub) if data.limit is None else min(data.limit, len(hub))
-    return [dict(row) for row in hub.select(range(limit))]
+    return [dict(row) for row in hub.select(range(len(hub))[: data.limit])]
 
 
 def read_general_text(location: str) -> list[str]:
