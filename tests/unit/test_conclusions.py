@@ -336,22 +336,28 @@ def test_differences_to_full_sft_are_differences_of_the_columns(results):
     assert all(cell.to_full is None for cell in full.cells.values())
 
 
-def test_marks_are_mcnemars_test_adjusted_for_the_picks_and_over_the_table(results):
-    table = paper_table(results)
-    cells = [(r, n) for r in table.rows for n, c in r.cells.items() if c.to_base]
+@pytest.mark.parametrize(("other", "mark"), [("to_base", "*"), ("to_full", "†")])
+def test_marks_are_mcnemars_test_adjusted_for_the_picks_and_over_the_table(results, other, mark):
+    table, full = paper_table(results), results.full(results.sweeps[0])
+    cells = [(r, n) for r in table.rows for n, c in r.cells.items() if getattr(c, other)]
     raw = []
     for row, name in cells:
         trial = next(r for r in results.complete if r.number == row.trial)
         tasks = list(results.tasks(table.roles[name])) if name in table.summaries else [name]
         pairs = [pair for task in tasks for pair in results.pairs(trial)[task]]
-        forgotten = sum(pair.is_forgotten for pair in pairs)
-        gained = sum(pair.is_gained for pair in pairs)
+        of_full = [pair for task in tasks for pair in results.pairs(full.best)[task]]
+        is_base = other == "to_base"
+        before = [pair.base.score if is_base else pair.tuned.score for pair in of_full]
+        differences = [pair.tuned.score - score for pair, score in zip(pairs, before, strict=True)]
+        forgotten, gained = differences.count(-1), differences.count(1)
         n = forgotten + gained
         p_value = scipy.stats.binomtest(forgotten, n).pvalue if n else 1.0
-        raw.append(min(1.0, row.trials * p_value))
+        picks = row.trials * (1 if is_base else full.picked_from)
+        raw.append(min(1.0, picks * p_value))
+    assert min(raw) < 0.05
     for (row, name), p_value in zip(cells, holm(raw), strict=True):
-        assert row.cells[name].to_base.p_value == pytest.approx(p_value)
-        assert ("*" in cell_text(row.cells[name])) == (p_value < 0.05)
+        assert getattr(row.cells[name], other).p_value == pytest.approx(p_value)
+        assert (mark in cell_text(row.cells[name])) == (p_value < 0.05)
 
 
 def write_repeat(ledger, of, number, value=0.5, status=TrialStatus.COMPLETE):

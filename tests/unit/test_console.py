@@ -193,6 +193,16 @@ def test_trials_stopped_early_count_for_those_to_come_but_not_for_repeats_of_win
     assert listener._progress().endswith(f"about {duration(15.5 / 39 * hour + 14 * hour)} left")
 
 
+def test_what_is_left_is_what_can_start_within_the_hours_and_one_trial_more():
+    config, clock = sweep_config(budget={"trials": 40, "hours": 1}), Clock()
+    listener = ConsoleListener(config, no_terminal(), clock)
+    listener.trial_ended(trial(0, started=BEGAN, seconds=100))
+    clock.now += 3300
+    assert listener._progress().endswith(f"about {duration(300 + 100)} left")
+    clock.now += 300
+    assert "left" not in listener._progress()
+
+
 def test_a_grid_plans_no_more_trials_than_it_has_points():
     listener = ConsoleListener(sweep_config(trials=20, sampler="grid"), no_terminal(), Clock())
     assert listener._progress().startswith("0/5 finished")

@@ -27,11 +27,9 @@ def unconfirmed(
     """
     for winner in chosen:
         runs = [record for record in records if point_of(record) == point_of(winner)]
-        taken = {run.config.seed for run in runs}
-        first = max(run.config.seed for run in runs if run.confirms is None) + 1
-        unused = [seed for seed in range(first, first + seeds) if seed not in taken]
+        first = max(run.config.seed for run in runs) + 1
         repeats = sum(run.confirms is not None for run in runs)
-        for seed in unused[: max(0, seeds - repeats)]:
+        for seed in range(first, first + seeds - repeats):
             yield winner, seed
 
 
