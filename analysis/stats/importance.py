@@ -89,7 +89,7 @@ def _distributions(trials: Sequence[Settings]) -> dict[str, BaseDistribution]:
         values = {settings[name] for settings in trials}
         if len(values) < 2:
             continue
-        numbers = [v for v in values if isinstance(v, int | float) and not isinstance(v, bool)]
+        numbers = [v for v in values if isinstance(v, int | float)]
         if len(numbers) < len(values) or len(values) <= _FEW_VALUES:
             spaces[name] = CategoricalDistribution(sorted(values, key=lambda v: (str(type(v)), v)))
         else:

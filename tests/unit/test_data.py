@@ -21,7 +21,7 @@ from trainables.config import DataConfig, ModelConfig
 from trainables.errors import UserError
 from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.chats import Example
-from trainables.inputs.data import IGNORED_LABEL, tokenize, typical_sample
+from trainables.inputs.data import IGNORED_LABEL, tokenize, training_order, typical_sample
 from trainables.inputs.rows import learned, load_rows, read_general_text
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
@@ -721,6 +721,15 @@ def test_a_long_sample_is_shown_where_context_and_answer_meet_and_end(
     assert shown.learned.split()[0] == "2"
     assert shown.learned.endswith(tokenizer.eos_token)
     assert {len(shown.context), len(shown.learned)} == {305}
+
+
+def test_a_training_sees_every_sample_once_an_epoch_each_time_in_another_order() -> None:
+    order = training_order(5, 12, seed=0)
+    first, second = order[:5], order[5:10]
+    assert sorted(first) == sorted(second) == list(range(5))
+    assert len({*map(tuple, (first, second, range(5)))}) == 3
+    assert training_order(5, 7, seed=0) == order[:7]
+    assert training_order(5, 12, seed=1) != order
 
 
 def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -243,12 +243,12 @@ def test_a_number_that_json_has_not_never_makes_a_sweep_unreadable(
     location: Location, value: float
 ) -> None:
     ledger = Ledger(location)
-    last = measurement(1, {"train/loss": value})
+    last = measurement(1, {"train/loss": value, "kl/base_to_tuned": 0.5})
     ledger.write_trial(running(last=last))
     ledger.append(0, last)
     assert ledger.trials()[0].last == last
     (found,) = ledger.measurements(0)
-    assert found.metrics == {}
+    assert found.metrics == {"kl/base_to_tuned": 0.5}
 
 
 def test_the_log_of_a_driver_on_another_machine_is_not_lost(

@@ -177,14 +177,21 @@ def test_records_come_back_and_are_readable_as_json(tmp_path: Path) -> None:
 def test_the_table_shows_a_count_whole(tmp_path: Path) -> None:
     folder = SyntheticSweep(trials=1, full_every=0, items=2).write(tmp_path)
     change = MatrixChange(
-        layer=0, module="q", shape=(4, 3), rank_limit=2, relative_norm=0.123, intruders=137
+        layer=0,
+        module="q",
+        shape=(4, 3),
+        rank_limit=2,
+        relative_norm=0.123,
+        stable_rank=2.0,
+        intruders=137,
     )
     matrices = (change, change)
     record = InsideRecord(number=0, trial_id="t", matrices=matrices, kl_base_to_tuned=0.00041)
     table = as_table([record], folder)
     shown = {str(c.header): list(c.cells) for c in table.columns}
-    found = [shown[title] for title in ("intr.", "dW/W0", "stable", "KL")]
-    assert found == [["137"], ["0.12"], ["-"], ["0.00041"]]
+    found = [shown[title] for title in ("rank", "intr.", "dW/W0", "stable", "JS", "KL")]
+    rank = str(Ledger(folder).trial(0).rank)
+    assert found == [[rank], ["137"], ["0.12"], ["1"], ["-"], ["0.00041"]]
 
 
 @pytest.mark.parametrize(("full_every", "is_told"), [(0, False), (1, True)])

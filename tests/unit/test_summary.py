@@ -289,8 +289,9 @@ def test_a_trial_that_misses_a_constraint_by_far_changes_nothing_between_others(
         trial(2, {GAIN: 0.9, LOSS: 0.09, drift: most + 1000}),
     ]
     config = sweep_config(constraints=[f"{LOSS} <= 0.05", f"{drift} <= {most}"])
-    assert recommend(config, records[:2]).trial.number == 1
-    assert recommend(config, records).trial.number == 1
+    kept = [trial(n, {GAIN: 0.9, LOSS: 0.4, drift: most - 1}) for n in (3, 4, 5)]
+    for ended in (records[:2], records, [*records, *kept]):
+        assert recommend(config, ended).trial.number == 1
 
 
 def test_a_feasible_trial_comes_before_a_better_one_that_breaks_a_constraint():
@@ -574,13 +575,15 @@ def test_the_table_has_what_a_trial_logged_before_it_diverged(tmp_path: Path) ->
     """As the report has it: the loss of the last step came after the last evaluation."""
     ledger = Ledger(tmp_path)
     evaluated = measurement(5, {GAIN: 0.7, LOSS: 0.1, metric_keys.TRAIN_LOSS: 2.0})
-    logged = measurement(6, {metric_keys.TRAIN_LOSS: 9.0, metric_keys.GPU_HOURS: 0.5})
-    for each in (evaluated, logged):
+    worse = measurement(6, {GAIN: 0.5, LOSS: 0.1, metric_keys.TRAIN_LOSS: 3.0})
+    logged = measurement(7, {metric_keys.TRAIN_LOSS: 9.0, metric_keys.GPU_HOURS: 0.5})
+    record = trial(0, status=TrialStatus.DIVERGED)
+    for each in (evaluated, worse, logged):
         ledger.append(0, each)
-    record = trial(0, status=TrialStatus.DIVERGED).after(evaluated).after(logged)
+        record = record.after(each)
     ledger.write_trial(record)
     Recorder(ledger).sweep_ended([record])
     (row,) = csv.DictReader((tmp_path / "results.csv").open())
-    assert (row[GAIN], row[LOSS], row[metric_keys.TRAIN_LOSS]) == ("0.7", "0.1", "9.0")
-    assert row["best/train/loss"] == "2.0"
+    assert (row[GAIN], row[LOSS], row[metric_keys.TRAIN_LOSS]) == ("0.5", "0.1", "9.0")
+    assert (row[f"best/{GAIN}"], row["best/train/loss"]) == ("0.7", "2.0")
     assert "best/cost/gpu_h" not in row  # the least was at the first step, of every trial

@@ -65,7 +65,7 @@ class Constraint(Frozen):
     def violation(self, value: float) -> float:
         """How far beyond the bound, in the metric's unit; <= 0 where it holds."""
         if self.holds(value):
-            return min(0.0, -abs(value - self.bound))
+            return -abs(value - self.bound)
         return max(abs(value - self.bound), 1e-12)
 
 
@@ -136,7 +136,7 @@ def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
     if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
         return None
     values = [record.metric(objective.metric) for objective in goals.objectives]
-    found = [value for value in values if value is not None and math.isfinite(value)]
+    found = [value for value in values if value is not None]
     return found if len(found) == len(values) else None
 
 
@@ -154,7 +154,7 @@ def feasible_or_all(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialR
 def violation(constraint: Constraint, record: TrialRecord) -> float:
     """How far a trial is beyond a bound, in the metric's unit; infinite if the metric is absent."""
     value = record.metric(constraint.metric)
-    return math.inf if value is None or math.isnan(value) else constraint.violation(value)
+    return math.inf if value is None else constraint.violation(value)
 
 
 def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRecord]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bisect import insort
 from collections.abc import Collection
 from itertools import islice
-from math import inf, isnan
+from math import inf
 from statistics import fmean
 
 from rich.console import Console, Group, JustifyMethod, RenderableType
@@ -226,7 +226,7 @@ class SweepTable:
 def _loss(objective: Objective, record: TrialRecord) -> float:
     """A trial's loss in an objective; infinite if it has no value there."""
     value = record.metric(objective.metric)
-    return inf if value is None or isnan(value) else objective.loss(value)
+    return inf if value is None else objective.loss(value)
 
 
 def single(line: str, style: str) -> Text:
