@@ -286,6 +286,16 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
     assert ("points, too few for an interval" in conclusion.evidence) == (len(of_lora) == 1)
 
 
+@pytest.mark.parametrize(("trials", "is_told"), [(12, False), (16, True)])
+def test_learning_rates_are_compared_where_each_method_has_four_trials(tmp_path, trials, is_told):
+    results = results_of(tmp_path, trials=trials, items=10)
+    told = [s for s in statements(results) if s.startswith("LoRA's best learning rate")]
+    assert bool(told) == is_told
+    best = results.nearest_to_ideal(results.lora), results.full(results.sweeps[0]).best
+    one, other = (record.config.learning_rate for record in best)
+    assert all(f"is {one / other:.2g} times that of full" in statement for statement in told)
+
+
 def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):
     results = results_of(tmp_path, trials=4, ranks=(4,))
     told = statements(results)
@@ -399,6 +409,19 @@ def test_repeats_give_an_interval_over_seeds_and_are_no_trials_of_their_own(tmp_
     counts = frame[["seeds_n", "seeds_diverged"]]
     assert tuple(counts.loc[row.label, "in-domain"]) == (3, 2)
     assert tuple(counts.loc["base", "in-domain"]) == (0, 0)
+
+
+def test_a_gain_over_the_base_is_not_shown_where_all_repeats_lose(tmp_path):
+    folder = SyntheticSweep(trials=1, full_every=1, items=120).write(tmp_path)
+    alone = Results(open_sweeps([folder]))
+    assert found(alone, "The recommended trial gains").verdict == "shown"
+    base = alone.base.metrics[IN_DOMAIN_ACC]
+    for number in (100, 101):
+        write_repeat(Ledger(folder), alone.complete[0], number, base * 0.7)
+    told = found(Results(open_sweeps([folder])), "That the recommended trial gains")
+    assert told.statement.endswith("is not confirmed by repeats with other seeds.")
+    lost = f"{-30 * base:.1f}"
+    assert told.evidence.endswith(f"; over seeds {lost} to {lost} points, n = 2 repeats")
 
 
 def test_the_table_has_the_trial_that_repeats_recommend(tmp_path):

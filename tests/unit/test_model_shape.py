@@ -52,6 +52,20 @@ def test_every_parameter_is_counted(family: str, tied: bool, tmp_path: Path) -> 
     assert memory.parameters(shape) == count(config)
 
 
+def test_heads_are_told_apart_where_the_file_states_neither_their_size_nor_those_of_keys(
+    tmp_path: Path,
+) -> None:
+    """As in Llama 2's."""
+    from transformers import AutoConfig
+
+    sizes = {key: SIZES[key] for key in SIZES if key not in ("head_dim", "num_key_value_heads")}
+    config = {"model_type": "llama", "tie_word_embeddings": False, **sizes}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    shape = read_shape(ModelConfig(name=str(tmp_path)))
+    assert shape is not None
+    assert memory.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
+
+
 @pytest.mark.parametrize("family", _FAMILIES)
 def test_of_no_family_is_attention_eager_by_default(family: str) -> None:
     """The estimate counts its probabilities only where the sweep file asks for it."""
