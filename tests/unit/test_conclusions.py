@@ -132,6 +132,25 @@ def test_of_a_ranks_trials_those_that_diverged_with_another_seed_count_last(tmp_
     assert found(after, "Rank 4 suffices in the domain").verdict == "shown"
 
 
+def test_of_trials_that_all_break_a_constraint_one_that_diverged_with_another_seed_is_last(
+    tmp_path,
+):
+    bound = {"metric": MAX_RESERVED, "operator": "<=", "bound": 0.1}
+    folder = SyntheticSweep(trials=8, items=10, full_every=0, constraints=(bound,)).write(tmp_path)
+    before = Results(open_sweeps([folder]))
+    recommended = before.recommendation.trial.number
+
+    def next_best(results: Results) -> int:
+        others = [record for record in results.complete if record.number != recommended]
+        return results.nearest_to_ideal(others).number
+
+    first = before.complete[next_best(before)]
+    write_repeat(Ledger(folder), first, 100, status=TrialStatus.DIVERGED)
+    after = Results(open_sweeps([folder]))
+    assert after.recommendation.trial.number == recommended
+    assert next_best(after) != first.number
+
+
 def test_the_best_of_trials_that_all_break_a_constraint_is_said_to(tmp_path):
     bound = {"metric": MAX_RESERVED, "operator": "<=", "bound": 1.0}  # full fine-tuning takes 1.4
     told = statements(results_of(tmp_path, trials=8, items=10, constraints=(bound,)))

@@ -183,15 +183,16 @@ def test_the_table_shows_a_count_whole(tmp_path: Path) -> None:
         rank_limit=2,
         relative_norm=0.123,
         stable_rank=2.0,
+        cosine_by_index=0.5,
         intruders=137,
     )
     matrices = (change, change)
     record = InsideRecord(number=0, trial_id="t", matrices=matrices, kl_base_to_tuned=0.00041)
     table = as_table([record], folder)
     shown = {str(c.header): list(c.cells) for c in table.columns}
-    found = [shown[title] for title in ("rank", "intr.", "dW/W0", "stable", "JS", "KL")]
+    found = [shown[title] for title in ("rank", "intr.", "dW/W0", "stable", "cos", "JS", "KL")]
     rank = str(Ledger(folder).trial(0).rank)
-    assert found == [[rank], ["137"], ["0.12"], ["1"], ["-"], ["0.00041"]]
+    assert found == [[rank], ["137"], ["0.12"], ["1"], ["0.5"], ["-"], ["0.00041"]]
 
 
 @pytest.mark.parametrize(("full_every", "is_told"), [(0, False), (1, True)])
