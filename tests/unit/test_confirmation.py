@@ -137,6 +137,10 @@ def test_where_no_trial_keeps_the_constraints_over_its_repeats_that_is_said() ->
     )
     assert (found.trial.number, found.feasible) == (1, False)
     assert f"{LOSS} is 0.07, not <= 0.05" in found.reason
+    far, lost = searched(1, {GAIN: 0.8, LOSS: 0.3}), repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.08})
+    alone = recommend(GOALS, [SEARCHED[0], far, lost])
+    assert alone is not None
+    assert (alone.trial.number, alone.feasible) == (0, False)
 
 
 def test_where_no_run_of_the_search_keeps_the_constraints_one_whose_repeats_do_is_taken() -> None:

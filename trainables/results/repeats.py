@@ -69,12 +69,10 @@ def judged_by_repeats(records: Sequence[TrialRecord], confirm: Confirm | None) -
     for trial in sorted(records, key=lambda record: record.number):
         runs = ended.get(point_of(trial), [])
         repeats = repeats_of(trial, runs)
-        if not repeats or trial.last is None:
-            continue
         values = metrics_over(repeats)
         if diverged(repeats):
             judged.append(trial.model_copy(update={"status": TrialStatus.DIVERGED}))
-        elif values and len(runs) >= enough:
+        elif trial.last and values and len(runs) >= enough:
             means = {key: statistics.fmean(of_all) for key, of_all in values.items()}
             last = trial.last.model_copy(update={"metrics": means})
             judged.append(trial.model_copy(update={"last": last}))
