@@ -132,6 +132,8 @@ def test_each_line_of_a_plain_text_is_a_row(name: str, tmp_path: Path) -> None:
     ("name", "content"),
     [
         ("general.txt.gz", "a\u2028b\x0c\n \nNA\n"),
+        ("wiki.test.raw", "a\u2028b\x0c\n \nNA\n"),
+        ("general", '{"text": "a\u2028b\\f"}\n{"text": "NA"}\n'),
         ("general.jsonl", '{"text": "a\u2028b\\f"}\n{"text": null}\n{"text": "NA"}\n'),
         ("general.csv", "text,n\na\u2028b\x0c,1\n,2\nNA,3\n"),
     ],

@@ -62,8 +62,8 @@ class EvalSuite(Frozen):
         chat_template: apply the tokenizer's, which prints no date but that of `chat_date`.
         system_instruction: as in the harness: the system's turn of each chat, or the beginning of
             each prompt without a chat template.
-        general_text: `.txt` (one document a line), or another file that `data.path` may name, with
-            a field `text`; its cross-entropy is the LM drift. None: not measured.
+        general_text: a file that `data.path` may name, with a field `text`, or any other, such as
+            `.txt`, of one document a line; its cross-entropy is the LM drift. None: not measured.
         kl_prompts, kl_tokens: number of prompts of the training domain, and of tokens sampled from
             the base after each, on which KL drift is measured. Prompts of held-out rows come first,
             then those trained on. 0 prompts: not measured.

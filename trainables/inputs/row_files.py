@@ -23,20 +23,21 @@ _MAX_FAULTS = 5
 _OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv, .txt or .parquet"
 
 
-def read_rows(file: Path, field: str) -> list[Row]:
-    """The rows of a file in the format that its name ends with; JSON lines if with none of them.
+def read_rows(file: Path, field: str, other: str = ".jsonl") -> list[Row]:
+    """The rows of a file in the format that its name ends with, or of `other` if with none of them.
 
     Raises:
         UserError: it is malformed (with its line), which is a fault of this field.
     """
     readers = {
+        ".jsonl": _read_jsonl,
         ".parquet": _read_parquet,
         ".json": _read_json,
         ".csv": _read_csv,
         ".tsv": _read_csv,
         ".txt": _read_text,
     }
-    read = readers.get(_suffix(file), _read_jsonl)
+    read = readers.get(_suffix(file), readers[other])
     try:
         return read(file, field)
     except UnicodeDecodeError as error:

@@ -52,7 +52,7 @@ def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
     return rows
 
 
-def _read_local(location: str, field: str) -> list[Row]:
+def _read_local(location: str, field: str, other: str = ".jsonl") -> list[Row]:
     try:
         file = Path(resolve(location)).expanduser()
     except ModuleNotFoundError as error:
@@ -61,7 +61,7 @@ def _read_local(location: str, field: str) -> list[Row]:
         rule = "must be a file, is a folder" if file.is_dir() else "no such file"
         remedy = "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
         raise UserError([Fault(field, f"{rule}: {file}", remedy)])
-    return read_rows(file, field)
+    return read_rows(file, field, other)
 
 
 def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
@@ -79,14 +79,15 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
 
 
 def read_general_text(location: str) -> list[str]:
-    """The texts of a file that training data may be in: its field `text`, or lines of a `.txt`.
+    """The texts of a file that training data may be in: its field `text`, or lines of any other.
 
     Rows whose text is blank or null are left out.
 
     Raises:
         UserError: it is missing or malformed, a row has no such field, or all are left out.
     """
-    field, rows = "eval.general_text", _read_local(location, "eval.general_text")
+    field = "eval.general_text"
+    rows = _read_local(location, field, other=".txt")
     for number, row in enumerate(rows, start=1):
         if "text" not in row:
             rule = f"each row must have a field `text`, row {number} has none"
