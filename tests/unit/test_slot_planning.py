@@ -105,9 +105,15 @@ def test_more_slots_are_measured_only_if_they_may_pay(slot_seconds: float, expec
     assert may_pay(1, [], 6000, slot_seconds)
 
 
-@pytest.mark.parametrize(("cpus", "seconds"), [(1000.0, 3.0), (2.0, 6.0)])
+@pytest.mark.parametrize(
+    ("container", "cpus", "seconds"), [(4.0, 1000.0, 3.0), (4.0, 2.0, 6.0), (0.5, 1000.0, 12.0)]
+)
 def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
-    cpus: float, seconds: float, monkeypatch: pytest.MonkeyPatch
+    container: float,
+    cpus: float,
+    seconds: float,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     asked: list[Any] = []
     probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
@@ -116,9 +122,10 @@ def test_trials_in_slots_start_on_the_cpus_of_the_driver_s_node(
     monkeypatch.setattr("ray.get", lambda answer: answer)
     monkeypatch.setattr("os.cpu_count", lambda: 64)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: range(64))
-    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda: 4)  # of the container
+    monkeypatch.setattr("ray._private.utils._get_docker_cpus", lambda: container)
     assert pool._measured(trial_config(), samples=100) == 1
     assert asked[-1] == seconds
+    assert "RAY_USE_MULTIPROCESSING_CPU_COUNT" not in caplog.text  # Ray's, which asks for it
 
 
 @pytest.mark.parametrize("event", ["trial_ended", "trial_interrupted"])

@@ -149,14 +149,14 @@ def _tell_what_processes_lack() -> None:
 
 
 def usable_cpus() -> int:
-    """CPUs of this machine that this process may use.
+    """CPUs of this machine that this process may use; 1 where it has a part of one.
 
     Given part of a machine by Slurm or `taskset`, Ray would count the whole; given a container's
     share, Python would.
     """
     from ray._private.utils import get_num_cpus
 
-    cpus = int(get_num_cpus())
+    cpus = max(1, int(get_num_cpus(override_docker_cpu_warning=True)))
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         cpus = min(cpus, len(os.sched_getaffinity(0)))
     return cpus
