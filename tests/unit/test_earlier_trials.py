@@ -113,6 +113,16 @@ def test_a_sweep_whose_default_attention_was_sdpa_goes_on() -> None:
         ("eval", {**EVAL, "limit": 5}, "eval.limit null, not 5"),
         (
             "eval",
+            {**EVAL, "system_instruction": "Réponds\nbref."},
+            'eval.system_instruction null, not "Réponds\\nbref."',
+        ),
+        (
+            "eval",
+            {**EVAL, "system_instruction": "Réponds."},
+            "eval.system_instruction null, not Réponds.",
+        ),
+        (
+            "eval",
             {**EVAL, "ood": [{"task": "d", "limit": 5}]},
             "eval.ood [{task: d}], not [{task: d, limit: 5}]",
         ),

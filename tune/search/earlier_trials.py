@@ -6,6 +6,7 @@ not change; the search and its goals may change as long as the recorded trials f
 
 from __future__ import annotations
 
+import json
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -229,8 +230,9 @@ def _difference(section: str, before: Any, now: Any) -> str:
 
 def _as_yaml(value: Any) -> str:
     """On one line, as a sweep file may have it in a list."""
-    listed = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=math.inf)
-    return str(listed).strip()[1:-1]
+    options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True}
+    listed = str(yaml.safe_dump([value], **options, width=math.inf)).strip()[1:-1]
+    return json.dumps(value, ensure_ascii=False) if "\n" in listed else listed
 
 
 def own_trials(
