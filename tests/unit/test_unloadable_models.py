@@ -7,7 +7,9 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from faults import faults
+from safetensors.torch import load_file
 
 from trainables.config import ModelConfig
 from trainables.inputs.model import load_model, load_tokenizer
@@ -28,6 +30,30 @@ def test_weights_that_are_half_of_a_download(model: ModelConfig) -> None:
     (fault,) = faults(load_model, model)
     assert fault.field == "model.name"
     assert fault.rule.startswith(f"cannot load {model.name}: Error while deserializing header")
+
+
+@pytest.mark.parametrize("is_zip", [True, False])
+@pytest.mark.parametrize("kept", [0, 1000, -1000])
+def test_weights_of_pytorch_s_format_that_are_half_of_a_download(
+    kept: int, is_zip: bool, model: ModelConfig
+) -> None:
+    weights = Path(model.name) / "pytorch_model.bin"
+    whole = weights.with_name("model.safetensors")
+    torch.save(load_file(whole), weights, _use_new_zipfile_serialization=is_zip)
+    whole.unlink()
+    assert load_model(model)
+    weights.write_bytes(weights.read_bytes()[:kept])
+    (fault,) = faults(load_model, model)
+    rule = "its weights are no whole file of PyTorch's, or hold more than tensors"
+    assert (fault.field, fault.rule) == ("model.name", f"cannot load {model.name}: {rule}")
+
+
+def test_a_pointer_of_git_lfs_in_place_of_weights(model: ModelConfig) -> None:
+    (Path(model.name) / "model.safetensors").unlink()
+    (Path(model.name) / "pytorch_model.bin").write_text("version https://git-lfs.github.com\n")
+    (fault,) = faults(load_model, model)
+    assert fault.rule.startswith(f"cannot load {model.name}: its weights are no whole file")
+    assert fault.remedy == "fetch the model again, whole"
 
 
 def test_a_gguf_file_that_is_half_of_a_download(model: ModelConfig, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import struct
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -25,8 +26,9 @@ from trainables.process import hang_watch
 
 # The attention that was asked for is not the model's, or its package is not installed.
 _OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
-# What is raised on files that are cut, in the two formats of weights.
+# What is raised on files that are cut, in three formats of weights.
 _DAMAGED = (SafetensorError, struct.error)
+_NOT_OF_TORCH = re.compile(r"PytorchStreamReader failed|unexpected EOF").search
 _SETTING_AT_FAULT = re.compile(r"^- `(\w+)`:", re.MULTILINE).findall
 
 
@@ -216,10 +218,14 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
             trust_remote_code=model.trust_remote_code,
             **options,
         )
-    except RuntimeError as error:
-        if "mismatched" not in str(error):
+    except (RuntimeError, EOFError, UnpicklingError) as error:
+        if "mismatched" in str(error):
+            told = "its weights have other sizes than its config.json tells"
+        elif not isinstance(error, RuntimeError) or _NOT_OF_TORCH(str(error)):
+            told = "its weights are no whole file of PyTorch's, or hold more than tensors"
+        else:
             raise
-        rule = f"cannot load {model.name}: its weights have other sizes than its config.json tells"
+        rule = f"cannot load {model.name}: {told}"
         raise UserError([Fault("model.name", rule, "fetch the model again, whole")]) from error
     except (OSError, ValueError, ImportError, KeyError, *_DAMAGED) as error:
         names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
