@@ -822,6 +822,14 @@ def test_a_task_whose_file_cannot_be_read_is_not_said_to_be_absent_alone(
     assert fault.location in (str(file), f"{file}:{count + 2}")
 
 
+def test_another_file_that_cannot_be_read_hides_no_misspelt_name(
+    tokenizer: Any, folder: Path
+) -> None:
+    (folder / "others.yaml").write_text("task: target_rela: y\n")
+    with pytest.raises(UserError, match=r"did you mean target_relay\?"):
+        Evaluator(suite(task_dirs=(EMBEDDED, str(folder)), in_domain=["target_rel"]), tokenizer)
+
+
 ROW = {"question": "max 3 8 =", "choices": ["3", "8"], "answer": 1}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import re
 import reprlib
 import traceback
 from collections.abc import Callable, Iterator
@@ -127,12 +128,13 @@ def _unknown_task(role: Role, name: str, known: list[str], folders: list[str]) -
 
 def _unread(name: str, folders: list[str]) -> Iterator[tuple[Path, Exception]]:
     """The files that name a task and that the harness has passed over, as they are no YAML."""
+    names_it = re.compile(rf"(?<!\w){re.escape(name)}(?!\w)").search
     for file in (file for folder in folders for file in sorted(Path(folder).rglob("*.yaml"))):
-        try:
-            load_yaml(file, resolve_func=False)
-        except Exception as error:  # the harness's own, YAML's, or Python's of what YAML took
-            with suppress(OSError):
-                if name in file.read_text(encoding="utf-8", errors="replace"):
+        with suppress(OSError):
+            if names_it(file.read_text(encoding="utf-8", errors="replace")):
+                try:
+                    load_yaml(file, resolve_func=False)
+                except Exception as error:  # the harness's, YAML's, or Python's of what YAML took
                     yield file, error
 
 
