@@ -230,9 +230,11 @@ def _difference(section: str, before: Any, now: Any) -> str:
 
 def _as_yaml(value: Any) -> str:
     """On one line, as a sweep file may have it in a list."""
-    options = {"default_flow_style": True, "sort_keys": False, "allow_unicode": True}
-    listed = str(yaml.safe_dump([value], **options, width=math.inf)).strip()[1:-1]
-    return json.dumps(value, ensure_ascii=False) if "\n" in listed else listed
+    listed = yaml.safe_dump(
+        [value], default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True
+    )
+    shown = str(listed).strip()[1:-1]
+    return json.dumps(value, ensure_ascii=False) if "\n" in shown else shown
 
 
 def own_trials(
