@@ -476,6 +476,9 @@ def test_a_schedule_or_rate_of_deepspeed_s_own_is_refused(
     assert "must leave the learning rate to the search" in capsys.readouterr().err
     file.write_text('{"zero_optimization": {"stage": 2}, "optimizer": {"params": {"lr": "auto"}}}')
     assert run(sweep, "--dry-run", "--set", override) == command_line.OK
+    no_json = "deepspeed.config.gradient_clipping=!!set {a}"
+    assert run(sweep, "--dry-run", "--set", no_json) == command_line.BAD_INPUT
+    assert "must leave clipping to train.max_grad_norm, got" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

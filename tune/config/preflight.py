@@ -144,7 +144,7 @@ def _deepspeed_faults(config: SweepConfig) -> list[Fault]:
         # DeepSpeed takes an optimizer's name in any case.
         plain = value.lower() if key == "optimizer.type" and isinstance(value, str) else value
         if not is_left and plain not in allowed:
-            told = f"must {rule}, got {key} {json.dumps(value)}"
+            told = f"must {rule}, got {key} {json.dumps(value, default=str)}"
             faults.append(Fault("deepspeed.config", told, f"write {written}, or leave it out"))
     if "scheduler" in settings:  # DeepSpeed's would replace the one that LoRA trials use
         rule = "must hold no scheduler, so that all methods have the same one"
