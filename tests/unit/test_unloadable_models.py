@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from faults import faults
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from trainables.config import ModelConfig
 from trainables.inputs.model import load_model, load_tokenizer
@@ -54,6 +54,17 @@ def test_a_pointer_of_git_lfs_in_place_of_weights(model: ModelConfig) -> None:
     (fault,) = faults(load_model, model)
     assert fault.rule.startswith(f"cannot load {model.name}: its weights are no whole file")
     assert fault.remedy == "fetch the model again, whole"
+
+
+def test_weights_that_lack_some_which_would_be_random(model: ModelConfig) -> None:
+    file = Path(model.name) / "model.safetensors"
+    weights = load_file(file)
+    dropped = [name for name in weights if "layers.3.mlp" in name]
+    kept = {name: tensor for name, tensor in weights.items() if name not in dropped}
+    save_file(kept, file, {"format": "pt"})
+    (fault,) = faults(load_model, model)
+    rule = f"its files lack {min(dropped)} and {len(dropped) - 1} other weights"
+    assert (fault.field, fault.rule) == ("model.name", f"cannot load {model.name}: {rule}")
 
 
 def test_a_gguf_file_that_is_half_of_a_download(model: ModelConfig, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import struct
+from collections.abc import Set
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -16,6 +17,7 @@ from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError, first_line, hub_remedy
@@ -87,10 +89,11 @@ def load_model(model: ModelConfig) -> Any:
     may ask for it: that is no part of the cross-entropy, and depends on the whole batch.
 
     Raises:
-        UserError: as for its tokenizer, or it does not take `model.attention`.
+        UserError: as for its tokenizer, or it does not take `model.attention`, or lacks weights.
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
-    loaded = _load(AutoModelForCausalLM, model, **options)
+    loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
+    _check_is_whole(model, loaded, told["missing_keys"])
     with suppress(NotImplementedError):  # a model's own code may not say which they are
         loaded.get_input_embeddings().register_forward_pre_hook(_note_pass)
     text = loaded.config.get_text_config()
@@ -103,6 +106,16 @@ def load_model(model: ModelConfig) -> Any:
         loaded.generation_config.eos_token_id = [end, *others]
     _make_savable(loaded.generation_config)
     return loaded
+
+
+def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:
+    """Refuse weights that Transformers has drawn at random, others whenever the model is loaded."""
+    # ZeRO-3 lists what it reads late; the base has been loaded without it before.
+    drawn = sorted(missing & {name for name, _ in loaded.named_parameters()})
+    if drawn and not is_deepspeed_zero3_enabled():
+        rule = f"cannot load {model.name}: its files lack {drawn[0]}"
+        rule += f" and {len(drawn) - 1} other weights" if len(drawn) > 1 else ""
+        raise UserError([Fault("model.name", rule, "fetch the model again, whole")])
 
 
 def _make_savable(generation: Any) -> None:
