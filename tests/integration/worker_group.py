@@ -44,7 +44,7 @@ def group_of(workers: int, cpus_each: float) -> Iterator[Train]:
 
             reporter = Reporter()
             try:
-                train_on_workers(trial, reporter)
+                train_on_workers(trial, reporter.report)
             except (Exception, SystemExit) as error:
                 return reporter.measurements, error
             return reporter.measurements, None
