@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from builders import measurement, trial
+from google_store import google_store
 from object_store import failing_server
 
 from trainables.errors import UserError
@@ -247,6 +248,15 @@ def test_folders_are_published_and_fetched(
     storage.fetch("attempt/x", tmp_path / "back")
     assert (tmp_path / "back" / "manifest.json").read_text() == "1"
     assert (tmp_path / "back" / "inside" / "tensor").read_bytes() == bytes(range(256)) * 1000
+
+
+def test_folders_that_google_does_not_list_are_fetched(tmp_path: Path) -> None:
+    with google_store({"a": b"1", "data/train/part": b"22", "other": b""}) as address:
+        open_storage(address).fetch("", tmp_path / "all")
+        open_storage(address).fetch("data", tmp_path / "data")
+    assert (tmp_path / "all" / "a").read_bytes() == b"1"
+    for back in ("all/data", "data"):
+        assert (tmp_path / back / "train" / "part").read_bytes() == b"22"
 
 
 @pytest.fixture

@@ -147,12 +147,14 @@ class ObjectStorage(Storage):
 
     def fetch(self, name: str, folder: Path) -> None:
         """See `Storage`."""
-        folder.mkdir(parents=True, exist_ok=True)
-        fs.copy_files(
-            self._key(name),
-            str(folder),
-            source_filesystem=self._filesystem,
-            destination_filesystem=fs.LocalFileSystem(),
+        selector = fs.FileSelector(self._key(name), recursive=True)
+        # Not by pyarrow's own copy of folders: Google lists none that are but parts of names.
+        files = [i.path for i in self._filesystem.get_file_info(selector) if i.is_file]
+        _in_parallel(
+            lambda key: self._download(
+                key, folder / PurePosixPath(key).relative_to(self._key(name))
+            ),
+            files,
         )
 
     def _put(self, name: str, content: bytes) -> None:
@@ -165,6 +167,15 @@ class ObjectStorage(Storage):
             self._key(name),
             source_filesystem=fs.LocalFileSystem(),
             destination_filesystem=self._filesystem,
+        )
+
+    def _download(self, key: str, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        fs.copy_files(
+            key,
+            str(file),
+            source_filesystem=self._filesystem,
+            destination_filesystem=fs.LocalFileSystem(),
         )
 
     def _last(self, log: str) -> int:
