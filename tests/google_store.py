@@ -82,4 +82,10 @@ def _listed(
 def _described(name: str, content: bytes) -> dict[str, str]:
     at, size = "2026-01-01T00:00:00Z", str(len(content))
     versions = {"generation": "1", "metageneration": "1", "timeCreated": at, "updated": at}
-    return {"kind": "storage#object", "bucket": _BUCKET, "name": _FOLDER + name, "size": size, **versions}
+    return {
+        "kind": "storage#object",
+        "bucket": _BUCKET,
+        "name": _FOLDER + name,
+        "size": size,
+        **versions,
+    }

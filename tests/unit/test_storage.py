@@ -259,6 +259,21 @@ def test_folders_that_google_does_not_list_are_fetched(tmp_path: Path) -> None:
         assert (tmp_path / back / "train" / "part").read_bytes() == b"22"
 
 
+def test_folders_that_google_does_not_list_are_found_and_removed() -> None:
+    with google_store(
+        {"a": b"1", "steps/1/x": b"22", "steps/1/y": b"", "steps/2/x": b""}
+    ) as address:
+        storage = open_storage(address)
+        assert storage.children("") == ["a", "steps"]
+        assert storage.children("steps") == ["1", "2"]
+        assert not storage.exists("steps")
+        storage.remove("steps/1")
+        assert storage.children("steps") == ["2"]
+        storage.remove("steps")
+        assert storage.children("") == ["a"]
+        assert storage.children("steps") == []
+
+
 @pytest.fixture
 def made(tmp_path: Path) -> Path:
     """A folder to be published, with its manifest."""

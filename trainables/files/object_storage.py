@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
@@ -88,7 +89,8 @@ class ObjectStorage(Storage):
         """See `Storage`."""
         info = self._info(name)
         if info.type == fs.FileType.Directory:
-            self._filesystem.delete_dir(info.path)
+            with suppress(FileNotFoundError):  # of Google's, an object of the folder's own name
+                self._filesystem.delete_dir(info.path)
         elif info.type == fs.FileType.File:
             self._filesystem.delete_file(info.path)
 
@@ -129,8 +131,11 @@ class ObjectStorage(Storage):
 
     def children(self, name: str) -> list[str]:
         """See `Storage`."""
-        selector = fs.FileSelector(self._key(name), allow_not_found=True)
-        return sorted(info.base_name for info in self._filesystem.get_file_info(selector))
+        key, is_google = self._key(name), self._filesystem.type_name == "gcs"
+        # Google lists no folders that are but parts of names; what is in them it lists.
+        selector = fs.FileSelector(key, allow_not_found=True, recursive=is_google)
+        inside = self._filesystem.get_file_info(selector)
+        return sorted({PurePosixPath(info.path).relative_to(key).parts[0] for info in inside})
 
     def publish(self, path: Path, name: str, last: str = "") -> None:
         """See `Storage`."""
