@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from trainables.training import checkpoint
+from trainables.training import checkpoint, full_sft
 
 
 def model_and_optimizer(monkeypatch: pytest.MonkeyPatch, seed: int) -> tuple[Any, Any]:
@@ -62,3 +65,27 @@ def test_an_optimizer_that_updates_what_is_not_known_does_not_go_on(tmp_path: Pa
     unknown = SimpleNamespace(optimizer=torch.optim.AdamW(copies))
     with pytest.raises(checkpoint.CannotGoOn, match="got SimpleNamespace around AdamW"):
         checkpoint.load_training_state(tmp_path / "step", model, unknown)
+
+
+def test_a_part_that_lies_on_nvme_is_restored() -> None:
+    """DeepSpeed has one element in its place; here it has none of NVMe, whose library may lack."""
+    program = """if True:
+        import deepspeed, torch
+        from trainables.training import checkpoint, full_sft
+
+        full_sft._compile_nothing()
+        layer = torch.nn.Linear(4, 3, bias=False)
+        settings = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}}
+        adam = torch.optim.AdamW(layer.parameters())
+        deepspeed.initialize(
+            model=layer, optimizer=adam, config=settings | {"zero_allow_untested_optimizer": True}
+        )
+        partition = layer.weight.ds_tensor
+        in_memory, partition.data = partition.data, torch.tensor(1.0)
+        checkpoint._set_partition(layer.weight, torch.full((3, 4), 7.0), None)
+        partition.data = in_memory
+        restored = deepspeed.utils.safe_get_full_fp32_param(layer.weight)
+        assert restored.tolist() == [[7.0] * 4] * 3, restored
+    """
+    alone = full_sft._SINGLE_WORKER | {"DS_ACCELERATOR": "cpu"}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | alone, check=True)

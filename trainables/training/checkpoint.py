@@ -313,8 +313,7 @@ def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> N
     """Set this worker's part of the fp32 parameter, or of its moment."""
     from deepspeed import utils
 
-    if hasattr(parameter, "ds_id"):
-        # The `safe_set_full_` functions would read beyond the end of one split unevenly (0.19).
+    if _is_padded(parameter):
         partition = _partition_of(parameter, value)
         if moment is None:
             utils.safe_set_local_fp32_param(parameter, partition)
@@ -324,6 +323,18 @@ def _set_partition(parameter: Any, value: torch.Tensor, moment: str | None) -> N
         utils.safe_set_full_fp32_param(parameter, value)
     else:
         utils.safe_set_full_optimizer_state(parameter, value, moment)
+
+
+def _is_padded(parameter: Any) -> bool:
+    """Whether ZeRO-3 splits it into parts that together are longer than it is.
+
+    DeepSpeed's `safe_set_full_` functions would read beyond its end; its `safe_set_local_` ones
+    refuse a part that lies on NVMe (0.19).
+    """
+    if not hasattr(parameter, "ds_id"):
+        return False
+    workers = torch.distributed.get_world_size(parameter.ds_process_group)
+    return bool(parameter.ds_numel % workers)
 
 
 def _partition_of(parameter: Any, value: torch.Tensor) -> torch.Tensor:
