@@ -24,7 +24,7 @@ def test_it_has_the_cpus_that_the_command_may_use(
 ) -> None:
     """Of what Slurm gives Ray counts the whole machine, of what a container has its share."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
-    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda: counted_by_ray)
+    monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda **asked: counted_by_ray)
     assert _of_a_new_one()["num_cpus"] == expected
 
 
