@@ -170,6 +170,8 @@ def _base_of(model: ModelConfig) -> dict[str, str | None]:
 def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
     """Write a model with W + s B A for every adapted W, in the base's dtype, and its tokenizer.
 
+    W of 4 bits is what these stand for, not what they were rounded from.
+
     Input embedding and output head that share their weights get their own if one is adapted.
 
     Raises:
@@ -184,6 +186,8 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
 
         # Merging needs neither, and what they name may be missing here.
         base = load_model(model.model_copy(update={"chat_template": None, "attention": None}))
+        if model.load_in_4bit:  # else the sum would be rounded to 4 bits again
+            base = base.dequantize().cpu()
         try:
             adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")
             _untie_if_adapted(base)

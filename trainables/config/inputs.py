@@ -42,6 +42,9 @@ class ModelConfig(Frozen):
         name: hub name, local folder, `.gguf` file, or `package://PACKAGE/FILE` for one that an
             installed Python package carries.
         dtype: of the weights while training and evaluating.
+        load_in_4bit: keep the linear layers but the output head in 4 bits (NF4, quantised twice:
+            QLoRA, 2305.14314), and compute in `dtype`. For LoRA alone. Scores of the base are those
+            of its 4 bits, so forgetting is what the training did, not what the rounding did.
         attention: implementation handed to Transformers; by default what it takes for the model,
             sdpa where that is supported, else eager.
         trust_remote_code: run code that comes with the model. Off unless asked for.
@@ -58,6 +61,7 @@ class ModelConfig(Frozen):
 
     name: str
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
+    load_in_4bit: bool = False
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3"] | None = None
     trust_remote_code: bool = False
     revision: str | None = None

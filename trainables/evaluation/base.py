@@ -211,6 +211,7 @@ def _content(
     return {
         "model": fingerprint(model),
         "dtype": model.dtype,
+        **({"load_in_4bit": True} if model.load_in_4bit else {}),
         "attention": base.config.get_text_config()._attn_implementation,
         "chat_template_args": model.chat_template_args,
         **({"eos_token": model.eos_token} if model.eos_token is not None else {}),

@@ -24,6 +24,7 @@ from trainables.errors import Fault, UserError, first_line, hub_remedy
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
+from trainables.inputs.four_bits import keep_trainable, quantisation
 from trainables.process import hang_watch
 
 # The attention that was asked for is not the model's, or its package is not installed.
@@ -83,7 +84,7 @@ def saved_tokenizer(folder: Path) -> Any:
 
 
 def load_model(model: ModelConfig) -> Any:
-    """A fresh copy of the base model in its dtype, on the CPU.
+    """A fresh copy of the base model in its dtype, on the CPU; in 4 bits, on this process's device.
 
     A mixture of experts computes no load-balancing loss of its routers, though its configuration
     may ask for it: that is no part of the cross-entropy, and depends on the whole batch.
@@ -92,8 +93,12 @@ def load_model(model: ModelConfig) -> Any:
         UserError: as for its tokenizer, or it does not take `model.attention`, or lacks weights.
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
+    if model.load_in_4bit:
+        options["quantization_config"] = quantisation(options["dtype"])
+        options["device_map"] = {"": device()}  # quantising on a CPU is slow
     loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
     _check_is_whole(model, loaded, told["missing_keys"])
+    keep_trainable(loaded)
     with suppress(NotImplementedError):  # a model's own code may not say which they are
         loaded.get_input_embeddings().register_forward_pre_hook(_note_pass)
     text = loaded.config.get_text_config()

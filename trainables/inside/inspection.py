@@ -96,6 +96,7 @@ def matrix_changes(
 ) -> Iterator[tuple[str, MatrixChange, torch.Tensor]]:
     """Each matrix's name, change, and top left singular vectors of its update (O, K <= 8)."""
     base_key = f"{fingerprint(config.model)}-{config.model.dtype}-OI"
+    base_key += "-4bit" if config.model.load_in_4bit else ""
     base, hollow = base_weights(config.model), hollow_model(config.model)
     for update in updates(config, weights_dir, base, hollow, device()):
         spectrum = update_spectrum(update)

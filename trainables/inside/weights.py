@@ -92,12 +92,15 @@ def read_config(file: Path) -> dict[str, Any]:
 def base_weights(model: ModelConfig) -> Weights:
     """The base model's weights in its training dtype, so that rounding is not taken for an update.
 
-    They are read from its safetensors (for GGUF, from the conversion); a base in another format
-    is loaded as a whole.
+    They are read from its safetensors (for GGUF, from the conversion); a base in another format, or
+    in 4 bits, is loaded as a whole.
 
     Raises:
         UserError: it cannot be loaded.
     """
+    if model.load_in_4bit:
+        computing = load_model(model).dequantize()
+        return {name: weight.cpu() for name, weight in computing.state_dict().items()}
     try:
         return SavedWeights(local_folder(model), getattr(torch, model.dtype))
     except FileNotFoundError:

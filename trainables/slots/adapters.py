@@ -25,6 +25,7 @@ import torch
 from torch.nn import functional
 
 from trainables.config import LoraConfig
+from trainables.inputs.four_bits import weight_OI
 from trainables.slots.batch import Batch
 
 
@@ -330,8 +331,9 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, anchor: torch.Tensor, routing: Routing, target: Target, x_NSI: torch.Tensor
     ) -> torch.Tensor:
         module = target.module
-        x_NSI = x_NSI.to(module.weight.dtype)
-        y_NSO = functional.linear(x_NSI, module.weight, module.bias)
+        base_OI = weight_OI(module)
+        x_NSI = x_NSI.to(base_OI.dtype)
+        y_NSO = functional.linear(x_NSI, base_OI, module.bias)
         masks = routing.draw_masks(x_NSI)
         saved: list[tuple[Weights, Any, Any]] = []
         xs, ys = routing.split(x_NSI), routing.split(y_NSO)
@@ -349,7 +351,7 @@ class _AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, dy_NSO: torch.Tensor) -> Any:
         (x_NSI,) = ctx.saved_tensors
         dy_NSO = dy_NSO.contiguous()
-        dx_NSI = dy_NSO @ ctx.module.weight if ctx.needs_input_grad[3] else None
+        dx_NSI = dy_NSO @ weight_OI(ctx.module) if ctx.needs_input_grad[3] else None
         split = ctx.routing.split
         dxs = repeat(None) if dx_NSI is None else split(dx_NSI)
         for (weights, mask, h_GrT), x_GTI, dy_GTO, dx_GTI in zip(

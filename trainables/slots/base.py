@@ -49,7 +49,7 @@ def check_batchable(base: Any, names: list[str]) -> None:
         if base.get_submodule(name) is base.get_output_embeddings():
             raise NotBatchable(f"layer {name} is the output head, which TRL trains no adapter of")
         kind = type(base.get_submodule(name))
-        if kind is not torch.nn.Linear:
+        if kind is not torch.nn.Linear and kind.__name__ != "Linear4bit":
             raise NotBatchable(f"layer {name} is a {kind.__name__}, not a plain linear layer")
     for name, module in base.named_modules():
         if isinstance(module, torch.nn.Dropout) and module.p > 0:

@@ -16,6 +16,7 @@ from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.errors import let_go_of_frames, traced
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.data import Sample
+from trainables.inputs.four_bits import thaw
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
@@ -228,7 +229,7 @@ class SlotEngine:
         self.clear()
         self._loss.close()
         self._base.eval()
-        self._base.requires_grad_(True)
+        thaw(self._base)
 
     def _pass(
         self, slots: Sequence[Slot], parts: Sequence[Part], samples: list[Sample] | None = None

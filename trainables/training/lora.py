@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.errors import Fault, UserError
+from trainables.inputs.four_bits import thaw
 from trainables.inputs.lora_reach import beside_text
 from trainables.inputs.model import save_own_tokenizer, shared_base
 from trainables.inputs.tokenized import inputs_of
@@ -125,6 +126,6 @@ def restore(base: Any, adapted: Any) -> None:
     base.disable_input_require_grads()
     # TRL and Transformers both hook the embedding for checkpointing; one hook is never removed.
     base.get_input_embeddings()._forward_hooks.clear()
-    base.requires_grad_(True)
+    thaw(base)
     base.zero_grad(set_to_none=True)
     AcceleratorState._reset_state(reset_partial_state=True)

@@ -101,7 +101,7 @@ def run_training(
     """
     measuring = Measuring(config, reporter, tokenizer, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring, arguments.max_steps)
-    with _routers_coefficient_kept(model):
+    with _routers_coefficient_kept(model), _adapter_kept(model):
         trainer = SFTTrainer(
             model=model,
             args=arguments,
@@ -155,6 +155,16 @@ def _routers_coefficient_kept(model: Any) -> Iterator[None]:
     yield
     if own is not None:
         text.router_aux_loss_coef = own
+
+
+@contextmanager
+def _adapter_kept(model: Any) -> Iterator[None]:
+    """Keep the adapter of a base of 4 bits in fp32; TRL would round it to bfloat16."""
+    is_of_4_bits = getattr(model, "is_loaded_in_4bit", False)
+    kept = [(p, p.data) for p in model.parameters() if p.requires_grad] if is_of_4_bits else []
+    yield
+    for parameter, values in kept:
+        parameter.data = values
 
 
 @contextmanager

@@ -1,0 +1,145 @@
+"""A base of 4 bits: LoRA trains, measures and exports on what these bits stand for.
+
+The reference is a plain model that has exactly the values of the 4 bits as its weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from measured import OF_THE_PROCESS
+from transformers import AutoModelForCausalLM
+
+from analysis.export.weights import merge_adapter
+from trainables.evaluation.base import evaluate_base
+from trainables.inputs.model import load_model, load_tokenizer, shared_base
+from trainables.inside.weights import base_weights
+from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
+from trainables.slots.engine import SlotEngine
+from trainables.training.reporter import ListReporter
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Run
+
+    from trainables.config import ModelConfig, TrialConfig
+    from trainables.results.records import Measurement
+
+    MakeTrial = Callable[..., TrialConfig]
+    RunTrial = Callable[[TrialConfig], Run]
+
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+
+TRIALS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "rank 64, dropout": {"lora": {"rank": 64, "dropout": 0.1}},
+    "accumulated": {"train": {"batch_size": 8, "micro_batch_size": 2}},
+}
+
+
+@pytest.fixture(scope="module")
+def in_4_bits(sweep_config: Any) -> ModelConfig:
+    model: ModelConfig = sweep_config.model.model_copy(update={"load_in_4bit": True})
+    return model
+
+
+@pytest.fixture(scope="module")
+def of_the_values(in_4_bits: ModelConfig, tmp_path_factory: pytest.TempPathFactory) -> ModelConfig:
+    """A plain model of the values that the 4 bits stand for."""
+    folder = tmp_path_factory.mktemp("values")
+    load_model(in_4_bits).dequantize().save_pretrained(folder)
+    load_tokenizer(in_4_bits).save_pretrained(folder)
+    return in_4_bits.model_copy(update={"name": str(folder), "load_in_4bit": False})
+
+
+@pytest.fixture(scope="module")
+def make(make_trial: MakeTrial, sweep_config: Any, base_cache: Path) -> MakeTrial:
+    """A trial of a model, with that model's own base evaluation."""
+
+    def make(model: ModelConfig, **changes: Any) -> TrialConfig:
+        base_dir = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
+        return make_trial(**changes, model=model.model_dump(), base_dir=str(base_dir))
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def alone(in_4_bits: ModelConfig, make: MakeTrial, run: RunTrial) -> dict[str, Run]:
+    return {name: run(make(in_4_bits, **changes)) for name, changes in TRIALS.items()}
+
+
+def assert_equal(found: list[Measurement], expected: list[Measurement]) -> None:
+    assert [m.step for m in found] == [m.step for m in expected]
+    for ours, theirs in zip(found, expected, strict=True):
+        assert set(ours.metrics) ^ set(theirs.metrics) <= {MAX_RESERVED}
+        for key, value in theirs.metrics.items():
+            if not key.startswith(OF_THE_PROCESS):
+                relative = 2e-3 if key == GRAD_NORM else 0
+                assert ours.metrics[key] == pytest.approx(value, rel=relative, abs=1e-4), key
+
+
+def test_each_block_of_64_weights_has_sixteen_values_at_most(
+    in_4_bits: ModelConfig, of_the_values: ModelConfig, base_model: Any
+) -> None:
+    values = base_weights(in_4_bits)
+    name = "model.layers.0.mlp.up_proj.weight"
+    assert all(len(block.unique()) <= 16 for block in values[name].view(-1, 64)[:50])
+    original = base_model.state_dict()
+    assert 0.01 < float((values[name] - original[name]).norm() / original[name].norm()) < 0.2
+    assert torch.equal(values["lm_head.weight"], original["lm_head.weight"])
+    saved = base_weights(of_the_values)
+    assert all(torch.equal(values[name], saved[name]) for name in saved)
+
+
+@pytest.mark.parametrize("name", TRIALS)
+def test_a_trial_measures_what_the_values_of_the_bits_give(
+    name: str, alone: dict[str, Run], of_the_values: ModelConfig, make: MakeTrial, run: RunTrial
+) -> None:
+    expected = run(make(of_the_values, **TRIALS[name]))
+    assert_equal(alone[name].measurements, expected.measurements)
+
+
+def test_slots_share_a_base_of_4_bits(
+    alone: dict[str, Run], in_4_bits: ModelConfig, make: MakeTrial
+) -> None:
+    trials = {name: make(in_4_bits, **changes) for name, changes in TRIALS.items()}
+    reporters = {name: ListReporter() for name in TRIALS}
+    engine = SlotEngine(in_4_bits, trials["plain"].lora)
+    for name, trial in trials.items():
+        engine.join(trial, reporters[name])
+    ended = []
+    while engine.slots:
+        ended += engine.step()
+    engine.close()
+    assert [e.error for e in ended] == [None] * len(TRIALS)
+    for name, reporter in reporters.items():
+        assert_equal(reporter.measurements, alone[name].measurements)
+
+
+def test_the_base_is_given_back_as_it_was(alone: dict[str, Run], in_4_bits: ModelConfig) -> None:
+    base, _ = shared_base(in_4_bits)
+    fresh = load_model(in_4_bits).state_dict()
+    assert all(torch.equal(weight, fresh[name]) for name, weight in base.state_dict().items())
+    assert {p.dtype for p in base.parameters() if not p.requires_grad} == {torch.uint8}
+    assert not any("lora" in name for name, _ in base.named_modules())
+
+
+def test_a_merged_model_computes_what_adapter_and_4_bits_do(
+    alone: dict[str, Run], in_4_bits: ModelConfig, tmp_path: Path
+) -> None:
+    import peft
+
+    weights = alone["rank 64, dropout"].result.weights_dir
+    tokens = torch.tensor([[5, 9, 17, 23, 42, 3]])
+    adapted = peft.PeftModel.from_pretrained(load_model(in_4_bits), str(weights))
+    merge_adapter(in_4_bits, Path(str(weights)), tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    with torch.no_grad():
+        found, expected = merged(tokens).logits, adapted(tokens).logits
+        untrained = load_model(in_4_bits)(tokens).logits
+    assert (expected - untrained).abs().max() > 0.1
+    torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
