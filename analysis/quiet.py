@@ -7,21 +7,27 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Loggers of what PEFT loads if it is installed, used or not.
+_TALKATIVE = ("DeepSpeed", "bitsandbytes.backends.cpu.ops")
+
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Without progress bars of loading, deprecations, and DeepSpeed's greeting."""
+    """Without progress bars of loading, deprecations, and greetings of what PEFT loads."""
     from transformers.utils import logging as transformers
 
     had_bars = transformers.is_progress_bar_enabled()
     transformers.disable_progress_bar()
-    deepspeed = logging.getLogger("DeepSpeed")  # which PEFT loads if it is installed
-    was_disabled, deepspeed.disabled = deepspeed.disabled, True
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    were_disabled = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)
             yield
     finally:
-        deepspeed.disabled = was_disabled
+        for logger, was_disabled in zip(loggers, were_disabled, strict=True):
+            logger.disabled = was_disabled
         if had_bars:
             transformers.enable_progress_bar()

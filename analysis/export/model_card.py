@@ -44,6 +44,20 @@ _WHAT = {
     "full": "A fully fine-tuned model",
 }
 
+_IN_4_BITS = """\
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, BitsAndBytesConfig
+
+bits = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_quant_type="nf4",
+    bnb_4bit_use_double_quant=True,
+    bnb_4bit_compute_dtype="{dtype}",
+)
+# Loads the base, too.
+model = AutoPeftModelForCausalLM.from_pretrained("PATH", quantization_config=bits)
+"""
+
 
 def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[str, Any]) -> str:
     """The card as Markdown, with front matter for the Hugging Face hub.
@@ -175,6 +189,8 @@ def _loading(kind: Kind, model: ModelConfig) -> str:
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
             'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
         )
+        if model.load_in_4bit:
+            code = _IN_4_BITS.format(dtype=model.dtype)
         if not model.has_own_tokenizer:
             code += 'base = model.peft_config["default"].base_model_name_or_path\n'
             return f"{code}tokenizer = AutoTokenizer.from_pretrained(base)"
@@ -261,7 +277,7 @@ def _training(record: TrialRecord, base: BaseRecord) -> str:
         ("longest sample", f"{config.data.max_length} tokens"),
         ("weight decay", f"{train.weight_decay:g}"),
         ("gradient clipping", f"{train.max_grad_norm:g}"),
-        ("dtype", config.model.dtype),
+        ("dtype", config.model.dtype + (", base in 4 bits" if config.model.load_in_4bit else "")),
         ("seed", config.seed),
         ("trained parameters", None if trained is None else f"{trained:.0f}"),
     ]

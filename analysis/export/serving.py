@@ -37,6 +37,7 @@ def serving(name: str, model: ModelConfig, adapter: Mapping[str, Any] | None) ->
     options = [
         *trusts,
         *(["--revision", revision] if revision else []),
+        *(["--quantization", "bitsandbytes"] if model.load_in_4bit else []),
         *(["--tokenizer", "PATH"] if model.has_own_tokenizer else []),
         "--enable-lora",
         *("--max-lora-rank", str(_max_rank(adapter))),

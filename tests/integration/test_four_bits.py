@@ -13,8 +13,10 @@ import torch
 from measured import OF_THE_PROCESS
 from transformers import AutoModelForCausalLM
 
+from analysis.export.model_card import _loading
 from analysis.export.weights import merge_adapter
 from trainables.evaluation.base import evaluate_base
+from trainables.inputs.four_bits import keep_trainable
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.inside.weights import base_weights
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
@@ -143,3 +145,19 @@ def test_a_merged_model_computes_what_adapter_and_4_bits_do(
         untrained = load_model(in_4_bits)(tokens).logits
     assert (expected - untrained).abs().max() > 0.1
     torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+
+
+def test_the_model_card_s_code_loads_what_was_measured(
+    alone: dict[str, Run], in_4_bits: ModelConfig
+) -> None:
+    import peft
+
+    weights = alone["rank 64, dropout"].result.weights_dir
+    tokens = torch.tensor([[5, 9, 17, 23, 42, 3]])
+    loaded: dict[str, Any] = {}
+    exec(_loading("adapter", in_4_bits).replace("PATH", str(weights)), loaded)  # noqa: S102
+    keep_trainable(loaded["model"])  # else bitsandbytes fails on CPUs that multiply bfloat16
+    adapted = peft.PeftModel.from_pretrained(load_model(in_4_bits), str(weights))
+    with torch.no_grad():
+        found, expected = loaded["model"].eval()(tokens).logits, adapted.eval()(tokens).logits
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)

@@ -31,7 +31,7 @@ from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import _deepspeed_process, deepspeed_settings
 from trainables.training.lora import peft_config
 from trainables.training.reporter import ListReporter
-from trainables.training.run import sft_config
+from trainables.training.run import _adapter_kept, sft_config
 
 pytestmark = pytest.mark.integration
 
@@ -104,7 +104,13 @@ def as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def model(tmp_path: Path) -> Callable[..., ModelConfig]:
     """A small Llama with random weights."""
 
-    def make(dtype: str, hidden: int = 128, layers: int = 4, vocabulary: int = 500) -> ModelConfig:
+    def make(
+        dtype: str,
+        hidden: int = 128,
+        layers: int = 4,
+        vocabulary: int = 500,
+        in_4_bits: bool = False,
+    ) -> ModelConfig:
         config = AutoConfig.for_model(
             "llama",
             hidden_size=hidden,
@@ -117,7 +123,7 @@ def model(tmp_path: Path) -> Callable[..., ModelConfig]:
             tie_word_embeddings=False,
         )
         AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path / "model")
-        return ModelConfig(name=str(tmp_path / "model"), dtype=dtype)
+        return ModelConfig(name=str(tmp_path / "model"), dtype=dtype, load_in_4bit=in_4_bits)
 
     return make
 
@@ -132,6 +138,14 @@ def samples(trial: TrialConfig) -> Dataset:
     return Dataset.from_list(rows)
 
 
+def track_weights(tracker: Tracker, network: Any) -> None:
+    for parameter in network.parameters():
+        tracker.add(parameter.data)
+        if state := getattr(parameter, "quant_state", None):
+            for tensor in (state.absmax, state.code, state.state2.absmax, state.state2.code):
+                tracker.add(tensor)
+
+
 def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
     """Train as a trial does, without its reports."""
     full = trial.method == "full"
@@ -144,17 +158,17 @@ def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
         if trial.lora:
             network = peft.get_peft_model(network, peft_config(trial.lora))
         with Tracker() as tracker:
-            for parameter in network.parameters():
-                tracker.add(parameter.data)
+            track_weights(tracker, network)
             watch = _Watch(tracker)
-            trainer = SFTTrainer(
-                model=network,
-                args=arguments,
-                train_dataset=samples(trial),
-                processing_class=tokenizer,
-                callbacks=[watch],
-            )
-            del network, parameter
+            with _adapter_kept(network):
+                trainer = SFTTrainer(
+                    model=network,
+                    args=arguments,
+                    train_dataset=samples(trial),
+                    processing_class=tokenizer,
+                    callbacks=[watch],
+                )
+            del network
             trainer.train()
     return watch
 
@@ -175,6 +189,13 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         "bfloat16",
         {"micro": 2, "length": 32},
         {"lora": {"rank": 128, "dropout": 0.1}},
+    ),
+    "lora on 4 bits": ("lora", "bfloat16", {"micro": 2, "hidden": 256, "in_4_bits": True}, {}),
+    "lora on 4 bits, weights first": (
+        "lora",
+        "float32",
+        {"micro": 1, "length": 8, "hidden": 512, "in_4_bits": True},
+        {},
     ),
     "full": ("full", "bfloat16", {}, {"deepspeed": {"zero_stage": 2}}),
     "full in fp32": ("full", "float32", {}, {"deepspeed": {"zero_stage": 1}}),
@@ -220,7 +241,7 @@ def test_the_estimate_is_within_15_percent(
         **changes,
     )
     data = trial.data.model_copy(update={"max_length": sizes.get("length", 64)})
-    base = model(dtype, hidden=sizes.get("hidden", 128))
+    base = model(dtype, sizes.get("hidden", 128), in_4_bits=sizes.get("in_4_bits", False))
     trial = trial.model_copy(update={"model": base, "data": data})
     shape = read_shape(base)
     assert shape is not None
@@ -267,7 +288,9 @@ def write_texts(network: Any, rows: list[Any], batch_size: int) -> None:
     network.eval().generate(input_ids=ids, max_new_tokens=2, pad_token_id=0)
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize(
+    ("dtype", "in_4_bits"), [("bfloat16", False), ("float32", False), ("bfloat16", True)]
+)
 @pytest.mark.parametrize(
     ("measured", "tile_tokens", "layers"),
     [(token_nll, 512, 4), (token_nll, 256, 4), (write_texts, 8, 12)],
@@ -277,6 +300,7 @@ def test_an_evaluation_s_peak_is_within_15_percent(
     tile_tokens: int,
     layers: int,
     dtype: str,
+    in_4_bits: bool,
     model: Callable[..., ModelConfig],
     make_trial: Callable[..., TrialConfig],
     monkeypatch: pytest.MonkeyPatch,
@@ -284,7 +308,7 @@ def test_an_evaluation_s_peak_is_within_15_percent(
     """Of a loss's logits, in one tile of four times 128 tokens and in two, and of generation."""
     for module in (drift, memory):
         monkeypatch.setattr(module, "LOGITS_AT_ONCE", tile_tokens * 4000)
-    base = model(dtype, layers=layers, vocabulary=4000)
+    base = model(dtype, layers=layers, vocabulary=4000, in_4_bits=in_4_bits)
     trial = make_trial("lora")
     changes = {"batch_size": 4, "general_text": None, "kl_prompts": 0}
     suite = trial.eval.model_copy(update=changes)
@@ -293,8 +317,7 @@ def test_an_evaluation_s_peak_is_within_15_percent(
     network = load_model(base)
     row = {"input_ids": [5] * 128, "labels": [7] * 128}
     with Tracker() as tracker:
-        for parameter in network.parameters():
-            tracker.add(parameter.data)
+        track_weights(tracker, network)
         weights = tracker.live
         measured(network, [row] * 8, suite.batch_size)
     shape = read_shape(base)

@@ -157,6 +157,13 @@ def adapter(rank: int = 8, **settings: Any) -> str:
     return serving("tiny", ModelConfig(name="some/model"), base | settings)
 
 
+def test_vllm_is_told_of_4_bits() -> None:
+    model = ModelConfig(name="some/model", load_in_4bit=True)
+    settings = {"base_model_name_or_path": "some/model", "revision": None, "r": 8}
+    assert "vllm serve some/model --quantization bitsandbytes" in serving("t", model, settings)
+    assert "bitsandbytes" not in serving("t", model, None)
+
+
 @pytest.mark.parametrize(
     ("rank", "largest"), [(1, 1), (4, 8), (16, 16), (24, 32), (128, 128), (300, 320)]
 )

@@ -278,6 +278,24 @@ def test_the_base_of_32_bit_is_told_of_16() -> None:
     assert "model.dtype: bfloat16" in caught.value.faults[-1].remedy
 
 
+def test_a_base_of_4_bits_takes_what_its_paper_says() -> None:
+    """QLoRA (2305.14314), section 3: 4 bits and 0.127 a parameter for the constants."""
+    config, found = fit(15, "search.full=null", "train.gradient_checkpointing=true")
+    with pytest.raises(UserError) as caught:
+        found.check(config)
+    assert all("model.load_in_4bit: true" in fault.remedy for fault in caught.value.faults)
+    in_4_bits = ("search.full=null", "train.gradient_checkpointing=true", "model.load_in_4bit=true")
+    config, found = fit(15, *in_4_bits)
+    found.check(config)
+    model, trial = shape(config), largest_trial(config, "lora")
+    untouched = 2 * model.vocabulary * model.hidden + (2 * model.layers + 1) * model.hidden
+    quantised = memory.parameters(model) - untouched
+    assert trial.lora is not None
+    adapter = 12 * memory.adapter_parameters(model, trial.lora)
+    base = memory.estimate(model, trial).static - adapter
+    assert base == pytest.approx(2 * untouched + quantised * (4 + 0.127) / 8, rel=1e-4)
+
+
 @pytest.mark.parametrize(
     ("gib", "overrides"),
     [(1, ("model.shape=null",)), (18, ("search.lora=null", "deepspeed.config={}"))],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from trainables.errors import UserError
 from trainables.files.locations import is_local, resolve
 from tune.config.preflight import check_files, check_metrics
 from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_file import load_sweep
 
 BASE = base_record(metrics={"in_domain/a/acc": 0.5, LOSS: 0.5})
 
@@ -97,3 +99,15 @@ def test_files_of_packages_are_found_without_running_the_package() -> None:
 def test_a_package_that_is_not_installed_is_named(location: str) -> None:
     with pytest.raises(ModuleNotFoundError, match="is not installed"):
         resolve(location)
+
+
+def test_4_bits_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = load_sweep("quickstart", ["model.load_in_4bit=true", "search.full=null"])
+    check_files(config, tmp_path)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    with pytest.raises(UserError) as caught:
+        check_files(config, tmp_path)
+    told = "needs bitsandbytes, which is not installed"
+    assert [(fault.field, fault.rule) for fault in caught.value.faults] == [
+        ("model.load_in_4bit", told)
+    ]

@@ -449,6 +449,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "nsga2 searches one method, got lora and full",
         "take tpe, or search one method",
     ),
+    "full fine-tuning of 4 bits": (
+        {"model__load_in_4bit": True, "search__full": {"learning_rate": [1e-5, 1e-4]}},
+        "search.full",
+        "must be null, as weights of 4 bits are not trained, got model.load_in_4bit: true",
+        "search it in a sweep of its own, without load_in_4bit",
+    ),
     "a wait without end": (
         {"budget__minutes_per_report": float("inf")},
         "budget.minutes_per_report",

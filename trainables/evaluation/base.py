@@ -125,7 +125,7 @@ def evaluate_base(
         scores=evaluation.scores,
         metrics=_base_metrics(evaluation, reference, nll),
         general_nll=nll,
-        parameters=sum(parameter.numel() for parameter in base.parameters()),
+        parameters=base.num_parameters(),
         train_samples=len(tokenized.train),
         validation_samples=len(tokenized.validation),
         skipped_samples=tokenized.skipped,

@@ -12,7 +12,7 @@ from transformers import BitsAndBytesConfig
 
 
 def quantisation(dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4, its constants quantised again, computing in a dtype: what Transformers is to load with."""
+    """What Transformers is to load with: NF4, its constants in 8 bits, computing in a dtype."""
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
@@ -31,8 +31,8 @@ def keep_trainable(base: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def weight_OI(linear: torch.nn.Linear) -> torch.Tensor:
-    """A linear layer's weight as it computes with it; of 4 bits a copy in their dtype."""
+def plain_weight(linear: torch.nn.Linear) -> torch.Tensor:
+    """A linear layer's weight (O, I) as it computes with it; of 4 bits a copy in its dtype."""
     state = getattr(linear.weight, "quant_state", None)
     if state is None:
         return linear.weight

@@ -90,6 +90,7 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
     states = _lora_states(shape, trial, lora) if lora else _full_states(shape, trial)
     layer = tokens * _activations(shape, trial)
     transient = tokens * _transient(shape, trial) + _dora_weights(shape, trial)
+    transient += _unpacked(shape, trial)
     if trial.train.gradient_checkpointing:
         kept: float = tokens * shape.layers * shape.hidden * _bytes(trial)
         transient += layer
@@ -125,7 +126,7 @@ def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | 
 
 def base_peak(shape: ModelShape, trial: TrialConfig) -> float:
     """Bytes that one card needs to evaluate the untouched base, whole, the way trials will be."""
-    return _on_a_card(parameters(shape) * _bytes(trial) + _evaluation(shape, trial))
+    return _on_a_card(_base(shape, trial) + _evaluation(shape, trial))
 
 
 def fitted_base(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
@@ -234,8 +235,21 @@ class _States:
 def _lora_states(shape: ModelShape, trial: TrialConfig, lora: LoraConfig) -> _States:
     """The frozen base in its dtype; the adapter, its gradients and moments in fp32 (PEFT)."""
     adapter = adapter_parameters(shape, lora)
-    base = parameters(shape) * _bytes(trial)
-    return _States(static=base + adapter * 3 * _FP32, gradients=adapter * _FP32)
+    return _States(static=_base(shape, trial) + adapter * 3 * _FP32, gradients=adapter * _FP32)
+
+
+def _base(shape: ModelShape, trial: TrialConfig) -> float:
+    """The frozen base's weights.
+
+    In 4 bits the matrices of its layers have a byte more for each 64 weights, and an fp32 number
+    for each 256 of these bytes (QLoRA, 2305.14314, section 3).
+    """
+    count = parameters(shape)
+    if not trial.model.load_in_4bit:
+        return count * _bytes(trial)
+    quantised = shape.layers * sum(rows * columns for rows, columns in _linears(shape).values())
+    each = 1 / 2 + 1 / 64 + _FP32 / (64 * 256)
+    return (count - quantised) * _bytes(trial) + quantised * each
 
 
 def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
@@ -311,6 +325,12 @@ def _dora_weights(shape: ModelShape, trial: TrialConfig) -> float:
     return 2.0 * _FP32 * max(rows * cols for rows, cols in linears.values())
 
 
+def _unpacked(shape: ModelShape, trial: TrialConfig) -> float:
+    """Bytes of the largest matrix of 4 bits in the dtype that its product is computed in."""
+    largest = max(rows * columns for rows, columns in _linears(shape).values())
+    return largest * _bytes(trial) if trial.model.load_in_4bit else 0.0
+
+
 def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
     """One tile of logits, the hidden states' gradient, and the head's if it is trained."""
     size = _bytes(trial)
@@ -338,7 +358,8 @@ def _evaluation(shape: ModelShape, trial: TrialConfig) -> float:
     of_kl = min(suite.batch_size, suite.kl_prompts) * suite.kl_tokens * shape.vocabulary
     copies = 2 if size < _FP32 else 1
     logits = max(of_loss, of_kl) * (size + copies * _FP32)
-    return float(max(tokens * (layer + cache), tokens * 2 * size * shape.hidden + logits))
+    in_a_layer = tokens * (layer + cache) + _unpacked(shape, trial)
+    return float(max(in_a_layer, tokens * 2 * size * shape.hidden + logits))
 
 
 def _linears(shape: ModelShape) -> dict[str, tuple[int, int]]:

@@ -25,7 +25,7 @@ import torch
 from torch.nn import functional
 
 from trainables.config import LoraConfig
-from trainables.inputs.four_bits import weight_OI
+from trainables.inputs.four_bits import plain_weight
 from trainables.slots.batch import Batch
 
 
@@ -331,7 +331,7 @@ class _AdaptedLinear(torch.autograd.Function):
         ctx: Any, anchor: torch.Tensor, routing: Routing, target: Target, x_NSI: torch.Tensor
     ) -> torch.Tensor:
         module = target.module
-        base_OI = weight_OI(module)
+        base_OI = plain_weight(module)
         x_NSI = x_NSI.to(base_OI.dtype)
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
         masks = routing.draw_masks(x_NSI)
@@ -351,7 +351,7 @@ class _AdaptedLinear(torch.autograd.Function):
     def backward(ctx: Any, dy_NSO: torch.Tensor) -> Any:
         (x_NSI,) = ctx.saved_tensors
         dy_NSO = dy_NSO.contiguous()
-        dx_NSI = dy_NSO @ weight_OI(ctx.module) if ctx.needs_input_grad[3] else None
+        dx_NSI = dy_NSO @ plain_weight(ctx.module) if ctx.needs_input_grad[3] else None
         split = ctx.routing.split
         dxs = repeat(None) if dx_NSI is None else split(dx_NSI)
         for (weights, mask, h_GrT), x_GTI, dy_GTO, dx_GTI in zip(

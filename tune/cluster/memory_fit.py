@@ -155,12 +155,13 @@ class MemoryFit:
         if card is None or memory.fitted_base(shape, trial, card):
             return None
         need = memory.base_peak(shape, _with_one_sample(trial)) / _GIB
-        in_16_bit = "" if config.model.dtype == "bfloat16" else " or model.dtype: bfloat16"
+        smaller = "" if config.model.dtype == "bfloat16" else " or model.dtype: bfloat16"
+        smaller += _or_4_bits(trial, config.search)
         return Fault(
             "the base's evaluation",
             f"one process makes it, with the whole model on its GPU: about {need:.1f} GiB at one "
             f"sample at a time, and it has {card / _GIB:.1f} GiB",
-            f"take a smaller model{in_16_bit} or larger GPUs",
+            f"take a smaller model{smaller} or larger GPUs",
         )
 
     def _fault(self, shape: ModelShape, trial: TrialConfig, search: SearchConfig) -> Fault:
@@ -181,11 +182,17 @@ class MemoryFit:
         if trial.lora and search.lora:
             fits = [r for r in search.lora.rank if memory.fitted(shape, _of_rank(trial, r), card)]
             drop = f"drop the largest search.lora.rank (up to {max(fits)} fits), " if fits else ""
-            return f"{drop}lower data.max_length, or take a smaller model or larger GPUs"
+            smaller = f"a smaller model{_or_4_bits(trial, search)} or larger GPUs"
+            return f"{drop}lower data.max_length, or take {smaller}"
         assert trial.deepspeed is not None  # noqa: S101 - a full trial has it
         offloads = trial.deepspeed.offload_optimizer and trial.deepspeed.offload_parameters
         more = "raise deepspeed.zero_stage or resources.full.workers"
         return more if offloads else f"{more}, or offload"
+
+
+def _or_4_bits(trial: TrialConfig, search: SearchConfig) -> str:
+    is_possible = not search.full and not trial.model.load_in_4bit
+    return " or model.load_in_4bit: true" if is_possible else ""
 
 
 def memory_fit(config: SweepConfig, smallest_gpu: Callable[[str | None], int | None]) -> MemoryFit:

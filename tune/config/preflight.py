@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,9 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     missing = _missing_paths(config)
     faults += missing or [*_unreadable_text(config), *faults_of_task_rows(config.eval)]
     faults += _deepspeed_faults(config)
+    if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
+        rule = "needs bitsandbytes, which is not installed"
+        faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))
     if config.inspect and isinstance(output_dir, str):
         rule = f"needs the sweep in a folder, got {output_dir}"
         remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inside`"

@@ -160,13 +160,19 @@ class SweepConfig(Frozen):
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> SweepConfig:
-        faults = [*self._batch_faults(), *self._gpu_faults()]
+        faults = [*self._bits_faults(), *self._batch_faults(), *self._gpu_faults()]
         faults += [*self._data_faults(), *self._metric_faults(), *self._sampler_faults()]
         faults += [*self._label_faults(), *self._objective_faults()]
         faults += [*self._weight_faults(), *self._rung_faults(), *self._first_faults()]
         if faults:
             raise ValueError("\n".join(faults))
         return self
+
+    def _bits_faults(self) -> list[str]:
+        if not (self.model.load_in_4bit and self.search.full):
+            return []
+        rule = "must be null, as weights of 4 bits are not trained, got model.load_in_4bit: true"
+        return [f"search.full: {rule}; search it in a sweep of its own, without load_in_4bit"]
 
     def _batch_faults(self) -> list[str]:
         faults = []
