@@ -344,4 +344,5 @@ def _trained_otherwise(first: Sweep, other: Sweep) -> list[str]:
 
 
 def _told(model: ModelConfig) -> str:
-    return f"{model.name}@{model.revision}" if model.revision else model.name
+    name = f"{model.name}@{model.revision}" if model.revision else model.name
+    return f"{name} in 4 bits" if model.load_in_4bit else name

@@ -59,11 +59,14 @@ def train(trial: TrialConfig) -> list[Measurement]:
     return reporter.measurements
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_trials_in_slots_measure_what_each_does_alone(make_trial: MakeTrial, dtype: str) -> None:
-    trials = {
-        name: make_trial(model={"dtype": dtype}, **changes) for name, changes in TRIALS.items()
-    }
+@pytest.mark.parametrize(
+    "model",
+    [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "float32", "load_in_4bit": True}],
+)
+def test_trials_in_slots_measure_what_each_does_alone(
+    make_trial: MakeTrial, model: dict[str, Any]
+) -> None:
+    trials = {name: make_trial(model=model, **changes) for name, changes in TRIALS.items()}
     reporters = {name: ListReporter() for name in TRIALS}
     engine = SlotEngine(trials["plain"].model, trials["plain"].lora)
     errors = []
@@ -75,11 +78,11 @@ def test_trials_in_slots_measure_what_each_does_alone(make_trial: MakeTrial, dty
     engine.close()
     assert errors == [None] * len(TRIALS)
     for name, changes in TRIALS.items():
-        alone = by_step(train(make_trial(model={"dtype": dtype}, **changes)))
+        alone = by_step(train(make_trial(model=model, **changes)))
         in_slot = by_step(reporters[name].measurements)
         assert in_slot.keys() == alone.keys()
         for step, metrics in alone.items():
-            for key, value in metrics.items() if dtype == "float32" else ():
+            for key, value in metrics.items() if model["dtype"] == "float32" else ():
                 near = 2e-3 if key == GRAD_NORM else 0.0
                 expected = pytest.approx(value, rel=near, abs=TOLERANCE)
                 assert in_slot[step][key] == expected, f"{name}: {key} at step {step}"

@@ -199,6 +199,11 @@ def test_other_models_and_other_evaluations_are_refused(tmp_path):
     other = SyntheticSweep(trials=1, model="other/model").write(tmp_path / "other")
     longer = SyntheticSweep(trials=1, items=50).write(tmp_path / "longer")
     assert "different base models, some/model and other/model" in refusal(one, other)
+    quantised = SyntheticSweep(trials=1).write(tmp_path / "quantised")
+    record = json.loads((quantised / "sweep.json").read_text())
+    record["config"]["model"]["load_in_4bit"] = True
+    (quantised / "sweep.json").write_text(json.dumps(record))
+    assert "different base models, some/model and some/model in 4 bits" in refusal(one, quantised)
     assert "different evaluations" in refusal(one, longer)
 
 

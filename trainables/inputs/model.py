@@ -95,7 +95,7 @@ def load_model(model: ModelConfig) -> Any:
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
     if model.load_in_4bit:
         options["quantization_config"] = quantisation(options["dtype"])
-        options["device_map"] = {"": device()}  # quantising on a CPU is slow
+        options["device_map"] = {"": _exactly(device())}  # quantising on a CPU is slow
     loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
     _check_is_whole(model, loaded, told["missing_keys"])
     keep_trainable(loaded)
@@ -111,6 +111,12 @@ def load_model(model: ModelConfig) -> Any:
         loaded.generation_config.eos_token_id = [end, *others]
     _make_savable(loaded.generation_config)
     return loaded
+
+
+def _exactly(place: torch.device) -> torch.device:
+    """The same with its number: Accelerate trains no 4 bits on a GPU other than where they are."""
+    is_gpu = place.type == "cuda"
+    return torch.device(place.type, torch.cuda.current_device()) if is_gpu else place
 
 
 def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:
