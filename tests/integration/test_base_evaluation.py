@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from trainables.config import LoraConfig
 from trainables.errors import UserError
 from trainables.evaluation import base as base_evaluation
 from trainables.evaluation.base import Base, evaluate_base
@@ -254,6 +255,24 @@ def test_what_fails_is_told_in_a_line(
     assert fault.field == field
     assert word in fault.rule
     assert str(error).split()[-1] in (tmp_path / "cache" / "base.log").read_text()
+
+
+def test_adapters_that_the_base_does_not_take_are_told_of_with_all_else(
+    load: Callable[..., SweepConfig], tmp_path: Path
+) -> None:
+    config = load(*FEW, OBJECTIVE, "eval.ood=[no_such_task]")
+    asked = (("q_proj",), ("q_proj", "v_porj"), ("nothing_like_this",), "all-linear")
+    adapters = [LoraConfig(rank=1, alpha=1, target_modules=modules) for modules in asked]
+    with pytest.raises(UserError) as caught:
+        evaluate_base(config.model, config.data, config.eval, 0, tmp_path, adapters=adapters)
+    of_adapters = [f for f in caught.value.faults if f.field == "search.lora.target_modules"]
+    misspelt, absent = of_adapters
+    assert misspelt.rule == "the model has no v_porj"
+    assert "nothing_like_this" in absent.rule
+    assert all("q_proj, k_proj, v_proj" in fault.remedy for fault in of_adapters)
+    assert any("no_such_task" in fault.rule for fault in caught.value.faults)
+    base, _ = shared_base(config.model)
+    assert not any("lora" in name for name, _ in base.named_modules())
 
 
 def test_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path]) -> None:

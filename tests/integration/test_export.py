@@ -15,8 +15,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig, ModelConfig
 from trainables.files.locations import resolve
+from trainables.inputs.adapter import peft_config
 from trainables.inputs.model import load_model, load_tokenizer
-from trainables.training.lora import peft_config
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

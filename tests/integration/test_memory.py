@@ -23,13 +23,13 @@ from trl.trainer import utils as trl_utils
 from trainables.config import ModelConfig, TrialConfig
 from trainables.evaluation import drift
 from trainables.evaluation.drift import token_nll
+from trainables.inputs.adapter import peft_config
 from trainables.inputs.model import load_model, shared_base
 from trainables.inputs.model_shape import read_shape
 from trainables.process import memory
 from trainables.slots import batch, loss
 from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import _deepspeed_process, deepspeed_settings
-from trainables.training.lora import peft_config
 from trainables.training.reporter import ListReporter
 from trainables.training.run import _adapter_kept, sft_config
 

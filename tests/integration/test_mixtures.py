@@ -17,12 +17,13 @@ from trainables.config import LoraConfig, ModelConfig
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.harness_model import HarnessModel, Layouts
+from trainables.inputs.adapter import peft_config
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
 from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import train_full_sft
-from trainables.training.lora import peft_config, train_lora
+from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:

@@ -10,10 +10,11 @@ from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
 
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import UserError
+from trainables.inputs.adapter import adapt, restore
 from trainables.inputs.lora_reach import left_by_lora, text_decoder
 from trainables.inputs.model import load_model, shared_base
 from trainables.slots.engine import SlotEngine
-from trainables.training.lora import adapt, restore, train_lora
+from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:

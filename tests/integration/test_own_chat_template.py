@@ -15,10 +15,11 @@ from analysis.export.weights import _write_weights, merge_adapter
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
+from trainables.inputs.adapter import peft_config
 from trainables.inputs.chat_template import prompt_text
 from trainables.inputs.chats import Example
 from trainables.inputs.model import load_model, load_tokenizer
-from trainables.training.lora import peft_config, train_lora
+from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:

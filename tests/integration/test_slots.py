@@ -14,6 +14,7 @@ from measured import OF_THE_PROCESS
 from safetensors.torch import load_file
 
 from trainables.errors import Diverged
+from trainables.inputs.adapter import peft_config, restore
 from trainables.inputs.data import TokenizedData
 from trainables.inputs.model import load_model, shared_base
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
@@ -21,7 +22,7 @@ from trainables.slots import engine as slot_engine
 from trainables.slots.base import NotBatchable, check_batchable
 from trainables.slots.engine import SlotEngine, _passes
 from trainables.slots.slot import Slot, initial_values
-from trainables.training.lora import peft_config, restore, train_lora
+from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ from trainables.config import DataConfig, LoraConfig, ModelConfig, Replay
 from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.harness_model import HarnessModel, Layouts
+from trainables.inputs.adapter import peft_config
 from trainables.inputs.model import ends, load_model, load_tokenizer
-from trainables.training.lora import peft_config
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -34,7 +34,7 @@ LORA_AND_FULL = (
 )
 ONE_BAD_CHOICE = (
     "search={lora: {rank: 4, alpha: 8, learning_rate: [1.0e-3], "
-    "target_modules: [[nothing_like_this], all-linear, [q_proj]]}}"
+    "target_modules: [[lm_head], all-linear, [q_proj]]}}"
 )
 
 
@@ -101,6 +101,16 @@ def run_sweep(
 def mixed(run_sweep: Callable[..., Finished]) -> Finished:
     """LoRA and full fine-tuning, two of each, two at a time."""
     return run_sweep(LORA_AND_FULL)
+
+
+def test_modules_that_the_model_has_not_are_told_before_any_trial(
+    run_sweep: Callable[..., Finished],
+) -> None:
+    with pytest.raises(UserError) as caught:
+        run_sweep(ONE_BAD_CHOICE.replace("lm_head", "nothing_like_this"))
+    (fault,) = caught.value.faults
+    assert fault.field == "search.lora.target_modules"
+    assert "nothing_like_this" in fault.rule
 
 
 @pytest.fixture(scope="module")
@@ -182,12 +192,12 @@ def test_a_failing_trial_tells_why_and_the_sweep_goes_on(failing: Finished) -> N
     failed = records[0]
     assert failed.status is TrialStatus.FAILED
     assert failed.reason is not None
-    assert re.match(r"\w+Error: .*nothing_like_this", failed.reason)
+    assert re.match(r"\w+Error: .*lm_head", failed.reason)
     assert failed.last is None
     assert failed.weights_dir is None
     log = Path(failed.config.output_dir, "trial.log").read_text()
     assert "Traceback" in log
-    assert "nothing_like_this" in log
+    assert "lm_head" in log
     assert failing.ledger.trials() == records
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from tempfile import mkdtemp
 from typing import Any, TypeVar
 
-from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.config import DataConfig, EvalSuite, LoraConfig, ModelConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.evaluation.data_warnings import data_warnings
 from trainables.evaluation.drift import (
@@ -35,6 +35,7 @@ from trainables.evaluation.forgetting import (
 )
 from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.files.disk import flush
+from trainables.inputs.adapter import check_adaptable
 from trainables.inputs.data import TokenizedData, tokenize, typical_sample
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
@@ -77,17 +78,19 @@ def evaluate_base(
     seed: int,
     cache: Path,
     data_folder: Path | None = None,
+    adapters: Sequence[LoraConfig] = (),
 ) -> Path:
     """Evaluate the base model, or find its evaluation in the cache; returns its folder.
 
     Loads all that a trial will need, so that any fault in model, data or tasks shows here, before a
-    trial is spent. If `data_folder` is given, the tokenised data are written to it.
+    trial is spent. If `data_folder` is given, the tokenised data are written to it. `adapters` are
+    those that the trials will put on it.
 
     Raises:
-        UserError: every fault found in model, data and tasks.
+        UserError: every fault found in model, data, tasks and adapters.
     """
     model = pinned(model)
-    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed)
+    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, adapters)
     base, _ = shared_base(model)
     check_data(base, tokenizer, tokenized)
     prompts = tokenized.prompts[: suite.kl_prompts]
@@ -139,9 +142,13 @@ def evaluate_base(
 
 
 def _load_all(
-    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int
+    model: ModelConfig,
+    data: DataConfig,
+    suite: EvalSuite,
+    seed: int,
+    adapters: Sequence[LoraConfig],
 ) -> tuple[Any, Evaluator, TokenizedData]:
-    """Load tokenizer, tasks and data, collecting the faults of all of them."""
+    """Load tokenizer, base, tasks and data, collecting the faults of all of them."""
     faults: list[Fault] = []
 
     def attempt(make: Callable[[], T]) -> T | None:
@@ -155,7 +162,7 @@ def _load_all(
 
     tokenizer = attempt(lambda: load_tokenizer(model))
     if tokenizer is not None:
-        attempt(lambda: _load_base(model))
+        attempt(lambda: _load_base(model, adapters))
         attempt(lambda: _check_chat_template(tokenizer, model, data, suite))
     # Trials of this process use it too; without a tokenizer, task faults are still reported.
     evaluator = attempt(
@@ -168,14 +175,15 @@ def _load_all(
     return tokenizer, evaluator, tokenized
 
 
-def _load_base(model: ModelConfig) -> None:
+def _load_base(model: ModelConfig, adapters: Sequence[LoraConfig]) -> None:
     """Load the base model shared by this process.
 
     Raises:
-        UserError: loading fails, or runs out of memory, which no smaller batch would change.
+        UserError: loading fails, or runs out of memory, which no smaller batch would change; or the
+            base does not take the adapters.
     """
     try:
-        shared_base(model)
+        check_adaptable(shared_base(model)[0], adapters)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

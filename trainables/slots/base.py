@@ -9,7 +9,7 @@ import torch
 
 from trainables.config import LoraConfig
 from trainables.errors import first_line
-from trainables.training.lora import adapt, restore
+from trainables.inputs.adapter import adapt, restore
 
 # Options of heads that a causal language model has none of, such as GPT-NeoX's classifier.
 _OF_OTHER_HEADS = ("classifier", "summary")

@@ -20,6 +20,7 @@ from transformers import TrainerControl, TrainerState, get_scheduler
 
 from trainables.config import TrialConfig
 from trainables.evaluation.evaluator import Evaluator
+from trainables.inputs.adapter import peft_config
 from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData, training_order
 from trainables.inputs.model import save_own_tokenizer
 from trainables.inputs.tokenized import as_dataset, longest
@@ -27,7 +28,6 @@ from trainables.results.records import TrialResult
 from trainables.slots.adapters import Adapter, Target
 from trainables.slots.optimizer import FlatAdamW
 from trainables.training.best_weights import BestWeights
-from trainables.training.lora import peft_config
 from trainables.training.measuring import Measuring
 from trainables.training.reporter import Reporter
 from trainables.training.run import AlreadyTrained, Checkpoints, conclude, sft_config

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import peft
-from accelerate.state import AcceleratorState
-from torch.nn import Linear
 from transformers import set_seed
-from transformers.pytorch_utils import Conv1D
 
-from trainables.config import LoraConfig, ModelConfig, TrialConfig
-from trainables.errors import Fault, UserError
-from trainables.inputs.four_bits import thaw
-from trainables.inputs.lora_reach import beside_text
+from trainables.config import ModelConfig, TrialConfig
+from trainables.inputs.adapter import adapt, restore
 from trainables.inputs.model import save_own_tokenizer, shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.results.records import TrialResult
@@ -47,85 +40,9 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
         restore(base, adapted)
 
 
-def adapt(base: Any, lora: LoraConfig | None) -> Any:
-    """PEFT's model of this process's base with a fresh adapter, which `restore` removes.
-
-    Raises:
-        UserError: the base has some of the target modules but not others, which PEFT passes over.
-        ValueError: PEFT refuses, for example dropout on experts.
-
-    PEFT adapts layer by layer, so where it fails the base is loaded anew for its next user.
-    """
-    config = peft_config(lora)
-    config.exclude_modules = beside_text(base)
-    try:
-        adapted = peft.get_peft_model(base, config)
-    except Exception:  # memory that runs out, too
-        shared_base.cache_clear()
-        raise
-    if absent := _absent_targets(adapted, lora):
-        restore(base, adapted)
-        rule = f"the model has no {', '.join(absent)}"
-        remedy = f"it has {', '.join(_adaptable(base))}"
-        raise UserError([Fault("search.lora.target_modules", rule, remedy)])
-    return adapted
-
-
-def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
-    """The target modules that no adapted layer is named by."""
-    if lora is None or lora.target_modules == "all-linear":
-        return []
-    wanted = adapted.peft_config["default"].target_modules  # experts' have other names there
-    names = [f".{name}" for name in adapted.base_model.targeted_module_names]
-    return sorted(name for name in wanted if not any(n.endswith(f".{name}") for n in names))
-
-
-def _adaptable(base: Any) -> list[str]:
-    """The names, each once, of the base's linear layers that LoRA can adapt."""
-    head, left = base.get_output_embeddings(), beside_text(base)
-    linear = (
-        name
-        for name, module in base.named_modules()
-        if isinstance(module, (Linear, Conv1D))
-        and module is not head
-        and not (left and re.fullmatch(left, name))
-    )
-    return list(dict.fromkeys(name.rpartition(".")[2] for name in linear))
-
-
-def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
-    """The adapter as PEFT's configuration."""
-    assert lora is not None  # noqa: S101 - TrialConfig sees to it
-    modules = lora.target_modules
-    return peft.LoraConfig(
-        r=lora.rank,
-        lora_alpha=lora.alpha,
-        target_modules=modules if isinstance(modules, str) else list(modules),
-        lora_dropout=lora.dropout,
-        use_rslora=lora.rslora,
-        use_dora=lora.dora,
-        task_type="CAUSAL_LM",
-    )
-
-
 def _save(model: ModelConfig, trainer: Any, folder: Path) -> None:
     """The adapter alone, as a standard PEFT folder; with the tokenizer if it is not the base's."""
     if trainer.is_world_process_zero():
         # Else an adapted embedding is saved whole beside its update.
         trainer.model.save_pretrained(folder, save_embedding_layers=False)
         save_own_tokenizer(model, trainer.processing_class, folder)
-
-
-def restore(base: Any, adapted: Any) -> None:
-    """Remove the adapter from the shared base, whatever happened."""
-    adapted.unload()
-    # PEFT leaves its configuration; TRL its fused head, wrapped around it once more at every trial.
-    for name in ("peft_config", "forward", "model_tags"):
-        vars(base).pop(name, None)
-    base.gradient_checkpointing_disable()
-    base.disable_input_require_grads()
-    # TRL and Transformers both hook the embedding for checkpointing; one hook is never removed.
-    base.get_input_embeddings()._forward_hooks.clear()
-    thaw(base)
-    base.zero_grad(set_to_none=True)
-    AcceleratorState._reset_state(reset_partial_state=True)

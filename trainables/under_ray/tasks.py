@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import ray
 
-from trainables.config import DataConfig, EvalSuite, ModelConfig
+from trainables.config import DataConfig, EvalSuite, LoraConfig, ModelConfig
 from trainables.errors import Fault, UserError, named
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage, parse_location
@@ -32,6 +32,7 @@ def evaluate_base_on_worker(
     cache: str,
     target: str,
     marker: str = "",
+    adapters: Sequence[LoraConfig] = (),
 ) -> UserError | None:
     """Run `evaluate_base` on a worker, for all trials.
 
@@ -39,7 +40,7 @@ def evaluate_base_on_worker(
     out, the evaluation's batch is halved, as in trials.
 
     Without a `cache` shared by all sweeps, the node's own is used. `marker` is a file that the
-    driver has written at `target`.
+    driver has written at `target`; `adapters` are checked against the base.
     """
     use_credentials()  # before the hub's client is imported, which reads them then
 
@@ -49,15 +50,16 @@ def evaluate_base_on_worker(
 
     cache_dir = Path(cache) if cache else node_cache() / "bases"
     log = cache_dir / "base.log"
+
+    def evaluate(smaller: EvalSuite) -> Path:
+        return evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch), adapters)
+
     with log_to(log), TemporaryDirectory() as scratch:
         try:
             if marker:
                 check_sees(target, marker)
             check_granted_gpus()
-            folder = evaluated_within_memory(
-                lambda smaller: evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch)),
-                suite,
-            )
+            folder = evaluated_within_memory(evaluate, suite)
             storage = open_storage(parse_location(target))
             for name in set(storage.children("")) - {marker}:  # of a start that came no further
                 storage.remove(name)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from trainables.config import LoraConfig
 from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
 from trainables.results.folder import SweepFolder
@@ -13,6 +14,7 @@ from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in
 from tune.cluster.slots import HostPool
 from tune.cluster.waiting import answering, awaited
+from tune.config.search_config import LoraSpace
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker
 from tune.search.trials import largest_trial
@@ -47,6 +49,7 @@ def have_base_evaluated(
             str(cache.absolute()) if isinstance(cache, Path) else "",  # workers run elsewhere
             target,
             marker,
+            _adapters(config.search.lora),
         )
         in_host = hosts.start()
         held = held_by_worker(config, "lora" if in_host else config.search.methods[0], cluster)
@@ -58,6 +61,17 @@ def have_base_evaluated(
         fault: UserError | None = awaited(answer, held, tell)
     if fault is not None:
         raise fault
+
+
+def _adapters(space: LoraSpace | None) -> list[LoraConfig]:
+    """One small adapter for each choice of modules, which the base may not have."""
+    if space is None:
+        return []
+    dropout = max(space.dropout)
+    return [
+        LoraConfig(rank=1, alpha=1, target_modules=modules, dropout=dropout)
+        for modules in space.target_modules
+    ]
 
 
 def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:
