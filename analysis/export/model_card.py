@@ -100,14 +100,20 @@ def _prompting(data: DataConfig, model: ModelConfig) -> str:
     template = f"chat template{f' with `{arguments}`' if model.chat_template_args else ''}"
     if data.messages is not None:
         learned = "the last answer of each was" if data.answers == "last" else "all answers were"
-        return f"Chats were rendered by the {template}; {learned} trained."
+        return f"Chats were rendered by the {template}; {learned} trained.{_begun(data)}"
     if data.text is not None:
         return f"Trained on the plain text of the field `{data.text}`, without prompts."
     return (
         f"Each prompt was rendered as\n\n{_fenced(data.prompt, 'jinja')}\n\n"
         f"and answered with\n\n{_fenced(data.completion, 'jinja')}"
-        + (f"\n\nas turns of the {template}." if data.chat_template else "")
+        + (f"\n\nas turns of the {template}.{_begun(data)}" if data.chat_template else "")
     )
+
+
+def _begun(data: DataConfig) -> str:
+    if data.system is None:
+        return ""
+    return f" Those without a system's turn began with\n\n{_fenced(data.system, 'jinja')}"
 
 
 def _fenced(text: str, language: str) -> str:

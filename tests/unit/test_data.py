@@ -653,6 +653,40 @@ def test_of_a_chat_the_last_answer_is_learned(tmp_path: Path) -> None:
     assert sample["labels"] == [IGNORED_LABEL] * len(asked) + [*map(ord, "bc|\n")]
 
 
+def test_chats_without_a_system_s_turn_begin_with_the_one_given(tmp_path: Path) -> None:
+    bare, other = CHATS[1:], [{"role": "developer", "content": "d"}, *CHATS[1:]]
+    file = jsonl(tmp_path, [{"turns": turns, "s": "x"} for turns in (CHATS, bare, other)])
+    data = config(file, messages="turns", system="You are {{ s }}.", answers="all")
+    found = tokenize(data, Chatting(), seed=0)
+    begins = [prompt.partition("\n")[0] for prompt in found.prompts]
+    assert (
+        sorted(begins)
+        == ["\x01<developer>d|"] * 2 + ["\x01<system>You are x.|"] * 2 + ["\x01<system>s|"] * 2
+    )
+    explicit = [{"role": "system", "content": "You are x."}, *bare]
+    written = config(jsonl(tmp_path, [{"turns": explicit}], "w.jsonl"), messages="turns")
+    (sample,) = tokenize(written, Chatting(), seed=0).train
+    assert sample in found.train
+
+
+def test_a_prompt_in_a_chat_template_follows_the_system_s_turn(tmp_path: Path) -> None:
+    rows = [{"prompt": "q", "completion": "a", "s": s} for s in ("be brief", "")]
+    data = config(jsonl(tmp_path, rows), chat_template=True, system="{{ s }}")
+    found = tokenize(data, Chatting(), seed=0)
+    ends = "<user>q|\n<assistant>"
+    assert sorted(found.prompts) == ["\x01<system>be brief|\n" + ends, "\x01" + ends]
+    nameless = config(jsonl(tmp_path, rows), chat_template=True, system="{{ t }}")
+    (fault,) = faults(tokenize, nameless, Chatting(), 0)
+    assert fault.field == "data.system"
+    assert fault.rule.startswith("names t, absent from row 1")
+
+
+@pytest.mark.parametrize("fields", [{}, {"text": "text"}])
+def test_only_chats_have_a_system_s_turn(fields: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="system must be left out where there are no chats"):
+        config("rows.jsonl", system="You are brief.", **fields)
+
+
 @pytest.mark.parametrize(
     ("turns", "rule"),
     [

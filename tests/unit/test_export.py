@@ -117,7 +117,7 @@ def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:
 def test_a_card_says_that_chats_were_trained(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     record = trained(folder, 0, gain=0.5, forgetting=0.0)
-    data = record.config.data.model_copy(update={"messages": "turns"})
+    data = record.config.data.model_copy(update={"messages": "turns", "system": "Be brief."})
     model = record.config.model.model_copy(
         update={"chat_template_args": {"enable_thinking": False}}
     )
@@ -126,7 +126,8 @@ def test_a_card_says_that_chats_were_trained(tmp_path: Path) -> None:
     card = ModelCard.load(export(folder, tmp_path / "out", number=0) / "README.md")
     assert "the last answer of each was trained" in card.text
     assert 'by the chat template with `{"enable_thinking": false}`;' in card.text
-    assert "jinja" not in card.text
+    assert card.text.count("jinja") == 1
+    assert "without a system's turn began with\n\n```jinja\nBe brief.\n```" in card.text
 
 
 def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:

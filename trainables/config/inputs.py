@@ -100,6 +100,7 @@ class DataSource(Frozen):
             chat template is given the row's `tools` too, if it has any. Chats that cannot be
             learned, as they do not end with an answer, it is blank or the chat template refuses
             them, are left out and counted; if more than half are such, the data are refused.
+        system: Jinja template of the system's turn, with which chats begin that have none.
         answers: learn a chat's `last` one, or `all`: each is a sample of its own, with the turns
             before it, as chat templates leave out thoughts of earlier turns. Blank ones among `all`
             are but turns before the others, and counted.
@@ -116,6 +117,7 @@ class DataSource(Frozen):
     completion: str = "{{ completion }}"
     chat_template: bool = False
     messages: str | None = None
+    system: str | None = None
     answers: Literal["last", "all"] = "last"
     text: str | None = None
     limit: int | None = Field(default=None, ge=1)
@@ -135,6 +137,11 @@ class DataSource(Frozen):
             raise ValueError(f"give messages, or prompt and completion; {_TAKEN_BACK}")
         if self.text and (self.messages or self.chat_template or has_templates):
             raise ValueError(f"give text, or messages, or prompt and completion; {_TAKEN_BACK}")
+        if self.system is not None and not self.is_chat:
+            raise ValueError(
+                f"system must be left out where there are no chats, got {self.system!r}; set "
+                "chat_template: true, or begin the prompt with it"
+            )
         if self.answers == "all" and not self.messages:
             raise ValueError(
                 "answers must be last without messages, got all; name the field that holds chats "

@@ -38,6 +38,11 @@ def _of_chats(
         )
     if not data.has_chats:
         return
+    if suite.chat_template and _begins_otherwise(data, suite):
+        yield (
+            f"data.system is {data.system!r}, and eval.system_instruction "
+            f"{suite.system_instruction!r}: the tasks ask otherwise than is trained"
+        )
     if suite.chat_template and (opening := opening_of_answers(tokenizer)):
         yield (
             f"the chat template begins answers with {opening!r}, which the tasks do not ask for: "
@@ -49,6 +54,13 @@ def _of_chats(
             f"the chats' turns end in {end}, which is neither the tokenizer's eos_token nor an end "
             f'of generation, so generation goes on after it: set model.eos_token: "{end}"'
         )
+
+
+def _begins_otherwise(data: DataConfig, suite: EvalSuite) -> bool:
+    """Whether chats are known to be trained with another system's turn than tasks have."""
+    is_known = data.system is not None or data.chat_template
+    is_fixed = data.system is None or not ("{{" in data.system or "{%" in data.system)
+    return is_known and is_fixed and data.system != suite.system_instruction
 
 
 def _of_unusable_rows(tokenized: TokenizedData) -> Iterator[str]:

@@ -19,7 +19,7 @@ def prompt_text(tokenizer: Any, data: DataConfig, example: Example) -> str:
     """The text before the completion: the prompt, in the chat template if one is used."""
     if isinstance(example.prompt, str) and not data.is_chat:
         return example.prompt
-    return _as_chat(tokenizer, data, example, _asked(example), add_generation_prompt=True)
+    return _as_chat(tokenizer, data, example, example.asked, add_generation_prompt=True)
 
 
 def _as_chat(
@@ -64,11 +64,6 @@ def _field(data: DataConfig) -> str:
     return "data.messages" if data.messages else "data.chat_template"
 
 
-def _asked(example: Example) -> Turns:
-    prompt = example.prompt
-    return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-
-
 def chat_parts(
     tokenizer: Any, data: DataConfig, example: Example, context: str
 ) -> tuple[str, str, bool]:
@@ -81,7 +76,7 @@ def chat_parts(
     answer = example.answer
     if isinstance(answer, str):
         answer = {"role": "assistant", "content": answer}
-    whole = _as_chat(tokenizer, data, example, [*_asked(example), answer])
+    whole = _as_chat(tokenizer, data, example, [*example.asked, answer])
     content = str(answer.get("content") or "")
     if _carries(tokenizer, data, example, answer, whole):
         context = commonprefix([context, whole])  # noqa: RUF071 - of texts
@@ -90,7 +85,7 @@ def chat_parts(
     turn = whole.removeprefix(context)
     if whole.startswith(context) and content.strip() in turn:
         return context, turn, not turn.rstrip().endswith(content.rstrip())
-    bare = _as_chat(tokenizer, data, example, _asked(example))
+    bare = _as_chat(tokenizer, data, example, example.asked)
     request = context.removeprefix(bare) if context.startswith(bare) else ""
     rest = _without_opening(request, content)
     if rest == content:
@@ -121,8 +116,8 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
     has_more = False
     for less, written in _lesser(answer):
         has_more = True
-        if _as_chat(tokenizer, data, example, [*_asked(example), less]) == whole:
-            rule = f"the model's chat template writes {written}: {_in_words(_asked(example))}"
+        if _as_chat(tokenizer, data, example, [*example.asked, less]) == whole:
+            rule = f"the model's chat template writes {written}: {_in_words(example.asked)}"
             remedy = "write it into `content`, or leave it out"
             raise UnusableRow([Fault(_field(data), rule, remedy)])
     return has_more
@@ -142,7 +137,7 @@ def _lesser(answer: Turn) -> Iterator[tuple[Turn, str]]:
 
 def _end_of_turns(tokenizer: Any, data: DataConfig, example: Example) -> str:
     """What the chat template writes after an assistant's turn."""
-    turns = [*_asked(example), {"role": "assistant", "content": "answer"}]
+    turns = [*example.asked, {"role": "assistant", "content": "answer"}]
     return _as_chat(tokenizer, data, example, turns).rpartition("answer")[2]
 
 

@@ -29,11 +29,24 @@ class Example(NamedTuple):
     tools: list[Any] | None = None
     unlearned: int = 0
 
+    @property
+    def asked(self) -> Turns:
+        """The prompt as turns of a chat."""
+        prompt = self.prompt
+        return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+
+    def begun_by(self, system: str) -> Example:
+        """The same after a system's turn, unless it has one."""
+        if self.asked[0]["role"] in _SYSTEMS:
+            return self
+        return self._replace(prompt=[{"role": "system", "content": system}, *self.asked])
+
 
 Answers = Literal["last", "all"]
 _ANSWERS = "assistant"
 # What an answer may carry besides `content`, each under the names that Transformers takes for it.
 CARRIED = (("tool_calls",), ("reasoning_content", "reasoning", "thinking"))
+_SYSTEMS = ("system", "developer")
 # ShareGPT's names of roles; all others are taken as they are.
 _ROLES = {
     "human": "user",

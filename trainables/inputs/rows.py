@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +21,6 @@ Source = Literal["path", "validation_path"]
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
 # What is learned from a row, or why nothing can be.
 Rendered = list[Example] | UnusableRow
-_TEMPLATES = ("prompt", "completion")
 # Values that a template prints as they are; it may fail on others, and on fields without a value.
 _PLAIN = (str, int, float)
 # What a template, which is the user's code, can raise.
@@ -170,14 +169,19 @@ def _faults_of_fields(data: DataConfig, rows: Sequence[Row], location: str) -> l
             if data.messages not in row:
                 where = f"row {index + 1} of {location}"
                 return [_fault_of_lacking("data.messages", [data.messages], where, row)]
-        return []
     if data.text is not None:
         return first_of(list(_faults_of_texts(data.text, rows, location)))
     faults: list[Fault] = []
-    for name in _TEMPLATES:
-        of_template = _faults_of_template(f"data.{name}", getattr(data, name), rows, location)
-        faults += first_of(list(of_template))
+    for name, text in _templates(data).items():
+        faults += first_of(list(_faults_of_template(f"data.{name}", text, rows, location)))
     return faults
+
+
+def _templates(data: DataConfig) -> dict[str, str]:
+    """What is rendered on each row, by field."""
+    of_row = {"prompt": data.prompt, "completion": data.completion}
+    of_chat = {"system": data.system} if data.system is not None else {}
+    return of_chat | (of_row if data.messages is None else {})
 
 
 def _faults_of_template(
@@ -257,27 +261,35 @@ def _needs_more_than(template: Template, row: Row) -> bool:
 
 
 def _render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
-    if data.messages is not None:
-        for row in rows:
-            try:
-                yield examples_of_chat(row, data.messages, data.answers)
-            except UnusableRow as error:
-                yield error
-        return
     if data.text is not None:
         yield from ([Example("", text)] if (text := row[data.text]) else [] for row in rows)
         return
-    templates = {name: _ENVIRONMENT.from_string(getattr(data, name)) for name in _TEMPLATES}
+    templates = {name: _ENVIRONMENT.from_string(text) for name, text in _templates(data).items()}
     for index, row in enumerate(rows):
-        texts = []
+        texts = {}
         for name, template in templates.items():
             try:
-                texts.append(_rendered(template, row))
+                texts[name] = _rendered(template, row)
             except _TEMPLATE_FAILS as error:
                 raise UserError([_failure(f"data.{name}", index, error)]) from error
-        prompt, completion = texts
-        if completion.strip():
-            yield [Example(prompt, completion)]
-        else:
-            rule, remedy = "the completion is blank", "leave such rows out"
-            yield UnusableRow([Fault("data.completion", rule, remedy)])
+        try:
+            examples = _examples(data, row, texts)
+        except UnusableRow as error:
+            yield error
+            continue
+        system = texts.get("system")
+        yield [example.begun_by(system) for example in examples] if system else examples
+
+
+def _examples(data: DataConfig, row: Row, texts: Mapping[str, str]) -> list[Example]:
+    """What is learned from a row, whose templates made these texts.
+
+    Raises:
+        UnusableRow: nothing can be.
+    """
+    if data.messages is not None:
+        return examples_of_chat(row, data.messages, data.answers)
+    if texts["completion"].strip():
+        return [Example(texts["prompt"], texts["completion"])]
+    rule, remedy = "the completion is blank", "leave such rows out"
+    raise UnusableRow([Fault("data.completion", rule, remedy)])
