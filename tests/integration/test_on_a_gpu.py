@@ -60,15 +60,20 @@ def train(trial: TrialConfig) -> list[Measurement]:
 
 
 @pytest.mark.parametrize(
-    "model",
-    [{"dtype": "float32"}, {"dtype": "bfloat16"}, {"dtype": "float32", "load_in_4bit": True}],
+    ("model", "recomputes"),
+    [
+        ({"dtype": "float32"}, False),
+        ({"dtype": "float32"}, True),
+        ({"dtype": "bfloat16"}, False),
+        ({"dtype": "float32", "load_in_4bit": True}, False),
+    ],
 )
 def test_trials_in_slots_measure_what_each_does_alone(
-    make_trial: MakeTrial, model: dict[str, Any]
+    make_trial: MakeTrial, model: dict[str, Any], recomputes: bool
 ) -> None:
     trials = {name: make_trial(model=model, **changes) for name, changes in TRIALS.items()}
     reporters = {name: ListReporter() for name in TRIALS}
-    engine = SlotEngine(trials["plain"].model, trials["plain"].lora)
+    engine = SlotEngine(trials["plain"].model, trials["plain"].lora, recomputes)
     errors = []
     for name, trial in trials.items():  # each joins two passes after the one before
         engine.join(trial, reporters[name])

@@ -136,6 +136,29 @@ def test_a_trial_in_a_slot_measures_what_it_does_alone(
     assert_equal(packed[name], references[name])
 
 
+def test_recomputed_activations_change_no_number(
+    make_trial: MakeTrial, references: dict[str, list[Measurement]]
+) -> None:
+    """Alone they change none either, as test_lora.py shows."""
+    names = ("plain", "dropout", "accumulated", "rank 64, rsLoRA")
+    trials = {name: make_trial(**TRIALS[name]) for name in names}
+    engine = SlotEngine(trials["plain"].model, trials["plain"].lora, recomputes=True)
+    reporters = {name: ListReporter() for name in names}
+    for name, trial in trials.items():
+        engine.join(trial, reporters[name])
+    calls: list[int] = []
+    layer = shared_base(trials["plain"].model)[0].model.layers[0]
+    counting = layer.mlp.up_proj.register_forward_pre_hook(lambda *_: calls.append(1))
+    ended = engine.step()
+    assert len(calls) == 2  # in the forward pass, and again in the backward one
+    counting.remove()
+    ended += drain(engine)
+    engine.close()
+    assert [e.error for e in ended] == [None] * len(names)
+    for name, reporter in reporters.items():
+        assert_equal(reporter.measurements, references[name])
+
+
 def test_the_trials_are_different_ones(references: dict[str, Any]) -> None:
     finals = {name: measured[-1].metrics["train/loss"] for name, measured in references.items()}
     del finals["accumulated"]  # the plain one in portions, on some machines to the last bit

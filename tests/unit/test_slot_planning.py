@@ -50,10 +50,6 @@ def test_plain_lora_can_have_a_slot() -> None:
         ({"method": "full"}, "full"),
         ({"lora": LoraConfig(rank=4, alpha=8, dora=True)}, "DoRA"),
         ({"workers": 2}, "workers"),
-        (
-            {"train": config().train.model_copy(update={"gradient_checkpointing": True})},
-            "checkpointing",
-        ),
     ],
 )
 def test_what_cannot_be_batched_says_why(changes: dict[str, Any], word: str) -> None:

@@ -208,12 +208,12 @@ class Routing:
         length = x_NSI.shape[-1]
         return [x.view(count, -1, length) for x, count in zip(shares, self._counts, strict=True)]
 
-    def draw_masks(self, x_NSI: torch.Tensor) -> Sequence[Mask | None]:
-        """Draw each part's mask for its share of an input; None if nothing is dropped."""
+    def masks_for(self, target: Target, x_NSI: torch.Tensor) -> Sequence[Mask | None]:
+        """Each part's mask for its share of a layer's input; None if nothing is dropped."""
         if self._masks is None:
             return [None] * len(self.parts)
         _, positions, features = x_NSI.shape
-        return [self._masks.draw(part, (positions, features)) for part in self.parts]
+        return [self._masks.of(target, part, (positions, features)) for part in self.parts]
 
 
 class AdaptedLayers:
@@ -283,9 +283,22 @@ class Masks:
         self._device = batch.input_ids_NS.device
         kept = [1 - adapter.dropout for adapter in adapters]
         self._growth_K = torch.tensor(kept, device=self._device).reciprocal()
+        self._drawn: dict[tuple[str, Part], list[Mask | None]] = {}
+        self._repeats = False
 
-    def draw(self, part: Part, shape_SI: tuple[int, int]) -> Mask | None:
-        """Draw the mask for a part's share of an input; None if nothing is dropped."""
+    def repeat(self) -> None:
+        """From now on a layer gets what was drawn for it, as what is recomputed drops the same."""
+        self._repeats = True
+
+    def of(self, target: Target, part: Part, shape_SI: tuple[int, int]) -> Mask | None:
+        """The mask for a part's share of a layer's input; None if nothing is dropped."""
+        drawn = self._drawn.setdefault((target.name, part), [])
+        if self._repeats:
+            return drawn.pop()  # backwards, of a layer that was passed through twice
+        drawn.append(self._draw_for(part, shape_SI))
+        return drawn[-1]
+
+    def _draw_for(self, part: Part, shape_SI: tuple[int, int]) -> Mask | None:
         adapters = part.adapters
         if not any(adapter.dropout for adapter in adapters):
             return None
@@ -334,7 +347,7 @@ class _AdaptedLinear(torch.autograd.Function):
         base_OI = plain_weight(module)
         x_NSI = x_NSI.to(base_OI.dtype)
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
-        masks = routing.draw_masks(x_NSI)
+        masks = routing.masks_for(target, x_NSI)
         saved: list[tuple[Weights, Any, Any]] = []
         xs, ys = routing.split(x_NSI), routing.split(y_NSO)
         for part, x_GTI, y_GTO, mask in zip(routing.parts, xs, ys, masks, strict=True):

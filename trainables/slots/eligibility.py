@@ -13,6 +13,4 @@ def reason_against(trial: TrialConfig) -> str | None:
         return "DoRA's norms are not batched"
     if trial.workers > 1:
         return "resources.lora.workers is above 1"
-    if trial.train.gradient_checkpointing:
-        return "train.gradient_checkpointing recomputes layers one trial at a time"
     return None

@@ -54,12 +54,13 @@ class SlotEngine:
     Args:
         model: the base, frozen until `close`.
         lora: the layers that all trials adapt.
+        recomputes: activations in the backward pass, `train.gradient_checkpointing`.
 
     Raises:
         NotBatchable: the base cannot be shared.
     """
 
-    def __init__(self, model: ModelConfig, lora: LoraConfig) -> None:
+    def __init__(self, model: ModelConfig, lora: LoraConfig, recomputes: bool = False) -> None:
         self._base, self._tokenizer = shared_base(model)
         names, self._resolved = resolve_targets(self._base, lora)
         check_batchable(self._base, names)
@@ -71,7 +72,7 @@ class SlotEngine:
         self._short: set[Adapter] = set()  # those that were busy as memory ran out
         self._largest_pass = 0
         self._dtype = getattr(torch, model.dtype)
-        self._loss = PassLoss(self._base, self._autocast)
+        self._loss = PassLoss(self._base, self._autocast, recomputes)
         self._base.requires_grad_(False)
         self._base.train()
 
@@ -250,7 +251,8 @@ class SlotEngine:
         )
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)
-        losses: list[float] = self._loss.backward(features_TF, batch).tolist()
+            masks.repeat()
+            losses: list[float] = self._loss.backward(features_TF, batch).tolist()
         self._largest_pass = max(self._largest_pass, batch.input_ids_NS.numel())
         return losses
 

@@ -349,7 +349,7 @@ class SlotHost:
             from trainables.slots.engine import SlotEngine
 
             assert trial.lora is not None  # noqa: S101 - none but LoRA trials come here
-            self._engine = SlotEngine(trial.model, trial.lora)
+            self._engine = SlotEngine(trial.model, trial.lora, trial.train.gradient_checkpointing)
         return self._engine
 
     async def _uncharged(self, work: Callable[[], Any]) -> Any:

@@ -29,12 +29,20 @@ class PassLoss:
     Args:
         base: a causal language model whose output head is not adapted.
         autocast: context of the forward computation.
+        recomputes: each layer's activations in its backward pass, rather than to keep them.
     """
 
-    def __init__(self, base: Any, autocast: Callable[[], AbstractContextManager[Any]]) -> None:
+    def __init__(
+        self,
+        base: Any,
+        autocast: Callable[[], AbstractContextManager[Any]],
+        recomputes: bool = False,
+    ) -> None:
         self._base, self._autocast = base, autocast
         self._head = base.get_output_embeddings() if ends_with_head(base) else None
         self._last_layer = LastLayer(base)
+        if recomputes:
+            base.gradient_checkpointing_enable({"use_reentrant": False})
 
     def features(self, batch: Batch) -> torch.Tensor:
         """The features (T, F) that the loss is computed from, with the graph of the pass."""
@@ -49,6 +57,7 @@ class PassLoss:
     def close(self) -> None:
         """Leave the base as it was."""
         self._last_layer.close()
+        self._base.gradient_checkpointing_disable()
 
     def backward(self, features_TF: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Backpropagate each micro-batch's loss to the adapters it passed through.
@@ -61,7 +70,9 @@ class PassLoss:
         tiles = [tile.requires_grad_() for tile in features_TF.detach().split(size)]
         of_tiles = zip(tiles, batch.targets_T.split(size), weights_T.split(size), strict=True)
         nll_T = torch.cat([self._nll(*of_tile) for of_tile in of_tiles])
-        features_TF.backward(torch.cat([tile.grad for tile in tiles if tile.grad is not None]))
+        grad_TF = torch.cat([tile.grad for tile in tiles if tile.grad is not None])
+        with self._last_layer.only_at(batch.window):  # of which activations may be recomputed
+            features_TF.backward(grad_TF)
         sums_K = nll_T.new_zeros(len(batch.lengths)).index_add(0, batch.slots_T, nll_T)
         return sums_K / batch.tokens_K
 
