@@ -96,6 +96,7 @@ def _figure(sweep_dir: Location, target: Path) -> None:
     from analysis.figures import save, save_all, trade_off
     from analysis.results import Results
     from analysis.sweeps import open_sweeps
+    from trainables.results.wording import NAMES
 
     results = Results(open_sweeps([sweep_dir]))
     files: list[Path] = []
@@ -107,7 +108,7 @@ def _figure(sweep_dir: Location, target: Path) -> None:
     if not files:
         rule = (
             "has no complete trial with forgetting, out-of-domain accuracy or an objective besides "
-            f"in-domain accuracy: {sweep_dir}"
+            f"{NAMES[results.gain]}: {sweep_dir}"
         )
         raise UserError([Fault("SWEEP_DIR", rule)])
     print(*files, sep="\n")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis.results import Group, Results
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.results.records import TrialRecord
 from trainables.results.wording import axis_title
 
@@ -23,13 +23,13 @@ _BREAKS = "breaks a constraint"
 
 
 def trade_off(results: Results) -> Figure | None:
-    """Plot in-domain accuracy against forgetting, OOD accuracy and every other objective.
+    """Plot the gain in the domain against forgetting, OOD accuracy and every other objective.
 
     LoRA trials are coloured by rank; full fine-tuning and the base are marked. None if no
     complete trial measured any of these.
     """
     complete = results.complete
-    keys = (key for key in results.goals.judged_by if key != IN_DOMAIN_ACC)
+    keys = (key for key in results.judged_by if key != results.gain)
     sides = [key for key in keys if any(r.metric(key) is not None for r in complete)]
     if not sides:
         return None
@@ -38,7 +38,7 @@ def trade_off(results: Results) -> Figure | None:
     row = figure.subplots(1, len(sides), squeeze=False, sharey=True)[0]
     for axes, key in zip(row, sides, strict=True):
         _scatter(axes, results, key)
-    row[0].set_ylabel(axis_title(IN_DOMAIN_ACC))
+    row[0].set_ylabel(axis_title(results.gain))
     row[0].legend(loc="best")
     if results.lora:
         ranks, norm = _rank_colours(results)
@@ -55,14 +55,14 @@ def _rank_colours(results: Results) -> tuple[list[int], BoundaryNorm]:
 
 
 def _scatter(axes: Axes, results: Results, key: str) -> None:
-    shown = [r for r in results.complete if None not in (r.metric(key), r.metric(IN_DOMAIN_ACC))]
+    shown = [r for r in results.complete if None not in (r.metric(key), r.metric(results.gain))]
     lora = [record for record in shown if record.rank is not None]
     full = [record for record in shown if record.rank is None]
     if lora:
         ranks, norm = _rank_colours(results)
         axes.scatter(
             _values(lora, key),
-            _values(lora, IN_DOMAIN_ACC),
+            _values(lora, results.gain),
             c=[ranks.index(record.rank or 0) for record in lora],
             cmap="viridis",
             norm=norm,
@@ -72,11 +72,11 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
             label="LoRA",
         )
     if full:
-        x, y = _values(full, key), _values(full, IN_DOMAIN_ACC)
+        x, y = _values(full, key), _values(full, results.gain)
         axes.scatter(x, y, marker="D", s=45, c=_FULL_COLOUR, label="full")
     base = results.base.metrics
     if key in base:  # a cost, say, it has none
-        axes.scatter(base[key], base[IN_DOMAIN_ACC], marker="*", s=160, c="black", label="base")
+        axes.scatter(base[key], base[results.gain], marker="*", s=160, c="black", label="base")
     axes.set_xlabel(axis_title(key))
     axes.grid(alpha=0.3)
 
@@ -86,14 +86,14 @@ def _values(records: Sequence[TrialRecord], key: str) -> list[float]:
 
 
 def rank_curves(results: Results) -> Figure | None:
-    """Plot in-domain, OOD and forgetting of the best by rank, with full fine-tuning as a band.
+    """Plot gain, OOD and forgetting of the best by rank, with full fine-tuning as a band.
 
     Error bars and band are 95 % intervals over items that hold for all trials that the best was
     picked from; how many those are is written beside each rank. A best that breaks a constraint is
     hollow. Dots are all complete LoRA trials. None without LoRA trials.
     """
     lora = results.lora_groups()
-    keys = (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN)
+    keys = (results.gain, OOD_ACC, FORGETTING_MEAN)
     shown = [key for key in keys if lora and all(g.best.metric(key) is not None for g in lora)]
     if not shown:
         return None

@@ -14,9 +14,9 @@ from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.results.repeats import diverged, metrics_over
-from trainables.results.wording import SHORT_NAMES, points, rate
+from trainables.results.wording import NAMES, SHORT_NAMES, points, rate
 
 UNLIKE_BASE, UNLIKE_FULL = "*", "†"
 _SUMMARIES: tuple[tuple[str, Role, str], ...] = (
@@ -24,6 +24,7 @@ _SUMMARIES: tuple[tuple[str, Role, str], ...] = (
     (SHORT_NAMES[OOD_ACC], "ood", OOD_ACC),
     (SHORT_NAMES[FORGETTING_MEAN], "retention", FORGETTING_MEAN),
 )
+LOSS = NAMES[VALIDATION_LOSS]
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Cell:
     """A value, and how it differs from the base's and from full fine-tuning's.
 
     Attributes:
-        value: a fraction.
+        value: a fraction, or a loss.
         to_base, to_full: the row's value minus the other's, over the same items; None if there is
             nothing to compare with. The p-values, corrected for having picked the trials, are
             adjusted over all comparisons with the base, and over all with full fine-tuning (Holm).
@@ -40,6 +41,7 @@ class Cell:
         only_repeat: the value of the one complete repeat where there is no other.
         repeats: number of repeats that completed or diverged.
         diverged: how many of them diverged.
+        loss_to_base, loss_to_full: as `to_base`, of a loss, which has no items to compare over.
     """
 
     value: float
@@ -49,12 +51,20 @@ class Cell:
     only_repeat: float | None = None
     repeats: int = 0
     diverged: int = 0
+    loss_to_base: float | None = None
+    loss_to_full: float | None = None
 
     @property
     def marks(self) -> str:
         """`*` if unlike the base, `†` if unlike full fine-tuning, both by test and interval."""
         found = ((UNLIKE_BASE, self.to_base), (UNLIKE_FULL, self.to_full))
         return "".join(mark for mark, other in found if other and other.is_shown)
+
+    @property
+    def differences(self) -> list[str]:
+        """From the base and from full fine-tuning, as printed: in points, of a loss in nats."""
+        found = ((self.to_base, self.loss_to_base), (self.to_full, self.loss_to_full))
+        return [_difference_text(over_items, of_loss) for over_items, of_loss in found]
 
 
 @dataclass(frozen=True)
@@ -84,7 +94,7 @@ class Row:
 
 @dataclass(frozen=True)
 class PaperTable:
-    """Rows by columns: three summaries, then every task.
+    """Rows by columns: up to three summaries, then every task.
 
     Attributes:
         roles: the role of each column.
@@ -107,8 +117,8 @@ class PaperTable:
                     "column": column,
                     "role": self.roles[column],
                     "value": cell.value,
-                    **_columns_of_difference("to_base", cell.to_base),
-                    **_columns_of_difference("to_full", cell.to_full),
+                    **_columns_of_difference("to_base", cell.to_base, cell.loss_to_base),
+                    **_columns_of_difference("to_full", cell.to_full, cell.loss_to_full),
                     **_columns_of_interval("seeds", cell.seeds),
                     "seeds": cell.seeds.estimate if cell.seeds else cell.only_repeat,
                     "seeds_n": cell.repeats - cell.diverged,
@@ -122,7 +132,7 @@ class PaperTable:
     @property
     def summaries(self) -> list[str]:
         """Columns that summarise a whole role."""
-        return [name for name, *_ in _SUMMARIES if name in self.roles]
+        return [name for name in (LOSS, *(name for name, *_ in _SUMMARIES)) if name in self.roles]
 
     @property
     def tasks(self) -> list[str]:
@@ -130,7 +140,7 @@ class PaperTable:
         return [name for name in self.roles if name not in self.summaries]
 
     def texts(self) -> list[list[str]]:
-        """Header and rows as printed; differences of the summaries are in points."""
+        """Header and rows as printed."""
         header = ["", "trial", "lr"]
         for name in self.summaries:
             header += [name, f"{name} Δ base", f"{name} Δ full"]
@@ -143,7 +153,7 @@ class PaperTable:
 
 
 def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
-    """A row without its tasks: its labels, then each summary and its differences in points."""
+    """A row without its tasks: its labels, then each summary and its differences."""
     texts = [
         row.name,
         "" if row.trial is None else f"{row.trial} (of {row.trials})",
@@ -151,8 +161,7 @@ def summary_texts(row: Row, summaries: Sequence[str]) -> list[str]:
     ]
     for name in summaries:
         cell = row.cells.get(name)
-        others = (cell.to_base, cell.to_full) if cell else (None, None)
-        texts += [cell_text(cell), *(points(o.difference.estimate) if o else "" for o in others)]
+        texts += [cell_text(cell), *(cell.differences if cell else ("", ""))]
     return texts
 
 
@@ -179,9 +188,18 @@ def cell_text(cell: Cell | None) -> str:
     return f"{own} ({', '.join(told)})" if told else own
 
 
-def _columns_of_difference(name: str, found: Comparison | None) -> dict[str, object]:
-    columns = _columns_of_interval(name, found.difference if found else None)
-    return {**columns, f"{name}_p": found.p_value if found else None}
+def _difference_text(over_items: Comparison | None, of_loss: float | None) -> str:
+    if over_items is not None:
+        return points(over_items.difference.estimate)
+    return "" if of_loss is None else f"{round(of_loss, 3) + 0.0:+.3f}"  # no -0.000
+
+
+def _columns_of_difference(
+    name: str, found: Comparison | None, of_loss: float | None
+) -> dict[str, object]:
+    if found is None:
+        return {**_columns_of_interval(name, None), name: of_loss, f"{name}_p": None}
+    return {**_columns_of_interval(name, found.difference), f"{name}_p": found.p_value}
 
 
 def _columns_of_interval(name: str, interval: Interval | None) -> dict[str, object]:
@@ -206,6 +224,8 @@ Columns = dict[str, tuple[Role, str, list[str]]]
 
 def _columns_of(results: Results) -> Columns:
     columns: Columns = {}
+    if results.gain == VALIDATION_LOSS:
+        columns[LOSS] = "in_domain", VALIDATION_LOSS, []
     for name, role, metric in _SUMMARIES:
         tasks = list(results.tasks(role))
         if tasks:
@@ -241,7 +261,16 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
         seeds = results.over_seeds(trial, metric)
         values = over_repeats.get(metric, [])
         only = values[0] if len(values) == 1 else None
-        cells[name] = Cell(value, to_base, to_full, seeds, only, len(repeats), diverged(repeats))
+        cells[name] = Cell(
+            value,
+            to_base,
+            to_full,
+            seeds,
+            only,
+            len(repeats),
+            diverged(repeats),
+            **(_of_loss(results, value, None if full is group else full) if name == LOSS else {}),
+        )
     return Row(
         group.label,
         cells,
@@ -251,6 +280,15 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
         trial.config.learning_rate,
         results.keeps_constraints(trial),
     )
+
+
+def _of_loss(results: Results, value: float, full: Group | None) -> dict[str, float]:
+    """How a row's validation loss differs from the base's and from full fine-tuning's."""
+    others = {
+        "loss_to_base": results.base.metrics.get(VALIDATION_LOSS),
+        "loss_to_full": full.best.metric(VALIDATION_LOSS) if full else None,
+    }
+    return {name: value - other for name, other in others.items() if other is not None}
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:

@@ -18,7 +18,7 @@ from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
 from trainables.config import Role
-from trainables.metric_keys import FORGETTING_MAX, task_forgetting
+from trainables.metric_keys import FORGETTING_MAX, domain_metric, task_forgetting
 from trainables.results.items import PairedItem, pair_items
 from trainables.results.pareto import (
     best_trade_off,
@@ -36,7 +36,7 @@ from trainables.results.records import (
     TrialStatus,
 )
 from trainables.results.repeats import LEVEL, judged_by_repeats, metrics_over, repeats_of
-from trainables.results.wording import method_name
+from trainables.results.wording import method_name, scores_of
 
 Weighted = tuple[list[NDArray[np.float64]], list[float]]
 
@@ -77,6 +77,21 @@ class Results:
     def base(self) -> BaseRecord:
         """The untouched base model."""
         return self.sweeps[0].base
+
+    @property
+    def gain(self) -> str:
+        """Key of what tells how well the domain is learned, see `domain_metric`."""
+        return domain_metric(self.base.metrics)
+
+    @property
+    def scores(self) -> tuple[str, ...]:
+        """The metrics that every sweep is judged by, as far as it has the tasks."""
+        return scores_of(self.base.metrics)
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Metrics that a trial is judged by: the scores, then objectives that are none of them."""
+        return tuple(dict.fromkeys([*self.scores, *(o.metric for o in self.goals.objectives)]))
 
     @cached_property
     def search_trials(self) -> list[TrialRecord]:

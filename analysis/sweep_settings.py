@@ -10,7 +10,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from trainables.config import Objective
 from trainables.results.pareto import Constraint
 from trainables.results.records import SweepRecord
-from trainables.results.wording import SCORES
 
 
 class _Part(BaseModel):
@@ -58,11 +57,6 @@ class SweepSettings(_Part):
     def of(cls, sweep: SweepRecord) -> SweepSettings:
         """Read the settings from a sweep's record."""
         return cls.model_validate(sweep.config)
-
-    @property
-    def judged_by(self) -> tuple[str, ...]:
-        """Metrics that a trial is judged by: the scores, then objectives that are none of them."""
-        return tuple(dict.fromkeys([*SCORES, *(o.metric for o in self.objectives)]))
 
     @property
     def planned_trials(self) -> int:

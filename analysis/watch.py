@@ -297,5 +297,5 @@ def _best_so_far(settings: SweepSettings, record: TrialRecord) -> str:
 
 
 def _newest_evaluation(measurements: list[Measurement]) -> list[Measurement]:
-    evaluations = (m for m in reversed(measurements) if metric_keys.IN_DOMAIN_ACC in m.metrics)
+    evaluations = (m for m in reversed(measurements) if m.is_evaluation)
     return [newest] if (newest := next(evaluations, None)) else []

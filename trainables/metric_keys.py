@@ -6,6 +6,7 @@ at the end; no key is ever parsed.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -97,6 +98,16 @@ def task_score(role: str, task: str, metric: str) -> str:
 def role_mean(role: str) -> str:
     """Key of a role's mean accuracy."""
     return f"{role}/acc_mean"
+
+
+def domain_metric(measured: Collection[str]) -> str:
+    """Key of what tells how well the domain is learned: the accuracy, or without tasks the loss.
+
+    Args:
+        measured: keys of an evaluation's metrics, or of all that are logged.
+    """
+    has_no_tasks = IN_DOMAIN_ACC not in measured and VALIDATION_LOSS in measured
+    return VALIDATION_LOSS if has_no_tasks else IN_DOMAIN_ACC
 
 
 def task_forgetting(task: str) -> str:

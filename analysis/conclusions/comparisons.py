@@ -18,7 +18,7 @@ from analysis.stats.intervals import (
 )
 from analysis.sweeps import Sweep
 from trainables.config import Role
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import LEVEL, diverged, metrics_over
 from trainables.results.wording import how_many, method_name, points
@@ -46,7 +46,7 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
     gain = results.compare(trial, None, list(results.tasks("in_domain")), of)
     loss = results.compare(trial, None, list(results.tasks("retention")), of)
     picked = f"best of {of} trials"
-    conclusions = []
+    conclusions = _loss_against_base(results, trial, subject, picked)
     if gain is not None:
         gain = _with_own_repeats(results, gain, trial, IN_DOMAIN_ACC)
         told = "gains" if gain.difference.estimate >= 0 else "loses"
@@ -72,6 +72,28 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
             )
         )
     return conclusions
+
+
+def _loss_against_base(
+    results: Results, trial: TrialRecord, subject: str, picked: str
+) -> list[Conclusion]:
+    """The gain of a sweep without in-domain tasks; no record has the losses row by row."""
+    before, after = results.base.metrics.get(results.gain), trial.metric(results.gain)
+    if results.gain != VALIDATION_LOSS or before is None or after is None:
+        return []
+    verb = "lowers" if after < before else "does not lower"
+    statement = (
+        f"{subject} {verb} the base's validation loss: {before:.3f} to {after:.3f} nats/token."
+    )
+    told = [f"{picked}; no interval over the held-out rows"]
+    seeds, lost = results.over_seeds(trial, VALIDATION_LOSS), diverged(results.repeats(trial))
+    if seeds:
+        ends = f"{seeds.low:.3f} to {seeds.high:.3f} nats/token, n = {seeds.n} repeats"
+        told.append(f"over seeds {ends}")
+    if lost:
+        told.append(f"repeats that diverged: {lost}")
+    is_shown = seeds is not None and not lost and after < before and seeds.high < before
+    return [Conclusion(statement, "; ".join(told), "shown" if is_shown else "open")]
 
 
 def _with_own_repeats(
@@ -150,6 +172,9 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
     the trials that a candidate's best was picked from, as the luckiest of many seems to miss less.
     Picking a higher rank's best only raises the bound.
     """
+    tasks, stopped = list(results.tasks("in_domain")), results.more_stopped(sweep)
+    if not tasks:
+        return []
     groups = {group.rank or 0: group for group in results.lora_groups(sweep)}
     ranks = sorted(groups)
     if len(ranks) < FEWEST_RANKS:
@@ -157,7 +182,6 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         told = f"{how_many(len(ranks), 'rank')} with a complete trial"
         return [Conclusion(statement, told, "too few data")]
     best = {rank: _best_in_domain(results, group) for rank, group in groups.items()}
-    tasks, stopped = list(results.tasks("in_domain")), results.more_stopped(sweep)
     items, needed, more_trials = 0, [], ""
     for rank in ranks[:-1]:
         found = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]

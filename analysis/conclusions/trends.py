@@ -13,7 +13,7 @@ from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import LEVEL
-from trainables.results.wording import NAMES, SCORES, rate
+from trainables.results.wording import NAMES, rate
 
 _FEWEST_TRIALS = 8
 _ALIKE = 4  # trials of similar learning rate, where each has its own
@@ -42,7 +42,7 @@ def trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
     strata = alike([record.config.learning_rate for record in trials], _ALIKE)
     over = "rank at equal or similar learning rate"
     conclusions = []
-    for metric in SCORES:
+    for metric in results.scores:
         if all(record.metric(metric) is not None for record in trials):
             found = jonckheere(ranks, _values(trials, metric), strata)
             told = (

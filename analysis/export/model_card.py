@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 Kind = Literal["adapter", "merged", "full"]
 
 _SUMMARY = (
-    metric_keys.IN_DOMAIN_ACC,
     metric_keys.OOD_ACC,
     metric_keys.RETENTION_ACC,
     metric_keys.RETENTION_RATIO,
@@ -76,7 +75,8 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         + _written_by(kind, model, settings),
         f"## Serve\n\n{serving(sweep.name, model, adapter)}",
         _prompting(record.config.data, model),
-        f"## Scores\n\n{_summary(record, base)}\n\n{_tasks(record, base)}",
+        f"## Scores\n\n{_summary(record, base)}",
+        *([_tasks(record, base)] if base.scores else []),
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
         f"± is the standard error over items.{_picked(record, sweep)}{_measured(kind, model)}",
         f"## Training\n\n{_training(record, base)}",
@@ -225,7 +225,7 @@ def _written_by(kind: Kind, model: ModelConfig, settings: Mapping[str, Any]) -> 
 
 def _summary(record: TrialRecord, base: BaseRecord) -> str:
     rows = []
-    for key in _SUMMARY:
+    for key in (metric_keys.domain_metric(base.metrics), *_SUMMARY):
         own, before = record.metric(key), base.metrics.get(key)
         if own is not None:
             change = _change(before, own, ".3g" if key == metric_keys.KL_BASE_TO_TUNED else ".3f")

@@ -68,7 +68,7 @@ def answer(results: Results) -> Answer | None:
         recommendation.feasible,
         tuple(
             _number(results, trial, metric)
-            for metric in results.goals.judged_by
+            for metric in results.judged_by
             if trial.metric(metric) is not None
         ),
         _weights(results, trial),

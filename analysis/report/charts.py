@@ -108,7 +108,7 @@ def hover(results: Results, record: TrialRecord) -> str:
     lines = [f"<b>{escape(results.name(record))}</b>", escape(setting_in_full(record))]
     lines += [
         f"{escape(metric_name(metric))} {metric_text(metric, record.metric(metric))}"
-        for metric in results.goals.judged_by
+        for metric in results.judged_by
         if record.metric(metric) is not None
     ]
     return "<br>".join(lines)

@@ -17,21 +17,21 @@ from analysis.report.charts import (
     sweep_keys,
 )
 from analysis.results import Group, Results
-from trainables.metric_keys import TRAIN_LOSS
-from trainables.results.wording import SCORES, how_many, metric_name
+from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
+from trainables.results.wording import how_many, metric_name
 
 _MOST_POINTS = 60
-_METRICS = (TRAIN_LOSS, *SCORES)
+_LOSSES = (TRAIN_LOSS, VALIDATION_LOSS)
 _LOG_AXIS = {"type": "log", "exponentformat": "power", "nticks": 6}
 
 Curve = list[tuple[float, float]]
 
 
 def curves_figure(results: Results) -> Figure | None:
-    """Loss, in-domain accuracy, OOD accuracy and forgetting over steps, by method and rank."""
+    """Loss, gain, OOD accuracy and forgetting over steps, by method and rank."""
     curves = _curves(results)
     charts: list[Chart] = []
-    for metric in _METRICS:
+    for metric in (TRAIN_LOSS, *results.scores):
         own = {r: by_metric[metric] for r, by_metric in curves.items() if by_metric.get(metric)}
         if own:
             charts.append(_chart(results, metric, own))
@@ -55,7 +55,7 @@ def _curves(results: Results) -> dict[str, dict[str, Curve]]:
     for record in results.search_trials:
         by_metric: dict[str, Curve] = {}
         for measurement in histories[id(results.sweep(record))].get(record.number, []):
-            for metric in _METRICS:
+            for metric in (TRAIN_LOSS, *results.scores):
                 if metric in measurement.metrics:
                     point = float(measurement.step), measurement.metrics[metric]
                     by_metric.setdefault(metric, []).append(point)
@@ -91,7 +91,7 @@ def _chart(results: Results, metric: str, curves: dict[str, Curve]) -> Chart:
         {
             "xaxis": {"title": {"text": "optimizer steps"}},
             # Losses fall by orders of magnitude.
-            "yaxis": {"title": {"text": ""}, **(_LOG_AXIS if metric == TRAIN_LOSS else {})},
+            "yaxis": {"title": {"text": ""}, **(_LOG_AXIS if metric in _LOSSES else {})},
         },
     )
 

@@ -8,7 +8,7 @@ from dataclasses import asdict
 
 from analysis.conclusions import conclude
 from analysis.frame import describe_metrics, trials_frame
-from analysis.paper_table import UNLIKE_BASE, UNLIKE_FULL, paper_table
+from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
 from analysis.report.charts import finite
 from analysis.report.cost import costs, counted, failures, gpu_hours, number, trial_hours
@@ -58,7 +58,7 @@ def _answer(results: Results) -> dict[str, object] | None:
     if results.recommendation is None:
         return None
     trial, goals = results.recommendation.trial, results.goals
-    judged_by = dict.fromkeys([*goals.judged_by, *(c.metric for c in goals.constraints)])
+    judged_by = dict.fromkeys([*results.judged_by, *(c.metric for c in goals.constraints)])
     over_items = {m: results.interval(trial, m, len(results.candidates)) for m in judged_by}
     seeds = {m: results.over_seeds(trial, m) for m in judged_by}
     return {
@@ -92,13 +92,15 @@ def as_markdown(results: Results) -> str:
         lines.append("")
     lines += ["## What the data say", ""]
     lines += [f"- *{c.verdict}*: {c.statement} ({c.evidence})" for c in conclude(results)]
-    lines += ["", "## Methods and ranks, task by task", "", *_table(paper_table(results).texts())]
+    table = paper_table(results)
+    lines += ["", "## Methods and ranks, task by task", "", *_table(table.texts())]
+    of_loss = f", of the {LOSS} in nats/token" if LOSS in table.summaries else ""
     lines += [
         "",
         f"\\{UNLIKE_BASE} differs from the base, {UNLIKE_FULL} from full fine-tuning "
         "(McNemar, or randomised signs where items are graded; corrected for having picked the "
         "trials, Holm-adjusted, 5 %, and an interval without 0), of one run of each, whatever "
-        "repeats say. Δ in points. "
+        f"repeats say. Δ in points{of_loss}. "
         "In brackets the mean over repeats with other seeds, of two or more with its 95 % "
         "interval, and how many of these diverged.",
         "",

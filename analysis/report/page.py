@@ -109,9 +109,7 @@ def _contents(results: Results) -> dict[str, Any]:
             for sweep in results.sweeps
             for record in sweep.trials
         ],
-        "scores": {
-            key: SHORT_NAMES.get(key) or metric_name(key) for key in results.goals.judged_by
-        },
+        "scores": {key: SHORT_NAMES.get(key) or metric_name(key) for key in results.judged_by},
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "numbers_text": numbers_text,
         "when": lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),

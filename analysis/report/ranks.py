@@ -24,7 +24,7 @@ from analysis.report.charts import (
 from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from analysis.sweeps import Sweep
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, axis_title, how_many, metric_text
 
@@ -32,13 +32,13 @@ _MOST_RATES = 7
 
 
 def rank_figure(results: Results) -> Figure | None:
-    """In-domain, OOD and forgetting by rank, with full fine-tuning as a band; None without LoRA."""
+    """Gain, OOD and forgetting by rank, with full fine-tuning as a band; None without LoRA."""
     lora = results.lora_groups()
     if not lora:
         return None
     charts = [
         _rank_chart(results, lora, metric)
-        for metric in (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN)
+        for metric in (results.gain, OOD_ACC, FORGETTING_MEAN)
         if all(group.best.metric(metric) is not None for group in lora)
     ]
     full = [results.name(group.best) for group in results.groups if group.rank is None]
@@ -178,15 +178,15 @@ def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool = 
     return {**place, **anchor, "text": text, "font": {"size": 11, "color": colour}}
 
 
-def _measured(trials: Sequence[TrialRecord]) -> list[str]:
-    """Which of gain and forgetting each of the trials has; none without trials."""
-    metrics = (IN_DOMAIN_ACC, FORGETTING_MEAN)
-    return [m for m in metrics if trials and all(r.metric(m) is not None for r in trials)]
+def _measured(results: Results) -> list[str]:
+    """Which of gain and forgetting each LoRA trial has; none without such trials."""
+    lora, metrics = results.lora, (results.gain, FORGETTING_MEAN)
+    return [m for m in metrics if lora and all(r.metric(m) is not None for r in lora)]
 
 
 def rate_figure(results: Results) -> Figure | None:
     """Learning rate by rank as heat maps; None without LoRA trials."""
-    metrics = _measured(results.lora)
+    metrics = _measured(results)
     if not metrics:
         return None
     columns = _columns([record.config.learning_rate for record in results.lora])
@@ -285,7 +285,7 @@ def _cells(
 
 def step_size_figure(results: Results) -> Figure | None:
     """Forgetting and gain over learning rate x scale; None for fewer than three LoRA trials."""
-    metrics = _measured(results.lora)
+    metrics = _measured(results)
     if len(results.lora) < 3 or not metrics:
         return None
     charts = tuple(_step_size_chart(results, metric) for metric in metrics)

@@ -21,14 +21,19 @@ from analysis.report.charts import (
 from analysis.results import Results
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.sweeps import Sweep
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.results.records import TrialRecord
 from trainables.results.settings import SETTINGS
 from trainables.results.wording import NAMES, SHORT_NAMES, rate
 
 _TICKS, _MOST_TICKS = 4, 8
 # Okabe and Ito (2008).
-_METRIC_COLOURS = {IN_DOMAIN_ACC: "#0072b2", FORGETTING_MEAN: "#d55e00", OOD_ACC: "#009e73"}
+_METRIC_COLOURS = {
+    IN_DOMAIN_ACC: "#0072b2",
+    VALIDATION_LOSS: "#0072b2",
+    FORGETTING_MEAN: "#d55e00",
+    OOD_ACC: "#009e73",
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ _AXES = (
     _Axis("warm-up", "warmup", "{:g}".format),
     _Axis("weight<br>decay", "weight_decay", "{:g}".format),
     _Axis(SHORT_NAMES[IN_DOMAIN_ACC], IN_DOMAIN_ACC, "{:.2f}".format),
+    _Axis(NAMES[VALIDATION_LOSS].replace(" ", "<br>"), VALIDATION_LOSS, "{:.2f}".format),
     _Axis(SHORT_NAMES[OOD_ACC], OOD_ACC, "{:.2f}".format),
     _Axis(SHORT_NAMES[FORGETTING_MEAN], FORGETTING_MEAN, "{:+.2f}".format),
 )
@@ -73,7 +79,8 @@ _AXES = (
 def parallel_figure(results: Results) -> Figure | None:
     """Each complete trial as a line over its settings and results; None for fewer than two."""
     trials = results.complete
-    shown = [axis for axis in _AXES if len({axis.value(r) for r in trials} - {None}) > 1]
+    axes = [axis for axis in _AXES if axis.key in (*SETTINGS, *results.scores)]
+    shown = [axis for axis in axes if len({axis.value(r) for r in trials} - {None}) > 1]
     if len(trials) < 2 or len(shown) < 2:
         return None
     scales = [_Scale.over(axis, trials) for axis in shown]
@@ -209,8 +216,8 @@ def importance_figure(results: Results) -> Figure | None:
         "searched range is narrow."
     )
     measured = {metric for _, own in found for metric in own}
-    shown = [(metric, colour) for metric, colour in _METRIC_COLOURS.items() if metric in measured]
-    keys = [Key(NAMES[metric], colour, "square") for metric, colour in shown]
+    shown = [metric for metric in results.scores if metric in measured]
+    keys = [Key(NAMES[metric], _METRIC_COLOURS[metric], "square") for metric in shown]
     charts = tuple(_importance_chart(results, sweep, own) for sweep, own in found)
     return Figure(caption, charts, legend=tuple(keys))
 
@@ -221,7 +228,7 @@ Importances = dict[str, dict[str, float]]
 
 def _importances(results: Results, sweep: Sweep) -> Importances:
     trials = results.of(sweep, results.lora)
-    found = {metric: importances(trials, metric) for metric in _METRIC_COLOURS}
+    found = {metric: importances(trials, metric) for metric in results.scores}
     return {metric: shares for metric, shares in found.items() if shares}
 
 

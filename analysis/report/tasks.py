@@ -43,9 +43,10 @@ def task_figure(results: Results) -> Figure | None:
         charts.append(_matrix(results, "Gain", [label for label, *_ in gained], values))
     if not charts:
         return None
+    where = "in the domain and out of it" if results.tasks("in_domain") else "out of the domain"
     caption = (
         "Points of accuracy at the best trade-off of each row. Forgetting is base minus tuned on "
-        "the retention tasks; gain is tuned minus base in the domain and out of it."
+        f"the retention tasks; gain is tuned minus base {where}."
     )
     return Figure(caption, tuple(charts), columns=2)
 

@@ -25,24 +25,25 @@ from analysis.report.charts import (
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.metric_keys import FORGETTING_MEAN, METRICS
 from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
 
 
 def trade_off_figure(results: Results) -> Figure | None:
-    """Plot in-domain accuracy against forgetting, OOD accuracy and every other objective.
+    """Plot the gain in the domain against forgetting, OOD accuracy and every other objective.
 
     The front is marked. None if no complete trial measured any of these.
     """
-    others = (metric for metric in results.goals.judged_by if metric != IN_DOMAIN_ACC)
+    gain = NAMES[results.gain]
+    others = (metric for metric in results.judged_by if metric != results.gain)
     charts = [
         Chart(
             f"trade-off-{index}",
-            f"{NAMES[IN_DOMAIN_ACC]} against {NAMES.get(metric, metric)}",
+            f"{gain} against {NAMES.get(metric, metric)}",
             f"Scatter plot of {how_many(len(results.complete), 'complete trial')}: "
-            f"{NAMES[IN_DOMAIN_ACC]} against {NAMES.get(metric, metric)}, "
+            f"{gain} against {NAMES.get(metric, metric)}, "
             f"{_told_of_marks(results, metric)}.",
             _scatter(results, metric),
             {
@@ -50,7 +51,7 @@ def trade_off_figure(results: Results) -> Figure | None:
                     "title": {"text": axis_title(metric)},
                     "zeroline": metric == FORGETTING_MEAN,
                 },
-                "yaxis": {"title": {"text": NAMES[IN_DOMAIN_ACC]}},
+                "yaxis": {"title": {"text": axis_title(results.gain)}},
                 "annotations": _arrow(results, metric),
             },
             height=400,
@@ -67,7 +68,7 @@ def trade_off_figure(results: Results) -> Figure | None:
     marks = [Key("Pareto front", "@ink", "ring")] if results.front else []
     if results.recommendation:
         marks.append(Key(results.recommendation.word, FULL, "target"))
-    if any(_base(results, metric) for metric in results.goals.judged_by):
+    if any(_base(results, metric) for metric in results.judged_by):
         marks.append(Key("base", "@ink", "star"))
     return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
 
@@ -126,13 +127,13 @@ def _points(
     results: Results, records: Sequence[TrialRecord], metric: str, marker: dict[str, Any]
 ) -> Trace:
     x = [record.metric(metric) for record in records]
-    y = [record.metric(IN_DOMAIN_ACC) for record in records]
+    y = [record.metric(results.gain) for record in records]
     return point_trace(results, records, x, y, marker)
 
 
 def _base(results: Results, metric: str) -> list[Trace]:
     base = results.base.metrics
-    if metric not in base or IN_DOMAIN_ACC not in base:
+    if metric not in base or results.gain not in base:
         return []
     edge = {"color": "@paper", "width": 1}
     return [
@@ -140,7 +141,7 @@ def _base(results: Results, metric: str) -> list[Trace]:
             "type": "scatter",
             "mode": "markers",
             "x": [base[metric]],
-            "y": [base[IN_DOMAIN_ACC]],
+            "y": [base[results.gain]],
             "marker": {"symbol": "star", "color": "@ink", "size": 15, "line": edge},
             "hovertemplate": "<b>base model</b><br>%{x:.3f}, %{y:.3f}<extra></extra>",
         }
@@ -148,7 +149,7 @@ def _base(results: Results, metric: str) -> list[Trace]:
 
 
 def _arrow(results: Results, metric: str) -> list[Trace]:
-    """An arrow to the recommended trial from below it, where the plot is empty."""
+    """An arrow to the recommended trial from where the plot is empty: below it, of a loss above."""
     if results.recommendation is None:
         return []
     trial = results.recommendation.trial
@@ -158,9 +159,9 @@ def _arrow(results: Results, metric: str) -> list[Trace]:
     return [
         {
             "x": own,
-            "y": trial.metric(IN_DOMAIN_ACC),
+            "y": trial.metric(results.gain),
             "ax": 46 if is_left else -46,
-            "ay": 58,
+            "ay": 58 if METRICS[results.gain].better == "max" else -58,
             "text": f"<b>{escape(results.name(trial))}</b>",
             "xanchor": "left" if is_left else "right",
             "font": {"color": FULL},

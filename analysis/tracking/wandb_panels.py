@@ -10,7 +10,7 @@ import wandb_workspaces.reports.v2 as wr
 
 from trainables import metric_keys
 from trainables.results.wandb_names import BASE_GROUP, SETTING_GROUP
-from trainables.results.wording import NAMES, SCORES
+from trainables.results.wording import NAMES, scores_of
 
 RANK = wr.Config("lora/rank")
 _GROUP = wr.Config(SETTING_GROUP)
@@ -47,7 +47,7 @@ def panel_groups(
         tables: keys of the tables about the models' internals, if any were logged.
         settings: groups of the relevant trials: complete ones that are not repeats.
     """
-    scores = [key for key in SCORES if key in logged]
+    scores = [key for key in scores_of(logged) if key in logged]
     forgetting = [key for key in scores if key == metric_keys.FORGETTING_MEAN]
     accuracies = [key for key in scores if key not in forgetting]
     curves = [key for key in NAMES if key in logged]
@@ -111,7 +111,7 @@ def _parallel(scores: list[str]) -> wr.ParallelCoordinatesPlot:
 
 
 def _scatters(scores: list[str]) -> dict[str, Any]:
-    gain = metric_keys.IN_DOMAIN_ACC
+    gain = metric_keys.domain_metric(scores)
     return {
         f"scatter of {NAMES[gain]} against {NAMES[key]} by rank": wr.ScatterPlot(
             title=f"{NAMES[gain]} against {NAMES[key]}, coloured by rank",

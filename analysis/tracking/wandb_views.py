@@ -27,17 +27,14 @@ from trainables.results.wandb_names import (
     setting_group,
     upload_command,
 )
-from trainables.results.wording import SCORES, setting
+from trainables.results.wording import scores_of, setting
 
 _SECONDS_TO_ANSWER = 15
-_SORTED_BY = metric_keys.IN_DOMAIN_ACC
-_COLUMNS = (
+_SETTINGS = (
     "config:method.value",
     "config:lora/rank.value",
     "config:lora/alpha.value",
     f"config:{metric_keys.LEARNING_RATE}.value",
-    *(f"summary:{key}" for key in SCORES),
-    "summary:status",
 )
 
 
@@ -152,13 +149,20 @@ class SweepViews:
         workspace.settings = ws.WorkspaceSettings(
             x_axis=metric_keys.GLOBAL_STEP, max_runs=self._runs
         )
+        gain = metric_keys.domain_metric(self._sweep.base.metrics)
+        is_loss = metric_keys.METRICS[gain].better == "min"
         workspace.runset_settings = ws.RunsetSettings(
             filters=[expr.Metric("Group") == self._sweep_id],
-            order=[expr.Ordering(expr.Summary(_SORTED_BY), ascending=False)],
-            pinned_columns=list(_COLUMNS),
+            order=[expr.Ordering(expr.Summary(gain), ascending=is_loss)],
+            pinned_columns=self._columns(),
             baseline_run=base_run_id(self._sweep_id),
         )
         return workspace
+
+    def _columns(self) -> list[str]:
+        """What W&B's table of runs shows first."""
+        scores = scores_of(self._sweep.base.metrics)
+        return [*_SETTINGS, *(f"summary:{key}" for key in scores), "summary:status"]
 
     def _report(self, api: wandb.Api, entity: str, project: str) -> wr.Report:
         """W&B's existing report, or a new one, with up-to-date contents."""
@@ -194,7 +198,7 @@ class SweepViews:
                 project=project,
                 name=self._sweep_id,
                 filters=[expr.Metric("Group") == self._sweep_id, *_only(group.shown)],
-                pinned_columns=["run:displayName", *_COLUMNS],
+                pinned_columns=["run:displayName", *self._columns()],
             )
             yield wr.H2(group.title)
             yield wr.PanelGrid(runsets=[runs], panels=list(group.panels.values()))

@@ -24,6 +24,9 @@ from trainables.under_ray.tasks import evaluate_base_on_worker
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from conftest import Run
+
+    from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.integration
@@ -98,6 +101,56 @@ def test_a_chat_template_that_replayed_chats_lack_is_named(
     (fault,) = caught.value.faults
     assert fault.field == "data.replay"
     assert fault.rule.endswith("has no chat template")
+
+
+WITHOUT_DOMAIN = (
+    "eval.in_domain=[]",
+    "eval.ood=[list_max]",  # there is no gap to it
+    "objectives=[{metric: validation/loss, mode: min}]",
+)
+
+
+def test_without_in_domain_tasks_the_base_has_the_loss_that_an_untrained_trial_has(
+    evaluate: Callable[..., Path],
+    load: Callable[..., SweepConfig],
+    make_trial: Callable[..., TrialConfig],
+    run: Callable[[TrialConfig], Run],
+) -> None:
+    folder = evaluate(*WITHOUT_DOMAIN)
+    record, suite = Base.load(folder).record, load(*FEW, *WITHOUT_DOMAIN).eval
+    assert "ood/acc_mean" in record.metrics
+    assert not {"in_domain/acc_mean", "ood/gap"} & set(record.metrics)
+    trial = make_trial(base_dir=str(folder), learning_rate=1e-12)
+    loss = run(trial.model_copy(update={"eval": suite})).last["validation/loss"]
+    assert record.metrics["validation/loss"] == pytest.approx(loss, rel=1e-4)
+    assert evaluate(*WITHOUT_DOMAIN) == folder
+    rows = ("data.validation_path=null", "data.validation_fraction=0.1", "eval.kl_prompts=0")
+    assert evaluate(*WITHOUT_DOMAIN, *rows, "seed=1") != evaluate(*WITHOUT_DOMAIN, *rows)
+    assert "validation/loss" not in Base.load(evaluate()).record.metrics  # accuracy tells more
+
+
+@pytest.mark.parametrize(
+    ("rows", "field", "rule"),
+    [
+        (("data.validation_path=null", "data.validation_fraction=1e-9"),
+         "data.validation_fraction",
+         "must hold out at least one row, as eval.in_domain has no tasks, got 1e-09"),
+        (("data.validation_path={long}",),
+         "data.validation_path",
+         "must hold rows of at most 32 tokens, as eval.in_domain has no tasks"),
+    ],
+)  # fmt: skip
+def test_where_nothing_tells_what_is_learned_no_base_is_evaluated(
+    evaluate: Callable[..., Path], tmp_path: Path, rows: tuple[str, ...], field: str, rule: str
+) -> None:
+    long = tmp_path / "long.jsonl"
+    row = {"prompt": "relay " + "8 5 " * 40 + "=", "completion": " 3"}
+    long.write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError) as caught:
+        evaluate(*WITHOUT_DOMAIN, *(value.format(long=long) for value in rows))
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.rule) == (field, rule)
+    evaluate(*(value.format(long=long) for value in rows))
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ train:
 """
 JARGON = re.compile(
     r"value error|input should|valid tuple|tuple|dictionary|instance of|pydantic|literal\["
-    r"|function-|<range>|<list>|<unicode|NoneType|validat(?!ion_)",
+    r"|function-|<range>|<list>|<unicode|NoneType|validat(?!ion[_/])",
     re.IGNORECASE,
 )
 

@@ -104,6 +104,29 @@ def last_frame(console: Console) -> list[str]:
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", drawn).replace("\r", "").rstrip().splitlines()
 
 
+def test_without_in_domain_tasks_the_validation_loss_is_told_instead():
+    loss = metric_keys.VALIDATION_LOSS
+    base = base_record(metrics={loss: 2.5, LOSS: 0.0})
+    curve = {metric_keys.TRAIN_LOSS: 0.7}
+    evaluated = curve | {loss: 1.25, LOSS: 0.02}
+    plain, live = no_terminal(), terminal(width=80)
+    for console in (plain, live):
+        listener = ConsoleListener(CONFIG, console, Clock())
+        listener.sweep_started(SWEEP, base, [])
+        listener.trial_started(begun(0))
+        listener.measured(begun(0, evaluated, step=60), measurement(60, evaluated))
+        listener.measured(begun(0, curve, step=70), measurement(70, curve))
+        listener.sweep_ended([])
+    assert "base: validation loss 2.500, forgetting +0.000" in text(plain)
+    told = "trial 0 step 60: loss 0.700, validation loss 1.250, forgetting +0.020"
+    assert told in text(plain).splitlines()
+    assert "step 70" not in text(plain)  # a point of the curve
+    _, titles, before, row = map(str.split, last_frame(live))
+    assert titles[-5:] == ["loss", "validation", "forgetting", "OOD", "status"]
+    assert before[-5:] == ["-", "2.500", "+0.000", "-", "-"]
+    assert row[-4:-1] == ["1.250", "+0.020", "-"]
+
+
 def test_plain_lines_tell_the_sweep_event_by_event():
     console, clock = no_terminal(), Clock()
     listener = ConsoleListener(CONFIG, console, clock)

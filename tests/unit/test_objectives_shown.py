@@ -85,7 +85,7 @@ def test_every_objective_is_among_the_numbers_and_a_column_of_the_table_of_all_t
 
 def test_an_objective_that_is_a_score_is_shown_once(tmp_path):
     results = results_of(tmp_path, objectives=({"metric": OOD_ACC, "mode": "max"}, GAIN))
-    assert results.goals.judged_by == (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)
+    assert results.judged_by == (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)
     assert len(trade_off_figure(results).charts) == 2
 
 

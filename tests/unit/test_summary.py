@@ -521,6 +521,14 @@ def test_every_objective_and_constraint_has_one_column(objectives, title, tmp_pa
     assert {"0.500", "+0.010", "0.250", "0.1235"} <= set(row.split())
 
 
+def test_without_in_domain_tasks_the_loss_has_a_column_and_no_accuracy_has(tmp_path):
+    metrics = {metric_keys.VALIDATION_LOSS: 1.25, LOSS: 0.01}
+    config = sweep_config(eval={"retention": ["b"]}, objectives=TWO[1:])
+    header, row = summary(config, [trial(0, metrics)], tmp_path, width=140).splitlines()[4:6]
+    assert header.split()[4:] == ["forgetting", "validation/loss"]
+    assert row.split()[-2:] == ["+0.010", "1.250"]
+
+
 def test_hundreds_of_trials_give_a_short_summary(tmp_path):
     records = [trial(n, {GAIN: n / 500, LOSS: n / 500, OOD: 0.0}) for n in range(300)]
     records += [

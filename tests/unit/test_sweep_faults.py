@@ -12,6 +12,11 @@ from tune.config.sweep_file import load_sweep
 
 # One thing wrong: field, rule with the value, remedy.
 RANGE = {"low": 1e-3, "high": 1e-3}
+INSTEAD = "without any, name validation/loss, the lower the better"
+WITHOUT_DOMAIN: dict[str, Any] = {
+    "eval__in_domain": ...,
+    "objectives": [{"metric": "forgetting/mean", "mode": "min"}],
+}
 ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "rank 0": (
         {"search__lora__rank": [4, 0]},
@@ -325,6 +330,43 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "objectives.0.metric",
         "nothing logs forgetting/maen",
         "did you mean forgetting/mean?",
+    ),
+    "no objectives": (
+        {"objectives": ...},
+        "objectives",
+        "is required and absent",
+        "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, mode: min}], or "
+        "with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
+    ),
+    "objective that needs in-domain tasks": (
+        {"eval__in_domain": ..., "objectives": [{"metric": "in_domain/acc_mean", "mode": "max"}]},
+        "objectives.0.metric",
+        "nothing logs in_domain/acc_mean",
+        f"it needs tasks in eval.in_domain; {INSTEAD}",
+    ),
+    "constraint that needs in-domain tasks": (
+        {**WITHOUT_DOMAIN, "constraints": ["in_domain/acc_mean >= 0.8"]},
+        "constraints.0",
+        "nothing logs in_domain/acc_mean",
+        f"it needs tasks in eval.in_domain; {INSTEAD}",
+    ),
+    "early stopping that needs in-domain tasks": (
+        {**WITHOUT_DOMAIN, "early_stopping": {"metrics": {"in_domain/acc_mean": 1}}},
+        "early_stopping.metrics",
+        "nothing logs in_domain/acc_mean",
+        f"it needs tasks in eval.in_domain; {INSTEAD}",
+    ),
+    "gap to in-domain tasks that there are not": (
+        {**WITHOUT_DOMAIN, "eval__ood": ["c"], "constraints": ["ood/gap <= 0.1"]},
+        "constraints.0",
+        "nothing logs ood/gap",
+        "it needs tasks in eval.in_domain",
+    ),
+    "neither in-domain tasks nor rows held out": (
+        {**WITHOUT_DOMAIN, "data__validation_fraction": 0},
+        "data.validation_fraction",
+        "must be above 0, as eval.in_domain has no tasks, got 0",
+        "raise it, or name a data.validation_path",
     ),
     "objective that needs retention tasks": (
         {

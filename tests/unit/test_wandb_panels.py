@@ -7,7 +7,7 @@ from builders import scores, trial
 
 from analysis.tracking.wandb_panels import panel_groups
 from trainables.config import LoraConfig
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.results.records import TrialStatus
 from trainables.results.wandb_names import SETTING_GROUP, setting_group
 from tune.tracking.wandb_fields import trial_config
@@ -41,6 +41,11 @@ def test_panels_by_rank_are_grouped_so_and_forgetting_is_without_the_base():
         OOD_ACC: (*settings, "base"),
         FORGETTING_MEAN: settings,
     }
+    without_tasks = {k: v for k, v in logged.items() if k != IN_DOMAIN_ACC} | {VALIDATION_LOSS: 1.0}
+    names = [name for g in panel_groups(without_tasks, 20, (), settings) for name in g.panels]
+    assert "scatter of validation loss against forgetting by rank" in names
+    assert "validation loss by rank" in names
+    assert names.count("validation loss over steps by rank") == 1
     grouped = [p.groupby for g in groups for p in g.panels.values() if hasattr(p, "groupby")]
     assert len(grouped) == 3 + 4  # bars, and curves
     assert {key.name for key in grouped} == {SETTING_GROUP}

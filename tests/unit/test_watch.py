@@ -94,6 +94,19 @@ def test_points_of_the_curve_move_step_and_loss_and_leave_the_scores(tmp_path: P
     assert shown == "0 lora 8 16 3.2e-04 7 0.125 0.500 +0.100 0.250 running"
 
 
+def test_without_in_domain_tasks_the_table_has_the_newest_validation_loss(tmp_path: Path) -> None:
+    metrics = {metric_keys.VALIDATION_LOSS: 1.25, metric_keys.FORGETTING_MEAN: 0.1}
+    ledger = record_sweep(tmp_path, running(0, metrics=metrics, step=5))
+    base = ledger.base().model_copy(update={"metrics": {metric_keys.VALIDATION_LOSS: 2.5}})
+    ledger.folder.base_json.write_text(base.model_dump_json())
+    ledger.append(0, measurement(5, metrics))
+    ledger.append(0, measurement(7, {metric_keys.TRAIN_LOSS: 0.125}))
+    _, titles, *_ = picture(watched_at(tmp_path, 10))
+    assert titles.split()[-5:] == ["loss", "validation", "forgetting", "OOD", "status"]
+    shown = rows(watched_at(tmp_path, 10))["0"]
+    assert shown == "0 lora 8 16 3.2e-04 7 0.125 1.250 +0.100 - running"
+
+
 def test_the_best_is_one_that_keeps_the_constraints(tmp_path: Path) -> None:
     records = [trial(0, metrics=scores(0.9, 0.3)), trial(1, metrics=scores(0.6, 0.05))]
     record_sweep(tmp_path, *records, constraints=[f"{metric_keys.FORGETTING_MEAN} <= 0.05"])

@@ -51,7 +51,8 @@ class EvalSuite(Frozen):
     """Which harness tasks play which role, and how they are run.
 
     Attributes:
-        in_domain: held-out tasks of the trained domain.
+        in_domain: held-out tasks of the trained domain; without any, the validation loss tells how
+            well it is learned.
         retention: what the base already knows; forgetting is measured there.
         ood: shifts of the domain.
         task_dirs: folders with the user's own task YAMLs, searched before the harness's.
@@ -69,7 +70,7 @@ class EvalSuite(Frozen):
             then those trained on. 0 prompts: not measured.
     """
 
-    in_domain: Tasks = Field(min_length=1)
+    in_domain: Tasks = ()
     retention: Tasks = ()
     ood: Tasks = ()
     task_dirs: tuple[str, ...] = ()

@@ -26,6 +26,7 @@ from trainables.evaluation.drift import (
     kl_context,
     kl_drift,
     sample_reference,
+    token_nll,
 )
 from trainables.evaluation.evaluator import Evaluation, Evaluator, shared_evaluator
 from trainables.evaluation.forgetting import (
@@ -41,7 +42,12 @@ from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
 from trainables.inputs.tokenized import write_data
-from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED, RETENTION_RATIO
+from trainables.metric_keys import (
+    FORGETTING_NLL,
+    KL_BASE_TO_TUNED,
+    RETENTION_RATIO,
+    VALIDATION_LOSS,
+)
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.results.items import read_items, write_items
 from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemScore
@@ -94,6 +100,8 @@ def evaluate_base(
     base, _ = shared_base(model)
     check_data(base, tokenizer, tokenized)
     prompts = tokenized.prompts[: suite.kl_prompts]
+    # Of a suite with in-domain tasks, their accuracy tells what is learned.
+    held_out = [] if suite.in_domain else tokenized.validation
     if data_folder is not None:
         write_data(replace(tokenized, prompts=prompts), data_folder)
     documents = _general_documents(suite)
@@ -108,6 +116,7 @@ def evaluate_base(
     samples = [*counts, tokenized.replayed_tokens, data.max_length, shown.model_dump(), of_data]
     batch = {"batch_size": suite.batch_size}  # changes scores only by rounding
     of_record = {"cache": _CACHE_VERSION, "kl": sampled, "samples": samples}
+    of_record |= {"held_out": held_out} if held_out else {}
     key = _key(content | batch | of_record)
     folder = cache / key
     if folder.exists():
@@ -121,12 +130,13 @@ def evaluate_base(
             else None
         )
         nll = general_nll(base, tokenizer, documents, suite.batch_size) if documents else None
+        loss = token_nll(base, held_out, suite.batch_size) if held_out else None
     record = BaseRecord(
         key=key,
         scores_key=_key(content),
         revision=model.revision,
         scores=evaluation.scores,
-        metrics=_base_metrics(evaluation, reference, nll),
+        metrics=_base_metrics(evaluation, reference, nll, loss),
         general_nll=nll,
         parameters=base.num_parameters(),
         train_samples=len(tokenized.train),
@@ -170,9 +180,21 @@ def _load_all(
     )
     can_render = tokenizer and (tokenizer.chat_template or not data.has_chats)
     tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
+    if tokenized is not None and not (suite.in_domain or tokenized.validation):
+        faults.append(_fault_of_unmeasured(data))
     if faults or tokenizer is None or evaluator is None or tokenized is None:
         raise UserError(faults)
     return tokenizer, evaluator, tokenized
+
+
+def _fault_of_unmeasured(data: DataConfig) -> Fault:
+    """Of data without held-out rows, where no in-domain task tells what is learned."""
+    why = "as eval.in_domain has no tasks"
+    if data.validation_path:
+        rule = f"must hold rows of at most {data.max_length} tokens, {why}"
+        return Fault("data.validation_path", rule, "name another, or raise data.max_length")
+    rule = f"must hold out at least one row, {why}, got {data.validation_fraction:g}"
+    return Fault("data.validation_fraction", rule, "raise it, or name a data.validation_path")
 
 
 def _load_base(model: ModelConfig, adapters: Sequence[LoraConfig]) -> None:
@@ -235,7 +257,7 @@ def _key(content: dict[str, object]) -> str:
 
 
 def _base_metrics(
-    evaluation: Evaluation, reference: KlReference | None, nll: float | None
+    evaluation: Evaluation, reference: KlReference | None, nll: float | None, loss: float | None
 ) -> dict[str, float]:
     """What the base's own W&B run shows: its scores, with drift and forgetting of zero."""
     metrics = evaluation.metrics | forgetting_metrics(
@@ -245,6 +267,8 @@ def _base_metrics(
         metrics[KL_BASE_TO_TUNED] = 0.0
     if nll is not None:
         metrics[FORGETTING_NLL] = 0.0
+    if loss is not None:
+        metrics[VALIDATION_LOSS] = loss
     return metrics
 
 

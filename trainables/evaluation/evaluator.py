@@ -323,6 +323,6 @@ def _role_means(scores: dict[str, TaskScore]) -> dict[str, float]:
         for role in ROLES
         if by_role[role]
     }
-    if by_role["ood"]:
+    if by_role["in_domain"] and by_role["ood"]:
         means[metric_keys.OOD_GAP] = means[metric_keys.IN_DOMAIN_ACC] - means[metric_keys.OOD_ACC]
     return means

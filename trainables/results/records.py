@@ -10,7 +10,7 @@ from enum import StrEnum
 from pydantic import Field, field_validator
 
 from trainables.config import Frozen, Role, TrialConfig
-from trainables.metric_keys import METRICS, task_score
+from trainables.metric_keys import METRICS, domain_metric, task_score
 
 SCHEMA_VERSION = 1
 # Files in the folder of the base's evaluation.
@@ -61,6 +61,11 @@ class Measurement(Frozen):
         if all(map(math.isfinite, metrics.values())):  # fast path: read by the hundred thousand
             return metrics
         return {key: value for key, value in metrics.items() if math.isfinite(value)}
+
+    @property
+    def is_evaluation(self) -> bool:
+        """Whether the model was evaluated, rather than only its training measured."""
+        return domain_metric(self.metrics) in self.metrics
 
 
 class TrialResult(Frozen):
@@ -263,7 +268,8 @@ class BaseRecord(Frozen):
             and data.
         revision: commit a hub model was resolved to; all trials use it even if the branch moves.
         scores: task label to score.
-        metrics: every key that it logs: its scores, and drift and forgetting of zero.
+        metrics: every key that it logs: its scores, and drift and forgetting of zero; without
+            in-domain tasks the validation loss, too.
         general_nll: cross-entropy on the general text, nats/token; None if not measured.
         parameters: number of parameters of the whole model.
         skipped_samples: number of training samples longer than `max_length`.

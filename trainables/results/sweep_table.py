@@ -26,12 +26,11 @@ from trainables.results.records import (
 from trainables.results.wording import (
     ABSENT,
     INTERRUPTED,
-    SCORES,
-    SHORT_NAMES,
     STATUS,
     duration,
     metric_text,
     rate,
+    scores_of,
 )
 
 # Whether it violates a constraint, its losses, its number.
@@ -48,9 +47,16 @@ _WIDTHS = {
     "step": 5,
     "loss": 5,
     "in-domain": 9,
+    "validation": 10,
     "forgetting": 10,
     "OOD": 5,
     "status": 9,
+}
+_TITLES = {
+    metric_keys.IN_DOMAIN_ACC: "in-domain",
+    metric_keys.VALIDATION_LOSS: "validation",
+    metric_keys.FORGETTING_MEAN: "forgetting",
+    metric_keys.OOD_ACC: "OOD",
 }
 _LEFT_OUT_FIRST = ("method", "alpha", "step", "rank", "loss", "lr")
 
@@ -103,7 +109,7 @@ class SweepTable:
     def update(self, record: TrialRecord, measurement: Measurement) -> None:
         """Keep the newest evaluation; points of the training curve update only step and loss."""
         self._note(record)
-        if metric_keys.IN_DOMAIN_ACC in measurement.metrics:
+        if measurement.is_evaluation:
             self._evaluated[record.number] = measurement
 
     def _note(self, record: TrialRecord) -> None:
@@ -130,16 +136,18 @@ class SweepTable:
         room = max(1, console.height - _OTHER_LINES - footer)
         numbers, hidden = self._rows(room)
         broken_off = self.has_ended and bool(self._running)
-        columns = _fitting(console.width, len(INTERRUPTED) if broken_off else _WIDTHS["status"])
+        scores = scores_of(self.base.metrics if self.base else ())
+        of_status = len(INTERRUPTED) if broken_off else _WIDTHS["status"]
+        columns = _fitting(console.width, of_status, scores)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for column in columns:
             side: JustifyMethod = "left" if column in ("method", "status") else "right"
             table.add_column(column, no_wrap=True, justify=side)
         if self.base is not None:
-            _add_row(table, columns, {"trial": "base", **_score_cells(self.base.metrics)})
+            _add_row(table, columns, {"trial": "base", **_score_cells(self.base.metrics, scores)})
         for number in numbers:
             record = self._records[number]
-            cells = _cells(record, self._evaluated.get(number, record.last))
+            cells = _cells(record, self._evaluated.get(number, record.last), scores)
             if broken_off and number in self._running:
                 cells["status"] = Text(INTERRUPTED, "yellow")
             _add_row(table, columns, cells)
@@ -234,10 +242,11 @@ def single(line: str, style: str) -> Text:
     return Text(line, style, no_wrap=True, overflow="ellipsis")
 
 
-def _fitting(width: int, of_status: int) -> list[str]:
+def _fitting(width: int, of_status: int, scores: Collection[str]) -> list[str]:
     """Titles of the columns that fit; scores and status, which is so wide, always stay."""
     widths = _WIDTHS | {"status": of_status}
-    columns = list(widths)
+    absent = {title for key, title in _TITLES.items() if key not in scores}
+    columns = [title for title in widths if title not in absent]
     for title in _LEFT_OUT_FIRST:
         if sum(widths[column] + 1 for column in columns) - 1 <= width:
             break
@@ -249,7 +258,9 @@ def _add_row(table: Table, columns: list[str], cells: dict[str, str | Text]) -> 
     table.add_row(*(cells.get(column, ABSENT) for column in columns))
 
 
-def _cells(record: TrialRecord, evaluation: Measurement | None) -> dict[str, str | Text]:
+def _cells(
+    record: TrialRecord, evaluation: Measurement | None, scores: Collection[str]
+) -> dict[str, str | Text]:
     config = record.config
     word = STATUS[record.status]
     return {
@@ -260,10 +271,10 @@ def _cells(record: TrialRecord, evaluation: Measurement | None) -> dict[str, str
         "lr": rate(config.learning_rate),
         "step": str(record.last.step) if record.last else ABSENT,
         "loss": metric_text(metric_keys.TRAIN_LOSS, record.metric(metric_keys.TRAIN_LOSS)),
-        **_score_cells(evaluation.metrics if evaluation else {}),
+        **_score_cells(evaluation.metrics if evaluation else {}, scores),
         "status": Text(word.short, word.style),
     }
 
 
-def _score_cells(metrics: dict[str, float]) -> dict[str, str | Text]:
-    return {SHORT_NAMES[key]: metric_text(key, metrics.get(key)) for key in SCORES}
+def _score_cells(metrics: dict[str, float], scores: Collection[str]) -> dict[str, str | Text]:
+    return {_TITLES[key]: metric_text(key, metrics.get(key)) for key in scores}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from rich.text import Text
@@ -16,8 +16,6 @@ INTERRUPTED = "interrupted"
 """What a trial without a final status is where nothing runs any more."""
 NOT_ENDED = f"running or {INTERRUPTED}"
 """What it is where nobody knows whether anything runs."""
-SCORES = (metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC)
-"""What a trial is judged by, wherever no objectives are named."""
 NAMES = {
     metric_keys.IN_DOMAIN_ACC: "in-domain accuracy",
     metric_keys.FORGETTING_MEAN: "forgetting",
@@ -67,10 +65,24 @@ def goals_in_words(goals: Goals) -> str:
     return ", ".join([*aims, *map(str, goals.constraints)])
 
 
+def scores_of(measured: Collection[str]) -> tuple[str, ...]:
+    """What a trial is judged by, wherever no objectives are named.
+
+    `measured`: as for `domain_metric`.
+    """
+    gain = metric_keys.domain_metric(measured)
+    return gain, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
+
+
 def scores_in_words(metrics: dict[str, float]) -> str:
     """The scores that a measurement has, in words."""
+    shown = dict.fromkeys(
+        (metric_keys.TRAIN_LOSS, metric_keys.domain_metric(metrics), *SHORT_NAMES)
+    )
     told = [
-        f"{n} {metric_text(key, metrics[key])}" for key, n in SHORT_NAMES.items() if key in metrics
+        f"{SHORT_NAMES.get(key) or NAMES[key]} {metric_text(key, metrics[key])}"
+        for key in shown
+        if key in metrics
     ]
     return ", ".join(told) or "nothing measured"
 

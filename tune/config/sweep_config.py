@@ -230,6 +230,11 @@ class SweepConfig(Frozen):
                 f"data.validation_split: is of a hub data set, and validation_path is none, got "
                 f"{split}; name one there, or leave the split out"
             ]
+        if not (self.eval.in_domain or data.validation_path or data.validation_fraction):
+            return [
+                "data.validation_fraction: must be above 0, as eval.in_domain has no tasks, got 0; "
+                "raise it, or name a data.validation_path"
+            ]
         if data.validation_path != data.path or split not in (None, data.split):
             return []
         return [
@@ -345,6 +350,12 @@ class SweepConfig(Frozen):
         """What the sweep file lacks for a metric to be logged, if anything."""
         data, suite = self.data, self.eval
         needs: tuple[tuple[str, object, tuple[str, ...]], ...] = (
+            (
+                "tasks in eval.in_domain; without any, name validation/loss, the lower the better",
+                suite.in_domain,
+                (metric_keys.IN_DOMAIN_ACC,),
+            ),
+            ("tasks in eval.in_domain", suite.in_domain, (metric_keys.OOD_GAP,)),
             ("tasks in eval.retention", suite.retention, _OF_RETENTION),
             ("tasks in eval.ood", suite.ood, _OF_OOD),
             ("eval.general_text", suite.general_text, (metric_keys.FORGETTING_NLL,)),

@@ -42,6 +42,10 @@ _PATTERNS = {
     "digits, _ and -",
     r"^[A-Za-z0-9_.\-]+$": "must hold only letters, digits, _ . and -",
 }
+_WANTED: dict[KeyPath, str] = {
+    ("objectives",): "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, "
+    "mode: min}], or with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
+}
 _LONGEST_VALUE = 60
 
 
@@ -75,7 +79,7 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
             remedy = did_you_mean(place[-1], unknown[place], 0.5)
             remedy = remedy or f"known: {', '.join(unknown[place])}"
         elif kind == "missing":
-            rule, remedy = "is required and absent", ""
+            rule, remedy = "is required and absent", _WANTED.get(place, "")
         else:
             rule = f"{_rule(detail)}, got {shown(detail['input'])}"
             remedy = _remedy(detail, _fields_at(place))

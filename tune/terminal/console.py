@@ -10,7 +10,6 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from trainables import metric_keys
 from trainables.results.records import (
     FAULTS,
     BaseRecord,
@@ -99,10 +98,9 @@ class ConsoleListener(SweepListener):
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """Update the trial's progress."""
-        evaluation = metric_keys.IN_DOMAIN_ACC in measurement.metrics
         with self._lock:
             self._table.update(record, measurement)
-        if evaluation and self._live is None:
+        if measurement.is_evaluation and self._live is None:
             scores = scores_in_words(measurement.metrics)
             self._say(f"trial {record.number} step {measurement.step}: {scores}")
 

@@ -18,7 +18,6 @@ from trainables.results.recommendation import Recommendation, numbers_text, reco
 from trainables.results.records import FAILURES, TrialRecord
 from trainables.results.wording import (
     ABSENT,
-    SCORES,
     SHORT_NAMES,
     STATUS,
     by_reason,
@@ -26,6 +25,7 @@ from trainables.results.wording import (
     goals_in_words,
     metric_text,
     rate,
+    scores_of,
     setting,
     status_in_full,
 )
@@ -73,9 +73,8 @@ def _front(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text
     named = [objective.metric for objective in config.objectives]
     named += [constraint.metric for constraint in config.constraints]
     # Metrics that no trial of the front has, such as OOD without OOD tasks, get no column.
-    keys = [
-        k for k in dict.fromkeys([*named, *SCORES]) if any(r.metric(k) is not None for r in front)
-    ]
+    measured = {key for record in front if record.last for key in record.last.metrics}
+    keys = [key for key in dict.fromkeys([*named, *scores_of(measured)]) if key in measured]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("trial", "rank", "alpha", "lr", *(SHORT_NAMES.get(key, key) for key in keys)):
         table.add_column(column, justify="right", overflow="fold")

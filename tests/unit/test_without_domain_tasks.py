@@ -1,0 +1,214 @@
+"""A sweep without in-domain tasks: the validation loss tells what is learned of the domain."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.__main__ import main
+from analysis.conclusions import conclude
+from analysis.figures import rank_curves, trade_off
+from analysis.paper_table import paper_table
+from analysis.report.answer import answer
+from analysis.report.curves import curves_figure
+from analysis.report.formats import as_json, as_markdown
+from analysis.report.page import render
+from analysis.report.ranks import rank_figure, rate_figure
+from analysis.report.settings import importance_figure, parallel_figure
+from analysis.report.trade_off import trade_off_figure
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+from trainables.metric_keys import (
+    FORGETTING_MEAN,
+    IN_DOMAIN_ACC,
+    VALIDATION_LOSS,
+    domain_metric,
+)
+from trainables.results.items import write_items
+from trainables.results.ledger import Ledger
+from trainables.results.records import Measurement, TrialRecord
+
+OBJECTIVES = (
+    {"metric": VALIDATION_LOSS, "mode": "min"},
+    {"metric": FORGETTING_MEAN, "mode": "min"},
+)
+AXIS = "validation loss (nats/token)"
+
+
+def with_loss(metrics: dict[str, float]) -> dict[str, float]:
+    """The metrics of an evaluation with a validation loss in place of all in-domain scores."""
+    kept = {k: v for k, v in metrics.items() if not k.startswith(("in_domain/", "ood/gap"))}
+    accuracy = metrics.get(IN_DOMAIN_ACC)
+    return kept if accuracy is None else kept | {VALIDATION_LOSS: 2.5 - 2 * accuracy}
+
+
+def evaluated(one: Measurement) -> Measurement:
+    return one.model_copy(update={"metrics": with_loss(one.metrics)})
+
+
+def write(folder: Path, **fields) -> Ledger:
+    ledger = Ledger(SyntheticSweep(objectives=OBJECTIVES, **fields).write(folder))
+    base = ledger.base()
+    scores = {task: s for task, s in base.scores.items() if s.role != "in_domain"}
+    changes = {"scores": scores, "metrics": with_loss(base.metrics)}
+    ledger.folder.base_json.write_text(base.model_copy(update=changes).model_dump_json())
+    items = ledger.base_items()
+    write_items(ledger.folder.base_items, [item for item in items if item.task in scores])
+    for record in ledger.trials():
+        history = ledger.measurements(record.number)
+        ledger.folder.metrics(record.number).unlink()
+        for one in history:
+            ledger.append(record.number, evaluated(one))
+        ledger.write_trial(record.model_copy(update={"last": evaluated(record.last)}))
+    return ledger
+
+
+def repeat(ledger: Ledger, of: TrialRecord, number: int, loss: float) -> None:
+    config = of.config.model_copy(
+        update={"number": number, "seed": number, "trial_id": f"{of.config.trial_id}-{number}"}
+    )
+    last = of.last.model_copy(update={"metrics": of.last.metrics | {VALIDATION_LOSS: loss}})
+    changes = {"config": config, "confirms": of.number, "last": last}
+    ledger.append(number, last)
+    ledger.write_trial(of.model_copy(update=changes))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    folder = tmp_path_factory.mktemp("sweep")
+    write(folder)
+    return Results(open_sweeps([folder]))
+
+
+@pytest.mark.parametrize(
+    ("measured", "key"),
+    [
+        ({IN_DOMAIN_ACC, VALIDATION_LOSS}, IN_DOMAIN_ACC),
+        ({VALIDATION_LOSS, FORGETTING_MEAN}, VALIDATION_LOSS),
+        ({FORGETTING_MEAN}, IN_DOMAIN_ACC),
+    ],
+)
+def test_the_loss_tells_what_is_learned_where_no_accuracy_does(measured, key):
+    assert domain_metric(measured) == key
+
+
+def test_every_chart_of_the_gain_shows_the_loss(results):
+    charts = trade_off_figure(results).charts
+    assert [chart.title for chart in charts] == [
+        "validation loss against forgetting",
+        "validation loss against out-of-domain accuracy",
+    ]
+    base = results.base.metrics[VALIDATION_LOSS]
+    for chart in charts:
+        assert chart.layout["yaxis"]["title"]["text"] == AXIS
+        [star] = [t for t in chart.data if t["marker"].get("symbol") == "star"]
+        assert star["y"] == [base]
+        [arrow] = chart.layout["annotations"]
+        assert arrow["ay"] < 0  # from above, as lower is better
+    keys = [chart.key for chart in rank_figure(results).charts]
+    assert keys == ["rank-validation-loss", "rank-ood-acc_mean", "rank-forgetting-mean"]
+    assert rate_figure(results).charts[0].title == "Mean validation loss"
+    titles = [chart.title for chart in curves_figure(results).charts]
+    assert titles[1] == AXIS
+    assert "validation loss, OOD, forgetting;" in parallel_figure(results).charts[0].says
+    named = [key.name for key in importance_figure(results).legend]
+    assert named[0] == "validation loss"
+    assert trade_off(results).axes[0].get_ylabel() == AXIS
+    assert rank_curves(results).axes[0].get_ylabel() == AXIS
+
+
+def test_the_page_and_its_other_formats_speak_of_no_in_domain_accuracy(results):
+    page = render(results).partition("<script>")[0]  # what follows is Plotly's code
+    for text in (page, as_markdown(results)):
+        assert not re.search(r"in[-_]domain|in the domain", text)
+        assert ", of the validation loss in nats/token" in text
+    columns = {cell["column"] for cell in json.loads(as_json(results))["table"]}
+    assert "validation loss" in columns
+
+
+def test_the_loss_stands_first_among_the_answers_numbers_beside_the_bases(results):
+    number = answer(results).numbers[0]
+    loss = results.recommendation.trial.metric(VALIDATION_LOSS)
+    assert (number.name, number.value) == (AXIS, f"{loss:.3f}")
+    assert number.base == f"{results.base.metrics[VALIDATION_LOSS]:.3f}"
+
+
+def test_the_table_has_the_loss_and_its_differences(results):
+    table = paper_table(results)
+    assert table.summaries == ["validation loss", "OOD", "forgetting"]
+    before = results.base.metrics[VALIDATION_LOSS]
+    full = next(group.best for group in results.groups if group.rank is None)
+    header, *rows = table.texts()
+    assert header[3:6] == ["validation loss", "validation loss Δ base", "validation loss Δ full"]
+    for row, group in zip(rows[1:], results.groups, strict=True):
+        loss = group.best.metric(VALIDATION_LOSS)
+        to_full = loss - full.metric(VALIDATION_LOSS)
+        other = "" if group.best is full else f"{to_full + 0.0:+.3f}"
+        assert row[3:6] == [f"{loss:.3f}", f"{loss - before:+.3f}", other]
+    frame = table.frame()
+    of_loss = frame[frame.column == "validation loss"].set_index("row")
+    assert of_loss.to_base["full fine-tuning"] == pytest.approx(
+        full.metric(VALIDATION_LOSS) - before
+    )
+    assert of_loss.to_base_p.isna().all()
+
+
+def test_what_is_said_of_the_gain_is_said_of_the_loss(results):
+    said = conclude(results)
+    trial = results.recommendation.trial
+    before, after = results.base.metrics[VALIDATION_LOSS], trial.metric(VALIDATION_LOSS)
+    assert said[0].statement == (
+        f"The recommended trial lowers the base's validation loss: {before:.3f} to {after:.3f} "
+        "nats/token."
+    )
+    assert said[0].verdict == "open"
+    assert "no interval" in said[0].evidence
+    assert any(re.search("alidation loss .*with rank", s.statement) for s in said)
+    assert not any("in the domain" in s.statement or "suffice" in s.statement for s in said)
+
+
+@pytest.mark.parametrize(
+    ("losses", "verdict"), [((0.9, 1.0, 1.1), "shown"), ((0.9, 1.0, 9.0), "open")]
+)
+def test_repeats_decide_whether_the_loss_is_shown_to_fall(tmp_path, losses, verdict):
+    ledger = write(tmp_path, trials=8)
+    trial = Results(open_sweeps([tmp_path])).recommendation.trial
+    for number, loss in enumerate(losses, 100):
+        repeat(ledger, trial, number, loss)
+    told = conclude(Results(open_sweeps([tmp_path])))[0]
+    assert told.verdict == verdict
+    assert "n = 3 repeats" in told.evidence
+
+
+def test_figures_need_something_beside_the_loss(tmp_path, capsys):
+    folder = tmp_path / "sweep"
+    ledger = write(folder, trials=8)
+    assert main(["figure", str(folder), "--to", str(tmp_path / "figures")]) == 0
+    names = {file.stem for file in (tmp_path / "figures").iterdir()}
+    assert names == {"trade_off", "rank_curves", "forgetting_matrix"}
+    capsys.readouterr()
+    for record in ledger.trials():
+        kept = {VALIDATION_LOSS: record.metric(VALIDATION_LOSS)}
+        ledger.folder.metrics(record.number).unlink()
+        last = record.last.model_copy(update={"metrics": kept})
+        ledger.write_trial(record.model_copy(update={"last": last}))
+    sweep = ledger.sweep()
+    config = sweep.config | {"objectives": [OBJECTIVES[0]]}
+    ledger.write_sweep(sweep.model_copy(update={"config": config}))
+    assert main(["figure", str(folder), "--to", str(tmp_path / "trade_off.png")]) == 2
+    assert "an objective besides validation loss" in capsys.readouterr().err
+
+
+def test_a_sweep_without_any_task_has_its_page_too(tmp_path):
+    ledger = write(tmp_path, trials=8)
+    losses = {VALIDATION_LOSS: ledger.base().metrics[VALIDATION_LOSS]}
+    bare = ledger.base().model_copy(update={"scores": {}, "metrics": losses})
+    ledger.folder.base_json.write_text(bare.model_dump_json())
+    write_items(ledger.folder.base_items, [])
+    page = render(Results(open_sweeps([tmp_path])))
+    assert 'aria-label="Methods and ranks"' in page
+    assert 'aria-label="Accuracy by task"' not in page
