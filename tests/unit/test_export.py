@@ -99,6 +99,7 @@ def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
     card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
     assert f"| `{drift}` | 0 | 0.000412 | +0.000412 |" in card.text
     assert "optimistic" not in card.text  # it is the only one
+    assert "| task |" not in card.text  # none was scored
 
 
 def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:

@@ -146,8 +146,8 @@ def kept_by_base(constraints: Sequence[Constraint], base: Mapping[str, float]) -
     """The constraints that can be judged before a trial ends: those that the base satisfies.
 
     A trial that breaks one of these has lost something it had, be it skill or budget. A constraint
-    that the base does not satisfy (an accuracy still to be learned) or has no value for (the
-    validation loss) may still be met through training.
+    that the base does not satisfy (an accuracy still to be learned) or has no value for (beside
+    in-domain tasks, the validation loss) may still be met through training.
 
     Args:
         constraints: constraints of the sweep.
