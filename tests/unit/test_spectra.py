@@ -103,8 +103,9 @@ def test_dense_path_finds_the_rank_of_a_matrix_that_lacks_some() -> None:
 
 
 def test_ranks_do_not_change_under_rotation_or_scale() -> None:
+    """Updates are small: what counts as zero is relative to the largest value."""
     W = matrix([5.0, 3.0, 2.0, 0.1], 16, 12)
-    turned = 7.5 * orthonormal(16, 16, seed=5) @ W @ orthonormal(12, 12, seed=6)
+    turned = 1e-5 * orthonormal(16, 16, seed=5) @ W @ orthonormal(12, 12, seed=6)
     for measure in (stable_rank, effective_rank, rank_90):
         before, after = (measure(dense_spectrum(m).values_K) for m in (W, turned))
         assert after == pytest.approx(before, rel=1e-6)
@@ -146,6 +147,13 @@ def test_swapped_vectors_lower_the_cosine_by_index_alone() -> None:
     change = vector_change(base, tuned)
     assert change.cosine_by_index == pytest.approx(6 / 8)
     assert change.cosine_by_maximum == pytest.approx(1)
+
+
+def test_the_cosine_by_maximum_is_of_each_tuned_vector_with_its_nearest() -> None:
+    axes = torch.eye(4, dtype=torch.float64)
+    between = (axes[:, :1] + axes[:, 1:2]) / 2**0.5
+    change = vector_change(axes[:, :2], torch.hstack([between, axes[:, 2:3]]))
+    assert change.cosine_by_maximum == pytest.approx(0.5**0.5 / 2)
 
 
 def test_only_the_top_500_are_compared_but_intruders_with_all() -> None:

@@ -108,7 +108,7 @@ def vector_change(base_OK: torch.Tensor, tuned_OK: torch.Tensor) -> VectorChange
     Both are in the order of descending singular values.
     """
     compared = min(COMPARED_VECTORS, base_OK.shape[1], tuned_OK.shape[1])
-    tuned_OK = tuned_OK[:, : max(compared, min(_INTRUDER_VECTORS, tuned_OK.shape[1]))]
+    tuned_OK = tuned_OK[:, : max(compared, _INTRUDER_VECTORS)]
     cosines = (base_OK.T @ tuned_OK.to(base_OK.dtype)).abs()
     square = cosines[:compared, :compared]
     return VectorChange(
