@@ -15,6 +15,7 @@ from trainables.evaluation.forgetting import (
     count_flips,
     effective_choices,
     forgetting_metrics,
+    is_at_chance,
     is_below_chance,
     retention_ratio,
 )
@@ -147,6 +148,10 @@ def test_a_score_is_below_chance_if_two_standard_errors_of_a_guess_off(
     """Of 100 items with a chance of 1/4 each, that is below 0.25 - 2 * 0.0433."""
     found = score(value, chance=chance).model_copy(update={"items": 100})
     assert is_below_chance(found) == is_below
+
+
+def test_a_score_whose_chance_is_unknown_is_not_at_chance() -> None:
+    assert not is_at_chance(score(0.0, chance=None))
 
 
 def test_a_task_at_chance_has_no_ratio_and_leaves_the_mean_alone() -> None:
