@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -82,6 +84,13 @@ def test_of_several_workers_the_first_names_the_folder(tmp_path: Path) -> None:
         assert mine == other
         (other / "random_1").write_text("r")
     assert [path.name for path in folder.iterdir()] == ["random_1"]
+
+
+def test_a_folder_replaces_the_one_before_it(tmp_path: Path) -> None:
+    for name in ("earlier", "later"):
+        with whole_folder(tmp_path / "best") as unfinished:
+            (unfinished / name).touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["best", "later"]
 
 
 @pytest.fixture
@@ -169,3 +178,11 @@ def test_message_names_folder_and_free_space(tmp_path: Path) -> None:
     assert "B free of " in message
     assert full_disk_named_in(OSError(errno.ENOSPC, "No space left", message)) == message
     assert full_disk_named_in(NO_SPACE) is None
+
+
+def test_message_tells_sizes_in_the_unit_that_suits_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage = SimpleNamespace(free=3 << 19, total=5 << 29)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert disk_full(tmp_path).endswith(" has 1.5 MiB free of 2.5 GiB")

@@ -214,6 +214,7 @@ def test_a_file_is_created_once(storage: Storage) -> None:
     assert storage.create("lock", b"first")
     assert not storage.create("lock", b"second")
     assert storage.read("lock") == b"first"
+    assert storage.children("") == ["lock"]
 
 
 def test_of_those_who_create_a_file_at_once_one_succeeds(storage: Storage) -> None:
