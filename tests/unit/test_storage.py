@@ -241,8 +241,8 @@ def test_folders_are_published_and_fetched(
     (folder / "inside").mkdir(parents=True)
     (folder / "manifest.json").write_text("1")
     (folder / "inside" / "tensor").write_bytes(bytes(range(256)) * 1000)
-    storage.publish(folder, "attempt/x", last="manifest.json")
     storage.publish(folder / "manifest.json", "attempt/log")
+    storage.publish(folder, "attempt/x", last="manifest.json")
     assert storage.children("attempt") == ["log", "x"]
     open_storage(join(location, "base")).publish(folder, "")
     assert storage.children("base") == ["inside", "manifest.json"]
