@@ -166,13 +166,16 @@ def test_as_many_slots_are_tried_as_a_host_may_get_trials(
     trials: int, hosts: int, most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[Any] = []
+    told: list[str] = []
     probe = SimpleNamespace(remote=lambda *arguments: asked.extend(arguments))
     sweep = config(budget__trials=trials)
-    pool = HostPool(sweep, {"CPU": 16.0}, lambda *point: trial_config(), {}, lambda line: None)
+    pool = HostPool(sweep, {"CPU": 16.0}, lambda *point: trial_config(), {}, told.append)
     pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * hosts, 1.0
     monkeypatch.setattr("ray.get", lambda answer: answer)
-    assert pool._measured(trial_config(), samples=100) == 1
-    assert asked[1] == most
+    train = config().train.model_copy(update={"batch_size": 8, "micro_batch_size": 4})
+    assert pool._measured(trial_config(train=train), samples=100) == 1
+    assert asked[1:3] == [most, most * train.total_steps(100) * 2]
+    assert f"{hosts} hosts of 1 slot: memory runs out" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -315,3 +318,14 @@ def test_where_full_trials_leave_no_room_the_remedy_is_told(
     assert not pool.start()
     (line,) = told
     assert "no room for a host of slots; sweep the methods one by one (search.full=null, " in line
+
+
+@pytest.mark.parametrize(
+    "changes", [{"search__lora": None, "resources__lora__slots": 4}, {"resources__lora__slots": 0}]
+)
+def test_where_no_trial_trains_in_slots_no_host_starts(changes: dict[str, Any]) -> None:
+    told: list[str] = []
+    sweep = config(search__full=FULL, **changes)
+    pool = HostPool(sweep, {"CPU": 4.0}, lambda *point: trial_config(), {}, told.append)
+    assert not pool.start()  # without Ray
+    assert told == []
