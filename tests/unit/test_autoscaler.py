@@ -80,12 +80,13 @@ def test_the_autoscaler_is_found_among_the_processes(tmp_path: Path, monitor: st
 
 
 def test_a_cluster_is_never_smaller_than_it_is_nor_without_its_head() -> None:
-    head = NodeReport(address="1", ray="", python="", most_workers={"CPU": 64, "GPU": 8})
+    head = NodeReport(address="1", ray="", python="", most_workers={"CPU": 64, "GPU": 8, "disk": 2})
     worker = NodeReport(address="2", ray="", python="")
     of_head = {"CPU": 4, "GPU": 1, "driver": 1, HEAD_NODE_RESOURCE_NAME: 1}
-    assert largest_cluster([of_head, {"CPU": 96}], [head, worker]) == {
+    assert largest_cluster([{"CPU": 96}, of_head], [worker, head]) == {
         "CPU": 100,
         "GPU": 9,
+        "disk": 2,
         "driver": 1,
         HEAD_NODE_RESOURCE_NAME: 1,
     }
