@@ -234,6 +234,14 @@ def test_of_those_who_create_a_file_at_once_one_succeeds(storage: Storage) -> No
     assert won == [storage.read("lock")]
 
 
+def test_an_address_of_s3_alone_wins_over_that_of_all_services(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://all:1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", "https://store:9000")
+    assert object_storage._endpoint() == {"endpoint_override": "store:9000", "scheme": "https"}
+
+
 def test_folders_are_published_and_fetched(
     storage: Storage, location: Location, tmp_path: Path
 ) -> None:
