@@ -82,7 +82,7 @@ class SweepViews:
         """Describe what would be made, and how."""
         groups = [f"  {group.title}: {'; '.join(group.panels)}" for group in self._groups()]
         place = f"{self._settings.wandb.entity or 'your entity'}/{self._settings.wandb.project}"
-        folder = shlex.quote(str(self._folder))
+        location = shlex.quote(str(self._sweep.ledger.folder.location))
         return [
             "W&B is offline or has no key here, so nothing was sent. This would be made in "
             f"{place}, of the runs in group {self._sweep_id}, all {self._runs} shown, the base "
@@ -92,7 +92,7 @@ class SweepViews:
             "To make them:",
             "  wandb login",
             *([f"  {upload}"] if (upload := self._upload()) else []),
-            f"  python -m analysis wandb-views {folder}",
+            f"  python -m analysis wandb-views {location}",
         ]
 
     def save(self, api: wandb.Api) -> list[str]:

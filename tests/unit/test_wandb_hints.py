@@ -5,7 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from builders import base_record, sweep_config, sweep_record, trial
 
+from analysis.sweeps import Sweep
+from analysis.tracking.wandb_views import SweepViews
+from trainables.files.storage import Location
+from trainables.results.ledger import Ledger
 from tune.command_line import _wandb_hints
 from tune.config.sweep_config import WandbConfig
 from tune.tracking import wandb_views
@@ -66,3 +71,11 @@ def test_a_sweep_that_went_online_says_what_it_left_offline(
     assert _wandb_hints(listener, tmp_path, interrupted) == [upload, views]
     set_aside(parts[1])
     assert _wandb_hints(listener, tmp_path, interrupted) == [views]
+
+
+def test_the_command_for_the_views_names_the_sweep_wherever_it_is_stored(
+    location: Location,
+) -> None:
+    """In an object store, not the folder on this machine that W&B's own files are in."""
+    sweep = Sweep(Ledger(location), sweep_record(sweep_config()), base_record(), (trial(),))
+    assert SweepViews(sweep).describe()[-1] == f"  python -m analysis wandb-views {location}"
