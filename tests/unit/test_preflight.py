@@ -99,7 +99,7 @@ def test_files_of_packages_are_found_without_running_the_package() -> None:
 def test_a_package_that_is_not_installed_is_named(package: str) -> None:
     """As is a module, which has no files."""
     with pytest.raises(ModuleNotFoundError, match="is not installed"):
-        resolve(location)
+        resolve(f"package://{package}")
 
 
 def test_4_bits_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -112,6 +112,3 @@ def test_4_bits_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(fault.field, fault.rule) for fault in caught.value.faults] == [
         ("model.load_in_4bit", told)
     ]
-
-
-        resolve(f"package://{package}")
