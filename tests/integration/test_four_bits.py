@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from analysis.export.model_card import _loading
 from analysis.export.weights import merge_adapter
-from trainables.evaluation.base import evaluate_base
+from trainables.evaluation.base import Base, evaluate_base
 from trainables.inputs.four_bits import keep_trainable
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.inside.weights import base_weights
@@ -95,6 +95,13 @@ def test_each_block_of_64_weights_has_sixteen_values_at_most(
     assert torch.equal(values["lm_head.weight"], original["lm_head.weight"])
     saved = base_weights(of_the_values)
     assert all(torch.equal(values[name], saved[name]) for name in saved)
+
+
+def test_the_base_s_record_counts_all_its_parameters(
+    in_4_bits: ModelConfig, make: MakeTrial, base_model: Any
+) -> None:
+    record = Base.load(Path(make(in_4_bits).base_dir)).record
+    assert record.parameters == base_model.num_parameters()
 
 
 @pytest.mark.parametrize("name", TRIALS)
