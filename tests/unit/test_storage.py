@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
+from collections.abc import Callable
 from contextlib import suppress
+from itertools import count
 from pathlib import Path
+from types import FrameType
+from typing import Any, NoReturn
 
 import pytest
 from builders import measurement, trial
@@ -181,6 +186,47 @@ def test_an_interrupted_write_leaves_what_was_there_or_what_is_new(storage: Stor
             assert storage.read("trial.json") in (b"old", b"new")
     finally:
         signal.signal(signal.SIGALRM, before)
+
+
+def test_ctrl_c_at_any_instruction_ends_what_waits_for_a_store(bucket: str) -> None:
+    storage = open_storage(f"{bucket}/interrupted")
+    storage.write("a", b"old")
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        for call in (lambda: storage.write("a", b"new"), lambda: storage.read_all(["a", "b"])):
+            instruction = 1
+            while _is_interrupted_at(instruction, call):
+                assert storage.read("a") in (b"old", b"new")
+                instruction += 1
+            assert instruction > 100
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def _is_interrupted_at(instruction: int, call: Callable[[], object]) -> bool:
+    """Whether the call has as many instructions, of which this is interrupted."""
+    instructions = count(1)
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(instructions) == instruction:
+            raise KeyboardInterrupt
+        return trace
+
+    signal.setitimer(signal.ITIMER_REAL, 10)
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return False
 
 
 def test_a_sweep_copied_from_a_store_to_a_disk_and_back_keeps_its_logs(

@@ -14,11 +14,13 @@ from __future__ import annotations
 import os
 import re
 import time
+from _thread import start_new_thread
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import partial
 from pathlib import Path, PurePosixPath
+from queue import SimpleQueue
 from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
@@ -70,8 +72,7 @@ class ObjectStorage(Storage):
         In a thread, which no signal interrupts: a stream that Ctrl-C left would upload what it has
         so far, and so put an empty object in the place of a whole one.
         """
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(self._put, name, content).result()
+        _in_parallel(partial(self._put, content), [name])
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`.
@@ -162,7 +163,7 @@ class ObjectStorage(Storage):
             files,
         )
 
-    def _put(self, name: str, content: bytes) -> None:
+    def _put(self, content: bytes, name: str) -> None:
         with self._filesystem.open_output_stream(self._key(name)) as stream:
             stream.write(content)
 
@@ -238,6 +239,42 @@ def _endpoint() -> dict[str, str]:
 
 
 def _in_parallel(call: Callable[[str], T], names: Iterable[str]) -> list[T]:
-    """Results of the call for each name, in order; threads, as requests wait for the network."""
-    with ThreadPoolExecutor(_PARALLEL_REQUESTS) as threads:
-        return list(threads.map(call, names))
+    """Results of the call for each name, in order; threads, as requests wait for the network.
+
+    Ctrl-C leaves it once the requests under way have ended, a second one at once. It is no pool of
+    Python's: where Ctrl-C comes while such a pool holds one of its locks, it waits for ever.
+    """
+    left = deque(enumerate(names))
+    unfinished, found = {i for i, _ in left}, dict[int, T]()
+    errors, ended = list[BaseException](), SimpleQueue[None]()
+
+    def drop() -> None:
+        with suppress(IndexError):
+            while True:
+                unfinished.discard(left.popleft()[0])
+
+    def work() -> None:
+        with suppress(IndexError):
+            while True:
+                i, name = left.popleft()
+                try:
+                    found[i] = call(name)
+                except BaseException as error:
+                    errors.append(error)
+                    drop()
+                unfinished.discard(i)
+                ended.put(None)
+
+    try:
+        for _ in range(min(_PARALLEL_REQUESTS, len(left))):
+            start_new_thread(work, ())
+        while unfinished:
+            ended.get()
+    except BaseException:
+        drop()
+        while unfinished:
+            ended.get()
+        raise
+    if errors:
+        raise errors[0]
+    return [found[i] for i in sorted(found)]
