@@ -69,6 +69,6 @@ def stopping_gently(stop: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
+        restore()  # first: a signal that came within `asked.set()` would wait there for itself
         ended.set()
         asked.set()
-        restore()

@@ -7,7 +7,10 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import count
 from threading import Event
+from types import FrameType
+from typing import Any, NoReturn
 
 import pytest
 
@@ -33,6 +36,40 @@ def test_the_first_signal_stops_gently(number: signal.Signals, survivable: list[
         assert stopped.wait(5)
         os.kill(os.getpid(), signal.SIGINT)
     assert survivable == [signal.SIGINT]
+
+
+def test_a_signal_at_any_instruction_of_the_end_is_not_waited_for(survivable: list[int]) -> None:
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError("it waits for ever")
+
+    before = signal.signal(signal.SIGALRM, late)
+    try:
+        instruction = 1
+        while _is_signalled_at(instruction):
+            instruction += 1
+        assert instruction > 100
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def _is_signalled_at(instruction: int) -> bool:
+    """Whether the end has as many instructions, with a signal before this one."""
+    instructions = count(1)
+
+    def trace(frame: FrameType, event: str, _: object) -> Any:
+        frame.f_trace_opcodes = True
+        if event == "opcode" and next(instructions) == instruction:
+            signal.raise_signal(signal.SIGINT)
+        return trace
+
+    try:
+        with stopping_gently(lambda: None):
+            signal.setitimer(signal.ITIMER_REAL, 10)
+            sys.settrace(trace)
+    finally:
+        sys.settrace(None)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    return next(instructions) > instruction
 
 
 def test_a_terminal_that_is_gone_twice_ends_nothing_at_once(survivable: list[int]) -> None:
