@@ -59,7 +59,7 @@ from tune.resources.capacity import (
     workers_in,
 )
 from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
-from tune.search.earlier_trials import RETRIED, earlier_trials
+from tune.search.earlier_trials import LEFT_OUTSIDE, RETRIED, earlier_trials
 from tune.search.early_stopping import EarlyStopping, SuccessiveHalving, kept_by_base
 from tune.search.fifo import Fifo
 from tune.search.searcher import MakeTrial, OptunaSearcher
@@ -337,11 +337,9 @@ class Sweep:
 
     def _cancel_outside(self) -> None:
         """End the interrupted trials that the search, as it is now, will not go on with."""
-        reason = "the search no longer includes its point"
-        cancelled = Outcome(status=TrialStatus.CANCELLED, reason=reason)
         for record in self._earlier.outside:
             if record.status is TrialStatus.RUNNING:
-                self._ledger.write_trial(record.ended_as(cancelled, record.began))
+                self._ledger.write_trial(record.ended_as(LEFT_OUTSIDE, record.began))
 
     def _tuner(
         self,

@@ -16,6 +16,7 @@ from trainables.results.recommendation import numbers_text
 from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import (
+    LEFT_OUTSIDE,
     EarlierTrials,
     check_same_sweep,
     earlier_trials,
@@ -231,6 +232,19 @@ def test_a_misspelt_value_can_be_mended_where_no_trial_measured_anything(tmp_pat
     ledger.append(2, measurement(1, {LOSS: 1.0}))
     with pytest.raises(UserError, match=r"target_modules: trial 2 of this sweep has"):
         earlier_trials(mended, ledger, {})
+
+
+def test_what_a_search_left_outside_goes_on_once_it_is_inside_again(tmp_path: Path) -> None:
+    narrow, wide = on("q_proj", trials=3), on("v_proj", trials=3)
+    begun = run(searcher_of(wide))[0].model_copy(
+        update={"status": TrialStatus.RUNNING, "last": None, "best": {}, "ended": None}
+    )
+    ledger = Ledger(written(tmp_path / "own", wide, [begun]))
+    assert earlier_trials(narrow, ledger, {}).outside == [begun]
+    left = begun.ended_as(LEFT_OUTSIDE, begun.began)
+    ledger.write_trial(left)
+    found = earlier_trials(wide, ledger, {})
+    assert (found.ended(False), found.to_go_on(False)) == ([], [left])
 
 
 @pytest.mark.parametrize(("trials", "told"), [(3, "2 points"), (4, "1 point"), (5, "")])

@@ -22,7 +22,7 @@ from trainables.files.storage import Location, join, parse_location
 from trainables.inputs.chats import without_nulls
 from trainables.results.ledger import Ledger
 from trainables.results.recommendation import numbers_text
-from trainables.results.records import ENDED_WELL, SweepRecord, TrialRecord, TrialStatus
+from trainables.results.records import ENDED_WELL, Outcome, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import Misfit, first_points, params_of
 
@@ -40,6 +40,10 @@ _FREE = {
 
 # What `--retry-failed` runs again.
 RETRIED = (TrialStatus.FAILED, TrialStatus.CANCELLED, TrialStatus.OUT_OF_MEMORY)
+# How a trial ends that the search leaves outside; once it is inside again, it goes on by itself.
+LEFT_OUTSIDE = Outcome(
+    status=TrialStatus.CANCELLED, reason="the search no longer includes its point"
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,8 @@ class EarlierTrials:
 
 
 def _runs_again(record: TrialRecord, retry_failed: bool) -> bool:
-    return record.status is TrialStatus.RUNNING or (retry_failed and record.status in RETRIED)
+    was_begun = record.status is TrialStatus.RUNNING or record.reason == LEFT_OUTSIDE.reason
+    return was_begun or (retry_failed and record.status in RETRIED)
 
 
 def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str]) -> EarlierTrials:
