@@ -50,6 +50,7 @@ class StopsByHand(SweepListener):
         self._interval = _SECONDS_IN_STORE if in_store else _SECONDS_BETWEEN_LOOKS
         self._looked = clock()
         self.asked: Set[int] = frozenset()
+        self._kept: set[int] = set()  # met, but not to be removed: not for the trial's next run
 
     def left_for(self, begun: Set[int]) -> Set[int]:
         """Those of these trials for which an earlier driver left a request; removes the others.
@@ -57,9 +58,7 @@ class StopsByHand(SweepListener):
         Raises:
             OSError: the storage does not answer.
         """
-        requests = self._requests()
-        self._remove(requests, begun)
-        return requests.keys() & begun
+        return self._open(self._requests(), begun)
 
     def look(self, unfinished: Callable[[], Set[int]]) -> None:
         """Look for requests, if it is time to.
@@ -75,11 +74,9 @@ class StopsByHand(SweepListener):
             requests = self._requests()
         except OSError:  # the storage may answer at the next look
             return
-        if requests or self.asked:
-            begun = unfinished()
-            self.asked = requests.keys() & begun
+        if requests or self.asked or self._kept:
+            self.asked = self._open(requests, unfinished())
             self._ask(self.asked)
-            self._remove(requests, begun)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Leave only the requests that the next start is to meet."""
@@ -91,8 +88,14 @@ class StopsByHand(SweepListener):
         names = self._storage.children(self._folder.name(self._folder.stop))
         return {int(name): name for name in names if name.isdecimal()}
 
-    def _remove(self, requests: Mapping[int, str], unfinished: Set[int]) -> None:
-        for name in (requests[number] for number in requests.keys() - unfinished):
+    def _open(self, requests: Mapping[int, str], unfinished: Set[int]) -> Set[int]:
+        """Those to be met, as their trials have not ended; removes the others."""
+        open_ones = requests.keys() & (unfinished - self._kept)
+        self._kept = set()
+        for number in requests.keys() - open_ones:
             self._may_write()
-            with suppress(OSError):  # another user's; it asks for nothing any more
-                self._storage.remove(self._folder.name(self._folder.stop / name))
+            try:
+                self._storage.remove(self._folder.name(self._folder.stop / requests[number]))
+            except OSError:  # another user's; it asks for nothing any more
+                self._kept.add(number)
+        return open_ones
