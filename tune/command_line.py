@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from trainables.files.storage import Location
     from tune.config.sweep_config import SweepConfig
     from tune.folder.lock import SweepLock
+    from tune.sweep import SweepOutcome
     from tune.tracking.wandb_listener import WandbListener
 
 OK, NOTHING_COMPLETED, BAD_INPUT, HEAD_LOST, INTERRUPTED = 0, 1, 2, 3, 130
@@ -162,6 +163,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         outcome = sweep.run([console_listener, wandb_listener])
         hints = [
             *_continue_hints(options, config, outcome.interrupted, outcome.cut_short_by),
+            *_retry_hints(options, config, outcome),
             *_wandb_hints(wandb_listener, location, outcome.interrupted),
         ]
         print_summary(console, config, outcome.records, location, hints)
@@ -263,15 +265,7 @@ def _continue_hints(
     """The command that continues, however this one ended; none once a grid is done."""
     from tune.search.space import planned_trials
 
-    command = ["python", "tune/run.py", options.sweep]
-    if options.output_dir != Path("sweeps"):
-        command += ["--output-dir", str(options.output_dir)]
-    for override in options.overrides:
-        command += ["--set", override]
-    if options.address:
-        command += ["--address", options.address]
-    if options.max_gpus is not None:
-        command += ["--max-gpus", str(options.max_gpus)]
+    command = _command(options)
     spent = None if interrupted else cut_short_by
     if (options.retry_failed and interrupted) or spent == "failures":
         command.append("--retry-failed")
@@ -293,3 +287,31 @@ def _continue_hints(
         left = "" if config.confirm is None else ", and the winners repeated"
         return [f"{shlex.join(command)}   # budget.{spent} is spent; with this more trials{left}"]
     return [f"{shlex.join(command)}   # {'goes on' if interrupted else 'more trials'}"]
+
+
+def _retry_hints(
+    options: argparse.Namespace, config: SweepConfig, outcome: SweepOutcome
+) -> list[str]:
+    """The command that runs again what failed, unless another goes on or has to do so first."""
+    from trainables.results.recommendation import numbers_text
+
+    if not outcome.failed or outcome.interrupted or outcome.cut_short_by == "failures":
+        return []
+    command = [*_command(options), "--retry-failed"]
+    if options.num_trials is not None:
+        command += ["--num-trials", str(config.budget.trials)]
+    return [f"{shlex.join(command)}   # {numbers_text(outcome.failed)} again"]
+
+
+def _command(options: argparse.Namespace) -> list[str]:
+    """The command as it was typed, but for what differs between its starts."""
+    command = ["python", "tune/run.py", options.sweep]
+    if options.output_dir != Path("sweeps"):
+        command += ["--output-dir", str(options.output_dir)]
+    for override in options.overrides:
+        command += ["--set", override]
+    if options.address:
+        command += ["--address", options.address]
+    if options.max_gpus is not None:
+        command += ["--max-gpus", str(options.max_gpus)]
+    return command

@@ -75,11 +75,16 @@ Trainable = Callable[..., None]
 
 @dataclass(frozen=True)
 class SweepOutcome:
-    """The result of one run of the command; for `cut_short_by` see `OptunaSearcher`."""
+    """The result of one run of the command; for `cut_short_by` see `OptunaSearcher`.
+
+    Attributes:
+        failed: what `--retry-failed` would run again.
+    """
 
     records: list[TrialRecord]
     interrupted: bool
     cut_short_by: str | None
+    failed: list[TrialRecord]
 
 
 class Sweep:
@@ -209,7 +214,9 @@ class Sweep:
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
             self._look_inside(records, listeners)
-        return SweepOutcome(records, interrupted, searcher.cut_short_by)
+        outside = {record.number for record in self._earlier.outside}
+        failed = [r for r in records if r.status in RETRIED and r.number not in outside]
+        return SweepOutcome(records, interrupted, searcher.cut_short_by, failed)
 
     def _as_interrupted(self, record: TrialRecord) -> TrialRecord:
         """The record of a trial to resume, with all that it has measured.

@@ -21,6 +21,7 @@ from trainables.results.records import TrialStatus
 from tune import command_line
 from tune.config.sweep_file import load_sweep
 from tune.folder.input_files import digests
+from tune.sweep import SweepOutcome
 
 RUN = Path(__file__).parents[2] / "tune" / "run.py"
 
@@ -627,3 +628,19 @@ def test_where_a_budget_is_spent_the_line_says_so_and_has_more_of_it(
     assert wanted in line
     assert f"budget.{spent} is spent" in line
     assert "--num-trials" not in line
+
+
+def test_what_failed_is_offered_to_be_run_again(sweep: Path) -> None:
+    options = command_line._parser().parse_args(["mine.yaml", "--num-trials", "8"])
+    config = load_sweep(str(sweep), command_line._overrides(options))
+    failed = [trial(3, status=TrialStatus.FAILED), trial(7, status=TrialStatus.CANCELLED)]
+    again = "python tune/run.py mine.yaml --retry-failed --num-trials 8   # trials 3, 7 again"
+    for interrupted, cut_short_by, ended, told in (
+        (False, None, failed, [again]),
+        (False, "hours", failed, [again]),
+        (False, None, [], []),
+        (True, None, failed, []),  # the same command goes on first
+        (False, "failures", failed, []),  # the line that goes on has it
+    ):
+        outcome = SweepOutcome(failed, interrupted, cut_short_by, ended)
+        assert command_line._retry_hints(options, config, outcome) == told
