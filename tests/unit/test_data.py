@@ -154,6 +154,26 @@ def test_a_plain_text_may_begin_as_json_does(first: str, tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize(
+    ("name", "between", "rule", "place"),
+    [
+        ("rows.jsonl", "{}\n{}\n{}\n", "each line must be a JSON object, got one", ":2"),
+        ("rows.json", "{}\n{}\n{}\n", "each line must be a JSON object, got one", ":2"),
+        ("rows.txt", "{}\n{}\n{}\n", "each line must be a JSON object, got one", ":2"),
+        ("rows.json", "[{},\n{}, {}]", "each item must be an object, item 2 is one", ""),
+    ],
+)
+def test_a_row_nested_too_deep_is_a_fault_with_its_place(
+    name: str, between: str, rule: str, place: str, tmp_path: Path
+) -> None:
+    file, row, deep = tmp_path / name, '{"a": [1, 2]}', f'{{"a": {"[" * 100_000}{"]" * 100_000}}}'
+    file.write_text(between.format(row, deep, row))
+    (found,) = faults(load_rows, config(file))
+    assert found.rule == f"{rule} nested too deep to be read"
+    assert found.remedy == "leave the row out, or flatten it"
+    assert found.location == f"{file}{place}"
+
+
+@pytest.mark.parametrize(
     ("name", "content", "rule", "line"),
     [
         ("rows.csv", b"a,b\n1,2\n1,2,3\n", "is no such table: more than its 2 columns", ":3"),

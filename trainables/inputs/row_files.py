@@ -20,6 +20,7 @@ from trainables.errors import Fault, UserError
 
 Row = dict[str, Any]
 _MAX_FAULTS = 5
+_TOO_DEEP, _FLATTEN = "one nested too deep to be read", "leave the row out, or flatten it"
 _OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv, .txt or .parquet"
 
 
@@ -62,6 +63,8 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
                 row = json.loads(line)
             except UnicodeDecodeError:
                 problem = "text that is not UTF-8"
+            except RecursionError:
+                problem = _TOO_DEEP
             except json.JSONDecodeError as error:
                 problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
             else:
@@ -73,7 +76,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
                 Fault(
                     field,
                     f"each line must be a JSON object, got {problem}",
-                    _OTHER_FORMAT if number == 1 else "",
+                    _FLATTEN if problem == _TOO_DEEP else _OTHER_FORMAT if number == 1 else "",
                     location=f"{file}:{number}",
                 )
             )
@@ -102,7 +105,7 @@ def _read_json(file: Path, field: str) -> list[Row]:
     with _opened(file) as stream:
         text = stream.read()
     if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             if isinstance(json.loads(text), dict) and b"\n" in text.strip():
                 rule = "must be an array of objects, or one object a line, got one object"
                 raise UserError([Fault(field, rule, location=str(file))])
@@ -112,6 +115,9 @@ def _read_json(file: Path, field: str) -> list[Row]:
     except json.JSONDecodeError as error:
         rule, place = f"is no JSON array: {error.msg}", f"{file}:{error.lineno}"
         raise UserError([Fault(field, rule, location=place)]) from error
+    except RecursionError as error:
+        rule = f"each item must be an object, item {_first_too_deep(text)} is {_TOO_DEEP}"
+        raise UserError([Fault(field, rule, _FLATTEN, location=str(file))]) from error
     faults = [
         Fault(field, f"each item must be an object, item {i} is a {type(row).__name__}")
         for i, row in enumerate(rows, start=1)
@@ -120,6 +126,19 @@ def _read_json(file: Path, field: str) -> list[Row]:
     if faults:
         raise UserError(first_of(faults))
     return list(rows)
+
+
+def _first_too_deep(text: bytes) -> int:
+    """The number of the first item of an array that is nested too deep."""
+    decoder, array = json.JSONDecoder(), text.decode(json.detect_encoding(text))
+    number, at = 1, array.index("[") + 1
+    with suppress(RecursionError, ValueError):
+        while True:
+            while array[at] in ", \t\r\n":
+                at += 1
+            at = decoder.raw_decode(array, at)[1]
+            number += 1
+    return number
 
 
 def _read_csv(file: Path, field: str) -> list[Row]:
