@@ -468,6 +468,18 @@ def test_full_fine_tuning_is_loaded_with_transformers(tmp_path):
     assert "Peft" not in text
 
 
+def test_weights_of_a_sweep_that_was_moved_are_where_it_is_now(tmp_path):
+    earlier, folder = tmp_path / "earlier", tmp_path / "now"
+    for place in (earlier, folder):  # another sweep may be where this one was
+        (place / "trials" / "0000" / "attempt_1" / "weights").mkdir(parents=True)
+    recorded = earlier / "trials" / "0000" / "attempt_1" / "weights"
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir=str(recorded))]
+    text = summary(sweep_config(), records, folder, width=400)
+    assert f"  weights      {folder}/trials/0000/attempt_1/weights\n" in text
+    assert f"from_pretrained('{folder}/trials/0000/attempt_1/weights')" in text
+    assert str(earlier) not in text
+
+
 def test_weights_in_an_object_store_are_to_be_copied_first(tmp_path):
     records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="s3://bucket/x/trials/0000/weights")]
     lines = [line.strip() for line in summary(sweep_config(), records, tmp_path).splitlines()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
@@ -13,6 +14,7 @@ from rich.text import Text
 from trainables.files.storage import Location, is_address
 from trainables.inside.records import InsideFolder
 from trainables.results.folder import SweepFolder
+from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
 from trainables.results.records import FAILURES, TrialRecord
@@ -46,13 +48,14 @@ def print_summary(
     """Print what the sweep found, what failed, where everything is and what to run next."""
     recommendation = recommend(config, records)
     commands = _commands(recommendation, folder) if records else []
+    weights = _weights(recommendation, folder)
     parts = chain(
         _counts(config, records),
         _front(config, records),
         _recommended(recommendation),
         _failures(records),
-        _places(recommendation, records, folder),
-        _next(recommendation, [*commands, *hints]),
+        _places(recommendation, weights, records, folder),
+        _next(recommendation, weights, [*commands, *hints]),
     )
     for part in parts:  # each line whole, however long, so that commands and paths can be copied
         console.print(part, soft_wrap=isinstance(part, Text))
@@ -116,8 +119,20 @@ def _failures(records: Sequence[TrialRecord]) -> Iterator[Text]:
         yield Text(f"  and {len(found) - _MOST_REASONS} more reasons, see results.csv")
 
 
+def _weights(recommendation: Recommendation | None, root: Location) -> str | None:
+    """Where the recommended trial's weights are, also if the sweep's folder was moved."""
+    if recommendation is None:
+        return None
+    trial = recommendation.trial
+    found = Ledger(root).weights(trial) if isinstance(root, Path) else None
+    return str(found.absolute()) if found else trial.weights_dir
+
+
 def _places(
-    recommendation: Recommendation | None, records: Sequence[TrialRecord], root: Location
+    recommendation: Recommendation | None,
+    weights: str | None,
+    records: Sequence[TrialRecord],
+    root: Location,
 ) -> Iterator[Text]:
     folder = SweepFolder(root)
     yield Text("\nResults:", "bold")
@@ -128,8 +143,7 @@ def _places(
     if (inside := InsideFolder(folder.root).root).is_dir():
         yield Text(f"  inside       {inside}")
     if recommendation is not None:
-        kept = recommendation.trial.weights_dir or "not kept (train.save_weights is false)"
-        yield Text(f"  weights      {kept}")
+        yield Text(f"  weights      {weights or 'not kept (train.save_weights is false)'}")
 
 
 def _commands(recommendation: Recommendation | None, root: Location) -> list[str]:
@@ -142,8 +156,9 @@ def _commands(recommendation: Recommendation | None, root: Location) -> list[str
     return lines
 
 
-def _next(recommendation: Recommendation | None, hints: list[str]) -> Iterator[Text]:
-    weights = recommendation.trial.weights_dir if recommendation else None
+def _next(
+    recommendation: Recommendation | None, weights: str | None, hints: list[str]
+) -> Iterator[Text]:
     lines = list(hints)
     if recommendation is not None and weights is not None:
         package, name = (
