@@ -101,7 +101,9 @@ def ray_cluster(
         if address is None:
             raise _not_started(error) from error
         refusal = _other_versions(error) or _other_token(address, error)
-        raise refusal or _no_cluster(address, error) from error
+        if isinstance(error, (ConnectionError, ray.exceptions.RpcError)):
+            refusal = refusal or _no_cluster(address, error)
+        raise refusal or _not_joined(address, error) from error
     from trainables.under_ray.credentials import sharing_credentials
 
     # The processes of a cluster started here inherit this process's environment.
@@ -272,6 +274,13 @@ def _not_started(error: Exception) -> UserError:
         "name if Ray cannot write to its own, else /tmp/ray, where its logs are"
     )
     return UserError([Fault("Ray", rule, remedy)])
+
+
+def _not_joined(address: str, error: Exception) -> UserError:
+    told = f"{type(error).__name__}: {first_line(error)}"
+    rule = f"the cluster at {address} answers, but this command cannot join it: {told}"
+    remedy = "see `ray status` there, and the head's logs, by default in /tmp/ray"
+    return UserError([Fault("--address", rule, remedy)])
 
 
 def _no_cluster(address: str, error: Exception) -> UserError:
