@@ -32,6 +32,8 @@ from analysis.report.tasks import flips, task_figure
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import notices
+from trainables.config import ROLES
+from trainables.metric_keys import role_mean
 from trainables.results.recommendation import numbers_text
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import (
@@ -109,6 +111,7 @@ def _contents(results: Results) -> dict[str, Any]:
             for sweep in results.sweeps
             for record in sweep.trials
         ],
+        "role_names": {role: SHORT_NAMES[role_mean(role)] for role in ROLES},
         "scores": {key: SHORT_NAMES.get(key) or metric_name(key) for key in results.judged_by},
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "numbers_text": numbers_text,
