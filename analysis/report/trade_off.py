@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from html import escape
 from typing import Any
 
@@ -25,7 +25,7 @@ from analysis.report.charts import (
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep
-from trainables.metric_keys import FORGETTING_MEAN, METRICS
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
 from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
@@ -36,26 +36,9 @@ def trade_off_figure(results: Results) -> Figure | None:
 
     The front is marked. None if no complete trial measured any of these.
     """
-    gain = NAMES[results.gain]
     others = (metric for metric in results.judged_by if metric != results.gain)
     charts = [
-        Chart(
-            f"trade-off-{index}",
-            f"{gain} against {NAMES.get(metric, metric)}",
-            f"Scatter plot of {how_many(len(results.complete), 'complete trial')}: "
-            f"{gain} against {NAMES.get(metric, metric)}, "
-            f"{_told_of_marks(results, metric)}.",
-            _scatter(results, metric),
-            {
-                "xaxis": {
-                    "title": {"text": axis_title(metric)},
-                    "zeroline": metric == FORGETTING_MEAN,
-                },
-                "yaxis": {"title": {"text": axis_title(results.gain)}},
-                "annotations": _arrow(results, metric),
-            },
-            height=400,
-        )
+        _chart(results, index, metric)
         for index, metric in enumerate(others)
         if any(record.metric(metric) is not None for record in results.complete)
     ]
@@ -71,6 +54,37 @@ def trade_off_figure(results: Results) -> Figure | None:
     if any(_base(results, metric) for metric in results.judged_by):
         marks.append(Key("base", "@ink", "star"))
     return Figure(caption, tuple(charts), 2, (*point_keys(results), *marks))
+
+
+def _chart(results: Results, index: int, metric: str) -> Chart:
+    points = _scatter(results, metric)
+    title = f"{NAMES[results.gain]} against {NAMES.get(metric, metric)}"
+    return Chart(
+        f"trade-off-{index}",
+        title,
+        f"Scatter plot of {how_many(len(results.complete), 'complete trial')}: {title}, "
+        f"{_told_of_marks(results, metric)}.",
+        points,
+        {
+            "xaxis": {
+                "title": {"text": axis_title(metric)},
+                "zeroline": metric == FORGETTING_MEAN,
+                **_range(metric, {x for trace in points for x in trace["x"]}),
+            },
+            "yaxis": {
+                "title": {"text": axis_title(results.gain)},
+                **_range(results.gain, {y for trace in points for y in trace["y"]}),
+            },
+            "annotations": _arrow(results, metric),
+        },
+        height=400,
+    )
+
+
+def _range(metric: str, values: Set[float]) -> dict[str, Any]:
+    """An axis's range where Plotly's own would go from 1 below a lone accuracy to 1 above it."""
+    is_lone_accuracy = metric in (IN_DOMAIN_ACC, OOD_ACC) and len(values) == 1
+    return {"range": [-0.02, 1.02]} if is_lone_accuracy else {}
 
 
 def _told_of_front(results: Results) -> str:

@@ -61,6 +61,22 @@ def test_every_objective_has_a_chart_against_the_gain_with_its_unit(tmp_path):
     assert [axes.get_xlabel() for axes in trade_off(results).axes][:4] == titles
 
 
+def test_a_lone_accuracy_is_shown_among_all_that_there_may_be(tmp_path):
+    """Plotly itself would begin its axis 1 below it, among accuracies that are none."""
+    results = results_of(tmp_path / "many", objectives=(GAIN,))
+    for chart in trade_off_figure(results).charts:
+        assert "range" not in chart.layout["xaxis"] | chart.layout["yaxis"]
+    folder = SyntheticSweep(trials=1, objectives=(GAIN,)).write(tmp_path / "one")
+    ledger = Ledger(folder)
+    base = ledger.base().model_copy(update={"metrics": {}})
+    ledger.folder.base_json.write_text(base.model_dump_json())
+    against_forgetting, against_ood = trade_off_figure(Results(open_sweeps([folder]))).charts
+    for axis in (against_forgetting.layout["yaxis"], against_ood.layout["xaxis"]):
+        low, high = axis["range"]
+        assert (round(low, 1), round(high, 1)) == (0, 1)
+    assert "range" not in against_forgetting.layout["xaxis"]
+
+
 def test_objectives_beside_an_in_domain_task_alone_are_plotted(tmp_path, capsys):
     results = with_the_domain_alone(tmp_path / "sweep", objectives=(GAIN, DRIFT))
     [chart] = trade_off_figure(results).charts
