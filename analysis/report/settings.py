@@ -271,7 +271,8 @@ def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Cha
 
 def importance_lacking(results: Results) -> str:
     """Why there are no importances."""
-    counts = [(sweep, str(len(results.of(sweep, results.lora)))) for sweep in results.sweeps]
+    lora = [(sweep, len(results.of(sweep, results.lora))) for sweep in results.sweeps]
+    counts = [(sweep, f"{n} alike" if n >= FEWEST_TRIALS else str(n)) for sweep, n in lora]
     return (
         f"Importances need {FEWEST_TRIALS} complete LoRA trials whose settings and results differ; "
         f"there are {listed(results, counts)}."

@@ -24,6 +24,7 @@ from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.answer import answer
 from analysis.report.formats import as_csv, as_json, as_markdown
 from analysis.report.page import render
+from analysis.report.settings import importance_figure, importance_lacking
 from analysis.report.tasks import flips
 from analysis.report.trade_off import _box, hypervolume_shares
 from analysis.results import Results
@@ -120,6 +121,19 @@ def test_the_page_has_every_section_and_a_chart_for_each_place(page):
     assert len(page.plots) >= 16
 
 
+def test_a_page_without_importances_says_what_they_lack(tmp_path):
+    few = results_of(SyntheticSweep(trials=9, full_every=0), tmp_path / "few")
+    assert importance_lacking(few).endswith("whose settings and results differ; there are 9.")
+    ledger = Ledger(SyntheticSweep(trials=12, full_every=0).write(tmp_path / "alike"))
+    first = ledger.trials()[0].config
+    for record in ledger.trials():
+        alike = first.model_copy(update={"number": record.number})
+        ledger.write_trial(record.model_copy(update={"config": alike}))
+    results = Results(open_sweeps([tmp_path / "alike"]))
+    assert importance_figure(results) is None
+    assert importance_lacking(results).endswith("there are 12 alike.")
+
+
 def test_the_contents_lead_to_every_section_that_the_page_has(page, tmp_path):
     assert page.sections[0] == "answer"
     assert page.links == page.sections[1:]
@@ -127,6 +141,12 @@ def test_the_contents_lead_to_every_section_that_the_page_has(page, tmp_path):
     small = Page(render(results_of(SyntheticSweep(trials=1, full_every=1), tmp_path)))
     assert small.links == small.sections[1:]
     assert "ranks" not in small.links
+
+
+def test_a_role_is_called_alike_wherever_it_stands(results):
+    html = render(results)
+    assert ">OOD<" in html
+    assert ">ood<" not in html
 
 
 def test_every_chart_is_valid_plotly_and_tells_what_it_shows(page):
