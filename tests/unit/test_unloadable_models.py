@@ -93,3 +93,22 @@ def test_no_tokenizer(model: ModelConfig) -> None:
         f"cannot load {model.name}: it has no tokenizer, or one that needs sentencepiece or "
         "tiktoken, which are not installed"
     )
+
+
+@pytest.mark.parametrize("kept", [0, -30])
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [
+        ("config.json", "It looks like the config file at '{}' is not a valid JSON file"),
+        ("tokenizer.json", "a damaged JSON file: "),
+        ("tokenizer_config.json", "a damaged JSON file: "),
+    ],
+)
+def test_a_json_file_that_is_half_of_a_download(
+    file: str, told: str, kept: int, model: ModelConfig
+) -> None:
+    path = Path(model.name) / file
+    path.write_bytes(path.read_bytes()[:kept])
+    (fault,) = faults(load_tokenizer, model)
+    assert fault.rule.startswith(f"cannot load {model.name}: {told.format(path)}")
+    assert fault.remedy == "fetch the model again, whole"

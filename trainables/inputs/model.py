@@ -8,6 +8,7 @@ import struct
 from collections.abc import Set
 from contextlib import suppress
 from functools import lru_cache, partial
+from json import JSONDecodeError
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -20,7 +21,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError, first_line, hub_remedy
+from trainables.errors import Fault, UserError, causes, first_line, hub_remedy
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
@@ -264,8 +265,10 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
         elif "gated repo" in str(error):
             remedy = "set HF_TOKEN, where the sweep is started, to a token of one who has access"
         told = first_line(error).rstrip(".")
-        if isinstance(error, _DAMAGED):
+        is_cut = any(isinstance(cause, JSONDecodeError) for cause in causes(error))
+        if isinstance(error, _DAMAGED) or (is_cut and not hub_remedy(error)):
             remedy = "fetch the model again, whole"
+            told = f"a damaged JSON file: {told}" if isinstance(error, JSONDecodeError) else told
         elif told.startswith("Couldn't instantiate the backend tokenizer"):  # and a list of ways to
             told = (
                 "it has no tokenizer, or one that needs sentencepiece or tiktoken, which are not "
