@@ -104,7 +104,7 @@ def evaluate_base(
     held_out = [] if suite.in_domain else tokenized.validation
     if data_folder is not None:
         write_data(replace(tokenized, prompts=prompts), data_folder)
-    documents = _general_documents(suite)
+    documents = _general_documents(suite, tokenizer)
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
     content = _content(model, base, tokenizer, evaluator, documents)
@@ -230,8 +230,15 @@ def _check_chat_template(
         raise UserError([Fault(field, rule, remedy) for field in fields])
 
 
-def _general_documents(suite: EvalSuite) -> list[str]:
-    return read_general_text(suite.general_text) if suite.general_text else []
+def _general_documents(suite: EvalSuite, tokenizer: Any) -> list[str]:
+    if suite.general_text is None:
+        return []
+    documents = read_general_text(suite.general_text)
+    if all(len(tokenizer(text)["input_ids"]) < 2 for text in documents):
+        rule = f"must hold a text of two tokens or more, has none: {suite.general_text}"
+        remedy = "give longer texts: each token is predicted from those before it"
+        raise UserError([Fault("eval.general_text", rule, remedy)])
+    return documents
 
 
 def _content(
@@ -329,7 +336,7 @@ def compare_with_base(
     if base.kl_reference is not None:
         metrics[KL_BASE_TO_TUNED] = kl_drift(model, base.kl_reference, suite.batch_size, workers)
     if base.record.general_nll is not None:
-        documents = _general_documents(suite)
+        documents = _general_documents(suite, tokenizer)
         nll = general_nll(model, tokenizer, documents, suite.batch_size, workers)
         metrics[FORGETTING_NLL] = nll - base.record.general_nll
     return evaluation, metrics
