@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import math
 import warnings
 from collections.abc import Callable, Sequence, Set
 from functools import partial
@@ -209,7 +208,7 @@ class Study:
         if record.status is not TrialStatus.COMPLETE:
             return TrialState.FAIL, None
         values = [record.metric(objective.metric) for objective in self._config.objectives]
-        if any(value is None or not math.isfinite(value) for value in values):
+        if None in values:
             logger.warning("trial %d logged no finite objective: %s", record.number, values)
             return TrialState.FAIL, None
         return TrialState.COMPLETE, [float(value) for value in values if value is not None]
