@@ -3,25 +3,27 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
 from typing import Any
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 _BUCKET, _FOLDER = "sweeps", "mine/"
+_ENDPOINT = "CLOUD_STORAGE_EMULATOR_ENDPOINT"  # where Google's client looks for a server
 
 
 @contextmanager
 def google_store(objects: dict[str, bytes]) -> Iterator[str]:
-    """Address of a folder with these objects by name, on a server at this machine's loopback.
-
-    It lists, serves and deletes, but takes no uploads.
-    """
+    """Address of a folder with these objects by name, on a server at this machine's loopback."""
+    unfinished, uploads = dict[str, bytes](), count()
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
             parts = urlsplit(self.path)
@@ -36,13 +38,31 @@ def google_store(objects: dict[str, bytes]) -> Iterator[str]:
             else:
                 self._answer(200, json.dumps(_described(name, objects[name])).encode())
 
+        def do_POST(self) -> None:
+            """Begin an upload."""
+            (name,) = parse_qs(urlsplit(self.path).query)["name"]
+            upload = f"/o/{quote(name)}?upload_id={next(uploads)}"
+            unfinished[upload] = b""
+            self._answer(200, b"{}", Location=f"http://{self.headers['Host']}{upload}")
+
+        def do_PUT(self) -> None:
+            """Take the next part of an upload; only the last knows the whole's size."""
+            unfinished[self.path] += self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers["Content-Range"].endswith("/*"):
+                self._answer(308, Range=f"bytes=0-{len(unfinished[self.path]) - 1}")
+                return
+            name = _name(urlsplit(self.path).path)
+            objects[name] = unfinished.pop(self.path)
+            self._answer(200, json.dumps(_described(name, objects[name])).encode())
+
         def do_DELETE(self) -> None:
             name = _name(urlsplit(self.path).path)
             self._answer(404 if objects.pop(name, None) is None else 204)
 
-        def _answer(self, status: int, content: bytes = b"") -> None:
+        def _answer(self, status: int, content: bytes = b"", **headers: str) -> None:
             self.send_response(status)
-            self.send_header("Content-Length", str(len(content)))
+            for header, value in {**headers, "Content-Length": str(len(content))}.items():
+                self.send_header(header, value)
             self.end_headers()
             self.wfile.write(content)
 
@@ -51,10 +71,11 @@ def google_store(objects: dict[str, bytes]) -> Iterator[str]:
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    endpoint = f"scheme=http&endpoint_override=127.0.0.1:{server.server_port}"
+    os.environ[_ENDPOINT] = f"http://127.0.0.1:{server.server_port}"
     try:
-        yield f"gs://anonymous@{_BUCKET}/{_FOLDER}?{endpoint}"
+        yield f"gs://anonymous@{_BUCKET}/{_FOLDER.rstrip('/')}"
     finally:
+        del os.environ[_ENDPOINT]
         server.shutdown()
         server.server_close()
 

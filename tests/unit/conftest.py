@@ -17,6 +17,7 @@ from trainables.files.storage import Location
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from google_store import google_store
 from object_store import reserve, s3_server
 
 # A busy machine makes a slow example, not a wrong one.
@@ -31,13 +32,17 @@ def bucket() -> Iterator[str]:
         yield address
 
 
-@pytest.fixture(params=["disk", "s3"])
+@pytest.fixture(params=["disk", "s3", "google"])
 def location(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Location:
+) -> Iterator[Location]:
     """A place for a sweep that does not exist yet, on each kind of storage."""
     if request.param == "disk":
-        return tmp_path / "sweep"
+        yield tmp_path / "sweep"
+        return
     monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path / "cache"))
-    bucket: str = request.getfixturevalue("bucket")
-    return f"{bucket}/{uuid4().hex}/sweep"
+    if request.param == "s3":
+        yield f"{request.getfixturevalue('bucket')}/{uuid4().hex}/sweep"
+        return
+    with google_store({}) as address:
+        yield f"{address}/sweep"

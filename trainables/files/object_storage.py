@@ -59,7 +59,7 @@ class ObjectStorage(Storage):
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
-        with self._filesystem.open_input_file(self._key(name)) as stream:
+        with self._filesystem.open_input_stream(self._key(name)) as stream:
             return bytes(stream.read())
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
