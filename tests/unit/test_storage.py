@@ -13,7 +13,7 @@ from types import FrameType
 from typing import Any, NoReturn
 
 import pytest
-from builders import measurement, trial
+from builders import measurement, sweep_config, sweep_record, trial
 from google_store import google_store
 from object_store import failing_server
 
@@ -110,6 +110,9 @@ def test_what_is_written_is_read(storage: Storage) -> None:
     assert storage.children("a") == ["b.json", "c.json"]
     assert storage.children("") == ["a"]
     assert storage.children("none") == []
+    parts = bytes(range(256)) * 36_000  # Google's client sends what is as large in two
+    storage.write("large", parts)
+    assert storage.read("large") == parts
 
 
 def test_files_and_folders_are_removed(storage: Storage) -> None:
@@ -376,6 +379,24 @@ def test_a_lock_in_an_object_store_keeps_a_second_driver_off(
         assert open_storage(location).children("") == ["lock.json"]
         assert check_sweep_folder(location) is False
     assert open_storage(location).children("") == []
+
+
+def test_the_whole_of_a_sweep_is_not_listed_to_see_that_it_may_go_on(
+    location: Location, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In Google's store that would list the files of all its trials."""
+    Ledger(location).write_sweep(sweep_record(sweep_config()))
+    kind, listed = type(open_storage(location)), list[str]()
+    children = kind.children
+
+    def listing(storage: Storage, name: str) -> list[str]:
+        listed.append(name)
+        return children(storage, name)
+
+    monkeypatch.setattr(kind, "children", listing)
+    assert check_sweep_folder(location) is False
+    assert "trials" in listed
+    assert "" not in listed
 
 
 def test_a_bucket_that_is_not_there_is_named(

@@ -26,11 +26,11 @@ def check_sweep_folder(location: Location) -> bool:
         _check_writable(location)
     try:
         ledger = Ledger(location)
-        names = ledger.storage.children("")
         if ledger.exists():
             ledger.check()
-        else:
-            _check_fresh(ledger.folder, names)
+            return False
+        names = ledger.storage.children("")  # of Google's, all that is in the folder
+        _check_fresh(ledger.folder, names)
     except (OSError, ValueError) as error:  # also pyarrow's, for an unknown store
         raise cannot_read(location, error) from error
     return not (location.exists() if isinstance(location, Path) else names)
