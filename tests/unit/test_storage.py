@@ -113,6 +113,8 @@ def test_what_is_written_is_read(storage: Storage) -> None:
     parts = bytes(range(256)) * 36_000  # Google's client sends what is as large in two
     storage.write("large", parts)
     assert storage.read("large") == parts
+    storage.write("rows.jsonl.gz", b"as it is")  # pyarrow goes by the name, unless told otherwise
+    assert storage.read("rows.jsonl.gz") == b"as it is"
 
 
 def test_files_and_folders_are_removed(storage: Storage) -> None:

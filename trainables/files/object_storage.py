@@ -24,7 +24,7 @@ from queue import SimpleQueue
 from typing import TypeVar
 from urllib.parse import urlencode, urlsplit
 
-from pyarrow import fs
+from pyarrow import NativeFile, fs
 
 from trainables.files.storage import Storage, read_or_none, segments_folder
 
@@ -59,7 +59,7 @@ class ObjectStorage(Storage):
 
     def read(self, name: str) -> bytes:
         """See `Storage`."""
-        with self._filesystem.open_input_stream(self._key(name)) as stream:
+        with self._opened(self._key(name)) as stream:
             return bytes(stream.read())
 
     def read_all(self, names: Sequence[str]) -> list[bytes | None]:
@@ -132,9 +132,9 @@ class ObjectStorage(Storage):
 
     def children(self, name: str) -> list[str]:
         """See `Storage`."""
-        key, is_google = self._key(name), self._filesystem.type_name == "gcs"
+        key = self._key(name)
         # Google lists no folders that are but parts of names; what is in them it lists.
-        selector = fs.FileSelector(key, allow_not_found=True, recursive=is_google)
+        selector = fs.FileSelector(key, allow_not_found=True, recursive=self._is_google)
         inside = self._filesystem.get_file_info(selector)
         return sorted({PurePosixPath(info.path).relative_to(key).parts[0] for info in inside})
 
@@ -163,8 +163,17 @@ class ObjectStorage(Storage):
             files,
         )
 
+    @property
+    def _is_google(self) -> bool:
+        return bool(self._filesystem.type_name == "gcs")
+
+    def _opened(self, key: str) -> NativeFile:
+        if self._is_google:  # whose files wait for the network with Python's lock held
+            return self._filesystem.open_input_stream(key, compression=None)
+        return self._filesystem.open_input_file(key)  # a stream would take a request for each part
+
     def _put(self, content: bytes, name: str) -> None:
-        with self._filesystem.open_output_stream(self._key(name)) as stream:
+        with self._filesystem.open_output_stream(self._key(name), compression=None) as stream:
             stream.write(content)
 
     def _upload(self, file: Path, name: str) -> None:
