@@ -541,6 +541,12 @@ def test_without_in_domain_tasks_the_loss_has_a_column_and_no_accuracy_has(tmp_p
     assert row.split()[-2:] == ["+0.010", "1.250"]
 
 
+def test_of_two_objectives_there_is_a_front_without_columns_of_what_was_not_measured(tmp_path):
+    text = summary(sweep_config(objectives=TWO), [trial(0, {GAIN: 0.5, LOSS: 0.01})], tmp_path)
+    assert "\nPareto front (max" in text
+    assert "OOD" not in text
+
+
 def test_hundreds_of_trials_give_a_short_summary(tmp_path):
     records = [trial(n, {GAIN: n / 500, LOSS: n / 500, OOD: 0.0}) for n in range(300)]
     records += [
