@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
+import numpy as np
+
 from analysis.report.charts import Chart, Figure, colour_of, rank_colours
 from analysis.results import Group, Results
 from trainables.metric_keys import (
@@ -85,7 +87,9 @@ def trial_hours(results: Results) -> float:
 
 def number(value: float) -> str:
     """Format with three significant digits, never an exponent."""
-    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return np.format_float_positional(value, 3, fractional=False, trim="-")
 
 
 def cost_figure(results: Results) -> Figure | None:

@@ -9,6 +9,7 @@ import pytest
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import conclude
+from analysis.report import cost
 from analysis.report.curves import curves_figure
 from analysis.report.inside import inside_figures
 from analysis.report.page import render
@@ -160,3 +161,13 @@ def test_every_axis_of_forgetting_says_what_its_sign_means(tmp_path):
     titles = {chart.layout["yaxis"]["title"]["text"] for chart in charts}
     named = {"in-domain accuracy", "out-of-domain accuracy", "forgetting (base minus tuned)"}
     assert titles == named
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.00005, "0.00005"), (0.012345, "0.0123"), (7.0, "7"), (99.97, "100"),
+     (100.4, "100"), (12345.6, "12,346")],
+)  # fmt: skip
+def test_costs_are_written_without_an_exponent(value: float, text: str) -> None:
+    """A trial of a second on a tenth of a GPU takes some 0.00003 GPU-hours."""
+    assert cost.number(value) == text
