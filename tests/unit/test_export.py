@@ -14,7 +14,7 @@ from markdown_it import MarkdownIt
 
 from analysis.__main__ import main
 from analysis.export.licence import licence_of
-from analysis.export.model_card import Kind, model_card
+from analysis.export.model_card import Kind, _loading, model_card
 from analysis.export.serving import serving
 from analysis.export.weights import export
 from analysis.report.answer import answer
@@ -222,6 +222,19 @@ def test_an_exported_adapter_is_peft_s_and_its_card_has_it_served(tmp_path: Path
     assert json.loads((to / "tokenizer_config.json").read_text())["tokenizer_class"] == (
         "TokenizersBackend"  # which Transformers 4 has not
     )
+
+
+@pytest.mark.parametrize(
+    ("settings", "ends_otherwise"),
+    [({"eos_token": "</turn>"}, True), ({"chat_template": "turns.jinja"}, False)],
+)
+def test_an_adapter_whose_turns_end_otherwise_than_its_base_s_is_loaded_so(
+    settings: dict[str, str], ends_otherwise: bool
+) -> None:
+    code = _loading("adapter", ModelConfig(name="some/model", **settings))
+    ends = "model.generation_config.eos_token_id = tokenizer.eos_token_id"
+    assert code.endswith(ends) is ends_otherwise
+    assert 'tokenizer = AutoTokenizer.from_pretrained("PATH")' in code
 
 
 def test_a_full_model_s_card_says_what_reads_and_serves_it(sweep: Path, tmp_path: Path) -> None:
