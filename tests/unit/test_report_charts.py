@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from synthetic_sweep import SyntheticSweep
 
 from analysis.report.cost import cost_figure, costs
 from analysis.report.inside import inside_figures
 from analysis.report.ranks import rate_figure
+from analysis.report.tasks import task_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
-from trainables.metric_keys import MAX_RESERVED
+from trainables.metric_keys import MAX_RESERVED, task_score
 from trainables.results.ledger import Ledger
 
 
@@ -97,3 +99,18 @@ def test_a_spectrum_that_goes_on_is_said_to(tmp_path, kept, rank_limit, says):
     is_cut = says.startswith("First")
     assert ("first 64 singular values" in spectra.says) == is_cut
     assert ("every line with the first 64" in figure.caption) == is_cut
+
+
+def test_what_each_task_lost_and_gained_is_in_points_and_a_loss_has_one_colour(tmp_path):
+    results = Results(open_sweeps([SyntheticSweep(trials=8, items=40).write(tmp_path)]))
+    bests = [group.best for group in results.groups]
+    shown = {-1: ["retention"], 1: ["in_domain", "ood"]}
+    for chart, (sign, roles) in zip(task_figure(results).charts, shown.items(), strict=True):
+        tasks = {label: task for role in roles for label, task in results.tasks(role).items()}
+        keys = [task_score(task.role, label, task.metric) for label, task in tasks.items()]
+        base = np.array([task.value for task in tasks.values()])
+        gained = 100 * (np.array([[best.metric(key) for key in keys] for best in bests]) - base)
+        [drawn] = chart.data
+        assert drawn["x"] == list(tasks)
+        np.testing.assert_allclose(drawn["z"], -gained, atol=1e-9)
+        np.testing.assert_allclose(np.array(drawn["text"], float), sign * gained, atol=0.051)
