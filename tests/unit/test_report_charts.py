@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from statistics import fmean
+
 import numpy as np
 import pytest
 from synthetic_sweep import SyntheticSweep
@@ -13,7 +15,7 @@ from analysis.report.tasks import task_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
-from trainables.metric_keys import MAX_RESERVED, task_score
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, task_score
 from trainables.results.ledger import Ledger
 
 
@@ -45,6 +47,16 @@ def test_few_learning_rates_have_a_column_each(tmp_path):
     assert columns(with_rates(tmp_path, rates * 3)) == [
         "1.0e-04", "3.0e-04", "1.0e-03", "3.0e-03",
     ]  # fmt: skip
+
+
+def test_a_cell_is_the_mean_of_the_trials_of_its_rank_and_rate(tmp_path):
+    results = with_rates(tmp_path, [1e-4, 3e-4, 3e-4] * 6)
+    metrics = (IN_DOMAIN_ACC, FORGETTING_MEAN)
+    for metric, chart in zip(metrics, rate_figure(results).charts, strict=True):
+        for group, row in zip(results.lora_groups(), chart.data[0]["z"], strict=True):
+            for rate, cell in zip((1e-4, 3e-4), row, strict=True):
+                own = [r.metric(metric) for r in group.trials if r.config.learning_rate == rate]
+                assert cell == (pytest.approx(fmean(own)) if own else None)
 
 
 def test_near_learning_rates_have_columns_of_different_names(tmp_path):
