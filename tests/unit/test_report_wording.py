@@ -14,6 +14,7 @@ from analysis.report.curves import curves_figure
 from analysis.report.inside import inside_figures
 from analysis.report.page import render
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
+from analysis.report.tasks import flips
 from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
@@ -161,6 +162,20 @@ def test_every_axis_of_forgetting_says_what_its_sign_means(tmp_path):
     titles = {chart.layout["yaxis"]["title"]["text"] for chart in charts}
     named = {"in-domain accuracy", "out-of-domain accuracy", "forgetting (base minus tuned)"}
     assert titles == named
+
+
+def test_examples_of_what_was_forgotten_and_learnt_are_of_items_that_were(tmp_path):
+    results = results_of(tmp_path, SyntheticSweep(trials=4, items=40))
+    trial = results.complete[-1]
+    found = flips(results, trial)
+    assert {one.role for one in found if one.examples} == {"retention", "in_domain", "ood"}
+    for one in found:
+        is_lost = one.role == "retention"
+        turned = (1.0, 0.0) if is_lost else (0.0, 1.0)
+        pairs = results.pairs(trial)[one.task]
+        own = [pair for pair in pairs if (pair.base.score, pair.tuned.score) == turned]
+        assert (one.forgotten if is_lost else one.gained) == len(own)
+        assert [shown.target for shown in one.examples] == [p.base.target for p in own[:3]]
 
 
 @pytest.mark.parametrize(
