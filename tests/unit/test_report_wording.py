@@ -10,6 +10,7 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import conclude
 from analysis.report import cost
+from analysis.report.answer import answer
 from analysis.report.curves import curves_figure
 from analysis.report.inside import inside_figures
 from analysis.report.page import render
@@ -19,6 +20,7 @@ from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 
 ONE = SyntheticSweep(trials=1, items=4, full_every=0, ranks=(1,))
@@ -162,6 +164,15 @@ def test_every_axis_of_forgetting_says_what_its_sign_means(tmp_path):
     titles = {chart.layout["yaxis"]["title"]["text"] for chart in charts}
     named = {"in-domain accuracy", "out-of-domain accuracy", "forgetting (base minus tuned)"}
     assert titles == named
+
+
+def test_the_answer_of_a_sweep_that_kept_no_weights_names_none(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=4, items=4).write(tmp_path))
+    for record in ledger.trials():
+        ledger.write_trial(record.model_copy(update={"weights_dir": None}))
+    found = answer(Results(open_sweeps([tmp_path])))
+    assert found is not None
+    assert found.weights is None
 
 
 def test_examples_of_what_was_forgotten_and_learnt_are_of_items_that_were(tmp_path):
