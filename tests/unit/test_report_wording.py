@@ -20,6 +20,7 @@ from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
+from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 
@@ -143,13 +144,18 @@ def test_what_was_seen_inside_is_explained_as_far_as_it_is_shown(tmp_path):
     )
     for number in range(3):
         trial = f"synthetic-id-{number:04d}"
-        InsideFolder(folder).write(InsideRecord(number=number, trial_id=trial, matrices=(matrix,)))
-    _, spectra, against = inside_figures(Results(open_sweeps([folder])))
+        matrices = (matrix, matrix.model_copy(update={"relative_norm": 0.3 + number}))
+        InsideFolder(folder).write(InsideRecord(number=number, trial_id=trial, matrices=matrices))
+    results = Results(open_sweeps([folder]))
+    _, spectra, against = inside_figures(results)
     assert [chart.key for chart in spectra.charts] == ["spectra"]
     assert "hidden states" not in spectra.caption
     assert [chart.key for chart in against.charts] == ["norms"]
     assert "intruder" not in against.caption
     assert against.charts[0].layout["yaxis"]["title"]["text"] == "forgetting (base minus tuned)"
+    [points] = against.charts[0].data
+    assert points["x"] == pytest.approx([0.2, 0.7, 1.2])
+    assert points["y"] == [record.metric(FORGETTING_MEAN) for record in results.complete]
 
 
 def test_each_sweep_s_own_command_looks_inside(tmp_path):
