@@ -12,6 +12,7 @@ from analysis.conclusions import conclude
 from analysis.report import cost
 from analysis.report.answer import answer
 from analysis.report.curves import curves_figure
+from analysis.report.formats import as_markdown
 from analysis.report.inside import inside_figures
 from analysis.report.page import render
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
@@ -20,7 +21,7 @@ from analysis.report.trade_off import hypervolume_figure, trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
-from trainables.metric_keys import FORGETTING_MEAN
+from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 
@@ -170,6 +171,14 @@ def test_every_axis_of_forgetting_says_what_its_sign_means(tmp_path):
     titles = {chart.layout["yaxis"]["title"]["text"] for chart in charts}
     named = {"in-domain accuracy", "out-of-domain accuracy", "forgetting (base minus tuned)"}
     assert titles == named
+
+
+def test_the_markdown_has_the_base_beside_the_answer_and_says_that_all_ran_to_their_end(tmp_path):
+    results = results_of(tmp_path, SyntheticSweep(trials=4, items=40))
+    lines = as_markdown(results).splitlines()
+    [gain] = [line for line in lines if line.startswith("- in-domain accuracy **")]
+    assert f"base: {results.base.metrics[IN_DOMAIN_ACC]:.3f}" in gain
+    assert lines[lines.index("## What did not run to its end") + 2] == "Nothing."
 
 
 def test_the_answer_of_a_sweep_that_kept_no_weights_names_none(tmp_path):
