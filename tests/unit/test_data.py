@@ -281,6 +281,14 @@ def test_null_is_no_text() -> None:
     assert fault.rule == "prints answer, null in row 2 of rows.jsonl"
 
 
+def test_a_null_of_the_system_s_turn_may_be_left_out_as_the_turn_then_is() -> None:
+    data = config("rows.jsonl", chat_template=True, system="{{ s }}")
+    rows: list[dict[str, object]] = [{**row, "s": None} for row in ROWS[:1]]
+    (fault,) = faults(learned, data, rows)
+    assert fault.rule == "prints s, null in row 1 of rows.jsonl"
+    assert "{% if s %} ... {% endif %} around it" in fault.remedy
+
+
 @pytest.mark.parametrize(
     "answer", ["{{ answer | trim }}", "{{ 'A: ' ~ answer }}", "{{ [answer] | join }}"]
 )

@@ -242,7 +242,7 @@ def _fault_of_lacking(field: str, lacking: Sequence[str], where: str, row: Row) 
         has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
         return Fault(field, f"names {', '.join(absent)}, absent from {where}", has)
     rule, remedy = f"prints {', '.join(lacking)}, null in {where}", "leave such rows out"
-    if field == "data.prompt":  # a blank completion cannot be learned
+    if field != "data.completion":  # which cannot be learned if it is blank
         remedy += f", or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
     return Fault(field, rule, remedy)
 
