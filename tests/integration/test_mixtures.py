@@ -14,10 +14,11 @@ from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
 from trainables.config import LoraConfig, ModelConfig
+from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.harness_model import HarnessModel, Layouts
-from trainables.inputs.adapter import peft_config
+from trainables.inputs.adapter import check_adaptable, peft_config
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
@@ -80,6 +81,15 @@ def test_experts_that_lora_leaves_as_they_are_are_named(kind: str, left: str | N
     has_experts = any("experts" in name for name, _ in before)
     assert any("experts" in name for name in trained) == (has_experts and left is None)
     assert told is None if left is None else f"{left}, no linear layers" in str(told)
+
+
+def test_dropout_on_experts_is_told_of_by_its_field() -> None:
+    base = network("mixtral")
+    with pytest.raises(UserError) as caught:
+        check_adaptable(base, [LORA, LORA.model_copy(update={"dropout": 0.1})])
+    (fault,) = caught.value.faults
+    assert fault.field == "search.lora.dropout"
+    assert "or adapt linear layers: q_proj, k_proj" in fault.remedy
 
 
 def test_the_share_is_that_of_all_parameters_in_the_layers() -> None:

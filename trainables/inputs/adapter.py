@@ -25,7 +25,7 @@ def check_adaptable(base: Any, choices: Sequence[LoraConfig]) -> None:
     Raises:
         UserError: names all that it does not take.
     """
-    faults = []
+    faults, linear = [], _adaptable(base)  # PEFT may fail with some of them adapted
     for lora in choices:
         try:
             with torch.random.fork_rng():
@@ -33,9 +33,14 @@ def check_adaptable(base: Any, choices: Sequence[LoraConfig]) -> None:
         except UserError as error:
             faults += error.faults
         except ValueError as error:
-            rule = f"PEFT cannot adapt the model so: {first_line(error)}"
-            remedy = f"its linear layers are {', '.join(_adaptable(base))}"
-            faults.append(Fault("search.lora.target_modules", rule, remedy))
+            rule = f"PEFT cannot adapt the model so: {first_line(error).rstrip('.')}"
+            field, remedy = "target_modules", f"its linear layers are {', '.join(linear)}"
+            if "dropout" in rule:  # on experts, which are no linear layers
+                field, remedy = (
+                    "dropout",
+                    f"leave it at 0, or adapt linear layers: {', '.join(linear)}",
+                )
+            faults.append(Fault(f"search.lora.{field}", rule, remedy))
     if faults:
         raise UserError(faults)
 
