@@ -179,15 +179,17 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         OSError: the folder cannot be written to.
     """
     with redirect_stdout(sys.stderr), quiet_libraries():
+        import torch
         from peft import PeftModel
         from safetensors import SafetensorError
 
+        from trainables.inputs.four_bits import plain_model
         from trainables.inputs.model import load_model
 
         # Merging needs neither, and what they name may be missing here.
         base = load_model(model.model_copy(update={"chat_template": None, "attention": None}))
         if model.load_in_4bit:  # else the sum would be rounded to 4 bits again
-            base = base.dequantize().cpu()
+            base = plain_model(base, getattr(torch, model.dtype))
         try:
             adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")
             _untie_if_adapted(base)

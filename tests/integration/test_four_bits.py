@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import torch
 from measured import OF_THE_PROCESS
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, GPT2Config, set_seed
 
 from analysis.export.model_card import _loading
 from analysis.export.weights import merge_adapter
+from trainables.config import LoraConfig
+from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
+from trainables.inputs.adapter import adapt
 from trainables.inputs.four_bits import keep_trainable
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.inside.weights import base_weights
@@ -168,3 +171,42 @@ def test_the_model_card_s_code_loads_what_was_measured(
     with torch.no_grad():
         found, expected = loaded["model"].eval()(tokens).logits, adapted.eval()(tokens).logits
     torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+
+
+def test_layers_whose_weights_are_the_other_way_round_are_merged_and_inspected(
+    in_4_bits: ModelConfig, tmp_path: Path
+) -> None:
+    """GPT-2's are (I, O) in files and in a plain model, and (O, I) in one of 4 bits."""
+    set_seed(0)
+    tokenizer = load_tokenizer(in_4_bits)
+    shape = {"n_embd": 64, "n_layer": 2, "n_head": 2, "n_positions": 32}
+    network = AutoModelForCausalLM.from_config(GPT2Config(vocab_size=len(tokenizer), **shape))
+    for saved in (network, tokenizer):
+        saved.save_pretrained(tmp_path / "base")
+    model = in_4_bits.model_copy(update={"name": str(tmp_path / "base")})
+    adapted = adapt(load_model(model), LoraConfig(rank=2, alpha=2)).eval()
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    adapted.save_pretrained(tmp_path / "adapter")
+    merge_adapter(model, tmp_path / "adapter", tmp_path / "merged")
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "merged", dtype=torch.float32)
+    tokens = torch.tensor([[5, 9, 17, 23, 42, 3]])
+    with torch.no_grad():
+        torch.testing.assert_close(merged(tokens).logits, adapted(tokens).logits)
+    original = network.transformer.h[0].attn.c_attn.weight
+    assert base_weights(model)["transformer.h.0.attn.c_attn.weight"].shape == original.T.shape
+
+
+def test_files_of_4_bits_are_loaded_only_as_such(in_4_bits: ModelConfig, tmp_path: Path) -> None:
+    load_model(in_4_bits).save_pretrained(tmp_path)
+    load_tokenizer(in_4_bits).save_pretrained(tmp_path)
+    saved = in_4_bits.model_copy(update={"name": str(tmp_path)})
+    with pytest.raises(UserError) as caught:
+        load_model(saved.model_copy(update={"load_in_4bit": False}))
+    (fault,) = caught.value.faults
+    assert fault.field == "model.load_in_4bit"
+    assert "must be true" in fault.rule
+    found, expected = base_weights(saved), base_weights(in_4_bits)
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], weight) for name, weight in expected.items())

@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch.nn import Linear, Parameter
 from transformers import BitsAndBytesConfig
+from transformers.pytorch_utils import Conv1D
 
 
 def quantisation(dtype: torch.dtype) -> BitsAndBytesConfig:
@@ -33,12 +35,53 @@ def keep_trainable(base: Any) -> None:
 
 def plain_weight(linear: torch.nn.Linear) -> torch.Tensor:
     """A linear layer's weight (O, I) as it computes with it; of 4 bits a copy in its dtype."""
-    state = getattr(linear.weight, "quant_state", None)
-    if state is None:
+    weight: Any = linear.weight
+    if not _is_packed(weight):
         return linear.weight
     from bitsandbytes.functional import dequantize_4bit
 
-    return dequantize_4bit(linear.weight.data, state)
+    return dequantize_4bit(weight.data, weight.quant_state)
+
+
+def plain_weights(base: Any, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Each of the base's weights by its name, on the CPU in a dtype; those of 4 bits (O, I)."""
+    return {
+        f"{path}.{name}": (plain_weight(module) if _is_packed(weight) else weight.detach()).to(
+            "cpu", dtype
+        )
+        for path, module in base.named_modules(remove_duplicate=False)
+        for name, weight in module.named_parameters(recurse=False)
+    }
+
+
+def plain_model(base: Any, dtype: torch.dtype) -> Any:
+    """The base itself on the CPU, its layers of 4 bits made the plain ones of its architecture.
+
+    They are converted one by one, as a GPU that holds all in 4 bits may not hold all in 16.
+    """
+    for name, module in list(base.named_modules()):
+        if _is_packed(getattr(module, "weight", None)):
+            base.set_submodule(name, _plain_layer(module, dtype))
+    base.hf_quantizer.remove_quantization_config(base)
+    return base.cpu()
+
+
+def _is_packed(weight: Any) -> bool:
+    return getattr(weight, "quant_state", None) is not None
+
+
+def _plain_layer(packed: Any, dtype: torch.dtype) -> Any:
+    """The layer, on the CPU, that one of 4 bits was made from: GPT-2's have weights (I, O)."""
+    weight_OI = plain_weight(packed).to("cpu", dtype)
+    is_transposed = issubclass(packed.source_cls, Conv1D)
+    with torch.device("meta"):
+        if is_transposed:
+            layer = Conv1D(packed.out_features, packed.in_features)
+        else:
+            layer = Linear(packed.in_features, packed.out_features, packed.bias is not None)
+    layer.weight = Parameter(weight_OI.T.contiguous() if is_transposed else weight_OI)
+    layer.bias = packed.bias
+    return layer
 
 
 def thaw(base: Any) -> None:

@@ -91,13 +91,15 @@ def load_model(model: ModelConfig) -> Any:
     may ask for it: that is no part of the cross-entropy, and depends on the whole batch.
 
     Raises:
-        UserError: as for its tokenizer, or it does not take `model.attention`, or lacks weights.
+        UserError: as for its tokenizer, or it does not take `model.attention`, or lacks weights, or
+            was saved in 4 bits and `model.load_in_4bit` is off.
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
     if model.load_in_4bit:
         options["quantization_config"] = quantisation(options["dtype"])
         options["device_map"] = {"": _exactly(device())}  # quantising on a CPU is slow
     loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
+    _check_bits(model, loaded)
     _check_is_whole(model, loaded, told["missing_keys"])
     keep_trainable(loaded)
     with suppress(NotImplementedError):  # a model's own code may not say which they are
@@ -118,6 +120,14 @@ def _exactly(place: torch.device) -> torch.device:
     """The same with its number: Accelerate trains no 4 bits on a GPU other than where they are."""
     is_gpu = place.type == "cuda"
     return torch.device(place.type, torch.cuda.current_device()) if is_gpu else place
+
+
+def _check_bits(model: ModelConfig, loaded: Any) -> None:
+    """Refuse what Transformers loads in 4 bits unasked, as the files themselves are."""
+    if getattr(loaded, "is_loaded_in_4bit", False) and not model.load_in_4bit:
+        rule = f"must be true, as the files of {model.name} are of 4 bits, got false"
+        remedy = "set it, or name the model that they were made from"
+        raise UserError([Fault("model.load_in_4bit", rule, remedy)])
 
 
 def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:

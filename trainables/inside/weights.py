@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from trainables.config import ModelConfig
 from trainables.errors import CannotInspect
 from trainables.files.disk import whole_file
+from trainables.inputs.four_bits import plain_weights
 from trainables.inputs.model import load_model, local_folder
 
 Weights = Mapping[str, torch.Tensor]
@@ -98,10 +99,10 @@ def base_weights(model: ModelConfig) -> Weights:
     Raises:
         UserError: it cannot be loaded.
     """
+    dtype = getattr(torch, model.dtype)
     if model.load_in_4bit:
-        computing = load_model(model).dequantize()
-        return {name: weight.cpu() for name, weight in computing.state_dict().items()}
+        return plain_weights(load_model(model), dtype)
     try:
-        return SavedWeights(local_folder(model), getattr(torch, model.dtype))
+        return SavedWeights(local_folder(model), dtype)
     except FileNotFoundError:
         return dict(load_model(model).state_dict())
