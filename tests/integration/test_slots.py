@@ -142,12 +142,15 @@ def test_recomputed_activations_change_no_number(
     """Alone they change none either, as test_lora.py shows."""
     names = ("plain", "dropout", "accumulated", "rank 64, rsLoRA")
     trials = {name: make_trial(**TRIALS[name]) for name in names}
+    base, _ = shared_base(trials["plain"].model)
+    before = dict(base.get_input_embeddings()._forward_hooks)
     engine = SlotEngine(trials["plain"].model, trials["plain"].lora, recomputes=True)
+    assert base.get_input_embeddings()._forward_hooks == before  # none for unneeded gradients
     reporters = {name: ListReporter() for name in names}
     for name, trial in trials.items():
         engine.join(trial, reporters[name])
     calls: list[int] = []
-    layer = shared_base(trials["plain"].model)[0].model.layers[0]
+    layer = base.model.layers[0]
     counting = layer.mlp.up_proj.register_forward_pre_hook(lambda *_: calls.append(1))
     ended = engine.step()
     assert len(calls) == 2  # in the forward pass, and again in the backward one

@@ -43,6 +43,8 @@ class PassLoss:
         self._last_layer = LastLayer(base)
         if recomputes:
             base.gradient_checkpointing_enable({"use_reentrant": False})
+            # PEFT's need of a gradient down to the embedding, which Transformers provides for.
+            base.disable_input_require_grads()
 
     def features(self, batch: Batch) -> torch.Tensor:
         """The features (T, F) that the loss is computed from, with the graph of the pass."""
