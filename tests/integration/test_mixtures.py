@@ -20,7 +20,7 @@ from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.adapter import check_adaptable, peft_config
 from trainables.inputs.lora_reach import left_by_lora
-from trainables.inputs.model import shared_base
+from trainables.inputs.model import load_model, shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
 from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import train_full_sft
@@ -97,6 +97,13 @@ def test_the_share_is_that_of_all_parameters_in_the_layers() -> None:
     sizes = {n: p.numel() for n, p in base.named_parameters() if ".layers." in n or ".norm" in n}
     attention = sum(size for name, size in sizes.items() if ".self_attn." in name)
     assert f"adapts {attention / sum(sizes.values()):.1%} of" in str(left_by_lora(base))
+
+
+def test_the_share_is_the_same_in_4_bits(saved: Callable[..., ModelConfig]) -> None:
+    model = saved("granitemoe")
+    told = left_by_lora(load_model(model))
+    assert told is not None
+    assert left_by_lora(load_model(model.model_copy(update={"load_in_4bit": True}))) == told
 
 
 def test_of_a_base_that_peft_cannot_adapt_nothing_is_told() -> None:

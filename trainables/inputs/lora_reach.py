@@ -10,6 +10,8 @@ from typing import Any
 import peft
 import torch
 
+from trainables.inputs.four_bits import count
+
 _SMALL_SHARE = 0.5
 
 
@@ -57,7 +59,7 @@ def _parameters_of_layers(base: Any) -> dict[str, int]:
     """The size of each parameter that text meets, but for embeddings and the output head."""
     head, decoder = base.get_output_embeddings(), text_decoder(base)
     return {
-        f"{name}.{of_module}": parameter.numel()
+        f"{name}.{of_module}": count(parameter)
         for name, module in base.named_modules()
         if (decoder is None or name.startswith(f"{decoder}."))
         and not isinstance(module, torch.nn.Embedding)
