@@ -202,11 +202,12 @@ def test_files_of_4_bits_are_loaded_only_as_such(in_4_bits: ModelConfig, tmp_pat
     load_model(in_4_bits).save_pretrained(tmp_path)
     load_tokenizer(in_4_bits).save_pretrained(tmp_path)
     saved = in_4_bits.model_copy(update={"name": str(tmp_path)})
-    with pytest.raises(UserError) as caught:
-        load_model(saved.model_copy(update={"load_in_4bit": False}))
-    (fault,) = caught.value.faults
-    assert fault.field == "model.load_in_4bit"
-    assert "must be true" in fault.rule
+    for field, other in (("load_in_4bit", False), ("dtype", "bfloat16")):
+        with pytest.raises(UserError) as caught:
+            load_model(saved.model_copy(update={field: other}))
+        (fault,) = caught.value.faults
+        assert fault.field == f"model.{field}"
+        assert f"must be {str(getattr(saved, field)).lower()}" in fault.rule
     found, expected = base_weights(saved), base_weights(in_4_bits)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())

@@ -92,7 +92,7 @@ def load_model(model: ModelConfig) -> Any:
 
     Raises:
         UserError: as for its tokenizer, or it does not take `model.attention`, or lacks weights, or
-            was saved in 4 bits and `model.load_in_4bit` is off.
+            its files are of 4 bits and `model.load_in_4bit` is off, or `model.dtype` another.
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
     if model.load_in_4bit:
@@ -123,11 +123,18 @@ def _exactly(place: torch.device) -> torch.device:
 
 
 def _check_bits(model: ModelConfig, loaded: Any) -> None:
-    """Refuse what Transformers loads in 4 bits unasked, as the files themselves are."""
-    if getattr(loaded, "is_loaded_in_4bit", False) and not model.load_in_4bit:
-        rule = f"must be true, as the files of {model.name} are of 4 bits, got false"
-        remedy = "set it, or name the model that they were made from"
-        raise UserError([Fault("model.load_in_4bit", rule, remedy)])
+    """Refuse files that are of 4 bits unasked, or compute in another dtype than the adapters."""
+    if not getattr(loaded, "is_loaded_in_4bit", False):
+        return
+    files, other = f"the files of {model.name}", "name the model that they were made from"
+    if not model.load_in_4bit:
+        rule = f"must be true, as {files} are of 4 bits, got false"
+        raise UserError([Fault("model.load_in_4bit", rule, f"set it, or {other}")])
+    own = str(loaded.dtype).removeprefix("torch.")
+    if loaded.hf_quantizer.pre_quantized and own != model.dtype:
+        rule = f"must be {own}, as {files} are of 4 bits that stand for it, got {model.dtype}"
+        remedy = f"set it, or {other}" if own in ("float32", "bfloat16") else other
+        raise UserError([Fault("model.dtype", rule, remedy)])
 
 
 def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:
