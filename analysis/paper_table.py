@@ -15,6 +15,7 @@ from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
+from trainables.results.records import TrialRecord
 from trainables.results.repeats import diverged, metrics_over
 from trainables.results.wording import NAMES, SHORT_NAMES, points, rate
 
@@ -269,7 +270,7 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
             only,
             len(repeats),
             diverged(repeats),
-            **(_of_loss(results, value, None if full is group else full) if name == LOSS else {}),
+            **(_of_loss(results, trial, None if full is group else full) if name == LOSS else {}),
         )
     return Row(
         group.label,
@@ -282,13 +283,15 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
     )
 
 
-def _of_loss(results: Results, value: float, full: Group | None) -> dict[str, float]:
-    """How a row's validation loss differs from the base's and from full fine-tuning's."""
-    others = {
-        "loss_to_base": results.base.metrics.get(VALIDATION_LOSS),
+def _of_loss(results: Results, trial: TrialRecord, full: Group | None) -> dict[str, float]:
+    """How a trial's validation loss differs from the base's and from full fine-tuning's."""
+    own = trial.metric(VALIDATION_LOSS)
+    others = {  # the base's, on the rows that the trial's sweep held out
+        "loss_to_base": results.sweep(trial).base.metrics.get(VALIDATION_LOSS),
         "loss_to_full": full.best.metric(VALIDATION_LOSS) if full else None,
     }
-    return {name: value - other for name, other in others.items() if other is not None}
+    known = {name: other for name, other in others.items() if other is not None}
+    return {} if own is None else {name: own - other for name, other in known.items()}
 
 
 def _adjusted(rows: Sequence[Row]) -> list[Row]:

@@ -78,7 +78,8 @@ def _loss_against_base(
     results: Results, trial: TrialRecord, subject: str, picked: str
 ) -> list[Conclusion]:
     """The gain of a sweep without in-domain tasks; no record has the losses row by row."""
-    before, after = results.base.metrics.get(results.gain), trial.metric(results.gain)
+    # On the rows that its own sweep held out.
+    before, after = results.sweep(trial).base.metrics.get(results.gain), trial.metric(results.gain)
     if results.gain != VALIDATION_LOSS or before is None or after is None:
         return []
     verb = "lowers" if after < before else "does not lower"

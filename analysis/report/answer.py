@@ -151,7 +151,7 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
     return Number(
         metric_name(metric),
         write(trial.metric(metric)) or "",
-        None if metric == FORGETTING_MEAN else write(results.base.metrics.get(metric)),
+        None if metric == FORGETTING_MEAN else write(own.base.metrics.get(metric)),
         _interval(results, trial, metric),
         _over_seeds(results, trial, metric),
         other,

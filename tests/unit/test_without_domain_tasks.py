@@ -212,3 +212,25 @@ def test_a_sweep_without_any_task_has_its_page_too(tmp_path):
     page = render(Results(open_sweeps([tmp_path])))
     assert 'aria-label="Methods and ranks"' in page
     assert 'aria-label="Accuracy by task"' not in page
+
+
+def test_a_trial_s_loss_is_compared_with_the_base_s_on_the_rows_of_its_own_sweep(tmp_path):
+    """Sweeps that are shown together may have held other rows out, as a notice tells."""
+    folders = [tmp_path / name for name in ("one", "another")]
+    poor, good = (write(folder, trials=4, name=folder.name) for folder in folders)
+    for ledger, added in ((poor, 5.0), (good, 0.0)):
+        base = ledger.base()
+        metrics = base.metrics | {VALIDATION_LOSS: 4.0 + added}
+        changed = base.model_copy(update={"metrics": metrics}).model_dump_json()
+        ledger.folder.base_json.write_text(changed)
+        for record in ledger.trials():
+            last = record.last.model_copy(
+                update={"metrics": record.last.metrics | {VALIDATION_LOSS: 1.0 + added}}
+            )
+            ledger.write_trial(record.model_copy(update={"last": last}))
+    results = Results(open_sweeps(folders))
+    assert results.sweep(results.recommendation.trial) is results.sweeps[1]
+    assert "4.000 to 1.000 nats/token" in conclude(results)[0].statement
+    for row in paper_table(results).rows[1:]:
+        assert row.cells["validation loss"].loss_to_base == -3.0
+    assert answer(results).numbers[0].base == "4.000"
