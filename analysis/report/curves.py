@@ -60,7 +60,7 @@ def _curves(results: Results) -> dict[str, dict[str, Curve]]:
                     point = float(measurement.step), measurement.metrics[metric]
                     by_metric.setdefault(metric, []).append(point)
         for metric, curve in by_metric.items():
-            start = results.base.metrics.get(metric)
+            start = results.sweep(record).base.metrics.get(metric)
             if start is not None:
                 curve.insert(0, (0.0, start))
             every = max(1, len(curve) // _MOST_POINTS)
