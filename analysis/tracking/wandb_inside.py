@@ -12,6 +12,7 @@ import wandb
 from analysis.inside import attention, matrices, representation
 from analysis.sweep_settings import Wandb
 from analysis.sweeps import Sweep
+from trainables.files.disk import write_whole
 from trainables.inside.records import InsideFolder, InsideRecord
 from trainables.results.records import TrialRecord
 from trainables.results.wandb_names import RUN_SETTINGS
@@ -36,7 +37,7 @@ def log_inside(sweep: Sweep, target: Wandb, mode: Literal["online", "offline"]) 
         if tables and done.get(trial.config.trial_id) != found.key:
             _log(sweep, trial, target, mode, tables)
             done[trial.config.trial_id] = found.key
-            done_file.write_text(json.dumps(done))
+            write_whole(done_file, json.dumps(done))
 
 
 def tables_of(found: InsideRecord) -> dict[str, pd.DataFrame]:

@@ -15,6 +15,7 @@ from builders import GAIN, LOSS, OOD, SWEEP_ID, measurement, running, sweep_conf
 from rich.console import Console
 
 from trainables import metric_keys
+from trainables.config import ModelConfig
 from trainables.metric_keys import FORGETTING_MEAN
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import objective_ranges, pareto_front
@@ -487,6 +488,15 @@ def test_weights_in_an_object_store_are_to_be_copied_first(tmp_path):
         "copy s3://bucket/x/trials/0000/weights to this machine, to a folder weights"
     )
     assert lines[copy + 1].endswith("from_pretrained('weights')")
+
+
+def test_an_adapter_is_not_to_be_loaded_on_other_weights_than_its_4_bits(tmp_path):
+    model = ModelConfig(name="some/model", load_in_4bit=True)
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="/w", model=model)]
+    text = summary(sweep_config(), records, tmp_path)
+    assert "weights      /w" in text
+    assert "from_pretrained" not in text
+    assert "analysis export" in text
 
 
 def test_weights_that_were_not_kept_are_not_to_be_loaded(tmp_path):

@@ -160,7 +160,8 @@ def _next(
     recommendation: Recommendation | None, weights: str | None, hints: list[str]
 ) -> Iterator[Text]:
     lines = list(hints)
-    if recommendation is not None and weights is not None:
+    # The code that quantises the base is long, and in what `export` writes.
+    if recommendation and weights and not recommendation.trial.config.model.load_in_4bit:
         package, name = (
             ("peft", "AutoPeftModelForCausalLM")
             if recommendation.trial.config.method == "lora"
