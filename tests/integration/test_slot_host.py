@@ -25,6 +25,8 @@ from trainables.slots import engine as engine_module
 from trainables.slots import host as host_module
 from trainables.slots.engine import SlotEngine
 from trainables.slots.host import ERROR, MEASUREMENT, RESULT, UNKNOWN, SlotHost
+from trainables.slots.passes import Share
+from trainables.slots.slot import Slot
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
 
@@ -156,13 +158,13 @@ def test_where_memory_is_short_micro_batches_are_halved(
     """A device that holds so many sequences at a time; a pass that failed leaves nothing on it."""
     whole_pass, held = SlotEngine._pass, []
 
-    def limited(engine: SlotEngine, slots: Any, parts: Any) -> list[float]:
+    def limited(engine: SlotEngine, shares: list[Share]) -> list[float]:
         assert not any(activation() for activation in held)
-        if sum(slot.adapter.rows for slot in slots) > rows_that_fit:
+        if sum(len(share.samples) for share in shares) > rows_that_fit:
             activation = torch.zeros(1)
             held.append(weakref.ref(activation))
             raise type(error)(*error.args)
-        return whole_pass(engine, slots, parts)
+        return whole_pass(engine, shares)
 
     monkeypatch.setattr(SlotEngine, "_pass", limited)
     trials = [make_trial(trial_id=str(number), seed=number) for number in range(2)]
@@ -222,24 +224,25 @@ def test_a_probe_s_passes_are_padded_as_on_average(
     data = {"path": str(file), "prompt": "{{ prompt }}", "completion": "{{ completion }}"}
     train = {"steps": 40, "report_every": 40, "batch_size": 2, "micro_batch_size": 1}
     trial = make_trial(train=train, data=data | {"validation_path": None})
-    widths: list[tuple[int, int]] = []
-    run = SlotEngine._pass
+    timed: set[tuple[int, tuple[int, ...]]] = set()
+    planned = SlotEngine._plan
 
-    def spied(engine: SlotEngine, slots: Any, parts: Any, samples: Any = None) -> Any:
-        if samples is None:
-            own = [sample for slot in slots for sample in slot.micro_batch()]
-            widths.append((len(slots), max(len(sample["input_ids"]) for sample in own)))
-        return run(engine, slots, parts, samples)
+    def spied(engine: SlotEngine, slots: list[Slot]) -> list[list[Share]]:
+        lengths = (len(s["input_ids"]) for slot in slots for s in slot.micro_batch())
+        timed.add((len(slots), tuple(lengths)))
+        return planned(engine, slots)
 
-    monkeypatch.setattr(SlotEngine, "_pass", spied)
+    monkeypatch.setattr(SlotEngine, "_plan", spied)
     asyncio.run(SlotHost().probe(trial.model_dump(mode="json"), 4, 100, 0.0))
     _, tokenized = inputs_of(trial)
     lengths = [len(sample["input_ids"]) for sample in tokenized.train]
     orders = [training_order(len(lengths), 80, trial.seed + slot) for slot in range(4)]
     for count in (1, 2, 4):
-        of_steps = [max(lengths[order[2 * step]] for order in orders[:count]) for step in range(32)]
-        nearest = min(of_steps, key=lambda width: abs(width - fmean(of_steps)))
-        assert {width for slots, width in widths if slots == count} == {nearest}
+        steps = [tuple(lengths[order[2 * step]] for order in orders[:count]) for step in range(32)]
+        longest, all_tokens = fmean(map(max, steps)), fmean(map(sum, steps))
+        off = [abs(max(s) / longest - 1) + abs(sum(s) / all_tokens - 1) for s in steps]
+        assert (count, steps[off.index(min(off))]) in timed
+        assert sum(slots == count for slots, _ in timed) == 1
 
 
 def test_a_probe_where_not_even_one_slot_fits_finds_nothing(

@@ -20,7 +20,8 @@ from trainables.inputs.model import load_model, shared_base
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
 from trainables.slots import engine as slot_engine
 from trainables.slots.base import NotBatchable, check_batchable
-from trainables.slots.engine import SlotEngine, _passes
+from trainables.slots.engine import SlotEngine
+from trainables.slots.passes import Share, padded_tokens
 from trainables.slots.slot import Slot, initial_values
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -244,7 +245,7 @@ def test_not_a_bit_of_a_neighbour_leaks(make_trial: MakeTrial, engine: SlotEngin
         slot = engine.join(make_trial(), ListReporter())
         neighbour = engine.join(make_trial(seed=1), ListReporter())
         neighbour.adapter.flat_P.data += poison
-        losses = engine._pass([slot, neighbour], _all_parts(engine))
+        losses = engine._pass(shares([slot, neighbour]))
         assert (losses[1] != losses[1]) == (poison != poison)
         seen.append((losses[0], slot.adapter.flat_P.grad.clone()))
         engine.leave(slot)
@@ -254,9 +255,8 @@ def test_not_a_bit_of_a_neighbour_leaks(make_trial: MakeTrial, engine: SlotEngin
     assert seen[0][1].abs().sum() > 0
 
 
-def _all_parts(engine: SlotEngine) -> list[Any]:
-    (parts,) = _passes(list(engine._groups.values()), lambda _: True)
-    return parts
+def shares(slots: list[Slot]) -> list[Share]:
+    return [Share(slot, slot.micro_batch()) for slot in slots]
 
 
 def test_gradients_equal_autograd_through_peft(make_trial: MakeTrial, engine: SlotEngine) -> None:
@@ -267,7 +267,7 @@ def test_gradients_equal_autograd_through_peft(make_trial: MakeTrial, engine: Sl
         slot.adapter.flat_P.data += 0.05 * torch.randn(
             slot.adapter.flat_P.shape, generator=generator
         )
-    losses = engine._pass(slots, _all_parts(engine))
+    losses = engine._pass(shares(slots))
     for slot, loss in zip(slots, losses, strict=True):
         model = peft.get_peft_model(load_model(slot.trial.model), peft_config(slot.trial.lora))
         parameters = dict(model.named_parameters())
@@ -379,20 +379,20 @@ def test_slots_beyond_memory_share_smaller_passes(
         engine.join(make_trial(**TRIALS[name]), reporters[name])
     whole_pass, sizes = engine._pass, []
 
-    def limited(slots: Any, parts: Any) -> list[float]:
-        sizes.append(len(slots))
-        if len(sizes) > 3 and len(slots) > 2:
-            slots[0].adapter.flat_P.grad += 1  # what a backward pass leaves that breaks off
+    def limited(shares: list[Share]) -> list[float]:
+        sizes.append(sum(len(share.samples) for share in shares))
+        if len(sizes) > 3 and sizes[-1] > 16:
+            shares[0].slot.adapter.flat_P.grad += 1  # what a backward pass leaves that breaks off
             raise torch.OutOfMemoryError
-        return whole_pass(slots, parts)
+        return whole_pass(shares)
 
     monkeypatch.setattr(engine, "_pass", limited)
     assert [e.error for e in drain(engine)] == [None] * len(names)
-    assert sizes[:4] == [5] * 4
-    assert max(sizes[-5:]) <= 2
+    assert sizes[:4] == [4 * 8 + 2] * 4
+    assert max(sizes[-3:]) <= 16
     for name in names:
         assert_equal(reporters[name].measurements, references[name])
-    assert engine._may_share_a_pass([None] * 1000)  # type: ignore[list-item]
+    assert not engine._short
 
 
 def test_after_a_step_that_was_too_long_for_one_pass_slots_share_passes_again(
@@ -413,11 +413,11 @@ def test_after_a_step_that_was_too_long_for_one_pass_slots_share_passes_again(
             for s in micro_batch(slot)
         ]
 
-    def limited(slots: Any, parts: Any) -> list[float]:
-        sizes.append(len(slots))
-        if engine._tokens_of([slot.adapter for slot in slots]) > most:
+    def limited(shares: list[Share]) -> list[float]:
+        sizes.append(len(shares))
+        if padded_tokens(shares) > most:
             raise torch.OutOfMemoryError
-        return whole_pass(slots, parts)
+        return whole_pass(shares)
 
     most = 8 * len(slots) * max(len(ids) for slot in slots for ids in slot._train["input_ids"])
     monkeypatch.setattr(Slot, "micro_batch", longer_at_step_3)

@@ -28,6 +28,9 @@ from trainables.config import LoraConfig
 from trainables.inputs.four_bits import plain_weight
 from trainables.slots.batch import Batch
 
+# Ranges of a group whose views are kept: each takes about a megabyte for a large model.
+_MOST_VIEWED = 32
+
 
 @dataclass(frozen=True)
 class Target:
@@ -61,7 +64,6 @@ class Adapter:
     Args:
         lora: rank, scaling and dropout.
         targets: the layers it adapts.
-        rows: sequences per micro-batch.
         values_P: its parameters.
 
     Attributes:
@@ -69,11 +71,8 @@ class Adapter:
         tensors: views of `flat_P` by PEFT's parameter names.
     """
 
-    def __init__(
-        self, lora: LoraConfig, targets: Sequence[Target], rows: int, values_P: torch.Tensor
-    ) -> None:
+    def __init__(self, lora: LoraConfig, targets: Sequence[Target], values_P: torch.Tensor) -> None:
         self.rank, self.scaling, self.dropout = lora.rank, lora.scaling, lora.dropout
-        self.rows = rows
         self.targets = targets
         self.flat_P = torch.nn.Parameter(values_P)
         self.flat_P.grad = torch.zeros_like(values_P)
@@ -109,24 +108,24 @@ def peft_name(target: Target, matrix: str) -> str:
 
 
 class AdapterGroup:
-    """Adapters of one rank and micro-batch size, as rows of one matrix.
+    """Adapters of one rank, as rows of one matrix.
 
     The matrix is rebuilt only when a trial joins or leaves.
 
     Args:
-        adapters: one or more, of equal rank and rows.
+        adapters: one or more, of equal rank.
         dtype: the base's, in which products are computed.
     """
 
     def __init__(self, adapters: Sequence[Adapter], dtype: torch.dtype) -> None:
         self.adapters = list(adapters)
-        self.rank, self.rows = adapters[0].rank, adapters[0].rows
+        self.rank = adapters[0].rank
         self._parameters_GP = torch.stack([adapter.flat_P.data for adapter in adapters])
         self._gradients_GP = torch.stack([adapter.flat_P.grad for adapter in adapters])
         self._scalings = [adapter.scaling for adapter in adapters]
         self._scaling_G11 = self._parameters_GP.new_tensor(self._scalings).view(-1, 1, 1)
         self._working_GP = self._parameters_GP.to(dtype)  # the same matrix where that is fp32
-        self._views: dict[tuple[str, int, int], Weights] = {}
+        self._views: dict[tuple[int, int], dict[str, Weights]] = {}
         # Last, so that running out of memory above leaves the adapters where they were.
         for index, adapter in enumerate(adapters):
             adapter.move(self._parameters_GP[index], self._gradients_GP[index])
@@ -135,18 +134,20 @@ class AdapterGroup:
         """Pick up the optimizers' changes to adapters from `first` up to, not including, `last`."""
         if self._working_GP is not self._parameters_GP:
             self._working_GP[first:last].copy_(self._parameters_GP[first:last])
+        if (first, last) not in self._views and len(self._views) == _MOST_VIEWED:
+            self._views.clear()
 
     def weights(self, target: Target, first: int, last: int) -> Weights:
         """A layer's weights in the adapters from `first` up to, but not including, `last`."""
-        key = (target.name, first, last)
-        if key not in self._views:
+        views = self._views.setdefault((first, last), {})
+        if target.name not in views:
             A, B_T = target.split(self._working_GP[first:last], self.rank)
             grad_A, grad_B_T = target.split(self._gradients_GP[first:last], self.rank)
             alike = len(set(self._scalings[first:last])) == 1
             scaling = None if alike else self._scaling_G11[first:last]
             alpha = self._scalings[first] if alike else 1.0
-            self._views[key] = Weights(A, B_T, grad_A, grad_B_T, alpha, scaling)
-        return self._views[key]
+            views[target.name] = Weights(A, B_T, grad_A, grad_B_T, alpha, scaling)
+        return views[target.name]
 
 
 @dataclass(frozen=True)
@@ -279,7 +280,7 @@ class Masks:
         self._drawn_from = dict(
             zip(adapters, zip(generators, batch.lengths, strict=True), strict=True)
         )
-        self._window = batch.window
+        self._rows, self._window = batch.rows, batch.window
         self._device = batch.input_ids_NS.device
         kept = [1 - adapter.dropout for adapter in adapters]
         self._growth_K = torch.tensor(kept, device=self._device).reciprocal()
@@ -313,7 +314,7 @@ class Masks:
                 shape = (part.rows, length, shape_SI[1])
                 kept_RSI[:, :length] = self._draw(shape, 1 - adapter.dropout, generator)
         if window:
-            before = sum(adapter.rows for adapter in self._adapters[:first])
+            before = sum(self._rows[:first])
             window = window.of_rows(before, len(adapters) * part.rows)
             kept_GRSI = window.gather(kept_GRSI.flatten(0, 1)).unflatten(0, (len(adapters), -1))
         growth_G = self._growth_K[first : first + len(adapters)]

@@ -65,6 +65,7 @@ class Batch:
         targets_T: the tokens to predict there.
         slots_T: the number of the micro-batch that each belongs to.
         tokens_K: the number of tokens that each micro-batch's loss is averaged over.
+        rows: number of sequences in each micro-batch.
         lengths: length of the longest sequence in each micro-batch.
         window: positions that include all of `positions_T`; None if those are most positions.
     """
@@ -74,6 +75,7 @@ class Batch:
     targets_T: torch.Tensor
     slots_T: torch.Tensor
     tokens_K: torch.Tensor
+    rows: list[int]
     lengths: list[int]
     window: Window | None
 
@@ -123,6 +125,7 @@ class Batch:
             tensor(targets),
             tensor(slots),
             tensor(tokens),
+            [len(samples) for samples in micro_batches],
             lengths,
             Window.at([min(first, width - span) for first in firsts], span, width, device)
             if span <= width * _LARGEST_WINDOW

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,7 +16,6 @@ import torch
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.errors import let_go_of_frames, traced
 from trainables.evaluation.evaluator import Evaluator
-from trainables.inputs.data import Sample
 from trainables.inputs.four_bits import thaw
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import inputs_of
@@ -32,6 +32,7 @@ from trainables.slots.adapters import (
 from trainables.slots.base import check_batchable, resolve_targets
 from trainables.slots.batch import Batch
 from trainables.slots.loss import PassLoss
+from trainables.slots.passes import PassTimes, Share, padded_tokens, plan
 from trainables.slots.slot import Slot
 from trainables.training.reporter import Reporter
 
@@ -66,8 +67,9 @@ class SlotEngine:
         check_batchable(self._base, names)
         self._targets = lay_out([(name, self._base.get_submodule(name)) for name in names])
         self._layers = AdaptedLayers(self._targets)
-        self._groups: dict[tuple[int, int], AdapterGroup] = {}
+        self._groups: dict[int, AdapterGroup] = {}  # by rank
         self._slots: dict[Adapter, Slot] = {}
+        self._times = PassTimes()
         self._most_tokens = 0  # in a pass, while there is a slot of `_short`
         self._short: set[Adapter] = set()  # those that were busy as memory ran out
         self._largest_pass = 0
@@ -106,10 +108,10 @@ class SlotEngine:
         slot = Slot(
             trial, reporter, self._base, self._tokenizer, tokenized, self._targets, self._resolved
         )
-        key = _key(slot.adapter)
-        members = self._groups[key].adapters if key in self._groups else []
+        rank = slot.adapter.rank
+        members = self._groups[rank].adapters if rank in self._groups else []
         try:
-            self._groups[key] = AdapterGroup([*members, slot.adapter], self._dtype)
+            self._groups[rank] = AdapterGroup([*members, slot.adapter], self._dtype)
         except BaseException:  # else its tensors stay until Python next looks for cycles
             slot.let_go()
             raise
@@ -119,95 +121,103 @@ class SlotEngine:
         """Free a slot, whatever the state of its trial."""
         del self._slots[slot.adapter]
         self._short.discard(slot.adapter)
-        key = _key(slot.adapter)
-        rest = [adapter for adapter in self._groups[key].adapters if adapter is not slot.adapter]
+        rank = slot.adapter.rank
+        rest = [adapter for adapter in self._groups[rank].adapters if adapter is not slot.adapter]
         slot.adapter.let_go()  # else those that end in one step keep a matrix alive each
         if rest:
-            self._groups[key] = AdapterGroup(rest, self._dtype)
+            self._groups[rank] = AdapterGroup(rest, self._dtype)
         else:
-            del self._groups[key]
+            del self._groups[rank]
         slot.let_go()
 
     def step(self) -> list[Ended]:
-        """Run one pass of each busy slot, and an optimizer step where one is due."""
+        """Train each busy slot on a micro-batch, and take an optimizer step where one is due."""
         if already := [slot for slot in self.slots if slot.is_trained]:
             return [self._end(slot) for slot in already]
-        due: list[Slot] = []
-        ended: list[Ended] = []
-        for parts in _passes(list(self._groups.values()), self._may_share_a_pass):
-            slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
+        losses, ended = self._run(self._plan(self.slots))
+        due = [slot for slot, loss in losses.items() if slot.take_pass(loss)]
+        return ended + self._take_steps(due)
+
+    def _plan(self, slots: Sequence[Slot]) -> list[list[Share]]:
+        """The passes in which slots train on their next micro-batches."""
+        ordered = [self._slots[a] for group in self._groups.values() for a in group.adapters]
+        shares = [Share(slot, slot.micro_batch()) for slot in ordered if slot in slots]
+        return plan(shares, self._times, self._most_tokens if self._short else math.inf)
+
+    def _run(self, passes: Sequence[Sequence[Share]]) -> tuple[dict[Slot, float], list[Ended]]:
+        """Run passes until memory runs out; returns the loss of each slot that is through its own.
+
+        A slot is through once all samples of its micro-batch have passed.
+        """
+        losses = {share.slot: 0.0 for shares in passes for share in shares}
+        for number, shares in enumerate(passes):
+            started = time.perf_counter()
             try:
-                due += self._shared_pass(slots, parts)
+                of_shares = self._pass(shares)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
-                ended += self._make_room(slots, error)
-                break
-        return ended + self._take_steps(due)
+                not_through = {share.slot for later in passes[number:] for share in later}
+                ended = self._make_room(shares, error)
+                for slot in not_through:
+                    del losses[slot]
+                    if slot.adapter in self._slots:
+                        slot.restart_step()  # its passes have left partial gradients
+                return losses, ended
+            for share, loss in zip(shares, of_shares, strict=True):
+                losses[share.slot] += loss
+            self._share_time([share.slot for share in shares], time.perf_counter() - started)
+        return losses, []
 
-    def _shared_pass(self, slots: Sequence[Slot], parts: Sequence[Part]) -> list[Slot]:
-        """Train one micro-batch of each slot; returns the slots whose optimizer step is due."""
-        started = time.perf_counter()
-        losses = self._pass(slots, parts)
-        due = [slot for slot, loss in zip(slots, losses, strict=True) if slot.take_pass(loss)]
-        self._share_time(slots, time.perf_counter() - started)
-        return due
-
-    def _make_room(self, slots: Sequence[Slot], error: Exception) -> list[Ended]:
+    def _make_room(self, shares: Sequence[Share], error: Exception) -> list[Ended]:
         """Halve the tokens per pass until all busy slots are free; one alone gets the error."""
         error = traced(error)
         free_memory()
-        if len(slots) == 1:
-            self.leave(slots[0])
-            return [Ended(slots[0], error=error)]
-        self._most_tokens = self._tokens_of([slot.adapter for slot in slots]) // 2
+        if len(shares) == 1:
+            self.leave(shares[0].slot)
+            return [Ended(shares[0].slot, error=error)]
+        self._most_tokens = padded_tokens(shares) // 2
         self._short = set(self._slots)
         _LOG.warning("memory runs out: passes of at most %d tokens for now", self._most_tokens)
-        for slot in slots:  # the aborted pass has left partial gradients
-            slot.restart_step()
         return []
 
-    def _may_share_a_pass(self, adapters: Sequence[Adapter]) -> bool:
-        if not self._short or len(adapters) == 1:
-            return True
-        return self._tokens_of(adapters) <= self._most_tokens
-
-    def _tokens_of(self, adapters: Sequence[Adapter]) -> int:
-        """Tokens of a pass of these adapters, padding included."""
-        samples = [s for adapter in adapters for s in self._slots[adapter].micro_batch()]
-        return len(samples) * max(len(sample["input_ids"]) for sample in samples)
-
     def typical_step(self, count: int) -> int:
-        """The step, of the first few, at which padding is nearest to its average over these steps.
+        """The step, of the first few, whose longest sample and tokens are nearest to the average.
 
         Args:
             count: of slots, all with as many rows and at the same step.
         """
         slots = self.slots[:count]
-        widths: list[int] = []
+        sizes: list[tuple[int, int]] = []
         for step in range(min(_STEPS_SEEN, slots[0].args.max_steps)):
             for slot in slots:
                 slot.go_to(step)
-            samples = [sample for slot in slots for sample in slot.micro_batch()]
-            widths.append(max(len(sample["input_ids"]) for sample in samples))
-        mean = fmean(widths)
-        return min(range(len(widths)), key=lambda step: abs(widths[step] - mean))
+            lengths = [len(s["input_ids"]) for slot in slots for s in slot.micro_batch()]
+            sizes.append((max(lengths), sum(lengths)))
+        means = [fmean(of_steps) for of_steps in zip(*sizes, strict=True)]
+
+        def distance(step: int) -> float:
+            return sum(abs(n / mean - 1) for n, mean in zip(sizes[step], means, strict=True))
+
+        return min(range(len(sizes)), key=distance)
 
     def time_pass(self, count: int, step: int | None) -> float:
-        """Train `count` slots for one pass and optimizer step; returns the seconds it took.
+        """Train `count` slots on a micro-batch each; returns the seconds that it took.
 
         Args:
             count: of slots, all with as many rows.
             step: whose samples each takes; None for the first slot's longest samples, which take
                 the most memory.
         """
-        for slot in self.slots[:count]:
+        slots = self.slots[:count]
+        for slot in slots:
             slot.go_to(step or 0)
             slot.micro_batch()  # is read now, which in training is done for many steps at once
+        longest = slots[0].longest_micro_batch() if step is None else []
         started = time.perf_counter()
-        parts, *_ = _passes(list(self._groups.values()), lambda adapters: len(adapters) <= count)
-        slots = [self._slots[adapter] for part in parts for adapter in part.adapters]
-        self._pass(slots, parts, slots[0].longest_micro_batch() if step is None else None)
+        alike = [[Share(slot, longest) for slot in slots]]
+        for shares in alike if longest else self._plan(slots):
+            self._pass(shares)
         for slot in slots:
             slot.optimizer.clip(1.0)
             slot.optimizer.inner.step()
@@ -232,28 +242,27 @@ class SlotEngine:
         self._base.eval()
         thaw(self._base)
 
-    def _pass(
-        self, slots: Sequence[Slot], parts: Sequence[Part], samples: list[Sample] | None = None
-    ) -> list[float]:
-        """Run the forward and backward pass; returns each slot's loss.
-
-        Every slot takes `samples`, if they are given, in place of its own next ones.
-        """
+    def _pass(self, shares: Sequence[Share]) -> list[float]:
+        """Run a forward and backward pass; returns each share's part of its slot's loss."""
+        started = time.perf_counter()
         batch = Batch.of(
-            [samples or slot.micro_batch() for slot in slots],
-            [slot.labelled_tokens for slot in slots],
+            [share.samples for share in shares],
+            [share.slot.labelled_tokens for share in shares],
             self._base.device,
         )
         masks = Masks(
-            [slot.adapter for slot in slots],
-            [slot.generator for slot in slots],
+            [share.slot.adapter for share in shares],
+            [share.slot.generator for share in shares],
             batch,
         )
+        parts = self._parts_of((share.slot, len(share.samples)) for share in shares)
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)
             masks.repeat()
             losses: list[float] = self._loss.backward(features_TF, batch).tolist()
-        self._largest_pass = max(self._largest_pass, batch.input_ids_NS.numel())
+        tokens = batch.input_ids_NS.numel()
+        self._times.add(tokens, time.perf_counter() - started)
+        self._largest_pass = max(self._largest_pass, tokens)
         return losses
 
     def _take_steps(self, due: Sequence[Slot]) -> list[Ended]:
@@ -309,7 +318,7 @@ class SlotEngine:
         started = time.perf_counter()
 
         def routed(rows: int) -> Any:
-            return self._layers.routed(self._parts_of(slots, rows))
+            return self._layers.routed(self._parts_of((slot, rows) for slot in slots))
 
         try:
             evaluator.answer_ahead([slot.model for slot in slots], routed)
@@ -322,12 +331,16 @@ class SlotEngine:
         for slot in slots:
             slot.charge_evaluation(seconds / len(slots))
 
-    def _parts_of(self, slots: Sequence[Slot], rows: int) -> list[Part]:
-        """The parts of a batch with `rows` rows for each of these slots, in order."""
+    def _parts_of(self, rows: Iterable[tuple[Slot, int]]) -> list[Part]:
+        """The parts of a batch with so many rows of each slot, in order."""
         parts: list[Part] = []
-        for slot in slots:
-            group = self._groups[_key(slot.adapter)]
-            _add_to(parts, group, group.adapters.index(slot.adapter), rows)
+        for slot, count in rows:
+            group = self._groups[slot.adapter.rank]
+            index = group.adapters.index(slot.adapter)
+            last = parts[-1] if parts else None
+            is_next = last and (last.group, last.last, last.rows) == (group, index, count)
+            first = parts.pop().first if is_next else index
+            parts.append(Part(group, first, index + 1, count))
         return parts
 
     def _end(self, slot: Slot) -> Ended:
@@ -342,7 +355,7 @@ class SlotEngine:
     @contextmanager
     def _alone(self, slot: Slot) -> Iterator[None]:
         """Run the base with one slot's adapter, on that slot's time."""
-        part = self._parts_of([slot], slot.adapter.rows)
+        part = self._parts_of([(slot, 1)])  # alone it gets all rows, however many there are
         with self.on_time_of(slot), self._layers.routed(part), self._autocast():
             yield
 
@@ -365,34 +378,3 @@ class SlotEngine:
 
 def _chunks(slots: Sequence[Slot], size: int) -> list[Sequence[Slot]]:
     return [slots[start : start + size] for start in range(0, len(slots), size)]
-
-
-def _key(adapter: Adapter) -> tuple[int, int]:
-    """Adapters with equal keys are computed together."""
-    return adapter.rank, adapter.rows
-
-
-def _passes(
-    groups: Sequence[AdapterGroup], fit: Callable[[Sequence[Adapter]], bool]
-) -> list[list[Part]]:
-    """Split into batches of as many adapters as `fit`, keeping a group's neighbours together.
-
-    One adapter alone always fits.
-    """
-    passes: list[list[Part]] = []
-    taken: list[Adapter] = []
-    for group in groups:
-        for index, adapter in enumerate(group.adapters):
-            if not (taken and fit([*taken, adapter])):
-                passes.append([])
-                taken = []
-            taken.append(adapter)
-            _add_to(passes[-1], group, index, group.rows)
-    return passes
-
-
-def _add_to(parts: list[Part], group: AdapterGroup, index: int, rows: int) -> None:
-    """Add a group's adapter: to the last part, if it is the next one there, or as a new one."""
-    is_next = bool(parts) and parts[-1].group is group and parts[-1].last == index
-    first = parts.pop().first if is_next else index
-    parts.append(Part(group, first, index + 1, rows))

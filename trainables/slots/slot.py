@@ -58,7 +58,7 @@ class Slot:
         self.args = sft_config(trial, len(tokenized.train))
         self.state = TrainerState(max_steps=self.args.max_steps)
         values_P = initial_values(trial, targets).to(base.device)
-        self.adapter = Adapter(trial.lora, targets, trial.train.micro_batch_size, values_P)
+        self.adapter = Adapter(trial.lora, targets, values_P)
         self.model = AdaptedBase(base, self.adapter)
         self.optimizer = FlatAdamW(self.adapter, self.args)
         self.lr_scheduler = get_scheduler(
