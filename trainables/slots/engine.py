@@ -25,12 +25,12 @@ from trainables.slots.adapters import (
     AdaptedLayers,
     Adapter,
     AdapterGroup,
-    Masks,
     Part,
     lay_out,
 )
 from trainables.slots.base import check_batchable, resolve_targets
 from trainables.slots.batch import Batch
+from trainables.slots.dropout import Masks
 from trainables.slots.loss import PassLoss
 from trainables.slots.passes import PassTimes, Share, padded_tokens, plan
 from trainables.slots.slot import Slot

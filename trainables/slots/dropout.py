@@ -1,0 +1,104 @@
+"""LoRA's dropout in slots: what each trial drops is what it drops alone.
+
+Shapes: G trials in a group, R sequences of each, K trials in a batch, N sequences, S positions, T
+tokens of a trial, I inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+
+from trainables.slots.batch import Batch
+
+if TYPE_CHECKING:  # which import this file
+    from trainables.slots.adapters import Adapter, Part, Target
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What dropout keeps of a part's share of an input, and by how much it grows.
+
+    Attributes:
+        kept_GTI: booleans, a quarter of the factors that they stand for.
+        growth_G11: one over each adapter's share that is kept, in fp32.
+    """
+
+    kept_GTI: torch.Tensor
+    growth_G11: torch.Tensor
+
+    def applied_to(self, x_GTI: torch.Tensor) -> torch.Tensor:
+        """The input without what is dropped, in its dtype."""
+        return ((x_GTI * self.kept_GTI) * self.growth_G11).to(x_GTI.dtype)
+
+
+class Masks:
+    """Dropout, drawn from each adapter's own generator as if it trained alone.
+
+    Args:
+        generators: the adapters', in order.
+        batch: what they drop of.
+    """
+
+    def __init__(
+        self,
+        adapters: Sequence[Adapter],
+        generators: Sequence[torch.Generator],
+        batch: Batch,
+    ) -> None:
+        self._adapters = list(adapters)
+        self._drawn_from = dict(
+            zip(adapters, zip(generators, batch.lengths, strict=True), strict=True)
+        )
+        self._rows, self._window = batch.rows, batch.window
+        self._device = batch.input_ids_NS.device
+        kept = [1 - adapter.dropout for adapter in adapters]
+        self._growth_K = torch.tensor(kept, device=self._device).reciprocal()
+        self._drawn: dict[tuple[str, Part], list[Mask | None]] = {}
+        self._repeats = False
+
+    def repeat(self) -> None:
+        """From now on a layer gets what was drawn for it, as what is recomputed drops the same."""
+        self._repeats = True
+
+    def of(self, target: Target, part: Part, shape_SI: tuple[int, int]) -> Mask | None:
+        """The mask for a part's share of a layer's input; None if nothing is dropped."""
+        drawn = self._drawn.setdefault((target.name, part), [])
+        if self._repeats:
+            return drawn.pop()  # backwards, of a layer that was passed through twice
+        drawn.append(self._draw_for(part, shape_SI))
+        return drawn[-1]
+
+    def _draw_for(self, part: Part, shape_SI: tuple[int, int]) -> Mask | None:
+        adapters = part.adapters
+        if not any(adapter.dropout for adapter in adapters):
+            return None
+        first = self._adapters.index(adapters[0])
+        window = self._window if self._window and shape_SI[0] == self._window.length else None
+        width = window.width if window else shape_SI[0]
+        shape_GRSI = (len(adapters), part.rows, width, shape_SI[1])
+        kept_GRSI = torch.ones(shape_GRSI, dtype=torch.bool, device=self._device)
+        for kept_RSI, adapter in zip(kept_GRSI, adapters, strict=True):
+            if adapter.dropout:
+                generator, length = self._drawn_from[adapter]
+                shape = (part.rows, length, shape_SI[1])
+                kept_RSI[:, :length] = self._draw(shape, 1 - adapter.dropout, generator)
+        if window:
+            before = sum(self._rows[:first])
+            window = window.of_rows(before, len(adapters) * part.rows)
+            kept_GRSI = window.gather(kept_GRSI.flatten(0, 1)).unflatten(0, (len(adapters), -1))
+        growth_G = self._growth_K[first : first + len(adapters)]
+        return Mask(kept_GRSI.flatten(1, 2), growth_G.view(-1, 1, 1))
+
+    def _draw(
+        self, shape: tuple[int, int, int], keep: float, generator: torch.Generator
+    ) -> torch.Tensor:
+        """Draw what torch's dropout would keep of an input of this shape."""
+        # CUDA's kernel consumes random numbers in another order than Bernoulli's.
+        if self._device.type == "cuda":
+            ones = torch.ones(shape, device=self._device)
+            return torch._fused_dropout(ones, keep, generator=generator)[1]
+        return torch.empty(shape, device=self._device).bernoulli_(keep, generator=generator)
