@@ -15,7 +15,7 @@ trial, I inputs, O outputs, r rank.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
@@ -209,12 +209,12 @@ class Routing:
         length = x_NSI.shape[-1]
         return [x.view(count, -1, length) for x, count in zip(shares, self._counts, strict=True)]
 
-    def masks_for(self, target: Target, x_NSI: torch.Tensor) -> Sequence[Mask | None]:
+    def masks_for(self, x_NSI: torch.Tensor) -> Sequence[Mask | None]:
         """Each part's mask for its share of a layer's input; None if nothing is dropped."""
         if self._masks is None:
             return [None] * len(self.parts)
         _, positions, features = x_NSI.shape
-        return [self._masks.of(target, part, (positions, features)) for part in self.parts]
+        return [self._masks.draw(part, (positions, features)) for part in self.parts]
 
 
 class AdaptedLayers:
@@ -228,6 +228,7 @@ class AdaptedLayers:
         device = targets[0].module.weight.device
         # Makes autograd call the backward pass of layers whose input needs no gradient.
         self._anchor = torch.zeros((), device=device, requires_grad=True)
+        self._masks: Masks | None = None
 
     @contextmanager
     def routed(self, parts: Sequence[Part], masks: Masks | None = None) -> Iterator[None]:
@@ -238,11 +239,17 @@ class AdaptedLayers:
         for target in self.targets:
             forward = partial(_AdaptedLinear.apply, self._anchor, routing, target)
             target.module.forward = forward
+        self._masks = masks
         try:
             yield
         finally:
+            self._masks = None
             for target in self.targets:
                 vars(target.module).pop("forward", None)
+
+    def contexts(self) -> tuple[AbstractContextManager[None], AbstractContextManager[None]]:
+        """Contexts of what is computed next and of its recomputation, which drops the same."""
+        return nullcontext(), nullcontext() if self._masks is None else self._masks.again()
 
 
 class _AdaptedLinear(torch.autograd.Function):
@@ -252,6 +259,8 @@ class _AdaptedLinear(torch.autograd.Function):
 
     A small model's pass consists of thousands of small products, whose calls from Python cost as
     much as they do: hence one `split` for all parts, and no call that could be saved.
+
+    Autograd saves all that grows with the tokens, as it lets go of what will be recomputed.
     """
 
     @staticmethod
@@ -262,30 +271,38 @@ class _AdaptedLinear(torch.autograd.Function):
         base_OI = plain_weight(module)
         x_NSI = x_NSI.to(base_OI.dtype)
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
-        masks = routing.masks_for(target, x_NSI)
-        saved: list[tuple[Weights, Any, Any]] = []
+        masks = routing.masks_for(x_NSI)
+        of_parts: list[tuple[Weights, torch.Tensor | None]] = []
+        saved = [x_NSI]
         xs, ys = routing.split(x_NSI), routing.split(y_NSO)
         for part, x_GTI, y_GTO, mask in zip(routing.parts, xs, ys, masks, strict=True):
             weights = part.group.weights(target, part.first, part.last)
             x_GTI = _masked(x_GTI, mask)
             h_GrT = weights.scaled(torch.bmm(weights.A_GrI, x_GTI.transpose(1, 2)))
             y_GTO.baddbmm_(h_GrT.transpose(1, 2), weights.B_GrO, alpha=weights.alpha)
-            saved.append((weights, mask, h_GrT))
-        ctx.module, ctx.saved, ctx.routing = module, saved, routing
-        ctx.save_for_backward(x_NSI)
+            saved.append(h_GrT)
+            if mask is None:
+                of_parts.append((weights, None))
+            else:
+                of_parts.append((weights, mask.growth_G11))
+                saved.append(mask.kept_GTI)
+        ctx.module, ctx.of_parts, ctx.routing = module, of_parts, routing
+        ctx.save_for_backward(*saved)
         return y_NSO
 
     @staticmethod
     def backward(ctx: Any, dy_NSO: torch.Tensor) -> Any:
-        (x_NSI,) = ctx.saved_tensors
+        saved = iter(ctx.saved_tensors)
+        x_NSI = next(saved)
         dy_NSO = dy_NSO.contiguous()
         dx_NSI = dy_NSO @ plain_weight(ctx.module) if ctx.needs_input_grad[3] else None
         split = ctx.routing.split
         dxs = repeat(None) if dx_NSI is None else split(dx_NSI)
-        for (weights, mask, h_GrT), x_GTI, dy_GTO, dx_GTI in zip(
-            ctx.saved, split(x_NSI), split(dy_NSO), dxs, strict=False
+        for (weights, growth_G11), x_GTI, dy_GTO, dx_GTI in zip(
+            ctx.of_parts, split(x_NSI), split(dy_NSO), dxs, strict=False
         ):
-            alpha = weights.alpha
+            alpha, h_GrT = weights.alpha, next(saved)
+            mask = None if growth_G11 is None else Mask(next(saved), growth_G11)
             dh_GrT = weights.scaled(torch.bmm(weights.B_GrO, dy_GTO.transpose(1, 2)))
             _add_product(weights.grad_B_GrO, h_GrT, dy_GTO, alpha)
             _add_product(weights.grad_A_GrI, dh_GrT, _masked(x_GTI, mask), alpha)

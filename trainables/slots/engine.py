@@ -74,7 +74,8 @@ class SlotEngine:
         self._short: set[Adapter] = set()  # those that were busy as memory ran out
         self._largest_pass = 0
         self._dtype = getattr(torch, model.dtype)
-        self._loss = PassLoss(self._base, self._autocast, recomputes)
+        contexts = self._layers.contexts if recomputes else None
+        self._loss = PassLoss(self._base, self._autocast, contexts)
         self._base.requires_grad_(False)
         self._base.train()
 
@@ -258,7 +259,6 @@ class SlotEngine:
         parts = self._parts_of((share.slot, len(share.samples)) for share in shares)
         with self._layers.routed(parts, masks):
             features_TF = self._loss.features(batch)
-            masks.repeat()
             losses: list[float] = self._loss.backward(features_TF, batch).tolist()
         tokens = batch.input_ids_NS.numel()
         self._times.add(tokens, time.perf_counter() - started)

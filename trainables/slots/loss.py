@@ -21,6 +21,7 @@ from trainables.slots.batch import Batch
 from trainables.slots.last_layer import LastLayer
 
 _TILE_TOKENS = 1024
+Contexts = Callable[[], tuple[AbstractContextManager[None], AbstractContextManager[None]]]
 
 
 class PassLoss:
@@ -29,20 +30,21 @@ class PassLoss:
     Args:
         base: a causal language model whose output head is not adapted.
         autocast: context of the forward computation.
-        recomputes: each layer's activations in its backward pass, rather than to keep them.
+        contexts: of each layer's forward pass and of its recomputation in the backward pass; None
+            keeps activations rather than to recompute them.
     """
 
     def __init__(
         self,
         base: Any,
         autocast: Callable[[], AbstractContextManager[Any]],
-        recomputes: bool = False,
+        contexts: Contexts | None = None,
     ) -> None:
         self._base, self._autocast = base, autocast
         self._head = base.get_output_embeddings() if ends_with_head(base) else None
         self._last_layer = LastLayer(base)
-        if recomputes:
-            base.gradient_checkpointing_enable({"use_reentrant": False})
+        if contexts is not None:
+            base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
             # PEFT's need of a gradient down to the embedding, which Transformers provides for.
             base.disable_input_require_grads()
 
