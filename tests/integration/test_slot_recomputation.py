@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from test_memory import Tracker
+from test_slot_loss import SHAPE, model
 from test_slots import alone, assert_equal, drain
+from transformers import AutoConfig, LlamaForCausalLM
 
+from trainables.errors import UserError
 from trainables.inputs.model import shared_base
+from trainables.slots.adapters import AdaptedLayers, lay_out
+from trainables.slots.base import NotBatchable
 from trainables.slots.engine import SlotEngine
+from trainables.slots.loss import PassLoss
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
@@ -155,3 +162,42 @@ def test_a_forward_pass_leaves_no_tensor_of_adapters(
         trial = make_trial(lora={"rank": rank, "dropout": dropout}, train=lengths)
         left.append(seen_in_a_pass(trial, Tracker(), monkeypatch)[0])
     assert left[0] == left[1] > 0
+
+
+def hooks(base: Any) -> int:
+    return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in base.modules())
+
+
+def contexts(base: Any) -> Any:
+    layers = lay_out([(n, m) for n, m in base.named_modules() if type(m) is torch.nn.Linear])
+    return AdaptedLayers(layers).contexts
+
+
+def test_a_model_that_cannot_recompute_is_told_of_and_left_as_it_was() -> None:
+    base = model("gpt_neox_japanese")
+    loss = PassLoss(base, nullcontext)
+    assert hooks(base) > 0
+    loss.close()
+    assert hooks(base) == 0
+    told = (
+        r"^train\.gradient_checkpointing: must be false, as GPTNeoXJapaneseForCausalLM does not "
+        r"support activation checkpointing, got true; leave it out"
+    )
+    with pytest.raises(UserError, match=told):
+        PassLoss(base, nullcontext, contexts(base))
+    assert hooks(base) == 0
+
+
+class OlderLlama(LlamaForCausalLM):
+    """As code for Transformers before 4.35 says how it recomputes."""
+
+    def _set_gradient_checkpointing(self, module: Any, value: bool = False) -> None:
+        module.gradient_checkpointing = value
+
+
+def test_a_model_that_recomputes_in_a_way_of_its_own_is_not_shared() -> None:
+    base = OlderLlama(AutoConfig.for_model("llama", **SHAPE)).eval()
+    with pytest.raises(NotBatchable, match="in a way of its own"):
+        PassLoss(base, nullcontext, contexts(base))
+    assert hooks(base) == 0
+    assert not any(getattr(m, "gradient_checkpointing", False) for m in base.modules())

@@ -131,7 +131,8 @@ class SlotHost:
         """Why trials like this one cannot share the base; None if they can.
 
         Raises:
-            UserError: the model cannot be loaded, or lacks a target module.
+            UserError: the model cannot be loaded, or lacks a target module, or cannot
+                recompute activations as asked.
         """
         from trainables.slots.base import NotBatchable
 

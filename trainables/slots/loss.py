@@ -16,7 +16,9 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
+from trainables.errors import Fault, UserError, first_line
 from trainables.evaluation.logits import logits_at
+from trainables.slots.base import NotBatchable
 from trainables.slots.batch import Batch
 from trainables.slots.last_layer import LastLayer
 
@@ -32,6 +34,10 @@ class PassLoss:
         autocast: context of the forward computation.
         contexts: of each layer's forward pass and of its recomputation in the backward pass; None
             keeps activations rather than to recompute them.
+
+    Raises:
+        NotBatchable: the base recomputes in ways of its own.
+        UserError: it cannot recompute.
     """
 
     def __init__(
@@ -44,9 +50,11 @@ class PassLoss:
         self._head = base.get_output_embeddings() if ends_with_head(base) else None
         self._last_layer = LastLayer(base)
         if contexts is not None:
-            base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
-            # PEFT's need of a gradient down to the embedding, which Transformers provides for.
-            base.disable_input_require_grads()
+            try:
+                _recompute(base, contexts)
+            except BaseException:
+                self.close()
+                raise
 
     def features(self, batch: Batch) -> torch.Tensor:
         """The features (T, F) that the loss is computed from, with the graph of the pass."""
@@ -93,6 +101,21 @@ class PassLoss:
         nll_T = cross_entropy(logits_TV.float(), targets_T, reduction="none")
         nll_T.backward(weights_T)
         return nll_T.detach()
+
+
+def _recompute(base: Any, contexts: Contexts) -> None:
+    """Have each layer's activations recomputed in the backward pass."""
+    try:
+        base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
+    except ValueError as error:
+        rule = f"must be false, as {first_line(error).rstrip('.')}, got true"
+        remedy = "leave it out; a smaller train.micro_batch_size takes less memory, too"
+        raise UserError([Fault("train.gradient_checkpointing", rule, remedy)]) from error
+    # PEFT's need of a gradient down to the embedding, which Transformers provides for.
+    base.disable_input_require_grads()
+    # Code for older Transformers says itself how, and knows of no contexts.
+    if not any("_gradient_checkpointing_func" in vars(module) for module in base.modules()):
+        raise NotBatchable("its code recomputes activations in a way of its own")
 
 
 @torch.no_grad()
