@@ -169,6 +169,15 @@ def test_a_front_of_two_is_scaled_over_all_trials_that_may_be_taken(status, take
     assert recommend(sweep_config(), [*records, worst]).trial.number == taken
 
 
+def test_a_front_of_two_stays_one_if_another_trial_is_as_good_as_one_of_them():
+    # Of a few items two trials often get as many right. Over the front alone trials 0 and 1 would
+    # be as far away, and 0 be taken; over all trials 1 is 0.2 away and 0 is 0.6.
+    values = [{GAIN: 0.4, LOSS: 0.0}, {GAIN: 1.0, LOSS: 0.1}, {GAIN: 0.4, LOSS: 0.0}]
+    records = [trial(n, metrics) for n, metrics in enumerate(values)]
+    worst = trial(3, {GAIN: 0.0, LOSS: 0.5})
+    assert recommend(sweep_config(), [*records, worst]).trial.number == 1
+
+
 @pytest.mark.parametrize(("items", "taken"), [(60, 1), (None, 0)])
 def test_one_item_forgotten_does_not_outweigh_all_that_is_gained(items, taken):
     # Trial 1 gets one more of two tasks' items wrong. Where errors are not known, each trial is

@@ -161,11 +161,12 @@ def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRe
     """The trials over which objectives are scaled: the front, which no bad trial can stretch.
 
     In a front of two, each is best in one objective and worst in the other: scaled over them alone
-    they would tie, whatever their values. Then all trials that may be taken are used. Empty if no
-    trial keeps every constraint.
+    they would tie, whatever their values. Then all trials that may be taken are used; so, too,
+    where the others of the front equal one of the two. Empty if no trial keeps every constraint.
     """
     front = pareto_front(goals, records)
-    if len(front) > 2:
+    points = {tuple(losses_of(goals, objective_values(goals, record) or [])) for record in front}
+    if len(points) > 2:
         return front
     ranked = [record for record in records if objective_values(goals, record) is not None]
     return [record for record in ranked if is_feasible(goals, record)]
