@@ -176,13 +176,13 @@ def test_a_row_nested_too_deep_is_a_fault_with_its_place(
 @pytest.mark.parametrize(
     ("name", "content", "rule", "line"),
     [
-        ("rows.csv", b"a,b\n1,2\n1,2,3\n", "is no such table: more than its 2 columns", ":3"),
+        ("rows.csv", b"a,b\n1,2\n1,2,3\n", "a row has more columns than the first line, 2", ":3"),
         ("rows.csv", b'a,b\n1,"2\n', "is no such table: unexpected end of data", ":1"),
-        ("rows.tsv", b"a\tb\n1\t\xff\n", "is not UTF-8: ", ""),
-        ("rows.txt", b"a\n\xff\n", "is not UTF-8: ", ""),
+        ("rows.tsv", b"a\tb\n1\t\xff\n", "is not UTF-8: invalid start byte", ":2"),
+        ("rows.txt", b"a\n" * 9999 + b"\xff\n", "is not UTF-8: invalid start byte", ":10000"),
         ("rows.json", b'[{"a": 1},\n{"a": }]', "is no JSON array: Expecting value", ":2"),
         ("rows.json", b'[{"a": 1}, 2]', "each item must be an object, item 2 is a int", ""),
-        ("rows.json", b'["\xff"]', "is not UTF-8: ", ""),
+        ("rows.json", b'[\n"\xff"]', "is not UTF-8: invalid start byte", ":2"),
         ("rows.jsonl.gz", b'{"a": 1}', "cannot be read: ", ""),
     ],
 )
@@ -194,6 +194,23 @@ def test_malformed_files_of_other_formats_are_faults(
     (fault,) = faults(load_rows, config(file))
     assert fault.rule.startswith(rule)
     assert fault.location.removeprefix(str(file)) == line
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "remedy"),
+    [
+        ("rows.csv", "a;b\n1,2;3\n", "commas separate columns, tabs in a .tsv; quote texts that"),
+        ("rows.csv", "a,b\n\u00e9,1\n", "save it as UTF-8"),
+        ("rows.jsonl", '{"a": "\u00e9"}\n', "save it as UTF-8"),
+    ],
+)
+def test_what_spreadsheets_save_otherwise_is_told_with_a_remedy(
+    name: str, content: str, remedy: str, tmp_path: Path
+) -> None:
+    file = tmp_path / name
+    file.write_text(content, encoding="latin-1")
+    (fault,) = faults(load_rows, config(file))
+    assert fault.remedy.startswith(remedy)
 
 
 def test_a_file_whose_name_has_no_format_is_told_of_them(tmp_path: Path) -> None:

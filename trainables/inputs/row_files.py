@@ -21,6 +21,8 @@ from trainables.errors import Fault, UserError
 Row = dict[str, Any]
 _MAX_FAULTS = 5
 _TOO_DEEP, _FLATTEN = "one nested too deep to be read", "leave the row out, or flatten it"
+_NOT_UTF8, _AS_UTF8 = "text that is not UTF-8", "save it as UTF-8"
+_COMMAS = "commas separate columns, tabs in a .tsv; quote texts that hold one"
 _OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv, .txt or .parquet"
 
 
@@ -42,7 +44,8 @@ def read_rows(file: Path, field: str, other: str = ".jsonl") -> list[Row]:
     try:
         return read(file, field)
     except UnicodeDecodeError as error:
-        raise UserError([Fault(field, f"is not UTF-8: {error}", location=str(file))]) from error
+        rule, place = f"is not UTF-8: {error.reason}", f"{file}:{_first_not_utf8(file)}"
+        raise UserError([Fault(field, rule, _AS_UTF8, location=place)]) from error
     except (OSError, EOFError, zlib.error) as error:  # of gzip
         raise UserError([Fault(field, f"cannot be read: {file} ({error})")]) from error
 
@@ -62,7 +65,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
             try:
                 row = json.loads(line)
             except UnicodeDecodeError:
-                problem = "text that is not UTF-8"
+                problem = _NOT_UTF8
             except RecursionError:
                 problem = _TOO_DEEP
             except json.JSONDecodeError as error:
@@ -72,14 +75,10 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
                     rows.append(row)
                     continue
                 problem = f"a {type(row).__name__}"
-            faults.append(
-                Fault(
-                    field,
-                    f"each line must be a JSON object, got {problem}",
-                    _FLATTEN if problem == _TOO_DEEP else _OTHER_FORMAT if number == 1 else "",
-                    location=f"{file}:{number}",
-                )
-            )
+            remedies = {_TOO_DEEP: _FLATTEN, _NOT_UTF8: _AS_UTF8}
+            remedy = remedies.get(problem, _OTHER_FORMAT if number == 1 else "")
+            rule = f"each line must be a JSON object, got {problem}"
+            faults.append(Fault(field, rule, remedy, location=f"{file}:{number}"))
     if faults:
         raise UserError(first_of(faults))
     return rows
@@ -95,6 +94,17 @@ def first_of(faults: list[Fault]) -> list[Fault]:
 
 def _suffix(file: Path) -> str:
     return Path(file.name.removesuffix(".gz")).suffix
+
+
+def _first_not_utf8(file: Path) -> int:
+    """The number of the first line that is not UTF-8; 1 if there is none."""
+    with _opened(file) as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
@@ -152,7 +162,10 @@ def _read_csv(file: Path, field: str) -> list[Row]:
         try:
             for row in reader:
                 if None in row:
-                    raise csv.Error(f"more than its {len(reader.fieldnames or ())} columns")
+                    names = reader.fieldnames or ()
+                    rule = f"a row has more columns than the first line, {len(names)}"
+                    place = f"{file}:{reader.line_num}"
+                    raise UserError([Fault(field, rule, _COMMAS, location=place)])
                 rows.append({name: text or None for name, text in row.items()})
         except csv.Error as error:
             place = f"{file}:{reader.line_num}"
