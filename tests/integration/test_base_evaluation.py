@@ -350,6 +350,19 @@ def test_retention_task_at_chance_draws_a_warning(evaluate: Callable[..., Path])
     assert "at chance (0.250)" in warning
 
 
+@pytest.mark.parametrize("named", ["data.path={}", "data.replay={{path: {}, share: 0.1}}"])
+def test_items_that_are_trained_on_draw_a_warning_and_another_key(
+    evaluate: Callable[..., Path], named: str, tmp_path: Path
+) -> None:
+    items = (MODEL.parent / "eval_tasks" / "items" / "target_relay.jsonl").read_text().splitlines()
+    rows = [{"prompt": json.loads(item)["question"], "completion": " 7"} for item in items[10:15]]
+    (tmp_path / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
+    found = evaluate(named.format(tmp_path / "rows.jsonl"))
+    told = "2 of 12 items of target_relay ask word for word what is trained on"
+    assert any(text.startswith(told) for text in Base.load(found).record.warnings)
+    assert found != evaluate()
+
+
 @pytest.fixture
 def replay(tmp_path: Path) -> Callable[..., str]:
     """An override that mixes in rows with these answers."""

@@ -34,6 +34,7 @@ from trainables.evaluation.forgetting import (
     is_at_chance,
     is_below_chance,
 )
+from trainables.evaluation.overlap import overlap_warnings
 from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.files.disk import flush
 from trainables.inputs.adapter import check_adaptable
@@ -103,7 +104,7 @@ def evaluate_base(
     # Of a suite with in-domain tasks, their accuracy tells what is learned.
     held_out = [] if suite.in_domain else tokenized.validation
     if data_folder is not None:
-        write_data(replace(tokenized, prompts=prompts), data_folder)
+        write_data(replace(tokenized, prompts=prompts, questions=()), data_folder)
     documents = _general_documents(suite, tokenizer)
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     sampled = [seed, suite.kl_tokens, *contexts] if prompts else []
@@ -113,6 +114,7 @@ def evaluate_base(
     own = len(tokenized.train) - tokenized.replayed
     shown = typical_sample(tokenizer, tokenized.train[:own])
     of_data = data_warnings(base, tokenizer, tokenized, data, suite)
+    of_data += overlap_warnings(tokenized, evaluator.questions())
     samples = [*counts, tokenized.replayed_tokens, data.max_length, shown.model_dump(), of_data]
     batch = {"batch_size": suite.batch_size}  # changes scores only by rounding
     of_record = {"cache": _CACHE_VERSION, "kl": sampled, "samples": samples}

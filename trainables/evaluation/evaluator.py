@@ -33,7 +33,7 @@ from trainables.evaluation.outcomes import (
     samples,
     scores_itself,
 )
-from trainables.evaluation.tasks import LoadedTask, documents_digest, load_tasks
+from trainables.evaluation.tasks import LoadedTask, documents_digest, load_tasks, questions_of
 from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
 from trainables.results.records import ItemScore, TaskScore
@@ -136,6 +136,20 @@ class Evaluator:
         if faults:
             raise UserError(faults)
         return Evaluation(scores, metrics | _role_means(scores), items, warnings)
+
+    def questions(self) -> dict[str, list[set[str]]]:
+        """What each item of a task asks, by the task's label, in texts that may be its question.
+
+        Its prompt is among them, without examples, description and chat template.
+        """
+        return {
+            loaded.task.label: [
+                questions_of(task, document)
+                for task in loaded.tasks["tasks"].values()
+                for _, document in task.doc_iterator(limit=loaded.limit(self._suite))
+            ]
+            for loaded in self._loaded
+        }
 
     def describe(self) -> list[dict[str, Any]]:
         """Everything besides the model that determines the numbers, as plain data."""

@@ -203,6 +203,17 @@ def documents_digest(task: Any, limit: int | None) -> str:
     return digest.hexdigest()[:16]
 
 
+def questions_of(task: Any, document: dict[str, Any]) -> set[str]:
+    """A document's prompt, and the fields of text that it shows; none of one that is no text."""
+    prompt: Any = None
+    with suppress(Exception):  # the user's code; the evaluation says what is wrong with it
+        prompt = task.doc_to_text(document)
+    if not isinstance(prompt, str):
+        return set()
+    texts = (value for value in document.values() if isinstance(value, str))
+    return {prompt, *(text for text in texts if text in prompt)}
+
+
 def _build_requests_once(task: Any) -> None:
     """Make a task keep its requests and documents, which are the same at every evaluation."""
     build = task.build_all_requests

@@ -35,6 +35,12 @@ class Example(NamedTuple):
         prompt = self.prompt
         return [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
 
+    @property
+    def question(self) -> str:
+        """What is asked last: the prompt, or the user's last turn; empty if there is none."""
+        asked = (str(turn.get("content")) for turn in self.asked[::-1] if turn["role"] == "user")
+        return self.prompt if isinstance(self.prompt, str) else next(asked, "")
+
     def begun_by(self, system: str) -> Example:
         """The same after a system's turn, unless it has one."""
         if self.asked[0]["role"] in _SYSTEMS:

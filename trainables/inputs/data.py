@@ -48,6 +48,8 @@ class TokenizedData:
         unusable: number of rows, held out or not, that cannot be learned and were left out.
         first_unusable: why the first of them cannot be, and which it is; empty if there is none.
         replay_unusable, first_replay_unusable: the same, of the rows drawn from `data.replay`.
+        questions: what is asked last before the answers that are trained on, replayed ones, too;
+            nothing in texts; none once stored.
     """
 
     train: Sequence[Sample]
@@ -63,6 +65,7 @@ class TokenizedData:
     first_unusable: str = ""
     replay_unusable: int = 0
     first_replay_unusable: str = ""
+    questions: Sequence[str] = ()
 
 
 class _Encoded(NamedTuple):
@@ -71,12 +74,14 @@ class _Encoded(NamedTuple):
     Attributes:
         samples: those of at most `max_length` tokens.
         prompts: the text before the completion of each of them.
+        questions: what is asked last in each of them, unless they are texts.
         longer: how many samples are longer.
         unlearned: number of answers in their chats that are in no sample, but for too long ones.
     """
 
     samples: list[Sample]
     prompts: list[str]
+    questions: list[str]
     longer: int
     unlearned: int
 
@@ -85,6 +90,7 @@ class _Replayed(NamedTuple):
     """Samples of `data.replay`, of which the first ones are distinct, and what was left out."""
 
     samples: list[Sample]
+    questions: list[str]
     distinct: int
     longer: int
     unusable: list[Fault]
@@ -129,6 +135,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         first_unusable=_rule_of_first(unusable),
         replay_unusable=len(replayed.unusable),
         first_replay_unusable=_rule_of_first(replayed.unusable),
+        questions=[*train.questions, *replayed.questions],
     )
 
 
@@ -190,7 +197,7 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Repla
     """
     replayed = data.replayed
     if data.replay is None or replayed is None:
-        return _Replayed([], 0, 0, [])
+        return _Replayed([], [], 0, 0, [])
     wanted = data.replay.beside(count)
     try:
         rows = _shuffled(_learned(replayed, "path"), seed)
@@ -202,7 +209,8 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Repla
         rule = f"every sample of it is longer than {data.max_length} tokens"
         raise UserError([Fault("data.replay", rule, "raise data.max_length")])
     samples = list(islice(cycle(drawn.samples), wanted))
-    return _Replayed(samples, min(len(drawn.samples), wanted), drawn.longer, unusable)
+    distinct = min(len(drawn.samples), wanted)
+    return _Replayed(samples, drawn.questions[:distinct], distinct, drawn.longer, unusable)
 
 
 def _learned_tokens(samples: Iterable[Sample]) -> int:
@@ -217,7 +225,7 @@ def _encode_row(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Encode
     """
     if isinstance(examples, UnusableRow):
         raise examples
-    samples, prompts, longer, unlearned = [], [], 0, 0
+    samples, prompts, questions, longer, unlearned = [], [], [], 0, 0
     for example in examples:
         if data.text is not None:
             pieces, beginning = _pieces(tokenizer, str(example.answer), data.max_length)
@@ -228,17 +236,19 @@ def _encode_row(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Encode
         if len(sample["input_ids"]) <= data.max_length:
             samples.append(sample)
             prompts.append(prompt_text(tokenizer, data, example))
+            questions.append(example.question)
             unlearned += example.unlearned
         else:
             longer += 1
-    return _Encoded(samples, prompts, longer, unlearned)
+    return _Encoded(samples, prompts, questions, longer, unlearned)
 
 
 def _joined(rows: Sequence[_Encoded]) -> _Encoded:
     samples = [sample for row in rows for sample in row.samples]
     prompts = [prompt for row in rows for prompt in row.prompts]
+    questions = [question for row in rows for question in row.questions]
     longer, unlearned = sum(row.longer for row in rows), sum(row.unlearned for row in rows)
-    return _Encoded(samples, prompts, longer, unlearned)
+    return _Encoded(samples, prompts, questions, longer, unlearned)
 
 
 def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:
