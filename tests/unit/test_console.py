@@ -171,6 +171,16 @@ def test_earlier_runs_are_counted_as_finished():
     assert "(3/20 finished" in text(console)
 
 
+def test_one_trial_is_told_of_as_one():
+    console = no_terminal()
+    listener = ConsoleListener(CONFIG, console, Clock())
+    listener.sweep_started(SWEEP, BASE, [complete(0)])
+    listener.trial_started(begun(1))
+    listener.sweep_stopping()
+    assert "\n1 trial of earlier runs: 1 complete\n" in text(console)
+    assert "stopping, once a checkpoint is saved of 1 running trial\n" in text(console)
+
+
 def test_nothing_is_said_about_the_time_left_before_a_trial_has_finished():
     listener = ConsoleListener(CONFIG, no_terminal(), Clock())
     listener.trial_started(begun(0))

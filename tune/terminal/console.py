@@ -22,6 +22,7 @@ from trainables.results.wording import (
     STATUS,
     count_statuses,
     duration,
+    how_many,
     one_line,
     scores_in_words,
     setting,
@@ -85,7 +86,8 @@ class ConsoleListener(SweepListener):
             return
         self._say(f"base: {scores_in_words(base.metrics)}")
         if history:
-            self._say(f"{len(history)} trials of earlier runs: {count_statuses(history)}")
+            told = how_many(len(history), "trial")
+            self._say(f"{told} of earlier runs: {count_statuses(history)}")
 
     def trial_started(self, record: TrialRecord) -> None:
         """Add the trial to the running trials."""
@@ -119,8 +121,8 @@ class ConsoleListener(SweepListener):
 
     def sweep_stopping(self) -> None:
         """Say what Ctrl-C does."""
-        running = len(self._table.running())
-        self._say(f"stopping: {running} running trials save a checkpoint and end", "yellow")
+        running = how_many(len(self._table.running()), "running trial")
+        self._say(f"stopping, once a checkpoint is saved of {running}", "yellow")
         self._say("Ctrl-C again ends at once; either way the same command goes on", "yellow")
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
