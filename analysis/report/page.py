@@ -112,11 +112,18 @@ def _contents(results: Results) -> dict[str, Any]:
             for record in sweep.trials
         ],
         "role_names": {role: SHORT_NAMES[role_mean(role)] for role in ROLES},
-        "scores": {key: SHORT_NAMES.get(key) or metric_name(key) for key in results.judged_by},
+        "scores": _scores(results),
         "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         "numbers_text": numbers_text,
         "when": lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _scores(results: Results) -> dict[str, str]:
+    """The names of what trials are judged by, of all that one of them has."""
+    trials = [record for sweep in results.sweeps for record in sweep.trials]
+    measured = [k for k in results.judged_by if any(r.metric(k) is not None for r in trials)]
+    return {key: SHORT_NAMES.get(key) or metric_name(key) for key in measured}
 
 
 def _ended(record: TrialRecord) -> str:

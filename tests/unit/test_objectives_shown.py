@@ -12,6 +12,7 @@ from analysis.figures import trade_off
 from analysis.report.answer import answer
 from analysis.report.formats import as_markdown
 from analysis.report.page import render
+from analysis.report.settings import parallel_figure
 from analysis.report.trade_off import trade_off_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
@@ -94,9 +95,28 @@ def test_every_objective_is_among_the_numbers_and_a_column_of_the_table_of_all_t
     names = [number.name for number in answer(results).numbers]
     assert names == [metric_name(k) for k in (IN_DOMAIN_ACC, FORGETTING_MEAN, OOD_ACC)] + [NATS]
     assert f"- {NATS} **1.5**" in as_markdown(results)
+    scores = ["in-domain", "forgetting", "OOD", NATS]
+    assert columns_of(results) == ["trial", "setting", *scores, "ended"]
+
+
+def columns_of(results: Results) -> list[str]:
     table = render(results).partition('aria-label="Every trial"')[2]
-    header = re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table.partition("</thead>")[0])
-    assert header == ["trial", "setting", "in-domain", "forgetting", "OOD", NATS, "ended"]
+    return re.findall(r'<th scope="col"[^>]*>([^<]*)</th>', table.partition("</thead>")[0])
+
+
+def test_the_table_of_all_trials_has_no_column_of_what_none_has(tmp_path):
+    results = with_the_domain_alone(tmp_path, objectives=(GAIN, DRIFT))
+    assert columns_of(results) == ["trial", "setting", "in-domain", NATS, "ended"]
+
+
+def test_every_objective_is_among_the_results_of_every_complete_trial(tmp_path):
+    ledger = Ledger(SyntheticSweep(trials=12, objectives=(GAIN, DRIFT)).write(tmp_path))
+    for record in ledger.trials():
+        metrics = record.last.metrics | {KL_BASE_TO_TUNED: record.number / 10}
+        last = record.last.model_copy(update={"metrics": metrics})
+        ledger.write_trial(record.model_copy(update={"last": last}))
+    [chart] = parallel_figure(Results(open_sweeps([tmp_path]))).charts
+    assert f"OOD, forgetting, {NATS};" in chart.says
 
 
 def test_an_objective_that_is_a_score_is_shown_once(tmp_path):
