@@ -348,20 +348,22 @@ def in_slot(trial: TrialConfig, reporter: ListReporter) -> None:
         raise error
 
 
+@pytest.mark.parametrize("in_4_bits", [False, True], ids=["whole", "4 bits"])
 @pytest.mark.parametrize(
     ("before", "after"),
     [(in_slot, in_slot), (in_slot, train_lora), (train_lora, in_slot)],
     ids=["slot to slot", "slot to alone", "alone to slot"],
 )
 def test_a_killed_trial_goes_on_in_a_slot_or_without(
-    make_trial: MakeTrial, before: Any, after: Any
+    make_trial: MakeTrial, before: Any, after: Any, in_4_bits: bool
 ) -> None:
-    undisturbed = {m.step: m for m in alone(make_trial(**RESUMED))}
-    first = make_trial(**RESUMED)
+    changes = {**RESUMED, "model": {"load_in_4bit": in_4_bits}}
+    undisturbed = {m.step: m for m in alone(make_trial(**changes))}
+    first = make_trial(**changes)
     with pytest.raises(Killed):
         before(first, DyingReporter(step=11))
     reporter = ListReporter()
-    after(make_trial(**RESUMED, earlier_attempts=(first.output_dir,)), reporter)
+    after(make_trial(**changes, earlier_attempts=(first.output_dir,)), reporter)
     assert reporter.measurements[0].step == 11  # the step after the checkpoint
     assert_equal(reporter.measurements, [undisturbed[m.step] for m in reporter.measurements])
 
