@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
-from measured import OF_THE_PROCESS
-from transformers import AutoModelForCausalLM, GPT2Config, set_seed
+from measured import assert_measured
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, set_seed
 
 from analysis.export.model_card import _loading
 from analysis.export.weights import merge_adapter
 from trainables.config import LoraConfig
 from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
+from trainables.files.locations import resolve
 from trainables.inputs.adapter import adapt
 from trainables.inputs.four_bits import keep_trainable
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
-from trainables.inside.weights import base_weights
-from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
+from trainables.inside.weights import SavedWeights, base_weights
 from trainables.slots.engine import SlotEngine
 from trainables.training.reporter import ListReporter
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from conftest import Run
 
     from trainables.config import ModelConfig, TrialConfig
-    from trainables.results.records import Measurement
 
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]
@@ -77,16 +76,6 @@ def alone(in_4_bits: ModelConfig, make: MakeTrial, run: RunTrial) -> dict[str, R
     return {name: run(make(in_4_bits, **changes)) for name, changes in TRIALS.items()}
 
 
-def assert_equal(found: list[Measurement], expected: list[Measurement]) -> None:
-    assert [m.step for m in found] == [m.step for m in expected]
-    for ours, theirs in zip(found, expected, strict=True):
-        assert set(ours.metrics) ^ set(theirs.metrics) <= {MAX_RESERVED}
-        for key, value in theirs.metrics.items():
-            if not key.startswith(OF_THE_PROCESS):
-                relative = 2e-3 if key == GRAD_NORM else 0
-                assert ours.metrics[key] == pytest.approx(value, rel=relative, abs=1e-4), key
-
-
 def test_each_block_of_64_weights_has_sixteen_values_at_most(
     in_4_bits: ModelConfig, of_the_values: ModelConfig, base_model: Any
 ) -> None:
@@ -112,7 +101,7 @@ def test_a_trial_measures_what_the_values_of_the_bits_give(
     name: str, alone: dict[str, Run], of_the_values: ModelConfig, make: MakeTrial, run: RunTrial
 ) -> None:
     expected = run(make(of_the_values, **TRIALS[name]))
-    assert_equal(alone[name].measurements, expected.measurements)
+    assert_measured(alone[name].measurements, expected.measurements)
 
 
 def test_slots_share_a_base_of_4_bits(
@@ -129,7 +118,7 @@ def test_slots_share_a_base_of_4_bits(
     engine.close()
     assert [e.error for e in ended] == [None] * len(TRIALS)
     for name, reporter in reporters.items():
-        assert_equal(reporter.measurements, alone[name].measurements)
+        assert_measured(reporter.measurements, alone[name].measurements)
 
 
 def test_the_base_is_given_back_as_it_was(alone: dict[str, Run], in_4_bits: ModelConfig) -> None:
@@ -198,16 +187,68 @@ def test_layers_whose_weights_are_the_other_way_round_are_merged_and_inspected(
     assert base_weights(model)["transformer.h.0.attn.c_attn.weight"].shape == original.T.shape
 
 
+# What files of 4 bits may have been written with: the dtype that they stand for, and settings.
+FILES: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
+    "fp16, FP4, kept as fp16": (torch.float16, {"bnb_4bit_quant_storage": torch.float16}),
+    "bf16, NF4, not all layers": (
+        torch.bfloat16,
+        {
+            "bnb_4bit_quant_type": "nf4",
+            "bnb_4bit_use_double_quant": True,
+            "bnb_4bit_compute_dtype": torch.bfloat16,
+            "llm_int8_skip_modules": ["lm_head", "model.layers.0.self_attn"],
+        },
+    ),
+}
+
+
+@pytest.fixture(params=FILES)
+def files(request: Any, in_4_bits: ModelConfig, tmp_path: Path) -> ModelConfig:
+    """Of 4 bits themselves, as others have written them."""
+    dtype, options = FILES[request.param]
+    written = AutoModelForCausalLM.from_pretrained(
+        resolve(in_4_bits.name),
+        dtype=dtype,
+        quantization_config=BitsAndBytesConfig(load_in_4bit=True, **options),
+        device_map={"": "cpu"},
+    )
+    for saved in (written, load_tokenizer(in_4_bits)):
+        saved.save_pretrained(tmp_path / "files")
+    return in_4_bits.model_copy(update={"name": str(tmp_path / "files")})
+
+
+def test_on_files_of_4_bits_trials_train_alone_and_in_slots_in_the_dtype_that_is_asked_for(
+    files: ModelConfig, make: MakeTrial, run: RunTrial, tmp_path: Path
+) -> None:
+    for saved in (load_model(files).dequantize(), load_tokenizer(files)):
+        saved.save_pretrained(tmp_path / "values")
+    name = str(tmp_path / "values")
+    values = files.model_copy(update={"name": name, "load_in_4bit": False})
+    expected = run(make(values)).measurements
+    assert_measured(run(make(files)).measurements, expected)
+    slot, reporter = make(files), ListReporter()
+    engine = SlotEngine(files, slot.lora)
+    engine.join(slot, reporter)
+    while engine.slots:
+        engine.step()
+    engine.close()
+    assert_measured(reporter.measurements, expected)
+    merge_adapter(files, Path(slot.weights_dir), tmp_path / "merged")
+    merge_adapter(values, Path(slot.weights_dir), tmp_path / "expected")
+    merged, of_values = (SavedWeights(tmp_path / name) for name in ("merged", "expected"))
+    assert set(merged) == set(of_values)
+    assert all(torch.allclose(merged[name], of_values[name], atol=1e-6) for name in merged)
+
+
 def test_files_of_4_bits_are_loaded_only_as_such(in_4_bits: ModelConfig, tmp_path: Path) -> None:
     load_model(in_4_bits).save_pretrained(tmp_path)
     load_tokenizer(in_4_bits).save_pretrained(tmp_path)
     saved = in_4_bits.model_copy(update={"name": str(tmp_path)})
-    for field, other in (("load_in_4bit", False), ("dtype", "bfloat16")):
-        with pytest.raises(UserError) as caught:
-            load_model(saved.model_copy(update={field: other}))
-        (fault,) = caught.value.faults
-        assert fault.field == f"model.{field}"
-        assert f"must be {str(getattr(saved, field)).lower()}" in fault.rule
+    with pytest.raises(UserError) as caught:
+        load_model(saved.model_copy(update={"load_in_4bit": False}))
+    (fault,) = caught.value.faults
+    assert fault.field == "model.load_in_4bit"
+    assert "must be true" in fault.rule
     found, expected = base_weights(saved), base_weights(in_4_bits)
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], weight) for name, weight in expected.items())

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
-from measured import OF_THE_PROCESS
+from measured import TOLERANCE, assert_measured
 from safetensors.torch import load_file
 
 from trainables.errors import Diverged
 from trainables.inputs.adapter import peft_config, restore
 from trainables.inputs.data import TokenizedData
 from trainables.inputs.model import load_model, shared_base
-from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
+from trainables.metric_keys import GRAD_NORM
 from trainables.slots import engine as slot_engine
 from trainables.slots.base import NotBatchable, check_batchable
 from trainables.slots.engine import SlotEngine
@@ -39,10 +39,6 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
-# The contract: losses and metrics equal within 1e-4 in fp32. Adam divides by the root of the second
-# moment, which blows up rounding where gradients are next to nothing; their norm shows it first.
-TOLERANCE = 1e-4
-TOLERANCE_OF_GRAD_NORM = 2e-3
 TRIALS: dict[str, dict[str, Any]] = {
     "plain": {},
     "same rank, other alpha and rate": {"lora": {"alpha": 16.0}, "learning_rate": 3e-3},
@@ -97,18 +93,6 @@ def alone(trial: TrialConfig) -> list[Measurement]:
     return reporter.measurements
 
 
-def assert_equal(slot: list[Measurement], reference: list[Measurement]) -> None:
-    assert [m.step for m in slot] == [m.step for m in reference]
-    for ours, theirs in zip(slot, reference, strict=True):
-        # The memory of a process that many trials share is no trial's.
-        assert set(ours.metrics) ^ set(theirs.metrics) <= {MAX_RESERVED}
-        for key, value in theirs.metrics.items():
-            if not key.startswith(OF_THE_PROCESS):
-                relative = TOLERANCE_OF_GRAD_NORM if key == GRAD_NORM else 0
-                expected = pytest.approx(value, rel=relative, abs=TOLERANCE)
-                assert ours.metrics[key] == expected, f"{key} at step {ours.step}"
-
-
 @pytest.fixture(scope="module")
 def references(make_trial: MakeTrial) -> dict[str, list[Measurement]]:
     return {name: alone(make_trial(**changes)) for name, changes in TRIALS.items()}
@@ -134,7 +118,7 @@ def packed(make_trial: MakeTrial) -> dict[str, list[Measurement]]:
 def test_a_trial_in_a_slot_measures_what_it_does_alone(
     name: str, packed: dict[str, Any], references: dict[str, Any]
 ) -> None:
-    assert_equal(packed[name], references[name])
+    assert_measured(packed[name], references[name])
 
 
 def test_recomputed_activations_change_no_number(
@@ -160,7 +144,7 @@ def test_recomputed_activations_change_no_number(
     engine.close()
     assert [e.error for e in ended] == [None] * len(names)
     for name, reporter in reporters.items():
-        assert_equal(reporter.measurements, references[name])
+        assert_measured(reporter.measurements, references[name])
 
 
 def test_the_trials_are_different_ones(references: dict[str, Any]) -> None:
@@ -191,7 +175,7 @@ def test_trials_of_other_data_and_lengths_are_neighbours(
         engine.join(make_trial(**changes), reporters[name])
     drain(engine)
     for name, changes in trials.items():
-        assert_equal(reporters[name].measurements, alone(make_trial(**changes)))
+        assert_measured(reporters[name].measurements, alone(make_trial(**changes)))
 
 
 def test_samples_of_one_token_teach_nothing_and_disturb_nobody(
@@ -218,7 +202,7 @@ def test_samples_of_one_token_teach_nothing_and_disturb_nobody(
     saved = load_file(Path(trial.weights_dir) / "adapter_model.safetensors")
     assert saved.keys() == start.keys()
     assert all(torch.equal(saved[name], start[name]) for name in start)
-    assert_equal(healthy.measurements, references["plain"])
+    assert_measured(healthy.measurements, references["plain"])
 
 
 def test_a_diverging_or_dying_neighbour_is_felt_by_nobody(
@@ -235,7 +219,7 @@ def test_a_diverging_or_dying_neighbour_is_felt_by_nobody(
     assert isinstance(errors[diverging], Diverged)
     assert isinstance(errors[dying], Killed)
     assert leaving not in errors
-    assert_equal(healthy.measurements, references["plain"])
+    assert_measured(healthy.measurements, references["plain"])
 
 
 def test_not_a_bit_of_a_neighbour_leaks(make_trial: MakeTrial, engine: SlotEngine) -> None:
@@ -365,7 +349,7 @@ def test_a_killed_trial_goes_on_in_a_slot_or_without(
     reporter = ListReporter()
     after(make_trial(**changes, earlier_attempts=(first.output_dir,)), reporter)
     assert reporter.measurements[0].step == 11  # the step after the checkpoint
-    assert_equal(reporter.measurements, [undisturbed[m.step] for m in reporter.measurements])
+    assert_measured(reporter.measurements, [undisturbed[m.step] for m in reporter.measurements])
 
 
 def test_slots_beyond_memory_share_smaller_passes(
@@ -393,7 +377,7 @@ def test_slots_beyond_memory_share_smaller_passes(
     assert sizes[:4] == [4 * 8 + 2] * 4
     assert max(sizes[-3:]) <= 16
     for name in names:
-        assert_equal(reporters[name].measurements, references[name])
+        assert_measured(reporters[name].measurements, references[name])
     assert not engine._short
 
 

@@ -40,11 +40,13 @@ class ModelConfig(Frozen):
 
     Attributes:
         name: hub name, local folder, `.gguf` file, or `package://PACKAGE/FILE` for one that an
-            installed Python package carries.
+            installed Python package carries. Files in FP8 or MXFP4 are read as what they stand for;
+            of others that are quantised only those of bitsandbytes in 4 bits are trained on.
         dtype: of the weights while training and evaluating.
         load_in_4bit: keep the linear layers but the output head in 4 bits (NF4, quantised twice:
-            QLoRA, 2305.14314), and compute in `dtype`. For LoRA alone. Scores of the base are those
-            of its 4 bits, so forgetting is what the training did, not what the rounding did.
+            QLoRA, 2305.14314), or as they are in files of 4 bits, which need it, and compute in
+            `dtype`. For LoRA alone. Scores of the base are those of its 4 bits, so forgetting is
+            what the training did, not what the rounding did.
         attention: implementation handed to Transformers; by default what it takes for the model,
             sdpa where that is supported, else eager.
         trust_remote_code: run code that comes with the model. Off unless asked for.

@@ -55,7 +55,7 @@ from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, Item
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.
-_CACHE_VERSION = 10
+_CACHE_VERSION = 11
 T = TypeVar("T")
 
 

@@ -33,6 +33,20 @@ def keep_trainable(base: Any) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
+def compute_in(base: Any, dtype: torch.dtype) -> None:
+    """Have a base from files of 4 bits compute in a dtype, as one that was quantised on loading.
+
+    Transformers leaves it in that of the files, which adapters in slots do not share.
+    """
+    of_files = base.dtype
+    for module in base.modules():
+        for parameter in module.parameters(recurse=False):
+            if _is_packed(parameter):
+                parameter.quant_state.dtype = module.compute_dtype = dtype
+            elif parameter.dtype == of_files:  # some models keep others in fp32
+                parameter.data = parameter.data.to(dtype)
+
+
 def plain_weight(linear: torch.nn.Linear) -> torch.Tensor:
     """A linear layer's weight (O, I) as it computes with it; of 4 bits a copy in its dtype."""
     weight: Any = linear.weight
@@ -93,4 +107,4 @@ def _plain_layer(packed: Any, dtype: torch.dtype) -> Any:
 def thaw(base: Any) -> None:
     """Have all parameters take gradients again, but those of 4 bits, which never did."""
     for parameter in base.parameters():
-        parameter.requires_grad_(parameter.is_floating_point())
+        parameter.requires_grad_(parameter.is_floating_point() and not _is_packed(parameter))

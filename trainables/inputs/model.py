@@ -17,7 +17,13 @@ import torch
 from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    FineGrainedFP8Config,
+    Mxfp4Config,
+)
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from trainables.config import ModelConfig
@@ -25,7 +31,9 @@ from trainables.errors import Fault, UserError, causes, first_line, hub_remedy
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
-from trainables.inputs.four_bits import keep_trainable, quantisation
+from trainables.inputs.four_bits import compute_in, keep_trainable, quantisation
+from trainables.inputs.model_shape import config_of
+from trainables.inputs.quantised_files import faults_of_files, method_of
 from trainables.process import hang_watch
 
 # The attention that was asked for is not the model's, or its package is not installed.
@@ -33,6 +41,8 @@ _OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re
 # What is raised on files that are cut, in three formats of weights.
 _DAMAGED = (SafetensorError, struct.error)
 _NOT_OF_TORCH = re.compile(r"PytorchStreamReader failed|unexpected EOF").search
+# Where there are kernels for them, Transformers would else compute in ways that are not trained.
+_AS_PLAIN = {"fp8": FineGrainedFP8Config(dequantize=True), "mxfp4": Mxfp4Config(dequantize=True)}
 _SETTING_AT_FAULT = re.compile(r"^- `(\w+)`:", re.MULTILINE).findall
 
 
@@ -92,14 +102,21 @@ def load_model(model: ModelConfig) -> Any:
 
     Raises:
         UserError: as for its tokenizer, or it does not take `model.attention`, or lacks weights, or
-            its files are of 4 bits and `model.load_in_4bit` is off, or `model.dtype` another.
+            its files are quantised in a way that is not trained, or other than the sweep file says.
     """
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
-    if model.load_in_4bit:
+    config = config_of(model, may_fetch=True)
+    _check_files(model, config)  # at once, as weights may take minutes
+    if (method := method_of(config)) in _AS_PLAIN:
+        options["quantization_config"] = _AS_PLAIN[method]
+    elif model.load_in_4bit and method is None:
         options["quantization_config"] = quantisation(options["dtype"])
+    if model.load_in_4bit:
         options["device_map"] = {"": _exactly(device())}  # quantising on a CPU is slow
     loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
-    _check_bits(model, loaded)
+    _check_files(model, loaded.config.to_dict())  # an adapter's folder names its base alone
+    if model.load_in_4bit:
+        compute_in(loaded, options["dtype"])
     _check_is_whole(model, loaded, told["missing_keys"])
     keep_trainable(loaded)
     with suppress(NotImplementedError):  # a model's own code may not say which they are
@@ -122,19 +139,9 @@ def _exactly(place: torch.device) -> torch.device:
     return torch.device(place.type, torch.cuda.current_device()) if is_gpu else place
 
 
-def _check_bits(model: ModelConfig, loaded: Any) -> None:
-    """Refuse files that are of 4 bits unasked, or compute in another dtype than the adapters."""
-    if not getattr(loaded, "is_loaded_in_4bit", False):
-        return
-    files, other = f"the files of {model.name}", "name the model that they were made from"
-    if not model.load_in_4bit:
-        rule = f"must be true, as {files} are of 4 bits, got false"
-        raise UserError([Fault("model.load_in_4bit", rule, f"set it, or {other}")])
-    own = str(loaded.dtype).removeprefix("torch.")
-    if loaded.hf_quantizer.pre_quantized and own != model.dtype:
-        rule = f"must be {own}, as {files} are of 4 bits that stand for it, got {model.dtype}"
-        remedy = f"set it, or {other}" if own in ("float32", "bfloat16") else other
-        raise UserError([Fault("model.dtype", rule, remedy)])
+def _check_files(model: ModelConfig, config: dict[str, Any]) -> None:
+    if faults := faults_of_files(model, config):
+        raise UserError(faults)
 
 
 def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:

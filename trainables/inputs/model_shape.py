@@ -1,9 +1,10 @@
-"""The shape of a model, read from its own files without torch; a hub's is asked for one of them."""
+"""What a model's `config.json` tells, read without torch; a hub is asked for that file alone."""
 
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,15 +44,34 @@ def architecture(model: ModelConfig) -> str | None:
     return _found(model).family
 
 
-def _found(model: ModelConfig) -> _Found:
+def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
+    """The model's `config.json`; empty if there is none, or none that can be read.
+
+    A hub model's is fetched alone if it is not on this machine yet and `may_fetch`.
+    """
     try:
         location = resolve(model.name)
     except ModuleNotFoundError:
+        return {}
+    if is_local(location):
+        file: Path | None = Path(location).expanduser() / _CONFIG
+    else:
+        file = _of_hub(location, model.revision, may_fetch)
+    if file is None or not file.is_file():
+        return {}
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # loading the model tells
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def _found(model: ModelConfig) -> _Found:
+    if model.name.endswith(".gguf"):
+        with suppress(ModuleNotFoundError):
+            return _of_gguf(Path(resolve(model.name)).expanduser())
         return _Found()
-    if not is_local(location):
-        return _of_config(_of_hub(location, model.revision, may_fetch=model.shape is None))
-    path = Path(location).expanduser()
-    return _of_gguf(path) if path.suffix == ".gguf" else _of_config(path / _CONFIG)
+    return _of_config(config_of(model, may_fetch=model.shape is None))
 
 
 def _of_hub(name: str, revision: str | None, may_fetch: bool) -> Path | None:
@@ -74,20 +94,27 @@ def _fetched(name: str, revision: str | None) -> Path | None:
     The base's evaluation tells why, as it cannot do without.
     """
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
-    from huggingface_hub.utils import disable_progress_bars
 
-    disable_progress_bars()  # of a kilobyte
-    with suppress(Exception):  # the client's errors have no class in common
+    with _no_progress_bars(), suppress(Exception):  # the client's errors have no class in common
         # A download by itself tries for minutes where nothing answers; this tries once.
         get_hf_file_metadata(hf_hub_url(name, _CONFIG, revision=revision), timeout=_PATIENCE_S)
         return Path(hf_hub_download(name, _CONFIG, revision=revision))
     return None
 
 
-def _of_config(file: Path | None) -> _Found:
-    if file is None or not file.is_file():
-        return _Found()
-    config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+@contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Show none of a kilobyte; those of weights come later."""
+    from huggingface_hub import utils
+
+    were_shown = not utils.are_progress_bars_disabled()
+    utils.disable_progress_bars()
+    yield
+    if were_shown:
+        utils.enable_progress_bars()
+
+
+def _of_config(config: dict[str, Any]) -> _Found:
     family, heads = config.get("model_type"), config.get("num_attention_heads")
     if family not in _FAMILIES or heads is None:
         return _Found(family)

@@ -16,6 +16,8 @@ from trainables.errors import CannotInspect
 from trainables.files.disk import whole_file
 from trainables.inputs.four_bits import plain_weights
 from trainables.inputs.model import load_model, local_folder
+from trainables.inputs.model_shape import config_of
+from trainables.inputs.quantised_files import method_of
 
 Weights = Mapping[str, torch.Tensor]
 """Tensors of a model, on the CPU."""
@@ -93,8 +95,8 @@ def read_config(file: Path) -> dict[str, Any]:
 def base_weights(model: ModelConfig) -> Weights:
     """The base model's weights in its training dtype, so that rounding is not taken for an update.
 
-    They are read from its safetensors (for GGUF, from the conversion); a base in another format, or
-    in 4 bits, is loaded as a whole.
+    They are read from its safetensors (for GGUF, from the conversion); a base in another format,
+    quantised files included, or in 4 bits, is loaded as a whole.
 
     Raises:
         UserError: it cannot be loaded.
@@ -102,6 +104,8 @@ def base_weights(model: ModelConfig) -> Weights:
     dtype = getattr(torch, model.dtype)
     if model.load_in_4bit:
         return plain_weights(load_model(model), dtype)
+    if method_of(config_of(model, may_fetch=True)):
+        return dict(load_model(model).state_dict())
     try:
         return SavedWeights(local_folder(model), dtype)
     except FileNotFoundError:
