@@ -18,7 +18,8 @@ from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.harness_model import HarnessModel, Layouts
-from trainables.inputs.adapter import check_adaptable, peft_config
+from trainables.inputs.adaptable import check_adaptable
+from trainables.inputs.adapter import peft_config
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import load_model, shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
@@ -26,6 +27,8 @@ from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
+from tune.cluster.base_evaluation import _adapters
+from tune.config.search_config import LoraSpace
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -83,13 +86,72 @@ def test_experts_that_lora_leaves_as_they_are_are_named(kind: str, left: str | N
     assert told is None if left is None else f"{left}, no linear layers" in str(told)
 
 
-def test_dropout_on_experts_is_told_of_by_its_field() -> None:
+ATTENTION = ("k_proj", "q_proj")
+
+
+@pytest.mark.parametrize(
+    ("modules", "axis", "values", "rule", "remedy"),
+    [
+        (
+            ["all-linear"],
+            "dropout",
+            [0.0, 0.1, 0.2],
+            "must be 0 where target_modules is all-linear, got 0.1, 0.2: ",
+            "remove 0.1, 0.2, or adapt linear layers: q_proj, k_proj",
+        ),
+        (
+            ["all-linear", ATTENTION],
+            "dropout",
+            [0.1],
+            "must be 0 where target_modules is all-linear, got 0.1: ",
+            "set it to 0, or remove all-linear from search.lora.target_modules",
+        ),
+        (
+            [ATTENTION, "all-linear"],
+            "dora",
+            [False, True],
+            "must be false where target_modules is all-linear, got true: ",
+            "remove true, or remove all-linear from search.lora.target_modules",
+        ),
+        (
+            ["all-linear"],
+            "dora",
+            [True],
+            "must be false where target_modules is all-linear, got true: ",
+            "set it to false, or adapt linear layers: q_proj, k_proj",
+        ),
+    ],
+)
+def test_choices_that_peft_refuses_on_experts_are_named(
+    modules: list[Any], axis: str, values: list[Any], rule: str, remedy: str
+) -> None:
     base = network("mixtral")
+    before = {name: id(module) for name, module in base.named_modules()}
+    choices = {"target_modules": modules, "rank": [2, 4], "alpha": 8, axis: values}
+    space = LoraSpace(**choices, learning_rate=1e-3)
     with pytest.raises(UserError) as caught:
-        check_adaptable(base, [LORA, LORA.model_copy(update={"dropout": 0.1})])
+        check_adaptable(base, _adapters(space))
     (fault,) = caught.value.faults
-    assert fault.field == "search.lora.dropout"
-    assert "or adapt linear layers: q_proj, k_proj" in fault.remedy
+    assert fault.field == f"search.lora.{axis}"
+    assert fault.rule.startswith(rule)
+    assert "ParamWrapper" in fault.rule
+    assert fault.remedy.startswith(remedy)
+    assert {name: id(module) for name, module in base.named_modules()} == before
+    choices = {"target_modules": [ATTENTION], "rank": [2, 4], "alpha": 8, axis: values}
+    check_adaptable(base, _adapters(LoraSpace(**choices, learning_rate=1e-3)))
+
+
+def test_all_that_peft_refuses_is_told_at_once() -> None:
+    modules = ["all-linear", ("q_porj",), ("q_proj", "v_porj")]
+    choices = {"target_modules": modules, "dropout": [0.1], "dora": [True], "rank": 2, "alpha": 4}
+    with pytest.raises(UserError) as caught:
+        check_adaptable(network("mixtral"), _adapters(LoraSpace(**choices, learning_rate=1e-3)))
+    assert [(f.field, f.rule.split(":")[0]) for f in caught.value.faults] == [
+        ("search.lora.target_modules", "PEFT cannot adapt the model so"),
+        ("search.lora.target_modules", "the model has no v_porj"),
+        ("search.lora.dropout", "must be 0 where target_modules is all-linear, got 0.1"),
+        ("search.lora.dora", "must be false where target_modules is all-linear, got true"),
+    ]
 
 
 def test_the_share_is_that_of_all_parameters_in_the_layers() -> None:

@@ -37,7 +37,7 @@ from trainables.evaluation.forgetting import (
 from trainables.evaluation.overlap import overlap_warnings
 from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.files.disk import flush
-from trainables.inputs.adapter import check_adaptable
+from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.data import TokenizedData, tokenize, typical_sample
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base

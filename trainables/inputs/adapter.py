@@ -3,68 +3,41 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 import peft
-import torch
 from accelerate.state import AcceleratorState
+from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
 
 from trainables.config import LoraConfig
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import Fault, UserError
 from trainables.inputs.four_bits import thaw
 from trainables.inputs.lora_reach import beside_text
-from trainables.inputs.model import shared_base
-
-
-def check_adaptable(base: Any, choices: Sequence[LoraConfig]) -> None:
-    """Check that the base takes adapters of each kind.
-
-    Raises:
-        UserError: names all that it does not take.
-    """
-    faults, linear = [], _adaptable(base)  # PEFT may fail with some of them adapted
-    for lora in choices:
-        try:
-            with torch.random.fork_rng():
-                restore(base, adapt(base, lora))
-        except UserError as error:
-            faults += error.faults
-        except ValueError as error:
-            rule = f"PEFT cannot adapt the model so: {first_line(error).rstrip('.')}"
-            field, remedy = "target_modules", f"its linear layers are {', '.join(linear)}"
-            if "dropout" in rule:  # on experts, which are no linear layers
-                field, remedy = (
-                    "dropout",
-                    f"leave it at 0, or adapt linear layers: {', '.join(linear)}",
-                )
-            faults.append(Fault(f"search.lora.{field}", rule, remedy))
-    if faults:
-        raise UserError(faults)
 
 
 def adapt(base: Any, lora: LoraConfig | None) -> Any:
     """PEFT's model of this process's base with a fresh adapter, which `restore` removes.
 
+    PEFT adapts layer by layer; where it fails, or finds no memory, the base is as before.
+
     Raises:
         UserError: the base has some of the target modules but not others, which PEFT passes over.
         ValueError: PEFT refuses, for example dropout on experts.
-
-    PEFT adapts layer by layer, so where it fails the base is loaded anew for its next user.
     """
     config = peft_config(lora)
     config.exclude_modules = beside_text(base)
     try:
         adapted = peft.get_peft_model(base, config)
-    except Exception:  # memory that runs out, too
-        shared_base.cache_clear()
+    except Exception:
+        _take_off(base)
+        _clean(base)
         raise
     if absent := _absent_targets(adapted, lora):
         restore(base, adapted)
         rule = f"the model has no {', '.join(absent)}"
-        remedy = f"it has {', '.join(_adaptable(base))}"
+        remedy = f"it has {', '.join(linear_layers(base))}"
         raise UserError([Fault("search.lora.target_modules", rule, remedy)])
     return adapted
 
@@ -78,7 +51,7 @@ def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
     return sorted(name for name in wanted if not any(n.endswith(f".{name}") for n in names))
 
 
-def _adaptable(base: Any) -> list[str]:
+def linear_layers(base: Any) -> list[str]:
     """The names, each once, of the base's linear layers that LoRA can adapt."""
     head, left = base.get_output_embeddings(), beside_text(base)
     linear = (
@@ -109,6 +82,18 @@ def peft_config(lora: LoraConfig | None) -> peft.LoraConfig:
 def restore(base: Any, adapted: Any) -> None:
     """Remove the adapter from the shared base, whatever happened."""
     adapted.unload()
+    _clean(base)
+
+
+def _take_off(base: Any) -> None:
+    """Put the layers that PEFT has adapted back in their places, as `unload` does for a whole."""
+    for name, module in reversed(list(base.named_modules())):  # what is within another first
+        if isinstance(module, BaseTunerLayer):
+            base.set_submodule(name, module.base_layer)
+
+
+def _clean(base: Any) -> None:
+    """Undo what adapting and training leave in a base beside its adapted layers."""
     # PEFT leaves its configuration; TRL its fused head, wrapped around it once more at every trial.
     for name in ("peft_config", "forward", "model_tags"):
         vars(base).pop(name, None)

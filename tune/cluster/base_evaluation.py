@@ -64,13 +64,14 @@ def have_base_evaluated(
 
 
 def _adapters(space: LoraSpace | None) -> list[LoraConfig]:
-    """One small adapter for each choice of modules, which the base may not have."""
+    """One small adapter for each combination of what the base may not take."""
     if space is None:
         return []
-    dropout = max(space.dropout)
     return [
-        LoraConfig(rank=1, alpha=1, target_modules=modules, dropout=dropout)
+        LoraConfig(rank=1, alpha=1, target_modules=modules, dropout=dropout, dora=dora)
         for modules in space.target_modules
+        for dropout in space.dropout
+        for dora in space.dora
     ]
 
 

@@ -1,0 +1,92 @@
+"""Whether a base takes the adapters that a sweep would put on it, and which choices it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from trainables.config import LoraConfig
+from trainables.errors import Fault, UserError, first_line
+from trainables.inputs.adapter import adapt, linear_layers, restore
+
+_OFF = {"dropout": 0.0, "dora": False}
+
+
+def check_adaptable(base: Any, choices: Sequence[LoraConfig]) -> None:
+    """Check that the base takes every combination of what a sweep chooses adapters from.
+
+    Raises:
+        UserError: names all that it does not take.
+    """
+    all_modules = dict.fromkeys(lora.target_modules for lora in choices)
+    plain = {modules: _plain(modules) for modules in all_modules}
+    faults: list[Fault] = []
+    for modules in all_modules:
+        if told := _faults_of_modules(base, plain[modules]):
+            faults += told
+            del plain[modules]
+    for axis in _OFF:
+        faults += _faults_of_axis(base, axis, choices, list(plain.values()))
+    if faults:
+        raise UserError(faults)
+
+
+def _plain(modules: Any) -> LoraConfig:
+    return LoraConfig(rank=1, alpha=1, target_modules=modules)
+
+
+def _faults_of_modules(base: Any, plain: LoraConfig) -> list[Fault]:
+    """What no adapter of these modules could be for, whatever else is chosen."""
+    try:
+        reason = _refusal(base, plain)
+    except UserError as error:
+        return error.faults
+    if reason is None:
+        return []
+    rule = f"PEFT cannot adapt the model so: {reason}"
+    remedy = f"its linear layers are {', '.join(linear_layers(base))}"
+    return [Fault("search.lora.target_modules", rule, remedy)]
+
+
+def _faults_of_axis(
+    base: Any, axis: str, choices: Sequence[LoraConfig], plain: Sequence[LoraConfig]
+) -> Iterator[Fault]:
+    """The values of an axis that PEFT refuses on some modules, all of which it takes without."""
+    values = dict.fromkeys(getattr(lora, axis) for lora in choices)
+    refused = [value for value in values if value != _OFF[axis]]
+    if not refused:
+        return
+    on = {"dropout": max(refused)} if axis == "dropout" else {"dora": True}
+    reasons = {lora: _refusal(base, lora.model_copy(update=on)) for lora in plain}
+    at_fault = [_shown(lora.target_modules) for lora, reason in reasons.items() if reason]
+    if not at_fault:
+        return
+    off, got = _in_yaml(_OFF[axis]), ", ".join(map(_in_yaml, refused))
+    reason = next(filter(None, reasons.values()))
+    rule = f"must be {off} where target_modules is {' or '.join(at_fault)}, got {got}: {reason}"
+    remedy = f"remove {got}" if _OFF[axis] in values else f"set it to {off}"
+    if len(at_fault) < len(plain):
+        remedy += f", or remove {' and '.join(at_fault)} from search.lora.target_modules"
+    else:  # PEFT adapts experts beside them
+        remedy += f", or adapt linear layers: {', '.join(linear_layers(base))}"
+    yield Fault(f"search.lora.{axis}", rule, remedy)
+
+
+def _refusal(base: Any, lora: LoraConfig) -> str | None:
+    """Why PEFT refuses such an adapter; None if it does not."""
+    try:
+        with torch.random.fork_rng():
+            restore(base, adapt(base, lora))
+    except ValueError as error:
+        return first_line(error).rstrip(".")
+    return None
+
+
+def _shown(modules: str | tuple[str, ...]) -> str:
+    return modules if isinstance(modules, str) else f"[{', '.join(modules)}]"
+
+
+def _in_yaml(value: float | bool) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}"
