@@ -120,7 +120,8 @@ class Sweep:
         self._trainable = trainable
         self._model = config.model
         self._ask_nodes()
-        self._cluster = within_limit(config, largest_cluster(nodes_up(), self._nodes))
+        self._all = largest_cluster(nodes_up(), self._nodes)
+        self._cluster = within_limit(config, self._all)
         self._beside_driver = beside_driver()
         self._inputs = digests(config)  # before the base is measured with them
         self._earlier = earlier_trials(config, self._ledger, self._inputs)
@@ -135,7 +136,7 @@ class Sweep:
             UserError: something in the input is wrong; no trial has run.
         """
         check_nodes(self._nodes, self._ledger.folder.location)
-        check_resources(self._config, self._cluster, nodes_up(), worker_types(self._nodes))
+        check_resources(self._config, self._all, nodes_up(), worker_types(self._nodes))
         resized = self._memory.check(self._config, self._has_base)
         make_trial, tell = self._trial_maker(self._config.name), partial(_tell, listeners)
         left = with_trials_left(self._config, self._finished)

@@ -48,10 +48,46 @@ def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> 
         check_resources(config, {"CPU": 4.0, "GPU": 2.0}, [])
     assert list(map(str, caught.value.faults)) == [
         "resources.lora.cpus_per_worker: a trial asks for 8 CPUs (1 x 8), the cluster has 4; "
-        "lower it or add nodes",
+        "lower it, or add nodes",
         "resources.full.gpus_per_worker: a trial asks for 4 GPUs (4 x 1), the cluster has 2; "
-        "lower it or add nodes",
+        "lower it or resources.full.workers, or add nodes",
     ]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "limit", "told"),
+    [
+        (4, 8, "the cluster has 4; lower it or resources.full.workers, or add nodes"),
+        (8, 4, "the sweep may hold 4; raise resources.max_gpus"),
+        (
+            4,
+            4,
+            "the cluster has 4; lower it or resources.full.workers, or add nodes and raise "
+            "resources.max_gpus",
+        ),
+        (
+            6,
+            4,
+            "the cluster has 6, of which the sweep may hold 4; lower it or resources.full.workers, "
+            "or add nodes and raise resources.max_gpus",
+        ),
+        (
+            4,
+            6,
+            "the cluster has 4; lower it or resources.full.workers, or add nodes and raise "
+            "resources.max_gpus",
+        ),
+    ],
+)
+def test_what_is_told_of_gpus_would_help(gpus: int, limit: int, told: str) -> None:
+    asked = {"full": {"workers": 8, "gpus_per_worker": 1}, "max_gpus": limit}
+    config = sweep_config(resources=asked, train={"batch_size": 32})
+    cluster = {"CPU": 64.0, "GPU": float(gpus)}
+    with pytest.raises(UserError) as caught:
+        check_resources(config, cluster, [cluster])
+    (fault,) = caught.value.faults
+    asks = "resources.full.gpus_per_worker: a trial asks for 8 GPUs (8 x 1), "
+    assert str(fault) == asks + told
 
 
 def test_what_fits_is_not_refused() -> None:

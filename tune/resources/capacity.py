@@ -59,7 +59,7 @@ def check_resources(
 
     Args:
         config: the sweep.
-        cluster: resources that the sweep may hold, by kind.
+        cluster: resources of the cluster, by kind; the sweep may hold fewer.
         nodes: resources of each node that is up.
         startable: resources of a node of each type that the autoscaler may start.
 
@@ -67,13 +67,14 @@ def check_resources(
         UserError: a method asks for more than there is, or GPU hours are budgeted without GPUs.
     """
     faults: list[Fault] = []
-    held = [gpus_per_worker(config, method, cluster) for method in config.search.methods]
+    limited = within_limit(config, cluster)
+    held = [gpus_per_worker(config, method, limited) for method in config.search.methods]
     if config.budget.gpu_hours is not None and not any(held):
         remedy = "set budget.hours or budget.trials"
         faults.append(Fault("budget.gpu_hours", "no trial of this sweep holds a GPU", remedy))
     for method in config.search.methods:
         found = list(_faults_of_sums(config, method, cluster))
-        faults += found or _faults_of_nodes(config, method, cluster, nodes, startable)
+        faults += found or _faults_of_nodes(config, method, limited, nodes, startable)
     if faults:
         raise UserError(faults)
 
@@ -81,17 +82,24 @@ def check_resources(
 def _faults_of_sums(
     config: SweepConfig, method: Method, cluster: dict[str, float]
 ) -> Iterator[Fault]:
-    resources, limit = config.resources.of(method), config.resources.max_gpus
-    for kind, each in held_by_worker(config, method, cluster).items():
-        total, available = each * resources.workers, cluster.get(kind, 0)
-        if total <= available:
+    workers, limit = config.resources.of(method).workers, config.resources.max_gpus
+    for kind, each in held_by_worker(config, method, within_limit(config, cluster)).items():
+        total, available = each * workers, cluster.get(kind, 0)
+        most = limit if kind == "GPU" and limit is not None else total
+        if total <= min(available, most):
             continue
-        asks = f"a trial asks for {total:g} {_name(kind)}s ({resources.workers} x {each:g})"
-        rule, remedy = f"{asks}, the cluster has {available:g}", "lower it or add nodes"
+        rule = f"a trial asks for {total:g} {_name(kind)}s ({workers} x {each:g}), "
         field = f"{kind.lower()}s_per_worker"
-        if kind == "GPU" and available == limit:
-            rule, remedy = f"{asks}, the sweep may hold {limit}", "raise resources.max_gpus"
-        elif type_of(kind):
+        lower = "lower it" if workers == 1 else f"lower it or resources.{method}.workers"
+        if total <= available:
+            rule, remedy = f"{rule}the sweep may hold {most}", "raise resources.max_gpus"
+        elif total > most:
+            of_them = f", of which the sweep may hold {most}" if most < available else ""
+            rule += f"the cluster has {available:g}{of_them}"
+            remedy = f"{lower}, or add nodes and raise resources.max_gpus"
+        else:
+            rule, remedy = f"{rule}the cluster has {available:g}", f"{lower}, or add nodes"
+        if type_of(kind):
             field = "accelerator_type"
             has = ", ".join(filter(None, map(type_of, sorted(cluster)))) or "none"
             remedy = f"ask for fewer, or for another type; the cluster's: {has}"
