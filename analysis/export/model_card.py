@@ -16,6 +16,8 @@ from analysis.sweeps import Sweep
 from trainables import metric_keys
 from trainables.config import DataConfig, ModelConfig
 from trainables.files.locations import is_local
+from trainables.inputs.model_shape import config_of
+from trainables.inputs.quantised_files import method_of
 from trainables.results.pareto import Goals
 from trainables.results.recommendation import Recommendation
 from trainables.results.records import BaseRecord, SweepRecord, TrialRecord
@@ -56,6 +58,17 @@ bits = BitsAndBytesConfig(
 # Loads the base, too.
 model = AutoPeftModelForCausalLM.from_pretrained("PATH", quantization_config=bits)
 """
+
+
+_AS_PLAIN = """\
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoTokenizer, {config}
+
+# Loads the base, too, as what its files stand for.
+plain = {config}(dequantize=True)
+model = AutoPeftModelForCausalLM.from_pretrained("PATH", quantization_config=plain)
+"""
+_CONFIGS = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
 
 
 def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[str, Any]) -> str:
@@ -195,7 +208,10 @@ def _loading(kind: Kind, model: ModelConfig) -> str:
             "from peft import AutoPeftModelForCausalLM\nfrom transformers import AutoTokenizer\n\n"
             'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
         )
-        if model.load_in_4bit:
+        method = method_of(config_of(model, may_fetch=False))
+        if method in _CONFIGS:
+            code = _AS_PLAIN.format(config=_CONFIGS[method])
+        elif model.load_in_4bit and method is None:
             code = _IN_4_BITS.format(dtype=model.dtype)
         if not model.has_own_tokenizer:
             code += 'base = model.peft_config["default"].base_model_name_or_path\n'

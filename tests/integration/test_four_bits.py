@@ -235,6 +235,8 @@ def test_on_files_of_4_bits_trials_train_alone_and_in_slots_in_the_dtype_that_is
     assert_measured(reporter.measurements, expected)
     of_4_bits = [p for p in shared_base(files)[0].parameters() if hasattr(p, "quant_state")]
     assert not any(parameter.requires_grad for parameter in of_4_bits)
+    # The base's own files say how they are loaded.
+    assert "BitsAndBytesConfig" not in _loading("adapter", files)
     merge_adapter(files, Path(slot.weights_dir), tmp_path / "merged")
     merge_adapter(values, Path(slot.weights_dir), tmp_path / "expected")
     merged, of_values = (SavedWeights(tmp_path / name) for name in ("merged", "expected"))

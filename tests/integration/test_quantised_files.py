@@ -15,9 +15,11 @@ from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from transformers.quantizers.quantizer_finegrained_fp8 import FineGrainedFP8HfQuantizer
 from transformers.quantizers.quantizer_mxfp4 import Mxfp4HfQuantizer
 
-from trainables.config import ModelConfig
+from analysis.export.model_card import _loading
+from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import UserError
 from trainables.files.locations import resolve
+from trainables.inputs.adapter import adapt
 from trainables.inputs.model import load_model
 from trainables.inside.weights import base_weights
 from trainables.slots.engine import SlotEngine
@@ -129,10 +131,8 @@ def test_an_inspection_finds_the_same_in_them(files: tuple[ModelConfig, ModelCon
     assert all(torch.equal(found[name], expected[name]) for name in expected)
 
 
-def test_a_gpu_s_kernels_for_them_are_left_aside(
-    files: tuple[ModelConfig, ModelConfig], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """They train no weights, or compute with rounded activations; on a CPU there are none."""
+def dequantised(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether Transformers is asked to, each time that it loads such files."""
     asked = []
     for kind in (FineGrainedFP8HfQuantizer, Mxfp4HfQuantizer):
 
@@ -141,6 +141,14 @@ def test_a_gpu_s_kernels_for_them_are_left_aside(
             check(self, *a, **named)
 
         monkeypatch.setattr(kind, "validate_environment", spy)
+    return asked
+
+
+def test_a_gpu_s_kernels_for_them_are_left_aside(
+    files: tuple[ModelConfig, ModelConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They train no weights, or compute with rounded activations; on a CPU there are none."""
+    asked = dequantised(monkeypatch)
     load_model(files[0])
     assert asked == [True]
 
@@ -151,6 +159,22 @@ def test_they_are_not_rounded_again(files: tuple[ModelConfig, ModelConfig]) -> N
     (fault,) = caught.value.faults
     assert fault.field == "model.load_in_4bit"
     assert fault.rule.startswith("must be false, as the files of ")
+
+
+def test_the_model_card_s_code_loads_what_was_measured(
+    files: tuple[ModelConfig, ModelConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapted = adapt(load_model(files[0]), LoraConfig(rank=2, alpha=4))
+    torch.nn.init.normal_(next(p for n, p in adapted.named_parameters() if "lora_B" in n))
+    adapted.save_pretrained(tmp_path)
+    asked = dequantised(monkeypatch)
+    loaded: dict[str, Any] = {}
+    exec(_loading("adapter", files[0]).replace("PATH", str(tmp_path)), loaded)  # noqa: S102
+    assert asked == [True]
+    tokens = torch.tensor([[5, 9, 17, 23, 42, 3]])
+    with torch.no_grad():
+        found, expected = loaded["model"](tokens).logits, adapted.eval()(tokens).logits
+    torch.testing.assert_close(found.float(), expected, atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
