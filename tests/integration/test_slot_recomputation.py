@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from measured import assert_measured
 from test_memory import Tracker
 from test_slot_loss import SHAPE, model
-from test_slots import alone, assert_equal, drain
+from test_slots import alone, drain
 from transformers import AutoConfig, LlamaForCausalLM
 
 from trainables.errors import UserError
@@ -104,7 +105,7 @@ def test_trials_measure_what_they_do_alone(base: Any, make_trial: MakeTrial) -> 
     engine.close()
     assert errors == [None] * len(trials)
     for changes, reporter in zip(TRIALS, reporters, strict=True):
-        assert_equal(reporter.measurements, alone(make_trial(**changes)))
+        assert_measured(reporter.measurements, alone(make_trial(**changes)))
 
 
 class Booleans(Tracker):
