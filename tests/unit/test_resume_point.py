@@ -99,6 +99,17 @@ def test_missing_and_changed_files_are_damage(attempt: Path) -> None:
     assert not is_valid(newer)
     assert not is_valid(older)
     assert not is_valid(attempt / "checkpoints" / "step_00000015")
+    set_damaged_aside([attempt], None)
+    assert checkpoints([attempt]) == []
+
+
+def test_the_newest_is_that_of_the_last_step_whichever_attempt_s(
+    attempt: Path, tmp_path: Path
+) -> None:
+    """A later attempt comes less far if it went on from an older one."""
+    later = tmp_path / "attempt_2"
+    save_checkpoint(later, 7)
+    assert [int(path.name[5:]) for path in checkpoints([attempt, later])] == [10, 7, 5]
 
 
 @pytest.mark.parametrize("first_sees", [("5",), ("5", "10"), ()])
