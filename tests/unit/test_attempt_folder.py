@@ -9,6 +9,7 @@ from builders import save_checkpoint, trial, trial_config
 
 from trainables.config import TrialConfig
 from trainables.files.locations import node_cache
+from trainables.files.object_storage import ObjectStorage
 from trainables.files.storage import open_storage
 from trainables.training.attempt_folder import (
     beside_workers,
@@ -17,6 +18,7 @@ from trainables.training.attempt_folder import (
     publish_checkpoints,
     publish_items,
     publish_rest,
+    publish_results,
     publish_worker,
     remove_published,
 )
@@ -123,6 +125,9 @@ def test_a_checkpoint_whose_upload_was_cut_off_is_not_gone_on_from_in_a_group(
         save_checkpoint(Path(alone.output_dir), step)
     storage = open_storage(config.output_dir)
     storage.write("checkpoints/step_00000016/training.safetensors", b"half")
+    assert newest_valid(on_this_node(config).attempt_dirs) == checkpoint_dir(
+        Path(alone.output_dir), 16
+    )
     group = on_this_node(config.model_copy(update={"workers": 2}))
     assert [path.name for path in checkpoints(group.attempt_dirs)] == ["step_00000012"] * 2
     save_checkpoint(Path(alone.output_dir), 16)
@@ -130,6 +135,29 @@ def test_a_checkpoint_whose_upload_was_cut_off_is_not_gone_on_from_in_a_group(
     assert storage.exists("checkpoints/step_00000016/files.json")
     again = on_this_node(config.model_copy(update={"workers": 2}))
     assert newest_valid(again.attempt_dirs) == checkpoint_dir(Path(again.output_dir), 16)
+
+
+def test_what_says_that_a_folder_is_whole_is_uploaded_last(
+    config: TrialConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What dies in the middle of an upload leaves nothing that seems whole."""
+    upload, uploaded = ObjectStorage._upload, []
+
+    def noted(storage: ObjectStorage, file: Path, name: str) -> None:
+        uploaded.append(name)
+        upload(storage, file, name)
+
+    here = on_this_node(config)
+    monkeypatch.setattr(ObjectStorage, "_upload", noted)
+    save_checkpoint(Path(here.output_dir), 4)
+    publish_checkpoints(here)
+    assert uploaded[-1] == "checkpoints/step_00000004/files.json"
+    best = Path(here.output_dir) / "best"
+    best.mkdir()
+    for name in ("evaluation.json", "weights"):
+        (best / name).touch()
+    publish_results(here)
+    assert uploaded[-1] == "best/evaluation.json"
 
 
 def test_who_only_waits_fetches_nothing_and_clears_nothing_of_the_others(
