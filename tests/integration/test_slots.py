@@ -323,7 +323,7 @@ RESUMED = {
 
 def in_slot(trial: TrialConfig, reporter: ListReporter) -> None:
     engine = SlotEngine(trial.model, trial.lora)
-    engine.join(trial, reporter)
+    engine.join(trial, reporter).restart_step()  # as where memory runs out in its first pass
     changes = {"seed": 5, "earlier_attempts": (), "output_dir": f"{trial.output_dir}_neighbour"}
     engine.join(trial.model_copy(update=changes), ListReporter())
     (error,) = (e.error for e in drain(engine) if e.slot.trial.seed == trial.seed)
