@@ -93,6 +93,16 @@ def test_losses_equal_plain_trl(
 
 
 @pytest.mark.parametrize("stage", STAGES)
+def test_checkpoints_on_the_way_change_no_number(
+    stage: int, at_stage: Callable[[int], Stage], make_trial: MakeTrial, run: RunTrial
+) -> None:
+    """Of the trial at this stage there is but one, at its end."""
+    often = {"train": {"report_every": 4}, "deepspeed": {"zero_stage": stage}}
+    trial = make_trial("full", learning_rate=RATE, **often)
+    assert run(trial).curve() == at_stage(stage).run.curve()
+
+
+@pytest.mark.parametrize("stage", STAGES)
 def test_saved_weights_are_the_trained_model(
     stage: int,
     at_stage: Callable[[int], Stage],

@@ -158,6 +158,15 @@ def test_accumulated_micro_batches_equal_one_batch(
     assert accumulated.last["train/tokens_seen"] == plain.last["train/tokens_seen"]
 
 
+def test_evaluations_on_the_way_change_no_number(make_trial: MakeTrial, run: RunTrial) -> None:
+    """Nor do checkpoints, of which one is saved with each."""
+    rare, often = (
+        run(make_trial(lora={"dropout": 0.2}, train={"report_every": every})) for every in (10, 2)
+    )
+    assert often.curve() == rare.curve()
+    assert often.curve("train/grad_norm") == rare.curve("train/grad_norm")
+
+
 def test_gradient_checkpointing_changes_no_number(
     plain: Run, make_trial: MakeTrial, run: RunTrial
 ) -> None:
