@@ -17,7 +17,7 @@ from trainables.errors import Diverged
 from trainables.inputs.adapter import peft_config, restore
 from trainables.inputs.data import TokenizedData
 from trainables.inputs.model import load_model, shared_base
-from trainables.metric_keys import GRAD_NORM
+from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
 from trainables.slots import engine as slot_engine
 from trainables.slots.base import NotBatchable, check_batchable
 from trainables.slots.engine import SlotEngine
@@ -53,6 +53,7 @@ TRIALS: dict[str, dict[str, Any]] = {
     "unclipped": {"train": {"max_grad_norm": 0.0}, "learning_rate": 2e-3},
     "another seed": {"seed": 1},
     "longer": {"train": {"steps": 14, "report_every": 7}},
+    "plain text": {"data": {"text": "prompt"}},
 }
 
 
@@ -119,6 +120,7 @@ def test_a_trial_in_a_slot_measures_what_it_does_alone(
     name: str, packed: dict[str, Any], references: dict[str, Any]
 ) -> None:
     assert_measured(packed[name], references[name])
+    assert not any(MAX_RESERVED in measured.metrics for measured in packed[name])
 
 
 def test_recomputed_activations_change_no_number(
@@ -350,6 +352,21 @@ def test_a_killed_trial_goes_on_in_a_slot_or_without(
     after(make_trial(**changes, earlier_attempts=(first.output_dir,)), reporter)
     assert reporter.measurements[0].step == 11  # the step after the checkpoint
     assert_measured(reporter.measurements, [undisturbed[m.step] for m in reporter.measurements])
+
+
+def test_a_trial_that_was_lost_before_its_end_was_recorded_ends_in_a_slot(
+    make_trial: MakeTrial,
+) -> None:
+    first = make_trial(**RESUMED)
+    measured = alone(first)
+    second, reporter = make_trial(**RESUMED, earlier_attempts=(first.output_dir,)), ListReporter()
+    in_slot(second, reporter)
+    assert_measured(reporter.measurements, [measured[-1]])
+    before, after = (
+        load_file(Path(trial.weights_dir) / "adapter_model.safetensors")
+        for trial in (first, second)
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_slots_beyond_memory_share_smaller_passes(

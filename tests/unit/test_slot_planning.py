@@ -19,6 +19,7 @@ from trainables.config import LoraConfig
 from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.records import TrialRecord
 from trainables.slots.eligibility import reason_against
+from trainables.slots.guest import Guest
 from trainables.slots.host import UNKNOWN, SlotHost
 from trainables.slots.speed import Speed, best, may_pay
 from trainables.under_ray.tasks import trial_process_seconds
@@ -306,6 +307,15 @@ def test_a_host_that_has_died_and_started_anew_knows_no_trial() -> None:
         return await SlotHost().next_event("a-trial-of-before")
 
     assert asyncio.run(ask()) == {UNKNOWN: True}
+
+
+def test_no_slot_waits_for_a_trial_that_has_left_before_it_measures() -> None:
+    async def record() -> bool:
+        guest = Guest(trial_config())
+        guest.let_go()
+        return await asyncio.wait_for(guest.record({}), timeout=5)
+
+    assert not asyncio.run(record())
 
 
 def test_where_full_trials_leave_no_room_the_remedy_is_told(
