@@ -215,10 +215,13 @@ def test_the_user_s_own_deepspeed_file_is_used(
         "full",
         learning_rate=0.05,
         deepspeed={"config": own},
-        train={"max_grad_norm": 0.5},
+        train={"max_grad_norm": 0.5, "schedule": "linear"},
     )
     expected = trl_curve(trial, optim="sgd", max_grad_norm=0.5)
-    assert run(trial).curve() == pytest.approx(expected, abs=1e-3)
+    trained = run(trial)
+    assert trained.curve() == pytest.approx(expected, abs=1e-3)
+    rates = [0.05 * (1 - step / 10) for step in range(10)]
+    assert trained.curve("train/learning_rate") == pytest.approx(rates)
     assert expected != pytest.approx(plain, abs=1e-2)
 
 

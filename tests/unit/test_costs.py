@@ -61,7 +61,9 @@ def started(gpus_per_worker: float = 4) -> Measuring:
 def costs(measuring: Measuring, step: int, tokens: int) -> dict[str, float]:
     state: Any = SimpleNamespace(global_step=step, num_input_tokens_seen=tokens)
     nothing: Any = None
-    measuring.on_log(nothing, state, nothing, {"loss": 1.0, "learning_rate": 1e-3})
+    schedule: Any = SimpleNamespace(get_last_lr=lambda: [1e-3])
+    measuring.on_step_begin(nothing, state, nothing, lr_scheduler=schedule)
+    measuring.on_log(nothing, state, nothing, {"loss": 1.0})
     assert measuring.last is not None
     return measuring.last.metrics
 

@@ -318,6 +318,22 @@ def test_no_slot_waits_for_a_trial_that_has_left_before_it_measures() -> None:
     assert not asyncio.run(record())
 
 
+def test_an_evaluation_is_recorded_once_more_is_asked_for_than_was_on_its_way() -> None:
+    async def listen() -> list[bool]:
+        guest = Guest(trial_config())
+        guest.events.put_nowait({"measurement": 3})
+        recorded = asyncio.create_task(guest.record({"measurement": 4}))
+        seen = []
+        for _ in range(3):
+            asked = asyncio.create_task(guest.next_event())
+            await asyncio.sleep(0.01)
+            seen.append(recorded.done())
+        asked.cancel()
+        return seen
+
+    assert asyncio.run(listen()) == [False, False, True]
+
+
 def test_where_full_trials_leave_no_room_the_remedy_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

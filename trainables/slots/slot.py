@@ -176,13 +176,15 @@ class Slot:
             The gradient norm before clipping, on its device, for `log_norm`.
         """
         norm = self.optimizer.clip(self.args.max_grad_norm)
+        self._measuring.on_step_begin(
+            self.args, self.state, TrainerControl(), lr_scheduler=self.lr_scheduler
+        )
         self.optimizer.inner.step()
-        (learning_rate, *_) = self.lr_scheduler.get_last_lr()
         self.lr_scheduler.step()
         self.optimizer.zero_grad()
         self.state.global_step += 1
         self._labelled_tokens = None
-        self._logs = {"loss": self._loss, "learning_rate": learning_rate}
+        self._logs = {"loss": self._loss}
         self._loss, self._micro_batches_done = 0.0, 0
         self._random_at_step = self.generator.get_state()
         return norm

@@ -101,6 +101,12 @@ class Measuring(TrainerCallback):
         """Leave out time spent on other trials on the same device."""
         self._started += seconds
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Note the step's learning rate, as an optimizer of DeepSpeed's own goes on to the next."""
+        (self._learning_rate, *_) = kwargs["lr_scheduler"].get_last_lr()
+
     def on_log(
         self,
         args: TrainingArguments,
@@ -120,7 +126,7 @@ class Measuring(TrainerCallback):
         self._losses.append(loss)
         if step not in self._report_steps | self._log_steps:
             return
-        self._gathered = norm | self._training_metrics(state, float(logs["learning_rate"]))
+        self._gathered = norm | self._training_metrics(state)
         if step not in self._report_steps:
             self._report(state, self._gathered)
 
@@ -155,12 +161,12 @@ class Measuring(TrainerCallback):
         self._reporter.report(self.last)
         return self.last
 
-    def _training_metrics(self, state: TrainerState, learning_rate: float) -> dict[str, float]:
+    def _training_metrics(self, state: TrainerState) -> dict[str, float]:
         loss = sum(self._losses) / len(self._losses)
         self._losses.clear()
         return {
             metric_keys.TRAIN_LOSS: loss,
-            metric_keys.LEARNING_RATE: learning_rate,
+            metric_keys.LEARNING_RATE: float(self._learning_rate),
             metric_keys.GLOBAL_STEP: float(state.global_step),
             metric_keys.EPOCH: state.global_step * self._config.train.batch_size / self._samples,
             metric_keys.TOKENS_SEEN: float(state.num_input_tokens_seen),
