@@ -101,11 +101,16 @@ def test_each_ending_leaves_what_can_still_be_of_use(
 ) -> None:
     record = attempted(tmp_path, 0, status=status)
     fill(record)
-    unfinished = checkpoint_dir(Path(record.config.output_dir), 15).with_name(".step_00000015")
-    unfinished.mkdir()
+    attempt = Path(record.config.output_dir)
+    unfinished = [
+        folder.with_name(f".{folder.name}.unfinished")
+        for folder in (checkpoint_dir(attempt, 15), best_dir(attempt), attempt / "weights")
+    ]
+    for folder in unfinished:
+        folder.mkdir()
     DiskBudget(Ledger(tmp_path), None).trial_ended(record)
     assert left(record) == expected
-    assert not unfinished.exists()
+    assert not any(folder.exists() for folder in unfinished)
 
 
 @pytest.mark.parametrize("is_told", [True, False], ids=["at once", "by the next start"])
