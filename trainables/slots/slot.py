@@ -83,7 +83,6 @@ class Slot:
         )
         self._checkpoints = Checkpoints(trial, reporter, self._measuring, self.args.max_steps)
         self._best = BestWeights(trial, self._save, is_first=True)
-        self._random_at_step = self.generator.get_state()
 
     def restore(self) -> None:
         """Take over the newest checkpoint of any attempt, if there is one; `begin` follows."""
