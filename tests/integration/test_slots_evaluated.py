@@ -11,7 +11,9 @@ from measured import of_the_training
 
 from trainables.evaluation.evaluator import Evaluator, _evaluator
 from trainables.results.items import items_file, read_items
+from trainables.slots import engine as slot_engine
 from trainables.slots.engine import SlotEngine
+from trainables.training import measuring
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 
@@ -106,3 +108,40 @@ def test_what_is_measured_is_of_the_trial_itself(
     ]
     assert min(spent) > 0
     assert 0.5 * taken < sum(spent) < 1.1 * taken  # unshared it would be over twice as much
+
+
+class Clock:
+    """Goes on by next to nothing whenever it is read."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        self.now += 1e-4
+        return self.now
+
+    time = perf_counter
+
+
+def test_time_in_which_slots_are_evaluated_together_is_of_their_evaluations(
+    trials: list[TrialConfig], engine: SlotEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, answer_ahead, calls = Clock(), Evaluator.answer_ahead, []
+
+    def in_eight_seconds(evaluator: Evaluator, models: Any, routed: Any) -> None:
+        calls.append(len(models))
+        clock.now += 8
+        answer_ahead(evaluator, models, routed)
+
+    monkeypatch.setattr(Evaluator, "answer_ahead", in_eight_seconds)
+    for module in (measuring, slot_engine):
+        monkeypatch.setattr(module, "time", clock)
+    together = [ListReporter() for _ in trials[:4]]
+    for trial, reporter in zip(trials[:4], together, strict=True):
+        engine.join(trial, reporter)
+    while engine.slots:
+        engine.step()
+    assert set(calls) == {4}
+    for reporter in together:
+        last = reporter.measurements[-1].metrics
+        assert last["time/eval_s"] == pytest.approx(8 / 4 * len(calls), rel=0.1)
+        assert last["time/train_s"] < 0.1
