@@ -36,7 +36,7 @@ class BestWeights:
         self._save = save
         self._is_first = is_first
         self._is_scratch = is_scratch(config)
-        self._best = next((best for _, best in best_weights(self._attempts)), None)
+        self._best: BestEvaluation | None = None
 
     def carry(self) -> dict[str, Any] | None:
         """The best evaluation so far, for a training that resumes from here."""
