@@ -16,6 +16,7 @@ from trainables.metric_keys import (
     GPU_HOURS,
     MAX_RESERVED,
     TOKENS_PER_SECOND,
+    TRAIN_LOSS,
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
@@ -45,9 +46,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def started(gpus_per_worker: float = 4) -> Measuring:
+def started(gpus_per_worker: float = 4, log_every: int = 1) -> Measuring:
     """A training on two workers."""
-    train = TrainConfig(steps=10, report_every=10, log_every=1)
+    train = TrainConfig(steps=10, report_every=10, log_every=log_every)
     config = trial_config(method="full", workers=2, gpus_per_worker=gpus_per_worker, train=train)
     data = TokenizedData(train=[None] * 80, validation=[], skipped=0, prompts=[])  # type: ignore[list-item]
     made = Measuring(config, ListReporter(), None, data, total_steps=10)
@@ -58,12 +59,12 @@ def started(gpus_per_worker: float = 4) -> Measuring:
     return made
 
 
-def costs(measuring: Measuring, step: int, tokens: int) -> dict[str, float]:
+def costs(measuring: Measuring, step: int, tokens: int, loss: float = 1.0) -> dict[str, float]:
     state: Any = SimpleNamespace(global_step=step, num_input_tokens_seen=tokens)
     nothing: Any = None
     schedule: Any = SimpleNamespace(get_last_lr=lambda: [1e-3])
     measuring.on_step_begin(nothing, state, nothing, lr_scheduler=schedule)
-    measuring.on_log(nothing, state, nothing, {"loss": 1.0})
+    measuring.on_log(nothing, state, nothing, {"loss": loss})
     assert measuring.last is not None
     return measuring.last.metrics
 
@@ -72,7 +73,8 @@ def test_costs_are_of_all_gpus_and_speed_is_of_one(clock: Clock) -> None:
     clock.now = 1000.0
     measuring = started()
     clock.now += 60
-    measuring.charge_evaluation(20.0)
+    for seconds in (15.0, 5.0):
+        measuring.charge_evaluation(seconds)
     measured = costs(measuring, step=1, tokens=6000)
     assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (40.0, 20.0)
     assert measured[TOKENS_PER_SECOND] == 6000 / 40 / 8
@@ -110,6 +112,20 @@ def test_a_resumed_training_goes_on_counting(clock: Clock) -> None:
     assert (measured[TRAIN_SECONDS], measured[EVAL_SECONDS]) == (70.0, 20.0)
     assert measured[TOKENS_PER_SECOND] == 7000 / 70 / 8
     assert measured[GPU_HOURS] == pytest.approx(90 / 3600 * 8)
+    third = started()
+    third.restore(second.carry())
+    clock.now += 10
+    assert costs(third, step=3, tokens=8000)[TRAIN_SECONDS] == 80.0
+
+
+def test_a_resumed_training_s_loss_is_the_mean_since_the_last_report(clock: Clock) -> None:
+    first, second = (started(log_every=4) for _ in range(2))
+    clock.now += 60
+    for step, loss in enumerate((9.0, 1.0, 2.0), start=1):
+        costs(first, step, tokens=step, loss=loss)
+    second.restore(first.carry())
+    measured = costs(second, step=4, tokens=4, loss=6.0)
+    assert measured[TRAIN_LOSS] == (1.0 + 2.0 + 6.0) / 3
 
 
 def test_a_resumed_training_s_peak_is_the_highest_of_all_its_attempts(
