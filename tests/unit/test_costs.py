@@ -1,7 +1,8 @@
-"""What a trial has cost: its clock runs on over attempts, and stands still for other trials."""
+"""What a training tells of itself: its clock runs on over attempts, but not for other trials."""
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from builders import trial_config
 
 from trainables.config import TrainConfig
+from trainables.errors import Diverged
 from trainables.inputs.data import TokenizedData
 from trainables.metric_keys import (
     EVAL_SECONDS,
@@ -126,6 +128,17 @@ def test_a_resumed_training_s_loss_is_the_mean_since_the_last_report(clock: Cloc
     second.restore(first.carry())
     measured = costs(second, step=4, tokens=4, loss=6.0)
     assert measured[TRAIN_LOSS] == (1.0 + 2.0 + 6.0) / 3
+
+
+@pytest.mark.parametrize(("loss", "norm"), [(math.nan, 1.0), (1.0, math.inf)])
+def test_a_loss_or_a_gradient_alone_that_is_no_number_is_a_divergence(
+    clock: Clock, loss: float, norm: float
+) -> None:
+    """After the last step nobody would hear of weights that a gradient has made NaN."""
+    state: Any = SimpleNamespace(global_step=10)
+    nothing: Any = None
+    with pytest.raises(Diverged):
+        started().on_log(nothing, state, nothing, {"loss": loss, "grad_norm": norm})
 
 
 def test_a_resumed_training_s_peak_is_the_highest_of_all_its_attempts(
