@@ -89,12 +89,16 @@ def best_weights_address(trial: TrialConfig) -> str | None:
     return address
 
 
-@pytest.mark.parametrize(("value", "attempt"), [(0.8, 1), (0.95, 2)])
+@pytest.mark.parametrize(("stop", "value", "attempt"), [(4, 0.8, 1), (4, 0.95, 2), (6, 0.95, 1)])
 def test_the_best_weights_of_an_earlier_attempt_count(
-    make_attempt: MakeAttempt, monkeypatch: pytest.MonkeyPatch, value: float, attempt: int
+    make_attempt: MakeAttempt,
+    monkeypatch: pytest.MonkeyPatch,
+    stop: int,
+    value: float,
+    attempt: int,
 ) -> None:
     scores(monkeypatch, {3: 0.9, 6: value, 9: 0.7})
-    stop_after(make_attempt(1), 4)
+    stop_after(make_attempt(1), stop)
     second = make_attempt(2)
     address = best_weights_address(second)
     sweep, _, _ = str(second.published_dir).rpartition("/")
