@@ -372,7 +372,8 @@ def test_tokens_seen_are_the_tokens_of_the_rows(
     ids = tokenizer(texts)["input_ids"]
     tokens = sum(len(row) + (row[-1] != tokenizer.eos_token_id) for row in ids)
     trial = make_trial(
-        data={"path": str(tmp_path / "rows.jsonl")}, train={"steps": None, "epochs": 2.0}
+        data={"path": str(tmp_path / "rows.jsonl")},
+        train={"steps": None, "epochs": 2.0, "micro_batch_size": 4},
     )
     last = run(trial).last
     assert last["train/tokens_seen"] == 2 * tokens
