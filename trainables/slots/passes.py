@@ -11,7 +11,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from statistics import fmean, median
 from typing import TYPE_CHECKING
 
@@ -63,17 +63,16 @@ class PassTimes:
 
     def __init__(self) -> None:
         self._taken: dict[int, deque[tuple[int, float]]] = {}
-        self._known: tuple[list[float], list[float]] = ([], [])
+        self._typical: dict[int, tuple[float, float]] = {}
 
     def add(self, tokens: int, seconds: float) -> None:
         """Note the time of a pass of this many tokens, padding included."""
         of_size = round(_PER_OCTAVE * math.log2(tokens))
-        self._taken.setdefault(of_size, deque(maxlen=_TIMES_KEPT)).append((tokens, seconds))
-        known = [self._taken[size] for size in sorted(self._taken)]
-        known = [taken for taken in known if len(taken) >= _TIMES_TRUSTED]
-        sizes = [fmean(size for size, _ in taken) for taken in known]
-        times = accumulate((median(time for _, time in taken) for taken in known), max)
-        self._known = (sizes, list(times))
+        taken = self._taken.setdefault(of_size, deque(maxlen=_TIMES_KEPT))
+        taken.append((tokens, seconds))
+        if len(taken) >= _TIMES_TRUSTED:
+            sizes, times = zip(*taken, strict=True)
+            self._typical[of_size] = (fmean(sizes), median(times))
 
     def expected(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """Expected seconds of passes of so many tokens each; as good as equal if none is known.
@@ -82,9 +81,10 @@ class PassTimes:
         much less, which is soon found out; smaller ones as long as these, so that few are tried in
         vain.
         """
-        sizes, seconds = self._known
-        if not sizes:
+        if not self._typical:
             return np.ones(len(tokens))
+        sizes, medians = zip(*(self._typical[size] for size in sorted(self._typical)), strict=True)
+        seconds = np.maximum.accumulate(medians)  # what is shorter takes no longer
         within = np.interp(tokens, sizes, seconds)
         fewer = seconds[0] * np.clip(tokens / sizes[0], _LEAST_TRIED, 1)
         more = np.maximum(tokens / sizes[-1], 1)
@@ -105,11 +105,14 @@ def plan(
     Returns:
         The shares of each pass, slots in the given order.
     """
+    together = padded_tokens(shares)
+    tokens = sum(len(sample["input_ids"]) for share in shares for sample in share.samples)
+    if together == tokens and together <= most_tokens:
+        return [list(shares)]
     numbered = [(n, piece) for n, share in enumerate(shares) for piece in share.pieces()]
     numbered.sort(key=lambda piece: piece[1].length)
     rows = np.array([len(piece.samples) for _, piece in numbered])
     lengths = np.array([piece.length for _, piece in numbered])
-    together = int(rows.sum() * lengths[-1])
     in_one, unpadded = times.expected(np.array([together, rows @ lengths]))
     if together <= most_tokens and in_one <= _LEAST_GAIN * unpadded:
         return [list(shares)]
