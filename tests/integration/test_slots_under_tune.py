@@ -156,7 +156,7 @@ def test_what_cannot_be_batched_trains_by_itself_and_says_so(run_sweep: RunSweep
         listener=told,
     )
     assert outcome.records[0].status is TrialStatus.COMPLETE
-    assert "warning: LoRA trials train one by one: search.lora.dora" in told.lines[-1]
+    assert "warning: each LoRA trial trains by itself: search.lora.dora" in told.lines[-1]
 
 
 def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(

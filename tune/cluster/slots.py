@@ -91,7 +91,7 @@ class HostPool(SweepListener):
         return self._actors[0].evaluate_base.remote(*arguments)
 
     def ready(self, samples: int) -> SlotHosts | None:
-        """Hosts that accept trials; None if the sweep's LoRA trials train one by one.
+        """Hosts that accept trials; None if each of the sweep's LoRA trials trains by itself.
 
         Args:
             samples: number of samples that a trial trains on.
@@ -168,7 +168,7 @@ class HostPool(SweepListener):
         self._actors = ()
 
     def _give_up(self, reason: str) -> None:
-        self._warn(f"LoRA trials train one by one: {reason}")
+        self._warn(f"each LoRA trial trains by itself: {reason}")
         self._is_wanted = False
         self._kill()
 

@@ -174,7 +174,7 @@ def max_concurrent(config: SweepConfig, cluster: dict[str, float], in_slots: int
     Args:
         config: the sweep.
         cluster: resources of the cluster by kind, without those of slot hosts.
-        in_slots: number of LoRA trials that train in slots; 0 if they train one by one.
+        in_slots: number of LoRA trials that train in slots; 0 if each trains by itself.
     """
     fits: dict[str | None, int] = {}  # by GPU type, as methods compete for each type
     for method in config.search.methods:

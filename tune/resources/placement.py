@@ -56,7 +56,7 @@ class Placement:
     Attributes:
         waiting: what a trial function reserves that only waits for its workers or slot host.
         held: what a worker of each method holds, by kind of resource.
-        slots: how many LoRA trials may train in slots; 0 if they train one by one.
+        slots: how many LoRA trials may train in slots; 0 if each trains by itself.
     """
 
     waiting: Mapping[str, float]

@@ -18,7 +18,7 @@ from trainables.files.storage import Location
 from trainables.results.confirmation import planned_repeats
 from trainables.results.folder import SweepFolder
 from trainables.results.records import TrialRecord, TrialStatus
-from trainables.results.wording import further_settings
+from trainables.results.wording import further_settings, how_many
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.sweep_config import SweepConfig
 from tune.folder.input_files import digests
@@ -179,7 +179,7 @@ def _resources(config: SweepConfig) -> list[str]:
         number = "as many as end it first" if slots == "auto" else f"{slots}"
         together = f"trials train together in slots of one base, {number} at a time"
         alone = reason_against_slots(config)
-        lines.append(f"lora: {f'trials train one by one: {alone}' if alone else together}")
+        lines.append(f"lora: {f'each trial trains by itself: {alone}' if alone else together}")
     return lines
 
 
@@ -192,11 +192,14 @@ def _estimate(runs: _Runs, samples: int | None, earlier: list[TrialRecord]) -> l
     else:
         steps = [point.train.total_steps(samples) for point in points]
         reports = points[0].train.evaluations(samples)
+        assert reports is not None  # noqa: S101 - unknown without the number of samples alone
         each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
         told = f"{trials} that are to run" if runs.ended else f"{trials} trials"
         lines.append(
-            f"estimate: {samples} samples, about {fmean(steps):.0f} optimizer steps and {reports} "
-            f"evaluations a trial, {trials * fmean(each):,.0f} samples trained on in all {told}"
+            f"estimate: {how_many(samples, 'sample')}, about "
+            f"{how_many(round(fmean(steps)), 'optimizer step')} and "
+            f"{how_many(reports, 'evaluation')} a trial, {trials * fmean(each):,.0f} samples "
+            f"trained on in all {told}"
         )
     complete = [record.seconds for record in earlier if record.status is TrialStatus.COMPLETE]
     if took := [seconds for seconds in complete if seconds is not None]:
@@ -215,4 +218,4 @@ def _evaluations(train: TrainConfig) -> str:
     """How often a trial is evaluated, where the number of samples is not known."""
     if (count := train.evaluations(None)) is None:
         return f"an evaluation every {train.report_every:g} optimizer steps, and at the end,"
-    return f"{'' if train.steps else 'about '}{count} evaluations"
+    return f"{'' if train.steps else 'about '}{how_many(count, 'evaluation')}"
