@@ -21,7 +21,7 @@ from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
 from trainables.slots import engine as slot_engine
 from trainables.slots.base import NotBatchable, check_batchable
 from trainables.slots.engine import SlotEngine
-from trainables.slots.passes import Share, padded_tokens
+from trainables.slots.passes import PassTimes, Share, padded_tokens
 from trainables.slots.slot import Slot, initial_values
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -99,15 +99,25 @@ def references(make_trial: MakeTrial) -> dict[str, list[Measurement]]:
     return {name: alone(make_trial(**changes)) for name, changes in TRIALS.items()}
 
 
-@pytest.fixture(scope="module")
-def packed(make_trial: MakeTrial) -> dict[str, list[Measurement]]:
+class ByTokens(PassTimes):
+    """Of a device on which each token costs the same: samples of any other length go apart."""
+
+    def expected(self, tokens: Any) -> Any:
+        return tokens.astype(float)
+
+
+@pytest.fixture(scope="module", params=[PassTimes, ByTokens])
+def packed(make_trial: MakeTrial, request: pytest.FixtureRequest) -> dict[str, list[Measurement]]:
     """All the trials in one engine; each joins two passes after the one before it."""
     reporters = {name: ListReporter() for name in TRIALS}
     trials = {name: make_trial(**changes) for name, changes in TRIALS.items()}
     engine = SlotEngine(trials["plain"].model, trials["plain"].lora)
+    engine._times = request.param()
     ended: list[Ended] = []
     for name, trial in trials.items():
         engine.join(trial, reporters[name])
+        if request.param is ByTokens:
+            assert len(engine._plan(engine.slots)) > 2
         ended += engine.step() + engine.step()
     ended += drain(engine)
     engine.close()

@@ -555,8 +555,14 @@ def test_deepspeed_s_settings_may_repeat_those_of_the_sweep_that_are_not_searche
     ("override", "told"),
     [
         ("seed=0", "lora: trials train together in slots of one base, 4 at a time"),
-        ("search.lora.dora=[true, false]", "lora: each trial trains by itself: search.lora.dora is"),
-        ("resources.lora.workers=2", "lora: each trial trains by itself: resources.lora.workers is"),
+        (
+            "search.lora.dora=[true, false]",
+            "lora: each trial trains by itself: search.lora.dora",
+        ),
+        (
+            "resources.lora.workers=2",
+            "lora: each trial trains by itself: resources.lora.workers",
+        ),
     ],
 )
 def test_trials_that_will_not_share_a_base_are_not_said_to(
