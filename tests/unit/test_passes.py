@@ -133,3 +133,9 @@ def test_what_passes_take_is_soon_found_out(overhead: float) -> None:
         alike.append(overhead + 12 * max(lengths))
     assert sum(taken[20:]) < 1.05 * sum(least[20:])
     assert sum(taken) < 1.1 * sum(alike)  # what is tried in vain
+
+
+def test_the_micro_batch_of_a_slot_alone_is_one_pass() -> None:
+    """Its numbers, to the last bit, are then the same again, whatever passes have taken."""
+    times = times_of(float, range(4, 500))
+    assert lengths_of(plan([share(5, 60)], times, most_tokens=30)) == [[5, 60]]

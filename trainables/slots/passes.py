@@ -96,15 +96,19 @@ def plan(
 ) -> list[list[Share]]:
     """Split what slots have to train on into passes that together take the least time.
 
+    The micro-batch of one slot alone is not split.
+
     Args:
         shares: each slot's micro-batch.
         times: what passes have taken.
-        most_tokens: in a pass, padding included; a sample alone, or what cannot be split, is always
-            admitted.
+        most_tokens: in a pass, padding included; a sample alone, a slot alone, or what cannot be
+            split, is always admitted.
 
     Returns:
         The shares of each pass, slots in the given order.
     """
+    if len(shares) == 1:  # whose numbers then depend on nothing else, such as what passes took
+        return [list(shares)]
     together = padded_tokens(shares)
     tokens = sum(len(sample["input_ids"]) for share in shares for sample in share.samples)
     if together == tokens and together <= most_tokens:
