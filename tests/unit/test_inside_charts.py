@@ -1,0 +1,106 @@
+"""What charts of the models' insides draw is what was found inside."""
+
+from __future__ import annotations
+
+import pytest
+from synthetic_sweep import SyntheticSweep
+
+from analysis.report.inside import inside_figures, inspected
+from analysis.results import Results
+from analysis.sweeps import open_sweeps
+from trainables.inside.records import (
+    AttentionDrift,
+    InsideFolder,
+    InsideRecord,
+    MatrixChange,
+    RepresentationDrift,
+)
+
+
+def matrix(layer: int, module: str, norm: float, *values: float) -> MatrixChange:
+    return MatrixChange(
+        layer=layer,
+        module=module,
+        shape=(8, 8),
+        rank_limit=4,
+        relative_norm=norm,
+        singular_values=values,
+    )
+
+
+def attention(layer: int, *js: float) -> AttentionDrift:
+    others = ("js_without_first", "entropy_shift", "entropy_shift_without_first")
+    return AttentionDrift(layer=layer, js=js, **dict.fromkeys(others, (0.0, 0.0)))
+
+
+def record(number: int, size: float, *, sweep: str = "synthetic") -> InsideRecord:
+    """The layers in another order than theirs."""
+    return InsideRecord(
+        number=number,
+        trial_id=f"{sweep}-id-{number:04d}",
+        matrices=(
+            matrix(1, "mlp.up", 2 * size, 8.0, 4.0, 2.0),
+            matrix(0, "attn.q", size, 3.0),
+            matrix(0, "mlp.up", 3 * size, 5.0, 5.0),
+        ),
+        attention=(attention(0, size, 2 * size), attention(1, size / 2, 0.0)),
+        representation=tuple(
+            RepresentationDrift(layer=n, cka_drift=0.9, cka_drift_without_first=n / 10)
+            for n in range(3)
+        ),
+    )
+
+
+def test_lines_are_means_over_matrices_and_maps_have_one_scale(tmp_path):
+    folder = SyntheticSweep(trials=2, items=4, full_every=2).write(tmp_path)
+    for number, size in ((0, 0.1), (1, 0.2)):
+        InsideFolder(folder).write(record(number, size))
+    results = Results(open_sweeps([folder]))
+    updates, heads, curves = inside_figures(results)
+    sizes = {f"synthetic-id-{number:04d}": size for number, size in ((0, 0.1), (1, 0.2))}
+    for kind, figure in (("norm", updates), ("attention", heads)):
+        assert {chart.key for chart in figure.charts} == {f"{kind}-{trial}" for trial in sizes}
+        for chart in figure.charts:
+            [drawn] = chart.data
+            size = sizes[chart.key.removeprefix(f"{kind}-")]
+            assert drawn["y"] == ["0", "1"]
+            if kind == "norm":
+                assert drawn["x"] == ["up", "q"]
+                assert drawn["z"] == [[3 * size, size], [2 * size, None]]
+                assert (drawn["zmin"], drawn["zmax"]) == (0, pytest.approx(0.6))
+            else:
+                assert drawn["z"] == [[size, 2 * size], [size / 2, 0]]
+                assert (drawn["zmin"], drawn["zmax"]) == (0, pytest.approx(0.4))
+    spectra, representation = curves.charts
+    for trace in spectra.data:
+        assert trace["x"] == [1, 2, 3]
+        # One that has ended has no share left.
+        assert trace["y"] == pytest.approx([1, (0.5 + 0 + 1) / 3, (0.25 + 0 + 0) / 3])
+    for trace in representation.data:
+        assert (trace["x"], trace["y"]) == ([0, 1, 2], [0.0, 0.1, 0.2])
+    told = [trace["text"][0] for trace in spectra.data]
+    assert [f"<b>trial {n}</b>" in text for n, text in enumerate(told)] == [True, True]
+
+
+def test_of_several_sweeps_each_trial_has_what_was_found_in_its_own(tmp_path):
+    folders = [
+        SyntheticSweep(trials=2, items=4, name=name).write(tmp_path / name) for name in ("a", "b")
+    ]
+    InsideFolder(folders[1]).write(record(0, 0.1, sweep="b"))
+    InsideFolder(folders[0]).write(record(1, 0.1, sweep="a").model_copy(update={"matrices": ()}))
+    results = Results(open_sweeps(folders))
+    assert [trial.config.trial_id for trial, _ in inspected(results)] == ["b-id-0000"]
+
+
+def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_highest_rank(
+    tmp_path,
+):
+    folder = SyntheticSweep(trials=16, items=4).write(tmp_path)
+    for number in range(16):
+        InsideFolder(folder).write(record(number, 0.1))
+    results = Results(open_sweeps([folder]))
+    best = {group.rank: group.best for group in results.groups}
+    wanted = [results.recommendation.trial, best[None], *(best[r] for r in (64, 16) if r in best)]
+    ids = dict.fromkeys(trial.config.trial_id for trial in wanted)
+    updates = inside_figures(results)[0]
+    assert [chart.key for chart in updates.charts] == [f"norm-{trial}" for trial in [*ids][:3]]
