@@ -15,7 +15,7 @@ from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.results.records import TrialRecord
-from trainables.results.wording import axis_title
+from trainables.results.wording import axis_title, points
 
 _BLUE = "#2b6f9f"
 _FULL_COLOUR = "#d55e00"  # vermilion, distinct from viridis for every kind of colour vision
@@ -155,7 +155,7 @@ def forgetting_matrix(results: Results) -> Figure | None:
     if not tasks or not results.groups:
         return None
     values = [
-        [100 * (g.best.metric(metric_keys.task_forgetting(t)) or 0.0) for t in tasks]
+        [g.best.metric(metric_keys.task_forgetting(t)) or 0.0 for t in tasks]
         for g in results.groups
     ]
     # The cells fill the figure, and labels of any length lie outside: `save` takes these in.
@@ -166,7 +166,7 @@ def forgetting_matrix(results: Results) -> Figure | None:
     for i, row in enumerate(values):
         for j, value in enumerate(row):
             colour = "white" if abs(value) > 0.7 * most else "black"
-            axes.text(j, i, f"{value:+.1f}", ha="center", va="center", color=colour, fontsize=8)
+            axes.text(j, i, points(value), ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(values)), [group.label for group in results.groups])
     axes.set_title("forgetting (points)", fontsize=10)

@@ -77,24 +77,13 @@ def _redraw(watched: WatchedSweep, console: Console) -> None:
 def _tell(watched: WatchedSweep, changed: Sequence[TrialRecord], console: Console) -> None:
     while True:
         for record in changed:
-            told = _line(record, watched.has_ended)
+            told = watched.line(record)
             console.print(told, soft_wrap=True, highlight=False, markup=False)
         if watched.has_ended:
             console.print(watched.render(console))
             return
         time.sleep(_SECONDS_BETWEEN_READS)
         changed = watched.refresh()
-
-
-def _line(record: TrialRecord, has_ended: bool) -> str:
-    is_running = record.status is TrialStatus.RUNNING
-    status = INTERRUPTED if is_running and has_ended else status_in_full(record.status)
-    told = f"trial {record.number} {status}"
-    if is_running:
-        told += f", {setting(record)}"
-    if record.last:
-        told += f", step {record.last.step}: {scores_in_words(record.last.metrics)}"
-    return f"{told}: {one_line(record.reason)}" if record.reason else told
 
 
 class WatchedSweep:
@@ -166,6 +155,18 @@ class WatchedSweep:
             for measurement in (*_newest_evaluation(measurements), *measurements[-1:]):
                 table.update(record, measurement)
         return [record for record, _ in read]
+
+    def line(self, record: TrialRecord) -> str:
+        """A trial that has changed, as plain text."""
+        is_running = record.status is TrialStatus.RUNNING
+        status = INTERRUPTED if is_running and self.has_ended else status_in_full(record.status)
+        told = f"trial {record.number} {status}"
+        if is_running:
+            told += f", {setting(record)}"
+        if record.last and self._settings:
+            scores = scores_in_words(record.last.metrics, self._settings)
+            told += f", step {record.last.step}: {scores}"
+        return f"{told}: {one_line(record.reason)}" if record.reason else told
 
     def render(self, console: Console) -> RenderableType:
         """The table, followed by the best trial, the throughput and the failures."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import shlex
 import shutil
 import sys
 from pathlib import Path
@@ -30,8 +29,6 @@ if TYPE_CHECKING:
     from trainables.files.storage import Location
     from tune.config.sweep_config import SweepConfig
     from tune.folder.lock import SweepLock
-    from tune.sweep import SweepOutcome
-    from tune.tracking.wandb_listener import WandbListener
 
 OK, NOTHING_COMPLETED, BAD_INPUT, HEAD_LOST, INTERRUPTED = 0, 1, 2, 3, 130
 
@@ -136,7 +133,11 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     location = join(options.output_dir, config.name)
     is_new = check_sweep_folder(location)
     if not is_new or config.warm_start:
-        _check_earlier_trials(config, options.output_dir)
+        from tune.search.earlier_trials import trials_as_known
+
+        # Refuses what cannot go on before Ray starts, which takes many seconds. The sweep looks
+        # again once no other driver can write there.
+        trials_as_known(config, options.output_dir)
     where = f"connecting to Ray at {options.address}" if options.address else "starting Ray"
     # At once: the imports below take seconds, too.
     print(f"{config.name}: {where} ...", flush=True)  # noqa: T201
@@ -147,6 +148,7 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
     from tune.terminal.console import ConsoleListener
     from tune.terminal.summary import print_summary
     from tune.tracking.wandb_listener import WandbListener
+    from tune.what_next import in_wandb, to_go_on, to_retry
 
     ledger = Ledger(location)
     with (
@@ -162,26 +164,15 @@ def _run(config: SweepConfig, options: argparse.Namespace) -> int:
         wandb_listener = WandbListener(config.wandb, location, console_listener.preparing)
         outcome = sweep.run([console_listener, wandb_listener])
         hints = [
-            *_continue_hints(options, config, outcome.interrupted, outcome.cut_short_by),
-            *_retry_hints(options, config, outcome),
-            *_wandb_hints(wandb_listener, location, outcome.interrupted),
+            *to_go_on(options, config, outcome),
+            *to_retry(options, outcome),
+            *in_wandb(wandb_listener, location, outcome.interrupted),
         ]
         print_summary(console, config, outcome.records, location, hints)
     if outcome.interrupted:
         return INTERRUPTED
     complete = any(record.status is TrialStatus.COMPLETE for record in outcome.records)
     return OK if complete else NOTHING_COMPLETED
-
-
-def _check_earlier_trials(config: SweepConfig, output_dir: Location) -> None:
-    """Refuse what cannot go on before Ray starts, which takes many seconds.
-
-    The sweep looks again once no other driver can write there.
-    """
-    from tune.folder.input_files import digests
-    from tune.search.earlier_trials import trials_as_known
-
-    trials_as_known(config, output_dir, digests)
 
 
 def _end_without_head(console: Console, address: str | None) -> None:
@@ -244,74 +235,3 @@ def _cleared_on_fault(
         remedy = "make room and run the same command again: it goes on where it stopped"
         rule = full_disk_named_in(error) or disk_full(full_place(error) or ledger.folder.root)
         raise UserError([Fault("--output-dir", rule, remedy)]) from error
-
-
-def _wandb_hints(listener: WandbListener, location: Location, interrupted: bool) -> list[str]:
-    """Where to compare the runs, or how to upload them; an interrupt does not wait for views."""
-    from tune.tracking.wandb_views import have_views_made, views_command
-
-    upload = listener.upload_hints()
-    if listener.is_online() and not interrupted:
-        return [*upload, *have_views_made(location)]
-    return [*upload, views_command(location)] if upload or listener.is_online() else []
-
-
-def _continue_hints(
-    options: argparse.Namespace,
-    config: SweepConfig,
-    interrupted: bool,
-    cut_short_by: str | None = None,
-) -> list[str]:
-    """The command that continues, however this one ended; none once a grid is done."""
-    from tune.search.space import planned_trials
-
-    command = _command(options)
-    spent = None if interrupted else cut_short_by
-    if (options.retry_failed and interrupted) or spent == "failures":
-        command.append("--retry-failed")
-    if interrupted or spent:
-        if options.num_trials is not None:
-            command += ["--num-trials", str(config.budget.trials)]
-    else:
-        twice = config.budget.model_copy(update={"trials": 2 * config.budget.trials})
-        more = planned_trials(config.model_copy(update={"budget": twice}))
-        if more == planned_trials(config):
-            return []
-        command += ["--num-trials", str(more)]
-    if spent == "gpu_hours" and config.budget.gpu_hours:
-        command += ["--set", f"budget.gpu_hours={2 * config.budget.gpu_hours:g}"]
-    if spent == "failures":
-        why = "the last trials failed alike, before their first measurement; mend that first"
-        return [f"{shlex.join(command)}   # {why}"]
-    if spent:
-        left = "" if config.confirm is None else ", and the winners repeated"
-        return [f"{shlex.join(command)}   # budget.{spent} is spent; with this more trials{left}"]
-    return [f"{shlex.join(command)}   # {'goes on' if interrupted else 'more trials'}"]
-
-
-def _retry_hints(
-    options: argparse.Namespace, config: SweepConfig, outcome: SweepOutcome
-) -> list[str]:
-    """The command that runs again what failed, unless another goes on or has to do so first."""
-    from trainables.results.recommendation import numbers_text
-
-    if not outcome.failed or outcome.interrupted or outcome.cut_short_by == "failures":
-        return []
-    command = [*_command(options), "--retry-failed"]
-    if options.num_trials is not None:
-        command += ["--num-trials", str(config.budget.trials)]
-    return [f"{shlex.join(command)}   # {numbers_text(outcome.failed)} again"]
-
-
-def _command(options: argparse.Namespace) -> list[str]:
-    """The command as it was typed, but for what differs between its starts."""
-    command = ["python", "tune/run.py", options.sweep]
-    if options.output_dir != Path("sweeps"):
-        command += ["--output-dir", str(options.output_dir)]
-    for override in options.overrides:
-        command += ["--set", override]
-    if options.address:
-        command += ["--address", options.address]
-    if options.max_gpus is not None:
-        command += ["--max-gpus", str(options.max_gpus)]
-    return command

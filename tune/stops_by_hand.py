@@ -46,7 +46,7 @@ class StopsByHand(SweepListener):
         self._ask = ask
         self._may_write = may_write
         self._clock = clock
-        in_store = isinstance(self._folder.location, str)
+        in_store = self._folder.is_in_store
         self._interval = _SECONDS_IN_STORE if in_store else _SECONDS_BETWEEN_LOOKS
         self._looked = clock()
         self.asked: Set[int] = frozenset()

@@ -10,15 +10,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import ray
 from ray import tune as ray_tune
-from ray.exceptions import RayError
 
 from trainables.config import TrialConfig
 from trainables.files.storage import Location
-from trainables.inside.choice import notable_trials
 from trainables.results.ledger import Ledger
-from trainables.results.recommendation import numbers_text
 from trainables.results.records import (
     BaseRecord,
     Outcome,
@@ -28,9 +24,9 @@ from trainables.results.records import (
 )
 from trainables.under_ray.slots import SlotHosts
 from trainables.under_ray.stop_request import StopRequest
-from trainables.under_ray.tasks import as_task, inspect_on_worker
 from trainables.under_ray.trial import run_trial
-from tune.cluster.base_evaluation import have_base_evaluated, time_of_evaluations
+from tune.cluster.base_evaluation import have_base_checked, have_base_evaluated
+from tune.cluster.inspections import look_inside
 from tune.cluster.memory_fit import memory_fit
 from tune.cluster.memory_kills import take_for_losses
 from tune.cluster.node_checks import (
@@ -43,10 +39,10 @@ from tune.cluster.node_checks import (
 )
 from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
-from tune.config.preflight import check_metrics, paths_of_trials
+from tune.config.input_files import digests
+from tune.config.preflight import check_metrics, paths_of_trials, training_warnings
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
-from tune.folder.input_files import digests
 from tune.folder.provenance import provenance
 from tune.folder.recorder import Recorder
 from tune.folder.sweep_folder import cannot_read
@@ -56,7 +52,6 @@ from tune.resources.capacity import (
     held_by_worker,
     max_concurrent,
     within_limit,
-    workers_in,
 )
 from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver
 from tune.search.earlier_trials import LEFT_OUTSIDE, RETRIED, earlier_trials
@@ -69,7 +64,6 @@ from tune.signals import stopping_gently
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand
 from tune.tune_events import TuneEvents
 
-logger = logging.getLogger(__name__)
 Trainable = Callable[..., None]
 
 
@@ -155,7 +149,8 @@ class Sweep:
             if base.revision is not None:
                 self._model = self._model.model_copy(update={"revision": base.revision})
             check_metrics(self._config, base)
-            base = base.model_copy(update={"warnings": (*base.warnings, *resized)})
+            of_training = training_warnings(self._config, base.train_samples)
+            base = base.model_copy(update={"warnings": (*base.warnings, *of_training, *resized)})
             return self._run_trials(base, hosts, request, listeners)
 
     def _run_trials(
@@ -179,15 +174,21 @@ class Sweep:
             self._earlier.outside,
             began=self._began,
         )
-        in_store = isinstance(self._ledger.folder.location, str)
+        folder = self._ledger.folder
         tidy = (
             PublishedCheckpoints()
-            if in_store
+            if folder.is_in_store
             else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
         )
         everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, *listeners, by_hand]
-        retries, earlier = self._config.budget.retries, (self._finished, self._interrupted)
-        events = TuneEvents(everyone, retries, *earlier, scheduler.outcome, by_hand)
+        events = TuneEvents(
+            everyone,
+            self._config.budget.retries,
+            self._finished,
+            self._interrupted,
+            scheduler.outcome,
+            by_hand,
+        )
         for listener in everyone:
             listener.sweep_started(sweep, base, self._finished)
         for record in self._ended_at_start:
@@ -195,26 +196,20 @@ class Sweep:
         try:
             if not searcher.is_done:
                 slot_hosts = hosts.ready(base.train_samples)
-                tuner = self._tuner(searcher, events, scheduler, slot_hosts)
-
-                def stop() -> None:
-                    events.sweep_stopping()
-                    request.make()
-
-                with stopping_gently(stop):
-                    tuner.fit()
+                _fit(self._tuner(searcher, events, scheduler, slot_hosts), events, request)
         finally:
             records = self._ledger.trials()
             for listener in everyone:
                 listener.sweep_ended(records)
         hosts.close()
-        if in_store:
-            clear_nodes(self._ledger.folder, records)
-        searcher.export(self._ledger.folder.study)
+        if folder.is_in_store:
+            clear_nodes(folder, records)
+        searcher.export(folder.study)
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
-            self._look_inside(records, listeners)
+            tell = partial(_tell, listeners)
+            look_inside(self._config, folder, self._cluster, records, tell)
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]
         return SweepOutcome(records, interrupted, searcher.cut_short_by, failed)
@@ -248,44 +243,12 @@ class Sweep:
         return self._ledger.exists() and self._ledger.has_base()
 
     def _evaluate_base(self, hosts: HostPool, tell: Callable[[str], None]) -> BaseRecord:
-        folder = self._ledger.folder
-        if not self._has_base:
-            have_base_evaluated(self._config, folder, self._base_cache, hosts, self._cluster, tell)
-            if told := time_of_evaluations(self._config, self._ledger.base()):
-                tell(told)
+        sweep = self._config, self._ledger
+        if self._has_base:
+            have_base_checked(*sweep, self._cluster, tell)
+        else:
+            have_base_evaluated(*sweep, self._base_cache, hosts, self._cluster, tell)
         return self._ledger.base()
-
-    def _look_inside(
-        self, records: Sequence[TrialRecord], listeners: Sequence[SweepListener]
-    ) -> None:
-        """Look inside notable trials' models on the workers; says so, as it may take minutes."""
-        root = str(self._ledger.folder.root.absolute())
-        methods = {record.number: record.config.method for record in records}
-        notable = notable_trials(self._config, records)
-        if notable:
-            chosen = [record for record in records if record.number in notable]
-            _tell(listeners, f"looking inside {numbers_text(chosen)} ...")
-        held = {
-            method: held_by_worker(self._config, method, self._cluster)
-            for method in {methods[number] for number in notable}
-        }
-        tasks = {method: as_task(inspect_on_worker, held[method]) for method in held}
-        fits = (workers_in(of_worker, self._cluster) for of_worker in held.values())
-        at_once = max(1, min(fits, default=1))
-        for first in range(0, len(notable), at_once):
-            batch = notable[first : first + at_once]
-            running = {n: tasks[methods[n]].remote(root, n) for n in batch}
-            for number, reference in running.items():
-                try:
-                    reason = ray.get(reference)
-                except RayError as error:
-                    reason = str(error)
-                if reason:
-                    logger.warning("cannot look inside trial %d: %s", number, reason)
-                    line = reason.strip().splitlines()[0]
-                    _tell(listeners, f"warning: cannot look inside trial {number}: {line}")
-                else:
-                    _tell(listeners, f"looked inside trial {number}")
 
     def _write_sweep(self) -> SweepRecord:
         config, now = self._config.model_dump(mode="json"), provenance()
@@ -387,6 +350,17 @@ class Sweep:
                 verbose=0,
             ),
         )
+
+
+def _fit(tuner: ray_tune.Tuner, events: TuneEvents, request: StopRequest) -> None:
+    """Run the trials; Ctrl-C has them save a checkpoint and end."""
+
+    def stop() -> None:
+        events.sweep_stopping()
+        request.make()
+
+    with stopping_gently(stop):
+        tuner.fit()
 
 
 def _tell(listeners: Sequence[SweepListener], message: str) -> None:

@@ -11,10 +11,10 @@ from dataclasses import replace
 from analysis.conclusions.comparisons import (
     best_of_sweeps,
     full_against_lora,
-    rank_that_suffices,
     recommended_against_base,
 )
 from analysis.conclusions.conclusion import Conclusion
+from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.conclusions.trends import forgetting_and_step_size, learning_rates, trend_over_ranks
 from analysis.results import Results
 from analysis.sweeps import Sweep

@@ -1,32 +1,20 @@
-"""Conclusions on the best trials: against the base, between ranks, methods and sweeps."""
+"""Conclusions on the best trials: against the base, between methods and between sweeps."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from statistics import fmean
 
 from analysis.comparison import Comparison
 from analysis.conclusions.conclusion import Conclusion, p_text
-from analysis.results import Group, Results
-from analysis.stats.intervals import (
-    difference_over_seeds,
-    items_needed,
-    over_seeds,
-    upper_bound,
-)
+from analysis.results import Results
+from analysis.stats.intervals import difference_over_seeds, over_seeds
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.results.records import TrialRecord
 from trainables.results.repeats import LEVEL, diverged, metrics_over
 from trainables.results.wording import how_many, method_name, points
-
-NEGLIGIBLE = 0.02
-"""A difference in accuracy that counts as none: 2 points."""
-FEWEST_RANKS = 3
-_FEWEST_OF_RANK = 4  # trials; of fewer the best is often at a learning rate far from the best
 
 _ROLES: tuple[tuple[Role, str, tuple[str, str], str], ...] = (
     ("retention", FORGETTING_MEAN, ("forgets less", "forgets more"), "on the retention tasks"),
@@ -158,85 +146,6 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
     if comparison.diverged:
         told.append(f"repeats that diverged: {comparison.diverged}")
     return "; ".join([*told, f"{picked}, picked on these items"] if is_picked else told)
-
-
-def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
-    """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
-
-    The best is that in the domain, of trials that keep the constraints if the rank has any, where
-    those that diverged with another seed come last. Each of these ranks needs `_FEWEST_OF_RANK`
-    trials: one trial of a higher rank shows how bad a learning rate is rather than what the rank
-    gains.
-
-    For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
-    needs no correction (Berger 1982). Bonferroni's is applied over the candidate ranks, and over
-    the trials that a candidate's best was picked from, as the luckiest of many seems to miss less.
-    Picking a higher rank's best only raises the bound.
-    """
-    tasks, stopped = list(results.tasks("in_domain")), results.more_stopped(sweep)
-    if not tasks:
-        return []
-    groups = {group.rank or 0: group for group in results.lora_groups(sweep)}
-    ranks = sorted(groups)
-    if len(ranks) < FEWEST_RANKS:
-        statement = "Too few ranks to say which one suffices."
-        told = f"{how_many(len(ranks), 'rank')} with a complete trial"
-        return [Conclusion(statement, told, "too few data")]
-    best = {rank: _best_in_domain(results, group) for rank, group in groups.items()}
-    items, needed, more_trials = 0, [], ""
-    for rank in ranks[:-1]:
-        found = [results.differences(best[r], best[rank], tasks) for r in ranks if r > rank]
-        gains = [gain for gain in found if gain is not None]
-        if len(gains) < len(found):
-            return []
-        level = 1 - (1 - LEVEL) / (len(ranks) - 1) / groups[rank].picked_from
-        most = max(upper_bound(*gain, level=level) for gain in gains)
-        items = sum(map(len, gains[0][0]))
-        needed.append(items_needed(*gains[0], bound=NEGLIGIBLE, level=level))
-        if most > NEGLIGIBLE:
-            continue
-        if min(groups[r].picked_from for r in ranks if r >= rank) < _FEWEST_OF_RANK:
-            more_trials = f"; one that suffices and all above it need {_FEWEST_OF_RANK} each"
-            continue
-        return [
-            Conclusion(
-                f"Rank {rank} suffices in the domain: the best trial of no higher rank gains "
-                f"more than {max(0.0, math.ceil(1000 * most) / 10):.1f} points over its best.",
-                f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, "
-                f"{_bests(results, groups, best)}, picked on these items{stopped}",
-            )
-        ]
-    if items < min(needed):
-        statement = (
-            f"Too few items to show to within {100 * NEGLIGIBLE:g} points that a rank below "
-            f"{ranks[-1]} suffices in the domain."
-        )
-        told = f"n = {items}; {min(needed)} are needed even if ranks differ in none{stopped}"
-        return [Conclusion(statement, told, "too few data")]
-    return [
-        Conclusion(
-            f"No rank below {ranks[-1]} is shown to suffice in the domain to within "
-            f"{100 * NEGLIGIBLE:g} points.",
-            f"simultaneous {100 * LEVEL:g} % bounds, {_bests(results, groups, best)}{more_trials}"
-            f"{stopped}",
-            "open",
-        )
-    ]
-
-
-def _best_in_domain(results: Results, group: Group) -> TrialRecord:
-    taken = [record for record in group.trials if results.can_be_taken(record)]
-    kept = taken or [record for record in group.trials if results.keeps_constraints(record)]
-    return max(kept or group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
-
-
-def _bests(results: Results, groups: Mapping[int, Group], best: Mapping[int, TrialRecord]) -> str:
-    """Such as `best of 4, 5, 1 trials of ranks 4, 16, 64`; whose best breaks a constraint, too."""
-    ranks = sorted(groups)
-    counts = ", ".join(str(groups[rank].picked_from) for rank in ranks)
-    told = f"best of {counts} trials of ranks {', '.join(map(str, ranks))}"
-    broken = [str(rank) for rank in ranks if not results.keeps_constraints(best[rank])]
-    return f"{told} (none of rank {', '.join(broken)} keeps every constraint)" if broken else told
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from analysis.conclusions.comparisons import FEWEST_RANKS
 from analysis.conclusions.conclusion import Conclusion, p_text
+from analysis.conclusions.sufficient_rank import FEWEST_RANKS
 from analysis.results import Results
 from analysis.stats.trends import Trend, alike, jonckheere, spearman
 from analysis.sweeps import Sweep

@@ -17,12 +17,19 @@ from trainables import metric_keys
 from trainables.config import DataConfig, ModelConfig
 from trainables.files.locations import is_local
 from trainables.inputs.model_shape import config_of
-from trainables.inputs.quantised_files import method_of
+from trainables.inputs.quantised_files import READ_AS_PLAIN, method_of
 from trainables.results.pareto import Goals
 from trainables.results.recommendation import Recommendation
 from trainables.results.records import BaseRecord, SweepRecord, TrialRecord
 from trainables.results.repeats import judged_by_repeats
-from trainables.results.wording import ABSENT, goals_in_words, metric_text, rate, setting
+from trainables.results.wording import (
+    ABSENT,
+    goals_in_words,
+    metric_text,
+    one_line,
+    rate,
+    setting,
+)
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult
@@ -68,7 +75,6 @@ from transformers import AutoTokenizer, {config}
 plain = {config}(dequantize=True)
 model = AutoPeftModelForCausalLM.from_pretrained("PATH", quantization_config=plain)
 """
-_CONFIGS = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
 
 
 def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[str, Any]) -> str:
@@ -92,6 +98,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         *([_tasks(record, base)] if base.scores else []),
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
         f"± is the standard error over items.{_picked(record, sweep)}{_measured(kind, model)}",
+        *([f"## Warnings\n\n{_warnings(base)}"] if base.warnings else []),
         f"## Training\n\n{_training(record, base)}",
         f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
@@ -209,8 +216,8 @@ def _loading(kind: Kind, model: ModelConfig) -> str:
             'model = AutoPeftModelForCausalLM.from_pretrained("PATH")  # loads the base, too\n'
         )
         method = method_of(config_of(model, may_fetch=False))
-        if method in _CONFIGS:
-            code = _AS_PLAIN.format(config=_CONFIGS[method])
+        if method in READ_AS_PLAIN:
+            code = _AS_PLAIN.format(config=READ_AS_PLAIN[method])
         elif model.load_in_4bit and method is None:
             code = _IN_4_BITS.format(dtype=model.dtype)
         if not model.has_own_tokenizer:
@@ -265,6 +272,11 @@ def _tasks(record: TrialRecord, base: BaseRecord) -> str:
     ]
     titles = ("task", "role", "metric", "items", "base", "this model", "change", "forgetting")
     return _table(titles, rows)
+
+
+def _warnings(base: BaseRecord) -> str:
+    """What the sweep has told of its base and data, as a list."""
+    return "\n".join(f"- {one_line(warning)}" for warning in dict.fromkeys(base.warnings))
 
 
 def _training(record: TrialRecord, base: BaseRecord) -> str:

@@ -73,7 +73,7 @@ _AXES = (
     _Axis(SHORT_NAMES[IN_DOMAIN_ACC], IN_DOMAIN_ACC, "{:.2f}".format),
     _Axis(NAMES[VALIDATION_LOSS].replace(" ", "<br>"), VALIDATION_LOSS, "{:.2f}".format),
     _Axis(SHORT_NAMES[OOD_ACC], OOD_ACC, "{:.2f}".format),
-    _Axis(SHORT_NAMES[FORGETTING_MEAN], FORGETTING_MEAN, "{:+.2f}".format),
+    _Axis(SHORT_NAMES[FORGETTING_MEAN], FORGETTING_MEAN, lambda v: f"{round(v, 2) + 0.0:+.2f}"),
 )
 
 
@@ -236,12 +236,8 @@ def _importances(results: Results, sweep: Sweep) -> Importances:
 
 
 def _importance_chart(results: Results, sweep: Sweep, found: Importances) -> Chart:
-    mean = {
-        name: sum(shares.get(name, 0.0) for shares in found.values()) / len(found)
-        for shares in found.values()
-        for name in shares
-    }
-    names = sorted(mean, key=lambda name: mean[name])
+    settings = dict.fromkeys(name for shares in found.values() for name in shares)
+    names = sorted(settings, key=lambda name: sum(one.get(name, 0.0) for one in found.values()))
     traces = [
         {
             "type": "bar",

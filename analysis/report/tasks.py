@@ -12,6 +12,7 @@ from trainables import metric_keys
 from trainables.config import Role
 from trainables.results.items import PairedItem
 from trainables.results.records import TrialRecord
+from trainables.results.wording import points
 
 _MOST_EXAMPLES = 3
 _MOST_CHARACTERS = 600
@@ -55,14 +56,14 @@ def _matrix(
     results: Results, title: str, tasks: Sequence[str], values: Sequence[Sequence[float | None]]
 ) -> Chart:
     rows = [group.label.replace("LoRA, ", "") for group in results.groups]
-    in_points = [[None if v is None else 100 * v for v in row] for row in values]
-    signs = -1 if title == "Gain" else 1
+    texts = [["" if v is None else points(v) for v in row] for row in values]
+    loss = -100 if title == "Gain" else 100
     trace = heatmap(
         tasks,
         rows,
-        [[None if v is None else signs * v for v in row] for row in in_points],
+        [[None if v is None else loss * v for v in row] for row in values],
         diverging=True,
-        texts=[["" if v is None else f"{v + 0.0:+.1f}" for v in row] for row in in_points],
+        texts=texts,
         hovers=[[f"{group.label}, {task}" for task in tasks] for group in results.groups],
     )
     return Chart(
@@ -70,9 +71,8 @@ def _matrix(
         f"{title} by task (points)",
         f"{title} in points: "
         + "; ".join(
-            f"{row}: "
-            + ", ".join(f"{t} {v:+.1f}" for t, v in zip(tasks, line, strict=True) if v is not None)
-            for row, line in zip(rows, in_points, strict=True)
+            f"{row}: " + ", ".join(f"{t} {v}" for t, v in zip(tasks, line, strict=True) if v)
+            for row, line in zip(rows, texts, strict=True)
         ),
         [trace],
         {

@@ -27,6 +27,7 @@ from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
 from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
+from trainables.results.recommendation import refuted
 from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
 
@@ -92,6 +93,8 @@ def _told_of_front(results: Results) -> str:
     count = len(results.front)
     if not count:
         return f"{_no_front(results)} ({goals})"
+    found = (results.judged.get(record.config.trial_id) for record in results.front)
+    against = refuted(results.goals, [record for record in found if record], results.names)
     held = "one ringed trial" if count == 1 else f"{count} ringed trials"
     told = (
         f"The Pareto front ({goals}) holds the {held} to which no other is equal or better in "
@@ -99,7 +102,7 @@ def _told_of_front(results: Results) -> str:
     )
     if count > 1 and len(results.goals.objectives) > 2:
         told += "; of more than two objectives, some lie inside the cloud of a plot of two"
-    return told
+    return f"{told}, each by its own run; {against}" if against else told
 
 
 def _told_of_marks(results: Results, metric: str) -> str:
@@ -229,10 +232,10 @@ def _box(results: Results) -> list[tuple[float, float]]:
 
 
 def _place(loss: float, best: float, worst: float) -> float:
-    """From 0 at the best to 1 at the worst and beyond."""
+    """0 at the best, 1 at the worst, more beyond."""
     if best == worst:
         return float(loss > worst)
-    return min(1.0, (loss - best) / (worst - best))
+    return (loss - best) / (worst - best)
 
 
 def _no_front(results: Results) -> str:

@@ -33,7 +33,7 @@ sys.path[:1] = [str(Path(__file__).resolve().parents[depth]) for depth in (1, 2)
 
 from benchmarks.virtual_time import interval, run_side_by_side  # noqa: E402
 
-from trainables.config import Objective  # noqa: E402
+from trainables.config import Objective, TrainConfig  # noqa: E402
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC  # noqa: E402
 from trainables.results.records import Measurement  # noqa: E402
 from tune.config.sweep_config import EarlyStoppingConfig  # noqa: E402
@@ -133,7 +133,7 @@ def halving(weights: dict[str, float] | None, objectives: list[Objective]) -> Ru
         number: int, step: int, metrics: dict[str, float], score: float, _: optuna.Trial | None
     ) -> bool:
         measurement = Measurement(step=step, total_steps=TOTAL_STEPS, metrics=metrics, time=0.0)
-        return rule.decide(number, measurement) is not None
+        return rule.decide(number, measurement, TrainConfig()) is not None
 
     return stops
 

@@ -77,7 +77,7 @@ class History:
     def __init__(self, make: MakeTrial, finished: int, interrupted: int) -> None:
         self._make = make
         self._chance = random.Random(0)
-        self.finished = [self._record(n, STEPS).ended_as(COMPLETE) for n in range(finished)]
+        self.finished = [self._record(n, STEPS).ended_as(COMPLETE, 2.0) for n in range(finished)]
         numbers = range(finished, finished + interrupted)
         self.interrupted = [self._record(number, steps_done(number)) for number in numbers]
 

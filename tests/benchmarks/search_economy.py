@@ -95,7 +95,7 @@ class ThisProject:
         return point_of(self._config, params)
 
     def ending(self, number: int, measurement: Measurement) -> TrialStatus | None:
-        outcome = self._rule.decide(number, measurement) if self._rule else None
+        outcome = self._rule.decide(number, measurement, self._config.train) if self._rule else None
         return outcome.status if outcome else None
 
     def ended(self, number: int, status: TrialStatus, last: Measurement) -> None:

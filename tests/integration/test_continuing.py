@@ -20,7 +20,7 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files.locations import resolve
 from trainables.results.ledger import Ledger
-from trainables.results.records import Outcome, TrialRecord, TrialStatus
+from trainables.results.records import BaseRecord, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.stop_request import StopRequest
 from tune.listeners import SweepListener
@@ -129,6 +129,33 @@ class Told(SweepListener):
     def preparing(self, message: str) -> None:
         self.lines.append(message)
 
+    def sweep_started(self, sweep: object, base: BaseRecord, history: object) -> None:
+        self.lines += [f"warning: {line}" for line in base.warnings]
+
+
+def test_what_a_wider_search_asks_of_the_base_is_checked_before_its_trials_run(
+    load: Callable[..., SweepConfig], base_cache: Path, tmp_path: Path
+) -> None:
+    def start(*overrides: str) -> Told:
+        told, trial = Told(), fake_sweep.fake_trial
+        config = load(*THREE, *overrides)
+        Sweep(config, tmp_path / "sweep", base_cache, trainable=trial).run([told])
+        return told
+
+    modules = "search.lora.target_modules=[all-linear, [q_proj], {}]"
+    wider = modules.format("[q_proj, v_proj]")
+    checked = "checking the base package://trainables/embedded/model against what"
+    start("budget.trials=1")
+    for overrides, is_checked in (((), False), ((wider,), True), ((wider,), False)):
+        lines = start("budget.trials=1", *overrides).lines
+        assert any(line.startswith(checked) for line in lines) == is_checked
+    with pytest.raises(UserError) as caught:
+        start(modules.format("[q_proj, v_porj]"))
+    (fault,) = caught.value.faults
+    assert fault.field == "search.lora.target_modules"
+    assert fault.rule == "the model has no v_porj"
+    assert len(Ledger(tmp_path / "sweep").trials()) == 1
+
 
 def test_warnings_are_told_before_and_after_the_trials(
     load: Callable[..., SweepConfig],
@@ -137,10 +164,13 @@ def test_warnings_are_told_before_and_after_the_trials(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("tune.sweep.warning_of_driver", lambda: "this node may go")
-    config, trial, told = load(*THREE, "inspect=true"), fake_sweep.fake_trial, Told()
+    few = ("data.limit=20", "train.batch_size=24")
+    config, trial, told = load(*THREE, *few, "inspect=true"), fake_sweep.fake_trial, Told()
     Sweep(config, tmp_path / "sweep", base_cache, trainable=trial).run([told])
     assert told.lines[0] == "warning: this node may go"
     assert told.lines[1].startswith("evaluating the base")
+    of_batch = "warning: train.batch_size is 24, and there is no more to train on than 20 samples: "
+    assert any(line.startswith(of_batch) for line in told.lines)
     assert any(line.startswith("looking inside trial") for line in told.lines)
     assert told.lines[-1].startswith("warning: cannot look inside trial ")  # it has no weights
 

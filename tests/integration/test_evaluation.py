@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import random
+import re
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -838,7 +839,11 @@ ROW = {"question": "max 3 8 =", "choices": ["3", "8"], "answer": 1}
     [
         ("", "test", "its data hold no rows"),
         (json.dumps(ROW), "validation", "KeyError: 'test'"),
-        ("question,answer\nmax,8", "test", "ArrowInvalid: JSON parse error: Invalid value"),
+        (  # the latter of older versions of the reader
+            "question,answer\nmax,8",
+            "test",
+            "ArrowInvalid: JSON parse error: Invalid value|ValueError: Expected object or value",
+        ),
         (json.dumps(ROW | {"answer": 5}), "test", "IndexError: list index out of range"),
         (
             json.dumps({"choices": ["3"], "answer": 0}),
@@ -857,7 +862,8 @@ def test_a_task_that_cannot_be_loaded_names_its_file_and_the_cause(
     with pytest.raises(UserError) as caught:
         Evaluator(suite(task_dirs=("package://tune/sweeps/tasks",), in_domain=[asked]), tokenizer)
     (fault,) = caught.value.faults
-    assert fault.rule.startswith(f"task mine (question_answering) cannot be loaded: {told}")
+    rule = rf"task mine \(question_answering\) cannot be loaded: ({told})"
+    assert re.match(rule, fault.rule)
     assert fault.location == f"{split}: {file}"
 
 

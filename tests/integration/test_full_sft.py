@@ -319,17 +319,33 @@ def test_in_bfloat16_too_the_first_step_is_the_optimizer_s_first(
     assert float(update.max()) == pytest.approx(trial.learning_rate, rel=0.01)
 
 
+@pytest.mark.parametrize("stage", STAGES)
+def test_gradients_are_clipped_to_the_trial_s_norm(
+    make_trial: MakeTrial, run: RunTrial, stage: int
+) -> None:
+    """A tenth of them is in Adam's first moment after the first step; the step shows no scale."""
+    train = {"steps": 1, "report_every": 1, "max_grad_norm": 0.05}
+    trial = make_trial("full", deepspeed={"zero_stage": stage}, train=train)
+    run(trial)
+    taken = newest_valid([Path(trial.output_dir)])
+    assert taken is not None
+    state = load_file(taken / "training.safetensors")
+    squares = sum(float(v.square().sum()) for name, v in state.items() if "exp_avg/" in name)
+    assert math.sqrt(squares) == pytest.approx(0.1 * 0.05, rel=1e-3)
+
+
 def test_what_the_user_s_own_settings_leave_out_is_the_trial_s(
     make_trial: MakeTrial,
 ) -> None:
     """And not DeepSpeed's, whose learning rate would be 1e-3 whatever the search drew."""
     own = {"optimizer": {"type": "AdamW", "params": {"betas": [0.9, 0.95]}}}
-    trial = make_trial(method="full", deepspeed={"config": own}, learning_rate=3e-5)
+    parts = {"deepspeed": {"config": own}, "train": {"weight_decay": 0.05}}
+    trial = make_trial(method="full", learning_rate=3e-5, **parts)
     config = HfTrainerDeepSpeedConfig(full_sft.deepspeed_settings(trial))
     arguments = sft_config(trial, 16, deepspeed={"zero_optimization": {"stage": 0}})
     config.trainer_config_process(arguments)
     assert config.get_value("optimizer.params.lr") == 3e-5
-    assert config.get_value("optimizer.params.weight_decay") == trial.train.weight_decay
+    assert config.get_value("optimizer.params.weight_decay") == 0.05
     assert config.get_value("optimizer.params.betas") == [0.9, 0.95]
     assert config.get_value("gradient_clipping") == trial.train.max_grad_norm
 

@@ -78,6 +78,51 @@ def test_an_mlp_that_looks_back_is_computed_whole() -> None:
     assert found(base) == {"mlp.gate_proj", "mlp.up_proj", "mlp.down_proj"}
 
 
+def test_a_weight_of_zero_does_not_hide_that_it_looks_back() -> None:
+    """An adapter may change it."""
+    base = model("llama")
+    mlp = base.get_decoder().layers[-1].mlp
+    own = mlp.forward
+    mlp.forward = lambda x_NSI: own(x_NSI + 0.0 * x_NSI.roll(1, dims=1))
+    assert not {"mlp", "self_attn.o_proj"} & found(base)
+
+
+def test_layers_that_see_other_positions_than_the_sequence_s_are_computed_whole() -> None:
+    base = model("llama")
+    mlp = base.get_decoder().layers[-1].mlp
+    own = mlp.forward
+
+    def shifted(x_NSI: torch.Tensor) -> Any:
+        looks_back_NSI = x_NSI + x_NSI.roll(1, dims=1)
+        return own(torch.cat([x_NSI[:, :1], looks_back_NSI], 1))[:, 1:]
+
+    mlp.forward = shifted
+    assert found(base) == set()
+
+
+def test_a_layer_that_is_given_more_by_name_is_computed_whole() -> None:
+    base = model("llama")
+    mlp = base.get_decoder().layers[-1].mlp
+    own, down = mlp.down_proj.forward, mlp.down_proj
+    down.forward = lambda x_NSI, scale_NS1: own(x_NSI) * scale_NS1
+    mlp.forward = lambda x_NSI: down(
+        mlp.up_proj(x_NSI + x_NSI.roll(1, dims=1)), scale_NS1=x_NSI[..., :1]
+    )
+    assert found(base) == {"mlp.up_proj"}
+
+
+def test_a_list_within_a_layer_is_no_list_of_layers() -> None:
+    base = model("llama")
+    base.get_decoder().layers[-1].mlp.experts = torch.nn.ModuleList([torch.nn.Linear(2, 2)])
+    assert found(base) == USUAL
+
+
+def test_a_model_without_a_list_of_layers_is_computed_whole() -> None:
+    base = model("llama")
+    base.get_decoder = lambda: torch.nn.Linear(2, 2)
+    assert LastLayer(base).modules == []
+
+
 def test_nothing_is_found_where_positions_mix_after_the_last_layer() -> None:
     base = model("llama")
     norm = base.get_decoder().norm
@@ -108,6 +153,13 @@ def test_losses_and_gradients_are_the_whole_model_s(kind: str) -> None:
 def test_where_most_positions_are_labelled_all_are_computed(prompt: int) -> None:
     batch = Batch.of([[sample(12, prompt)]], [12 - prompt], torch.device("cpu"))
     assert (batch.window is None) == (prompt == 2)
+
+
+def test_a_window_lies_within_its_sequence_though_that_has_no_label() -> None:
+    rows = [[sample(12, 11)], [sample(6, 6), sample(12, 8)]]
+    batch = Batch.of(rows, [1, 4], torch.device("cpu"))
+    assert batch.window is not None
+    assert (batch.window.indices_W.view(3, -1) // 12).tolist() == [[n] * 4 for n in range(3)]
 
 
 def test_an_engine_leaves_no_hooks_on_the_base(make_trial: MakeTrial) -> None:

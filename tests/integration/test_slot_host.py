@@ -73,6 +73,7 @@ def test_a_host_whose_slots_are_taken_says_so(make_trial: MakeTrial) -> None:
         again = await host.join(trials[2], 2, may_wait=False)
         for events in await asyncio.gather(*(follow(host, name) for name in ("1", "2"))):
             assert RESULT in events[-1]
+        assert await host.load() == 0  # which a host that is to stop ends its process by
         return taken, again, not_here
 
     assert asyncio.run(run()) == ([True, True, False], True, {UNKNOWN: True})

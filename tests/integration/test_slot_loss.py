@@ -93,3 +93,26 @@ def test_a_pass_in_which_nothing_has_a_label_has_no_loss() -> None:
     pass_loss = PassLoss(base, nullcontext)
     assert pass_loss.backward(pass_loss.features(batch), batch).tolist() == [0.0]
     assert all(not gradient.any() for gradient in gradients(base).values())
+
+
+def test_in_bfloat16_the_loss_is_computed_in_float32() -> None:
+    """The last hidden state is in float32, as CUDA's autocast leaves layer norms, such as Phi's."""
+    base, row = model("llama").to(torch.bfloat16), sample(9, 4)
+    ids, norm = torch.tensor(row["input_ids"]), base.get_decoder().norm
+    expected = cross_entropy(base(input_ids=ids[None]).logits[0, 3:-1].float(), ids[4:])
+    pass_loss = PassLoss(base, lambda: torch.autocast("cpu", torch.bfloat16))
+    own = norm.forward
+    norm.forward = lambda x_NSI: own(x_NSI).float()
+    batch = Batch.of([[row]], [5], torch.device("cpu"))
+    (loss,) = pass_loss.backward(pass_loss.features(batch), batch).tolist()
+    assert loss == pytest.approx(expected.item(), abs=1e-4)
+
+
+@pytest.mark.parametrize("lacks", ["head", "backbone"])
+def test_a_base_without_a_head_or_a_backbone_of_its_own_has_logits_alone(lacks: str) -> None:
+    base = model("llama")
+    if lacks == "head":
+        base.get_output_embeddings = lambda: None
+    else:
+        base.base_model_prefix = ""
+    assert not ends_with_head(base)

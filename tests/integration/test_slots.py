@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +252,20 @@ def test_not_a_bit_of_a_neighbour_leaks(make_trial: MakeTrial, engine: SlotEngin
     assert seen[0][1].abs().sum() > 0
 
 
+@pytest.mark.parametrize("rows", [(2, 2, 2, 2), (1, 2, 2, 1)])
+def test_whichever_slots_share_a_pass_each_goes_through_its_own_adapter(
+    make_trial: MakeTrial, engine: SlotEngine, rows: tuple[int, ...]
+) -> None:
+    ranks = enumerate((4, 4, 8, 8))
+    trials = [make_trial(seed=seed, lora={"rank": rank}) for seed, rank in ranks]
+    slots = [engine.join(trial, ListReporter()) for trial in trials]
+    for count in range(1, 5):
+        for some in combinations(zip(slots, rows, strict=True), count):
+            parts = engine._parts_of(some)
+            through = [(adapter, part.rows) for part in parts for adapter in part.adapters]
+            assert through == [(slot.adapter, own) for slot, own in some]
+
+
 def shares(slots: list[Slot]) -> list[Share]:
     return [Share(slot, slot.micro_batch()) for slot in slots]
 
@@ -406,6 +421,20 @@ def test_slots_beyond_memory_share_smaller_passes(
     for name in names:
         assert_measured(reporters[name].measurements, references[name])
     assert not engine._short
+
+
+def test_a_pass_that_fails_for_another_reason_is_not_run_in_parts(
+    make_trial: MakeTrial, engine: SlotEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(shares: list[Share]) -> list[float]:
+        raise ZeroDivisionError
+
+    for seed in range(2):
+        engine.join(make_trial(seed=seed), ListReporter())
+    monkeypatch.setattr(engine, "_pass", failing)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    assert len(engine.slots) == 2
 
 
 def test_after_a_step_that_was_too_long_for_one_pass_slots_share_passes_again(

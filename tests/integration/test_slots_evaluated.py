@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from measured import of_the_training
 
 from trainables.evaluation.evaluator import Evaluator, _evaluator
+from trainables.process.out_of_memory import is_out_of_memory
 from trainables.results.items import items_file, read_items
 from trainables.slots import engine as slot_engine
 from trainables.slots.engine import SlotEngine
@@ -88,6 +91,27 @@ def test_they_score_what_each_scores_alone(
         assert finals(reporter) == pytest.approx(finals(alone), rel=2e-3, abs=1e-4)
         items = [read_items(items_file(Path(where), 6)) for where in (trial.output_dir, folder)]
         assert items[0] == items[1]
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError(), ZeroDivisionError()])
+def test_without_the_memory_for_shared_passes_each_is_evaluated_by_itself(
+    trials: list[TrialConfig],
+    engine: SlotEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+) -> None:
+    """Any other error is none that fewer models could cure."""
+
+    def failing(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(Evaluator, "answer_ahead", failing)
+    together = [ListReporter() for _ in trials[:2]]
+    for trial, reporter in zip(trials, together, strict=False):
+        engine.join(trial, reporter)
+    with nullcontext() if is_out_of_memory(error) else pytest.raises(type(error)):
+        assert [end.error for _ in range(6) for end in engine.step()] == [None, None]
+        assert all("in_domain/acc_mean" in finals(reporter) for reporter in together)
 
 
 def test_what_is_measured_is_of_the_trial_itself(

@@ -20,7 +20,7 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.results.folder import SweepFolder
+from trainables.results.ledger import Ledger
 from trainables.results.records import BaseRecord
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.node import NodeReport
@@ -176,8 +176,8 @@ def test_memory_is_asked_for_again_where_the_base_s_evaluation_brought_the_gpus(
     def up(*question: object) -> list[NodeReport]:
         return [head, worker] if (tmp_path / "base").exists() else [head]
 
-    def have_base_evaluated(config: object, folder: SweepFolder, *rest: object) -> None:
-        shutil.copytree(base_dir, folder.base)
+    def have_base_evaluated(config: object, ledger: Ledger, *rest: object) -> None:
+        shutil.copytree(base_dir, ledger.folder.base)
 
     monkeypatch.setattr("tune.sweep.ask_nodes", up)
     monkeypatch.setattr("tune.sweep.check_nodes", lambda *reports: None)

@@ -164,6 +164,7 @@ class LoggedRun:
             for record in self._of("history")
         ]
         self.wandb_steps = [record["item"]["_step"] for record in self._of("history")]
+        self.times = [record["item"]["_timestamp"] for record in self._of("history")]
         self.config = self._merged("config", self.run["config"]["update"])
         self.summary = self._merged("summary", {})
 
@@ -349,6 +350,20 @@ def test_an_interrupted_trial_goes_on_under_its_id_without_repeating_steps(folde
     assert (second.exit_codes, second.summary["status"]) == ([0], "COMPLETE")
     assert second.summary["reason"] is None
     assert second.config["trial/attempt"] == 2
+
+
+def test_before_its_end_a_run_has_its_best_values_and_when_each_point_was_measured(
+    folder: Path,
+) -> None:
+    listener, before = listener_of(folder), {"ood/acc_mean": 0.5}
+    listener.trial_started(trial(7, best=before))
+    record = trial(7, best={"forgetting/mean": 0.05})
+    listener.measured(record, measurement(1).model_copy(update={"time": 1.7e9}))
+    listener.sweep_ended([record])
+    run = logged_once(folder)
+    assert run.summary["best/forgetting/mean"] == 0.05
+    assert run.summary["best/ood/acc_mean"] == 0.5
+    assert run.times == [1.7e9]
 
 
 def test_steps_measured_while_wandb_was_disabled_are_logged_by_a_later_attempt(

@@ -126,6 +126,7 @@ def test_what_a_revoked_key_kept_from_wandb_is_told_and_logged_later(
     server.is_key_valid = True
     assert end_sweep(tmp_path, listener) == [LACKS_ONE]
     assert (server.runs[name_of(0)].state, server.runs[name_of(1)].state) == ("finished", "running")
+    assert server.runs[f"{SWEEP_ID}-base"].steps == [0]
 
     assert end_sweep(tmp_path, start_sweep(tmp_path, ONLINE)) == []
     assert server.runs[name_of(1)].steps == [2, 4]

@@ -78,7 +78,10 @@ def results(doc, likelihoods):
     return {"acc": 1.0}
 """
 RATE = 1e-4
-TRAIN = {"steps": 6, "micro_batch_size": 4, "report_every": 3}
+SCHEDULE = {"schedule": "cosine", "warmup": 0.3}
+TRAIN = {"steps": 6, "micro_batch_size": 4, "report_every": 3, **SCHEDULE}
+# Two steps up from 0, and four down to it.
+RATES = [RATE * share for share in (0.0, 0.5, 1.0, 0.5 + 0.125**0.5, 0.5, 0.5 - 0.125**0.5)]
 
 
 def workers() -> set[int]:
@@ -188,6 +191,7 @@ def test_two_workers_train_the_model_that_one_trains(
     one, expected = alone
     curve = [m.metrics["train/loss"] for m in measurements]
     assert curve == pytest.approx(expected.curve(), abs=1e-3)
+    assert [m.metrics["train/learning_rate"] for m in measurements] == pytest.approx(RATES)
     last = measurements[-1].metrics
     for key in ("kl/base_to_tuned", "forgetting/nll", "validation/loss", "in_domain/acc_mean"):
         assert last[key] == pytest.approx(expected.last[key], abs=1e-3)

@@ -11,7 +11,7 @@ from scipy.stats import binomtest
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions import Conclusion, conclude
-from analysis.conclusions.comparisons import rank_that_suffices
+from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.conclusions.trends import forgetting_and_step_size, trend_over_ranks
 from analysis.paper_table import paper_table
 from analysis.report.page import render
@@ -25,6 +25,7 @@ from analysis.report.trade_off import (
 )
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
+from analysis.stats.importance import importances
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import IN_DOMAIN_ACC, MAX_RESERVED
 from trainables.results.items import items_file, write_items
@@ -195,8 +196,14 @@ def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
         assert len(shares) == len(own)
         assert shares[-1] == pytest.approx(hypervolume(points, [1.0] * len(best)))
         assert f"{100 * shares[-1]:.1f} % ({sweep.name})" in figure.caption
-    keys = [chart.key for chart in importance_figure(results).charts]
-    assert keys == ["importances-plain", "importances-replayed"]
+    figure = importance_figure(results)
+    lora = [results.of(sweep, results.lora) for sweep in results.sweeps]
+    assert f"on {len(lora[0])} (plain), {len(lora[1])} (replayed) complete LoRA" in figure.caption
+    for sweep, own, chart in zip(results.sweeps, lora, figure.charts, strict=True):
+        assert chart.key == f"importances-{sweep.name}"
+        [bars] = [trace for trace in chart.data if "in-domain" in trace["hovertemplate"]]
+        shares = dict(zip(bars["y"], bars["x"], strict=True))
+        assert shares == pytest.approx(importances(own, IN_DOMAIN_ACC))
 
 
 def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):

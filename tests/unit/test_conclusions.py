@@ -13,7 +13,7 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.comparison import Comparison
 from analysis.conclusions import conclude
-from analysis.conclusions.comparisons import NEGLIGIBLE
+from analysis.conclusions.sufficient_rank import NEGLIGIBLE
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.report.settings import importance_figure

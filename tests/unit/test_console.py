@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from builders import (
     BEGAN,
+    EVAL,
     GAIN,
     LOSS,
     OOD,
@@ -109,9 +110,10 @@ def test_without_in_domain_tasks_the_validation_loss_is_told_instead():
     base = base_record(metrics={loss: 2.5, LOSS: 0.0})
     curve = {metric_keys.TRAIN_LOSS: 0.7}
     evaluated = curve | {loss: 1.25, LOSS: 0.02}
+    config = sweep_config(objectives=[{"metric": loss, "mode": "min"}])
     plain, live = no_terminal(), terminal(width=80)
     for console in (plain, live):
-        listener = ConsoleListener(CONFIG, console, Clock())
+        listener = ConsoleListener(config, console, Clock())
         listener.sweep_started(SWEEP, base, [])
         listener.trial_started(begun(0))
         listener.measured(begun(0, evaluated, step=60), measurement(60, evaluated))
@@ -125,6 +127,28 @@ def test_without_in_domain_tasks_the_validation_loss_is_told_instead():
     assert titles[-5:] == ["loss", "validation", "forgetting", "OOD", "status"]
     assert before[-5:] == ["-", "2.500", "+0.000", "-", "-"]
     assert row[-4:-1] == ["1.250", "+0.020", "-"]
+
+
+def test_an_objective_that_is_no_score_is_shown_too():
+    drift, nll = metric_keys.KL_BASE_TO_TUNED, metric_keys.FORGETTING_NLL
+    aims = [{"metric": GAIN, "mode": "max"}, {"metric": drift, "mode": "min"}]
+    texts = {**EVAL, "general_text": "general.txt"}
+    config = sweep_config(objectives=aims, constraints=[f"{nll} <= 0.5"], eval=texts)
+    base = base_record(metrics={GAIN: 0.4, LOSS: 0.0, drift: 0.0, nll: 0.0})
+    evaluated = {metric_keys.TRAIN_LOSS: 0.7, GAIN: 0.5, drift: 0.0123, nll: 0.25, LOSS: 0.1}
+    plain, live = no_terminal(), terminal(width=80)
+    for console in (plain, live):
+        listener = ConsoleListener(config, console, Clock())
+        listener.sweep_started(SWEEP, base, [])
+        listener.trial_started(begun(0))
+        listener.measured(begun(0, evaluated, step=60), measurement(60, evaluated))
+        listener.sweep_ended([])
+    lines = text(plain).splitlines()
+    assert lines[0].endswith(f"forgetting +0.000, KL from the base 0, {nll} +0.000")
+    assert lines[-1].endswith(f"forgetting +0.100, KL from the base 0.0123, {nll} +0.250")
+    _, titles, before, row = map(str.split, last_frame(live))
+    assert titles[-5:] == ["in-domain", "forgetting", "OOD", drift, "status"]
+    assert (before[-2], row[-2]) == ("0", "0.0123")
 
 
 def test_plain_lines_tell_the_sweep_event_by_event():
@@ -160,6 +184,17 @@ def test_plain_lines_tell_the_sweep_event_by_event():
         f"trial 1 out of memory after 3 s: ValueError: [/red] bad thing {'x' * 100} "
         "(2/20 finished, 1 min 00 s elapsed, about 9 min 00 s left)",
     ]
+
+
+def test_a_repeat_says_which_trial_it_confirms():
+    console = no_terminal()
+    listener = ConsoleListener(CONFIG, console, Clock())
+    listener.trial_started(begun(5, confirms=2))
+    assert (
+        text(console)
+        .rstrip()
+        .endswith(" started: lora, rank 8, alpha 16, lr 3.2e-04, confirms trial 2")
+    )
 
 
 def test_earlier_runs_are_counted_as_finished():

@@ -19,10 +19,13 @@ from trainables.inputs.rows import read_general_text
 from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 from tune import command_line
+from tune.config.input_files import digests
 from tune.config.sweep_file import load_sweep
-from tune.folder.input_files import digests
 from tune.sweep import SweepOutcome
+from tune.what_next import to_go_on, to_retry
 
+DONE = SweepOutcome([], False, None, [])
+INTERRUPTED = SweepOutcome([], True, None, [])
 RUN = Path(__file__).parents[2] / "tune" / "run.py"
 
 
@@ -97,6 +100,26 @@ def test_it_shows_points_resources_and_an_estimate(
     assert "lora: 1 worker(s) a trial, each with 1 CPU" in shown
     assert "estimate: 40 samples, about 30 optimizer steps" in shown
     assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
+
+
+def test_a_misspelt_task_is_told_before_anything_runs(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for arguments in (("--dry-run",), ()):
+        assert run(sweep, *arguments, "--set", "eval.retention=[hellaswagg]") == 2
+        shown = capsys.readouterr()
+        told = "eval.retention: no task named hellaswagg in the harness; did you mean hellaswag?"
+        assert (shown.out, shown.err) == ("", f"error: {told}\n")
+
+
+def test_a_batch_of_more_samples_than_there_are_is_told_of(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for size in (40, 44):
+        assert run(sweep, "--dry-run", "--set", f"train.batch_size={size}") == command_line.OK
+        shown = capsys.readouterr().out
+        told = "warning: train.batch_size is 44, and there is no more to train on than 40 samples"
+        assert shown.count("warning") == shown.count(told) == (size == 44)
 
 
 def test_points_that_differ_in_what_has_no_column_of_its_own_do_not_look_alike(
@@ -597,8 +620,8 @@ def test_arguments_that_are_not_known_end_with_code_2(capsys: pytest.CaptureFixt
 def test_the_line_that_goes_on_tries_again_what_this_one_did(sweep: Path) -> None:
     options = command_line._parser().parse_args(["mine.yaml", "--retry-failed"])
     config = load_sweep(str(sweep), [])
-    (goes_on,) = command_line._continue_hints(options, config, interrupted=True)
-    (more,) = command_line._continue_hints(options, config, interrupted=False)
+    (goes_on,) = to_go_on(options, config, INTERRUPTED)
+    (more,) = to_go_on(options, config, DONE)
     assert "--retry-failed" in goes_on
     assert "--retry-failed" not in more
 
@@ -613,8 +636,8 @@ def test_more_trials_are_offered_where_there_are_any(
     options = command_line._parser().parse_args(["mine.yaml"])
     config = load_sweep(str(sweep), [f"sampler={sampler}", f"budget.trials={trials}"])
     wanted = [f"python tune/run.py mine.yaml --num-trials {more}   # more trials"] if more else []
-    assert command_line._continue_hints(options, config, interrupted=False) == wanted
-    (goes_on,) = command_line._continue_hints(options, config, interrupted=True)
+    assert to_go_on(options, config, DONE) == wanted
+    (goes_on,) = to_go_on(options, config, INTERRUPTED)
     assert "--num-trials" not in goes_on
 
 
@@ -630,15 +653,14 @@ def test_where_a_budget_is_spent_the_line_says_so_and_has_more_of_it(
 ) -> None:
     options = command_line._parser().parse_args(["mine.yaml"])
     config = load_sweep(str(sweep), [f"budget={{trials: 3, {spent}: {budget[spent]}}}"])
-    (line,) = command_line._continue_hints(options, config, interrupted=False, cut_short_by=spent)
+    (line,) = to_go_on(options, config, SweepOutcome([], False, spent, []))
     assert wanted in line
     assert f"budget.{spent} is spent" in line
     assert "--num-trials" not in line
 
 
-def test_what_failed_is_offered_to_be_run_again(sweep: Path) -> None:
+def test_what_failed_is_offered_to_be_run_again() -> None:
     options = command_line._parser().parse_args(["mine.yaml", "--num-trials", "8"])
-    config = load_sweep(str(sweep), command_line._overrides(options))
     failed = [trial(3, status=TrialStatus.FAILED), trial(7, status=TrialStatus.CANCELLED)]
     again = "python tune/run.py mine.yaml --retry-failed --num-trials 8   # trials 3, 7 again"
     for interrupted, cut_short_by, ended, told in (
@@ -649,4 +671,4 @@ def test_what_failed_is_offered_to_be_run_again(sweep: Path) -> None:
         (False, "failures", failed, []),  # the line that goes on has it
     ):
         outcome = SweepOutcome(failed, interrupted, cut_short_by, ended)
-        assert command_line._retry_hints(options, config, outcome) == told
+        assert to_retry(options, outcome) == told

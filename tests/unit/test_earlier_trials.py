@@ -14,11 +14,11 @@ from trainables.errors import UserError
 from trainables.results.ledger import Ledger
 from trainables.results.recommendation import numbers_text
 from trainables.results.records import TrialRecord, TrialStatus
+from tune.config.same_sweep import check_same_sweep
 from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import (
     LEFT_OUTSIDE,
     EarlierTrials,
-    check_same_sweep,
     earlier_trials,
     import_trials,
     own_trials,

@@ -43,6 +43,7 @@ from tune.search.early_stopping import (
 )
 
 TOTAL = 90
+TRAIN = TrainConfig()
 CONFIG = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1.0}, reduction_factor=3, first_rung=1 / 9)
 
 
@@ -63,14 +64,14 @@ def test_a_step_that_a_later_attempt_repeated_is_judged_where_it_first_came(tmp_
     for time, (number, accuracy) in enumerate([(0, 0.1), (1, 0.9), (2, 0.95), (0, 0.1)]):
         measured = at(10, accuracy).model_copy(update={"time": float(time)})
         ledger.append(number, measured)
-        assert rule.decide(number, measured) is None
+        assert rule.decide(number, measured, TRAIN) is None
     histories = ledger.histories(as_they_came=True)
-    assert SuccessiveHalving(CONFIG).replay(histories) == {}
+    assert SuccessiveHalving(CONFIG).replay(histories, dict.fromkeys(histories, TRAIN)) == {}
     assert ledger.histories()[0] == [at(10, 0.1).model_copy(update={"time": 3.0})]
 
 
 def test_rungs_lie_a_reduction_factor_apart_and_below_the_end() -> None:
-    rungs = SuccessiveHalving(CONFIG)._rungs_of(None)
+    rungs = SuccessiveHalving(CONFIG)._rungs_of(TRAIN)
     assert [rung.share for rung in rungs] == pytest.approx([1 / 9, 1 / 3])
 
 
@@ -126,9 +127,9 @@ def test_evaluations_at_one_share_are_at_one_share_whatever_the_steps(
     rule = SuccessiveHalving(CONFIG.model_copy(update={"first_rung": share / 2}))
     for number, total in enumerate(totals):
         measured = at(step_at(share, total), 0.5).model_copy(update={"total_steps": total})
-        rule.decide(number, measured, TrainConfig())
+        rule.decide(number, measured, TRAIN)
     worst = at(step_at(share, 400), 0.1).model_copy(update={"total_steps": 400})
-    outcome = rule.decide(len(totals), worst, TrainConfig())
+    outcome = rule.decide(len(totals), worst, TRAIN)
     assert (outcome is not None) is (len(totals) >= 2)
 
 
@@ -152,7 +153,7 @@ def test_evaluations_at_the_rungs_shares_reach_them(first: float, factor: float)
     rule = SuccessiveHalving(EarlyStoppingConfig(reduction_factor=factor, first_rung=first))
     for total in range(1, 1000):
         steps = TrainConfig(report_every=first).report_steps(total)
-        assert {step_at(rung.share, total) for rung in rule._rungs_of(None)} <= steps
+        assert {step_at(rung.share, total) for rung in rule._rungs_of(TRAIN)} <= steps
 
 
 @pytest.mark.parametrize(
@@ -180,14 +181,14 @@ def test_rungs_that_no_evaluation_reaches_are_told(
 
 def test_below_the_reduction_factor_every_trial_goes_on() -> None:
     rule = SuccessiveHalving(CONFIG)
-    assert [rule.decide(n, at(10, a)) for n, a in enumerate([0.9, 0.1])] == [None, None]
+    assert [rule.decide(n, at(10, a), TRAIN) for n, a in enumerate([0.9, 0.1])] == [None, None]
 
 
 def test_third_and_worst_at_a_rung_is_stopped_and_says_where() -> None:
     rule = SuccessiveHalving(CONFIG)
     for number, accuracy in enumerate([0.9, 0.5]):
-        rule.decide(number, at(10, accuracy))
-    outcome = rule.decide(2, at(12, 0.4))
+        rule.decide(number, at(10, accuracy), TRAIN)
+    outcome = rule.decide(2, at(12, 0.4), TRAIN)
     assert outcome == stopped("not among the best 1/3 at step 12")
 
 
@@ -231,16 +232,19 @@ def decisions(
             continue
         history = ledger.setdefault(number, [])
         history.append(curves[number][len(history)].model_copy(update={"time": float(time)}))
-        outcome = rule.decide(number, history[-1])
+        outcome = rule.decide(number, history[-1], TRAIN)
         if time in kills:
             rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
-            outcomes = rule.replay({trial: ledger[trial] for trial in sorted(ledger)})
+            outcomes = rule.replay(
+                {trial: ledger[trial] for trial in sorted(ledger)}, dict.fromkeys(ledger, TRAIN)
+            )
             assert ends.items() <= outcomes.items()
             ends |= outcomes
         elif outcome is not None:
             ends[number] = outcome
     rungs = [
-        (r.share, sorted(map(tuple, r.losses)), r.compared, r.allowed) for r in rule._rungs_of(None)
+        (r.share, sorted(map(tuple, r.losses)), r.compared, r.allowed)
+        for r in rule._rungs_of(TRAIN)
     ]
     return ends, rungs
 
@@ -262,33 +266,33 @@ def test_a_sweep_killed_anywhere_decides_as_the_uninterrupted_one(data: st.DataO
 def test_a_clock_that_was_set_back_leaves_a_trials_steps_in_order() -> None:
     histories = {number: [at(30, accuracy)] for number, accuracy in enumerate([0.9, 0.8])}
     histories[2] = [at(10, 0.7).model_copy(update={"time": 5.0}), at(30, 0.1)]
-    outcomes = SuccessiveHalving(CONFIG).replay(histories)
+    outcomes = SuccessiveHalving(CONFIG).replay(histories, dict.fromkeys(histories, TRAIN))
     assert outcomes == {2: stopped("not among the best 1/3 at step 30")}
 
 
 def test_a_trial_is_judged_once_at_a_rung() -> None:
     rule = SuccessiveHalving(CONFIG)
     for number, accuracy in enumerate([0.5, 0.6, 0.7]):
-        rule.decide(number, at(10, accuracy))
-    assert rule.decide(2, at(20, 0.0)) is None
+        rule.decide(number, at(10, accuracy), TRAIN)
+    assert rule.decide(2, at(20, 0.0), TRAIN) is None
 
 
 def test_points_of_the_training_curve_decide_nothing() -> None:
     rule = SuccessiveHalving(CONFIG)
     for number, accuracy in enumerate([0.9, 0.8, None]):
-        assert rule.decide(number, at(10, accuracy)) is None
+        assert rule.decide(number, at(10, accuracy), TRAIN) is None
 
 
 def test_last_step_is_never_stopped() -> None:
     rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
-    assert rule.decide(0, at(TOTAL, 0.0, **{FORGETTING_MEAN: 0.9, TRAIN_LOSS: 1e9})) is None
+    assert rule.decide(0, at(TOTAL, 0.0, **{FORGETTING_MEAN: 0.9, TRAIN_LOSS: 1e9}), TRAIN) is None
 
 
 def test_scalarised_pair_weighs_gain_against_forgetting() -> None:
     both = EarlyStoppingConfig(metrics={IN_DOMAIN_ACC: 1, FORGETTING_MEAN: -2}, reduction_factor=2)
     rule = SuccessiveHalving(both)
-    assert rule.decide(0, at(10, 0.8, **{FORGETTING_MEAN: 0.0})) is None
-    assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2})) is not None
+    assert rule.decide(0, at(10, 0.8, **{FORGETTING_MEAN: 0.0}), TRAIN) is None
+    assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
 
 
 def test_sums_that_differ_by_the_order_of_their_rounding_are_equal() -> None:
@@ -298,7 +302,7 @@ def test_sums_that_differ_by_the_order_of_their_rounding_are_equal() -> None:
     rule = SuccessiveHalving(weighed)
     assert 0.1 + 0.2 > 0.3
     for number, (accuracy, other) in enumerate([(0.1, 0.2), (0.3, 0.0)]):
-        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: other})) is None
+        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: other}), TRAIN) is None
 
 
 def test_without_metrics_only_who_is_dominated_is_stopped() -> None:
@@ -308,26 +312,28 @@ def test_without_metrics_only_who_is_dominated_is_stopped() -> None:
     )
     rule = SuccessiveHalving(EarlyStoppingConfig(), objectives)
     for number, (accuracy, forgetting) in enumerate([(0.9, 0.4), (0.5, 0.1), (0.2, 0.0)]):
-        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: forgetting})) is None
-    assert rule.decide(3, at(10, 0.4, **{FORGETTING_MEAN: 0.5})) == stopped(
+        assert rule.decide(number, at(10, accuracy, **{FORGETTING_MEAN: forgetting}), TRAIN) is None
+    assert rule.decide(3, at(10, 0.4, **{FORGETTING_MEAN: 0.5}), TRAIN) == stopped(
         "1/3 of the trials dominate it at step 10"
     )
 
 
 def test_constraint_broken_at_a_rung_stops_and_is_named() -> None:
     rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
-    outcome = rule.decide(0, at(10, 0.99, **{FORGETTING_MEAN: 0.2}))
+    outcome = rule.decide(0, at(10, 0.99, **{FORGETTING_MEAN: 0.2}), TRAIN)
     assert outcome == stopped("forgetting/mean <= 0.05 is broken already: 0.2 at step 10")
 
 
 def test_constraint_is_looked_at_where_it_is_first_measured_at_a_rung() -> None:
     rule = SuccessiveHalving(CONFIG, constraints=LIMITS)
-    assert rule.decide(0, at(9, 0.9, **{FORGETTING_MEAN: 0.2})) is None  # before the first rung
-    assert rule.decide(0, at(10, 0.9)) is None  # a point of the training curve
-    assert rule.decide(0, at(12, None, **{FORGETTING_MEAN: 0.2})) is not None
-    assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.01})) is None
-    assert rule.decide(1, at(20, 0.9, **{FORGETTING_MEAN: 0.2})) is None  # between two rungs
-    assert rule.decide(1, at(30, 0.9, **{FORGETTING_MEAN: 0.2})) is not None
+    assert (
+        rule.decide(0, at(9, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is None
+    )  # before the first rung
+    assert rule.decide(0, at(10, 0.9), TRAIN) is None  # a point of the training curve
+    assert rule.decide(0, at(12, None, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
+    assert rule.decide(1, at(10, 0.9, **{FORGETTING_MEAN: 0.01}), TRAIN) is None
+    assert rule.decide(1, at(20, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is None  # between two rungs
+    assert rule.decide(1, at(30, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN) is not None
 
 
 BASE = {IN_DOMAIN_ACC: 0.1, FORGETTING_MEAN: 0.0, KL_BASE_TO_TUNED: 0.0}
@@ -342,8 +348,8 @@ def test_a_constraint_that_training_is_to_reach_stops_nobody_on_the_way() -> Non
     rule = SuccessiveHalving(CONFIG, constraints=kept_by_base(named, BASE))
     for step, accuracy in [(10, 0.2), (30, 0.4), (60, 0.9)]:
         for number in range(4):
-            assert rule.decide(number, at(step, accuracy, **{FORGETTING_MEAN: 0.0})) is None
-    outcome = rule.decide(4, at(10, 0.9, **{FORGETTING_MEAN: 0.2}))
+            assert rule.decide(number, at(step, accuracy, **{FORGETTING_MEAN: 0.0}), TRAIN) is None
+    outcome = rule.decide(4, at(10, 0.9, **{FORGETTING_MEAN: 0.2}), TRAIN)
     assert outcome == stopped("forgetting/mean <= 0.05 is broken already: 0.2 at step 10")
 
 
@@ -366,14 +372,14 @@ def test_before_the_end_count_constraints_that_the_base_keeps_and_budgets() -> N
 @pytest.mark.parametrize(("loss", "stops"), [(5.9, False), (6.1, True)])
 def test_exploding_loss_stops_at_a_multiple_of_the_first(loss: float, stops: bool) -> None:
     rule = SuccessiveHalving(CONFIG)
-    rule.decide(0, at(1, None, **{TRAIN_LOSS: 1.0}))
-    outcome = rule.decide(0, at(2, None, **{TRAIN_LOSS: loss}))
+    rule.decide(0, at(1, None, **{TRAIN_LOSS: 1.0}), TRAIN)
+    outcome = rule.decide(0, at(2, None, **{TRAIN_LOSS: loss}), TRAIN)
     assert (outcome is not None) is stops
     if outcome is not None:
         assert outcome.status is TrialStatus.DIVERGED
         assert outcome.reason == "training loss 6.1 is over 6, and began at 1"
     without = SuccessiveHalving(CONFIG.model_copy(update={"loss_limit": None}))
-    assert without.decide(0, at(2, None, **{TRAIN_LOSS: 1e9})) is None
+    assert without.decide(0, at(2, None, **{TRAIN_LOSS: 1e9}), TRAIN) is None
 
 
 def test_samples_that_are_harder_than_the_first_are_no_divergence() -> None:
@@ -384,4 +390,4 @@ def test_samples_that_are_harder_than_the_first_are_no_divergence() -> None:
         losses = random.exponential(1.0, (20, 10)).mean(1)
         losses[0] = random.exponential(1.0, 2).mean()
         for step, loss in enumerate(losses, start=1):
-            assert rule.decide(number, at(step, None, **{TRAIN_LOSS: loss})) is None
+            assert rule.decide(number, at(step, None, **{TRAIN_LOSS: loss}), TRAIN) is None

@@ -102,6 +102,21 @@ def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
     assert "| task |" not in card.text  # none was scored
 
 
+def test_a_card_has_what_was_told_of_the_data(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    ledger = record_sweep(folder, trained(folder, 0, gain=0.5, forgetting=0.0))
+    card = ModelCard.load(export(folder, tmp_path / "before") / "README.md")
+    assert "Warnings" not in card.text
+    told = ("3 of 9 training samples are longer", "2 of 4 items of t ask\nword for word")
+    base = base_record(warnings=[*told, told[0]])
+    ledger.folder.base_json.write_text(base.model_dump_json())
+    card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
+    assert (
+        "\n\n## Warnings\n\n- 3 of 9 training samples are longer\n"
+        "- 2 of 4 items of t ask word for word\n\n## Training\n\n"
+    ) in card.text
+
+
 def test_a_prompt_that_asks_for_code_stays_in_its_block(tmp_path: Path) -> None:
     prompt = "Complete:\n```python\n{{ code }}\n```\n"
     folder = tmp_path / "tiny"

@@ -24,9 +24,10 @@ from sweep_files import edited, faults, only_fault
 
 from analysis.sweep_settings import SweepSettings
 from trainables.results.records import TrialRecord, TrialStatus
+from tune.config.same_sweep import check_same_sweep
 from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
-from tune.search.earlier_trials import check_same_sweep, own_trials
+from tune.search.earlier_trials import own_trials
 from tune.search.space import Params, first_points, grid_size, params_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -8,10 +8,10 @@ import pytest
 from sweep_files import edited
 
 from trainables.errors import UserError
+from tune.config.input_files import digests
+from tune.config.same_sweep import check_same_inputs
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
-from tune.folder.input_files import digests
-from tune.search.earlier_trials import check_same_inputs
 
 TASK_FILES = {
     "mine.yaml": "task: c\ninclude: common\nprocess_results: !function scoring.results\n"

@@ -24,12 +24,12 @@ from trainables.inside.records import (
     MatrixChange,
     is_rounded,
 )
+from trainables.results.folder import SweepFolder
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import best_trade_off, objective_ranges
 from trainables.results.recommendation import recommend
 from trainables.results.records import TrialRecord, TrialStatus
-from tune.listeners import SweepListener
-from tune.sweep import Sweep
+from tune.cluster.inspections import look_inside
 
 GOALS = sweep_config()
 
@@ -231,15 +231,12 @@ def test_a_sweep_says_whom_it_looks_into(tmp_path: Path, monkeypatch: pytest.Mon
     """It may take minutes, after all trials have finished."""
     reasons = {0: None, 2: "no weights\nin this place"}
     task = SimpleNamespace(remote=lambda _, number: reasons[number])
-    monkeypatch.setattr("tune.sweep.as_task", lambda *_: task)
-    monkeypatch.setattr("tune.sweep.ray", SimpleNamespace(get=lambda reason: reason))
-    sweep = Sweep.__new__(Sweep)
-    sweep._config, sweep._ledger, sweep._cluster = GOALS, Ledger(tmp_path), {"CPU": 2.0}
+    module = "tune.cluster.inspections"
+    monkeypatch.setattr(f"{module}.as_task", lambda *_: task)
+    monkeypatch.setattr(f"{module}.ray", SimpleNamespace(get=lambda reason: reason))
     records = [scored(0, 4, 0.9, 0.1), scored(1, 4, 0.8, 0.2), scored(2, None, 0.5, 0.3)]
     told: list[str] = []
-    listener = SweepListener()
-    monkeypatch.setattr(listener, "preparing", told.append)
-    sweep._look_inside(records, [listener])
+    look_inside(GOALS, SweepFolder(tmp_path), {"CPU": 2.0}, records, told.append)
     assert told == [
         "looking inside trials 0, 2 ...",
         "looked inside trial 0",

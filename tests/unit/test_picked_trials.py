@@ -12,9 +12,9 @@ from synthetic_sweep import TASKS, SyntheticSweep
 from analysis.conclusions import Conclusion
 from analysis.conclusions.comparisons import (
     full_against_lora,
-    rank_that_suffices,
     recommended_against_base,
 )
+from analysis.conclusions.sufficient_rank import rank_that_suffices
 from analysis.paper_table import paper_table
 from analysis.report.answer import answer
 from analysis.report.ranks import rank_figure

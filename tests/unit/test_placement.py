@@ -90,7 +90,7 @@ class Run:
 
     def end(self, number: int) -> None:
         record = self.running.pop(number)
-        ended = record.ended_as(Outcome(status=TrialStatus.CANCELLED, reason="a test"))
+        ended = record.ended_as(Outcome(status=TrialStatus.CANCELLED, reason="a test"), 2.0)
         self.searcher.trial_ended(ended)
 
     def end_one(self) -> None:

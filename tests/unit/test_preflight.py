@@ -11,7 +11,7 @@ from builders import GAIN, LOSS, base_record, sweep_config
 
 from trainables.errors import UserError
 from trainables.files.locations import is_local, resolve
-from tune.config.preflight import check_files, check_metrics
+from tune.config.preflight import check_files, check_metrics, training_warnings
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
 
@@ -50,6 +50,63 @@ def test_what_trials_are_compared_by_before_their_end_must_be_logged() -> None:
         "early_stopping.metrics",
         "nothing logs in_domain/a/acc_nrom",
     )
+
+
+@pytest.mark.parametrize(
+    ("samples", "searched", "told"),
+    [
+        (16, None, []),
+        (15, None, ["train.batch_size is 16, and there is no more to train on than 15 samples"]),
+        (1, None, ["train.batch_size is 16, and there is no more to train on than 1 sample"]),
+        (15, [8, 12], ["train.batch_size is 16, and there is no more to train on than 15 samples"]),
+        (
+            12,
+            [8, 16, 32],
+            [
+                "search.lora.batch_size is 16 and 32, and there is no more to train on than 12 sam",
+                "train.batch_size is 16, and there is no more to train on than 12 samples",
+            ],
+        ),
+    ],
+)
+def test_batches_of_more_samples_than_there_are_are_told_of(
+    samples: int, searched: list[int] | None, told: list[str]
+) -> None:
+    lora = {"rank": 8, "alpha": 8, "learning_rate": 1e-3, "batch_size": searched}
+    search = {"lora": lora, "full": {"learning_rate": 1e-5}}
+    lines = [*training_warnings(sweep_config(search=search), samples)]
+    assert [line[: len(start)] for line, start in zip(lines, told, strict=True)] == told
+    again = ": each optimizer step takes some more than once; set it to"
+    assert all(line.endswith(f"{again} {samples} or less") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("every", "lora", "stopping", "methods"),
+    [
+        (0.25, {}, {}, []),
+        (9, {}, {}, []),  # 9 and 10
+        (10, {}, {}, ["lora", "full"]),
+        (10, {"epochs": [1, 2]}, {}, ["full"]),
+        (10, {"batch_size": [8, 16]}, {}, ["full"]),
+        (5, {}, {"first_rung": 0.5}, []),
+        (5, {}, {"first_rung": 0.6}, ["lora", "full"]),
+        (10, {}, None, []),
+        (10, {}, {"metrics": {"train/loss": -1}}, []),
+    ],
+)
+def test_evaluations_that_come_too_late_to_stop_a_trial_early_are_told_of(
+    every: float, lora: dict[str, list[int]], stopping: dict[str, float] | None, methods: list[str]
+) -> None:
+    of_lora = {"rank": 8, "alpha": 8, "learning_rate": 1e-3, **lora}
+    config = sweep_config(
+        search={"lora": of_lora, "full": {"learning_rate": 1e-5}},
+        train={"report_every": every},
+        early_stopping=stopping,
+    )
+    lines = [*training_warnings(config, 160)]  # 10 steps
+    told = "train.report_every is {:g} steps, and {} trials have at most 10: early_stopping ends "
+    starts = [told.format(every, method) for method in methods]
+    assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
 def test_a_malformed_template_is_told_once_whatever_rows_it_is_for(tmp_path: Path) -> None:

@@ -138,3 +138,11 @@ def test_it_ends_where_more_slots_do_not_pay(
     engine: Any = Undisturbed(seconds)
     speeds = probe(engine, trial_config(), most=8, passes=1000, slot_seconds=slot_seconds)
     assert [speed.slots for speed in speeds] == measured
+
+
+def test_an_error_that_is_not_of_memory_is_told() -> None:
+    """And not taken for the end of what fits, with which trials would train on."""
+    engine: Any = Undisturbed({1: 1.0})
+    with pytest.raises(KeyError):
+        probe(engine, trial_config(), most=2, passes=1000, slot_seconds=0.0)
+    assert engine.slots == []

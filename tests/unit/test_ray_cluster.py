@@ -15,7 +15,7 @@ from ray.tune.experiment import Trial
 
 from trainables.under_ray.reporters import MINUTES_TO_LEAVE
 from tune.cluster import ray_cluster as settings
-from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, _of_a_new_one, ray_cluster
+from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, ray_cluster, usable_cpus
 
 
 @pytest.mark.parametrize(("counted_by_ray", "expected"), [(64, 3), (2, 2)])
@@ -25,7 +25,7 @@ def test_it_has_the_cpus_that_the_command_may_use(
     """Of what Slurm gives Ray counts the whole machine, of what a container has its share."""
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: {3, 5, 7})
     monkeypatch.setattr("ray._private.utils.get_num_cpus", lambda **asked: counted_by_ray)
-    assert _of_a_new_one()["num_cpus"] == expected
+    assert usable_cpus() == expected
 
 
 def test_tune_leaves_the_trial_of_a_preempted_node_to_its_next_attempt(

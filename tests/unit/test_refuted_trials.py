@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -287,6 +288,24 @@ def test_where_no_trial_keeps_the_constraints_none_is_said_to_be_recommended(tmp
     [sweep] = results.sweeps
     card = _why(other, sweep.settings, sweep.recommendation)
     assert card.endswith(f"chosen by hand; trial {taken} came nearest.")
+
+
+def test_the_front_is_said_to_hold_a_trial_that_a_repeat_refuted(tmp_path):
+    folder = SyntheticSweep(trials=12, items=20, constraints=BOUND).write(tmp_path)
+    before = opened(folder)
+    assert "each by its own run" not in trade_off_figure(before).caption
+    for record in before.complete:
+        repeat(folder, record, {FORGETTING_MEAN: 0.6})
+    results = opened(folder)
+    assert not results.recommendation.feasible
+    assert "no trial keeps every constraint" in results.recommendation.reason
+    numbers = ", ".join(str(record.number) for record in results.front)
+    s = "s" if len(results.front) > 1 else ""
+    told = (
+        f", each by its own run; in the mean over other seeds trial{s} {numbers} broke a constraint"
+    )
+    assert told in trade_off_figure(results).caption
+    assert told in html.unescape(render(results))
 
 
 def test_the_report_names_the_trial_whose_repeats_alone_keep_a_constraint(tmp_path):

@@ -51,12 +51,16 @@ def test_few_learning_rates_have_a_column_each(tmp_path):
 
 def test_a_cell_is_the_mean_of_the_trials_of_its_rank_and_rate(tmp_path):
     results = with_rates(tmp_path, [1e-4, 3e-4, 3e-4] * 6)
-    metrics = (IN_DOMAIN_ACC, FORGETTING_MEAN)
-    for metric, chart in zip(metrics, rate_figure(results).charts, strict=True):
-        for group, row in zip(results.lora_groups(), chart.data[0]["z"], strict=True):
-            for rate, cell in zip((1e-4, 3e-4), row, strict=True):
+    metrics = {IN_DOMAIN_ACC: "", FORGETTING_MEAN: "+"}
+    for (metric, sign), chart in zip(metrics.items(), rate_figure(results).charts, strict=True):
+        [drawn] = chart.data
+        assert ("zmid" in drawn) == (metric == FORGETTING_MEAN)
+        rows = zip(results.lora_groups(), drawn["z"], drawn["text"], strict=True)
+        for group, row, texts in rows:
+            for rate, cell, text in zip((1e-4, 3e-4), row, texts, strict=True):
                 own = [r.metric(metric) for r in group.trials if r.config.learning_rate == rate]
                 assert cell == (pytest.approx(fmean(own)) if own else None)
+                assert text == (f"{fmean(own):{sign}.2f}" if own else "")
 
 
 def test_near_learning_rates_have_columns_of_different_names(tmp_path):
@@ -126,3 +130,8 @@ def test_what_each_task_lost_and_gained_is_in_points_and_a_loss_has_one_colour(t
         assert drawn["x"] == list(tasks)
         np.testing.assert_allclose(drawn["z"], -gained, atol=1e-9)
         np.testing.assert_allclose(np.array(drawn["text"], float), sign * gained, atol=0.051)
+        rows = zip(drawn["y"], drawn["text"], strict=True)
+        groups = [group.label for group in results.groups]
+        assert drawn["hovertext"] == [[f"{label}, {task}" for task in tasks] for label in groups]
+        told = [f"{r}: {', '.join(map(' '.join, zip(tasks, row)))}" for r, row in rows]  # noqa: B905
+        assert chart.says.endswith(f"in points: {'; '.join(told)}")

@@ -175,18 +175,23 @@ def test_a_crash_while_a_log_is_closed_loses_and_doubles_nothing(
 
 
 def test_an_interrupted_write_leaves_what_was_there_or_what_is_new(storage: Storage) -> None:
+    is_writing = False
+
     def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
+        if is_writing:  # else it came late, as a signal may that another thread was given
+            raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
         for tenths in range(1, 80):
             storage.write("trial.json", b"old")
             with suppress(KeyboardInterrupt):
+                is_writing = True
                 signal.setitimer(signal.ITIMER_REAL, tenths / 10_000)
                 try:
                     storage.write("trial.json", b"new")
                 finally:
+                    is_writing = False
                     signal.setitimer(signal.ITIMER_REAL, 0)
             assert storage.read("trial.json") in (b"old", b"new")
     finally:

@@ -508,6 +508,28 @@ def test_an_adapter_is_not_to_be_loaded_on_other_weights_than_its_4_bits(tmp_pat
     assert "analysis export" in text
 
 
+@pytest.mark.parametrize("method", ["lora", "full"])
+@pytest.mark.parametrize(
+    ("quantised", "plain"), [("fp8", "FineGrainedFP8Config"), ("mxfp4", "Mxfp4Config")]
+)
+def test_an_adapter_is_to_be_loaded_on_what_the_base_s_files_stand_for(
+    quantised, plain, method, tmp_path
+):
+    (tmp_path / "config.json").write_text(
+        f'{{"quantization_config": {{"quant_method": "{quantised}"}}}}'
+    )
+    model = ModelConfig(name=str(tmp_path))
+    record = trial(0, {GAIN: 0.5, LOSS: 0.0}, weights_dir="/w", model=model, method=method)
+    line = summary(sweep_config(), [record], tmp_path).rstrip().splitlines()[-1].strip()
+    loads = "from_pretrained('/w'"
+    if method == "full":
+        assert line.endswith(f"AutoModelForCausalLM.{loads})")
+    else:
+        assert line.endswith(f"{loads}, quantization_config={plain}(dequantize=True))")
+        assert f"; from transformers import {plain}; " in line
+    compile(line, "line", "exec")
+
+
 def test_weights_that_were_not_kept_are_not_to_be_loaded(tmp_path):
     text = summary(sweep_config(), [trial(0, {GAIN: 0.5, LOSS: 0.0})], tmp_path)
     assert "weights      not kept" in text
@@ -528,6 +550,16 @@ def test_without_a_complete_trial_it_says_so(records, told, tmp_path):
     assert "No trial to recommend" in text
     assert "front" not in text
     assert "weights" not in text
+
+
+def test_a_front_whose_trial_repeats_speak_against_says_so(tmp_path):
+    config = sweep_config(constraints=[f"{LOSS} <= 0.1"], confirm={"top_k": 1, "seeds": 1})
+    records = [trial(0, {GAIN: 0.5, LOSS: 0.05}), trial(1, {GAIN: 0.4, LOSS: 0.3})]
+    said = "each by its own run; in the mean over other seeds trial 0 broke a constraint\n"
+    assert said not in summary(config, records, tmp_path)
+    text = summary(config, [*records, trial(2, {GAIN: 0.5, LOSS: 0.2}, confirms=0)], tmp_path)
+    assert said in text
+    assert "Nearest: trial 0" in text
 
 
 def test_infeasible_trials_alone_give_a_recommendation_and_no_front(tmp_path):

@@ -251,6 +251,18 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be text, got 5",
         'write "5"',
     ),
+    "data of several files": (
+        {"data__path": ["a.jsonl", "b.jsonl"]},
+        "data.path",
+        "must be text, got ['a.jsonl', 'b.jsonl']",
+        "write their rows to one file and name that; data.replay mixes in other data by a share",
+    ),
+    "a model in a list": (
+        {"model__name": ["some/model"]},
+        "model.name",
+        "must be text, got ['some/model']",
+        "write one alone, such as 'some/model'",
+    ),
     "a task twice": (
         {"eval__retention": ["a"]},
         "eval",

@@ -21,8 +21,8 @@ from trainables.files.storage import LocalStorage
 from trainables.results.ledger import Ledger
 from trainables.results.records import SCHEMA_VERSION
 from tune.command_line import main
+from tune.config.input_files import digests
 from tune.config.sweep_file import load_sweep
-from tune.folder.input_files import digests
 from tune.folder.sweep_folder import check_sweep_folder
 
 State = dict[str, tuple[bytes | None, int]]

@@ -22,5 +22,37 @@ def test_a_trial_is_named_by_its_settings() -> None:
     assert trial_name(builders.trial_config(7, "full")) == "full lr=3.2e-4 #7"
 
 
+def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
+    lora = LoraConfig(rank=4, alpha=16, rslora=True, dropout=0.1)
+    record = trial(
+        7, lora=lora, seed=5, data_seed=6, learning_rate=2e-5, attempt=3, confirms=2,
+        data={"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.25}},
+        train={"batch_size": 32, "epochs": 3, "warmup": 0.2, "weight_decay": 0.3},
+        params={"lora/rank": 4},
+    )  # fmt: skip
+    told = {
+        "method": "lora",
+        "setting/group": "rank 4, repeat",
+        "trial/number": 7,
+        "trial/attempt": 3,
+        "trial/confirms": 2,
+        "seed": 5,
+        "data/path": "rows.jsonl",
+        "data/replay_share": 0.25,
+        "model/name": "some/model",
+        "train/batch_size": 32,
+        "train/epochs": 3,
+        "train/warmup": 0.2,
+        "train/weight_decay": 0.3,
+        "train/learning_rate": 2e-5,
+        "lora/rank": 4,
+        "lora/alpha": 16,
+        "lora/scaling": 8.0,  # 16 / sqrt(4)
+        "lora/dropout": 0.1,
+        "search/lora/rank": 4,
+    }
+    assert told.items() <= trial_config(record).items()
+
+
 def test_a_trial_that_replays_nothing_is_at_a_share_of_zero() -> None:
     assert trial_config(trial())["data/replay_share"] == 0.0

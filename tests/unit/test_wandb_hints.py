@@ -11,11 +11,12 @@ from analysis.sweeps import Sweep
 from analysis.tracking.wandb_views import SweepViews
 from trainables.files.storage import Location
 from trainables.results.ledger import Ledger
-from tune.command_line import _wandb_hints
+from tune import what_next
 from tune.config.sweep_config import WandbConfig
 from tune.tracking import wandb_views
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import set_aside
+from tune.what_next import in_wandb
 
 FOLDER = Path("sweeps/tiny")
 COMMAND = "python -m analysis wandb-views sweeps/tiny"
@@ -34,10 +35,8 @@ def test_the_end_says_where_runs_are_compared_or_how_they_get_there(
 ) -> None:
     listener = WandbListener(WandbConfig(), FOLDER)
     monkeypatch.setattr(listener, "_chosen_mode", mode)
-    monkeypatch.setattr(
-        wandb_views, "have_views_made", lambda folder: ["view    URL", "report  URL"]
-    )
-    assert _wandb_hints(listener, FOLDER, interrupted) == hints
+    monkeypatch.setattr(what_next, "have_views_made", lambda folder: ["view    URL", "report  URL"])
+    assert in_wandb(listener, FOLDER, interrupted) == hints
 
 
 def test_an_offline_sweep_says_how_its_runs_get_there(
@@ -49,9 +48,9 @@ def test_an_offline_sweep_says_how_its_runs_get_there(
     part.parent.mkdir(parents=True)
     part.touch()
     upload = f"wandb sync {tmp_path}/wandb/offline-run-*"
-    assert _wandb_hints(listener, tmp_path, False) == [upload, wandb_views.views_command(tmp_path)]
+    assert in_wandb(listener, tmp_path, False) == [upload, wandb_views.views_command(tmp_path)]
     set_aside(part)
-    assert _wandb_hints(listener, tmp_path, False) == []
+    assert in_wandb(listener, tmp_path, False) == []
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
@@ -60,7 +59,7 @@ def test_a_sweep_that_went_online_says_what_it_left_offline(
 ) -> None:
     listener = WandbListener(WandbConfig(), tmp_path)
     monkeypatch.setattr(listener, "_chosen_mode", "online")
-    monkeypatch.setattr(wandb_views, "have_views_made", lambda folder: ["view    URL"])
+    monkeypatch.setattr(what_next, "have_views_made", lambda folder: ["view    URL"])
     parts = [tmp_path / "wandb" / f"offline-run-{n}" / f"run-{n}.wandb" for n in range(2)]
     for part in parts:
         part.parent.mkdir(parents=True)
@@ -68,9 +67,9 @@ def test_a_sweep_that_went_online_says_what_it_left_offline(
     set_aside(parts[0])
     views = wandb_views.views_command(tmp_path) if interrupted else "view    URL"
     upload = f"wandb sync {tmp_path}/wandb/offline-run-*"
-    assert _wandb_hints(listener, tmp_path, interrupted) == [upload, views]
+    assert in_wandb(listener, tmp_path, interrupted) == [upload, views]
     set_aside(parts[1])
-    assert _wandb_hints(listener, tmp_path, interrupted) == [views]
+    assert in_wandb(listener, tmp_path, interrupted) == [views]
 
 
 def test_the_command_for_the_views_names_the_sweep_wherever_it_is_stored(

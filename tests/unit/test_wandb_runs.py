@@ -19,6 +19,7 @@ from analysis.sweeps import open_sweeps
 from analysis.tracking.wandb_runs import load_wandb_runs
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
+from trainables.results.ledger import Ledger
 from trainables.results.records import TrialStatus
 from tune.tracking.wandb_fields import base_config, best_values, trial_config
 
@@ -103,7 +104,15 @@ class Answers(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     synthetic = SyntheticSweep(trials=8, failures={3: TrialStatus.FAILED})
-    return open_sweeps([synthetic.write(tmp_path_factory.mktemp("sweep"))])[0]
+    ledger = Ledger(synthetic.write(tmp_path_factory.mktemp("sweep")))
+    other = ledger.trials()[5]  # whose length epochs set, and whose settings are all its own
+    train = {"steps": None, "epochs": 3, "batch_size": 32, "warmup": 0.2, "weight_decay": 0.3}
+    lora = other.config.lora.model_copy(update={"dropout": 0.1, "rslora": True, "dora": True})
+    own = {"seed": 8, "lora": lora, "train": other.config.train.model_copy(update=train)}
+    config = other.config.model_copy(update=own)
+    more = {"config": config, "attempt": 3, "best": {IN_DOMAIN_ACC: 0.9}}
+    ledger.write_trial(other.model_copy(update=more))
+    return open_sweeps([ledger.folder.root])[0]
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +120,7 @@ def server(sweep):
     """Has the runs that the sweep's listener would have logged, the base first."""
     base = {"name": "base", "config": base_config(sweep.record, sweep.base)}
     logged = [{**base, "summary": {**sweep.base.metrics, "status": "COMPLETE", "base/seconds": 2}}]
-    for record in sweep.trials:
+    for record in reversed(sweep.trials):
         final = record.last.metrics if record.last else {}
         verdict = {"status": record.status.value, "reason": record.reason}
         summary = {**final, **best_values(record), **verdict}

@@ -96,7 +96,8 @@ def test_points_of_the_curve_move_step_and_loss_and_leave_the_scores(tmp_path: P
 
 def test_without_in_domain_tasks_the_table_has_the_newest_validation_loss(tmp_path: Path) -> None:
     metrics = {metric_keys.VALIDATION_LOSS: 1.25, metric_keys.FORGETTING_MEAN: 0.1}
-    ledger = record_sweep(tmp_path, running(0, metrics=metrics, step=5))
+    aims = [{"metric": metric_keys.VALIDATION_LOSS, "mode": "min"}]
+    ledger = record_sweep(tmp_path, running(0, metrics=metrics, step=5), objectives=aims)
     base = ledger.base().model_copy(update={"metrics": {metric_keys.VALIDATION_LOSS: 2.5}})
     ledger.folder.base_json.write_text(base.model_dump_json())
     ledger.append(0, measurement(5, metrics))
@@ -105,6 +106,16 @@ def test_without_in_domain_tasks_the_table_has_the_newest_validation_loss(tmp_pa
     assert titles.split()[-5:] == ["loss", "validation", "forgetting", "OOD", "status"]
     shown = rows(watched_at(tmp_path, 10))["0"]
     assert shown == "0 lora 8 16 3.2e-04 7 0.125 1.250 +0.100 - running"
+
+
+def test_a_line_has_the_objectives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drift = metric_keys.KL_BASE_TO_TUNED
+    aims = [{"metric": metric_keys.IN_DOMAIN_ACC, "mode": "max"}, {"metric": drift, "mode": "min"}]
+    records = [trial(n, metrics=scores(0.9, 0.3, **{drift: 0.0123})) for n in range(4)]
+    ledger = record_sweep(tmp_path, *records, objectives=aims)
+    ledger.folder.results_csv.touch()
+    watch(tmp_path, once=False)
+    assert "OOD 0.450, KL from the base 0.0123\n" in capsys.readouterr().out
 
 
 def test_the_best_is_one_that_keeps_the_constraints(tmp_path: Path) -> None:

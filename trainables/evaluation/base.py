@@ -86,18 +86,19 @@ def evaluate_base(
     cache: Path,
     data_folder: Path | None = None,
     adapters: Sequence[LoraConfig] = (),
+    recomputes: bool = False,
 ) -> Path:
     """Evaluate the base model, or find its evaluation in the cache; returns its folder.
 
     Loads all that a trial will need, so that any fault in model, data or tasks shows here, before a
     trial is spent. If `data_folder` is given, the tokenised data are written to it. `adapters` are
-    those that the trials will put on it.
+    those that the trials will put on it; `recomputes`, whether they recompute its activations.
 
     Raises:
         UserError: every fault found in model, data, tasks and adapters.
     """
     model = pinned(model)
-    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, adapters)
+    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, adapters, recomputes)
     base, _ = shared_base(model)
     check_data(base, tokenizer, tokenized)
     prompts = tokenized.prompts[: suite.kl_prompts]
@@ -159,6 +160,7 @@ def _load_all(
     suite: EvalSuite,
     seed: int,
     adapters: Sequence[LoraConfig],
+    recomputes: bool,
 ) -> tuple[Any, Evaluator, TokenizedData]:
     """Load tokenizer, base, tasks and data, collecting the faults of all of them."""
     faults: list[Fault] = []
@@ -174,7 +176,7 @@ def _load_all(
 
     tokenizer = attempt(lambda: load_tokenizer(model))
     if tokenizer is not None:
-        attempt(lambda: _load_base(model, adapters))
+        attempt(lambda: check_base(model, adapters, recomputes))
         attempt(lambda: _check_chat_template(tokenizer, model, data, suite))
     # Trials of this process use it too; without a tokenizer, task faults are still reported.
     evaluator = attempt(
@@ -199,15 +201,15 @@ def _fault_of_unmeasured(data: DataConfig) -> Fault:
     return Fault("data.validation_fraction", rule, "raise it, or name a data.validation_path")
 
 
-def _load_base(model: ModelConfig, adapters: Sequence[LoraConfig]) -> None:
-    """Load the base model shared by this process.
+def check_base(model: ModelConfig, adapters: Sequence[LoraConfig], recomputes: bool) -> None:
+    """Load the base model shared by this process, and check what the trials will ask of it.
 
     Raises:
         UserError: loading fails, or runs out of memory, which no smaller batch would change; or the
-            base does not take the adapters.
+            base does not take the adapters, or cannot recompute.
     """
     try:
-        check_adaptable(shared_base(model)[0], adapters)
+        check_adaptable(shared_base(model)[0], adapters, recomputes)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

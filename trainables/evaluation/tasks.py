@@ -21,7 +21,8 @@ from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from trainables.config import EvalSuite, EvalTask, Role
-from trainables.errors import Fault, UserError, did_you_mean, hub_remedy, named
+from trainables.errors import Fault, UserError, hub_remedy, named
+from trainables.evaluation.unknown_task import unknown_task
 from trainables.files.locations import resolve
 
 # The harness's own default; few-shot examples are drawn from it.
@@ -113,16 +114,14 @@ def _where(task: EvalTask, file: Path | None, folders: list[str]) -> str:
 
 
 def _unknown_task(role: Role, name: str, known: list[str], folders: list[str]) -> Fault:
-    hint = did_you_mean(name, known) or "see `lm-eval ls tasks` for the harness's own"
-    where = f"{', '.join(folders)} or the harness" if folders else "the harness"
-    rule = f"no task named {name} in {where}"
+    fault = unknown_task(role, name, known, folders)
     found = next(_unread(name, folders), None)
     if found is None:
-        return Fault(f"eval.{role}", rule, hint)
+        return fault
     file, error = found
     mark = getattr(error, "problem_mark", None)
     place = f"{file}:{mark.line + 1}" if mark else str(file)
-    rule = f"{rule}, and a file that names it cannot be read: {named(error)}"
+    rule = f"{fault.rule}, and a file that names it cannot be read: {named(error)}"
     return Fault(f"eval.{role}", rule, location=place)
 
 

@@ -1,4 +1,4 @@
-"""Whether a base takes the adapters that a sweep would put on it, and which choices it does not."""
+"""What a sweep would have a base do: the adapters that it takes, and to recompute activations."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from trainables.inputs.adapter import adapt, linear_layers, restore
 _OFF = {"dropout": 0.0, "dora": False}
 
 
-def check_adaptable(base: Any, choices: Sequence[LoraConfig]) -> None:
+def check_adaptable(base: Any, choices: Sequence[LoraConfig], recomputes: bool = False) -> None:
     """Check that the base takes every combination of what a sweep chooses adapters from.
+
+    Args:
+        base: is left as it was.
+        choices: the combinations.
+        recomputes: whether `train.gradient_checkpointing` asks it to.
 
     Raises:
         UserError: names all that it does not take.
@@ -29,8 +34,32 @@ def check_adaptable(base: Any, choices: Sequence[LoraConfig]) -> None:
             del plain[modules]
     for axis in _OFF:
         faults += _faults_of_axis(base, axis, choices, list(plain.values()))
+    if recomputes:
+        try:
+            recompute(base)
+        except UserError as error:
+            faults += error.faults
+        base.gradient_checkpointing_disable()
     if faults:
         raise UserError(faults)
+
+
+def recompute(base: Any, **options: Any) -> None:
+    """Have the base recompute activations in the backward pass.
+
+    `options` are those of `torch.utils.checkpoint`, without reentry.
+
+    Raises:
+        UserError: it cannot.
+    """
+    try:
+        base.gradient_checkpointing_enable({"use_reentrant": False, **options})
+    except ValueError as error:
+        rule = f"must be false, as {first_line(error).rstrip('.')}, got true"
+        remedy = "leave it out; a smaller train.micro_batch_size takes less memory, too"
+        raise UserError([Fault("train.gradient_checkpointing", rule, remedy)]) from error
+    # PEFT's need of a gradient down to the embedding, which Transformers provides for.
+    base.disable_input_require_grads()
 
 
 def _plain(modules: Any) -> LoraConfig:

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import struct
 from collections.abc import Set
 from contextlib import suppress
 from functools import lru_cache, partial
-from json import JSONDecodeError
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
-from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,20 +23,16 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 
 from trainables.config import ModelConfig
-from trainables.errors import Fault, UserError, causes, first_line, hub_remedy
+from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file, whole_folder
 from trainables.files.locations import is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
 from trainables.inputs.four_bits import compute_in, keep_trainable, quantisation
+from trainables.inputs.load_faults import FETCH_AGAIN, LOAD_ERRORS, fault_of_loading
 from trainables.inputs.model_shape import config_of
 from trainables.inputs.quantised_files import faults_of_files, method_of
 from trainables.process import hang_watch
 
-# The attention that was asked for is not the model's, or its package is not installed.
-_OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
-# What is raised on files that are cut, in three formats of weights.
-_DAMAGED = (SafetensorError, struct.error)
-_NOT_OF_TORCH = re.compile(r"PytorchStreamReader failed|unexpected EOF").search
 # Where there are kernels for them, Transformers would else compute in ways that are not trained.
 _AS_PLAIN = {"fp8": FineGrainedFP8Config(dequantize=True), "mxfp4": Mxfp4Config(dequantize=True)}
 _SETTING_AT_FAULT = re.compile(r"^- `(\w+)`:", re.MULTILINE).findall
@@ -151,7 +143,7 @@ def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:
     if drawn and not is_deepspeed_zero3_enabled():
         rule = f"cannot load {model.name}: its files lack {drawn[0]}"
         rule += f" and {len(drawn) - 1} other weights" if len(drawn) > 1 else ""
-        raise UserError([Fault("model.name", rule, "fetch the model again, whole")])
+        raise UserError([Fault("model.name", rule, FETCH_AGAIN)])
 
 
 def _make_savable(generation: Any) -> None:
@@ -267,39 +259,11 @@ def _load(auto_class: Any, model: ModelConfig, **options: Any) -> Any:
             trust_remote_code=model.trust_remote_code,
             **options,
         )
-    except (RuntimeError, EOFError, UnpicklingError) as error:
-        if "mismatched" in str(error):
-            told = "its weights have other sizes than its config.json tells"
-        elif not isinstance(error, RuntimeError) or _NOT_OF_TORCH(str(error)):
-            told = "its weights are no whole file of PyTorch's, or hold more than tensors"
-        else:
+    except LOAD_ERRORS as error:
+        fault = fault_of_loading(model, error, options.get("attn_implementation"))
+        if fault is None:
             raise
-        rule = f"cannot load {model.name}: {told}"
-        raise UserError([Fault("model.name", rule, "fetch the model again, whole")]) from error
-    except (OSError, ValueError, ImportError, KeyError, *_DAMAGED) as error:
-        names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
-        remedy = hub_remedy(error) or names
-        attention = options.get("attn_implementation")
-        if attention and isinstance(error, (ValueError, ImportError)) and _OF_ATTENTION(str(error)):
-            rule = f"cannot load {model.name} with {attention}: {first_line(error).rstrip('.')}"
-            remedy = "leave it out, for what Transformers takes for this model"
-            raise UserError([Fault("model.attention", rule, remedy)]) from error
-        if "trust_remote_code" in str(error):
-            remedy = "set model.trust_remote_code: true if you trust its code"
-        elif "gated repo" in str(error):
-            remedy = "set HF_TOKEN, where the sweep is started, to a token of one who has access"
-        told = first_line(error).rstrip(".")
-        is_cut = any(isinstance(cause, JSONDecodeError) for cause in causes(error))
-        if isinstance(error, _DAMAGED) or (is_cut and not hub_remedy(error)):
-            remedy = "fetch the model again, whole"
-            told = f"a damaged JSON file: {told}" if isinstance(error, JSONDecodeError) else told
-        elif told.startswith("Couldn't instantiate the backend tokenizer"):  # and a list of ways to
-            told = (
-                "it has no tokenizer, or one that needs sentencepiece or tiktoken, which are not "
-                "installed"
-            )
-        rule = f"cannot load {model.name}: {told}"
-        raise UserError([Fault("model.name", rule, remedy)]) from error
+        raise UserError([fault]) from error
 
 
 def source(model: ModelConfig) -> str:

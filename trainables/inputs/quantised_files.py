@@ -8,7 +8,9 @@ from trainables.config import ModelConfig
 from trainables.errors import Fault
 
 _OF_4_BITS = "bitsandbytes in 4 bits"
-_READ_AS_PLAIN = ("fp8", "mxfp4")
+READ_AS_PLAIN = {"fp8": "FineGrainedFP8Config", "mxfp4": "Mxfp4Config"}
+"""Methods whose files are read as what they stand for, and the class of Transformers that says so.
+"""
 
 
 def method_of(config: dict[str, Any]) -> str | None:
@@ -34,7 +36,7 @@ def faults_of_files(model: ModelConfig, config: dict[str, Any]) -> list[Fault]:
     if method == _OF_4_BITS:
         rule = f"must be true, as {files} are of 4 bits, got false"
         return [Fault("model.load_in_4bit", rule, f"set it, or {unquantised}")]
-    if method not in _READ_AS_PLAIN:
+    if method not in READ_AS_PLAIN:
         rule = f"must be of weights that can be trained on; {files} are quantised by {method}"
         remedy = f"{unquantised}; model.load_in_4bit: true holds it in 4 bits"
         return [Fault("model.name", rule, remedy)]

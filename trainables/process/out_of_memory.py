@@ -14,8 +14,9 @@ from trainables.config import EvalSuite, TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, Fault, OutOfMemory, UserError, first_line
 from trainables.process.memory import with_eval_batch, with_micro_batch
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
-_LOG = logging.getLogger(__name__)
 # CUDA and HIP; cuBLAS and cuDNN, whose handles take memory too; NCCL ("Cuda failure 2 'out of
 # memory'"); torch's CPU allocator.
 _MESSAGE = re.compile(
@@ -61,7 +62,7 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
             smaller = smaller_batches(config, error)
             if smaller is None:
                 raise out_of_memory(config, tried, error) from None
-            _LOG.warning("out of memory at %s: %s", tried[-1], first_line(error))
+            logger.warning("out of memory at %s: %s", tried[-1], first_line(error))
         config = smaller
 
 
@@ -78,7 +79,7 @@ def evaluated_within_memory(evaluate: Callable[[EvalSuite], T], suite: EvalSuite
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            _LOG.warning("out of memory at evaluation batch size %d", suite.batch_size)
+            logger.warning("out of memory at evaluation batch size %d", suite.batch_size)
             if suite.batch_size == 1:
                 rule = f"memory runs out at one sample at a time: {first_line(error)}"
                 remedy = "take a smaller model, shorter tasks or larger GPUs"

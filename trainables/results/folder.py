@@ -19,6 +19,7 @@ class SweepFolder:
 
     def __init__(self, location: Location) -> None:
         self.location = location
+        self.is_in_store = isinstance(location, str)
         self.root = root = location if isinstance(location, Path) else _working_folder(location)
         self.sweep_json = root / "sweep.json"
         self.lock = root / "lock.json"
@@ -45,13 +46,11 @@ class SweepFolder:
 
     def place(self, path: Path) -> str:
         """Where a path is, for messages: on a disk, or its address in the object store."""
-        return str(path if isinstance(self.location, Path) else self.absolute(path))
+        return self.absolute(path) if self.is_in_store else str(path)
 
     def absolute(self, path: Path) -> str:
         """The same for workers, which may run in another folder."""
-        if isinstance(self.location, Path):
-            return str(path.absolute())
-        return f"{self.location}/{self.name(path)}"
+        return f"{self.location}/{self.name(path)}" if self.is_in_store else str(path.absolute())
 
     def lock_claim(self, token: str) -> Path:
         """File by which a driver claims the lock with this token."""

@@ -221,7 +221,7 @@ class Ledger:
     def publish_mirrors(self) -> None:
         """Copy the mirrors to the object store; on a disk they are in place already."""
         for file in self.folder.mirrors:
-            if isinstance(self.folder.location, str) and file.exists():
+            if self.folder.is_in_store and file.exists():
                 self.storage.publish(file, self.folder.name(file))
 
     def _logs(self) -> list[tuple[int, str, bytes]]:

@@ -123,16 +123,16 @@ def _by_repeats(
         others = [record for record in records if _trial_id(record) not in repeated]
         other = _choose(goals, others, scale, _Words(names))
         if other and (other.feasible or found is None):
-            refuted = _refuted(goals, judged, names)
-            return replace(other, reason=f"{refuted}; of the others, {other.reason}")
+            why_not = refuted(goals, judged, names)
+            return replace(other, reason=f"{why_not}; of the others, {other.reason}")
     if found is None:
-        reason = f"{by_search.reason}{_as_sentence(_refuted(goals, judged, names))}"
+        reason = f"{by_search.reason}{_as_sentence(refuted(goals, judged, names))}"
         return replace(by_search, reason=reason)
     trial = own[_trial_id(found.trial)]
     # Where all break a constraint, the reason has said so.
     told = [r for r in judged if found.feasible or r.status is TrialStatus.DIVERGED]
-    refuted = _refuted(goals, told, names)
-    reason = f"by the means over repeats with other seeds, {found.reason}{_as_sentence(refuted)}"
+    why_not = refuted(goals, told, names)
+    reason = f"by the means over repeats with other seeds, {found.reason}{_as_sentence(why_not)}"
     if trial is not by_search.trial:
         once = names([by_search.trial])
         reason += (
@@ -143,8 +143,11 @@ def _by_repeats(
     return Recommendation(trial, reason, found.feasible)
 
 
-def _refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
-    """Which trials cannot be taken and why, such as `with another seed trial 8 diverged`."""
+def refuted(goals: Goals, judged: Sequence[TrialRecord], names: Names) -> str:
+    """Which trials cannot be taken and why, such as `with another seed trial 8 diverged`.
+
+    `judged`: see `recommend`. Empty if repeats speak against none.
+    """
     found: dict[str, list[TrialRecord]] = {}
     for record in judged:
         if record.status is TrialStatus.DIVERGED:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
 
@@ -195,10 +194,9 @@ class TrialRecord(Frozen):
         last = history[-1].model_copy(update={"metrics": metrics})
         return self.model_copy(update={"last": last})
 
-    def ended_as(self, outcome: Outcome, at: float | None = None) -> TrialRecord:
-        """The record of the trial after it ended with this outcome, at `at` or now."""
-        changes = outcome.model_dump() | {"ended": time.time() if at is None else at}
-        return self.model_copy(update=changes)
+    def ended_as(self, outcome: Outcome, at: float) -> TrialRecord:
+        """The record of the trial after it ended with this outcome, at this time."""
+        return self.model_copy(update=outcome.model_dump() | {"ended": at})
 
 
 class TaskScore(Frozen):

@@ -50,8 +50,8 @@ _WIDTHS = {
     "validation": 10,
     "forgetting": 10,
     "OOD": 5,
-    "status": 9,
 }
+_OF_STATUS, _NARROWEST = 9, 7
 _TITLES = {
     metric_keys.IN_DOMAIN_ACC: "in-domain",
     metric_keys.VALIDATION_LOSS: "validation",
@@ -136,8 +136,8 @@ class SweepTable:
         room = max(1, console.height - _OTHER_LINES - footer)
         numbers, hidden = self._rows(room)
         broken_off = self.has_ended and bool(self._running)
-        scores = scores_of(self.base.metrics if self.base else ())
-        of_status = len(INTERRUPTED) if broken_off else _WIDTHS["status"]
+        scores = self._judged_by()
+        of_status = len(INTERRUPTED) if broken_off else _OF_STATUS
         columns = _fitting(console.width, of_status, scores)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for column in columns:
@@ -157,6 +157,12 @@ class SweepTable:
             rule = f"shown: running, best by {self._goals.objectives[0].metric}, newest"
             parts.append(single(f"{dots} and {hidden} more ({rule})", "dim"))
         return Group(*parts)
+
+    def _judged_by(self) -> list[str]:
+        """What has a column: the scores, then objectives that are none of them."""
+        scores = scores_of(self.base.metrics if self.base else ())
+        aims = [aim.metric for aim in self._goals.objectives]
+        return [key for key in dict.fromkeys([*scores, *aims]) if key != metric_keys.TRAIN_LOSS]
 
     def get(self, number: int) -> TrialRecord | None:
         """The newest record of a trial; None if it is unknown."""
@@ -244,9 +250,11 @@ def single(line: str, style: str) -> Text:
 
 def _fitting(width: int, of_status: int, scores: Collection[str]) -> list[str]:
     """Titles of the columns that fit; scores and status, which is so wide, always stay."""
-    widths = _WIDTHS | {"status": of_status}
     absent = {title for key, title in _TITLES.items() if key not in scores}
-    columns = [title for title in widths if title not in absent]
+    widths = {title: width for title, width in _WIDTHS.items() if title not in absent}
+    widths |= {key: max(len(key), _NARROWEST) for key in scores if key not in _TITLES}
+    widths |= {"status": of_status}
+    columns = list(widths)
     for title in _LEFT_OUT_FIRST:
         if sum(widths[column] + 1 for column in columns) - 1 <= width:
             break
@@ -277,4 +285,4 @@ def _cells(
 
 
 def _score_cells(metrics: dict[str, float], scores: Collection[str]) -> dict[str, str | Text]:
-    return {_TITLES[key]: metric_text(key, metrics.get(key)) for key in scores}
+    return {_TITLES.get(key, key): metric_text(key, metrics.get(key)) for key in scores}

@@ -74,13 +74,18 @@ def scores_of(measured: Collection[str]) -> tuple[str, ...]:
     return gain, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
 
 
-def scores_in_words(metrics: dict[str, float]) -> str:
-    """The scores that a measurement has, in words."""
-    shown = dict.fromkeys(
-        (metric_keys.TRAIN_LOSS, metric_keys.domain_metric(metrics), *SHORT_NAMES)
-    )
+def aims_of(goals: Goals) -> list[str]:
+    """The metrics of the objectives, then those of the constraints."""
+    bounds = (constraint.metric for constraint in goals.constraints)
+    return list(dict.fromkeys([*(aim.metric for aim in goals.objectives), *bounds]))
+
+
+def scores_in_words(metrics: dict[str, float], goals: Goals) -> str:
+    """The scores that a measurement has, in words, and what else the sweep aims for."""
+    scores = (metric_keys.TRAIN_LOSS, metric_keys.domain_metric(metrics), *SHORT_NAMES)
+    shown = dict.fromkeys([*scores, *aims_of(goals)])
     told = [
-        f"{SHORT_NAMES.get(key) or NAMES[key]} {metric_text(key, metrics[key])}"
+        f"{SHORT_NAMES.get(key) or NAMES.get(key, key)} {metric_text(key, metrics[key])}"
         for key in shown
         if key in metrics
     ]

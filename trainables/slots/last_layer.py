@@ -132,7 +132,7 @@ def _logits(
 
     def spoilt(values: tuple[Any, ...]) -> torch.Tensor | None:
         match values:
-            case (torch.Tensor(ndim=3) as x,) if x.is_floating_point() and all(calls):
+            case (torch.Tensor(ndim=3) as x,) if x.is_floating_point():
                 calls.append(x.shape[:2] == tokens_1S.shape)
                 x = x.clone()
                 x[:, where] = how(x[:, where])

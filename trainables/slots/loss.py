@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch.nn.functional import cross_entropy
 
-from trainables.errors import Fault, UserError, first_line
 from trainables.evaluation.logits import logits_at
+from trainables.inputs.adaptable import recompute
 from trainables.slots.base import NotBatchable
 from trainables.slots.batch import Batch
 from trainables.slots.last_layer import LastLayer
@@ -78,9 +78,9 @@ class PassLoss:
             The losses (K,), in nats per token.
         """
         weights_T = batch.tokens_K.reciprocal()[batch.slots_T]
-        size = max(1, len(features_TF)) if self._head is None else _TILE_TOKENS
-        tiles = [tile.requires_grad_() for tile in features_TF.detach().split(size)]
-        of_tiles = zip(tiles, batch.targets_T.split(size), weights_T.split(size), strict=True)
+        tiles = [tile.requires_grad_() for tile in features_TF.detach().split(_TILE_TOKENS)]
+        targets, weights = (of_T.split(_TILE_TOKENS) for of_T in (batch.targets_T, weights_T))
+        of_tiles = zip(tiles, targets, weights, strict=True)
         nll_T = torch.cat([self._nll(*of_tile) for of_tile in of_tiles])
         grad_TF = torch.cat([tile.grad for tile in tiles if tile.grad is not None])
         with self._last_layer.only_at(batch.window):  # of which activations may be recomputed
@@ -105,14 +105,7 @@ class PassLoss:
 
 def _recompute(base: Any, contexts: Contexts) -> None:
     """Have each layer's activations recomputed in the backward pass."""
-    try:
-        base.gradient_checkpointing_enable({"use_reentrant": False, "context_fn": contexts})
-    except ValueError as error:
-        rule = f"must be false, as {first_line(error).rstrip('.')}, got true"
-        remedy = "leave it out; a smaller train.micro_batch_size takes less memory, too"
-        raise UserError([Fault("train.gradient_checkpointing", rule, remedy)]) from error
-    # PEFT's need of a gradient down to the embedding, which Transformers provides for.
-    base.disable_input_require_grads()
+    recompute(base, context_fn=contexts)
     # Code for older Transformers says itself how, and knows of no contexts.
     if not any("_gradient_checkpointing_func" in vars(module) for module in base.modules()):
         raise NotBatchable("its code recomputes activations in a way of its own")
@@ -124,10 +117,10 @@ def ends_with_head(base: Any) -> bool:
 
     Some models scale or cap logits, each under its own option name, so this runs the model.
     """
-    head, backbone = base.get_output_embeddings(), base.base_model
-    if head is None or backbone is base:
-        return False
     # Several tokens, as the padding token may be embedded as zeros, which make all logits zero.
-    inputs = {"input_ids": torch.arange(8, device=base.device)[None]}
-    hidden = getattr(backbone(**inputs, use_cache=False), "last_hidden_state", None)
-    return hidden is not None and torch.equal(head(hidden), base(**inputs, use_cache=False).logits)
+    inputs = {"input_ids": torch.arange(8, device=base.device)[None], "use_cache": False}
+    head, output = base.get_output_embeddings(), base.base_model(**inputs)
+    hidden = getattr(output, "last_hidden_state", None)  # a base without a backbone has but logits
+    if head is None or hidden is None:
+        return False
+    return bool(torch.equal(head(hidden), base(**inputs).logits))

@@ -111,15 +111,13 @@ def plan(
         return [list(shares)]
     together = padded_tokens(shares)
     tokens = sum(len(sample["input_ids"]) for share in shares for sample in share.samples)
-    if together == tokens and together <= most_tokens:
+    in_one, unpadded = times.expected(np.array([together, tokens]))
+    if together <= most_tokens and in_one <= _LEAST_GAIN * unpadded:
         return [list(shares)]
     numbered = [(n, piece) for n, share in enumerate(shares) for piece in share.pieces()]
     numbered.sort(key=lambda piece: piece[1].length)
     rows = np.array([len(piece.samples) for _, piece in numbered])
     lengths = np.array([piece.length for _, piece in numbered])
-    in_one, unpadded = times.expected(np.array([together, rows @ lengths]))
-    if together <= most_tokens and in_one <= _LEAST_GAIN * unpadded:
-        return [list(shares)]
     seconds, begins = _cheapest(rows, lengths, times, most_tokens)
     if together <= most_tokens and in_one <= _LEAST_GAIN * seconds:
         return [list(shares)]

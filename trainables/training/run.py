@@ -367,7 +367,7 @@ def _set_schedule(trainer: SFTTrainer, saved: dict[str, Any]) -> None:
 
 
 def _base_scheduler(trainer: SFTTrainer) -> Any:
-    """The torch scheduler inside Accelerate's wrapper."""
+    """The torch scheduler inside the wrapper that Accelerate has for DeepSpeed's own optimizers."""
     scheduler = trainer.lr_scheduler
     while hasattr(scheduler, "scheduler"):
         scheduler = scheduler.scheduler

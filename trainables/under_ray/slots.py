@@ -28,6 +28,8 @@ from trainables.under_ray.reporters import Report
 from trainables.under_ray.stop_request import stop_is_requested
 from trainables.under_ray.tasks import evaluate_base_on_worker
 
+logger = logging.getLogger(__name__)
+
 _POLL_S = 2.0
 _EXIT_S = 5.0
 
@@ -87,9 +89,7 @@ def start_slot_host(held: Mapping[str, float]) -> Any:
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> TrialResult:
     """Have a host train the trial alongside others, and pass on its reports."""
     actor = _join(slot_hosts, trial)
-    logging.getLogger(__name__).warning(
-        f"trains in a slot, beside up to {slot_hosts.slots - 1} other trials"
-    )
+    logger.warning("trains in a slot, beside up to %d other trials", slot_hosts.slots - 1)
     try:
         while True:
             event = ray.get(actor.next_event.remote(trial.trial_id))

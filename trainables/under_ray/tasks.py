@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -33,6 +34,7 @@ def evaluate_base_on_worker(
     target: str,
     marker: str = "",
     adapters: Sequence[LoraConfig] = (),
+    recomputes: bool = False,
 ) -> UserError | None:
     """Run `evaluate_base` on a worker, for all trials.
 
@@ -40,7 +42,7 @@ def evaluate_base_on_worker(
     out, the evaluation's batch is halved, as in trials.
 
     Without a `cache` shared by all sweeps, the node's own is used. `marker` is a file that the
-    driver has written at `target`; `adapters` are checked against the base.
+    driver has written at `target`; `adapters` and `recomputes` are checked against the base.
     """
     use_credentials()  # before the hub's client is imported, which reads them then
 
@@ -52,19 +54,44 @@ def evaluate_base_on_worker(
     log = cache_dir / "base.log"
 
     def evaluate(smaller: EvalSuite) -> Path:
-        return evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch), adapters)
+        asked = adapters, recomputes
+        return evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch), *asked)
 
-    with log_to(log), TemporaryDirectory() as scratch:
+    def work() -> None:
+        if marker:
+            check_sees(target, marker)
+        folder = evaluated_within_memory(evaluate, suite)
+        storage = open_storage(parse_location(target))
+        for name in set(storage.children("")) - {marker}:  # of a start that came no further
+            storage.remove(name)
+        storage.publish(Path(scratch), DATA_FOLDER, last=DATA_RECORD)
+        storage.publish(folder, "", last=BASE_RECORD)
+
+    with TemporaryDirectory() as scratch:
+        return _fault_of(work, log)
+
+
+def check_base_on_worker(
+    model: ModelConfig, adapters: Sequence[LoraConfig], recomputes: bool
+) -> UserError | None:
+    """Run `check_base` on a worker, for trials that ask more of a base than was asked before.
+
+    Errors are returned.
+    """
+    use_credentials()  # before the hub's client is imported, which reads them then
+
+    from trainables.evaluation.base import check_base
+
+    log = node_cache() / "bases" / "base.log"
+    return _fault_of(partial(check_base, model, adapters, recomputes), log)
+
+
+def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:
+    """The error that work with the base ends in, if it does; what it prints is in the log."""
+    with log_to(log):
         try:
-            if marker:
-                check_sees(target, marker)
             check_granted_gpus()
-            folder = evaluated_within_memory(evaluate, suite)
-            storage = open_storage(parse_location(target))
-            for name in set(storage.children("")) - {marker}:  # of a start that came no further
-                storage.remove(name)
-            storage.publish(Path(scratch), DATA_FOLDER, last=DATA_RECORD)
-            storage.publish(folder, "", last=BASE_RECORD)
+            work()
             return None
         except UserError as error:
             return error

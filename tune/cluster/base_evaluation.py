@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
-from trainables.config import LoraConfig
+from pydantic import ValidationError
+
+from trainables.config import LoraConfig, TrainConfig
 from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
-from trainables.results.folder import SweepFolder
+from trainables.results.ledger import Ledger
 from trainables.results.records import BaseRecord
-from trainables.under_ray.tasks import as_task, evaluate_base_on_worker
+from trainables.under_ray.tasks import as_task, check_base_on_worker, evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in
 from tune.cluster.slots import HostPool
 from tune.cluster.waiting import answering, awaited
-from tune.config.search_config import LoraSpace
+from tune.config.search_config import LoraSpace, SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker
 from tune.search.trials import largest_trial
@@ -24,7 +27,7 @@ _LONG_S = 600.0
 
 def have_base_evaluated(
     config: SweepConfig,
-    folder: SweepFolder,
+    ledger: Ledger,
     cache: Location,
     hosts: HostPool,
     cluster: dict[str, float],
@@ -32,13 +35,15 @@ def have_base_evaluated(
 ) -> None:
     """Have a worker evaluate the base and leave the results in the sweep's folder.
 
+    Says so if the evaluations of a trial will take long.
+
     If the sweep has slot hosts, the first one is the worker. `cache` has the evaluations of all
     sweeps, and is used only if it is a folder. `tell` is called with each line of progress.
 
     Raises:
         UserError: the evaluation failed, or its node does not work in the sweep's folder.
     """
-    target = folder.absolute(folder.base)
+    target = ledger.folder.absolute(ledger.folder.base)
     tell(f"evaluating the base {config.model.name} ...")
     with answering("the base's evaluation"), marker_in(parse_location(target)) as marker:
         arguments = (
@@ -49,7 +54,7 @@ def have_base_evaluated(
             str(cache.absolute()) if isinstance(cache, Path) else "",  # workers run elsewhere
             target,
             marker,
-            _adapters(config.search.lora),
+            *_asked_of_base(config.search, config.train),
         )
         in_host = hosts.start()
         held = held_by_worker(config, "lora" if in_host else config.search.methods[0], cluster)
@@ -61,6 +66,40 @@ def have_base_evaluated(
         fault: UserError | None = awaited(answer, held, tell)
     if fault is not None:
         raise fault
+    if told := time_of_evaluations(config, ledger.base()):
+        tell(told)
+
+
+def have_base_checked(
+    config: SweepConfig, ledger: Ledger, cluster: dict[str, float], tell: Callable[[str], None]
+) -> None:
+    """Have a worker check what the trials ask of the base, if the last start asked less.
+
+    Raises:
+        UserError: the base does not take it, or cannot be loaded.
+    """
+    adapters, recomputes = _asked_of_base(config.search, config.train)
+    last = ledger.sweep().config
+    with suppress(ValidationError, KeyError):  # of another version's file
+        search = SearchConfig.model_validate(last["search"])
+        train = TrainConfig.model_validate(last["train"])
+        before, did_recompute = _asked_of_base(search, train)
+        if all(adapter in before for adapter in adapters) and (did_recompute or not recomputes):
+            return
+    revision = ledger.base().revision
+    model = config.model.model_copy(update={"revision": revision} if revision else {})
+    tell(f"checking the base {model.name} against what the sweep file asks anew ...")
+    held = held_by_worker(config, config.search.methods[0], cluster)
+    with answering("the base's check"):
+        answer = as_task(check_base_on_worker, held).remote(model, adapters, recomputes)
+        fault: UserError | None = awaited(answer, held, tell)
+    if fault is not None:
+        raise fault
+
+
+def _asked_of_base(search: SearchConfig, train: TrainConfig) -> tuple[list[LoraConfig], bool]:
+    """What trials do with the base that it may not take: their adapters, and recomputing."""
+    return _adapters(search.lora), train.gradient_checkpointing
 
 
 def _adapters(space: LoraSpace | None) -> list[LoraConfig]:

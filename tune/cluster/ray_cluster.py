@@ -82,9 +82,11 @@ def ray_cluster(
         yield
         return
     starting: AbstractContextManager[None] = nullcontext()
+    options: dict[str, Any]
     if address is None:
         _set_unless_given(_WORKER_ENVIRONMENT)  # which its processes inherit
-        options, starting = _of_a_new_one(), ignoring_hangup()
+        options = {"num_cpus": usable_cpus(), "include_dashboard": False}
+        starting = ignoring_hangup()
     else:
         _check_answers(address)
         options = {"runtime_env": _sent_environment()}
@@ -98,12 +100,8 @@ def ray_cluster(
             )
     except Exception as error:  # Ray raises it where a new cluster's first node is too slow
         ray.shutdown()
-        if address is None:
-            raise _not_started(error) from error
-        refusal = _other_versions(error) or _other_token(address, error)
-        if isinstance(error, (ConnectionError, ray.exceptions.RpcError)):
-            refusal = refusal or _no_cluster(address, error)
-        raise refusal or _not_joined(address, error) from error
+        refusal = _not_started(error) if address is None else _not_joined(address, error)
+        raise refusal from error
     from trainables.under_ray.credentials import sharing_credentials
 
     # The processes of a cluster started here inherit this process's environment.
@@ -162,11 +160,6 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         cpus = min(cpus, len(os.sched_getaffinity(0)))
     return cpus
-
-
-def _of_a_new_one() -> dict[str, Any]:
-    """Ray's options for a cluster that starts on this machine."""
-    return {"num_cpus": usable_cpus(), "include_dashboard": False}
 
 
 def _sent_environment() -> dict[str, Any]:
@@ -255,7 +248,7 @@ def _other_versions(error: Exception) -> UserError | None:
     return UserError([Fault("--address", rule, remedy)])
 
 
-def _other_token(address: str | None, error: Exception) -> UserError | None:
+def _other_token(address: str, error: Exception) -> UserError | None:
     """Ray's refusal of a driver without the cluster's token, in our words."""
     if "AuthToken" not in f"{error} {error.__cause__}":
         return None
@@ -277,6 +270,13 @@ def _not_started(error: Exception) -> UserError:
 
 
 def _not_joined(address: str, error: Exception) -> UserError:
+    """Why Ray did not let this process join, told as exactly as its error can be read."""
+    from ray.exceptions import RpcError
+
+    if refusal := _other_versions(error) or _other_token(address, error):
+        return refusal
+    if isinstance(error, (ConnectionError, RpcError)):
+        return _no_cluster(address, error)
     told = f"{type(error).__name__}: {first_line(error)}"
     rule = f"the cluster at {address} answers, but this command cannot join it: {told}"
     remedy = "see `ray status` there, and the head's logs, by default in /tmp/ray"

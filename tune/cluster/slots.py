@@ -36,6 +36,8 @@ from tune.search.searcher import MakeTrial
 from tune.search.space import largest_point, planned_trials
 from tune.search.trials import reason_against_slots
 
+logger = logging.getLogger(__name__)
+
 _LOAD_S = 10.0
 _REST_S = 5.0
 _NO_ROOM = (
@@ -43,7 +45,6 @@ _NO_ROOM = (
     "methods one by one (search.full=null, then search.lora=null, under two names) and compare "
     "both in one report"
 )
-_LOG = logging.getLogger(__name__)
 
 
 class HostPool(SweepListener):
@@ -173,7 +174,7 @@ class HostPool(SweepListener):
         self._kill()
 
     def _warn(self, message: str) -> None:
-        _LOG.warning(message)
+        logger.warning(message)
         self._tell(f"warning: {message}")
 
     def _measured(self, trial: TrialConfig, samples: int) -> int:
@@ -191,7 +192,7 @@ class HostPool(SweepListener):
             return 1
         slots = best(speeds, *costs)
         measured = ", ".join(f"{s.slots}: {s.passes_per_second:.1f}/s" for s in speeds)
-        _LOG.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)
+        logger.info("%d hosts of %d slots (passes by slots: %s)", hosts, slots, measured)
         return slots
 
 

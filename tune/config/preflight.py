@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from trainables.config import DataConfig
+from trainables.config import DataConfig, Method, TrainConfig
+from trainables.config.training import step_at
 from trainables.errors import Fault, UserError
 from trainables.files.locations import is_local, resolve
 from trainables.files.storage import Location
@@ -21,9 +23,11 @@ from trainables.inputs.rows import (
     load_rows,
     read_general_text,
 )
-from trainables.metric_keys import METRICS, VALIDATION_LOSS
+from trainables.metric_keys import METRICS, TRAIN_LOSS, VALIDATION_LOSS
 from trainables.results.records import BaseRecord
+from trainables.results.wording import how_many
 from tune.config.sweep_config import EVALUATED, SweepConfig
+from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
 
 # What to write where nothing fills in DeepSpeed's `auto`.
@@ -50,7 +54,11 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         faults += as_replay(_check_data(config.data.replayed)[1])
         samples = samples and samples + config.data.replay.beside(samples)
     missing = _missing_paths(config)
-    faults += missing or [*_unreadable_text(config), *faults_of_task_rows(config.eval)]
+    faults += missing or [
+        *_unreadable_text(config),
+        *faults_of_task_names(config.eval),
+        *faults_of_task_rows(config.eval),
+    ]
     faults += _deepspeed_faults(config)
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
@@ -200,6 +208,58 @@ def _found(settings: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = value.get(part) if isinstance(value, dict) else None
     return value
+
+
+def training_warnings(config: SweepConfig, samples: int) -> Iterator[str]:
+    """What trainings of so many samples would not do as their sweep file may want it."""
+    yield from _of_batches(config, samples)
+    yield from _of_early_stopping(config, samples)
+
+
+def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:
+    """Batches of more samples than there are, whose steps train on some more than once."""
+    batches: dict[str, tuple[int, ...]] = {}
+    for method in config.search.methods:
+        searched = config.search.space(method).batch_size
+        own = {f"search.{method}.batch_size": searched} if searched else {}
+        batches |= own or {"train.batch_size": (config.train.batch_size,)}
+    for field, sizes in batches.items():
+        if larger := [str(size) for size in sizes if size > samples]:
+            yield (
+                f"{field} is {' and '.join(larger)}, and there is no more to train on than "
+                f"{how_many(samples, 'sample')}: each optimizer step takes some more than once; "
+                f"set it to {samples} or less"
+            )
+
+
+def _of_early_stopping(config: SweepConfig, samples: int) -> Iterator[str]:
+    """Trials that `report_every`, in steps, has evaluated too late for any to be stopped.
+
+    Shares of the training are checked with the file; the training loss is known at any step.
+    """
+    stopping, every = config.early_stopping, config.train.report_every
+    if stopping is None or every < 1 or set(stopping.metrics or ()) == {TRAIN_LOSS}:
+        return
+    for method in config.search.methods:
+        longest = max(train.total_steps(samples) for train in _lengths(config, method))
+        last = (longest - 1) // every * every  # before the end
+        if last < step_at(stopping.first_rung, longest):
+            yield (
+                f"train.report_every is {every:g} steps, and {method} trials have at most "
+                f"{longest}: early_stopping ends none, as no evaluation comes between its "
+                "first_rung and the end; lower it, such as to 0.25 for a quarter of the training"
+            )
+
+
+def _lengths(config: SweepConfig, method: Method) -> Iterator[TrainConfig]:
+    """The trainings of a method that differ in their number of steps."""
+    space, train = config.search.space(method), config.train
+    for size in space.batch_size or (train.batch_size,):
+        sized = train.model_copy(update={"batch_size": size})
+        if space.epochs is None:
+            yield sized
+        for epochs in space.epochs or ():  # a searched length replaces the fixed one
+            yield sized.model_copy(update={"epochs": epochs, "steps": None})
 
 
 def check_metrics(config: SweepConfig, base: BaseRecord) -> None:

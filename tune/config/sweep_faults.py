@@ -46,6 +46,8 @@ _WANTED: dict[KeyPath, str] = {
     ("objectives",): "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, "
     "mode: min}], or with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
 }
+_OF_DATA = ("path", "validation_path")
+_JOIN = "write their rows to one file and name that; data.replay mixes in other data by a share"
 _LONGEST_VALUE = 60
 
 
@@ -82,7 +84,7 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
             rule, remedy = "is required and absent", _WANTED.get(place, "")
         else:
             rule = f"{_rule(detail)}, got {shown(detail['input'])}"
-            remedy = _remedy(detail, _fields_at(place))
+            remedy = _remedy(detail, place)
         faults.append(Fault(dotted(place), rule, remedy, where(place)))
     return list(dict.fromkeys(faults))
 
@@ -125,7 +127,7 @@ def _rule(detail: ErrorDetails) -> str:
     return detail["msg"].replace("Input should", "must")
 
 
-def _remedy(detail: ErrorDetails, keys: list[str]) -> str:
+def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     kind, value = detail["type"], detail["input"]
     if kind == "literal_error" and isinstance(value, str):
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
@@ -135,8 +137,12 @@ def _remedy(detail: ErrorDetails, keys: list[str]) -> str:
         return f"write [{value}]"
     if kind == "string_type" and is_scalar:
         return f'write "{value}"'
+    if kind == "string_type" and isinstance(value, list) and value:
+        is_data = place[0] == "data" and place[-1] in _OF_DATA and len(value) > 1
+        return _JOIN if is_data else f"write one alone, such as {shown(value[0])}"
     if kind == "model_type":
-        return "fill it in or leave it out" if value is None else f"known: {', '.join(keys)}"
+        known = ", ".join(_fields_at(place))
+        return "fill it in or leave it out" if value is None else f"known: {known}"
     return ""
 
 

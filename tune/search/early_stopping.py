@@ -8,7 +8,7 @@ trials of other batch sizes, which take other numbers of steps for the same samp
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from operator import itemgetter
@@ -177,13 +177,13 @@ class SuccessiveHalving:
         self._config = config
         self._objectives = objectives
         self._constraints = constraints
-        self._rungs: dict[Hashable, list[Rung]] = {}
+        self._rungs: dict[tuple[int | None, float], list[Rung]] = {}
         self._first_loss: dict[int, float] = {}
 
     def replay(
         self,
         histories: Mapping[int, Sequence[Measurement]],
-        trains: Mapping[int, TrainConfig] | None = None,
+        trains: Mapping[int, TrainConfig],
     ) -> dict[int, Outcome]:
         """Take in what each trial measured in earlier runs of the command.
 
@@ -205,12 +205,10 @@ class SuccessiveHalving:
         ]
         outcomes = {}
         for _, number, measurement in sorted(arrivals, key=itemgetter(0)):
-            outcomes[number] = self.decide(number, measurement, (trains or {}).get(number))
+            outcomes[number] = self.decide(number, measurement, trains[number])
         return {number: outcome for number, outcome in outcomes.items() if outcome is not None}
 
-    def decide(
-        self, number: int, measurement: Measurement, train: TrainConfig | None = None
-    ) -> Outcome | None:
+    def decide(self, number: int, measurement: Measurement, train: TrainConfig) -> Outcome | None:
         """How the trial should end now; None lets it continue.
 
         The last step is not a rung: a trial that gets there is complete.
@@ -218,7 +216,7 @@ class SuccessiveHalving:
         Args:
             number: of the trial.
             measurement: its newest.
-            train: its training; None if all are equally long.
+            train: its training; only trials of equal length are compared.
         """
         total_steps = measurement.total_steps
         if total_steps is None or measurement.step >= total_steps:
@@ -227,7 +225,7 @@ class SuccessiveHalving:
             return Outcome(status=TrialStatus.DIVERGED, reason=reason)
         reached = [
             rung
-            for rung in self._rungs_of(train and (train.steps, train.epochs))
+            for rung in self._rungs_of(train)
             if step_at(rung.share, total_steps) <= measurement.step
         ]
         if not reached:
@@ -236,8 +234,9 @@ class SuccessiveHalving:
         reason = reason or self._falls_behind(number, measurement, reached[-1])
         return Outcome(status=TrialStatus.STOPPED_EARLY, reason=reason) if reason else None
 
-    def _rungs_of(self, length: Hashable) -> list[Rung]:
-        """Rungs at first_rung x reduction_factor^k of the training, before its end."""
+    def _rungs_of(self, train: TrainConfig) -> list[Rung]:
+        """Rungs at first_rung x reduction_factor^k of trainings of this length, before the end."""
+        length = train.steps, train.epochs
         if length not in self._rungs:
             rungs = self._rungs[length] = []
             share = self._config.first_rung

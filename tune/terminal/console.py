@@ -48,6 +48,7 @@ class ConsoleListener(SweepListener):
     ) -> None:
         from tune.search.space import planned_trials  # loads Optuna
 
+        self._config = config
         self._console = console
         self._clock = clock
         searched, hours = planned_trials(config), config.budget.hours
@@ -84,7 +85,7 @@ class ConsoleListener(SweepListener):
             )
             self._live.start(refresh=True)
             return
-        self._say(f"base: {scores_in_words(base.metrics)}")
+        self._say(f"base: {scores_in_words(base.metrics, self._config)}")
         if history:
             told = how_many(len(history), "trial")
             self._say(f"{told} of earlier runs: {count_statuses(history)}")
@@ -103,7 +104,7 @@ class ConsoleListener(SweepListener):
         with self._lock:
             self._table.update(record, measurement)
         if measurement.is_evaluation and self._live is None:
-            scores = scores_in_words(measurement.metrics)
+            scores = scores_in_words(measurement.metrics, self._config)
             self._say(f"trial {record.number} step {measurement.step}: {scores}")
 
     def trial_ended(self, record: TrialRecord) -> None:

@@ -20,8 +20,8 @@ from trainables.results.folder import SweepFolder
 from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import further_settings, how_many
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
+from tune.config.preflight import training_warnings
 from tune.config.sweep_config import SweepConfig
-from tune.folder.input_files import digests
 from tune.search.earlier_trials import EarlierTrials, trials_as_known
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials
@@ -77,7 +77,7 @@ def print_plan(
     Raises:
         UserError: the sweep cannot go on from that run, or start from those of `warm_start`.
     """
-    earlier = trials_as_known(config, output_dir, digests)
+    earlier = trials_as_known(config, output_dir)
     console = Console()
     plan = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False).rstrip()
     console.print(plan, markup=False, highlight=False, soft_wrap=True)
@@ -87,6 +87,8 @@ def print_plan(
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     if runs.points:
         lines += _estimate(runs, samples, earlier.own)
+    if samples is not None:
+        lines += [f"warning: {told}" for told in training_warnings(config, samples)]
     for line in [*earlier.in_words(), *lines]:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 

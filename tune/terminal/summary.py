@@ -11,17 +11,22 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from trainables.config import TrialConfig
 from trainables.files.storage import Location, is_address
+from trainables.inputs.model_shape import config_of
+from trainables.inputs.quantised_files import READ_AS_PLAIN, method_of
 from trainables.inside.records import InsideFolder
 from trainables.results.folder import SweepFolder
 from trainables.results.ledger import Ledger
 from trainables.results.pareto import pareto_front
-from trainables.results.recommendation import Recommendation, numbers_text, recommend
+from trainables.results.recommendation import Recommendation, numbers_text, recommend, refuted
 from trainables.results.records import FAILURES, TrialRecord
+from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
     ABSENT,
     SHORT_NAMES,
     STATUS,
+    aims_of,
     by_reason,
     count_statuses,
     goals_in_words,
@@ -73,11 +78,10 @@ def _front(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text
         return
     title = "Pareto front" if len(config.objectives) > 1 else "Best"
     yield Text(f"\n{title} ({goals_in_words(config)}):", "bold")
-    named = [objective.metric for objective in config.objectives]
-    named += [constraint.metric for constraint in config.constraints]
     # Metrics that no trial of the front has, such as OOD without OOD tasks, get no column.
     measured = {key for record in front if record.last for key in record.last.metrics}
-    keys = [key for key in dict.fromkeys([*named, *scores_of(measured)]) if key in measured]
+    judged_by = dict.fromkeys([*aims_of(config), *scores_of(measured)])
+    keys = [key for key in judged_by if key in measured]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("trial", "rank", "alpha", "lr", *(SHORT_NAMES.get(key, key) for key in keys)):
         table.add_column(column, justify="right", overflow="fold")
@@ -95,6 +99,10 @@ def _front(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text
     yield table
     if len(front) > _MOST_ON_FRONT:
         yield Text(f"and {len(front) - _MOST_ON_FRONT} more, see results.csv")
+    numbers = {record.number for record in front}
+    judged = [r for r in judged_by_repeats(records, config.confirm) if r.number in numbers]
+    if told := refuted(config, judged, numbers_text):
+        yield Text(f"each by its own run; {told}")
 
 
 def _recommended(recommendation: Recommendation | None) -> Iterator[Text]:
@@ -162,16 +170,26 @@ def _next(
     lines = list(hints)
     # The code that quantises the base is long, and in what `export` writes.
     if recommendation and weights and not recommendation.trial.config.model.load_in_4bit:
-        package, name = (
-            ("peft", "AutoPeftModelForCausalLM")
-            if recommendation.trial.config.method == "lora"
-            else ("transformers", "AutoModelForCausalLM")
-        )
         if is_address(weights):
             lines.append(f"copy {weights} to this machine, to a folder weights")
             weights = "weights"
-        lines.append(f"from {package} import {name}; model = {name}.from_pretrained({weights!r})")
+        lines.append(_loading(recommendation.trial.config, weights))
     if lines:
         yield Text("\nNext:", "bold")
     for line in lines:
         yield Text(f"  {line}")
+
+
+def _loading(trial: TrialConfig, weights: str) -> str:
+    """Python that loads a trial's weights, of an adapter with its base as what its files hold."""
+    if trial.method == "full":
+        name = "AutoModelForCausalLM"
+        return f"from transformers import {name}; model = {name}.from_pretrained({weights!r})"
+    name, imported, options = "AutoPeftModelForCausalLM", "", ""
+    method = method_of(config_of(trial.model, may_fetch=False))
+    if method in READ_AS_PLAIN:
+        plain = READ_AS_PLAIN[method]
+        imported = f"from transformers import {plain}; "
+        options = f", quantization_config={plain}(dequantize=True)"
+    load = f"model = {name}.from_pretrained({weights!r}{options})"
+    return f"from peft import {name}; {imported}{load}"

@@ -1,0 +1,132 @@
+"""The conclusion on the rank: the smallest one beyond which the domain is learned no better."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+from analysis.conclusions.conclusion import Conclusion
+from analysis.results import Group, Results
+from analysis.stats.intervals import items_needed, upper_bound
+from analysis.sweeps import Sweep
+from trainables.metric_keys import IN_DOMAIN_ACC
+from trainables.results.records import TrialRecord
+from trainables.results.repeats import LEVEL
+from trainables.results.wording import how_many
+
+NEGLIGIBLE = 0.02
+"""A difference in accuracy that counts as none: 2 points."""
+FEWEST_RANKS = 3
+_FEWEST_OF_RANK = 4  # trials; of fewer the best is often at a learning rate far from the best
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A rank below the highest, compared with all above it.
+
+    Attributes:
+        most: upper bound on what the best trial of any of these gains over its best.
+        items: number that they are compared on.
+        needed: number with which the bound would be `NEGLIGIBLE` if none differed.
+        is_tried: whether it and all above it have `_FEWEST_OF_RANK` trials.
+    """
+
+    rank: int
+    most: float
+    items: int
+    needed: int
+    is_tried: bool
+
+
+def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
+    """The smallest rank whose best trial is at most `NEGLIGIBLE` worse than every higher rank's.
+
+    The best is that in the domain, of trials that keep the constraints if the rank has any, where
+    those that diverged with another seed come last. Each of these ranks needs `_FEWEST_OF_RANK`
+    trials: one trial of a higher rank shows how bad a learning rate is rather than what the rank
+    gains.
+    """
+    if not results.tasks("in_domain"):
+        return []
+    groups = {group.rank or 0: group for group in results.lora_groups(sweep)}
+    if len(groups) < FEWEST_RANKS:
+        statement = "Too few ranks to say which one suffices."
+        told = f"{how_many(len(groups), 'rank')} with a complete trial"
+        return [Conclusion(statement, told, "too few data")]
+    best = {rank: _best_in_domain(results, groups[rank]) for rank in sorted(groups)}
+    candidates = list(_candidates(results, groups, best))
+    if not candidates:
+        return []
+    highest, stopped = max(groups), results.more_stopped(sweep)
+    items, needed = candidates[0].items, min(candidate.needed for candidate in candidates)
+    within = [candidate for candidate in candidates if candidate.most <= NEGLIGIBLE]
+    if found := next((candidate for candidate in within if candidate.is_tried), None):
+        return [
+            Conclusion(
+                f"Rank {found.rank} suffices in the domain: the best trial of no higher rank gains "
+                f"more than {max(0.0, math.ceil(1000 * found.most) / 10):.1f} points over its "
+                "best.",
+                f"simultaneous {100 * LEVEL:g} % upper bound, n = {items} items, "
+                f"{_bests(results, groups, best)}, picked on these items{stopped}",
+            )
+        ]
+    if items < needed:
+        statement = (
+            f"Too few items to show to within {100 * NEGLIGIBLE:g} points that a rank below "
+            f"{highest} suffices in the domain."
+        )
+        told = f"n = {items}; {needed} are needed even if ranks differ in none{stopped}"
+        return [Conclusion(statement, told, "too few data")]
+    lacking = f"; one that suffices and all above it need {_FEWEST_OF_RANK} each" if within else ""
+    return [
+        Conclusion(
+            f"No rank below {highest} is shown to suffice in the domain to within "
+            f"{100 * NEGLIGIBLE:g} points.",
+            f"simultaneous {100 * LEVEL:g} % bounds, {_bests(results, groups, best)}{lacking}"
+            f"{stopped}",
+            "open",
+        )
+    ]
+
+
+def _candidates(
+    results: Results, groups: Mapping[int, Group], best: Mapping[int, TrialRecord]
+) -> Iterator[_Candidate]:
+    """All ranks but the highest, in order; none if an item was answered by only some trials.
+
+    For one rank, all higher ones must be shown to gain no more: an intersection-union test, which
+    needs no correction (Berger 1982). Bonferroni's is applied over the candidate ranks, and over
+    the trials that a candidate's best was picked from, as the luckiest of many seems to miss less.
+    Picking a higher rank's best only raises the bound.
+    """
+    tasks = list(results.tasks("in_domain"))
+    *ranks, _ = best
+    for rank in ranks:
+        higher = [results.differences(best[r], best[rank], tasks) for r in best if r > rank]
+        gains = [gain for gain in higher if gain is not None]
+        if len(gains) < len(higher):
+            return
+        level = 1 - (1 - LEVEL) / len(ranks) / groups[rank].picked_from
+        yield _Candidate(
+            rank,
+            most=max(upper_bound(*gain, level=level) for gain in gains),
+            items=sum(map(len, gains[0][0])),
+            needed=items_needed(*gains[0], bound=NEGLIGIBLE, level=level),
+            is_tried=all(groups[r].picked_from >= _FEWEST_OF_RANK for r in best if r >= rank),
+        )
+
+
+def _best_in_domain(results: Results, group: Group) -> TrialRecord:
+    taken = [record for record in group.trials if results.can_be_taken(record)]
+    kept = taken or [record for record in group.trials if results.keeps_constraints(record)]
+    return max(kept or group.trials, key=lambda r: (r.metric(IN_DOMAIN_ACC) or 0.0, -r.number))
+
+
+def _bests(results: Results, groups: Mapping[int, Group], best: Mapping[int, TrialRecord]) -> str:
+    """Such as `best of 4, 5, 1 trials of ranks 4, 16, 64`; whose best breaks a constraint, too."""
+    ranks = sorted(groups)
+    counts = ", ".join(str(groups[rank].picked_from) for rank in ranks)
+    told = f"best of {counts} trials of ranks {', '.join(map(str, ranks))}"
+    broken = [str(rank) for rank in ranks if not results.keeps_constraints(best[rank])]
+    return f"{told} (none of rank {', '.join(broken)} keeps every constraint)" if broken else told

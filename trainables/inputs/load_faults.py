@@ -1,0 +1,76 @@
+"""What an error of loading a model tells the user: the setting at fault, and what to do."""
+
+from __future__ import annotations
+
+import re
+import struct
+from json import JSONDecodeError
+from pickle import UnpicklingError
+
+from safetensors import SafetensorError
+
+from trainables.config import ModelConfig
+from trainables.errors import Fault, causes, first_line, hub_remedy
+
+FETCH_AGAIN = "fetch the model again, whole"
+# What is raised on files that are cut, in three formats of weights.
+_DAMAGED = (SafetensorError, struct.error)
+_OF_TORCH = (RuntimeError, EOFError, UnpicklingError)
+_NOT_OF_TORCH = re.compile(r"PytorchStreamReader failed|unexpected EOF").search
+# The attention that was asked for is not the model's, or its package is not installed.
+_OF_ATTENTION = re.compile(r"attn_implementation|flash ?attention|`kernels`", re.IGNORECASE).search
+LOAD_ERRORS = (*_OF_TORCH, *_DAMAGED, OSError, ValueError, ImportError, KeyError)
+
+
+def fault_of_loading(model: ModelConfig, error: Exception, attention: str | None) -> Fault | None:
+    """The fault that one of `LOAD_ERRORS` tells of; None if it tells of none.
+
+    `attention` is what was asked for, if anything was.
+    """
+    if isinstance(error, _OF_TORCH):
+        told = _told_by_torch(error)
+        if told is None:
+            return None
+        return Fault("model.name", f"cannot load {model.name}: {told}", FETCH_AGAIN)
+    if attention and isinstance(error, (ValueError, ImportError)) and _OF_ATTENTION(str(error)):
+        rule = f"cannot load {model.name} with {attention}: {first_line(error).rstrip('.')}"
+        remedy = "leave it out, for what Transformers takes for this model"
+        return Fault("model.attention", rule, remedy)
+    return Fault("model.name", f"cannot load {model.name}: {_told(error)}", _remedy(error))
+
+
+def _told_by_torch(error: Exception) -> str | None:
+    if "mismatched" in str(error):
+        return "its weights have other sizes than its config.json tells"
+    if not isinstance(error, RuntimeError) or _NOT_OF_TORCH(str(error)):
+        return "its weights are no whole file of PyTorch's, or hold more than tensors"
+    return None
+
+
+def _told(error: Exception) -> str:
+    told = first_line(error).rstrip(".")
+    if _is_of_damaged_file(error):
+        return f"a damaged JSON file: {told}" if isinstance(error, JSONDecodeError) else told
+    if told.startswith("Couldn't instantiate the backend tokenizer"):  # and a list of ways to
+        return (
+            "it has no tokenizer, or one that needs sentencepiece or tiktoken, which are not "
+            "installed"
+        )
+    return told
+
+
+def _remedy(error: Exception) -> str:
+    if _is_of_damaged_file(error):
+        return FETCH_AGAIN
+    if "trust_remote_code" in str(error):
+        return "set model.trust_remote_code: true if you trust its code"
+    if "gated repo" in str(error):
+        return "set HF_TOKEN, where the sweep is started, to a token of one who has access"
+    names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"
+    return hub_remedy(error) or names
+
+
+def _is_of_damaged_file(error: Exception) -> bool:
+    """Also where a cut JSON is the cause, unless that is the answer of a hub."""
+    is_cut = any(isinstance(cause, JSONDecodeError) for cause in causes(error))
+    return isinstance(error, _DAMAGED) or (is_cut and not hub_remedy(error))

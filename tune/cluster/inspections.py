@@ -1,0 +1,53 @@
+"""Looking inside the models of notable trials, as tasks on the workers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+
+import ray
+from ray.exceptions import RayError
+
+from trainables.inside.choice import notable_trials
+from trainables.results.folder import SweepFolder
+from trainables.results.recommendation import numbers_text
+from trainables.results.records import TrialRecord
+from trainables.under_ray.tasks import as_task, inspect_on_worker
+from tune.config.sweep_config import SweepConfig
+from tune.resources.capacity import held_by_worker, workers_in
+
+logger = logging.getLogger(__name__)
+
+
+def look_inside(
+    config: SweepConfig,
+    folder: SweepFolder,
+    cluster: dict[str, float],
+    records: Sequence[TrialRecord],
+    tell: Callable[[str], None],
+) -> None:
+    """Have workers inspect notable trials, as many at once as fit; says so, as it takes minutes."""
+    notable = set(notable_trials(config, records))
+    chosen = [record for record in records if record.number in notable]
+    if not chosen:
+        return
+    tell(f"looking inside {numbers_text(chosen)} ...")
+    methods = {record.config.method for record in chosen}
+    held = {method: held_by_worker(config, method, cluster) for method in methods}
+    tasks = {method: as_task(inspect_on_worker, held[method]) for method in methods}
+    at_once = max(1, min(workers_in(of_worker, cluster) for of_worker in held.values()))
+    root = str(folder.root.absolute())
+    for first in range(0, len(chosen), at_once):
+        batch = chosen[first : first + at_once]
+        running = {r.number: tasks[r.config.method].remote(root, r.number) for r in batch}
+        for number, reference in running.items():
+            try:
+                reason = ray.get(reference)
+            except RayError as error:
+                reason = str(error)
+            if reason:
+                logger.warning("cannot look inside trial %d: %s", number, reason)
+                line = reason.strip().splitlines()[0]
+                tell(f"warning: cannot look inside trial {number}: {line}")
+            else:
+                tell(f"looked inside trial {number}")

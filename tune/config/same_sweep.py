@@ -1,0 +1,128 @@
+"""Whether a sweep file, as it is now, still makes the sweep that was started with it.
+
+What determines a trial's result must not change between two starts, nor between sweeps of which one
+learns from the other.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from trainables.errors import Fault, UserError
+from trainables.files.storage import Location
+from trainables.inputs.chats import without_nulls
+from trainables.results.records import SweepRecord
+from tune.config.sweep_config import SweepConfig
+
+# What gives a sweep's metrics their meaning. A change in it or in the other sections makes another
+# sweep, except in keys that only affect memory and time.
+_QUESTION = ("model", "data", "eval")
+_FIXED = ("name", "seed", *_QUESTION, "train", "deepspeed")
+_FREE = {
+    "model": {"shape"},
+    "eval": {"batch_size"},
+    "train": {"micro_batch_size", "gradient_checkpointing"},
+    # The content of `config_file` decides; any stage goes on from any other's checkpoint.
+    "deepspeed": {"config_file", "zero_stage", "offload_optimizer", "offload_parameters"},
+}
+
+
+def check_same_sweep(saved: dict[str, Any], config: SweepConfig, folder: Location) -> None:
+    """Check that the sweep in a folder may continue under this configuration.
+
+    Raises:
+        UserError: it is another sweep; names every section that differs.
+    """
+    remedy = (
+        "give this one another name or --output-dir; where model, data and evaluation are the same "
+        "it can `warm_start` from those trials there that were trained as it trains its own"
+    )
+    faults = [
+        Fault(section, f"the sweep in {folder} was started with {difference}", remedy)
+        for section, difference in _changed(saved, config, _FIXED).items()
+    ]
+    if faults:
+        raise UserError(faults)
+
+
+def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Check that no file has changed since the sweep's first start.
+
+    Args:
+        recorded: the digests then.
+        now: those of this start.
+
+    Raises:
+        UserError: the base was measured, or the data were read, from other files; names them all.
+    """
+    remedy = "put it back, or give the sweep another name or --output-dir"
+    faults = [
+        Fault(field, "has changed since this sweep's first start", remedy)
+        for field, digest in now.items()
+        if recorded.get(field) != digest
+    ]
+    if faults:
+        raise UserError(faults)
+
+
+def _changed(saved: dict[str, Any], config: SweepConfig, sections: Sequence[str]) -> dict[str, str]:
+    """The sections that another configuration has otherwise, each with one difference."""
+    of_now = config.model_dump(mode="json")
+    found = {}
+    for section in sections:
+        before = _deciding(section, _completed(saved, config, section))
+        now = _deciding(section, of_now[section])
+        if before != now:
+            found[section] = _difference(section, before, now)
+    return found
+
+
+def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
+    """A recorded section, with defaults for fields unknown to the version that wrote it."""
+    part, recorded = getattr(config, section), saved.get(section)
+    if isinstance(part, BaseModel):
+        with suppress(ValidationError):
+            return type(part).model_validate(recorded).model_dump(mode="json")
+    return recorded
+
+
+def _deciding(section: str, part: Any) -> Any:
+    """A section without keys that affect its trials' results by no more than rounding."""
+    if not isinstance(part, dict):
+        return part
+    kept = {key: value for key, value in part.items() if key not in _FREE.get(section, ())}
+    # What Transformers takes by itself where it can, and once the default here.
+    return kept | {"attention": None} if kept.get("attention") == "sdpa" else kept
+
+
+def _difference(section: str, before: Any, now: Any) -> str:
+    if not isinstance(before, dict) or not isinstance(now, dict):
+        return f"{section} {_as_yaml(before)}, not {_as_yaml(now)}"
+    key = next(key for key in {**now, **before} if before.get(key) != now.get(key))
+    was, is_now = without_nulls(before.get(key)), without_nulls(now.get(key))
+    return f"{section}.{key} {_as_yaml(was)}, not {_as_yaml(is_now)}"
+
+
+def _as_yaml(value: Any) -> str:
+    """On one line, as a sweep file may have it in a list."""
+    listed = yaml.safe_dump(
+        [value], default_flow_style=True, sort_keys=False, width=math.inf, allow_unicode=True
+    )
+    shown = str(listed).strip()[1:-1]
+    return json.dumps(value, ensure_ascii=False) if "\n" in shown else shown
+
+
+def other_questions(
+    sweep: SweepRecord, config: SweepConfig, inputs: Mapping[str, str]
+) -> list[str]:
+    """The settings and files that give another sweep's metrics a different meaning."""
+    edited = [f for f, of_now in inputs.items() if sweep.inputs.get(f, of_now) != of_now]
+    settings = _changed(sweep.config, config, _QUESTION).values()
+    return [*settings, *(f"other content in {field}" for field in edited)]
