@@ -14,7 +14,7 @@ from analysis.results import Group, Results
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.wording import axis_title, points
 
 _BLUE = "#2b6f9f"

@@ -14,8 +14,8 @@ from analysis.sweeps import Sweep, open_sweeps
 from trainables import metric_keys
 from trainables.files.storage import Location
 from trainables.metric_keys import METRICS, Metric
-from trainables.results.items import pair_items
-from trainables.results.records import TrialRecord
+from trainables.records.items import pair_items
+from trainables.records.schema import TrialRecord
 from trainables.results.settings import settings_of
 
 _OF_TRIAL = ["trial_id", "sweep", "number"]

@@ -19,7 +19,7 @@ from analysis.sweeps import no_sweep
 from trainables.errors import Fault, UserError
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import ROUNDED, InsideFolder, InsideRecord, is_rounded
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 
 if TYPE_CHECKING:
     from rich.table import Table

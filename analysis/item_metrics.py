@@ -17,7 +17,7 @@ from trainables.metric_keys import (
     task_forgetting,
     task_score,
 )
-from trainables.results.records import TaskScore
+from trainables.records.schema import TaskScore
 
 
 def measured_on(metric: str, scores: Mapping[str, TaskScore]) -> tuple[list[str], bool]:

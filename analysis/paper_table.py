@@ -15,7 +15,7 @@ from analysis.stats.significance import holm
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.repeats import diverged, metrics_over
 from trainables.results.wording import NAMES, SHORT_NAMES, points, rate
 

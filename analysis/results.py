@@ -19,7 +19,14 @@ from analysis.stats.strata import Scores, Stratum, strata
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MAX, domain_metric, task_forgetting
-from trainables.results.items import PairedItem, pair_items
+from trainables.records.items import PairedItem, pair_items
+from trainables.records.schema import (
+    BaseRecord,
+    ItemScore,
+    TaskScore,
+    TrialRecord,
+    TrialStatus,
+)
 from trainables.results.pareto import (
     best_trade_off,
     is_feasible,
@@ -28,13 +35,6 @@ from trainables.results.pareto import (
     trade_off_ranges,
 )
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
-from trainables.results.records import (
-    BaseRecord,
-    ItemScore,
-    TaskScore,
-    TrialRecord,
-    TrialStatus,
-)
 from trainables.results.repeats import LEVEL, judged_by_repeats, metrics_over, repeats_of
 from trainables.results.wording import method_name, scores_of
 

@@ -8,8 +8,8 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from trainables.config import Objective
+from trainables.records.schema import SweepRecord
 from trainables.results.pareto import Constraint
-from trainables.results.records import SweepRecord
 
 
 class _Part(BaseModel):

@@ -16,16 +16,16 @@ from trainables.config import DataConfig, EvalSuite, ModelConfig, TrainConfig
 from trainables.config.training import CHANGES_NO_RESULT
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location, parse_location
-from trainables.results.confirmation import unconfirmed, winners
-from trainables.results.ledger import Ledger
-from trainables.results.recommendation import Recommendation, recommend
-from trainables.results.records import (
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     BaseRecord,
     Provenance,
     SweepRecord,
     TrialRecord,
     TrialStatus,
 )
+from trainables.results.confirmation import unconfirmed, winners
+from trainables.results.recommendation import Recommendation, recommend
 from trainables.results.wording import NOT_ENDED, how_many
 
 

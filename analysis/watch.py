@@ -15,10 +15,10 @@ from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import no_sweep
 from trainables import metric_keys
 from trainables.errors import UserError
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
+from trainables.records.schema import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
 from trainables.results.pareto import is_feasible
 from trainables.results.recommendation import recommend
-from trainables.results.records import FAULTS, Measurement, SweepRecord, TrialRecord, TrialStatus
 from trainables.results.sweep_table import SweepTable, single
 from trainables.results.wording import (
     INTERRUPTED,

@@ -10,7 +10,7 @@ import pytest
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
 
 if TYPE_CHECKING:
-    from trainables.results.records import Measurement
+    from trainables.records.schema import Measurement
 
 # Clocks and memory are of the process, not of the training.
 OF_THE_PROCESS = ("time/", "perf/", "memory/", "cost/")

@@ -16,9 +16,9 @@ from typing import Any
 from trainables import metric_keys
 from trainables.config import LoraConfig, TrialConfig
 from trainables.evaluation.forgetting import forgetting_metrics
-from trainables.results.items import write_items
-from trainables.results.ledger import Ledger
-from trainables.results.records import (
+from trainables.records.items import write_items
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     BaseRecord,
     ItemScore,
     Measurement,

@@ -2,7 +2,8 @@
 
     config, errors, metric_keys   the vocabulary of all others
     files       disks and object stores
-    results     records and the ledger, the Pareto front, the trial to take
+    records     what trials leave on disk, and the ledger that keeps it
+    results     the Pareto front, the trial to take, and how to put it
     process     memory, devices, and how long a process may be silent
     inputs      model and data
     evaluation  tasks, forgetting, drift

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING
 from trainables.errors import Fault, UserError, causes, first_line
 from trainables.files.disk import disk_full, full_disk_named_in, full_place, is_disk_full
 from trainables.files.storage import join, parse_location
-from trainables.results.ledger import Ledger, cannot_write
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger, cannot_write
+from trainables.records.schema import TrialStatus
 from tune.config.sweep_file import bundled_sweeps, load_sweep
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainables.results.records import BaseRecord, Measurement, SweepRecord, TrialRecord
+from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TrialRecord
 
 
 class SweepListener:

@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import Outcome, TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Outcome, TrialRecord, TrialStatus
 from tune.listeners import SweepListener
 
 _SECONDS_BETWEEN_LOOKS = 5.0

@@ -14,8 +14,8 @@ from ray import tune as ray_tune
 
 from trainables.config import TrialConfig
 from trainables.files.storage import Location
-from trainables.results.ledger import Ledger
-from trainables.results.records import (
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     BaseRecord,
     Outcome,
     SweepRecord,

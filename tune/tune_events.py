@@ -15,7 +15,7 @@ from ray.tune import Callback
 from ray.tune.experiment import Trial
 
 from trainables.config import TrialConfig
-from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.stops_by_hand import ENDED_BY_HAND, StopsByHand

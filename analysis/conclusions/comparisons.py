@@ -12,7 +12,7 @@ from analysis.stats.intervals import difference_over_seeds, over_seeds
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.repeats import LEVEL, diverged, metrics_over
 from trainables.results.wording import how_many, method_name, points
 

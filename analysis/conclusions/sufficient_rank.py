@@ -11,7 +11,7 @@ from analysis.results import Group, Results
 from analysis.stats.intervals import items_needed, upper_bound
 from analysis.sweeps import Sweep
 from trainables.metric_keys import IN_DOMAIN_ACC
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.repeats import LEVEL
 from trainables.results.wording import how_many
 

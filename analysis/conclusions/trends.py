@@ -11,7 +11,7 @@ from analysis.results import Results
 from analysis.stats.trends import Trend, alike, jonckheere, spearman
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.repeats import LEVEL
 from trainables.results.wording import NAMES, rate
 

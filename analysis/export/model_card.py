@@ -18,9 +18,9 @@ from trainables.config import DataConfig, ModelConfig
 from trainables.files.locations import is_local
 from trainables.inputs.model_shape import config_of
 from trainables.inputs.quantised_files import READ_AS_PLAIN, method_of
+from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord
 from trainables.results.pareto import Goals
 from trainables.results.recommendation import Recommendation
-from trainables.results.records import BaseRecord, SweepRecord, TrialRecord
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
     ABSENT,

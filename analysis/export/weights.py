@@ -17,8 +17,8 @@ from trainables.config import ModelConfig
 from trainables.errors import CannotInspect, Fault, UserError, first_line
 from trainables.files.disk import whole_folder
 from trainables.files.locations import is_local
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
-from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import status_in_full
 
 

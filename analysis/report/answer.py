@@ -10,8 +10,8 @@ from analysis.results import Results
 from analysis.stats.intervals import Interval
 from trainables.files.storage import is_address
 from trainables.metric_keys import FORGETTING_MEAN
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import Recommendation
-from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import diverged, metrics_over
 from trainables.results.wording import metric_name, metric_text, points, setting_in_full
 

@@ -16,7 +16,7 @@ from plotly.colors import make_colorscale, sample_colorscale
 
 from analysis.results import Group, Results
 from analysis.sweeps import Sweep
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.wording import metric_name, metric_text, setting_in_full
 
 Trace = dict[str, Any]

@@ -18,7 +18,7 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
-from trainables.results.records import FAILURES, TrialRecord, TrialStatus
+from trainables.records.schema import FAILURES, TrialRecord, TrialStatus
 from trainables.results.wording import by_reason, how_many, status_in_full
 
 

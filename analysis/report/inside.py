@@ -27,7 +27,7 @@ from trainables.inside.records import (
     is_rounded,
 )
 from trainables.metric_keys import FORGETTING_MEAN
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.wording import axis_title, how_many, method_name
 
 _MOST_CELLS_WITH_TEXT = 70

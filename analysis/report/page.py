@@ -34,8 +34,8 @@ from analysis.results import Results
 from analysis.sweeps import notices
 from trainables.config import ROLES
 from trainables.metric_keys import role_mean
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
-from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import (
     NOT_ENDED,
     SHORT_NAMES,

@@ -25,7 +25,7 @@ from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.wording import NAMES, axis_title, how_many, metric_text
 
 _MOST_RATES = 7

@@ -23,7 +23,7 @@ from analysis.results import Results
 from analysis.stats.importance import FEWEST_TRIALS, importances
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.settings import SETTINGS
 from trainables.results.wording import NAMES, SHORT_NAMES, metric_name, rate
 

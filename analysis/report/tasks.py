@@ -10,8 +10,8 @@ from analysis.results import Results
 from analysis.stats.significance import holm, mcnemar
 from trainables import metric_keys
 from trainables.config import Role
-from trainables.results.items import PairedItem
-from trainables.results.records import TrialRecord
+from trainables.records.items import PairedItem
+from trainables.records.schema import TrialRecord
 from trainables.results.wording import points
 
 _MOST_EXAMPLES = 3

@@ -26,9 +26,9 @@ from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
+from trainables.records.schema import TrialRecord
 from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
 from trainables.results.recommendation import refuted
-from trainables.results.records import TrialRecord
 from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
 
 

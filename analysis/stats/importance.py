@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.settings import settings_of
 
 if TYPE_CHECKING:

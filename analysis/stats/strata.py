@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from trainables.results.records import ItemScore
+from trainables.records.schema import ItemScore
 
 Scores = Mapping[str, NDArray[np.float64]]
 Asker = tuple[str, str | None]  # a task, and its member if it is a group that weighs them equally

@@ -14,7 +14,7 @@ from analysis.sweep_settings import Wandb
 from analysis.sweeps import Sweep
 from trainables.files.disk import write_whole
 from trainables.inside.records import InsideFolder, InsideRecord
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.wandb_names import RUN_SETTINGS
 
 SPECTRA, ATTENTION, REPRESENTATION = "inside/spectra", "inside/attention", "inside/representation"

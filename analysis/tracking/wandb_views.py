@@ -20,7 +20,7 @@ from analysis.tracking.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 from trainables.results.wandb_names import (
     SETTING_GROUP,
     base_run_id,

@@ -35,7 +35,7 @@ from benchmarks.virtual_time import interval, run_side_by_side  # noqa: E402
 
 from trainables.config import Objective, TrainConfig  # noqa: E402
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC  # noqa: E402
-from trainables.results.records import Measurement  # noqa: E402
+from trainables.records.schema import Measurement  # noqa: E402
 from tune.config.sweep_config import EarlyStoppingConfig  # noqa: E402
 from tune.search.early_stopping import SuccessiveHalving  # noqa: E402
 

@@ -21,9 +21,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from trainables.config import LoraConfig, TrialConfig
 from trainables.metric_keys import METRICS
-from trainables.results.ledger import Ledger
-from trainables.results.metrics_file import to_line
-from trainables.results.records import (
+from trainables.records.ledger import Ledger
+from trainables.records.metrics_file import to_line
+from trainables.records.schema import (
     Measurement,
     Provenance,
     SweepRecord,

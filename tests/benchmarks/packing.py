@@ -266,7 +266,7 @@ def _loop(work: Workload, folder: Path) -> dict[str, Any]:
 
 
 def _slots(work: Workload, folder: Path) -> dict[str, Any]:
-    from trainables.results.records import TrialStatus
+    from trainables.records.schema import TrialStatus
     from tune.cluster.ray_cluster import ray_cluster
     from tune.config.sweep_file import load_sweep
     from tune.listeners import SweepListener

@@ -20,7 +20,7 @@ from benchmarks.virtual_time import run_side_by_side
 
 from analysis.stats.hypervolume import hypervolume
 from trainables.metric_keys import FORGETTING_MEAN
-from trainables.results.records import Measurement, TrialStatus
+from trainables.records.schema import Measurement, TrialStatus
 
 WORKERS = 8
 ENOUGH = 0.95  # of the grid's hypervolume

@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from synthetic_sweep import SyntheticSweep
 
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 
 PROJECT = Path(__file__).parents[2]
 TRIALS, ITEMS = 200, 300

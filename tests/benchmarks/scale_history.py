@@ -11,7 +11,7 @@ from ray.tune.experiment import Experiment, Trial
 from ray.tune.search.variant_generator import _resolve_nested_dict, format_vars
 from ray.tune.utils import flatten_dict
 
-from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.search.searcher import MakeTrial
 from tune.search.space import Params

@@ -49,8 +49,8 @@ from benchmarks.scale_sweep import SimulatedSweep  # noqa: E402
 from benchmarks.warm_workers import Starts  # noqa: E402
 
 from trainables.config import TrialConfig  # noqa: E402
-from trainables.results.folder import SweepFolder  # noqa: E402
-from trainables.results.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
+from trainables.records.folder import SweepFolder  # noqa: E402
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus  # noqa: E402
 from trainables.under_ray.reporters import MEASUREMENT  # noqa: E402
 from tune.cluster.ray_cluster import ray_cluster  # noqa: E402
 from tune.config.sweep_file import load_sweep  # noqa: E402

@@ -27,8 +27,8 @@ from ray.tune.utils.log import set_verbosity
 from rich.console import Console
 
 from trainables.config import TrialConfig
-from trainables.results.ledger import Ledger
-from trainables.results.records import BaseRecord, Measurement, Provenance, SweepRecord, TrialRecord
+from trainables.records.ledger import Ledger
+from trainables.records.schema import BaseRecord, Measurement, Provenance, SweepRecord, TrialRecord
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget
 from tune.folder.recorder import Recorder

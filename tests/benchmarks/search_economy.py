@@ -39,7 +39,7 @@ from benchmarks.replay import ENOUGH, WORKERS, Run, Search, Table, run  # noqa: 
 from benchmarks.virtual_time import interval  # noqa: E402
 
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC  # noqa: E402
-from trainables.results.records import Measurement, TrialRecord, TrialStatus  # noqa: E402
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus  # noqa: E402
 from tune.config.sweep_config import EarlyStoppingConfig, SweepConfig  # noqa: E402
 from tune.search.early_stopping import SuccessiveHalving  # noqa: E402
 from tune.search.searcher import OptunaSearcher  # noqa: E402

@@ -22,7 +22,7 @@ from typing import Any
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-from trainables.results.records import (
+from trainables.records.schema import (
     BaseRecord,
     Measurement,
     SweepRecord,

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hosts import WORKERS, Hosts, hosts, why_not
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 pytestmark = [
     pytest.mark.cluster,

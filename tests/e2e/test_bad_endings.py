@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 from command import PROJECT, run_command, wait_for
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(300)]
 SHORT = ("--set", "train.steps=4", "--set", "eval.limit=8", "--set", "wandb.mode=disabled")

@@ -15,8 +15,8 @@ from huggingface_hub import ModelCard
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialRecord
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 TOKENS = torch.tensor([[5, 9, 17, 23, 42, 3]])

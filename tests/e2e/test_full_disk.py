@@ -10,8 +10,8 @@ import pytest
 from command import run_command
 from small_disk import fill, small_disk
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from command import PROJECT, run_command
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from tune.command_line import INTERRUPTED
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]

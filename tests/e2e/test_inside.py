@@ -10,7 +10,7 @@ from command import run_command
 from analysis.sweep_settings import SweepSettings
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import InsideFolder
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 SMALL = (

@@ -10,8 +10,8 @@ import pytest
 from command import PROJECT, run_command, wait_for
 from measured import by_step
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import ItemScore, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import ItemScore, TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

@@ -25,8 +25,8 @@ from trainables.metric_keys import (
     OOD_ACC,
     VALIDATION_LOSS,
 )
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord, TrialStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 Quickstart = tuple[Path, Command]

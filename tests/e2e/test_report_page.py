@@ -16,8 +16,8 @@ from synthetic_sweep import SyntheticSweep
 from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 pytestmark = pytest.mark.e2e
 

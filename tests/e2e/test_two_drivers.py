@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from command import PROJECT, run_command, wait_for
 
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 from tune.folder.lock import LockRecord
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(420)]

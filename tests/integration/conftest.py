@@ -28,7 +28,7 @@ from tune.config.sweep_file import load_sweep
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from trainables.results.records import Measurement, TrialResult
+    from trainables.records.schema import Measurement, TrialResult
     from tune.config.sweep_config import SweepConfig
 
 # Workers have the environment that their cluster was started in.

@@ -24,8 +24,8 @@ from ray import cloudpickle
 from ray.cluster_utils import Cluster
 
 import tune.sweep
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialRecord
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord
 from tune.cluster.ray_cluster import ray_cluster
 from tune.command_line import main
 

@@ -22,7 +22,7 @@ import ray
 import ray.tune
 
 from trainables.config import TrialConfig
-from trainables.results.records import Measurement, Outcome, TrialStatus
+from trainables.records.schema import Measurement, Outcome, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.config.sweep_file import load_sweep
 from tune.listeners import SweepListener

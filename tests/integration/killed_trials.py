@@ -13,8 +13,8 @@ from tune.listeners import SweepListener
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from trainables.results.ledger import Ledger
-    from trainables.results.records import Measurement, TrialRecord
+    from trainables.records.ledger import Ledger
+    from trainables.records.schema import Measurement, TrialRecord
 
 ONE_TRIAL = (
     "search={lora: {rank: 4, alpha: 8, dropout: 0.2, learning_rate: 1.0e-3}}",

@@ -30,7 +30,7 @@ import psutil
 import ray
 from ray.cluster_utils import Cluster
 
-from trainables.results.records import Measurement, TrialRecord
+from trainables.records.schema import Measurement, TrialRecord
 from trainables.under_ray.stop_request import StopRequest
 from tune.cluster.ray_cluster import ray_cluster
 from tune.config.sweep_file import load_sweep

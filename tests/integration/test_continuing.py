@@ -19,8 +19,8 @@ from ray import cloudpickle
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files.locations import resolve
-from trainables.results.ledger import Ledger
-from trainables.results.records import BaseRecord, Outcome, TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import BaseRecord, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.stop_request import StopRequest
 from tune.listeners import SweepListener

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.config import TrialConfig
-    from trainables.results.records import Measurement, TrialResult
+    from trainables.records.schema import Measurement, TrialResult
     from trainables.slots.engine import Ended
     from tune.config.sweep_config import SweepConfig
 

@@ -10,7 +10,7 @@ from measured import by_step
 from small_disk import fill, small_disk
 
 from trainables.files.disk import is_disk_full
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 from trainables.training.checkpoint_files import newest_valid
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trainables.config import TrialConfig
-    from trainables.results.records import Measurement
+    from trainables.records.schema import Measurement
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 

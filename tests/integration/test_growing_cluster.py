@@ -18,7 +18,7 @@ from conftest import SMALL
 from crowd import Driver, gpus_of
 from lone_head import free_port, head, share_token
 
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("base_dir")]
 

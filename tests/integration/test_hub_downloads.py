@@ -20,8 +20,8 @@ from hub_server import COMMIT, Hub, hub_server
 from trainables.config import ModelConfig
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_model
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 pytestmark = pytest.mark.integration
 

@@ -20,7 +20,7 @@ SCRIPT = textwrap.dedent(
     """
     import sys, time
     from trainables.config import TrialConfig
-    from trainables.results.records import Measurement
+    from trainables.records.schema import Measurement
     from trainables.training.reporter import ListReporter
     from trainables.under_ray.reporters import Watched
 

@@ -14,7 +14,7 @@ from trainables.files.locations import resolve
 from trainables.inputs.data import tokenize
 from trainables.inputs.model import load_model
 from trainables.inputs.tokenized import read_data, write_data
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
 

@@ -18,8 +18,8 @@ from trainables.errors import UserError
 from trainables.inputs.model import load_model
 from trainables.inside import activations, inspection
 from trainables.inside.records import InsideFolder
-from trainables.results.ledger import Ledger
-from trainables.results.records import SweepRecord, TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray.tasks import as_task, inspect_on_worker
 from tune.folder.provenance import provenance
 

@@ -19,7 +19,7 @@ from trainables.errors import Diverged, UserError
 from trainables.evaluation.base import evaluate_base
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_model, shared_base
-from trainables.results.items import read_items
+from trainables.records.items import read_items
 from trainables.slots.engine import SlotEngine
 from trainables.training.lora import train_lora
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from conftest import Run
 
     from trainables.evaluation.base import Base
-    from trainables.results.records import Measurement
+    from trainables.records.schema import Measurement
     from tune.config.sweep_config import SweepConfig
 
     MakeTrial = Callable[..., TrialConfig]

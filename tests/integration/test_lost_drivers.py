@@ -28,8 +28,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.search.searcher import OptunaSearcher
 
 if TYPE_CHECKING:

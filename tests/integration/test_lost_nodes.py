@@ -12,8 +12,8 @@ import pytest
 from conftest import SMALL
 from killed_trials import history
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 if TYPE_CHECKING:
     from trainables.evaluation.base import Base

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 from killed_trials import ONE_TRIAL, Killer, history
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.evaluation.base import Base
-    from trainables.results.records import TrialRecord
+    from trainables.records.schema import TrialRecord
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]

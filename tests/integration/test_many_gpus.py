@@ -10,7 +10,7 @@ from conftest import SMALL
 from crowd import Driver, cluster_of, gpus_of, most_gpus, span, watching_gpus
 from ray.cluster_utils import Cluster
 
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 
 pytestmark = [
     pytest.mark.integration,

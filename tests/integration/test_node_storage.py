@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.trial import run_trial
 

@@ -18,16 +18,16 @@ from trainables.evaluation.base import read_items
 from trainables.files.locations import node_cache
 from trainables.files.object_storage import _query
 from trainables.files.storage import open_storage
-from trainables.results.ledger import Ledger
-from trainables.results.metrics_file import read_lines
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.metrics_file import read_lines
+from trainables.records.schema import TrialStatus
 from tune.command_line import main
 from tune.sweep import Sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from trainables.results.records import TrialRecord
+    from trainables.records.schema import TrialRecord
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(420), pytest.mark.usefixtures("cluster")]

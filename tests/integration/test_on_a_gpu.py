@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.config import TrialConfig
-    from trainables.results.records import Measurement
+    from trainables.records.schema import Measurement
 
     MakeTrial = Callable[..., TrialConfig]
 

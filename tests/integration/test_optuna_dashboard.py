@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from trainables.config import TrialConfig
-from trainables.results.folder import SweepFolder
-from trainables.results.records import Measurement, TrialRecord, TrialStatus
+from trainables.records.folder import SweepFolder
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params

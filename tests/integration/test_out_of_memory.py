@@ -21,7 +21,7 @@ from trainables.process.out_of_memory import (
     smaller_micro_batch,
     train_within_memory,
 )
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from trainables.config import TrialConfig
-    from trainables.results.records import Measurement
+    from trainables.records.schema import Measurement
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.integration

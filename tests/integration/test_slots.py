@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
     from trainables.inputs.data import Sample
-    from trainables.results.records import Measurement
+    from trainables.records.schema import Measurement
     from trainables.slots.batch import Batch
     from trainables.slots.engine import Ended
 

@@ -13,7 +13,7 @@ from measured import of_the_training
 
 from trainables.evaluation.evaluator import Evaluator, _evaluator
 from trainables.process.out_of_memory import is_out_of_memory
-from trainables.results.items import items_file, read_items
+from trainables.records.items import items_file, read_items
 from trainables.slots import engine as slot_engine
 from trainables.slots.engine import SlotEngine
 from trainables.training import measuring

@@ -13,8 +13,8 @@ import ray
 from killed_trials import HostKiller, host_processes
 from measured import OF_THE_PROCESS
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from trainables.slots.host import MEASUREMENT
 from trainables.under_ray.slots import SlotHosts, _join, start_slot_host
 from tune.listeners import SweepListener

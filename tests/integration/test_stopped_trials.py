@@ -14,7 +14,7 @@ import ray.tune
 
 from trainables.config import TrialConfig
 from trainables.files.disk import is_disk_full
-from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray import reporters
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from trainables.under_ray.stop_request import StopRequest

@@ -10,8 +10,8 @@ from measured import of_the_training
 from ray import cloudpickle
 
 from trainables.config import TrialConfig
-from trainables.results.ledger import Ledger
-from trainables.results.records import Measurement, TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from tune import stops_by_hand
 from tune.folder.ask_to_stop import ask_to_stop
 from tune.listeners import SweepListener

@@ -8,7 +8,7 @@ import pytest
 from conftest import SMALL
 from crowd import Driver, cluster_of, gpus_of, most_gpus, span
 
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("base_dir")]
 

@@ -12,7 +12,7 @@ from worker_group import group_of, values
 from trainables.config import EvalTask
 from trainables.evaluation.base import evaluate_base
 from trainables.evaluation.evaluator import Evaluator
-from trainables.results.items import items_file, read_items, without_texts
+from trainables.records.items import items_file, read_items, without_texts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

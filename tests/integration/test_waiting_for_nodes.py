@@ -20,8 +20,8 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.results.ledger import Ledger
-from trainables.results.records import BaseRecord
+from trainables.records.ledger import Ledger
+from trainables.records.schema import BaseRecord
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.node import NodeReport
 from tune.cluster import waiting

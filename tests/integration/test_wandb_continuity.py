@@ -19,7 +19,7 @@ import pytest
 from wandb_driver import REASONS, STEPS, SWEEP_ID, TRIALS, base
 from wandb_server import WandbServer, wandb_server
 
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 from tune.tracking.wandb_parts import mend, parts_of, steps_in
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]

@@ -14,8 +14,8 @@ import wandb
 from wandb_driver import SWEEP_ID, base, measurement, trial
 from wandb_server import WandbServer, wandb_server
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import Provenance, SweepRecord, TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Provenance, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import WandbConfig
 from tune.config.sweep_file import load_sweep
 from tune.folder.wandb_project import in_its_project

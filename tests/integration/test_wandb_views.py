@@ -20,8 +20,8 @@ from analysis.tracking.wandb_inside import log_inside
 from trainables import metric_keys
 from trainables.config import LoraConfig, ModelConfig, TrialConfig
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
-from trainables.results.ledger import Ledger
-from trainables.results.records import (
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     BaseRecord,
     Measurement,
     Provenance,

@@ -11,8 +11,8 @@ from rich.console import Console
 
 from analysis.__main__ import main
 from trainables.metric_keys import IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from tune.sweep import Sweep
 from tune.terminal.console import ConsoleListener
 

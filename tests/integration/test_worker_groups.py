@@ -17,7 +17,7 @@ from worker_group import group_of, values
 from trainables.config import EvalTask
 from trainables.errors import Diverged
 from trainables.evaluation.drift import kl_drift
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 from trainables.training.checkpoint_files import checkpoint_dir, newest_valid
 from tune.listeners import SweepListener
 from tune.sweep import Sweep
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
     from trainables.evaluation.base import Base
-    from trainables.results.records import Measurement, TrialRecord
+    from trainables.records.schema import Measurement, TrialRecord
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]

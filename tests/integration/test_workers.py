@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from trainables.errors import UserError
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
 from tune.tune_events import TuneEvents
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from conftest import Run
 
     from trainables.config import TrialConfig
-    from trainables.results.records import BaseRecord, Measurement, SweepRecord, TrialRecord
+    from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TrialRecord
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("cluster")]

@@ -23,8 +23,8 @@ from trainables.config import (
     TrainConfig,
     TrialConfig,
 )
-from trainables.results.ledger import Ledger
-from trainables.results.records import (
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     BaseRecord,
     Measurement,
     Provenance,

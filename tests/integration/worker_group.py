@@ -11,7 +11,7 @@ from ray.util.placement_group import placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from trainables.config import TrialConfig
-from trainables.results.records import Measurement
+from trainables.records.schema import Measurement
 
 Train = Callable[..., tuple[list[Measurement], BaseException | None]]
 

@@ -8,8 +8,8 @@ from typing import Any
 
 from trainables import metric_keys
 from trainables.config import LoraConfig, TrialConfig
-from trainables.results.ledger import Ledger
-from trainables.results.records import (
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     BaseRecord,
     Measurement,
     Provenance,

@@ -11,8 +11,8 @@ from builders import GAIN, LOSS, SWEEP_ID, measurement, sweep_config
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
-from trainables.results.folder import SweepFolder
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.folder import SweepFolder
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params

@@ -16,8 +16,8 @@ from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, KL_BASE_TO_TUNED
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 REPEATED = {100: 0.7, 101: 0.6, 102: None}
 

@@ -14,8 +14,8 @@ from scipy.spatial.distance import jensenshannon
 from trainables.inside.activations import choose_prompts
 from trainables.inside.attention import LayerAttention, js_divergence, normalised_entropy
 from trainables.inside.representation import linear_cka_drift
-from trainables.results.items import write_items
-from trainables.results.records import ItemScore, TaskScore
+from trainables.records.items import write_items
+from trainables.records.schema import ItemScore, TaskScore
 
 
 def causal(*shape: int, seed: int) -> torch.Tensor:

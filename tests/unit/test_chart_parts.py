@@ -22,7 +22,7 @@ from trainables.metric_keys import (
     KL_BASE_TO_TUNED,
     task_forgetting,
 )
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 
 OBJECTIVES = ({"metric": IN_DOMAIN_ACC, "mode": "max"}, {"metric": KL_BASE_TO_TUNED, "mode": "min"})
 

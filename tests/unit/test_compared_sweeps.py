@@ -28,7 +28,8 @@ from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import importances
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import IN_DOMAIN_ACC, MAX_RESERVED
-from trainables.results.items import items_file, write_items
+from trainables.records.items import items_file, write_items
+from trainables.records.schema import TrialStatus
 from trainables.results.pareto import (
     best_trade_off,
     losses_of,
@@ -36,7 +37,6 @@ from trainables.results.pareto import (
     objective_values,
     scaling_trials,
 )
-from trainables.results.records import TrialStatus
 
 STOPPED = dict.fromkeys((5, 6, 7), TrialStatus.STOPPED_EARLY)
 

@@ -22,9 +22,9 @@ from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
 from analysis.sweeps import open_sweeps
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, OOD_ACC
-from trainables.results.items import items_file, read_items, write_items
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.items import items_file, read_items, write_items
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 
 def results_of(folder, **sweep) -> Results:

@@ -13,10 +13,10 @@ from scipy import stats
 from simulated_search import completing, run, searcher_of, sweep
 
 from trainables.config import TrialConfig
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.confirmation import unconfirmed, winners
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, recommend
-from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import half_width, judged_by_repeats, point_of, repeats_of
 from tune.folder.tables import write_confirmed_csv
 from tune.search.earlier_trials import own_trials

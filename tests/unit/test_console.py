@@ -34,7 +34,7 @@ from builders import (
 from rich.console import Console
 
 from trainables import metric_keys
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.wording import STATUS, duration, metric_text, one_line, rate
 from tune.terminal.chatter import chatter_to
 from tune.terminal.console import ConsoleListener

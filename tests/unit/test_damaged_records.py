@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trainables.files.storage import Location
-from trainables.results.ledger import Ledger
-from trainables.results.metrics_file import check_lines, read_lines, to_line
-from trainables.results.records import Measurement
+from trainables.records.ledger import Ledger
+from trainables.records.metrics_file import check_lines, read_lines, to_line
+from trainables.records.schema import Measurement
 
 HISTORIES = st.lists(
     st.dictionaries(st.text(min_size=1), st.floats(-1e9, 1e9), max_size=4), min_size=1, max_size=4

@@ -21,7 +21,7 @@ from analysis.inside import look_inside
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import CannotInspect, UserError
 from trainables.inside import activations, inspection
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 
 
 def llama() -> Any:

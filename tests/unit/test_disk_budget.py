@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from builders import base_record, sweep_config, sweep_record, trial
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import Measurement, TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from trainables.training import checkpoint_files
 from trainables.training.checkpoint_files import (
     FILES,

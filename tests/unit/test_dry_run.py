@@ -16,8 +16,8 @@ from builders import GAIN, sweep_record, trial
 from simulated_search import ask, searcher_of
 
 from trainables.inputs.rows import read_general_text
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from tune import command_line
 from tune.config.input_files import digests
 from tune.config.sweep_file import load_sweep

@@ -11,9 +11,9 @@ from builders import EVAL, GAIN, LOSS, measurement, sweep_record, trial
 from simulated_search import Judge, judge, run, searcher_of, sweep
 
 from trainables.errors import UserError
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
-from trainables.results.records import TrialRecord, TrialStatus
 from tune.config.same_sweep import check_same_sweep
 from tune.config.sweep_config import SweepConfig
 from tune.search.earlier_trials import (

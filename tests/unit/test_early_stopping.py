@@ -30,9 +30,9 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     VALIDATION_LOSS,
 )
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, Outcome, TrialStatus
 from trainables.results.pareto import Constraint
-from trainables.results.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.early_stopping import (

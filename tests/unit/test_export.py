@@ -21,8 +21,8 @@ from analysis.report.answer import answer
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.config import DataConfig, ModelConfig, Replay
-from trainables.results.ledger import Ledger
-from trainables.results.records import TaskScore, TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TaskScore, TrialRecord, TrialStatus
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from analysis.figures import forgetting_matrix, rank_curves, save
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables import metric_keys
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 
 
 @pytest.fixture(scope="module")

@@ -23,7 +23,7 @@ from simulated_search import (
 from sweep_files import edited, faults, only_fault
 
 from analysis.sweep_settings import SweepSettings
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.same_sweep import check_same_sweep
 from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig

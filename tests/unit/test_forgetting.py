@@ -19,7 +19,7 @@ from trainables.evaluation.forgetting import (
     is_below_chance,
     retention_ratio,
 )
-from trainables.results.records import ItemScore, TaskScore
+from trainables.records.schema import ItemScore, TaskScore
 
 Answers = list[tuple[bool, bool]]
 answers = st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=50)

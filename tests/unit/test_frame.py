@@ -22,10 +22,10 @@ from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS
-from trainables.results.items import pair_items
-from trainables.results.ledger import Ledger
+from trainables.records.items import pair_items
+from trainables.records.ledger import Ledger
+from trainables.records.schema import ItemScore, Measurement, TrialStatus
 from trainables.results.recommendation import recommend
-from trainables.results.records import ItemScore, Measurement, TrialStatus
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from builders import measurement, trial_config
 
 from trainables.config import TrialConfig
 from trainables.process import hang_watch
-from trainables.results.records import TrialResult
+from trainables.records.schema import TrialResult
 from trainables.under_ray import trial as under_ray
 
 

@@ -12,7 +12,7 @@ from builders import sweep_config
 from simulated_search import ask, completing, run, searcher_of
 from simulated_search import sweep as small_sweep
 
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from tune.config.sweep_config import SweepConfig
 
 LOW, HIGH = 1e-5, 1e-3

@@ -13,7 +13,7 @@ from ray.tune import TuneError
 from rich.console import Console
 
 from trainables.errors import UserError
-from trainables.results.ledger import Ledger, cannot_write
+from trainables.records.ledger import Ledger, cannot_write
 from tune import command_line
 from tune.folder.lock import SweepLock
 

@@ -12,9 +12,9 @@ from builders import measurement, running, trial
 from trainables.errors import Fault, UserError
 from trainables.files import storage as storage_module
 from trainables.files.storage import Location
-from trainables.results.items import items_file
-from trainables.results.ledger import Ledger
-from trainables.results.records import (
+from trainables.records.items import items_file
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     ItemScore,
     Measurement,
     Provenance,

@@ -24,11 +24,11 @@ from trainables.inside.records import (
     MatrixChange,
     is_rounded,
 )
-from trainables.results.folder import SweepFolder
-from trainables.results.ledger import Ledger
+from trainables.records.folder import SweepFolder
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import best_trade_off, objective_ranges
 from trainables.results.recommendation import recommend
-from trainables.results.records import TrialRecord, TrialStatus
 from tune.cluster.inspections import look_inside
 
 GOALS = sweep_config()

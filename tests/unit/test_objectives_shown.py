@@ -26,7 +26,7 @@ from trainables.metric_keys import (
     task_forgetting,
     task_score,
 )
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 from trainables.results.wording import axis_title, metric_name
 
 GAIN = {"metric": IN_DOMAIN_ACC, "mode": "max"}

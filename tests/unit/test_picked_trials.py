@@ -26,7 +26,7 @@ from analysis.stats.strata import Part, Scores, Stratum
 from analysis.sweeps import Sweep, open_sweeps
 from trainables.config import LoraConfig
 from trainables.metric_keys import IN_DOMAIN_ACC
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 from trainables.results.wording import NAMES
 
 TRIALS, ITEMS, SWEEPS = 40, 120, 100

@@ -14,8 +14,8 @@ from ray.tune.search import Searcher
 
 from trainables.config import Method, TrialConfig
 from trainables.errors import UserError
-from trainables.results.folder import SweepFolder
-from trainables.results.records import Outcome, TrialRecord, TrialStatus
+from trainables.records.folder import SweepFolder
+from trainables.records.schema import Outcome, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import check_resources, held_by_worker, max_concurrent, within_limit
 from tune.resources.placement import Placement, Room, beside_driver, warning_of_driver

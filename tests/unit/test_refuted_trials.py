@@ -37,8 +37,8 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     VALIDATION_LOSS,
 )
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.wording import points
 
 BOUND = ({"metric": FORGETTING_MEAN, "operator": "<=", "bound": 0.5},)

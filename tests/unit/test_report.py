@@ -38,10 +38,10 @@ from trainables.metric_keys import (
     IN_DOMAIN_ACC,
     KL_BASE_TO_TUNED,
 )
-from trainables.results.items import items_file, read_items, write_items
-from trainables.results.ledger import Ledger
+from trainables.records.items import items_file, read_items, write_items
+from trainables.records.ledger import Ledger
+from trainables.records.schema import BaseRecord, Measurement, TrialStatus
 from trainables.results.pareto import pareto_front
-from trainables.results.records import BaseRecord, Measurement, TrialStatus
 from trainables.results.wording import NAMES
 
 MARKUP = '</script><script>alert("x")</script><img src=x onerror=alert(1)> {}'

@@ -16,7 +16,7 @@ from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, task_score
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 
 
 def with_rates(folder, rates: list[float]) -> Results:

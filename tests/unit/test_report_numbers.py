@@ -41,8 +41,8 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
-from trainables.results.ledger import Ledger
-from trainables.results.records import Measurement, TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 
 Points = list[tuple[float, float]]
 

@@ -22,8 +22,8 @@ from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import InsideFolder, InsideRecord, MatrixChange
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 
 ONE = SyntheticSweep(trials=1, items=4, full_every=0, ranks=(1,))
 

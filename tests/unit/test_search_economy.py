@@ -11,7 +11,7 @@ from benchmarks.grid import REPORT_EVERY, SEEDS, TABLE, Grid, Point, points, swe
 from benchmarks.replay import Table, run
 from benchmarks.search_economy import SEARCHES, WholeGrid
 
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 
 
 @pytest.fixture(scope="module")

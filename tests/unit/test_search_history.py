@@ -11,7 +11,7 @@ from builders import scores, sweep_config, trial
 from ray.tune.experiment import Trial
 
 from trainables.metric_keys import GPU_HOURS
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.sweep_table import SweepTable
 from tune.search.fifo import Fifo
 from tune.search.history import SearchHistory

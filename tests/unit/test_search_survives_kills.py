@@ -24,7 +24,7 @@ from simulated_search import (
     with_first,
 )
 
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import first_points

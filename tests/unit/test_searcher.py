@@ -30,7 +30,7 @@ from simulated_search import (
 )
 
 from trainables.config import TrialConfig
-from trainables.results.records import Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import Outcome, TrialRecord, TrialStatus
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params, grid_size
 

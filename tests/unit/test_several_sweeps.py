@@ -16,8 +16,8 @@ from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import notices, open_sweeps
 from trainables.errors import UserError
-from trainables.results.ledger import Ledger
-from trainables.results.records import BaseRecord, ItemScore, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import BaseRecord, ItemScore, TrialStatus
 
 
 @pytest.fixture(scope="module")

@@ -16,8 +16,8 @@ from ray import cloudpickle
 from sweep_files import edited
 
 from trainables.config import LoraConfig
+from trainables.records.schema import TrialRecord
 from trainables.results.confirmation import unconfirmed, winners
-from trainables.results.records import TrialRecord
 from trainables.slots.eligibility import reason_against
 from trainables.slots.guest import Guest
 from trainables.slots.host import UNKNOWN, SlotHost

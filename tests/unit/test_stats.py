@@ -34,7 +34,7 @@ from analysis.stats.intervals import (
 from analysis.stats.significance import holm, mcnemar, mcnemar_over_tasks, sign_flips
 from analysis.stats.trends import alike, jonckheere, spearman
 from trainables.metric_keys import IN_DOMAIN_ACC
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 
 
 @pytest.mark.parametrize("level", [0.95, 0.99])

@@ -10,8 +10,8 @@ from builders import record_sweep, running, sweep_config, sweep_record, trial
 
 from trainables.errors import UserError
 from trainables.files.storage import Location
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from tune.command_line import BAD_INPUT, OK, main
 from tune.folder.ask_to_stop import ask_to_stop
 from tune.stops_by_hand import StopsByHand

@@ -29,9 +29,9 @@ from trainables.files.storage import (
     open_storage,
     parse_location,
 )
-from trainables.results.folder import SweepFolder
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.folder import SweepFolder
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from trainables.under_ray.endings import verdict
 from trainables.under_ray.node import check_sees
 from tune.folder.lock import SweepLock

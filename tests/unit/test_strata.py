@@ -16,7 +16,7 @@ from analysis.stats.strata import strata
 from analysis.sweeps import open_sweeps
 from trainables.evaluation.forgetting import count_flips
 from trainables.metric_keys import OOD_ACC
-from trainables.results.records import ItemScore
+from trainables.records.schema import ItemScore
 
 
 def item(task: str, question: str, score: float, member: str | None = None) -> ItemScore:

@@ -17,10 +17,10 @@ from rich.console import Console
 from trainables import metric_keys
 from trainables.config import ModelConfig
 from trainables.metric_keys import FORGETTING_MEAN
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import objective_ranges, pareto_front
 from trainables.results.recommendation import recommend
-from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.settings import SETTINGS
 from trainables.results.wording import setting, setting_in_full
 from tune.folder.recorder import Recorder

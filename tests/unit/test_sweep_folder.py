@@ -18,8 +18,8 @@ from sweep_files import SWEEP
 from analysis.__main__ import main as analysis_main
 from trainables.errors import UserError
 from trainables.files.storage import LocalStorage
-from trainables.results.ledger import Ledger
-from trainables.results.records import SCHEMA_VERSION
+from trainables.records.ledger import Ledger
+from trainables.records.schema import SCHEMA_VERSION
 from tune.command_line import main
 from tune.config.input_files import digests
 from tune.config.sweep_file import load_sweep

@@ -13,7 +13,7 @@ import pytest
 from builders import trial as recorded
 
 from trainables.files.disk import is_disk_full
-from trainables.results.records import Measurement, Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import Measurement, Outcome, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT, OUTCOME
 from tune.listeners import SweepListener
 from tune.tune_events import TuneEvents

@@ -10,7 +10,7 @@ from builders import base_record, sweep_config, sweep_record, trial
 from analysis.sweeps import Sweep
 from analysis.tracking.wandb_views import SweepViews
 from trainables.files.storage import Location
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 from tune import what_next
 from tune.config.sweep_config import WandbConfig
 from tune.tracking import wandb_views

@@ -8,7 +8,7 @@ from builders import scores, trial
 from analysis.tracking.wandb_panels import panel_groups
 from trainables.config import LoraConfig
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
-from trainables.results.records import TrialStatus
+from trainables.records.schema import TrialStatus
 from trainables.results.wandb_names import SETTING_GROUP, setting_group
 from tune.tracking.wandb_fields import trial_config
 

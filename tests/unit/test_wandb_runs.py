@@ -19,8 +19,8 @@ from analysis.sweeps import open_sweeps
 from analysis.tracking.wandb_runs import load_wandb_runs
 from trainables.errors import UserError
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialStatus
 from tune.tracking.wandb_fields import base_config, best_values, trial_config
 
 KEY = "k" * 40

@@ -28,8 +28,8 @@ from analysis.sweep_settings import SweepSettings
 from analysis.watch import WatchedSweep, watch
 from trainables import metric_keys
 from trainables.errors import UserError
-from trainables.results.ledger import Ledger
-from trainables.results.records import Measurement, TrialStatus
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, TrialStatus
 from tune.search.space import planned_trials
 
 PROJECT = Path(__file__).parents[2]

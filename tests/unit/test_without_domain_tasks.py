@@ -28,9 +28,9 @@ from trainables.metric_keys import (
     VALIDATION_LOSS,
     domain_metric,
 )
-from trainables.results.items import write_items
-from trainables.results.ledger import Ledger
-from trainables.results.records import Measurement, TrialRecord
+from trainables.records.items import write_items
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, TrialRecord
 
 OBJECTIVES = (
     {"metric": VALIDATION_LOSS, "mode": "min"},

@@ -50,8 +50,8 @@ from trainables.metric_keys import (
     VALIDATION_LOSS,
 )
 from trainables.process.out_of_memory import is_out_of_memory
-from trainables.results.items import read_items, write_items
-from trainables.results.records import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemScore
+from trainables.records.items import read_items, write_items
+from trainables.records.schema import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemScore
 
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.

@@ -36,7 +36,7 @@ from trainables.evaluation.outcomes import (
 from trainables.evaluation.tasks import LoadedTask, documents_digest, load_tasks, questions_of
 from trainables.inputs.chat_date import dated
 from trainables.inputs.model import load_tokenizer
-from trainables.results.records import ItemScore, TaskScore
+from trainables.records.schema import ItemScore, TaskScore
 
 _OF_A_HUNDRED = ("bleu", "chrf")  # whatever the base reaches
 # Else the harness forks a pool of processes for the standard errors of some metrics, such as f1,

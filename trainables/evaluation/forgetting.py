@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
 from trainables import metric_keys
-from trainables.results.items import pair_items
-from trainables.results.records import ItemScore, TaskScore
+from trainables.records.items import pair_items
+from trainables.records.schema import ItemScore, TaskScore
 
 
 def forgetting_metrics(

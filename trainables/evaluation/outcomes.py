@@ -12,7 +12,7 @@ from lm_eval.api.task import ConfigurableTask
 from trainables.errors import Fault, UserError
 from trainables.evaluation.tasks import LoadedTask, document_note
 from trainables.inputs.right_answers import REMEDY, names_a_choice
-from trainables.results.records import ItemScore, TaskScore
+from trainables.records.schema import ItemScore, TaskScore
 
 
 def samples(

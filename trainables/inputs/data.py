@@ -15,7 +15,7 @@ from trainables.inputs.chat_template import chat_parts, prompt_text
 from trainables.inputs.chats import Example
 from trainables.inputs.rows import Rendered, Source, as_replay, learned, load_rows
 from trainables.inputs.unusable import UnusableRow, faults_of_most
-from trainables.results.records import SampleText
+from trainables.records.schema import SampleText
 
 IGNORED_LABEL = -100
 # Characters of a sample's context, and of what is learned, that are shown.

@@ -25,8 +25,8 @@ from trainables.inputs.model import device, load_model, shared_base
 from trainables.inside.attention import LayerAttention
 from trainables.inside.records import AttentionDrift, RepresentationDrift
 from trainables.inside.representation import linear_cka_drift
-from trainables.results.items import read_items
-from trainables.results.records import BaseRecord
+from trainables.records.items import read_items
+from trainables.records.schema import BaseRecord
 
 PROMPTS = 64
 PROMPT_TOKENS = 256

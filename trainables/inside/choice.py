@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import (
     Goals,
     best_trade_off,
@@ -14,7 +15,6 @@ from trainables.results.pareto import (
     trade_off_ranges,
 )
 from trainables.results.recommendation import recommend
-from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import judged_by_repeats
 
 

@@ -35,8 +35,8 @@ from trainables.inside.spectra import (
 from trainables.inside.updates import MatrixUpdate, updates
 from trainables.inside.weights import base_weights, save_whole
 from trainables.metric_keys import FORGETTING_NLL, KL_BASE_TO_TUNED
-from trainables.results.ledger import Ledger
-from trainables.results.records import TrialRecord
+from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord
 
 _VERSION = 1  # raise it when the code no longer reproduces the numbers of an old record
 

@@ -1,1 +1,1 @@
-"""What trials leave behind, and what it shows: a sweep's records, Pareto front and winner."""
+"""What the records show: the Pareto front, the winner and its repeats, and how to put it."""

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from trainables.records.schema import TrialRecord
 from trainables.results.pareto import Confirm, Goals
 from trainables.results.recommendation import recommend
-from trainables.results.records import TrialRecord
 from trainables.results.repeats import point_of
 
 

@@ -20,7 +20,7 @@ from trainables.metric_keys import (
     task_flips,
     task_forgetting,
 )
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 
 _OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,

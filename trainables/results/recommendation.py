@@ -10,6 +10,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import (
     Constraint,
     Goals,
@@ -21,7 +22,6 @@ from trainables.results.pareto import (
     scaling_trials,
     violation,
 )
-from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.repeats import judged_by_repeats, point_of
 from trainables.results.wording import how_many, metric_text
 

@@ -10,8 +10,8 @@ import statistics
 from collections.abc import Iterable, Sequence
 
 from trainables.config import LoraConfig
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import Confirm
-from trainables.results.records import TrialRecord, TrialStatus
 
 # Confidence of every interval, and 1 - LEVEL the p-value below which a difference counts as shown.
 LEVEL = 0.95

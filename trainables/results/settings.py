@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 
 
 def _modules(record: TrialRecord) -> str | None:

@@ -14,15 +14,15 @@ from rich.text import Text
 
 from trainables import metric_keys
 from trainables.config import Objective
-from trainables.results.confirmation import planned_repeats
-from trainables.results.pareto import Goals, is_feasible
-from trainables.results.records import (
+from trainables.records.schema import (
     ENDED_WELL,
     BaseRecord,
     Measurement,
     TrialRecord,
     TrialStatus,
 )
+from trainables.results.confirmation import planned_repeats
+from trainables.results.pareto import Goals, is_feasible
 from trainables.results.wording import (
     ABSENT,
     INTERRUPTED,

@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.wording import status_in_full
 
 SETTING_GROUP = "setting/group"

@@ -8,8 +8,8 @@ from typing import NamedTuple
 from rich.text import Text
 
 from trainables import metric_keys
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.pareto import Goals
-from trainables.results.records import TrialRecord, TrialStatus
 
 ABSENT = "-"
 INTERRUPTED = "interrupted"

@@ -20,7 +20,7 @@ from trainables.inputs.four_bits import thaw
 from trainables.inputs.model import shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory, is_out_of_memory
-from trainables.results.records import TrialResult
+from trainables.records.schema import TrialResult
 from trainables.slots.adapters import (
     AdaptedLayers,
     Adapter,

@@ -33,7 +33,7 @@ from trainables.config import TrainConfig, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, first_line, traced
 from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
-from trainables.results.records import Measurement
+from trainables.records.schema import Measurement
 from trainables.slots.guest import Guest
 from trainables.training.attempt_folder import (
     clear_node,

@@ -24,7 +24,7 @@ from trainables.inputs.adapter import peft_config
 from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData, training_order
 from trainables.inputs.model import save_own_tokenizer
 from trainables.inputs.tokenized import as_dataset, longest
-from trainables.results.records import TrialResult
+from trainables.records.schema import TrialResult
 from trainables.slots.adapters import Adapter, Target
 from trainables.slots.optimizer import FlatAdamW
 from trainables.training.best_weights import BestWeights

@@ -20,7 +20,7 @@ from trainables.config import TrialConfig
 from trainables.files.disk import whole_folder, write_whole
 from trainables.files.locations import node_cache
 from trainables.files.storage import Storage, is_address, open_storage
-from trainables.results.records import BASE_RECORD
+from trainables.records.schema import BASE_RECORD
 from trainables.training.checkpoint_files import (
     BEST,
     BEST_EVALUATION,

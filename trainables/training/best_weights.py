@@ -9,7 +9,7 @@ from typing import Any
 from trainables.config import Objective, TrialConfig
 from trainables.files.disk import whole_folder
 from trainables.process.workers import agreed
-from trainables.results.records import Measurement
+from trainables.records.schema import Measurement
 from trainables.training.attempt_folder import is_scratch
 from trainables.training.checkpoint_files import (
     BestEvaluation,

@@ -18,7 +18,7 @@ from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.inputs.model import load_model, shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory
-from trainables.results.records import TrialResult
+from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config
 

@@ -12,7 +12,7 @@ from trainables.config import ModelConfig, TrialConfig
 from trainables.inputs.adapter import adapt, restore
 from trainables.inputs.model import save_own_tokenizer, shared_base
 from trainables.inputs.tokenized import inputs_of
-from trainables.results.records import TrialResult
+from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config
 

@@ -31,8 +31,8 @@ from trainables.files.disk import is_disk_full
 from trainables.inputs.data import TokenizedData
 from trainables.process.lost_worker import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
-from trainables.results.items import items_file, without_texts, write_items
-from trainables.results.records import Measurement
+from trainables.records.items import items_file, without_texts, write_items
+from trainables.records.schema import Measurement
 from trainables.training.reporter import Reporter
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from trainables.results.records import Measurement
+from trainables.records.schema import Measurement
 
 
 class Reporter(Protocol):

@@ -21,7 +21,7 @@ from trainables.inputs.data import TokenizedData, training_order
 from trainables.inputs.tokenized import as_dataset
 from trainables.process.background import in_background
 from trainables.process.workers import agreed, barrier, from_each
-from trainables.results.records import Measurement, TrialResult
+from trainables.records.schema import Measurement, TrialResult
 from trainables.training import checkpoint, checkpoint_files
 from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
 from trainables.training.best_weights import BestWeights

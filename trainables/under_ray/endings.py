@@ -11,7 +11,7 @@ from trainables.config import TrialConfig
 from trainables.errors import Diverged, OutOfMemory, TrialError, UserError, named
 from trainables.files.disk import disk_full, full_place, is_disk_full
 from trainables.files.object_storage import is_store_out
-from trainables.results.records import Outcome, TrialStatus
+from trainables.records.schema import Outcome, TrialStatus
 from trainables.training.reporter import StopTrial
 
 # The process that raises them is gone: by itself, or killed by Ray as its node ran out of memory.

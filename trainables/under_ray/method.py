@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from trainables.config import TrialConfig
-from trainables.results.records import TrialResult
+from trainables.records.schema import TrialResult
 from trainables.training.reporter import Reporter
 
 

@@ -12,7 +12,7 @@ import ray.tune
 
 from trainables.config import TrialConfig
 from trainables.process import hang_watch
-from trainables.results.records import Measurement
+from trainables.records.schema import Measurement
 from trainables.training.attempt_folder import publish_items
 from trainables.under_ray.stop_request import stop_is_requested
 

@@ -16,7 +16,7 @@ from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.results.records import BASE_RECORD, Measurement, TrialResult
+from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
 from trainables.slots import host
 from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials

@@ -17,7 +17,7 @@ from trainables.errors import Fault, UserError, named
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage, parse_location
 from trainables.process.lost_device import end_with_lost_device
-from trainables.results.records import BASE_RECORD
+from trainables.records.schema import BASE_RECORD
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.granted_gpus import check_granted_gpus

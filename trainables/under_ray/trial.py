@@ -14,7 +14,7 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
-from trainables.results.records import BASE_RECORD, Outcome, TrialResult, TrialStatus
+from trainables.records.schema import BASE_RECORD, Outcome, TrialResult, TrialStatus
 from trainables.slots.eligibility import reason_against
 from trainables.training.attempt_folder import (
     beside_workers,

@@ -17,7 +17,7 @@ from trainables.errors import Diverged
 from trainables.process import hang_watch
 from trainables.process.background import in_background
 from trainables.process.lost_device import end_with_lost_device
-from trainables.results.records import BASE_RECORD, Measurement
+from trainables.records.schema import BASE_RECORD, Measurement
 from trainables.training.attempt_folder import (
     clear_node,
     on_this_node,

@@ -11,8 +11,8 @@ from pydantic import ValidationError
 from trainables.config import LoraConfig, TrainConfig
 from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
-from trainables.results.ledger import Ledger
-from trainables.results.records import BaseRecord
+from trainables.records.ledger import Ledger
+from trainables.records.schema import BaseRecord
 from trainables.under_ray.tasks import as_task, check_base_on_worker, evaluate_base_on_worker
 from tune.cluster.node_checks import marker_in
 from tune.cluster.slots import HostPool

@@ -9,9 +9,9 @@ import ray
 from ray.exceptions import RayError
 
 from trainables.inside.choice import notable_trials
-from trainables.results.folder import SweepFolder
+from trainables.records.folder import SweepFolder
+from trainables.records.schema import TrialRecord
 from trainables.results.recommendation import numbers_text
-from trainables.results.records import TrialRecord
 from trainables.under_ray.tasks import as_task, inspect_on_worker
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker, workers_in

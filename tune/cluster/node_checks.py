@@ -14,7 +14,7 @@ from ray.exceptions import RayError
 
 from trainables.errors import Fault, UserError, first_line
 from trainables.files.storage import Location, open_storage
-from trainables.results.ledger import cannot_write
+from trainables.records.ledger import cannot_write
 from trainables.under_ray.gpu_types import counted_by_type
 from trainables.under_ray.node import SHARE_STORAGE, NodeReport, on_node, report_node, this_node
 

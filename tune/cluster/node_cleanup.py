@@ -9,8 +9,8 @@ from collections.abc import Iterable
 
 import ray
 
-from trainables.results.folder import SweepFolder
-from trainables.results.records import ENDED_WELL, TrialRecord
+from trainables.records.folder import SweepFolder
+from trainables.records.schema import ENDED_WELL, TrialRecord
 from trainables.under_ray.node import on_node
 from trainables.under_ray.tasks import clear_trials
 

@@ -14,8 +14,8 @@ import ray
 from ray.exceptions import RayError
 
 from trainables.config import TrialConfig
+from trainables.records.schema import TrialRecord
 from trainables.results.confirmation import planned_repeats, unconfirmed, winners
-from trainables.results.records import TrialRecord
 from trainables.slots.speed import best
 from trainables.under_ray.gpu_types import as_options
 from trainables.under_ray.slots import SlotHosts, start_slot_host

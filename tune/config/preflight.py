@@ -24,7 +24,7 @@ from trainables.inputs.rows import (
     read_general_text,
 )
 from trainables.metric_keys import METRICS, TRAIN_LOSS, VALIDATION_LOSS
-from trainables.results.records import BaseRecord
+from trainables.records.schema import BaseRecord
 from trainables.results.wording import how_many
 from tune.config.sweep_config import EVALUATED, SweepConfig
 from tune.config.task_names import faults_of_task_names

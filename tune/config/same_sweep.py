@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location
 from trainables.inputs.chats import without_nulls
-from trainables.results.records import SweepRecord
+from trainables.records.schema import SweepRecord
 from tune.config.sweep_config import SweepConfig
 
 # What gives a sweep's metrics their meaning. A change in it or in the other sections makes another

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location
-from trainables.results.ledger import Ledger, cannot_write
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.ledger import Ledger, cannot_write
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.wording import status_in_full
 from tune.folder.sweep_folder import cannot_read
 

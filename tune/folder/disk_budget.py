@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import (
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     ENDED_WELL,
     BaseRecord,
     Measurement,

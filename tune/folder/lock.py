@@ -25,9 +25,9 @@ from pydantic import ValidationError
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, open_storage
-from trainables.results.folder import SweepFolder
-from trainables.results.ledger import cannot_write
-from trainables.results.records import SCHEMA_VERSION
+from trainables.records.folder import SweepFolder
+from trainables.records.ledger import cannot_write
+from trainables.records.schema import SCHEMA_VERSION
 from tune.folder.process import Process
 
 logger = logging.getLogger(__name__)

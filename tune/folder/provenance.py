@@ -10,7 +10,7 @@ import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from trainables.results.records import Provenance
+from trainables.records.schema import Provenance
 
 _PACKAGES = (
     "forgetting-sweeps",

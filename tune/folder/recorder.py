@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainables.results.ledger import Ledger
-from trainables.results.records import Measurement, TrialRecord
+from trainables.records.ledger import Ledger
+from trainables.records.schema import Measurement, TrialRecord
 from tune.folder.tables import write_confirmed_csv, write_results_csv
 from tune.listeners import SweepListener
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location
-from trainables.results.folder import SweepFolder
-from trainables.results.ledger import Ledger, cannot_write
+from trainables.records.folder import SweepFolder
+from trainables.records.ledger import Ledger, cannot_write
 
 _MOST_NAMED = 3
 

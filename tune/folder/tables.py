@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainables.files.disk import whole_file
 from trainables.metric_keys import METRICS
-from trainables.results.records import TrialRecord
+from trainables.records.schema import TrialRecord
 from trainables.results.repeats import diverged, half_width, metrics_over, repeats_of
 from trainables.results.settings import SETTINGS, settings_of
 

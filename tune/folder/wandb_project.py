@@ -8,7 +8,7 @@ from typing import Any
 
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, join
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
 from tune.config.sweep_config import SweepConfig, project_name
 
 _PROJECT, _ENTITY = "WANDB_PROJECT", "WANDB_ENTITY"

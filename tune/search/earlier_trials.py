@@ -13,9 +13,9 @@ from typing import Any
 
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, join, parse_location
-from trainables.results.ledger import Ledger
+from trainables.records.ledger import Ledger
+from trainables.records.schema import ENDED_WELL, Outcome, TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
-from trainables.results.records import ENDED_WELL, Outcome, TrialRecord, TrialStatus
 from tune.config.input_files import digests
 from tune.config.same_sweep import check_same_inputs, check_same_sweep, other_questions
 from tune.config.sweep_config import SweepConfig

@@ -32,8 +32,8 @@ from trainables.metric_keys import (
     TRAIN_SECONDS,
     TRAINABLE_PARAMETERS,
 )
+from trainables.records.schema import Measurement, Outcome, TrialStatus
 from trainables.results.pareto import Constraint
-from trainables.results.records import Measurement, Outcome, TrialStatus
 from trainables.under_ray.reporters import MEASUREMENT
 from tune.config.sweep_config import EarlyStoppingConfig
 from tune.search.fifo import Fifo

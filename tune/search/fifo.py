@@ -7,7 +7,7 @@ from typing import Any
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
-from trainables.results.records import Outcome
+from trainables.records.schema import Outcome
 from tune.listeners import SweepListener
 
 

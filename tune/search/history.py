@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from fractions import Fraction
 
 from trainables.metric_keys import GPU_HOURS
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.search.space import Params
 
 

@@ -13,8 +13,8 @@ from typing import Any
 from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from trainables.results.confirmation import unconfirmed, winners
-from trainables.results.records import Measurement, TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room

@@ -18,7 +18,7 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from trainables.results.records import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import SweepConfig
 from tune.search.initial_design import InitialDesign
 from tune.search.space import Params, distributions, suggest

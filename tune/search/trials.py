@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from trainables.config import Method, TrialConfig
-from trainables.results.folder import SweepFolder
+from trainables.records.folder import SweepFolder
 from trainables.slots.eligibility import reason_against
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import gpus_per_worker

@@ -10,7 +10,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
-from trainables.results.records import (
+from trainables.records.schema import (
     FAULTS,
     BaseRecord,
     Measurement,

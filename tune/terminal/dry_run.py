@@ -15,9 +15,9 @@ from rich.table import Table
 
 from trainables.config import TrainConfig, TrialConfig
 from trainables.files.storage import Location
+from trainables.records.folder import SweepFolder
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats
-from trainables.results.folder import SweepFolder
-from trainables.results.records import TrialRecord, TrialStatus
 from trainables.results.wording import further_settings, how_many
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.preflight import training_warnings

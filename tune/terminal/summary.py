@@ -16,11 +16,11 @@ from trainables.files.storage import Location, is_address
 from trainables.inputs.model_shape import config_of
 from trainables.inputs.quantised_files import READ_AS_PLAIN, method_of
 from trainables.inside.records import InsideFolder
-from trainables.results.folder import SweepFolder
-from trainables.results.ledger import Ledger
+from trainables.records.folder import SweepFolder
+from trainables.records.ledger import Ledger
+from trainables.records.schema import FAILURES, TrialRecord
 from trainables.results.pareto import pareto_front
 from trainables.results.recommendation import Recommendation, numbers_text, recommend, refuted
-from trainables.results.records import FAILURES, TrialRecord
 from trainables.results.repeats import judged_by_repeats
 from trainables.results.wording import (
     ABSENT,

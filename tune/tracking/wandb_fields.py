@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainables.config import Frozen, ModelConfig, TrialConfig
-from trainables.results.records import BaseRecord, SweepRecord, TrialRecord, TrialStatus
+from trainables.records.schema import BaseRecord, SweepRecord, TrialRecord, TrialStatus
 from trainables.results.wandb_names import BASE_GROUP, SETTING_GROUP, setting_group
 
 

@@ -19,9 +19,9 @@ import wandb
 from trainables import metric_keys
 from trainables.files.disk import flush
 from trainables.files.storage import Location
-from trainables.results.folder import SweepFolder
-from trainables.results.ledger import Ledger
-from trainables.results.records import (
+from trainables.records.folder import SweepFolder
+from trainables.records.ledger import Ledger
+from trainables.records.schema import (
     BaseRecord,
     Measurement,
     SweepRecord,

@@ -11,8 +11,8 @@ import zlib
 from dataclasses import dataclass
 
 from trainables.errors import Fault, UserError
-from trainables.results.record_faults import NewerSchema, read_record
-from trainables.results.records import SCHEMA_VERSION, Measurement
+from trainables.records.faults import NewerSchema, read_record
+from trainables.records.schema import SCHEMA_VERSION, Measurement
 
 _KEY = b',"crc32":"'
 _DIGITS = 8

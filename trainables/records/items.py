@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trainables.files.disk import write_whole
-from trainables.results.records import ItemScore
+from trainables.records.schema import ItemScore
 
 
 def items_file(attempt_dir: Path, step: int) -> Path:

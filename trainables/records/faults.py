@@ -9,7 +9,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainables.errors import Fault, UserError
-from trainables.results.records import SCHEMA_VERSION
+from trainables.records.schema import SCHEMA_VERSION
 
 Record = TypeVar("Record", bound=BaseModel)
 _LONGEST_VALUE = 60

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainables.files.locations import node_cache
 from trainables.files.storage import Location
-from trainables.results.records import BASE_ITEMS, BASE_RECORD, TrialRecord
+from trainables.records.schema import BASE_ITEMS, BASE_RECORD, TrialRecord
 
 
 class SweepFolder:

@@ -29,11 +29,11 @@ from pathlib import Path
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, open_storage
-from trainables.results.folder import SweepFolder
-from trainables.results.items import items_file
-from trainables.results.metrics_file import MetricsFile, check_lines, read_lines, to_line
-from trainables.results.record_faults import Record, read_record
-from trainables.results.records import (
+from trainables.records.faults import Record, read_record
+from trainables.records.folder import SweepFolder
+from trainables.records.items import items_file
+from trainables.records.metrics_file import MetricsFile, check_lines, read_lines, to_line
+from trainables.records.schema import (
     BaseRecord,
     ItemScore,
     Measurement,
