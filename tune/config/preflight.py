@@ -26,7 +26,8 @@ from trainables.inputs.rows import (
 from trainables.metric_keys import METRICS, TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import BaseRecord
 from trainables.results.wording import how_many
-from tune.config.sweep_config import EVALUATED, SweepConfig
+from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_metrics import EVALUATED, logged_metrics, named_metrics
 from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
 
@@ -270,13 +271,13 @@ def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
     Raises:
         UserError: nothing logs a metric.
     """
-    of_training = set(METRICS) & config.logged_metrics() - set(EVALUATED)
+    of_training = set(METRICS) & logged_metrics(config) - set(EVALUATED)
     if base.validation_samples == 0:
         of_training -= {VALIDATION_LOSS}
     known = of_training | set(base.metrics)
     faults = [
         Fault(field, f"nothing logs {metric}", f"known: {', '.join(sorted(known))}")
-        for field, metric in config.named_metrics()
+        for field, metric in named_metrics(config)
         if metric not in known
     ]
     if faults:

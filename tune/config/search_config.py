@@ -18,6 +18,7 @@ from pydantic import (
 )
 
 from trainables.config import Frozen, Method
+from trainables.errors import Fault
 
 OF_TRAINING = ("batch_size", "epochs", "warmup", "weight_decay")
 SHARED_AXES = ("learning_rate", *OF_TRAINING)
@@ -200,37 +201,38 @@ class SearchConfig(Frozen):
         axes = [(axis, choices) for axis, choices in self.choices(method) if is_searched(choices)]
         return method, {axis: member(choices, getattr(point, axis)) for axis, choices in axes}
 
-    def first_faults(self) -> list[str]:
+    def first_faults(self) -> Iterator[Fault]:
         """Points of `first` that are none of these spaces, or that are there twice."""
-        faults: list[str] = []
         places: dict[str, str] = {}
         for i, point in enumerate(self.first):
             field = f"search.first.{i}"
-            found = [f"{field}.{fault}" for fault in self._faults_of(point)]
-            same = field if found else places.setdefault(str(self.first_settings(point)), field)
+            faults = list(self._faults_of(point, field))
+            same = field if faults else places.setdefault(str(self.first_settings(point)), field)
             if same != field:
-                found = [f"{field}: must be another point than {same}; remove one"]
-            faults += found
-        return faults
+                faults = [Fault(field, f"must be another point than {same}", "remove one")]
+            yield from faults
 
-    def _faults_of(self, point: FirstPoint) -> Iterator[str]:
+    def _faults_of(self, point: FirstPoint, field: str) -> Iterator[Fault]:
         given = point.given()
         method = given.pop("method", self.methods[0] if len(self.methods) == 1 else "none")
         if method not in self.methods:
-            remedy = "; search that, too, or remove the point" if point.method else ""
-            yield f"method: must be {' or '.join(self.methods)}, got {method}{remedy}"
+            rule = f"must be {' or '.join(self.methods)}, got {method}"
+            remedy = "search that, too, or remove the point" if point.method else ""
+            yield Fault(f"{field}.method", rule, remedy)
             return
         space, known = f"search.{method}", dict(self.choices(method))
         for axis, value in given.items():
+            place = f"{field}.{axis}"
             if axis not in known:
                 rule = f"is no axis of {space}, got {_shown(value)}"
-                yield f"{axis}: {rule}; known: {', '.join(known)}"
+                yield Fault(place, rule, f"known: {', '.join(known)}")
             elif member(known[axis], value) is None:
                 rule = f"must be in {in_words(known[axis])}, got {_shown(value)}"
-                yield f"{axis}: {rule}; let {space}.{axis} include it"
+                yield Fault(place, rule, f"let {space}.{axis} include it")
         for axis, choices in known.items():
             if axis not in given and is_searched(choices):
-                yield f"{axis}: is required and absent; take it from {in_words(choices)}"
+                remedy = f"take it from {in_words(choices)}"
+                yield Fault(f"{field}.{axis}", "is required and absent", remedy)
 
 
 def is_searched(choices: Any) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from difflib import get_close_matches
 from typing import Any, get_args
 
@@ -11,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from trainables.errors import Fault, did_you_mean
+from tune.config.sections_fit import DoNotFit
 from tune.config.sweep_config import SweepConfig
 
 KeyPath = tuple[str | int, ...]
@@ -74,7 +76,7 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
         if kind == "missing" and place in misspelt:
             continue
         if kind == "value_error":
-            faults += _own_faults(str(detail["ctx"]["error"]), place, where)
+            faults += _own_faults(detail["ctx"]["error"], place, where)
             continue
         if kind == "extra_forbidden":
             rule = "unknown key"
@@ -146,24 +148,18 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     return ""
 
 
-def _own_faults(text: str, place: KeyPath, where: Callable[[KeyPath], str]) -> list[Fault]:
-    """Faults raised by one of our validators: one per line, `rule; remedy`.
+def _own_faults(error: ValueError, place: KeyPath, where: Callable[[KeyPath], str]) -> list[Fault]:
+    """Faults raised by one of our validators: some with their fields, or one, `rule; remedy`.
 
-    A line may begin with the dotted field (`search.lora.rank: ...`) or with the name of a key in
-    the section it concerns (`low must be ...`).
+    The latter may begin with the name of a key in its section (`low must be ...`).
     """
-    faults = []
-    for line in text.splitlines():
-        location, rule = place, line
-        named = re.match(r"([a-z_]+(?:\.[a-z_0-9]+)+): ", line)
-        word, _, rest = line.partition(" ")
-        if named:
-            location, rule = split_key(named[1]), line[named.end() :]
-        elif word in _fields_at(place):
-            location, rule = (*place, word), rest
-        rule, _, remedy = rule.partition("; ")
-        faults.append(Fault(dotted(location), rule, remedy, where(location)))
-    return faults
+    if isinstance(error, DoNotFit):
+        return [replace(fault, location=where(split_key(fault.field))) for fault in error.faults]
+    rule, _, remedy = str(error).partition("; ")
+    word, _, rest = rule.partition(" ")
+    if word in _fields_at(place):
+        place, rule = (*place, word), rest
+    return [Fault(dotted(place), rule, remedy, where(place))]
 
 
 def split_key(key: str) -> KeyPath:
