@@ -174,10 +174,9 @@ class Sweep:
             self._earlier.outside,
             began=self._began,
         )
-        folder = self._ledger.folder
         tidy = (
             PublishedCheckpoints()
-            if folder.is_in_store
+            if self._ledger.folder.is_in_store
             else DiskBudget(self._ledger, self._config.budget.checkpoint_gib)
         )
         everyone = [Recorder(self._ledger), searcher, scheduler, hosts, tidy, *listeners, by_hand]
@@ -202,13 +201,22 @@ class Sweep:
             for listener in everyone:
                 listener.sweep_ended(records)
         hosts.close()
+        return self._finish(records, searcher, events, partial(_tell, listeners))
+
+    def _finish(
+        self,
+        records: list[TrialRecord],
+        searcher: OptunaSearcher,
+        events: TuneEvents,
+        tell: Callable[[str], None],
+    ) -> SweepOutcome:
+        folder = self._ledger.folder
         if folder.is_in_store:
             clear_nodes(folder, records)
         searcher.export(folder.study)
         # Stopped trials stay RUNNING in the ledger; the next start of the command resumes them.
         interrupted = bool(events.running) or (events.is_stopping and not searcher.is_done)
         if self._config.inspect and not interrupted:
-            tell = partial(_tell, listeners)
             look_inside(self._config, folder, self._cluster, records, tell)
         outside = {record.number for record in self._earlier.outside}
         failed = [r for r in records if r.status in RETRIED and r.number not in outside]

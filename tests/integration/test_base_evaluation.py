@@ -12,9 +12,9 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from trainables.config import LoraConfig
+from trainables.config import Demands, LoraConfig
 from trainables.errors import UserError
-from trainables.evaluation import base as base_evaluation
+from trainables.evaluation import base_inputs
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.model import shared_base
@@ -49,6 +49,14 @@ def test_same_content_is_evaluated_once(evaluate: Callable[..., Path]) -> None:
     written = (first / "base.json").stat().st_mtime_ns
     assert evaluate("train.steps=99", "name=other") == first
     assert (first / "base.json").stat().st_mtime_ns == written
+
+
+def test_tasks_in_another_folder_are_the_same(
+    evaluate: Callable[..., Path], tmp_path: Path
+) -> None:
+    """A cluster has the code, and so the bundled tasks, in another one each time it starts."""
+    copied = shutil.copytree(MODEL.parent / "eval_tasks", tmp_path / "tasks")
+    assert evaluate(f"eval.task_dirs=[{copied}]") == evaluate()
 
 
 @pytest.mark.parametrize(
@@ -281,7 +289,7 @@ def test_a_model_that_does_not_fit_is_tried_once_and_told_of(
         tried.append(model)
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 448.00 MiB")
 
-    monkeypatch.setattr(base_evaluation, "shared_base", shared_base)
+    monkeypatch.setattr(base_inputs, "shared_base", shared_base)
     arguments = (config.model, config.data, config.eval, config.seed, str(tmp_path / "cache"))
     told = evaluate_base_on_worker(*arguments, str(tmp_path / "base"))
     assert told is not None
@@ -328,9 +336,10 @@ def test_adapters_that_the_base_does_not_take_are_told_of_with_all_else(
 ) -> None:
     config = load(*FEW, OBJECTIVE, "eval.ood=[no_such_task]")
     asked = (("q_proj",), ("q_proj", "v_porj"), ("nothing_like_this",), "all-linear")
-    adapters = [LoraConfig(rank=1, alpha=1, target_modules=modules) for modules in asked]
+    adapters = tuple(LoraConfig(rank=1, alpha=1, target_modules=modules) for modules in asked)
+    demands = Demands(adapters=adapters)
     with pytest.raises(UserError) as caught:
-        evaluate_base(config.model, config.data, config.eval, 0, tmp_path, adapters=adapters)
+        evaluate_base(config.model, config.data, config.eval, 0, tmp_path, demands=demands)
     of_adapters = [f for f in caught.value.faults if f.field == "search.lora.target_modules"]
     misspelt, absent = of_adapters
     assert misspelt.rule == "the model has no v_porj"

@@ -13,7 +13,7 @@ from peft.tuners.lora import LoraModel
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 
-from trainables.config import LoraConfig, ModelConfig
+from trainables.config import LoraConfig, ModelConfig, TrainConfig
 from trainables.errors import UserError
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import evaluating
@@ -27,8 +27,8 @@ from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
-from tune.cluster.base_evaluation import _adapters
-from tune.config.search_config import LoraSpace
+from tune.cluster.base_evaluation import _demands
+from tune.config.search_config import LoraSpace, SearchConfig
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +130,7 @@ def test_choices_that_peft_refuses_on_experts_are_named(
     choices = {"target_modules": modules, "rank": [2, 4], "alpha": 8, axis: values}
     space = LoraSpace(**choices, learning_rate=1e-3)
     with pytest.raises(UserError) as caught:
-        check_adaptable(base, _adapters(space))
+        check_adaptable(base, _demands(SearchConfig(lora=space), TrainConfig()))
     (fault,) = caught.value.faults
     assert fault.field == f"search.lora.{axis}"
     assert fault.rule.startswith(rule)
@@ -138,14 +138,16 @@ def test_choices_that_peft_refuses_on_experts_are_named(
     assert fault.remedy.startswith(remedy)
     assert {name: id(module) for name, module in base.named_modules()} == before
     choices = {"target_modules": [ATTENTION], "rank": [2, 4], "alpha": 8, axis: values}
-    check_adaptable(base, _adapters(LoraSpace(**choices, learning_rate=1e-3)))
+    space = LoraSpace(**choices, learning_rate=1e-3)
+    check_adaptable(base, _demands(SearchConfig(lora=space), TrainConfig()))
 
 
 def test_all_that_peft_refuses_is_told_at_once() -> None:
     modules = ["all-linear", ("q_porj",), ("q_proj", "v_porj")]
     choices = {"target_modules": modules, "dropout": [0.1], "dora": [True], "rank": 2, "alpha": 4}
+    space = LoraSpace(**choices, learning_rate=1e-3)
     with pytest.raises(UserError) as caught:
-        check_adaptable(network("mixtral"), _adapters(LoraSpace(**choices, learning_rate=1e-3)))
+        check_adaptable(network("mixtral"), _demands(SearchConfig(lora=space), TrainConfig()))
     assert [(f.field, f.rule.split(":")[0]) for f in caught.value.faults] == [
         ("search.lora.target_modules", "PEFT cannot adapt the model so"),
         ("search.lora.target_modules", "the model has no v_porj"),

@@ -4,12 +4,13 @@ from trainables.config.evaluation import ROLES, EvalSuite, EvalTask, Role
 from trainables.config.frozen import Frozen
 from trainables.config.inputs import DataConfig, ModelConfig, ModelShape, Replay
 from trainables.config.training import DeepSpeedConfig, LoraConfig, TrainConfig
-from trainables.config.trial import Method, Objective, TrialConfig
+from trainables.config.trial import Demands, Method, Objective, TrialConfig
 
 __all__ = [
     "ROLES",
     "DataConfig",
     "DeepSpeedConfig",
+    "Demands",
     "EvalSuite",
     "EvalTask",
     "Frozen",

@@ -31,6 +31,22 @@ class Objective(Frozen):
         return round(value if self.mode == "min" else -value, 12)
 
 
+class Demands(Frozen):
+    """What a sweep's trials ask of their base that it may not take.
+
+    Attributes:
+        adapters: a small one for each combination of what the search chooses from.
+        recomputes: whether `train.gradient_checkpointing` has it recompute activations.
+    """
+
+    adapters: tuple[LoraConfig, ...] = ()
+    recomputes: bool = False
+
+    def are_within(self, others: Demands) -> bool:
+        """Whether a base that meets the others meets these."""
+        return set(self.adapters) <= set(others.adapters) and self.recomputes <= others.recomputes
+
+
 class TrialConfig(Frozen):
     """One point of the search, complete: the same config and seed give the same trial.
 

@@ -7,24 +7,20 @@ from typing import Any
 
 import torch
 
-from trainables.config import LoraConfig
+from trainables.config import Demands, LoraConfig
 from trainables.errors import Fault, UserError, first_line
 from trainables.inputs.adapter import adapt, linear_layers, restore
 
 _OFF = {"dropout": 0.0, "dora": False}
 
 
-def check_adaptable(base: Any, choices: Sequence[LoraConfig], recomputes: bool = False) -> None:
-    """Check that the base takes every combination of what a sweep chooses adapters from.
-
-    Args:
-        base: is left as it was.
-        choices: the combinations.
-        recomputes: whether `train.gradient_checkpointing` asks it to.
+def check_adaptable(base: Any, demands: Demands) -> None:
+    """Check that the base meets a sweep's demands; it is left as it was.
 
     Raises:
         UserError: names all that it does not take.
     """
+    choices = demands.adapters
     all_modules = dict.fromkeys(lora.target_modules for lora in choices)
     plain = {modules: _plain(modules) for modules in all_modules}
     faults: list[Fault] = []
@@ -34,7 +30,7 @@ def check_adaptable(base: Any, choices: Sequence[LoraConfig], recomputes: bool =
             del plain[modules]
     for axis in _OFF:
         faults += _faults_of_axis(base, axis, choices, list(plain.values()))
-    if recomputes:
+    if demands.recomputes:
         try:
             recompute(base)
         except UserError as error:

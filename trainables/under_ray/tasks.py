@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from trainables.config import DataConfig, EvalSuite, LoraConfig, ModelConfig
+from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, named
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage, parse_location
@@ -33,8 +33,7 @@ def evaluate_base_on_worker(
     cache: str,
     target: str,
     marker: str = "",
-    adapters: Sequence[LoraConfig] = (),
-    recomputes: bool = False,
+    demands: Demands = Demands(),
 ) -> UserError | None:
     """Run `evaluate_base` on a worker, for all trials.
 
@@ -42,7 +41,7 @@ def evaluate_base_on_worker(
     out, the evaluation's batch is halved, as in trials.
 
     Without a `cache` shared by all sweeps, the node's own is used. `marker` is a file that the
-    driver has written at `target`; `adapters` and `recomputes` are checked against the base.
+    driver has written at `target`.
     """
     use_credentials()  # before the hub's client is imported, which reads them then
 
@@ -54,8 +53,7 @@ def evaluate_base_on_worker(
     log = cache_dir / "base.log"
 
     def evaluate(smaller: EvalSuite) -> Path:
-        asked = adapters, recomputes
-        return evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch), *asked)
+        return evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch), demands)
 
     def work() -> None:
         if marker:
@@ -71,19 +69,17 @@ def evaluate_base_on_worker(
         return _fault_of(work, log)
 
 
-def check_base_on_worker(
-    model: ModelConfig, adapters: Sequence[LoraConfig], recomputes: bool
-) -> UserError | None:
+def check_base_on_worker(model: ModelConfig, demands: Demands) -> UserError | None:
     """Run `check_base` on a worker, for trials that ask more of a base than was asked before.
 
     Errors are returned.
     """
     use_credentials()  # before the hub's client is imported, which reads them then
 
-    from trainables.evaluation.base import check_base
+    from trainables.evaluation.base_inputs import check_base
 
     log = node_cache() / "bases" / "base.log"
-    return _fault_of(partial(check_base, model, adapters, recomputes), log)
+    return _fault_of(partial(check_base, model, demands), log)
 
 
 def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from trainables.config import LoraConfig, TrainConfig
+from trainables.config import Demands, LoraConfig, TrainConfig
 from trainables.errors import UserError
 from trainables.files.storage import Location, parse_location
 from trainables.records.ledger import Ledger
@@ -17,7 +17,7 @@ from trainables.under_ray.tasks import as_task, check_base_on_worker, evaluate_b
 from tune.cluster.node_checks import marker_in
 from tune.cluster.slots import HostPool
 from tune.cluster.waiting import answering, awaited
-from tune.config.search_config import LoraSpace, SearchConfig
+from tune.config.search_config import SearchConfig
 from tune.config.sweep_config import SweepConfig
 from tune.resources.capacity import held_by_worker
 from tune.search.trials import largest_trial
@@ -54,7 +54,7 @@ def have_base_evaluated(
             str(cache.absolute()) if isinstance(cache, Path) else "",  # workers run elsewhere
             target,
             marker,
-            *_asked_of_base(config.search, config.train),
+            _demands(config.search, config.train),
         )
         in_host = hosts.start()
         held = held_by_worker(config, "lora" if in_host else config.search.methods[0], cluster)
@@ -78,40 +78,33 @@ def have_base_checked(
     Raises:
         UserError: the base does not take it, or cannot be loaded.
     """
-    adapters, recomputes = _asked_of_base(config.search, config.train)
+    demands = _demands(config.search, config.train)
     last = ledger.sweep().config
     with suppress(ValidationError, KeyError):  # of another version's file
         search = SearchConfig.model_validate(last["search"])
         train = TrainConfig.model_validate(last["train"])
-        before, did_recompute = _asked_of_base(search, train)
-        if all(adapter in before for adapter in adapters) and (did_recompute or not recomputes):
+        if demands.are_within(_demands(search, train)):
             return
     revision = ledger.base().revision
     model = config.model.model_copy(update={"revision": revision} if revision else {})
     tell(f"checking the base {model.name} against what the sweep file asks anew ...")
     held = held_by_worker(config, config.search.methods[0], cluster)
     with answering("the base's check"):
-        answer = as_task(check_base_on_worker, held).remote(model, adapters, recomputes)
+        answer = as_task(check_base_on_worker, held).remote(model, demands)
         fault: UserError | None = awaited(answer, held, tell)
     if fault is not None:
         raise fault
 
 
-def _asked_of_base(search: SearchConfig, train: TrainConfig) -> tuple[list[LoraConfig], bool]:
-    """What trials do with the base that it may not take: their adapters, and recomputing."""
-    return _adapters(search.lora), train.gradient_checkpointing
-
-
-def _adapters(space: LoraSpace | None) -> list[LoraConfig]:
-    """One small adapter for each combination of what the base may not take."""
-    if space is None:
-        return []
-    return [
+def _demands(search: SearchConfig, train: TrainConfig) -> Demands:
+    adapters = tuple(
         LoraConfig(rank=1, alpha=1, target_modules=modules, dropout=dropout, dora=dora)
+        for space in filter(None, [search.lora])
         for modules in space.target_modules
         for dropout in space.dropout
         for dora in space.dora
-    ]
+    )
+    return Demands(adapters=adapters, recomputes=train.gradient_checkpointing)
 
 
 def time_of_evaluations(config: SweepConfig, base: BaseRecord) -> str | None:

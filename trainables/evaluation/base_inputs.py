@@ -1,0 +1,163 @@
+"""All that the base's evaluation takes: loaded and checked before anything is measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from typing import Any, TypeVar
+
+from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
+from trainables.errors import Fault, UserError, first_line
+from trainables.evaluation.evaluator import Evaluator, shared_evaluator
+from trainables.evaluation.vocabulary import check_data
+from trainables.inputs.adaptable import check_adaptable
+from trainables.inputs.data import TokenizedData, tokenize
+from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
+from trainables.inputs.rows import read_general_text
+from trainables.process.out_of_memory import is_out_of_memory
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class BaseInputs:
+    """What is measured, and what with.
+
+    Attributes:
+        model: pinned to a revision.
+        base: the model, shared by this process.
+        tokenized: the training's data, with as many prompts as the KL drift is measured on.
+        documents: general texts.
+    """
+
+    model: ModelConfig
+    base: Any
+    tokenizer: Any
+    evaluator: Evaluator
+    tokenized: TokenizedData
+    documents: list[str]
+
+    def of_scores(self) -> dict[str, object]:
+        """What determines the base's scores, beside this code: let a change of them change this."""
+        model, own = self.model, self.tokenizer.chat_template
+        return {
+            "model": fingerprint(model),
+            "dtype": model.dtype,
+            **({"load_in_4bit": True} if model.load_in_4bit else {}),
+            "attention": self.base.config.get_text_config()._attn_implementation,
+            "chat_template_args": model.chat_template_args,
+            **({"eos_token": model.eos_token} if model.eos_token is not None else {}),
+            **({"chat_template": own} if model.chat_template is not None else {}),
+            "tasks": self.evaluator.describe(),
+            "general": self.documents,
+            "versions": {name: version(name) for name in ("lm_eval", "transformers", "torch")},
+        }
+
+
+def load_inputs(
+    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, demands: Demands
+) -> BaseInputs:
+    """Load all that a trial will need, so that its faults show before one is spent.
+
+    Raises:
+        UserError: every fault found in model, data, tasks and demands.
+    """
+    model = pinned(model)
+    tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, demands)
+    base, _ = shared_base(model)
+    check_data(base, tokenizer, tokenized)
+    tokenized = replace(tokenized, prompts=tokenized.prompts[: suite.kl_prompts])
+    documents = general_documents(suite, tokenizer)
+    return BaseInputs(model, base, tokenizer, evaluator, tokenized, documents)
+
+
+def _load_all(
+    model: ModelConfig, data: DataConfig, suite: EvalSuite, seed: int, demands: Demands
+) -> tuple[Any, Evaluator, TokenizedData]:
+    """Load tokenizer, base, tasks and data, collecting the faults of all of them."""
+    faults: list[Fault] = []
+
+    def attempt(make: Callable[[], T]) -> T | None:
+        try:
+            return make()
+        except UserError as error:
+            faults.extend(error.faults)
+        except ModuleNotFoundError as error:
+            faults.append(Fault("model.name", str(error)))
+        return None
+
+    tokenizer = attempt(lambda: load_tokenizer(model))
+    if tokenizer is not None:
+        attempt(lambda: check_base(model, demands))
+        attempt(lambda: _check_chat_template(tokenizer, model, data, suite))
+    # Trials of this process use it too; without a tokenizer, task faults are still reported.
+    evaluator = attempt(
+        lambda: shared_evaluator(model, suite) if tokenizer else Evaluator(suite, tokenizer)
+    )
+    can_render = tokenizer and (tokenizer.chat_template or not data.has_chats)
+    tokenized = attempt(lambda: tokenize(data, tokenizer, seed)) if can_render else None
+    if tokenized is not None and not (suite.in_domain or tokenized.validation):
+        faults.append(_fault_of_unmeasured(data))
+    if faults or tokenizer is None or evaluator is None or tokenized is None:
+        raise UserError(faults)
+    return tokenizer, evaluator, tokenized
+
+
+def _fault_of_unmeasured(data: DataConfig) -> Fault:
+    """Of data without held-out rows, where no in-domain task tells what is learned."""
+    why = "as eval.in_domain has no tasks"
+    if data.validation_path:
+        rule = f"must hold rows of at most {data.max_length} tokens, {why}"
+        return Fault("data.validation_path", rule, "name another, or raise data.max_length")
+    rule = f"must hold out at least one row, {why}, got {data.validation_fraction:g}"
+    return Fault("data.validation_fraction", rule, "raise it, or name a data.validation_path")
+
+
+def check_base(model: ModelConfig, demands: Demands) -> None:
+    """Load the base model shared by this process, and check what the trials will ask of it.
+
+    Raises:
+        UserError: loading fails, or runs out of memory, which no smaller batch would change; or the
+            base does not meet the demands.
+    """
+    try:
+        check_adaptable(shared_base(model)[0], demands)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        rule = (
+            f"memory runs out as {model.name} is loaded, whole, into one process, which evaluates "
+            f"the base: {first_line(error)}"
+        )
+        remedy = "take a smaller model or larger GPUs"
+        raise UserError([Fault("model.name", rule, remedy)]) from None
+
+
+def _check_chat_template(
+    tokenizer: Any, model: ModelConfig, data: DataConfig, suite: EvalSuite
+) -> None:
+    of_data = "data.messages" if data.messages else "data.chat_template"
+    asking = {of_data: data.is_chat, "eval.chat_template": suite.chat_template}
+    asking["data.replay"] = data.replay is not None and data.replay.is_chat
+    fields = [field for field, is_asked in asking.items() if is_asked]
+    if fields and tokenizer.chat_template is None:
+        rule = f"the tokenizer of {model.name} has no chat template"
+        remedy = "leave it out, set model.chat_template, or take a model that was tuned to chat"
+        raise UserError([Fault(field, rule, remedy) for field in fields])
+
+
+def general_documents(suite: EvalSuite, tokenizer: Any) -> list[str]:
+    """The texts of `eval.general_text`.
+
+    Raises:
+        UserError: none of them has a token to predict.
+    """
+    if suite.general_text is None:
+        return []
+    documents = read_general_text(suite.general_text)
+    if all(len(tokenizer(text)["input_ids"]) < 2 for text in documents):
+        rule = f"must hold a text of two tokens or more, has none: {suite.general_text}"
+        remedy = "give longer texts: each token is predicted from those before it"
+        raise UserError([Fault("eval.general_text", rule, remedy)])
+    return documents
