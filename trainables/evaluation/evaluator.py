@@ -195,8 +195,11 @@ class Evaluator:
 
 
 def _config(task: Any) -> dict[str, Any]:
-    """A task's configuration, with its functions."""
-    return dict(task.config.to_dict(keep_callable=True))
+    """A task's configuration, with its functions, and without the place that its file is in."""
+    config = dict(task.config.to_dict(keep_callable=True))
+    metadata = dict(config.get("metadata") or {})
+    metadata.pop("config_source", None)
+    return config | {"metadata": metadata}
 
 
 def _described(value: object) -> object:
