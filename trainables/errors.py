@@ -61,6 +61,13 @@ def causes(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
+def as_written(choice: object) -> str:
+    """A value of the search as a sweep file has it, such as `true` or `[q_proj, v_proj]`."""
+    if isinstance(choice, tuple):
+        return f"[{', '.join(choice)}]"
+    return str(choice).lower() if isinstance(choice, bool) else str(choice).removesuffix(".0")
+
+
 def did_you_mean(word: object, known: Iterable[str], cutoff: float = 0.6) -> str:
     """A remedy that names the known word nearest to a misspelt one; empty if none is near."""
     near = get_close_matches(str(word), list(known), n=1, cutoff=cutoff)

@@ -224,11 +224,11 @@ BOTH: dict[str, Any] = {"full": {"learning_rate": [1e-5]}}
         ({"learning_rate": 1e-4}, "rank: is required and absent; take it from 4, 8"),
         (
             {"rank": 8, "learning_rate": 1e-4, "alpha_ratio": 1},
-            "alpha_ratio: must be in 2.0, got 1.0; let search.lora.alpha_ratio include it",
+            "alpha_ratio: must be in 2, got 1; let search.lora.alpha_ratio include it",
         ),
         (
             {"rank": 8, "learning_rate": 1e-4, "alpha": 16},
-            "alpha: is no axis of search.lora, got 16.0; known: rank, alpha_ratio, "
+            "alpha: is no axis of search.lora, got 16; known: rank, alpha_ratio, "
             "target_modules, dropout, rslora, dora, learning_rate",
         ),
         (
@@ -240,6 +240,10 @@ BOTH: dict[str, Any] = {"full": {"learning_rate": [1e-5]}}
             {"rank": 8, "learning_rate": 1e-4, "target_modules": ["q_proj", "v_proj"]},
             "target_modules: must be in all-linear, got [q_proj, v_proj]; "
             "let search.lora.target_modules include it",
+        ),
+        (
+            {"rank": 8, "learning_rate": 1e-4, "dora": True},
+            "dora: must be in false, got true; let search.lora.dora include it",
         ),
         (
             {"rank": 8, "learning_rate": 1e-4, "method": "full"},
@@ -271,7 +275,7 @@ def test_all_faults_are_told_at_once_with_their_lines(tmp_path: Path) -> None:
         "search.lora.learning_rate": "a grid needs a list of values, got a range; "
         "write [1e-4, 3e-4, 1e-3] or choose another sampler",
         "search.first.1.rank": "must be in 4, 8, got 5; let search.lora.rank include it",
-        "search.first.1.learning_rate": "must be in 1e-05 to 0.001, got 1.0; "
+        "search.first.1.learning_rate": "must be in 1e-05 to 0.001, got 1; "
         "let search.lora.learning_rate include it",
         "search.first.1.batch_size": "is no axis of search.lora, got 8; known: rank, alpha_ratio, "
         "target_modules, dropout, rslora, dora, learning_rate",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from trainables.config import Demands, LoraConfig
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import Fault, UserError, as_written, first_line
 from trainables.inputs.adapter import adapt, linear_layers, restore
 
 _OFF = {"dropout": 0.0, "dora": False}
@@ -85,10 +85,10 @@ def _faults_of_axis(
         return
     on = {"dropout": max(refused)} if axis == "dropout" else {"dora": True}
     reasons = {lora: _refusal(base, lora.model_copy(update=on)) for lora in plain}
-    at_fault = [_shown(lora.target_modules) for lora, reason in reasons.items() if reason]
+    at_fault = [as_written(lora.target_modules) for lora, reason in reasons.items() if reason]
     if not at_fault:
         return
-    off, got = _in_yaml(_OFF[axis]), ", ".join(map(_in_yaml, refused))
+    off, got = as_written(_OFF[axis]), ", ".join(map(as_written, refused))
     reason = next(filter(None, reasons.values()))
     rule = f"must be {off} where target_modules is {' or '.join(at_fault)}, got {got}: {reason}"
     remedy = f"remove {got}" if _OFF[axis] in values else f"set it to {off}"
@@ -107,11 +107,3 @@ def _refusal(base: Any, lora: LoraConfig) -> str | None:
     except ValueError as error:
         return first_line(error).rstrip(".")
     return None
-
-
-def _shown(modules: str | tuple[str, ...]) -> str:
-    return modules if isinstance(modules, str) else f"[{', '.join(modules)}]"
-
-
-def _in_yaml(value: float | bool) -> str:
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}"

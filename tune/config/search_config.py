@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from trainables.config import Frozen, Method
-from trainables.errors import Fault
+from trainables.errors import Fault, as_written
 
 OF_TRAINING = ("batch_size", "epochs", "warmup", "weight_decay")
 SHARED_AXES = ("learning_rate", *OF_TRAINING)
@@ -224,10 +224,10 @@ class SearchConfig(Frozen):
         for axis, value in given.items():
             place = f"{field}.{axis}"
             if axis not in known:
-                rule = f"is no axis of {space}, got {_shown(value)}"
+                rule = f"is no axis of {space}, got {as_written(value)}"
                 yield Fault(place, rule, f"known: {', '.join(known)}")
             elif member(known[axis], value) is None:
-                rule = f"must be in {in_words(known[axis])}, got {_shown(value)}"
+                rule = f"must be in {in_words(known[axis])}, got {as_written(value)}"
                 yield Fault(place, rule, f"let {space}.{axis} include it")
         for axis, choices in known.items():
             if axis not in given and is_searched(choices):
@@ -253,8 +253,4 @@ def in_words(choices: Any) -> str:
     """The values of an axis, such as `4, 8` or `1e-05 to 0.001`."""
     if isinstance(choices, LogUniform):
         return f"{choices.low:g} to {choices.high:g}"
-    return ", ".join(map(_shown, choices))
-
-
-def _shown(choice: Any) -> str:
-    return f"[{', '.join(choice)}]" if isinstance(choice, tuple) else str(choice)
+    return ", ".join(map(as_written, choices))
