@@ -150,17 +150,17 @@ class Sweep:
                 self._model = self._model.model_copy(update={"revision": base.revision})
             check_metrics(self._config, base)
             of_training = training_warnings(self._config, base.train_samples)
-            base = base.model_copy(update={"warnings": (*base.warnings, *of_training, *resized)})
-            return self._run_trials(base, hosts, request, listeners)
+            sweep = self._write_sweep((*of_training, *resized))
+            return self._run_trials(sweep, base, hosts, request, listeners)
 
     def _run_trials(
         self,
+        sweep: SweepRecord,
         base: BaseRecord,
         hosts: HostPool,
         request: StopRequest,
         listeners: Sequence[SweepListener],
     ) -> SweepOutcome:
-        sweep = self._write_sweep()
         self._cancel_outside()
         by_hand = StopsByHand(self._ledger, request.ask, self._may_write)
         self._end_stopped(dict.fromkeys(self._requested(by_hand), ENDED_BY_HAND))
@@ -258,14 +258,18 @@ class Sweep:
             have_base_evaluated(*sweep, self._base_cache, hosts, self._cluster, tell)
         return self._ledger.base()
 
-    def _write_sweep(self) -> SweepRecord:
+    def _write_sweep(self, warnings: tuple[str, ...]) -> SweepRecord:
         config, now = self._config.model_dump(mode="json"), provenance()
         if self._ledger.exists():
-            record = self._ledger.sweep().started_again(config, now)
+            record = self._ledger.sweep().started_again(config, now, warnings)
         else:
             sweep_id = f"{self._config.name}-{uuid.uuid4().hex[:8]}"
             record = SweepRecord(
-                sweep_id=sweep_id, config=config, provenance=now, inputs=self._inputs
+                sweep_id=sweep_id,
+                config=config,
+                provenance=now,
+                inputs=self._inputs,
+                warnings=warnings,
             )
         if self._earlier.is_new and (self._earlier.warm or self._ledger.warm_start()):
             self._ledger.write_warm_start(self._earlier.warm)

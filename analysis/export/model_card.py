@@ -83,6 +83,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
     `settings` are those of the exported `adapter_config.json` or `config.json`.
     """
     base, model = sweep.base, record.config.model
+    warnings = sweep.record.warnings_with(base)
     adapter = settings if kind == "adapter" else None
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",
@@ -98,7 +99,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
         *([_tasks(record, base)] if base.scores else []),
         "Forgetting is the base's accuracy minus this model's: positive means that it forgot. "
         f"± is the standard error over items.{_picked(record, sweep)}{_measured(kind, model)}",
-        *([f"## Warnings\n\n{_warnings(base)}"] if base.warnings else []),
+        *([f"## Warnings\n\n{_listed(warnings)}"] if warnings else []),
         f"## Training\n\n{_training(record, base)}",
         f"## Provenance\n\n{_provenance(record, base, sweep.record)}",
     ]
@@ -274,9 +275,8 @@ def _tasks(record: TrialRecord, base: BaseRecord) -> str:
     return _table(titles, rows)
 
 
-def _warnings(base: BaseRecord) -> str:
-    """What the sweep has told of its base and data, as a list."""
-    return "\n".join(f"- {one_line(warning)}" for warning in dict.fromkeys(base.warnings))
+def _listed(warnings: Sequence[str]) -> str:
+    return "\n".join(f"- {one_line(warning)}" for warning in warnings)
 
 
 def _training(record: TrialRecord, base: BaseRecord) -> str:

@@ -20,7 +20,7 @@ from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files.locations import resolve
 from trainables.records.ledger import Ledger
-from trainables.records.schema import BaseRecord, Outcome, TrialRecord, TrialStatus
+from trainables.records.schema import BaseRecord, Outcome, SweepRecord, TrialRecord, TrialStatus
 from trainables.under_ray.reporters import OUTCOME
 from trainables.under_ray.stop_request import StopRequest
 from tune.listeners import SweepListener
@@ -129,8 +129,8 @@ class Told(SweepListener):
     def preparing(self, message: str) -> None:
         self.lines.append(message)
 
-    def sweep_started(self, sweep: object, base: BaseRecord, history: object) -> None:
-        self.lines += [f"warning: {line}" for line in base.warnings]
+    def sweep_started(self, sweep: SweepRecord, base: BaseRecord, history: object) -> None:
+        self.lines += [f"warning: {line}" for line in sweep.warnings_with(base)]
 
 
 def test_what_a_wider_search_asks_of_the_base_is_checked_before_its_trials_run(
@@ -171,6 +171,9 @@ def test_warnings_are_told_before_and_after_the_trials(
     assert told.lines[1].startswith("evaluating the base")
     of_batch = "warning: train.batch_size is 24, and there is no more to train on than 20 samples: "
     assert any(line.startswith(of_batch) for line in told.lines)
+    ledger = Ledger(tmp_path / "sweep")
+    assert [f"warning: {line}".startswith(of_batch) for line in ledger.sweep().warnings] == [True]
+    assert not any("train.batch_size" in line for line in ledger.base().warnings)  # others share it
     assert any(line.startswith("looking inside trial") for line in told.lines)
     assert told.lines[-1].startswith("warning: cannot look inside trial ")  # it has no weights
 

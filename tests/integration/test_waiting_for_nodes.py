@@ -21,7 +21,7 @@ from ray.autoscaler.node_launch_exception import NodeLaunchException
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
-from trainables.records.schema import BaseRecord
+from trainables.records.schema import SweepRecord
 from trainables.under_ray.autoscaler import last_failure
 from trainables.under_ray.node import NodeReport
 from tune.cluster import waiting
@@ -185,8 +185,8 @@ def test_memory_is_asked_for_again_where_the_base_s_evaluation_brought_the_gpus(
     warnings: list[str] = []
 
     class Listener(SweepListener):
-        def sweep_started(self, record: object, base: BaseRecord, finished: object) -> None:
-            warnings.extend(base.warnings)
+        def sweep_started(self, sweep: SweepRecord, base: object, finished: object) -> None:
+            warnings.extend(sweep.warnings)
             raise EnoughError("it starts")
 
     sweep = Sweep(load("search.full=null"), tmp_path, base_cache)

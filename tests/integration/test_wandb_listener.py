@@ -69,7 +69,9 @@ def folder(tmp_path: Path) -> Path:
 def sweep_record() -> SweepRecord:
     provenance = Provenance(created=0, command="tune", git_commit=None, python="3", versions={})
     config = {"name": "quickstart", "model": MODEL.model_dump(mode="json")}
-    return SweepRecord(sweep_id=SWEEP_ID, config=config, provenance=provenance)
+    return SweepRecord(
+        sweep_id=SWEEP_ID, config=config, provenance=provenance, warnings=("a large batch",)
+    )
 
 
 def base_record() -> BaseRecord:
@@ -318,7 +320,7 @@ def test_the_base_is_a_run_of_its_own_and_logged_once(folder: Path) -> None:
     assert base.metrics.items() <= run.summary.items()
     assert run.summary["base/parameters"] == base.parameters
     assert run.summary["base/general_nll"] == 3.25
-    assert run.summary["base/warnings"] == "at chance"
+    assert run.summary["base/warnings"] == "at chance\na large batch"
     assert run.config["model/name"] == "tiny-model"
     assert run.config["model/parameters"] == base.parameters
     assert run.config["setting/group"] == "base"

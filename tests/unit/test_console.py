@@ -289,7 +289,8 @@ def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
 def test_the_table_has_the_base_first_and_all_columns():
     console = terminal(width=82)
     listener = ConsoleListener(CONFIG, console, Clock())
-    listener.sweep_started(SWEEP, base_record(metrics=BASE.metrics, warnings=["careful"]), [])
+    sweep = SWEEP.model_copy(update={"warnings": ("careful", "a large batch")})
+    listener.sweep_started(sweep, base_record(metrics=BASE.metrics, warnings=["careful"]), [])
     listener.trial_started(begun(0))
     evaluated = {metric_keys.TRAIN_LOSS: 0.512, GAIN: 0.733, LOSS: 0.0214, OOD: 0.7}
     listener.measured(begun(0, evaluated, step=120), measurement(120, evaluated))
@@ -306,7 +307,7 @@ def test_the_table_has_the_base_first_and_all_columns():
         "0 lora 8 16 3.2e-04 120 0.300 0.733 +0.021 0.700 interrupted",
         "1 full - - 3.2e-04 - - - - - interrupted",
     ]
-    assert text(console).count("careful") == 1
+    assert text(console).count("careful") == text(console).count("a large batch") == 1
     assert "trial 0 started" not in text(console)
     assert not [line for line in (header, titles, *rows) if len(line) > 82]
 

@@ -102,7 +102,7 @@ def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
     assert "| task |" not in card.text  # none was scored
 
 
-def test_a_card_has_what_was_told_of_the_data(tmp_path: Path) -> None:
+def test_a_card_has_what_was_told_of_the_data_and_the_training(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     ledger = record_sweep(folder, trained(folder, 0, gain=0.5, forgetting=0.0))
     card = ModelCard.load(export(folder, tmp_path / "before") / "README.md")
@@ -110,10 +110,12 @@ def test_a_card_has_what_was_told_of_the_data(tmp_path: Path) -> None:
     told = ("3 of 9 training samples are longer", "2 of 4 items of t ask\nword for word")
     base = base_record(warnings=[*told, told[0]])
     ledger.folder.base_json.write_text(base.model_dump_json())
+    few = {"warnings": ("train.batch_size is 24", told[1])}
+    ledger.write_sweep(ledger.sweep().model_copy(update=few))
     card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
     assert (
         "\n\n## Warnings\n\n- 3 of 9 training samples are longer\n"
-        "- 2 of 4 items of t ask word for word\n\n## Training\n\n"
+        "- 2 of 4 items of t ask word for word\n- train.batch_size is 24\n\n## Training\n\n"
     ) in card.text
 
 

@@ -482,6 +482,18 @@ def test_the_page_names_the_commit_that_trials_began_from(tmp_path):
     assert ", 0a1b2c, 1,000,000 parameters" in Page(render(Results(open_sweeps([folder])))).text
 
 
+def test_the_page_has_what_was_told_of_the_data_and_of_the_training(tmp_path):
+    folder = SyntheticSweep(trials=1).write(tmp_path)
+    assert "warning" not in Page(render(Results(open_sweeps([folder])))).text
+    ledger = Ledger(folder)
+    base = ledger.base().model_copy(update={"warnings": ("at chance", "at chance")})
+    ledger.folder.base_json.write_text(base.model_dump_json())
+    ledger.write_sweep(ledger.sweep().model_copy(update={"warnings": ("few <samples>",)}))
+    text = Page(render(Results(open_sweeps([folder])))).text
+    assert text.count("warning") == 2
+    assert "warningat chancewarningfew <samples>" in text
+
+
 def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):
     folder = SyntheticSweep(trials=1).write(tmp_path)  # no other can take its place
     ledger = Ledger(folder)

@@ -324,6 +324,8 @@ class SweepRecord(Frozen):
         earlier: those of the previous starts, oldest first.
         inputs: digests of the files that the base was measured with and the data read from, by
             field of the sweep file.
+        warnings: the newest start's, of its training and memory; those of base and data are in the
+            base's record, which other sweeps may share.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -332,17 +334,28 @@ class SweepRecord(Frozen):
     provenance: Provenance
     earlier: tuple[Provenance, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def created(self) -> float:
         """Time of the first start, seconds since the epoch."""
         return (*self.earlier, self.provenance)[0].created
 
-    def started_again(self, config: dict[str, object], provenance: Provenance) -> SweepRecord:
+    def started_again(
+        self, config: dict[str, object], provenance: Provenance, warnings: Sequence[str] = ()
+    ) -> SweepRecord:
         """The record of the sweep after it was started again."""
-        earlier = (*self.earlier, self.provenance)
-        changes = {"config": config, "provenance": provenance, "earlier": earlier}
+        changes = {
+            "config": config,
+            "provenance": provenance,
+            "earlier": (*self.earlier, self.provenance),
+            "warnings": tuple(warnings),
+        }
         return self.model_copy(update=changes)
+
+    def warnings_with(self, base: BaseRecord) -> list[str]:
+        """All that is to be told of the sweep and its base, each once."""
+        return [*dict.fromkeys((*base.warnings, *self.warnings))]
 
     def origin(self, trial: TrialRecord) -> Provenance:
         """The start that the newest attempt of a trial belongs to."""

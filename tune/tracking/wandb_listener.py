@@ -216,7 +216,7 @@ class WandbListener(SweepListener):
         with self._guarded("the run of the base"):
             self._start(run_id, "base", "base", base_config(sweep, base))
             self._log(run_id, Measurement(step=0, metrics=base.metrics, time=time.time()))
-        self._close(run_id, base_summary(base), _FINISHED, base.key)
+        self._close(run_id, base_summary(sweep, base), _FINISHED, base.key)
 
     def _log(self, run_id: str, measurement: Measurement) -> bool:
         """Add a point to an open run unless it already has the step."""
