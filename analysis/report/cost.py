@@ -81,8 +81,13 @@ def gpu_hours(results: Results) -> float:
 
 
 def trial_hours(results: Results) -> float:
-    """Summed wall-clock hours of all trials that ended."""
-    return sum(r.seconds or 0.0 for s in results.sweeps for r in s.trials) / 3600
+    """Summed wall-clock hours of all trials: to the last measurement, as GPU-hours, without an end.
+
+    Whether such a trial still runs, and until when, its record does not tell: the driver may be
+    gone.
+    """
+    records = [record for sweep in results.sweeps for record in sweep.trials]
+    return sum(r.seconds_measured if r.seconds is None else r.seconds for r in records) / 3600
 
 
 def number(value: float) -> str:

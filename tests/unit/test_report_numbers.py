@@ -343,7 +343,8 @@ def test_what_failed_was_repeated_or_ran_in_another_sweep_cost_time_too(tmp_path
         ledger = Ledger(sweep.write(tmp_path / sweep.name))
         for record in ledger.trials():
             ledger.write_trial(with_metrics(record, **{GPU_HOURS: 10.0}))
-            ledger.append(record.number, Measurement(step=101, metrics={GPU_HOURS: 10.0}, time=2e9))
+            late = Measurement(step=101, metrics={GPU_HOURS: 10.0}, time=1.7e9 + 45)
+            ledger.append(record.number, late)
     done = ledger.trials()[0]
     config = done.config.model_copy(update={"number": 9, "trial_id": "repeat"})
     diverged = {"confirms": 0, "ended": 1.7e9 + 7200, "status": TrialStatus.DIVERGED}
@@ -351,14 +352,14 @@ def test_what_failed_was_repeated_or_ran_in_another_sweep_cost_time_too(tmp_path
     ledger.append(9, Measurement(step=101, metrics={GPU_HOURS: 100.0}, time=2e9))
     results = Results(open_sweeps([tmp_path / sweep.name for sweep in sweeps]))
     assert cost.gpu_hours(results) == pytest.approx(10 * 5 + 100)
-    # Of 60 s each, but for the one that has no end yet.
-    assert cost.trial_hours(results) == pytest.approx((60 * 4 + 7200) / 3600)
+    # Of 60 s each, but for the one that has no end yet: as its GPU-hours, up to what it measured.
+    assert cost.trial_hours(results) == pytest.approx((60 * 4 + 45 + 7200) / 3600)
     page = render(results)
     assert "2 complete trials of the search" in page
     assert "1,600 samples, 3 too long" in page
     assert '<th scope="col">forgetting</th>' in section(page, "trials")
     told = section(page, "cost")
-    assert re.findall(r'<dd class="value">(.*?)</dd>', told)[:2] == ["150", "2.07 h"]
+    assert re.findall(r'<dd class="value">(.*?)</dd>', told)[:2] == ["150", "2.08 h"]
     assert "5 trials and 1 repeat, 150 GPU-hours" in as_markdown(results)
     assert [(one.status, one.count, one.trials) for one in cost.failures(results)] == [
         ("failed", 1, "trial 1 of synthetic"),

@@ -143,7 +143,13 @@ class TrialRecord(Frozen):
 
     def seconds_at(self, now: float) -> float:
         """Seconds that all attempts have taken by `now`, a time not before the last measurement."""
+        # If an attempt measured nothing, the last measurement is from an earlier one.
         return self.seconds_before + max(0.0, now - self.began)
+
+    @property
+    def seconds_measured(self) -> float:
+        """Seconds that all attempts took, each up to its last measurement."""
+        return self.seconds_at(self.last.time if self.last else self.began)
 
     @property
     def began(self) -> float:
@@ -152,7 +158,6 @@ class TrialRecord(Frozen):
 
     def in_next_attempt(self, config: TrialConfig, attempt: int, at: float) -> TrialRecord:
         """The record of the trial as it resumes, in attempt number `attempt`, at this time."""
-        trained = self.last.time - self.began if self.last else 0.0
         changes = {
             "config": config,
             "attempt": attempt,
@@ -160,8 +165,7 @@ class TrialRecord(Frozen):
             "reason": None,
             "ended": None,
             "resumed": at,
-            # If an attempt measured nothing, the last measurement is from an earlier one.
-            "seconds_before": self.seconds_before + max(0.0, trained),
+            "seconds_before": self.seconds_measured,
         }
         return self.model_copy(update=changes)
 
