@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -28,6 +29,7 @@ pytestmark = pytest.mark.integration
 HERE, PROJECT = Path(__file__).parent, Path(__file__).parents[2]
 MODEL, WEIGHTS = "lab/tiny", "model.safetensors"
 FOLDER = Path(resolve("package://trainables/embedded/model"))
+SIZES = ("hidden", "intermediate", "vocabulary", "layers", "heads", "kv_heads", "head_size")
 LOAD = f"""
 from trainables.config import ModelConfig
 from trainables.errors import UserError
@@ -150,6 +152,23 @@ def test_a_plan_does_not_wait_for_a_hub_that_is_silent(
         endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
         assert "is not known here" in plan(hub, token, tmp_path, HF_ENDPOINT=endpoint)
     assert time.monotonic() - began < 45  # a minute is what one try of a download takes
+
+
+def test_quantised_files_are_told_of_before_anything_runs_where_the_shape_is_given(
+    token: str, tmp_path: Path
+) -> None:
+    (folder := tmp_path / "model").mkdir()
+    quantised = {"model_type": "llama", "quantization_config": {"quant_method": "gptq", "bits": 4}}
+    (folder / "config.json").write_text(json.dumps(quantised))
+    settings = (f"model.name={MODEL}", f"model.shape={dict.fromkeys(SIZES, 8)}", "search.full=null")
+    words = [word for setting in settings for word in ("--set", setting)]
+    command = str(PROJECT / "tune" / "run.py"), "quickstart", "--dry-run", *words
+    with hub_server(MODEL, folder, token) as hub:
+        process = start(hub, token, tmp_path, *command, "--output-dir", str(tmp_path / "sweeps"))
+        said, _ = process.communicate(timeout=240)
+    assert process.returncode == 2, said
+    assert f"the files of {MODEL} are quantised by gptq" in said
+    assert hub.downloads == {"config.json": 1}
 
 
 def sweep_arguments(output: Path, trials: int, at_once: int) -> list[str]:

@@ -64,8 +64,8 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     if config.model.load_in_4bit and find_spec("bitsandbytes") is None:
         rule = "needs bitsandbytes, which is not installed"
         faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))
-    # A hub is asked once for what the memory estimate reads, too.
-    faults += faults_of_files(config.model, config_of(config.model, config.model.shape is None))
+    # A hub is asked once for what the memory estimate reads, too; one that is silent costs seconds.
+    faults += faults_of_files(config.model, config_of(config.model, may_fetch=True))
     if config.inspect and isinstance(output_dir, str):
         rule = f"needs the sweep in a folder, got {output_dir}"
         remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inside`"
