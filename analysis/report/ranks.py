@@ -12,6 +12,7 @@ from analysis.report.charts import (
     Chart,
     Figure,
     Trace,
+    bases,
     heatmap,
     hover,
     mark_of,
@@ -144,7 +145,7 @@ def _error_bars(
 
 
 def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
-    """Full fine-tuning's band, one for each sweep that has one, and the base's line."""
+    """Full fine-tuning's band, one for each sweep that has one, and a line for each base."""
     shapes: list[Trace] = []
     notes: list[Trace] = []
     across = {"xref": "paper", "x0": 0, "x1": 1, "yref": "y", "layer": "below"}
@@ -160,15 +161,16 @@ def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
         shapes.append({**across, "type": "line", "y0": value, "y1": value, "line": line})
         is_left = len(notes) % 2 == 1  # and below, as another sweep's may be near
         notes.append(_note(group.label, value, FULL, not is_left, is_left))
-    base = results.base.metrics.get(metric)
-    if base is not None:
+    of_bases: list[Trace] = []
+    for (base,), name in bases(results, metric).items():
         dotted = {"color": "@muted", "width": 1.2, "dash": "dot"}
         shapes.append({**across, "type": "line", "y0": base, "y1": base, "line": dotted})
         below = [note for note in notes if note["y"] < base]
         for note in below:
             note["yanchor"] = "top"
-        notes.append(_note("base", base, "@muted", is_above=bool(below)))
-    return {"shapes": shapes, "annotations": notes}
+        is_left = len(of_bases) % 2 == 1
+        of_bases.append(_note(name, base, "@muted", bool(below), is_left))
+    return {"shapes": shapes, "annotations": notes + of_bases}
 
 
 def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool = False) -> Trace:

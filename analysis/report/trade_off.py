@@ -14,6 +14,7 @@ from analysis.report.charts import (
     Figure,
     Key,
     Trace,
+    bases,
     listed,
     mark_of,
     point_keys,
@@ -149,18 +150,19 @@ def _points(
 
 
 def _base(results: Results, metric: str) -> list[Trace]:
-    base = results.base.metrics
-    if metric not in base or results.gain not in base:
+    if not (found := bases(results, metric, results.gain)):
         return []
+    x, y = zip(*found, strict=True)
     edge = {"color": "@paper", "width": 1}
     return [
         {
             "type": "scatter",
             "mode": "markers",
-            "x": [base[metric]],
-            "y": [base[results.gain]],
+            "x": [*x],
+            "y": [*y],
+            "text": [*found.values()],
             "marker": {"symbol": "star", "color": "@ink", "size": 15, "line": edge},
-            "hovertemplate": "<b>base model</b><br>%{x:.3f}, %{y:.3f}<extra></extra>",
+            "hovertemplate": "<b>%{text}</b><br>%{x:.3f}, %{y:.3f}<extra></extra>",
         }
     ]
 

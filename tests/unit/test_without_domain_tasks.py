@@ -96,6 +96,28 @@ def test_the_loss_tells_what_is_learned_where_no_accuracy_does(measured, key):
     assert domain_metric(measured) == key
 
 
+def test_charts_of_several_sweeps_have_each_base_once(tmp_path):
+    """Their scores are the same; the rows that were held out need not be."""
+    losses = {"first": 2.5, "second": 2.5, "third": 2.75}
+    for name, loss in losses.items():
+        ledger = write(tmp_path / name, name=name, trials=4, items=8, full_every=2)
+        metrics = ledger.base().metrics | {VALIDATION_LOSS: loss}
+        base = ledger.base().model_copy(update={"metrics": metrics})
+        ledger.folder.base_json.write_text(base.model_dump_json())
+    results = Results(open_sweeps([tmp_path / name for name in losses]))
+    names = ["base of first, second", "base of third"]
+    for chart in trade_off_figure(results).charts:
+        [star] = [t for t in chart.data if t["marker"].get("symbol") == "star"]
+        assert (star["y"], star["text"]) == ([2.5, 2.75], names)
+    of_loss, of_ood, of_forgetting = (chart.layout for chart in rank_figure(results).charts)
+    dotted = [s["y0"] for s in of_loss["shapes"] if s["line"].get("dash") == "dot"]
+    assert dotted == [2.5, 2.75]
+    told = {(note["text"], note["y"], note["x"]) for note in of_loss["annotations"]}
+    assert told >= {(names[0], 2.5, 1), (names[1], 2.75, 0)}  # at either end
+    for layout in (of_ood, of_forgetting):
+        assert [note["text"] for note in layout["annotations"]].count("base") == 1
+
+
 def test_every_chart_of_the_gain_shows_the_loss(results):
     charts = trade_off_figure(results).charts
     assert [chart.title for chart in charts] == [
