@@ -84,7 +84,12 @@ def _on_a_card(tensors: float) -> float:
 
 
 def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
-    """The memory of one worker of a trial, with the longest samples its data may have."""
+    """The memory of one worker of a trial, with the longest samples its data may have.
+
+    No less of a trial in a slot: passes that are cut by length pad less, but a micro-batch may be
+    of such samples alone, and that of one slot by itself is never cut. How many slots fit is not
+    estimated, but measured with the longest samples (`slots.probe`).
+    """
     tokens = trial.train.micro_batch_size * trial.data.max_length
     lora = trial.lora
     states = _lora_states(shape, trial, lora) if lora else _full_states(shape, trial)
