@@ -40,7 +40,12 @@ from tune.cluster.node_checks import (
 from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
 from tune.config.input_files import digests
-from tune.config.preflight import check_metrics, paths_of_trials, training_warnings
+from tune.config.preflight import (
+    check_metrics,
+    held_out_warnings,
+    paths_of_trials,
+    training_warnings,
+)
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.folder.provenance import provenance
@@ -150,7 +155,8 @@ class Sweep:
                 self._model = self._model.model_copy(update={"revision": base.revision})
             check_metrics(self._config, base)
             of_training = training_warnings(self._config, base.train_samples)
-            sweep = self._write_sweep((*of_training, *resized))
+            of_data = held_out_warnings(self._config, base)
+            sweep = self._write_sweep((*of_training, *of_data, *resized))
             return self._run_trials(sweep, base, hosts, request, listeners)
 
     def _run_trials(

@@ -11,7 +11,12 @@ from builders import GAIN, LOSS, base_record, sweep_config
 
 from trainables.errors import UserError
 from trainables.files.locations import is_local, resolve
-from tune.config.preflight import check_files, check_metrics, training_warnings
+from tune.config.preflight import (
+    check_files,
+    check_metrics,
+    held_out_warnings,
+    training_warnings,
+)
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
 
@@ -169,3 +174,33 @@ def test_4_bits_need_their_package(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert [(fault.field, fault.rule) for fault in caught.value.faults] == [
         ("model.load_in_4bit", told)
     ]
+
+
+LOSS_DECIDES = [{"metric": "validation/loss", "mode": "min"}]
+
+
+@pytest.mark.parametrize(
+    ("held_out", "objectives", "remedy"),
+    [
+        (1, LOSS_DECIDES, "data.validation_fraction to 0.5, or"),
+        (29, LOSS_DECIDES, "data.validation_fraction to 0.35, or"),
+        (30, LOSS_DECIDES, None),
+        (1, [{"metric": "forgetting/mean", "mode": "min"}], None),
+    ],
+)
+def test_a_validation_loss_of_few_samples_that_decides_is_told_of(
+    held_out: int, objectives: list[dict[str, str]], remedy: str | None
+) -> None:
+    config = sweep_config(objectives=objectives)
+    base = base_record(train_samples=58, validation_samples=held_out)
+    lines = [*held_out_warnings(config, base)]
+    assert [f"set {remedy} name" in line for line in lines] == [True] * (remedy is not None)
+    told = f"objectives.0.metric: validation/loss is of no more than {held_out} held-out sample"
+    assert all(line.startswith(told) for line in lines)
+
+
+def test_what_is_held_out_in_a_file_takes_a_longer_one() -> None:
+    data = {"path": "rows.jsonl", "validation_path": "held_out.jsonl"}
+    config = sweep_config(data=data, objectives=LOSS_DECIDES)
+    (line,) = held_out_warnings(config, base_record(validation_samples=5))
+    assert line.endswith("may be chance; name a data.validation_path of 30 or more")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -37,6 +38,8 @@ _IN_FULL = {
     "optimizer.params.amsgrad": "false",
     "optimizer.params.adam_w_mode": "true",
 }
+_FEWEST_HELD_OUT = 30
+_LARGEST_SHARE_HELD_OUT = 0.5  # more is better trained on
 _RELATIVE = (
     "paths are relative to the sweep file's folder; with ${...} or --set, to where the command runs"
 )
@@ -250,6 +253,23 @@ def _of_early_stopping(config: SweepConfig, samples: int) -> Iterator[str]:
                 f"{longest}: early_stopping ends none, as no evaluation comes between its "
                 "first_rung and the end; lower it, such as to 0.25 for a quarter of the training"
             )
+
+
+def held_out_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
+    """A validation loss that trials are judged by, of so few samples that chance decides."""
+    held_out = base.validation_samples
+    fields = [field for field, metric in named_metrics(config) if metric == VALIDATION_LOSS]
+    if not fields or held_out >= _FEWEST_HELD_OUT:
+        return
+    remedy = f"name a data.validation_path of {_FEWEST_HELD_OUT} or more"
+    if config.data.validation_path is None:
+        share = _FEWEST_HELD_OUT / (base.train_samples + held_out)
+        raised = min(math.ceil(100 * share) / 100, _LARGEST_SHARE_HELD_OUT)
+        remedy = f"set data.validation_fraction to {raised:g}, or {remedy}"
+    yield (
+        f"{', '.join(fields)}: {VALIDATION_LOSS} is of no more than "
+        f"{how_many(held_out, 'held-out sample')}: what tells trials apart may be chance; {remedy}"
+    )
 
 
 def _lengths(config: SweepConfig, method: Method) -> Iterator[TrainConfig]:
