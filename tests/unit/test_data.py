@@ -267,6 +267,46 @@ def test_fields_absent_from_a_row_are_named_with_those_it_has() -> None:
     assert fault.remedy == "the row has question, answer"
 
 
+ODD = {"Full Question": "q", "ground-truth": "a"}
+
+
+def test_fields_whose_names_are_none_in_jinja_are_had_from_the_row() -> None:
+    prompt, completion = "{{ row['Full Question'] }}", " {{ row['ground-truth'] }}"
+    data = config("rows.jsonl", prompt=prompt, completion=completion)
+    assert learned(data, [ODD, ODD]) == [[Example("q", " a")]] * 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "rule"),
+    [
+        ("{{ Full Question }}", "is no valid template: '{{ Full Question }}' (expected token "),
+        ("{{ ground-truth }}", "names ground, truth, absent from row 1 of rows.jsonl"),
+    ],
+)
+def test_how_to_have_such_fields_is_told_where_a_template_fails(prompt: str, rule: str) -> None:
+    (fault,) = faults(learned, config("rows.jsonl", prompt=prompt, completion="a"), [ODD])
+    assert fault.rule.startswith(rule)
+    assert fault.remedy.endswith("write row['Full Question'] for the field Full Question")
+
+
+@pytest.mark.parametrize(
+    ("last", "told"),
+    [
+        ({"ground-truth": "a"}, "'dict object' has no attribute 'Full Question'"),
+        (ODD | {"Full Question": None}, "what it prints is null"),
+    ],
+)
+def test_such_fields_are_checked_in_each_row(last: dict[str, str | None], told: str) -> None:
+    data = config("rows.jsonl", prompt="{{ row['Full Question'] }}", completion="a")
+    (fault,) = faults(learned, data, [ODD, last])
+    assert (fault.field, fault.rule) == ("data.prompt", f"cannot be rendered on row 2: {told}")
+
+
+def test_a_field_that_is_called_row_is_the_field() -> None:
+    data = config("rows.jsonl", prompt="{{ row }}", completion="a")
+    assert learned(data, [{"row": "r"}]) == [[Example("r", "a")]]
+
+
 @pytest.mark.parametrize("name", ["path", "validation_path"])
 def test_a_folder_is_said_to_be_none_of_the_files(
     name: Literal["path", "validation_path"], tmp_path: Path

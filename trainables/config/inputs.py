@@ -90,8 +90,9 @@ class DataSource(Frozen):
             `.tsv`, `.txt` (a field `text` of each line), these also with `.gz`, or `.parquet`.
         subset: configuration name of a hub data set.
         split: split of a hub data set to train on.
-        prompt: Jinja template over the fields of a row. Null, as of `completion`, takes back what
-            an extended sweep file gives.
+        prompt: Jinja template over the fields of a row, of which `{{ row['Full Question'] }}` has
+            those whose names Jinja does not take. Null, as of `completion`, takes back what an
+            extended sweep file gives.
         completion: Jinja template; the loss is on these tokens only. Begin it with a space where
             the evaluation puts one between question and answer, as the harness does; not in chats.
             Rows of which it makes nothing but blanks are left out and counted, as below.

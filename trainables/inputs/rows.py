@@ -18,6 +18,7 @@ from trainables.inputs.row_files import Row, first_of, read_rows
 from trainables.inputs.unusable import UnusableRow, faults_of_most
 
 Source = Literal["path", "validation_path"]
+_WHOLE = "row"  # what templates call the row itself, unless a field of it is called so
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
 # What is learned from a row, or why nothing can be.
 Rendered = list[Example] | UnusableRow
@@ -124,7 +125,12 @@ _ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, _N
 
 def _rendered(template: Template, row: Row) -> str:
     nulls = {name: _Null(f"{name} is null") for name, value in row.items() if value is None}
-    return template.render(row | nulls)
+    return template.render(_names(row) | nulls)
+
+
+def _names(row: Row) -> Row:
+    """What a template may name: the fields, and the row, as some are called what no name can be."""
+    return {_WHOLE: row} | row
 
 
 def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> list[Rendered]:
@@ -191,15 +197,17 @@ def _faults_of_template(
         wanted = meta.find_undeclared_variables(_ENVIRONMENT.parse(text))
         template = _ENVIRONMENT.from_string(text)
     except TemplateError as error:
-        yield Fault(field, f"is no valid template: {text!r} ({error})")
+        how = _how_to_name(rows[0])
+        yield Fault(field, f"is no valid template: {text!r} ({error})", how)
         return
     for index, row in enumerate(rows):
-        if index and all(isinstance(row.get(name), _PLAIN) for name in wanted):
+        named = _names(row)
+        if index and all(isinstance(named.get(name), _PLAIN) for name in wanted):
             continue  # as good as the first, whatever the template does with such values
         try:
             _rendered(template, row)
         except _TEMPLATE_FAILS as error:
-            without = sorted(name for name in wanted if row.get(name) is None)
+            without = sorted(name for name in wanted if named.get(name) is None)
             if not without or not isinstance(error, UndefinedError):
                 yield _failure(field, index, error)
                 continue
@@ -240,11 +248,19 @@ def _fault_of_lacking(field: str, lacking: Sequence[str], where: str, row: Row) 
     absent = [name for name in lacking if name not in row]
     if absent:
         has = f"the row has {', '.join(map(str, row)) or 'no fields'}"
+        if field not in ("data.messages", "data.text") and (how := _how_to_name(row)):
+            has = f"{has}; {how}"
         return Fault(field, f"names {', '.join(absent)}, absent from {where}", has)
     rule, remedy = f"prints {', '.join(lacking)}, null in {where}", "leave such rows out"
     if field != "data.completion":  # which cannot be learned if it is blank
         remedy += f", or write {{% if {lacking[0]} %}} ... {{% endif %}} around it"
     return Fault(field, rule, remedy)
+
+
+def _how_to_name(row: Row) -> str:
+    """How a template has a field whose name Jinja does not take for one; empty if there is none."""
+    odd = next((name for name in map(str, row) if not name.isidentifier()), None)
+    return "" if odd is None else f"write {_WHOLE}[{odd!r}] for the field {odd}"
 
 
 def _failure(field: str, index: int, error: Exception) -> Fault:
