@@ -237,6 +237,23 @@ def test_the_time_left_is_that_of_the_longest_where_no_trial_waits():
     assert "left" not in listener._progress()
 
 
+def test_a_trial_that_outlasts_those_that_ended_has_left_what_longer_ones_took_or_its_pace_tells():
+    """The first to end are those that were stopped early, which the others outlast."""
+    clock = Clock()
+    listener = ConsoleListener(sweep_config(trials=3), no_terminal(), clock)
+    listener.trial_started(begun(0))
+    listener.trial_started(begun(1))
+    stopped = trial(2, status=TrialStatus.STOPPED_EARLY, started=BEGAN, seconds=100)
+    listener.trial_ended(stopped)
+    clock.now += 150
+    of_quarter = {"total_steps": 200, "time": clock.now - 30}
+    last = measurement(50).model_copy(update=of_quarter)
+    listener.measured(begun(0).model_copy(update={"last": last}), last)
+    assert "about 5 min 30 s left" in listener._progress()  # 120 s for a quarter, and 30 s since
+    listener.trial_ended(complete(1, seconds=400))
+    assert "about 4 min 10 s left" in listener._progress()
+
+
 def test_trials_stopped_early_count_for_those_to_come_but_not_for_repeats_of_winners():
     """Repeats run to their end; 20 trials take what half of them took, quarters, halves and all."""
     config = sweep_config(trials=40, confirm={"top_k": 3, "seeds": 5})

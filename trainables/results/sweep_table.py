@@ -210,12 +210,13 @@ class SweepTable:
 
         Early stopping ends many trials of the search, and none that repeats a winner.
         """
-        searched = self._mean_seconds(ENDED_WELL, exclude=self._repeats)
-        if searched is None:
+        searches = self._durations(ENDED_WELL, exclude=self._repeats)
+        if not searches:
             return None
-        repeat = self._mean_seconds((TrialStatus.COMPLETE,)) or searched
+        repeats_took = self._durations((TrialStatus.COMPLETE,)) or searches
+        searched, repeat = fmean(searches), fmean(repeats_took)
         running = [
-            max((searched if r.confirms is None else repeat) - r.seconds_at(now), 0.0)
+            _left_of(r, now, searches if r.confirms is None else repeats_took)
             for r in self.running()
         ]
         work = sum(running)
@@ -224,17 +225,29 @@ class SweepTable:
             repeats = max(self._planned_repeats - len(self._repeats), 0)
             others = max(self._planned - len(self._records) - repeats, 0)
             work += searched * others + repeat * repeats
-        longest = for_starts + max(searched, repeat)
+        longest = for_starts + max([searched, repeat, *running])
         return min(max([work / self._most_at_once, *running]), longest)
 
-    def _mean_seconds(
+    def _durations(
         self, statuses: Collection[TrialStatus], exclude: Collection[int] = ()
-    ) -> float | None:
-        """What the newest trials that ended so took; None if there is none."""
+    ) -> list[float]:
+        """What the newest trials that ended so took, in seconds."""
         newest = (self._records[n] for n in reversed(self._ended) if n not in exclude)
         ended_so = islice((r for r in newest if r.status in statuses), _TYPICAL)
-        durations = [r.seconds for r in ended_so if r.seconds is not None]
-        return fmean(durations) if durations else None
+        return [r.seconds for r in ended_so if r.seconds is not None]
+
+
+def _left_of(record: TrialRecord, now: float, durations: Collection[float]) -> float:
+    """Seconds that a running trial has left, as of these durations those that are longer.
+
+    If none is, as where the first to end were stopped early, what it takes to its end at its pace.
+    """
+    taken, last = record.seconds_at(now), record.last
+    if longer := [seconds for seconds in durations if seconds > taken]:
+        return fmean(longer) - taken
+    if last is None or last.total_steps is None or last.step == 0:
+        return 0.0
+    return max(record.seconds_at(last.time) * last.total_steps / last.step - taken, 0.0)
 
 
 def _loss(objective: Objective, record: TrialRecord) -> float:
