@@ -432,6 +432,7 @@ def test_many_hours_are_written_without_an_exponent_and_nothing_without_its_brac
     text, page = as_markdown(results), Page(render(results)).text
     assert "2 trials, 1,234 GPU-hours of training and evaluation." in text
     assert "GPU-hours of training and evaluation, all trials" in page
+    assert "wall-clock of all trials, added up" in page  # in slots they take longer than in turn
     assert "GPU-hours leave out loading the model, the final save, and work that was lost" in page
     costs = page.partition("What it cost")[2].partition("peak GiB")[0]
     assert "tokens/s per GPU, on CPUs per worker" in costs
