@@ -93,6 +93,22 @@ def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
     check_same_sweep(earlier, config, Path("here"))
 
 
+def test_a_sweep_goes_on_that_was_begun_with_another_way_to_its_files(tmp_path: Path) -> None:
+    """As versions recorded it that took `..` for a part of the path."""
+    folder, rows = tmp_path / "folder", tmp_path / "rows.jsonl"
+    folder.mkdir()
+    rows.touch()
+    data, tasks = {"path": str(rows)}, {"task_dirs": [str(folder)]}
+    config = sweep(data=data, eval=EVAL | tasks)
+    earlier = config.model_dump(mode="json")
+    earlier["data"]["path"] = f"{folder}/../rows.jsonl"
+    earlier["eval"]["task_dirs"] = [f"{folder}/../folder"]
+    check_same_sweep(earlier, config, Path("here"))
+    other = sweep(data={"path": str(tmp_path / "others.jsonl")}, eval=EVAL | tasks)
+    with pytest.raises(UserError, match="started with data"):
+        check_same_sweep(earlier, other, Path("here"))
+
+
 def test_a_sweep_with_more_kl_prompts_than_one_version_took_goes_on() -> None:
     config = sweep(eval={**EVAL, "kl_prompts": 2000})
     check_same_sweep(config.model_dump(mode="json"), config, Path("here"))

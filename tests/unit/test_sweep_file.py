@@ -324,6 +324,29 @@ def test_paths_are_relative_to_the_sweep_file(
     assert config.deepspeed.config_file == str(folder / "zero.json")
 
 
+def test_a_file_has_one_path_from_wherever_the_command_runs(
+    write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the same sweep file, named from another folder, would make another sweep."""
+    file = write(edited(data__path="../rows.jsonl"), "folder/tiny.yaml")
+    rows = tmp_path / "rows.jsonl"
+    rows.touch()
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    named_otherwise = load(Path("../folder/tiny.yaml"), "eval.task_dirs=[../folder]")
+    assert named_otherwise.data.path == load(file).data.path == str(rows)
+    assert named_otherwise.eval.task_dirs == (str(tmp_path / "folder"),)
+
+
+def test_what_is_above_a_link_is_where_the_link_leads(write: Write, tmp_path: Path) -> None:
+    write(edited(data__path="../rows.jsonl"), "far/folder/tiny.yaml")
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "folder")
+    for folder, text in ((tmp_path, "of another"), (tmp_path / "far", "its own")):
+        (folder / "rows.jsonl").write_text(text)
+    config = load(tmp_path / "link" / "tiny.yaml")
+    assert Path(config.data.path).read_text() == "its own"
+
+
 def test_a_deepspeed_file_becomes_part_of_the_configuration(write: Write, tmp_path: Path) -> None:
     """So its content is recorded, and other nodes need not see the file."""
     file = tmp_path / "zero.json"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -34,6 +35,18 @@ def is_local(location: str) -> bool:
     return location.startswith((PACKAGE_SCHEME, "/", "./", "../", "~")) or location.endswith(
         (".jsonl", ".parquet", ".gguf", ".json", ".txt", ".csv", ".tsv", ".gz")
     )
+
+
+def direct(path: str) -> str:
+    """A path without the `..` of the way that leads to it, if it is of the same file as before.
+
+    So one file has one name, from wherever a command runs. Links stay as they are written, since
+    on another machine they may lead elsewhere; `..` after one may not be what the text has before.
+    """
+    plain = os.path.normpath(path)
+    with suppress(OSError, ValueError):  # no such file, as other texts that begin like paths
+        return plain if os.path.samefile(plain, path) else path  # noqa: PTH121 - of texts
+    return path
 
 
 def node_cache() -> Path:

@@ -16,6 +16,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainables.errors import Fault, UserError
+from trainables.files.locations import direct
 from trainables.files.storage import Location
 from trainables.inputs.chats import without_nulls
 from trainables.records.schema import SweepRecord
@@ -97,9 +98,19 @@ def _deciding(section: str, part: Any) -> Any:
     """A section without keys that affect its trials' results by no more than rounding."""
     if not isinstance(part, dict):
         return part
-    kept = {key: value for key, value in part.items() if key not in _FREE.get(section, ())}
+    free = _FREE.get(section, ())
+    kept = {key: _by_direct_paths(value) for key, value in part.items() if key not in free}
     # What Transformers takes by itself where it can, and once the default here.
     return kept | {"attention": None} if kept.get("attention") == "sdpa" else kept
+
+
+def _by_direct_paths(value: Any) -> Any:
+    """A setting as sweep files have it now; records of earlier versions have any way to a file."""
+    if isinstance(value, dict):
+        return {key: _by_direct_paths(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_by_direct_paths(inner) for inner in value]
+    return direct(value) if isinstance(value, str) and value.startswith("/") else value
 
 
 def _difference(section: str, before: Any, now: Any) -> str:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from trainables.config import ROLES
 from trainables.errors import Fault, UserError
-from trainables.files.locations import is_local
+from trainables.files.locations import direct, is_local
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_faults import KeyPath, dotted, faults_of, split_key
 
@@ -212,7 +212,7 @@ def _resolved(value: Any, location: KeyPath, folder: Path) -> Any:
         return filled_in
     path = (Path.cwd() if value.startswith("${") else folder) / Path(filled_in).expanduser()
     local = kind in _LOCAL_PATHS or is_local(filled_in) or path.exists()
-    return str(path) if local else filled_in
+    return direct(str(path)) if local else filled_in
 
 
 def _path_kind(location: KeyPath) -> str | None:
