@@ -94,7 +94,7 @@ def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
 
 
 def test_a_sweep_goes_on_that_was_begun_with_another_way_to_its_files(tmp_path: Path) -> None:
-    """As versions recorded it that took `..` for a part of the path."""
+    """Through a link, or with `..` in it, as earlier versions recorded it."""
     folder, rows = tmp_path / "folder", tmp_path / "rows.jsonl"
     folder.mkdir()
     rows.touch()
@@ -102,7 +102,8 @@ def test_a_sweep_goes_on_that_was_begun_with_another_way_to_its_files(tmp_path: 
     config = sweep(data=data, eval=EVAL | tasks)
     earlier = config.model_dump(mode="json")
     earlier["data"]["path"] = f"{folder}/../rows.jsonl"
-    earlier["eval"]["task_dirs"] = [f"{folder}/../folder"]
+    (tmp_path / "link").symlink_to(folder)
+    earlier["eval"]["task_dirs"] = [str(tmp_path / "link")]
     check_same_sweep(earlier, config, Path("here"))
     other = sweep(data={"path": str(tmp_path / "others.jsonl")}, eval=EVAL | tasks)
     with pytest.raises(UserError, match="started with data"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -16,7 +17,6 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from trainables.errors import Fault, UserError
-from trainables.files.locations import direct
 from trainables.files.storage import Location
 from trainables.inputs.chats import without_nulls
 from trainables.records.schema import SweepRecord
@@ -99,18 +99,22 @@ def _deciding(section: str, part: Any) -> Any:
     if not isinstance(part, dict):
         return part
     free = _FREE.get(section, ())
-    kept = {key: _by_direct_paths(value) for key, value in part.items() if key not in free}
+    kept = {key: _by_files(value) for key, value in part.items() if key not in free}
     # What Transformers takes by itself where it can, and once the default here.
     return kept | {"attention": None} if kept.get("attention") == "sdpa" else kept
 
 
-def _by_direct_paths(value: Any) -> Any:
-    """A setting as sweep files have it now; records of earlier versions have any way to a file."""
+def _by_files(value: Any) -> Any:
+    """A setting with each path to a file as the one without links, by which files are the same.
+
+    A shell's folder is without links where an absolute path to it may have some.
+    """
     if isinstance(value, dict):
-        return {key: _by_direct_paths(inner) for key, inner in value.items()}
+        return {key: _by_files(inner) for key, inner in value.items()}
     if isinstance(value, list):
-        return [_by_direct_paths(inner) for inner in value]
-    return direct(value) if isinstance(value, str) and value.startswith("/") else value
+        return [_by_files(inner) for inner in value]
+    is_path = isinstance(value, str) and value.startswith("/") and os.path.exists(value)  # noqa: PTH110 - or any text
+    return os.path.realpath(value) if is_path else value
 
 
 def _difference(section: str, before: Any, now: Any) -> str:
