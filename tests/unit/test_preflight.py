@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from builders import GAIN, LOSS, base_record, sweep_config
 
+from trainables.config import ModelShape
 from trainables.errors import UserError
 from trainables.files.locations import is_local, resolve
 from tune.config.preflight import (
@@ -204,3 +205,32 @@ def test_what_is_held_out_in_a_file_takes_a_longer_one() -> None:
     config = sweep_config(data=data, objectives=LOSS_DECIDES)
     (line,) = held_out_warnings(config, base_record(validation_samples=5))
     assert line.endswith("may be chance; name a data.validation_path of 30 or more")
+
+
+EMBEDDED = "package://trainables/embedded/model"
+
+
+@pytest.mark.parametrize(
+    ("name", "modules", "rules"),
+    [
+        (EMBEDDED, [["q_proj", "mlp.up_proj", "lm_head"], "all-linear"], []),
+        (EMBEDDED, [["q_prj", "v_proj"], ["layers.1.up"]], ["the model has no layers.1.up, q_prj"]),
+        ("of-a-hub/model", [["c_attn"]], []),  # which may have such
+    ],
+)
+def test_modules_that_the_models_files_show_it_has_not_are_told_of_before_anything_runs(
+    name: str, modules: list[list[str] | str], rules: list[str], tmp_path: Path
+) -> None:
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text('{"prompt": "p", "completion": "c"}\n')
+    lora = {"rank": 8, "alpha": 8, "learning_rate": 1e-3, "target_modules": modules}
+    model = {"name": name, "shape": dict.fromkeys(ModelShape.model_fields, 1)}
+    config = sweep_config(search={"lora": lora}, model=model, data={"path": str(rows)})
+    try:
+        check_files(config, tmp_path)
+        faults = []
+    except UserError as error:
+        faults = error.faults
+    told = [fault for fault in faults if fault.field == "search.lora.target_modules"]
+    assert [fault.rule for fault in told] == rules
+    assert all(fault.remedy.startswith("it has q_proj, k_proj, v_proj") for fault in told)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trainables.config import ModelConfig, ModelShape
+from trainables.errors import Fault
 from trainables.files.locations import is_local, resolve
 
 # Decoders made of the blocks that `memory` knows. Tests count their parameters one by one.
@@ -17,6 +18,9 @@ _FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
 _BIASED = ("qwen2",)  # not stated in config.json
 _NORMED_HEADS = ("qwen3",)
 _TIED = ("gemma",)
+# Their linear layers, and what else of them LoRA can be on.
+_LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_BESIDE_LAYERS = ("embed_tokens", "lm_head")
 _CONFIG = "config.json"
 _PATIENCE_S = 3.0
 
@@ -37,6 +41,19 @@ def read_shape(model: ModelConfig) -> ModelShape | None:
     None if neither states it, or if the architecture is not known here.
     """
     return _found(model).shape or model.shape
+
+
+def faults_of_modules(model: ModelConfig, names: Iterable[str]) -> list[Fault]:
+    """Target modules of LoRA that the model's own files show it has not.
+
+    Loading the model shows it of any architecture, with which a sweep begins on its cluster.
+    """
+    known = {*_LINEAR, *_BESIDE_LAYERS}
+    absent = sorted({name for name in names if name.rpartition(".")[2] not in known})
+    if not absent or _found(model).shape is None:
+        return []
+    rule = f"the model has no {', '.join(absent)}"
+    return [Fault("search.lora.target_modules", rule, f"it has {', '.join(_LINEAR)}")]
 
 
 def architecture(model: ModelConfig) -> str | None:

@@ -14,7 +14,7 @@ from trainables.config.training import step_at
 from trainables.errors import Fault, UserError
 from trainables.files.locations import is_local, resolve
 from trainables.files.storage import Location
-from trainables.inputs.model_shape import config_of
+from trainables.inputs.model_shape import config_of, faults_of_modules
 from trainables.inputs.quantised_files import faults_of_files
 from trainables.inputs.rows import (
     SOURCES,
@@ -69,6 +69,10 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
         faults.append(Fault("model.load_in_4bit", rule, "pip install bitsandbytes, on every node"))
     # A hub is asked once for what the memory estimate reads, too; one that is silent costs seconds.
     faults += faults_of_files(config.model, config_of(config.model, may_fetch=True))
+    if config.search.lora:
+        choices = config.search.lora.target_modules
+        named = [name for modules in choices if modules != "all-linear" for name in modules]
+        faults += faults_of_modules(config.model, named)
     if config.inspect and isinstance(output_dir, str):
         rule = f"needs the sweep in a folder, got {output_dir}"
         remedy = "leave it out; copy the sweep to a folder afterwards: `python -m analysis inside`"
