@@ -447,29 +447,31 @@ def test_after_a_step_that_was_too_long_for_one_pass_slots_share_passes_again(
     names = ["plain", "rank 1", "another seed"]
     reporters = {name: ListReporter() for name in names}
     slots = [engine.join(make_trial(**TRIALS[name]), reporters[name]) for name in names]
-    micro_batch, whole_pass, sizes = Slot.micro_batch, engine._pass, []
+    micro_batch, whole_pass, rows = Slot.micro_batch, engine._pass, []
+    longest = max(len(ids) for slot in slots for ids in slot._train["input_ids"])
 
     def longer_at_step_3(slot: Slot) -> list[Sample]:
-        more = 20 if slot.state.global_step == 3 else 0
+        more = 2 * longest if slot.state.global_step == 3 else 0
         return [
             {"input_ids": s["input_ids"] + [0] * more, "labels": s["labels"] + [-100] * more}
             for s in micro_batch(slot)
         ]
 
     def limited(shares: list[Share]) -> list[float]:
-        sizes.append(len(shares))
-        if padded_tokens(shares) > most:
+        rows.append(sum(len(share.samples) for share in shares))
+        if padded_tokens(shares) > 1.5 * whole * longest:
             raise torch.OutOfMemoryError
         return whole_pass(shares)
 
-    most = 8 * len(slots) * max(len(ids) for slot in slots for ids in slot._train["input_ids"])
+    whole = 8 * len(slots)
     monkeypatch.setattr(Slot, "micro_batch", longer_at_step_3)
     monkeypatch.setattr(engine, "_pass", limited)
     monkeypatch.setattr(engine._times, "add", lambda *_: None)  # nothing is cut for speed
     assert [e.error for e in drain(engine)] == [None] * len(names)
-    assert sizes[:4] == [3] * 4
-    assert min(sizes[4:7]) == 1
-    assert sizes[-3:] == [3] * 3
+    assert rows[:4] == [whole] * 4
+    assert rows[4] < whole
+    assert rows[4] + rows[5] == whole
+    assert set(rows[6:]) == {whole}
     for name in names:
         curves = [
             [m.metrics["train/loss"] for m in run]
