@@ -130,6 +130,31 @@ def test_sampled_tokens_follow_the_base_and_the_seed(
     assert len(drawn) > len(PROMPTS)  # sampled, not greedy
 
 
+def test_tokens_are_drawn_from_all_that_the_base_holds_possible(
+    base_and_tuned: tuple[Any, Any], tokenizer: Any
+) -> None:
+    """Whatever its makers advise for writing: the divergence is of its own distribution."""
+    unsure = copy.deepcopy(base_and_tuned[1])
+    with torch.no_grad():  # almost any token may follow
+        unsure.get_output_embeddings().weight *= 0.1
+    advice = {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "min_p": 0.2, "typical_p": 0.5}
+    advice |= {"repetition_penalty": 3.0, "no_repeat_ngram_size": 1, "do_sample": True}
+    for name, value in advice.items():
+        setattr(unsure.generation_config, name, value)
+    advised = copy.deepcopy(unsure.generation_config)
+    found = sample_reference(unsure, tokenizer, PROMPTS, TOKENS, batch_size=2, seed=3)
+    with torch.random.fork_rng():
+        torch.manual_seed(3)
+        for row, prompt in zip(found.input_ids_NS.tolist(), PROMPTS, strict=True):
+            ids = tokenizer(prompt)["input_ids"]
+            for _ in range(TOKENS):
+                ids.append(int(torch.multinomial(distribution(unsure, ids).float(), 1)))
+                if ids[-1] == tokenizer.eos_token_id:
+                    break
+            assert row[: len(ids)] == ids
+    assert unsure.generation_config == advised
+
+
 def test_a_space_at_a_prompts_end_is_sampled_with_what_follows(
     base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
 ) -> None:
@@ -196,6 +221,21 @@ def test_general_nll_equals_the_model_s_own_loss_weighted_by_tokens(
     assert general_nll(tuned, tokenizer, documents, batch_size=8) == pytest.approx(
         total / count, abs=1e-5
     )
+
+
+def test_a_bfloat16_model_is_measured_in_float32(
+    base_and_tuned: tuple[Any, Any], reference: KlReference, tokenizer: Any
+) -> None:
+    reduced = copy.deepcopy(base_and_tuned[1]).bfloat16()
+    sampled = sample_reference(reduced, tokenizer, PROMPTS, TOKENS, batch_size=2, seed=0)
+    sums = sampled.log_probs_TV.double().exp().sum(-1)
+    assert torch.allclose(sums, torch.ones_like(sums), atol=1e-5)
+    for prompt in PROMPTS:
+        ids = tokenizer(prompt, return_tensors="pt")["input_ids"]
+        with torch.no_grad():
+            log_probs = reduced(input_ids=ids).logits[0].double().log_softmax(-1)
+        wanted = -float(log_probs[:-1].gather(-1, ids[0, 1:, None]).mean())
+        assert general_nll(reduced, tokenizer, [prompt], batch_size=1) == pytest.approx(wanted)
 
 
 def test_token_nll_counts_labelled_tokens_alone(base_and_tuned: tuple[Any, Any]) -> None:

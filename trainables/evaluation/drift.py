@@ -6,7 +6,8 @@ Shapes: N sequences, S positions, V vocabulary, T scored tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
+from transformers import GenerationConfig
 
 from trainables.config.evaluation import GENERAL_TEXT_TOKENS
 from trainables.evaluation.evaluator import evaluating
@@ -66,9 +68,9 @@ def sample_reference(
     batch_size: int,
     seed: int,
 ) -> KlReference:
-    """Let the base continue each prompt by up to `tokens` tokens at temperature 1."""
+    """Let the base continue each prompt by up to `tokens` tokens, as it predicts them itself."""
     sequences: list[tuple[list[int], int]] = []
-    with evaluating(model):
+    with evaluating(model), _unadvised(model):
         torch.manual_seed(seed)
         for prompt in prompts:
             prompt_ids = torch.tensor([kl_context(tokenizer, prompt)]).to(model.device)
@@ -76,10 +78,7 @@ def sample_reference(
                 input_ids=prompt_ids,
                 attention_mask=torch.ones_like(prompt_ids),
                 do_sample=True,
-                temperature=1.0,
-                top_k=0,
-                top_p=1.0,
-                repetition_penalty=1.0,
+                top_k=0,  # Transformers' own is 50
                 max_new_tokens=tokens,
                 pad_token_id=tokenizer.pad_token_id,
             )
@@ -98,6 +97,17 @@ def sample_reference(
             for rows in _batches(len(sequences), batch_size)
         ]
     return KlReference(input_ids, attention_mask, scored, torch.cat(log_probs))
+
+
+@contextmanager
+def _unadvised(model: Any) -> Iterator[None]:
+    """Leave out how its makers advise to sample, such as `min_p`; it still knows its ends."""
+    advised = model.generation_config
+    model.generation_config = GenerationConfig(eos_token_id=advised.eos_token_id)
+    try:
+        yield
+    finally:
+        model.generation_config = advised
 
 
 def kl_context(tokenizer: Any, prompt: str) -> list[int]:
