@@ -17,11 +17,11 @@ from trainables.process.memory import with_eval_batch, with_micro_batch
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-# CUDA and HIP; cuBLAS and cuDNN, whose handles take memory too; NCCL ("Cuda failure 2 'out of
+# CUDA and HIP; cuDNN; their BLAS, whose handles take memory too; NCCL ("Cuda failure 2 'out of
 # memory'"); torch's CPU allocator.
 _MESSAGE = re.compile(
-    r"out of memory|_ALLOC(?:ATION)?_FAILED|_NOT_INITIALIZED when calling .?cu(?:blas|dnn)Create"
-    r"|can(?:'|no)t allocate memory",
+    r"out of memory|can(?:'|no)t allocate memory|_ALLOC(?:ATION)?_FAILED"
+    r"|_NOT_INITIALIZED when calling .?(?:cu|hip)blas(?:Lt)?Create",
     re.IGNORECASE,
 )
 
