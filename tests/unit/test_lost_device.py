@@ -25,6 +25,18 @@ from trainables.process.lost_device import end_with_lost_device
 end_with_lost_device()
 print("went on")
 """
+AND_NO_STORE = """
+from contextlib import suppress
+from trainables.process.lost_device import end_with_lost_device
+
+def publish():
+    print("tried", flush=True)
+    raise ConnectionError("no store")
+
+with suppress(ConnectionError):
+    end_with_lost_device(publish)
+print("went on")
+"""
 IN_A_GROUP = """
 import os, sys
 from types import SimpleNamespace
@@ -61,6 +73,11 @@ def test_the_process_ends_where_the_device_answers_no_more(broken: bool) -> None
     done = ran(ANYWHERE, broken)
     assert (done.returncode, done.stdout) == ((1, "") if broken else (0, "went on\n"))
     assert ("illegal memory access" in done.stderr) is broken
+
+
+def test_it_ends_also_where_its_log_cannot_be_saved() -> None:
+    done = ran(AND_NO_STORE, broken=True)
+    assert (done.returncode, done.stdout) == (1, "tried\n")
 
 
 @pytest.mark.parametrize("broken", [True, False])

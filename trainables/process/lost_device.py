@@ -27,5 +27,4 @@ def end_with_lost_device(last_thing: Callable[[], None] = lambda: None) -> None:
         traceback.print_exc()
         with suppress(OSError):
             last_thing()
-        sys.stderr.flush()
         os._exit(1)
