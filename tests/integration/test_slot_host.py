@@ -15,6 +15,7 @@ import pytest
 import torch
 from chosen_scores import OBJECTIVE
 
+from trainables.config import Objective
 from trainables.errors import EvaluationFailed, OutOfMemory
 from trainables.evaluation.evaluator import Evaluator
 from trainables.files.storage import open_storage
@@ -202,6 +203,67 @@ def test_a_trial_that_finds_no_memory_for_its_slot_waits_for_another_s(
         assert losses(events) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "ends"])
+def test_once_a_neighbour_is_gone_there_is_memory_for_as_many_as_before(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch, leaves: bool
+) -> None:
+    whole, groups = engine_module.AdapterGroup, []
+
+    def limited(adapters: Any, dtype: torch.dtype) -> Any:
+        groups.append(len(adapters))
+        if groups == [1, 2]:
+            raise torch.OutOfMemoryError("no more")
+        return whole(adapters, dtype)
+
+    monkeypatch.setattr(engine_module, "AdapterGroup", limited)
+    steps = 10_000 if leaves else 2
+    train = {"steps": steps, "report_every": steps}
+    trials = [
+        make_trial(trial_id="0", train=train),
+        make_trial(trial_id="1"),
+        make_trial(trial_id="2"),
+    ]
+
+    async def run() -> None:
+        host = SlotHost()
+        for trial in trials:
+            await host.join(trial.model_dump(mode="json"), 2)
+        assert MEASUREMENT in await host.next_event("0")
+        if leaves:
+            await host.leave("0")
+        names = ["1", "2"] if leaves else ["0", "1", "2"]
+        for events in await asyncio.gather(*(follow(host, name) for name in names)):
+            assert RESULT in events[-1]
+
+    asyncio.run(run())
+    assert groups[:2] == [1, 2]
+    assert 2 in groups[2:]
+
+
+def test_who_comes_first_has_the_first_slot_and_who_leaves_has_none(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    joined: list[str] = []
+    join = SlotEngine.join
+
+    def spied(engine: SlotEngine, trial: TrialConfig, reporter: Any) -> Slot:
+        joined.append(trial.trial_id)
+        return join(engine, trial, reporter)
+
+    monkeypatch.setattr(SlotEngine, "join", spied)
+
+    async def run() -> None:
+        host = SlotHost()
+        for name in ("0", "1", "2", "3"):
+            trial = make_trial(trial_id=name, train={"steps": 2, "report_every": 2})
+            await host.join(trial.model_dump(mode="json"), 1)
+        await host.leave("2")
+        await asyncio.gather(*(follow(host, name) for name in ("0", "1", "3")))
+
+    asyncio.run(run())
+    assert joined == ["0", "1", "3"]
+
+
 def test_a_probe_neither_sees_nor_touches_a_trial_of_its_number(make_trial: MakeTrial) -> None:
     train = {"steps": 12, "report_every": 12}
     first = make_trial(train=train)
@@ -256,6 +318,90 @@ def test_a_probe_where_not_even_one_slot_fits_finds_nothing(
     host = SlotHost()
     assert asyncio.run(host.probe(make_trial().model_dump(mode="json"), 4, 100, 0.0)) == []
     assert host._engine.slots == []
+
+
+@pytest.fixture
+def in_the_store(
+    make_trial: MakeTrial,
+    base_dir: Path,
+    bucket: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[TrialConfig, Callable[[], list[Path]]]:
+    """A trial of an object store, and what of its attempts is on this node."""
+    monkeypatch.setenv("FORGETTING_SWEEPS_CACHE", str(tmp_path))
+    sweep = f"{bucket}/{tmp_path.name}"
+    open_storage(sweep).publish(base_dir, "base", last="base.json")
+    trial = make_trial(
+        train={"steps": 12, "report_every": 4},
+        objective=Objective(metric="kl/base_to_tuned", mode="min"),  # best at first
+        base_dir=f"{sweep}/base",
+        output_dir=f"{sweep}/trials/0000/attempt_1",
+    )
+    return trial, lambda: list(tmp_path.glob("attempts/*/attempt_*"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "ending", "is_left"),
+    [
+        (lambda trial: False, RESULT, False),
+        (lambda trial: trial == 0, ERROR, False),
+        (lambda trial: True, ERROR, True),  # it comes back, and may find its files here
+    ],
+    ids=["trained", "ended by hand", "all are stopped"],
+)
+def test_a_trial_that_does_not_come_back_leaves_nothing_on_the_node(
+    in_the_store: tuple[TrialConfig, Callable[[], list[Path]]],
+    asked: Callable[[int | None], bool],
+    ending: str,
+    is_left: bool,
+) -> None:
+    trial, left = in_the_store
+    (events,) = host_trials([trial], 1, SlotHost(stop_requested=asked))
+    assert bool(left()) is is_left
+    if ending == RESULT:
+        best = events[-1][RESULT]["best_weights_dir"]
+        assert best == f"{trial.output_dir}/best"
+        assert "adapter_model.safetensors" in open_storage(best).children("")
+    else:
+        assert isinstance(events[-1][ERROR], StopTrial)
+
+
+@pytest.mark.parametrize("leaves", [True, False], ids=["leaves", "is heard no more"])
+def test_nor_does_one_that_nobody_listens_to(
+    in_the_store: tuple[TrialConfig, Callable[[], list[Path]]],
+    monkeypatch: pytest.MonkeyPatch,
+    leaves: bool,
+) -> None:
+    monkeypatch.setattr("trainables.slots.guest._LONGEST_S", 1.0)
+    trial, left = in_the_store
+
+    async def run() -> None:
+        host = SlotHost()
+        await host.join(trial.model_dump(mode="json"), 1)
+        await host.next_event(trial.trial_id)
+        assert left()
+        if leaves:
+            await host.leave(trial.trial_id)
+        await host.at_rest()
+
+    asyncio.run(run())
+    assert left() == []
+
+
+def test_a_trial_whose_results_cannot_be_published_ends_with_why_and_the_host_goes_on(
+    make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def publish(trial: TrialConfig) -> None:
+        if trial.trial_id == "0":
+            raise ConnectionError("the store is out")
+
+    monkeypatch.setattr(host_module, "publish_results", publish)
+    trials = [make_trial(trial_id=name, train={"steps": 2}) for name in ("0", "1")]
+    lost, other = host_trials(trials, 1)
+    assert isinstance(lost[-1][ERROR], ConnectionError)
+    assert lost[-1][ERROR].__notes__
+    assert RESULT in other[-1]
 
 
 def test_a_stop_request_keeps_the_best_weights_of_a_trial_in_an_object_store(
@@ -322,6 +468,12 @@ def test_a_trial_that_is_asked_as_it_waits_for_a_slot_does_not_wait_for_it(
     assert [list(event) for event in waits] == [[ERROR]]
     assert isinstance(waits[0][ERROR], StopTrial)
     assert len(losses(stays)) == 12
+
+
+def test_a_stop_request_after_the_last_step_comes_too_late(make_trial: MakeTrial) -> None:
+    trial = make_trial(train={"steps": 1, "report_every": 1})
+    (events,) = host_trials([trial], 1, SlotHost(stop_requested=lambda trial: True))
+    assert RESULT in events[-1]
 
 
 @pytest.mark.parametrize("report_every", [12, 1])
