@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ProcessPoolExecutor
 from itertools import product
 from multiprocessing import get_context
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -16,7 +18,7 @@ from trainables.evaluation.drift import general_nll, kl_drift, sample_reference
 from trainables.evaluation.evaluator import Evaluator
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.model import load_model, load_tokenizer
-from trainables.process.workers import divided
+from trainables.process.workers import agreed, barrier, divided, from_each
 
 if TYPE_CHECKING:
     from trainables.config import ModelConfig
@@ -80,12 +82,22 @@ def refusal(model: ModelConfig, rank: int, workers: int) -> str:
     return str(refused.value)
 
 
+def together(rank: int, workers: int, last_thing: Path) -> Any:
+    """What each is told of the other, and whether it waited for what the last one does."""
+    if rank == 0:
+        time.sleep(1)
+        last_thing.touch()
+    barrier(workers)
+    return last_thing.exists(), agreed(f"of {rank}", workers), from_each(f"of {rank}", workers)
+
+
 def as_worker(rank: int, workers: int, meeting: str, model: ModelConfig) -> Any:
     torch.distributed.init_process_group(
         "gloo", init_method=f"file://{meeting}", rank=rank, world_size=workers
     )
     answers = {
         "evaluated": evaluated(model, workers),
+        "together": together(rank, workers, Path(f"{meeting}.met")),
         "divided": divided(range(5), lambda item: (rank, item), workers),
         "written": written(model, workers),
         "refusal": refusal(model, rank, workers),
@@ -101,6 +113,11 @@ def shared(sweep_config: SweepConfig, tmp_path_factory: pytest.TempPathFactory) 
     with ProcessPoolExecutor(2, get_context("spawn")) as pool:
         calls = [pool.submit(as_worker, rank, 2, meeting, sweep_config.model) for rank in range(2)]
         return [call.result() for call in calls]
+
+
+def test_workers_wait_for_each_other_and_do_as_the_first_one_says(shared: Any) -> None:
+    for of_worker in shared:
+        assert of_worker["together"] == (True, "of 0", ["of 0", "of 1"])
 
 
 def test_each_item_is_computed_by_one_worker(shared: Any) -> None:

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
+from trainables.errors import Diverged
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_model
 from trainables.training import full_sft
@@ -161,6 +162,14 @@ def test_a_gradient_norm_is_logged_where_deepspeed_tells_it(
         norms = at_stage(stage).run.curve("train/grad_norm")
         assert norms == pytest.approx(at_stage(2).run.curve("train/grad_norm"), rel=1e-3)
         assert min(norms) > 0
+
+
+def test_a_loss_that_is_no_number_is_told_also_without_a_norm(
+    make_trial: MakeTrial, run: RunTrial
+) -> None:
+    trial = make_trial("full", learning_rate=1e30, deepspeed={"zero_stage": 0})
+    with pytest.raises(Diverged, match=r"step \d+: loss nan, gradient norm None"):
+        run(trial)
 
 
 def test_a_lora_trial_is_the_same_after_a_sharded_one(

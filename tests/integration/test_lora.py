@@ -49,12 +49,14 @@ def plain(make_trial: MakeTrial, run: RunTrial) -> Run:
 
 
 def test_losses_equal_plain_trl_with_peft(
-    plain: Run, make_trial: MakeTrial, trl_curve: Callable[..., list[float]]
+    plain: Run, make_trial: MakeTrial, run: RunTrial, trl_curve: Callable[..., list[float]]
 ) -> None:
+    """Each seed's, which draws the order of the samples too."""
     adapter = peft.LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", task_type="CAUSAL_LM")
-    expected = trl_curve(make_trial(), adapter)
+    expected, of_another = (trl_curve(make_trial(seed=seed), adapter) for seed in (0, 1))
     assert plain.curve() == pytest.approx(expected, abs=1e-5)
-    assert len(set(expected)) == 10
+    assert run(make_trial(seed=1)).curve() == pytest.approx(of_another, abs=1e-5)
+    assert len({*expected, *of_another}) == 20
 
 
 def test_the_loss_is_on_the_completion_alone(
@@ -144,10 +146,6 @@ def test_the_base_is_left_as_it_was(
     assert not base.config.to_diff_dict().keys() ^ fresh.config.to_diff_dict().keys()
     again = make_trial()
     assert timeless(run(again).measurements) == timeless(plain.measurements)
-
-
-def test_another_seed_gives_another_trial(plain: Run, make_trial: MakeTrial, run: RunTrial) -> None:
-    assert run(make_trial(seed=1)).curve() != plain.curve()
 
 
 def test_accumulated_micro_batches_equal_one_batch(
@@ -249,7 +247,7 @@ def test_an_untrained_bfloat16_adapter_has_drifted_nowhere(
 def test_a_loss_that_is_no_number_ends_the_trial_as_diverged(
     make_trial: MakeTrial, run: RunTrial, plain: Run
 ) -> None:
-    with pytest.raises(Diverged, match=r"step \d+: loss"):
+    with pytest.raises(Diverged, match=r"step \d+: loss nan"):
         run(make_trial(learning_rate=1e30))
     assert timeless(run(make_trial()).measurements) == timeless(plain.measurements)
 
@@ -282,7 +280,7 @@ def test_a_reported_loss_is_the_mean_since_the_last_report(
 def test_the_learning_rate_follows_warm_up_and_schedule(
     make_trial: MakeTrial, run: RunTrial
 ) -> None:
-    trial = make_trial(train={"steps": 10, "warmup": 0.2, "schedule": "linear"})
+    trial = make_trial(train={"steps": 10, "warmup": 0.15, "schedule": "linear"})
     expected = [1e-3 * share for share in (0, 0.5, *(1 - step / 8 for step in range(8)))]
     assert run(trial).curve("train/learning_rate") == pytest.approx(expected, abs=1e-9)
 

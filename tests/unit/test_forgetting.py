@@ -93,18 +93,18 @@ def test_aggregates_over_tasks() -> None:
         {
             "lost": [(True, False), (True, True)],
             "kept": [(True, True), (False, False)],
-            "gained": [(False, True), (True, True)],
+            "gained": [(False, True), (False, True), (False, True), (True, True)],
         }
     )
     assert found[keys.task_forgetting("lost")] == 0.5
     assert found[keys.task_forgetting("kept")] == 0
-    assert found[keys.task_forgetting("gained")] == -0.5
-    assert found[keys.FORGETTING_MEAN] == pytest.approx(0)
+    assert found[keys.task_forgetting("gained")] == -0.75
+    assert found[keys.FORGETTING_MEAN] == pytest.approx(-0.25 / 3)
     assert found[keys.FORGETTING_MAX] == 0.5
     assert found[keys.FORGETTING_POSITIVE] == pytest.approx(0.5 / 3)
     assert found["retention/lost/ratio"] == 0.5
-    assert found[keys.task_retention_ratio("gained")] == 2
-    assert found[keys.RETENTION_RATIO] == pytest.approx((0.5 + 1 + 2) / 3)
+    assert found[keys.task_retention_ratio("gained")] == 4
+    assert found[keys.RETENTION_RATIO] == pytest.approx((0.5 + 1 + 4) / 3)
 
 
 def test_other_roles_and_their_items_do_not_count() -> None:
@@ -206,6 +206,12 @@ def test_forgetting_beyond_guessing_lies_between_0_and_the_flips(
     assert 0 <= found["forgetting_chance_adjusted/t"] <= found["flips/t/forgotten"]
 
 
+def test_what_guessing_explains_is_of_both_accuracies() -> None:
+    pairs = [(True, False), (True, False), (True, True), (False, True)]
+    found = metrics({"t": pairs}, choices=3.0)
+    assert found[keys.task_forgetting_adjusted("t")] == 0.5 - 0.25 * 0.5 / 2
+
+
 @given(st.lists(st.sampled_from([1.0, 2.0, 2.5, 4.0, 10.0]), min_size=1), st.floats(0, 1))
 def test_guesses_among_other_numbers_of_choices_are_adjusted_to_nothing(
     counts: list[float], known: float
@@ -261,6 +267,17 @@ def test_the_same_document_may_stand_in_a_task_twice() -> None:
     before = items("t", [1, 0, 1, 1], ["a", "a", "b", "c"])
     after = items("t", [0, 1, 1, 1], ["a", "a", "b", "c"])
     assert count_flips(before, after) == {"t": (0.25, 0.25)}
+
+
+def test_members_of_a_group_weigh_the_same_in_its_flips() -> None:
+    before, after = (
+        [
+            item.model_copy(update={"member": member})
+            for item, member in zip(items("t", scores), ["one", *["other"] * 3], strict=True)
+        ]
+        for scores in ([1.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 1.0])
+    )
+    assert count_flips(before, after) == {"t": (1 / 2, pytest.approx(1 / 6))}
 
 
 def test_items_pair_by_document_and_not_by_order() -> None:

@@ -78,6 +78,7 @@ def test_a_worker_that_ran_out_of_memory_is_told_before_one_that_died() -> None:
     ("cause", "raised", "says"),
     [
         (DistBackendError("NCCL error: remote process exited"), RayActorError, "NCCL error"),
+        (_NEIGHBOUR, RayActorError, "Connection closed by peer"),
         (DistBackendError("Cuda failure 2 'out of memory'"), DistBackendError, "out of memory"),
         (ValueError("no such layer"), ValueError, "no such layer"),
     ],
