@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import multiprocessing
 import random
 import re
@@ -24,7 +25,7 @@ from trainables.errors import UserError, named
 from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import Evaluation, Evaluator
 from trainables.evaluation.forgetting import mean_over_members
-from trainables.evaluation.outcomes import answer_text
+from trainables.evaluation.outcomes import answer_text, is_number
 from trainables.files.locations import resolve
 from trainables.inputs.model import load_tokenizer
 
@@ -364,6 +365,7 @@ def test_the_answer_that_is_shown_is_the_one_that_was_scored(
     items = Evaluator(wanted, tokenizer).evaluate(tuned).items
     assert [item.answer == item.target for item in items] == [item.score == 1.0 for item in items]
     assert {item.score for item in items} == {0.0, 1.0}
+    assert {item.target for item in items} == set(words)
 
 
 @pytest.mark.parametrize("metric", ["acc_norm", "acc_bytes"])
@@ -479,7 +481,7 @@ def test_a_guess_is_right_as_often_as_a_listed_answer_is(
     tuned: Any, tokenizer: Any, folder: Path
 ) -> None:
     rows = [
-        {"question": f"max {n} {n + 1} =", "choices": list("9876"), "answer": [0, 1]}
+        {"question": f"max {n} {n + 1} =", "choices": list("9876"), "answer": [0, 1, 1]}
         for n in range(8)
     ]
     file = folder / "several.jsonl"
@@ -639,7 +641,7 @@ def test_evaluating_leaves_training_mode_and_random_state_alone(
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"answer": 9}, "IndexError: its right answer is choice 9 of 0 to "),
+        ({"answer": 9}, "IndexError: its right answer is choice 9 of 0 to 1"),
         ({"choices": None}, "TypeError: "),
         ({"choices": []}, "ValueError: "),
         ({"answer": None}, "TypeError: "),
@@ -717,12 +719,12 @@ def test_a_few_right_answers_that_are_no_choices_are_told_of(
     """As of BIG-bench Hard, whose numbers stay the harness's."""
     file = folder / "test.jsonl"
     with_answers(file, lambda row: row["choices"][row["answer"]] if answer != -1 else row["answer"])
-    with_answers(file, lambda row: answer, first=9)
+    with_answers(file, lambda row: answer, first=6)
     evaluation = Evaluator(own_questions(file), tokenizer).evaluate(tuned)
     (warning,) = evaluation.warnings
-    assert warning.startswith("task mine: the right answer of 3 of 12 documents is none of ")
-    assert f"such as {answer!r} of document 10" in warning
-    assert [item.target for item in evaluation.items[9:]] == [str(answer)] * 3
+    assert warning.startswith("task mine: the right answer of 6 of 12 documents is none of ")
+    assert f"such as {answer!r} of document 7 " in warning
+    assert [item.target for item in evaluation.items[6:]] == [str(answer)] * 6
     text = "Question: {{question}}\nAnswer:"
     write_task(folder, "mine", file, doc_to_text=text)
     expected = harness(tuned, tokenizer, ["mine"], folder)
@@ -989,6 +991,16 @@ def test_what_decides_the_numbers_is_what_functions_do_and_not_where_they_lie(
     assert " at 0x" not in first
     assert "docs.select(range(number))" in first
     assert first != edited
+
+
+@pytest.mark.parametrize("value", [1, 0.5, np.float32(0.5), np.int64(1)])
+def test_a_number_counts_as_measured(value: Any) -> None:
+    assert is_number(value)
+
+
+@pytest.mark.parametrize("value", [math.nan, np.float32("nan"), "0.5", None, (1, 0)])
+def test_nothing_else_does(value: Any) -> None:
+    assert not is_number(value)
 
 
 def test_forgetting_needs_a_number_of_each_document(
