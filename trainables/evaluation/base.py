@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import mkdtemp
-from typing import Any, TypeVar
+from typing import Any
 
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.evaluation.base_inputs import BaseInputs, general_documents, load_inputs
@@ -51,7 +51,6 @@ from trainables.records.schema import BASE_ITEMS, BASE_RECORD, BaseRecord, ItemS
 _KL_REFERENCE = "kl_reference.safetensors"
 # Bump when this code would no longer produce the record of an old cache entry.
 _CACHE_VERSION = 12
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
