@@ -27,11 +27,11 @@ def test_unknown_task_and_unloadable_model_are_told_together_before_any_trial(
     (model / "model.safetensors").write_text("half of a download")
     command = run_command(
         "quickstart", "--output-dir", output_dir,
-        "--set", "eval.retention=[include]",  # a word of its task files, which the driver lets pass
+        "--set", "eval.retention=[acc]",  # a word of the harness's, which the driver lets pass
         "--set", f"model.name={model}",
     )  # fmt: skip
     assert command.exit_code == 2
-    assert "eval.retention: no task named include in " in command.errors
+    assert "eval.retention: no task named acc in " in command.errors
     assert f"model.name: cannot load {model}: Error while deserializing" in command.errors
     assert "Traceback" not in command.errors
     assert not (output_dir / "quickstart").exists()
