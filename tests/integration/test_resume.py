@@ -200,6 +200,17 @@ def test_damaged_checkpoint_falls_back_to_the_one_before(
     assert newest_valid([folder]) == older
 
 
+def test_a_training_sets_aside_the_damaged_checkpoint_that_it_does_not_go_on_from(
+    killed: tuple[Path, list[Path]], killed_trial: TrialConfig, tmp_path: Path
+) -> None:
+    """It would keep it as its newest, and delete an intact one."""
+    folder, (_, newer) = killed
+    (newer / "progress.json").write_text("{")
+    changes = {"earlier_attempts": (str(folder),), "output_dir": str(tmp_path / "attempt_2")}
+    train(killed_trial.model_copy(update=changes), ListReporter())
+    assert (newer.parent / f"damaged_{newer.name}").exists()
+
+
 def test_half_written_checkpoint_is_not_found(killed: tuple[Path, list[Path]]) -> None:
 
     folder, (older, newer) = killed
