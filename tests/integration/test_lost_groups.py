@@ -36,6 +36,7 @@ TRIAL = (
 )
 
 
+@pytest.mark.slow
 def test_a_group_that_loses_hosts_goes_on_elsewhere_and_loses_no_step(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:

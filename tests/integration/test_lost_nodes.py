@@ -32,6 +32,7 @@ TRIAL = (
 )
 
 
+@pytest.mark.slow
 def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:
