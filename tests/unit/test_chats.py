@@ -296,10 +296,8 @@ IN_PARTS = [
 ]
 
 
-@pytest.mark.parametrize("turns", [AS_OPENAI, AS_SHAREGPT, IN_PARTS])
-def test_chats_of_other_formats_are_learned_as_openai_s(
-    turns: list[dict[str, Any]], tmp_path: Path
-) -> None:
+@pytest.mark.parametrize("turns", [AS_OPENAI, AS_SHAREGPT, IN_PARTS, json.dumps(AS_OPENAI)])
+def test_chats_of_other_formats_are_learned_as_openai_s(turns: Any, tmp_path: Path) -> None:
     tokenizer = of_bytes("qwen2_5")
     (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
     before, after = learned(tokenizer, sample)

@@ -473,6 +473,15 @@ def test_a_cell_tells_of_one_repeat_which_has_no_interval(tmp_path):
         write_repeat(Ledger(folder), trial, 101, status=TrialStatus.DIVERGED)
 
 
+def test_a_cell_does_not_pass_repeats_that_came_out_alike_for_certain(tmp_path):
+    folder = SyntheticSweep(trials=1).write(tmp_path)
+    [trial] = Results(open_sweeps([folder])).complete
+    for number in (100, 101):
+        write_repeat(Ledger(folder), trial, number, 1.0)
+    cell = paper_table(Results(open_sweeps([folder]))).rows[1].cells["in-domain"]
+    assert cell_text(cell).endswith("(1.000, n = 2, alike)")
+
+
 def test_a_cell_tells_of_repeats_that_diverged_where_no_mean_can_be_given():
     assert cell_text(Cell(0.5, repeats=2, diverged=2)) == "0.500 (2 of 2 diverged)"
 

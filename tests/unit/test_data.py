@@ -777,7 +777,8 @@ def test_only_chats_have_a_system_s_turn(fields: dict[str, str]) -> None:
     [
         (CHATS[:2], "must end with an answer of the role assistant"),
         (CHATS[2:3], "must end with an answer of the role assistant"),
-        ("a text", "must be turns of a `role` and a `content`"),
+        ("a text", "must have turns in JSON, got 'a text' (Expecting value)"),
+        ('{"role": "user"}', "must have turns in JSON, got a dict: "),
         ([{"role": "user"}], "must be turns of a `role` and a `content`"),
         ([*CHATS[:2], {"role": "assistant", "content": None}], "must be turns of a `role` and"),
     ],

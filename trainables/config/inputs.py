@@ -98,11 +98,12 @@ class DataSource(Frozen):
             Rows of which it makes nothing but blanks are left out and counted, as below.
         chat_template: render prompt and completion as a user and an assistant turn.
         messages: field of a row that holds a whole chat, a list of turns with `role` and `content`
-            (or ShareGPT's `from` and `value`), instead of `prompt` and `completion`. The loss is on
-            the last turn, the assistant's, its `tool_calls` and `reasoning_content` included. The
-            chat template is given the row's `tools` too, if it has any. Chats that cannot be
-            learned, as they do not end with an answer, it is blank or the chat template refuses
-            them, are left out and counted; if more than half are such, the data are refused.
+            (or ShareGPT's `from` and `value`) or its JSON text, instead of `prompt` and
+            `completion`. The loss is on the last turn, the assistant's, its `tool_calls` and
+            `reasoning_content` included. The chat template is given the row's `tools` too, if it
+            has any. Chats that cannot be learned, as they do not end with an answer, it is blank or
+            the chat template refuses them, are left out and counted; if more than half are such,
+            the data are refused.
         system: Jinja template of the system's turn, with which chats begin that have none.
         answers: learn a chat's `last` one, or `all`: each is a sample of its own, with the turns
             before it, as chat templates leave out thoughts of earlier turns. Blank ones among `all`

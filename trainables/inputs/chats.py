@@ -66,13 +66,16 @@ _ROLES = {
 def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
     """The last turn of a row's chat, or each of the assistant's, as the answer to those before.
 
-    Their tools are the row's field `tools`, a list or JSON text, as in TRL. Of `all` answers, one
-    that no question of the user precedes is left out, such as a greeting, and so are blank ones.
+    Chats may be JSON text, as in CSV, and so may their tools, which are the row's field `tools`, as
+    in TRL. Of `all` answers, one that no question of the user precedes is left out, such as a
+    greeting, and so are blank ones.
 
     Raises:
         UnusableRow: the chat is malformed, or has no such turn, or none that is not blank.
     """
     found = row[field]
+    if isinstance(found, str):
+        found = _parsed(found, list, "turns")
     if not isinstance(found, list) or not all(isinstance(turn, dict) for turn in found):
         raise _malformed("must be turns of a `role` and a `content`")
     turns, tools = [_turn(turn) for turn in found], _tools(row)

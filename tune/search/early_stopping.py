@@ -277,7 +277,7 @@ class SuccessiveHalving:
             if value is None:
                 return None
             if not constraint.holds(value):
-                return f"{constraint} is broken already: {value:.3g} at step {measurement.step}"
+                return f"{constraint} is broken already at step {measurement.step}"
         rung.allowed.add(number)
         return None
 
