@@ -11,6 +11,7 @@ from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
 from analysis.results import Group, Results
+from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
@@ -74,9 +75,8 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
     if full:
         x, y = _values(full, key), _values(full, results.gain)
         axes.scatter(x, y, marker="D", s=45, c=_FULL_COLOUR, label="full")
-    base = results.base.metrics
-    if key in base:  # a cost, say, it has none
-        axes.scatter(base[key], base[results.gain], marker="*", s=160, c="black", label="base")
+    for point, name in bases(results.sweeps, key, results.gain).items():  # of a cost it has none
+        axes.scatter(*point, marker="*", s=160, c="black", label=name)
     axes.set_xlabel(axis_title(key))
     axes.grid(alpha=0.3)
 
@@ -136,8 +136,8 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
         interval = results.interval(full.best, key, full.picked_from)
         if interval:
             axes.axhspan(interval.low, interval.high, color=_FULL_COLOUR, alpha=0.16, linewidth=0)
-    if key in results.base.metrics:
-        axes.axhline(results.base.metrics[key], color="black", linestyle=":", label="base")
+    for (value,), name in bases(results.sweeps, key).items():
+        axes.axhline(value, color="black", linestyle=":", label=name)
     axes.set_xscale("log", base=2)
     axes.set_xticks(ranks, [f"{group.rank}\nof {group.picked_from}" for group in lora])
     axes.minorticks_off()

@@ -12,6 +12,7 @@ from analysis.comparison import Comparison
 from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
+from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
@@ -216,7 +217,7 @@ def _columns_of_interval(name: str, interval: Interval | None) -> dict[str, obje
 def paper_table(results: Results) -> PaperTable:
     """Compare the best trade-off of full fine-tuning and of LoRA at each rank with the base."""
     columns = _columns_of(results)
-    rows = [_base_row(results, columns)]
+    rows = _base_rows(results, columns)
     rows += [_row(results, group, columns) for group in results.groups]
     return PaperTable(tuple(_adjusted(rows)), {name: role for name, (role, *_) in columns.items()})
 
@@ -240,10 +241,12 @@ def _columns_of(results: Results) -> Columns:
     return columns
 
 
-def _base_row(results: Results, columns: Columns) -> Row:
-    metrics = results.base.metrics
-    cells = {n: Cell(metrics[key]) for n, (_, key, _) in columns.items() if key in metrics}
-    return Row("base", cells)
+def _base_rows(results: Results, columns: Columns) -> list[Row]:
+    keys = {n: key for n, (_, key, _) in columns.items() if key in results.base.metrics}
+    return [
+        Row(name, dict(zip(keys, map(Cell, values), strict=True)))
+        for values, name in bases(results.sweeps, *keys.values()).items()
+    ]
 
 
 def _row(results: Results, group: Group, columns: Columns) -> Row:

@@ -237,6 +237,21 @@ def _folders(first: Sweep, other: Sweep) -> str:
     return f"{first.ledger.folder.location} and {other.ledger.folder.location}"
 
 
+def bases(sweeps: Sequence[Sweep], *metrics: str) -> dict[tuple[float, ...], str]:
+    """Values of these metrics that the base has, with its name: in several sweeps it may differ.
+
+    Its scores are the same in all, but not what was measured on rows that each held out.
+    """
+    found: dict[tuple[float, ...], list[str]] = {}
+    for sweep in sweeps:
+        own = sweep.base.metrics
+        if own.keys() >= set(metrics):
+            found.setdefault(tuple(own[metric] for metric in metrics), []).append(sweep.title)
+    if len(found) == 1:
+        return dict.fromkeys(found, "base")
+    return {values: f"base of {', '.join(titles)}" for values, titles in found.items()}
+
+
 def notices(sweeps: Sequence[Sweep]) -> list[str]:
     """Caveats about sweeps that are shown together although they differ."""
     first, *others = sweeps

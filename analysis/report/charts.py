@@ -195,21 +195,6 @@ def symbols(results: Results, records: Sequence[TrialRecord]) -> dict[str, Any]:
     return {"symbol": [mark_of(results, results.sweep(record)).symbol for record in records]}
 
 
-def bases(results: Results, *metrics: str) -> dict[tuple[float, ...], str]:
-    """Values of these metrics that the base has, with its name: in several sweeps it may differ.
-
-    Its scores are the same in all, but not what was measured on rows that each held out.
-    """
-    found: dict[tuple[float, ...], list[str]] = {}
-    for sweep in results.sweeps:
-        own = sweep.base.metrics
-        if own.keys() >= set(metrics):
-            found.setdefault(tuple(own[metric] for metric in metrics), []).append(sweep.title)
-    if len(found) == 1:
-        return dict.fromkeys(found, "base")
-    return {values: escape(f"base of {', '.join(titles)}") for values, titles in found.items()}
-
-
 def sweep_keys(
     results: Results, colour: str | None = None, of: Sequence[Sweep] | None = None
 ) -> list[Key]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
 from itertools import pairwise
 
 from analysis.report.charts import (
@@ -12,7 +13,6 @@ from analysis.report.charts import (
     Chart,
     Figure,
     Trace,
-    bases,
     heatmap,
     hover,
     mark_of,
@@ -24,7 +24,7 @@ from analysis.report.charts import (
 )
 from analysis.results import Group, Results
 from analysis.stats.intervals import Interval
-from analysis.sweeps import Sweep
+from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
 from trainables.records.schema import TrialRecord
 from trainables.results.wording import NAMES, axis_title, how_many, metric_text
@@ -162,7 +162,7 @@ def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
         is_left = len(notes) % 2 == 1  # and below, as another sweep's may be near
         notes.append(_note(group.label, value, FULL, not is_left, is_left))
     of_bases: list[Trace] = []
-    for (base,), name in bases(results, metric).items():
+    for (base,), name in bases(results.sweeps, metric).items():
         dotted = {"color": "@muted", "width": 1.2, "dash": "dot"}
         shapes.append({**across, "type": "line", "y0": base, "y1": base, "line": dotted})
         below = [note for note in notes if note["y"] < base]
@@ -177,7 +177,7 @@ def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool = 
     x = {"x": 0, "xanchor": "left"} if is_left else {"x": 1, "xanchor": "right"}
     place = {"xref": "paper", **x, "yref": "y", "y": value}
     anchor = {"yanchor": "bottom" if is_above else "top", "showarrow": False}
-    return {**place, **anchor, "text": text, "font": {"size": 11, "color": colour}}
+    return {**place, **anchor, "text": escape(text), "font": {"size": 11, "color": colour}}
 
 
 def _measured(results: Results) -> list[str]:

@@ -14,7 +14,6 @@ from analysis.report.charts import (
     Figure,
     Key,
     Trace,
-    bases,
     listed,
     mark_of,
     point_keys,
@@ -25,7 +24,7 @@ from analysis.report.charts import (
 )
 from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
-from analysis.sweeps import Sweep
+from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
 from trainables.records.schema import TrialRecord
 from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
@@ -150,7 +149,7 @@ def _points(
 
 
 def _base(results: Results, metric: str) -> list[Trace]:
-    if not (found := bases(results, metric, results.gain)):
+    if not (found := bases(results.sweeps, metric, results.gain)):
         return []
     x, y = zip(*found, strict=True)
     edge = {"color": "@paper", "width": 1}
@@ -160,7 +159,7 @@ def _base(results: Results, metric: str) -> list[Trace]:
             "mode": "markers",
             "x": [*x],
             "y": [*y],
-            "text": [*found.values()],
+            "text": [*map(escape, found.values())],
             "marker": {"symbol": "star", "color": "@ink", "size": 15, "line": edge},
             "hovertemplate": "<b>%{text}</b><br>%{x:.3f}, %{y:.3f}<extra></extra>",
         }

@@ -12,7 +12,7 @@ from synthetic_sweep import SyntheticSweep
 from analysis.__main__ import main
 from analysis.conclusions import conclude
 from analysis.figures import rank_curves, trade_off
-from analysis.paper_table import paper_table
+from analysis.paper_table import LOSS, paper_table
 from analysis.report.answer import answer
 from analysis.report.curves import curves_figure
 from analysis.report.formats import as_json, as_markdown
@@ -96,7 +96,7 @@ def test_the_loss_tells_what_is_learned_where_no_accuracy_does(measured, key):
     assert domain_metric(measured) == key
 
 
-def test_charts_of_several_sweeps_have_each_base_once(tmp_path):
+def test_charts_and_tables_of_several_sweeps_have_each_base_once(tmp_path):
     """Their scores are the same; the rows that were held out need not be."""
     losses = {"first": 2.5, "second": 2.5, "third": 2.75}
     for name, loss in losses.items():
@@ -116,6 +116,17 @@ def test_charts_of_several_sweeps_have_each_base_once(tmp_path):
     assert told >= {(names[0], 2.5, 1), (names[1], 2.75, 0)}  # at either end
     for layout in (of_ood, of_forgetting):
         assert [note["text"] for note in layout["annotations"]].count("base") == 1
+    rows = paper_table(results).rows
+    assert [(row.name, row.cells[LOSS].value) for row in rows[:2]] == [
+        (names[0], 2.5),
+        (names[1], 2.75),
+    ]
+    assert rows[0].cells.keys() == rows[1].cells.keys() > {LOSS}
+    of_loss, of_ood, _ = rank_curves(results).axes
+    assert [text for text in of_loss.get_legend_handles_labels()[1] if "base" in text] == names
+    assert of_ood.get_legend_handles_labels()[1].count("base") == 1
+    stars = trade_off(results).axes[0].get_legend_handles_labels()[1]
+    assert stars[-2:] == names
 
 
 def test_every_chart_of_the_gain_shows_the_loss(results):
@@ -253,7 +264,7 @@ def test_a_trial_s_loss_is_compared_with_the_base_s_on_the_rows_of_its_own_sweep
     results = Results(open_sweeps(folders))
     assert results.sweep(results.recommendation.trial) is results.sweeps[1]
     assert "4.000 to 1.000 nats/token" in conclude(results)[0].statement
-    for row in paper_table(results).rows[1:]:
+    for row in paper_table(results).rows[2:]:
         assert row.cells["validation loss"].loss_to_base == -3.0
     assert answer(results).numbers[0].base == "4.000"
     [chart] = [c for c in curves_figure(results).charts if c.title.startswith("validation loss")]
