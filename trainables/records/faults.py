@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterable
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -12,6 +13,7 @@ from trainables.errors import Fault, UserError
 from trainables.records.schema import SCHEMA_VERSION
 
 Record = TypeVar("Record", bound=BaseModel)
+T = TypeVar("T")
 _LONGEST_VALUE = 60
 _UPDATE = "a newer version may have written it: update forgetting-sweeps, or restore it from a copy"
 
@@ -48,6 +50,24 @@ def read_record(
     if getattr(record, "schema_version", 0) > SCHEMA_VERSION:
         raise _too_new(record.schema_version, file, line)  # type: ignore[attr-defined]
     return record
+
+
+def read_each(readers: Iterable[Callable[[], T]]) -> list[T]:
+    """What each of these reads, in order.
+
+    Raises:
+        UserError: the faults that all of them find.
+    """
+    found: list[T] = []
+    faults: list[Fault] = []
+    for read in readers:
+        try:
+            found.append(read())
+        except UserError as error:
+            faults += error.faults
+    if faults:
+        raise UserError(faults)
+    return found
 
 
 def _newer_schema(content: bytes) -> int | None:

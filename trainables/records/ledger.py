@@ -28,8 +28,8 @@ from pathlib import Path
 
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError
-from trainables.files.storage import Location, open_storage
-from trainables.records.faults import Record, read_record
+from trainables.files.storage import Location, open_storage, read_or_none
+from trainables.records.faults import Record, read_each, read_record
 from trainables.records.folder import SweepFolder
 from trainables.records.items import items_file
 from trainables.records.metrics_file import MetricsFile, check_lines, read_lines, to_line
@@ -86,18 +86,11 @@ class Ledger:
         Raises:
             UserError: everything that is damaged, or that a newer version wrote.
         """
-        faults: list[Fault] = []
         readers: list[Callable[[], object]] = [self.sweep, self.trials, self.warm_start]
         if self.has_base():
             readers.append(self.base)
         readers += [partial(check_lines, log, place) for _, place, log in self._logs()]
-        for read in readers:
-            try:
-                read()
-            except UserError as error:
-                faults += error.faults
-        if faults:
-            raise UserError(faults)
+        read_each(readers)
 
     def write_sweep(self, record: SweepRecord) -> None:
         """Create or replace the sweep's own record."""
@@ -152,19 +145,13 @@ class Ledger:
     @_collector_paused()
     def trials(self) -> list[TrialRecord]:
         """Every trial's record, by number."""
-        records: list[TrialRecord] = []
-        faults: list[Fault] = []
         files = [self.folder.trial_json(number) for number in self._numbers()]
         contents = self.storage.read_all([self.folder.name(file) for file in files])
-        for file, content in zip(files, contents, strict=True):
-            if content is None:
-                continue
-            try:
-                records.append(self._trial(file, content))
-            except UserError as error:
-                faults += error.faults
-        if faults:
-            raise UserError(faults)
+        records = read_each(
+            partial(self._trial, file, content)
+            for file, content in zip(files, contents, strict=True)
+            if content is not None
+        )
         return sorted(records, key=lambda record: record.number)
 
     def with_newest(self, records: Sequence[TrialRecord]) -> list[TrialRecord]:
@@ -197,23 +184,14 @@ class Ledger:
 
         `as_they_came`: with those that a later attempt repeated, where they first came.
         """
-        faults: list[Fault] = []
-        histories: dict[int, list[Measurement]] = {}
-        for number, place, log in self._logs():
-            try:
-                found = read_lines(log, place)
-            except UserError as error:
-                faults += error.faults
-            else:
-                came = found.measurements
-                histories[number] = came if as_they_came else _in_order(came)
-        if faults:
-            raise UserError(faults)
-        return histories
+        logs = self._logs()
+        found = read_each(partial(read_lines, log, place) for _, place, log in logs)
+        came = {number: file.measurements for (number, _, _), file in zip(logs, found, strict=True)}
+        return came if as_they_came else {n: _in_order(each) for n, each in came.items()}
 
     def fetch_log(self) -> None:
         """Fetch `sweep.log` from an object store, unless this driver was the last to add to it."""
-        (published,) = self.storage.read_all([self.folder.name(self.folder.log)])
+        published = read_or_none(self.storage, self.folder.name(self.folder.log))
         log = self.folder.log
         if published and not (log.exists() and log.read_bytes().startswith(published)):
             log.write_bytes(published)

@@ -19,7 +19,7 @@ from filelock import FileLock
 from trainables.config import TrialConfig
 from trainables.files.disk import whole_folder, write_whole
 from trainables.files.locations import node_cache
-from trainables.files.storage import Storage, is_address, open_storage
+from trainables.files.storage import Storage, is_address, open_storage, read_or_none
 from trainables.records.schema import BASE_RECORD
 from trainables.training.checkpoint_files import (
     BEST,
@@ -250,7 +250,7 @@ def _fetch_best_evaluations(attempts: Mapping[str, Path]) -> None:
     """Fetch the evaluations at which the attempts' best weights were saved."""
     name = f"{BEST}/{BEST_EVALUATION}"
     for address, attempt in attempts.items():
-        (evaluation,) = open_storage(address).read_all([name])
+        evaluation = read_or_none(open_storage(address), name)
         if evaluation is not None:
             write_whole(attempt / name, evaluation.decode())
 
