@@ -145,12 +145,6 @@ def is_feasible(goals: Goals, record: TrialRecord) -> bool:
     return all(violation(c, record) <= 0 for c in goals.constraints)
 
 
-def feasible_or_all(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """The trials that meet every constraint; all of them if none does."""
-    found = list(records)
-    return [record for record in found if is_feasible(goals, record)] or found
-
-
 def violation(constraint: Constraint, record: TrialRecord) -> float:
     """How far a trial is beyond a bound, in the metric's unit; infinite if the metric is absent."""
     value = record.metric(constraint.metric)
@@ -280,7 +274,7 @@ def best_trade_off(
         trials: complete ones with every objective; at least one.
         ranges: see `objective_ranges`.
     """
-    taken = feasible_or_all(goals, trials)
+    taken = [record for record in trials if is_feasible(goals, record)] or trials
     # Those that break a constraint may be better than the best of the ranges.
     reached = objective_ranges(goals, taken)
     wider = [
