@@ -247,11 +247,9 @@ def evaluating(model: Any) -> Iterator[None]:
 def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
     """The task's accuracy, and all its numeric metrics under our keys."""
     label = loaded.task.label
-    by_name = {**result["results"], **result.get("groups", {})}
-    values = by_name[label] if label in by_name else by_name[loaded.task.task]
     found: dict[tuple[str, str], float] = {}
     errors: dict[tuple[str, str], float] = {}
-    for key, value in values.items():
+    for key, value in result["results"][label].items():
         metric, _, filter_name = key.partition(",")
         if not filter_name or not is_number(value):
             continue
@@ -292,10 +290,9 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
 def _choose(loaded: LoadedTask, found: list[tuple[str, str]]) -> tuple[str, str]:
     task = loaded.task
     names = [metric for metric, _ in found]
-    preferred = [name for name in (task.metric, *_PREFERRED_METRICS) if name in names]
-    metric = preferred[0] if preferred else (names[0] if names else "")
-    filters = [name for known, name in found if known == metric]
-    filter_name = task.filter or (filters[0] if filters else "")
+    by_preference = (task.metric, *_PREFERRED_METRICS, *names)
+    metric = next((name for name in by_preference if name in names), "")
+    filter_name = task.filter or next((name for known, name in found if known == metric), "")
     if (task.metric and metric != task.metric) or (metric, filter_name) not in found:
         known = ", ".join(f"{name} (filter {used})" for name, used in found) or "no number"
         wanted = f"{task.metric or metric} (filter {filter_name})"
