@@ -21,15 +21,16 @@ def check_adaptable(base: Any, demands: Demands) -> None:
         UserError: names all that it does not take.
     """
     choices = demands.adapters
-    all_modules = dict.fromkeys(lora.target_modules for lora in choices)
-    plain = {modules: _plain(modules) for modules in all_modules}
+    taken: list[LoraConfig] = []
     faults: list[Fault] = []
-    for modules in all_modules:
-        if told := _faults_of_modules(base, plain[modules]):
+    for modules in dict.fromkeys(lora.target_modules for lora in choices):
+        plain = LoraConfig(rank=1, alpha=1, target_modules=modules)
+        if told := _faults_of_modules(base, plain):
             faults += told
-            del plain[modules]
+        else:
+            taken.append(plain)
     for axis in _OFF:
-        faults += _faults_of_axis(base, axis, choices, list(plain.values()))
+        faults += _faults_of_axis(base, axis, choices, taken)
     if demands.recomputes:
         try:
             recompute(base)
@@ -58,10 +59,6 @@ def recompute(base: Any, **options: Any) -> None:
     base.disable_input_require_grads()
 
 
-def _plain(modules: Any) -> LoraConfig:
-    return LoraConfig(rank=1, alpha=1, target_modules=modules)
-
-
 def _faults_of_modules(base: Any, plain: LoraConfig) -> list[Fault]:
     """What no adapter of these modules could be for, whatever else is chosen."""
     try:
@@ -83,8 +80,8 @@ def _faults_of_axis(
     refused = [value for value in values if value != _OFF[axis]]
     if not refused:
         return
-    on = {"dropout": max(refused)} if axis == "dropout" else {"dora": True}
-    reasons = {lora: _refusal(base, lora.model_copy(update=on)) for lora in plain}
+    strongest = {axis: max(refused)}
+    reasons = {lora: _refusal(base, lora.model_copy(update=strongest)) for lora in plain}
     at_fault = [as_written(lora.target_modules) for lora, reason in reasons.items() if reason]
     if not at_fault:
         return
