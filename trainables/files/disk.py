@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
+from uuid import uuid4
 
 from trainables.errors import causes
 
@@ -25,15 +26,24 @@ def whole_file(file: Path) -> Iterator[Path]:
 
     It is on the disk before it has its name, so that no crash of the machine leaves it empty.
     """
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
+    with beside(file) as unfinished:
         yield unfinished
         flush(unfinished)
         unfinished.replace(file)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
+
+
+@contextmanager
+def beside(file: Path) -> Iterator[Path]:
+    """Yields a hidden place beside a file, in its folder, for what may become it; then clears it.
+
+    No other process has the same, on whatever machine.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    place = file.with_name(f".{file.name}.{os.getpid()}-{uuid4().hex[:8]}")
+    try:
+        yield place
+    finally:
+        place.unlink(missing_ok=True)
 
 
 def write_whole(file: Path, text: str) -> None:

@@ -28,7 +28,6 @@ from pyarrow import NativeFile, fs
 
 from trainables.files.storage import Storage, read_or_none, segments_folder
 
-_SEGMENT = "{:08d}.jsonl"
 _PARALLEL_REQUESTS = 32
 _ATTEMPTS = 13  # 3.4 minutes in all, where pyarrow itself would ask for 6 seconds
 _SETTLING_S = 1.0  # for an upload of the same lock that began at the same time
@@ -98,7 +97,7 @@ class ObjectStorage(Storage):
     def append(self, name: str, line: bytes) -> None:
         """See `Storage`."""
         number = self._last(name) + 1
-        self.write(f"{segments_folder(name)}/{_SEGMENT.format(number)}", line)
+        self.write(_segment(name, number), line)
         self._last_segment[name] = number
 
     def read_log(self, name: str) -> bytes:
@@ -197,9 +196,9 @@ class ObjectStorage(Storage):
         if log not in self._last_segment:
             parts = self._parts(log)
             if parts == [log]:
-                self.write(f"{segments_folder(log)}/{_SEGMENT.format(1)}", self.read(log))
+                parts = [_segment(log, 1)]
+                self.write(parts[0], self.read(log))
                 self.remove(log)  # a copy on a disk would take it for all
-                parts = [f"{segments_folder(log)}/{_SEGMENT.format(1)}"]
             self._last_segment[log] = int(PurePosixPath(parts[-1]).stem) if parts else 0
         return self._last_segment[log]
 
@@ -219,6 +218,10 @@ class ObjectStorage(Storage):
 def is_store_out(error: BaseException) -> bool:
     """Whether an error is a store that did not answer as it should for as long as it was asked."""
     return isinstance(error, OSError) and _OUT.search(str(error)) is not None
+
+
+def _segment(log: str, number: int) -> str:
+    return f"{segments_folder(log)}/{number:08d}.jsonl"
 
 
 def _patient(filesystem: fs.FileSystem) -> fs.FileSystem:

@@ -11,9 +11,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
-from uuid import uuid4
 
-from trainables.files.disk import flush
+from trainables.files.disk import beside, flush, whole_file
 
 Location = str | Path
 
@@ -127,20 +126,21 @@ class LocalStorage(Storage):
 
     def write(self, name: str, content: bytes) -> None:
         """See `Storage`."""
-        _write_aside(self.root / name, content).replace(self.root / name)
+        with whole_file(self.root / name) as unfinished:
+            unfinished.write_bytes(content)
 
     def create(self, name: str, content: bytes) -> bool:
         """See `Storage`. A hard link is atomic even on NFS and never shows half a file."""
         file = self.root / name
-        unfinished = _write_aside(file, content)
-        try:
-            file.hardlink_to(unfinished)
-        except FileExistsError:
-            return False
-        except OSError:  # a file system without hard links
-            return _create_exclusively(file, content)
-        finally:
-            unfinished.unlink()
+        with beside(file) as unfinished:
+            unfinished.write_bytes(content)
+            flush(unfinished)
+            try:
+                file.hardlink_to(unfinished)
+            except FileExistsError:
+                return False
+            except OSError:  # a file system without hard links
+                return _create_exclusively(file, content)
         return True
 
     def remove(self, name: str) -> None:
@@ -207,19 +207,6 @@ def _copy(source: str | Path, target: str | Path) -> None:
     """Copy a file durably: no crash of the machine leaves an empty one of its name."""
     shutil.copy2(source, target)
     flush(Path(target))
-
-
-def _write_aside(file: Path, content: bytes) -> Path:
-    """Write the content durably under a hidden name beside the file."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = file.with_name(f".{file.name}.{os.getpid()}-{uuid4().hex[:8]}")
-    try:
-        unfinished.write_bytes(content)
-        flush(unfinished)
-    except BaseException:
-        unfinished.unlink(missing_ok=True)
-        raise
-    return unfinished
 
 
 def _create_exclusively(file: Path, content: bytes) -> bool:
