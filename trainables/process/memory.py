@@ -12,9 +12,6 @@ A worker's peak is what stays throughout plus the highest of what comes and goes
 
 What each library really keeps was found by tracking every tensor of training steps on a CPU; the
 tests repeat this and require the estimate to be within 15 % of it.
-
-Symbols: h hidden, f intermediate, a heads times head size, L layers, V vocabulary, r rank, s tokens
-of a micro-batch, e bytes per number in the model's dtype, P parameters, N workers.
 """
 
 from __future__ import annotations
@@ -212,7 +209,7 @@ def with_eval_batch(trial: TrialConfig, size: int) -> TrialConfig:
 def parameters(shape: ModelShape) -> int:
     """Number of parameters of a decoder with gated MLPs; tied weights count once."""
     norms = 2 * shape.hidden + (2 * shape.head_size if shape.normed_heads else 0)
-    per_layer = sum(rows * columns for rows, columns in _linears(shape).values()) + norms
+    per_layer = sum(_weights(shape)) + norms
     if shape.attention_bias:
         per_layer += (shape.heads + 2 * shape.kv_heads) * shape.head_size
     embeddings = shape.vocabulary * shape.hidden * (1 if shape.tied_embeddings else 2)
@@ -252,7 +249,7 @@ def _base(shape: ModelShape, trial: TrialConfig) -> float:
     count = parameters(shape)
     if not trial.model.load_in_4bit:
         return count * _bytes(trial)
-    quantised = shape.layers * sum(rows * columns for rows, columns in _linears(shape).values())
+    quantised = shape.layers * sum(_weights(shape))
     each = 1 / 2 + 1 / 64 + _FP32 / (64 * 256)
     return (count - quantised) * _bytes(trial) + quantised * each
 
@@ -268,7 +265,7 @@ def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
     deepspeed, count, size = trial.deepspeed, parameters(shape), _bytes(trial)
     stage, workers = deepspeed.zero_stage, trial.workers
     weights = 0.0 if deepspeed.offload_parameters else count * size / (workers if stage == 3 else 1)
-    copies = 3 if stage else (2 if size == _FP32 else 3)
+    copies = 2 if stage == 0 and size == _FP32 else 3
     optimizer = 0.0 if deepspeed.offload_optimizer else count * copies * _FP32
     update = 0.0 if deepspeed.offload_optimizer else float(count * _FP32)
     shards = workers if stage else 1
@@ -282,7 +279,7 @@ def _full_states(shape: ModelShape, trial: TrialConfig) -> _States:
     return _States(
         static=weights + optimizer / shards + (bucket + gradients if stays else 0.0),
         gradients=0.0 if stays else gradients,
-        buffers=live + (bucket if stage in (1, 2) else 0.0),
+        buffers=live + (0.0 if stays else bucket),
         update=update / shards,
         live=live,
     )
@@ -326,14 +323,12 @@ def _dora_weights(shape: ModelShape, trial: TrialConfig) -> float:
     """Bytes of the adapted weight that DoRA builds to take its norm."""
     if trial.lora is None or not trial.lora.dora:
         return 0.0
-    linears = _linears(shape)
-    return 2.0 * _FP32 * max(rows * cols for rows, cols in linears.values())
+    return 2.0 * _FP32 * max(_weights(shape))
 
 
 def _unpacked(shape: ModelShape, trial: TrialConfig) -> float:
     """Bytes of the largest matrix of 4 bits in the dtype that its product is computed in."""
-    largest = max(rows * columns for rows, columns in _linears(shape).values())
-    return largest * _bytes(trial) if trial.model.load_in_4bit else 0.0
+    return max(_weights(shape)) * _bytes(trial) if trial.model.load_in_4bit else 0.0
 
 
 def _head(shape: ModelShape, trial: TrialConfig, tokens: int) -> float:
@@ -379,6 +374,11 @@ def _linears(shape: ModelShape) -> dict[str, tuple[int, int]]:
         "up_proj": (shape.intermediate, shape.hidden),
         "down_proj": (shape.hidden, shape.intermediate),
     }
+
+
+def _weights(shape: ModelShape) -> list[int]:
+    """How many weights each linear layer of a block has."""
+    return [rows * columns for rows, columns in _linears(shape).values()]
 
 
 def _adapted(shape: ModelShape, lora: LoraConfig) -> list[str]:
