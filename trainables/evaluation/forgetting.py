@@ -76,7 +76,7 @@ def is_at_chance(score: TaskScore) -> bool:
 
 
 def is_below_chance(score: TaskScore) -> bool:
-    """Whether a score is two standard errors of a guess's below chance; False if it is unknown."""
+    """Whether a score is two standard errors of guessing below chance; False if it is unknown."""
     chance = score.chance or 0.0
     return score.value < chance - 2 * math.sqrt(chance * (1 - chance) / score.items)
 

@@ -125,7 +125,7 @@ class SweepTable:
         """Such as `3/16 finished, 2 running, 40 s elapsed, about 2 min 05 s left`."""
         total = max(self._planned, len(self._records))
         parts = [f"{len(self._ended)}/{total} finished"]
-        if running := len(self.running()):
+        if running := len(self._running):
             parts.append(f"{running} {INTERRUPTED if self.has_ended else 'running'}")
         parts.append(f"{duration(now - self._began)} elapsed")
         left = None if self.has_ended else self._seconds_left(now)
@@ -183,18 +183,17 @@ class SweepTable:
         """Rank a complete trial of the search; repeat runs are left out: they were selected."""
         if (rank := self._ranks.pop(record.number, None)) is not None:
             self._ranked.remove(rank)
-        losses = tuple(_loss(objective, record) for objective in self._goals.objectives)
         if record.status is not TrialStatus.COMPLETE or record.confirms is not None:
             return
-        if losses[0] == inf:
-            return
-        rank = (not is_feasible(self._goals, record), losses, record.number)
-        self._ranks[record.number] = rank
-        insort(self._ranked, rank)
+        losses = tuple(_loss(objective, record) for objective in self._goals.objectives)
+        if losses[0] != inf:
+            rank = (not is_feasible(self._goals, record), losses, record.number)
+            self._ranks[record.number] = rank
+            insort(self._ranked, rank)
 
     def _rows(self, room: int) -> tuple[list[int], int]:
         """Numbers of the trials to show in `room` lines, and how many are left out."""
-        running = [record.number for record in self.running()]
+        running = sorted(self._running)
         if len(self._records) <= room:
             return [*running, *reversed(self._ended)], 0
         room -= 1  # for the line about those left out
@@ -238,9 +237,10 @@ class SweepTable:
 
 
 def _left_of(record: TrialRecord, now: float, durations: Collection[float]) -> float:
-    """Seconds that a running trial has left, as of these durations those that are longer.
+    """Seconds that a running trial has left, if it takes as long as those that took longer so far.
 
-    If none is, as where the first to end were stopped early, what it takes to its end at its pace.
+    If none of these durations is longer, as where the first to end were stopped early, it is what
+    it takes to its end at its pace.
     """
     taken, last = record.seconds_at(now), record.last
     if longer := [seconds for seconds in durations if seconds > taken]:
