@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import MambaConfig, MambaForCausalLM
+from transformers import BartConfig, BartForCausalLM, MambaConfig, MambaForCausalLM
 
 from trainables.config import ModelConfig
 from trainables.evaluation import continuations
@@ -165,6 +165,21 @@ def test_logits_that_a_model_widens_itself_stay_wide(as_trained: Any, tokenizer:
     theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4).loglikelihood(requests)
     ours = HarnessModel(as_trained(model), tokenizer, 4, Layouts()).loglikelihood(requests)
     agree(ours, theirs)
+
+
+def test_a_decoder_whose_family_has_encoders_too_is_asked_as_a_decoder(tokenizer: Any) -> None:
+    """The harness takes it for one that reads with an encoder, unless it is told."""
+    of_each = {"layers": 2, "attention_heads": 2, "ffn_dim": 64}
+    sizes = {f"{part}_{name}": n for part in ("encoder", "decoder") for name, n in of_each.items()}
+    config = BartConfig(vocab_size=len(tokenizer), d_model=32, max_position_embeddings=64, **sizes)
+    model = shaken(BartForCausalLM(config).eval())
+    ours = HarnessModel(model, tokenizer, 4, Layouts())
+    theirs = HFLM(pretrained=model, backend="causal", tokenizer=tokenizer, batch_size=4)
+    requests = instances("loglikelihood", PAIRS)
+    agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
+    options = {"until": ["\n"], "max_gen_toks": 4, "do_sample": False}
+    prompts = instances("generate_until", [("max 4 7 2 =", options)])
+    assert ours.generate_until(prompts) == theirs.generate_until(prompts)
 
 
 def test_each_generated_text_ends_at_its_own_stop(base_model: Any, tokenizer: Any) -> None:

@@ -1,8 +1,8 @@
 """A causal model for lm-evaluation-harness: the answers of HFLM in fewer and smaller passes.
 
 What HFLM does once per request is done once per process if it is the same at every evaluation
-(tokenising, batching), and in a forward pass once per shared prefix or computed token. Unusual
-cases (encoder-decoder models, sampled generation) are left to HFLM.
+(tokenising, batching), and in a forward pass once per shared prefix or computed token. Generation
+that is not greedy is left to HFLM.
 """
 
 from __future__ import annotations
@@ -77,7 +77,11 @@ class HarnessModel(HFLM):
         workers: int = 1,
     ) -> None:
         super().__init__(
-            pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32"
+            pretrained=model,
+            backend="causal",  # else by the family, of which BART's has encoders, too
+            tokenizer=tokenizer,
+            batch_size=batch_size,
+            softmax_dtype="float32",
         )
         self._layouts = layouts
         self._answers = answers or {}
@@ -116,9 +120,6 @@ class HarnessModel(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[Any], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> Answers:
-        if self.backend != "causal":
-            answers: Answers = super()._loglikelihood_tokens(requests, disable_tqdm, override_bs)
-            return answers
         batches = self._lay_out([_cut(request, self.max_length) for request in requests])
         if requests[0][0] is not None:  # windows of a rolling likelihood have no text
             self._layouts.batches[tuple(texts for texts, _, _ in requests)] = batches
@@ -248,8 +249,7 @@ class HarnessModel(HFLM):
         self, context: torch.Tensor, max_length: int, stop: list[str], **options: Any
     ) -> torch.Tensor:
         is_greedy = not options.get("do_sample") and options.get("num_beams", 1) == 1
-        is_ours = self.backend == "causal" and is_greedy
-        contexts = _Contexts(context, max_length, stop, options, is_ours)
+        contexts = _Contexts(context, max_length, stop, options, is_greedy)
         return (self._continue or self._generate)(contexts)
 
     def _generate(self, contexts: _Contexts) -> torch.Tensor:
@@ -280,7 +280,7 @@ class HarnessModel(HFLM):
 
 @dataclass(frozen=True)
 class _Contexts:
-    """A batch to continue; `is_greedy` if always by the likeliest token, in a causal model."""
+    """A batch to continue; `is_greedy` if always by the likeliest token."""
 
     input_ids_NS: torch.Tensor
     max_length: int
