@@ -519,7 +519,7 @@ def test_a_trailing_space_of_the_prompt_belongs_to_the_completion(tmp_path: Path
 def test_labels_are_the_ids_or_ignored_and_never_all_ignored(prompt: str, completion: str) -> None:
     from trainables.inputs.data import _encode
 
-    sample = _encode(Characters(), DataConfig(path="x"), Example(prompt, completion))
+    sample = _encode(Characters(), DataConfig(path="x"), Example(prompt, completion), prompt)
     assert len(sample["labels"]) == len(sample["input_ids"])
     pairs = list(zip(sample["input_ids"], sample["labels"], strict=True))
     assert all(label in (IGNORED_LABEL, token) for token, label in pairs)

@@ -20,7 +20,7 @@ from transformers import GenerationConfig
 from trainables.config.evaluation import GENERAL_TEXT_TOKENS
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import backbone_once, logits_at
-from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids
+from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids, labelled
 from trainables.process.memory import LOGITS_AT_ONCE
 from trainables.process.workers import divided
 
@@ -83,13 +83,10 @@ def sample_reference(
                 pad_token_id=tokenizer.pad_token_id,
             )
             sequences.append((sampled[0].tolist(), prompt_ids.shape[1]))
-    width = max(len(ids) for ids, _ in sequences)
-    input_ids = torch.full((len(sequences), width), tokenizer.pad_token_id)
-    attention_mask = torch.zeros_like(input_ids)
-    scored = torch.zeros(input_ids.shape, dtype=torch.bool)
+    input_ids = padded([ids for ids, _ in sequences], tokenizer.pad_token_id)
+    attention_mask = padded([[1] * len(ids) for ids, _ in sequences], 0)
+    scored = torch.zeros_like(input_ids, dtype=torch.bool)
     for row, (ids, prompt_length) in enumerate(sequences):
-        input_ids[row, : len(ids)] = torch.tensor(ids)
-        attention_mask[row, : len(ids)] = 1
         scored[row, prompt_length - 1 : len(ids) - 1] = True
     with evaluating(model):
         log_probs = [
@@ -185,7 +182,7 @@ def token_nll(model: Any, samples: Sequence[Sample], batch_size: int, workers: i
     """
     batches = _batches(len(samples), batch_size)
     # As many for each batch, since under ZeRO-3 a pass takes all workers.
-    most = max(sum(map(_labelled, samples[rows])) for rows in batches)
+    most = max(sum(map(labelled, samples[rows])) for rows in batches)
     tiles = max(1, math.ceil(most * model.config.get_text_config().vocab_size / LOGITS_AT_ONCE))
 
     def of_batch(rows: slice) -> tuple[float, int]:
@@ -197,11 +194,6 @@ def token_nll(model: Any, samples: Sequence[Sample], batch_size: int, workers: i
     if count == 0:
         raise ValueError("no token has a label")
     return total / count
-
-
-def _labelled(sample: Sample) -> int:
-    """How many of its tokens are predicted from the one before."""
-    return sum(label != IGNORED_LABEL for label in sample["labels"][1:])
 
 
 def _summed_nll(model: Any, batch: Sequence[Sample], tiles: int) -> tuple[float, int]:

@@ -30,6 +30,11 @@ class Sample(TypedDict):
     labels: list[int]
 
 
+def labelled(sample: Sample) -> int:
+    """How many of a sample's tokens the loss is on, each predicted from those before it."""
+    return sum(label != IGNORED_LABEL for label in sample["labels"][1:])
+
+
 @dataclass(frozen=True)
 class TokenizedData:
     """Both splits.
@@ -232,10 +237,11 @@ def _encode_row(tokenizer: Any, data: DataConfig, examples: Rendered) -> _Encode
             samples += pieces
             prompts.append(beginning)
             continue
-        sample = _encode(tokenizer, data, example)
+        prompt = prompt_text(tokenizer, data, example)
+        sample = _encode(tokenizer, data, example, prompt)
         if len(sample["input_ids"]) <= data.max_length:
             samples.append(sample)
-            prompts.append(prompt_text(tokenizer, data, example))
+            prompts.append(prompt)
             questions.append(example.question)
             unlearned += example.unlearned
         else:
@@ -251,13 +257,13 @@ def _joined(rows: Sequence[_Encoded]) -> _Encoded:
     return _Encoded(samples, prompts, questions, longer, unlearned)
 
 
-def _encode(tokenizer: Any, data: DataConfig, example: Example) -> Sample:
-    """Tokenise prompt + completion + end-of-sequence; the loss is on what follows the prompt.
+def _encode(tokenizer: Any, data: DataConfig, example: Example, context: str) -> Sample:
+    """Tokenise context + completion + end-of-sequence; the loss is on what follows the context.
 
     Both are encoded together and cut at the prompt's own length, as the harness does, so that
     training and evaluation see the same tokens. A chat template ends the turn in its own way.
     """
-    context, completion, is_ended = prompt_text(tokenizer, data, example), example.answer, False
+    completion, is_ended = example.answer, False
     if data.is_chat:
         context, completion, is_ended = chat_parts(tokenizer, data, example, context)
     assert isinstance(completion, str)  # noqa: S101 - turns are of chats alone

@@ -21,7 +21,7 @@ from transformers import TrainerControl, TrainerState, get_scheduler
 from trainables.config import TrialConfig
 from trainables.evaluation.evaluator import Evaluator
 from trainables.inputs.adapter import peft_config
-from trainables.inputs.data import IGNORED_LABEL, Sample, TokenizedData, training_order
+from trainables.inputs.data import Sample, TokenizedData, labelled, training_order
 from trainables.inputs.model import save_own_tokenizer
 from trainables.inputs.tokenized import as_dataset, longest
 from trainables.records.schema import TrialResult
@@ -133,8 +133,7 @@ class Slot:
     def labelled_tokens(self) -> int:
         """Number of tokens that the current optimizer step's loss is averaged over, at least 1."""
         if self._labelled_tokens is None:
-            counts = (sum(t != IGNORED_LABEL for t in s["labels"][1:]) for s in self._batch())
-            self._labelled_tokens = max(1, sum(counts))
+            self._labelled_tokens = max(1, sum(map(labelled, self._batch())))
         return self._labelled_tokens
 
     def _batch(self) -> list[Sample]:
