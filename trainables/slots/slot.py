@@ -213,7 +213,7 @@ class Slot:
 
     def finish(self) -> TrialResult:
         """Save the adapter."""
-        return conclude(self.trial, self._measuring.last, self._best, self._save)
+        return conclude(self.trial, self._measuring.last, self._best)
 
     def let_go(self) -> None:
         """Break reference cycles, so that the slot's tensors are freed with it."""

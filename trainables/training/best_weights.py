@@ -26,15 +26,16 @@ class BestWeights:
     Which evaluation that is belongs to a checkpoint's state: if its weights are lost, with their
     node or to the sweep's disk budget, those of a worse one do not become the best.
 
-    Every worker calls `save`, which writes the weights into a folder; `is_first` is rank 0.
+    Attributes:
+        save: writes the weights into a folder; every worker calls it.
+        is_first: whether this is the worker of rank 0.
     """
 
     def __init__(self, config: TrialConfig, save: Callable[[Path], None], is_first: bool) -> None:
         self._objective = config.objective if config.train.save_weights else None
         self._attempts = config.attempt_dirs
         self._workers = config.workers
-        self._save = save
-        self._is_first = is_first
+        self.save, self.is_first = save, is_first
         self._is_scratch = is_scratch(config)
         self._best: BestEvaluation | None = None
 
@@ -57,12 +58,12 @@ class BestWeights:
         if not agreed(is_best, self._workers):
             return
         folder = best_dir(self._attempts[-1])
-        with whole_folder(folder, self._is_first, self._is_scratch) as unfinished:
-            self._save(unfinished)
-            if self._is_first and value is not None:
+        with whole_folder(folder, self.is_first, self._is_scratch) as unfinished:
+            self.save(unfinished)
+            if self.is_first and value is not None:
                 best = BestEvaluation(step=measurement.step, metric=objective.metric, value=value)
                 write_best(unfinished, best)
-        if self._is_first:
+        if self.is_first:
             self._best = best
             remove_best(self._attempts[:-1])
 

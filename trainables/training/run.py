@@ -109,38 +109,30 @@ def run_training(
             processing_class=tokenizer,
             callbacks=[FusedHeadCheck(), measuring, checkpoints],
         )
-    first = trainer.is_world_process_zero()
-    save_to = partial(save, trainer)
-    best = BestWeights(config, save_to, first)
+    best = BestWeights(config, partial(save, trainer), trainer.is_world_process_zero())
     measuring.start(trainer)
     checkpoints.start(trainer, best)
     with _letting_go_of(trainer):
         barrier(config.workers)  # in its own groups DeepSpeed waits for minutes only
         with suppress(AlreadyTrained):
             trainer.train()
-        return conclude(config, measuring.last, best, save_to, first)
+        return conclude(config, measuring.last, best)
 
 
-def conclude(
-    config: TrialConfig,
-    last: Measurement | None,
-    best: BestWeights,
-    save: Callable[[Path], None],
-    is_first: bool = True,
-) -> TrialResult:
-    """Save a trained trial's weights; every worker calls it, and it calls `save` in each.
+def conclude(config: TrialConfig, last: Measurement | None, best: BestWeights) -> TrialResult:
+    """Save a trained trial's weights; every worker calls it.
 
     The checkpoints stay until the trial's end is recorded, and are removed by whoever records it:
     an attempt after a crash in between finds the last step's, and has only the weights to write.
     """
     assert last is not None  # noqa: S101 - the last step is always reported
     if config.train.save_weights:
-        with whole_folder(Path(config.weights_dir), is_first, is_scratch(config)) as folder:
-            save(folder)
+        with whole_folder(Path(config.weights_dir), best.is_first, is_scratch(config)) as folder:
+            best.save(folder)
     return TrialResult(
         last=last,
         weights_dir=config.weights_dir if config.train.save_weights else None,
-        best_weights_dir=best.settle(last) if is_first else None,
+        best_weights_dir=best.settle(last) if best.is_first else None,
     )
 
 
