@@ -332,16 +332,15 @@ class SlotHost:
 
         if not is_out_of_memory(error):
             return error
-        smaller: TrialConfig | None = guest.trial
         if busy and not isinstance(error, EvaluationOutOfMemory):
             self._fits = busy  # it waits until one of those is free
         else:
             guest.tried.append(size_of(guest.trial, error))
             smaller = smaller_batches(guest.trial, error)
-        if smaller is None:  # the trial's process lacks torch to unpickle torch's error with
-            return out_of_memory(guest.trial, guest.tried, error)
+            if smaller is None:  # the trial's process lacks torch to unpickle torch's error with
+                return out_of_memory(guest.trial, guest.tried, error)
+            guest.trial = smaller
         _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
-        guest.trial = smaller
         self._waiting.appendleft(guest)
         return None
 
