@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -104,9 +105,7 @@ def base_weights(model: ModelConfig) -> Weights:
     dtype = getattr(torch, model.dtype)
     if model.load_in_4bit:
         return plain_weights(load_model(model), dtype)
-    if method_of(config_of(model, may_fetch=True)):
-        return dict(load_model(model).state_dict())
-    try:
-        return SavedWeights(local_folder(model), dtype)
-    except FileNotFoundError:
-        return dict(load_model(model).state_dict())
+    if not method_of(config_of(model, may_fetch=True)):
+        with suppress(FileNotFoundError):
+            return SavedWeights(local_folder(model), dtype)
+    return dict(load_model(model).state_dict())
