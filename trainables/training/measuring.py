@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -116,7 +116,7 @@ class Measuring(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """After every step: check for divergence, gather, report what needs no evaluation."""
-        if logs is None or not is_of_step(logs):
+        if not is_of_step(logs):
             return
         step, loss = state.global_step, float(logs["loss"])
         # DeepSpeed does not reveal it in one case: stage 0 in float32.
@@ -218,7 +218,7 @@ class Measuring(TrainerCallback):
         }
 
 
-def is_of_step(logs: dict[str, float] | None) -> bool:
+def is_of_step(logs: dict[str, float] | None) -> TypeGuard[dict[str, float]]:
     """Whether the trainer logs a step, rather than its summary of the whole training."""
     return logs is not None and "loss" in logs
 
