@@ -121,7 +121,7 @@ def log_stream(file: Path | int) -> TextIO:
     return io.TextIOWrapper(raw, "utf-8", "backslashreplace", write_through=True)  # type: ignore[arg-type]
 
 
-def is_disk_full(error: BaseException | None) -> bool:
+def is_disk_full(error: BaseException) -> bool:
     """Whether an error, or its cause, is a full disk or an exhausted quota.
 
     Libraries written in Rust or C++ raise their own errors, recognisable only by their text.
