@@ -216,8 +216,8 @@ class SlotEngine:
             slot.micro_batch()  # is read now, which in training is done for many steps at once
         longest = slots[0].longest_micro_batch() if step is None else []
         started = time.perf_counter()
-        alike = [[Share(slot, longest) for slot in slots]]
-        for shares in alike if longest else self._plan(slots):
+        passes = [[Share(slot, longest) for slot in slots]] if longest else self._plan(slots)
+        for shares in passes:
             self._pass(shares)
         for slot in slots:
             slot.optimizer.clip(1.0)
