@@ -233,7 +233,7 @@ def test_a_token_without_embedding_is_named_where_the_evaluation_alone_uses_it(
     config = load(*FEW, OBJECTIVE, f"model.name={tmp_path / 'model'}", used)
     with pytest.raises(UserError, match=r"\(<new>\) is used"):
         evaluate_base(config.model, config.data, config.eval, config.seed, tmp_path / "cache")
-    base, _ = shared_base(config.model)
+    base = shared_base(config.model)
     with pytest.raises(IndexError):  # nothing looks at what trials take
         base(torch.tensor([[len(tokenizer_of_one_more) - 1]]))
 
@@ -346,7 +346,7 @@ def test_adapters_that_the_base_does_not_take_are_told_of_with_all_else(
     assert "nothing_like_this" in absent.rule
     assert all("q_proj, k_proj, v_proj" in fault.remedy for fault in of_adapters)
     assert any("no_such_task" in fault.rule for fault in caught.value.faults)
-    base, _ = shared_base(config.model)
+    base = shared_base(config.model)
     assert not any("lora" in name for name, _ in base.named_modules())
 
 

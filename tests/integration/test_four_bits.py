@@ -122,7 +122,7 @@ def test_slots_share_a_base_of_4_bits(
 
 
 def test_the_base_is_given_back_as_it_was(alone: dict[str, Run], in_4_bits: ModelConfig) -> None:
-    base, _ = shared_base(in_4_bits)
+    base = shared_base(in_4_bits)
     fresh = load_model(in_4_bits).state_dict()
     assert all(torch.equal(weight, fresh[name]) for name, weight in base.state_dict().items())
     assert {p.dtype for p in base.parameters() if not p.requires_grad} == {torch.uint8}
@@ -233,7 +233,7 @@ def test_on_files_of_4_bits_trials_train_alone_and_in_slots_in_the_dtype_that_is
         engine.step()
     engine.close()
     assert_measured(reporter.measurements, expected)
-    of_4_bits = [p for p in shared_base(files)[0].parameters() if hasattr(p, "quant_state")]
+    of_4_bits = [p for p in shared_base(files).parameters() if hasattr(p, "quant_state")]
     assert not any(parameter.requires_grad for parameter in of_4_bits)
     # The base's own files say how they are loaded.
     assert "BitsAndBytesConfig" not in _loading("adapter", files)

@@ -167,7 +167,7 @@ def test_an_engine_leaves_no_hooks_on_the_base(make_trial: MakeTrial) -> None:
         return sum(len(m._forward_pre_hooks) + len(m._forward_hooks) for m in base.modules())
 
     trial = make_trial()
-    base, _ = shared_base(trial.model)
+    base = shared_base(trial.model)
     before = hooks()
     engine = SlotEngine(trial.model, trial.lora)
     assert hooks() == before + 2 * len(USUAL)

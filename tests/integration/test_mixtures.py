@@ -21,7 +21,7 @@ from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.adapter import peft_config
 from trainables.inputs.lora_reach import left_by_lora
-from trainables.inputs.model import load_model, shared_base
+from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
 from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import train_full_sft
@@ -237,7 +237,8 @@ def test_evaluations_share_prefixes_though_the_base_asks_for_the_routers_logits(
     saved: Callable[..., ModelConfig],
 ) -> None:
     """Of which Transformers computes a loss, and cannot where rows branch."""
-    model, tokenizer = shared_base(saved("mixtral", output_router_logits=True))
+    config = saved("mixtral", output_router_logits=True)
+    model, tokenizer = shared_base(config), load_tokenizer(config)
     pairs = [("max 4 7 2 9 12 =", f" {answer}") for answer in ("12", "7 9", "4 2 7")]
     requests = [
         Instance("loglikelihood", {}, pair, number, ("task", number, 1))
@@ -268,14 +269,14 @@ def test_a_trial_that_peft_refuses_leaves_the_base_as_it_was(
 ) -> None:
     """It adapts layer by layer, and finds on the way that experts take no dropout."""
     model = saved("qwen3_moe")
-    base, _ = shared_base(model)
+    base = shared_base(model)
     before = [(name, type(module)) for name, module in base.named_modules()]
     trial = make_trial(lora={"dropout": 0.1}).model_copy(update={"model": model})
     with pytest.raises(ValueError, match="lora_dropout"):
         train_lora(trial, ListReporter())
     with pytest.raises(NotBatchable, match=r"PEFT says: .* lora_dropout"):
         SlotEngine(model, trial.lora)
-    base, _ = shared_base(model)
+    base = shared_base(model)
     assert [(name, type(module)) for name, module in base.named_modules()] == before
 
 
@@ -295,5 +296,5 @@ def test_so_does_one_that_finds_no_memory_for_its_adapters(
     trial = make_trial()
     with pytest.raises(torch.OutOfMemoryError):
         train_lora(trial, ListReporter())
-    base, _ = shared_base(trial.model)
+    base = shared_base(trial.model)
     assert not any("lora" in name for name, _ in base.named_modules())

@@ -58,7 +58,7 @@ def model(tokenizer: Any, tmp_path: Path) -> ModelConfig:
 
 
 def test_only_what_text_passes_through_is_adapted(model: ModelConfig) -> None:
-    base, _ = shared_base(model)
+    base = shared_base(model)
     assert type(base).__name__ == "Gemma3ForConditionalGeneration"
     assert text_decoder(base) == DECODER
     assert left_by_lora(base) is None
@@ -70,7 +70,7 @@ def test_only_what_text_passes_through_is_adapted(model: ModelConfig) -> None:
 
 
 def test_names_that_only_the_encoder_of_images_has_are_refused(model: ModelConfig) -> None:
-    base, _ = shared_base(model)
+    base = shared_base(model)
     with pytest.raises(UserError) as caught:
         adapt(base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "fc1")))
     (fault,) = caught.value.faults

@@ -47,7 +47,7 @@ TRIALS: list[dict[str, Any]] = [
 def base(make_trial: MakeTrial) -> Iterator[Any]:
     """The base that trials share, to be changed at will."""
     shared_base.cache_clear()
-    yield shared_base(make_trial().model)[0]
+    yield shared_base(make_trial().model)
     shared_base.cache_clear()
 
 
@@ -145,7 +145,7 @@ def test_a_pass_holds_the_masks_of_one_block(
     make_trial: MakeTrial, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trial = make_trial(lora={"dropout": 0.1}, train={"steps": 99, "report_every": 99})
-    config = shared_base(trial.model)[0].config
+    config = shared_base(trial.model).config
     tracker = Booleans()
     between, batch = seen_in_a_pass(trial, tracker, monkeypatch)
     # Query, key, value, gate and up projection see hidden states; so wide is the output's, too.

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from trainables.errors import Diverged
 from trainables.inputs.adapter import peft_config, restore
 from trainables.inputs.data import TokenizedData
-from trainables.inputs.model import load_model, shared_base
+from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
 from trainables.slots import engine as slot_engine
 from trainables.slots.base import NotBatchable, check_batchable
@@ -140,7 +140,7 @@ def test_recomputed_activations_change_no_number(
     """Alone they change none either, as test_lora.py shows."""
     names = ("plain", "dropout", "accumulated", "rank 64, rsLoRA")
     trials = {name: make_trial(**TRIALS[name]) for name in names}
-    base, _ = shared_base(trials["plain"].model)
+    base = shared_base(trials["plain"].model)
     before = dict(base.get_input_embeddings()._forward_hooks)
     engine = SlotEngine(trials["plain"].model, trials["plain"].lora, recomputes=True)
     assert base.get_input_embeddings()._forward_hooks == before  # none for unneeded gradients
@@ -200,7 +200,8 @@ def test_samples_of_one_token_teach_nothing_and_disturb_nobody(
     trial = make_trial(data={"limit": 8, "validation_fraction": 0.0})
     single: Sample = {"input_ids": [5], "labels": [5]}
     tokenized = TokenizedData([single] * 8, [], 0, [])
-    monkeypatch.setattr(slot_engine, "inputs_of", lambda _: (None, tokenized))
+    inputs = load_tokenizer(trial.model), tokenized
+    monkeypatch.setattr(slot_engine, "inputs_of", lambda _: inputs)
     silent, healthy = ListReporter(), ListReporter()
     slot = engine.join(trial, silent)
     start = {
@@ -304,7 +305,7 @@ def test_a_fresh_adapter_is_peft_s(make_trial: MakeTrial, modules: Any) -> None:
     values = initial_values(trial, engine._targets)
     slot = engine.join(trial, ListReporter())
     engine.close()
-    base, _ = shared_base(trial.model)
+    base = shared_base(trial.model)
     torch.manual_seed(3)
     adapted = peft.get_peft_model(base, peft_config(trial.lora))
     expected = {n: p.detach().clone() for n, p in adapted.named_parameters() if p.requires_grad}
@@ -498,7 +499,7 @@ def test_slots_that_end_together_keep_no_group_s_matrix_alive(
 
 def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
     trial = make_trial()
-    base, _ = shared_base(trial.model)
+    base = shared_base(trial.model)
 
     def hooks() -> int:
         return sum(len(module._forward_pre_hooks) for module in base.modules())

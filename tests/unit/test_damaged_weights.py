@@ -113,7 +113,7 @@ def test_what_libraries_say_of_themselves_is_not_shown(
 def test_a_model_of_which_a_part_is_gone_cannot_be_inspected(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(activations, "shared_base", lambda _: (llama(), None))
+    monkeypatch.setattr(activations, "shared_base", lambda _: llama())
     record = Ledger(sweep).trial(3)
     weights = Path(record.weights_dir or "")
     (weights / "model.safetensors").unlink()
@@ -131,8 +131,8 @@ def test_a_base_that_an_adapter_broke_off_in_is_not_compared_with_again(
     sweep: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @lru_cache(maxsize=1)
-    def shared_base(_: ModelConfig) -> tuple[Any, None]:
-        return llama(), None
+    def shared_base(_: ModelConfig) -> Any:
+        return llama()
 
     monkeypatch.setattr(activations, "shared_base", shared_base)
     record = Ledger(sweep).trial(0)
@@ -140,7 +140,7 @@ def test_a_base_that_an_adapter_broke_off_in_is_not_compared_with_again(
     save_file({name: tensor[:, :3].contiguous() for name, tensor in load_file(file).items()}, file)
     with pytest.raises(RuntimeError, match="size mismatch"):
         activations.activation_drift(record.config, file.parent, [])
-    base, _ = shared_base(record.config.model.model_copy(update={"attention": "eager"}))
+    base = shared_base(record.config.model.model_copy(update={"attention": "eager"}))
     assert not [name for name, _ in base.named_parameters() if "lora" in name]
 
 

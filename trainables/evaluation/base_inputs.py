@@ -65,7 +65,7 @@ def load_inputs(
     """
     model = pinned(model)
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, demands)
-    base, _ = shared_base(model)
+    base = shared_base(model)
     check_data(base, tokenizer, tokenized)
     tokenized = replace(tokenized, prompts=tokenized.prompts[: suite.kl_prompts])
     documents = general_documents(suite, tokenizer)
@@ -122,7 +122,7 @@ def check_base(model: ModelConfig, demands: Demands) -> None:
             base does not meet the demands.
     """
     try:
-        check_adaptable(shared_base(model)[0], demands)
+        check_adaptable(shared_base(model), demands)
     except Exception as error:
         if not is_out_of_memory(error):
             raise

@@ -196,12 +196,12 @@ def hollow_model(model: ModelConfig) -> Any:
 
 
 @lru_cache(maxsize=1)
-def shared_base(model: ModelConfig) -> tuple[Any, Any]:
-    """The base model on this process's device and its tokenizer, loaded once per process.
+def shared_base(model: ModelConfig) -> Any:
+    """The base model on this process's device, loaded once per process.
 
     Callers that put adapters into it remove them again.
     """
-    return load_model(model).to(device()), load_tokenizer(model)
+    return load_model(model).to(device())
 
 
 def local_folder(model: ModelConfig) -> Path:

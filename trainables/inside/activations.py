@@ -1,6 +1,6 @@
 """Runs base and tuned model over the same prompts and compares their layers' activations.
 
-Shapes: B prompts, S positions, H heads, D width.
+Shapes: B prompts, S positions, T positions of all prompts that are kept, D width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainables.errors import CannotInspect, UserError, first_line
 from trainables.evaluation.drift import padded
 from trainables.evaluation.evaluator import evaluating
 from trainables.inputs.data import text_ids
-from trainables.inputs.model import device, load_model, shared_base
+from trainables.inputs.model import device, load_model, load_tokenizer, shared_base
 from trainables.inside.attention import LayerAttention
 from trainables.inside.records import AttentionDrift, RepresentationDrift
 from trainables.inside.representation import linear_cka_drift
@@ -97,7 +97,8 @@ def activation_drift(config: TrialConfig, weights_dir: Path, prompts: list[str])
     Raises:
         CannotInspect: no prompt has three tokens, or the model has no attention probabilities.
     """
-    with _both_models(config, weights_dir) as (base, tuned, tokenizer, model_config):
+    with _both_models(config, weights_dir) as (base, tuned, model_config):
+        tokenizer = load_tokenizer(config.model)
         encoded = encode(tokenizer, prompts)
         if not encoded:
             raise CannotInspect(f"no prompt has {_FEWEST_TOKENS} tokens")
@@ -172,15 +173,13 @@ class _Comparison:
 
 
 @contextmanager
-def _both_models(
-    config: TrialConfig, weights_dir: Path
-) -> Iterator[tuple[Forward, Forward, Any, Any]]:
-    """Forward passes of base and tuned model, the tokenizer and the decoder's configuration.
+def _both_models(config: TrialConfig, weights_dir: Path) -> Iterator[tuple[Forward, Forward, Any]]:
+    """Forward passes of base and tuned model, and the decoder's configuration.
 
     Only eager attention returns its probabilities.
     """
     eager = config.model.model_copy(update={"attention": "eager"})
-    base, tokenizer = shared_base(eager)
+    base = shared_base(eager)
     if config.lora is None:
         folder = str(weights_dir.absolute())
         own = eager.model_copy(update={"name": folder, "revision": None})
@@ -189,7 +188,7 @@ def _both_models(
         except (UserError, SafetensorError) as error:
             raise CannotInspect(f"{folder} cannot be loaded: {first_line(error)}") from error
         with evaluating(base), evaluating(tuned):
-            yield _forward(base), _forward(tuned), tokenizer, base.config.get_text_config()
+            yield _forward(base), _forward(tuned), base.config.get_text_config()
         return
     try:
         adapted = peft.PeftModel.from_pretrained(base, str(weights_dir.absolute()))
@@ -204,7 +203,7 @@ def _both_models(
 
     try:
         with evaluating(adapted):
-            yield run_base, run_tuned, tokenizer, base.config.get_text_config()
+            yield run_base, run_tuned, base.config.get_text_config()
     finally:
         adapted.unload()
         vars(base).pop("peft_config", None)

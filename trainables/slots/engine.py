@@ -62,7 +62,7 @@ class SlotEngine:
     """
 
     def __init__(self, model: ModelConfig, lora: LoraConfig, recomputes: bool = False) -> None:
-        self._base, self._tokenizer = shared_base(model)
+        self._base = shared_base(model)
         names, self._resolved = resolve_targets(self._base, lora)
         check_batchable(self._base, names)
         self._targets = lay_out([(name, self._base.get_submodule(name)) for name in names])
@@ -105,9 +105,9 @@ class SlotEngine:
 
     def _new_slot(self, trial: TrialConfig, reporter: Reporter) -> Slot:
         """Make a trial's state, with its adapter in a group."""
-        _, tokenized = inputs_of(trial)
+        tokenizer, tokenized = inputs_of(trial)
         slot = Slot(
-            trial, reporter, self._base, self._tokenizer, tokenized, self._targets, self._resolved
+            trial, reporter, self._base, tokenizer, tokenized, self._targets, self._resolved
         )
         rank = slot.adapter.rank
         members = self._groups[rank].adapters if rank in self._groups else []

@@ -28,7 +28,7 @@ def train_lora(config: TrialConfig, reporter: Reporter) -> TrialResult:
     Raises:
         Diverged: the loss or the gradient norm is NaN or infinite.
     """
-    base, _ = shared_base(config.model)
+    base = shared_base(config.model)
     tokenizer, tokenized = inputs_of(config)
     set_seed(config.seed)
     adapted = adapt(base, config.lora)
