@@ -221,11 +221,8 @@ class Ledger:
             return []
         folder = self.folder.attempt(record.number, record.last.attempt)
         file = items_file(folder, record.last.step)
-        try:
-            content = self._content(file)
-        except FileNotFoundError:
-            return []
-        return _each_line(ItemScore, content, self.folder.place(file), "restore it from a copy")
+        lines = read_or_none(self.storage, self.folder.name(file)) or b""
+        return _each_line(ItemScore, lines, self.folder.place(file), "restore it from a copy")
 
     def weights(self, record: TrialRecord) -> Path | None:
         """A trial's weights on this machine; None if it kept none.
