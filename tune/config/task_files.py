@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Iterator
 from glob import glob
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -59,13 +59,6 @@ def _yaml_files(folder: Path) -> Iterator[Path]:
         folders[:] = [n for n in inner if not any(Path(place, n, own).exists() for own in _FOREIGN)]
         files = (Path(place, name) for name in names if not name.startswith("."))
         yield from (f for f in files if f.suffix in {".yaml", ".yml"} and f.is_file())
-
-
-class _Named(NamedTuple):
-    """A text in a task's YAML, and the keys that it stands under."""
-
-    keys: tuple[str, ...]
-    text: str
 
 
 class _Function(str):
@@ -120,9 +113,10 @@ def _imported(node: ast.AST) -> Iterator[str]:
         yield from (module, *(f"{module}/{alias.name}".lstrip("/") for alias in node.names))
 
 
-def _texts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[_Named]:
+def _texts(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every text in a task's YAML, after the keys that it stands under."""
     if isinstance(content, str):
-        yield _Named(keys, content)
+        yield keys, content
     elif isinstance(content, dict):
         for key, value in content.items():
             yield from _texts(value, (*keys, str(key)))

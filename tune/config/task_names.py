@@ -24,12 +24,12 @@ _NAME = re.compile(r"""^\s*["']?(?:task|group)["']?\s*:\s*["']?([\w.\-]+)""", re
 def faults_of_task_names(suite: EvalSuite) -> Iterator[Fault]:
     """Tasks of a suite that are named nowhere; its folders exist."""
     folders = [resolve(folder) for folder in suite.task_dirs]
-    asked = {task.task for _, task in suite.tasks()}
-    absent = _absent(asked, map(Path, folders))
-    places = _places_of_harness()
-    if not absent or not (absent := _absent(absent, places)) or not places:
+    of_harness = _places_of_harness()
+    places = [*map(Path, folders), *of_harness]
+    absent = _absent({task.task for _, task in suite.tasks()}, places)
+    if not absent or not of_harness:
         return
-    texts = (text for place in (*map(Path, folders), *places) for text in _texts(_files(place)))
+    texts = (text for place in places for text in _texts(_files(place)))
     known = {name for text in texts for name in _NAME.findall(text)}
     for role, task in suite.tasks():
         if task.task in absent:
@@ -41,7 +41,7 @@ def _places_of_harness() -> Sequence[Path]:
     return [Path(place) / "tasks" for place in (spec and spec.submodule_search_locations) or ()]
 
 
-def _absent(names: set[str], folders: Iterator[Path] | Sequence[Path]) -> set[str]:
+def _absent(names: set[str], folders: Sequence[Path]) -> set[str]:
     """The names that stand in no text of the folders, whatever they would mean there."""
     rest = {name: re.compile(rf"(?<!\w){re.escape(name)}(?!\w)").search for name in names}
     families = {name.split("_")[0] for name in names}  # their files nearly always bear it
