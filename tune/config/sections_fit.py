@@ -82,7 +82,8 @@ def _gpus(config: SweepConfig) -> Iterator[Fault]:
 
 
 def _gpu_type(config: SweepConfig, method: Method) -> Iterator[Fault]:
-    resources, gpu_type = config.resources.of(method), config.resources.of(method).accelerator_type
+    resources = config.resources.of(method)
+    gpu_type = resources.accelerator_type
     if gpu_type is None:
         return
     if others := [other for other in config.search.methods if _takes_any_gpu(config, other)]:
@@ -183,19 +184,17 @@ def _labels(config: SweepConfig) -> Iterator[Fault]:
 
 
 def _objectives(config: SweepConfig) -> Iterator[Fault]:
-    metrics, defined = (
-        [objective.metric for objective in config.objectives],
-        defined_metrics(config),
-    )
+    defined, before = defined_metrics(config), set[str]()
     for i, objective in enumerate(config.objectives):
         metric, mode = objective.metric, objective.mode
         known = defined.get(metric)
-        if metric in metrics[:i]:
+        if metric in before:
             rule = f"each objective must be another metric, got {metric} again"
             yield Fault(f"objectives.{i}.metric", rule)
         elif known and known.better not in ("none", mode):
             rule = f"{metric} is better the {_BETTER[known.better]}, got {mode}"
             yield Fault(f"objectives.{i}.mode", rule, f"write {known.better}")
+        before.add(metric)
 
 
 def _weights(config: SweepConfig) -> Iterator[Fault]:
