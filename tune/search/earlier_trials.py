@@ -16,6 +16,7 @@ from trainables.files.storage import Location, join, parse_location
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ENDED_WELL, Outcome, TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
+from trainables.results.wording import aims_of, how_many
 from tune.config.input_files import digests
 from tune.config.same_sweep import check_same_inputs, check_same_sweep, other_questions
 from tune.config.sweep_config import SweepConfig
@@ -66,12 +67,11 @@ class EarlierTrials:
             rule = "measured nothing and outside the search now, so neither counted nor run again"
             told = [f"{rule}: {these}"]
         if self.untried:
-            points = f"{self.untried} point{'s' if self.untried > 1 else ''}"
+            points = how_many(self.untried, "point")
             told.append(f"search.first: {points} beyond budget.trials; --num-trials raises it")
-        if not self.warm and not self.left_out:
-            return told
-        left_out = [f"warm_start: left out {reason}" for reason in self.left_out]
-        return [*told, f"warm_start: took {len(self.warm)} trial(s)", *left_out]
+        if self.warm or self.left_out:
+            told.append(f"warm_start: took {len(self.warm)} trial(s)")
+        return told + [f"warm_start: left out {reason}" for reason in self.left_out]
 
 
 def _runs_again(record: TrialRecord, retry_failed: bool) -> bool:
@@ -274,7 +274,7 @@ def usable_trials(
     for record in records:
         if record.status not in ENDED_WELL or record.confirms is not None:
             continue
-        lacking = [metric for _, metric in _goals(config) if record.metric(metric) is None]
+        lacking = [metric for metric in aims_of(config) if record.metric(metric) is None]
         try:
             if lacking and record.status is TrialStatus.COMPLETE:
                 raise Misfit("objectives", f"never logged {lacking[0]}")

@@ -19,6 +19,7 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.results.pareto import objective_values
 from tune.config.sweep_config import SweepConfig
 from tune.search.initial_design import InitialDesign
 from tune.search.space import Params, distributions, suggest
@@ -207,11 +208,11 @@ class Study:
             return TrialState.PRUNED, None
         if record.status is not TrialStatus.COMPLETE:
             return TrialState.FAIL, None
-        values = [record.metric(objective.metric) for objective in self._config.objectives]
-        if None in values:
-            logger.warning("trial %d logged no finite objective: %s", record.number, values)
+        values = objective_values(self._config, record)
+        if values is None:
+            logger.warning("trial %d logged no finite value of an objective", record.number)
             return TrialState.FAIL, None
-        return TrialState.COMPLETE, [float(value) for value in values if value is not None]
+        return TrialState.COMPLETE, values
 
     def _worst_values(self) -> list[float]:
         seen = [
@@ -241,9 +242,8 @@ class Study:
         infeasible = record.status in _INFEASIBLE
         constraints = {_TRAINED: 1.0 if infeasible else 0.0}
         for constraint in self._config.constraints:
-            value = record.metric(constraint.metric)
-            broken = infeasible or value is None
-            constraints[str(constraint)] = 1.0 if broken else constraint.violation(value or 0.0)
+            value = None if infeasible else record.metric(constraint.metric)
+            constraints[str(constraint)] = 1.0 if value is None else constraint.violation(value)
         return constraints
 
 

@@ -30,6 +30,7 @@ from trainables.results.wording import (
     by_reason,
     count_statuses,
     goals_in_words,
+    how_many,
     metric_text,
     rate,
     scores_of,
@@ -67,9 +68,8 @@ def print_summary(
 
 
 def _counts(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text]:
-    counted = f": {count_statuses(records)}" if records else ""
-    count = {0: "no trials", 1: "1 trial"}.get(len(records), f"{len(records)} trials")
-    yield Text(f"\n{config.name}: {count}{counted}", "bold")
+    counted = f"{how_many(len(records), 'trial')}: {count_statuses(records)}"
+    yield Text(f"\n{config.name}: {counted if records else 'no trials'}", "bold")
 
 
 def _front(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text | Table]:
