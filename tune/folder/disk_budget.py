@@ -146,8 +146,7 @@ def _kept(trials: Iterable[Sequence[Path]]) -> list[Path]:
     return [
         folder
         for attempts in trials
-        for attempt in attempts
-        for folder in (*checkpoints([attempt]), best_dir(attempt))
+        for folder in (*checkpoints(attempts), *map(best_dir, attempts))
     ]
 
 
