@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from html import escape
 from itertools import pairwise
 
+import numpy as np
+
 from analysis.report.charts import (
     FULL,
     Chart,
@@ -173,7 +175,7 @@ def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
     return {"shapes": shapes, "annotations": notes + of_bases}
 
 
-def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool = False) -> Trace:
+def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool) -> Trace:
     x = {"x": 0, "xanchor": "left"} if is_left else {"x": 1, "xanchor": "right"}
     place = {"xref": "paper", **x, "yref": "y", "y": value}
     anchor = {"yanchor": "bottom" if is_above else "top", "showarrow": False}
@@ -222,7 +224,7 @@ def _columns(rates: Sequence[float]) -> list[_Column]:
         return [_Column(*pair) for pair in zip(distinct, _told_apart(distinct), strict=True)]
     low, high = distinct[0], distinct[-1]
     bins = min(_MOST_RATES, max(3, round(math.sqrt(len(rates)) * 1.5)))
-    edges = sorted({low, *(low * (high / low) ** (i / bins) for i in range(1, bins)), high})
+    edges = np.unique(np.geomspace(low, high, bins + 1)).tolist()
     labels = [f"{low} to {high}" for low, high in pairwise(_told_apart(edges))]
     return [_Column(*pair) for pair in zip(edges[:-1], labels, strict=True)]
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from textwrap import wrap
 from typing import Any
+
+import numpy as np
 
 from analysis.report.charts import (
     FULL,
@@ -55,10 +57,6 @@ class _Axis:
         """A trial's value; None if it has none."""
         found: Any = SETTINGS[self.key](record) if self.key in SETTINGS else record.metric(self.key)
         return None if found is None else float(found)
-
-    def is_few(self, values: Sequence[float]) -> bool:
-        """Whether each value gets its own tick: few log-scaled settings, such as ranks."""
-        return self.is_log and len(values) <= _MOST_TICKS
 
 
 _AXES = (
@@ -129,20 +127,17 @@ class _Scale:
     @classmethod
     def over(cls, axis: _Axis, trials: Sequence[TrialRecord]) -> _Scale:
         values = sorted({value for r in trials if (value := axis.value(r)) is not None})
-        scale = cls(axis, values[0], values[-1], ())
-        even = [scale._at(i / (_TICKS - 1)) for i in range(_TICKS)]
-        return replace(scale, ticks=tuple(values if axis.is_few(values) else even))
+        low, high = values[0], values[-1]
+        if axis.is_log and len(values) <= _MOST_TICKS:  # few, such as ranks
+            return cls(axis, low, high, tuple(values))
+        spaced = np.geomspace if axis.is_log else np.linspace
+        return cls(axis, low, high, tuple(spaced(low, high, _TICKS).tolist()))
 
     def place(self, value: float) -> float:
         """Position on the axis: 0 is the lowest value, 1 the highest."""
         if self.axis.is_log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
-
-    def _at(self, share: float) -> float:
-        if self.axis.is_log:
-            return self.low * float((self.high / self.low) ** share)
-        return self.low + (self.high - self.low) * share
 
     def notes(self, position: int) -> list[Trace]:
         """The axis's title and tick labels."""
