@@ -90,13 +90,12 @@ class Sweep:
         repeats = sum(r.status is TrialStatus.RUNNING for r in self.trials) - running
         asked = self._asked or ended
         missing = self._missing_repeats if ended >= asked else 0
-        if ended >= asked and not running and not repeats and not missing:
-            return None
-        told = [f"{ended} of {asked} trials ended"]
-        told += [f"{running} {NOT_ENDED}"] if running else []
+        told = [f"{running} {NOT_ENDED}"] if running else []
         told += [f"{how_many(repeats, 'repeat')} {NOT_ENDED}"] if repeats else []
         told += [f"{how_many(missing, 'repeat')} missing"] if missing else []
-        return ", ".join(told)
+        if ended >= asked and not told:
+            return None
+        return ", ".join([f"{ended} of {asked} trials ended", *told])
 
     @cached_property
     def recommendation(self) -> Recommendation | None:

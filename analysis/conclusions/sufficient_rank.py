@@ -54,7 +54,7 @@ def rank_that_suffices(results: Results, sweep: Sweep) -> list[Conclusion]:
         statement = "Too few ranks to say which one suffices."
         told = f"{how_many(len(groups), 'rank')} with a complete trial"
         return [Conclusion(statement, told, "too few data")]
-    best = {rank: _best_in_domain(results, groups[rank]) for rank in sorted(groups)}
+    best = {rank: _best_in_domain(results, group) for rank, group in groups.items()}
     candidates = list(_candidates(results, groups, best))
     if not candidates:
         return []
@@ -125,8 +125,7 @@ def _best_in_domain(results: Results, group: Group) -> TrialRecord:
 
 def _bests(results: Results, groups: Mapping[int, Group], best: Mapping[int, TrialRecord]) -> str:
     """Such as `best of 4, 5, 1 trials of ranks 4, 16, 64`; whose best breaks a constraint, too."""
-    ranks = sorted(groups)
-    counts = ", ".join(str(groups[rank].picked_from) for rank in ranks)
-    told = f"best of {counts} trials of ranks {', '.join(map(str, ranks))}"
-    broken = [str(rank) for rank in ranks if not results.keeps_constraints(best[rank])]
+    counts = ", ".join(str(group.picked_from) for group in groups.values())
+    told = f"best of {counts} trials of ranks {', '.join(map(str, groups))}"
+    broken = [str(rank) for rank in best if not results.keeps_constraints(best[rank])]
     return f"{told} (none of rank {', '.join(broken)} keeps every constraint)" if broken else told

@@ -27,7 +27,13 @@ from analysis.stats.hypervolume import hypervolume
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
 from trainables.records.schema import TrialRecord
-from trainables.results.pareto import is_feasible, is_no_worse, losses_of, objective_values
+from trainables.results.pareto import (
+    Goals,
+    is_feasible,
+    is_no_worse,
+    losses_of,
+    objective_values,
+)
 from trainables.results.recommendation import refuted
 from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
 
@@ -202,8 +208,8 @@ def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
     front: list[list[float]] = []
     shares = [0.0]
     for record in results.of(sweep, results.complete):
-        values = losses_of(goals, objective_values(goals, record) or [])
-        own = [_place(value, *ends) for value, ends in zip(values, box, strict=True)]
+        losses = _losses(goals, record)
+        own = [_place(loss, *ends) for loss, ends in zip(losses, box, strict=True)]
         if not is_feasible(goals, record) or any(is_no_worse(p, own) for p in front):
             shares.append(shares[-1])
             continue
@@ -219,8 +225,8 @@ def _box(results: Results) -> list[tuple[float, float]]:
     one that forgot everything would make so large a box that any front seems to fill it.
     """
     goals, metrics = results.goals, results.base.metrics
-    known = [losses_of(goals, objective_values(goals, r) or []) for r in results.complete]
-    kept = [losses_of(goals, objective_values(goals, r) or []) for r in results.front]
+    known = [_losses(goals, record) for record in results.complete]
+    kept = [_losses(goals, record) for record in results.front]
     if all(objective.metric in metrics for objective in goals.objectives):
         kept.append([objective.loss(metrics[objective.metric]) for objective in goals.objectives])
     box = []
@@ -230,6 +236,10 @@ def _box(results: Results) -> list[tuple[float, float]]:
         shown = [*(loss for loss in losses if loss <= fence), *(own[index] for own in kept)]
         box.append((min(shown), max(shown)))
     return box
+
+
+def _losses(goals: Goals, complete: TrialRecord) -> list[float]:
+    return losses_of(goals, objective_values(goals, complete) or [])
 
 
 def _place(loss: float, best: float, worst: float) -> float:

@@ -84,8 +84,7 @@ def _distributions(trials: Sequence[Settings]) -> dict[str, BaseDistribution]:
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     spaces: dict[str, BaseDistribution] = {}
-    common = set.intersection(*map(set, trials)) if trials else set()
-    for name in sorted(common):
+    for name in sorted(trials[0]) if trials else ():
         values = {settings[name] for settings in trials}
         if len(values) < 2:
             continue
