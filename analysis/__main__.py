@@ -133,8 +133,11 @@ def _wandb_runs(project: str, sweep_id: str, file: Path) -> None:
     from analysis.tracking.wandb_runs import load_wandb_runs
 
     trials = load_wandb_runs(project, sweep_id)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    trials.to_csv(file, lineterminator="\n")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        trials.to_csv(file, lineterminator="\n")
+    except OSError as error:
+        raise UserError([Fault("--to", f"cannot write {file}: {error.strerror}")]) from error
     print(file)
 
 

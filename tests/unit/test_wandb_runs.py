@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from synthetic_sweep import SyntheticSweep
 
+from analysis.__main__ import main
 from analysis.frame import trials_frame
 from analysis.sweeps import open_sweeps
 from analysis.tracking.wandb_runs import load_wandb_runs
@@ -188,3 +189,11 @@ def test_the_command_writes_a_table(api, tmp_path):
     assert done.returncode == 0, done.stderr
     assert file.read_text().startswith("trial_id,sweep,number,confirms,method")
     assert KEY not in file.read_text() + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("place", ["", "file/runs.csv"])
+def test_a_place_that_no_table_can_be_written_to_is_told(api, tmp_path, capsys, place):
+    (tmp_path / "file").touch()
+    target = str(tmp_path / place)
+    assert main(["wandb-runs", "me/sweeps", "a-sweep", "--to", target]) == 2
+    assert f"error: --to: cannot write {target}: " in capsys.readouterr().err
