@@ -10,7 +10,6 @@ import pandas as pd
 import wandb
 
 from analysis.inside import attention, matrices, representation
-from analysis.sweep_settings import Wandb
 from analysis.sweeps import Sweep
 from trainables.files.disk import write_whole
 from trainables.inside.records import InsideFolder, InsideRecord
@@ -28,14 +27,14 @@ def inside_records(sweep: Sweep) -> Iterator[tuple[TrialRecord, InsideRecord]]:
             yield trial, found
 
 
-def log_inside(sweep: Sweep, target: Wandb, mode: Literal["online", "offline"]) -> None:
+def log_inside(sweep: Sweep, mode: Literal["online", "offline"]) -> None:
     """Add the tables to the trials' runs, each only once."""
     done_file = sweep.ledger.folder.root / "wandb" / "inside.json"
     done: dict[str, Any] = json.loads(done_file.read_bytes()) if done_file.exists() else {}
     for trial, found in inside_records(sweep):
         tables = tables_of(found)
         if tables and done.get(trial.config.trial_id) != found.key:
-            _log(sweep, trial, target, mode, tables)
+            _log(sweep, trial, mode, tables)
             done[trial.config.trial_id] = found.key
             write_whole(done_file, json.dumps(done))
 
@@ -58,14 +57,13 @@ def tables_of(found: InsideRecord) -> dict[str, pd.DataFrame]:
 def _log(
     sweep: Sweep,
     trial: TrialRecord,
-    target: Wandb,
     mode: Literal["online", "offline"],
     tables: dict[str, pd.DataFrame],
 ) -> None:
     """Resume the trial's run and set its summary; nothing is added to its curves."""
     run = wandb.init(
-        project=target.project,
-        entity=target.entity,
+        project=sweep.settings.wandb.project,
+        entity=sweep.settings.wandb.entity,
         id=trial.config.trial_id,
         group=sweep.record.sweep_id,
         job_type=trial.config.method,

@@ -100,7 +100,7 @@ class SweepViews:
         entity = self._settings.wandb.entity or api.settings["entity"] or api.default_entity
         project = self._settings.wandb.project
         self._check_runs(api, entity, project)
-        log_inside(self._sweep, self._settings.wandb, "online")
+        log_inside(self._sweep, "online")
         workspace = self._workspace(entity, project)
         workspace.save()
         report = self._report(api, entity, project)

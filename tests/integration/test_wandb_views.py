@@ -14,7 +14,6 @@ from typing import Any
 import pytest
 from wandb_graphql_server import ENTITY, GraphqlServer, graphql_server
 
-from analysis.sweep_settings import SweepSettings
 from analysis.sweeps import open_sweeps
 from analysis.tracking.wandb_inside import log_inside
 from trainables import metric_keys
@@ -338,9 +337,8 @@ def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_pa
     InsideFolder(sweep).write(FOUND)
     (sweep / "wandb").mkdir()
     [opened] = open_sweeps([sweep])
-    target = SweepSettings.of(opened.record).wandb
     for _ in range(2):
-        log_inside(opened, target, "offline")
+        log_inside(opened, "offline")
     [part] = sweep.glob("wandb/offline-run-*")
     assert (part / f"run-{SWEEP_ID}-0002.wandb").exists()
     tables = {
@@ -362,7 +360,7 @@ def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_pa
     ]
     # Another look, other tables.
     InsideFolder(sweep).write(FOUND.model_copy(update={"key": "def"}))
-    log_inside(opened, target, "offline")
+    log_inside(opened, "offline")
     assert len(list(sweep.glob("wandb/offline-run-*"))) == 2
     # And a panel for each.
     described = wandb_views(sweep, tmp_path, "http://127.0.0.1:9", key=None).stdout
