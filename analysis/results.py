@@ -15,7 +15,7 @@ from analysis.comparison import Comparison
 from analysis.item_metrics import limits, measured_on
 from analysis.stats.intervals import Interval, of_greatest, over_items, over_seeds
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
-from analysis.stats.strata import Scores, Stratum, strata
+from analysis.stats.strata import Scores, strata
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MAX, domain_metric, task_forgetting
@@ -71,7 +71,7 @@ class Results:
         self.goals = sweeps[0].settings
         self._sweep_of = {r.config.trial_id: sweep for sweep in sweeps for r in sweep.trials}
         self._scores_of = cache(self._read_scores)
-        self._strata = cache(self._strata_of)
+        self._strata = cache(lambda tasks: strata(self._base_items_by_task, tasks))
 
     @property
     def base(self) -> BaseRecord:
@@ -200,9 +200,8 @@ class Results:
 
         That of another sweep if it has none of its own: methods may be swept one by one.
         """
-        found = [group for group in self.groups if group.rank is None]
-        own = [group for group in found if group.sweep is sweep]
-        return next(iter([*own, *found]), None)
+        found = (group for group in self.groups if group.rank is None)
+        return min(found, key=lambda group: group.sweep is not sweep, default=None)
 
     def nearest_to_ideal(self, trials: Sequence[TrialRecord]) -> TrialRecord:
         """The best trade-off among these complete trials, on the scale of all.
@@ -357,9 +356,6 @@ class Results:
         found = self._strata(tuple(tasks))
         means = [[stratum.mean_of(scores) for stratum in found] for scores in (one, other)]
         return means[0], means[1], [stratum.weight for stratum in found]
-
-    def _strata_of(self, tasks: tuple[str, ...]) -> list[Stratum]:
-        return strata(self._base_items_by_task, tasks)
 
     @cached_property
     def _base_scores(self) -> Scores:

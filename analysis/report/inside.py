@@ -68,14 +68,10 @@ def _to_compare(results: Results, seen: Inspected) -> Inspected:
         return []
     taken = results.recommendation.trial
     own = results.sweep(taken)
-    groups = results.groups[::-1]
-    own_first = [g for g in groups if g.sweep is own] + [g for g in groups if g.sweep is not own]
-    wanted = [taken, *(group.best for group in own_first)]
+    own_first = sorted(results.groups, key=lambda group: group.sweep is own)[::-1]
+    wanted = dict.fromkeys(r.config.trial_id for r in (taken, *(g.best for g in own_first)))
     by_id = {record.config.trial_id: (record, inside) for record, inside in seen}
-    found = {
-        r.config.trial_id: by_id[r.config.trial_id] for r in wanted if r.config.trial_id in by_id
-    }
-    return list(found.values())[:_MOST_MAPS]
+    return [by_id[trial_id] for trial_id in wanted if trial_id in by_id][:_MOST_MAPS]
 
 
 def _name(results: Results, record: TrialRecord) -> str:

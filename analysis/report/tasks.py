@@ -21,25 +21,22 @@ _MOST_CHARACTERS = 600
 def task_figure(results: Results) -> Figure | None:
     """Forgetting and gains, in and out of domain, of the best of each method and rank."""
     charts: list[Chart] = []
-    retention = results.tasks("retention")
-    if results.groups and retention:
-        keys = {label: metric_keys.task_forgetting(label) for label in retention}
-        forgetting = [[group.best.metric(key) for key in keys.values()] for group in results.groups]
-        charts.append(_matrix(results, "Forgetting", list(keys), forgetting))
-    gained: list[tuple[str, str, float]] = []
+    bests = [group.best for group in results.groups]
+    retention = list(results.tasks("retention"))
+    if bests and retention:
+        keys = [metric_keys.task_forgetting(label) for label in retention]
+        forgetting = [[best.metric(key) for key in keys] for best in bests]
+        charts.append(_matrix(results, "Forgetting", retention, forgetting))
     roles: tuple[Role, ...] = ("in_domain", "ood")
-    for role in roles:
-        gained += [
-            (label, metric_keys.task_score(role, label, task.metric), task.value)
-            for label, task in results.tasks(role).items()
-        ]
-    if results.groups and gained:
+    gained = [
+        (label, metric_keys.task_score(role, label, task.metric), task.value)
+        for role in roles
+        for label, task in results.tasks(role).items()
+    ]
+    if bests and gained:
         values = [
-            [
-                None if (own := group.best.metric(key)) is None else own - base
-                for _, key, base in gained
-            ]
-            for group in results.groups
+            [None if (own := best.metric(key)) is None else own - base for _, key, base in gained]
+            for best in bests
         ]
         charts.append(_matrix(results, "Gain", [label for label, *_ in gained], values))
     if not charts:
