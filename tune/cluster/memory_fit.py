@@ -34,9 +34,9 @@ def memory_table(config: SweepConfig) -> Table | str:
         pad_edge=False,
         padding=(0, 1, 0, 0),
     )
-    for heading in ("method", "GiB", "peak in", *(f"{card} GiB" for card in _CARDS_GIB)):
-        is_label = heading == "method"
-        table.add_column(heading, justify="left" if is_label else "right", no_wrap=is_label)
+    table.add_column("method", no_wrap=True)
+    for heading in ("GiB", "peak in", *(f"{card} GiB" for card in _CARDS_GIB)):
+        table.add_column(heading, justify="right")
     for method in _estimated(config):
         trial = largest_trial(config, method)
         estimate = memory.estimate(shape, trial)

@@ -115,8 +115,8 @@ def _find(name_or_path: str, folder: Path, field: str) -> Path:
         near = [str(asked.with_name(n)) for n in get_close_matches(asked.name, beside, 1, 0.7)]
         near = near or get_close_matches(asked.stem, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
-        missing, folder_given = "no such file or bundled sweep", "must be a YAML file, is a folder"
-        rule = folder_given if path.is_dir() else missing
+        is_folder = path.is_dir()
+        rule = "must be a YAML file, is a folder" if is_folder else "no such file or bundled sweep"
         raise UserError([Fault(field, f"{rule}: {name_or_path}", hint)])
     return path
 
@@ -164,8 +164,9 @@ def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     both = dict(below)
     for key, value in above.items():
         under = below.get(key)
-        is_section = isinstance(value, dict) and isinstance(under, dict)
-        both[key] = _merged(under, value) if is_section else value  # type: ignore[arg-type]
+        if isinstance(value, dict) and isinstance(under, dict):
+            value = _merged(under, value)
+        both[key] = value
     return both
 
 

@@ -93,12 +93,11 @@ def _faults_of_sums(
         lower = "lower it" if workers == 1 else f"lower it or resources.{method}.workers"
         if total <= available:
             rule, remedy = f"{rule}the sweep may hold {most}", "raise resources.max_gpus"
-        elif total > most:
+        else:
             of_them = f", of which the sweep may hold {most}" if most < available else ""
             rule += f"the cluster has {available:g}{of_them}"
-            remedy = f"{lower}, or add nodes and raise resources.max_gpus"
-        else:
-            rule, remedy = f"{rule}the cluster has {available:g}", f"{lower}, or add nodes"
+            raised = " and raise resources.max_gpus" if total > most else ""
+            remedy = f"{lower}, or add nodes{raised}"
         if type_of(kind):
             field = "accelerator_type"
             has = ", ".join(filter(None, map(type_of, sorted(cluster)))) or "none"
