@@ -214,9 +214,3 @@ def test_a_points_distributions_are_those_it_was_drawn_from(space: SearchConfig)
 def test_a_missing_parameter_is_an_error() -> None:
     with pytest.raises(KeyError):
         distributions(search(LORA), {"lora/rank": 4})
-
-
-def test_a_range_has_no_grid() -> None:
-    assert grid_size(search(LORA)) is None
-    assert grid_size(search(None, FULL)) == 2
-    assert grid_size(search(LORA, FULL)) is None

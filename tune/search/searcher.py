@@ -289,8 +289,8 @@ class OptunaSearcher(Searcher, SweepListener):
     def _is_searched(self) -> bool:
         if self._history.searched >= self._config.budget.trials:
             return True
-        points = grid_size(self._config.search) if self._config.sampler == "grid" else None
-        return points is not None and self._study.count_points() >= points
+        is_grid = self._config.sampler == "grid"
+        return is_grid and self._study.count_points() >= grid_size(self._config.search)
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
         """The next trial to repeat and its new seed; called once the search has ended."""

@@ -97,8 +97,9 @@ def first_points(search: SearchConfig) -> list[Params]:
 
 def planned_trials(config: SweepConfig) -> int:
     """Number of trials in the search; a grid has no more trials than points."""
-    points = grid_size(config.search) if config.sampler == "grid" else None
-    return min(config.budget.trials, points or config.budget.trials)
+    if config.sampler != "grid":
+        return config.budget.trials
+    return min(config.budget.trials, grid_size(config.search))
 
 
 def planned_runs(config: SweepConfig) -> int:
@@ -106,17 +107,12 @@ def planned_runs(config: SweepConfig) -> int:
     return planned_trials(config) + planned_repeats(config.confirm)
 
 
-def grid_size(search: SearchConfig) -> int | None:
-    """Number of distinct points; None if an axis is continuous."""
-    total = 0
-    for method in search.methods:
-        points = 1
-        for _, distribution in axes(search, method):
-            if not isinstance(distribution, CategoricalDistribution):
-                return None
-            points *= len(distribution.choices)
-        total += points
-    return total
+def grid_size(search: SearchConfig) -> int:
+    """Number of distinct points of a grid's space, in which every axis is a list."""
+    return sum(
+        math.prod(len(choices) for _, choices in search.choices(method))
+        for method in search.methods
+    )
 
 
 def lora_config(space: LoraSpace, params: Params) -> LoraConfig:
