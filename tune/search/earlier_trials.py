@@ -92,6 +92,7 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
     """
     own: list[TrialRecord] = []
     outside: list[TrialRecord] = []
+    is_new = True
     if ledger.exists():
         sweep = ledger.sweep()
         check_same_sweep(sweep.config, config, ledger.folder.location)
@@ -100,13 +101,13 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         own = own_trials(sweep.config, config, records)
         numbers = {record.number for record in own}
         outside = [record for record in records if record.number not in numbers]
-        if sweep.config.get("warm_start") == list(config.warm_start):
-            # As they were when this sweep first named them.
-            warm, reasons = usable_trials(config, ledger.warm_start())
-            left_out = [f"{n}: {why}" for why, n in reasons.items()]
-            return EarlierTrials(own, warm, left_out, False, outside, _untried(config, own))
-    imported = import_trials(config, inputs)
-    return EarlierTrials(own, *imported, True, outside, _untried(config, own))
+        is_new = sweep.config.get("warm_start") != list(config.warm_start)
+    if is_new:
+        warm, left_out = import_trials(config, inputs)
+    else:  # as they were when this sweep first named them
+        warm, reasons = usable_trials(config, ledger.warm_start())
+        left_out = [f"{n}: {why}" for why, n in reasons.items()]
+    return EarlierTrials(own, warm, left_out, is_new, outside, _untried(config, own))
 
 
 def _untried(config: SweepConfig, own: Sequence[TrialRecord]) -> int:

@@ -10,6 +10,8 @@ from trainables.metric_keys import GPU_HOURS
 from trainables.records.schema import TrialRecord, TrialStatus
 from tune.search.space import Params
 
+_Point = frozenset[tuple[str, object]]
+
 
 class SearchHistory:
     """The trials of a sweep and tallies over them.
@@ -31,10 +33,10 @@ class SearchHistory:
         outside: Iterable[TrialRecord] = (),
     ) -> None:
         self._records: dict[int, TrialRecord] = {}
-        self._points: Counter[frozenset[tuple[str, object]]] = Counter()  # of this sweep alone
-        self._tries: Counter[frozenset[tuple[str, object]]] = Counter()
+        self._points: Counter[_Point] = Counter()  # of this sweep alone
+        self._tries: Counter[_Point] = Counter()
         self._confirming: set[int] = set()
-        self._runs: Counter[tuple[frozenset[tuple[str, object]], int]] = Counter()  # by seed
+        self._runs: Counter[tuple[_Point, int]] = Counter()  # by seed
         self._gpu_hours = Fraction()  # exact, so the order in which trials end does not matter
         self.next_number = self.searched = 0
         self._outside = {record.number for record in outside}
@@ -111,5 +113,5 @@ class SearchHistory:
             self._tries[_key(record.params)] += by
 
 
-def _key(point: Params) -> frozenset[tuple[str, object]]:
+def _key(point: Params) -> _Point:
     return frozenset(point.items())
