@@ -39,12 +39,9 @@ def faults_of_task_rows(suite: EvalSuite) -> Iterator[Fault]:
     folders = [Path(resolve(folder)) for folder in suite.task_dirs]
     for role, task in suite.tasks():
         spec = task_named(task.task, folders)
-        if str(spec.get("dataset_path")) not in _SUFFIXES or not spec.keys().isdisjoint(
-            _OWN_READING
-        ):
-            continue
+        is_read_here = str(spec.get("dataset_path")) in _SUFFIXES
         options = spec.get("dataset_kwargs") or {}
-        if set(options) <= {"data_files"}:
+        if is_read_here and spec.keys().isdisjoint(_OWN_READING) and set(options) <= {"data_files"}:
             of_yaml = "" if task.data_files else "dataset_kwargs."
             field = f"eval.{role}.{task.label}.{of_yaml}data_files"
             limit = task.limit if task.limit is not None else suite.limit
