@@ -88,11 +88,9 @@ def parallel_figure(results: Results) -> Figure | None:
     colours = rank_colours(results)
     traces = []
     for rank, colour in [*colours.items(), (None, FULL)]:
-        own = [r for r in trials if r.rank == rank]
-        traces += [
-            _lines(results, [r for r in own if not results.is_on_front(r)], scales, colour, True),
-            _lines(results, [r for r in own if results.is_on_front(r)], scales, colour, False),
-        ]
+        for is_faint in (True, False):
+            own = [r for r in trials if r.rank == rank and results.is_on_front(r) != is_faint]
+            traces.append(_lines(results, own, scales, colour, is_faint))
     chart = Chart(
         "parallel",
         "Settings and results of every complete trial",
@@ -176,16 +174,11 @@ def _lines(
     y: list[float | None] = []
     texts: list[str] = []
     for record in records:
-        for position, scale in enumerate(scales):
-            value = scale.axis.value(record)
-            if value is None:
-                continue
-            x.append(position)
-            y.append(scale.place(value))
-            texts.append(hover(results, record))
-        x.append(None)
-        y.append(None)
-        texts.append("")
+        values = [(i, scale, scale.axis.value(record)) for i, scale in enumerate(scales)]
+        places = [(i, scale.place(value)) for i, scale, value in values if value is not None]
+        x += [*(i for i, _ in places), None]
+        y += [*(place for _, place in places), None]
+        texts += [*[hover(results, record)] * len(places), ""]
     return {
         "type": "scatter",
         "mode": "lines",
