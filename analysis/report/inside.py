@@ -41,7 +41,7 @@ def inspected(results: Results) -> Inspected:
     found = []
     for sweep in results.sweeps:
         folder = InsideFolder(sweep.ledger.folder.root)
-        own = [r for r in results.complete if results.sweep(r) is sweep]
+        own = results.of(sweep, results.complete)
         found += [(r, seen) for r in own if (seen := folder.read(r.number)) and seen.matrices]
     return found
 

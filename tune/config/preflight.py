@@ -229,8 +229,8 @@ def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:
     batches: dict[str, tuple[int, ...]] = {}
     for method in config.search.methods:
         searched = config.search.space(method).batch_size
-        own = {f"search.{method}.batch_size": searched} if searched else {}
-        batches |= own or {"train.batch_size": (config.train.batch_size,)}
+        field = f"search.{method}.batch_size" if searched else "train.batch_size"
+        batches[field] = searched or (config.train.batch_size,)
     for field, sizes in batches.items():
         if larger := [str(size) for size in sizes if size > samples]:
             yield (
