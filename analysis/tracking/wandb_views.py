@@ -125,9 +125,8 @@ class SweepViews:
         logged = {key for last in lasts for key in last.metrics}
         inside = inside_records(self._sweep)
         tables = dict.fromkeys(key for _, found in inside for key in tables_of(found))
-        search = [record for record in self._sweep.trials if record.confirms is None]
-        complete = [record for record in search if record.status is TrialStatus.COMPLETE]
-        settings = dict.fromkeys(map(setting_group, complete))
+        complete = (r for r in self._sweep.trials if r.status is TrialStatus.COMPLETE)
+        settings = dict.fromkeys(setting_group(r) for r in complete if r.confirms is None)
         return panel_groups(logged, self._runs, tables, list(settings))
 
     def _workspace(self, entity: str, project: str) -> ws.Workspace:

@@ -13,7 +13,7 @@ from pathlib import Path
 from threading import Event, Thread
 from typing import Any
 
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import Fault, UserError, first_line, named
 from tune.signals import ignoring_hangup
 
 logger = logging.getLogger(__name__)
@@ -277,8 +277,7 @@ def _not_joined(address: str, error: Exception) -> UserError:
         return refusal
     if isinstance(error, (ConnectionError, RpcError)):
         return _no_cluster(address, error)
-    told = f"{type(error).__name__}: {first_line(error)}"
-    rule = f"the cluster at {address} answers, but this command cannot join it: {told}"
+    rule = f"the cluster at {address} answers, but this command cannot join it: {named(error)}"
     remedy = "see `ray status` there, and the head's logs, by default in /tmp/ray"
     return UserError([Fault("--address", rule, remedy)])
 

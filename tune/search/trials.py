@@ -37,6 +37,7 @@ def make_trial(
     """
     method = method_of(config.search, params)
     resources = config.resources.of(method)
+    space = config.search.lora if method == "lora" else None
     return TrialConfig(
         trial_id=f"{sweep_id}-{number:04d}",
         number=number,
@@ -44,9 +45,7 @@ def make_trial(
         data_seed=config.seed,
         method=method,
         learning_rate=learning_rate(config.search, params),
-        lora=lora_config(config.search.lora, params)
-        if method == "lora" and config.search.lora
-        else None,
+        lora=lora_config(space, params) if space else None,
         deepspeed=config.deepspeed if method == "full" else None,
         model=config.model,
         data=config.data,
