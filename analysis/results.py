@@ -94,9 +94,14 @@ class Results:
         return tuple(dict.fromkeys([*self.scores, *(o.metric for o in self.goals.objectives)]))
 
     @cached_property
+    def trials(self) -> list[TrialRecord]:
+        """Every trial of every sweep, with failed ones and repeats with other seeds."""
+        return [record for sweep in self.sweeps for record in sweep.trials]
+
+    @cached_property
     def search_trials(self) -> list[TrialRecord]:
         """Every trial of the search, without repeats with other seeds."""
-        return [r for s in self.sweeps for r in s.trials if r.confirms is None]
+        return [record for record in self.trials if record.confirms is None]
 
     @cached_property
     def complete(self) -> list[TrialRecord]:

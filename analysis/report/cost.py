@@ -70,14 +70,14 @@ def _mean(group: Group, metric: str) -> float | None:
 def counted(results: Results) -> str:
     """Such as `10 trials and 4 repeats`."""
     searched = len(results.search_trials)
-    repeats = sum(len(sweep.trials) for sweep in results.sweeps) - searched
+    repeats = len(results.trials) - searched
     told = how_many(searched, "trial")
     return f"{told} and {how_many(repeats, 'repeat')}" if repeats else told
 
 
 def gpu_hours(results: Results) -> float:
     """GPU-hours of training and evaluation of all trials, including failed ones and repeats."""
-    return sum(sum(_values(sweep.trials, GPU_HOURS)) for sweep in results.sweeps)
+    return sum(_values(results.trials, GPU_HOURS))
 
 
 def trial_hours(results: Results) -> float:
@@ -86,8 +86,8 @@ def trial_hours(results: Results) -> float:
     Whether such a trial still runs, and until when, its record does not tell: the driver may be
     gone.
     """
-    records = [record for sweep in results.sweeps for record in sweep.trials]
-    return sum(r.seconds_measured if r.seconds is None else r.seconds for r in records) / 3600
+    seconds = (r.seconds_measured if r.seconds is None else r.seconds for r in results.trials)
+    return sum(seconds) / 3600
 
 
 def number(value: float) -> str:
@@ -149,9 +149,8 @@ class Failure:
 
 def failures(results: Results) -> list[Failure]:
     """Failed trials by reason, most frequent first, followed by trials stopped early."""
-    records = [record for sweep in results.sweeps for record in sweep.trials]
     return [
         Failure(status_in_full(status), reason, len(alike), results.names(alike))
         for statuses in (FAILURES, (TrialStatus.STOPPED_EARLY,))
-        for status, reason, alike in by_reason(r for r in records if r.status in statuses)
+        for status, reason, alike in by_reason(r for r in results.trials if r.status in statuses)
     ]

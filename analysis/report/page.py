@@ -108,8 +108,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "counted": counted(results),
         "trials": [
             (results.name(record), setting_in_full(record), _ended(record), record)
-            for sweep in results.sweeps
-            for record in sweep.trials
+            for record in results.trials
         ],
         "role_names": {role: SHORT_NAMES[role_mean(role)] for role in ROLES},
         "scores": _scores(results),
@@ -121,8 +120,8 @@ def _contents(results: Results) -> dict[str, Any]:
 
 def _scores(results: Results) -> dict[str, str]:
     """The names of what trials are judged by, of all that one of them has."""
-    trials = [record for sweep in results.sweeps for record in sweep.trials]
-    measured = [k for k in results.judged_by if any(r.metric(k) is not None for r in trials)]
+    trials, keys = results.trials, results.judged_by
+    measured = [key for key in keys if any(r.metric(key) is not None for r in trials)]
     return {key: SHORT_NAMES.get(key) or metric_name(key) for key in measured}
 
 
