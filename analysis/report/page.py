@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from datetime import UTC, datetime
 from importlib.resources import files
 from typing import Any
@@ -112,9 +113,9 @@ def _contents(results: Results) -> dict[str, Any]:
         ],
         "role_names": {role: SHORT_NAMES[role_mean(role)] for role in ROLES},
         "scores": _scores(results),
-        "made": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "made": _when(time.time()),
         "numbers_text": numbers_text,
-        "when": lambda seconds: datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "when": _when,
     }
 
 
@@ -123,6 +124,10 @@ def _scores(results: Results) -> dict[str, str]:
     trials, keys = results.trials, results.judged_by
     measured = [key for key in keys if any(r.metric(key) is not None for r in trials)]
     return {key: SHORT_NAMES.get(key) or metric_name(key) for key in measured}
+
+
+def _when(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _ended(record: TrialRecord) -> str:

@@ -60,18 +60,17 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
         error: what pydantic raised for a `SweepConfig`.
         where: returns `file:line` of a location in the file.
     """
-    details = error.errors()
-    places = [_written(detail["loc"]) for detail in details]
+    details = [(detail, _written(detail["loc"])) for detail in error.errors()]
     unknown = {
         place: _known_keys(place)
-        for detail, place in zip(details, places, strict=True)
+        for detail, place in details
         if detail["type"] == "extra_forbidden"
     }
     misspelt = {(*place[:-1], _nearest(place[-1], known)) for place, known in unknown.items()}
     faults: list[Fault] = []
-    for detail, place in zip(details, places, strict=True):
+    for detail, place in details:
         kind = detail["type"]
-        if kind == "too_short" and any(_is_inside(other, place) for other in places):
+        if kind == "too_short" and any(_is_inside(other, place) for _, other in details):
             continue  # its items are wrong, not their number
         if kind == "missing" and place in misspelt:
             continue

@@ -228,10 +228,9 @@ def _path_kind(location: KeyPath) -> str | None:
 def _variable(match: re.Match[str]) -> str:
     """The value of `${NAME}` or `${NAME:-default}`; the text itself if there is none."""
     name, default = match.groups()
-    found = os.environ.get(name)
-    if default is not None:
-        return found or default
-    return match[0] if found is None else found
+    if default is None:
+        return os.environ.get(name, match[0])
+    return os.environ.get(name) or default
 
 
 def _unset_variables(source: _Source) -> list[Fault]:
