@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from builders import GAIN, LOSS, sweep_config, trial
+from ray.exceptions import RayError, RayTaskError
 from synthetic_sweep import SyntheticSweep
 
 from analysis.inside import as_table
@@ -227,13 +228,29 @@ def test_a_record_that_cannot_be_read_counts_as_none(tmp_path: Path) -> None:
     assert folder.read(0) is None
 
 
-def test_a_sweep_says_whom_it_looks_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def _answer(reason: str | RayError | None) -> str | None:
+    if isinstance(reason, RayError):
+        raise reason
+    return reason
+
+
+@pytest.mark.parametrize(
+    "reason",
+    [
+        "no weights\nin this place",
+        RayTaskError("inspect", "Traceback\n  ...", OSError("no weights")).as_instanceof_cause(),
+        RayError("no weights"),  # as of a lost process
+    ],
+)
+def test_a_sweep_says_whom_it_looks_into(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: str | RayError
+) -> None:
     """It may take minutes, after all trials have finished."""
-    reasons = {0: None, 2: "no weights\nin this place"}
+    reasons = {0: None, 2: reason}
     task = SimpleNamespace(remote=lambda _, number: reasons[number])
     module = "tune.cluster.inspections"
     monkeypatch.setattr(f"{module}.as_task", lambda *_: task)
-    monkeypatch.setattr(f"{module}.ray", SimpleNamespace(get=lambda reason: reason))
+    monkeypatch.setattr(f"{module}.ray", SimpleNamespace(get=_answer))
     records = [scored(0, 4, 0.9, 0.1), scored(1, 4, 0.8, 0.2), scored(2, None, 0.5, 0.3)]
     told: list[str] = []
     look_inside(GOALS, SweepFolder(tmp_path), {"CPU": 2.0}, records, told.append)

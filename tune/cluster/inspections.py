@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import ray
 from ray.exceptions import RayError
 
+from trainables.errors import first_line
 from trainables.inside.choice import notable_trials
 from trainables.records.folder import SweepFolder
 from trainables.records.schema import TrialRecord
@@ -44,7 +45,9 @@ def look_inside(
             try:
                 reason = ray.get(reference)
             except RayError as error:
-                reason = str(error)
+                logger.warning("the task that looks inside trial %d failed: %s", number, error)
+                # A task's own error begins with its process; what it raised is its cause.
+                reason = first_line(getattr(error, "cause", None) or error)
             if reason:
                 logger.warning("cannot look inside trial %d: %s", number, reason)
                 line = reason.strip().splitlines()[0]
