@@ -36,7 +36,7 @@ from rich.console import Console
 from trainables import metric_keys
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.wording import STATUS, duration, metric_text, one_line, rate
-from tune.terminal.chatter import chatter_to
+from tune.terminal.chatter import _RealConsole, chatter_to
 from tune.terminal.console import ConsoleListener
 
 if TYPE_CHECKING:
@@ -586,6 +586,82 @@ def test_a_log_that_cannot_be_opened_leaves_the_streams_alone(tmp_path, capfd):
     assert (sys.stdout, sys.stderr) == streams
     os.write(1, b"out\n")
     assert capfd.readouterr().out == "out\n"
+
+
+def test_the_log_may_be_emptied_meanwhile(tmp_path):
+    """As one does with a log that has grown too long; no hole is left at its start."""
+    log = tmp_path / "log"
+    with chatter_to(log):
+        os.write(1, b"old\n")
+        os.truncate(log, 0)
+        os.write(2, b"new\n")
+    assert log.read_text() == "new\n"
+
+
+def test_handlers_that_write_elsewhere_stay_and_those_added_meanwhile_too(tmp_path):
+    root, file = logging.getLogger(), tmp_path / "own.log"
+    own, added = logging.FileHandler(file), logging.NullHandler()
+    root.addHandler(own)
+    try:
+        with chatter_to(tmp_path / "log"):
+            root.addHandler(added)
+            root.warning("to both")
+        assert added in root.handlers
+        assert own in root.handlers
+    finally:
+        root.removeHandler(own)
+        root.removeHandler(added)
+        own.close()
+    assert "to both" in file.read_text()
+    assert "to both" in (tmp_path / "log").read_text()
+
+
+IN_A_PIPE = """
+import sys
+from pathlib import Path
+from tune.terminal.chatter import chatter_to
+
+sys.stdout.write("before ")
+with chatter_to(Path({log!r})) as console:
+    sys.__stdout__.write("by a library ")
+    sys.stdin.readline()
+    console.print("caf\u00e9")
+    print("went on")
+"""
+
+
+@pytest.mark.parametrize("is_read", [True, False])
+def test_into_a_pipe_goes_what_is_said_however_it_ends_and_is_encoded(tmp_path, is_read):
+    log = tmp_path / "log"
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_PIPE.format(log=str(log))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUNBUFFERED": ""},
+    )
+    assert process.stdin
+    assert process.stdout
+    if not is_read:
+        assert process.stdout.read(7) == "before "
+        process.stdout.close()  # as `head` does
+    process.stdin.write("\n")
+    process.stdin.close()
+    received = process.stdout.read() if is_read else ""
+    assert process.wait(60) == 0
+    assert received == ("before caf?\n" if is_read else "")
+    assert log.read_text() == "went on\nby a library "
+
+
+def test_a_terminal_without_a_size_has_the_usual_one(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    monkeypatch.setenv("LINES", "20")
+    master, slave = pty.openpty()  # its size is 0 by 0 until someone sets it
+    try:
+        with os.fdopen(slave, "w") as file:
+            assert tuple(_RealConsole(file).size) == (70, 20)
+    finally:
+        os.close(master)
 
 
 def test_without_a_terminal_nothing_redraws_even_in_colour(tmp_path, monkeypatch, capfd):

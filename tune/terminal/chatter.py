@@ -41,7 +41,6 @@ def chatter_to(log: Path) -> Iterator[Console]:
         try:
             yield console
         except Exception:
-            sys.stdout.flush()
             traceback.print_exc()
             raise
 
@@ -83,7 +82,7 @@ def _copy_of_stdout() -> Iterator[TextIO]:
     # When a terminal or pipe is closed, trials must still save their checkpoints and end.
     raw = LossyFile(os.dup(1), "w", dropped_at=(errno.EIO, errno.EPIPE))
     buffer = io.BufferedWriter(raw)
-    with io.TextIOWrapper(buffer, encoding, "replace", line_buffering=True) as stream:
+    with io.TextIOWrapper(buffer, encoding, "replace") as stream:
         yield stream
 
 
@@ -113,13 +112,8 @@ def _streams_on_descriptors() -> Iterator[None]:
     library's log handler created meanwhile keeps one and still works once the descriptors are
     restored.
     """
-    out, err = log_stream(1), log_stream(2)
-    try:
-        with redirect_stdout(out), redirect_stderr(err):
-            yield
-    finally:
-        out.flush()
-        err.flush()
+    with redirect_stdout(log_stream(1)), redirect_stderr(log_stream(2)):
+        yield
 
 
 @contextmanager
