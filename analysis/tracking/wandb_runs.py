@@ -79,12 +79,12 @@ def _runs(project: str, sweep_id: str) -> list[Any]:
 @contextmanager
 def _explained(project: str) -> Iterator[None]:
     """Turn W&B's errors into one line; its messages do not contain the key."""
-    from requests import RequestException
     from wandb.errors import Error
+    from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     try:
         yield
-    except (Error, RequestException, ValueError) as error:
+    except (Error, WandbApiFailedError, ValueError) as error:
         rule = f"cannot read {project} from W&B: {first_line(error)}"
         raise UserError([Fault("PROJECT", rule)]) from error
 
@@ -116,7 +116,5 @@ def _metrics(summary: Mapping[str, Any]) -> dict[str, float]:
     return {
         key: float(value)
         for key, value in summary.items()
-        if isinstance(value, int | float)
-        and not isinstance(value, bool)
-        and not key.startswith(("_", "best/"))
+        if isinstance(value, int | float) and not key.startswith(("_", "best/"))
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 import subprocess
@@ -71,7 +72,7 @@ class RunsServer(ThreadingHTTPServer):
             "state": "finished",
             "config": json.dumps(config),
             "systemMetrics": "{}",
-            "summaryMetrics": json.dumps({**run["summary"], "_step": 7, "_runtime": 1.5}),
+            "summaryMetrics": json.dumps({**_sent(run["summary"]), "_step": 7, "_runtime": 1.5}),
             "historyLineCount": 1,
             "user": {"name": "me", "username": "me"},
             "readOnly": False,
@@ -82,17 +83,33 @@ class RunsServer(ThreadingHTTPServer):
         }
 
 
+def _sent(summary: dict[str, Any]) -> dict[str, Any]:
+    """Whole numbers come without a point, as from W&B's server."""
+    whole = {k: int(v) for k, v in summary.items() if isinstance(v, float) and v.is_integer()}
+    return summary | whole
+
+
 class Answers(BaseHTTPRequestHandler):
     server: RunsServer
 
     def do_POST(self) -> None:
         raw = self.rfile.read(int(self.headers["Content-Length"]))
+        admitted = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
         if self.headers.get("Content-Encoding") == "gzip":
             raw = gzip.decompress(raw)
         body: dict[str, Any] = json.loads(raw) if self.path == "/graphql" else {"query": ""}
-        data = self.server.answer(body["query"], body.get("variables") or {})
-        out = json.dumps({"data": data}).encode()
-        self.send_response(200)
+        variables = body.get("variables") or {}
+        refusal = None
+        if self.headers["Authorization"] != admitted:
+            refusal = "user is not logged in"
+        elif variables.get("project") == "private":
+            refusal = "permission denied"
+        if refusal:
+            answer: dict[str, Any] = {"errors": [{"message": refusal}]}
+        else:
+            answer = {"data": self.server.answer(body["query"], variables)}
+        out = json.dumps(answer).encode()
+        self.send_response(403 if refusal else 200)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(out)))
         self.end_headers()
@@ -163,6 +180,7 @@ def test_runs_come_back_as_the_folder_has_them(api, sweep):
         ("me/sweeps", "nothing", "me/sweeps has no runs in the group nothing"),
         ("me/sweeps", "mixed", "different base models: other, some/model"),
         ("me/sweeps", "base", "the group base has no trial yet"),
+        ("me/private", "a-sweep", "cannot read me/private from W&B: permission denied"),
         ("me/elsewhere", "a-sweep", "cannot read me/elsewhere from W&B: Could not find project"),
     ],
 )
@@ -171,6 +189,14 @@ def test_what_cannot_be_read_is_refused_with_a_reason(api, project, group, says)
         load_wandb_runs(project, group)
     assert says in str(caught.value)
     assert KEY not in str(caught.value)
+
+
+def test_a_key_that_is_refused_is_told_and_not_shown(api, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "beef" * 10)
+    with pytest.raises(UserError, match="PROJECT: cannot read me/sweeps from W&B: ") as caught:
+        load_wandb_runs("me/sweeps", "a-sweep")
+    assert "user is not logged in" in str(caught.value)
+    assert "beef" not in str(caught.value)
 
 
 def test_the_key_comes_from_the_environment_alone(monkeypatch):
