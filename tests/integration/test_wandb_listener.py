@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 import wandb
+from wandb.util import get_core_path
 
 from trainables.config import (
     DataConfig,
@@ -38,6 +39,7 @@ from tune.config.sweep_config import WandbConfig
 from tune.tracking import wandb_listener
 from tune.tracking.wandb_fields import trial_name
 from tune.tracking.wandb_listener import WandbListener
+from tune.tracking.wandb_parts import mend, parts_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
@@ -401,6 +403,36 @@ def test_a_trial_started_again_while_open_keeps_its_run(folder: Path) -> None:
     assert run.config["trial/attempt"] == 2
 
 
+def test_of_a_torn_part_the_records_stay_that_are_whole_however_long(folder: Path) -> None:
+    """Longer than a block of the file, and so in several chunks; W&B's own reader decides."""
+    listener, record = listener_of(folder), trial(7)
+    listener.trial_started(record)
+    for step in range(1, 6):
+        metrics = {f"forgetting/task_{n}": step + n / 7 for n in range(1200)}
+        listener.measured(record, Measurement(step=step, metrics=metrics, time=0))
+    listener.trial_ended(record.model_copy(update={"status": TrialStatus.COMPLETE}))
+    [part] = parts_of(folder, record.config.trial_id)
+
+    def read() -> tuple[str, str]:
+        command = [get_core_path(), "leet", "inspect", "--no-observability", "--json"]
+        done = subprocess.run(
+            [*command, "-run-file", part], check=True, capture_output=True, text=True
+        )
+        return done.stdout, done.stderr
+
+    whole = part.read_bytes()
+    mend(part)
+    assert part.read_bytes() == whole
+    lengths = set()
+    for kept in (0, *range(10_000, len(whole), 19_000)):
+        part.write_bytes(whole[:kept])
+        records, _ = read()
+        mend(part)
+        assert read() == (records, "")  # it says so of a torn one
+        lengths.add(part.stat().st_size)
+    assert len(lengths) > 5
+
+
 def test_many_trials_leave_no_threads_and_no_open_files(folder: Path) -> None:
     listener = listener_of(folder)
     run_trial(listener, trial(0), TrialStatus.COMPLETE)
@@ -436,6 +468,7 @@ def test_the_upload_hint_survives_a_folder_with_a_space(tmp_path: Path) -> None:
         (None, {"WANDB_API_KEY": FAKE_KEY}, "online"),
         (None, {"WANDB_API_KEY": "malformed"}, "offline"),
         (None, {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "offline"}, "offline"),
+        (None, {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "dryrun"}, "offline"),
         (None, {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "disabled"}, "disabled"),
         ("offline", {"WANDB_API_KEY": FAKE_KEY}, "offline"),
         ("online", {"WANDB_API_KEY": FAKE_KEY, "WANDB_MODE": "offline"}, "online"),

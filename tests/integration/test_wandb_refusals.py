@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal
 
 import pytest
@@ -19,7 +20,7 @@ from trainables.records.schema import Provenance, SweepRecord, TrialRecord, Tria
 from tune.config.sweep_config import WandbConfig
 from tune.config.sweep_file import load_sweep
 from tune.folder.wandb_project import in_its_project
-from tune.tracking import wandb_listener
+from tune.tracking import wandb_endings, wandb_listener
 from tune.tracking.wandb_endings import Endings
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import parts_of, steps_in
@@ -193,9 +194,47 @@ def test_an_end_is_another_one_after_a_retry(tmp_path: Path, server: WandbServer
     endings.lacking[name_of(0)] = f"{record.status} 2 {record.ended}"
     endings.ask()
     assert endings.lacking
-    endings.lacking[name_of(0)] = f"{record.status} 1 {record.ended}"
+    ending = f"{record.status} 1 {record.ended}"
+    for state, is_whole in (("running", False), ("crashed", False), ("failed", True)):
+        server.runs[name_of(0)].state = state
+        endings.lacking[name_of(0)] = ending
+        endings.ask()
+        assert (not endings.lacking) is is_whole
+    assert endings.is_noted(name_of(0), ending)
+    assert not endings.is_noted(name_of(0), f"{record.status} 2 {record.ended}")
+
+
+def test_ends_are_asked_for_page_by_page_the_newest_first_while_there_is_time(
+    tmp_path: Path, server: WandbServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listener, endings = start_sweep(tmp_path, ONLINE), Endings(tmp_path, "p")
+    for number in range(3):
+        start(tmp_path, listener, number)
+        train(tmp_path, listener, number, 2)
+        record = end(tmp_path, listener, number)
+        endings.lacking[name_of(number)] = f"{record.status} 1 {record.ended}"
+    seconds = iter([0.0, 1.0, 31.0])
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb_endings, "PER_PAGE", 2)
+        patch.setattr(wandb_endings, "time", SimpleNamespace(monotonic=lambda: next(seconds)))
+        endings.ask()
+    assert list(endings.lacking) == [name_of(0)]
+    monkeypatch.setattr(wandb_endings, "PER_PAGE", 1)
+    endings.lacking[name_of(1)] = endings.lacking[name_of(0)]  # not its own
     endings.ask()
-    assert not endings.lacking
+    assert list(endings.lacking) == [name_of(1)]
+
+
+def test_an_end_that_wandb_shows_only_later_is_asked_for_again(
+    tmp_path: Path, server: WandbServer
+) -> None:
+    listener = start_sweep(tmp_path, ONLINE)
+    start(tmp_path, listener, 0)
+    train(tmp_path, listener, 0, 2)
+    end(tmp_path, listener, 0)
+    server.answers_behind = 1
+    assert end_sweep(tmp_path, listener) == []
+    assert server.questions == 2
 
 
 def test_a_run_that_was_online_waits_for_an_online_start(
@@ -230,6 +269,10 @@ def test_a_trial_that_could_not_connect_beside_open_runs_is_logged_at_the_end(
     start(tmp_path, listener, 1)
     train(tmp_path, listener, 1, 2, 4)
     end(tmp_path, listener, 1)
+    start(tmp_path, listener, 2)  # and later ones wait for the network no more
+    assert name_of(2) not in server.runs
+    train(tmp_path, listener, 2, 2)
+    end(tmp_path, listener, 2)
     train(tmp_path, listener, 0, 2)
     end(tmp_path, listener, 0)
     assert end_sweep(tmp_path, listener) == [f"wandb sync {tmp_path}/wandb/offline-run-*"]

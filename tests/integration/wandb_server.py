@@ -100,6 +100,7 @@ class WandbServer:
         is_key_valid: whether anything is taken and answered.
         inits_refused: ids of runs whose start fails for now.
         questions: how often runs were listed.
+        answers_behind: how many more times they are listed as they were while they still ran.
     """
 
     def __init__(self) -> None:
@@ -108,6 +109,7 @@ class WandbServer:
         self.is_key_valid = True
         self.inits_refused: set[str] = set()
         self.questions = 0
+        self.answers_behind = 0
         self._deleted: set[str] = set()
 
     def delete(self, run: str) -> None:
@@ -168,8 +170,12 @@ class WandbServer:
             case "Runs":
                 self.questions += 1
                 names = json.loads(variables["filters"])["name"]["$in"]
+                is_behind = {"state": "running"} if self.answers_behind > 0 else {}
+                self.answers_behind -= 1
                 found = [
-                    {"node": r.shown(), "cursor": n} for n, r in self.runs.items() if n in names
+                    {"node": {**r.shown(), **is_behind}, "cursor": n}
+                    for n, r in self.runs.items()
+                    if n in names
                 ]
                 page = {"endCursor": None, "hasNextPage": False}
                 counts = {"internalId": "7", "runCount": len(found), "readOnly": False}

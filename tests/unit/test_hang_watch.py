@@ -45,6 +45,7 @@ def test_a_pass_of_the_model_starts_no_watch_that_is_stopped(
     hang_watch.wind(60)
     if is_stopped:
         hang_watch.stop()
+    hang_watch.wind(None)  # as a trial does that has no limit
     monkeypatch.setattr(hang_watch, "_wound_at", hang_watch._wound_at - 2)
     hang_watch.rewind()
     hang_watch.rewind()  # within a second

@@ -6,7 +6,7 @@ import builders
 from builders import base_record, sweep_config, sweep_record, trial
 
 from trainables.config import LoraConfig
-from tune.tracking.wandb_fields import base_config, trial_config, trial_name
+from tune.tracking.wandb_fields import base_config, best_values, trial_config, trial_name
 
 
 def test_the_base_is_shown_at_the_revision_that_was_measured() -> None:
@@ -25,7 +25,7 @@ def test_a_trial_is_named_by_its_settings() -> None:
 def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
     lora = LoraConfig(rank=4, alpha=16, rslora=True, dropout=0.1)
     record = trial(
-        7, lora=lora, seed=5, data_seed=6, learning_rate=2e-5, attempt=3, confirms=2,
+        7, lora=lora, seed=5, data_seed=6, learning_rate=2e-5, attempt=3, confirms=0,
         data={"path": "rows.jsonl", "replay": {"path": "general.jsonl", "share": 0.25}},
         train={"batch_size": 32, "epochs": 3, "warmup": 0.2, "weight_decay": 0.3},
         params={"lora/rank": 4},
@@ -35,7 +35,7 @@ def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
         "setting/group": "rank 4, repeat",
         "trial/number": 7,
         "trial/attempt": 3,
-        "trial/confirms": 2,
+        "trial/confirms": 0,
         "seed": 5,
         "data/path": "rows.jsonl",
         "data/replay_share": 0.25,
@@ -49,6 +49,7 @@ def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
         "lora/alpha": 16,
         "lora/scaling": 8.0,  # 16 / sqrt(4)
         "lora/dropout": 0.1,
+        "lora/dora": False,  # a default is told as well
         "search/lora/rank": 4,
     }
     assert told.items() <= trial_config(record).items()
@@ -56,3 +57,7 @@ def test_the_settings_of_a_run_are_those_of_the_trial() -> None:
 
 def test_a_trial_that_replays_nothing_is_at_a_share_of_zero() -> None:
     assert trial_config(trial())["data/replay_share"] == 0.0
+
+
+def test_a_best_value_of_zero_is_told() -> None:
+    assert best_values(trial(best={"forgetting/mean": 0.0})) == {"best/forgetting/mean": 0.0}
