@@ -97,6 +97,7 @@ def test_it_shows_points_resources_and_an_estimate(
     shown = capsys.readouterr().out
     assert "first 3 of 3 trials" in shown
     assert shown.count("lora  ") >= 3
+    assert re.search(r"│ +7 │ +14 │ +2 │", shown)  # rank, alpha, scaling
     assert "lora: 1 worker(s) a trial, each with 1 CPU" in shown
     assert "estimate: 40 samples, about 30 optimizer steps" in shown
     assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
@@ -213,7 +214,8 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     ledger.write_trial(trial(config=own.config, params=own.params, seconds=72.0))
     before = sorted(sweep.parent.rglob("*"))
     assert run(sweep, "--dry-run") == command_line.OK
-    assert "72 s a trial in the earlier run" in capsys.readouterr().out
+    told = "72 s a trial in the earlier run, 0.04 h for 2 one after another"
+    assert told in capsys.readouterr().out
     for override, told in {
         "seed=1": "seed: the sweep in",
         "search.lora.rank=[64]": "search.lora.rank: trial 0 of this sweep has rank",

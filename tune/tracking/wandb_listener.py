@@ -382,7 +382,7 @@ def _find_mode(config: WandbConfig) -> Mode:
     wanted = _set_up(**({"mode": config.mode} if config.mode else {})).settings.mode
     if wanted == "disabled":
         return "disabled"
-    if wanted in ("offline", "dryrun"):
+    if wanted == "offline":
         return "offline"
     if wandb.login(prompt=False, verify=False):
         return "online"
