@@ -214,7 +214,7 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     ledger.write_trial(trial(config=own.config, params=own.params, seconds=72.0))
     before = sorted(sweep.parent.rglob("*"))
     assert run(sweep, "--dry-run") == command_line.OK
-    told = "72 s a trial in the earlier run, 0.04 h for 2 one after another"
+    told = "72 s a trial in the earlier run, 0.04 h for 2 trials, divided by how many run at once"
     assert told in capsys.readouterr().out
     for override, told in {
         "seed=1": "seed: the sweep in",

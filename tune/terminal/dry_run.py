@@ -209,7 +209,7 @@ def _estimate(runs: _Runs, samples: int | None, earlier: list[TrialRecord]) -> l
         total = seconds * trials / 3600
         lines.append(
             f"estimate: {seconds:.0f} s a trial in the earlier run, {total:.2f} h for "
-            f"{trials}, divided by how many run at once"
+            f"{how_many(trials, 'trial')}, divided by how many run at once"
         )
     else:
         lines.append("estimate: time is known once a first trial of this sweep has run")
