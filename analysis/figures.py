@@ -75,8 +75,9 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
     if full:
         x, y = _values(full, key), _values(full, results.gain)
         axes.scatter(x, y, marker="D", s=45, c=_FULL_COLOUR, label="full")
-    for point, name in bases(results.sweeps, key, results.gain).items():  # of a cost it has none
-        axes.scatter(*point, marker="*", s=160, c="black", label=name)
+    # Of a cost, say, it has none.
+    for (of_key, gain), name in bases(results.sweeps, key, results.gain).items():
+        axes.scatter(of_key, gain, marker="*", s=160, c="black", label=name)
     axes.set_xlabel(axis_title(key))
     axes.grid(alpha=0.3)
 
