@@ -117,7 +117,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
         alpha=0.4,
     )
     values = _values([group.best for group in lora], key)
-    intervals = [results.interval(group.best, key, group.picked_from) for group in lora]
+    intervals = [results.items.interval(group.best, key, group.picked_from) for group in lora]
     pairs = list(zip(values, intervals, strict=True))
     below = [max(value - i.low, 0.0) if i else 0.0 for value, i in pairs]
     above = [max(i.high - value, 0.0) if i else 0.0 for value, i in pairs]
@@ -134,7 +134,7 @@ def _rank_curve(axes: Axes, results: Results, lora: Sequence[Group], key: str) -
         told = "" if results.keeps_constraints(full.best) else f", {_BREAKS}"
         label = f"full, of {full.picked_from}{told}"
         axes.axhline(value, color=_FULL_COLOUR, linewidth=1.2, label=label)
-        interval = results.interval(full.best, key, full.picked_from)
+        interval = results.items.interval(full.best, key, full.picked_from)
         if interval:
             axes.axhspan(interval.low, interval.high, color=_FULL_COLOUR, alpha=0.16, linewidth=0)
     for (value,), name in bases(results.sweeps, key).items():

@@ -259,9 +259,9 @@ def _row(results: Results, group: Group, columns: Columns) -> Row:
         if value is None:
             continue
         of = group.picked_from
-        to_base, to_full = results.compare(trial, None, tasks, of), None
+        to_base, to_full = results.items.compare(trial, None, tasks, of), None
         if full and group is not full:
-            to_full = results.compare(trial, full.best, tasks, of * full.picked_from)
+            to_full = results.items.compare(trial, full.best, tasks, of * full.picked_from)
         if metric == FORGETTING_MEAN:  # base minus tuned: it falls as accuracy rises
             to_base, to_full = (found and found.negated() for found in (to_base, to_full))
         seeds = results.over_seeds(trial, metric)

@@ -31,8 +31,8 @@ def recommended_against_base(results: Results) -> list[Conclusion]:
         return [Conclusion(statement, told, "too few data")]
     trial, of = results.recommendation.trial, len(results.candidates)
     subject = f"The {results.recommendation.word} trial"
-    gain = results.compare(trial, None, list(results.tasks("in_domain")), of)
-    loss = results.compare(trial, None, list(results.tasks("retention")), of)
+    gain = results.items.compare(trial, None, list(results.tasks("in_domain")), of)
+    loss = results.items.compare(trial, None, list(results.tasks("retention")), of)
     picked = f"best of {of} trials"
     conclusions = _loss_against_base(results, trial, subject, picked)
     if gain is not None:
@@ -246,7 +246,8 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
     """Compare the two, corrected for all pairs that could have been picked instead."""
     conclusions = []
     for role, metric, verbs, where in _ROLES:
-        found = results.compare(pair.first, pair.second, list(results.tasks(role)), pair.pairs)
+        tasks = list(results.tasks(role))
+        found = results.items.compare(pair.first, pair.second, tasks, pair.pairs)
         if found is None:
             continue
         verb = verbs[0] if found.difference.estimate > 0 else verbs[1]

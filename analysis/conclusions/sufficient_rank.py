@@ -103,7 +103,7 @@ def _candidates(
     tasks = list(results.tasks("in_domain"))
     *ranks, _ = best
     for rank in ranks:
-        higher = [results.differences(best[r], best[rank], tasks) for r in best if r > rank]
+        higher = [results.items.differences(best[r], best[rank], tasks) for r in best if r > rank]
         gains = [gain for gain in higher if gain is not None]
         if len(gains) < len(higher):
             return

@@ -96,7 +96,7 @@ def _may_yet_break(results: Results, recommendation: Recommendation) -> str:
     unjudged = []
     for constraint in results.goals.constraints:
         intervals = {
-            "items": results.interval(trial, constraint.metric, len(results.candidates)),
+            "items": results.items.interval(trial, constraint.metric, len(results.candidates)),
             "repeats": results.over_seeds(trial, constraint.metric),
         }
         ends = {
@@ -160,7 +160,7 @@ def _number(results: Results, trial: TrialRecord, metric: str) -> Number:
 
 def _interval(results: Results, trial: TrialRecord, metric: str) -> str | None:
     of = len(results.candidates)
-    told = _range(results.interval(trial, metric, picked_from=of), metric)
+    told = _range(results.items.interval(trial, metric, picked_from=of), metric)
     return f"{told}, simultaneous over {of} trials" if told and of > 1 else told
 
 

@@ -59,7 +59,7 @@ def _answer(results: Results) -> dict[str, object] | None:
         return None
     trial, goals = results.recommendation.trial, results.goals
     judged_by = dict.fromkeys([*results.judged_by, *(c.metric for c in goals.constraints)])
-    over_items = {m: results.interval(trial, m, len(results.candidates)) for m in judged_by}
+    over_items = {m: results.items.interval(trial, m, len(results.candidates)) for m in judged_by}
     seeds = {m: results.over_seeds(trial, m) for m in judged_by}
     return {
         "picked_from": len(results.candidates),

@@ -108,7 +108,7 @@ def _curve(results: Results, sweep: Sweep, lora: Sequence[Group], metric: str) -
         "marker": {"color": "@muted", "size": 6, "opacity": 0.45, **symbols(results, trials)},
     }
     bests = [group.best for group in lora]
-    intervals = [results.interval(group.best, metric, group.picked_from) for group in lora]
+    intervals = [results.items.interval(group.best, metric, group.picked_from) for group in lora]
     values = [record.metric(metric) or 0.0 for record in bests]
     colour = mark_of(results, sweep).colour
     line: Trace = {
@@ -155,7 +155,7 @@ def _references(results: Results, metric: str) -> dict[str, list[Trace]]:
         value = group.best.metric(metric)
         if group.rank is not None or value is None:
             continue
-        interval = results.interval(group.best, metric, group.picked_from)
+        interval = results.items.interval(group.best, metric, group.picked_from)
         if interval:
             band = {"type": "rect", "y0": interval.low, "y1": interval.high, "line": {"width": 0}}
             shapes.append({**across, **band, "fillcolor": FULL, "opacity": 0.16})

@@ -116,7 +116,7 @@ class Example:
 
 def flips(results: Results, record: TrialRecord) -> list[Flips]:
     """Flips of every task; empty if the items are not on disk."""
-    pairs = results.pairs(record)
+    pairs = results.items.pairs(record)
     if not pairs:
         return []
     counts = {

@@ -160,7 +160,7 @@ def test_intervals_over_items_are_about_the_recorded_values(quickstart: Quicksta
     results = Results(open_sweeps([quickstart[0]]))
     for record in results.complete:
         for key in (IN_DOMAIN_ACC, OOD_ACC, FORGETTING_MEAN):
-            interval = results.interval(record, key, picked_from=1)
+            interval = results.items.interval(record, key, picked_from=1)
             assert interval is not None
             assert interval.estimate == pytest.approx(value(record, key))
             assert interval.low <= interval.estimate <= interval.high

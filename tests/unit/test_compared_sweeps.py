@@ -103,11 +103,11 @@ def test_the_best_of_a_sweep_is_compared_with_that_of_the_first(results):
         assert one.statement.startswith(f"The best trade-off of replayed (trial {second.number}, ")
         assert f"that of plain (trial {first.number}, " in one.statement
     [in_domain] = [c for c in told if "in the domain" in c.statement]
-    scores = [results.pairs(record)["sums"] for record in (first, second)]
+    scores = [results.items.pairs(record)["sums"] for record in (first, second)]
     outcomes = [(a.tuned.score, b.tuned.score) for a, b in zip(*scores, strict=True)]
     more, less = outcomes.count((0, 1)), outcomes.count((1, 0))
     p_value = min(1.0, 28 * 24 * binomtest(more, more + less).pvalue) if more + less else 1.0
-    comparison = results.compare(second, first, ["sums"], picked_from=28 * 24)
+    comparison = results.items.compare(second, first, ["sums"], picked_from=28 * 24)
     assert comparison.p_value == pytest.approx(p_value)
     assert (in_domain.verdict == "shown") == comparison.is_shown
     assert in_domain.evidence.endswith(

@@ -373,8 +373,8 @@ def test_marks_are_mcnemars_test_adjusted_for_the_picks_and_over_the_table(resul
     for row, name in cells:
         trial = next(r for r in results.complete if r.number == row.trial)
         tasks = list(results.tasks(table.roles[name])) if name in table.summaries else [name]
-        pairs = [pair for task in tasks for pair in results.pairs(trial)[task]]
-        of_full = [pair for task in tasks for pair in results.pairs(full.best)[task]]
+        pairs = [pair for task in tasks for pair in results.items.pairs(trial)[task]]
+        of_full = [pair for task in tasks for pair in results.items.pairs(full.best)[task]]
         is_base = other == "to_base"
         before = [pair.base.score if is_base else pair.tuned.score for pair in of_full]
         differences = [pair.tuned.score - score for pair, score in zip(pairs, before, strict=True)]

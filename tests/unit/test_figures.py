@@ -42,11 +42,11 @@ def test_rank_curves_tell_how_many_trials_each_best_was_picked_from(results):
     [bars] = [c for c in first.containers if isinstance(c, ErrorbarContainer)]
     _, _, [segments] = bars.lines
     for group, segment in zip(lora, segments.get_segments(), strict=True):
-        interval = results.interval(group.best, metric_keys.IN_DOMAIN_ACC, group.picked_from)
+        interval = results.items.interval(group.best, metric_keys.IN_DOMAIN_ACC, group.picked_from)
         assert segment[:, 1].tolist() == pytest.approx([interval.low, interval.high])
     [band] = [patch for patch in first.patches if patch.get_alpha() == 0.16]
     full = results.full(results.sweeps[0])
-    interval = results.interval(full.best, metric_keys.IN_DOMAIN_ACC, full.picked_from)
+    interval = results.items.interval(full.best, metric_keys.IN_DOMAIN_ACC, full.picked_from)
     assert (band.get_y(), band.get_height()) == pytest.approx(
         (interval.low, interval.high - interval.low)
     )

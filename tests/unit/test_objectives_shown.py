@@ -165,14 +165,14 @@ def test_of_the_greatest_forgetting_the_interval_is_that_of_all_tasks_at_once(
     trial, tasks = results.recommendation.trial, list(results.tasks("retention"))
     own = []
     for task in tasks:
-        found = results.interval(trial, task_forgetting(task), 36)
-        assert found == results.compare(trial, None, [task], 36).difference.negated()
+        found = results.items.interval(trial, task_forgetting(task), 36)
+        assert found == results.items.compare(trial, None, [task], 36).difference.negated()
         assert found.estimate == pytest.approx(trial.metric(task_forgetting(task)))
         own.append(found)
-    greatest = results.interval(trial, FORGETTING_MAX, 12)  # each of three tasks
+    greatest = results.items.interval(trial, FORGETTING_MAX, 12)  # each of three tasks
     assert greatest.estimate == pytest.approx(trial.metric(FORGETTING_MAX))
     assert greatest.low == max(interval.low for interval in own)
     assert greatest.high == max(interval.high for interval in own)
-    sums = results.interval(trial, task_score("in_domain", "sums", "acc"), 1)
-    assert sums == results.interval(trial, IN_DOMAIN_ACC, 1)
-    assert results.interval(trial, KL_BASE_TO_TUNED, 1) is None
+    sums = results.items.interval(trial, task_score("in_domain", "sums", "acc"), 1)
+    assert sums == results.items.interval(trial, IN_DOMAIN_ACC, 1)
+    assert results.items.interval(trial, KL_BASE_TO_TUNED, 1) is None

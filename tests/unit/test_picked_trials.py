@@ -55,10 +55,10 @@ class Drawn(Results):
             last = record.last.model_copy(update={"metrics": metrics})
             trials.append(record.model_copy(update={"last": last}))
         super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
-        self._scores_of = self.drawn.__getitem__
-        self._base_scores = base
+        self.items._scores_of = self.drawn.__getitem__
+        self.items._base_scores = base
         questions = np.arange(ITEMS)
-        self._strata = lambda tasks: [
+        self.items._strata = lambda tasks: [
             Stratum((Part(task, questions, 1 / len(tasks)),)) for task in tasks
         ]
 
@@ -93,11 +93,11 @@ def test_the_evidence_says_what_the_trial_was_picked_from_and_holds_for_all_of_t
     [gain, _] = recommended_against_base(results)
     assert gain.evidence.endswith("; best of 40 trials, picked on these items")
     assert gain.evidence.startswith("simultaneous 95 % interval of the gain ")
-    plain = results.compare(trial, None, ["sums"], picked_from=1)
-    picked = results.compare(trial, None, ["sums"], picked_from=40)
+    plain = results.items.compare(trial, None, ["sums"], picked_from=1)
+    picked = results.items.compare(trial, None, ["sums"], picked_from=40)
     assert picked.p_value == pytest.approx(min(1, 40 * plain.p_value))
     wide = over_items(
-        *results.differences(trial, None, ["sums"]), bounds=(-1, 1), level=1 - 0.05 / 40
+        *results.items.differences(trial, None, ["sums"]), bounds=(-1, 1), level=1 - 0.05 / 40
     )
     assert (picked.difference.low, picked.difference.high) == pytest.approx((wide.low, wide.high))
     assert picked.difference.low < plain.difference.low
@@ -118,7 +118,7 @@ def test_trials_that_their_scores_stopped_early_are_among_those_picked_from(tmp_
         assert told.evidence.endswith("; best of 40 trials, picked on these items")
     numbers = [number.interval for number in answer(results).numbers]
     assert all(told.endswith("simultaneous over 40 trials") for told in numbers)
-    pairs = results.pairs(trial)
+    pairs = results.items.pairs(trial)
     discordant = {
         task: [pair.is_gained for pair in own if pair.is_gained or pair.is_forgotten]
         for task, own in pairs.items()
@@ -211,9 +211,9 @@ class RanksApart(Results):
             stopped = record.model_copy(update={"status": TrialStatus.STOPPED_EARLY})
             trials[trials.index(record)] = stopped
         super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
-        self._scores_of = scores.__getitem__
-        self._base_scores = {"sums": np.zeros(items)}
-        self._strata = lambda tasks: [Stratum((Part("sums", np.arange(items), 1.0),))]
+        self.items._scores_of = scores.__getitem__
+        self.items._base_scores = {"sums": np.zeros(items)}
+        self.items._strata = lambda tasks: [Stratum((Part("sums", np.arange(items), 1.0),))]
 
 
 def test_the_luckiest_of_a_ranks_trials_does_not_make_the_rank_suffice(sweep):
@@ -232,7 +232,7 @@ def test_a_ranks_trials_that_were_stopped_early_are_among_those_its_best_was_pic
         (r for r in results.complete if r.rank == 4), key=lambda r: r.metric(IN_DOMAIN_ACC)
     )
     [*_, higher] = [r for r in results.complete if r.rank == 16]
-    gains = results.differences(higher, best, ["sums"])
+    gains = results.items.differences(higher, best, ["sums"])
     most, of_four = (upper_bound(*gains, level=1 - 0.05 / 2 / of) for of in (OF_RANK_4, 4))
     assert 0.001 < of_four < most - 0.001
     told = f"gains more than {math.ceil(1000 * most) / 10:.1f} points over its best."

@@ -170,7 +170,7 @@ def test_the_answer_is_the_recommended_trial_with_its_numbers(results, page):
     assert f"Take trial {trial.number}." in page.text
     assert f"{trial.metric(IN_DOMAIN_ACC):.3f}" in page.text
     assert f"{100 * trial.metric(FORGETTING_MEAN):+.1f} points" in page.text
-    interval = results.interval(trial, IN_DOMAIN_ACC, picked_from=len(results.candidates))
+    interval = results.items.interval(trial, IN_DOMAIN_ACC, picked_from=len(results.candidates))
     assert interval.low <= trial.metric(IN_DOMAIN_ACC) <= interval.high
     assert f"95 %: {interval.low:.3f} to {interval.high:.3f}" in page.text
 
@@ -315,7 +315,7 @@ def test_the_json_says_how_certain_the_answer_is_and_what_it_cost(tmp_path):
         assert document["feasible"] is is_feasible
         trial, found = results.recommendation.trial, document["answer"]
         for metric in (IN_DOMAIN_ACC, FORGETTING_MEAN, FORGETTING_MAX):
-            interval = results.interval(trial, metric, found["picked_from"])
+            interval = results.items.interval(trial, metric, found["picked_from"])
             assert found["intervals"][metric] == asdict(interval)
         assert found["picked_from"] == len(results.candidates) == 11
         assert [flip["task"] for flip in found["flips"]] == [
@@ -378,12 +378,12 @@ def test_of_the_trials_that_are_compared_scores_stay_in_memory_and_texts_do_not(
     results = Results(open_sweeps([folder]))
     first, *others = results.complete
     tasks = list(results.tasks("retention"))
-    results.compare(first, None, tasks, 1)  # which reads what all comparisons need of the base
+    results.items.compare(first, None, tasks, 1)  # reads what all comparisons need of the base
     size = len(items_file(results.sweeps[0].ledger.folder.attempt(1, 1), 100).read_bytes())
     tracemalloc.start()
     try:
         for trial in others:
-            assert results.compare(trial, None, tasks, 1) is not None
+            assert results.items.compare(trial, None, tasks, 1) is not None
         held, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
@@ -533,7 +533,7 @@ def test_the_answer_claims_no_forgetting_that_the_conclusions_leave_open(tmp_pat
     assert (told.verdict, told.statement) == (
         "open", "Its change on the retention tasks cannot be told from none.",
     )  # fmt: skip
-    interval = results.interval(results.complete[0], FORGETTING_MEAN, picked_from=1)
+    interval = results.items.interval(results.complete[0], FORGETTING_MEAN, picked_from=1)
     assert interval.low == 0
     assert interval.estimate == pytest.approx(5 / 120)
 
@@ -549,7 +549,7 @@ def test_what_the_page_says_of_the_recommended_trial_allows_for_its_having_been_
             items[index] = item.model_copy(update={"score": 0.0})
     write_items(items_file(ledger.folder.attempt(trial.number, 1), trial.last.step), items)
     results = Results(open_sweeps([tmp_path]))
-    assert results.interval(trial, FORGETTING_MEAN, picked_from=1).excludes_0
+    assert results.items.interval(trial, FORGETTING_MEAN, picked_from=1).excludes_0
     (told,) = (n.interval for n in answer(results).numbers if n.name == NAMES[FORGETTING_MEAN])
     assert re.fullmatch(r"-\d+\.\d to \+\d+\.\d, n = 120, simultaneous over 20 trials", told)
     found = {flip.task: flip for flip in flips(results, trial)}

@@ -162,11 +162,11 @@ def test_the_bars_and_the_band_of_curves_over_ranks_end_where_their_intervals_do
             value = group.best.metric(metric)
             assert (line["x"][index], line["y"][index]) == (group.rank, value)
             assert f"<br>best of {group.picked_from} trial" in line["text"][index]
-            interval = results.interval(group.best, metric, group.picked_from)
+            interval = results.items.interval(group.best, metric, group.picked_from)
             assert value + bars["array"][index] == pytest.approx(interval.high)
             assert value - bars["arrayminus"][index] == pytest.approx(interval.low)
         full = results.full(results.sweeps[0])
-        interval = results.interval(full.best, metric, full.picked_from)
+        interval = results.items.interval(full.best, metric, full.picked_from)
         [band, level, base] = [(shape["y0"], shape["y1"]) for shape in chart.layout["shapes"]]
         assert band == (interval.low, interval.high)
         assert level == (full.best.metric(metric),) * 2

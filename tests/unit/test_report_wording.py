@@ -198,7 +198,7 @@ def test_examples_of_what_was_forgotten_and_learnt_are_of_items_that_were(tmp_pa
     for one in found:
         is_lost = one.role == "retention"
         turned = (1.0, 0.0) if is_lost else (0.0, 1.0)
-        pairs = results.pairs(trial)[one.task]
+        pairs = results.items.pairs(trial)[one.task]
         own = [pair for pair in pairs if (pair.base.score, pair.tuned.score) == turned]
         assert (one.forgotten if is_lost else one.gained) == len(own)
         assert [shown.target for shown in one.examples] == [p.base.target for p in own[:3]]

@@ -78,8 +78,9 @@ def test_the_same_answers_twice_are_no_more_evidence_than_once(tmp_path: Path) -
     results = sweep_asking_twice(tmp_path)
     trial = results.complete[0]
     once, twice = ["longer_sums"], ["longer_sums", "other_numbers"]
-    assert results.compare(trial, None, twice, 1) == results.compare(trial, None, once, 1)
-    interval = results.interval(trial, OOD_ACC, picked_from=1)
+    items = results.items
+    assert items.compare(trial, None, twice, 1) == items.compare(trial, None, once, 1)
+    interval = results.items.interval(trial, OOD_ACC, picked_from=1)
     assert interval is not None
     assert interval.n == 60
 
@@ -92,7 +93,7 @@ def test_one_graded_answer_is_none_that_mcnemar_counts(tmp_path: Path) -> None:
         file.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
     results = Results(open_sweeps([tmp_path]))
     for task, test in (("longer_sums", "sign flips"), ("other_numbers", "McNemar")):
-        comparison = results.compare(results.complete[0], None, [task], 1)
+        comparison = results.items.compare(results.complete[0], None, [task], 1)
         assert comparison is not None
         assert comparison.test == test
 

@@ -1,0 +1,164 @@
+"""Answers item by item: what they tell of a trial against the base or another trial."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cache, cached_property
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from analysis.comparison import Comparison
+from analysis.item_metrics import measured_on
+from analysis.stats.intervals import Interval, of_greatest, over_items
+from analysis.stats.significance import mcnemar_over_tasks, sign_flips
+from analysis.stats.strata import Scores, strata
+from analysis.sweeps import Sweep
+from trainables.metric_keys import FORGETTING_MAX, task_forgetting
+from trainables.records.items import PairedItem, pair_items
+from trainables.records.schema import ItemScore, TaskScore, TrialRecord
+from trainables.results.repeats import LEVEL
+
+Weighted = tuple[list[NDArray[np.float64]], list[float]]
+
+
+class Items:
+    """The items of one or several sweeps with the same model and evaluation, read once.
+
+    Args:
+        sweeps: the base's items and scores are read from the first.
+        sweep_of: the sweep of each trial by its id.
+    """
+
+    def __init__(self, sweeps: Sequence[Sweep], sweep_of: Mapping[str, Sweep]) -> None:
+        self._first, self._sweep_of = sweeps[0], sweep_of
+        self._scores_of = cache(self._read_scores)
+        self._strata = cache(lambda tasks: strata(self._base_items_by_task, tasks))
+
+    def pairs(self, record: TrialRecord) -> dict[str, list[PairedItem]]:
+        """The base's and the trial's outcome on each item; empty if there are none on disk."""
+        ledger = self._sweep_of[record.config.trial_id].ledger
+        return pair_items(self._base_items, ledger.items(record))
+
+    def interval(self, record: TrialRecord, metric: str, picked_from: int) -> Interval | None:
+        """Interval over items of accuracy, or of forgetting as in `compare`; of tasks or of one.
+
+        None for other metrics, or if the items are not on disk. It holds for `picked_from` trials
+        at once.
+        """
+        if metric == FORGETTING_MAX:
+            of_retention = [t for t, score in self._tasks.items() if score.role == "retention"]
+            keys = [task_forgetting(task) for task in of_retention]
+            return of_greatest([self.interval(record, k, picked_from * len(keys)) for k in keys])
+        tasks, is_forgetting = measured_on(metric, self._tasks)
+        if is_forgetting:
+            kept = self.compare(record, None, tasks, picked_from)
+            return kept.difference.negated() if kept else None
+        sides = self._sides(record, None, tasks)
+        if sides is None:
+            return None
+        tuned, _, weights = sides
+        return over_items(tuned, weights, bounds=(0, 1), level=_level(picked_from))
+
+    def compare(
+        self,
+        first: TrialRecord,
+        second: TrialRecord | None,
+        tasks: Sequence[str],
+        picked_from: int,
+    ) -> Comparison | None:
+        """Compare a trial with another, or with the base, on some tasks.
+
+        None if there are no tasks, or if an item was answered by only one of the two.
+
+        Args:
+            first: a trial.
+            second: the trial to compare with; None for the base.
+            tasks: weighted equally.
+            picked_from: number of comparisons on these items that this one was picked from.
+        """
+        sides = self._sides(first, second, tasks)
+        if sides is None:
+            return None
+        one, other, weights = sides
+        differences = [a - b for a, b in zip(one, other, strict=True)]
+        interval = over_items(differences, weights, bounds=(-1, 1), level=_level(picked_from))
+        differing = sum(int((stratum != 0).sum()) for stratum in differences)
+        test: Literal["McNemar", "sign flips"] = "sign flips"
+        if all(np.isin(scores, (0, 1)).all() for scores in (*one, *other)):
+            counts = [(int((d < 0).sum()), int((d > 0).sum()), len(d)) for d in differences]
+            test, p_value = "McNemar", mcnemar_over_tasks(counts, weights)
+        else:
+            p_value = sign_flips(differences, weights)
+        p_value = min(1.0, picked_from * p_value)
+        if p_value >= 1 - LEVEL:
+            interval = interval.including_0()
+        return Comparison(interval, test, p_value, differing, picked_from)
+
+    def differences(
+        self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
+    ) -> Weighted | None:
+        """First minus second, question by question in strata, and the strata's weights.
+
+        None if `compare` gives None.
+        """
+        sides = self._sides(first, second, tasks)
+        if sides is None:
+            return None
+        one, other, weights = sides
+        return [a - b for a, b in zip(one, other, strict=True)], weights
+
+    @property
+    def _tasks(self) -> Mapping[str, TaskScore]:
+        return self._first.base.scores
+
+    def _sides(
+        self, first: TrialRecord, second: TrialRecord | None, tasks: Sequence[str]
+    ) -> tuple[list[NDArray[np.float64]], list[NDArray[np.float64]], list[float]] | None:
+        """Both models' scores by stratum, and the strata's weights."""
+        one = self._scores_of(first.config.trial_id)
+        base = self._base_scores
+        other = self._scores_of(second.config.trial_id) if second else base
+        if not tasks or any(
+            task not in base or len(scores.get(task, ())) != len(base[task])
+            for scores in (one, other)
+            for task in tasks
+        ):
+            return None
+        found = self._strata(tuple(tasks))
+        means = [[stratum.mean_of(scores) for stratum in found] for scores in (one, other)]
+        return means[0], means[1], [stratum.weight for stratum in found]
+
+    @cached_property
+    def _base_scores(self) -> Scores:
+        return {
+            task: np.array([item.score for item in items])
+            for task, items in self._base_items_by_task.items()
+        }
+
+    @cached_property
+    def _base_items_by_task(self) -> dict[str, list[ItemScore]]:
+        found: dict[str, list[ItemScore]] = {}
+        for item in self._base_items:
+            found.setdefault(item.task, []).append(item)
+        return found
+
+    def _read_scores(self, trial_id: str) -> Scores:
+        record = next(r for r in self._sweep_of[trial_id].trials if r.config.trial_id == trial_id)
+        return {
+            task: np.array([pair.tuned.score for pair in pairs])
+            for task, pairs in self.pairs(record).items()
+        }
+
+    @cached_property
+    def _base_items(self) -> list[ItemScore]:
+        try:
+            return self._first.ledger.base_items()
+        except FileNotFoundError:  # the bulk of a sweep, so they may have been left out
+            return []
+
+
+def _level(picked_from: int) -> float:
+    """Of each of as many intervals that hold at once at LEVEL (Bonferroni)."""
+    return 1 - (1 - LEVEL) / picked_from
