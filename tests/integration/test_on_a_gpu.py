@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import gc
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
 from measured import by_step
+from torch.nn.attention import SDPBackend
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from trainables.config import ModelConfig
@@ -25,6 +29,7 @@ from trainables.slots.engine import SlotEngine
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
+from tune.cluster.ray_cluster import _WORKER_ENVIRONMENT
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,3 +199,14 @@ def test_slots_take_one_base_and_each_what_an_adapter_does(
     each = peaks[1] - weights
     for slots, peak in peaks.items():
         assert peak == pytest.approx(weights + slots * each, rel=0.1), slots
+
+
+def test_attention_is_computed_by_a_kernel_that_no_new_length_is_planned_for() -> None:
+    """Torch decides once in a process; on an H100 it would else be for cuDNN's."""
+    code = (
+        "import torch; x = torch.ones(1, 8, 64, 64, dtype=torch.bfloat16, device='cuda')\n"
+        "print(torch._fused_sdp_choice(x, x, x, is_causal=True))"
+    )
+    environment = {**os.environ, **_WORKER_ENVIRONMENT}
+    chosen = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert SDPBackend(int(chosen)) == SDPBackend.FLASH_ATTENTION

@@ -44,6 +44,10 @@ _WORKER_ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     # A process that is given no GPU sees none, else torch would take one that others have.
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "1",
+    # From 2.11 on torch takes cuDNN's attention first on Hopper and Blackwell. That is planned anew
+    # for each number and length of sequences: 40 ms to half a second, as long as a small model's
+    # pass, and nearly every pass has other ones, as has each token that is generated.
+    "TORCH_CUDNN_SDPA_DEPRIORITIZED": "1",
     # How long a process that is to train the next trial waits until a stopped one has left it. If
     # this runs out, by default after 2 seconds, Tune loses the next one without a word. A process
     # that a trial does not leave ends long before (`MINUTES_TO_LEAVE`), of which we are told.
