@@ -109,7 +109,8 @@ class DeepSpeedConfig(Frozen):
 
     Attributes:
         zero_stage: 0 none, 1 optimizer states, 2 also gradients, 3 also parameters.
-        offload_optimizer: keep optimizer states in host memory (stage 1 and up).
+        offload_optimizer: keep optimizer states in host memory (stage 1 and up). The optimizer then
+            computes on the worker's cores: raise `resources.full.cpus_per_worker`.
         offload_parameters: keep parameters in host memory (stage 3).
         config_file: the user's own DeepSpeed JSON, in place of the above, with `auto` filled in.
         config: content of `config_file`, read together with the sweep file, or given in its place.
