@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -13,8 +14,10 @@ import ray
 from ray.exceptions import ActorDiedError
 from ray.tune.experiment import Trial
 
+from trainables.errors import UserError
 from trainables.under_ray.reporters import MINUTES_TO_LEAVE
 from tune.cluster import ray_cluster as settings
+from tune.cluster.other_users import _own_folder
 from tune.cluster.ray_cluster import _ENVIRONMENT, _WORKER_ENVIRONMENT, ray_cluster, usable_cpus
 
 
@@ -63,6 +66,56 @@ def test_who_has_initialised_ray_is_told_what_its_processes_lack(
         assert "'TUNE_FUNCTION_THREAD_TIMEOUT_S': '3600'" in caplog.text
     else:
         assert caplog.text == ""
+
+
+STARTED = """
+import os, subprocess, sys
+from tune.cluster.ray_cluster import ray_cluster
+with ray_cluster(None):
+    import ray
+    address = ray.get_runtime_context().gcs_address
+    asks = f"from ray._raylet import GcsClient; GcsClient({address!r})"
+    other = os.environ | {"RAY_AUTH_TOKEN": "f" * 64}
+    for asker in (os.environ, other):
+        asked = subprocess.run([sys.executable, "-c", asks], env=asker, capture_output=True)
+        print(asked.returncode, b"AuthenticationError" in asked.stderr)
+    print(ray._private.worker.global_worker.node.get_session_dir_path())
+"""
+
+
+def test_other_users_of_the_machine_cannot_use_a_cluster_that_starts_here(tmp_path: Path) -> None:
+    given = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    ended = subprocess.run(
+        [sys.executable, "-c", STARTED],
+        env=given | {"HOME": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    own, others, session = ended.stdout.splitlines()
+    assert (own, others) == ("0 False", "1 True")
+    assert any(parent.stat().st_mode & 0o077 == 0 for parent in Path(session).parents)
+    assert [*tmp_path.rglob("*token*")] == []
+
+
+@pytest.mark.parametrize("made_by", ["nobody", "this user", "another user", "a link"])
+def test_the_folder_of_a_cluster_is_the_users_own(
+    made_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = os.getuid() + (made_by == "another user")
+    monkeypatch.setattr(os, "getuid", lambda: user)
+    folder = tmp_path / f"ray-of-{user}"
+    if made_by == "a link":
+        (tmp_path / "elsewhere").mkdir()
+        folder.symlink_to("elsewhere")
+    elif made_by != "nobody":
+        folder.mkdir(mode=0o755)
+    if made_by in ("nobody", "this user"):
+        assert _own_folder(tmp_path) == folder
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    else:
+        with pytest.raises(UserError, match=f"must be this user's own, {folder} is not; set RAY"):
+            _own_folder(tmp_path)
 
 
 def test_a_cluster_that_does_not_start_is_told_of_with_a_remedy(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from threading import Event, Thread
 from typing import Any
 
 from trainables.errors import Fault, UserError, first_line, named
+from tune.cluster.other_users import FOLDER, keep_others_out
 from tune.signals import ignoring_hangup
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,7 @@ def ray_cluster(
     starting: AbstractContextManager[None] = nullcontext()
     options: dict[str, Any]
     if address is None:
+        keep_others_out()
         _set_unless_given(_WORKER_ENVIRONMENT)  # which its processes inherit
         options = {"num_cpus": usable_cpus(), "include_dashboard": False}
         starting = ignoring_hangup()
@@ -267,8 +269,8 @@ def _other_token(address: str, error: Exception) -> UserError | None:
 def _not_started(error: Exception) -> UserError:
     rule = f"does not start on this machine: {first_line(error)}"
     remedy = (
-        "type the command again if the machine was busy; set RAY_TMPDIR to a folder with a short "
-        "name if Ray cannot write to its own, else /tmp/ray, where its logs are"
+        f"type the command again if the machine was busy; set {FOLDER} to a folder with a short "
+        f"name if Ray cannot write to {os.environ[FOLDER]}, where its logs are"
     )
     return UserError([Fault("Ray", rule, remedy)])
 
