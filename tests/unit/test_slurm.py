@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import signal
+import stat
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,7 @@ exec "$@"
     "ray": """
 case $1 in
   get-auth-token) echo secret ;;
+  health-check) [ -s ray ] ;;
   status) sed 's/.*/ 1 node_1/' ray ;;
   start)
     [ "$3" = --head ] || /bin/sleep 1
@@ -66,10 +69,12 @@ def job(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
             "SLURM_NTASKS": str(nodes),
             "SLURM_CPUS_PER_TASK": "32",
             "SLURMD_NODENAME": "node1",
+            "RAY_TMPDIR": str(tmp_path / "sessions"),
         }
         return subprocess.Popen(
             ["bash", str(SCRIPT), "my_sweep", "--num-trials", "3"],
             env={"PATH": os.environ["PATH"], **of_slurm, **environment},
+            stderr=subprocess.PIPE,
             start_new_session=True,  # Slurm ends all of it with the job
         )
 
@@ -78,7 +83,8 @@ def job(tmp_path: Path) -> Callable[..., subprocess.Popen[bytes]]:
 
 def end(job: subprocess.Popen[bytes]) -> int:
     code = job.wait(timeout=30)
-    os.killpg(job.pid, signal.SIGKILL)
+    with suppress(ProcessLookupError):  # of one that has started nothing
+        os.killpg(job.pid, signal.SIGKILL)
     return code
 
 
@@ -106,6 +112,43 @@ def test_a_head_workers_beside_it_and_the_driver(
         options = {part.partition("=")[0] for part in line.split() if part.startswith("--")}
         assert options <= known
     assert "--address" in {option for parameter in healthcheck.params for option in parameter.opts}
+
+
+@pytest.mark.parametrize(
+    "made_by",
+    [
+        "nobody",
+        "the job, on another start",
+        "a link",
+        pytest.param(
+            "another user", marks=pytest.mark.skipif(os.getuid() != 0, reason="root gives it away")
+        ),
+    ],
+)
+def test_ray_has_a_folder_on_each_node_that_other_users_cannot_enter(
+    job: Callable[..., subprocess.Popen[bytes]], tmp_path: Path, made_by: str
+) -> None:
+    folder, is_own = tmp_path / "sessions", made_by in ("nobody", "the job, on another start")
+    if made_by == "a link":
+        folder.symlink_to(tmp_path)
+    elif made_by != "nobody":
+        folder.mkdir(mode=0o700)
+    if made_by == "another user":
+        os.chown(folder, 1, -1)
+    running = job(1)
+    assert running.stderr is not None
+    assert end(running) == (0 if is_own else 1)
+    assert (f"{folder} must be this user's own" in running.stderr.read().decode()) != is_own
+    assert not is_own or stat.S_IMODE(folder.stat().st_mode) == 0o700
+
+
+def test_the_folder_is_the_jobs_own(job: Callable[..., subprocess.Popen[bytes]]) -> None:
+    folder = Path("/tmp/ray-120045")  # noqa: S108 - the script's
+    try:
+        assert end(job(1, RAY_TMPDIR="")) == 0
+        assert folder.is_dir()
+    finally:
+        folder.rmdir()
 
 
 def test_sweeps_are_kept_where_the_job_says(
