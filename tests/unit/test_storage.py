@@ -59,6 +59,22 @@ def test_addresses_and_paths() -> None:
     assert join(Path("a"), "b", "c") == Path("a/b/c")
 
 
+@pytest.mark.parametrize(
+    "address",
+    [
+        "s3://AKIA:hidden@bucket/a",
+        "s3://AKIA:hid/den@bucket/a",
+        "s3://bucket/a?access_key=AKIA&secret_key=hidden",
+        "gs://bucket/a?endpoint_override=hidden",
+    ],
+)
+def test_keys_belong_in_no_address(address: str) -> None:
+    with pytest.raises(UserError, match="must hold neither keys") as caught:
+        open_storage(address)
+    assert "AWS_SECRET_ACCESS_KEY" in str(caught.value)
+    assert "hid" not in str(caught.value)
+
+
 def test_a_store_that_fails_for_some_seconds_is_asked_again() -> None:
     with failing_server(8.0, 503, "SlowDown") as address:
         storage = open_storage(address)

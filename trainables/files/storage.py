@@ -12,9 +12,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from trainables.errors import Fault, UserError
 from trainables.files.disk import beside, flush, whole_file
 
 Location = str | Path
+_KEYS_OR_OPTIONS = re.compile(r"://[^/@]*:[^@]*@|\?")
 
 
 class Storage(Protocol):
@@ -73,9 +75,15 @@ def open_storage(location: Location) -> Storage:
     """Storage at a path or at an address such as `s3://bucket/sweeps`.
 
     Raises:
+        UserError: the address has keys or options in it, which its readers would not all have and
+            records and messages would show.
         OSError: nothing answers at the address.
     """
     if isinstance(location, str) and is_address(location):
+        if _KEYS_OR_OPTIONS.search(location):
+            rule = "the address of an object store must hold neither keys nor what follows a ?"
+            remedy = "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_ENDPOINT_URL"
+            raise UserError([Fault("", rule, remedy)])
         from trainables.files.object_storage import ObjectStorage
 
         return ObjectStorage(location)
