@@ -151,6 +151,19 @@ def test_an_objective_that_is_no_score_is_shown_too():
     assert (before[-2], row[-2]) == ("0", "0.0123")
 
 
+def test_a_task_is_told_of_by_its_name_though_it_looks_like_markup():
+    odd = "forgetting/hard [/b]"
+    named = {"retention": ["hard [/b]"]}
+    config = sweep_config(eval=EVAL | named, objectives=[{"metric": odd, "mode": "min"}])
+    console = terminal()
+    listener = ConsoleListener(config, console, clock=Clock())
+    listener.sweep_started(sweep_record(config), BASE, [trial(0, {odd: 0.25}, started=BEGAN)])
+    listener.sweep_ended([])
+    header, _, row, *_ = last_frame(console)[1:]
+    assert odd in header
+    assert "0.250" in row
+
+
 def test_plain_lines_tell_the_sweep_event_by_event():
     console, clock = no_terminal(), Clock()
     listener = ConsoleListener(CONFIG, console, clock)

@@ -393,6 +393,13 @@ def summary(
     return console.file.getvalue()
 
 
+def test_a_task_is_told_of_by_its_name_though_it_looks_like_markup(tmp_path):
+    odd = "forgetting/hard [/b]"
+    named = {"in_domain": ["a"], "retention": ["hard [/b]"]}
+    config = sweep_config(eval=named, objectives=[{"metric": odd, "mode": "min"}])
+    assert odd in summary(config, [trial(0, {odd: 0.25})], tmp_path, "").splitlines()[4]
+
+
 def test_the_summary_tells_front_recommendation_failures_places_and_next_steps(tmp_path):
     records = [
         trial(0, {GAIN: 0.5, LOSS: -0.00004, OOD: 0.4}),

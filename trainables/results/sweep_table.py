@@ -142,7 +142,7 @@ class SweepTable:
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for column in columns:
             side: JustifyMethod = "left" if column in ("method", "status") else "right"
-            table.add_column(column, no_wrap=True, justify=side)
+            table.add_column(Text(column), no_wrap=True, justify=side)
         if self.base is not None:
             _add_row(table, columns, {"trial": "base", **_score_cells(self.base.metrics, scores)})
         for number in numbers:

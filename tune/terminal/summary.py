@@ -84,7 +84,7 @@ def _front(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text
     keys = [key for key in judged_by if key in measured]
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for column in ("trial", "rank", "alpha", "lr", *(SHORT_NAMES.get(key, key) for key in keys)):
-        table.add_column(column, justify="right", overflow="fold")
+        table.add_column(Text(column), justify="right", overflow="fold")
     first = config.objectives[0]
     front.sort(key=lambda record: first.loss(record.metric(first.metric) or 0.0))
     for record in front[:_MOST_ON_FRONT]:
