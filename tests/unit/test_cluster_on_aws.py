@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +15,7 @@ import pytest
 import yaml
 from botocore.exceptions import ClientError
 from moto import mock_aws
+from moto.core import enable_iam_authentication
 from ray.autoscaler._private import resource_demand_scheduler
 from ray.autoscaler._private.aws.node_provider import AWSNodeProvider
 from ray.autoscaler._private.event_summarizer import EventSummarizer
@@ -22,13 +25,14 @@ from ray.autoscaler._private.node_provider_availability_tracker import (
 )
 from ray.autoscaler._private.prom_metrics import NullMetric
 from ray.autoscaler._private.util import ConcurrentCounter, prepare_config, validate_config
-from ray.autoscaler.tags import TAG_RAY_NODE_KIND
+from ray.autoscaler.tags import TAG_RAY_CLUSTER_NAME, TAG_RAY_NODE_KIND
 
 from trainables.under_ray.autoscaler import most_workers, worker_types
 from trainables.under_ray.gpu_types import kind_of, reserved
 from tune.cluster import spot_first
 
 CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
+README = CLUSTER.parent / "clusters" / "README.md"
 ONE_GPU = {"GPU": 1.0, "CPU": 4.0}
 
 
@@ -94,6 +98,56 @@ def test_the_world_reaches_ssh_and_nothing_else(config: dict[str, Any]) -> None:
     assert [pair["GroupId"] for rule in inside for pair in rule["UserIdGroupPairs"]] == [
         group["GroupId"]
     ]
+
+
+def test_ray_leaves_a_group_s_rules_as_its_owner_has_narrowed_them(config: dict[str, Any]) -> None:
+    instance = launch(config, "head")
+    group = boto3.resource("ec2", "us-west-2").SecurityGroup(instance.security_groups[0]["GroupId"])
+    (ssh,) = (rule for rule in group.ip_permissions if rule.get("FromPort") == 22)
+    own = ssh | {"IpRanges": [{"CidrIp": "203.0.113.0/24"}]}
+    group.revoke_ingress(IpPermissions=[ssh])
+    group.authorize_ingress(IpPermissions=[own])
+    try:
+        AWSNodeProvider.bootstrap_config(prepare_config(yaml.safe_load(CLUSTER.read_text())))
+        group.reload()
+        ranges = [each["CidrIp"] for rule in group.ip_permissions for each in rule["IpRanges"]]
+        assert ranges == ["203.0.113.0/24"]
+    finally:
+        group.revoke_ingress(IpPermissions=[own])
+        group.authorize_ingress(IpPermissions=[ssh])
+
+
+def test_the_head_may_do_what_it_must_and_nothing_to_instances_that_are_not_rays(
+    config: dict[str, Any],
+) -> None:
+    (written,) = re.findall("launch='(.+)'", README.read_text())
+    policy = json.loads(written)
+    anywhere = [
+        s["Action"] for s in policy["Statement"] if s.keys() == {"Effect", "Action", "Resource"}
+    ]
+    looks_and_starts = ["ec2:DescribeInstances", "ec2:RunInstances", "ssm:GetParameters"]
+    assert anywhere == [looks_and_starts, "iam:PassRole"]
+    assert f'"Null":{{"aws:ResourceTag/{TAG_RAY_CLUSTER_NAME}":"false"}}' in written
+    for statement in policy["Statement"]:
+        statement.pop("Condition", None)  # of which moto knows none of EC2's
+    iam = boto3.client("iam", "us-west-2")
+    iam.create_user(UserName="head")
+    iam.put_user_policy(UserName="head", PolicyName="launch", PolicyDocument=json.dumps(policy))
+    key = iam.create_access_key(UserName="head")["AccessKey"]
+    credentials = {
+        "aws_access_key_id": key["AccessKeyId"],
+        "aws_secret_access_key": key["SecretAccessKey"],
+    }
+    with enable_iam_authentication():
+        of_head = AWSNodeProvider(
+            config["provider"] | {"aws_credentials": credentials}, "as-the-head"
+        )
+        node_config = config["available_node_types"]["gpu_spot"]["node_config"]
+        (name,) = of_head.create_node(node_config, {TAG_RAY_NODE_KIND: "worker"}, 1)
+        assert of_head.non_terminated_nodes({TAG_RAY_NODE_KIND: "worker"}) == [name]
+        of_head.set_node_tags(name, {"any": "tag"})
+        of_head.terminate_nodes([name])
+        assert of_head.non_terminated_nodes({}) == []
 
 
 class TestSpotFirst:
