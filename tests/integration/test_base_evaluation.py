@@ -279,6 +279,21 @@ def test_nothing_stays_of_an_evaluation_that_no_trial_has_seen(
 
 
 @pytest.mark.usefixtures("cluster")
+def test_other_users_of_a_shared_folder_can_read_what_is_evaluated_once_for_all(
+    load: Callable[..., SweepConfig], tmp_path: Path
+) -> None:
+    config, cache, target = load(*FEW, OBJECTIVE), tmp_path / "cache", tmp_path / "base"
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    usual = {(tmp_path / name).stat().st_mode for name in ("file", "folder")}
+    arguments = (config.model, config.data, config.eval, config.seed, str(cache))
+    assert evaluate_base_on_worker(*arguments, str(target)) is None
+    made = [path for root in (cache, target) for path in root.rglob("*")]
+    assert {path.name for path in made if path.suffix == ".safetensors"}
+    assert {path.stat().st_mode for path in made} == usual
+
+
+@pytest.mark.usefixtures("cluster")
 def test_a_model_that_does_not_fit_is_tried_once_and_told_of(
     load: Callable[..., SweepConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import errno
 import os
 import shutil
+import stat
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from small_disk import small_disk
 
 from trainables.files.disk import (
@@ -32,6 +35,21 @@ NO_SPACE = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 def disk(tmp_path: Path) -> Iterator[Path]:
     with small_disk(tmp_path / "disk", "64k") as folder:
         yield folder
+
+
+@pytest.mark.parametrize(("umask", "of_file"), [(0o077, 0o600), (0o022, 0o644), (0o002, 0o664)])
+def test_who_may_read_a_whole_folder_may_read_its_weights(
+    tmp_path: Path, umask: int, of_file: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        with whole_folder(tmp_path / "weights") as unfinished:
+            (unfinished / "inner").mkdir()
+            save_file({"a": np.zeros(3)}, unfinished / "inner" / "model.safetensors")
+    finally:
+        os.umask(before)
+    written = tmp_path / "weights" / "inner" / "model.safetensors"
+    assert stat.S_IMODE(written.stat().st_mode) == of_file
 
 
 def test_a_file_that_does_not_fit_leaves_what_was_there(disk: Path) -> None:

@@ -13,8 +13,8 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import mkdtemp
 from typing import Any
+from uuid import uuid4
 
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.evaluation.base_inputs import BaseInputs, general_documents, load_inputs
@@ -35,7 +35,7 @@ from trainables.evaluation.forgetting import (
 )
 from trainables.evaluation.overlap import overlap_warnings
 from trainables.evaluation.vocabulary import only_embedded
-from trainables.files.disk import flush
+from trainables.files.disk import flush, give_usual_modes
 from trainables.inputs.data import Sample, typical_sample
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.tokenized import write_data
@@ -221,12 +221,13 @@ def _store(
 ) -> None:
     """Write to a temporary folder, then rename: a half-written entry is never found."""
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(mkdtemp(prefix=".unfinished-", dir=folder.parent))
-    unfinished.chmod(0o755)  # workers may run as other users
+    unfinished = folder.with_name(f".unfinished-{uuid4().hex}")
+    unfinished.mkdir()
     (unfinished / BASE_RECORD).write_text(record.model_dump_json(indent=2))
     write_items(unfinished / BASE_ITEMS, items)
     if reference is not None:
         reference.save(unfinished / _KL_REFERENCE)
+    give_usual_modes(unfinished)
     for path in (*unfinished.iterdir(), unfinished):
         flush(path)  # it is kept for all sweeps to come
     try:

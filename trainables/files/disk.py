@@ -68,6 +68,7 @@ def whole_folder(folder: Path, is_first: bool = True, is_scratch: bool = False) 
     try:
         unfinished.mkdir(parents=True)
         yield unfinished
+        give_usual_modes(unfinished)
         if not is_scratch:
             for path in (*unfinished.rglob("*"), unfinished):
                 flush(path)
@@ -78,6 +79,17 @@ def whole_folder(folder: Path, is_first: bool = True, is_scratch: bool = False) 
     except BaseException:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def give_usual_modes(folder: Path) -> None:
+    """Let others read, and write, the files in a new folder if they may do so in the folder.
+
+    Libraries that write to a temporary file first, as safetensors does, shut out all others,
+    whatever the user's umask says.
+    """
+    mode = folder.stat().st_mode & 0o666
+    for file in filter(Path.is_file, folder.rglob("*")):
+        file.chmod(mode)
 
 
 def flush(path: Path) -> None:

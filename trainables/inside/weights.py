@@ -74,7 +74,7 @@ def save_whole(file: Path, tensors: dict[str, torch.Tensor]) -> None:
     """Write a safetensors file atomically."""
     with whole_file(file) as unfinished:
         save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, unfinished)
-        unfinished.chmod(0o644)  # workers may run as other users
+        unfinished.chmod(file.parent.stat().st_mode & 0o666)  # see `give_usual_modes`
 
 
 def read_config(file: Path) -> dict[str, Any]:

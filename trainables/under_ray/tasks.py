@@ -53,7 +53,7 @@ def evaluate_base_on_worker(
     log = cache_dir / "base.log"
 
     def evaluate(smaller: EvalSuite) -> Path:
-        return evaluate_base(model, data, smaller, seed, cache_dir, Path(scratch), demands)
+        return evaluate_base(model, data, smaller, seed, cache_dir, data_folder, demands)
 
     def work() -> None:
         if marker:
@@ -62,10 +62,11 @@ def evaluate_base_on_worker(
         storage = open_storage(parse_location(target))
         for name in set(storage.children("")) - {marker}:  # of a start that came no further
             storage.remove(name)
-        storage.publish(Path(scratch), DATA_FOLDER, last=DATA_RECORD)
+        storage.publish(data_folder, DATA_FOLDER, last=DATA_RECORD)
         storage.publish(folder, "", last=BASE_RECORD)
 
-    with TemporaryDirectory() as scratch:
+    with TemporaryDirectory() as scratch:  # which nobody else may read, as they may its copy
+        data_folder = Path(scratch) / DATA_FOLDER
         return _fault_of(work, log)
 
 
