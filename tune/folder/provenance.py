@@ -50,9 +50,11 @@ def _from_project(script: str) -> str:
 
 
 def _git_commit() -> str | None:
+    """The commit of this code; None outside a repository, or if it is only installed in one."""
     try:
         found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],  # noqa: S607 - whichever git the user has
+            # An error unless the commit holds this file, too.
+            ["git", "rev-parse", "HEAD", "HEAD:./provenance.py"],  # noqa: S607 - the user's git
             cwd=Path(__file__).parent,
             capture_output=True,
             text=True,
@@ -61,4 +63,4 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip()
+    return found.stdout.split()[0]
