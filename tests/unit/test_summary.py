@@ -591,6 +591,23 @@ def test_every_objective_and_constraint_has_one_column(objectives, title, tmp_pa
     assert {"0.500", "+0.010", "0.250", "0.1235"} <= set(row.split())
 
 
+def test_in_a_narrow_terminal_constraints_lose_their_columns_and_no_title_is_broken(tmp_path):
+    bounded = [metric_keys.task_forgetting(task) for task in ("hellaswag", "arc_challenge")]
+    config = sweep_config(
+        eval={"in_domain": ["a"], "retention": ["hellaswag", "arc_challenge"], "ood": ["d"]},
+        constraints=[f"{metric} <= 0.1" for metric in bounded],
+    )
+    metrics = {GAIN: 0.5, LOSS: 0.01, OOD: 0.25, bounded[0]: 0.015, bounded[1]: 0.016}
+    scores = ["trial", "rank", "alpha", "lr", "in-domain", "forgetting"]
+    for width, shown in ((79, bounded[:1]), (78, []), (120, bounded)):
+        lines = summary(config, [trial(0, metrics)], tmp_path, width=width).splitlines()
+        assert lines[4].split() == [*scores, *shown, "OOD"]
+        assert lines[5].split()[6:] == [*[f"{metrics[key]:.3f}" for key in shown], "0.250"]
+        told = [line for line in lines if line.startswith("too wide to show")]
+        absent = ", ".join(bounded[len(shown) :])
+        assert told == ([f"too wide to show: {absent}, see results.csv"] if absent else [])
+
+
 def test_without_in_domain_tasks_the_loss_has_a_column_and_no_accuracy_has(tmp_path):
     metrics = {metric_keys.VALIDATION_LOSS: 1.25, LOSS: 0.01}
     config = sweep_config(eval={"retention": ["b"]}, objectives=TWO[1:])

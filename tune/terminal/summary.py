@@ -42,6 +42,7 @@ from tune.folder.tables import repeated
 
 _MOST_REASONS = 8
 _MOST_ON_FRONT = 20
+_GAP = 2  # between columns
 
 
 def print_summary(
@@ -57,7 +58,7 @@ def print_summary(
     weights = _weights(recommendation, folder)
     parts = chain(
         _counts(config, records),
-        _front(config, records),
+        _front(config, records, console.width),
         _recommended(recommendation),
         _failures(records),
         _places(recommendation, weights, records, folder),
@@ -72,7 +73,9 @@ def _counts(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Tex
     yield Text(f"\n{config.name}: {counted if records else 'no trials'}", "bold")
 
 
-def _front(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text | Table]:
+def _front(
+    config: SweepConfig, records: Sequence[TrialRecord], width: int
+) -> Iterator[Text | Table]:
     front = pareto_front(config, records)
     if not front:
         return
@@ -82,27 +85,50 @@ def _front(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text
     measured = {key for record in front if record.last for key in record.last.metrics}
     judged_by = dict.fromkeys([*aims_of(config), *scores_of(measured)])
     keys = [key for key in judged_by if key in measured]
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for column in ("trial", "rank", "alpha", "lr", *(SHORT_NAMES.get(key, key) for key in keys)):
-        table.add_column(Text(column), justify="right", overflow="fold")
     first = config.objectives[0]
     front.sort(key=lambda record: first.loss(record.metric(first.metric) or 0.0))
-    for record in front[:_MOST_ON_FRONT]:
-        lora = record.config.lora
-        table.add_row(
-            str(record.number),
-            str(lora.rank) if lora else record.config.method,
-            f"{lora.alpha:g}" if lora else ABSENT,
-            rate(record.config.learning_rate),
-            *(metric_text(key, record.metric(key)) for key in keys),
-        )
+    columns = _columns(front[:_MOST_ON_FRONT], keys)
+    # All on the front keep the constraints, so their columns are the first to go without room.
+    needed = {*(aim.metric for aim in config.objectives), *scores_of(measured)}
+    spare = [SHORT_NAMES.get(key, key) for key in keys if key not in needed]
+    left_out = []
+    while spare and _width(columns) > width:
+        left_out.append(spare.pop())
+        del columns[left_out[-1]]
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for title in columns:
+        table.add_column(Text(title), justify="right", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
     yield table
+    if left_out:
+        yield Text(f"too wide to show: {', '.join(reversed(left_out))}, see results.csv")
     if len(front) > _MOST_ON_FRONT:
         yield Text(f"and {len(front) - _MOST_ON_FRONT} more, see results.csv")
     numbers = {record.number for record in front}
     judged = [r for r in judged_by_repeats(records, config.confirm) if r.number in numbers]
     if told := refuted(config, judged, numbers_text):
         yield Text(f"each by its own run; {told}")
+
+
+def _columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> dict[str, list[str]]:
+    """Cells by title, from top to bottom."""
+    configs = [record.config for record in records]
+    return {
+        "trial": [str(record.number) for record in records],
+        "rank": [str(own.lora.rank) if own.lora else own.method for own in configs],
+        "alpha": [f"{own.lora.alpha:g}" if own.lora else ABSENT for own in configs],
+        "lr": [rate(own.learning_rate) for own in configs],
+        **{
+            SHORT_NAMES.get(key, key): [metric_text(key, record.metric(key)) for record in records]
+            for key in keys
+        },
+    }
+
+
+def _width(columns: dict[str, list[str]]) -> int:
+    widest = (max(map(len, [title, *cells])) for title, cells in columns.items())
+    return sum(widest) + _GAP * (len(columns) - 1)
 
 
 def _recommended(recommendation: Recommendation | None) -> Iterator[Text]:
