@@ -28,11 +28,9 @@ from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, METRICS, OOD_ACC
 from trainables.records.schema import TrialRecord
 from trainables.results.pareto import (
-    Goals,
     is_feasible,
     is_no_worse,
     losses_of,
-    objective_values,
 )
 from trainables.results.recommendation import refuted
 from trainables.results.wording import NAMES, axis_title, goals_in_words, how_many
@@ -208,7 +206,7 @@ def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
     front: list[list[float]] = []
     shares = [0.0]
     for record in results.of(sweep, results.complete):
-        losses = _losses(goals, record)
+        losses = losses_of(goals, record)
         own = [_place(loss, *ends) for loss, ends in zip(losses, box, strict=True)]
         if not is_feasible(goals, record) or any(is_no_worse(p, own) for p in front):
             shares.append(shares[-1])
@@ -225,8 +223,8 @@ def _box(results: Results) -> list[tuple[float, float]]:
     one that forgot everything would make so large a box that any front seems to fill it.
     """
     goals, metrics = results.goals, results.base.metrics
-    known = [_losses(goals, record) for record in results.complete]
-    kept = [_losses(goals, record) for record in results.front]
+    known = [losses_of(goals, record) for record in results.complete]
+    kept = [losses_of(goals, record) for record in results.front]
     if all(objective.metric in metrics for objective in goals.objectives):
         kept.append([objective.loss(metrics[objective.metric]) for objective in goals.objectives])
     box = []
@@ -236,10 +234,6 @@ def _box(results: Results) -> list[tuple[float, float]]:
         shown = [*(loss for loss in losses if loss <= fence), *(own[index] for own in kept)]
         box.append((min(shown), max(shown)))
     return box
-
-
-def _losses(goals: Goals, complete: TrialRecord) -> list[float]:
-    return losses_of(goals, objective_values(goals, complete) or [])
 
 
 def _place(loss: float, best: float, worst: float) -> float:

@@ -34,7 +34,6 @@ from trainables.results.pareto import (
     best_trade_off,
     losses_of,
     objective_ranges,
-    objective_values,
     scaling_trials,
 )
 
@@ -185,9 +184,7 @@ def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
         points = [
             [
                 min(1, (loss - low) / (high - low))
-                for loss, low, high in zip(
-                    losses_of(goals, objective_values(goals, r)), best, worst, strict=True
-                )
+                for loss, low, high in zip(losses_of(goals, r), best, worst, strict=True)
             ]
             for r in own
         ]

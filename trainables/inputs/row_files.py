@@ -58,7 +58,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
     """
     rows: list[Row] = []
     faults: list[Fault] = []
-    with _opened(file) as lines:
+    with opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
@@ -98,7 +98,7 @@ def _suffix(file: Path) -> str:
 
 def _first_not_utf8(file: Path) -> int:
     """The number of the first line that is not UTF-8; 1 if there is none."""
-    with _opened(file) as lines:
+    with opened(file) as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 line.decode()
@@ -107,12 +107,13 @@ def _first_not_utf8(file: Path) -> int:
     return 1
 
 
-def _opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
+def opened(file: Path) -> gzip.GzipFile | io.BufferedReader:
+    """The bytes of a file, unpacked if its name ends in `.gz`."""
     return gzip.open(file) if file.suffix == ".gz" else file.open("rb")
 
 
 def _read_json(file: Path, field: str) -> list[Row]:
-    with _opened(file) as stream:
+    with opened(file) as stream:
         text = stream.read()
     if not text.lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["):
         with suppress(ValueError, RecursionError):
@@ -156,7 +157,7 @@ def _read_csv(file: Path, field: str) -> list[Row]:
     rows: list[Row] = []
     delimiter = "\t" if _suffix(file) == ".tsv" else ","
     csv.field_size_limit(1 << 30)  # in characters; else 128 Ki, less than a long document
-    with _opened(file) as stream:
+    with opened(file) as stream:
         lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:
@@ -175,7 +176,7 @@ def _read_csv(file: Path, field: str) -> list[Row]:
 
 def _read_text(file: Path, field: str) -> list[Row]:
     """A row with the field `text` for each line that is not blank."""
-    with _opened(file) as stream:
+    with opened(file) as stream:
         lines = io.TextIOWrapper(stream, "utf-8-sig")
         texts = [line.removesuffix("\n") for line in lines if line.strip()]
     with suppress(IndexError, ValueError, RecursionError):

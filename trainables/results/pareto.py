@@ -104,9 +104,9 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     seed.
     """
     candidates = [
-        (losses_of(goals, values), record)
+        (losses, record)
         for record in records
-        if (values := objective_values(goals, record)) is not None and is_feasible(goals, record)
+        if (losses := losses_of(goals, record)) and is_feasible(goals, record)
     ]
     front: list[tuple[list[float], TrialRecord]] = []
     # In this order a trial comes after all that dominate it, so the front so far decides.
@@ -116,11 +116,10 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
     return sorted((record for _, record in front), key=lambda record: record.number)
 
 
-def losses_of(goals: Goals, values: list[float]) -> list[float]:
-    """The losses of all objectives at these values: lower is better."""
-    return [
-        objective.loss(value) for objective, value in zip(goals.objectives, values, strict=True)
-    ]
+def losses_of(goals: Goals, record: TrialRecord) -> list[float]:
+    """The losses of all objectives, in order: lower is better; none of a trial not to be taken."""
+    values = objective_values(goals, record) or []
+    return [aim.loss(value) for aim, value in zip(goals.objectives, values, strict=False)]
 
 
 def is_no_worse(one: list[float], other: list[float]) -> bool:
@@ -159,7 +158,7 @@ def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRe
     where the others of the front equal one of the two. Empty if no trial keeps every constraint.
     """
     front = pareto_front(goals, records)
-    points = {tuple(losses_of(goals, objective_values(goals, record) or [])) for record in front}
+    points = {tuple(losses_of(goals, record)) for record in front}
     if len(points) > 2:
         return front
     ranked = [record for record in records if objective_values(goals, record) is not None]

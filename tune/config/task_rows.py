@@ -5,7 +5,6 @@ The harness decides, and the driver does not import it: what a task computes is 
 
 from __future__ import annotations
 
-import gzip
 import json
 import re
 import zlib
@@ -20,7 +19,7 @@ from trainables.config import EvalSuite
 from trainables.errors import Fault, UserError
 from trainables.files.locations import resolve
 from trainables.inputs.right_answers import REMEDY, names_a_choice
-from trainables.inputs.row_files import Row, read_rows
+from trainables.inputs.row_files import Row, opened, read_rows
 from tune.config.task_files import task_named
 
 # What the readers of `datasets` take, by their name as a task's `dataset_path`.
@@ -115,7 +114,7 @@ def _is_json(file: Path) -> bool:
     """
     kinds, at = [], 0
     try:
-        with gzip.open(file) if file.suffix == ".gz" else file.open("rb") as stream:
+        with opened(file) as stream:
             text = stream.read().decode("utf-8-sig").lstrip()
         decoder = json.JSONDecoder(strict=not text.startswith("["))
         while dark := _DARK.search(text, at):
