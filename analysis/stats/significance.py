@@ -29,9 +29,7 @@ def mcnemar(forgotten: int, gained: int) -> float:
     return min(1.0, 2 * float(binom.cdf(min(forgotten, gained), forgotten + gained, 0.5)))
 
 
-def mcnemar_over_tasks(
-    counts: Sequence[tuple[int, int, int]], weights: Sequence[float] | None = None
-) -> float:
+def mcnemar_over_tasks(counts: Sequence[tuple[int, int, int]], weights: Sequence[float]) -> float:
     """Two-sided p-value of a difference of accuracies that are means over tasks.
 
     Like McNemar's test, but with tasks weighted, however many items they have:
@@ -43,9 +41,8 @@ def mcnemar_over_tasks(
 
     Args:
         counts: for each task, items that went right -> wrong, wrong -> right, and all items.
-        weights: of the tasks; by default all the same.
+        weights: of the tasks.
     """
-    weights = weights or [1.0] * len(counts)
     fair = [(w / items, f + g) for w, (f, g, items) in zip(weights, counts, strict=True)]
     sizes = [size for size, _ in fair]
     if math.isclose(min(sizes), max(sizes)):
@@ -54,9 +51,7 @@ def mcnemar_over_tasks(
     return _as_far_by_chance(fair, observed, _DRAWS)
 
 
-def sign_flips(
-    differences_by_task: Sequence[ArrayLike], weights: Sequence[float] | None = None
-) -> float:
+def sign_flips(differences_by_task: Sequence[ArrayLike], weights: Sequence[float]) -> float:
     """Two-sided p-value of a difference of graded scores, such as F1, that are means over tasks.
 
     Fisher's randomisation test of pairs (1935): under the null hypothesis, each item's difference
@@ -66,11 +61,10 @@ def sign_flips(
 
     Args:
         differences_by_task: for each task, one score minus the other, item by item.
-        weights: of the tasks; by default all the same.
+        weights: of the tasks.
     """
     fair: list[tuple[float, int]] = []
     observed = 0.0
-    weights = weights or [1.0] * len(differences_by_task)
     for weight, values in zip(weights, differences_by_task, strict=True):
         # Equal grades may differ in the last digits, and each distinct size costs its own draws.
         differences = np.round(np.asarray(values, dtype=float), 9)

@@ -58,9 +58,7 @@ def _standardised(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     return standardised
 
 
-def jonckheere(
-    groups: Sequence[float], values: Sequence[float], strata: Sequence[int] | None = None
-) -> Trend:
+def jonckheere(groups: Sequence[float], values: Sequence[float], strata: Sequence[int]) -> Trend:
     """The Jonckheere-Terpstra test for ordered groups, such as ranks (Jonckheere 1954).
 
     Its statistic counts the pairs from different groups whose values are in the groups' order. It
@@ -70,13 +68,13 @@ def jonckheere(
     Args:
         groups: of each value.
         values: to compare.
-        strata: of each value; one by default. Values are paired and permuted only within a stratum,
-            and counts are summed over these (as van Elteren 1960 does for two groups), so that what
-            else differs between strata is not taken for noise.
+        strata: of each value. Values are paired and permuted only within a stratum, and counts are
+            summed over these (as van Elteren 1960 does for two groups), so that what else differs
+            between strata is not taken for noise.
     """
     labels_N = np.unique(np.asarray(groups, dtype=float), return_inverse=True)[1]
     values_N = np.asarray(values, dtype=float)
-    strata_N = np.zeros_like(labels_N) if strata is None else np.asarray(strata)
+    strata_N = np.asarray(strata)
     generator = np.random.default_rng(0)
     agreements_K = np.zeros(1 + _PERMUTATIONS)
     untied_labels = untied_values = 0.0

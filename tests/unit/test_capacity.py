@@ -45,7 +45,7 @@ def test_what_does_not_fit_the_cluster_is_refused_for_each_method_and_kind() -> 
         lora={"cpus_per_worker": 8}, full={"workers": 4, "gpus_per_worker": 1, "cpus_per_worker": 1}
     )
     with pytest.raises(UserError) as caught:
-        check_resources(config, {"CPU": 4.0, "GPU": 2.0}, [])
+        check_resources(config, {"CPU": 4.0, "GPU": 2.0}, [], [])
     assert list(map(str, caught.value.faults)) == [
         "resources.lora.cpus_per_worker: a trial asks for 8 CPUs (1 x 8), the cluster has 4; "
         "lower it, or add nodes",
@@ -84,14 +84,14 @@ def test_what_is_told_of_gpus_would_help(gpus: int, limit: int, told: str) -> No
     config = sweep_config(resources=asked, train={"batch_size": 32})
     cluster = {"CPU": 64.0, "GPU": float(gpus)}
     with pytest.raises(UserError) as caught:
-        check_resources(config, cluster, [cluster])
+        check_resources(config, cluster, [cluster], [])
     (fault,) = caught.value.faults
     asks = "resources.full.gpus_per_worker: a trial asks for 8 GPUs (8 x 1), "
     assert str(fault) == asks + told
 
 
 def test_what_fits_is_not_refused() -> None:
-    check_resources(resources(full={"workers": 4}), {"CPU": 4.0}, [{"CPU": 4.0}])
+    check_resources(resources(full={"workers": 4}), {"CPU": 4.0}, [{"CPU": 4.0}], [])
 
 
 @pytest.mark.parametrize(
@@ -103,20 +103,20 @@ def test_gpu_hours_that_no_trial_would_spend_are_refused(
     config = sweep_config(budget={"gpu_hours": 5}, resources={"lora": {"gpus_per_worker": of_lora}})
     cluster = {"CPU": 8.0, "GPU": float(gpus)}
     with pytest.raises(UserError, match="no trial of this sweep") if is_told else nullcontext():
-        check_resources(config, cluster, [cluster])
+        check_resources(config, cluster, [cluster], [])
 
 
 def test_a_worker_that_fits_no_node_is_refused_though_the_cluster_has_enough() -> None:
     node, cluster = {"CPU": 8.0, "GPU": 3.0}, {"CPU": 24.0, "GPU": 9.0}
     config = resources(full={"workers": 4, "gpus_per_worker": 1, "cpus_per_worker": 5})
     with pytest.raises(UserError) as caught:
-        check_resources(config, cluster, [node] * 3)
+        check_resources(config, cluster, [node] * 3, [])
     assert list(map(str, caught.value.faults)) == [
         "resources.full: a trial asks for 4 workers of 1 GPU and 5 CPUs each, the nodes have room "
         "for 3 (3 of 3 GPUs and 8 CPUs); a worker stays within one node: lower what it asks for, "
         "or add nodes with more"
     ]
-    check_resources(config, cluster, [node] * 4)
+    check_resources(config, cluster, [node] * 4, [])
     check_resources(config, cluster, [node] * 3, [{"CPU": 96, "GPU": 8}])
     with pytest.raises(UserError, match="room for 3"):
         check_resources(config, cluster, [node] * 3, [{"CPU": 96}])
@@ -133,7 +133,7 @@ def test_a_method_may_ask_for_gpus_of_one_type() -> None:
         lora={"accelerator_type": "L40S"}, full={"accelerator_type": "H100", "workers": 4}
     )
     assert held_by_worker(config, "full", {}) == {"GPU": 1, "CPU": 1, "GPU:H100": 1}
-    check_resources(config, MIXED_CLUSTER, MIXED)
+    check_resources(config, MIXED_CLUSTER, MIXED, [])
     assert max_concurrent(config, MIXED_CLUSTER) == 4 + 2  # they take none from each other
 
 
@@ -150,7 +150,7 @@ def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
     asked = {"lora": any_of_it, "full": any_of_it | {"workers": 8}}
     config = sweep_config(resources=asked, train={"batch_size": 32})
     with pytest.raises(UserError) as caught:
-        check_resources(config, MIXED_CLUSTER, MIXED)
+        check_resources(config, MIXED_CLUSTER, MIXED, [])
     (fault,) = caught.value.faults
     assert str(fault) == (
         "resources.full.accelerator_type: a trial asks for 8 L40S GPUs (8 x 1), the cluster has 4; "
@@ -158,7 +158,7 @@ def test_gpus_of_a_type_that_the_cluster_lacks_are_refused() -> None:
     )
     crowded = resources(lora=any_of_it, full=any_of_it | {"workers": 4, "cpus_per_worker": 16})
     with pytest.raises(UserError, match="4 workers of 16 CPUs and 1 L40S GPU each"):
-        check_resources(crowded, MIXED_CLUSTER, MIXED)
+        check_resources(crowded, MIXED_CLUSTER, MIXED, [])
 
 
 def test_a_type_of_gpus_is_for_who_has_gpus() -> None:

@@ -335,9 +335,10 @@ def test_permutations_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
     generator = np.random.default_rng(4)
     first, second = generator.normal(size=(2, 30)).tolist()
     groups = [index % 4 for index in range(30)]
-    whole = spearman(first, second), jonckheere(groups, second)
+    strata = [index % 3 for index in range(30)]
+    whole = spearman(first, second), jonckheere(groups, second, strata)
     monkeypatch.setattr(trends, "_MOST_CELLS", 1_000)
-    assert (spearman(first, second), jonckheere(groups, second)) == whole
+    assert (spearman(first, second), jonckheere(groups, second, strata)) == whole
 
 
 def test_spearman_of_thousands_of_trials_holds_no_more_than_it_must():
@@ -365,19 +366,19 @@ def test_jonckheere_is_the_share_of_all_arrangements_that_are_as_extreme():
     between = sum(groups[a] < groups[b] for a, b in itertools.combinations(range(7), 2))
     every = [abs(statistic(order) - between / 2) for order in itertools.permutations(values)]
     exact = np.mean(np.array(every) >= abs(statistic(tuple(values)) - between / 2) - 1e-9)
-    found = jonckheere(groups, values)
+    found = jonckheere(groups, values, [0] * 7)
     assert found.p_value == pytest.approx(exact, abs=0.01)
     assert found.statistic == pytest.approx(scipy.stats.kendalltau(groups, values).statistic)
 
 
 def test_jonckheere_is_symmetric_and_knows_no_trend_where_there_is_none():
     ranks = [1, 1, 4, 4, 16, 16, 64, 64]
-    rising = jonckheere(ranks, range(8))
-    falling = jonckheere(ranks, range(8, 0, -1))
+    rising = jonckheere(ranks, range(8), [0] * 8)
+    falling = jonckheere(ranks, range(8, 0, -1), [0] * 8)
     assert rising.statistic == -falling.statistic > 0.9
     assert rising.p_value == pytest.approx(falling.p_value, abs=0.005)
     assert rising.p_value < 0.01
-    assert jonckheere(ranks, [0.5] * 8).p_value == 1.0
+    assert jonckheere(ranks, [0.5] * 8, [0] * 8).p_value == 1.0
 
 
 def test_jonckheere_within_strata_permutes_within_them():
@@ -407,7 +408,7 @@ def test_an_effect_of_rank_is_found_beside_a_larger_one_of_the_learning_rate():
     generator = np.random.default_rng(0)
     ranks, rates = np.repeat([8, 16, 32, 64, 128], 6), np.tile(np.arange(6), 5)
     values = 0.1 * (rates / 5) ** 2 + 0.004 * np.log2(ranks) + generator.normal(0, 0.005, 30)
-    assert jonckheere(ranks.tolist(), values.tolist()).p_value > 0.1
+    assert jonckheere(ranks.tolist(), values.tolist(), [0] * 30).p_value > 0.1
     found = jonckheere(ranks.tolist(), values.tolist(), alike(rates.tolist(), 4))
     assert found.p_value < 0.01
 
@@ -420,7 +421,7 @@ def test_values_are_alike_where_they_are_equal_or_else_neighbours():
 
 def test_jonckheere_of_a_thousand_trials_takes_no_minute():
     ranks, values = [2**g for g in range(10)] * 100, np.random.default_rng(0).normal(size=1000)
-    found = jonckheere(ranks, values)
+    found = jonckheere(ranks, values, [0] * 1000)
     assert found.statistic == pytest.approx(scipy.stats.kendalltau(ranks, values).statistic)
     assert found.p_value == pytest.approx(scipy.stats.kendalltau(ranks, values).pvalue, abs=0.02)
 
@@ -477,11 +478,11 @@ def test_a_ratio_that_the_rank_decides_takes_nothing_of_its_importance(tmp_path)
 def test_a_difference_over_tasks_is_tested_as_it_is_stated() -> None:
     """The small task gains, the large one loses more items: the mean over tasks gains."""
     small, large = (0, 10, 100), (300, 200, 10_000)
-    opposed = mcnemar_over_tasks([small, large])
+    opposed = mcnemar_over_tasks([small, large], [1, 1])
     assert mcnemar(300, 210) < 0.001
     assert 0.001 < opposed < 0.01
-    assert mcnemar_over_tasks([large, small]) == pytest.approx(opposed, rel=0.2)
-    assert mcnemar_over_tasks([(3, 9, 50), (1, 4, 50)]) == mcnemar(4, 13)
+    assert mcnemar_over_tasks([large, small], [1, 1]) == pytest.approx(opposed, rel=0.2)
+    assert mcnemar_over_tasks([(3, 9, 50), (1, 4, 50)], [1, 1]) == mcnemar(4, 13)
 
 
 def test_a_difference_over_tasks_by_brute_force() -> None:
@@ -492,7 +493,7 @@ def test_a_difference_over_tasks_by_brute_force() -> None:
         for second in itertools.product((-1, 1), repeat=3)
     ]
     exact = sum(outcomes) / len(outcomes)
-    assert mcnemar_over_tasks(counts) == pytest.approx(exact, abs=0.01)
+    assert mcnemar_over_tasks(counts, [1, 1]) == pytest.approx(exact, abs=0.01)
 
 
 def test_graded_scores_are_tested_by_the_signs_of_their_differences() -> None:
@@ -505,19 +506,19 @@ def test_graded_scores_are_tested_by_the_signs_of_their_differences() -> None:
         (other * chance.choice([-1, 1], (20_000, other.size))).mean(axis=1),
     ]
     exact = np.mean(np.abs(np.sum(flips, axis=0)) >= abs(one.mean() + other.mean()) - 1e-9)
-    assert sign_flips(graded) == pytest.approx(exact, abs=0.01)
+    assert sign_flips(graded, [1, 1]) == pytest.approx(exact, abs=0.01)
     reference = scipy.stats.permutation_test(
         (one,), np.mean, permutation_type="samples", n_resamples=20_000, rng=0
     )
-    assert sign_flips([one]) == pytest.approx(reference.pvalue, abs=0.01)
+    assert sign_flips([one], [1]) == pytest.approx(reference.pvalue, abs=0.01)
 
 
 def test_continuous_grades_are_tested_within_seconds() -> None:
     scores = np.random.default_rng(0).normal(0.02, 1, (5, 4000))
     reference = scipy.stats.ttest_1samp(scores.ravel(), 0).pvalue
-    assert sign_flips(list(scores)) == pytest.approx(reference, abs=0.02)
+    assert sign_flips(list(scores), [1] * 5) == pytest.approx(reference, abs=0.02)
 
 
 def test_of_right_and_wrong_items_the_signs_are_mcnemars() -> None:
     differences = [[1] * 13 + [-1] * 4 + [0] * 50]
-    assert sign_flips(differences) == pytest.approx(mcnemar(4, 13), abs=0.01)
+    assert sign_flips(differences, [1]) == pytest.approx(mcnemar(4, 13), abs=0.01)

@@ -53,7 +53,7 @@ def check_resources(
     config: SweepConfig,
     cluster: dict[str, float],
     nodes: Sequence[Mapping[str, float]],
-    startable: Sequence[Mapping[str, float]] = (),
+    startable: Sequence[Mapping[str, float]],
 ) -> None:
     """Check that one trial of each method fits the cluster, and each of its workers a node.
 
