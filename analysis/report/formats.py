@@ -35,7 +35,7 @@ def as_json(results: Results) -> str:
         "sweeps": [sweep.record.model_dump(mode="json") for sweep in results.sweeps],
         "notices": notices(results.sweeps),
         "unfinished": {s.title: s.unfinished for s in results.sweeps if s.unfinished},
-        "base": results.base.metrics,
+        "bases": {sweep.title: sweep.base.metrics for sweep in results.sweeps},
         "recommended": found.trial_id if found else None,
         "reason": found.reason if found else None,
         "feasible": found.is_feasible if found else None,

@@ -50,7 +50,7 @@ def test_the_json_has_what_repeats_came_to_the_front_and_what_is_still_to_come(r
     assert found["over_seeds"][IN_DOMAIN_ACC]["estimate"] == pytest.approx(fmean((0.7, 0.6)))
     assert found["over_seeds"][KL_BASE_TO_TUNED]["estimate"] == pytest.approx(1.5)
     assert document["front"] == [trial.config.trial_id]
-    assert document["base"] == results.base.metrics
+    assert document["bases"] == {"synthetic": results.base.metrics}
     assert document["unfinished"] == {"synthetic": results.sweeps[0].unfinished}
     assert document["trial_hours"] == pytest.approx(4 * 60 / 3600)
     assert document["gpu_hours"] == pytest.approx(4 * 100 / 3600)

@@ -16,6 +16,7 @@ from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import notices, open_sweeps
 from trainables.errors import UserError
+from trainables.metric_keys import VALIDATION_LOSS
 from trainables.records.ledger import Ledger
 from trainables.records.schema import BaseRecord, ItemScore, TrialStatus
 
@@ -123,6 +124,17 @@ def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_c
     other = SyntheticSweep(trials=4, name="other", seed=1)  # evaluated in other batches
     batches = with_base_keys(tmp_path / "batches", (one, "a", "same"), (other, "b", "same"))
     assert "compare neither KL" not in as_markdown(batches)
+
+
+def test_the_json_has_what_was_measured_of_each_base(tmp_path):
+    """Its validation loss and KL are of rows that each sweep held out itself."""
+    folders = [SyntheticSweep(trials=1, name=name).write(tmp_path / name) for name in ("a", "b")]
+    for folder, loss in zip(folders, (2.0, 3.0), strict=True):
+        base = Ledger(folder).base()
+        changed = base.model_copy(update={"metrics": base.metrics | {VALIDATION_LOSS: loss}})
+        (folder / "base" / "base.json").write_text(changed.model_dump_json())
+    told = json.loads(as_json(Results(open_sweeps(folders))))["bases"]
+    assert {title: metrics[VALIDATION_LOSS] for title, metrics in told.items()} == {"a": 2, "b": 3}
 
 
 def test_sweeps_whose_scores_differ_are_refused(tmp_path):
