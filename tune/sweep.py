@@ -265,17 +265,14 @@ class Sweep:
         return self._ledger.base()
 
     def _write_sweep(self, warnings: tuple[str, ...]) -> SweepRecord:
-        config, now = self._config.model_dump(mode="json"), provenance()
+        config = self._config.model_dump(mode="json")
+        now = provenance().model_copy(update={"warnings": warnings})
         if self._ledger.exists():
-            record = self._ledger.sweep().started_again(config, now, warnings)
+            record = self._ledger.sweep().started_again(config, now)
         else:
             sweep_id = f"{self._config.name}-{uuid.uuid4().hex[:8]}"
             record = SweepRecord(
-                sweep_id=sweep_id,
-                config=config,
-                provenance=now,
-                inputs=self._inputs,
-                warnings=warnings,
+                sweep_id=sweep_id, config=config, provenance=now, inputs=self._inputs
             )
         if self._earlier.is_new and (self._earlier.warm or self._ledger.warm_start()):
             self._ledger.write_warm_start(self._earlier.warm)

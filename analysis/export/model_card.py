@@ -83,7 +83,7 @@ def model_card(kind: Kind, record: TrialRecord, sweep: Sweep, settings: Mapping[
     `settings` are those of the exported `adapter_config.json` or `config.json`.
     """
     base, model = sweep.base, record.config.model
-    warnings = sweep.record.warnings_with(base)
+    warnings = sweep.record.origin(record).warnings_with(base)
     adapter = settings if kind == "adapter" else None
     parts = [
         f"---\n{_front_matter(kind, record, base)}\n---",

@@ -130,7 +130,7 @@ class Told(SweepListener):
         self.lines.append(message)
 
     def sweep_started(self, sweep: SweepRecord, base: BaseRecord, history: object) -> None:
-        self.lines += [f"warning: {line}" for line in sweep.warnings_with(base)]
+        self.lines += [f"warning: {line}" for line in sweep.provenance.warnings_with(base)]
 
 
 def test_what_a_wider_search_asks_of_the_base_is_checked_before_its_trials_run(
@@ -172,7 +172,8 @@ def test_warnings_are_told_before_and_after_the_trials(
     of_batch = "warning: train.batch_size is 24, and there is no more to train on than 20 samples: "
     assert any(line.startswith(of_batch) for line in told.lines)
     ledger = Ledger(tmp_path / "sweep")
-    assert [f"warning: {line}".startswith(of_batch) for line in ledger.sweep().warnings] == [True]
+    recorded = ledger.sweep().provenance.warnings
+    assert [f"warning: {line}".startswith(of_batch) for line in recorded] == [True]
     assert not any("train.batch_size" in line for line in ledger.base().warnings)  # others share it
     assert any(line.startswith("looking inside trial") for line in told.lines)
     assert told.lines[-1].startswith("warning: cannot look inside trial ")  # it has no weights

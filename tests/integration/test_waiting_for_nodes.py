@@ -186,7 +186,7 @@ def test_memory_is_asked_for_again_where_the_base_s_evaluation_brought_the_gpus(
 
     class Listener(SweepListener):
         def sweep_started(self, sweep: SweepRecord, base: object, finished: object) -> None:
-            warnings.extend(sweep.warnings)
+            warnings.extend(sweep.provenance.warnings)
             raise EnoughError("it starts")
 
     sweep = Sweep(load("search.full=null"), tmp_path, base_cache)

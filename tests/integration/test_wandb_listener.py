@@ -69,11 +69,16 @@ def folder(tmp_path: Path) -> Path:
 
 
 def sweep_record() -> SweepRecord:
-    provenance = Provenance(created=0, command="tune", git_commit=None, python="3", versions={})
-    config = {"name": "quickstart", "model": MODEL.model_dump(mode="json")}
-    return SweepRecord(
-        sweep_id=SWEEP_ID, config=config, provenance=provenance, warnings=("a large batch",)
+    provenance = Provenance(
+        created=0,
+        command="tune",
+        git_commit=None,
+        python="3",
+        versions={},
+        warnings=("a large batch",),
     )
+    config = {"name": "quickstart", "model": MODEL.model_dump(mode="json")}
+    return SweepRecord(sweep_id=SWEEP_ID, config=config, provenance=provenance)
 
 
 def base_record() -> BaseRecord:

@@ -319,7 +319,8 @@ def test_repeats_of_the_winners_are_planned_and_nothing_is_left_at_the_end():
 def test_the_table_has_the_base_first_and_all_columns():
     console = terminal(width=82)
     listener = ConsoleListener(CONFIG, console, Clock())
-    sweep = SWEEP.model_copy(update={"warnings": ("careful", "a large batch")})
+    start = SWEEP.provenance.model_copy(update={"warnings": ("careful", "a large batch")})
+    sweep = SWEEP.model_copy(update={"provenance": start})
     listener.sweep_started(sweep, base_record(metrics=BASE.metrics, warnings=["careful"]), [])
     listener.trial_started(begun(0))
     evaluated = {metric_keys.TRAIN_LOSS: 0.512, GAIN: 0.733, LOSS: 0.0214, OOD: 0.7}

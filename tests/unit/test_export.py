@@ -111,7 +111,10 @@ def test_a_card_has_what_was_told_of_the_data_and_the_training(tmp_path: Path) -
     base = base_record(warnings=[*told, told[0]])
     ledger.folder.base_json.write_text(base.model_dump_json())
     few = {"warnings": ("train.batch_size is 24", told[1])}
-    ledger.write_sweep(ledger.sweep().model_copy(update=few))
+    record, start = ledger.sweep(), ledger.sweep().provenance
+    later = start.model_copy(update={"created": start.created + 1e6, "warnings": ("no longer",)})
+    record = record.model_copy(update={"provenance": start.model_copy(update=few)})
+    ledger.write_sweep(record.started_again(record.config, later))
     card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
     assert (
         "\n\n## Warnings\n\n- 3 of 9 training samples are longer\n"

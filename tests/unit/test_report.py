@@ -460,8 +460,10 @@ def test_a_trial_is_told_with_the_start_that_it_ran_in(tmp_path):
     folder = SyntheticSweep(trials=4).write(tmp_path)
     ledger = Ledger(folder)
     record = ledger.sweep()
-    later = record.provenance.model_copy(update={"created": 1.8e9, "git_commit": "4567def"})
-    idle = later.model_copy(update={"created": 1.9e9, "git_commit": "89abcde"})
+    changes = {"created": 1.8e9, "git_commit": "4567def", "warnings": ("a large batch",)}
+    later = record.provenance.model_copy(update=changes)
+    changes = {"created": 1.9e9, "git_commit": "89abcde", "warnings": ("no trial of this",)}
+    idle = later.model_copy(update=changes)
     for start in (later, idle):
         record = record.started_again(record.config, start)
     ledger.write_sweep(record)
@@ -471,7 +473,9 @@ def test_a_trial_is_told_with_the_start_that_it_ran_in(tmp_path):
     assert told == [("0123abc", [0, 1, 2]), ("4567def", [3])]
     page = Page(render(Results([sweep])))
     assert "trials 0, 1, 2" in page.text
+    assert "4567def" in page.text.partition("a large batch")[0]
     assert "89abcde" not in page.text
+    assert "no trial of this" not in page.text
     assert sweep.record.created == 1.7e9
 
 
@@ -489,10 +493,14 @@ def test_the_page_has_what_was_told_of_the_data_and_of_the_training(tmp_path):
     ledger = Ledger(folder)
     base = ledger.base().model_copy(update={"warnings": ("at chance", "at chance")})
     ledger.folder.base_json.write_text(base.model_dump_json())
-    ledger.write_sweep(ledger.sweep().model_copy(update={"warnings": ("few <samples>",)}))
+    record = ledger.sweep()
+    start = record.provenance.model_copy(update={"warnings": ("at chance", "few <samples>")})
+    ledger.write_sweep(record.model_copy(update={"provenance": start}))
     text = Page(render(Results(open_sweeps([folder])))).text
     assert text.count("warning") == 2
-    assert "warningat chancewarningfew <samples>" in text
+    of_data, _, of_start = text.partition("start of")
+    assert "warningat chance" in of_data
+    assert "warningfew <samples>" in of_start
 
 
 def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):

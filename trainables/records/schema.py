@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
+from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainables.config import Frozen, Role, TrialConfig
 from trainables.metric_keys import METRICS, domain_metric, task_score
@@ -309,13 +310,23 @@ class BaseRecord(Frozen):
 
 
 class Provenance(Frozen):
-    """Provenance of one start of a sweep: command, code, versions."""
+    """Provenance of one start of a sweep: command, code, versions.
+
+    Attributes:
+        warnings: of the trainings that it asks for and their memory; those of base and data are in
+            the base's record, which other sweeps may share.
+    """
 
     created: float
     command: str
     git_commit: str | None
     python: str
     versions: dict[str, str]
+    warnings: tuple[str, ...] = ()
+
+    def warnings_with(self, base: BaseRecord) -> list[str]:
+        """All that is to be told of the start and of the base, each once."""
+        return [*dict.fromkeys((*base.warnings, *self.warnings))]
 
 
 class SweepRecord(Frozen):
@@ -328,8 +339,6 @@ class SweepRecord(Frozen):
         earlier: those of the previous starts, oldest first.
         inputs: digests of the files that the base was measured with and the data read from, by
             field of the sweep file.
-        warnings: the newest start's, of its training and memory; those of base and data are in the
-            base's record, which other sweeps may share.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -338,28 +347,29 @@ class SweepRecord(Frozen):
     provenance: Provenance
     earlier: tuple[Provenance, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
-    warnings: tuple[str, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_warnings_of_its_start(cls, given: Any) -> Any:
+        """Earlier versions had the newest start's beside it."""
+        if isinstance(given, dict) and "warnings" in given:
+            rest = {name: value for name, value in given.items() if name != "warnings"}
+            return rest | {"provenance": given["provenance"] | {"warnings": given["warnings"]}}
+        return given
 
     @property
     def created(self) -> float:
         """Time of the first start, seconds since the epoch."""
         return (*self.earlier, self.provenance)[0].created
 
-    def started_again(
-        self, config: dict[str, object], provenance: Provenance, warnings: Sequence[str] = ()
-    ) -> SweepRecord:
+    def started_again(self, config: dict[str, object], provenance: Provenance) -> SweepRecord:
         """The record of the sweep after it was started again."""
         changes = {
             "config": config,
             "provenance": provenance,
             "earlier": (*self.earlier, self.provenance),
-            "warnings": tuple(warnings),
         }
         return self.model_copy(update=changes)
-
-    def warnings_with(self, base: BaseRecord) -> list[str]:
-        """All that is to be told of the sweep and its base, each once."""
-        return [*dict.fromkeys((*base.warnings, *self.warnings))]
 
     def origin(self, trial: TrialRecord) -> Provenance:
         """The start that the newest attempt of a trial belongs to."""

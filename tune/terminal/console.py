@@ -73,7 +73,7 @@ class ConsoleListener(SweepListener):
         if base.sample is not None:
             self._say(f"a training sample, context: {base.sample.context!r}")
             self._say(f"a training sample, learned: {base.sample.learned!r}")
-        for warning in sweep.warnings_with(base):
+        for warning in sweep.provenance.warnings_with(base):
             self._say(f"warning: {one_line(warning)}", "yellow")
         if self._console.is_interactive:
             self._live = Live(

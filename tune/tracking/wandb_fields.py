@@ -68,11 +68,11 @@ def base_config(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
 
 
 def base_summary(sweep: SweepRecord, base: BaseRecord) -> dict[str, Any]:
-    """What the base's evaluation found, on how much data, and all that the sweep warns of."""
+    """What the base's evaluation found, on how much data, and what the newest start warns of."""
     counts = ("parameters", "train_samples", "skipped_samples", "general_nll", "seconds")
     return {
         **base.metrics,
         **{f"base/{key}": getattr(base, key) for key in counts},
-        "base/warnings": "\n".join(sweep.warnings_with(base)),
+        "base/warnings": "\n".join(sweep.provenance.warnings_with(base)),
         "status": TrialStatus.COMPLETE.value,
     }
