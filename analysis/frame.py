@@ -39,7 +39,7 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
     rows = [
         {
             "sweep": sweep.title,
-            **settings_of(record),
+            **settings_of(sweep.ledger.located(record)),
             **(record.last.metrics if record.last else {}),
         }
         for sweep in sweeps

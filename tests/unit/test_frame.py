@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from synthetic_sweep import STEPS, TASKS, SyntheticSweep
 
@@ -26,6 +28,7 @@ from trainables.records.items import pair_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import ItemScore, Measurement, TrialStatus
 from trainables.results.recommendation import recommend
+from tune.folder.recorder import Recorder
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +58,28 @@ def test_every_trial_of_every_sweep_has_a_row(sweeps):
                 assert row["lora/scaling"] == record.config.lora.scaling
             else:
                 assert math.isnan(row["lora/rank"])
+
+
+def test_weights_of_a_sweep_that_was_moved_are_named_where_they_are_now(tmp_path, monkeypatch):
+    before = SyntheticSweep(trials=2).write(tmp_path / "before")
+    best = before / "trials/0001/attempt_1/best"
+    for folder in (before / "trials/0000/attempt_1/weights", best):
+        folder.mkdir(parents=True)
+    ledger = Ledger(before)
+    gone_on = {"attempt": 2, "weights_dir": None, "best_weights_dir": str(best)}
+    ledger.write_trial(ledger.trials()[1].model_copy(update=gone_on))
+    before.rename(tmp_path / "now")
+    monkeypatch.chdir(tmp_path)
+    now = Ledger(Path("now"))
+    Recorder(now).sweep_ended(now.trials())
+    for trials in (load_trials(Path("now")), pd.read_csv("now/results.csv")):
+        kept = {
+            name: trials[name].dropna().tolist() for name in ("weights_dir", "best_weights_dir")
+        }
+        assert kept == {
+            "weights_dir": [f"{tmp_path}/now/trials/0000/attempt_1/weights"],
+            "best_weights_dir": [f"{tmp_path}/now/trials/0001/attempt_1/best"],
+        }
 
 
 def test_measurements_are_those_of_the_ledger(sweeps):

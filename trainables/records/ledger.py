@@ -230,11 +230,21 @@ class Ledger:
         Also found if the sweep's folder was moved, or copied out of an object store. The folder's
         own come first: where it was before, another sweep of the same name may be by now.
         """
-        if record.weights_dir is None:
+        return self._kept(record, record.weights_dir)
+
+    def located(self, record: TrialRecord) -> TrialRecord:
+        """The record with all weights that are on this machine named where they are now."""
+        recorded = {name: getattr(record, name) for name in ("weights_dir", "best_weights_dir")}
+        found = {name: self._kept(record, place) for name, place in recorded.items()}
+        now = {name: str(place.absolute()) for name, place in found.items() if place}
+        return record.model_copy(update=now)
+
+    def _kept(self, record: TrialRecord, recorded: str | None) -> Path | None:
+        if recorded is None:
             return None
-        recorded = Path(record.weights_dir)
-        here = self.folder.attempt(record.number, record.attempt) / recorded.name
-        return next((place for place in (here, recorded) if place.is_dir()), None)
+        name = Path(recorded).name
+        here = [attempt / name for attempt in reversed(self.folder.attempts(record))]
+        return next((place for place in (*here, Path(recorded)) if place.is_dir()), None)
 
     def _numbers(self) -> list[int]:
         """Numbers of the trials that have a folder."""

@@ -34,6 +34,6 @@ class Recorder(SweepListener):
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Write the tables of all trials and of confirmed ones."""
-        newest = self._ledger.with_newest(records)
+        newest = [*map(self._ledger.located, self._ledger.with_newest(records))]
         write_results_csv(self._ledger.folder.results_csv, newest)
         write_confirmed_csv(self._ledger.folder.confirmed_csv, newest)
