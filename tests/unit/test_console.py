@@ -267,6 +267,16 @@ def test_a_trial_that_outlasts_those_that_ended_has_left_what_longer_ones_took_o
     assert "about 4 min 10 s left" in listener._progress()
 
 
+def test_of_trials_to_come_nothing_is_foretold_from_such_as_were_stopped_early_alone():
+    listener = ConsoleListener(sweep_config(trials=4), no_terminal(), Clock())
+    for number in range(3):
+        stopped = trial(number, status=TrialStatus.STOPPED_EARLY, started=BEGAN, seconds=100)
+        listener.trial_ended(stopped)
+        assert "left" not in listener._progress()
+    listener.trial_ended(complete(2, seconds=400))
+    assert listener._progress().endswith("about 3 min 20 s left")
+
+
 def test_trials_stopped_early_count_for_those_to_come_but_not_for_repeats_of_winners():
     """Repeats run to their end; 20 trials take what half of them took, quarters, halves and all."""
     config = sweep_config(trials=40, confirm={"top_k": 3, "seeds": 5})

@@ -205,14 +205,17 @@ class SweepTable:
         return shown, len(self._records) - len(shown)
 
     def _seconds_left(self, now: float) -> float | None:
-        """Seconds of work left, shared by as many trials as ran at once; None before one ends well.
+        """Seconds of work left, shared by as many trials as ran at once; None if unknown.
 
-        Early stopping ends many trials of the search, and none that repeats a winner.
+        Early stopping ends many trials of the search, and none that repeats a winner. The first to
+        end are those that it ends: before one runs to its end, they alone foretell too little of
+        trials to come.
         """
         searches = self._durations(ENDED_WELL, exclude=self._repeats)
         if not searches:
             return None
-        repeats_took = self._durations((TrialStatus.COMPLETE,)) or searches
+        complete = self._durations((TrialStatus.COMPLETE,))
+        repeats_took = complete or searches
         searched, repeat = fmean(searches), fmean(repeats_took)
         running = [
             _left_of(r, now, searches if r.confirms is None else repeats_took)
@@ -223,6 +226,8 @@ class SweepTable:
         if for_starts:
             repeats = max(self._planned_repeats - len(self._repeats), 0)
             others = max(self._planned - len(self._records) - repeats, 0)
+            if repeats + others and not complete:
+                return None
             work += searched * others + repeat * repeats
         longest = for_starts + max([searched, repeat, *running])
         return min(max([work / self._most_at_once, *running]), longest)
