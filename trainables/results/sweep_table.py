@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from itertools import islice
 from math import inf
 from statistics import fmean
@@ -58,7 +58,7 @@ _TITLES = {
     metric_keys.FORGETTING_MEAN: "forgetting",
     metric_keys.OOD_ACC: "OOD",
 }
-_LEFT_OUT_FIRST = ("method", "alpha", "step", "rank", "loss", "lr")
+_MOST_TELLING = ("lr", "loss", "rank", "step", "alpha", "method")
 
 
 class SweepTable:
@@ -138,7 +138,7 @@ class SweepTable:
         broken_off = self.has_ended and bool(self._running)
         scores = self._judged_by()
         of_status = len(INTERRUPTED) if broken_off else _OF_STATUS
-        columns = _fitting(console.width, of_status, scores)
+        columns = _fitting(console.width, of_status, scores, self._aims)
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for column in columns:
             side: JustifyMethod = "left" if column in ("method", "status") else "right"
@@ -161,8 +161,12 @@ class SweepTable:
     def _judged_by(self) -> list[str]:
         """What has a column: the scores, then objectives that are none of them."""
         scores = scores_of(self.base.metrics if self.base else ())
-        aims = [aim.metric for aim in self._goals.objectives]
-        return [key for key in dict.fromkeys([*scores, *aims]) if key != metric_keys.TRAIN_LOSS]
+        keys = dict.fromkeys([*scores, *self._aims])
+        return [key for key in keys if key != metric_keys.TRAIN_LOSS]
+
+    @property
+    def _aims(self) -> list[str]:
+        return [objective.metric for objective in self._goals.objectives]
 
     def get(self, number: int) -> TrialRecord | None:
         """The newest record of a trial; None if it is unknown."""
@@ -266,18 +270,22 @@ def single(line: str, style: str) -> Text:
     return Text(line, style, no_wrap=True, overflow="ellipsis")
 
 
-def _fitting(width: int, of_status: int, scores: Collection[str]) -> list[str]:
-    """Titles of the columns that fit; scores and status, which is so wide, always stay."""
+def _fitting(width: int, of_status: int, scores: Collection[str], aims: Sequence[str]) -> list[str]:
+    """Titles of the columns that fit, of which status is so wide.
+
+    Room goes to the objectives first, then to the other scores, then to settings.
+    """
     absent = {title for key, title in _TITLES.items() if key not in scores}
     widths = {title: width for title, width in _WIDTHS.items() if title not in absent}
     widths |= {key: max(len(key), _NARROWEST) for key in scores if key not in _TITLES}
     widths |= {"status": of_status}
-    columns = list(widths)
-    for title in _LEFT_OUT_FIRST:
-        if sum(widths[column] + 1 for column in columns) - 1 <= width:
-            break
-        columns.remove(title)
-    return columns
+    judged_by = [_TITLES.get(key, key) for key in (*aims, *scores) if key in scores]
+    room, fitting = width + 1, set()
+    for title in dict.fromkeys(["trial", "status", *judged_by, *_MOST_TELLING]):
+        if widths[title] < room:
+            fitting.add(title)
+            room -= widths[title] + 1
+    return [title for title in widths if title in fitting]
 
 
 def _add_row(table: Table, columns: list[str], cells: dict[str, str | Text]) -> None:
