@@ -123,6 +123,16 @@ def test_a_batch_of_more_samples_than_there_are_is_told_of(
         assert shown.count("warning") == shown.count(told) == (size == 44)
 
 
+def test_no_setting_of_a_point_is_cut_off_in_a_narrow_terminal(
+    sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    modules = "search.lora.target_modules=[[q_proj, k_proj, v_proj, o_proj], [q_proj]]"
+    assert run(sweep, "--dry-run", "--set", modules, "--set", "search.lora.rank=[3]") == 0
+    rows = [line.split("│") for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert "k_proj+o_proj+q_proj+v_proj" in "".join(row[-2].strip() for row in rows)
+
+
 def test_points_that_differ_in_what_has_no_column_of_its_own_do_not_look_alike(
     sweep: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,7 +135,7 @@ def _points_table(config: SweepConfig, runs: _Runs) -> Table | str:
         table.add_column(heading, justify="left" if heading == "method" else "right")
     others = [_other_settings(point) for point in runs.points]
     if any(others):
-        table.add_column("other")
+        table.add_column("other", overflow="fold")
     for point, other in zip(runs.points, others, strict=True):
         drawn, lora = point.config, point.config.lora
         table.add_row(
