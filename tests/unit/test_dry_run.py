@@ -224,7 +224,9 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     ledger.write_trial(trial(config=own.config, params=own.params, seconds=72.0))
     before = sorted(sweep.parent.rglob("*"))
     assert run(sweep, "--dry-run") == command_line.OK
-    told = "72 s a trial in the earlier run, 0.04 h for 2 trials, divided by how many run at once"
+    told = (
+        "72 s a trial as in the earlier run, 0.04 h for 2 trials, divided by how many run at once"
+    )
     assert told in capsys.readouterr().out
     for override, told in {
         "seed=1": "seed: the sweep in",
@@ -273,6 +275,37 @@ def test_what_has_run_is_not_said_to_be_run_again(
     shown = " ".join(out.replace("│", "|").split())
     assert told in shown
     assert ("optimizer steps" in shown) == ("none" not in told)
+
+
+def test_the_hours_are_of_searched_trials_that_may_stop_early_and_of_repeats_that_do_not(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["early_stopping={}", "search.lora.rank=[3,7,9]", "budget.trials=2"]
+    config = load_sweep(str(sweep), settings)
+    ledger = Ledger(sweep.parent / "out" / "tiny")
+    ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
+    searcher = searcher_of(config)
+    more = [*settings[:2], "budget.trials=5", "confirm={top_k: 1, seeds: 2}"]
+    arguments = [part for setting in more for part in ("--set", setting)]
+    for status, seconds, told in (
+        (
+            TrialStatus.STOPPED_EARLY,
+            100.0,
+            "time is known once a first trial of this sweep has run",
+        ),
+        (TrialStatus.COMPLETE, 500.0, "380 s a trial as in the earlier run, 0.53 h for 5 trials"),
+    ):
+        own = ask(searcher)
+        record = trial(own.number, {GAIN: 0.1}, status, config=own.config, params=own.params)
+        ledger.write_trial(record.model_copy(update={"ended": record.started + seconds}))
+        assert run(sweep, "--dry-run", *arguments) == command_line.OK
+        shown = capsys.readouterr().out
+        assert f"estimate: {told}" in shown
+        assert " that are to run, if none is stopped early\n" in shown
+    assert (
+        run(sweep, "--dry-run", "--set", "seed=1", "--output-dir", str(sweep.parent / "new")) == 0
+    )
+    assert "if none is" not in capsys.readouterr().out
 
 
 def test_it_says_what_a_warm_start_takes_and_what_it_leaves_out(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -16,7 +16,7 @@ from rich.table import Table
 from trainables.config import TrainConfig, TrialConfig
 from trainables.files.storage import Location
 from trainables.records.folder import SweepFolder
-from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.schema import ENDED_WELL, TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats
 from trainables.results.wording import further_settings, how_many
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
@@ -86,7 +86,7 @@ def print_plan(
     console.print(memory_table(config))
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     if runs.points:
-        lines += _estimate(runs, samples, earlier.own)
+        lines += [_estimate(config, runs, samples), _hours(runs, earlier.own)]
     if samples is not None:
         lines += [f"warning: {told}" for told in training_warnings(config, samples)]
     for line in [*earlier.in_words(), *lines]:
@@ -185,35 +185,41 @@ def _resources(config: SweepConfig) -> list[str]:
     return lines
 
 
-def _estimate(runs: _Runs, samples: int | None, earlier: list[TrialRecord]) -> list[str]:
-    lines = []
+def _estimate(config: SweepConfig, runs: _Runs, samples: int | None) -> str:
+    """How much is trained on."""
     points, trials = [point.config for point in runs.points], runs.count
     if samples is None:
         told = _evaluations(points[0].train)
-        lines.append(f"estimate: {told} a trial; the rest is known once the data are tokenised")
-    else:
-        steps = [point.train.total_steps(samples) for point in points]
-        reports = points[0].train.evaluations(samples)
-        assert reports is not None  # noqa: S101 - unknown without the number of samples alone
-        each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
-        told = f"{trials} that are to run" if runs.ended else f"{trials} trials"
-        lines.append(
-            f"estimate: {how_many(samples, 'sample')}, about "
-            f"{how_many(round(fmean(steps)), 'optimizer step')} and "
-            f"{how_many(reports, 'evaluation')} a trial, {trials * fmean(each):,.0f} samples "
-            f"trained on in all {told}"
-        )
-    complete = [record.seconds for record in earlier if record.status is TrialStatus.COMPLETE]
-    if took := [seconds for seconds in complete if seconds is not None]:
-        seconds = fmean(took)
-        total = seconds * trials / 3600
-        lines.append(
-            f"estimate: {seconds:.0f} s a trial in the earlier run, {total:.2f} h for "
-            f"{how_many(trials, 'trial')}, divided by how many run at once"
-        )
-    else:
-        lines.append("estimate: time is known once a first trial of this sweep has run")
-    return lines
+        return f"estimate: {told} a trial; the rest is known once the data are tokenised"
+    steps = [point.train.total_steps(samples) for point in points]
+    reports = points[0].train.evaluations(samples)
+    assert reports is not None  # noqa: S101 - unknown without the number of samples alone
+    each = [s * point.train.batch_size for s, point in zip(steps, points, strict=True)]
+    told = f"{trials} that are to run" if runs.ended else f"{trials} trials"
+    return (
+        f"estimate: {how_many(samples, 'sample')}, about "
+        f"{how_many(round(fmean(steps)), 'optimizer step')} and "
+        f"{how_many(reports, 'evaluation')} a trial, {trials * fmean(each):,.0f} samples "
+        f"trained on in all {told}{', if none is stopped early' if config.early_stopping else ''}"
+    )
+
+
+def _hours(runs: _Runs, earlier: list[TrialRecord]) -> str:
+    """How long it takes if trials of the search, of which some are stopped early, are as before."""
+    complete = _seconds(r for r in earlier if r.status is TrialStatus.COMPLETE)
+    if not complete:
+        return "estimate: time is known once a first trial of this sweep has run to its end"
+    searched = _seconds(r for r in earlier if r.status in ENDED_WELL and r.confirms is None)
+    seconds = runs.to_search * fmean(searched or complete) + runs.others * fmean(complete)
+    return (
+        f"estimate: {seconds / runs.count:.0f} s a trial as in the earlier run, "
+        f"{seconds / 3600:.2f} h for {how_many(runs.count, 'trial')}, "
+        "divided by how many run at once"
+    )
+
+
+def _seconds(trials: Iterable[TrialRecord]) -> list[float]:
+    return [seconds for trial in trials if (seconds := trial.seconds) is not None]
 
 
 def _evaluations(train: TrainConfig) -> str:
