@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 CONFIG = sweep_config(trials=20)
 SWEEP = sweep_record(CONFIG)
-BASE = base_record(metrics={GAIN: 0.4, metric_keys.RETENTION_ACC: 0.65, OOD: 0.38})
+BASE = base_record(metrics={GAIN: 0.4, metric_keys.RETENTION_ACC: 0.65, LOSS: 0.0, OOD: 0.38})
 
 
 class Clock:
@@ -124,9 +124,9 @@ def test_without_in_domain_tasks_the_validation_loss_is_told_instead():
     assert told in text(plain).splitlines()
     assert "step 70" not in text(plain)  # a point of the curve
     _, titles, before, row = map(str.split, last_frame(live))
-    assert titles[-5:] == ["loss", "validation", "forgetting", "OOD", "status"]
-    assert before[-5:] == ["-", "2.500", "+0.000", "-", "-"]
-    assert row[-4:-1] == ["1.250", "+0.020", "-"]
+    assert titles[-4:] == ["loss", "validation", "forgetting", "status"]  # no OOD, without tasks
+    assert before[-4:] == ["-", "2.500", "+0.000", "-"]
+    assert row[-3:-1] == ["1.250", "+0.020"]
 
 
 def test_an_objective_that_is_no_score_is_shown_too():
@@ -147,7 +147,7 @@ def test_an_objective_that_is_no_score_is_shown_too():
     assert lines[0].endswith(f"forgetting +0.000, KL from the base 0, {nll} +0.000")
     assert lines[-1].endswith(f"forgetting +0.100, KL from the base 0.0123, {nll} +0.250")
     _, titles, before, row = map(str.split, last_frame(live))
-    assert titles[-5:] == ["in-domain", "forgetting", "OOD", drift, "status"]
+    assert titles[-4:] == ["in-domain", "forgetting", drift, "status"]
     assert (before[-2], row[-2]) == ("0", "0.0123")
 
 
@@ -187,7 +187,7 @@ def test_plain_lines_tell_the_sweep_event_by_event():
         "a training sample, learned: ' 2</s>'",
         "warning: base at chance",
         "warning: [b] odd",
-        "base: in-domain 0.400, retention 0.650, OOD 0.380",
+        "base: in-domain 0.400, retention 0.650, forgetting +0.000, OOD 0.380",
         "trial 0 started: lora, rank 8, alpha 16, lr 3.2e-04",
         "trial 1 started again, attempt 2: full, lr 3.2e-04",
         "trial 0 step 120: loss 0.512, in-domain 0.733, forgetting -0.021, OOD 0.700",
@@ -344,7 +344,7 @@ def test_the_table_has_the_base_first_and_all_columns():
     assert header == "tiny: 0/20 finished, 2 interrupted, 0 s elapsed"
     assert [" ".join(line.split()) for line in (titles, *rows)] == [
         "trial method rank alpha lr step loss in-domain forgetting OOD status",
-        "base - - - - - - 0.400 - 0.380 -",
+        "base - - - - - - 0.400 +0.000 0.380 -",
         "0 lora 8 16 3.2e-04 120 0.300 0.733 +0.021 0.700 interrupted",
         "1 full - - 3.2e-04 - - - - - interrupted",
     ]
@@ -361,19 +361,7 @@ def test_objectives_on_single_tasks_take_the_room_of_others_and_none_is_cut():
     )
     measured = {GAIN: 0.5, LOSS: 0.01} | dict.fromkeys(aims, 0.123)
     means = ["in-domain", "forgetting"]
-    every = [
-        "trial",
-        "method",
-        "rank",
-        "alpha",
-        "lr",
-        "step",
-        "loss",
-        *means,
-        "OOD",
-        *aims,
-        "status",
-    ]
+    every = ["trial", "method", "rank", "alpha", "lr", "step", "loss", *means, *aims, "status"]
     for width, titles in (
         (60, ["trial", *means, *aims[:1], "status"]),
         (80, ["trial", "in-domain", *aims[:2], "status"]),
@@ -383,7 +371,9 @@ def test_objectives_on_single_tasks_take_the_room_of_others_and_none_is_cut():
     ):
         console = terminal(width)
         listener = ConsoleListener(config, console, Clock())
-        listener.sweep_started(SWEEP, base_record(metrics={GAIN: 0.4}), [trial(0, measured)])
+        listener.sweep_started(
+            SWEEP, base_record(metrics={GAIN: 0.4, LOSS: 0.0}), [trial(0, measured)]
+        )
         listener.sweep_ended([])
         _, header, _, row = last_frame(console)
         assert header.split() == titles, width

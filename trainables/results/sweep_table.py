@@ -159,8 +159,9 @@ class SweepTable:
         return Group(*parts)
 
     def _judged_by(self) -> list[str]:
-        """What has a column: the scores, then objectives that are none of them."""
-        scores = scores_of(self.base.metrics if self.base else ())
+        """What has a column: the scores that are measured, then other objectives."""
+        measured = self.base.metrics if self.base else None
+        scores = [key for key in scores_of(measured or ()) if measured is None or key in measured]
         keys = dict.fromkeys([*scores, *self._aims])
         return [key for key in keys if key != metric_keys.TRAIN_LOSS]
 
