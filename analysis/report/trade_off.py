@@ -217,16 +217,16 @@ def hypervolume_shares(results: Results, sweep: Sweep) -> list[float]:
 
 
 def _box(results: Results) -> list[tuple[float, float]]:
-    """The best and the worst loss of each objective over the complete trials and the base.
+    """The best and the worst loss of each objective over the complete trials and the bases.
 
-    Trials of other sweeps count too. Of trials behind the front, Tukey's fence leaves outliers out:
+    Those of other sweeps count too. Of trials behind the front, Tukey's fence leaves outliers out:
     one that forgot everything would make so large a box that any front seems to fill it.
     """
-    goals, metrics = results.goals, results.base.metrics
+    goals = results.goals
     known = [losses_of(goals, record) for record in results.complete]
     kept = [losses_of(goals, record) for record in results.front]
-    if all(objective.metric in metrics for objective in goals.objectives):
-        kept.append([objective.loss(metrics[objective.metric]) for objective in goals.objectives])
+    for values in bases(results.sweeps, *(aim.metric for aim in goals.objectives)):
+        kept.append([aim.loss(v) for aim, v in zip(goals.objectives, values, strict=True)])
     box = []
     for index, losses in enumerate(zip(*known, strict=True)):
         lower, upper = np.quantile(losses, [0.25, 0.75])

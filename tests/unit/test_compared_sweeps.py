@@ -27,8 +27,9 @@ from analysis.results import Results
 from analysis.stats.hypervolume import hypervolume
 from analysis.stats.importance import importances
 from analysis.sweeps import open_sweeps
-from trainables.metric_keys import IN_DOMAIN_ACC, MAX_RESERVED
+from trainables.metric_keys import IN_DOMAIN_ACC, MAX_RESERVED, VALIDATION_LOSS
 from trainables.records.items import items_file, write_items
+from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 from trainables.results.pareto import (
     best_trade_off,
@@ -201,6 +202,25 @@ def test_the_hypervolume_and_the_importances_are_of_each_sweep(results):
         [bars] = [trace for trace in chart.data if "in-domain" in trace["hovertemplate"]]
         shares = dict(zip(bars["y"], bars["x"], strict=True))
         assert shares == pytest.approx(importances(own, IN_DOMAIN_ACC))
+
+
+def test_the_hypervolume_s_box_holds_the_base_of_each_sweep(tmp_path):
+    """Their validation losses differ, as each has held out other rows."""
+    aims = ({"metric": VALIDATION_LOSS, "mode": "min"},)
+    sweeps = [SyntheticSweep(trials=2, name=name, objectives=aims) for name in ("one", "two")]
+    for sweep, of_base in zip(sweeps, (2.0, 3.0), strict=True):
+        ledger = Ledger(sweep.write(tmp_path / sweep.name))
+        base = ledger.base()
+        metrics = base.metrics | {VALIDATION_LOSS: of_base}
+        ledger.folder.base_json.write_text(
+            base.model_copy(update={"metrics": metrics}).model_dump_json()
+        )
+        for record in ledger.trials():
+            metrics = record.last.metrics | {VALIDATION_LOSS: 1.0 + record.number}
+            last = record.last.model_copy(update={"metrics": metrics})
+            ledger.write_trial(record.model_copy(update={"last": last}))
+    results = Results(open_sweeps([tmp_path / sweep.name for sweep in sweeps]))
+    assert _box(results) == [(1.0, 3.0)]
 
 
 def test_methods_that_were_swept_one_by_one_are_compared(tmp_path):

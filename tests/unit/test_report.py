@@ -271,13 +271,14 @@ def test_the_hypervolume_is_no_larger_for_a_trial_that_forgot_everything():
         for n, x in enumerate(places)
     ]
     bad = trial(24, {IN_DOMAIN_ACC: 0.05, FORGETTING_MEAN: 0.9})
+    base = SimpleNamespace(metrics={IN_DOMAIN_ACC: 0.3, FORGETTING_MEAN: 0.0})
     shares = []
     for complete in (trials, [*trials, bad]):
         results = SimpleNamespace(
             goals=goals,
             complete=complete,
             front=pareto_front(goals, complete),
-            base=SimpleNamespace(metrics={IN_DOMAIN_ACC: 0.3, FORGETTING_MEAN: 0.0}),
+            sweeps=[SimpleNamespace(base=base, title="tiny")],
             of=lambda sweep, records: records,
         )
         assert _box(results)[0] == pytest.approx((-0.5 - 0.2 * max(places), -0.3))
