@@ -110,7 +110,7 @@ def as_markdown(results: Results) -> str:
     lines += [
         f"- {failure.count} x {failure.status}: {_plain(failure.reason)} ({failure.trials})"
         for failure in failures(results)
-    ] or ["Nothing."]
+    ] or ["Nothing: no trial failed, and none was stopped early."]
     hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
     lines += ["", f"{counted(results)}, {hours}."]
     return "\n".join(lines) + "\n"

@@ -178,7 +178,8 @@ def test_the_markdown_has_the_base_beside_the_answer_and_says_that_all_ran_to_th
     lines = as_markdown(results).splitlines()
     [gain] = [line for line in lines if line.startswith("- in-domain accuracy **")]
     assert f"base: {results.base.metrics[IN_DOMAIN_ACC]:.3f}" in gain
-    assert lines[lines.index("## What did not run to its end") + 2] == "Nothing."
+    told = "Nothing: no trial failed, and none was stopped early."
+    assert lines[lines.index("## What did not run to its end") + 2] == told
 
 
 def test_the_answer_of_a_sweep_that_kept_no_weights_names_none(tmp_path):
