@@ -251,7 +251,8 @@ class WatchedSweep:
             parts.append(f"{sum(speeds):,.0f} tokens/s")
         finished = sum((record.ended or 0.0) > began for record in records)
         if finished:
-            parts.append(f"{3600 * finished / (self._now() - began):.0f} trials/h")
+            an_hour = 3600 * finished / (self._now() - began)
+            parts.append(f"{an_hour:.0f} trials/h" if an_hour >= 10 else f"{an_hour:.2g} trials/h")
         if self.has_ended:
             told = "was interrupted; the same command goes on" if running else "has ended"
             parts.append(f"the sweep {told}")

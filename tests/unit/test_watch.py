@@ -215,6 +215,12 @@ def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_pat
     assert picture(watched)[0].startswith("tiny: 0/6 finished, 1 running")
 
 
+def test_a_pace_of_long_trials_is_no_zero(tmp_path: Path) -> None:
+    hours = 3 * 3600.0
+    record_sweep(tmp_path, trial(0, scores(0.5, 0.1), started=BEGAN, seconds=hours), running(1))
+    assert picture(watched_at(tmp_path, hours))[-1].startswith("0.33 trials/h, newest record")
+
+
 def test_a_sweep_is_over_when_all_its_trials_are(tmp_path: Path) -> None:
     records = [trial(n, metrics=scores(0.5, 0.1)) for n in range(4)]
     record_sweep(tmp_path, *records)
