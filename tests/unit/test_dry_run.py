@@ -224,9 +224,7 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     ledger.write_trial(trial(config=own.config, params=own.params, seconds=72.0))
     before = sorted(sweep.parent.rglob("*"))
     assert run(sweep, "--dry-run") == command_line.OK
-    told = (
-        "72 s a trial as in the earlier run, 0.04 h for 2 trials, divided by how many run at once"
-    )
+    told = "1 min 12 s a trial as in the earlier run, 2 min 24 s for 2 trials, divided by how many"
     assert told in capsys.readouterr().out
     for override, told in {
         "seed=1": "seed: the sweep in",
@@ -293,7 +291,11 @@ def test_the_hours_are_of_searched_trials_that_may_stop_early_and_of_repeats_tha
             100.0,
             "time is known once a first trial of this sweep has run",
         ),
-        (TrialStatus.COMPLETE, 500.0, "380 s a trial as in the earlier run, 0.53 h for 5 trials"),
+        (
+            TrialStatus.COMPLETE,
+            500.0,
+            "6 min 20 s a trial as in the earlier run, 31 min 40 s for 5",
+        ),
     ):
         own = ask(searcher)
         record = trial(own.number, {GAIN: 0.1}, status, config=own.config, params=own.params)

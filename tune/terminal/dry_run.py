@@ -18,7 +18,7 @@ from trainables.files.storage import Location
 from trainables.records.folder import SweepFolder
 from trainables.records.schema import ENDED_WELL, TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats
-from trainables.results.wording import further_settings, how_many
+from trainables.results.wording import duration, further_settings, how_many
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
 from tune.config.preflight import training_warnings
 from tune.config.sweep_config import SweepConfig
@@ -212,8 +212,8 @@ def _hours(runs: _Runs, earlier: list[TrialRecord]) -> str:
     searched = _seconds(r for r in earlier if r.status in ENDED_WELL and r.confirms is None)
     seconds = runs.to_search * fmean(searched or complete) + runs.others * fmean(complete)
     return (
-        f"estimate: {seconds / runs.count:.0f} s a trial as in the earlier run, "
-        f"{seconds / 3600:.2f} h for {how_many(runs.count, 'trial')}, "
+        f"estimate: {duration(seconds / runs.count)} a trial as in the earlier run, "
+        f"{duration(seconds)} for {how_many(runs.count, 'trial')}, "
         "divided by how many run at once"
     )
 
