@@ -335,11 +335,15 @@ def test_without_gpus_nothing_is_checked() -> None:
 @pytest.mark.parametrize(
     ("overrides", "wanted"),
     [
-        ((), "a checkpoint takes 89.7 GiB of its node's own memory; whether"),
+        ((), "a checkpoint takes 90 GiB of its node's own memory; whether"),
         (
             ("deepspeed.offload_optimizer=true",),
             # 12 bytes of each of 8.03e9 parameters, and 18 over 8 workers.
-            "beside 16.8 GiB that each worker offloads, 224.4 GiB where all 8 are on one node",
+            "beside 17 GiB that each worker offloads, 224 GiB where all 8 are on one node",
+        ),
+        (
+            ("model={name: package://trainables/embedded/model}",),
+            "a checkpoint takes 0.0094 GiB of",
         ),
         (("search.full=null",), None),
         (("model.shape=null",), None),

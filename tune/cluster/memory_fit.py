@@ -68,12 +68,12 @@ def host_memory(config: SweepConfig) -> list[str]:
         return []
     trial = largest_trial(config, "full")
     host = memory.host_estimate(shape, trial)
-    line = f"full: a checkpoint takes {host.checkpoint / _GIB:.1f} GiB of its node's own memory"
+    line = f"full: a checkpoint takes {_gib(host.checkpoint)} of its node's own memory"
     if host.offloaded:
         together = host.checkpoint + trial.workers * host.offloaded
         line += (
-            f" beside {host.offloaded / _GIB:.1f} GiB that each worker offloads, "
-            f"{together / _GIB:.1f} GiB where all {trial.workers} are on one node"
+            f" beside {_gib(host.offloaded)} that each worker offloads, "
+            f"{_gib(together)} where all {trial.workers} are on one node"
         )
     return [f"{line}; whether it has that is not checked"]
 
