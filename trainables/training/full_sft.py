@@ -69,36 +69,30 @@ def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
     so that methods are compared under one optimizer and nothing needs compiling.
     """
     deepspeed = config.deepspeed or DeepSpeedConfig()
-    if deepspeed.config is not None:
-        own = deepcopy(deepspeed.config)
-        zero_of_own = own.get("zero_optimization", {})
-        if zero_of_own.get("stage") == 3:  # else no weights could be saved
-            zero_of_own["stage3_gather_16bit_weights_on_model_save"] = True
-        # What it leaves out comes from the trial, not from DeepSpeed defaults that nobody chose.
-        own.setdefault("train_micro_batch_size_per_gpu", "auto")
-        own.setdefault("gradient_clipping", "auto")
-        if "optimizer" in own:
-            of_optimizer = own["optimizer"].setdefault("params", {})
-            of_optimizer.setdefault("lr", "auto")
-            of_optimizer.setdefault("weight_decay", "auto")
-        return own
+    settings = _of_stage(deepspeed) if deepspeed.config is None else deepcopy(deepspeed.config)
+    zero = settings.get("zero_optimization", {})
+    if zero.get("stage") == 3:  # else no weights could be saved
+        zero["stage3_gather_16bit_weights_on_model_save"] = True
+    # What is left out comes from the trial, not from DeepSpeed defaults that nobody chose.
+    settings.setdefault("train_micro_batch_size_per_gpu", "auto")
+    settings.setdefault("gradient_accumulation_steps", "auto")
+    settings.setdefault("gradient_clipping", "auto")
+    settings.setdefault("bf16", {}).setdefault("enabled", "auto")
+    if "optimizer" in settings:
+        of_optimizer = settings["optimizer"].setdefault("params", {})
+        of_optimizer.setdefault("lr", "auto")
+        of_optimizer.setdefault("weight_decay", "auto")
+    return settings
+
+
+def _of_stage(deepspeed: DeepSpeedConfig) -> dict[str, Any]:
+    """The requested stage and offloads, whose optimizer is not exchanged for one to compile."""
     zero: dict[str, Any] = {"stage": deepspeed.zero_stage}
     if deepspeed.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     if deepspeed.offload_parameters:
         zero["offload_param"] = {"device": "cpu"}
-    if deepspeed.zero_stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True
-    return {
-        "train_micro_batch_size_per_gpu": "auto",
-        "gradient_accumulation_steps": "auto",
-        "gradient_clipping": "auto",
-        "bf16": {"enabled": "auto"},
-        "fp16": {"enabled": "auto"},
-        "zero_optimization": zero,
-        "zero_allow_untested_optimizer": True,
-        "zero_force_ds_cpu_optimizer": False,
-    }
+    return {"zero_optimization": zero, "zero_force_ds_cpu_optimizer": False}
 
 
 @contextmanager
