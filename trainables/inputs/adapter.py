@@ -6,7 +6,6 @@ import re
 from typing import Any
 
 import peft
-from accelerate.state import AcceleratorState
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
@@ -103,4 +102,3 @@ def _clean(base: Any) -> None:
     base.get_input_embeddings()._forward_hooks.clear()
     thaw(base)
     base.zero_grad(set_to_none=True)
-    AcceleratorState._reset_state(reset_partial_state=True)

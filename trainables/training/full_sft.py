@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate.state import AcceleratorState
-from transformers import set_seed
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from trainables.config import DeepSpeedConfig, TrialConfig
@@ -48,7 +46,6 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         shared_base.cache_clear()
         free_memory()
     with _deepspeed_process():
-        set_seed(config.seed)
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
         arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
         model = load_model(config.model)
@@ -114,7 +111,6 @@ def _deepspeed_process() -> Iterator[None]:
         # ZeRO-3's own stays for the life of the process; it keeps the inputs even of frozen layers.
         torch.nn.functional.linear = linear
         unset_hf_deepspeed_config()
-        AcceleratorState._reset_state(reset_partial_state=True)
         for name in (*(_SINGLE_WORKER if alone else ()), "ACCELERATE_USE_DEEPSPEED"):
             os.environ.pop(name, None)
 
