@@ -352,9 +352,9 @@ class SweepRecord(Frozen):
     @classmethod
     def _with_warnings_of_its_start(cls, given: Any) -> Any:
         """Earlier versions had the newest start's beside it."""
-        if isinstance(given, dict) and "warnings" in given:
-            rest = {name: value for name, value in given.items() if name != "warnings"}
-            return rest | {"provenance": given["provenance"] | {"warnings": given["warnings"]}}
+        match given:
+            case {"warnings": warnings, "provenance": {**provenance}, **rest}:
+                return rest | {"provenance": provenance | {"warnings": warnings}}
         return given
 
     @property
