@@ -77,7 +77,7 @@ class Hosts:
             home = self._lab / "hosts" / host / "root"
             home.mkdir(parents=True)
             (home / "venv").symlink_to(sys.prefix)
-        # As a sweep without a cluster leaves one, with which Ray's head alone would ask for it.
+        # As Ray leaves one that is started here alone, with which its head alone would ask for it.
         left = self._lab / "hosts" / "head" / "root" / ".ray" / "auth_token"
         left.parent.mkdir()
         left.write_text(uuid4().hex)

@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -223,6 +224,38 @@ def test_every_node_asks_for_the_token_of_who_brought_it_up(provider: str, tmp_p
         check=True,
     )
     assert said.stdout == f"token {tmp_path}/venv/bin:/bin\n"
+
+
+@pytest.mark.parametrize("made_by", ["nobody", "an earlier start", "a link"])
+def test_users_of_own_machines_have_no_way_into_ray_s_folder(made_by: str, tmp_path: Path) -> None:
+    config, sessions = read("local"), tmp_path / "sessions"
+    if made_by == "an earlier start":
+        sessions.mkdir(mode=0o700)
+    elif made_by == "a link":
+        sessions.symlink_to(tmp_path)
+    commands = config["head_start_ray_commands"][1], config["worker_start_ray_commands"][1]
+    assert len({*commands}) == 1
+    for _ in range(2):  # as Ray starts again after a reboot, or without one
+        done = subprocess.run(
+            ["bash", "-c", commands[0]],
+            env=os.environ | {"RAY_TMPDIR": str(sessions)},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == (made_by == "a link")
+        assert ("must be this user's own" in done.stderr) == (made_by == "a link")
+    assert made_by == "a link" or stat.S_IMODE(sessions.stat().st_mode) == 0o700
+    setup = config["setup_commands"][-1]
+    subprocess.run(["bash", "-c", setup], env={"HOME": str(tmp_path)}, check=True)
+    told = subprocess.run(
+        ["bash", "-c", f"{(tmp_path / '.bashrc').read_text()}printenv RAY_TMPDIR"],
+        env={"HOME": str(tmp_path), "PATH": "/bin:/usr/bin", "USER": "me"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout == "/tmp/ray-of-me\n"
 
 
 def test_google_s_workers_may_use_buckets_and_nothing_else() -> None:
