@@ -255,7 +255,7 @@ def test_users_of_own_machines_have_no_way_into_ray_s_folder(made_by: str, tmp_p
         text=True,
         check=True,
     )
-    assert told.stdout == "/tmp/ray-of-me\n"
+    assert told.stdout == "/tmp/ray-of-me\n"  # noqa: S108 - the file's
 
 
 def test_google_s_workers_may_use_buckets_and_nothing_else() -> None:
