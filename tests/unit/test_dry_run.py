@@ -225,7 +225,9 @@ def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     before = sorted(sweep.parent.rglob("*"))
     assert run(sweep, "--dry-run") == command_line.OK
     told = "1 min 12 s a trial as in the earlier run, 2 min 24 s for 2 trials, divided by how many"
-    assert told in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert told in shown
+    assert "1 trial has ended, 2 to run" in shown
     for override, told in {
         "seed=1": "seed: the sweep in",
         "search.lora.rank=[64]": "search.lora.rank: trial 0 of this sweep has rank",
@@ -267,12 +269,41 @@ def test_what_has_run_is_not_said_to_be_run_again(
         own = ask(searcher)
         status = TrialStatus.FAILED if number == 1 else TrialStatus.COMPLETE
         metrics = {GAIN: 0.1 * number}
-        ledger.write_trial(trial(number, metrics, status, config=own.config, params=own.params))
+        of_point: dict[str, Any] = {"config": own.config, "params": own.params}
+        ledger.write_trial(trial(number, metrics, status, seconds=50 * number**2, **of_point))
     assert run(sweep, "--dry-run", *arguments) == command_line.OK
     out = re.sub("┏.*?┩", "", capsys.readouterr().out, flags=re.DOTALL)  # the columns' titles
     shown = " ".join(out.replace("│", "|").split())
     assert told in shown
     assert ("optimizer steps" in shown) == ("none" not in told)
+    assert ("1 min 40 s a trial" in shown) == ("none" not in told)  # of those that did not fail
+
+
+@pytest.mark.parametrize(
+    ("trials", "told"),
+    [
+        (2, "3 trials have ended, 1 to run; the first 1"),
+        (3, "3 trials have ended, 1 to run, then up to 2 repeats of winners; the first 1"),
+    ],
+)
+def test_a_repeat_that_has_ended_is_no_trial_of_the_search(
+    trials: int, told: str, sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = load_sweep(str(sweep), ["confirm={top_k: 1, seeds: 2}", "budget.trials=2"])
+    ledger = Ledger(sweep.parent / "out" / "tiny")
+    ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
+    searcher = searcher_of(config)
+    for number in range(3):
+        own = ask(searcher)
+        metrics = {GAIN: 0.5 - 0.1 * number}
+        of_point: dict[str, Any] = {"config": own.config, "params": own.params}
+        ended = trial(own.number, metrics, confirms=own.confirms, **of_point)
+        searcher.trial_ended(ended)
+        ledger.write_trial(ended)
+    assert ended.confirms == 0
+    confirm = ("--set", "confirm={top_k: 1, seeds: 2}")
+    assert run(sweep, "--dry-run", "--num-trials", str(trials), *confirm) == command_line.OK
+    assert told in " ".join(capsys.readouterr().out.split())
 
 
 def test_the_hours_are_of_searched_trials_that_may_stop_early_and_of_repeats_that_do_not(
@@ -325,6 +356,7 @@ def test_it_says_what_a_warm_start_takes_and_what_it_leaves_out(
     assert run(sweep, "--dry-run", *warm) == command_line.OK
     shown = capsys.readouterr().out
     assert "warm_start: took 1 trial(s)" in shown
+    assert "estimate: time is known once a first trial of this sweep has run" in shown
     assert f"left out 1 of {earlier.folder.root}: was trained with epochs 2.0, not 3.0" in shown
     assert run(sweep, "--dry-run", *warm, "--set", "train.epochs=1") == command_line.BAD_INPUT
     assert "error: warm_start: must take a trial at least, got none" in capsys.readouterr().err
@@ -382,9 +414,10 @@ def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
     assert entity("--set", "wandb.entity=others") == "others"
 
 
+@pytest.mark.parametrize("again", [[], ["--retry-failed"]])
 @pytest.mark.parametrize(("trials", "interrupted"), [(40, 1), (40, 9), (6, 2)])
 def test_where_the_budget_is_spent_only_what_was_interrupted_is_announced(
-    trials: int, interrupted: int, sweep: Path, capsys: pytest.CaptureFixture[str]
+    again: list[str], trials: int, interrupted: int, sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ["sampler=random", f"budget.trials={trials}", "budget.gpu_hours=2"]
     settings.append("confirm={top_k: 1, seeds: 2}")
@@ -394,12 +427,13 @@ def test_where_the_budget_is_spent_only_what_was_interrupted_is_announced(
     searcher = searcher_of(config)
     for number in range(4 + interrupted):
         own, metrics = ask(searcher), {GAIN: 0.5, "cost/gpu_h": 0.6}
-        status = TrialStatus.RUNNING if number >= 4 else TrialStatus.COMPLETE
+        unfinished = TrialStatus.FAILED if again else TrialStatus.RUNNING
+        status = unfinished if number >= 4 else TrialStatus.COMPLETE
         ledger.write_trial(
             trial(own.number, metrics, status=status, config=own.config, params=own.params)
         )
     overrides = [word for setting in settings for word in ("--set", setting)]
-    assert run(sweep, "--dry-run", *overrides) == command_line.OK
+    assert run(sweep, "--dry-run", *overrides, *again) == command_line.OK
     assert f"4 trials have ended, {interrupted} to run; the first" in capsys.readouterr().out
 
 
