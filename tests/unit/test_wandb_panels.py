@@ -5,9 +5,15 @@ from __future__ import annotations
 import pytest
 from builders import scores, trial
 
-from analysis.tracking.wandb_panels import panel_groups
+from analysis.tracking.wandb_panels import laid_out, panel_groups
 from trainables.config import LoraConfig
-from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
+from trainables.metric_keys import (
+    FORGETTING_MEAN,
+    IN_DOMAIN_ACC,
+    OOD_ACC,
+    TRAIN_LOSS,
+    VALIDATION_LOSS,
+)
 from trainables.records.schema import TrialStatus
 from trainables.results.wandb_names import SETTING_GROUP, setting_group
 from tune.tracking.wandb_fields import trial_config
@@ -49,3 +55,42 @@ def test_panels_by_rank_are_grouped_so_and_forgetting_is_without_the_base():
     grouped = [p.groupby for g in groups for p in g.panels.values() if hasattr(p, "groupby")]
     assert len(grouped) == 3 + 4  # bars, and curves
     assert {key.name for key in grouped} == {SETTING_GROUP}
+
+
+def test_what_a_sweep_does_not_log_has_no_panel():
+    groups = panel_groups((FORGETTING_MEAN, TRAIN_LOSS), 20, (), ["rank 4"])
+    assert [name for group in groups for name in group.panels] == [
+        "parallel coordinates",
+        "forgetting by rank",
+        "forgetting over steps by rank",
+        "training loss over steps by rank",
+        "parameter importance for forgetting",
+        "run comparer",
+    ]
+
+
+def test_settings_have_logarithmic_axes_and_scores_have_not():
+    [parallel] = [
+        panel
+        for group in panel_groups(scores(0.5, 0.1), 20, (), ["rank 4"])
+        for name, panel in group.panels.items()
+        if name == "parallel coordinates"
+    ]
+    assert [bool(column.log) for column in parallel.columns] == [True] * 3 + [False] * 3
+
+
+def test_a_report_s_panels_fill_its_width_and_none_covers_another():
+    logged = scores(0.5, 0.1) | {VALIDATION_LOSS: 1.0, TRAIN_LOSS: 1.0}
+    counts = set()
+    for group in laid_out(panel_groups(logged, 20, (), ["rank 4"])):
+        places = [panel.layout for panel in group.panels.values()]
+        counts.add(len(places))
+        assert max(place.x + place.w for place in places) == 24
+        cells = [
+            (place.x + x, place.y + y)
+            for place in places
+            for x in range(place.w)
+            for y in range(place.h)
+        ]
+        assert len(set(cells)) == len(cells)
+    assert {1, 2, 5} <= counts

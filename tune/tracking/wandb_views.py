@@ -30,12 +30,11 @@ def have_views_made(location: Location) -> list[str]:
     Returns:
         Where they are; if W&B refuses or does not answer, the command to run later.
     """
-    absolute = location.absolute() if isinstance(location, Path) else location
     paths = [str(_PROJECT), os.environ.get("PYTHONPATH", "")]
     try:
         done = subprocess.run(  # noqa: S603 - our own command
             # -P: modules in the user's folder must not shadow ours.
-            [sys.executable, "-P", "-m", "analysis", "wandb-views", str(absolute)],
+            [sys.executable, "-P", "-m", "analysis", "wandb-views", str(location)],
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
             capture_output=True,
             text=True,
