@@ -189,6 +189,9 @@ def test_the_view_and_the_report_are_made_once_and_then_updated(
     assert section["settings"]["maxRuns"] == 17  # the budget's 16 trials and the base
     [run_set] = section["runSets"]
     assert filters_of(run_set) == [OF_THE_SWEEP]
+    assert [(key["key"]["name"], key["ascending"]) for key in run_set["sort"]["keys"]] == [
+        (GAIN, False)
+    ]
     base = base64.b64encode(f"Run:v1:{SWEEP_ID}-base:forgetting-sweeps:{ENTITY}".encode()).decode()
     assert run_set["baselineRunId"] == base
     assert run_set["pinnedRunIds"] == [base]

@@ -104,3 +104,15 @@ def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_
     ids = dict.fromkeys(trial.config.trial_id for trial in wanted)
     updates = inside_figures(results)[0]
     assert [chart.key for chart in updates.charts] == [f"norm-{trial}" for trial in [*ids][:3]]
+
+
+def test_modules_of_one_name_keep_their_whole_names_and_an_update_of_nothing_has_no_shares(
+    tmp_path,
+):
+    folder = SyntheticSweep(trials=1, items=4).write(tmp_path)
+    alike = (matrix(0, "self_attn.out", 0.1, 4.0, 1.0), matrix(0, "cross_attn.out", 0.0, 0.0, 0.0))
+    found = record(0, 0.1).model_copy(update={"matrices": alike, "attention": ()})
+    InsideFolder(folder).write(found)
+    updates, curves = inside_figures(Results(open_sweeps([folder])))
+    assert updates.charts[0].data[0]["x"] == ["self_attn.out", "cross_attn.out"]
+    assert curves.charts[0].data[0]["y"] == [1.0, 0.25]
