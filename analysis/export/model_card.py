@@ -340,7 +340,8 @@ def _facts(facts: Iterable[tuple[str, object]]) -> str:
 
 
 def _table(titles: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [titles, ("---",) * len(titles), *rows]
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [titles, ("---",) * len(titles), *cells]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

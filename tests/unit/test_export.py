@@ -151,13 +151,15 @@ def test_a_card_says_that_chats_were_trained(tmp_path: Path) -> None:
     assert "without a system's turn began with\n\n```jinja\nBe brief.\n```" in card.text
 
 
+TASK = TaskScore(
+    role="retention", metric="acc", filter="none", value=0.875, stderr=0.01, chance=0.25,
+    choices=4, items=128,
+)  # fmt: skip
+
+
 def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
     ledger = Ledger(sweep)
-    task = TaskScore(
-        role="retention", metric="acc", filter="none", value=0.875, stderr=0.01, chance=0.25,
-        choices=4, items=128,
-    )  # fmt: skip
-    base = base_record().model_copy(update={"scores": {"b": task}})
+    base = base_record().model_copy(update={"scores": {"b": TASK}})
     ledger.folder.base_json.write_text(base.model_dump_json())
     card = ModelCard.load(export(sweep, tmp_path / "out", number=1) / "README.md")
     data = card.data.to_dict()
@@ -171,6 +173,15 @@ def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
     assert (result.dataset_type, result.metric_type, result.metric_value) == ("b", "acc", 0.75)
     line = "| b | retention | acc | 128 | 0.875 ± 0.010 | 0.750 | -0.125 | +0.100 |"
     assert line in card.text
+
+
+def test_a_task_with_a_bar_in_its_name_keeps_to_its_cell(tmp_path: Path) -> None:
+    record = trial(0, scores(0.5, 0.0, **{"retention/a|b/acc": 0.75}))
+    ledger = record_sweep(tmp_path / "tiny", record)
+    ledger.folder.base_json.write_text(base_record(scores={"a|b": TASK}).model_dump_json())
+    [sweep] = open_sweeps([tmp_path / "tiny"])
+    html = MarkdownIt().enable("table").render(model_card("full", record, sweep, {}))
+    assert "<td>a|b</td>\n<td>retention</td>\n<td>acc</td>" in html
 
 
 def adapter(rank: int = 8, **settings: Any) -> str:
