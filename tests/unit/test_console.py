@@ -377,7 +377,7 @@ def test_objectives_on_single_tasks_take_the_room_of_others_and_none_is_cut():
         listener.sweep_ended([])
         _, header, _, row = last_frame(console)
         assert header.split() == titles, width
-        assert row.split().count("0.123") == sum(aim in titles for aim in aims)
+        assert row.count("0.123") == sum(aim in titles for aim in aims)
         assert row.split()[-1] == "complete"
 
 
@@ -528,6 +528,8 @@ def test_the_end_of_the_sweep_stops_the_display():
         (metric_keys.KL_BASE_TO_TUNED, 1.5, "1.5"),
         (metric_keys.MAX_RESERVED, 1.23456, "1.235"),
         ("ood/piqa/acc", 0.75, "0.750"),
+        ("forgetting/hellaswag", 0.0125, "+0.013"),
+        ("forgetting_chance_adjusted/hellaswag", 0.0125, "+0.013"),
     ],
 )
 def test_metrics_are_shown_in_their_style(key, value, shown):

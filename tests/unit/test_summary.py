@@ -602,7 +602,7 @@ def test_in_a_narrow_terminal_constraints_lose_their_columns_and_no_title_is_bro
     for width, shown in ((79, bounded[:1]), (78, []), (120, bounded)):
         lines = summary(config, [trial(0, metrics)], tmp_path, width=width).splitlines()
         assert lines[4].split() == [*scores, *shown, "OOD"]
-        assert lines[5].split()[6:] == [*[f"{metrics[key]:.3f}" for key in shown], "0.250"]
+        assert lines[5].split()[6:] == [*[f"{metrics[key]:+.3f}" for key in shown], "0.250"]
         told = [line for line in lines if line.startswith("too wide to show")]
         absent = ", ".join(bounded[len(shown) :])
         assert told == ([f"too wide to show: {absent}, see results.csv"] if absent else [])

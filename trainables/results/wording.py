@@ -33,12 +33,12 @@ SHORT_NAMES = {
 }
 """For columns of tables, and for lines with several numbers."""
 _NAMED = ("method", "rank", "alpha", "alpha_ratio", "learning_rate")
-_SIGNED = {
-    metric_keys.FORGETTING_MEAN,
-    metric_keys.FORGETTING_MAX,
-    metric_keys.FORGETTING_NLL,
+_SIGNED = (
+    metric_keys.task_forgetting(""),
+    metric_keys.task_forgetting_adjusted(""),
     metric_keys.OOD_GAP,
-}
+)
+"""What the keys of differences begin with: of forgetting, over all tasks and on each."""
 
 
 class Word(NamedTuple):
@@ -178,7 +178,7 @@ def metric_text(key: str, value: float | None) -> str:
     if metric is not None and metric.unit not in ("share", "nats/token"):
         return f"{value:.4g}"
     rounded = round(value, 3) + 0.0  # no -0.000
-    return f"{rounded:+.3f}" if key in _SIGNED else f"{rounded:.3f}"
+    return f"{rounded:+.3f}" if key.startswith(_SIGNED) else f"{rounded:.3f}"
 
 
 def how_many(count: int, noun: str) -> str:
