@@ -19,7 +19,7 @@ from trainables.metric_keys import (
     TRAINABLE_PARAMETERS,
 )
 from trainables.records.schema import FAILURES, TrialRecord, TrialStatus
-from trainables.results.wording import by_reason, how_many, status_in_full
+from trainables.results.wording import by_reason, status_in_full
 
 
 @dataclass(frozen=True)
@@ -65,14 +65,6 @@ def _values(records: Sequence[TrialRecord], metric: str) -> list[float]:
 def _mean(group: Group, metric: str) -> float | None:
     values = _values(group.trials, metric)
     return fmean(values) if values else None
-
-
-def counted(results: Results) -> str:
-    """Such as `10 trials and 4 repeats`."""
-    searched = len(results.search_trials)
-    repeats = len(results.trials) - searched
-    told = how_many(searched, "trial")
-    return f"{told} and {how_many(repeats, 'repeat')}" if repeats else told
 
 
 def gpu_hours(results: Results) -> float:

@@ -11,11 +11,12 @@ from analysis.frame import describe_metrics, trials_frame
 from analysis.paper_table import LOSS, UNLIKE_BASE, UNLIKE_FULL, paper_table
 from analysis.report.answer import answer
 from analysis.report.charts import finite
-from analysis.report.cost import costs, counted, failures, gpu_hours, number, trial_hours
+from analysis.report.cost import costs, failures, gpu_hours, number, trial_hours
 from analysis.report.tasks import flips
 from analysis.results import Results
 from analysis.sweeps import notices
 from trainables.results.repeats import diverged
+from trainables.results.wording import count_trials
 
 
 def as_csv(results: Results) -> str:
@@ -112,7 +113,7 @@ def as_markdown(results: Results) -> str:
         for failure in failures(results)
     ] or ["Nothing: no trial failed, and none was stopped early."]
     hours = f"{number(gpu_hours(results))} GPU-hours of training and evaluation"
-    lines += ["", f"{counted(results)}, {hours}."]
+    lines += ["", f"{count_trials(results.trials)}, {hours}."]
     return "\n".join(lines) + "\n"
 
 

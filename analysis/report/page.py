@@ -19,7 +19,6 @@ from analysis.report.charts import Figure
 from analysis.report.cost import (
     cost_figure,
     costs,
-    counted,
     failures,
     gpu_hours,
     number,
@@ -40,6 +39,7 @@ from trainables.results.recommendation import numbers_text
 from trainables.results.wording import (
     NOT_ENDED,
     SHORT_NAMES,
+    count_trials,
     how_many,
     metric_name,
     metric_text,
@@ -106,7 +106,7 @@ def _contents(results: Results) -> dict[str, Any]:
         "gpu_hours": gpu_hours(results),
         "trial_hours": trial_hours(results),
         "failures": failures(results),
-        "counted": counted(results),
+        "counted": count_trials(results.trials),
         "trials": [
             (results.name(record), setting_in_full(record), _ended(record), record)
             for record in results.trials

@@ -213,10 +213,11 @@ def test_a_repeat_says_which_trial_it_confirms():
 def test_earlier_runs_are_counted_as_finished():
     console = no_terminal()
     listener = ConsoleListener(CONFIG, console, Clock())
-    listener.sweep_started(SWEEP, BASE, [complete(0), failed(1, "x")])
-    listener.trial_ended(complete(2))
-    assert "2 trials of earlier runs: 1 complete, 1 failed" in text(console)
-    assert "(3/20 finished" in text(console)
+    listener.sweep_started(SWEEP, BASE, [complete(0), failed(1, "x"), trial(2, confirms=0)])
+    listener.trial_ended(complete(3))
+    told = "2 trials and 1 repeat of earlier runs: 2 complete, 1 failed"
+    assert told in text(console)
+    assert "(4/20 finished" in text(console)
 
 
 def test_one_trial_is_told_of_as_one():

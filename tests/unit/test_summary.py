@@ -566,6 +566,7 @@ def test_a_front_whose_trial_repeats_speak_against_says_so(tmp_path):
     assert said not in summary(config, records, tmp_path)
     text = summary(config, [*records, trial(2, {GAIN: 0.5, LOSS: 0.2}, confirms=0)], tmp_path)
     assert said in text
+    assert "\ntiny: 2 trials and 1 repeat: 3 complete\n" in text
     assert "Nearest: trial 0" in text
 
 

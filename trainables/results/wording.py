@@ -92,6 +92,13 @@ def scores_in_words(metrics: dict[str, float], goals: Goals) -> str:
     return ", ".join(told) or "nothing measured"
 
 
+def count_trials(records: Collection[TrialRecord]) -> str:
+    """Such as `10 trials and 4 repeats`."""
+    repeats = sum(record.confirms is not None for record in records)
+    told = how_many(len(records) - repeats, "trial")
+    return f"{told} and {how_many(repeats, 'repeat')}" if repeats else told
+
+
 def count_statuses(records: Sequence[TrialRecord]) -> str:
     """Such as `18 complete, 1 failed`, of trials that no longer run."""
     statuses = [record.status for record in records]

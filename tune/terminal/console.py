@@ -21,6 +21,7 @@ from trainables.results.sweep_table import SweepTable
 from trainables.results.wording import (
     STATUS,
     count_statuses,
+    count_trials,
     duration,
     how_many,
     one_line,
@@ -87,8 +88,7 @@ class ConsoleListener(SweepListener):
             return
         self._say(f"base: {scores_in_words(base.metrics, self._config)}")
         if history:
-            told = how_many(len(history), "trial")
-            self._say(f"{told} of earlier runs: {count_statuses(history)}")
+            self._say(f"{count_trials(history)} of earlier runs: {count_statuses(history)}")
 
     def trial_started(self, record: TrialRecord) -> None:
         """Add the trial to the running trials."""

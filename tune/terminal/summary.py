@@ -29,8 +29,8 @@ from trainables.results.wording import (
     aims_of,
     by_reason,
     count_statuses,
+    count_trials,
     goals_in_words,
-    how_many,
     metric_text,
     rate,
     scores_of,
@@ -69,7 +69,7 @@ def print_summary(
 
 
 def _counts(config: SweepConfig, records: Sequence[TrialRecord]) -> Iterator[Text]:
-    counted = f"{how_many(len(records), 'trial')}: {count_statuses(records)}"
+    counted = f"{count_trials(records)}: {count_statuses(records)}"
     yield Text(f"\n{config.name}: {counted if records else 'no trials'}", "bold")
 
 
