@@ -113,6 +113,7 @@ def _contents(results: Results) -> dict[str, Any]:
         ],
         "role_names": {role: SHORT_NAMES[role_mean(role)] for role in ROLES},
         "scores": _scores(results),
+        "began": _began(results),
         "made": _when(time.time()),
         "numbers_text": numbers_text,
         "when": _when,
@@ -124,6 +125,12 @@ def _scores(results: Results) -> dict[str, str]:
     trials, keys = results.trials, results.judged_by
     measured = [key for key in keys if any(r.metric(key) is not None for r in trials)]
     return {key: SHORT_NAMES.get(key) or metric_name(key) for key in measured}
+
+
+def _began(results: Results) -> str:
+    """When the sweep began; of several the first and the last."""
+    times = sorted(sweep.record.created for sweep in results.sweeps)
+    return " to ".join(dict.fromkeys(_when(each) for each in (times[0], times[-1])))
 
 
 def _when(seconds: float) -> str:

@@ -450,9 +450,13 @@ def test_several_sweeps_have_one_page(tmp_path):
     # The same base: as the cache of a real base gives it to both.
     items = (folders[0] / "base" / "items.jsonl").read_bytes()
     (folders[1] / "base" / "items.jsonl").write_bytes(items)
+    record = Ledger(folders[0]).sweep()
+    later = record.provenance.model_copy(update={"created": record.created + 86400})
+    Ledger(folders[0]).write_sweep(record.model_copy(update={"provenance": later}))
     results = Results(open_sweeps(folders))
     page = Page(render(results))
     assert "one, two" in page.text
+    assert "2023-11-14 22:13 UTC to 2023-11-15 22:13 UTC\n" in page.text
     assert results.recommendation is not None
     assert f"Take trial {results.recommendation.trial.number} of " in page.text
 
@@ -473,6 +477,7 @@ def test_a_trial_is_told_with_the_start_that_it_ran_in(tmp_path):
     told = [(o.git_commit, [t.number for t in trials]) for o, trials in sweep.origins]
     assert told == [("0123abc", [0, 1, 2]), ("4567def", [3])]
     page = Page(render(Results([sweep])))
+    assert "\n    2023-11-14 22:13 UTC\n" in page.text  # of the first start alone
     assert "trials 0, 1, 2" in page.text
     assert "4567def" in page.text.partition("a large batch")[0]
     assert "89abcde" not in page.text
