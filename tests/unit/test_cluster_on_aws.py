@@ -86,6 +86,7 @@ def test_ec2_takes_each_node_type(config: dict[str, Any], node_type: str) -> Non
     assert instance.iam_instance_profile["Arn"].endswith(f"/forgetting-sweeps-{role}")
     (disk,) = instance.volumes.all()
     assert disk.size >= 200
+    assert disk.encrypted
 
 
 def test_the_world_reaches_ssh_and_nothing_else(config: dict[str, Any]) -> None:
