@@ -280,3 +280,22 @@ def test_a_trial_that_could_not_connect_beside_open_runs_is_logged_at_the_end(
     [part] = tmp_path.glob(f"wandb/offline-run-*/run-{name_of(1)}.wandb")
     assert steps_in(part) == [2, 4]
     assert all(not steps_in(p) for p in parts_of(tmp_path, name_of(1)) if p != part)
+
+
+def test_at_the_end_all_open_runs_wait_together_for_a_server_that_is_out(
+    tmp_path: Path,
+    server: WandbServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setitem(wandb_listener._RUN_SETTINGS, "finish_timeout", 3)
+    listener = start_sweep(tmp_path, ONLINE)
+    for number in range(5):
+        start(tmp_path, listener, number)
+        train(tmp_path, listener, number, 2)
+    listener._ask()  # of the base, so that nothing is left to ask for at the end
+    server.is_out = True
+    began = time.monotonic()
+    end_sweep(tmp_path, listener)
+    assert 3 <= time.monotonic() - began < 9
+    assert len([r for r in caplog.records if r.name == wandb_listener.__name__]) == 1

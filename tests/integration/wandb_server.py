@@ -98,6 +98,7 @@ class WandbServer:
 
     Attributes:
         is_key_valid: whether anything is taken and answered.
+        is_out: whether it asks clients to try again later, whatever they want.
         inits_refused: ids of runs whose start fails for now.
         questions: how often runs were listed.
         answers_behind: how many more times they are listed as they were while they still ran.
@@ -107,6 +108,7 @@ class WandbServer:
         self.runs: dict[str, ServedRun] = {}
         self.url = ""
         self.is_key_valid = True
+        self.is_out = False
         self.inits_refused: set[str] = set()
         self.questions = 0
         self.answers_behind = 0
@@ -119,6 +121,8 @@ class WandbServer:
 
     def answer(self, path: str, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         """The status and the reply to a POST."""
+        if self.is_out:
+            return 503, {}
         if not self.is_key_valid:
             return 401, {"errors": [{"message": "user is not logged in"}]}
         if path == "/graphql":

@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -197,8 +198,10 @@ class WandbListener(SweepListener):
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Close the runs of interrupted trials, which the next start resumes; check the others."""
         verdict = {"status": "INTERRUPTED", "reason": "the sweep ended before the trial"}
-        for run_id in list(self._runs):
-            self._close(run_id, verdict, _INTERRUPTED)
+        # All at once, as W&B out of reach takes half a minute for each.
+        with ThreadPoolExecutor(len(self._runs) or 1) as threads:
+            for run_id in list(self._runs):
+                threads.submit(self._close, run_id, verdict, _INTERRUPTED)
         self._ask(*_PAUSES)
         unlogged = self._unconnected & self._endings.lacking.keys()
         if unlogged:
@@ -360,9 +363,9 @@ class WandbListener(SweepListener):
         """Warn only the first time: a broken mirror must not fill the log."""
         if self._has_warned:
             logger.debug(message)
-        else:
-            self._warn(message)
+            return
         self._has_warned = True
+        self._warn(message)
 
     def _warn(self, message: str) -> None:
         logger.warning(message)
