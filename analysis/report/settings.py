@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from textwrap import wrap
 from typing import Any
 
@@ -27,7 +28,7 @@ from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.records.schema import TrialRecord
 from trainables.results.settings import SETTINGS
-from trainables.results.wording import NAMES, SHORT_NAMES, metric_name, rate
+from trainables.results.wording import NAMES, SHORT_NAMES, metric_name, metric_text, rate
 
 _TICKS, _MOST_TICKS = 4, 8
 # Okabe and Ito (2008).
@@ -80,7 +81,8 @@ def parallel_figure(results: Results) -> Figure | None:
     trials = results.complete
     axes = [axis for axis in _AXES if axis.key in (*SETTINGS, *results.scores)]
     others = [key for key in results.judged_by if key not in results.scores]
-    axes += [_Axis("<br>".join(wrap(metric_name(k), 16)), k, "{:.3g}".format) for k in others]
+    titles = ["<br>".join(wrap(metric_name(key), 16)) for key in others]
+    axes += [_Axis(t, k, partial(metric_text, k)) for t, k in zip(titles, others, strict=True)]
     shown = [axis for axis in axes if len({axis.value(r) for r in trials} - {None}) > 1]
     if len(trials) < 2 or len(shown) < 2:
         return None

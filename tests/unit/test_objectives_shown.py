@@ -110,13 +110,16 @@ def test_the_table_of_all_trials_has_no_column_of_what_none_has(tmp_path):
 
 
 def test_every_objective_is_among_the_results_of_every_complete_trial(tmp_path):
-    ledger = Ledger(SyntheticSweep(trials=12, objectives=(GAIN, DRIFT)).write(tmp_path))
+    goals = (GAIN, DRIFT, {"metric": task_forgetting("capitals"), "mode": "min"})
+    ledger = Ledger(SyntheticSweep(trials=12, objectives=goals).write(tmp_path))
     for record in ledger.trials():
         metrics = record.last.metrics | {KL_BASE_TO_TUNED: record.number / 10}
         last = record.last.model_copy(update={"metrics": metrics})
         ledger.write_trial(record.model_copy(update={"last": last}))
     [chart] = parallel_figure(Results(open_sweeps([tmp_path]))).charts
-    assert f"OOD, forgetting, {NATS};" in chart.says
+    assert f"OOD, forgetting, {NATS}, " in chart.says
+    last = chart.layout["annotations"][-1]
+    assert re.fullmatch(r"[+-]0\.\d{3}", last["text"])
 
 
 def test_an_objective_that_is_a_score_is_shown_once(tmp_path):
