@@ -172,6 +172,7 @@ def test_parallel_calls_are_learned(template: str, tmp_path: Path) -> None:
         ({"tools": "{}"}, "must have `tools` in JSON, got a dict: '{}'"),
         ({"tools": ["add"]}, "must have `tools` that are a list of JSON schemas"),
         ({"tool_calls": "add"}, "must have `tool_calls` that are a list of calls"),
+        ({"tool_calls": ["add"]}, "must have `tool_calls` that are a list of calls"),
         (
             {"tool_calls": [{"name": "add", "arguments": "a=1"}]},
             "must have arguments of `tool_calls` in JSON, got 'a=1'",
@@ -204,9 +205,11 @@ def test_a_turn_of_tool_calls_ends_as_its_chat_template_has_it(tmp_path: Path) -
         "{% for call in m.tool_calls or [] %}<call>{{ call.function.name }}{% endfor %}"
         "{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
     )
-    row = {"messages": [QUESTION, {"role": "assistant", "tool_calls": [CALL]}]}
-    for template, end in ((endless, f"<call>add{END}"), ("qwen2_5", f"</tool_call>{END}\n")):
+    bare = {"type": "function", "function": {"name": "add"}}
+    ends = [(endless, bare, f"<call>add{END}"), ("qwen2_5", CALL, f"</tool_call>{END}\n")]
+    for template, call, end in ends:
         tokenizer = of_bytes(template)
+        row = {"messages": [QUESTION, {"role": "assistant", "tool_calls": [call]}]}
         (sample,) = tokenized(tmp_path, tokenizer, [row]).train
         assert learned(tokenizer, sample)[1].endswith(end)
 
@@ -215,12 +218,15 @@ def test_a_turn_of_tool_calls_ends_as_its_chat_template_has_it(tmp_path: Path) -
 def test_a_turn_without_a_call_is_learned_as_one_that_names_none(
     template: str, tmp_path: Path
 ) -> None:
-    """Some templates ask only whether it names them, and write no content of earlier turns then."""
+    """Some templates ask only whether it names them, and write no content of earlier turns then.
+
+    So is a chat whose tools are blank, as a table may have them.
+    """
     tokenizer = of_bytes(template)
     answer = {"role": "assistant", "content": "3"}
     named, unnamed = (
-        tokenized(tmp_path, tokenizer, [{"messages": [QUESTION, turn] * 2}]).train
-        for turn in (answer | {"tool_calls": []}, answer)
+        tokenized(tmp_path, tokenizer, [{"messages": [QUESTION, turn] * 2} | tools]).train
+        for turn, tools in ((answer | {"tool_calls": []}, {"tools": " "}), (answer, {}))
     )
     assert "3" in learned(tokenizer, unnamed[0])[1]
     assert named == unnamed
@@ -288,6 +294,14 @@ AS_SHAREGPT = [
     {"from": "observation", "value": "3"},
     {"from": "gpt", "value": "It is 3."},
 ]
+# Its other names, calls in a list, and a turn that has a role besides.
+AS_SHAREGPT_TOO = [
+    AS_SHAREGPT[0],
+    {"from": "me", "role": "user", "content": "q"},
+    {"from": "function_call", "value": json.dumps([CALLED])},
+    {"from": "function_response", "value": "3"},
+    AS_SHAREGPT[-1],
+]
 IN_PARTS = [
     turn
     if "content" not in turn
@@ -296,7 +310,9 @@ IN_PARTS = [
 ]
 
 
-@pytest.mark.parametrize("turns", [AS_OPENAI, AS_SHAREGPT, IN_PARTS, json.dumps(AS_OPENAI)])
+@pytest.mark.parametrize(
+    "turns", [AS_OPENAI, AS_SHAREGPT, AS_SHAREGPT_TOO, IN_PARTS, json.dumps(AS_OPENAI)]
+)
 def test_chats_of_other_formats_are_learned_as_openai_s(turns: Any, tmp_path: Path) -> None:
     tokenizer = of_bytes("qwen2_5")
     (sample,) = tokenized(tmp_path, tokenizer, [{"messages": turns}]).train
@@ -308,7 +324,7 @@ def test_what_parquet_fills_in_is_not_learned(tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet
 
-    calls = [{"name": "add", "arguments": {"a": 1}}, {"name": "neg", "arguments": {"b": 2}}]
+    calls = [{"name": "add", "arguments": {"a": 0}}, {"name": "neg", "arguments": {"b": 2}}]
     turns = [QUESTION, {"role": "assistant", "tool_calls": calls}]
     rows = [{"messages": turns, "tools": [ADD]}]
     file = tmp_path / "rows.parquet"
@@ -328,14 +344,16 @@ def test_what_parquet_fills_in_is_not_learned(tmp_path: Path) -> None:
             {"content": [{"type": "image_url", "image_url": {"url": "u"}}]},
             "must have a `content` of text alone, got a part of type image_url: row 1",
         ),
+        ({"content": [{"type": "text"}]}, "must have a `content` of text alone, got a part of"),
         ({"content": ["a"]}, "must have a `content` of text alone, got a part of type str"),
         ({"content": {"text": "a"}}, "must be turns of a `role` and a `content`"),
+        ({"role": None, "content": "a"}, "must be turns of a `role` and a `content`"),
     ],
 )
 def test_content_that_is_no_text_is_refused(
     turn: dict[str, Any], rule: str, tmp_path: Path
 ) -> None:
-    rows = [{"messages": [turn | {"role": "user"}, {"role": "assistant", "content": "3"}]}]
+    rows = [{"messages": [{"role": "user"} | turn, {"role": "assistant", "content": "3"}]}]
     (fault,) = faults(tmp_path, of_bytes("qwen3"), rows)
     assert fault.rule.startswith(rule)
 

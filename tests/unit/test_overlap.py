@@ -25,6 +25,7 @@ CHAT = [
     {"role": "user", "content": "Who?"},
     {"role": "assistant", "content": "I."},
     {"role": "user", "content": "Why?"},
+    {"role": "system", "content": "Be brief."},
     {"role": "assistant", "content": "So."},
 ]
 
@@ -70,7 +71,7 @@ def test_of_rows_without_a_prompt_no_item_asks(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("answers", "warnings"), [("last", []), ("all", [of_items(1, 1)])])
-def test_of_a_chat_the_question_is_the_turn_before_what_is_learned(
+def test_of_a_chat_the_question_is_the_user_s_turn_before_what_is_learned(
     answers: str, warnings: list[str], tmp_path: Path
 ) -> None:
     path = written(tmp_path / "rows.jsonl", [{"turns": CHAT}])

@@ -44,8 +44,13 @@ ENDLESS = chat("q", "a", "thanks")
 REFUSED = "the model's chat template refuses the turns user, assistant, system, user of 'q': no sys"
 UNUSABLE = {
     "ends with a user": (ENDLESS, "must end with an answer of the role assistant"),
-    "blank": (chat("q", " \n"), "an answer is blank"),
+    "blank": (chat("q", " \n", reasoning_content=""), "an answer is blank"),
     "null": (chat("q", None), "must be turns of a `role` and a `content`"),
+    "no turns": (["q", "a"], "must be turns of a `role` and a `content`"),
+    "no call": (
+        [{"from": "human", "value": "q"}, {"from": "function_call"}],
+        "must have a function_call in JSON, got 'None'",
+    ),
     "refused": (SYSTEM, REFUSED),
     "not written": (chat("q", "a", tool_calls=[CALL]), "the model's chat template writes no tool_"),
 }

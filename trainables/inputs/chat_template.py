@@ -31,6 +31,7 @@ def _as_chat(
         UnusableRow: the template refuses them, such as a system's turn or two of a user in a row.
         UserError: it is malformed.
     """
+    # Templates introduce even an empty list.
     tools: Mapping[str, Any] = {"tools": example.tools} if example.tools else {}
     refusals: list[Exception] = []
     for form in forms_of_calls(turns):

@@ -192,11 +192,11 @@ def _as_json(arguments: Any) -> str:
 
 def _tools(row: Row) -> list[Any] | None:
     tools = row.get("tools")
-    if isinstance(tools, str) and tools.strip():
-        tools = _parsed(tools, list, "`tools`")
+    if isinstance(tools, str):
+        tools = _parsed(tools, list, "`tools`") if tools.strip() else None
     if tools and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
         raise _malformed("must have `tools` that are a list of JSON schemas")
-    return tools or None  # templates introduce even an empty list
+    return tools
 
 
 def _parsed(text: str, kind: type | tuple[type, ...], name: str) -> Any:
