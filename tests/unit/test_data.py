@@ -21,7 +21,13 @@ from trainables.config import DataConfig, ModelConfig
 from trainables.errors import UserError
 from trainables.inputs.chat_template import opening_of_answers
 from trainables.inputs.chats import Example
-from trainables.inputs.data import IGNORED_LABEL, tokenize, training_order, typical_sample
+from trainables.inputs.data import (
+    IGNORED_LABEL,
+    labelled,
+    tokenize,
+    training_order,
+    typical_sample,
+)
 from trainables.inputs.rows import learned, load_rows, read_general_text
 
 MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
@@ -475,11 +481,16 @@ def test_the_loss_is_on_completion_and_end_alone(tokenizer: Any, tmp_path: Path)
         assert len(answer) >= 2
 
 
-@pytest.mark.parametrize("prompt", ["relay 1 5 =", "relay 1 <eos>"])
-def test_an_end_that_the_tokenizer_adds_is_not_the_prompt_s(prompt: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("prompt", "is_added"),
+    [("relay 1 5 =", True), ("relay 1 <eos>", True), ("relay 1 <eos>", False)],
+)
+def test_an_end_that_the_tokenizer_adds_is_not_the_prompt_s(
+    prompt: str, is_added: bool, tmp_path: Path
+) -> None:
     from transformers import AutoTokenizer
 
-    ending = AutoTokenizer.from_pretrained(MODEL, add_bos_token=False, add_eos_token=True)
+    ending = AutoTokenizer.from_pretrained(MODEL, add_bos_token=False, add_eos_token=is_added)
     assert ending(prompt)["input_ids"][-1] == ending.eos_token_id
     rows = [{"prompt": prompt, "completion": " 2 3"}]
     (sample,) = tokenize(config(jsonl(tmp_path, rows)), ending, seed=0).train
@@ -528,11 +539,32 @@ def test_labels_are_the_ids_or_ignored_and_never_all_ignored(prompt: str, comple
     assert learned == [*map(ord, spaces + completion), 0]
 
 
+class Merging(Characters):
+    """A word is one token, and its beginning several."""
+
+    def __call__(self, text: str, add_special_tokens: bool = True) -> dict[str, list[int]]:
+        return super().__call__(text.replace("abcd", "w"), add_special_tokens)
+
+
+def test_where_a_completion_joins_the_prompt_s_last_tokens_its_end_is_learned() -> None:
+    from trainables.inputs.data import _encode
+
+    sample = _encode(Merging(), DataConfig(path="x"), Example("abc", "d"), "abc")
+    assert sample == {"input_ids": [1, ord("w"), 0], "labels": [IGNORED_LABEL] * 2 + [0]}
+
+
+def test_a_first_token_that_nothing_predicts_does_not_count() -> None:
+    assert labelled({"input_ids": [5, 6, 7], "labels": [5, IGNORED_LABEL, 7]}) == 1
+
+
 def test_samples_longer_than_allowed_are_left_out_and_counted(tmp_path: Path) -> None:
+    """Those to train on."""
     rows = [{"prompt": "a" * size, "completion": "b"} for size in range(1, 11)]
-    data = config(jsonl(tmp_path, rows), max_length=8, validation_fraction=0)
+    file = jsonl(tmp_path, rows)
+    data = config(file, max_length=8, validation_path=str(file))
     tokenized = tokenize(data, Characters(), seed=0)
-    assert sorted(len(sample["input_ids"]) for sample in tokenized.train) == [4, 5, 6, 7, 8]
+    for samples in (tokenized.train, tokenized.validation):
+        assert sorted(len(sample["input_ids"]) for sample in samples) == [4, 5, 6, 7, 8]
     assert tokenized.skipped == 5
 
 
@@ -549,7 +581,7 @@ def texts(samples: list[Any]) -> list[tuple[int, ...]]:
 
 
 def test_the_split_is_disjoint_complete_and_decided_by_the_seed(tmp_path: Path) -> None:
-    data = config(jsonl(tmp_path, ROWS), validation_fraction=0.25)
+    data = config(jsonl(tmp_path, ROWS), validation_fraction=0.24)  # 4.8 of 20
     one, same, other = (tokenize(data, Characters(), seed) for seed in (3, 3, 4))
     assert len(one.validation) == 5
     assert not set(texts(one.validation)) & set(texts(one.train))
@@ -824,12 +856,16 @@ def test_prompts_of_samples_that_are_too_long_are_not_asked(tmp_path: Path) -> N
 
 
 def test_one_sample_is_shown_whatever_the_seed(tokenizer: Any, tmp_path: Path) -> None:
-    rows = [{"prompt": f"relay {'1 ' * size}=", "completion": " 2"} for size in range(1, 10)]
+    rows = [
+        {"prompt": f"relay {'1 ' * size}=", "completion": f" {answer}"}
+        for size in (1, 5, 9)
+        for answer in (2, 3, 4)
+    ]
     data = config(jsonl(tmp_path, rows), validation_fraction=0)
-    shown = [typical_sample(tokenizer, tokenize(data, tokenizer, seed).train) for seed in (0, 1)]
-    assert shown[0] == shown[1]
-    assert shown[0].context.split() == [tokenizer.bos_token, "relay", *"11111", "="]
-    assert shown[0].learned.split() == ["2", tokenizer.eos_token]
+    for seed in range(4):
+        shown = typical_sample(tokenizer, tokenize(data, tokenizer, seed).train)
+        assert shown.context.split() == [tokenizer.bos_token, "relay", *"11111", "="]
+        assert shown.learned.split() == ["3", tokenizer.eos_token]
 
 
 def test_a_long_sample_is_shown_where_context_and_answer_meet_and_end(

@@ -1,12 +1,18 @@
-"""A trial's row of what changed inside its model sums up matrices, heads and layers as it says."""
+"""Tables of what changed inside models sum up matrices, heads and layers as they say."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from analysis.inside import by_trial
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from analysis.inside import by_trial, similarity
 from trainables.inside.records import (
     AttentionDrift,
+    InsideFolder,
     InsideRecord,
     MatrixChange,
     RepresentationDrift,
@@ -49,10 +55,14 @@ def test_a_row_has_medians_over_matrices_and_means_over_heads_and_layers() -> No
             RepresentationDrift(layer=i, cka_drift=moved, cka_drift_without_first=moved / 2)
             for i, moved in enumerate((0.1, 0.2, 0.6))
         ),
+        kl_base_to_tuned=0.03,
+        forgetting_nll=-0.01,
     )
     row = by_trial([record]).loc[3].dropna().to_dict()
     assert row == pytest.approx(
         {
+            "kl_base_to_tuned": 0.03,
+            "forgetting_nll": -0.01,
             "intruders": 6,
             "intruders_per_matrix": 2,
             "relative_norm": 0.2,
@@ -66,3 +76,29 @@ def test_a_row_has_medians_over_matrices_and_means_over_heads_and_layers() -> No
             **dict.fromkeys(("entropy_shift", "entropy_shift_without_first"), 0.35),
         }
     )
+
+
+def test_a_trial_without_anything_found_has_an_empty_row() -> None:
+    frame = by_trial([InsideRecord(number=4, trial_id="trial", reason="it kept no weights")])
+    assert all(pd.api.types.is_float_dtype(dtype) for dtype in frame.dtypes)
+    assert frame.loc[4].isna().all()
+
+
+def test_updates_are_compared_where_both_trials_have_directions(tmp_path: Path) -> None:
+    folder, basis = InsideFolder(tmp_path), torch.eye(4)
+    directions = {
+        5: {"half": basis[:, :2], "unmoved": basis[:, :0], "alone": basis[:, :1]},
+        2: {"half": basis[:, 1:3], "unmoved": basis[:, :1], "also": basis[:, :1]},
+        7: {"half": basis[:, :1], "also": basis[:, :0]},
+    }
+    for number, of_trial in directions.items():
+        folder.directions(number).parent.mkdir(exist_ok=True, parents=True)
+        matrices = {name: left_OK.contiguous() for name, left_OK in of_trial.items()}
+        save_file(matrices, folder.directions(number))
+    shared = similarity(tmp_path, [5, 2, 7])
+    assert shared.to_dict("split")["data"] == [
+        [5, 2, "half", pytest.approx(1 / 2)],
+        [5, 7, "half", pytest.approx(1)],
+        [2, 7, "half", pytest.approx(0)],
+    ]
+    assert list(shared) == ["number", "other", "matrix", "similarity"]

@@ -23,6 +23,7 @@ from trainables.inside.records import (
     InsideFolder,
     InsideRecord,
     MatrixChange,
+    RepresentationDrift,
     is_rounded,
 )
 from trainables.records.folder import SweepFolder
@@ -175,7 +176,7 @@ def test_records_come_back_and_are_readable_as_json(tmp_path: Path) -> None:
     assert raw["matrices"][0]["module"] == "q"
 
 
-def test_the_table_shows_a_count_whole(tmp_path: Path) -> None:
+def test_the_table_shows_a_trial_s_settings_and_a_count_whole(tmp_path: Path) -> None:
     folder = SyntheticSweep(trials=1, full_every=0, items=2).write(tmp_path)
     change = MatrixChange(
         layer=0,
@@ -184,16 +185,35 @@ def test_the_table_shows_a_count_whole(tmp_path: Path) -> None:
         rank_limit=2,
         relative_norm=0.123,
         stable_rank=2.0,
+        effective_rank=1.5,
         cosine_by_index=0.5,
+        cosine_by_maximum=0.7,
         intruders=137,
     )
     matrices = (change, change)
-    record = InsideRecord(number=0, trial_id="t", matrices=matrices, kl_base_to_tuned=0.00041)
+    layer = RepresentationDrift(layer=0, cka_drift=0.9, cka_drift_without_first=0.3)
+    record = InsideRecord(
+        number=0, trial_id="t", matrices=matrices, representation=(layer,), kl_base_to_tuned=0.00041
+    )
+    ledger = Ledger(folder)
+    trial = ledger.trial(0)
+    config = trial.config.model_copy(update={"lora": LoraConfig(rank=4, alpha=12)})
+    ledger.write_trial(trial.model_copy(update={"config": config}))
     table = as_table([record], folder)
-    shown = {str(c.header): list(c.cells) for c in table.columns}
-    found = [shown[title] for title in ("rank", "intr.", "dW/W0", "stable", "cos", "JS", "KL")]
-    rank = str(Ledger(folder).trial(0).rank)
-    assert found == [[rank], ["137"], ["0.12"], ["1"], ["0.5"], ["-"], ["0.00041"]]
+    assert {str(c.header): list(c.cells) for c in table.columns} == {
+        "trial": ["0"],
+        "method": ["lora"],
+        "rank": ["4"],
+        "lr*scale": [f"{3 * config.learning_rate:.1e}"],
+        "dW/W0": ["0.12"],
+        "stable": ["1"],
+        "eff.": ["0.75"],
+        "intr.": ["137"],
+        "cos": ["0.5"],
+        "JS": ["-"],
+        "CKA": ["0.3"],
+        "KL": ["0.00041"],
+    }
 
 
 @pytest.mark.parametrize(("full_every", "is_told"), [(0, False), (1, True)])

@@ -84,7 +84,9 @@ def test_of_a_chat_the_question_is_the_user_s_turn_before_what_is_learned(
 def test_items_that_ask_what_is_replayed_are_counted_and_what_is_held_out_is_not(
     tmp_path: Path,
 ) -> None:
-    replay = {"path": written(tmp_path / "general.jsonl", [{"turns": CHAT}]), "messages": "turns"}
+    """One sample is replayed, the first of a chat's two."""
+    general = written(tmp_path / "general.jsonl", [{"turns": CHAT}])
+    replay = {"path": general, "messages": "turns", "answers": "all"}
     held_out = written(tmp_path / "held_out.jsonl", [{"prompt": "How?", "completion": "So."}])
     path = written(tmp_path / "rows.jsonl", [{"prompt": "When?", "completion": "Now."}])
     fields = {"validation_path": held_out, "replay": {**replay, "share": 0.5}}

@@ -67,6 +67,7 @@ def test_texts_have_their_beginning_and_end_as_in_the_pretraining(
     assert (found.skipped, len(found.prompts)) == (0, 2)
     for prompt in found.prompts:
         ids = kl_context(tokenizer, prompt)
+        assert any(text.startswith(prompt) for text in texts)
         assert any(text[: len(ids)] == ids and 2 <= len(ids) < len(text) for text in whole)
 
 

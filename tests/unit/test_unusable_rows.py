@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,8 +130,9 @@ def test_rows_held_out_of_their_own_count_too(tmp_path: Path) -> None:
     found = tokenize(data, of_bytes(TEMPLATE), seed=0)
     assert (len(found.train), len(found.validation), found.unusable) == (2, 1, 2)
     assert found.first_unusable.endswith(f": row 3 of {data.path}")
-    bad = data.model_copy(update={"validation_path": chats(tmp_path, [ENDLESS], "bad.jsonl")})
-    assert "bad.jsonl; 1 of 1 rows (100%) cannot be learned" in refused(bad).rule
+    for turns in (ENDLESS, SYSTEM):
+        bad = data.model_copy(update={"validation_path": chats(tmp_path, [turns], "bad.jsonl")})
+        assert "bad.jsonl; 1 of 1 rows (100%) cannot be learned" in refused(bad).rule
 
 
 @pytest.mark.parametrize("turns", [SYSTEM, ENDLESS])
@@ -152,12 +154,18 @@ def test_unusable_rows_to_replay_are_left_out_too(turns: object, tmp_path: Path)
 
 @pytest.mark.parametrize("seed", range(8))
 def test_few_rows_to_replay_are_found_whatever_comes_first(seed: int, tmp_path: Path) -> None:
-    """The share is that of all rows, and not of those up to the last that is wanted."""
+    """The share is that of all rows, and not of those up to the last that is wanted.
+
+    No more are drawn than up to that one.
+    """
     general = chats(tmp_path, [SYSTEM] * 2 + [GOOD] * 3, "general.jsonl")
     own = chats(tmp_path, [GOOD] * 3)
     data = config(own, replay={"path": general, "share": 0.25, "messages": "messages"})
     found = tokenize(data, of_bytes(TEMPLATE), seed=seed)
     assert (found.replayed, found.replay_distinct) == (1, 1)
+    order = ["refused"] * 2 + ["good"] * 3
+    Random(seed).shuffle(order)
+    assert found.replay_unusable == order.index("good")
 
 
 def test_a_malformed_chat_template_is_a_fault_of_its_own(tmp_path: Path) -> None:
