@@ -283,7 +283,13 @@ def test_runs_that_are_not_at_wandb_come_first(
     said = refusal(wandb_views(sweep, tmp_path, server.url))
     assert f"has no run of the sweep {SWEEP_ID}; wandb sync" in said
     server.projects.clear()
-    assert "has no run of the sweep" in refusal(wandb_views(sweep, tmp_path, server.url))
+    told = refusal(wandb_views(sweep, tmp_path, server.url, WANDB_ENTITY="team"))
+    assert "team/forgetting-sweeps at W&B has no run of the sweep" in told
+    record = Ledger(sweep).sweep()
+    config = {**record.config, "wandb": {"project": "p", "entity": "ours"}}
+    Ledger(sweep).write_sweep(record.model_copy(update={"config": config}))
+    told = refusal(wandb_views(sweep, tmp_path, server.url, WANDB_ENTITY="team"))
+    assert "ours/p at W&B has no run of the sweep" in told
     assert server.views == {}
 
 
@@ -340,12 +346,18 @@ FOUND = InsideRecord(
 
 def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_path: Path) -> None:
     InsideFolder(sweep).write(FOUND)
+    InsideFolder(sweep).write(InsideRecord(number=3, trial_id="3", key="abc", reason="damaged"))
     (sweep / "wandb").mkdir()
+    record = Ledger(sweep).sweep()
+    config = {**record.config, "wandb": {"mode": "offline", "project": "mine", "entity": "me"}}
+    Ledger(sweep).write_sweep(record.model_copy(update={"config": config}))
     [opened] = open_sweeps([sweep])
     for _ in range(2):
         log_inside(opened, "offline")
     [part] = sweep.glob("wandb/offline-run-*")
-    assert (part / f"run-{SWEEP_ID}-0002.wandb").exists()
+    sent = (part / f"run-{SWEEP_ID}-0002.wandb").read_bytes()
+    for text in (SWEEP_ID, "lora", "mine", "me"):
+        assert bytes([len(text)]) + text.encode() in sent  # as Protobuf has a text
     tables = {
         file.name.split("_summary_")[0]: json.loads(file.read_bytes())
         for file in part.glob("files/media/table/inside/*.json")

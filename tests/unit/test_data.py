@@ -117,8 +117,8 @@ def test_rows_are_the_same_in_all_formats(name: str, text: str, tmp_path: Path) 
 def test_text_in_a_table_stays_as_it_is_written(tmp_path: Path) -> None:
     file = tmp_path / "rows.csv"
     long = "a" * 200_000
-    file.write_text(f'a,b\n007,NA\n1.0,\n"x, ""y""\n z",{long}\n', encoding="utf-8")
-    rows = [{"a": "007", "b": "NA"}, {"a": "1.0", "b": None}, {"a": 'x, "y"\n z', "b": long}]
+    file.write_text(f'a,b\n007,NA\n1.0,\n"x, ""y""\r\n z",{long}\n', encoding="utf-8")
+    rows = [{"a": "007", "b": "NA"}, {"a": "1.0", "b": None}, {"a": 'x, "y"\r\n z', "b": long}]
     assert load_rows(config(file)) == rows
 
 
@@ -140,7 +140,10 @@ def test_each_line_of_a_plain_text_is_a_row(name: str, tmp_path: Path) -> None:
         ("general.txt.gz", "a\u2028b\x0c\n \nNA\n"),
         ("wiki.test.raw", "a\u2028b\x0c\n \nNA\n"),
         ("general", '{"text": "a\u2028b\\f"}\n{"text": "NA"}\n'),
-        ("general.jsonl", '{"text": "a\u2028b\\f"}\n{"text": null}\n{"text": "NA"}\n'),
+        (
+            "general.jsonl",
+            '{"text": "a\u2028b\\f"}\n{"text": null}\n{"text": " "}\n{"text": "NA"}\n',
+        ),
         ("general.csv", "text,n\na\u2028b\x0c,1\n,2\nNA,3\n"),
     ],
 )
@@ -164,8 +167,14 @@ def test_a_plain_text_may_begin_as_json_does(first: str, tmp_path: Path) -> None
     [
         ("rows.jsonl", "{}\n{}\n{}\n", "each line must be a JSON object, got one", ":2"),
         ("rows.json", "{}\n{}\n{}\n", "each line must be a JSON object, got one", ":2"),
+        ("rows.json", "{1}\n{0}\n", "each line must be a JSON object, got one", ":1"),
         ("rows.txt", "{}\n{}\n{}\n", "each line must be a JSON object, got one", ":2"),
-        ("rows.json", "[{},\n{}, {}]", "each item must be an object, item 2 is one", ""),
+        (
+            "rows.json",
+            "[{0},\r\n\t{0}, {1}, {0}]",
+            "each item must be an object, item 3 is one",
+            "",
+        ),
     ],
 )
 def test_a_row_nested_too_deep_is_a_fault_with_its_place(
@@ -235,11 +244,14 @@ def test_of_many_malformed_lines_a_few_are_shown_and_all_counted(tmp_path: Path)
     found = faults(load_rows, config(file))
     assert len(found) == 6
     assert found[-1].rule == "7 more like these"
+    file.write_text("oops\n" * 5)
+    assert found[:5] == faults(load_rows, config(file))
 
 
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.txt"])
 @pytest.mark.parametrize("content", ["", "\n\n"])
-def test_an_empty_file_is_refused(content: str, tmp_path: Path) -> None:
-    file = tmp_path / "rows.jsonl"
+def test_an_empty_file_is_refused(content: str, name: str, tmp_path: Path) -> None:
+    file = tmp_path / name
     file.write_text(content)
     assert faults(load_rows, config(file))[0].rule == f"holds no rows: {file}"
 
@@ -255,6 +267,14 @@ def test_a_missing_file_is_refused_under_its_own_field(name: str) -> None:
 def test_a_file_of_a_package_that_is_not_installed_is_refused() -> None:
     (fault,) = faults(load_rows, config("package://no_such_package/a.jsonl"))
     assert fault.rule == "package 'no_such_package' is not installed (pip install it)"
+
+
+@pytest.mark.parametrize(("kept", "end"), [(15, b""), (10, b"\xff" * 20)])
+def test_a_damaged_gzip_file_is_refused(kept: int, end: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl.gz"
+    file.write_bytes(gzip.compress(b'{"a": "b"}\n' * 9)[:kept] + end)
+    (fault,) = faults(load_rows, config(file))
+    assert fault.rule.startswith(f"cannot be read: {file} (")
 
 
 def test_a_broken_parquet_file_is_refused(tmp_path: Path) -> None:
@@ -371,6 +391,20 @@ def test_of_several_fields_without_a_value_those_are_named_that_are_needed() -> 
         assert "{% if question %}" in fault.remedy
 
 
+@pytest.mark.parametrize(
+    ("prompt", "rule"),
+    [
+        ("{% if a is none and b is none %}{{ a }}{% endif %}", "prints a, b, null in row 1 of"),
+        ("{{ 1 + a }}{% if b %}{{ b }}{% endif %}", "prints a, null in row 1 of rows.jsonl"),
+        ("{% if a %}{{ a }}{% endif %}{{ 1 // 0 }}", "cannot be rendered on row 1: integer"),
+    ],
+)
+def test_where_what_a_template_lacks_is_not_all_that_is_wrong(prompt: str, rule: str) -> None:
+    rows = [{"a": None, "b": None, "completion": "c"}]
+    (fault,) = faults(learned, config("rows.jsonl", prompt=prompt), rows)
+    assert fault.rule.startswith(rule)
+
+
 def test_null_may_stand_where_the_template_asks_for_it() -> None:
     prompt = "{% if hint %}{{ hint }} {% endif %}{{ question }}{{ hint or '!' }}"
     prompt += "{% if hint is not none %}{{ hint }}{% endif %}"
@@ -428,6 +462,9 @@ def test_what_is_no_text_is_found_in_any_row() -> None:
     (fault,) = faults(learned, config("rows.jsonl"), rows)
     assert fault.field == "data.completion"
     assert fault.rule == "cannot be rendered on row 4: it prints a list, which is no text"
+    of_pairs = config("rows.jsonl", prompt="{{ {'a': 1}.items() | first }}")
+    (fault,) = faults(learned, of_pairs, rows[:3])
+    assert fault.rule == "cannot be rendered on row 1: it prints a tuple, which is no text"
 
 
 def test_several_bad_rows_are_told_at_once_a_few_of_many() -> None:
@@ -824,10 +861,10 @@ def test_a_chat_without_an_answer_is_left_out(turns: object, rule: str, tmp_path
 
 
 def test_chats_in_another_field_are_looked_for_in_those_there_are(tmp_path: Path) -> None:
-    data = config(jsonl(tmp_path, [{"turns": CHATS}] * 2), messages="messages")
+    data = config(jsonl(tmp_path, [{"my turns": CHATS}] * 2), messages="messages")
     (fault,) = faults(tokenize, data, Chatting(), 0)
     assert fault.rule.startswith("names messages, absent from row 1")
-    assert fault.remedy == "the row has turns"
+    assert fault.remedy == "the row has my turns"
 
 
 def test_a_chat_has_no_templates() -> None:
@@ -914,6 +951,10 @@ def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.Mon
     assert load_rows(held_out, "validation_path") == rows[4:7]
     assert load_rows(config("org/set", **of_subset), "validation_path") == rows[:4]
     assert load_rows(config("org/set")) == rows[7:]
+    chat = [{"role": "user", "content": "q", "name": None}]
+    hub["org/chats", None, "train"] = [{"chat": chat, "topic": None}]
+    filled_in = load_rows(config("org/chats", messages="chat"))  # as in Parquet
+    assert filled_in == [{"chat": [{"role": "user", "content": "q"}], "topic": None}]
 
 
 def test_data_to_replay_make_up_their_share_of_the_samples(tmp_path: Path) -> None:
@@ -1004,3 +1045,5 @@ def test_one_object_over_several_lines_is_no_table(tmp_path: Path) -> None:
     file.write_text('{\n "data": []\n}')
     (fault,) = faults(load_rows, config(file))
     assert "must be an array of objects" in fault.rule
+    file.write_text('{"data": []}\n')
+    assert load_rows(config(file)) == [{"data": []}]

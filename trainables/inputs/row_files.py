@@ -141,7 +141,7 @@ def _read_json(file: Path, field: str) -> list[Row]:
 
 def _first_too_deep(text: bytes) -> int:
     """The number of the first item of an array that is nested too deep."""
-    decoder, array = json.JSONDecoder(), text.decode(json.detect_encoding(text))
+    decoder, array = json.JSONDecoder(), text.decode()
     number, at = 1, array.index("[") + 1
     with suppress(RecursionError, ValueError):
         while True:
@@ -190,5 +190,5 @@ def _read_parquet(file: Path, field: str) -> list[Row]:
 
     try:
         return list(pyarrow.parquet.read_table(file).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
+    except pyarrow.ArrowException as error:
         raise UserError([Fault(field, f"is no Parquet file: {file} ({error})")]) from error
