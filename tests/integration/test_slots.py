@@ -543,15 +543,16 @@ def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
 @pytest.mark.parametrize(
     ("spoil", "word"),
     [
-        (lambda base: base.config.update({"attention_dropout": 0.1}), "attention_dropout"),
-        (lambda base: setattr(base.model, "extra", torch.nn.Dropout(0.1)), "model.extra"),
+        (lambda base: setattr(base.model.layers[0].self_attn, "attention_dropout", 0.1), "random"),
+        (lambda base: base.model.norm.register_forward_hook(_dropped), "random"),
         (lambda base: setattr(base.model.layers[0].mlp, "up_proj", _Heap(128, 352)), "up_proj"),
     ],
-    ids=["dropout option", "dropout layer", "another layer"],
+    ids=["dropout of attention", "dropout of a layer", "another layer"],
 )
 def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word: str) -> None:
     names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(4)]
     base_model.config.update({"classifier_dropout": 0.1})  # of a head that it does not have
+    base_model.classifier = torch.nn.Dropout(0.1)  # which such models may have all the same
     check_batchable(base_model, names)  # sound as it is
     spoil(base_model)
     with pytest.raises(NotBatchable, match=word):
@@ -561,6 +562,10 @@ def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word
 def test_an_adapted_head_is_left_to_trl_which_refuses_it(base_model: Any) -> None:
     with pytest.raises(NotBatchable, match="lm_head is the output head"):
         check_batchable(base_model, ["model.layers.0.mlp.up_proj", "lm_head"])
+
+
+def _dropped(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
+    return torch.nn.functional.dropout(output, 0.001, module.training)
 
 
 class _Heap(torch.nn.Linear):

@@ -11,9 +11,6 @@ from trainables.config import LoraConfig
 from trainables.errors import first_line
 from trainables.inputs.adapter import adapt, restore
 
-# Options of heads that a causal language model has none of, such as GPT-NeoX's classifier.
-_OF_OTHER_HEADS = ("classifier", "summary")
-
 
 class NotBatchable(Exception):
     """The base would let trials in one batch affect each other; the message says how."""
@@ -51,20 +48,36 @@ def check_batchable(base: Any, names: list[str]) -> None:
         kind = type(base.get_submodule(name))
         if kind is not torch.nn.Linear and kind.__name__ != "Linear4bit":
             raise NotBatchable(f"layer {name} is a {kind.__name__}, not a plain linear layer")
-    for name, module in base.named_modules():
-        if isinstance(module, torch.nn.Dropout) and module.p > 0:
-            raise NotBatchable(f"{name} drops activations of the base itself")
-    for option, value in base.config.to_dict().items():
-        if option.startswith(_OF_OTHER_HEADS):
-            continue
-        if option.endswith("dropout") and isinstance(value, float) and value > 0:
-            raise NotBatchable(f"the base's {option} is {value:g}, not 0")
+    if _is_random(base):
+        raise NotBatchable("the base itself draws random numbers in training, as for dropout")
     _check_layers_see_sequences(base, names)
+
+
+@torch.no_grad()
+def _is_random(base: Any) -> bool:
+    """Whether a pass in training takes other random numbers than one in evaluation.
+
+    Of dropout, of noise in a router, or of whatever it has; each has an option of its own name.
+    """
+    devices = [base.device] if base.device.type == "cuda" else []
+    was_training, ends = base.training, []
+    for trains in (False, True):
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(0)
+            base.train(trains)
+            base(input_ids=_tokens(base), use_cache=False)
+            of_devices = [torch.cuda.get_rng_state(device) for device in devices]
+            ends.append(torch.cat([torch.get_rng_state(), *of_devices]))
+    base.train(was_training)
+    return not torch.equal(*ends)
+
+
+def _tokens(base: Any) -> torch.Tensor:
+    return torch.ones(2, 3, dtype=torch.long, device=base.device)
 
 
 def _check_layers_see_sequences(base: Any, names: list[str]) -> None:
     """Mixture experts, for example, get the tokens of several sequences in one flat batch."""
-    input_ids_NS = torch.ones(2, 3, dtype=torch.long, device=base.device)
     shapes: dict[str, torch.Size] = {}
     hooks = [
         base.get_submodule(name).register_forward_pre_hook(
@@ -74,7 +87,7 @@ def _check_layers_see_sequences(base: Any, names: list[str]) -> None:
     ]
     try:
         with torch.no_grad():
-            base(input_ids=input_ids_NS, use_cache=False)
+            base(input_ids=_tokens(base), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()
