@@ -546,8 +546,9 @@ def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
         (lambda base: setattr(base.model.layers[0].self_attn, "attention_dropout", 0.1), "random"),
         (lambda base: base.model.norm.register_forward_hook(_dropped), "random"),
         (lambda base: setattr(base.model.layers[0].mlp, "up_proj", _Heap(128, 352)), "up_proj"),
+        (lambda base: _fuse(base.model.layers[0].mlp), "does not see whole sequences"),
     ],
-    ids=["dropout of attention", "dropout of a layer", "another layer"],
+    ids=["dropout of attention", "dropout of a layer", "another layer", "a layer's weight alone"],
 )
 def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word: str) -> None:
     names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(4)]
@@ -559,6 +560,28 @@ def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word
         check_batchable(base_model, names)
 
 
+def test_layers_may_be_given_what_does_not_lie_in_memory_as_in_the_sequence(
+    make_trial: MakeTrial, references: dict[str, list[Measurement]]
+) -> None:
+    """Such as RecurrentGemma's, whose convolution runs along the sequence."""
+    trial = make_trial()
+    base = shared_base(trial.model)
+    hooks = [
+        layer.mlp.up_proj.register_forward_pre_hook(
+            lambda _, inputs: (inputs[0].mT.contiguous().mT,)
+        )
+        for layer in base.model.layers
+    ]
+    engine = SlotEngine(trial.model, trial.lora)
+    reporter = ListReporter()
+    engine.join(trial, reporter)
+    drain(engine)
+    engine.close()
+    for hook in hooks:
+        hook.remove()
+    assert_measured(reporter.measurements, references["plain"])
+
+
 def test_an_adapted_head_is_left_to_trl_which_refuses_it(base_model: Any) -> None:
     with pytest.raises(NotBatchable, match="lm_head is the output head"):
         check_batchable(base_model, ["model.layers.0.mlp.up_proj", "lm_head"])
@@ -566,6 +589,12 @@ def test_an_adapted_head_is_left_to_trl_which_refuses_it(base_model: Any) -> Non
 
 def _dropped(module: Any, inputs: Any, output: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.dropout(output, 0.001, module.training)
+
+
+def _fuse(mlp: Any) -> None:
+    """As Mamba's kernels do in training."""
+    forward, up = mlp.forward, mlp.up_proj
+    mlp.forward = lambda x: x * up.weight.mean() if mlp.training else forward(x)
 
 
 class _Heap(torch.nn.Linear):

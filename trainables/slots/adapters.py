@@ -269,7 +269,7 @@ class _AdaptedLinear(torch.autograd.Function):
     ) -> torch.Tensor:
         module = target.module
         base_OI = plain_weight(module)
-        x_NSI = x_NSI.to(base_OI.dtype)
+        x_NSI = x_NSI.to(base_OI.dtype).contiguous()
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
         masks = routing.masks_for(x_NSI)
         of_parts: list[tuple[Weights, torch.Tensor | None]] = []

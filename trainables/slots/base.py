@@ -85,10 +85,13 @@ def _check_layers_see_sequences(base: Any, names: list[str]) -> None:
         )
         for name in names
     ]
+    was_training = base.training
+    base.train()  # in which some compute with a layer's weight alone
     try:
         with torch.no_grad():
             base(input_ids=_tokens(base), use_cache=False)
     finally:
+        base.train(was_training)
         for hook in hooks:
             hook.remove()
     for name in names:
