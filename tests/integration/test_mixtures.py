@@ -19,7 +19,7 @@ from trainables.evaluation.base import Base, evaluate_base
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.harness_model import HarnessModel, Layouts
 from trainables.inputs.adaptable import check_adaptable
-from trainables.inputs.adapter import peft_config
+from trainables.inputs.adapter import adapt, peft_config, restore
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
@@ -256,6 +256,21 @@ def test_evaluations_share_prefixes_though_the_base_asks_for_the_routers_logits(
 def test_experts_that_peft_adapts_are_left_to_it() -> None:
     with pytest.raises(NotBatchable, match=r"experts\.\w+ is adapted, and is no linear layer's"):
         resolve_targets(network("qwen3_moe"), LORA)
+
+
+@pytest.mark.parametrize("kind", ["phimoe", "llama4_text"])
+def test_routers_that_are_linear_by_class_alone_get_no_adapters(kind: str) -> None:
+    """Their output is several tensors."""
+    base = network(kind)
+    adapted = adapt(base, LORA)
+    adapted(input_ids=torch.ones(2, 3, dtype=torch.long))
+    names = adapted.base_model.targeted_module_names
+    assert names
+    assert not [name for name in names if "router" in name]
+    restore(base, adapted)
+    with pytest.raises(UserError, match="the model has no router; it has q_proj") as caught:
+        adapt(base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "router")))
+    assert "router" not in str(caught.value.faults[0].remedy)
 
 
 def test_a_mixture_can_be_shared() -> None:

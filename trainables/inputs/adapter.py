@@ -13,7 +13,7 @@ from transformers.pytorch_utils import Conv1D
 from trainables.config import LoraConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.four_bits import thaw
-from trainables.inputs.lora_reach import beside_text
+from trainables.inputs.lora_reach import unadapted
 
 
 def adapt(base: Any, lora: LoraConfig | None) -> Any:
@@ -26,7 +26,7 @@ def adapt(base: Any, lora: LoraConfig | None) -> Any:
         ValueError: PEFT refuses, for example dropout on experts.
     """
     config = peft_config(lora)
-    config.exclude_modules = beside_text(base)
+    config.exclude_modules = unadapted(base)
     try:
         adapted = peft.get_peft_model(base, config)
     except Exception:
@@ -52,7 +52,7 @@ def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
 
 def linear_layers(base: Any) -> list[str]:
     """The names, each once, of the base's linear layers that LoRA can adapt."""
-    head, left = base.get_output_embeddings(), beside_text(base)
+    head, left = base.get_output_embeddings(), unadapted(base)
     linear = (
         name
         for name, module in base.named_modules()
