@@ -273,6 +273,18 @@ def test_routers_that_are_linear_by_class_alone_get_no_adapters(kind: str) -> No
     assert "router" not in str(caught.value.faults[0].remedy)
 
 
+def test_one_whose_code_names_a_part_that_it_lacks_is_trained(
+    make_trial: MakeTrial, saved: Callable[..., ModelConfig]
+) -> None:
+    """TRL computes the loss from the output of that part."""
+    model = saved("llama4_text")
+    trial = make_trial().model_copy(update={"model": model})
+    reporter = ListReporter()
+    train_lora(trial, reporter)
+    losses = [m.metrics["train/loss"] for m in reporter.measurements]
+    assert losses[-1] < losses[0]
+
+
 def test_a_mixture_can_be_shared() -> None:
     base = network("granitemoe")
     names, _ = resolve_targets(base, LORA)

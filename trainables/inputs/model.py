@@ -19,6 +19,7 @@ from transformers import (
     AutoTokenizer,
     FineGrainedFP8Config,
     Mxfp4Config,
+    PreTrainedModel,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
 
@@ -122,7 +123,18 @@ def load_model(model: ModelConfig) -> Any:
         others = [token for token in ends(loaded) if token != end]
         loaded.generation_config.eos_token_id = [end, *others]
     _make_savable(loaded.generation_config)
+    _name_backbone(loaded)
     return loaded
+
+
+def _name_backbone(loaded: Any) -> None:
+    """Name the part below the head, which Llama 4's text model has under another name than it says.
+
+    TRL computes the loss from the output of that part.
+    """
+    if loaded.base_model is loaded:
+        parts = [n for n, part in loaded.named_children() if isinstance(part, PreTrainedModel)]
+        loaded.base_model_prefix = parts[0] if len(parts) == 1 else loaded.base_model_prefix
 
 
 def _exactly(place: torch.device) -> torch.device:
