@@ -108,11 +108,13 @@ def test_in_bfloat16_the_loss_is_computed_in_float32() -> None:
     assert loss == pytest.approx(expected.item(), abs=1e-4)
 
 
-@pytest.mark.parametrize("lacks", ["head", "backbone"])
+@pytest.mark.parametrize("lacks", ["head", "backbone", "a head of its width"])
 def test_a_base_without_a_head_or_a_backbone_of_its_own_has_logits_alone(lacks: str) -> None:
     base = model("llama")
     if lacks == "head":
         base.get_output_embeddings = lambda: None
+    elif lacks == "a head of its width":  # as RemBERT's, between which and it are other layers
+        base.get_output_embeddings = lambda: torch.nn.Linear(3, VOCABULARY)
     else:
         base.base_model_prefix = ""
     assert not ends_with_head(base)
