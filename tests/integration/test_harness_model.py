@@ -13,12 +13,20 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from transformers import BartConfig, BartForCausalLM, MambaConfig, MambaForCausalLM
+from transformers import (
+    BartConfig,
+    BartForCausalLM,
+    MambaConfig,
+    MambaForCausalLM,
+    ZambaConfig,
+    ZambaForCausalLM,
+)
 
-from trainables.config import ModelConfig
+from trainables.config import LoraConfig, ModelConfig
 from trainables.evaluation import continuations
 from trainables.evaluation.continuations import Request, lay_out
 from trainables.evaluation.harness_model import HarnessModel, Layouts
+from trainables.inputs.adapter import adapt
 from trainables.inputs.model import load_model, load_tokenizer
 
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
@@ -106,6 +114,30 @@ def test_a_model_that_heeds_no_mask_of_ours_gets_rows_of_their_own(
     theirs = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=4)
     agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
     assert layouts.shares_prefixes is False
+
+
+def test_adapters_on_layers_that_share_weights_stay_apart(tokenizer: Any) -> None:
+    """An evaluation in the middle of a training would make them one."""
+    config = ZambaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        attention_hidden_size=32,
+        attention_head_dim=16,
+        intermediate_size=24,
+        num_attention_heads=2,
+        n_mamba_heads=2,
+        num_hidden_layers=4,
+        layers_block_type=["mamba", "hybrid", "mamba", "hybrid"],
+        use_mamba_kernels=False,
+    )
+    base = ZambaForCausalLM(config)
+    layers = [base.model.layers[number].shared_transf.self_attn for number in (1, 3)]
+    assert layers[0].q_proj.weight is layers[1].q_proj.weight
+    model = adapt(base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj",)))
+    HarnessModel(model, tokenizer, 4, Layouts())
+    first, second = (layer.q_proj.lora_A["default"].weight for layer in layers)
+    assert first is not second
+    assert not torch.equal(first, second)
 
 
 def test_a_trainer_s_mixed_precision_leaves_no_trace(base_model: Any, tokenizer: Any) -> None:

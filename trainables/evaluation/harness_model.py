@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from typing import Any
@@ -76,13 +76,14 @@ class HarnessModel(HFLM):
         answers: Mapping[Hashable, Answers] | None = None,
         workers: int = 1,
     ) -> None:
-        super().__init__(
-            pretrained=model,
-            backend="causal",  # else by the family, of which BART's has encoders, too
-            tokenizer=tokenizer,
-            batch_size=batch_size,
-            softmax_dtype="float32",
-        )
+        with _left_untied(model):
+            super().__init__(
+                pretrained=model,
+                backend="causal",  # else by the family, of which BART's has encoders, too
+                tokenizer=tokenizer,
+                batch_size=batch_size,
+                softmax_dtype="float32",
+            )
         self._layouts = layouts
         self._answers = answers or {}
         self._workers = workers
@@ -304,6 +305,19 @@ class _Contexts:
             for name, value in self.options.items()
         }
         return replace(self, input_ids_NS=self.input_ids_NS.to(device), options=options)
+
+
+@contextmanager
+def _left_untied(model: Any) -> Iterator[None]:
+    """Within it weights stay as they are, though HFLM ties them once more.
+
+    Adapters on layers that share weights, such as Zamba's, would become one while they train.
+    """
+    model.tie_weights = lambda: None
+    try:
+        yield
+    finally:
+        del model.tie_weights
 
 
 def _is_sharded(model: torch.nn.Module) -> bool:
