@@ -121,6 +121,6 @@ def ends_with_head(base: Any) -> bool:
     inputs = {"input_ids": torch.arange(8, device=base.device)[None], "use_cache": False}
     head, output = base.get_output_embeddings(), base.base_model(**inputs)
     hidden = getattr(output, "last_hidden_state", None)  # a base without a backbone has but logits
-    if head is None or hidden is None or hidden.shape[-1] != head.weight.shape[-1]:
+    if hidden is None or hidden.shape[-1] != getattr(head, "in_features", None):
         return False
     return bool(torch.equal(head(hidden), base(**inputs).logits))
