@@ -16,6 +16,8 @@ from lm_eval.models.huggingface import HFLM
 from transformers import (
     BartConfig,
     BartForCausalLM,
+    GPTNeoConfig,
+    GPTNeoForCausalLM,
     MambaConfig,
     MambaForCausalLM,
     ZambaConfig,
@@ -99,21 +101,62 @@ def test_likelihoods_are_hflm_s_of_every_model_that_comes(
     assert ours.loglikelihood_rolling(texts) == pytest.approx(rolling, abs=1e-3)
 
 
-def test_a_model_that_heeds_no_mask_of_ours_gets_rows_of_their_own(
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("ignored", ["attention_mask", "position_ids"])
+def test_a_model_that_ignores_masks_or_positions_gets_rows_of_their_own(
+    ignored: str, dtype: torch.dtype, base_model: Any, tokenizer: Any
+) -> None:
+    model = base_model.to(dtype)
+    forward = model.forward
+
+    def ignorant(*arguments: Any, **options: Any) -> Any:
+        return forward(*arguments, **{**options, ignored: None})
+
+    model.forward = ignorant
+    layouts = Layouts()
+    ours = HarnessModel(model, tokenizer, 4, layouts)
+    requests = instances("loglikelihood", PAIRS)
+    answers = ours.loglikelihood(requests)
+    assert layouts.shares_prefixes is False
+    if dtype is torch.float32:  # else they round
+        theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
+        agree(answers, theirs.loglikelihood(requests))
+
+
+def test_a_model_that_rounds_otherwise_in_other_shapes_shares_prefixes(
     base_model: Any, tokenizer: Any
 ) -> None:
-    forward = base_model.forward
+    """As a large one does in bfloat16: by 0.07 of the largest logit, in one of 135 M parameters."""
+    model = base_model.to(torch.bfloat16)
+    generator = torch.Generator().manual_seed(0)
 
-    def ignorant(*arguments: Any, attention_mask: Any = None, **options: Any) -> Any:
-        return forward(*arguments, **options)
+    def rounded(module: Any, inputs: Any, logits: torch.Tensor) -> torch.Tensor:
+        noise = torch.randn(logits.shape, generator=generator)
+        return logits + 0.02 * logits.abs().max() * noise
 
-    base_model.forward = ignorant
+    model.get_output_embeddings().register_forward_hook(rounded)
     layouts = Layouts()
-    ours = HarnessModel(base_model, tokenizer, 4, layouts)
+    HarnessModel(model, tokenizer, 4, layouts).loglikelihood(instances("loglikelihood", PAIRS))
+    assert layouts.shares_prefixes
+
+
+def test_a_model_whose_attention_is_local_gets_rows_of_their_own(tokenizer: Any) -> None:
+    """GPT-Neo says so under names of its own, and a row of many requests is wider than they are."""
+    torch.manual_seed(0)
+    config = GPTNeoConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        max_position_embeddings=64,
+        attention_types=[[["global", "local"], 1]],
+        window_size=16,
+    )
+    model = shaken(GPTNeoForCausalLM(config).eval())
+    ours = HarnessModel(model, tokenizer, 4, Layouts())
+    theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
     requests = instances("loglikelihood", PAIRS)
-    theirs = HFLM(pretrained=base_model, tokenizer=tokenizer, batch_size=4)
     agree(ours.loglikelihood(requests), theirs.loglikelihood(requests))
-    assert layouts.shares_prefixes is False
 
 
 def test_adapters_on_layers_that_share_weights_stay_apart(tokenizer: Any) -> None:
