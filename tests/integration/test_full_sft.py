@@ -121,6 +121,8 @@ def test_saved_weights_are_the_trained_model(
     names = {path.name for path in Path(folder).iterdir()}
     assert {"model.safetensors", "tokenizer.json", "config.json"} <= names
     assert not {name for name in names if name.endswith((".bin", ".pt"))}
+    saved, own = load_file(Path(folder) / "model.safetensors"), base_model.named_parameters()
+    assert set(saved) == {name for name, _ in own}  # what is tied is there once
 
 
 def test_weights_are_saved_of_a_model_that_does_not_say_that_its_temperature_is_to_sample(

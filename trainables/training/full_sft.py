@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    unset_hf_deepspeed_config,
+)
 
 from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.inputs.model import load_model, shared_base
@@ -54,9 +57,14 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
 
 def _save(trainer: Any, folder: Path) -> None:
     """A standard Hugging Face folder; under ZeRO-3 every worker contributes its shard."""
-    trainer.save_model(str(folder))
-    if trainer.is_world_process_zero():  # a pickle that nobody needs
-        (folder / "training_args.bin").unlink(missing_ok=True)
+    is_first = trainer.is_world_process_zero()
+    if is_first or is_deepspeed_zero3_enabled():
+        weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if is_first:
+        for name in trainer.model.all_tied_weights_keys:  # at other stages a copy of its source
+            weights.pop(name, None)
+        trainer.model.save_pretrained(folder, state_dict=weights)
+        trainer.processing_class.save_pretrained(folder)
 
 
 def deepspeed_settings(config: TrialConfig) -> dict[str, Any]:
