@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,10 +13,11 @@ import pytest
 import ray
 import torch
 from ray.exceptions import RayActorError
-from transformers import AutoModelForCausalLM
+from tiny_decoder import SHAPE
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
 from worker_group import group_of, values
 
-from trainables.config import EvalTask
+from trainables.config import EvalTask, ModelConfig
 from trainables.errors import Diverged
 from trainables.evaluation.drift import kl_drift
 from trainables.records.schema import TrialStatus
@@ -76,6 +79,33 @@ def results(doc, likelihoods):
     if os.environ.get("RANK") == "1":
         raise ValueError("no luck")
     return {"acc": 1.0}
+"""
+# A model's own code, whose experts are modules and run only where they get tokens.
+LISTED = """
+import torch
+from transformers import LlamaForCausalLM
+
+class Mixture(torch.nn.Module):
+    def __init__(self, size):
+        super().__init__()
+        self.gate = torch.nn.Linear(size, 16, bias=False)
+        self.experts = torch.nn.ModuleList(torch.nn.Linear(size, size) for _ in range(16))
+
+    def forward(self, hidden):
+        tokens = hidden.flatten(0, -2)
+        weights, chosen = self.gate(tokens).softmax(-1).max(-1)
+        mixed = torch.zeros_like(tokens)
+        for number in chosen.unique().tolist():
+            (own,) = torch.where(chosen == number)
+            mixed = mixed.index_add(0, own, self.experts[number](tokens[own]) * weights[own, None])
+        return mixed.view_as(hidden)
+
+class Listed(LlamaForCausalLM):
+    def __init__(self, config):
+        super().__init__(config)
+        for layer in self.model.layers:
+            layer.mlp = Mixture(config.hidden_size)
+        self.post_init()
 """
 RATE = 1e-4
 SCHEDULE = {"schedule": "cosine", "warmup": 0.3}
@@ -209,6 +239,55 @@ def test_two_workers_train_the_model_that_one_trains(
     logs = sorted(path.name for path in Path(trial.output_dir).glob("*.log"))
     assert logs == ["worker_0.log", "worker_1.log"]
     assert workers() == cold[1]
+
+
+@pytest.fixture(scope="module")
+def mixtures(tokenizer: Any, tmp_path_factory: pytest.TempPathFactory) -> dict[str, ModelConfig]:
+    """Small ones of which each worker runs other experts, or as many times as it has tokens for."""
+    folder = tmp_path_factory.mktemp("mixtures")
+    (folder / "listed.py").write_text(LISTED)
+    spec = importlib.util.spec_from_file_location("listed", folder / "listed.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    set_seed(0)
+    sizes: dict[str, Any] = {"vocab_size": len(tokenizer)} | SHAPE
+    own = AutoConfig.for_model("llama", **sizes, auto_map={"AutoModelForCausalLM": "listed.Listed"})
+    ffn = {"ffn_hidden_size": 8, "moe_num_experts": 16, "moe_top_k": 1}
+    attention = {"kv_n_heads": 1, "rope_theta": 10000.0, "clip_qkv": 8.0}
+    shape = {"d_model": 16, "n_heads": 2, "n_layers": 2, "ffn_config": ffn}
+    dbrx = AutoConfig.for_model("dbrx", **sizes, **shape, attn_config=attention)
+    models = {"listed": module.Listed(own), "dbrx": AutoModelForCausalLM.from_config(dbrx)}
+    for kind, model in models.items():
+        model.save_pretrained(folder / kind)
+        tokenizer.save_pretrained(folder / kind)
+    shutil.copy(folder / "listed.py", folder / "listed")
+    return {
+        kind: ModelConfig(name=str(folder / kind), dtype="float32", trust_remote_code=True)
+        for kind in models
+    }
+
+
+@pytest.mark.parametrize(("kind", "stage"), [("listed", 2), ("listed", 3), ("dbrx", 3)])
+def test_so_they_do_though_their_tokens_are_for_other_experts(
+    kind: str,
+    stage: int,
+    train: Train,
+    mixtures: dict[str, ModelConfig],
+    make_group_trial: Callable[..., TrialConfig],
+    make_trial: Callable[..., TrialConfig],
+    run: Callable[..., Run],
+) -> None:
+    """Otherwise DeepSpeed waits for ever for what the other worker does not send."""
+    short = {"steps": 3, "report_every": 3, "save_weights": False}
+    model = {"model": mixtures[kind]}
+    alone = make_trial("full", learning_rate=1e-3, train=TRAIN | short | {"micro_batch_size": 8})
+    expected = run(alone.model_copy(update=model)).curve()
+    trial = make_group_trial(stage, learning_rate=1e-3, train=TRAIN | short)
+    measurements, error = train(trial.model_copy(update=model))
+    assert error is None
+    assert [m.metrics["train/loss"] for m in measurements] == pytest.approx(expected, abs=1e-3)
 
 
 def test_a_trial_on_a_warm_group_equals_a_cold_start(

@@ -20,6 +20,7 @@ from trainables.inputs.model import load_model, shared_base
 from trainables.inputs.tokenized import inputs_of
 from trainables.process.out_of_memory import free_memory
 from trainables.records.schema import TrialResult
+from trainables.training.expert_modules import keep_in_step
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config
 
@@ -52,6 +53,8 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
         arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
         model = load_model(config.model)
+        if config.workers > 1:
+            keep_in_step(model)
         return run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
 
 
