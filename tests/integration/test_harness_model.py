@@ -221,7 +221,8 @@ def test_likelihoods_taken_a_few_positions_at_a_time_are_the_same(
 
 
 def mixed(model: Any) -> Any:
-    """As a trainer in mixed precision leaves it."""
+    """As a trainer in mixed precision leaves it, in a process that may have trained otherwise."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     try:
         return Accelerator(cpu=True, mixed_precision="bf16").prepare_model(model)
     finally:

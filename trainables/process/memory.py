@@ -185,13 +185,12 @@ class DiskEstimate:
 
 
 def disk_estimate(shape: ModelShape, trial: TrialConfig) -> DiskEstimate:
-    """An adapter in fp32, or the model with tied weights twice; in checkpoints the moments too."""
+    """An adapter in fp32, or the model; in checkpoints both in fp32, and the moments too."""
     if trial.lora:
         count = adapter_parameters(shape, trial.lora)
         return DiskEstimate(weights=_FP32 * count, checkpoint=3 * _FP32 * count)
     count = parameters(shape)
-    twice = shape.vocabulary * shape.hidden if shape.tied_embeddings else 0
-    return DiskEstimate(weights=_bytes(trial) * (count + twice), checkpoint=3 * _FP32 * count)
+    return DiskEstimate(weights=_bytes(trial) * count, checkpoint=3 * _FP32 * count)
 
 
 def with_micro_batch(trial: TrialConfig, size: int) -> TrialConfig:
