@@ -93,15 +93,17 @@ def _sections(annotation: Any) -> set[type[BaseModel]]:
 
 
 def test_its_ratios_are_those_of_the_files_that_it_names() -> None:
-    before, *_ = README.split("`python tests/benchmarks/packing.py`")
-    told = re.findall(
-        r"(\d\.\d) to (\d\.\d)\b[^(]*? (\d\.\d) to (\d\.\d) times[^(]*\(\[figures\]\((\S+?)\)",
-        before,
+    rows = re.findall(
+        r"\| (\d+) of (\d+) steps \|[^|]*\| ([^|]*) "
+        r"\| (\S+) to (\S+) \| (\S+) to (\S+) \(\[figures\]\((\S+?)\)\) \|",
+        README,
     )
-    assert len(told) == 3
-    for *ends, file in told:
-        shapes = json.loads((PROJECT / file).read_text(encoding="utf-8")).values()
-        found = [shape["ratios"] for shape in shapes if "ratios" in shape]
+    assert len(rows) == 3
+    for trials, steps, machine, *ends, file in rows:
+        content = json.loads((PROJECT / file).read_text(encoding="utf-8"))
+        assert content["machine"]["name"].replace("(R)", "").startswith(machine), file
+        assert [content["options"][key] for key in ("trials", "steps")] == [int(trials), int(steps)]
+        found = [part["ratios"] for part in content.values() if "ratios" in part]
         measured = [
             f"{end(ratios[f'slots / {other}'] for ratios in found):.1f}"
             for other in ("stock", "loop")
