@@ -200,7 +200,8 @@ class Sweep:
             tidy.trial_ended(record)
         try:
             if not searcher.is_done:
-                slot_hosts = hosts.ready(base.train_samples)
+                most_at_once = partial(searcher.most_at_once, "lora")
+                slot_hosts = hosts.ready(base.train_samples, most_at_once)
                 _fit(self._tuner(searcher, events, scheduler, slot_hosts), events, request)
         finally:
             records = self._ledger.trials()

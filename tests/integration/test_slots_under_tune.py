@@ -14,9 +14,10 @@ from killed_trials import HostKiller, host_processes
 from measured import OF_THE_PROCESS
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.slots.host import MEASUREMENT
-from trainables.under_ray.slots import SlotHosts, _join, start_slot_host
+from trainables.under_ray.slots import SlotHosts, _join, _load, start_slot_host
+from tune.cluster.slots import HostPool
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
 
@@ -201,6 +202,41 @@ def test_a_trial_without_a_free_slot_has_one_on_a_host_that_comes_up(
     finally:
         for actor in (*hosts.actors, other):
             ray.kill(actor)
+
+
+def test_hosts_that_no_trial_will_need_end_and_others_train_on(
+    load: Callable[..., SweepConfig], make_trial: Callable[..., TrialConfig]
+) -> None:
+    config = load("search.full=null", "resources.lora={cpus_per_worker: 0.5, slots: 2}")
+    most = [3]
+    first, second, third = (
+        make_trial(trial_id=name, train={"steps": 10_000, "report_every": 10_000})
+        for name in ("first", "second", "third")
+    )
+    over = TrialRecord(config=third, params={}, started=0)
+    others = set(host_processes())  # those of an earlier test may still be ending
+
+    def up() -> list[int | None]:
+        """Trials of each host; None for one that has ended."""
+        return [_load(actor.load.remote()) for actor in hosts.actors]
+
+    with HostPool(config, {"CPU": 1.5}, lambda *point: make_trial(), {}, print) as pool:
+        hosts = pool.ready(samples=8, most_at_once=lambda: most[0])
+        assert hosts is not None
+        assert len(hosts.actors) == 3
+        busy = hosts.actors.index(_join(hosts, first))
+        pool.trial_ended(over)
+        assert up().count(None) == 1
+        most[0] = 0
+        pool.trial_ended(over)  # more than there are, and one of them at work
+        assert [host for host, load in enumerate(up()) if load is not None] == [busy]
+        assert _join(hosts, second) == hosts.actors[busy]
+        pool.trial_ended(over.model_copy(update={"config": first}))
+        pool.trial_ended(over.model_copy(update={"config": second}))
+        assert up() == [None] * 3
+        _, alive = psutil.wait_procs(set(host_processes()) - others, timeout=20)
+        assert not alive
+        assert set(host_processes()) <= others  # Ray restarts none of them
 
 
 def test_a_host_that_is_lost_while_it_loads_the_model_is_asked_again(

@@ -128,7 +128,7 @@ def test_so_does_who_waits_for_a_host_of_slots(
     cluster = {"CPU": 8.0, "GPU": 8.0}  # as an autoscaler may make it
     hosts = HostPool(config, cluster, lambda *point: make_trial(), {}, tell)
     with pytest.raises(EnoughError), hosts:
-        hosts.ready(samples=8)
+        hosts.ready(samples=8, most_at_once=lambda: 2)
     assert tell.told == ["waiting for a node with 1 GPU and 1 CPU"] * 2
 
 

@@ -25,6 +25,7 @@ from simulated_search import (
     judge,
     run,
     searcher_of,
+    started,
     stopping,
     sweep,
 )
@@ -658,3 +659,39 @@ def test_a_warm_start_teaches_the_sampler_and_costs_no_trial() -> None:
     assert points(records) != points(run(searcher_of(config)))
     assert len(warm.study.trials) == 26
     assert points(run(searcher_of(config, records[:3], warm=earlier))) == points(records[3:])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        CONFIRM,
+        {"budget": {"trials": 12, "gpu_hours": 2.2}},
+        {"sampler": "grid", "search": GRID, "trials": 100},
+    ],
+)
+@pytest.mark.parametrize("side_by_side", [2, 5])
+def test_no_more_trials_come_at_once_than_it_foretells(
+    changes: dict[str, Any], side_by_side: int
+) -> None:
+    """At each end of a trial, against what came; in the end it foretells just these."""
+    searcher = searcher_of(sweep(**{"trials": 12, **changes}))
+    running: list[TrialRecord] = []
+    told: list[dict[str, int]] = []
+    ran: list[Counter[str]] = []
+    while not searcher.is_done:
+        while len(running) < side_by_side:
+            suggestion = searcher.suggest("any")
+            if not isinstance(suggestion, dict):
+                break
+            running.append(started(suggestion))
+        ran.append(Counter(record.config.method for record in running))
+        record = running.pop(0)
+        searcher.trial_ended(ended(record, *completing(record.config)))
+        told.append({method: searcher.most_at_once(method) for method in ("lora", "full")})
+    for method in ("lora", "full"):
+        for at, most in enumerate(told):
+            assert max((count[method] for count in ran[at + 1 :]), default=0) <= most[method]
+        last = [count[method] for count in ran[-side_by_side + 1 :]]
+        assert [most[method] for most in told[-side_by_side:-1]] == last
+        assert told[-1][method] == 0

@@ -118,10 +118,11 @@ class SlotHost:
         self._leaving: list[Guest] = []
         self._running: asyncio.Task[None] | None = None
         self._minutes: float | None = None
+        self._is_retired = False
 
     async def load(self) -> int | None:
         """Number of trials here, including waiting ones; None if no more are accepted."""
-        return None if self._stop_requested(None) else len(self._guests)
+        return None if self._is_retired or self._stop_requested(None) else len(self._guests)
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""
@@ -178,7 +179,7 @@ class SlotHost:
         self._slots = slots
         config = TrialConfig.model_validate(trial)
         await self.leave(config.trial_id)
-        if len(self._guests) >= slots and not may_wait:
+        if self._is_retired or (len(self._guests) >= slots and not may_wait):
             return False
         self._minutes = config.minutes_per_report
         guest = Guest(config)
@@ -208,6 +209,11 @@ class SlotHost:
             self._waiting.remove(guest)
         else:
             self._leaving.append(guest)
+
+    async def retire(self) -> bool:
+        """Accept no more trials if there is none; return whether it is so."""
+        self._is_retired = not self._guests
+        return self._is_retired
 
     def _remove(self, guest: Guest) -> None:
         """Know the trial no more, unless a later attempt at it has taken this one's place."""

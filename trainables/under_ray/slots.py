@@ -64,6 +64,11 @@ class SlotHostActor(host.SlotHost):
         fault: UserError | None = await self._in_thread(lambda: evaluate_base_on_worker(*arguments))
         return fault
 
+    async def end(self) -> None:
+        """End the process for good once those that left are cleaned up."""
+        await self.at_rest()
+        ray.actor.exit_actor()
+
     def _engine_for(self, trial: TrialConfig) -> Any:
         check_granted_gpus()
         check_sees(trial.base_dir, BASE_RECORD)
@@ -127,14 +132,21 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
             with suppress(*LOST):  # an earlier attempt whose process died may still train there
                 ray.get(left)
         for actor in actors:  # others may have joined since its load was asked
-            if ray.get(actor.join.remote(plain, slot_hosts.slots, may_wait=False)):
+            if _accepts(actor, plain, slot_hosts.slots, may_wait=False):
                 return actor
-        if len(actors) == len(slot_hosts.actors):
-            ray.get(actors[0].join.remote(plain, slot_hosts.slots))
+        are_all_up = len(actors) == len(slot_hosts.actors)
+        if are_all_up and _accepts(actors[0], plain, slot_hosts.slots, may_wait=True):
             return actors[0]
         if stop_is_requested(trial.number):
             raise StopTrial
         time.sleep(_POLL_S)
+
+
+def _accepts(actor: Any, trial: dict[str, Any], slots: int, *, may_wait: bool) -> bool:
+    """Whether a host takes a trial; one that has just ended does not."""
+    with suppress(*LOST):
+        return bool(ray.get(actor.join.remote(trial, slots, may_wait)))
+    return False
 
 
 def _by_load(slot_hosts: SlotHosts, asked: dict[Any, Any]) -> list[Any]:

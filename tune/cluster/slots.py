@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 _LOAD_S = 10.0
 _REST_S = 5.0
+_ANSWER_S = 1.0
 _NO_ROOM = (
     "beside a full fine-tuning trial the cluster has no room for a host of slots; sweep the "
     "methods one by one (search.full=null, then search.lora=null, under two names) and compare "
@@ -72,6 +73,8 @@ class HostPool(SweepListener):
         self._held = held_by_worker(config, "lora", cluster)
         self._waiting, self._tell = dict(waiting), tell
         self._actors: tuple[Any, ...] = ()
+        self._slots = 1
+        self._most_at_once: Callable[[], int] = lambda: config.budget.trials
         self._process_seconds: Any = None
         self._is_wanted = "lora" in config.search.methods and config.resources.lora.slots != 0
 
@@ -91,11 +94,12 @@ class HostPool(SweepListener):
         """
         return self._actors[0].evaluate_base.remote(*arguments)
 
-    def ready(self, samples: int) -> SlotHosts | None:
+    def ready(self, samples: int, most_at_once: Callable[[], int]) -> SlotHosts | None:
         """Hosts that accept trials; None if each of the sweep's LoRA trials trains by itself.
 
         Args:
             samples: number of samples that a trial trains on.
+            most_at_once: at most how many LoRA trials there are at the same time, from now on.
 
         Raises:
             UserError: the model cannot be loaded, or lacks a target module.
@@ -116,9 +120,10 @@ class HostPool(SweepListener):
             # All load the model now, except those whose nodes are not up yet.
             ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
             wanted = self._config.resources.lora.slots
-            slots = wanted if wanted != "auto" else self._measured(trial, samples)
-        self._start_for(slots)
-        return SlotHosts(self._actors, slots)
+            self._slots = wanted if wanted != "auto" else self._measured(trial, samples)
+        self._start_for(self._slots)
+        self._most_at_once = most_at_once
+        return SlotHosts(self._actors, self._slots)
 
     def start(self) -> bool:
         """Start the hosts unless they are up; return whether there are any."""
@@ -143,8 +148,26 @@ class HostPool(SweepListener):
         if record.config.method == "lora":
             for actor in self._actors:
                 actor.leave.remote(record.config.trial_id)
+        self._end_idle()
 
     trial_interrupted = trial_ended
+
+    def _end_idle(self) -> None:
+        """End hosts that are idle and that no trial will need: a cluster can use or end their GPUs.
+
+        Those that do not answer, as their node is on its way, are left.
+        """
+        spare = len(self._actors) - math.ceil(self._most_at_once() / self._slots)
+        if spare <= 0:
+            return
+        asked = {actor.load.remote(): actor for actor in self._actors}
+        answered, _ = ray.wait([*asked], num_returns=len(asked), timeout=_ANSWER_S)
+        for actor in [asked[answer] for answer in answered]:
+            with suppress(RayError):
+                if spare > 0 and ray.get(actor.retire.remote(), timeout=_ANSWER_S):
+                    actor.end.remote()
+                    self._actors = tuple(other for other in self._actors if other != actor)
+                    spare -= 1
 
     def _start_for(self, slots: int) -> None:
         """Start the hosts still needed if each has this many slots."""

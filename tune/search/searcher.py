@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 
 from trainables.config import TrialConfig
 from trainables.records.schema import Measurement, TrialRecord, TrialStatus
-from trainables.results.confirmation import unconfirmed, winners
+from trainables.results.confirmation import planned_repeats, unconfirmed, winners
 from tune.config.sweep_config import SweepConfig
 from tune.listeners import SweepListener
 from tune.resources.placement import Room
@@ -101,8 +101,17 @@ class OptunaSearcher(Searcher, SweepListener):
     def cut_short_by(self) -> str | None:
         """The field of `budget` that ended the sweep before it was done, or `failures`, if any."""
         spent = self._spent()
-        is_done = self._is_searched() and self._unconfirmed() is None
+        is_done = self._is_searched() and next(self._repeats(), None) is None
         return None if is_done and spent != "failures" else spent
+
+    def most_at_once(self, method: str) -> int:
+        """At most how many of a method's trials there are at the same time, from now on."""
+        running = sum(record.config.method == method for record in self._running.values())
+        if self._spent():
+            return running
+        if self._winners is None:
+            return max(running + self._to_draw(), planned_repeats(self._config.confirm))
+        return running + sum(trial.config.method == method for trial, _ in self._repeats())
 
     def _spent(self) -> str | None:
         budget = self._config.budget
@@ -287,22 +296,27 @@ class OptunaSearcher(Searcher, SweepListener):
         return self._is_searched() or self._spent() is not None
 
     def _is_searched(self) -> bool:
-        if self._history.searched >= self._config.budget.trials:
-            return True
-        is_grid = self._config.sampler == "grid"
-        return is_grid and self._study.count_points() >= grid_size(self._config.search)
+        return self._to_draw() == 0
+
+    def _to_draw(self) -> int:
+        """How many trials of the search there have yet to be, but for its budget of hours."""
+        left = self._config.budget.trials - self._history.searched
+        if self._config.sampler == "grid":
+            left = min(left, grid_size(self._config.search) - self._study.count_points())
+        return max(0, left)
 
     def _confirmation(self) -> tuple[TrialRecord, int] | None:
         """The next trial to repeat and its new seed; called once the search has ended."""
-        return None if self._spent() else self._unconfirmed()
+        return None if self._spent() else next(self._repeats(), None)
 
-    def _unconfirmed(self) -> tuple[TrialRecord, int] | None:
+    def _repeats(self) -> Iterator[tuple[TrialRecord, int]]:
+        """The repeats of winners that have yet to be drawn."""
         confirm = self._config.confirm
         if confirm is None:
-            return None
+            return iter(())
         if self._winners is None:
             self._winners = winners(self._config, self._history.records, confirm.top_k)
-        return next(unconfirmed(confirm.seeds, self._winners, list(self._history.records)), None)
+        return unconfirmed(confirm.seeds, self._winners, list(self._history.records))
 
 
 def _reason(record: TrialRecord) -> str:
