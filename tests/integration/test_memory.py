@@ -29,7 +29,7 @@ from trainables.inputs.model_shape import read_shape
 from trainables.process import memory
 from trainables.slots import batch, loss
 from trainables.slots.engine import SlotEngine
-from trainables.training.full_sft import _deepspeed_process, deepspeed_settings
+from trainables.training.full_sft import _deepspeed_process, deepspeed_settings, prepare
 from trainables.training.reporter import ListReporter
 from trainables.training.run import _adapter_kept, sft_config
 
@@ -150,11 +150,13 @@ def measure(trial: TrialConfig, tokenizer: Any) -> _Watch:
     """Train as a trial does, without its reports."""
     full = trial.method == "full"
     with _deepspeed_process() if full else nullcontext():
-        settings = deepspeed_settings(trial) if full else None
-        if settings:
+        count = trial.train.batch_size * STEPS
+        if full:
+            settings = deepspeed_settings(trial)
             settings["zero_optimization"] |= {"reduce_bucket_size": BUCKET}
-        arguments = sft_config(trial, trial.train.batch_size * STEPS, settings)
-        network = load_model(trial.model)
+            network, arguments = prepare(trial, count, settings)
+        else:
+            network, arguments = load_model(trial.model), sft_config(trial, count)
         if trial.lora:
             network = peft.get_peft_model(network, peft_config(trial.lora))
         with Tracker() as tracker:

@@ -21,7 +21,6 @@ from transformers import (
     Mxfp4Config,
     PreTrainedModel,
 )
-from transformers.integrations import is_deepspeed_zero3_enabled
 
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
@@ -87,8 +86,10 @@ def saved_tokenizer(folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(folder) if has_one else None
 
 
-def load_model(model: ModelConfig) -> Any:
+def load_model(model: ModelConfig, *, is_hollow: bool = False) -> Any:
     """A fresh copy of the base model in its dtype, on the CPU; in 4 bits, on this process's device.
+
+    A hollow one is the same without values, on PyTorch's meta device.
 
     A mixture of experts computes no load-balancing loss of its routers, though its configuration
     may ask for it: that is no part of the cross-entropy, and depends on the whole batch.
@@ -106,6 +107,8 @@ def load_model(model: ModelConfig) -> Any:
         options["quantization_config"] = quantisation(options["dtype"])
     if model.load_in_4bit:
         options["device_map"] = {"": _exactly(device())}  # quantising on a CPU is slow
+    elif is_hollow:
+        options["device_map"] = {"": "meta"}
     loaded, told = _load(AutoModelForCausalLM, model, **options, output_loading_info=True)
     _check_files(model, loaded.config.to_dict())  # an adapter's folder names its base alone
     if model.load_in_4bit:
@@ -150,9 +153,8 @@ def _check_files(model: ModelConfig, config: dict[str, Any]) -> None:
 
 def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:
     """Refuse weights that Transformers has drawn at random, others whenever the model is loaded."""
-    # ZeRO-3 lists what it reads late; the base has been loaded without it before.
     drawn = sorted(missing & {name for name, _ in loaded.named_parameters()})
-    if drawn and not is_deepspeed_zero3_enabled():
+    if drawn:
         rule = f"cannot load {model.name}: its files lack {drawn[0]}"
         rule += f" and {len(drawn) - 1} other weights" if len(drawn) > 1 else ""
         raise UserError([Fault("model.name", rule, FETCH_AGAIN)])

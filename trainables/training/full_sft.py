@@ -14,6 +14,7 @@ from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
     unset_hf_deepspeed_config,
 )
+from trl import SFTConfig
 
 from trainables.config import DeepSpeedConfig, TrialConfig
 from trainables.inputs.model import load_model, shared_base
@@ -23,6 +24,7 @@ from trainables.records.schema import TrialResult
 from trainables.training.expert_modules import keep_in_step
 from trainables.training.reporter import Reporter
 from trainables.training.run import run_training, sft_config
+from trainables.training.sharding import shard
 
 _SINGLE_WORKER = {
     "MASTER_ADDR": "127.0.0.1",
@@ -50,12 +52,21 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         shared_base.cache_clear()
         free_memory()
     with _deepspeed_process():
-        # The arguments come first: they tell Transformers to load straight into ZeRO-3 shards.
-        arguments = sft_config(config, len(tokenized.train), deepspeed_settings(config))
-        model = load_model(config.model)
+        model, arguments = prepare(config, len(tokenized.train), deepspeed_settings(config))
         if config.workers > 1:
             keep_in_step(model)
         return run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
+
+
+def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tuple[Any, SFTConfig]:
+    """The base model, sharded if DeepSpeed's settings say so, and how it is to be trained."""
+    is_sharded = settings.get("zero_optimization", {}).get("stage") == 3
+    # The model comes first: after the arguments Transformers would shard it while loading it.
+    model = load_model(config.model, is_hollow=is_sharded and os.environ["RANK"] != "0")
+    arguments = sft_config(config, samples, settings)
+    if is_sharded:
+        shard(model, getattr(torch, config.model.dtype))
+    return model, arguments
 
 
 def _save(trainer: Any, folder: Path) -> None:

@@ -37,7 +37,7 @@ _LONGEST_EVALUATION_S = 24 * 3600
 def sft_config(
     config: TrialConfig, samples: int, deepspeed: dict[str, Any] | None = None
 ) -> SFTConfig:
-    """The trial as TRL's configuration. Build it before loading a model that ZeRO-3 is to shard."""
+    """The trial as TRL's configuration; with DeepSpeed's settings, `full_sft.prepare` makes it."""
     train = config.train
     total = train.total_steps(samples)
     arguments = SFTConfig(

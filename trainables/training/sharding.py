@@ -1,0 +1,45 @@
+"""Sharding a model by DeepSpeed's ZeRO-3 that was loaded as any other is.
+
+Transformers has a way of its own to load into shards. It gives buffers DeepSpeed's dtype, loads
+weights of some families otherwise than it usually does, and fails on others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.integrations.deepspeed import deepspeed_config
+
+
+def shard(model: nn.Module, dtype: torch.dtype) -> None:
+    """Leave this worker its shard of each parameter, and all buffers. Every worker calls it.
+
+    The first worker's values count, sent one parameter at a time; models of others may be hollow.
+
+    Args:
+        model: is changed in place.
+        dtype: what DeepSpeed trains all parameters in, as at its other stages. Buffers keep theirs.
+    """
+    from deepspeed import zero
+
+    shards: Any = zero.Init(module=nn.Module(), config_dict_or_path=deepspeed_config())
+    for buffer in model.buffers():
+        _put(buffer, shards.local_device, buffer.dtype)
+        torch.distributed.broadcast(buffer.data.view(-1).view(torch.uint8), src=0)
+    for parameter in model.parameters():
+        is_cast = parameter.is_floating_point()
+        _put(parameter, shards.local_device, dtype if is_cast else parameter.dtype)
+        shards._convert_to_zero_parameters([parameter])  # sends it, too
+
+
+def _put(tensor: torch.Tensor, device: torch.device, dtype: torch.dtype) -> None:
+    """Move a tensor in place, contiguous; one without values gets room for them."""
+    if tensor.is_meta:
+        room = torch.empty(tensor.shape, device=device, dtype=dtype)
+        if isinstance(tensor, nn.Parameter):
+            room = nn.Parameter(room, tensor.requires_grad)
+        torch.utils.swap_tensors(tensor, room)
+    else:
+        tensor.data = tensor.data.to(device, dtype).contiguous()
