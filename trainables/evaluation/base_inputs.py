@@ -12,6 +12,7 @@ from trainables.errors import Fault, UserError, first_line
 from trainables.evaluation.evaluator import Evaluator, shared_evaluator
 from trainables.evaluation.vocabulary import check_data
 from trainables.inputs.adaptable import check_adaptable
+from trainables.inputs.causality import check_causal
 from trainables.inputs.data import TokenizedData, tokenize
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
@@ -119,10 +120,12 @@ def check_base(model: ModelConfig, demands: Demands) -> None:
 
     Raises:
         UserError: loading fails, or runs out of memory, which no smaller batch would change; or the
-            base does not meet the demands.
+            base does not meet the demands, or looks at later tokens.
     """
     try:
-        check_adaptable(shared_base(model), demands)
+        base = shared_base(model)
+        check_causal(base, load_tokenizer(model), model)
+        check_adaptable(base, demands)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
