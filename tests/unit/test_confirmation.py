@@ -174,6 +174,15 @@ def test_a_winner_of_which_a_repeat_diverged_is_not_taken() -> None:
     assert found.reason.startswith("with another seed trial 0 diverged; of the others, highest")
 
 
+def test_a_winner_of_which_a_repeat_lacks_an_objective_is_not_taken() -> None:
+    repeats = [repeat(2, 0, COMPLETE, {GAIN: 0.9, LOSS: 0.1}), repeat(3, 0, COMPLETE, {GAIN: 0.9})]
+    found = recommend(sweep_config(), [*SEARCHED, *repeats])
+    assert found is not None
+    assert found.trial.number == 1
+    fault = "with another seed trial 0 had no finite value of an objective"
+    assert found.reason.startswith(f"{fault}; of the others, best in every")
+
+
 def test_the_reason_counts_no_repeated_trial_that_diverged_and_says_so() -> None:
     records = [
         searched(0, {GAIN: 0.9, LOSS: 0.04}),
@@ -222,6 +231,11 @@ def test_a_trial_that_diverged_with_other_seeds_is_not_taken_where_nothing_else_
     assert found is not None
     assert found.trial.number == 0
     assert found.reason.endswith("keeps every constraint. With another seed trial 0 diverged.")
+    beyond = searched(1, {GAIN: 0.8, LOSS: 0.3})
+    found = recommend(GOALS, [*alone, beyond])
+    assert found is not None
+    assert (found.trial, found.feasible) == (beyond, False)
+    assert found.reason.startswith("with another seed trial 0 diverged; of the others, no trial")
 
 
 def test_a_point_that_was_refuted_is_not_taken_for_another_run_of_it_that_was_lucky() -> None:
@@ -275,13 +289,43 @@ def test_of_the_runs_of_a_point_that_is_confirmed_the_best_is_taken() -> None:
     assert found.trial is records[2]
 
 
+def test_of_runs_of_a_point_that_is_confirmed_the_one_that_the_search_would_take_is_taken() -> None:
+    """By themselves each of the two would be best in one objective and worst in the other."""
+    records = [
+        searched(0, {GAIN: 0.6, LOSS: 0.1}),
+        searched(1, {GAIN: 0.9, LOSS: 0.2}, point=0),
+        searched(2, {GAIN: 1.0, LOSS: 0.9}),
+        searched(3, {GAIN: 0.2, LOSS: 0.0}),
+        repeat(4, 0, COMPLETE, {GAIN: 0.8, LOSS: 0.15}),
+    ]
+    found = recommend(sweep_config(), records)
+    assert found is not None
+    assert found.trial.number == 1
+    assert "would have chosen" not in found.reason
+
+
+def test_runs_of_a_point_in_several_sweeps_are_judged_each_by_its_own_repeats() -> None:
+    """Their data may be others."""
+    records = [searched(0, {GAIN: 0.9, LOSS: 0.04}), searched(1, {GAIN: 0.95, LOSS: 0.04}, point=0)]
+    means = ({GAIN: 0.85, LOSS: 0.04}, {GAIN: 0.85, LOSS: 0.09})
+    judged = [
+        record.model_copy(update={"last": measurement(9, mean)})
+        for record, mean in zip(records, means, strict=True)
+    ]
+    found = recommend(GOALS, records, judged)
+    assert found is not None
+    assert (found.trial, found.feasible) == (records[0], True)
+
+
 def test_winners_are_judged_once_they_have_the_repeats_that_are_asked_for_now() -> None:
     of_before = [repeat(n, 0, COMPLETE, {GAIN: 0.7, LOSS: 0.03}) for n in range(2, 7)]
     records = [*SEARCHED, *of_before]
     confirm = sweep_config(confirm={"top_k": 2, "seeds": 3}).confirm
+    assert [r.number for r in judged_by_repeats(records[:4], confirm)] == [0]
     for number in (7, 8):
         records.append(repeat(number, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03}))
-        assert [r.number for r in judged_by_repeats(records, confirm)] == [0]
+        third = repeat(9, 1, TrialStatus.RUNNING, {})
+        assert [r.number for r in judged_by_repeats([*records, third], confirm)] == [0]
     records.append(repeat(9, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03}))
     assert [r.number for r in judged_by_repeats(records, confirm)] == [0, 1]
     assert [r.number for r in judged_by_repeats(records, None)] == [0]
@@ -310,6 +354,16 @@ def test_repeats_that_come_to_the_same_leave_the_choice_as_it_was(best: int) -> 
     assert found is not None
     assert found.trial.number == best
     assert "would have chosen" not in found.reason
+
+
+def test_a_mean_beyond_the_best_run_of_the_search_counts_for_its_trial() -> None:
+    values = [(0.5, 0.1), (0.8, 0.2), (1.0, 0.5)]
+    records = [searched(n, {GAIN: gain, LOSS: loss}) for n, (gain, loss) in enumerate(values)]
+    records.append(repeat(3, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.2}))
+    records.append(repeat(4, 2, COMPLETE, {GAIN: 0.75, LOSS: -0.7}))
+    found = recommend(sweep_config(), records)
+    assert found is not None
+    assert found.trial.number == 2
 
 
 def test_what_is_confirmed_are_points_and_each_with_every_seed_once() -> None:
@@ -401,11 +455,13 @@ def test_points_differ_in_all_that_is_searched_and_not_by_rounding() -> None:
     train = record.config.train.model_dump()
     assert point() == point_of(record)
     assert point(lora=lora.model_copy(update={"alpha": lora.alpha * (1 + 1e-15)})) == point()
+    assert point(learning_rate=record.config.learning_rate * (1 + 1e-15)) == point()
     for change in (
         {"learning_rate": record.config.learning_rate * 1.01},
         {"lora": lora.model_copy(update={"alpha": lora.alpha * 1.01})},
         {"train": train | {"weight_decay": 0.1}},
         {"train": train | {"warmup": 0.2}},
         {"train": train | {"batch_size": 2 * train["batch_size"]}},
+        {"train": train | {"steps": 7}},
     ):
         assert point(**change) != point()

@@ -100,6 +100,10 @@ def test_among_trials_beyond_a_constraint_the_better_one_is_the_better_trade_off
     within = [scored(0, 4, 0.5, 0.0), scored(1, 4, 0.6, 0.04), scored(2, 2, 0.4, -0.01)]
     beyond = [scored(3, 16, 0.6, 0.12), scored(4, 16, 0.9, 0.1)]
     assert best_trade_off(goals, beyond, objective_ranges(goals, within)) is beyond[1]
+    nearer = scored(5, 16, 0.95, 0.06)
+    ranges = objective_ranges(goals, [*within, *beyond])
+    assert best_trade_off(GOALS, [*within, nearer], ranges) is nearer
+    assert best_trade_off(goals, [*within, nearer], ranges) is within[1]
 
 
 def test_where_the_whole_front_is_alike_what_is_behind_it_is_still_compared() -> None:

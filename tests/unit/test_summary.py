@@ -83,7 +83,7 @@ def test_a_bound_that_is_met_exactly_is_kept() -> None:
     differences = [0.90 - 0.85, 0.95 - 0.90]
     assert differences[0] > 0.05 > differences[1]
     records = [trial(n, {GAIN: 0.8, LOSS: loss}) for n, loss in enumerate(differences)]
-    for bound, kept in (("<= 0.05", [0, 1]), ("< 0.05", [])):
+    for bound, kept in (("<= 0.05", [0, 1]), ("<= 5e-2", [0, 1]), ("< 0.05", [])):
         assert numbers(pareto_front(sweep_config(constraints=[f"{LOSS} {bound}"]), records)) == kept
 
 
@@ -159,14 +159,20 @@ def test_the_knee_scales_over_the_front_and_not_over_all_trials():
 
 
 @pytest.mark.parametrize(
-    ("status", "taken"), [(TrialStatus.COMPLETE, 0), (TrialStatus.STOPPED_EARLY, 1)]
+    ("status", "constraints", "taken"),
+    [
+        (TrialStatus.COMPLETE, [], 0),
+        (TrialStatus.STOPPED_EARLY, [], 1),
+        (TrialStatus.COMPLETE, [f"{GAIN} >= 0.1"], 1),
+    ],
 )
-def test_a_front_of_two_is_scaled_over_all_trials_that_may_be_taken(status, taken):
+def test_a_front_of_two_is_scaled_over_all_trials_that_may_be_taken(status, constraints, taken):
     # By trials 0 to 2 the front is 0.83 and 0.80 away; a gain of 0 makes that 0.5 and 0.8.
     values = [{GAIN: 0.5, LOSS: 0.0}, {GAIN: 1.0, LOSS: 0.4}, {GAIN: 0.4, LOSS: 0.5}]
     records = [trial(n, metrics) for n, metrics in enumerate(values)]
     worst = trial(3, {GAIN: 0.0, LOSS: 0.1}, status)
-    assert recommend(sweep_config(), [*records, worst]).trial.number == taken
+    goals = sweep_config(constraints=constraints)
+    assert recommend(goals, [*records, worst]).trial.number == taken
 
 
 def test_a_front_of_two_stays_one_if_another_trial_is_as_good_as_one_of_them():
@@ -186,7 +192,9 @@ def test_one_item_forgotten_does_not_outweigh_all_that_is_gained(items, taken):
     gained = [{GAIN: 0.55, FORGETTING_MEAN: 0.0}, {GAIN: 0.73, FORGETTING_MEAN: 1 / 120}]
     goals = [TWO[0], {"metric": FORGETTING_MEAN, "mode": "min"}]
     records = [trial(number, metrics | errors) for number, metrics in enumerate(gained)]
-    assert recommend(sweep_config(objectives=goals), records).trial.number == taken
+    found = recommend(sweep_config(objectives=goals), records)
+    assert found.trial.number == taken
+    assert found.reason.startswith("the knee of the front's 2 trials")
 
 
 @pytest.mark.parametrize(("flipped", "taken"), [(1.0, 1), (None, 2), (0.0, 2)])
@@ -217,9 +225,10 @@ OF_A = 0.02 * math.sqrt((0.03 - 0.01**2) / 0.25)
         ("ood/gap", math.hypot(0.015, 0.04)),
         ("forgetting/a", OF_A),
         ("forgetting/b", 0.01),
+        ("forgetting/lost", 0.0),
         ("forgetting/max", 0.01),
-        ("forgetting/mean", math.hypot(OF_A, 0.01) / 2),
-        ("forgetting/positive_mean", math.hypot(OF_A, 0.01) / 2),
+        ("forgetting/mean", math.hypot(OF_A, 0.01) / 3),
+        ("forgetting/positive_mean", math.hypot(OF_A, 0.01) / 3),
         ("train/loss", 0.0),
     ],
 )
@@ -228,7 +237,9 @@ def test_an_objective_is_scaled_over_no_less_than_two_of_its_standard_errors(met
     metrics |= {"retention/a/acc": 0.5, "retention/a/acc_stderr": 0.02}
     metrics |= {"flips/a/forgotten": 0.02, "flips/a/gained": 0.01}
     metrics |= {"retention/b/acc_stderr": 0.01, "ood/harder/acc_stderr": 0.04}
-    suite = {"in_domain": ["sums", "more"], "retention": ["a", "b"], "ood": ["harder"]}
+    metrics |= {"retention/lost/acc": 0.0, "retention/lost/acc_stderr": 0.0}
+    metrics |= {"flips/lost/forgotten": 0.4, "flips/lost/gained": 0.0}
+    suite = {"in_domain": ["sums", "more"], "retention": ["a", "b", "lost"], "ood": ["harder"]}
     mode = "max" if metric.startswith("in_domain") else "min"
     goals = sweep_config(eval=suite, objectives=[{"metric": metric, "mode": mode}])
     [(best, worst)] = objective_ranges(goals, [trial(0, metrics | {metric: 0.01})])
@@ -267,7 +278,8 @@ def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_
         trial(2, {GAIN: 0.5, LOSS: 0.0}),
         trial(3, {GAIN: 0.7}),
     ]
-    found = recommend(sweep_config(constraints=[f"{LOSS} <= 0.05", f"{GAIN} >= 0.7"]), records)
+    bounds = [f"{LOSS} <= 0.05", f"{GAIN} >= 0.7", f"{GAIN} <= 0.9"]
+    found = recommend(sweep_config(constraints=bounds), records)
     assert (found.trial.number, found.feasible) == (1, False)
     assert found.reason == (
         "no trial keeps every constraint, and of 3 complete trials this one misses them by the "
@@ -300,7 +312,8 @@ def test_a_trial_that_misses_a_constraint_by_far_changes_nothing_between_others(
     ]
     config = sweep_config(constraints=[f"{LOSS} <= 0.05", f"{drift} <= {most}"])
     kept = [trial(n, {GAIN: 0.9, LOSS: 0.4, drift: most - 1}) for n in (3, 4, 5)]
-    for ended in (records[:2], records, [*records, *kept]):
+    unknown = [trial(n, {GAIN: 0.9, LOSS: 0.05}) for n in range(6, 10)]
+    for ended in (records[:2], records, [*records, *kept], [*records, *unknown]):
         assert recommend(config, ended).trial.number == 1
 
 

@@ -179,9 +179,8 @@ def _one_of_each_point(
     alike: dict[object, list[TrialRecord]] = {}
     for record in judged:
         if _trial_id(record) in own:
-            values = tuple(objective_values(goals, record) or ())
-            key = (point_of(record), record.status, values)
-            alike.setdefault(key, []).append(record)
+            means = tuple(record.last.metrics.items()) if record.last else ()
+            alike.setdefault((point_of(record), means), []).append(record)
     taken = []
     for records in alike.values():
         runs = [own[_trial_id(record)] for record in records]
