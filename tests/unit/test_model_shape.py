@@ -40,28 +40,32 @@ def count(config: Any) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "tied", [{"tie_word_embeddings": True}, {"tie_word_embeddings": False}, {}]
+)
 @pytest.mark.parametrize("family", _FAMILIES)
-def test_every_parameter_is_counted(family: str, tied: bool, tmp_path: Path) -> None:
+def test_every_parameter_is_counted(family: str, tied: dict[str, bool], tmp_path: Path) -> None:
+    """Transformers wrote whether they are tied only where that was not usual."""
     from transformers import AutoConfig
 
-    config = AutoConfig.for_model(family, tie_word_embeddings=tied, **SIZES)
-    config.save_pretrained(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family, **SIZES, **tied}))
     shape = read_shape(ModelConfig(name=str(tmp_path)))
     assert shape is not None
-    assert memory.parameters(shape) == count(config)
+    assert memory.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
 
 
+@pytest.mark.parametrize("stated", [{}, {"head_dim": None, "num_key_value_heads": None}])
 def test_heads_are_told_apart_where_the_file_states_neither_their_size_nor_those_of_keys(
-    tmp_path: Path,
+    stated: dict[str, None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As in Llama 2's."""
     from transformers import AutoConfig
 
     sizes = {key: SIZES[key] for key in SIZES if key not in ("head_dim", "num_key_value_heads")}
-    config = {"model_type": "llama", "tie_word_embeddings": False, **sizes}
+    config = {"model_type": "llama", "tie_word_embeddings": False, **sizes, **stated}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    shape = read_shape(ModelConfig(name=str(tmp_path)))
+    monkeypatch.setenv("HOME", str(tmp_path.parent))
+    shape = read_shape(ModelConfig(name=f"~/{tmp_path.name}"))
     assert shape is not None
     assert memory.parameters(shape) == count(AutoConfig.from_pretrained(tmp_path))
 
@@ -146,10 +150,22 @@ def test_a_name_that_no_hub_has_leaves_it_to_the_sweep_file() -> None:
     assert read_shape(ModelConfig(name="models/llama/8b", shape=SHAPE)) == SHAPE
 
 
+@pytest.mark.parametrize("name", ["package://none/model", "package://none/a.gguf", "/none/a.gguf"])
+def test_files_that_are_not_here_leave_it_to_the_sweep_file(name: str) -> None:
+    """Loading the model tells of them."""
+    assert read_shape(ModelConfig(name=name, shape=SHAPE)) == SHAPE
+
+
 @pytest.mark.parametrize(
-    "config", [{"model_type": "gpt2", "n_embd": 8}, {"model_type": "mixtral", **SIZES}]
+    "config",
+    [
+        {"model_type": "gpt2", "n_embd": 8},
+        {"model_type": "mixtral", **SIZES},
+        {"model_type": "llama"},
+        {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 2},
+    ],
 )
-def test_an_architecture_that_is_not_known_has_no_shape(
+def test_a_shape_that_the_file_does_not_tell_is_left_to_the_sweep_file(
     config: dict[str, Any], tmp_path: Path
 ) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config))

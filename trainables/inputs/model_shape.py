@@ -17,7 +17,7 @@ from trainables.files.locations import is_local, resolve
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
 _BIASED = ("qwen2",)  # not stated in config.json
 _NORMED_HEADS = ("qwen3",)
-_TIED = ("gemma",)
+_TIED = ("gemma", "smollm3")  # unless stated
 # Their linear layers, and what else of them LoRA can be on.
 _LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 _BESIDE_LAYERS = ("embed_tokens", "lm_head")
@@ -132,21 +132,25 @@ def _no_progress_bars() -> Iterator[None]:
 
 
 def _of_config(config: dict[str, Any]) -> _Found:
-    family, heads = config.get("model_type"), config.get("num_attention_heads")
-    if family not in _FAMILIES or heads is None:
+    family = config.get("model_type")
+    if family not in _FAMILIES:
         return _Found(family)
-    shape = ModelShape(
-        hidden=config["hidden_size"],
-        intermediate=config["intermediate_size"],
-        vocabulary=config["vocab_size"],
-        layers=config["num_hidden_layers"],
-        heads=heads,
-        kv_heads=config.get("num_key_value_heads") or heads,
-        head_size=config.get("head_dim") or config["hidden_size"] // heads,
-        tied_embeddings=config.get("tie_word_embeddings", family in _TIED),
-        attention_bias=family in _BIASED,
-        normed_heads=family in _NORMED_HEADS,
-    )
+    try:
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        shape = ModelShape(
+            hidden=hidden,
+            intermediate=config["intermediate_size"],
+            vocabulary=config["vocab_size"],
+            layers=config["num_hidden_layers"],
+            heads=heads,
+            kv_heads=config.get("num_key_value_heads") or heads,
+            head_size=config.get("head_dim") or hidden // heads,
+            tied_embeddings=config.get("tie_word_embeddings", family in _TIED),
+            attention_bias=family in _BIASED,
+            normed_heads=family in _NORMED_HEADS,
+        )
+    except KeyError:  # the file leaves it to Transformers
+        return _Found(family)
     return _Found(family, shape)
 
 
