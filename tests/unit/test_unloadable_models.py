@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from faults import faults
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from trainables.config import ModelConfig
-from trainables.inputs.model import load_model, load_tokenizer
+from trainables.inputs.model import load_model, load_tokenizer, pinned
 
 EMBEDDED = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 
@@ -56,14 +58,17 @@ def test_a_pointer_of_git_lfs_in_place_of_weights(model: ModelConfig) -> None:
     assert fault.remedy == "fetch the model again, whole"
 
 
-def test_weights_that_lack_some_which_would_be_random(model: ModelConfig) -> None:
+@pytest.mark.parametrize(("part", "told"), [("mlp", " and 2 more"), ("mlp.up_proj", "")])
+def test_weights_that_lack_some_which_would_be_random(
+    part: str, told: str, model: ModelConfig
+) -> None:
     file = Path(model.name) / "model.safetensors"
     weights = load_file(file)
-    dropped = [name for name in weights if "layers.3.mlp" in name]
+    dropped = [name for name in weights if f"layers.3.{part}" in name]
     kept = {name: tensor for name, tensor in weights.items() if name not in dropped}
     save_file(kept, file, {"format": "pt"})
     (fault,) = faults(load_model, model)
-    rule = f"its files lack {min(dropped)} and {len(dropped) - 1} other weights"
+    rule = f"its files lack {min(dropped)}{told}"
     assert (fault.field, fault.rule) == ("model.name", f"cannot load {model.name}: {rule}")
 
 
@@ -82,6 +87,41 @@ def test_weights_of_other_sizes_than_the_configuration_tells(model: ModelConfig)
     (fault,) = faults(load_model, model)
     rule = f"cannot load {model.name}: its weights have other sizes than its config.json tells"
     assert (fault.field, fault.rule) == ("model.name", rule)
+
+
+@pytest.mark.parametrize(
+    ("kind", "remedy"),
+    [
+        ({"auto_map": {"AutoConfig": "own.Own"}}, "set model.trust_remote_code: true if you trust"),
+        ({}, "upgrade Transformers, or name a model of an architecture that it has"),
+    ],
+)
+def test_an_architecture_that_transformers_has_not(
+    kind: dict[str, Any], remedy: str, model: ModelConfig
+) -> None:
+    file = Path(model.name) / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"model_type": "own"} | kind))
+    file.with_name("own.py").touch()
+    (fault,) = faults(load_model, model)
+    assert fault.field == "model.name"
+    assert str(fault.remedy).startswith(remedy)
+
+
+@pytest.mark.parametrize("name", ["package://none/model", "/none", "not/one/of a hub"])
+def test_one_that_is_not_found_is_left_to_who_loads_it(name: str) -> None:
+    model = ModelConfig(name=name)
+    assert pinned(model) == model
+
+
+def test_memory_that_ran_out_is_no_fault_of_the_files(
+    model: ModelConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def run_out(*_: Any, **__: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", run_out)
+    with pytest.raises(torch.OutOfMemoryError):
+        load_model(model)
 
 
 def test_no_tokenizer(model: ModelConfig) -> None:

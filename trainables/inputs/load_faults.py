@@ -64,6 +64,8 @@ def _remedy(error: Exception) -> str:
         return FETCH_AGAIN
     if "trust_remote_code" in str(error):
         return "set model.trust_remote_code: true if you trust its code"
+    if "does not recognize this architecture" in str(error):
+        return "upgrade Transformers, or name a model of an architecture that it has"
     if "gated repo" in str(error):
         return "set HF_TOKEN, where the sweep is started, to a token of one who has access"
     names = "give a hub name, a local folder, a .gguf file or package://PACKAGE/FILE"

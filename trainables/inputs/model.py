@@ -156,7 +156,7 @@ def _check_is_whole(model: ModelConfig, loaded: Any, missing: Set[str]) -> None:
     drawn = sorted(missing & {name for name, _ in loaded.named_parameters()})
     if drawn:
         rule = f"cannot load {model.name}: its files lack {drawn[0]}"
-        rule += f" and {len(drawn) - 1} other weights" if len(drawn) > 1 else ""
+        rule += f" and {len(drawn) - 1} more" if len(drawn) > 1 else ""
         raise UserError([Fault("model.name", rule, FETCH_AGAIN)])
 
 
