@@ -209,24 +209,27 @@ def test_a_turn_of_tool_calls_ends_as_its_chat_template_has_it(tmp_path: Path) -
     ends = [(endless, bare, f"<call>add{END}"), ("qwen2_5", CALL, f"</tool_call>{END}\n")]
     for template, call, end in ends:
         tokenizer = of_bytes(template)
-        row = {"messages": [QUESTION, {"role": "assistant", "tool_calls": [call]}]}
+        question = {"role": "user", "content": "What is the answer to 1 + 2?"}
+        row = {"messages": [question, {"role": "assistant", "tool_calls": [call]}]}
         (sample,) = tokenized(tmp_path, tokenizer, [row]).train
         assert learned(tokenizer, sample)[1].endswith(end)
 
 
-@pytest.mark.parametrize("template", ["deepseekv3", "gptoss", "llama3_1"])
-def test_a_turn_without_a_call_is_learned_as_one_that_names_none(
+@pytest.mark.parametrize("template", ["deepseekv3", "gptoss", "llama3_1", "lfm2_2_5"])
+def test_a_turn_of_blank_calls_and_thoughts_is_learned_as_one_that_names_none(
     template: str, tmp_path: Path
 ) -> None:
     """Some templates ask only whether it names them, and write no content of earlier turns then.
 
-    So is a chat whose tools are blank, as a table may have them.
+    Or they write that it thought nothing. So is a chat whose tools are blank, as a table may have
+    them.
     """
     tokenizer = of_bytes(template)
     answer = {"role": "assistant", "content": "3"}
+    blank: dict[str, Any] = {"tool_calls": [], "reasoning_content": ""}
     named, unnamed = (
         tokenized(tmp_path, tokenizer, [{"messages": [QUESTION, turn] * 2} | tools]).train
-        for turn, tools in ((answer | {"tool_calls": []}, {"tools": " "}), (answer, {}))
+        for turn, tools in ((answer | blank, {"tools": " "}), (answer, {}))
     )
     assert "3" in learned(tokenizer, unnamed[0])[1]
     assert named == unnamed

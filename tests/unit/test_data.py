@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
+from byte_tokenizer import of_bytes
 from faults import faults
 from hypothesis import given
 from hypothesis import strategies as st
@@ -727,6 +728,20 @@ def test_the_beginning_is_not_put_twice(tokenizer: Any, tmp_path: Path) -> None:
     rows = [{"prompt": f"{tokenizer.bos_token}relay 1 5 =", "completion": " 2"}]
     (sample,) = tokenize(config(jsonl(tmp_path, rows)), tokenizer, seed=0).train
     assert sample["input_ids"].count(tokenizer.bos_token_id) == 1
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}{% endfor %}"
+        "{% if add_generation_prompt %}<reply>{% endif %}",
+        "{{ raise_exception('the first turn must be a system's') }}",
+    ],
+)
+def test_of_a_template_that_asks_in_other_words_or_refuses_a_question_no_opening_is_told(
+    template: str,
+) -> None:
+    assert opening_of_answers(of_bytes(template)) == ""
 
 
 THINKING = (

@@ -127,7 +127,7 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
 def _lesser(answer: Turn) -> Iterator[tuple[Turn, str]]:
     """The answer without each thing that it carries, and how to say that a template omits that."""
     for names in CARRIED:
-        given = [name for name in names if answer.get(name)]
+        given = [name for name in names if name in answer]
         if given:
             less = {name: value for name, value in answer.items() if name not in given}
             yield less | {"content": less.get("content") or ""}, f"no {given[0]}"
@@ -153,5 +153,5 @@ def opening_of_answers(tokenizer: Any) -> str:
         whole = tokenizer.apply_chat_template(turns, tokenize=False)
     except TemplateError:  # it wants a system's turn, for example
         return ""
-    opening, answer, _ = whole.removeprefix(asked).rpartition("answer")
-    return opening.strip() if answer and whole.startswith(asked) else ""
+    opening = whole.removeprefix(asked).rpartition("answer")[0]
+    return opening.strip() if whole.startswith(asked) else ""

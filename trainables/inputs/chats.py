@@ -95,7 +95,7 @@ def examples_of_chat(row: Row, field: str, answers: Answers) -> list[Example]:
 
 
 def _is_blank(answer: Turn) -> bool:
-    has_more = any(answer.get(name) for names in CARRIED for name in names)
+    has_more = any(name in answer for names in CARRIED for name in names)
     return not has_more and not answer["content"].strip()
 
 
@@ -141,10 +141,11 @@ def _turn(turn: Turn) -> Turn:
     is_silent = content is None and bool(calls)
     if not isinstance(turn.get("role"), str) or not (isinstance(content, str) or is_silent):
         raise _malformed("must be turns of a `role` and a `content`")
-    if calls:
-        return turn | {"tool_calls": _calls(calls)}
-    # For an empty list, some chat templates write a turn of calls and omit the content.
-    return {name: value for name, value in turn.items() if name != "tool_calls"}
+    # For an empty list, some chat templates write a turn of calls and omit the content; for a blank
+    # thought, some write an empty one.
+    blank = [name for names in CARRIED for name in names if not turn.get(name)]
+    turn = {name: value for name, value in turn.items() if name not in blank}
+    return turn | {"tool_calls": _calls(calls)} if calls else turn
 
 
 def _of_sharegpt(turn: Turn) -> Turn:
