@@ -386,6 +386,17 @@ def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_pa
     assert "Inside the models: inside/spectra; inside/attention" in described
 
 
+def test_they_go_to_wandb_before_the_views_that_show_them(
+    sweep: Path, server: GraphqlServer, tmp_path: Path
+) -> None:
+    InsideFolder(sweep).write(FOUND)
+    done = wandb_views(sweep, tmp_path, server.url)
+    assert done.returncode == 0, done.stderr
+    summary = server.runs.runs[FOUND.trial_id].summary
+    assert {"inside/spectra", "inside/attention"} <= summary.keys()
+    assert "inside/spectra" in json.dumps(server.only("project-view")["spec"])
+
+
 def test_what_has_no_runs_is_refused(sweep: Path, tmp_path: Path, server: GraphqlServer) -> None:
     assert "holds no sweep" in refusal(wandb_views(tmp_path, tmp_path, server.url))
     record = Ledger(sweep).sweep()

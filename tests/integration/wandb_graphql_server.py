@@ -1,5 +1,7 @@
 """W&B's GraphQL service on loopback, as far as views are concerned: checks and keeps what is sent.
 
+Runs that are logged meanwhile go to the server that other tests have for these.
+
 Requests are executed by a real GraphQL engine against a schema of the types that W&B's client asks
 for, so an unknown field, a wrong type or a missing variable is an error here as it is there.
 """
@@ -17,6 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from graphql import GraphQLError, build_schema, graphql_sync
+from wandb_server import WandbServer
 
 SCHEMA = build_schema("""
 scalar JSONString
@@ -72,6 +75,7 @@ type Views { edges: [ViewEdge!]!  pageInfo: PageInfo! }
 """)
 NO_MORE = {"endCursor": None, "hasNextPage": False}
 ENTITY = "tester"
+_OF_RUNS = ("RunResumeStatus", "UpsertBucket", "CreateRunFiles")
 
 
 @dataclass
@@ -83,6 +87,7 @@ class GraphqlServer:
         projects: by name; each with the groups of its runs.
         views: views and reports by their id.
         rejected: what was wrong with requests that could not be executed.
+        runs: where they are logged.
     """
 
     key: str
@@ -90,6 +95,7 @@ class GraphqlServer:
     views: dict[str, dict[str, Any]] = field(default_factory=dict)
     rejected: list[str] = field(default_factory=list)
     upserts: list[bool] = field(default_factory=list)
+    runs: WandbServer = field(default_factory=WandbServer)
     url: str = ""
 
     def only(self, kind: str) -> dict[str, Any]:
@@ -182,11 +188,17 @@ def graphql_server(key: str) -> Iterator[GraphqlServer]:
                 body = gzip.decompress(body)
             if self.headers.get("Authorization") != admitted:
                 self._reply(401, {"errors": [{"message": "user is not logged in"}]})
-            elif self.path == "/graphql":
-                with lock:
-                    self._reply(200, state.execute(json.loads(body)))
-            else:
-                self._reply(404, {})
+                return
+            request = json.loads(body or "{}")
+            with lock:
+                if self.path == "/graphql" and request.get("operationName") not in _OF_RUNS:
+                    self._reply(200, state.execute(request))
+                else:
+                    self._reply(*state.runs.answer(self.path, request))
+
+        def do_PUT(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            self._reply(200, {})
 
         def _reply(self, status: int, answer: dict[str, Any]) -> None:
             content = json.dumps(answer).encode()
@@ -197,7 +209,7 @@ def graphql_server(key: str) -> Iterator[GraphqlServer]:
             self.wfile.write(content)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state.url = f"http://127.0.0.1:{server.server_port}"
+        state.url = state.runs.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
         try:
