@@ -143,14 +143,14 @@ def test_choices_that_peft_refuses_on_experts_are_named(
 
 
 def test_all_that_peft_refuses_is_told_at_once() -> None:
-    modules = ["all-linear", ("q_porj",), ("q_proj", "v_porj")]
+    modules = ["all-linear", ("q_porj",), ("q_proj", "v_porj", "proj")]
     choices = {"target_modules": modules, "dropout": [0.1], "dora": [True], "rank": 2, "alpha": 4}
     space = LoraSpace(**choices, learning_rate=1e-3)
     with pytest.raises(UserError) as caught:
         check_adaptable(network("mixtral"), _demands(SearchConfig(lora=space), TrainConfig()))
     assert [(f.field, f.rule.split(":")[0]) for f in caught.value.faults] == [
         ("search.lora.target_modules", "PEFT cannot adapt the model so"),
-        ("search.lora.target_modules", "the model has no v_porj"),
+        ("search.lora.target_modules", "the model has no proj, v_porj"),
         ("search.lora.dropout", "must be 0 where target_modules is all-linear, got 0.1"),
         ("search.lora.dora", "must be false where target_modules is all-linear, got true"),
     ]

@@ -53,10 +53,14 @@ def test_it_writes_the_chats(own: Callable[..., ModelConfig], load: Callable[...
     )
 
 
-def test_one_that_is_not_there_is_named(sweep_config: SweepConfig, tmp_path: Path) -> None:
-    absent = sweep_config.model.model_copy(update={"chat_template": str(tmp_path / "absent")})
+@pytest.mark.parametrize("name", ["{}/absent", "{}/not_text", "package://none/chat.jinja"])
+def test_one_that_cannot_be_read_is_named(
+    name: str, sweep_config: SweepConfig, tmp_path: Path
+) -> None:
+    (tmp_path / "not_text").write_bytes(b"\xff")
+    own = sweep_config.model.model_copy(update={"chat_template": name.format(tmp_path)})
     with pytest.raises(UserError) as caught:
-        load_tokenizer(absent)
+        load_tokenizer(own)
     assert [fault.field for fault in caught.value.faults] == ["model.chat_template"]
 
 

@@ -85,6 +85,18 @@ def test_tokenizer_and_model_end_where_they_are_told_to(model: ModelConfig) -> N
     assert ends(load_model(model)) == [before.eos_token_id]
     assert ends(loaded) == [tokenizer.eos_token_id, before.eos_token_id]
     assert loaded.config.eos_token_id == tokenizer.eos_token_id
+    (Path(model.name) / "generation_config.json").write_text("{}")
+    assert ends(load_model(model)) == []
+    assert ends(load_model(ending(model))) == [tokenizer.eos_token_id]
+
+
+def test_padding_is_the_tokenizer_s_own_or_else_what_ends_texts(model: ModelConfig) -> None:
+    assert load_tokenizer(ending(model)).pad_token == "<pad>"
+    file = Path(model.name) / "tokenizer_config.json"
+    settings = json.loads(file.read_text())
+    assert settings.pop("pad_token") == "<pad>"
+    file.write_text(json.dumps(settings))
+    assert load_tokenizer(model).pad_token == "<eos>"
 
 
 def test_a_token_that_the_tokenizer_lacks_is_refused(model: ModelConfig) -> None:
