@@ -270,7 +270,9 @@ def test_routers_that_are_linear_by_class_alone_get_no_adapters(kind: str) -> No
     restore(base, adapted)
     with pytest.raises(UserError, match="the model has no router; it has q_proj") as caught:
         adapt(base, LoraConfig(rank=2, alpha=4, target_modules=("q_proj", "router")))
-    assert "router" not in str(caught.value.faults[0].remedy)
+    remedy = str(caught.value.faults[0].remedy)
+    assert "router" not in remedy
+    assert "lm_head" not in remedy
 
 
 def test_one_whose_code_names_a_part_that_it_lacks_is_trained(

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import shutil
 import stat
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
@@ -19,6 +21,7 @@ from trainables.files.disk import (
     disk_full,
     full_disk_named_in,
     full_place,
+    hash_file,
     is_disk_full,
     log_stream,
     whole_folder,
@@ -87,6 +90,14 @@ def test_a_log_on_a_full_disk_ends_and_its_writer_does_not(disk: Path) -> None:
     assert (disk / "log").stat().st_size == 64 << 10
 
 
+def test_a_log_has_each_line_at_once_after_those_of_before(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for lines in ("first\n", "first\nsecond\n"):
+        with log_stream(log) as stream:
+            print(lines.split()[-1], file=stream)
+            assert log.read_text() == lines
+
+
 def test_safetensors_says_so_too(disk: Path) -> None:
     torch = pytest.importorskip("torch")
     from safetensors.torch import save_file
@@ -94,6 +105,17 @@ def test_safetensors_says_so_too(disk: Path) -> None:
     with pytest.raises(Exception, match="No space left") as caught:
         save_file({"a": torch.zeros(1 << 20)}, disk / "a.safetensors")
     assert is_disk_full(caught.value)
+
+
+def test_a_folder_that_was_interrupted_leaves_nothing(tmp_path: Path) -> None:
+    def interrupt() -> None:
+        with whole_folder(tmp_path / "weights") as unfinished:
+            (unfinished / "a").touch()
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupt()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_of_several_workers_the_first_names_the_folder(tmp_path: Path) -> None:
@@ -147,6 +169,41 @@ def test_a_folder_has_its_name_once_all_of_it_is_on_the_disk(
     inside = ["", "/a", "/inner", "/inner/b"]
     before = [(f".weights.unfinished{path}", False) for path in inside]
     assert sorted(flushed) == ([] if is_scratch else [(".", True), *before])
+
+
+@pytest.mark.parametrize(("number", "is_written"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_what_a_disk_cannot_keep_is_not_taken_for_written(
+    number: int, is_written: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with nullcontext() if is_written else pytest.raises(OSError, match="Input/output error"):
+        write_whole(tmp_path / "a", "a")
+    assert (tmp_path / "a").exists() is is_written
+
+
+MIB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("size", "place"),
+    [(3 * MIB, MIB + 9), (9 * MIB, 0), (9 * MIB, 4.5 * MIB), (9 * MIB, 9 * MIB - 1)],
+)
+def test_a_hash_is_of_what_a_file_begins_has_in_its_middle_and_ends_with(
+    size: int, place: float, tmp_path: Path
+) -> None:
+    found = set()
+    for byte in (b"a", b"b"):
+        with (tmp_path / "weights").open("wb") as file:
+            file.truncate(size)
+            file.seek(int(place))
+            file.write(byte)
+        digest = hashlib.sha256()
+        hash_file(digest, tmp_path / "weights")
+        found.add(digest.hexdigest())
+    assert len(found) == 2
 
 
 SEGMENT = "/dev/shm/nccl-1"  # noqa: S108 - NCCL's
@@ -203,6 +260,9 @@ def test_message_names_folder_and_free_space(tmp_path: Path) -> None:
 def test_message_tells_sizes_in_the_unit_that_suits_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage = SimpleNamespace(free=3 << 19, total=5 << 29)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert disk_full(tmp_path).endswith(" has 1.5 MiB free of 2.5 GiB")
+    for total, told in ((5 << 29, "2.5 GiB"), (5 << 19, "2.5 MiB")):
+        usage = SimpleNamespace(free=3 << 19, total=total)
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, usage=usage: usage)
+        message = disk_full(tmp_path)
+        assert message.endswith(f" has 1.5 MiB free of {told}")
+        assert full_disk_named_in(OSError(errno.ENOSPC, "No space left", message)) == message

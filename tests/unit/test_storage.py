@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import signal
 import sys
 import threading
@@ -285,6 +286,20 @@ def test_a_sweep_copied_from_a_store_to_a_disk_and_back_keeps_its_logs(
 
 
 def test_a_file_is_created_once(storage: Storage) -> None:
+    assert storage.create("lock", b"first")
+    assert not storage.create("lock", b"second")
+    assert storage.read("lock") == b"first"
+    assert storage.children("") == ["lock"]
+
+
+def test_where_no_links_can_be_made_a_file_is_created_once_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    storage = LocalStorage(tmp_path)
     assert storage.create("lock", b"first")
     assert not storage.create("lock", b"second")
     assert storage.read("lock") == b"first"
