@@ -34,39 +34,45 @@ def forgetting_metrics(
     tasks = [label for label, score in base.items() if score.role == "retention"]
     if not tasks:
         return {}
-    metrics: dict[str, float] = {}
-    losses: list[float] = []
-    ratios: list[float] = []
-    ratios_at_chance: list[float] = []  # noise over noise, of any size
     flips = count_flips(base_items, tuned_items)
+    metrics: dict[str, float] = {}
     for task in tasks:
         if task not in tuned or task not in flips:
             raise ValueError(f"task {task}: only one of base and tuned was evaluated on it")
-        if _measure(base[task]) != _measure(tuned[task]):
-            raise ValueError(
-                f"task {task}: the base was scored by {_measure(base[task])}, the tuned model by "
-                f"{_measure(tuned[task])}"
-            )
-        loss = base[task].value - tuned[task].value
-        losses.append(loss)
-        metrics[metric_keys.task_forgetting(task)] = loss
-        forgotten, gained = flips[task]
-        metrics[metric_keys.task_flips(task, "forgotten")] = forgotten
-        metrics[metric_keys.task_flips(task, "gained")] = gained
-        choices = base[task].choices
-        if choices is not None and choices > 1:
-            metrics[metric_keys.task_forgetting_adjusted(task)] = chance_adjusted(
-                forgotten, base[task].value, tuned[task].value, choices
-            )
-        ratio = retention_ratio(base[task].value, tuned[task].value, base[task].chance)
-        if ratio is not None:
-            (ratios_at_chance if is_at_chance(base[task]) else ratios).append(ratio)
-            metrics[metric_keys.task_retention_ratio(task)] = ratio
+        metrics |= _of_task(task, base[task], tuned[task], *flips[task])
+    losses = [metrics[metric_keys.task_forgetting(task)] for task in tasks]
     metrics[metric_keys.FORGETTING_MEAN] = fmean(losses)
     metrics[metric_keys.FORGETTING_MAX] = max(losses)
     metrics[metric_keys.FORGETTING_POSITIVE] = fmean(max(loss, 0.0) for loss in losses)
-    if counted := ratios or ratios_at_chance:
-        metrics[metric_keys.RETENTION_RATIO] = fmean(counted)
+    keys = {task: metric_keys.task_retention_ratio(task) for task in tasks}
+    ratios = {task: metrics[key] for task, key in keys.items() if key in metrics}
+    if ratios:
+        # At chance they are noise over noise, of any size.
+        above = [ratio for task, ratio in ratios.items() if not is_at_chance(base[task])]
+        metrics[metric_keys.RETENTION_RATIO] = fmean(above or ratios.values())
+    return metrics
+
+
+def _of_task(
+    task: str, base: TaskScore, tuned: TaskScore, forgotten: float, gained: float
+) -> dict[str, float]:
+    """One retention task's metrics; `forgotten` and `gained` are its flips."""
+    if _measure(base) != _measure(tuned):
+        raise ValueError(
+            f"task {task}: the base was scored by {_measure(base)}, the tuned model by "
+            f"{_measure(tuned)}"
+        )
+    metrics = {
+        metric_keys.task_forgetting(task): base.value - tuned.value,
+        metric_keys.task_flips(task, "forgotten"): forgotten,
+        metric_keys.task_flips(task, "gained"): gained,
+    }
+    if base.choices is not None and base.choices > 1:
+        adjusted = chance_adjusted(forgotten, base.value, tuned.value, base.choices)
+        metrics[metric_keys.task_forgetting_adjusted(task)] = adjusted
+    ratio = retention_ratio(base.value, tuned.value, base.chance)
+    if ratio is not None:
+        metrics[metric_keys.task_retention_ratio(task)] = ratio
     return metrics
 
 
