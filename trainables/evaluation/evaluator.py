@@ -48,6 +48,7 @@ _PYTHON_SEED = 0
 _SEED = 1234
 _PREFERRED_METRICS = ("acc", "exact_match", "mcq_acc", "em", "f1", "bleu")
 _STDERR_RESAMPLES = 100
+_ByFilter = dict[tuple[str, str], float]  # by metric and filter
 
 
 @dataclass(frozen=True)
@@ -153,28 +154,31 @@ class Evaluator:
 
     def describe(self) -> list[dict[str, Any]]:
         """Everything besides the model that determines the numbers, as plain data."""
-        return [
-            {
-                "role": loaded.role,
-                "label": loaded.task.label,
-                "limit": loaded.limit(self._suite),
-                "score": [loaded.task.metric, loaded.task.filter],
-                "tasks": {
-                    name: json.loads(json.dumps(_config(task), default=_described))
-                    for name, task in loaded.tasks["tasks"].items()
-                },
-                "documents": {
-                    name: documents_digest(task, loaded.limit(self._suite))
-                    for name, task in loaded.tasks["tasks"].items()
-                },
-            }
-            | ({"equally": sorted(equally)} if (equally := equally_weighed(loaded)) else {})
-            for loaded in self._loaded
-        ] + [
-            {"chat_template": self._suite.chat_template}
-            | (dated(self._tokenizer) if self._suite.chat_template else {})
-            | ({"system_instruction": told} if (told := self._suite.system_instruction) else {})
-        ]
+        asking: dict[str, Any] = {"chat_template": self._suite.chat_template}
+        if self._suite.chat_template:
+            asking |= dated(self._tokenizer)
+        if self._suite.system_instruction:
+            asking["system_instruction"] = self._suite.system_instruction
+        return [*map(self._describe, self._loaded), asking]
+
+    def _describe(self, loaded: LoadedTask) -> dict[str, Any]:
+        members, limit = loaded.tasks["tasks"], loaded.limit(self._suite)
+        task: dict[str, Any] = {
+            "role": loaded.role,
+            "label": loaded.task.label,
+            "limit": limit,
+            "score": [loaded.task.metric, loaded.task.filter],
+            "tasks": {
+                name: json.loads(json.dumps(_config(member), default=_described))
+                for name, member in members.items()
+            },
+            "documents": {
+                name: documents_digest(member, limit) for name, member in members.items()
+            },
+        }
+        if equally := equally_weighed(loaded):
+            task["equally"] = sorted(equally)
+        return task
 
     def _run(self, loaded: LoadedTask, lm: HarnessModel) -> dict[str, Any]:
         random.seed(_PYTHON_SEED)
@@ -247,16 +251,7 @@ def evaluating(model: Any) -> Iterator[None]:
 def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, dict[str, float]]:
     """The task's accuracy, and all its numeric metrics under our keys."""
     label = loaded.task.label
-    found: dict[tuple[str, str], float] = {}
-    errors: dict[tuple[str, str], float] = {}
-    for key, value in result["results"][label].items():
-        metric, _, filter_name = key.partition(",")
-        if not filter_name or not is_number(value):
-            continue
-        if metric.endswith("_stderr"):
-            errors[metric.removesuffix("_stderr"), filter_name] = float(value)
-        else:
-            found[metric, filter_name] = float(value)
+    found, errors = _numbers(result["results"][label])
     metric, filter_name = _choose(loaded, list(found))
     _check_is_a_skill(loaded, metric)
     metrics = {
@@ -271,20 +266,44 @@ def _read_score(loaded: LoadedTask, result: dict[str, Any]) -> tuple[TaskScore, 
         (member, choices_per_right_one(task, sample))
         for member, task, sample in samples(loaded, result, metric, filter_name)
     ]
-    choices = [(member, count) for member, count in counts if count is not None]
-    chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)
-    is_known = not any(map(scores_itself, loaded.tasks["tasks"].values()))
+    chance, choices = _guessing(loaded, counts)
     score = TaskScore(
         role=loaded.role,
         metric=metric,
         filter=filter_name,
         value=found[metric, filter_name],
         stderr=stderr,
-        chance=chance if is_known else None,
-        choices=effective_choices(choices) if is_known and choices else None,
+        chance=chance,
+        choices=choices,
         items=len(counts),
     )
     return score, metrics
+
+
+def _numbers(results: dict[str, Any]) -> tuple[_ByFilter, _ByFilter]:
+    """The harness's numbers for a task, and their standard errors."""
+    found: _ByFilter = {}
+    errors: _ByFilter = {}
+    for key, value in results.items():
+        metric, _, filter_name = key.partition(",")
+        if not filter_name or not is_number(value):
+            continue
+        if metric.endswith("_stderr"):
+            errors[metric.removesuffix("_stderr"), filter_name] = float(value)
+        else:
+            found[metric, filter_name] = float(value)
+    return found, errors
+
+
+def _guessing(
+    loaded: LoadedTask, counts: Sequence[tuple[str | None, float | None]]
+) -> tuple[float | None, float | None]:
+    """`TaskScore.chance` and `TaskScore.choices`, of each item's `choices_per_right_one`."""
+    if any(map(scores_itself, loaded.tasks["tasks"].values())):
+        return None, None
+    chance = mean_over_members((member, 1 / count if count else 0.0) for member, count in counts)
+    choices = [(member, count) for member, count in counts if count is not None]
+    return chance, effective_choices(choices) if choices else None
 
 
 def _choose(loaded: LoadedTask, found: list[tuple[str, str]]) -> tuple[str, str]:
