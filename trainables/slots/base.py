@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import peft
@@ -79,11 +80,12 @@ def _tokens(base: Any) -> torch.Tensor:
 def _check_layers_see_sequences(base: Any, names: list[str]) -> None:
     """Mixture experts, for example, get the tokens of several sequences in one flat batch."""
     shapes: dict[str, torch.Size] = {}
+
+    def note(name: str, module: Any, inputs: tuple[torch.Tensor, ...]) -> None:
+        shapes.setdefault(name, inputs[0].shape)
+
     hooks = [
-        base.get_submodule(name).register_forward_pre_hook(
-            lambda module, inputs, name=name: shapes.setdefault(name, inputs[0].shape) and None
-        )
-        for name in names
+        base.get_submodule(name).register_forward_pre_hook(partial(note, name)) for name in names
     ]
     was_training = base.training
     base.train()  # in which some compute with a layer's weight alone

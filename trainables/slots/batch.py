@@ -99,35 +99,37 @@ class Batch:
         positions: list[int] = []
         targets: list[int] = []
         slots: list[int] = []
-        firsts: list[int] = []
-        span = 0
+        predicting_N: list[list[int]] = []
         for number, samples in enumerate(micro_batches):
             for sample in samples:
-                start = len(rows) * width
                 labels = sample["labels"]
-                first = len(positions)
+                predicting = [p for p, label in enumerate(labels[1:]) if label != IGNORED_LABEL]
+                positions += [len(rows) * width + position for position in predicting]
+                targets += [labels[position + 1] for position in predicting]
+                slots += [number] * len(predicting)
+                predicting_N.append(predicting)
                 rows.append(sample["input_ids"] + [0] * (width - len(labels)))
-                for position, label in enumerate(labels[1:]):
-                    if label != IGNORED_LABEL:
-                        positions.append(start + position)
-                        targets.append(label)
-                        slots.append(number)
-                of_sample = positions[first:] or [start]
-                firsts.append(of_sample[0] - start)
-                span = max(span, of_sample[-1] - of_sample[0] + 1)
 
         def tensor(values: Sequence[int] | list[list[int]]) -> torch.Tensor:
             return torch.tensor(values, dtype=torch.long, device=device)
 
         return cls(
-            tensor(rows),
-            tensor(positions),
-            tensor(targets),
-            tensor(slots),
-            tensor(tokens),
-            [len(samples) for samples in micro_batches],
-            lengths,
-            Window.at([min(first, width - span) for first in firsts], span, width, device)
-            if span <= width * _LARGEST_WINDOW
-            else None,
+            input_ids_NS=tensor(rows),
+            positions_T=tensor(positions),
+            targets_T=tensor(targets),
+            slots_T=tensor(slots),
+            tokens_K=tensor(tokens),
+            rows=[len(samples) for samples in micro_batches],
+            lengths=lengths,
+            window=_window(predicting_N, width, device),
         )
+
+
+def _window(positions_N: Sequence[list[int]], width: int, device: torch.device) -> Window | None:
+    """The window that has these positions of each sequence; None if it were most of the batch."""
+    firsts = [positions[0] if positions else 0 for positions in positions_N]
+    lasts = [positions[-1] if positions else 0 for positions in positions_N]
+    length = max(last - first + 1 for first, last in zip(firsts, lasts, strict=True))
+    if length > width * _LARGEST_WINDOW:
+        return None
+    return Window.at([min(first, width - length) for first in firsts], length, width, device)
