@@ -125,9 +125,24 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
     """Values of a file merged over those of the file it extends, with paths made absolute."""
     if file.resolve() in extending:
         raise UserError([Fault(_EXTENDS, f"goes in a circle: {file}")])
+    values, places = _content(file)
+    source = _Source(_resolved(values, (), file.parent.absolute()), places, file)
+    if _EXTENDS not in source.values:
+        return source
+    name = source.values.pop(_EXTENDS)
+    if not isinstance(name, str):
+        place = source.where((_EXTENDS,))
+        raise UserError([Fault(_EXTENDS, "must name one sweep", location=place)])
+    parent = _read(_find(name, file.parent, _EXTENDS), (*extending, file.resolve()))
+    places = {key: place for key, place in parent.places.items() if not _replaced(key, source)}
+    return _Source(_merged(parent.values, source.values), places | source.places, file)
+
+
+def _content(file: Path) -> tuple[dict[Any, Any], dict[KeyPath, str]]:
+    """The values of a file as they are written, and where."""
     try:
         text = file.read_text(encoding="utf-8")
-        raw = _parsed(text)
+        values = _parsed(text)
         node = yaml.compose(text, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
@@ -136,8 +151,17 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
         where = f"{file}:{mark.line + 1}" if mark else str(file)
         problem = getattr(error, "problem", None) or str(error).splitlines()[0]
         raise UserError([Fault("SWEEP", f"is no valid YAML: {problem}", location=where)]) from error
-    if not isinstance(raw, dict):
+    if not isinstance(values, dict):
         raise UserError([Fault("SWEEP", "must be a mapping of sections", location=str(file))])
+    return values, _places(file, node)
+
+
+def _places(file: Path, node: Any) -> dict[KeyPath, str]:
+    """Where a file sets each key and item.
+
+    Raises:
+        UserError: keys that are given twice, of which YAML takes the last.
+    """
     places: dict[KeyPath, str] = {}
     repeated: dict[KeyPath, Fault] = {}
     for location, line in _lines(node, ()):
@@ -148,16 +172,7 @@ def _read(file: Path, extending: tuple[Path, ...]) -> _Source:
         places[location] = place
     if repeated:
         raise UserError([*repeated.values()])
-    source = _Source(_resolved(raw, (), file.parent.absolute()), places, file)
-    if _EXTENDS not in source.values:
-        return source
-    name = source.values.pop(_EXTENDS)
-    if not isinstance(name, str):
-        place = source.where((_EXTENDS,))
-        raise UserError([Fault(_EXTENDS, "must name one sweep", location=place)])
-    parent = _read(_find(name, file.parent, _EXTENDS), (*extending, file.resolve()))
-    places = {key: place for key, place in parent.places.items() if not _replaced(key, source)}
-    return _Source(_merged(parent.values, source.values), places | source.places, file)
+    return places
 
 
 def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
