@@ -185,14 +185,15 @@ def _measure(inputs: BaseInputs, suite: EvalSuite, seed: int) -> _Measured:
     prompts, documents = inputs.tokenized.prompts, inputs.documents
     held_out = _held_out(inputs, suite)
     with only_embedded(base, tokenizer):
-        return _Measured(
-            inputs.evaluator.evaluate(base),
-            sample_reference(base, tokenizer, prompts, suite.kl_tokens, size, seed)
-            if prompts
-            else None,
-            general_nll(base, tokenizer, documents, size) if documents else None,
-            token_nll(base, held_out, size) if held_out else None,
-        )
+        evaluation = inputs.evaluator.evaluate(base)
+        reference = nll = loss = None
+        if prompts:
+            reference = sample_reference(base, tokenizer, prompts, suite.kl_tokens, size, seed)
+        if documents:
+            nll = general_nll(base, tokenizer, documents, size)
+        if held_out:
+            loss = token_nll(base, held_out, size)
+    return _Measured(evaluation, reference, nll, loss)
 
 
 def _key(content: dict[str, object]) -> str:
