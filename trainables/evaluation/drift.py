@@ -69,31 +69,35 @@ def sample_reference(
     seed: int,
 ) -> KlReference:
     """Let the base continue each prompt by up to `tokens` tokens, as it predicts them itself."""
-    sequences: list[tuple[list[int], int]] = []
-    with evaluating(model), _unadvised(model):
-        torch.manual_seed(seed)
-        for prompt in prompts:
-            prompt_ids = torch.tensor([kl_context(tokenizer, prompt)]).to(model.device)
-            sampled = model.generate(
-                input_ids=prompt_ids,
-                attention_mask=torch.ones_like(prompt_ids),
-                do_sample=True,
-                top_k=0,  # Transformers' own is 50
-                max_new_tokens=tokens,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            sequences.append((sampled[0].tolist(), prompt_ids.shape[1]))
-    input_ids = padded([ids for ids, _ in sequences], tokenizer.pad_token_id)
-    attention_mask = padded([[1] * len(ids) for ids, _ in sequences], 0)
-    scored = torch.zeros_like(input_ids, dtype=torch.bool)
-    for row, (ids, prompt_length) in enumerate(sequences):
-        scored[row, prompt_length - 1 : len(ids) - 1] = True
+    contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
     with evaluating(model):
+        torch.manual_seed(seed)
+        with _unadvised(model):
+            sequences = [_continued(model, tokenizer, context, tokens) for context in contexts]
+        input_ids = padded(sequences, tokenizer.pad_token_id)
+        attention_mask = padded([[1] * len(ids) for ids in sequences], 0)
+        scored = torch.zeros_like(input_ids, dtype=torch.bool)
+        for row, (context, ids) in enumerate(zip(contexts, sequences, strict=True)):
+            scored[row, len(context) - 1 : len(ids) - 1] = True
         log_probs = [
             _log_probs_of(model, input_ids[rows], attention_mask[rows], scored[rows])
             for rows in _batches(len(sequences), batch_size)
         ]
     return KlReference(input_ids, attention_mask, scored, torch.cat(log_probs))
+
+
+def _continued(model: Any, tokenizer: Any, context: list[int], tokens: int) -> list[int]:
+    """The context and up to `tokens` sampled ones."""
+    context_1S = torch.tensor([context]).to(model.device)
+    (sampled,) = model.generate(
+        input_ids=context_1S,
+        attention_mask=torch.ones_like(context_1S),
+        do_sample=True,
+        top_k=0,  # Transformers' own is 50
+        max_new_tokens=tokens,
+        pad_token_id=tokenizer.pad_token_id,
+    ).tolist()
+    return list(sampled)
 
 
 @contextmanager
