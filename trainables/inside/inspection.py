@@ -64,16 +64,14 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
         return record
     base = ledger.base()
     key = _content_key(weights_dir, base.key)
-    found = folder.read(number)
-    if not found or found.key != key or not folder.directions(number).exists():
-        found = None
-    elif not found.reason:
-        return found
+    known = _known(folder, number, key)
+    if known and not known.reason:
+        return known
     folder.check(number)
     started = time.time()
     seen: dict[str, Any] = {"key": key}
     try:
-        seen["matrices"] = (found.matrices if found else ()) or _inspect_matrices(
+        seen["matrices"] = (known.matrices if known else ()) or _inspect_matrices(
             trial.config, weights_dir, folder.directions(number)
         )
         # These can take hours: should the rest break off, they are kept.
@@ -89,6 +87,13 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     record = _empty(trial).model_copy(update=seen | {"seconds": time.time() - started})
     folder.write(record)
     return record
+
+
+def _known(folder: InsideFolder, number: int, key: str) -> InsideRecord | None:
+    """What an earlier inspection found of the very same model; None if there was none."""
+    found = folder.read(number)
+    is_of_it = found and found.key == key and folder.directions(number).exists()
+    return found if is_of_it else None
 
 
 def matrix_changes(
