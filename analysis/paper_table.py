@@ -250,41 +250,43 @@ def _base_rows(results: Results, columns: Columns) -> list[Row]:
 
 
 def _row(results: Results, group: Group, columns: Columns) -> Row:
-    trial, full = group.best, results.full(group.sweep)
-    repeats = results.repeats(trial)
-    over_repeats = metrics_over(repeats)
-    cells = {}
-    for name, (_, metric, tasks) in columns.items():
-        value = trial.metric(metric)
-        if value is None:
-            continue
-        of = group.picked_from
-        to_base, to_full = results.items.compare(trial, None, tasks, of), None
-        if full and group is not full:
-            to_full = results.items.compare(trial, full.best, tasks, of * full.picked_from)
-        if metric == FORGETTING_MEAN:  # base minus tuned: it falls as accuracy rises
-            to_base, to_full = (found and found.negated() for found in (to_base, to_full))
-        seeds = results.over_seeds(trial, metric)
-        values = over_repeats.get(metric, [])
-        only = values[0] if len(values) == 1 else None
-        cells[name] = Cell(
-            value,
-            to_base,
-            to_full,
-            seeds,
-            only,
-            len(repeats),
-            diverged(repeats),
-            **(_of_loss(results, trial, None if full is group else full) if name == LOSS else {}),
-        )
+    trial = group.best
     return Row(
-        group.label,
-        cells,
-        trial.number,
-        trial.config.trial_id,
-        group.picked_from,
-        trial.config.learning_rate,
-        results.keeps_constraints(trial),
+        label=group.label,
+        cells={
+            name: _cell(results, group, metric, tasks)
+            for name, (_, metric, tasks) in columns.items()
+            if trial.metric(metric) is not None
+        },
+        trial=trial.number,
+        trial_id=trial.config.trial_id,
+        trials=group.picked_from,
+        learning_rate=trial.config.learning_rate,
+        is_feasible=results.keeps_constraints(trial),
+    )
+
+
+def _cell(results: Results, group: Group, metric: str, tasks: Sequence[str]) -> Cell:
+    """A metric that the group's best has, compared over the items of its tasks."""
+    trial, of, full = group.best, group.picked_from, results.full(group.sweep)
+    if full is group:
+        full = None
+    to_base, to_full = results.items.compare(trial, None, tasks, of), None
+    if full:
+        to_full = results.items.compare(trial, full.best, tasks, of * full.picked_from)
+    if metric == FORGETTING_MEAN:  # base minus tuned: it falls as accuracy rises
+        to_base, to_full = (found and found.negated() for found in (to_base, to_full))
+    repeats = results.repeats(trial)
+    values = metrics_over(repeats).get(metric, [])
+    return Cell(
+        value=trial.metric(metric) or 0.0,
+        to_base=to_base,
+        to_full=to_full,
+        seeds=results.over_seeds(trial, metric),
+        only_repeat=values[0] if len(values) == 1 else None,
+        repeats=len(repeats),
+        diverged=diverged(repeats),
+        **(_of_loss(results, trial, full) if metric == VALIDATION_LOSS else {}),
     )
 
 
