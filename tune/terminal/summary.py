@@ -95,12 +95,7 @@ def _front(
     while spare and _width(columns) > width:
         left_out.append(spare.pop())
         del columns[left_out[-1]]
-    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
-    for title in columns:
-        table.add_column(Text(title), justify="right", overflow="fold")
-    for row in zip(*columns.values(), strict=True):
-        table.add_row(*row)
-    yield table
+    yield _table(columns)
     if left_out:
         yield Text(f"too wide to show: {', '.join(reversed(left_out))}, see results.csv")
     if len(front) > _MOST_ON_FRONT:
@@ -109,6 +104,15 @@ def _front(
     judged = [r for r in judged_by_repeats(records, config.confirm) if r.number in numbers]
     if told := refuted(config, judged, numbers_text):
         yield Text(f"each by its own run; {told}")
+
+
+def _table(columns: dict[str, list[str]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, _GAP, 0, 0))
+    for title in columns:
+        table.add_column(Text(title), justify="right", overflow="fold")
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*row)
+    return table
 
 
 def _columns(records: Sequence[TrialRecord], keys: Sequence[str]) -> dict[str, list[str]]:
