@@ -9,12 +9,16 @@ from typing import Any
 
 import pytest
 import torch
+from builders import trial
 from faults import faults
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from trainables.config import ModelConfig
+from trainables.errors import UserError
 from trainables.inputs.model import load_model, load_tokenizer, pinned
+from trainables.records.schema import TrialStatus
+from trainables.under_ray.endings import verdict
 
 EMBEDDED = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
 
@@ -32,6 +36,17 @@ def test_weights_that_are_half_of_a_download(model: ModelConfig) -> None:
     (fault,) = faults(load_model, model)
     assert fault.field == "model.name"
     assert fault.rule.startswith(f"cannot load {model.name}: Error while deserializing header")
+
+
+def test_a_trial_that_cannot_load_it_ends_with_what_is_wrong_and_what_to_do(
+    model: ModelConfig,
+) -> None:
+    (Path(model.name) / "model.safetensors").unlink()
+    with pytest.raises(UserError) as caught:
+        load_model(model)
+    assert caught.value.__cause__ is not None
+    ended = verdict(trial(0).config, caught.value)
+    assert (ended.status, ended.reason) == (TrialStatus.FAILED, str(caught.value))
 
 
 @pytest.mark.parametrize("is_zip", [True, False])

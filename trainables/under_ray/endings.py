@@ -42,8 +42,11 @@ def verdict(trial: TrialConfig, error: BaseException) -> Outcome:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """Unwrap Ray's and other wrappers down to the error that was raised first."""
-    if isinstance(error, TrialError):
+    """Unwrap Ray's and other wrappers down to the error that says what happened.
+
+    It is the one that was raised first, unless one of ours tells of that in the user's words.
+    """
+    if isinstance(error, (TrialError, UserError)):
         return error
     cause = getattr(error, "cause", None) or error.__cause__
     return root_cause(cause) if isinstance(cause, BaseException) else error
