@@ -50,8 +50,9 @@ def first_line(error: BaseException) -> str:
 
 
 def named(error: BaseException) -> str:
-    """An error's type and the first line of its message."""
-    return f"{type(error).__name__}: {first_line(error)}"
+    """An error's type and the first line of its message; of a `UserError`, that line alone."""
+    told = first_line(error)
+    return told if isinstance(error, UserError) else f"{type(error).__name__}: {told}"
 
 
 def causes(error: BaseException | None) -> Iterator[BaseException]:

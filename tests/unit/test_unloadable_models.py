@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from trainables.config import ModelConfig
-from trainables.errors import UserError
+from trainables.errors import UserError, named
 from trainables.inputs.model import load_model, load_tokenizer, pinned
 from trainables.records.schema import TrialStatus
 from trainables.under_ray.endings import verdict
@@ -47,6 +47,8 @@ def test_a_trial_that_cannot_load_it_ends_with_what_is_wrong_and_what_to_do(
     assert caught.value.__cause__ is not None
     ended = verdict(trial(0).config, caught.value)
     assert (ended.status, ended.reason) == (TrialStatus.FAILED, str(caught.value))
+    # As where an inspection, or an evaluation, ends in it.
+    assert named(caught.value).startswith("model.name: cannot load ")
 
 
 @pytest.mark.parametrize("is_zip", [True, False])
