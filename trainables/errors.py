@@ -55,6 +55,12 @@ def named(error: BaseException) -> str:
     return told if isinstance(error, UserError) else f"{type(error).__name__}: {told}"
 
 
+def noted(error: BaseException) -> str:
+    """An error as `named`, after its notes: such as `, task boolq, document 3: ValueError: why`."""
+    notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    return f"{notes}: {named(error)}"
+
+
 def causes(error: BaseException | None) -> Iterator[BaseException]:
     """The error, what caused it or was being handled when it was raised, and so on."""
     while error is not None:

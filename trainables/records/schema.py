@@ -31,8 +31,9 @@ class TrialStatus(StrEnum):
 
 # What such a trial measured holds: running it again would end alike.
 ENDED_WELL = (TrialStatus.COMPLETE, TrialStatus.STOPPED_EARLY, TrialStatus.DIVERGED)
-# Something went wrong; FAILURES: or it was called off.
+# Something went wrong.
 FAULTS = (TrialStatus.DIVERGED, TrialStatus.OUT_OF_MEMORY, TrialStatus.FAILED)
+# Something went wrong, or the trial was called off.
 FAILURES = (*FAULTS, TrialStatus.CANCELLED)
 
 

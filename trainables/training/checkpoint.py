@@ -136,7 +136,7 @@ def set_steps(optimizer: Any, steps: int) -> None:
     """Set how many steps the optimizer has done, which its bias correction goes by."""
     for state in _base_optimizer(optimizer).state.values():
         if torch.is_tensor(state.get("step")):
-            state["step"].fill_(steps)  # in place, as below: the tensor may be shared
+            state["step"].fill_(steps)  # in place: the tensor may be shared
         elif "step" in state:
             state["step"] = torch.tensor(float(steps))
 

@@ -22,7 +22,7 @@ from trainables.errors import (
     EvaluationFailed,
     EvaluationOutOfMemory,
     TrialError,
-    named,
+    noted,
 )
 from trainables.evaluation.base import Base, compare_with_base
 from trainables.evaluation.drift import token_nll
@@ -230,8 +230,7 @@ def _base_in(folder: str) -> Base:
 
 def _fault(step: int, error: Exception) -> TrialError:
     """The trial's error for an error in the evaluation of a step."""
-    where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    message = f"step {step}{where}: {named(error)}"
+    message = f"step {step}{noted(error)}"
     if is_out_of_memory(error):
         return EvaluationOutOfMemory(message)
     return EvaluationFailed(f"evaluation failed at {message}")

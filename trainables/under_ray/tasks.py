@@ -13,7 +13,7 @@ from typing import Any
 import ray
 
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
-from trainables.errors import Fault, UserError, named
+from trainables.errors import Fault, UserError, named, noted
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage, parse_location
 from trainables.process.lost_device import end_with_lost_device
@@ -99,9 +99,7 @@ def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:
 
 
 def _fault_of_base(error: Exception, log: Path) -> Fault:
-    where = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
-    rule = f"failed{where}: {named(error)}"
-    return Fault("the base's evaluation", rule, f"the traceback is in {log}")
+    return Fault("the base's evaluation", f"failed{noted(error)}", f"the traceback is in {log}")
 
 
 @ray.remote(num_cpus=0, max_retries=0)
