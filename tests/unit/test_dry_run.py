@@ -415,9 +415,23 @@ def test_a_sweep_stays_with_the_wandb_entity_that_it_began_with(
 
 
 @pytest.mark.parametrize("again", [[], ["--retry-failed"]])
-@pytest.mark.parametrize(("trials", "interrupted"), [(40, 1), (40, 9), (6, 2)])
+@pytest.mark.parametrize(
+    ("trials", "ended", "interrupted", "told"),
+    [
+        (40, 4, 1, "4 trials have ended, 1 to run; the first 1"),
+        (40, 4, 9, "4 trials have ended, 9 to run; the first 8"),
+        (6, 4, 2, "4 trials have ended, 2 to run; the first 2"),
+        (40, 0, 9, "first 8 of 9 trials"),
+    ],
+)
 def test_where_the_budget_is_spent_only_what_was_interrupted_is_announced(
-    again: list[str], trials: int, interrupted: int, sweep: Path, capsys: pytest.CaptureFixture[str]
+    again: list[str],
+    trials: int,
+    ended: int,
+    interrupted: int,
+    told: str,
+    sweep: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     settings = ["sampler=random", f"budget.trials={trials}", "budget.gpu_hours=2"]
     settings.append("confirm={top_k: 1, seeds: 2}")
@@ -425,16 +439,16 @@ def test_where_the_budget_is_spent_only_what_was_interrupted_is_announced(
     ledger = Ledger(sweep.parent / "out" / "tiny")
     ledger.write_sweep(sweep_record(config).model_copy(update={"inputs": digests(config)}))
     searcher = searcher_of(config)
-    for number in range(4 + interrupted):
+    for number in range(ended + interrupted):
         own, metrics = ask(searcher), {GAIN: 0.5, "cost/gpu_h": 0.6}
         unfinished = TrialStatus.FAILED if again else TrialStatus.RUNNING
-        status = unfinished if number >= 4 else TrialStatus.COMPLETE
+        status = unfinished if number >= ended else TrialStatus.COMPLETE
         ledger.write_trial(
             trial(own.number, metrics, status=status, config=own.config, params=own.params)
         )
     overrides = [word for setting in settings for word in ("--set", setting)]
     assert run(sweep, "--dry-run", *overrides, *again) == command_line.OK
-    assert f"4 trials have ended, {interrupted} to run; the first" in capsys.readouterr().out
+    assert told in capsys.readouterr().out
 
 
 def test_of_a_grid_no_more_trials_are_announced_than_it_has_points(

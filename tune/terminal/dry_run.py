@@ -127,7 +127,8 @@ def _suggestions(searcher: OptunaSearcher) -> Iterator[TrialRecord]:
 def _points_table(config: SweepConfig, runs: _Runs) -> Table | str:
     if not runs.points:
         return runs.in_words()
-    title = f"first {len(runs.points)} of {runs.to_search} trials{_left_out(config)}"
+    announced = runs.to_search or runs.count  # none is searched where the budget is spent
+    title = f"first {len(runs.points)} of {announced} trials{_left_out(config)}"
     if runs.ended:
         title = f"{runs.in_words()}; the first {len(runs.points)}"
     table = Table(title=title, title_justify="left")
