@@ -68,8 +68,9 @@ def _to_compare(results: Results, seen: Inspected) -> Inspected:
         return []
     taken = results.recommendation.trial
     own = results.sweep(taken)
-    own_first = sorted(results.groups, key=lambda group: group.sweep is own)[::-1]
-    wanted = dict.fromkeys(r.config.trial_id for r in (taken, *(g.best for g in own_first)))
+    full, highest_first = results.full(own), results.groups[::-1]
+    groups = sorted(highest_first, key=lambda group: (group is not full, group.sweep is not own))
+    wanted = dict.fromkeys(r.config.trial_id for r in (taken, *(g.best for g in groups)))
     by_id = {record.config.trial_id: (record, inside) for record, inside in seen}
     return [by_id[trial_id] for trial_id in wanted if trial_id in by_id][:_MOST_MAPS]
 

@@ -106,6 +106,26 @@ def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_
     assert [chart.key for chart in updates.charts] == [f"norm-{trial}" for trial in [*ids][:3]]
 
 
+def test_of_methods_swept_one_by_one_the_maps_show_full_fine_tuning_too(tmp_path):
+    swept = (
+        SyntheticSweep(trials=10, items=4, name="adapters", full_every=0, seed=3),
+        SyntheticSweep(trials=1, items=4, name="whole", full_every=1, seed=4),
+    )
+    folders = [sweep.write(tmp_path / sweep.name) for sweep in swept]
+    for sweep, folder in zip(swept, folders, strict=True):
+        for number in range(sweep.trials):
+            InsideFolder(folder).write(record(number, 0.1, sweep=sweep.name))
+    results = Results(open_sweeps(folders))
+    *_, highest, full = (group.best for group in results.groups)
+    assert (highest.rank, full.rank) == (64, None)
+    taken = results.recommendation.trial
+    assert results.sweep(taken).name == "adapters"
+    assert taken not in (highest, full)
+    updates = inside_figures(results)[0]
+    wanted = [f"norm-{trial.config.trial_id}" for trial in (taken, full, highest)]
+    assert [chart.key for chart in updates.charts] == wanted
+
+
 def test_modules_of_one_name_keep_their_whole_names_and_an_update_of_nothing_has_no_shares(
     tmp_path,
 ):
