@@ -35,7 +35,7 @@ from rich.console import Console
 
 from trainables import metric_keys
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.wording import STATUS, duration, metric_text, one_line, rate
+from trainables.results.wording import STATUS, duration, metric_text, one_line, points, rate
 from tune.terminal.chatter import _RealConsole, chatter_to
 from tune.terminal.console import ConsoleListener
 
@@ -218,6 +218,15 @@ def test_earlier_runs_are_counted_as_finished():
     told = "2 trials and 1 repeat of earlier runs: 2 complete, 1 failed"
     assert told in text(console)
     assert "(4/20 finished" in text(console)
+    listener.trial_started(begun(1))  # once more
+    assert listener._progress().startswith("3/20 finished, 1 running")
+
+
+def test_of_more_trials_than_are_asked_for_now_no_more_have_finished_than_there_are():
+    listener = ConsoleListener(sweep_config(trials=1), no_terminal(), Clock())
+    listener.sweep_started(SWEEP, BASE, [complete(0), complete(1)])
+    listener.trial_started(begun(2))
+    assert listener._progress().startswith("2/3 finished, 1 running")
 
 
 def test_one_trial_is_told_of_as_one():
@@ -260,6 +269,9 @@ def test_a_trial_that_outlasts_those_that_ended_has_left_what_longer_ones_took_o
     stopped = trial(2, status=TrialStatus.STOPPED_EARLY, started=BEGAN, seconds=100)
     listener.trial_ended(stopped)
     clock.now += 150
+    at_first = measurement(0).model_copy(update={"total_steps": 200, "time": clock.now - 90})
+    listener.measured(begun(0).model_copy(update={"last": at_first}), at_first)
+    assert "left" not in listener._progress()
     of_quarter = {"total_steps": 200, "time": clock.now - 30}
     last = measurement(50).model_copy(update=of_quarter)
     listener.measured(begun(0).model_copy(update={"last": last}), last)
@@ -554,6 +566,7 @@ def test_durations_are_short(seconds, shown):
 
 def test_rates_and_reasons_are_short():
     assert rate(0.00032) == "3.2e-04"
+    assert (points(0.0312), points(-0.0001)) == ("+3.1", "+0.0")
     assert one_line("a\n\n  b\x1b[1mc\x1b[0m\r\nd") == "a bc d"
 
 

@@ -233,18 +233,20 @@ def test_a_sweep_is_over_when_all_its_trials_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("width", "kind"), [(100, "lora "), (80, "")])
 def test_what_ctrl_c_left_running_is_interrupted(tmp_path: Path, width: int, kind: str) -> None:
     seen = {metric_keys.TOKENS_SEEN: 75_000.0}
-    ledger = record_sweep(tmp_path, running(0, metrics=scores(0.5, 0.1, **seen), step=5))
+    left = running(0, metrics=scores(0.5, 0.1, **seen), step=5)
+    ledger = record_sweep(tmp_path, left, trial(1, scores(0.5, 0.1)))
     time.sleep(0.01)
     ledger.folder.results_csv.touch()
-    first, *_, row, last = picture(watched_at(tmp_path, 10), width=width)
-    assert first == "tiny: 0/4 finished, 1 interrupted, 10 s elapsed"
+    first, *_, row, ended, _, last = picture(watched_at(tmp_path, 10), width=width)
+    assert first == "tiny: 1/4 finished, 1 interrupted, 3 min 20 s elapsed"
     told = " ".join(row.split())
     assert told == f"0 {kind}8 16 3.2e-04 5 0.500 0.500 +0.100 0.250 interrupted"
-    assert last == "the sweep was interrupted; the same command goes on"
+    assert ended.split()[-1] == "complete"
+    assert last.endswith("the sweep was interrupted; the same command goes on")
     console = Console(width=200)
     with console.capture() as captured:
         watch(tmp_path, once=False, console=console)
-    assert captured.get().startswith("trial 0 interrupted, lora, ")
+    assert "\ntrial 0 interrupted, lora, " in captured.get()
 
 
 def test_a_sweep_that_a_driver_holds_goes_on(tmp_path: Path) -> None:
