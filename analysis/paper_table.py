@@ -195,7 +195,7 @@ def cell_text(cell: Cell | None) -> str:
 def _difference_text(over_items: Comparison | None, of_loss: float | None) -> str:
     if over_items is not None:
         return points(over_items.difference.estimate)
-    return "" if of_loss is None else f"{round(of_loss, 3) + 0.0:+.3f}"  # no -0.000
+    return "" if of_loss is None else f"{of_loss:+z.3f}"
 
 
 def _columns_of_difference(

@@ -350,4 +350,4 @@ def _with_error(value: float, error: float | None) -> str:
 
 
 def _change(before: float | None, after: float | None, digits: str = ".3f") -> str:
-    return ABSENT if before is None or after is None else f"{after - before + 0.0:+{digits}}"
+    return ABSENT if before is None or after is None else f"{after - before:+z{digits}}"

@@ -251,9 +251,7 @@ def _rate_chart(results: Results, metric: str, columns: Sequence[_Column]) -> Ch
         ]
         for name, row in zip(rows, grid, strict=True)
     ]
-    texts = [  # no -0.00
-        ["" if v is None else f"{round(v, 2) + 0.0:{signed}.2f}" for v in row] for row in means
-    ]
+    texts = [["" if v is None else f"{v:{signed}z.2f}" for v in row] for row in means]
     cells = "; ".join(
         f"Rank {name}: " + ", ".join(f"{t} at {lr}" for lr, t in zip(labels, row, strict=True) if t)
         for name, row in zip(rows, texts, strict=True)

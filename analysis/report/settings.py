@@ -72,7 +72,7 @@ _AXES = (
     _Axis(SHORT_NAMES[IN_DOMAIN_ACC], IN_DOMAIN_ACC, "{:.2f}".format),
     _Axis(NAMES[VALIDATION_LOSS].replace(" ", "<br>"), VALIDATION_LOSS, "{:.2f}".format),
     _Axis(SHORT_NAMES[OOD_ACC], OOD_ACC, "{:.2f}".format),
-    _Axis(SHORT_NAMES[FORGETTING_MEAN], FORGETTING_MEAN, lambda v: f"{round(v, 2) + 0.0:+.2f}"),
+    _Axis(SHORT_NAMES[FORGETTING_MEAN], FORGETTING_MEAN, "{:+z.2f}".format),
 )
 
 

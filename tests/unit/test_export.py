@@ -102,6 +102,15 @@ def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
     assert "| task |" not in card.text  # none was scored
 
 
+def test_a_card_writes_no_minus_before_a_change_that_rounds_to_none(tmp_path: Path) -> None:
+    folder = tmp_path / "tiny"
+    ledger = record_sweep(folder, trained(folder, 0, gain=0.2496, forgetting=-0.0004))
+    ledger.folder.base_json.write_text(base_record(metrics=scores(0.25, 0.0)).model_dump_json())
+    card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
+    assert "| `in_domain/acc_mean` | 0.250 | 0.250 | +0.000 |" in card.text
+    assert "| `forgetting/mean` | +0.000 | +0.000 | +0.000 |" in card.text
+
+
 def test_a_card_has_what_was_told_of_the_data_and_the_training(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     ledger = record_sweep(folder, trained(folder, 0, gain=0.5, forgetting=0.0))
