@@ -287,6 +287,13 @@ def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_
     )
 
 
+def test_a_value_that_just_misses_a_bound_is_told_from_it():
+    found = recommend(
+        sweep_config(constraints=[f"{GAIN} >= 600"]), [trial(0, {GAIN: 599.96, LOSS: 0})]
+    )
+    assert f"{GAIN} is 599.96, not >= 600." in found.reason
+
+
 def test_misses_of_constraints_in_different_units_count_alike():
     """A second is no more than an accuracy of 1: each counts as a share of its bound."""
     seconds = metric_keys.TRAIN_SECONDS
