@@ -28,7 +28,7 @@ def test_a_second_driver_is_refused_and_one_that_lost_its_sweep_writes_no_more(
     tmp_path: Path,
 ) -> None:
     arguments = [
-        "quickstart", "--output-dir", str(tmp_path), "--num-trials", "3",
+        "quickstart", "--output-dir", str(tmp_path), "--num-trials", "6",
         "--set", "train.steps=400", "--set", "eval.limit=8", "--set", "wandb.mode=disabled",
     ]  # fmt: skip
     ledger = Ledger(tmp_path / "quickstart")
@@ -46,7 +46,10 @@ def test_a_second_driver_is_refused_and_one_that_lost_its_sweep_writes_no_more(
         assert f"another driver runs it: process {driver.pid}" in second.errors
         assert "Traceback" not in second.errors
 
-        # Another machine takes over while this one stands still, as it may after its time.
+        # Another machine takes over while this one stands still, as it may after its time: between
+        # two heartbeats, as one that stands still within a heartbeat takes its sweep back.
+        beat = ledger.folder.lock.read_bytes()
+        wait_for(lambda: ledger.folder.lock.read_bytes() != beat, driver)
         driver.send_signal(signal.SIGSTOP)
         holder = LockRecord.model_validate_json(ledger.folder.lock.read_bytes())
         taker = holder.model_copy(
