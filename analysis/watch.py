@@ -121,9 +121,9 @@ class WatchedSweep:
 
     @property
     def _is_held(self) -> bool:
-        """Whether a living driver, which renews its lock every 10 seconds, holds the sweep."""
-        lock = self._ledger.folder.lock
-        return lock.exists() and self._clock() - lock.stat().st_mtime < _SECONDS_HELD
+        """Whether a driver holds the sweep that has given a sign of life, as it does each 10 s."""
+        signs = self._ledger.folder.root.glob("lock*.json")
+        return any(self._clock() - _modified_at(file) < _SECONDS_HELD for file in signs)
 
     def refresh(self) -> list[TrialRecord]:
         """Read what has changed; returns the changed trials in the order in which they ended.
@@ -275,6 +275,14 @@ class WatchedSweep:
         if len(failed) > _MOST_FAILURES:
             lines.append(single(f"and {len(failed) - _MOST_FAILURES} more failures", "dim"))
         return lines + [single(line, "red") for line in self._unreadable.values()]
+
+
+def _modified_at(file: Path) -> float:
+    """When a file was last written, seconds since the epoch; long ago if it is gone."""
+    try:
+        return file.stat().st_mtime
+    except FileNotFoundError:
+        return 0.0
 
 
 def _recommended(settings: SweepSettings, records: list[TrialRecord]) -> Text | None:

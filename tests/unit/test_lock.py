@@ -16,6 +16,7 @@ import pytest
 
 from trainables.errors import UserError
 from trainables.files.storage import LocalStorage
+from trainables.records.folder import SweepFolder
 from tune.folder.lock import LockRecord, SweepLock
 from tune.folder.process import Process
 
@@ -77,22 +78,39 @@ def codes(racing: list[subprocess.Popen[str]]) -> list[int]:
     return sorted(driver.returncode for driver in racing)
 
 
-def lock_of(folder: Path) -> LockRecord:
-    return LockRecord.model_validate_json((folder / "lock.json").read_bytes())
+def read(file: Path) -> LockRecord:
+    return LockRecord.model_validate_json(file.read_bytes())
 
 
-def write_lock(folder: Path, age: float = 0, interval: float = INTERVAL, **process: Any) -> None:
+def holder_of(folder: Path) -> LockRecord:
+    """Who holds the sweep, with its last sign of life."""
+    paths, token = SweepFolder(folder), "none yet"
+    last = file = paths.lock
+    while file.exists():
+        last, token = file, read(file).token
+        file = paths.lock_after(token)
+    heartbeat = paths.heartbeat(token)
+    return read(heartbeat if heartbeat.exists() else last)
+
+
+def write_lock(
+    file: Path,
+    age: float = 0,
+    interval: float = INTERVAL,
+    token: str = "other",  # noqa: S107
+    **process: Any,
+) -> None:
     """The lock of some other driver that gave its last sign of life `age` seconds ago."""
     holder = Process.current().model_copy(update=process)
     record = LockRecord(
         process=holder,
         since="2026-01-01 00:00:00",
-        token="other",
+        token=token,
         heartbeat=time.time() - age,
         interval=interval,
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "lock.json").write_text(record.model_dump_json())
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(record.model_dump_json())
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
@@ -130,11 +148,11 @@ def test_a_lock_that_cannot_be_removed_is_no_failure_of_its_driver(tmp_path: Pat
 
 def test_the_heartbeat_is_renewed(tmp_path: Path) -> None:
     with SweepLock(tmp_path, interval=0.02):
-        first = lock_of(tmp_path)
+        first = holder_of(tmp_path)
         deadline = time.monotonic() + 10
-        while lock_of(tmp_path).heartbeat == first.heartbeat and time.monotonic() < deadline:
+        while holder_of(tmp_path).heartbeat == first.heartbeat and time.monotonic() < deadline:
             time.sleep(0.01)
-        second = lock_of(tmp_path)
+        second = holder_of(tmp_path)
     assert second.heartbeat > first.heartbeat
     assert second.token == first.token
 
@@ -145,7 +163,7 @@ def test_a_second_driver_is_refused_and_told_who_holds_the_sweep(
     holder = start(tmp_path, interval=30)
     assert first_line(holder) == "HELD"
     message = refused(tmp_path)
-    held = lock_of(tmp_path)
+    held = holder_of(tmp_path)
     assert f"process {holder.pid} on {held.process.host} since {held.since}" in message
     assert "last sign of life 20" in message
     assert "wait for it or stop it" in message
@@ -177,14 +195,16 @@ def test_a_killed_drivers_sweep_is_taken_over_at_once(
     holder.send_signal(signal.SIGKILL)
     holder.wait()
     with SweepLock(tmp_path):
-        assert lock_of(tmp_path).process.pid == os.getpid()
-        assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
+        assert holder_of(tmp_path).process.pid == os.getpid()
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_reused_process_id_is_no_sign_of_life(tmp_path: Path) -> None:
-    write_lock(tmp_path, interval=600, started="1")  # our own id, but of a process before us
+    write_lock(
+        tmp_path / "lock.json", interval=600, started="1"
+    )  # our own id, but of a process before us
     with SweepLock(tmp_path):
-        assert lock_of(tmp_path).token != "other"
+        assert holder_of(tmp_path).token != "other"
 
 
 @pytest.mark.parametrize("signalled", [None, PermissionError("not yours")])
@@ -212,31 +232,29 @@ def test_a_driver_that_proc_hides_lives_as_long_as_its_heart_beats(
     monkeypatch.setattr("tune.folder.process.os.kill", kill)
     with pytest.raises(UserError, match="another driver"), SweepLock(tmp_path, INTERVAL):
         pass
-    assert lock_of(tmp_path).process.pid == holder.pid
+    assert holder_of(tmp_path).process.pid == holder.pid
 
 
-def test_a_claimant_that_died_while_it_took_over_hinders_nobody(tmp_path: Path) -> None:
-    write_lock(tmp_path, started="1")
-    dead_claimant = lock_of(tmp_path).model_copy(update={"token": "claimant"})
-    (tmp_path / "lock.other.json").write_text(dead_claimant.model_dump_json())
+def test_of_drivers_that_took_over_one_after_the_other_the_last_holds_the_sweep(
+    tmp_path: Path,
+) -> None:
+    write_lock(tmp_path / "lock.json", started="1")
+    write_lock(tmp_path / "lock.other.heartbeat.json", started="1")
+    write_lock(tmp_path / "lock.other.json", token="second", started="1")
     with SweepLock(tmp_path):
-        assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
-
-
-def test_a_live_claimant_is_named(tmp_path: Path) -> None:
-    write_lock(tmp_path, started="1")
-    alive = lock_of(tmp_path).model_copy(
-        update={"token": "claimant", "process": Process.current(), "since": "just now"}
-    )
-    (tmp_path / "lock.other.json").write_text(alive.model_dump_json())
-    assert "since just now" in refused(tmp_path)
+        assert holder_of(tmp_path).process.pid == os.getpid()
+    assert list(tmp_path.iterdir()) == []
+    write_lock(tmp_path / "lock.json", started="1")
+    write_lock(tmp_path / "lock.other.json", token="second")
+    message = refused(tmp_path)
+    assert f"another driver runs it: process {os.getpid()} on" in message
 
 
 @pytest.mark.parametrize("elsewhere", [{"host": "other"}, {"space": "other boot"}])
 def test_a_driver_elsewhere_holds_the_sweep_while_its_heart_beats(
     tmp_path: Path, elsewhere: dict[str, str]
 ) -> None:
-    write_lock(tmp_path, age=5 * 60, interval=60, pid=2**22 + 1, **elsewhere)
+    write_lock(tmp_path / "lock.json", age=5 * 60, interval=60, pid=2**22 + 1, **elsewhere)
     assert "another driver runs it" in refused(tmp_path)
 
 
@@ -244,9 +262,10 @@ def test_a_driver_elsewhere_holds_the_sweep_while_its_heart_beats(
 def test_the_lock_of_a_driver_elsewhere_is_taken_over_when_its_heart_stands_still(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, age: float
 ) -> None:
-    write_lock(tmp_path, age, host="other")
+    write_lock(tmp_path / "lock.json", age, host="other")
     with SweepLock(tmp_path):
-        assert lock_of(tmp_path).token != "other"
+        assert holder_of(tmp_path).token != "other"
+    assert [path.name for path in tmp_path.iterdir()] == ["lock.other.json"]
     (told,) = caplog.messages
     assert told.startswith(f"{tmp_path}: held by process {os.getpid()} on other since 2026")
     assert told.endswith("unless there is a newer one within 1 s")
@@ -256,55 +275,115 @@ def test_the_lock_of_a_driver_elsewhere_is_taken_over_when_its_heart_stands_stil
 def test_a_clock_that_is_off_does_not_make_its_driver_dead_where_a_beat_is_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, age: float
 ) -> None:
-    write_lock(tmp_path, age, host="other")
+    write_lock(tmp_path / "lock.json", age, host="other")
     slept = [0.0]
 
     def sleep(seconds: float) -> None:
         slept.append(slept[-1] + seconds)
         if slept[-1] > 5 * INTERVAL:
-            write_lock(tmp_path, age - 10, host="other")
+            write_lock(tmp_path / "lock.other.heartbeat.json", age - 10, host="other")
 
     monkeypatch.setattr("tune.folder.lock.time.sleep", sleep)
     with pytest.raises(UserError, match="another driver"), SweepLock(tmp_path, INTERVAL):
         pass
-    assert lock_of(tmp_path).token == "other"
+    assert holder_of(tmp_path).token == "other"
 
 
 def test_a_driver_that_took_the_sweep_while_this_one_watched_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    write_lock(tmp_path, age=1000, host="dead")
+    write_lock(tmp_path / "lock.json", age=1000, host="dead")
+    taken = tmp_path / "lock.other.json"
     monkeypatch.setattr(
-        "tune.folder.lock.time.sleep", lambda _: write_lock(tmp_path, host="faster")
+        "tune.folder.lock.time.sleep", lambda _: write_lock(taken, token="faster", host="faster")
     )
     with pytest.raises(UserError, match="on faster"), SweepLock(tmp_path, INTERVAL):
         pass
 
 
+def test_a_holder_that_ends_by_itself_as_its_sweep_is_taken_over_leaves_it_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / "lock.json"
+    write_lock(lock, age=1000, host="slow")
+    monkeypatch.setattr("tune.folder.lock.time.sleep", lambda _: lock.unlink())
+    with SweepLock(tmp_path):
+        assert read(lock).process == Process.current()
+        assert [path.name for path in tmp_path.iterdir()] == ["lock.json"]
+
+
+@pytest.mark.parametrize("has_ended", [False, True])
 def test_a_driver_that_stood_still_stops_when_another_took_its_sweep(
-    tmp_path: Path, start: Callable[..., Any]
+    tmp_path: Path, start: Callable[..., Any], has_ended: bool
 ) -> None:
     suspended = start(tmp_path, interval=3)  # a busy machine stops it late, not in a beat
     assert first_line(suspended) == "HELD"
     suspended.send_signal(signal.SIGSTOP)
-    write_lock(tmp_path, interval=600, host="taker")  # as another machine would after the limit
+    taken = SweepFolder(tmp_path).lock_after(holder_of(tmp_path).token)
+    write_lock(taken, interval=600, host="taker")  # as another machine would after the limit
+    if has_ended:
+        (tmp_path / "lock.json").unlink()
     suspended.send_signal(signal.SIGCONT)
     assert suspended.wait(timeout=30) == 2
     output = suspended.stdout.read()
     assert output.startswith("WOKEN")
     assert "was taken over by another driver" in output
     assert "on taker" in output
-    assert lock_of(tmp_path).token == "other"
+    assert (tmp_path / "lock.json").exists() is not has_ended
 
 
 def test_a_driver_that_has_lost_its_sweep_says_so_also_at_its_end(tmp_path: Path) -> None:
     lock = SweepLock(tmp_path, interval=600).__enter__()
-    write_lock(tmp_path, host="taker")
+    write_lock(SweepFolder(tmp_path).lock_after(holder_of(tmp_path).token), host="taker")
     lock._renew()
     for told in (lock.check, lock.__exit__):
         with pytest.raises(UserError, match="on taker"):
             told()
-    assert lock_of(tmp_path).token == "other"
+    assert holder_of(tmp_path).token == "other"
+
+
+def test_a_driver_that_stands_still_while_its_heart_beats_does_not_take_its_sweep_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = SweepLock(tmp_path, interval=600).__enter__()
+    write = LocalStorage.write
+
+    def late(storage: LocalStorage, name: str, content: bytes) -> None:
+        write_lock(SweepFolder(tmp_path).lock_after(holder_of(tmp_path).token), host="taker")
+        monkeypatch.undo()
+        write(storage, name, content)
+
+    monkeypatch.setattr(LocalStorage, "write", late)
+    lock._renew()
+    assert holder_of(tmp_path).token == "other"
+    lock._renew()
+    with pytest.raises(UserError, match="on taker"):
+        lock.__exit__()
+
+
+def test_a_driver_that_stood_still_asks_before_it_writes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = SweepLock(tmp_path, interval=600).__enter__()
+    write_lock(SweepFolder(tmp_path).lock_after(holder_of(tmp_path).token), host="taker")
+    lock.check()
+    hour_later = time.time() + 3601
+    monkeypatch.setattr("tune.folder.lock.time.time", lambda: hour_later)
+    for told in (lock.check, lock.__exit__):
+        with pytest.raises(UserError, match="on taker"):
+            told()
+
+
+def test_a_driver_that_stood_still_and_kept_its_sweep_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with SweepLock(tmp_path, interval=600) as lock:
+        hour_later = time.time() + 3601
+        monkeypatch.setattr("tune.folder.lock.time.time", lambda: hour_later)
+        lock.check()
+        assert holder_of(tmp_path).heartbeat == hour_later
+        monkeypatch.setattr(lock, "_renew", lambda: pytest.fail("asks once"))
+        lock.check()
 
 
 def test_a_lock_that_was_deleted_by_hand_is_put_back(tmp_path: Path) -> None:
@@ -313,7 +392,7 @@ def test_a_lock_that_was_deleted_by_hand_is_put_back(tmp_path: Path) -> None:
         deadline = time.monotonic() + 10
         while not (tmp_path / "lock.json").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert lock_of(tmp_path).process.pid == os.getpid()
+        assert holder_of(tmp_path).process.pid == os.getpid()
 
 
 def test_the_heart_beats_on_after_a_beat_that_failed(
@@ -327,7 +406,7 @@ def test_the_heart_beats_on_after_a_beat_that_failed(
         lock.unlink()
         while not lock.exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert lock_of(tmp_path).process.pid == os.getpid()
+        assert holder_of(tmp_path).process.pid == os.getpid()
 
 
 def test_a_lock_that_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -346,10 +425,10 @@ def test_a_driver_whose_request_nfs_repeated_does_not_refuse_itself(
 
     monkeypatch.setattr(Path, "hardlink_to", repeated)
     with SweepLock(tmp_path):
-        assert lock_of(tmp_path).process.pid == os.getpid()
-    write_lock(tmp_path, started="1")  # a dead driver's, so it is a claim that is made
+        assert holder_of(tmp_path).process.pid == os.getpid()
+    write_lock(tmp_path / "lock.json", started="1")
     with SweepLock(tmp_path):
-        assert lock_of(tmp_path).token != "other"
+        assert holder_of(tmp_path).token != "other"
     assert list(tmp_path.iterdir()) == []
 
 

@@ -126,6 +126,7 @@ def test_a_store_that_nobody_knows_is_told() -> None:
     [
         [],
         ["sweep.log", "base", "lock.json", ".lock.json.12-ab"],
+        ["lock.12ab.json", "lock.12ab.heartbeat.json", ".lock.12ab.heartbeat.json.12-ab"],
         [".seen_by_nodes.12ab.cd", "warm_start.jsonl"],
         [".warm_start.jsonl.12-ab"],
         ["warm_start"],  # as an object store has its lines

@@ -252,12 +252,14 @@ def test_what_ctrl_c_left_running_is_interrupted(tmp_path: Path, width: int, kin
 def test_a_sweep_that_a_driver_holds_goes_on(tmp_path: Path) -> None:
     """With `--retry-failed` the records are still those of trials that have failed."""
     ledger = record_sweep(tmp_path, *(trial(n) for n in range(4)))
-    ledger.folder.lock.touch()
     watched = watched_at(tmp_path, 5 * SECONDS)
-    renewed = watched._clock() - 30
-    os.utime(ledger.folder.lock, (renewed, renewed))
+    taken, renewed = watched._clock() - 90, watched._clock() - 30
+    lock, heartbeat = ledger.folder.lock, ledger.folder.heartbeat("token")
+    for file, modified in ((lock, taken), (heartbeat, renewed)):
+        file.touch()
+        os.utime(file, (modified, modified))
     assert not watched.has_ended
-    os.utime(ledger.folder.lock, (renewed - 60, renewed - 60))  # it was killed
+    os.utime(heartbeat, (taken, taken))  # it was killed
     assert watched.has_ended
 
 

@@ -52,13 +52,13 @@ class SweepFolder:
         """The same for workers, which may run in another folder."""
         return f"{self.location}/{self.name(path)}" if self.is_in_store else str(path.absolute())
 
-    def lock_claim(self, token: str) -> Path:
-        """File by which a driver claims the lock with this token."""
+    def lock_after(self, token: str) -> Path:
+        """The lock of who took the sweep over from the driver with this token."""
         return self.root / f"lock.{token}.json"
 
-    def is_lock_claim(self, name: str) -> bool:
-        """Whether a file of this name in the sweep's folder is such a claim."""
-        return name.startswith("lock.") and name != self.lock.name
+    def heartbeat(self, token: str) -> Path:
+        """The last sign of life of the driver with this token."""
+        return self.root / f"lock.{token}.heartbeat.json"
 
     def trial(self, number: int) -> Path:
         """Folder of one trial."""

@@ -9,7 +9,8 @@
         attempt_1/        what the worker wrote: weights, items, log
       inside/             what inspections found (see `inside.records`)
       ray/                what Tune saves, and nothing reads
-      lock.json           the driver that runs it now
+      lock.json           the driver that runs it now, with lock.*.json: its heartbeat, and who
+                          took the sweep over where a driver had died
       stop/0007           asks that driver to end a trial
       warm_start.jsonl    trials of other sweeps that the search started from
       results.csv  confirmed.csv  study.journal  sweep.log  wandb/     mirrors of the above

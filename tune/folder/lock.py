@@ -1,7 +1,10 @@
 """One driver at a time: a lock on a sweep's folder, with an owner and a heartbeat.
 
-`lock.json` names the driver that holds the sweep. The lock of a dead driver is taken over: at once
-if its process is seen to be gone, else once its heartbeat has stood still for long enough.
+`lock.json` names the driver that holds the sweep. The sweep of a dead driver is taken over: at once
+if its process is seen to be gone, else once its heartbeat has stood still for long enough. Who
+takes it over creates `lock.TOKEN.json`, with the token of the driver before it; the last of this
+chain holds the sweep. No file of it is ever rewritten, as a driver may stand still before any write
+and make it when the sweep is no longer its own. Heartbeats have files of their own.
 
 On a local disk and on NFS, creation is exclusive. An object store silently overwrites objects, so
 there a driver writes, waits and reads back; two drivers that start within that wait could both
@@ -37,12 +40,12 @@ _MISSED_BEATS = 6
 
 
 class LockRecord(Frozen):
-    """Who holds a sweep (`lock.json`).
+    """Who holds a sweep, or held it, and its last sign of life.
 
     Attributes:
         since: when it took the sweep, in local time, for human readers.
-        token: random, new each time the lock is taken.
-        heartbeat: when it last renewed the lock, seconds since the epoch.
+        token: random, new each time a sweep is taken.
+        heartbeat: when it gave the sign of life, seconds since the epoch.
         interval: seconds between heartbeats.
     """
 
@@ -85,6 +88,8 @@ class SweepLock:
         self._token = secrets.token_hex(8)
         self._process = Process.current()
         self._ended = threading.Event()
+        self._renewed = time.time()
+        self._renewing = threading.Lock()
         self._thief: LockRecord | None = None
         self._heart = threading.Thread(target=self._beat, name="sweep lock", daemon=True)
 
@@ -102,9 +107,7 @@ class SweepLock:
         if self._thief is not None:
             raise self._lost(self._thief) from None
         with suppress(OSError):  # else the lock goes stale by itself
-            holder = self._read(self._folder.lock)
-            if holder is not None and holder.token == self._token:
-                self._storage.remove(self._folder.lock.name)
+            self._release()
 
     def check(self) -> None:
         """Check that this driver may still write.
@@ -112,56 +115,67 @@ class SweepLock:
         Raises:
             UserError: the sweep was taken over.
         """
+        if abs(time.time() - self._renewed) > _MISSED_BEATS * self._interval:
+            with self._renewing:  # it stood still for so long that another may hold the sweep
+                self._try_to_renew()
         if self._thief is not None:
             raise self._lost(self._thief)
 
     def _acquire(self) -> None:
-        is_mine = False
-        while not is_mine:
-            holder = self._read(self._folder.lock)
-            if holder is None:
-                is_mine = self._create(self._folder.lock)
-            else:
-                self._refuse_if_alive(holder, self._folder.lock)
-                is_mine = self._take_over(holder)
+        while True:
+            holder = self._holder()
+            file = self._folder.lock
+            if holder is not None:
+                self._refuse_if_alive(holder)
+                file = self._folder.lock_after(holder.token)
+            if self._create(file):
+                if self._is_mine(self._holder()):
+                    return
+                self._storage.remove(file.name)  # the holder before has just ended by itself
 
-    def _take_over(self, dead: LockRecord) -> bool:
-        """Replace the lock of a dead driver; False if another driver was faster.
+    def _release(self) -> None:
+        chain = self._chain()
+        if not self._is_mine(chain[-1] if chain else None):
+            return
+        self._storage.remove(self._folder.lock.name)
+        for record in chain:
+            self._storage.remove(self._folder.heartbeat(record.token).name)
+        for before in chain[:-1]:
+            # One that stands still has yet to learn that the sweep was taken over.
+            if before.process.is_gone():
+                self._storage.remove(self._folder.lock_after(before.token).name)
 
-        Of several drivers, only the one that creates the claim on the dead one's token may do so.
-        If a claimant is dead itself, its claim is claimed in turn.
-        """
-        last = dead
-        while not self._create(claim := self._folder.lock_claim(last.token)):
-            claimant = self._read(claim)
-            if claimant is None:
-                return False  # it has just finished
-            self._refuse_if_alive(claimant, claim)
-            last = claimant
-        holder = self._read(self._folder.lock)
-        is_unchanged = holder is not None and holder.token == dead.token
-        if is_unchanged:
-            self._storage.write(self._folder.lock.name, self._content())
-        # Any driver that creates one of these claims from now on finds the lock changed.
-        for name in self._storage.children("") if is_unchanged else [claim.name]:
-            if self._folder.is_lock_claim(name):
-                self._storage.remove(name)
-        return is_unchanged
+    def _chain(self) -> list[LockRecord]:
+        """Who took the sweep, each from the one before."""
+        chain: list[LockRecord] = []
+        file = self._folder.lock
+        while (record := self._read(file)) is not None:
+            chain.append(record)
+            file = self._folder.lock_after(record.token)
+        return chain
 
-    def _refuse_if_alive(self, holder: LockRecord, file: Path) -> None:
+    def _holder(self) -> LockRecord | None:
+        """The driver that holds the sweep, with its last sign of life."""
+        chain = self._chain()
+        return (self._read(self._folder.heartbeat(chain[-1].token)) or chain[-1]) if chain else None
+
+    def _is_mine(self, holder: LockRecord | None) -> bool:
+        return holder is not None and holder.token == self._token
+
+    def _refuse_if_alive(self, holder: LockRecord) -> None:
         is_gone = holder.process.is_gone()
         if is_gone is None:
-            is_gone = holder.is_late() and self._stands_still(holder, file)
+            is_gone = holder.is_late() and self._stands_still(holder)
         if not is_gone:
-            raise self._held(self._read(file) or holder)  # another may have been faster meanwhile
+            raise self._held(self._holder() or holder)  # another may have been faster meanwhile
 
-    def _stands_still(self, holder: LockRecord, file: Path) -> bool:
+    def _stands_still(self, holder: LockRecord) -> bool:
         """Watch for a heartbeat: the clocks of two machines may differ by more than the limit."""
         watched = "%s: held by %s; taking it over unless there is a newer one within %.0f s"
         logger.warning(watched, self._folder.location, holder, _MISSED_BEATS * holder.interval)
         for _ in range(_MISSED_BEATS):
             time.sleep(holder.interval)
-            now = self._read(file)
+            now = self._holder()
             if now is None:
                 return True
             if (now.token, now.heartbeat) != (holder.token, holder.heartbeat):
@@ -170,24 +184,31 @@ class SweepLock:
 
     def _beat(self) -> None:
         while not self._ended.wait(self._interval):
-            try:
-                self._renew()
-            except Exception as error:  # a disk that fails now may answer at the next beat
-                logger.warning("the lock cannot be renewed: %s", error)
-            if self._thief is not None:
-                # Acts like Ctrl-C and wakes the main thread from whatever it waits for.
-                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-                return
+            with self._renewing:
+                if self._thief is not None:
+                    return  # the main thread knows
+                self._try_to_renew()
+                if self._thief is not None and not self._ended.is_set():
+                    # Acts like Ctrl-C and wakes the main thread from whatever it waits for.
+                    signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+                    return
+
+    def _try_to_renew(self) -> None:
+        try:
+            self._renew()
+        except Exception as error:  # a disk that fails now may answer at the next beat
+            logger.warning("the lock cannot be renewed: %s", error)
 
     def _renew(self) -> None:
-        holder = self._read(self._folder.lock)
-        if holder is None and self._create(self._folder.lock):
-            return  # someone had deleted it by hand
-        holder = holder or self._read(self._folder.lock)
-        if holder is not None and holder.token != self._token:
+        # Without a lock, whoever took the sweep over has ended, or someone deleted it by hand.
+        holder = self._holder() or self._read(self._folder.lock_after(self._token))
+        if holder is None and not self._create(self._folder.lock):
+            holder = self._holder()
+        if holder is not None and not self._is_mine(holder):
             self._thief = holder
-        else:
-            self._storage.write(self._folder.lock.name, self._content())
+            return
+        self._storage.write(self._folder.heartbeat(self._token).name, self._content())
+        self._renewed = time.time()
 
     def _content(self) -> bytes:
         record = LockRecord(
@@ -203,8 +224,7 @@ class SweepLock:
         if self._storage.create(file.name, self._content()):
             return True
         # NFS repeats a request whose answer was lost, and then finds what it has made itself.
-        found = self._read(file)
-        return found is not None and found.token == self._token
+        return self._is_mine(self._read(file))
 
     def _read(self, file: Path) -> LockRecord | None:
         try:
