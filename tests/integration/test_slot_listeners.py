@@ -116,6 +116,26 @@ def test_an_evaluation_that_nobody_recorded_is_made_up_for(
                 assert measurement["metrics"][key] == expected_value, key
 
 
+def test_a_process_that_was_cut_off_neither_answers_for_the_next_attempt_nor_ends_it(
+    make_trial: MakeTrial,
+) -> None:
+    """It may live on where its node has lost the cluster, which has started the trial again."""
+    trial = make_trial(train={"steps": 12, "report_every": 4})
+
+    async def run() -> dict[str, Any]:
+        host = SlotHost()
+        plain = trial.model_dump(mode="json")
+        await host.join(plain, 1, listener="cut off")
+        before = asyncio.create_task(host.next_event(trial.trial_id, "cut off"))
+        await host.join(plain, 1, listener="new")
+        assert await host.next_event(trial.trial_id, "cut off") == {UNKNOWN: True}
+        await host.leave(trial.trial_id, "cut off")
+        before.cancel()
+        return await host.next_event(trial.trial_id, "new")
+
+    assert MEASUREMENT in asyncio.run(run())
+
+
 @pytest.mark.parametrize("is_there", [True, False])
 def test_only_a_trial_that_somebody_listens_to_starts_again(
     make_trial: MakeTrial, is_there: bool

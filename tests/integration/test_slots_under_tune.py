@@ -170,7 +170,7 @@ def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
     try:
         ray.get(hosts.actors[0].join.remote(first, 2))
         assert MEASUREMENT in ray.get(hosts.actors[0].next_event.remote(first["trial_id"]))
-        second = _join(hosts, make_trial(train=endless))
+        second = _join(hosts, make_trial(train=endless), "new")
         assert second == hosts.actors[1]
         assert ray.get([actor.load.remote() for actor in hosts.actors]) == [0, 1]
     finally:
@@ -191,9 +191,9 @@ def test_a_trial_without_a_free_slot_has_one_on_a_host_that_comes_up(
         for name in ("first", "second")
     )
     try:
-        assert _join(hosts, first) == up
+        assert _join(hosts, first, "a") == up
         with ThreadPoolExecutor() as pool:
-            joined = pool.submit(_join, hosts, second)
+            joined = pool.submit(_join, hosts, second, "b")
             with pytest.raises(TimeoutError):
                 joined.result(timeout=5)
             ray.kill(other)
@@ -224,13 +224,13 @@ def test_hosts_that_no_trial_will_need_end_and_others_train_on(
         hosts = pool.ready(samples=8, most_at_once=lambda: most[0])
         assert hosts is not None
         assert len(hosts.actors) == 3
-        busy = hosts.actors.index(_join(hosts, first))
+        busy = hosts.actors.index(_join(hosts, first, "a"))
         pool.trial_ended(over)
         assert up().count(None) == 1
         most[0] = 0
         pool.trial_ended(over)  # more than there are, and one of them at work
         assert [host for host, load in enumerate(up()) if load is not None] == [busy]
-        assert _join(hosts, second) == hosts.actors[busy]
+        assert _join(hosts, second, "b") == hosts.actors[busy]
         pool.trial_ended(over.model_copy(update={"config": first}))
         pool.trial_ended(over.model_copy(update={"config": second}))
         assert up() == [None] * 3

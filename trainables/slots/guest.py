@@ -18,6 +18,7 @@ class Guest:
     """A trial on a host; all methods must be called on the host's event loop."""
 
     trial: TrialConfig
+    listener: str = ""
     events: asyncio.Queue[dict[str, Any]] = field(default_factory=asyncio.Queue)
     slot: Any = None
     is_gone: bool = False  # nobody listens any more

@@ -8,7 +8,8 @@ An event is `{"measurement": ...}` at each report, and at the end `{"result": ..
 `{"error": the exception}`; `{"unknown": True}` if the trial is not here, for example after the
 process has died and restarted. By asking for the next event a trial confirms that the measurements
 before are recorded. If nobody records an evaluation, the trial leaves, and the attempt that resumes
-from its checkpoint evaluates again.
+from its checkpoint evaluates again. Who listens gives a name of its own, as a process that was cut
+off from the cluster may live on and would answer for the trial's next attempt.
 """
 
 from __future__ import annotations
@@ -165,13 +166,16 @@ class SlotHost:
         speeds: list[Any] = await self._in_thread(measure)
         return speeds
 
-    async def join(self, trial: dict[str, Any], slots: int, may_wait: bool = True) -> bool:
+    async def join(
+        self, trial: dict[str, Any], slots: int, may_wait: bool = True, listener: str = ""
+    ) -> bool:
         """Accept a trial; an earlier attempt at it, which nobody listens to any more, leaves.
 
         Args:
             trial: a LoRA trial.
             slots: trials that may train here at a time.
             may_wait: whether to accept it even if all slots are taken.
+            listener: who will ask for its events.
 
         Returns:
             Whether it was accepted.
@@ -182,28 +186,29 @@ class SlotHost:
         if self._is_retired or (len(self._guests) >= slots and not may_wait):
             return False
         self._minutes = config.minutes_per_report
-        guest = Guest(config)
+        guest = Guest(config, listener)
         self._guests[config.trial_id] = guest
         self._waiting.append(guest)
         if self._running is None:
             self._running = asyncio.create_task(self._run_or_die())
         return True
 
-    async def next_event(self, trial_id: str) -> Event:
-        """Wait for a trial's next event."""
+    async def next_event(self, trial_id: str, listener: str = "") -> Event:
+        """Wait for the next event of a trial that this listener had join."""
         guest = self._guests.get(trial_id)
-        if guest is None:
+        if guest is None or guest.listener != listener:
             return {UNKNOWN: True}
         event = await guest.next_event()
         if RESULT in event or ERROR in event:
             self._remove(guest)
         return event
 
-    async def leave(self, trial_id: str) -> None:
-        """End a trial, whether it is waiting or training."""
-        guest = self._guests.pop(trial_id, None)
-        if guest is None:
+    async def leave(self, trial_id: str, listener: str | None = None) -> None:
+        """End a trial, whether it is waiting or training, if this listener, or any, had it join."""
+        guest = self._guests.get(trial_id)
+        if guest is None or listener not in (None, guest.listener):
             return
+        self._remove(guest)
         guest.let_go()
         if guest in self._waiting:
             self._waiting.remove(guest)

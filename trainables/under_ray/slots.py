@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -74,12 +75,12 @@ class SlotHostActor(host.SlotHost):
         check_sees(trial.base_dir, BASE_RECORD)
         return super()._engine_for(trial)
 
-    async def next_event(self, trial_id: str) -> host.Event:
-        """Wait for a trial's next event; ends the process once all trials have said they stopped.
+    async def next_event(self, trial_id: str, listener: str = "") -> host.Event:
+        """See `SlotHost`; ends the process once all trials have said that they stopped.
 
         Ray restarts it, on another node if its own is going away.
         """
-        event = await super().next_event(trial_id)
+        event = await super().next_event(trial_id, listener)
         if await self.load() is None and not self._guests:
             asyncio.get_running_loop().call_later(_EXIT_S, os._exit, 0)
         return event
@@ -93,11 +94,12 @@ def start_slot_host(held: Mapping[str, float]) -> Any:
 
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> TrialResult:
     """Have a host train the trial alongside others, and pass on its reports."""
-    actor = _join(slot_hosts, trial)
+    listener = secrets.token_hex(8)
+    actor = _join(slot_hosts, trial, listener)
     logger.warning("trains in a slot, beside up to %d other trials", slot_hosts.slots - 1)
     try:
         while True:
-            event = ray.get(actor.next_event.remote(trial.trial_id))
+            event = ray.get(actor.next_event.remote(trial.trial_id, listener))
             if host.MEASUREMENT in event:
                 report(Measurement.model_validate(event[host.MEASUREMENT]))
             elif host.RESULT in event:
@@ -107,10 +109,10 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> 
             elif host.UNKNOWN in event:
                 raise RayActorError
     finally:  # also when Tune stops the trial by ending the thread in its report
-        actor.leave.remote(trial.trial_id)
+        actor.leave.remote(trial.trial_id, listener)
 
 
-def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
+def _join(slot_hosts: SlotHosts, trial: TrialConfig, listener: str) -> Any:
     """Have a host accept the trial, preferably one with a free slot.
 
     Each trial that is started has a slot somewhere, but perhaps on a host that still waits for its
@@ -125,6 +127,7 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
         StopTrial: the trial should stop before there is a slot for it.
     """
     plain = trial.model_dump(mode="json")
+    question = {"trial": plain, "slots": slot_hosts.slots, "listener": listener}
     asked: dict[Any, Any] = {}
     while True:
         actors = _by_load(slot_hosts, asked)
@@ -132,20 +135,20 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig) -> Any:
             with suppress(*LOST):  # an earlier attempt whose process died may still train there
                 ray.get(left)
         for actor in actors:  # others may have joined since its load was asked
-            if _accepts(actor, plain, slot_hosts.slots, may_wait=False):
+            if _accepts(actor, question, may_wait=False):
                 return actor
         are_all_up = len(actors) == len(slot_hosts.actors)
-        if are_all_up and _accepts(actors[0], plain, slot_hosts.slots, may_wait=True):
+        if are_all_up and _accepts(actors[0], question, may_wait=True):
             return actors[0]
         if stop_is_requested(trial.number):
             raise StopTrial
         time.sleep(_POLL_S)
 
 
-def _accepts(actor: Any, trial: dict[str, Any], slots: int, *, may_wait: bool) -> bool:
+def _accepts(actor: Any, question: dict[str, Any], *, may_wait: bool) -> bool:
     """Whether a host takes a trial; one that has just ended does not."""
     with suppress(*LOST):
-        return bool(ray.get(actor.join.remote(trial, slots, may_wait)))
+        return bool(ray.get(actor.join.remote(**question, may_wait=may_wait)))
     return False
 
 
