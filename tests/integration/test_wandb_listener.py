@@ -36,7 +36,7 @@ from trainables.records.schema import (
     TrialStatus,
 )
 from tune.config.sweep_config import WandbConfig
-from tune.tracking import wandb_listener
+from tune.tracking import wandb_runs
 from tune.tracking.wandb_fields import trial_name
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import mend, parts_of
@@ -490,7 +490,7 @@ def test_the_mode_follows_the_file_then_the_environment_then_the_key(
 ) -> None:
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert WandbListener(WandbConfig(mode=mode), tmp_path)._mode() == expected
+    assert WandbListener(WandbConfig(mode=mode), tmp_path)._runs.mode() == expected
     assert capfd.readouterr() == ("", "")
 
 
@@ -516,7 +516,7 @@ def test_a_key_in_a_netrc_file_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     netrc.write_text(f"machine 127.0.0.1:9\n login user\n password {FAKE_KEY}\n")
     monkeypatch.setenv("NETRC", str(netrc))
     listener = WandbListener(WandbConfig(), tmp_path)
-    assert listener._mode() == "online"
+    assert listener._runs.mode() == "online"
     assert listener.upload_hints() == []
 
 
@@ -545,13 +545,11 @@ def test_a_server_out_of_reach_turns_the_sweep_offline(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("WANDB_API_KEY", FAKE_KEY)
-    monkeypatch.setitem(wandb_listener._RUN_SETTINGS, "init_timeout", 1)
+    monkeypatch.setitem(wandb_runs._RUN_SETTINGS, "init_timeout", 1)
     told: list[str] = []
     listener = listener_of(folder, WandbConfig(project="tests"), told.append)
     run_trial(listener, trial(7), TrialStatus.COMPLETE)
-    assert [r.levelno for r in caplog.records if r.name == wandb_listener.__name__] == [
-        logging.WARNING
-    ]
+    assert [r.levelno for r in caplog.records if r.name == wandb_runs.__name__] == [logging.WARNING]
     assert "logging offline" in caplog.text
     [line] = told
     assert line.startswith("warning: W&B cannot be reached, logging offline: ")
@@ -572,7 +570,7 @@ def test_a_broken_wandb_never_reaches_the_sweep(
         run_trial(listener, trial(number), TrialStatus.COMPLETE)
     listener.sweep_ended([])
     warnings = [r for r in caplog.records if r.levelno >= logging.WARNING]
-    assert len([r for r in warnings if r.name == wandb_listener.__name__]) == 1
+    assert len([r for r in warnings if r.name == wandb_runs.__name__]) == 1
 
 
 def test_a_run_that_breaks_midway_is_still_ended(
@@ -582,7 +580,7 @@ def test_a_run_that_breaks_midway_is_still_ended(
     record = trial(7)
     listener.trial_started(record)
     listener.measured(record, measurement(1))
-    run = listener._runs[record.config.trial_id]
+    run = listener._runs.open[record.config.trial_id]
 
     def broken(*args: Any, **kwargs: Any) -> None:
         raise wandb.errors.CommError("gone")

@@ -20,7 +20,7 @@ from trainables.records.schema import Provenance, SweepRecord, TrialRecord, Tria
 from tune.config.sweep_config import WandbConfig
 from tune.config.sweep_file import load_sweep
 from tune.folder.wandb_project import in_its_project
-from tune.tracking import wandb_endings, wandb_listener
+from tune.tracking import wandb_endings, wandb_listener, wandb_runs
 from tune.tracking.wandb_endings import Endings
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import parts_of, steps_in
@@ -43,7 +43,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WandbSer
     monkeypatch.setenv("WANDB_API_KEY", "f00d" * 10)
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
     monkeypatch.setattr(wandb_listener, "_PAUSES", (0,))
-    monkeypatch.setitem(wandb_listener._RUN_SETTINGS, "init_timeout", 3)
+    monkeypatch.setitem(wandb_runs._RUN_SETTINGS, "init_timeout", 3)
     with wandb_server() as running:
         monkeypatch.setenv("WANDB_BASE_URL", running.url)
         yield running
@@ -288,14 +288,14 @@ def test_at_the_end_all_open_runs_wait_together_for_a_server_that_is_out(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setitem(wandb_listener._RUN_SETTINGS, "finish_timeout", 3)
+    monkeypatch.setitem(wandb_runs._RUN_SETTINGS, "finish_timeout", 3)
     listener = start_sweep(tmp_path, ONLINE)
     for number in range(5):
         start(tmp_path, listener, number)
         train(tmp_path, listener, number, 2)
-    listener._ask()  # of the base, so that nothing is left to ask for at the end
+    listener._runs.ask()  # of the base, so that nothing is left to ask for at the end
     server.is_out = True
     began = time.monotonic()
     end_sweep(tmp_path, listener)
     assert 3 <= time.monotonic() - began < 9
-    assert len([r for r in caplog.records if r.name == wandb_listener.__name__]) == 1
+    assert len([r for r in caplog.records if r.name == wandb_runs.__name__]) == 1

@@ -34,7 +34,7 @@ def test_the_end_says_where_runs_are_compared_or_how_they_get_there(
     mode: str, interrupted: bool, hints: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = WandbListener(WandbConfig(), FOLDER)
-    monkeypatch.setattr(listener, "_chosen_mode", mode)
+    monkeypatch.setattr(listener._runs, "_chosen_mode", mode)
     monkeypatch.setattr(what_next, "have_views_made", lambda folder: ["view    URL", "report  URL"])
     assert in_wandb(listener, FOLDER, interrupted) == hints
 
@@ -43,7 +43,7 @@ def test_an_offline_sweep_says_how_its_runs_get_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = WandbListener(WandbConfig(), tmp_path)
-    monkeypatch.setattr(listener, "_chosen_mode", "offline")
+    monkeypatch.setattr(listener._runs, "_chosen_mode", "offline")
     part = tmp_path / "wandb" / "offline-run-0" / "run-0.wandb"
     part.parent.mkdir(parents=True)
     part.touch()
@@ -58,7 +58,7 @@ def test_a_sweep_that_went_online_says_what_it_left_offline(
     interrupted: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     listener = WandbListener(WandbConfig(), tmp_path)
-    monkeypatch.setattr(listener, "_chosen_mode", "online")
+    monkeypatch.setattr(listener._runs, "_chosen_mode", "online")
     monkeypatch.setattr(what_next, "have_views_made", lambda folder: ["view    URL"])
     parts = [tmp_path / "wandb" / f"offline-run-{n}" / f"run-{n}.wandb" for n in range(2)]
     for part in parts:

@@ -1,0 +1,260 @@
+"""The sweep's runs at W&B: whether they are online, and each from its opening to its end."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from itertools import chain
+from typing import Any, Literal
+
+import wandb
+
+from trainables import metric_keys
+from trainables.files.disk import flush
+from trainables.files.storage import Location
+from trainables.records.folder import SweepFolder
+from trainables.records.schema import Measurement
+from trainables.results.wandb_names import RUN_SETTINGS
+from trainables.results.wording import one_line
+from tune.config.sweep_config import WandbConfig
+from tune.folder.wandb_project import keep_entity
+from tune.tracking.wandb_endings import ENDING, Endings
+from tune.tracking.wandb_parts import (
+    is_empty,
+    is_offline,
+    mend,
+    parts_of,
+    set_aside,
+    steps_in,
+)
+
+logger = logging.getLogger(__name__)
+
+Mode = Literal["online", "offline", "disabled"]
+
+_RUN_SETTINGS = {
+    **RUN_SETTINGS,
+    # A killed driver loses what is not flushed; the default is 15 s.
+    "x_transaction_log_flush_interval": 1.0,
+    "finish_timeout": 30,
+    "finish_timeout_raises": True,
+}
+
+# W&B takes a run that its user deleted under this id no more.
+_DELETED = "was previously created and deleted"
+
+
+class WandbRuns:
+    """Runs of one group, of which any number are open.
+
+    A run that has been online is not continued offline: only its server knows from where, and
+    `wandb sync` repeats under other numbers what the server already has. The next online start logs
+    it from the ledger.
+
+    Args:
+        config: where to log.
+        location: location of the sweep; W&B's files go to `wandb/` in its folder, or in the
+            node's cache if the sweep is in an object store.
+        tell: called with what the user should know.
+
+    Attributes:
+        group: id of the sweep; to be set before a run is opened.
+        open: W&B's own objects, by the runs' ids.
+        unconnected: ids of runs that could not be opened online while others were open.
+        endings: of which runs W&B has the ends.
+    """
+
+    def __init__(
+        self, config: WandbConfig, location: Location, tell: Callable[[str], None]
+    ) -> None:
+        self._config = config
+        self._location = location
+        self._tell = tell
+        self._folder = SweepFolder(location).root
+        entity = [config.entity] if config.entity else []
+        self.endings = Endings(self._folder, "/".join([*entity, config.project]))
+        self.group: str | None = None
+        self.open: dict[str, Any] = {}
+        self.unconnected: set[str] = set()
+        self._newest_step: dict[str, int] = {}
+        self._deleted: set[str] = set()
+        self._chosen_mode: Mode | None = None
+        self._may_ask = False
+        self._has_warned = False
+
+    def mode(self) -> Mode:
+        """Where runs go now; found out when it is first asked for."""
+        if self._chosen_mode is None:
+            self._chosen_mode = "offline"
+            with self.guarded("its settings"):
+                self._chosen_mode = _find_mode(self._config)
+                self._may_ask = self._chosen_mode == "online"
+                asked = self._config.mode or os.environ.get("WANDB_MODE")
+                if asked == "online" and not self._may_ask:
+                    self._warn("wandb.mode is online without a key, logging offline: `wandb login`")
+        return self._chosen_mode
+
+    def start(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
+        """Open a run; None if W&B is disabled or must not have the run now."""
+        if self.mode() == "disabled":
+            return None
+        earlier = parts_of(self._folder, run_id)
+        for part in earlier:
+            mend(part)
+        steps = {part: steps_in(part) for part in earlier}
+        was_online = any(steps[part] for part in earlier if not is_offline(part))
+        run = self._connect(run_id, name, job_type, config, was_online)
+        if run is None:
+            return None
+        self.open[run_id] = run
+        is_online = self.mode() == "online"
+        newest_step = max(chain.from_iterable(steps.values()), default=-1)
+        self._newest_step[run_id] = run.starting_step - 1 if is_online else newest_step
+        for part in earlier:
+            # Online, the server gets all that it lacks from the ledger.
+            if is_online or is_empty(part):
+                set_aside(part)
+        return run
+
+    def _connect(
+        self, run_id: str, name: str, job_type: str, config: dict[str, Any], was_online: bool
+    ) -> Any:
+        try:
+            if self.mode() == "online":
+                return self._init(run_id, name, job_type, config)
+        except Exception as error:
+            if _DELETED in str(error):
+                self._deleted.add(run_id)
+                return None
+            # The id stays in use in W&B's service process, so only a new service process can take
+            # it, and ending the old one would end every open run.
+            if self.open:
+                self.unconnected.add(run_id)
+                raise
+            self._note(f"W&B cannot be reached, logging offline: {error}")
+            self.go_offline()
+        return None if was_online else self._init(run_id, name, job_type, config)
+
+    def _init(self, run_id: str, name: str, job_type: str, config: dict[str, Any]) -> Any:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        run = wandb.init(
+            project=self._config.project,
+            entity=self._config.entity,
+            id=run_id,
+            name=name,
+            group=self.group,
+            job_type=job_type,
+            tags=self._config.tags or None,
+            config=config,
+            dir=str(self._folder),
+            mode=self.mode(),
+            reinit="create_new",
+            resume="allow",
+            settings=wandb.Settings(**_RUN_SETTINGS),
+        )
+        run.define_metric(metric_keys.GLOBAL_STEP)
+        run.define_metric("*", step_metric=metric_keys.GLOBAL_STEP)
+        if not (run.offline or self._config.entity):
+            self._config = self._config.model_copy(update={"entity": run.entity})
+            keep_entity(run.entity, self._location)
+        return run
+
+    def log(self, run_id: str, measurement: Measurement) -> bool:
+        """Add a point to an open run unless it already has the step."""
+        run, step = self.open.get(run_id), measurement.step
+        if run is None or step <= self._newest_step[run_id]:
+            return False
+        # W&B's own step is set to ours: `wandb sync` keeps it if the parts of a run do not overlap,
+        # and counts on from the last one if they do.
+        times = {metric_keys.GLOBAL_STEP: step, "_timestamp": measurement.time}
+        run.log({**measurement.metrics, **times}, step=step, commit=True)
+        self._newest_step[run_id] = step
+        return True
+
+    def close(
+        self, run_id: str, summary: Mapping[str, Any], exit_code: int, ending: str | None = None
+    ) -> None:
+        """End a run; what certainly has its final ending is not repeated by a later start."""
+        run = self.open.pop(run_id, None)
+        if ending is not None:
+            self.endings.lacking[run_id] = ending
+        if run is not None:
+            with self.guarded(f"the summary of run {run_id}"):
+                run.summary.update({**summary, ENDING: ending})
+            with self.guarded(f"the end of run {run_id}"):
+                is_certain = run.offline
+                run.finish(exit_code=exit_code)
+                if ending is not None and is_certain:
+                    self._note_offline_ending(run_id)
+        elif run_id in self._deleted:
+            with self.guarded(f"the end of the deleted run {run_id}"):
+                self.endings.note(run_id)
+
+    def _note_offline_ending(self, run_id: str) -> None:
+        for part in parts_of(self._folder, run_id):
+            flush(part)  # W&B leaves that to the system
+        self.endings.note(run_id)
+
+    def go_offline(self) -> None:
+        """Have all later runs kept on disk; those that are open end."""
+        self._chosen_mode = "offline"
+        wandb.teardown()
+        _set_up(mode="offline")
+
+    def ask(self, *pauses: float) -> None:
+        """Note which runs W&B has to their ends; ask again after each pause for what it lacks."""
+        try:
+            for pause in (0, *pauses):
+                if not self._may_ask or not self.endings.lacking:
+                    return
+                time.sleep(pause)
+                self.endings.ask()
+        except Exception as error:
+            logger.warning("W&B does not say what it has; the ledger has it all: %r", error)
+
+    @contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Shield the sweep from W&B's exceptions; later runs do not retry the network."""
+        try:
+            yield
+        except Exception as error:
+            self._note(f"W&B failed at {what}; the ledger has it all: {error!r}")
+            if self._chosen_mode == "online":
+                self._chosen_mode = "offline"
+
+    def _note(self, message: str) -> None:
+        """Warn only the first time: a broken mirror must not fill the log."""
+        if self._has_warned:
+            logger.debug(message)
+            return
+        self._has_warned = True
+        self._warn(message)
+
+    def _warn(self, message: str) -> None:
+        logger.warning(message)
+        self._tell(f"warning: {one_line(message)}")
+
+
+def _set_up(**settings: Any) -> Any:
+    """W&B's session in this process, silent from the start."""
+    return wandb.setup(wandb.Settings(silent=True, console="off", **settings))
+
+
+def _find_mode(config: WandbConfig) -> Mode:
+    """The sweep file's mode, else that of W&B's own settings; online requires a key.
+
+    The key is only looked up: no prompt, no verification, and nothing is saved.
+    """
+    wanted = _set_up(**({"mode": config.mode} if config.mode else {})).settings.mode
+    if wanted == "disabled":
+        return "disabled"
+    if wanted == "offline":
+        return "offline"
+    if wandb.login(prompt=False, verify=False):
+        return "online"
+    # W&B's service would otherwise send its own telemetry.
+    _set_up(mode="offline")
+    return "offline"
