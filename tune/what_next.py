@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from trainables.files.storage import Location
+from trainables.metric_keys import GPU_HOURS
 from trainables.results.recommendation import numbers_text
 from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_trials
@@ -19,13 +20,14 @@ def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOut
     """The command that goes on with the sweep, however it ended; none once a grid is done."""
     spent = None if outcome.interrupted else outcome.cut_short_by
     if not outcome.interrupted and spent is None:
-        return _more_trials(options, config)
+        return _more_trials(options, config, outcome)
     command = _command(options)
     if (options.retry_failed and outcome.interrupted) or spent == "failures":
         command.append("--retry-failed")
     command += _same_trials(options)
     if spent == "gpu_hours" and config.budget.gpu_hours:
-        command += ["--set", f"budget.gpu_hours={2 * config.budget.gpu_hours:g}"]
+        held = sum(record.metric(GPU_HOURS) or 0.0 for record in outcome.records)
+        command += ["--set", f"budget.gpu_hours={2 * max(config.budget.gpu_hours, held):g}"]
     if outcome.interrupted:
         why = "goes on"
     elif spent == "failures":
@@ -36,10 +38,15 @@ def to_go_on(options: argparse.Namespace, config: SweepConfig, outcome: SweepOut
     return [f"{shlex.join(command)}   # {why}"]
 
 
-def _more_trials(options: argparse.Namespace, config: SweepConfig) -> list[str]:
-    twice = config.budget.model_copy(update={"trials": 2 * config.budget.trials})
+def _more_trials(
+    options: argparse.Namespace, config: SweepConfig, outcome: SweepOutcome
+) -> list[str]:
+    # An earlier start may have had a larger budget.
+    searched = sum(record.confirms is None for record in outcome.records)
+    most = max(planned_trials(config), searched)
+    twice = config.budget.model_copy(update={"trials": 2 * most})
     more = planned_trials(config.model_copy(update={"budget": twice}))
-    if more == planned_trials(config):
+    if more <= most:
         return []
     return [f"{shlex.join([*_command(options), '--num-trials', str(more)])}   # more trials"]
 

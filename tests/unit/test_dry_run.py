@@ -736,6 +736,19 @@ def test_more_trials_are_offered_where_there_are_any(
     assert "--num-trials" not in goes_on
 
 
+def test_more_than_there_is_already_is_offered_after_a_larger_budget(sweep: Path) -> None:
+    options = command_line._parser().parse_args(["mine.yaml", "--num-trials", "2"])
+    ran = [trial(n, metrics={"cost/gpu_h": 2.5}) for n in range(4)]
+    repeat = trial(4, confirms=0)
+    config = load_sweep(str(sweep), ["sampler=tpe", "budget={trials: 2, gpu_hours: 3}"])
+    (more,) = to_go_on(options, config, SweepOutcome([*ran, repeat], False, None, []))
+    assert "--num-trials 8 " in more
+    (more,) = to_go_on(options, config, SweepOutcome([*ran, repeat], False, "gpu_hours", []))
+    assert "--set budget.gpu_hours=20 " in more
+    grid = load_sweep(str(sweep), ["sampler=grid", "budget.trials=2"])  # of four points
+    assert to_go_on(options, grid, SweepOutcome(ran, False, None, [])) == []
+
+
 @pytest.mark.parametrize(
     ("budget", "spent", "wanted"),
     [
