@@ -31,10 +31,10 @@ RUN = Path(__file__).parents[2] / "tune" / "run.py"
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """A sweep over local files, in a folder of its own."""
+    """A sweep over local files, in a folder of its own; it trains on 40 rows and holds out one."""
     folder = tmp_path / "project"
     folder.mkdir()
-    rows = [{"prompt": f"q{i}", "completion": f" a{i}"} for i in range(40)]
+    rows = [{"prompt": f"q{i}", "completion": f" a{i}"} for i in range(41)]
     (folder / "rows.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     raw = {
         "name": "tiny",
@@ -162,7 +162,9 @@ def test_of_chats_all_answers_that_are_learned_are_counted(
     file = sweep.with_name("rows.jsonl")
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows))
     chats = ("--dry-run", "--set", "data.messages=messages")
-    for more, samples in (((), 12), (("--set", "data.answers=all"), 24)):
+    every = ("--set", "data.answers=all")
+    of_nine_rows = (*every, "--set", "data.validation_fraction=0.25")
+    for more, samples in (((), 12), (every, 24), (of_nine_rows, 18)):
         assert run(sweep, *chats, *more) == command_line.OK
         assert f"estimate: {samples} samples, about" in capsys.readouterr().out
 

@@ -196,6 +196,12 @@ class DataConfig(DataSource):
         """Whether the tokenizer's chat template writes any of the samples, replayed ones too."""
         return self.is_chat or (self.replay is not None and self.replay.is_chat)
 
+    def held_out(self, rows: int) -> int:
+        """How many of so many rows at `path` the validation loss is of, and not the training."""
+        if self.validation_path:
+            return 0
+        return min(round(rows * self.validation_fraction), max(rows - 1, 0))
+
     @property
     def replayed(self) -> DataConfig | None:
         """What is mixed in, as training data of its own."""

@@ -118,7 +118,7 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
         unusable += more
     else:
         made = _shuffled(made, seed)
-        count = min(round(len(made) * data.validation_fraction), len(made) - 1)
+        count = data.held_out(len(made))
         held_out, made = made[:count], made[count:]
     train, validation = _joined(made), _joined(held_out)
     if not train.samples:

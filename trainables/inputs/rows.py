@@ -159,13 +159,16 @@ def learned(data: DataConfig, rows: Sequence[Row], source: Source = "path") -> l
 
 
 def count_samples(data: DataConfig, rendered: Iterable[Rendered]) -> int | None:
-    """How many samples the rows make; None if that depends on their tokens.
+    """How many samples to train on the rows make; None if that depends on their tokens.
 
-    Includes those that are too long, and those that the model's chat template will refuse.
+    Includes those that are too long, and those that the model's chat template will refuse. Which
+    rows are held out is drawn, so where rows make unlike numbers of samples it is their mean.
     """
     if data.text is not None:
         return None
-    return sum(len(made) for made in rendered if not isinstance(made, UnusableRow))
+    of_rows = [len(made) for made in rendered if not isinstance(made, UnusableRow)]
+    kept = len(of_rows) - data.held_out(len(of_rows))
+    return round(sum(of_rows) * kept / len(of_rows)) if of_rows else 0
 
 
 def _faults_of_fields(data: DataConfig, rows: Sequence[Row], location: str) -> list[Fault]:
