@@ -267,10 +267,18 @@ def _of_measuring(first: Sweep, others: Sequence[Sweep]) -> Iterator[str]:
         )
     seed = first.record.config["seed"]
     if any(s.record.config["seed"] != seed and s.base.key != first.base.key for s in others):
-        yield (
-            "These sweeps had different seeds, and so held other rows out: compare neither KL nor "
-            "validation losses of one with those of another. Accuracies and forgetting compare."
-        )
+        if all(_data(sweep).validation_path for sweep in (first, *others)):
+            yield (
+                "These sweeps had different seeds, and so drew other prompts for KL: do not "
+                f"compare {metric_keys.KL_BASE_TO_TUNED} of one with that of another. Accuracies, "
+                "forgetting and validation losses compare."
+            )
+        else:
+            yield (
+                "These sweeps had different seeds, and so held other rows out: compare neither KL "
+                "nor validation losses of one with those of another. Accuracies and forgetting "
+                "compare."
+            )
     if any(_other_text(first, sweep) for sweep in others):
         yield (
             "These sweeps were measured on other general texts (eval.general_text): do not compare "
@@ -306,14 +314,17 @@ def _of_training(first: Sweep, others: Sequence[Sweep]) -> Iterator[str]:
 
 def _other_data(first: Sweep, other: Sweep) -> list[str]:
     """Settings such as `data.path` in which two sweeps differ, and files that were edited."""
-    data = [DataConfig.model_validate(sweep.record.config["data"]) for sweep in (first, other)]
-    one, another = (of_sweep.model_dump() for of_sweep in data)
+    one, another = (_data(sweep).model_dump() for sweep in (first, other))
     settings = [f"data.{name}" for name, value in one.items() if another[name] != value]
     return settings + [
         f"content of {field}"
         for field in _edited(first, other, "data.")
         if not field.startswith(tuple(settings))
     ]
+
+
+def _data(sweep: Sweep) -> DataConfig:
+    return DataConfig.model_validate(sweep.record.config["data"])
 
 
 def _edited(first: Sweep, other: Sweep, section: str) -> list[str]:

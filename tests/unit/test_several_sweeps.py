@@ -126,6 +126,18 @@ def test_sweeps_that_differ_in_the_seed_open_together_and_say_that_kl_does_not_c
     assert "compare neither KL" not in as_markdown(batches)
 
 
+def test_sweeps_of_other_seeds_with_a_validation_file_held_no_other_rows_out(tmp_path):
+    one, two = (SyntheticSweep(trials=4, name=f"seed{seed}", seed=seed) for seed in (1, 2))
+    results = with_base_keys(tmp_path, (one, "a", "same"), (two, "b", "same"))
+    for sweep in results.sweeps:
+        data = {**sweep.record.config["data"], "validation_path": "held_out.jsonl"}
+        config = {**sweep.record.config, "data": data}
+        sweep.ledger.write_sweep(sweep.record.model_copy(update={"config": config}))
+    (told,) = notices(open_sweeps([sweep.ledger.folder.root for sweep in results.sweeps]))
+    assert "do not compare kl/base_to_tuned" in told
+    assert told.endswith("Accuracies, forgetting and validation losses compare.")
+
+
 def test_the_json_has_what_was_measured_of_each_base(tmp_path):
     """Its validation loss and KL are of rows that each sweep held out itself."""
     folders = [SyntheticSweep(trials=1, name=name).write(tmp_path / name) for name in ("a", "b")]
