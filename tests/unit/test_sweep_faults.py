@@ -126,6 +126,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "holds the rows that are trained on, got openai/gsm8k (split train) for both",
         "set validation_split, or leave it out for a validation_fraction of the rows",
     ),
+    "validation on the file that is trained on": (
+        {"data__path": "/rows.jsonl", "data__validation_path": "/rows.jsonl"},
+        "data.validation_path",
+        "holds the rows that are trained on, got /rows.jsonl for both",
+        "leave it out for a validation_fraction of the rows",
+    ),
     "a split of a file": (
         {"data__validation_path": "rows.jsonl", "data__validation_split": "test"},
         "data.validation_split",
