@@ -288,10 +288,12 @@ def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_
 
 
 def test_a_value_that_just_misses_a_bound_is_told_from_it():
+    seconds = metric_keys.TRAIN_SECONDS
     found = recommend(
-        sweep_config(constraints=[f"{GAIN} >= 600"]), [trial(0, {GAIN: 599.96, LOSS: 0})]
+        sweep_config(constraints=[f"{seconds} <= 600"]),
+        [trial(0, {GAIN: 0.5, LOSS: 0, seconds: 600.04})],
     )
-    assert f"{GAIN} is 599.96, not >= 600." in found.reason
+    assert f"{seconds} is 600.04, not <= 600." in found.reason
 
 
 def test_misses_of_constraints_in_different_units_count_alike():

@@ -413,6 +413,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "nothing logs memory/max_reserved_gib",
         "it needs resources.lora.slots: 0, as trials in slots share their memory",
     ),
+    "bound in points": (
+        {"constraints": ["retention/ratio_mean >= 1.5", "forgetting/mean <= 5"]},
+        "constraints.1",
+        "forgetting/mean is a share, of 1 at most, got forgetting/mean <= 5",
+        "write 0.05 for 5 points",
+    ),
     "objective twice": (
         {"objectives": [{"metric": "forgetting/mean", "mode": "min"}] * 2},
         "objectives.1.metric",

@@ -45,6 +45,7 @@ def faults_between_sections(config: SweepConfig) -> list[Fault]:
         _sampler,
         _labels,
         _objectives,
+        _bounds,
         _weights,
         _rungs,
         _first_points,
@@ -197,6 +198,23 @@ def _objectives(config: SweepConfig) -> Iterator[Fault]:
             rule = f"{metric} is better the {_BETTER[known.better]}, got {mode}"
             yield Fault(f"objectives.{i}.mode", rule, f"write {known.better}")
         before.add(metric)
+
+
+def _bounds(config: SweepConfig) -> Iterator[Fault]:
+    """Reports tell shares in points, too, and a bound of 5 would hold whatever is forgotten."""
+    defined = defined_metrics(config)
+    # Of the base's skill above chance a trial may have any multiple.
+    ratios = {metric_keys.task_retention_ratio(task.label) for task in config.eval.retention}
+    unbounded = {metric_keys.RETENTION_RATIO, *ratios}
+    for i, constraint in enumerate(config.constraints):
+        metric, bound = constraint.metric, constraint.bound
+        is_share = metric in defined and defined[metric].unit == "share"
+        if is_share and metric not in unbounded and abs(bound) > 1:
+            yield Fault(
+                f"constraints.{i}",
+                f"{metric} is a share, of 1 at most, got {constraint}",
+                f"write {bound / 100:g} for {bound:g} points",
+            )
 
 
 def _weights(config: SweepConfig) -> Iterator[Fault]:
