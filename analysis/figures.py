@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
 
 
 def _values(records: Sequence[TrialRecord], key: str) -> list[float]:
-    return [record.metric(key) or 0.0 for record in records]
+    """NaN, which is not drawn, where a value was not finite and so not kept."""
+    values = (record.metric(key) for record in records)
+    return [math.nan if value is None else value for value in values]
 
 
 def rank_curves(results: Results) -> Figure | None:
@@ -155,17 +158,19 @@ def forgetting_matrix(results: Results) -> Figure | None:
     tasks = list(results.tasks("retention"))
     if not tasks or not results.groups:
         return None
-    values = [
-        [g.best.metric(metric_keys.task_forgetting(t)) or 0.0 for t in tasks]
-        for g in results.groups
-    ]
+    bests = [group.best for group in results.groups]
+    columns = [_values(bests, metric_keys.task_forgetting(task)) for task in tasks]
+    values = [*zip(*columns, strict=True)]
     # The cells fill the figure, and labels of any length lie outside: `save` takes these in.
     figure = Figure(figsize=(0.75 * len(tasks), 0.36 * len(values)), dpi=150)
     axes = figure.add_axes((0, 0, 1, 1))
-    most = max(max(abs(value) for value in row) for row in values) or 1.0
+    known = [abs(value) for row in values for value in row if not math.isnan(value)]
+    most = max(known, default=0.0) or 1.0
     axes.imshow(values, cmap="PuOr_r", vmin=-most, vmax=most, aspect="auto")
     for i, row in enumerate(values):
         for j, value in enumerate(row):
+            if math.isnan(value):
+                continue
             colour = "white" if abs(value) > 0.7 * most else "black"
             axes.text(j, i, points(value), ha="center", va="center", color=colour, fontsize=8)
     axes.set_xticks(range(len(tasks)), tasks, rotation=35, ha="right", rotation_mode="anchor")

@@ -23,7 +23,8 @@ def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]
     """Whether forgetting follows the size of the update, learning rate x scale."""
     if not results.tasks("retention"):
         return []
-    trials = results.of(sweep, results.lora)
+    lora = results.of(sweep, results.lora)
+    trials = [record for record in lora if record.metric(FORGETTING_MEAN) is not None]
     if len(trials) < _FEWEST_TRIALS:
         return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
     steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
@@ -54,6 +55,7 @@ def trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
 
 
 def _values(trials: Sequence[TrialRecord], metric: str) -> list[float]:
+    """Of trials that all have it."""
     return [record.metric(metric) or 0.0 for record in trials]
 
 

@@ -11,10 +11,12 @@ from matplotlib.image import imread
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
+from analysis.conclusions.trends import forgetting_and_step_size
 from analysis.figures import forgetting_matrix, rank_curves, save
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables import metric_keys
+from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 
 
@@ -78,6 +80,23 @@ def test_the_forgetting_matrix_is_written_in_its_cells(results):
         for group in results.groups
         for task in tasks
     ]
+
+
+def test_what_was_not_finite_is_neither_drawn_nor_told_as_0(tmp_path):
+    """Only in-domain accuracy decides here, so the trial is complete all the same."""
+    decides = {"metric": metric_keys.IN_DOMAIN_ACC, "mode": "max"}
+    sweep = SyntheticSweep(trials=16, objectives=(decides,)).write(tmp_path)
+    ledger = Ledger(sweep)
+    lacking = Results(open_sweeps([sweep])).lora_groups()[0].best
+    kept = {k: v for k, v in lacking.last.metrics.items() if not k.startswith("forgetting/")}
+    last = lacking.last.model_copy(update={"metrics": kept})
+    ledger.write_trial(lacking.model_copy(update={"last": last}))
+    results = Results(open_sweeps([sweep]))
+    tasks, groups = list(results.tasks("retention")), results.groups
+    texts = forgetting_matrix(results).axes[0].texts
+    assert len(texts) == len(tasks) * (len(groups) - 1)
+    [told] = forgetting_and_step_size(results, results.sweeps[0])
+    assert f"n = {len(results.lora) - 1} LoRA trials" in told.evidence
 
 
 @pytest.mark.parametrize(("length", "ranks"), [(14, (1, 4, 16)), (40, (1,)), (40, (1, 4, 16))])
