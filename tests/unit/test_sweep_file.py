@@ -118,6 +118,16 @@ def test_bad_yaml_is_a_fault_with_its_line(
     assert fault.location == f"{file}:{line}"
 
 
+def test_a_character_may_be_escaped_in_two_halves_as_in_json(write: Write) -> None:
+    smile = r'"\ud83d\ude00 {{ q }}"'
+    file = write(SWEEP.replace("rows.jsonl\n", f"rows.jsonl\n  prompt: {smile}\n"))
+    assert load(file).data.prompt == load(file, f"data.prompt={smile}").data.prompt == "😀 {{ q }}"
+    for half in (r"\ud83d", r"\ude00"):
+        fault = only_fault(write(SWEEP.replace("tiny", f'"{half}"')))
+        assert "half of an escaped character stands alone" in fault.rule
+        assert fault.location.endswith(":1")
+
+
 def test_a_date_is_a_text(write: Write) -> None:
     file = write(edited(model__chat_template_args={}))
     dates = "{date_string: 2024-07-26, tagged: !!timestamp 2024-02-30}"

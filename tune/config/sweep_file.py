@@ -37,9 +37,23 @@ _LOCAL_PATHS = {
 class _Loader(yaml.SafeLoader):
     """Takes a date for a text, as chat templates and names want it."""
 
+    def text(self, node: Any) -> str:
+        """A text whose characters may be escaped as in JSON, some of them by two halves.
+
+        Raises:
+            YAMLError: a half stands alone.
+        """
+        text = self.construct_yaml_str(node)
+        try:
+            return text.encode("utf-16", "surrogatepass").decode("utf-16")
+        except UnicodeDecodeError as error:
+            problem = "half of an escaped character stands alone"
+            mark = node.start_mark
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark) from error
+
 
 _Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
-    "tag:yaml.org,2002:timestamp": yaml.SafeLoader.construct_yaml_str
+    f"tag:yaml.org,2002:{kind}": _Loader.text for kind in ("str", "timestamp")
 }
 
 
