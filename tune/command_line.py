@@ -76,13 +76,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SWEEP",
         help=f"a YAML file, or one of: {', '.join(bundled_sweeps())} (default: quickstart)",
     )
-    parser.add_argument("--num-trials", type=int, metavar="N", help="trials in all")
     parser.add_argument(
-        "--max-gpus",
-        type=int,
-        metavar="N",
-        help="GPUs to hold at most",
+        "--num-trials", type=int, metavar="N", help="trials to have in all, besides repeats"
     )
+    parser.add_argument("--max-gpus", type=int, metavar="N", help="GPUs to hold at most")
     parser.add_argument(
         "--retry-failed",
         action="store_true",

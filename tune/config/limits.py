@@ -35,7 +35,8 @@ class BudgetConfig(Frozen):
     """When to stop asking for trials; the first limit reached applies.
 
     Attributes:
-        trials: total number of trials.
+        trials: number of trials in the search, those of earlier starts included; the repeats that
+            `confirm` asks for come on top.
         hours: wall-clock hours of one start of the command; checked before each new trial.
         gpu_hours: sum over trials, also of those that run; checked before each new one. Counted is
             training and evaluation: not loading the model, the final save, nor work that is lost

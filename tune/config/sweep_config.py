@@ -27,8 +27,9 @@ _LONGEST_PROJECT, _NOT_IN_PROJECT = 128, "/\\#?%:"
 class EarlyStoppingConfig(Frozen):
     """When a trial ends before its last step.
 
-    A trial also ends if it breaks a constraint that the untouched base satisfies, such as a bound
-    on forgetting; one still to be reached by training, such as in-domain accuracy, ends no trial.
+    A trial also ends if, where trials are compared, it breaks a constraint that the untouched base
+    satisfies, such as a bound on forgetting; one still to be reached by training, such as in-domain
+    accuracy, ends no trial.
 
     Attributes:
         metrics: what trials are compared by. Default: the objectives, none of which is traded for
