@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 
 from trainables.config import ModelConfig
-from trainables.files.locations import PACKAGE_SCHEME, is_local, resolve
+from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local, resolve
 
 _IDENTIFIER = re.compile(r"[a-z0-9][a-z0-9.\-]*")
 
@@ -29,7 +29,7 @@ def licence_of(model: ModelConfig) -> str | None:
 
 def _card(model: ModelConfig) -> Path | None:
     if is_local(model.name):
-        path = Path(resolve(model.name)).expanduser()
+        path = expanded(resolve(model.name))
         card = (path if path.is_dir() else path.parent) / "README.md"
         return card if card.is_file() else None
     from huggingface_hub import try_to_load_from_cache

@@ -56,6 +56,17 @@ def config(tmp_path: Path) -> SweepConfig:
     return load_sweep(str(sweep), [])
 
 
+def test_files_that_cannot_be_read_are_told_by_their_fields(
+    config: SweepConfig, tmp_path: Path
+) -> None:
+    for name in ("general.txt", "rows.jsonl"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError) as caught:
+        digests(config)
+    assert [fault.field for fault in caught.value.faults] == ["data.path", "eval.general_text"]
+    assert all(fault.rule.startswith("cannot be read: ") for fault in caught.value.faults)
+
+
 @pytest.mark.parametrize(
     ("file", "field"),
     [

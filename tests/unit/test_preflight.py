@@ -115,6 +115,48 @@ def test_evaluations_that_come_too_late_to_stop_a_trial_early_are_told_of(
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
 
 
+UNREADABLE = "/" + "x" * 300
+"""A path that the system refuses to look at, as it does in a folder that one may not enter."""
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("data.path", f"{UNREADABLE}.jsonl"),
+        ("data.validation_path", f"{UNREADABLE}.jsonl"),
+        ("model.name", UNREADABLE),
+        ("model.chat_template", UNREADABLE),
+        ("eval.general_text", UNREADABLE),
+        ("eval.task_dirs.0", UNREADABLE),
+        (
+            "eval.in_domain.b.data_files.test",
+            f"[{{task: list_max, name: b, data_files: {{test: {UNREADABLE}}}}}]",
+        ),
+    ],
+)
+def test_a_path_that_cannot_be_looked_at_is_told_as_such(
+    field: str, value: str, tmp_path: Path
+) -> None:
+    key = "eval.in_domain" if "data_files" in field else field
+    with pytest.raises(UserError) as caught:
+        check_files(load_sweep("quickstart", [f"{key}={value}"]), tmp_path)
+    (fault,) = caught.value.faults
+    assert (fault.field, fault.rule[:36]) == (field, "cannot be read (File name too long):")
+
+
+def test_a_sweep_file_that_cannot_be_looked_at_is_told_as_such() -> None:
+    with pytest.raises(UserError, match=r"SWEEP: cannot be read \(File name too long\): /xxx"):
+        load_sweep(f"{UNREADABLE}.yaml", [])
+
+
+@pytest.mark.parametrize("key", ["data.path", "model.name"])
+def test_the_home_of_nobody_is_no_such_file(key: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=f"{key}: no such file.*/~of-nobody/x.jsonl"):
+        check_files(load_sweep("quickstart", [f"{key}=~of-nobody/x.jsonl"]), tmp_path)
+    with pytest.raises(UserError, match="no such file or bundled sweep: ~of-nobody/x"):
+        load_sweep("~of-nobody/x", [])
+
+
 def test_a_malformed_template_is_told_once_whatever_rows_it_is_for(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "p", "completion": "c"}\n')

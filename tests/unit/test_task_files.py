@@ -103,3 +103,10 @@ def test_a_task_is_found_beside_yaml_that_cannot_be_read(tmp_path: Path) -> None
     (tmp_path / "notes.yaml").write_text("about: task a\nsince: 2024-02-30\n")
     (tmp_path / "group.yaml").write_text("group: g\ntask: [a]\n")
     assert task_named("a", [tmp_path]) == {"task": "a"}
+
+
+def test_a_file_that_cannot_be_read_is_none_of_a_task(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(TASK)
+    (tmp_path / "b.yaml").symlink_to("/proc/self/mem")  # whose first byte nobody may read
+    assert task_files(tmp_path) == [tmp_path / "a.yaml"]
+    assert task_named("a", [tmp_path]) == {"task": "a"}

@@ -26,6 +26,25 @@ def resolve(location: str) -> str:
     return str(Path(spec.submodule_search_locations[0]) / inside)
 
 
+def expanded(path: str) -> Path:
+    """The path with the home for `~`; a `~NAME` of a user that there is not stays as it is."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - that of Path raises
+
+
+def absence(path: Path, kind: str) -> str | None:
+    """Why nothing can be read there, such as `no such file`; None if there is something.
+
+    `kind`: what there should be.
+    """
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return f"no such {kind}"
+    except OSError as error:  # such as a folder that this user may not enter
+        return f"cannot be read ({error.strerror})"
+    return None
+
+
 def is_local(location: str) -> bool:
     """Whether the location names a file or folder rather than something on a hub.
 

@@ -14,6 +14,7 @@ from typing import Protocol
 
 from trainables.errors import Fault, UserError
 from trainables.files.disk import beside, flush, whole_file
+from trainables.files.locations import expanded
 
 Location = str | Path
 _KEYS_OR_OPTIONS = re.compile(r"://[^/@]*:[^@]*@|\?")
@@ -97,7 +98,7 @@ def is_address(location: str) -> bool:
 
 def parse_location(text: str) -> Location:
     """A location as the user typed it."""
-    return text.rstrip("/") if is_address(text) else Path(text).expanduser()
+    return text.rstrip("/") if is_address(text) else expanded(text)
 
 
 def read_or_none(storage: Storage, name: str) -> bytes | None:

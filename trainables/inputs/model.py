@@ -25,7 +25,7 @@ from transformers import (
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file, whole_folder
-from trainables.files.locations import is_local, node_cache, resolve
+from trainables.files.locations import absence, expanded, is_local, node_cache, resolve
 from trainables.inputs.chat_date import freeze_chat_date
 from trainables.inputs.four_bits import compute_in, keep_trainable, quantisation
 from trainables.inputs.load_faults import FETCH_AGAIN, LOAD_ERRORS, fault_of_loading
@@ -69,7 +69,7 @@ def load_tokenizer(model: ModelConfig) -> Any:
 
 def _own_chat_template(file: str) -> str:
     try:
-        return Path(resolve(file)).expanduser().read_text(encoding="utf-8")
+        return expanded(resolve(file)).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError, ModuleNotFoundError) as error:
         raise UserError([Fault("model.chat_template", f"cannot be read: {error}")]) from error
 
@@ -289,9 +289,9 @@ def source(model: ModelConfig) -> str:
     location = resolve(model.name)
     if not is_local(location):
         return location
-    path = Path(location).expanduser()
-    if not path.exists():
-        raise OSError(f"no such file or folder: {path}")
+    path = expanded(location)
+    if told := absence(path, "file or folder"):
+        raise OSError(f"{told}: {path}")
     return str(_converted(path)) if path.suffix == ".gguf" else str(path)
 
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from trainables.config import ModelConfig, ModelShape
 from trainables.errors import Fault
-from trainables.files.locations import is_local, resolve
+from trainables.files.locations import expanded, is_local, resolve
 
 # Decoders made of the blocks that `memory` knows. Tests count their parameters one by one.
 _FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "smollm3")
@@ -71,14 +71,14 @@ def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
     except ModuleNotFoundError:
         return {}
     if is_local(location):
-        file: Path | None = Path(location).expanduser() / _CONFIG
+        file: Path | None = expanded(location) / _CONFIG
     else:
         file = _of_hub(location, model.revision, may_fetch)
-    if file is None or not file.is_file():
+    if file is None:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:  # loading the model tells
+    except (OSError, ValueError):  # loading the model tells
         return {}
     return config if isinstance(config, dict) else {}
 
@@ -86,7 +86,7 @@ def config_of(model: ModelConfig, may_fetch: bool) -> dict[str, Any]:
 def _found(model: ModelConfig) -> _Found:
     if model.name.endswith(".gguf"):
         with suppress(ModuleNotFoundError):
-            return _of_gguf(Path(resolve(model.name)).expanduser())
+            return _of_gguf(expanded(resolve(model.name)))
         return _Found()
     return _of_config(config_of(model, may_fetch=model.shape is None))
 

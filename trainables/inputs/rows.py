@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Literal
 
 from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError, meta
@@ -12,7 +11,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainables.config import DataConfig
 from trainables.errors import Fault, UserError, hub_remedy
-from trainables.files.locations import is_local, resolve
+from trainables.files.locations import absence, expanded, is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_rows
 from trainables.inputs.unusable import UnusableRow, faults_of_most
@@ -54,11 +53,12 @@ def load_rows(data: DataConfig, source: Source = "path") -> list[Row]:
 
 def _read_local(location: str, field: str, other: str = ".jsonl") -> list[Row]:
     try:
-        file = Path(resolve(location)).expanduser()
+        file = expanded(resolve(location))
     except ModuleNotFoundError as error:
         raise UserError([Fault(field, str(error))]) from error
-    if not file.is_file():
-        rule = "must be a file, is a folder" if file.is_dir() else "no such file"
+    rule = absence(file, "file")
+    if rule or not file.is_file():
+        rule = rule or f"must be a file, is {'a folder' if file.is_dir() else 'none'}"
         remedy = "give a .jsonl, .json, .csv, .tsv, .txt or .parquet"
         raise UserError([Fault(field, f"{rule}: {file}", remedy)])
     return read_rows(file, field, other)

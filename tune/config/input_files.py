@@ -10,8 +10,9 @@ import hashlib
 from collections.abc import Iterator
 from pathlib import Path
 
+from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file
-from trainables.files.locations import PACKAGE_SCHEME, is_local
+from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
 from tune.config.preflight import named_files
 from tune.config.sweep_config import SweepConfig
 from tune.config.task_files import task_files
@@ -21,8 +22,21 @@ _TASK_DIRS = "eval.task_dirs"
 
 
 def digests(config: SweepConfig) -> dict[str, str]:
-    """A digest of what each field names, by field; files of installed packages are left out."""
-    return {field: _digest(field, Path(name).expanduser()) for field, name in _named(config)}
+    """A digest of what each field names, by field; files of installed packages are left out.
+
+    Raises:
+        UserError: files that this user may not read; names all of their fields.
+    """
+    found: dict[str, str] = {}
+    faults: list[Fault] = []
+    for field, name in _named(config):
+        try:
+            found[field] = _digest(field, expanded(name))
+        except OSError as error:
+            faults.append(Fault(field, f"cannot be read: {error}"))
+    if faults:
+        raise UserError(faults)
+    return found
 
 
 def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:

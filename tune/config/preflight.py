@@ -12,7 +12,7 @@ from typing import Any
 from trainables.config import DataConfig, Method, TrainConfig
 from trainables.config.training import step_at
 from trainables.errors import Fault, UserError
-from trainables.files.locations import is_local, resolve
+from trainables.files.locations import absence, expanded, is_local, resolve
 from trainables.files.storage import Location
 from trainables.inputs.model_shape import config_of, faults_of_modules
 from trainables.inputs.quantised_files import faults_of_files
@@ -105,7 +105,7 @@ def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
 def paths_of_trials(config: SweepConfig) -> list[str]:
     """Files and folders that a trial reads, wherever it runs, besides those of packages."""
     named = [location for _, location in _named_paths(config) if "://" not in location]
-    return [str(Path(location).expanduser()) for location in named]
+    return [str(expanded(location)) for location in named]
 
 
 def named_files(config: SweepConfig) -> list[tuple[str, str]]:
@@ -134,12 +134,12 @@ def _missing_paths(config: SweepConfig) -> list[Fault]:
     faults = []
     for field, location in _named_paths(config):
         try:
-            path = Path(resolve(location)).expanduser()
+            path = expanded(resolve(location))
         except ModuleNotFoundError as error:
             faults.append(Fault(field, str(error)))
             continue
-        if not path.exists():
-            faults.append(Fault(field, f"no such file or folder: {path}", _RELATIVE))
+        if told := absence(path, "file or folder"):
+            faults.append(Fault(field, f"{told}: {path}", _RELATIVE))
         elif field == "model.name" and path.is_dir() and _holds_no_model(path):
             faults.append(Fault(field, f"holds no config.json of a model: {path}", _RELATIVE))
     return faults

@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 from trainables.config import ROLES
 from trainables.errors import Fault, UserError
-from trainables.files.locations import direct, is_local
+from trainables.files.locations import absence, direct, expanded, is_local
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_faults import KeyPath, dotted, faults_of, split_key
 
@@ -122,15 +123,15 @@ def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
 
 def _find(name_or_path: str, folder: Path, field: str) -> Path:
     bundled = BUNDLED / f"{name_or_path}.yaml"
-    path = bundled if bundled.is_file() else folder / Path(name_or_path).expanduser()
-    if not path.is_file():
+    path = folder / expanded(name_or_path) if absence(bundled, "") else bundled
+    told = absence(path, "file or bundled sweep")
+    if told or not path.is_file():
         names, asked = bundled_sweeps(), Path(name_or_path)
-        beside = [file.name for file in path.parent.glob("*.yaml")]
+        beside = glob("*.yaml", root_dir=path.parent)  # noqa: PTH207 - that of Path may raise
         near = [str(asked.with_name(n)) for n in get_close_matches(asked.name, beside, 1, 0.7)]
         near = near or get_close_matches(asked.stem, names, n=1)
         hint = f"did you mean {near[0]}?" if near else f"bundled sweeps: {', '.join(names)}"
-        is_folder = path.is_dir()
-        rule = "must be a YAML file, is a folder" if is_folder else "no such file or bundled sweep"
+        rule = told or "must be a YAML file, is a folder"
         raise UserError([Fault(field, f"{rule}: {name_or_path}", hint)])
     return path
 
@@ -240,8 +241,8 @@ def _resolved(value: Any, location: KeyPath, folder: Path) -> Any:
     kind = _path_kind(location)
     if kind is None or "://" in filled_in:
         return filled_in
-    path = (Path.cwd() if value.startswith("${") else folder) / Path(filled_in).expanduser()
-    local = kind in _LOCAL_PATHS or is_local(filled_in) or path.exists()
+    path = (Path.cwd() if value.startswith("${") else folder) / expanded(filled_in)
+    local = kind in _LOCAL_PATHS or is_local(filled_in) or not absence(path, "")
     return direct(str(path)) if local else filled_in
 
 

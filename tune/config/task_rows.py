@@ -17,7 +17,7 @@ from jinja2 import Environment, TemplateError, meta
 
 from trainables.config import EvalSuite
 from trainables.errors import Fault, UserError
-from trainables.files.locations import resolve
+from trainables.files.locations import absence, resolve
 from trainables.inputs.right_answers import REMEDY, names_a_choice
 from trainables.inputs.row_files import Row, opened, read_rows
 from tune.config.task_files import task_named
@@ -84,8 +84,8 @@ def _rows(field: str, file: Path, spec: dict[str, Any]) -> list[Row]:
     Raises:
         UserError: it is missing, of another format, malformed or empty.
     """
-    if not file.exists():
-        raise UserError([Fault(field, f"no such file: {file}")])
+    if told := absence(file, "file"):
+        raise UserError([Fault(field, f"{told}: {file}")])
     reader = spec["dataset_path"]
     suffix = Path(file.name.removesuffix(".gz")).suffix
     if suffix not in _SUFFIXES[reader]:
