@@ -157,6 +157,14 @@ def test_the_home_of_nobody_is_no_such_file(key: str, tmp_path: Path) -> None:
         load_sweep("~of-nobody/x", [])
 
 
+def test_nothing_is_read_from_an_object_store(tmp_path: Path) -> None:
+    fields = ["model.name", "data.path", "data.validation_path", "eval.general_text"]
+    with pytest.raises(UserError) as caught:
+        check_files(load_sweep("quickstart", [f"{f}=s3://bucket/{f}" for f in fields]), tmp_path)
+    told = [(fault.field, fault.rule) for fault in caught.value.faults]
+    assert told == [(f, f"must be no address, got s3://bucket/{f}") for f in fields]
+
+
 def test_a_malformed_template_is_told_once_whatever_rows_it_is_for(tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text('{"prompt": "p", "completion": "c"}\n')

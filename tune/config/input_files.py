@@ -13,11 +13,10 @@ from pathlib import Path
 from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file
 from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
-from tune.config.preflight import named_files
+from tune.config.preflight import DATA_FIELDS, named_files, named_on_hub_or_disk
 from tune.config.sweep_config import SweepConfig
 from tune.config.task_files import task_files
 
-_DATA = ("data.path", "data.validation_path", "data.replay.path")
 _TASK_DIRS = "eval.task_dirs"
 
 
@@ -40,10 +39,8 @@ def digests(config: SweepConfig) -> dict[str, str]:
 
 
 def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:
-    replay = config.data.replay.path if config.data.replay else None
-    data = zip(_DATA, (config.data.path, config.data.validation_path, replay), strict=True)
-    for field, name in [("model.name", config.model.name), *data, *named_files(config)]:
-        if name and not name.startswith(PACKAGE_SCHEME) and (is_local(name) or Path(name).exists()):
+    for field, name in [*named_on_hub_or_disk(config), *named_files(config)]:
+        if not name.startswith(PACKAGE_SCHEME) and (is_local(name) or Path(name).exists()):
             yield field, name
 
 
@@ -53,7 +50,7 @@ def _digest(field: str, path: Path) -> str:
     for file in _files(field, path):
         inside = file.relative_to(path).as_posix()
         digest.update(f"{inside}:{file.stat().st_size}\n".encode())
-        if field in _DATA:  # an edit may leave the size of a large file
+        if field in DATA_FIELDS:  # an edit may leave the size of a large file
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         else:

@@ -12,8 +12,8 @@ from typing import Any
 from trainables.config import DataConfig, Method, TrainConfig
 from trainables.config.training import step_at
 from trainables.errors import Fault, UserError
-from trainables.files.locations import absence, expanded, is_local, resolve
-from trainables.files.storage import Location
+from trainables.files.locations import PACKAGE_SCHEME, absence, expanded, is_local, resolve
+from trainables.files.storage import Location, is_address
 from trainables.inputs.model_shape import config_of, faults_of_modules
 from trainables.inputs.quantised_files import faults_of_files
 from trainables.inputs.rows import (
@@ -32,6 +32,7 @@ from tune.config.sweep_metrics import EVALUATED, logged_metrics, named_metrics
 from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
 
+DATA_FIELDS = ("data.path", "data.validation_path", "data.replay.path")
 # What to write where nothing fills in DeepSpeed's `auto`.
 _IN_FULL = {
     "optimizer.type": "AdamW",
@@ -53,6 +54,8 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     Raises:
         UserError: files are missing or malformed; names all of them.
     """
+    if addresses := _addresses(config):
+        raise UserError(addresses)
     samples, faults = _check_data(config.data)
     if config.data.replay and config.data.replayed:
         faults += as_replay(_check_data(config.data.replayed)[1])
@@ -84,6 +87,16 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     return samples
 
 
+def _addresses(config: SweepConfig) -> list[Fault]:
+    """A sweep may be kept in an object store, but nothing that its file names is read from one."""
+    named = [*named_on_hub_or_disk(config), *named_files(config)]
+    return [
+        Fault(field, f"must be no address, got {name}", "copy it to where every node sees it")
+        for field, name in named
+        if is_address(name) and not name.startswith(PACKAGE_SCHEME)
+    ]
+
+
 def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
     """How many samples the local files of the data make, if that is known, and their faults."""
     samples: int | None = None
@@ -106,6 +119,14 @@ def paths_of_trials(config: SweepConfig) -> list[str]:
     """Files and folders that a trial reads, wherever it runs, besides those of packages."""
     named = [location for _, location in _named_paths(config) if "://" not in location]
     return [str(expanded(location)) for location in named]
+
+
+def named_on_hub_or_disk(config: SweepConfig) -> list[tuple[str, str]]:
+    """Model and data, each with its field."""
+    data = config.data
+    paths = (data.path, data.validation_path, data.replay.path if data.replay else None)
+    named = zip(DATA_FIELDS, paths, strict=True)
+    return [("model.name", config.model.name), *((field, path) for field, path in named if path)]
 
 
 def named_files(config: SweepConfig) -> list[tuple[str, str]]:
