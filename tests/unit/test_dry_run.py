@@ -98,9 +98,16 @@ def test_it_shows_points_resources_and_an_estimate(
     assert "first 3 of 3 trials" in shown
     assert shown.count("lora  ") >= 3
     assert re.search(r"│ +7 │ +14 │ +2 │", shown)  # rank, alpha, scaling
-    assert "lora: 1 worker(s) a trial, each with 1 CPU" in shown
+    assert "lora: 1 worker(s) a trial, each with 1 CPU and 1 GPU where there is one\n" in shown
     assert "estimate: 40 samples, about 30 optimizer steps" in shown
     assert list(sweep.parent.iterdir()) == list(sweep.parent.glob("*.*"))
+
+
+def test_where_no_gpu_may_be_held_none_is_told(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(sweep, "--dry-run", "--max-gpus", "0") == command_line.OK
+    assert "each with 1 CPU and 0 GPU\n" in capsys.readouterr().out
 
 
 def test_a_misspelt_task_is_told_before_anything_runs(

@@ -148,7 +148,7 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"search__lora__alpha": 16},
         "search.lora",
         "give exactly one of alpha and alpha_ratio, got both",
-        "",
+        "null takes one back",
     ),
     "no alpha": (
         {"search__lora__alpha_ratio": ...},

@@ -126,7 +126,7 @@ class LoraSpace(MethodSpace):
     @model_validator(mode="after")
     def _one_rule_for_alpha(self) -> LoraSpace:
         if (self.alpha is None) == (self.alpha_ratio is None):
-            given = "neither" if self.alpha is None else "both"
+            given = "neither" if self.alpha is None else "both; null takes one back"
             raise ValueError(f"give exactly one of alpha and alpha_ratio, got {given}")
         return self
 

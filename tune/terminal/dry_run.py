@@ -172,8 +172,10 @@ def _resources(config: SweepConfig) -> list[str]:
         gpu_type = resources.accelerator_type
         if gpu_type:
             each = f"{gpus or 1:g} {gpu_type} GPU"
+        elif gpus is None and config.resources.max_gpus != 0:
+            each = "1 GPU where there is one"
         else:
-            each = "1 GPU where there is one" if gpus is None else f"{gpus:g} GPU"
+            each = f"{gpus or 0:g} GPU"
         lines.append(
             f"{method}: {resources.workers} worker(s) a trial, each with "
             f"{resources.cpus_per_worker:g} CPU and {each}"
