@@ -1,7 +1,12 @@
-"""A base that looks at later tokens is refused: its training would be shown the answers."""
+"""A base that looks at later tokens is refused: its training would be shown the answers.
+
+So is one that cannot compute, which shows here first.
+"""
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +25,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 CPM_ANT = {"dim_head": 8, "dim_ff": 24}
+XLNET = {"d_model": 16, "n_layer": 1, "n_head": 2, "d_inner": 24}
 
 
 @pytest.fixture
@@ -65,3 +71,60 @@ def test_one_that_looks_at_earlier_tokens_alone_is_taken(
     kind: str, options: dict[str, Any], dtype: str, saved: Callable[..., ModelConfig]
 ) -> None:
     check_base(saved(kind, dtype, options), Demands())
+
+
+@pytest.mark.parametrize(
+    ("kind", "dtype", "options", "told"),
+    [
+        (
+            "xlnet",
+            "bfloat16",
+            XLNET,
+            "model.dtype: {} cannot compute in bfloat16: RuntimeError: expected scalar type Float "
+            "but found BFloat16; set it to float32",
+        ),
+        (
+            "xmod",
+            "bfloat16",
+            {},
+            "model.name: {} cannot compute what follows a text: ValueError: Input language unknown",
+        ),
+    ],
+)
+def test_one_that_cannot_compute_is_told_with_the_setting_at_fault(
+    kind: str,
+    dtype: str,
+    options: dict[str, Any],
+    told: str,
+    saved: Callable[..., ModelConfig],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    model = saved(kind, dtype, options)
+    with pytest.raises(UserError) as caught:
+        check_base(model, Demands())
+    (fault,) = caught.value.faults
+    assert str(fault).startswith(told.format(model.name))
+    assert f"modeling_{kind}.py" in caplog.text  # the traceback, which may lead to their own code
+
+
+def test_one_without_an_embedding_of_a_token_is_told_of_it(
+    saved: Callable[..., ModelConfig],
+) -> None:
+    """A GPU would say that an assertion failed, and be lost."""
+    with pytest.raises(UserError, match="is used, and the model has embeddings of 3 alone"):
+        check_base(saved("llama", "float32", {"vocab_size": 3}), Demands())
+
+
+def test_the_process_ends_where_it_is_the_device_that_cannot_compute(
+    saved: Callable[..., ModelConfig], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In another process the base's evaluation can go on."""
+
+    def lost() -> None:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lost)
+    monkeypatch.setattr(os, "_exit", sys.exit)
+    with pytest.raises(SystemExit):
+        check_base(saved("xmod", "float32", {}), Demands())

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any, TypeVar
 
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
-from trainables.errors import Fault, UserError, first_line
+from trainables.errors import Fault, UserError, first_line, named
 from trainables.evaluation.evaluator import Evaluator, shared_evaluator
-from trainables.evaluation.vocabulary import check_data
+from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.causality import check_causal
 from trainables.inputs.data import TokenizedData, tokenize
 from trainables.inputs.model import fingerprint, load_tokenizer, pinned, shared_base
 from trainables.inputs.rows import read_general_text
+from trainables.process.lost_device import end_with_lost_device
 from trainables.process.out_of_memory import is_out_of_memory
 
+logger = logging.getLogger(__name__)
+
 T = TypeVar("T")
+# What torch says of operands of two dtypes, and of a dtype that it has no kernel for.
+_OF_DTYPE = re.compile(r"dtype|scalar type|'BFloat16'").search
 
 
 @dataclass(frozen=True)
@@ -120,11 +127,11 @@ def check_base(model: ModelConfig, demands: Demands) -> None:
 
     Raises:
         UserError: loading fails, or runs out of memory, which no smaller batch would change; or the
-            base does not meet the demands, or looks at later tokens.
+            base does not meet the demands, cannot compute, or looks at later tokens.
     """
     try:
         base = shared_base(model)
-        check_causal(base, load_tokenizer(model), model)
+        _check_passes(base, load_tokenizer(model), model)
         check_adaptable(base, demands)
     except Exception as error:
         if not is_out_of_memory(error):
@@ -135,6 +142,27 @@ def check_base(model: ModelConfig, demands: Demands) -> None:
         )
         remedy = "take a smaller model or larger GPUs"
         raise UserError([Fault("model.name", rule, remedy)]) from None
+
+
+def _check_passes(base: Any, tokenizer: Any, model: ModelConfig) -> None:
+    """Have the base compute for the first time: what it cannot do is told before all else."""
+    try:
+        with only_embedded(base, tokenizer):
+            check_causal(base, tokenizer, model)
+    except Exception as error:  # models run their own code: anything
+        if isinstance(error, UserError) or is_out_of_memory(error):
+            raise
+        end_with_lost_device()
+        logger.warning("the first pass of %s", model.name, exc_info=True)
+        raise UserError([_fault_of_pass(model, error)]) from error
+
+
+def _fault_of_pass(model: ModelConfig, error: Exception) -> Fault:
+    if model.dtype != "float32" and _OF_DTYPE(str(error)):
+        rule = f"{model.name} cannot compute in {model.dtype}: {named(error)}"
+        return Fault("model.dtype", rule, "set it to float32")
+    rule = f"{model.name} cannot compute what follows a text: {named(error)}"
+    return Fault("model.name", rule, "take a model that generates text with Transformers alone")
 
 
 def _check_chat_template(
