@@ -97,6 +97,20 @@ def test_an_edited_file_is_told_by_its_field(
     assert fault.field == field
 
 
+def test_a_file_of_which_nothing_was_recorded_is_not_said_to_have_changed(
+    config: SweepConfig,
+) -> None:
+    """By an older version, or as a hub's name then was no folder here."""
+    recorded = digests(config)
+    del recorded["model.name"]
+    with pytest.raises(UserError) as caught:
+        check_same_inputs(recorded, digests(config))
+    assert str(caught.value) == (
+        "model.name: nothing was recorded of it at this sweep's first start, so it may have "
+        "changed; give the sweep another name or --output-dir"
+    )
+
+
 def test_a_renamed_file_of_a_folder_is_an_edit(config: SweepConfig, tmp_path: Path) -> None:
     recorded = digests(config)
     (tmp_path / "model/config.json").rename(tmp_path / "model/other.json")

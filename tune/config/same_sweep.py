@@ -61,11 +61,14 @@ def check_same_inputs(recorded: Mapping[str, str], now: Mapping[str, str]) -> No
         now: those of this start.
 
     Raises:
-        UserError: the base was measured, or the data were read, from other files; names them all.
+        UserError: the base was measured, or the data were read, from other files, or from files of
+            which nothing was recorded; names them all.
     """
-    remedy = "put it back, or give the sweep another name or --output-dir"
+    anew = "give the sweep another name or --output-dir"
+    changed = "has changed since this sweep's first start", f"put it back, or {anew}"
+    unknown = "nothing was recorded of it at this sweep's first start, so it may have changed", anew
     faults = [
-        Fault(field, "has changed since this sweep's first start", remedy)
+        Fault(field, *(changed if field in recorded else unknown))
         for field, digest in now.items()
         if recorded.get(field) != digest
     ]
