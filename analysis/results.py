@@ -15,14 +15,19 @@ from trainables.config import Role
 from trainables.metric_keys import domain_metric
 from trainables.records.schema import BaseRecord, TaskScore, TrialRecord, TrialStatus
 from trainables.results.pareto import (
-    best_trade_off,
+    can_be_taken,
     is_feasible,
     objective_values,
     pareto_front,
     trade_off_ranges,
 )
 from trainables.results.recommendation import Recommendation, numbers_text, recommend
-from trainables.results.repeats import judged_by_repeats, metrics_over, repeats_of
+from trainables.results.repeats import (
+    best_unrefuted,
+    judged_by_repeats,
+    metrics_over,
+    repeats_of,
+)
 from trainables.results.wording import method_name, scores_of
 
 
@@ -155,9 +160,8 @@ class Results:
         return is_feasible(self.goals, self._judged_or_own(record))
 
     def can_be_taken(self, record: TrialRecord) -> bool:
-        """Whether a trial keeps every constraint and diverged with no other seed."""
-        is_complete = self._judged_or_own(record).status is TrialStatus.COMPLETE
-        return is_complete and self.keeps_constraints(record)
+        """Whether it also is complete, with every objective, with every seed."""
+        return can_be_taken(self.goals, self._judged_or_own(record))
 
     def _judged_or_own(self, record: TrialRecord) -> TrialRecord:
         return self.judged.get(record.config.trial_id, record)
@@ -205,9 +209,7 @@ class Results:
         for taken in self._taken:
             if taken in own:
                 return own[taken]
-        held = [r for r in trials if r.config.trial_id not in self.judged or self.can_be_taken(r)]
-        kept = [record for record in held if self.keeps_constraints(record)]
-        return best_trade_off(self.goals, kept or held or trials, self._ranges)
+        return best_unrefuted(self.goals, trials, self.judged, self._ranges)
 
     @cached_property
     def _taken(self) -> list[str]:

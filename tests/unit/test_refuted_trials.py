@@ -51,12 +51,16 @@ def repeat(
     metrics: Mapping[str, float],
     status: TrialStatus = TrialStatus.COMPLETE,
 ) -> None:
-    """One more run of a trial's point with another seed; what is not given is as of the trial."""
+    """One more run of a trial's point with another seed; what is not given is as of the trial.
+
+    What is NaN is not recorded.
+    """
     ledger = Ledger(folder)
     number = 100 + len(ledger.trials())
     own = {"number": number, "trial_id": f"{of.config.trial_id}-{number}", "seed": number}
     update = {"config": of.config.model_copy(update=own), "confirms": of.number, "status": status}
-    last = of.last.model_copy(update={"metrics": {**of.last.metrics, **metrics}})
+    measured = {k: v for k, v in {**of.last.metrics, **metrics}.items() if not math.isnan(v)}
+    last = of.last.model_copy(update={"metrics": measured})
     ledger.write_trial(of.model_copy(update={**update, "last": last}))
 
 
@@ -72,7 +76,11 @@ def group_of_several(results: Results):
 
 @pytest.mark.parametrize(
     ("metrics", "status"),
-    [({}, DIVERGED), ({FORGETTING_MEAN: 0.6}, TrialStatus.COMPLETE)],
+    [
+        ({}, DIVERGED),
+        ({FORGETTING_MEAN: 0.6}, TrialStatus.COMPLETE),
+        ({IN_DOMAIN_ACC: math.nan}, TrialStatus.COMPLETE),
+    ],
 )
 def test_a_trial_that_repeats_refuted_is_not_the_best_of_its_rank(tmp_path, metrics, status):
     folder = SyntheticSweep(trials=12, items=20, constraints=BOUND).write(tmp_path)

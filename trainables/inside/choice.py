@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 
-from trainables.records.schema import TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord
 from trainables.results.pareto import (
     Goals,
-    best_trade_off,
-    is_feasible,
     objective_values,
     pareto_front,
     trade_off_ranges,
 )
 from trainables.results.recommendation import recommend
-from trainables.results.repeats import judged_by_repeats
+from trainables.results.repeats import best_unrefuted, judged_by_repeats
 
 
 def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
@@ -35,16 +33,7 @@ def notable_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[int]:
     ranges = trade_off_ranges(goals, complete) if complete else []
     found = judged_by_repeats(records, goals.confirm)
     judged = {record.config.trial_id: record for record in found if record.weights_dir}
-    refuted = {
-        name
-        for name, record in judged.items()
-        if record.status is not TrialStatus.COMPLETE or not is_feasible(goals, record)
-    }
-    taken = []
-    for group in groups.values():
-        held = [record for record in group if record.config.trial_id not in refuted]
-        within = [r for r in held if is_feasible(goals, judged.get(r.config.trial_id, r))]
-        taken.append(best_trade_off(goals, within or held or group, ranges))
+    taken = [best_unrefuted(goals, group, judged, ranges) for group in groups.values()]
     recommended = recommend(goals, kept, [*judged.values()])
     taken += [recommended.trial] if recommended else []
     return sorted({record.number for record in [*pareto_front(goals, kept), *taken]})

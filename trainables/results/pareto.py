@@ -117,7 +117,7 @@ def pareto_front(goals: Goals, records: Iterable[TrialRecord]) -> list[TrialReco
 
 
 def losses_of(goals: Goals, record: TrialRecord) -> list[float]:
-    """The losses of all objectives, in order: lower is better; none of a trial not to be taken."""
+    """The losses of all objectives, in order: lower is better; none of a trial that lacks one."""
     values = objective_values(goals, record) or []
     return [aim.loss(value) for aim, value in zip(goals.objectives, values, strict=False)]
 
@@ -128,7 +128,7 @@ def is_no_worse(one: list[float], other: list[float]) -> bool:
 
 
 def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
-    """Values of the objectives, in order; None for a trial that cannot be taken.
+    """Values of the objectives, in order; None for a trial that has no part in the trade-off.
 
     It must be complete, have every objective, and not be a repeat run with a new seed.
     """
@@ -137,6 +137,11 @@ def objective_values(goals: Goals, record: TrialRecord) -> list[float] | None:
     values = [record.metric(objective.metric) for objective in goals.objectives]
     found = [value for value in values if value is not None]
     return found if len(found) == len(values) else None
+
+
+def can_be_taken(goals: Goals, record: TrialRecord) -> bool:
+    """Whether a trial is complete, has every objective, and meets every constraint."""
+    return objective_values(goals, record) is not None and is_feasible(goals, record)
 
 
 def is_feasible(goals: Goals, record: TrialRecord) -> bool:
@@ -161,8 +166,7 @@ def scaling_trials(goals: Goals, records: Sequence[TrialRecord]) -> list[TrialRe
     points = {tuple(losses_of(goals, record)) for record in front}
     if len(points) > 2:
         return front
-    ranked = [record for record in records if objective_values(goals, record) is not None]
-    return [record for record in ranked if is_feasible(goals, record)]
+    return [record for record in records if can_be_taken(goals, record)]
 
 
 def objective_ranges(goals: Goals, records: Sequence[TrialRecord]) -> list[tuple[float, float]]:

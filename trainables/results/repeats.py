@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from trainables.config import LoraConfig
 from trainables.records.schema import TrialRecord, TrialStatus
-from trainables.results.pareto import Confirm
+from trainables.results.pareto import Confirm, Goals, best_trade_off, can_be_taken
 
 # Confidence of every interval, and 1 - LEVEL the p-value below which a difference counts as shown.
 LEVEL = 0.95
@@ -77,6 +77,21 @@ def judged_by_repeats(records: Sequence[TrialRecord], confirm: Confirm | None) -
             last = trial.last.model_copy(update={"metrics": means})
             judged.append(trial.model_copy(update={"last": last}))
     return judged
+
+
+def best_unrefuted(
+    goals: Goals,
+    trials: Sequence[TrialRecord],
+    judged: Mapping[str, TrialRecord],
+    ranges: Sequence[tuple[float, float]],
+) -> TrialRecord:
+    """The best trade-off, as of `best_trade_off`, where trials that repeat runs refuted come last.
+
+    `judged`: those of `judged_by_repeats`, by id.
+    """
+    sound = [r for r in trials if can_be_taken(goals, judged.get(r.config.trial_id, r))]
+    untold = [record for record in trials if record.config.trial_id not in judged]
+    return best_trade_off(goals, sound or untold or trials, ranges)
 
 
 def point_of(record: TrialRecord) -> Point:
