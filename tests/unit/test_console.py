@@ -534,6 +534,7 @@ def test_the_end_of_the_sweep_stops_the_display():
         (LOSS, 0.0125, "+0.013"),
         (LOSS, -0.25, "-0.250"),
         (LOSS, -0.0001, "+0.000"),
+        (GAIN, -0.0001, "0.000"),
         (GAIN, None, "-"),
         (metric_keys.LEARNING_RATE, 3.2e-4, "3.2e-04"),
         (metric_keys.TRAINABLE_PARAMETERS, 1234, "1234"),

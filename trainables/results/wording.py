@@ -184,8 +184,7 @@ def metric_text(key: str, value: float | None) -> str:
     # Keys not in METRICS are those of single tasks, whose values are shares.
     if metric is not None and metric.unit not in ("share", "nats/token"):
         return f"{value:.4g}"
-    rounded = round(value, 3) + 0.0  # no -0.000
-    return f"{rounded:+.3f}" if key.startswith(_SIGNED) else f"{rounded:.3f}"
+    return f"{value:+z.3f}" if key.startswith(_SIGNED) else f"{value:z.3f}"
 
 
 def how_many(count: int, noun: str) -> str:
@@ -200,7 +199,7 @@ def rate(value: float) -> str:
 
 def points(share: float) -> str:
     """A difference of shares in percentage points, such as `+3.1`."""
-    return f"{round(100 * share, 1) + 0.0:+.1f}"
+    return f"{100 * share:+z.1f}"
 
 
 def duration(seconds: float) -> str:
