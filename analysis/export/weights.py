@@ -21,6 +21,8 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.recommendation import numbers_text
 from trainables.results.wording import status_in_full
 
+_ADAPTED = ".base_layer"  # PEFT's name of what a layer was before
+
 
 def export(
     sweep_dir: Path,
@@ -175,7 +177,8 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
     Input embedding and output head that share their weights get their own if one is adapted.
 
     Raises:
-        UserError: the base cannot be loaded, or the adapter is damaged.
+        UserError: the base cannot be loaded, or has an adapted W in several layers, or the adapter
+            is damaged.
         OSError: the folder cannot be written to.
     """
     with redirect_stdout(sys.stderr), quiet_libraries():
@@ -193,6 +196,7 @@ def merge_adapter(model: ModelConfig, weights: Path, to: Path) -> None:
         try:
             adapted = PeftModel.from_pretrained(base, weights, torch_device="cpu")
             _untie_if_adapted(base)
+            _check_own_weights(base, model)
             merged = adapted.merge_and_unload(safe_merge=True)
         except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
             raise _damaged(weights, error) from error
@@ -212,3 +216,16 @@ def _untie_if_adapted(base: Any) -> None:
         plain.weight = Parameter(plain.weight.detach().clone())
         for config in {id(c): c for c in (base.config, base.config.get_text_config())}.values():
             config.tie_word_embeddings = False
+
+
+def _check_own_weights(base: Any, model: ModelConfig) -> None:
+    """Refuse adapted layers that share their weights, as Zamba's do: each has its own adapter."""
+    layers: dict[Any, list[str]] = {}
+    for name, weight in base.named_parameters(remove_duplicate=False):
+        layers.setdefault(weight, []).append(name.rpartition(".")[0])
+    for sharing in layers.values():
+        if len(sharing) > 1 and any(name.endswith(_ADAPTED) for name in sharing):
+            one, other, *_ = (name.removesuffix(_ADAPTED) for name in sharing)
+            rule = f"{one} and {other} of {model.name} share their weights, of which an adapter "
+            rule += "changes each by itself"
+            raise UserError([Fault("--merge", rule, "leave --merge out to export the adapter")])
