@@ -12,11 +12,12 @@ import pytest
 import ray
 from killed_trials import HostKiller, host_processes
 from measured import OF_THE_PROCESS
+from ray.exceptions import RayActorError
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.slots.host import MEASUREMENT
-from trainables.under_ray.slots import SlotHosts, _join, _load, start_slot_host
+from trainables.under_ray.slots import SlotHosts, _join, _load, has_process, start_slot_host
 from tune.cluster.slots import HostPool
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
@@ -237,6 +238,29 @@ def test_hosts_that_no_trial_will_need_end_and_others_train_on(
         _, alive = psutil.wait_procs(set(host_processes()) - others, timeout=20)
         assert not alive
         assert set(host_processes()) <= others  # Ray restarts none of them
+
+
+def test_a_host_that_waits_for_its_node_ends_before_one_that_is_idle(
+    load: Callable[..., SweepConfig], make_trial: Callable[..., TrialConfig]
+) -> None:
+    """Trials that are left would else wait for that node, which may never come."""
+    config = load("search.full=null", "resources.lora={cpus_per_worker: 1, slots: 1}")
+    trials = [
+        make_trial(trial_id=name, train={"steps": 10_000, "report_every": 10_000})
+        for name in ("first", "second", "over")
+    ]
+    with HostPool(config, {"CPU": 3.0}, lambda *point: make_trial(), {}, print) as pool:
+        hosts = pool.ready(samples=8, most_at_once=lambda: 2)
+        assert hosts is not None
+        late = next(actor for actor in hosts.actors if not has_process(actor))
+        up = set(hosts.actors) - {late}
+        assert len(up) == 2
+        joined = {_join(hosts, trials[0])}
+        pool.trial_ended(TrialRecord(config=trials[2], params={}, started=0))
+        joined.add(_join(hosts, trials[1]))
+        assert joined == up
+        with pytest.raises(RayActorError):
+            ray.get(late.load.remote(), timeout=10)
 
 
 def test_a_host_that_is_lost_while_it_loads_the_model_is_asked_again(

@@ -92,6 +92,12 @@ def start_slot_host(held: Mapping[str, float]) -> Any:
     return actor.options(**as_options(held), max_restarts=-1, max_concurrency=1000).remote()
 
 
+def has_process(actor: Any) -> bool:
+    """Whether a host is up: it waits for no node, be it its first or one to restart on."""
+    known = ray._private.state.state.actor_table(actor._actor_id.hex())
+    return bool(known.get("State") == "ALIVE")
+
+
 def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> TrialResult:
     """Have a host train the trial alongside others, and pass on its reports."""
     listener = secrets.token_hex(8)

@@ -18,7 +18,7 @@ from trainables.records.schema import TrialRecord
 from trainables.results.confirmation import planned_repeats, unconfirmed, winners
 from trainables.slots.speed import best
 from trainables.under_ray.gpu_types import as_options
-from trainables.under_ray.slots import SlotHosts, start_slot_host
+from trainables.under_ray.slots import SlotHosts, has_process, start_slot_host
 from trainables.under_ray.tasks import trial_process_seconds
 from tune.cluster.node_checks import nodes_up
 from tune.cluster.ray_cluster import usable_cpus
@@ -148,26 +148,40 @@ class HostPool(SweepListener):
         if record.config.method == "lora":
             for actor in self._actors:
                 actor.leave.remote(record.config.trial_id)
-        self._end_idle()
+        self._end_spare()
 
     trial_interrupted = trial_ended
 
-    def _end_idle(self) -> None:
-        """End hosts that are idle and that no trial will need: a cluster can use or end their GPUs.
-
-        Those that do not answer, as their node is on its way, are left.
-        """
+    def _end_spare(self) -> None:
+        """End hosts that no trial will need: a cluster can use or end their GPUs."""
         spare = len(self._actors) - math.ceil(self._most_at_once() / self._slots)
-        if spare <= 0:
-            return
+        if spare > 0 and (left := spare - self._cancel_waiting(spare)):
+            self._end_idle(left)
+
+    def _cancel_waiting(self, most: int) -> int:
+        """End hosts that wait for a node, before idle ones: a trial would wait for it, too.
+
+        Returns:
+            How many, at most as many as are asked for.
+        """
+        waiting = [actor for actor in self._actors if not has_process(actor)][:most]
+        for actor in waiting:
+            ray.kill(actor)
+            self._forget(actor)
+        return len(waiting)
+
+    def _end_idle(self, most: int) -> None:
         asked = {actor.load.remote(): actor for actor in self._actors}
         answered, _ = ray.wait([*asked], num_returns=len(asked), timeout=_ANSWER_S)
         for actor in [asked[answer] for answer in answered]:
             with suppress(RayError):
-                if spare > 0 and ray.get(actor.retire.remote(), timeout=_ANSWER_S):
+                if most > 0 and ray.get(actor.retire.remote(), timeout=_ANSWER_S):
                     actor.end.remote()
-                    self._actors = tuple(other for other in self._actors if other != actor)
-                    spare -= 1
+                    self._forget(actor)
+                    most -= 1
+
+    def _forget(self, actor: Any) -> None:
+        self._actors = tuple(other for other in self._actors if other != actor)
 
     def _start_for(self, slots: int) -> None:
         """Start the hosts still needed if each has this many slots."""
