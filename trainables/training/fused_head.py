@@ -1,7 +1,8 @@
-"""Whether TRL trains on the loss of the model that is evaluated.
+"""The loss that is trained on: that of the model that is evaluated.
 
 TRL computes the loss from the last hidden state with a fused output head, which knows some of what
-models do to their logits, by the names of options, but no cap or scale of another name.
+models do to their logits, by the names of options, but no cap or scale of another name, and no
+layer between that state and the head.
 """
 
 from __future__ import annotations
@@ -10,38 +11,61 @@ from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.loss.loss_utils import ForCausalLMLoss
+from trl import SFTTrainer
 from trl.trainer import utils
 
-from trainables.errors import TrialError
 from trainables.evaluation.evaluator import evaluating
+from trainables.process.workers import agreed
 
 # Largest difference of log-probabilities, relative to the largest logit.
-_ROUNDING = 5e-2
+_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+
+
+class Trainer(SFTTrainer):
+    """TRL's trainer, with the loss of the model's own logits where TRL's would be another."""
+
+    is_fused = True
+
+    def compute_loss(
+        self,
+        model: Any,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> Any:
+        """The cross-entropy in nats/token over all micro-batches of a step, this one's share."""
+        if self.is_fused:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        logits = model(**inputs | {"labels": None, "use_cache": False}).logits
+        loss = ForCausalLMLoss(logits, inputs["labels"], logits.shape[-1], num_items_in_batch)
+        # These are the tokens of all workers, over which gradients are averaged.
+        return loss * (1 if num_items_in_batch is None else self.args.world_size)
 
 
 class FusedHeadCheck(TrainerCallback):
-    """Ends a trial at its beginning if its training loss would be of another function."""
+    """Finds at a training's beginning whether TRL's loss would be of another function."""
+
+    def start(self, trainer: Trainer) -> None:
+        """Set the trainer that calls it."""
+        self._trainer = trainer
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Compare on a few tokens, by running the model.
-
-        Raises:
-            TrialError: the losses differ.
-        """
+        """Compare on a few tokens, by running the untrained model."""
         if not hasattr(utils, "add_fused_lm_head"):  # other versions of TRL use the model's logits
             return
-        model = kwargs["model"]
-        ids_1S = torch.arange(8, device=args.device)[None]
-        inputs = {"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S)}
-        with evaluating(model):
-            fused = model(**inputs, labels=ids_1S, fused_lm_head=True).log_probs.float()
-            logits_1SV = model(**inputs, use_cache=False).logits.float()
-        own = logits_1SV.log_softmax(-1)[:, :-1].gather(-1, ids_1S[:, 1:, None])[..., 0]
-        if (own - fused).abs().max() > _ROUNDING * logits_1SV.abs().max():
-            raise TrialError(
-                f"TRL's loss is not the model's: {-fused.mean():.4f} and {-own.mean():.4f} "
-                "nats/token. The model caps or scales its logits in a way that TRL does not know; "
-                "train LoRA in slots (resources.lora.slots), or take another model"
-            )
+        is_equal = _computes_own_loss(kwargs["model"], args.device)
+        self._trainer.is_fused = agreed(is_equal, args.world_size)
+
+
+def _computes_own_loss(model: Any, device: torch.device) -> bool:
+    ids_1S = torch.arange(8, device=device)[None]
+    inputs = {"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S)}
+    with evaluating(model):
+        fused = model(**inputs, labels=ids_1S, fused_lm_head=True).log_probs.float()
+        logits_1SV = model(**inputs, use_cache=False).logits.float()
+    own = logits_1SV.log_softmax(-1)[:, :-1].gather(-1, ids_1S[:, 1:, None])[..., 0]
+    largest = _ROUNDING[model.dtype] * logits_1SV.abs().max()
+    return bool((own - fused).abs().max() <= largest)

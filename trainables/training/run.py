@@ -25,7 +25,7 @@ from trainables.records.schema import Measurement, TrialResult
 from trainables.training import checkpoint, checkpoint_files
 from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
 from trainables.training.best_weights import BestWeights
-from trainables.training.fused_head import FusedHeadCheck
+from trainables.training.fused_head import FusedHeadCheck, Trainer
 from trainables.training.measuring import Measuring, is_of_step
 from trainables.training.reporter import Reporter, StopTrial
 from trainables.training.resume_point import resume_point
@@ -101,15 +101,17 @@ def run_training(
     """
     measuring = Measuring(config, reporter, tokenizer, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring, arguments.max_steps)
+    head = FusedHeadCheck()
     with _routers_coefficient_kept(model), _adapter_kept(model):
-        trainer = SFTTrainer(
+        trainer = Trainer(
             model=model,
             args=arguments,
             train_dataset=_ordered(config, tokenized, arguments.max_steps, checkpoints.first_step),
             processing_class=tokenizer,
-            callbacks=[FusedHeadCheck(), measuring, checkpoints],
+            callbacks=[head, measuring, checkpoints],
         )
     best = BestWeights(config, partial(save, trainer), trainer.is_world_process_zero())
+    head.start(trainer)
     measuring.start(trainer)
     checkpoints.start(trainer, best)
     with _letting_go_of(trainer):
