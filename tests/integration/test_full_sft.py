@@ -14,7 +14,8 @@ import psutil
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from tiny_decoder import SHAPE
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
 
 from trainables.errors import Diverged
@@ -40,6 +41,7 @@ pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 STAGES = (0, 1, 2, 3)
 # Small enough for ten steps to go down without leaping.
 RATE = 1e-4
+EMBEDDING = "model.embed_tokens.weight"
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,22 @@ def test_weights_are_saved_of_a_model_that_does_not_say_that_its_temperature_is_
     assert (weights / "model.safetensors").is_file()
     saved = json.loads((weights / "generation_config.json").read_text())
     assert settings | {"do_sample": True} == {key: saved[key] for key in (*settings, "do_sample")}
+
+
+def test_a_saved_model_has_the_padding_of_its_base(
+    make_trial: MakeTrial, run: RunTrial, tokenizer: Any, tmp_path: Path
+) -> None:
+    """Youtu's embedding of it is loaded as zeros, and no model's is trained further."""
+    latent = {"kv_lora_rank": 4, "q_lora_rank": 4, "qk_rope_head_dim": 8, "num_key_value_heads": 2}
+    sizes = SHAPE | latent | {"vocab_size": len(tokenizer), "pad_token_id": None}
+    base = AutoModelForCausalLM.from_config(AutoConfig.for_model("youtu", **sizes))
+    for part in (base, tokenizer):
+        part.save_pretrained(tmp_path)
+    trial = make_trial("full", model={"name": str(tmp_path)}, train={"steps": 1})
+    folder = Path(str(run(trial).result.weights_dir))
+    embedding = AutoModelForCausalLM.from_pretrained(folder).get_input_embeddings()
+    assert embedding.padding_idx is None
+    assert torch.equal(embedding.weight, load_file(folder / "model.safetensors")[EMBEDDING])
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +56,9 @@ def train_full_sft(config: TrialConfig, reporter: Reporter) -> TrialResult:
         model, arguments = prepare(config, len(tokenized.train), deepspeed_settings(config))
         if config.workers > 1:
             keep_in_step(model)
-        return run_training(config, reporter, model, tokenizer, tokenized, arguments, _save)
+        padding = getattr(model.config.get_text_config(), "pad_token_id", None)
+        save = partial(_save, padding=padding)
+        return run_training(config, reporter, model, tokenizer, tokenized, arguments, save)
 
 
 def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tuple[Any, SFTConfig]:
@@ -69,14 +72,20 @@ def prepare(config: TrialConfig, samples: int, settings: dict[str, Any]) -> tupl
     return model, arguments
 
 
-def _save(trainer: Any, folder: Path) -> None:
-    """A standard Hugging Face folder; under ZeRO-3 every worker contributes its shard."""
+def _save(trainer: Any, folder: Path, padding: int | None) -> None:
+    """A standard Hugging Face folder; under ZeRO-3 every worker contributes its shard.
+
+    Its configuration has the base's padding token, where TRL has put the tokenizer's, which may end
+    texts, too: of a model that is loaded with it that token's embedding is not trained any further,
+    and Youtu's is loaded as zeros.
+    """
     is_first = trainer.is_world_process_zero()
     if is_first or is_deepspeed_zero3_enabled():
         weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
     if is_first:
         for name in trainer.model.all_tied_weights_keys:  # at other stages a copy of its source
             weights.pop(name, None)
+        trainer.model.config.get_text_config().pad_token_id = padding
         trainer.model.save_pretrained(folder, state_dict=weights)
         trainer.processing_class.save_pretrained(folder)
 
