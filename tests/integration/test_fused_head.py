@@ -13,6 +13,7 @@ from trainables.evaluation.drift import token_nll
 from trainables.inputs.data import training_order
 from trainables.inputs.model import load_model
 from trainables.inputs.tokenized import inputs_of
+from trainables.training import fused_head
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,29 +26,38 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 ROUNDING = {"float32": 1e-5, "bfloat16": 2e-3}
+NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+# Kind, options, whether TRL's head computes what the model does; None where dtypes differ in that.
 # Small caps, as the logits of a model with random weights are, of which the largest is 0.9.
-MODELS: list[tuple[str, dict[str, Any]]] = [
-    ("gemma2", {"final_logit_softcapping": 0.01}),  # TRL knows it
-    ("recurrent_gemma", {"logits_soft_cap": 0.01}),
-    ("recurrent_gemma", {"logits_soft_cap": 0.65}),  # a little
-    ("modernbert-decoder", {}),  # has a layer before its output head
+MODELS: list[tuple[str, dict[str, Any], bool | None]] = [
+    ("llama", {}, True),
+    ("gemma2", {"final_logit_softcapping": 0.01}, True),  # TRL knows it
+    ("recurrent_gemma", {"logits_soft_cap": 0.01}, False),
+    ("recurrent_gemma", {"logits_soft_cap": 0.65}, None),  # a little
+    ("modernbert-decoder", {}, False),  # has a layer before its output head
+    ("rembert", {"output_embedding_size": 12, "is_decoder": True}, False),  # of another width
+    ("electra", {"embedding_size": 12, "is_decoder": True, **NO_DROPOUT}, False),
 ]
 
 
 @pytest.mark.parametrize(
     ("stage", "dtype"), [(None, "float32"), (None, "bfloat16"), (3, "float32")]
 )
-@pytest.mark.parametrize(("kind", "options"), MODELS)
+@pytest.mark.parametrize(("kind", "options", "is_fused"), MODELS)
 def test_the_loss_is_that_of_the_models_own_logits(
     kind: str,
     options: dict[str, Any],
+    is_fused: bool | None,
     stage: int | None,
     dtype: str,
     make_trial: Callable[..., TrialConfig],
     run: Callable[[TrialConfig], Run],
     tokenizer: Any,
     tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    decided: list[bool] = []
+    monkeypatch.setattr(fused_head, "agreed", lambda own, workers: decided.append(own) or own)
     set_seed(0)
     shape = SHAPE | options | {"vocab_size": len(tokenizer)}
     AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(tmp_path)
@@ -63,3 +73,4 @@ def test_the_loss_is_that_of_the_models_own_logits(
     own_loss = token_nll(load_model(trial.model), first, batch_size=4)
     measured = run(trial).measurements[-1].metrics[metric_keys.TRAIN_LOSS]
     assert measured == pytest.approx(own_loss, abs=ROUNDING[dtype])
+    assert is_fused in (None, *decided)

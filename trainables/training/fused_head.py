@@ -16,10 +16,11 @@ from trl import SFTTrainer
 from trl.trainer import utils
 
 from trainables.evaluation.evaluator import evaluating
+from trainables.process.out_of_memory import is_out_of_memory
 from trainables.process.workers import agreed
 
 # Largest difference of log-probabilities, relative to the largest logit.
-_ROUNDING = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
+_ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2}
 
 
 class Trainer(SFTTrainer):
@@ -44,7 +45,14 @@ class Trainer(SFTTrainer):
 
 
 class FusedHeadCheck(TrainerCallback):
-    """Finds at a training's beginning whether TRL's loss would be of another function."""
+    """Finds at a training's beginning whether TRL's loss would be of another function.
+
+    Args:
+        dtype: what the model computes in.
+    """
+
+    def __init__(self, dtype: str) -> None:
+        self._rounding = _ROUNDING[dtype]
 
     def start(self, trainer: Trainer) -> None:
         """Set the trainer that calls it."""
@@ -56,16 +64,20 @@ class FusedHeadCheck(TrainerCallback):
         """Compare on a few tokens, by running the untrained model."""
         if not hasattr(utils, "add_fused_lm_head"):  # other versions of TRL use the model's logits
             return
-        is_equal = _computes_own_loss(kwargs["model"], args.device)
+        is_equal = _is_of_own_logits(kwargs["model"], args.device, self._rounding)
         self._trainer.is_fused = agreed(is_equal, args.world_size)
 
 
-def _computes_own_loss(model: Any, device: torch.device) -> bool:
+def _is_of_own_logits(model: Any, device: torch.device, rounding: float) -> bool:
     ids_1S = torch.arange(8, device=device)[None]
     inputs = {"input_ids": ids_1S, "attention_mask": torch.ones_like(ids_1S)}
     with evaluating(model):
-        fused = model(**inputs, labels=ids_1S, fused_lm_head=True).log_probs.float()
+        try:
+            fused = model(**inputs, labels=ids_1S, fused_lm_head=True).log_probs.float()
+        except (AttributeError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise
+            return False  # the head is of another width than the layers
         logits_1SV = model(**inputs, use_cache=False).logits.float()
     own = logits_1SV.log_softmax(-1)[:, :-1].gather(-1, ids_1S[:, 1:, None])[..., 0]
-    largest = _ROUNDING[model.dtype] * logits_1SV.abs().max()
-    return bool((own - fused).abs().max() <= largest)
+    return bool((own - fused).abs().max() <= rounding * logits_1SV.abs().max())

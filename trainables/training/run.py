@@ -101,7 +101,7 @@ def run_training(
     """
     measuring = Measuring(config, reporter, tokenizer, tokenized, arguments.max_steps)
     checkpoints = Checkpoints(config, reporter, measuring, arguments.max_steps)
-    head = FusedHeadCheck()
+    head = FusedHeadCheck(config.model.dtype)
     with _routers_coefficient_kept(model), _adapter_kept(model):
         trainer = Trainer(
             model=model,
