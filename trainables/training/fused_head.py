@@ -7,6 +7,7 @@ layer between that state and the head.
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from trl.trainer import utils
 from trainables.evaluation.evaluator import evaluating
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.process.workers import agreed
+
+logger = logging.getLogger(__name__)
 
 # Largest difference of log-probabilities, relative to the largest logit.
 _ROUNDING = {"float32": 1e-4, "bfloat16": 5e-2}
@@ -66,6 +69,11 @@ class FusedHeadCheck(TrainerCallback):
             return
         is_equal = _is_of_own_logits(kwargs["model"], args.device, self._rounding)
         self._trainer.is_fused = agreed(is_equal, args.world_size)
+        if not self._trainer.is_fused:
+            logger.warning(
+                "TRL's fused head computes other logits than the model: the loss is of the "
+                "model's own, which take more memory, as a micro-batch's are held at once"
+            )
 
 
 def _is_of_own_logits(model: Any, device: torch.device, rounding: float) -> bool:
