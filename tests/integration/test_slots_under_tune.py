@@ -255,9 +255,9 @@ def test_a_host_that_waits_for_its_node_ends_before_one_that_is_idle(
         late = next(actor for actor in hosts.actors if not has_process(actor))
         up = set(hosts.actors) - {late}
         assert len(up) == 2
-        joined = {_join(hosts, trials[0])}
+        joined = {_join(hosts, trials[0], "a")}
         pool.trial_ended(TrialRecord(config=trials[2], params={}, started=0))
-        joined.add(_join(hosts, trials[1]))
+        joined.add(_join(hosts, trials[1], "b"))
         assert joined == up
         with pytest.raises(RayActorError):
             ray.get(late.load.remote(), timeout=10)
