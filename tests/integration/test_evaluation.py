@@ -477,11 +477,12 @@ def test_a_metric_with_unconditional_requests_does_not_change_the_chance(
     assert [i.answer for i in got.items] == [i.answer for i in wanted.items]
 
 
+@pytest.mark.parametrize("answer", [[0, 1, 1], [0, 1, -100], [0, 1, 4, 5, 6, 7, 8]])
 def test_a_guess_is_right_as_often_as_a_listed_answer_is(
-    tuned: Any, tokenizer: Any, folder: Path
+    answer: list[int], tuned: Any, tokenizer: Any, folder: Path
 ) -> None:
     rows = [
-        {"question": f"max {n} {n + 1} =", "choices": list("9876"), "answer": [0, 1, 1]}
+        {"question": f"max {n} {n + 1} =", "choices": list("9876"), "answer": answer}
         for n in range(8)
     ]
     file = folder / "several.jsonl"

@@ -47,8 +47,9 @@ def choices_per_right_one(task: Any, sample: dict[str, Any]) -> float | None:
     count = _count_choices(task, sample)
     if count is None or scores_itself(task):
         return None
-    target = _target(task, sample)
-    right = len(set(target)) if isinstance(target, list) else 1
+    target, right = _target(task, sample), 1
+    if isinstance(target, list):  # which may be filled up with -100
+        right = len({each for each in target if names_a_choice(each, range(count))})
     return count / right if right else None
 
 
