@@ -127,10 +127,11 @@ def test_a_process_that_was_cut_off_neither_answers_for_the_next_attempt_nor_end
         plain = trial.model_dump(mode="json")
         await host.join(plain, 1, listener="cut off")
         before = asyncio.create_task(host.next_event(trial.trial_id, "cut off"))
+        await asyncio.sleep(0)  # until it waits
         await host.join(plain, 1, listener="new")
+        assert await asyncio.wait_for(before, 10.0) == {UNKNOWN: True}
         assert await host.next_event(trial.trial_id, "cut off") == {UNKNOWN: True}
         await host.leave(trial.trial_id, "cut off")
-        before.cancel()
         return await host.next_event(trial.trial_id, "new")
 
     assert MEASUREMENT in asyncio.run(run())

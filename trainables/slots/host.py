@@ -210,6 +210,7 @@ class SlotHost:
             return
         self._remove(guest)
         guest.let_go()
+        guest.events.put_nowait({UNKNOWN: True})  # else who asks for its events waits for ever
         if guest in self._waiting:
             self._waiting.remove(guest)
         else:
