@@ -74,6 +74,22 @@ def test_a_worker_that_ran_out_of_memory_is_told_before_one_that_died() -> None:
     assert most_telling([RayActorError(), cause]) is cause
 
 
+class Group:
+    """One whose training ends in an error, and its workers in theirs."""
+
+    def __init__(self, error: RayError, failures: list[BaseException]) -> None:
+        self._error, self._failures = error, failures
+
+    def train(self, *_: Any) -> None:
+        raise self._error
+
+    def failures(self) -> list[BaseException]:
+        return self._failures
+
+    def kill(self) -> None:
+        """Nothing."""
+
+
 @pytest.mark.parametrize(
     ("cause", "raised", "says"),
     [
@@ -87,20 +103,20 @@ def test_workers_that_lose_each_other_end_as_one_that_died(
     cause: Exception, raised: type[Exception], says: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the trial goes on in its next attempt, whereas less memory or another error is its own."""
-
-    class Group:
-        def train(self, *_: Any) -> None:
-            raise RayError
-
-        def failures(self) -> list[BaseException]:
-            return [cause]
-
-        def kill(self) -> None:
-            pass
-
-    monkeypatch.setattr(group, "_ready_group", lambda trial: Group())
+    monkeypatch.setattr(group, "_ready_group", lambda trial: Group(RayError(), [cause]))
     trial: Any = SimpleNamespace(workers=2)
     with pytest.raises(raised, match=says):
+        group.train_on_workers(trial, ListReporter().report)
+
+
+def test_a_group_that_is_lost_without_a_word_ends_as_one_that_died(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its workers cannot be reached, and may train on."""
+    error = RayActorError(error_msg="cannot be reached")
+    monkeypatch.setattr(group, "_ready_group", lambda trial: Group(error, []))
+    trial: Any = SimpleNamespace(workers=2)
+    with pytest.raises(RayActorError, match="cannot be reached"):
         group.train_on_workers(trial, ListReporter().report)
 
 

@@ -46,8 +46,8 @@ def train_on_workers(trial: TrialConfig, report: Report) -> str | None:
     group = _ready_group(trial)
     try:
         return group.train(trial, report)
-    except RayError:
-        failures = group.failures()
+    except RayError as error:
+        failures = group.failures() or [error]  # none has ended where a worker cannot be reached
         if len(failures) < trial.workers or not all(isinstance(f, IN_STEP) for f in failures):
             _replace(group)
         cause = most_telling(failures)
