@@ -547,8 +547,18 @@ def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
         (lambda base: base.model.norm.register_forward_hook(_dropped), "random"),
         (lambda base: setattr(base.model.layers[0].mlp, "up_proj", _Heap(128, 352)), "up_proj"),
         (lambda base: _fuse(base.model.layers[0].mlp), "does not see whole sequences"),
+        (
+            lambda base: _widen(base.model.layers[2].mlp.up_proj),
+            "2.mlp.up_proj is in torch.float64",
+        ),
     ],
-    ids=["dropout of attention", "dropout of a layer", "another layer", "a layer's weight alone"],
+    ids=[
+        "dropout of attention",
+        "dropout of a layer",
+        "another layer",
+        "a layer's weight alone",
+        "a layer of another dtype",
+    ],
 )
 def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word: str) -> None:
     names = [f"model.layers.{layer}.mlp.up_proj" for layer in range(4)]
@@ -595,6 +605,13 @@ def _fuse(mlp: Any) -> None:
     """As Mamba's kernels do in training."""
     forward, up = mlp.forward, mlp.up_proj
     mlp.forward = lambda x: x * up.weight.mean() if mlp.training else forward(x)
+
+
+def _widen(layer: torch.nn.Linear) -> None:
+    """As Inkling's gates, which are in fp32 in a base of halves."""
+    layer.double()
+    layer.register_forward_pre_hook(lambda _, inputs: (inputs[0].double(),))
+    layer.register_forward_hook(lambda _, inputs, output: output.float())
 
 
 class _Heap(torch.nn.Linear):

@@ -40,15 +40,19 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
 def check_batchable(base: Any, names: list[str]) -> None:
     """Check that the base keeps sequences independent and adapts only plain linear layers.
 
+    All of them must be in its dtype, which the adapters of a group compute in.
+
     Raises:
         NotBatchable: it does not.
     """
     for name in names:
         if base.get_submodule(name) is base.get_output_embeddings():
             raise NotBatchable(f"layer {name} is the output head, which TRL trains no adapter of")
-        kind = type(base.get_submodule(name))
+        kind, weight = type(base.get_submodule(name)), base.get_submodule(name).weight
         if kind is not torch.nn.Linear and kind.__name__ != "Linear4bit":
             raise NotBatchable(f"layer {name} is a {kind.__name__}, not a plain linear layer")
+        if kind is torch.nn.Linear and weight.dtype != base.dtype:  # packed ones compute in it
+            raise NotBatchable(f"layer {name} is in {weight.dtype}, the base in {base.dtype}")
     if _is_random(base):
         raise NotBatchable("the base itself draws random numbers in training, as for dropout")
     _check_layers_see_sequences(base, names)
