@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, first_line, named
 from trainables.evaluation.evaluator import Evaluator, shared_evaluator
+from trainables.evaluation.positions import check_lengths
 from trainables.evaluation.vocabulary import check_data, only_embedded
 from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.causality import check_causal
@@ -75,6 +76,7 @@ def load_inputs(
     tokenizer, evaluator, tokenized = _load_all(model, data, suite, seed, demands)
     base = shared_base(model)
     check_data(base, tokenizer, tokenized)
+    check_lengths(base, tokenized)
     tokenized = replace(tokenized, prompts=tokenized.prompts[: suite.kl_prompts])
     documents = general_documents(suite, tokenizer)
     return BaseInputs(model, base, tokenizer, evaluator, tokenized, documents)

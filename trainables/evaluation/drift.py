@@ -20,6 +20,7 @@ from transformers import GenerationConfig
 from trainables.config.evaluation import GENERAL_TEXT_TOKENS
 from trainables.evaluation.evaluator import evaluating
 from trainables.evaluation.logits import backbone_once, logits_at
+from trainables.evaluation.positions import positions_of
 from trainables.inputs.data import IGNORED_LABEL, Sample, context_ids, labelled
 from trainables.process.memory import LOGITS_AT_ONCE
 from trainables.process.workers import divided
@@ -68,8 +69,13 @@ def sample_reference(
     batch_size: int,
     seed: int,
 ) -> KlReference:
-    """Let the base continue each prompt by up to `tokens` tokens, as it predicts them itself."""
+    """Let the base continue each prompt by up to `tokens` tokens, as it predicts them itself.
+
+    Of a prompt that leaves no room for them in what it can read, only the end is.
+    """
     contexts = [kl_context(tokenizer, prompt) for prompt in prompts]
+    if (positions := positions_of(model)) is not None:
+        contexts = [context[-max(1, positions - tokens) :] for context in contexts]
     with evaluating(model):
         torch.manual_seed(seed)
         with _unadvised(model):
@@ -167,11 +173,13 @@ def _batches(count: int, size: int) -> list[slice]:
 def general_nll(
     model: Any, tokenizer: Any, documents: Sequence[str], batch_size: int, workers: int = 1
 ) -> float:
-    """Cross-entropy on general text, nats per token; documents are cut at GENERAL_TEXT_TOKENS.
+    """Cross-entropy on general text, nats per token.
 
-    Its rise over the base's is the LM drift (PEFT, method_comparison).
+    Documents are cut at GENERAL_TEXT_TOKENS, or at what the model can read. Its rise over the
+    base's is the LM drift (PEFT, method_comparison).
     """
-    encoded = tokenizer(list(documents), truncation=True, max_length=GENERAL_TEXT_TOKENS)
+    most = min(GENERAL_TEXT_TOKENS, positions_of(model) or GENERAL_TEXT_TOKENS)
+    encoded = tokenizer(list(documents), truncation=True, max_length=most)
     samples: list[Sample] = [{"input_ids": ids, "labels": ids} for ids in encoded["input_ids"]]
     return token_nll(model, samples, batch_size, workers)
 

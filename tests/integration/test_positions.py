@@ -1,0 +1,107 @@
+"""A model with a table of positions is asked of nothing beyond its end, where others read on."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+
+from trainables.config import ModelConfig
+from trainables.errors import UserError
+from trainables.evaluation.base import Base, evaluate_base
+from trainables.evaluation.positions import positions_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from trainables.config import DataConfig
+    from tune.config.sweep_config import SweepConfig
+
+pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+
+KINDS: dict[str, tuple[str, dict[str, Any]]] = {
+    "gpt2": ("n_positions", {"n_embd": 16, "n_layer": 2, "n_head": 2}),
+    "opt": (
+        "max_position_embeddings",
+        {"hidden_size": 16, "ffn_dim": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+        | {"word_embed_proj_dim": 16},
+    ),
+}
+LONGEST = 22
+LONG = "max 4 7 2 = 7 sort 9 1 = 1 9 " * 5
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: Any) -> str:
+    return str(request.param)
+
+
+def network(kind: str, tokenizer: Any, positions: int) -> Any:
+    set_seed(0)
+    name, shape = KINDS[kind]
+    special = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    config = AutoConfig.for_model(
+        kind, vocab_size=len(tokenizer), **shape, **special, **{name: positions}
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def saved(kind: str, tokenizer: Any, positions: int, folder: Path) -> ModelConfig:
+    for part in (network(kind, tokenizer, positions), tokenizer):
+        part.save_pretrained(folder / "model")
+    return ModelConfig(name=str(folder / "model"), dtype="float32")
+
+
+@pytest.fixture
+def data(sweep_config: SweepConfig, tmp_path: Path) -> DataConfig:
+    """Of samples of other lengths, the longest of which have LONGEST tokens."""
+    prompts = (f"sort {' '.join(map(str, range(count)))} =" for count in (18, 6, 12))
+    rows = [json.dumps({"prompt": prompt, "completion": "1"}) for prompt in prompts]
+    (tmp_path / "data.jsonl").write_text("\n".join(rows * 4))
+    changes = {
+        "path": str(tmp_path / "data.jsonl"),
+        "prompt": "{{ prompt }}",
+        "validation_path": None,
+    }
+    return sweep_config.data.model_copy(update=changes)
+
+
+def test_a_base_is_measured_within_its_positions(
+    kind: str, sweep_config: SweepConfig, tokenizer: Any, data: DataConfig, tmp_path: Path
+) -> None:
+    file = tmp_path / "texts.jsonl"
+    file.write_text("".join(json.dumps({"text": text}) + "\n" for text in (LONG, "last 3 =")))
+    model = saved(kind, tokenizer, LONGEST, tmp_path)
+    changes = {"general_text": str(file), "kl_prompts": 8, "kl_tokens": LONGEST // 2}
+    suite = sweep_config.eval.model_copy(update=changes)
+    base = Base.load(evaluate_base(model, data, suite, 0, tmp_path / "cache"))
+    assert base.kl_reference is not None
+    assert base.kl_reference.input_ids_NS.shape[1] <= LONGEST
+    begins = base.kl_reference.scored_NS.int().argmax(dim=1)  # where the first token was sampled
+    assert begins.max() == LONGEST - LONGEST // 2 - 1  # after what a long prompt ends with
+    ids = [tokenizer(text)["input_ids"][:LONGEST] for text in (LONG, "last 3 =")]
+    with torch.no_grad():
+        passes = [network(kind, tokenizer, LONGEST)(torch.tensor([row])) for row in ids]
+    nll = [
+        torch.nn.functional.cross_entropy(
+            done.logits[0, :-1], torch.tensor(row[1:]), reduction="sum"
+        )
+        for done, row in zip(passes, ids, strict=True)
+    ]
+    assert base.record.general_nll == pytest.approx(sum(nll) / sum(len(row) - 1 for row in ids))
+
+
+def test_data_beyond_its_positions_are_refused_before_a_trial_is_spent(
+    kind: str, sweep_config: SweepConfig, tokenizer: Any, data: DataConfig, tmp_path: Path
+) -> None:
+    model = saved(kind, tokenizer, LONGEST - 1, tmp_path)
+    told = f"data.max_length: the model reads {LONGEST - 1} tokens at most, and a sample has"
+    with pytest.raises(UserError, match=told):
+        evaluate_base(model, data, sweep_config.eval, 0, tmp_path / "cache")
+
+
+def test_rotary_positions_have_no_end(base_model: Any) -> None:
+    assert positions_of(base_model) is None
