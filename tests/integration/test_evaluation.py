@@ -256,6 +256,30 @@ def test_examples_for_a_task_that_takes_none_are_refused(tokenizer: Any, folder:
         Evaluator(asked, tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("fields", "most", "told"),
+    [
+        ({}, 12, "num_fewshot 13 takes 13 documents to draw from, it has 12"),
+        (
+            {"fewshot_split": "test"},
+            11,
+            "num_fewshot 12 takes 13 documents to draw from, it has 12",
+        ),
+    ],
+    ids=["of their own", "among the questions"],
+)
+def test_more_examples_than_there_are_is_a_fault_before_any_model_runs(
+    fields: dict[str, Any], most: int, told: str, tuned: Any, tokenizer: Any, folder: Path
+) -> None:
+    file = folder / "few.yaml"
+    file.write_text(yaml.safe_dump(yaml.safe_load(file.read_text()) | fields))
+    asked = {"task_dirs": (str(folder),), "in_domain": ["few"], "limit": 1}
+    evaluation = Evaluator(suite(**asked, num_fewshot=most), tokenizer).evaluate(tuned)
+    assert evaluation.items[0].prompt.count("max") == most + 1
+    with pytest.raises(UserError, match=told):
+        Evaluator(suite(**asked, num_fewshot=most + 1), tokenizer)
+
+
 @pytest.mark.parametrize(("file", "shots"), [("test.jsonl", 0), ("train.jsonl", 2)])
 def test_what_decides_the_numbers_knows_the_documents_by_their_content(
     tokenizer: Any, folder: Path, file: str, shots: int
@@ -664,6 +688,16 @@ def test_an_error_names_its_task_and_document(
     assert document.startswith("document 4 {'answer': ")
     assert task == "task mine"
     assert named(caught.value).startswith(told)
+
+
+def test_a_choice_that_is_too_long_for_the_model_is_told(
+    base_model: Any, tokenizer: Any, folder: Path
+) -> None:
+    rows = [{"question": "max 4 2 =", "choices": ["4", "2 " * 99], "answer": 0}]
+    (folder / "test.jsonl").write_text(json.dumps(rows[0]))
+    evaluator = Evaluator(suite(task_dirs=(str(folder),), in_domain=["few"]), tokenizer)
+    with pytest.raises(ValueError, match=r"got 99 after \d+: \('max 4 2 =', ' 2 2 2"):
+        evaluator.evaluate(base_model)
 
 
 def with_answers(file: Path, change: Callable[[dict[str, Any]], Any], first: int = 0) -> None:

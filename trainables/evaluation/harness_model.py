@@ -8,6 +8,7 @@ that is not greedy is left to HFLM.
 from __future__ import annotations
 
 import hashlib
+import reprlib
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -351,10 +352,10 @@ class _OwnStop(StoppingCriteria):
 
 def _cut(request: tuple[Any, list[int], list[int]], max_length: int) -> Request:
     """Truncate a request on the left to what the model can read."""
-    _, context, continuation = request
+    texts, context, continuation = request
     if not context or not 0 < len(continuation) <= max_length:
         raise ValueError(
             f"a continuation must be of 1 to {max_length} tokens after a context of at least 1, "
-            f"got {len(continuation)} after {len(context)}"
+            f"got {len(continuation)} after {len(context)}: {reprlib.repr(texts)}"
         )
     return Request(context[-(max_length + 1 - len(continuation)) :], continuation)

@@ -8,7 +8,7 @@ import random
 import re
 import reprlib
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sized
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -161,6 +161,7 @@ def _build(manager: TaskManager, suite: EvalSuite, task: EvalTask) -> Any:
             member.set_config(key="num_fewshot", value=shots)
         elif of_member is None:
             member.set_config(key="num_fewshot", value=0)
+        _check_has_examples(member)
         _build_requests_once(member)
     return built
 
@@ -184,6 +185,19 @@ def _check_filter(built: Any, task: EvalTask) -> None:
     if filters and task.filter is not None and task.filter not in filters:
         known = " or ".join(dict.fromkeys(filters))
         raise _Unfit(f"its filter must be {known}, got {task.filter}")
+
+
+def _check_has_examples(member: Any) -> None:
+    """Check that there are as many examples to show as are asked for."""
+    shots = member.get_config("num_fewshot")
+    documents = member.fewshot_docs() if shots else None
+    if not isinstance(documents, Sized):
+        return
+    # Where they are drawn from the questions, there is one to spare, as none is shown to itself.
+    wanted = shots + (member.fewshot_cfg.split == member.config.test_split)
+    if len(documents) < wanted:
+        rule = f"num_fewshot {shots} takes {wanted} documents to draw from, it has {len(documents)}"
+        raise _Unfit(rule)
 
 
 def documents_digest(task: Any, limit: int | None) -> str:
