@@ -15,6 +15,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from trainables.config import Frozen, Method
+from trainables.under_ray.gpu_types import SMALLEST_SHARE
 
 
 def _number_or_auto(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
@@ -58,7 +59,7 @@ class BudgetConfig(Frozen):
     hours: float | None = Field(default=None, gt=0)
     gpu_hours: float | None = Field(default=None, gt=0)
     retries: int = Field(default=3, ge=0)
-    minutes_per_report: float | None = Field(default=120, gt=0)
+    minutes_per_report: float | None = Field(default=120, gt=0, le=1e6)  # a clock's most
     checkpoint_gib: float | None = Field(default=None, gt=0)
 
 
@@ -78,7 +79,7 @@ class MethodResources(Frozen):
 
     workers: int = Field(default=1, ge=1)
     gpus_per_worker: float | None = None
-    cpus_per_worker: float = Field(default=1, gt=0)
+    cpus_per_worker: float = Field(default=1, ge=SMALLEST_SHARE)
     accelerator_type: str | None = Field(default=None, min_length=1)
 
 
