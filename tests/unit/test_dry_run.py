@@ -222,6 +222,16 @@ def test_of_data_on_a_hub_the_evaluations_are_told(
     assert told in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("data", [(), ("--set", "data.path=org/data")])
+def test_steps_for_once_are_told_to_take_the_place_of_epochs(
+    data: tuple[str, ...], sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for steps in ("5", "null"):
+        assert run(sweep, "--dry-run", "--set", f"train.steps={steps}", *data) == command_line.OK
+        told = "warning: train.epochs is 3, which has no effect beside train.steps, 5: leave"
+        assert (told in capsys.readouterr().out) == (steps == "5")
+
+
 def test_it_looks_at_the_earlier_trials_as_the_sweep_itself_would(
     sweep: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

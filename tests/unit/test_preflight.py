@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import GAIN, LOSS, base_record, sweep_config
@@ -113,6 +114,33 @@ def test_evaluations_that_come_too_late_to_stop_a_trial_early_are_told_of(
     told = "train.report_every is {:g} steps, and {} trials have at most 10: early_stopping ends "
     starts = [told.format(every, method) for method in methods]
     assert [line[: len(start)] for line, start in zip(lines, starts, strict=True)] == starts
+
+
+LENGTH = "train.epochs is {}, which has no effect beside train.steps, 9: leave epochs out, or set "
+
+
+@pytest.mark.parametrize(
+    ("train", "searched", "told"),
+    [
+        ({"epochs": 3}, {}, []),
+        ({"steps": 9}, {}, []),
+        ({"epochs": 3, "steps": None}, {}, []),
+        ({"epochs": 3, "steps": 9}, {}, ["3"]),
+        ({"epochs": 1, "steps": 9}, {}, ["1"]),
+        ({"epochs": 3, "steps": 9}, {"lora": {"epochs": [1, 2]}}, ["3"]),  # not of full
+        ({"epochs": 3, "steps": 9}, {"lora": {"epochs": [1, 2]}, "full": {"epochs": 2}}, []),
+    ],
+)
+def test_epochs_beside_steps_are_told_to_have_no_effect(
+    train: dict[str, int], searched: dict[str, dict[str, Any]], told: list[str]
+) -> None:
+    search = {
+        "lora": {"rank": 8, "alpha": 8, "learning_rate": 1e-3, **searched.get("lora", {})},
+        "full": {"learning_rate": 1e-5, **searched.get("full", {})},
+    }
+    config = sweep_config(search=search, train=train)
+    lines = [f"{LENGTH.format(epochs)}steps to null" for epochs in told]
+    assert [*training_warnings(config, None)] == [*training_warnings(config, 160)] == lines
 
 
 UNREADABLE = "/" + "x" * 300

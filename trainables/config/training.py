@@ -23,7 +23,8 @@ class TrainConfig(Frozen):
     """The training run, the same for every method.
 
     Attributes:
-        epochs, steps: length; `steps` (optimizer steps) wins if both are given.
+        epochs, steps: length; `steps` (optimizer steps) wins if both are given; null takes it
+            back.
         batch_size: samples per optimizer step over all workers.
         micro_batch_size: samples per forward pass of one worker.
         warmup: length of the warm-up, as a share of the steps.

@@ -239,10 +239,23 @@ def _found(settings: dict[str, Any], key: str) -> Any:
     return value
 
 
-def training_warnings(config: SweepConfig, samples: int) -> Iterator[str]:
-    """What trainings of so many samples would not do as their sweep file may want it."""
-    yield from _of_batches(config, samples)
-    yield from _of_early_stopping(config, samples)
+def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]:
+    """What trainings of so many samples, if known, would not do as their sweep file may want it."""
+    yield from _of_length(config)
+    if samples is not None:
+        yield from _of_batches(config, samples)
+        yield from _of_early_stopping(config, samples)
+
+
+def _of_length(config: SweepConfig) -> Iterator[str]:
+    """Epochs beside steps: no fault, as another file or `--set` may give the steps on purpose."""
+    train, spaces = config.train, map(config.search.space, config.search.methods)
+    is_given = train.steps is not None and "epochs" in train.model_fields_set
+    if is_given and any(space.epochs is None for space in spaces):
+        yield (
+            f"train.epochs is {train.epochs:g}, which has no effect beside train.steps, "
+            f"{train.steps}: leave epochs out, or set steps to null"
+        )
 
 
 def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:

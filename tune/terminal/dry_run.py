@@ -87,8 +87,7 @@ def print_plan(
     lines = [*host_memory(config), *disk_space(config), *_resources(config)]
     if runs.points:
         lines += [_estimate(config, runs, samples), _hours(runs, earlier.own)]
-    if samples is not None:
-        lines += [f"warning: {told}" for told in training_warnings(config, samples)]
+    lines += [f"warning: {told}" for told in training_warnings(config, samples)]
     for line in [*earlier.in_words(), *lines]:
         console.print(line, markup=False, soft_wrap=True, highlight=False)
 
