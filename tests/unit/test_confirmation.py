@@ -107,8 +107,8 @@ def test_a_winner_that_was_lucky_once_is_not_taken() -> None:
     assert recommended().trial.number == 0
     assert (found.trial, found.feasible) == (SEARCHED[1], True)  # with its own measurements
     assert found.reason == (
-        f"by the means over repeats with other seeds, highest {GAIN} (0.750) of 1 repeated trial "
-        "that keeps every constraint. In the mean over other seeds trial 0 broke a constraint. "
+        "by the means over repeats with other seeds, the only repeated trial that keeps every "
+        f"constraint: {GAIN} 0.750. In the mean over other seeds trial 0 broke a constraint. "
         "One run of each would have chosen trial 0."
     )
 
@@ -126,7 +126,7 @@ def test_where_no_winner_keeps_the_constraints_over_its_repeats_another_trial_is
     assert (found.trial, found.feasible) == (SEARCHED[1], True)
     assert found.reason == (
         "in the mean over other seeds trial 0 broke a constraint; of the others, "
-        f"highest {GAIN} (0.800) of 1 complete trial that keeps every constraint."
+        f"the only complete trial that keeps every constraint: {GAIN} 0.800."
     )
 
 
@@ -153,8 +153,8 @@ def test_where_no_run_of_the_search_keeps_the_constraints_one_whose_repeats_do_i
     assert found is not None
     assert (found.trial, found.feasible) == (records[1], True)
     assert found.reason == (
-        f"by the means over repeats with other seeds, highest {GAIN} (0.700) of 1 repeated trial "
-        "that keeps every constraint. No run of the search keeps every constraint; that of trial 0 "
+        "by the means over repeats with other seeds, the only repeated trial that keeps every "
+        f"constraint: {GAIN} 0.700. No run of the search keeps every constraint; that of trial 0 "
         "came nearest."
     )
     for refuting in (
@@ -171,7 +171,7 @@ def test_a_winner_of_which_a_repeat_diverged_is_not_taken() -> None:
         repeat(4, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.01}),
     )
     assert found.trial.number == 1
-    assert found.reason.startswith("with another seed trial 0 diverged; of the others, highest")
+    assert found.reason.startswith("with another seed trial 0 diverged; of the others, the only")
 
 
 def test_a_winner_of_which_a_repeat_lacks_an_objective_is_not_taken() -> None:
@@ -180,7 +180,7 @@ def test_a_winner_of_which_a_repeat_lacks_an_objective_is_not_taken() -> None:
     assert found is not None
     assert found.trial.number == 1
     fault = "with another seed trial 0 had no finite value of an objective"
-    assert found.reason.startswith(f"{fault}; of the others, best in every")
+    assert found.reason.startswith(f"{fault}; of the others, the only complete trial to ")
 
 
 def test_the_reason_counts_no_repeated_trial_that_diverged_and_says_so() -> None:
@@ -193,7 +193,7 @@ def test_the_reason_counts_no_repeated_trial_that_diverged_and_says_so() -> None
     found = recommend(sweep_config(), records, judged_by_repeats(records, None))
     assert found is not None
     assert found.reason == (
-        "by the means over repeats with other seeds, best in every objective of 1 repeated trial: "
+        "by the means over repeats with other seeds, the only repeated trial to choose from: "
         f"{GAIN} 0.700, {LOSS} +0.020. With another seed trial 0 diverged. One run of each would "
         "have chosen trial 0."
     )
@@ -205,7 +205,7 @@ def test_of_winners_that_cannot_be_taken_the_reason_says_which_for_what() -> Non
         repeat(3, 1, COMPLETE, {GAIN: 0.9, LOSS: 0.07}),
     )
     assert not found.feasible
-    assert f"of 1 repeated trial this one misses them by the least: {LOSS} is" in found.reason
+    assert f"no trial keeps every constraint: of the only repeated one {LOSS} is" in found.reason
     assert "With another seed trial 0 diverged. One" in found.reason
     other = searched(4, {GAIN: 0.7, LOSS: 0.02})
     records = [
@@ -219,7 +219,7 @@ def test_of_winners_that_cannot_be_taken_the_reason_says_which_for_what() -> Non
     assert taken.trial is other
     assert taken.reason.startswith(
         "with another seed trial 0 diverged, and in the mean over other seeds trial 1 broke a "
-        f"constraint; of the others, highest {GAIN}"
+        "constraint; of the others, the only complete trial that keeps"
     )
 
 
@@ -230,7 +230,7 @@ def test_a_trial_that_diverged_with_other_seeds_is_not_taken_where_nothing_else_
     found = recommend(GOALS, alone)
     assert found is not None
     assert found.trial.number == 0
-    assert found.reason.endswith("keeps every constraint. With another seed trial 0 diverged.")
+    assert found.reason.endswith(f"constraint: {GAIN} 0.900. With another seed trial 0 diverged.")
     beyond = searched(1, {GAIN: 0.8, LOSS: 0.3})
     found = recommend(GOALS, [*alone, beyond])
     assert found is not None

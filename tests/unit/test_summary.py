@@ -271,6 +271,32 @@ def test_one_trial_on_the_front_is_said_to_be_best_in_all():
     assert found.reason.startswith("best in every objective of 2 complete trials")
 
 
+@pytest.mark.parametrize(
+    ("objectives", "bound", "reason"),
+    [
+        (2, None, f"the only complete trial to choose from: {GAIN} 0.900, {LOSS} +0.100."),
+        (1, None, f"the only complete trial to choose from: {GAIN} 0.900."),
+        (1, 0.2, f"the only complete trial that keeps every constraint: {GAIN} 0.900."),
+        (
+            2,
+            0.05,
+            f"no trial keeps every constraint: of the only complete one {LOSS} is 0.1, not <= "
+            "0.05.",
+        ),
+    ],
+)
+def test_one_complete_trial_is_said_to_be_the_only_one(
+    objectives: int, bound: float | None, reason: str
+):
+    goals = sweep_config(
+        objectives=[{"metric": GAIN, "mode": "max"}, {"metric": LOSS, "mode": "min"}][:objectives],
+        constraints=[f"{LOSS} <= {bound}"] if bound else [],
+    )
+    failed = trial(1, {GAIN: 0.9, LOSS: 0.0}, TrialStatus.FAILED)
+    records = [trial(0, {GAIN: 0.9, LOSS: 0.1}), failed]
+    assert recommend(goals, records).reason == reason
+
+
 def test_where_none_is_feasible_the_least_violation_in_total_is_recommended_and_said():
     records = [
         trial(0, {GAIN: 0.9, LOSS: 0.3}),

@@ -64,7 +64,12 @@ class _Words:
     def trials(self, count: int, kept: bool = False) -> str:
         """Such as `3 complete trials that keep every constraint`."""
         told = how_many(count, f"{self.kind} trial")
-        return f"{told} that keep{'s' if count == 1 else ''} every constraint" if kept else told
+        return f"{told} that keep every constraint" if kept else told
+
+    def only(self, kept: bool) -> str:
+        """Such as `the only complete trial that keeps every constraint`."""
+        rest = "that keeps every constraint" if kept else "to choose from"
+        return f"the only {self.kind} trial {rest}"
 
 
 def recommend(
@@ -199,9 +204,15 @@ def _choose(
     front = pareto_front(goals, ranked)
     if not front:
         return _least_infeasible(goals, ranked, words)
+    feasible = sum(is_feasible(goals, record) for record in ranked)
+    is_kept = bool(goals.constraints)
+    if feasible == 1:
+        only = f"{words.only(is_kept)}: {_values(goals, front[0])}."
+        return Recommendation(front[0], only)
+    among = words.trials(feasible, is_kept)
     if len(goals.objectives) == 1:
-        return _best(goals, front, ranked, words)
-    return _knee(goals, front, ranked, scale, words)
+        return _best(goals, front, among, words.names)
+    return _knee(goals, front, scale, among, words.names)
 
 
 def _least_infeasible(goals: Goals, ranked: list[TrialRecord], words: _Words) -> Recommendation:
@@ -216,10 +227,12 @@ def _least_infeasible(goals: Goals, ranked: list[TrialRecord], words: _Words) ->
         for c in goals.constraints
         if violation(c, trial) > 0
     ]
-    reason = (
-        f"no trial keeps every constraint, and of {words.trials(len(ranked))} this one misses them "
-        f"by the least: {' and '.join(broken)}."
+    nearest = (
+        f", and of {words.trials(len(ranked))} this one misses them by the least: "
+        if len(ranked) > 1
+        else f": of the only {words.kind} one "
     )
+    reason = f"no trial keeps every constraint{nearest}{' and '.join(broken)}."
     return Recommendation(trial, reason, feasible=False)
 
 
@@ -241,43 +254,39 @@ def _unlike(bound: float, value: float | None) -> str:
     return next((text for text in texts if float(text) != bound), texts[0])  # 0.05 is not < 0.05
 
 
-def _best(
-    goals: Goals, front: list[TrialRecord], ranked: list[TrialRecord], words: _Words
-) -> Recommendation:
+def _best(goals: Goals, front: list[TrialRecord], among: str, names: Names) -> Recommendation:
     objective = goals.objectives[0]
     value = metric_text(objective.metric, front[0].metric(objective.metric))
     extreme = "lowest" if objective.mode == "min" else "highest"
-    reason = f"{extreme} {objective.metric} ({value}) of {_among(goals, ranked, words)}"
-    return Recommendation(front[0], f"{reason}{_as_good(front[1:], words.names)}.")
+    reason = f"{extreme} {objective.metric} ({value}) of {among}"
+    return Recommendation(front[0], f"{reason}{_as_good(front[1:], names)}.")
 
 
 def _knee(
     goals: Goals,
     front: list[TrialRecord],
-    ranked: list[TrialRecord],
     scale: list[TrialRecord],
-    words: _Words,
+    among: str,
+    names: Names,
 ) -> Recommendation:
     ranges = objective_ranges(goals, scale)
     distances = [distance_to_ideal(goals, record, ranges) for record in front]
     nearest = [r for r, d in zip(front, distances, strict=True) if d == min(distances)]
     trial, *others = nearest
-    told = ", ".join(
-        f"{o.metric} {metric_text(o.metric, trial.metric(o.metric))}" for o in goals.objectives
-    )
+    told = _values(goals, trial)
     if len(front) == 1:
-        among = _among(goals, ranked, words)
         return Recommendation(trial, f"best in every objective of {among}: {told}.")
     reason = (
         f"the knee of the front's {len(front)} trials, nearest to the best of every objective at "
         f"once: {told}"
     )
-    return Recommendation(trial, f"{reason}{_as_good(others, words.names)}.")
+    return Recommendation(trial, f"{reason}{_as_good(others, names)}.")
 
 
-def _among(goals: Goals, ranked: list[TrialRecord], words: _Words) -> str:
-    feasible = sum(is_feasible(goals, record) for record in ranked)
-    return words.trials(feasible, kept=bool(goals.constraints))
+def _values(goals: Goals, trial: TrialRecord) -> str:
+    """What it has of each objective, such as `in_domain/acc_mean 0.812, forgetting/mean +0.031`."""
+    aims = [objective.metric for objective in goals.objectives]
+    return ", ".join(f"{aim} {metric_text(aim, trial.metric(aim))}" for aim in aims)
 
 
 def _as_good(others: list[TrialRecord], names: Names) -> str:
