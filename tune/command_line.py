@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     options = _parser().parse_args(arguments)
     try:
-        config = load_sweep(options.sweep, _overrides(options))
+        of_options = _of_options(options)
+        config = load_sweep(options.sweep, [*options.overrides, *of_options], of_options)
         if options.stop_trial is not None:
             from tune.folder.ask_to_stop import ask_to_stop
 
@@ -112,15 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _overrides(options: argparse.Namespace) -> list[str]:
-    overrides: list[str] = list(options.overrides)
-    if options.num_trials is not None:
-        if options.num_trials < 1:
-            raise UserError([Fault("--num-trials", f"must be >= 1, got {options.num_trials}")])
-        overrides.append(f"budget.trials={options.num_trials}")
-    if options.max_gpus is not None:
-        overrides.append(f"resources.max_gpus={options.max_gpus}")
-    return overrides
+def _of_options(options: argparse.Namespace) -> dict[str, str]:
+    """Overrides that have an option of their own, each as it was typed."""
+    fields = {"--num-trials": "budget.trials", "--max-gpus": "resources.max_gpus"}
+    given = [(name, getattr(options, name[2:].replace("-", "_"))) for name in fields]
+    return {f"{fields[name]}={n}": f"{name} {n}" for name, n in given if n is not None}
 
 
 def _run(config: SweepConfig, options: argparse.Namespace) -> int:

@@ -558,7 +558,7 @@ BAD: dict[str, Any] = {
         ["--set", f"model.name={RUN.parent}"],
         f"model.name: holds no config.json of a model: {RUN.parent}; paths are relative to ",
     ),
-    "no trials": (["--num-trials", "0"], "--num-trials: must be >= 1, got 0"),
+    "no trials": (["--num-trials", "0"], "budget.trials: must be >= 1, got 0 (--num-trials 0)"),
 }
 
 
@@ -574,6 +574,17 @@ def test_bad_input_ends_with_code_2_and_leaves_nothing_behind(
     assert captured.err.startswith(f"error: {message}")
     assert captured.err.count("\n") == 1
     assert not (sweep.parent / "out").exists()
+
+
+def test_options_at_fault_are_told_together_as_they_were_typed(
+    sweep: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--num-trials", "0", "--max-gpus", "-1", "--set", "budget.trials=-2")
+    assert run(sweep, *options) == command_line.BAD_INPUT
+    assert capsys.readouterr().err.splitlines() == [
+        "error: budget.trials: must be >= 1, got 0 (--num-trials 0)",
+        "error: resources.max_gpus: must be >= 0, got -1 (--max-gpus -1)",
+    ]
 
 
 def test_general_text_without_texts_is_told_before_anything_runs(

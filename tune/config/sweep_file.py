@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from glob import glob
@@ -87,7 +87,9 @@ def bundled_sweeps() -> list[str]:
     return sorted(file.stem for file in BUNDLED.glob("*.yaml"))
 
 
-def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
+def load_sweep(
+    name_or_path: str, overrides: list[str], typed: Mapping[str, str] | None = None
+) -> SweepConfig:
     """Read, override and validate a sweep.
 
     A file may build on another with `extends: NAME_OR_PATH`; its sections are merged into the
@@ -98,6 +100,7 @@ def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
     Args:
         name_or_path: a bundled sweep's name or a path.
         overrides: `KEY=VALUE`, KEY dotted, VALUE in YAML.
+        typed: how the user gave some of them, if not by `--set`.
 
     Raises:
         UserError: the sweep is at fault; names every fault found.
@@ -106,7 +109,7 @@ def load_sweep(name_or_path: str, overrides: list[str]) -> SweepConfig:
     faults: list[Fault] = []
     for override in overrides:
         try:
-            _override(source, override)
+            _override(source, override, (typed or {}).get(override, f"--set {override}"))
         except UserError as error:
             faults += error.faults
     faults += _unset_variables(source) or _read_deepspeed_file(source)
@@ -314,8 +317,8 @@ def _read_deepspeed_file(source: _Source) -> list[Fault]:
     return []
 
 
-def _override(source: _Source, override: str) -> None:
-    """Set `KEY=VALUE` in the source."""
+def _override(source: _Source, override: str, typed: str) -> None:
+    """Set `KEY=VALUE` in the source, as the user gave it in other words."""
     key, separator, text = override.partition("=")
     location = split_key(key)
     if not separator or "" in location:
@@ -346,7 +349,7 @@ def _override(source: _Source, override: str) -> None:
             target = target[part]
     for place in [place for place in source.places if place[: len(location)] == location]:
         del source.places[place]
-    source.places[location] = f"--set {override}"
+    source.places[location] = typed
 
 
 def _cannot_set(rule: str, remedy: str = "") -> UserError:
