@@ -113,7 +113,7 @@ class Sweep:
         trainable: Trainable = run_trial,
         may_write: Callable[[], None] = lambda: None,
     ) -> None:
-        self._began = time.monotonic()
+        self._began, self._created = time.monotonic(), time.time()
         self._config = config
         self._may_write = may_write
         self._ledger = Ledger(location, may_write)
@@ -270,7 +270,8 @@ class Sweep:
 
     def _write_sweep(self, warnings: tuple[str, ...]) -> SweepRecord:
         config = self._config.model_dump(mode="json")
-        now = provenance().model_copy(update={"warnings": warnings})
+        of_start = {"created": self._created, "warnings": warnings}
+        now = provenance().model_copy(update=of_start)
         if self._ledger.exists():
             record = self._ledger.sweep().started_again(config, now)
         else:

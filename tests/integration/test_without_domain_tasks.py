@@ -50,6 +50,8 @@ def test_data_without_a_task_of_their_own_are_swept_shown_and_exported(
     trials = Sweep(config, folder, base_cache).run([listener]).records
     assert [trial.status for trial in trials] == [TrialStatus.COMPLETE] * 3  # one is a repeat
     ledger = Ledger(folder)
+    # The time that a sweep takes begins before the base is evaluated, as its budget of hours does.
+    assert ledger.sweep().created < ledger.folder.base_json.stat().st_ctime
     before = ledger.base().metrics[VALIDATION_LOSS]
     assert f"base: validation loss {before:.3f}, retention" in told.getvalue()
     for trial in trials:

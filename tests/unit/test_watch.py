@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import pty
 import signal
@@ -30,7 +31,9 @@ from trainables import metric_keys
 from trainables.errors import UserError
 from trainables.records.ledger import Ledger
 from trainables.records.schema import Measurement, TrialStatus
+from tune.config.sweep_config import SweepConfig
 from tune.search.space import planned_trials
+from tune.terminal.console import ConsoleListener
 
 PROJECT = Path(__file__).parents[2]
 
@@ -213,6 +216,20 @@ def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_pat
     watched.refresh()
     assert not watched.has_ended
     assert picture(watched)[0].startswith("tiny: 0/6 finished, 1 running")
+
+
+def test_who_watches_counts_the_time_as_the_command_does(tmp_path: Path) -> None:
+    ledger = record_sweep(tmp_path, trial(0, scores(0.5, 0.1)), budget={"trials": 9, "hours": 0.1})
+    seconds = 20.0  # since the command was started, in which its nodes were asked
+    config = SweepConfig.model_validate(ledger.sweep().config)
+    told = io.StringIO()
+    listener = ConsoleListener(config, Console(file=told, width=200), lambda: BEGAN + seconds)
+    seconds = 300.0
+    listener.sweep_started(ledger.sweep(), ledger.base(), [])
+    listener.trial_ended(trial(0, scores(0.5, 0.1)))
+    first = "1/9 finished, 5 min 00 s elapsed, about 2 min 40 s left"  # the last starts in a minute
+    assert f"({first})" in told.getvalue()
+    assert picture(watched_at(tmp_path, seconds))[0] == f"tiny: {first}"
 
 
 def test_a_pace_of_long_trials_is_no_zero(tmp_path: Path) -> None:

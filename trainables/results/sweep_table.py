@@ -68,10 +68,11 @@ class SweepTable:
         name: of the sweep.
         searched: number of trials in the search; repeat runs of the winners follow.
         goals: the first objective determines the best trials.
-        began: seconds since the epoch.
+        began: when its command was started, seconds since the epoch.
         hours: hours after `began` in which new trials may start; None for no limit.
 
     Attributes:
+        began: as given.
         base: None until it is known.
         has_ended: whether nothing more will start, as when the hours ran out before all trials;
             what has no final status then is interrupted.
@@ -84,8 +85,8 @@ class SweepTable:
         self._planned_repeats = planned_repeats(goals.confirm)
         self._planned = searched + self._planned_repeats
         self._goals = goals
-        self._began = began
-        self._starts_until = inf if hours is None else began + 3600 * hours
+        self.began = began
+        self._seconds_of_starts = inf if hours is None else 3600 * hours
         self.base: BaseRecord | None = None
         self.has_ended = False
         self._records: dict[int, TrialRecord] = {}
@@ -127,7 +128,7 @@ class SweepTable:
         parts = [f"{len(self._ended)}/{total} finished"]
         if running := len(self._running):
             parts.append(f"{running} {INTERRUPTED if self.has_ended else 'running'}")
-        parts.append(f"{duration(now - self._began)} elapsed")
+        parts.append(f"{duration(now - self.began)} elapsed")
         left = None if self.has_ended else self._seconds_left(now)
         return ", ".join([*parts, f"about {duration(left)} left"] if left else parts)
 
@@ -227,7 +228,7 @@ class SweepTable:
             for r in self.running()
         ]
         work = sum(running)
-        for_starts = max(self._starts_until - now, 0.0)
+        for_starts = max(self.began + self._seconds_of_starts - now, 0.0)
         if for_starts:
             repeats = max(self._planned_repeats - len(self._repeats), 0)
             others = max(self._planned - len(self._records) - repeats, 0)

@@ -68,6 +68,7 @@ class ConsoleListener(SweepListener):
     ) -> None:
         """Show a training sample, the base's scores and warnings; start the live table."""
         with self._lock:
+            self._table.began = sweep.provenance.created  # as for who watches, and for the budget
             self._table.base = base
             for record in sorted(history, key=lambda r: r.ended or 0.0):
                 self._table.take(record)
