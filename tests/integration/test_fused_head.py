@@ -27,6 +27,9 @@ pytestmark = [pytest.mark.integration, pytest.mark.in_process]
 
 ROUNDING = {"float32": 1e-5, "bfloat16": 2e-3}
 NO_DROPOUT = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+PROPHETNET: dict[str, Any] = {"num_decoder_layers": 1, "num_decoder_attention_heads": 2}
+PROPHETNET |= {"decoder_ffn_dim": 24, "num_hidden_layers": None}
+PROPHETNET |= dict.fromkeys(("dropout", "attention_dropout", "activation_dropout"), 0.0)
 # Kind, options, whether TRL's head computes what the model does; None where dtypes differ in that.
 # Small caps, as the logits of a model with random weights are, of which the largest is 0.9.
 MODELS: list[tuple[str, dict[str, Any], bool | None]] = [
@@ -36,6 +39,7 @@ MODELS: list[tuple[str, dict[str, Any], bool | None]] = [
     ("recurrent_gemma", {"logits_soft_cap": 0.65}, None),  # a little
     ("modernbert-decoder", {}, False),  # has a layer before its output head
     ("rembert", {"output_embedding_size": 12, "is_decoder": True}, False),  # of another width
+    ("prophetnet", PROPHETNET, False),  # has several states of a token before its output head
     ("electra", {"embedding_size": 12, "is_decoder": True, **NO_DROPOUT}, False),
 ]
 
@@ -57,7 +61,8 @@ def test_the_loss_is_that_of_the_models_own_logits(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     set_seed(0)
-    shape = SHAPE | options | {"vocab_size": len(tokenizer)}
+    sizes = SHAPE | options | {"vocab_size": len(tokenizer)}
+    shape = {name: size for name, size in sizes.items() if size is not None}
     AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **shape)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     trial = make_trial(

@@ -26,9 +26,12 @@ def logits_at(model: Any, positions_T: torch.Tensor, **inputs: Any) -> torch.Ten
     """
     selected = False
 
-    def select(head: Any, hidden: tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+    def select(head: Any, hidden: tuple[torch.Tensor]) -> tuple[torch.Tensor] | None:
         nonlocal selected
-        selected = True
+        # ProphetNet's has several states of each position, one of them for the next token.
+        selected = hidden[0].shape[:-1] == inputs["input_ids"].shape
+        if not selected:
+            return None
         return (hidden[0].flatten(0, 1).index_select(0, positions_T)[None],)
 
     head = model.get_output_embeddings()

@@ -41,7 +41,7 @@ class Trainer(SFTTrainer):
         """The cross-entropy in nats/token over all micro-batches of a step, this one's share."""
         if self.is_fused:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        logits = model(**inputs | {"labels": None, "use_cache": False}).logits
+        logits = model(**inputs | {"labels": None, "use_cache": False}).logits.contiguous()
         loss = ForCausalLMLoss(logits, inputs["labels"], logits.shape[-1], num_items_in_batch)
         # These are the tokens of all workers, over which gradients are averaged.
         return loss * (1 if num_items_in_batch is None else self.args.world_size)
