@@ -17,8 +17,8 @@ _SWEEP_DIR = "folder of a sweep, such as sweeps/quickstart"
 
 def main(arguments: list[str]) -> int:
     """Run a command; returns its exit code: 2 for faulty input, 130 after Ctrl-C."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         options.run(options)
     except UserError as error:
         for fault in error.faults:

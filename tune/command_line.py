@@ -35,8 +35,8 @@ OK, NOTHING_COMPLETED, BAD_INPUT, HEAD_LOST, INTERRUPTED = 0, 1, 2, 3, 130
 
 def main(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    options = _parser().parse_args(arguments)
     try:
+        options = _parser().parse_args(arguments)
         of_options = _of_options(options)
         config = load_sweep(options.sweep, [*options.overrides, *of_options], of_options)
         if options.stop_trial is not None:

@@ -18,6 +18,7 @@ from builders import measurement, sweep_config, sweep_record, trial
 from google_store import google_store
 from object_store import failing_server
 
+from analysis.__main__ import main as analysis_main
 from trainables.errors import UserError
 from trainables.files import object_storage
 from trainables.files.object_storage import ObjectStorage
@@ -35,6 +36,7 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
 from trainables.under_ray.endings import verdict
 from trainables.under_ray.node import check_sees
+from tune import command_line
 from tune.folder.lock import SweepLock
 from tune.folder.sweep_folder import check_sweep_folder
 
@@ -58,6 +60,20 @@ def test_addresses_and_paths() -> None:
     assert not is_address("/tmp/a://b")  # noqa: S108
     assert join("s3://bucket", "a", "b") == "s3://bucket/a/b"
     assert join(Path("a"), "b", "c") == Path("a/b/c")
+
+
+def test_an_address_without_a_bucket_is_no_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    told = "error: the address of an object store must name a bucket, got {}; write s3://bucket/"
+    for address in ("s3://", "s3:///"):
+        for main, arguments in (
+            (command_line.main, ["quickstart", "--dry-run", "--output-dir", address]),
+            (analysis_main, ["report", address]),
+        ):
+            assert main(arguments) == 2
+            assert capsys.readouterr().err.startswith(told.format(address))
 
 
 @pytest.mark.parametrize(

@@ -97,8 +97,18 @@ def is_address(location: str) -> bool:
 
 
 def parse_location(text: str) -> Location:
-    """A location as the user typed it."""
-    return text.rstrip("/") if is_address(text) else expanded(text)
+    """A location as the user typed it.
+
+    Raises:
+        UserError: it is an address without a bucket.
+    """
+    if not is_address(text):
+        return expanded(text)
+    address = text.rstrip("/")
+    if address.endswith(":"):
+        rule = f"the address of an object store must name a bucket, got {text}"
+        raise UserError([Fault("", rule, f"write {address}//bucket/sweeps")])
+    return address
 
 
 def read_or_none(storage: Storage, name: str) -> bytes | None:
