@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from tiny_decoder import SHAPE
-from transformers import AutoConfig, AutoModelForCausalLM, set_seed
+from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, set_seed
 
 from trainables import metric_keys
 from trainables.evaluation.drift import token_nll
@@ -78,3 +79,32 @@ def test_the_loss_is_that_of_the_models_own_logits(
     assert measured == pytest.approx(own_loss, abs=ROUNDING[dtype])
     told = [record for record in caplog.records if record.name == fused_head.__name__]
     assert is_fused in (None, not told)
+
+
+@pytest.mark.parametrize("takes_count", [True, False])
+@pytest.mark.parametrize("is_fused", [True, False])
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_every_token_of_a_step_counts_alike_in_whatever_micro_batches(
+    method: str,
+    is_fused: bool,
+    takes_count: bool,
+    make_trial: Callable[..., TrialConfig],
+    run: Callable[[TrialConfig], Run],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of models, too, that do not take the count of a step's tokens, such as Gemma 4."""
+    monkeypatch.setattr(LlamaForCausalLM, "accepts_loss_kwargs", takes_count, raising=False)
+    monkeypatch.setattr(fused_head, "_is_of_own_logits", lambda *_: is_fused)
+    rows = [{"prompt": "", "completion": " 7" * length} for length in (1, 2, 9, 30)]
+    file = tmp_path / "rows.jsonl"
+    file.write_text("".join(f"{json.dumps(row)}\n" for row in rows * 4))
+    losses = []
+    for size in (4, 2, 1):
+        train = {"steps": 1, "batch_size": 4, "micro_batch_size": size}
+        trial = make_trial(method, data={"path": str(file)}, train=train)
+        losses += run(trial).curve(metric_keys.TRAIN_LOSS)
+    samples = inputs_of(trial)[1].train
+    first = [samples[row] for row in training_order(len(samples), 4, trial.seed)]
+    own_loss = token_nll(load_model(trial.model), first, batch_size=4)
+    assert losses == pytest.approx([own_loss] * 3, abs=ROUNDING["float32"])

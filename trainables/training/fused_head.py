@@ -31,6 +31,13 @@ class Trainer(SFTTrainer):
 
     is_fused = True
 
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        # Transformers gives no count of a step's tokens for models that do not take it, such as
+        # Gemma 4, which have no need to: both losses here divide by it themselves. Without it a
+        # step's loss would be the mean of its micro-batches' means, whatever their sizes.
+        self.model_accepts_loss_kwargs = True
+
     def compute_loss(
         self,
         model: Any,
@@ -44,7 +51,7 @@ class Trainer(SFTTrainer):
         logits = model(**inputs | {"labels": None, "use_cache": False}).logits.contiguous()
         loss = ForCausalLMLoss(logits, inputs["labels"], logits.shape[-1], num_items_in_batch)
         # These are the tokens of all workers, over which gradients are averaged.
-        return loss * (1 if num_items_in_batch is None else self.args.world_size)
+        return loss * self.args.world_size
 
 
 class FusedHeadCheck(TrainerCallback):
