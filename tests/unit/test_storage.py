@@ -186,6 +186,25 @@ def test_a_closed_log_is_one_object(bucket: str) -> None:
         assert storage.children("metrics") == ["00000003.jsonl"]
 
 
+def test_a_log_that_another_closes_while_it_is_read_lacks_no_line(
+    bucket: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a driver does at a trial's end, while `watch` or a report reads."""
+    driver, reader = open_storage(f"{bucket}/read"), open_storage(f"{bucket}/read")
+    for line in (b"1\n", b"2\n"):
+        driver.append("metrics.jsonl", line)
+    list_parts = ObjectStorage._parts
+
+    def list_then_close(storage: ObjectStorage, log: str) -> list[str]:
+        parts = list_parts(storage, log)
+        if storage is reader and log == "metrics.jsonl":
+            driver.close_log(log)
+        return parts
+
+    monkeypatch.setattr(ObjectStorage, "_parts", list_then_close)
+    assert reader.read_logs(["none", "metrics.jsonl"]) == [b"", b"1\n2\n"]
+
+
 def test_a_crash_while_a_log_is_closed_loses_and_doubles_nothing(
     bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,12 +105,21 @@ class ObjectStorage(Storage):
         return self.read_logs([name])[0]
 
     def read_logs(self, names: Sequence[str]) -> list[bytes]:
-        """See `Storage`."""
+        """See `Storage`; a log that was rewritten between its listing and its reading is read anew.
+
+        Else those of its lines that are elsewhere by now would be lacking.
+        """
         found = _in_parallel(self._parts, names)
         keys = [(i, part) for i, parts in enumerate(found) for part in parts]
         logs = [b""] * len(names)
+        rewritten: set[int] = set()
         for (i, _), content in zip(keys, self.read_all([key for _, key in keys]), strict=True):
-            logs[i] += content or b""
+            if content is None:
+                rewritten.add(i)
+            else:
+                logs[i] += content
+        for i in rewritten:
+            logs[i] = self.read_log(names[i])
         return logs
 
     def write_log(self, name: str, content: bytes) -> None:
