@@ -58,7 +58,9 @@ def test_texts_have_their_beginning_and_end_as_in_the_pretraining(
 ) -> None:
     texts = ["relay 1 5 18 = 2", "max 4 7"]
     file = tmp_path / "rows.jsonl"
-    file.write_text("".join(f"{json.dumps({'body': text})}\n" for text in [*texts, "", None]))
+    file.write_text(
+        "".join(f"{json.dumps({'body': text})}\n" for text in [*texts, "", " \n", None])
+    )
     data = DataConfig(path=str(file), text="body", validation_fraction=0)
     found = tokenize(data, tokenizer, seed=0)
     whole = [[*tokenizer(text)["input_ids"], tokenizer.eos_token_id] for text in texts]
@@ -87,7 +89,7 @@ def test_no_text_is_in_both_splits(tmp_path: Path) -> None:
     [
         ([{"text": "a"}, {"body": "b"}], "names text, absent from row 2 of rows.jsonl"),
         ([{"text": ["a"]}, {"text": "a"}], "must name a text, got a list in row 1 of rows.jsonl"),
-        ([{"text": ""}, {"text": None}], "names text, empty in all rows of rows.jsonl"),
+        ([{"text": " \n"}, {"text": None}], "names text, blank in all rows of rows.jsonl"),
     ],
 )
 def test_rows_without_a_text_are_refused(rows: list[dict[str, Any]], rule: str) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from datetime import date, time, timedelta
+from numbers import Number
 from typing import Any, Literal
 
 from jinja2 import StrictUndefined, Template, TemplateError, Undefined, UndefinedError, meta
@@ -23,6 +26,8 @@ SOURCES: tuple[Source, ...] = ("path", "validation_path")
 Rendered = list[Example] | UnusableRow
 # Values that a template prints as they are; it may fail on others, and on fields without a value.
 _PLAIN = (str, int, float)
+# Of what else templates print, what has a text that anyone would write.
+_OF_TEXT = (str, Number, date, time, timedelta, Undefined)
 # What a template, which is the user's code, can raise.
 _TEMPLATE_FAILS = (
     TemplateError,
@@ -99,33 +104,67 @@ def read_general_text(location: str) -> list[str]:
 
 
 class _NoText(TypeError):
-    """A template prints a list or a dict."""
+    """A template prints what Python's own notation would be learned of, such as a list."""
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(f"it prints a {type(value).__name__}, which is no text")
+        self.remedy = "join it, or name chats by data.messages"
+        if callable(value):
+            self.remedy = "write a['values'] for the field `values` of a, as a.values is a method"
+        elif isinstance(value, bytes):
+            self.remedy = "save it as text"
 
 
 class _Null(Undefined):
-    """A field that is null: false, as in Python, but without a text, as "None" would be learned."""
+    """A value that is null: false, as in Python, but without a text, as "None" would be learned."""
 
     __str__ = Undefined._fail_with_undefined_error
+
+    def __eq__(self, other: object) -> bool:
+        return other is None or isinstance(other, _Null)
+
+    def __hash__(self) -> int:
+        return hash(None)
+
+
+_NULL = _Null("what it prints is null")
 
 
 def _written(value: Any) -> Any:
     """What a template prints."""
-    if value is None:  # within a field
-        raise UndefinedError("what it prints is null")
-    if isinstance(value, (list, tuple, dict)):  # as Python source
-        raise _NoText(f"it prints a {type(value).__name__}, which is no text")
+    if isinstance(value, float) and math.isnan(value):  # which some tools write for null
+        raise ValueError("what it prints is NaN")
+    if value is None:  # as a method returns it
+        return _NULL
+    if not isinstance(value, _OF_TEXT):
+        raise _NoText(value)
     return value
+
+
+def _with_nulls(value: Any) -> Any:
+    """A row's content with nulls that print nothing: filters would make None a text."""
+    if value is None:
+        return _NULL
+    if isinstance(value, dict):
+        return {n: v if isinstance(v, str) else _with_nulls(v) for n, v in value.items()}
+    return [_with_nulls(item) for item in value] if isinstance(value, list) else value
+
+
+def _as_json(value: Any) -> None:
+    """Null in JSON, for what JSON itself has no notation of."""
+    if not isinstance(value, _Null):
+        raise _NoText(value)
 
 
 _ENVIRONMENT = ImmutableSandboxedEnvironment(
     undefined=StrictUndefined, keep_trailing_newline=True, finalize=_written
 )
 _ENVIRONMENT.tests["none"] = lambda value: value is None or isinstance(value, _Null)
+_ENVIRONMENT.policies["json.dumps_kwargs"] = {"sort_keys": True, "default": _as_json}
 
 
 def _rendered(template: Template, row: Row) -> str:
-    nulls = {name: _Null(f"{name} is null") for name, value in row.items() if value is None}
-    return template.render(_names(row) | nulls)
+    return template.render(_names(_with_nulls(row)))
 
 
 def _names(row: Row) -> Row:
@@ -230,8 +269,8 @@ def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator
             continue
         rule = f"must name a text, got a {type(row[field]).__name__} in {where}"
         yield Fault("data.text", rule, "leave such rows out")
-    if not any(row.get(field) for row in rows):
-        yield Fault("data.text", f"names {field}, empty in all rows of {location}")
+    if not any(str(row.get(field) or "").strip() for row in rows):
+        yield Fault("data.text", f"names {field}, blank in all rows of {location}")
 
 
 def as_replay(faults: Sequence[Fault]) -> list[Fault]:
@@ -267,7 +306,7 @@ def _how_to_name(row: Row) -> str:
 
 
 def _failure(field: str, index: int, error: Exception) -> Fault:
-    remedy = "join it, or name chats by data.messages" if isinstance(error, _NoText) else ""
+    remedy = error.remedy if isinstance(error, _NoText) else ""
     return Fault(field, f"cannot be rendered on row {index + 1}: {error}", remedy)
 
 
@@ -281,7 +320,9 @@ def _needs_more_than(template: Template, row: Row) -> bool:
 
 def _render(data: DataConfig, rows: Iterable[Row]) -> Iterator[Rendered]:
     if data.text is not None:
-        yield from ([Example("", text)] if (text := row[data.text]) else [] for row in rows)
+        for row in rows:
+            text = row[data.text] or ""
+            yield [Example("", text)] if text.strip() else []
         return
     templates = {name: _ENVIRONMENT.from_string(text) for name, text in _templates(data).items()}
     for index, row in enumerate(rows):
