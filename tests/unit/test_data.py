@@ -5,6 +5,8 @@ from __future__ import annotations
 import gzip
 import json
 import shutil
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -193,6 +195,7 @@ def test_a_row_nested_too_deep_is_a_fault_with_its_place(
     ("name", "content", "rule", "line"),
     [
         ("rows.csv", b"a,b\n1,2\n1,2,3\n", "a row has more columns than the first line, 2", ":3"),
+        ("rows.csv", b"a,b,a\n1,2,3\n", "the first line names a more than once", ":1"),
         ("rows.csv", b'a,b\n1,"2\n', "is no such table: unexpected end of data", ":1"),
         ("rows.tsv", b"a\tb\n1\t\xff\n", "is not UTF-8: invalid start byte", ":2"),
         ("rows.txt", b"a\n" * 9999 + b"\xff\n", "is not UTF-8: invalid start byte", ":10000"),
@@ -210,6 +213,27 @@ def test_malformed_files_of_other_formats_are_faults(
     (fault,) = faults(load_rows, config(file))
     assert fault.rule.startswith(rule)
     assert fault.location.removeprefix(str(file)) == line
+
+
+@pytest.mark.parametrize(
+    ("name", "between", "rule", "place"),
+    [
+        ("rows.jsonl", "{0}\n{1}\n{0}\n", "each line must be a JSON object, got one", ":2"),
+        ("rows.json", "[{0},\n{1}, {0}]", "each item must be an object, item 2 is one", ""),
+    ],
+)
+def test_half_of_a_character_is_a_fault_with_its_place(
+    name: str, between: str, rule: str, place: str, tmp_path: Path
+) -> None:
+    """As JSON may have it, where a text was cut within a character; no tokenizer takes it."""
+    file = tmp_path / name
+    whole, half = r'{"a": "\ud83d\ude00 \uD800\uDC00"}', r'{"a": {"b": ["\ud83d"]}}'
+    file.write_text(between.replace("{0}", whole).replace("{1}", half))
+    (found,) = faults(load_rows, config(file))
+    assert found.rule == f"{rule} with half of a character: a surrogate alone, such as \\ud83d"
+    assert found.location == f"{file}{place}"
+    file.write_text(between.replace("{0}", whole).replace("{1}", whole))
+    assert len(load_rows(config(file))) == 3
 
 
 @pytest.mark.parametrize(
@@ -380,6 +404,57 @@ def test_null_is_no_text_for_a_filter_either(answer: str) -> None:
     data = config("rows.jsonl", prompt="{{ question }}", completion=answer)
     (fault,) = faults(learned, data, [{"question": "a", "answer": None}])
     assert fault.rule == "prints answer, null in row 1 of rows.jsonl"
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "{{ a.hint }}",
+        "{{ a.hint | trim }}",
+        "{{ row['a']['hint'] | upper }}",
+        "{{ 'Hint: ' ~ a.hint }}",
+        "{{ a.get('hint') | trim }}",
+        "{{ a.others | join(', ') }}",
+        "{% for other in a.others %}{{ other | trim }}{% endfor %}",
+    ],
+)
+def test_null_within_a_field_is_no_text_either(prompt: str) -> None:
+    rows = [{"a": {"hint": None, "others": ["x", None]}, "completion": "c"}]
+    (fault,) = faults(learned, config("rows.jsonl", prompt=prompt), rows)
+    assert fault.rule == "cannot be rendered on row 1: what it prints is null"
+
+
+def test_a_template_may_ask_for_null_within_a_field_and_write_it_as_json() -> None:
+    asks = "{{ a.hint or 'x' }}{{ a.hint == none }}{{ a.hint is none }}{{ hint == none }}"
+    asks += "{{ a.others | reject('none') | join }} {{ a | tojson }}"
+    rows = [{"a": {"hint": None, "others": ["y", None]}, "hint": None, "completion": "c"}]
+    ((example,),) = learned(config("rows.jsonl", prompt=asks), rows)
+    assert example.prompt == 'xTrueTrueTruey {"hint": null, "others": ["y", null]}'
+    assert rows[0]["a"] == {"hint": None, "others": ["y", None]}
+
+
+@pytest.mark.parametrize(
+    ("prompt", "told", "remedy"),
+    [
+        ("{{ a.values }}", "it prints a builtin_function_or_method", "write a['values'] for"),
+        ("{{ a.list | map('upper') }}", "it prints a generator", "join it"),
+        ("{{ raw }}", "it prints a bytes", "save it as text"),
+        ("{{ number }}", "what it prints is NaN", ""),
+    ],
+)
+def test_what_python_alone_would_write_is_no_text(prompt: str, told: str, remedy: str) -> None:
+    """Such as `<built-in method values of dict object at 0x7f>`, other for each row."""
+    row = {"a": {"values": "v", "list": ["x"]}, "raw": b"x", "number": float("nan")}
+    (fault,) = faults(learned, config("rows.jsonl", prompt=prompt, completion="c"), [row])
+    assert fault.rule.startswith(f"cannot be rendered on row 1: {told}")
+    assert fault.remedy.startswith(remedy)
+
+
+def test_numbers_and_times_are_text() -> None:
+    row = {"a": {"values": "v"}, "n": 2.5, "d": date(2024, 7, 26), "t": Decimal("1.50")}
+    prompt = "{{ a['values'] }} {{ n }} {{ d }} {{ t }} {{ n > 2 }} {{ d.year }}"
+    ((example,),) = learned(config("rows.jsonl", prompt=prompt, completion="c"), [row])
+    assert example.prompt == "v 2.5 2024-07-26 1.50 True 2024"
 
 
 def test_of_several_fields_without_a_value_those_are_named_that_are_needed() -> None:

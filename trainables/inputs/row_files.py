@@ -11,7 +11,10 @@ import csv
 import gzip
 import io
 import json
+import re
 import zlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,10 @@ Row = dict[str, Any]
 _MAX_FAULTS = 5
 _TOO_DEEP, _FLATTEN = "one nested too deep to be read", "leave the row out, or flatten it"
 _NOT_UTF8, _AS_UTF8 = "text that is not UTF-8", "save it as UTF-8"
+_HALF = "one with half of a character: a surrogate alone, such as \\ud83d"
+_WHOLE = "leave the row out, or write the character whole"
+# What JSON may begin a surrogate with, alone or not; no tokenizer takes one alone.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
 _COMMAS = "commas separate columns, tabs in a .tsv; quote texts that hold one"
 _OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv, .txt or .parquet"
 
@@ -71,11 +78,11 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
             except json.JSONDecodeError as error:
                 problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
             else:
-                if isinstance(row, dict):
+                if isinstance(row, dict) and not (_SURROGATE(line) and _has_half(row)):
                     rows.append(row)
                     continue
-                problem = f"a {type(row).__name__}"
-            remedies = {_TOO_DEEP: _FLATTEN, _NOT_UTF8: _AS_UTF8}
+                problem = _HALF if isinstance(row, dict) else f"a {type(row).__name__}"
+            remedies = {_TOO_DEEP: _FLATTEN, _NOT_UTF8: _AS_UTF8, _HALF: _WHOLE}
             remedy = remedies.get(problem, _OTHER_FORMAT if number == 1 else "")
             rule = f"each line must be a JSON object, got {problem}"
             faults.append(Fault(field, rule, remedy, location=f"{file}:{number}"))
@@ -90,6 +97,15 @@ def first_of(faults: list[Fault]) -> list[Fault]:
     if rest <= 0:
         return faults
     return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
+
+
+def _has_half(row: Any) -> bool:
+    """Whether a text in it has half of a character."""
+    try:
+        json.dumps(row, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return True
+    return False
 
 
 def _suffix(file: Path) -> str:
@@ -129,14 +145,20 @@ def _read_json(file: Path, field: str) -> list[Row]:
     except RecursionError as error:
         rule = f"each item must be an object, item {_first_too_deep(text)} is {_TOO_DEEP}"
         raise UserError([Fault(field, rule, _FLATTEN, location=str(file))]) from error
-    faults = [
-        Fault(field, f"each item must be an object, item {i} is a {type(row).__name__}")
-        for i, row in enumerate(rows, start=1)
-        if not isinstance(row, dict)
-    ]
-    if faults:
+    if faults := list(_faults_of_items(rows, bool(_SURROGATE(text)), field, file)):
         raise UserError(first_of(faults))
     return list(rows)
+
+
+def _faults_of_items(
+    items: list[Any], may_have_halves: bool, field: str, file: Path
+) -> Iterator[Fault]:
+    for number, item in enumerate(items, start=1):
+        rule = f"each item must be an object, item {number} is"
+        if not isinstance(item, dict):
+            yield Fault(field, f"{rule} a {type(item).__name__}")
+        elif may_have_halves and _has_half(item):
+            yield Fault(field, f"{rule} {_HALF}", _WHOLE, location=str(file))
 
 
 def _first_too_deep(text: bytes) -> int:
@@ -161,9 +183,10 @@ def _read_csv(file: Path, field: str) -> list[Row]:
         lines = io.TextIOWrapper(stream, "utf-8-sig", newline="")
         reader = csv.DictReader(lines, delimiter=delimiter, strict=True)
         try:
+            names = reader.fieldnames or ()
+            _check_are_columns(names, field, f"{file}:{reader.line_num}")
             for row in reader:
                 if None in row:
-                    names = reader.fieldnames or ()
                     rule = f"a row has more columns than the first line, {len(names)}"
                     place = f"{file}:{reader.line_num}"
                     raise UserError([Fault(field, rule, _COMMAS, location=place)])
@@ -172,6 +195,13 @@ def _read_csv(file: Path, field: str) -> list[Row]:
             place = f"{file}:{reader.line_num}"
             raise UserError([Fault(field, f"is no such table: {error}", location=place)]) from error
     return rows
+
+
+def _check_are_columns(names: Sequence[str], field: str, place: str) -> None:
+    """Refuse a column whose name another has, too: one of them would be lost."""
+    if twice := [name for name, count in Counter(names).items() if name and count > 1]:
+        rule = f"the first line names {', '.join(twice)} more than once"
+        raise UserError([Fault(field, rule, "give each column a name of its own", place)])
 
 
 def _read_text(file: Path, field: str) -> list[Row]:
