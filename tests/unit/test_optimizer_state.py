@@ -56,6 +56,29 @@ def test_parameters_that_share_one_master_copy_resume(
         assert torch.equal(mine, other)
 
 
+def test_one_that_was_not_always_used_resumes_with_its_own_count(tmp_path: Path) -> None:
+    """As the experts of a mixture to which no token was sent in some steps, or in none."""
+    experts = torch.nn.ModuleList(torch.nn.Linear(3, 5) for _ in range(3))
+    adam = torch.optim.AdamW(experts.parameters(), lr=0.1)
+
+    def step(*used: int) -> list[torch.Tensor]:
+        adam.zero_grad()
+        sum(experts[expert](torch.ones(3)).sum() for expert in used).backward()
+        adam.step()
+        return [parameter.detach().clone() for parameter in experts.parameters()]
+
+    step(0, 1)
+    step(0)
+    progress = checkpoint.Progress(step=2, tokens_seen=0, scheduler={}, carried={})
+    checkpoint.write(tmp_path / "step", checkpoint.take(experts, adam, progress, world_size=1))
+    undisturbed = step(0, 1, 2)
+    torch.nn.init.ones_(experts[1].weight)
+    adam = torch.optim.AdamW(experts.parameters(), lr=0.1)
+    checkpoint.load_training_state(tmp_path / "step", experts, adam)
+    for mine, other in zip(step(0, 1, 2), undisturbed, strict=True):
+        assert torch.equal(mine, other)
+
+
 def test_an_optimizer_that_updates_what_is_not_known_does_not_go_on(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 5)
     known = torch.optim.AdamW(model.parameters())

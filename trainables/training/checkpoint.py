@@ -4,7 +4,7 @@ A snapshot is quick to take and is written while the trial goes on to something 
 
 A checkpoint is a folder `step_00000040` with
 
-    training.safetensors     each trained parameter in fp32, and its optimizer moments; where
+    training.safetensors     each trained parameter in fp32, its moments and its steps; where
                              that is much, `training-00001-of-00003.safetensors` and so on
     random_0.safetensors     random state of rank 0, and so on
     progress.json            step, scheduler, what is measured so far
@@ -130,6 +130,9 @@ def load_training_state(checkpoint: Path, model: Any, optimizer: Any) -> None:
             if key in tensors:
                 _set(parameter, tensors[key], moment, optimizer)
     set_steps(optimizer, steps)
+    for name, state in _own_states(model, optimizer).items():
+        if (own := tensors.get(f"step/{name}")) is not None:
+            state["step"].fill_(own)
 
 
 def set_steps(optimizer: Any, steps: int) -> None:
@@ -194,7 +197,20 @@ def _read_training_state(model: Any, optimizer: Any, keep: bool) -> dict[str, to
     states = _base_optimizer(optimizer).state.values()
     counts = [float(state["step"]) for state in states if "step" in state]
     tensors["steps"] = torch.tensor(max(counts, default=0.0))
+    for name, state in _own_states(model, optimizer).items() if keep else ():
+        if "step" in state:
+            tensors[f"step/{name}"] = torch.tensor(float(state["step"]))
     return tensors
+
+
+def _own_states(model: Any, optimizer: Any) -> dict[str, dict[str, Any]]:
+    """The optimizer's states of the parameters that have one, as those under ZeRO do not.
+
+    One without a gradient in some steps, such as an expert that got no token, has counted fewer.
+    """
+    states = _base_optimizer(optimizer).state
+    own = [(name, p) for name, p in _trained(model) if not _is_partitioned(p)]
+    return {name: states.get(_master(parameter, optimizer)[0], {}) for name, parameter in own}
 
 
 def _trained(model: Any) -> list[tuple[str, Any]]:
