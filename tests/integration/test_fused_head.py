@@ -6,11 +6,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
+import torch
 from tiny_decoder import SHAPE
 from transformers import AutoConfig, AutoModelForCausalLM, LlamaForCausalLM, set_seed
+from trl.trainer.utils import add_fused_lm_head
 
 from trainables import metric_keys
 from trainables.evaluation.drift import token_nll
+from trainables.inputs import model_shape
 from trainables.inputs.data import training_order
 from trainables.inputs.model import load_model
 from trainables.inputs.tokenized import inputs_of
@@ -79,6 +82,20 @@ def test_the_loss_is_that_of_the_models_own_logits(
     assert measured == pytest.approx(own_loss, abs=ROUNDING[dtype])
     told = [record for record in caplog.records if record.name == fused_head.__name__]
     assert is_fused in (None, not told)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", model_shape._FAMILIES)
+def test_the_memory_that_is_forecast_is_that_of_the_fused_head(
+    family: str, dtype: torch.dtype
+) -> None:
+    """A micro-batch's logits at once would be more than all else that `memory` counts."""
+    set_seed(0)
+    config = AutoConfig.for_model(family, **SHAPE | {"vocab_size": 64})
+    model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    add_fused_lm_head(model)
+    rounding = fused_head._ROUNDING[str(dtype).removeprefix("torch.")]
+    assert fused_head._is_of_own_logits(model, model.device, rounding)
 
 
 @pytest.mark.parametrize("takes_count", [True, False])

@@ -24,7 +24,8 @@ from trainables.config.evaluation import GENERAL_TEXT_TOKENS
 _BYTES = {"float32": 4, "bfloat16": 2}
 _FP32 = 4
 
-# TRL's fused head projects this many tokens onto this many words at a time.
+# TRL's fused head projects this many tokens onto this many words at a time. A test holds that all
+# architectures of `model_shape` are trained by it; of others whose shape is stated it is assumed.
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 
 # Most logits that an evaluation's losses compute at a time.
