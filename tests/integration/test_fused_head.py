@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -82,6 +83,35 @@ def test_the_loss_is_that_of_the_models_own_logits(
     assert measured == pytest.approx(own_loss, abs=ROUNDING[dtype])
     told = [record for record in caplog.records if record.name == fused_head.__name__]
     assert is_fused in (None, not told)
+
+
+@pytest.mark.parametrize(
+    ("error", "goes_on"),
+    [
+        (RuntimeError("Failed to find C compiler. Please specify via CC"), True),
+        (AttributeError("'Head' object has no attribute 'bias'"), True),
+        (RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory"), False),
+        (RuntimeError("gloo/transport/tcp/pair.cc: Connection closed by peer"), False),
+    ],
+)
+def test_why_the_fused_head_fails_is_told(
+    error: Exception,
+    goes_on: bool,
+    base_model: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    forward = type(base_model).forward
+
+    def failing(model: Any, *, fused_lm_head: bool = False, **inputs: Any) -> Any:
+        if fused_lm_head:
+            raise error
+        return forward(model, **inputs)
+
+    monkeypatch.setattr(type(base_model), "forward", failing)
+    with nullcontext() if goes_on else pytest.raises(RuntimeError, match=r"memory|gloo"):
+        assert not fused_head._is_of_own_logits(base_model, base_model.device, 1e-4)
+    assert (str(error) in caplog.text) == goes_on
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -16,7 +16,9 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from trl import SFTTrainer
 from trl.trainer import utils
 
+from trainables.errors import first_line
 from trainables.evaluation.evaluator import evaluating
+from trainables.process.lost_worker import is_lost_worker
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.process.workers import agreed
 
@@ -90,9 +92,11 @@ def _is_of_own_logits(model: Any, device: torch.device, rounding: float) -> bool
         try:
             fused = model(**inputs, labels=ids_1S, fused_lm_head=True).log_probs.float()
         except (AttributeError, RuntimeError) as error:
-            if is_out_of_memory(error):
+            if is_out_of_memory(error) or is_lost_worker(error):
                 raise
-            return False  # the head is of another width than the layers
+            # The head is of another width than the layers, or Triton finds no C compiler.
+            logger.warning("TRL's fused head fails: %s", first_line(error))
+            return False
         logits_1SV = model(**inputs, use_cache=False).logits.float()
     own = logits_1SV.log_softmax(-1)[:, :-1].gather(-1, ids_1S[:, 1:, None])[..., 0]
     return bool((own - fused).abs().max() <= rounding * logits_1SV.abs().max())
