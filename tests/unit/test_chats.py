@@ -177,6 +177,11 @@ def test_parallel_calls_are_learned(template: str, tmp_path: Path) -> None:
             {"tool_calls": [{"name": "add", "arguments": "a=1"}]},
             "must have arguments of `tool_calls` in JSON, got 'a=1'",
         ),
+        (
+            {"tool_calls": [{"name": "add", "arguments": r'{"a": "\ud83d"}'}]},
+            "must have arguments of `tool_calls` in JSON, got one with half of a character",
+        ),
+        ({"tools": "[" * 100_000}, "must have `tools` in JSON, got one nested too deep to be read"),
     ],
 )
 def test_malformed_tools_are_refused(row: dict[str, Any], rule: str, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple
 
 from trainables.errors import Fault
-from trainables.inputs.row_files import Row
+from trainables.inputs.row_files import Row, has_half
 from trainables.inputs.unusable import UnusableRow
 
 Turn = dict[str, Any]
@@ -205,6 +205,10 @@ def _parsed(text: str, kind: type | tuple[type, ...], name: str) -> Any:
         value = json.loads(text)
     except json.JSONDecodeError as error:
         raise _malformed(f"must have {name} in JSON, got {text[:40]!r} ({error.msg})") from None
+    except RecursionError:
+        raise _malformed(f"must have {name} in JSON, got one nested too deep to be read") from None
+    if "\\u" in text and has_half(value):
+        raise _malformed(f"must have {name} in JSON, got one with half of a character")
     if not isinstance(value, kind):
         raise _malformed(f"must have {name} in JSON, got a {type(value).__name__}: {text[:40]!r}")
     return value

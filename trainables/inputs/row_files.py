@@ -78,7 +78,7 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
             except json.JSONDecodeError as error:
                 problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
             else:
-                if isinstance(row, dict) and not (_SURROGATE(line) and _has_half(row)):
+                if isinstance(row, dict) and not (_SURROGATE(line) and has_half(row)):
                     rows.append(row)
                     continue
                 problem = _HALF if isinstance(row, dict) else f"a {type(row).__name__}"
@@ -99,8 +99,8 @@ def first_of(faults: list[Fault]) -> list[Fault]:
     return [*faults[:_MAX_FAULTS], Fault(faults[0].field, f"{rest} more like these")]
 
 
-def _has_half(row: Any) -> bool:
-    """Whether a text in it has half of a character."""
+def has_half(row: Any) -> bool:
+    """Whether a text in what JSON stands for has half of a character."""
     try:
         json.dumps(row, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -157,7 +157,7 @@ def _faults_of_items(
         rule = f"each item must be an object, item {number} is"
         if not isinstance(item, dict):
             yield Fault(field, f"{rule} a {type(item).__name__}")
-        elif may_have_halves and _has_half(item):
+        elif may_have_halves and has_half(item):
             yield Fault(field, f"{rule} {_HALF}", _WHOLE, location=str(file))
 
 
