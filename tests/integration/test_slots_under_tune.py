@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 import pytest
 import ray
 from killed_trials import HostKiller, host_processes
 from measured import OF_THE_PROCESS
-from ray.exceptions import RayActorError
+from ray.exceptions import ActorUnavailableError, RayActorError
 
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.slots.host import MEASUREMENT
-from trainables.under_ray.slots import SlotHosts, _join, _load, has_process, start_slot_host
+from trainables.under_ray.slots import (
+    SlotHostActor,
+    SlotHosts,
+    _join,
+    _load,
+    has_process,
+    start_slot_host,
+)
 from tune.cluster.slots import HostPool
 from tune.listeners import SweepListener
 from tune.sweep import Sweep, SweepOutcome
@@ -174,6 +182,29 @@ def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
         second = _join(hosts, make_trial(train=endless), "new")
         assert second == hosts.actors[1]
         assert ray.get([actor.load.remote() for actor in hosts.actors]) == [0, 1]
+    finally:
+        for actor in hosts.actors:
+            ray.kill(actor)
+
+
+def test_a_host_whose_answer_is_lost_does_not_train_a_trial_beside_another(
+    make_trial: Callable[..., TrialConfig],
+) -> None:
+    class Host(SlotHostActor):
+        async def join(self, *arguments: Any, **options: Any) -> bool:
+            await super().join(*arguments, **options)
+            raise ActorUnavailableError("the answer is lost", None)
+
+    deaf = ray.remote(Host).options(num_cpus=0.5, max_concurrency=10).remote()
+    hosts = SlotHosts((deaf, start_slot_host({"CPU": 0.5})), slots=1)
+    ray.get([actor.load.remote() for actor in hosts.actors])
+    try:
+        trial = make_trial(train={"steps": 10_000, "report_every": 10_000})
+        assert _join(hosts, trial, "a") == hosts.actors[1]
+        deadline = time.monotonic() + 60
+        while (loads := ray.get([actor.load.remote() for actor in hosts.actors])) != [0, 1]:
+            assert time.monotonic() < deadline, loads
+            time.sleep(0.2)
     finally:
         for actor in hosts.actors:
             ray.kill(actor)

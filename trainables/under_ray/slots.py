@@ -153,9 +153,11 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig, listener: str) -> Any:
 
 def _accepts(actor: Any, question: dict[str, Any], *, may_wait: bool) -> bool:
     """Whether a host takes a trial; one that has just ended does not."""
-    with suppress(*LOST):
+    try:
         return bool(ray.get(actor.join.remote(**question, may_wait=may_wait)))
-    return False
+    except LOST:  # perhaps only its answer, and two hosts would train the trial
+        actor.leave.remote(question["trial"]["trial_id"], question["listener"])
+        return False
 
 
 def _by_load(slot_hosts: SlotHosts, asked: dict[Any, Any]) -> list[Any]:
