@@ -5,12 +5,12 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 SWEEP ?= quickstart
 
-.PHONY: run test lint unit integration e2e cluster slow gpu clean
+.PHONY: run test lint unit integration pretended_gpu e2e cluster slow gpu clean
 
 run: $(INSTALLED)
 	$(BIN)/python tune/run.py $(SWEEP)
 
-test: lint unit integration e2e cluster
+test: lint unit integration pretended_gpu e2e cluster
 
 $(INSTALLED): pyproject.toml
 	@test -x $(BIN)/python || $(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" \
@@ -32,6 +32,10 @@ integration: $(INSTALLED)
 	$(BIN)/pytest tests/integration -m "in_process and not slow and not gpu" --numprocesses 2 --dist loadfile
 	$(BIN)/pytest tests/integration -m "not in_process and not slow and not gpu" --ignore tests/integration/test_memory.py
 	$(BIN)/pytest tests/integration/test_memory.py
+
+# What a GPU changes but its kernels, by a device whose memory and arithmetic are the CPU's.
+pretended_gpu: $(INSTALLED)
+	PYTHONPATH=tests $(BIN)/pytest -p pretended_gpu tests/integration -m gpu
 
 e2e: $(INSTALLED)
 	$(BIN)/pytest tests/e2e -m "not slow and not gpu and not cluster"

@@ -180,7 +180,7 @@ def logits_of(model: Any, tokenizer: Any) -> torch.Tensor:
     was_training = model.training
     model.eval()
     with torch.no_grad():
-        logits = model(input_ids=ids).logits.float()
+        logits = model(input_ids=ids.to(model.device)).logits.float().cpu()
     model.train(was_training)
     return logits
 

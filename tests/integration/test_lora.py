@@ -128,7 +128,7 @@ def test_the_base_is_left_as_it_was(
             train_lora(trial, Fails())
     else:
         run(trial)
-    fresh = load_model(trial.model)
+    fresh = load_model(trial.model).to(base.device)
     expected = fresh.state_dict()
     assert list(base.state_dict()) == list(expected)
     assert all(torch.equal(value, expected[key]) for key, value in base.state_dict().items())

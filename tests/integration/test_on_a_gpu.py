@@ -1,7 +1,7 @@
 """What only a GPU can show: `make gpu` where there is one.
 
 On a CPU the same code is tested beside this file; what differs on a GPU are its kernels, its random
-numbers and its memory.
+numbers and its memory. Where there is none, `make pretended_gpu` shows all but its kernels.
 """
 
 from __future__ import annotations
@@ -46,6 +46,9 @@ pytestmark = [
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
 ]
 
+IS_PRETENDED = "pretended_gpu_device" in sys.modules
+of_its_kernels = pytest.mark.skipif(IS_PRETENDED, reason="needs a GPU's kernels")
+
 TRIALS: dict[str, dict[str, Any]] = {
     "plain": {},
     "another rank": {"lora": {"rank": 64, "alpha": 16.0}},
@@ -70,7 +73,7 @@ def train(trial: TrialConfig) -> list[Measurement]:
         ({"dtype": "float32"}, False),
         ({"dtype": "float32"}, True),
         ({"dtype": "bfloat16"}, False),
-        ({"dtype": "float32", "load_in_4bit": True}, False),
+        pytest.param({"dtype": "float32", "load_in_4bit": True}, False, marks=of_its_kernels),
     ],
 )
 def test_trials_in_slots_measure_what_each_does_alone(
@@ -119,14 +122,18 @@ def test_a_full_training_goes_on_from_its_checkpoint(make_trial: MakeTrial, stag
 
 @pytest.fixture
 def model(tmp_path: Path, tokenizer: Any) -> ModelConfig:
-    """Of 0.13 B parameters with random weights, beside which CUDA's workspaces are small."""
+    """Of 0.13 B parameters with random weights, beside which CUDA's workspaces are small.
+
+    A pretended GPU, which has none, and is as slow as a CPU, has it a quarter as wide.
+    """
+    width = 256 if IS_PRETENDED else 1024
     config = AutoConfig.for_model(
         "llama",
-        hidden_size=1024,
-        intermediate_size=4096,
+        hidden_size=width,
+        intermediate_size=4 * width,
         num_hidden_layers=8,
-        num_attention_heads=16,
-        num_key_value_heads=8,
+        num_attention_heads=width // 64,
+        num_key_value_heads=width // 128,
         vocab_size=len(tokenizer),
         max_position_embeddings=1024,
         tie_word_embeddings=False,
@@ -201,6 +208,7 @@ def test_slots_take_one_base_and_each_what_an_adapter_does(
         assert peak == pytest.approx(weights + slots * each, rel=0.1), slots
 
 
+@of_its_kernels
 def test_attention_is_computed_by_a_kernel_that_no_new_length_is_planned_for() -> None:
     """Torch decides once in a process; on an H100 it would else be for cuDNN's."""
     code = (

@@ -1,0 +1,34 @@
+"""A GPU for tests on machines without one: `pytest -p pretended_gpu`, with `tests` on the path.
+
+Torch then has one CUDA device; `device.cpp` tells what of it is real. A plugin of pytest, and no
+fixture, as the device must be loaded before torch.
+"""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+
+from pretended_gpu.build import built, obstacle
+
+_OBSTACLE = obstacle()
+
+
+def pytest_report_header() -> str:
+    return "GPU: pretended" if _OBSTACLE is None else f"GPU: not pretended, as {_OBSTACLE}"
+
+
+def _pretend() -> None:
+    sys.path.append(str(built()))
+    import pretended_gpu_device  # noqa: F401 - before torch
+
+    with suppress(ImportError):  # before there is a GPU, for which it lacks CUDA's libraries
+        import bitsandbytes  # noqa: F401
+    from pretended_gpu import collectives, cuda
+
+    cuda.pretend()
+    collectives.pretend()
+
+
+if _OBSTACLE is None:
+    _pretend()
