@@ -92,12 +92,12 @@ def test_values_and_dtypes_are_those_of_a_model_that_is_loaded_without(
     expected, found = load_model(trial.model), prepared(trial)
     buffers = dict(found.named_buffers())
     for name, buffer in expected.named_buffers():
-        torch.testing.assert_close(buffers.pop(name), buffer, rtol=0, atol=0)
+        torch.testing.assert_close(buffers.pop(name).cpu(), buffer, rtol=0, atol=0)
     parameters = dict(found.named_parameters())
     for name, parameter in expected.named_parameters():
         with GatheredParameters([shard := parameters.pop(name)]):
             whole = parameter.to(getattr(torch, trial.model.dtype))
-            torch.testing.assert_close(shard.data, whole.data, rtol=0, atol=0)
+            torch.testing.assert_close(shard.data.cpu(), whole.data, rtol=0, atol=0)
     assert not buffers
     assert not parameters
 

@@ -88,7 +88,7 @@ def after_two_passes(
     generator = torch.Generator().manual_seed(0)
     for slot in slots:  # B is zero at first, and with it the gradient of A
         flat_P = slot.adapter.flat_P.data
-        flat_P += 0.05 * torch.randn(flat_P.shape, generator=generator)
+        flat_P += 0.05 * torch.randn(flat_P.shape, generator=generator).to(flat_P.device)
     engine.step()
     engine.step()
     found = [(slot.adapter.flat_P.grad.clone(), slot.generator.get_state()) for slot in slots]

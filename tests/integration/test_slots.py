@@ -205,7 +205,7 @@ def test_samples_of_one_token_teach_nothing_and_disturb_nobody(
     silent, healthy = ListReporter(), ListReporter()
     slot = engine.join(trial, silent)
     start = {
-        name.replace(".default", ""): tensor.detach().clone()
+        name.replace(".default", ""): tensor.detach().cpu().clone()
         for name, tensor in slot.adapter.tensors.items()
     }
     engine.step()
@@ -276,9 +276,8 @@ def test_gradients_equal_autograd_through_peft(make_trial: MakeTrial, engine: Sl
     slots = [engine.join(trial, ListReporter()) for trial in trials]
     generator = torch.Generator().manual_seed(0)
     for slot in slots:  # B is zero at first, and with it the gradient of A
-        slot.adapter.flat_P.data += 0.05 * torch.randn(
-            slot.adapter.flat_P.shape, generator=generator
-        )
+        flat_P = slot.adapter.flat_P.data
+        flat_P += 0.05 * torch.randn(flat_P.shape, generator=generator).to(flat_P.device)
     losses = engine._pass(shares(slots))
     for slot, loss in zip(slots, losses, strict=True):
         model = peft.get_peft_model(load_model(slot.trial.model), peft_config(slot.trial.lora))
@@ -295,7 +294,7 @@ def test_gradients_equal_autograd_through_peft(make_trial: MakeTrial, engine: Sl
         total.backward()
         assert loss == pytest.approx(total.item(), abs=1e-5)
         for name, gradient in slot.adapter.views(slot.adapter.flat_P.grad).items():
-            assert torch.allclose(gradient, parameters[name].grad, atol=1e-5), name
+            assert torch.allclose(gradient.cpu(), parameters[name].grad, atol=1e-5), name
 
 
 @pytest.mark.parametrize("modules", ["all-linear", ("q_proj", "v_proj")])
@@ -312,7 +311,7 @@ def test_a_fresh_adapter_is_peft_s(make_trial: MakeTrial, modules: Any) -> None:
     restore(base, adapted)
     assert list(slot.adapter.tensors) == list(expected)
     assert all(torch.equal(slot.adapter.tensors[name], value) for name, value in expected.items())
-    assert torch.equal(values, torch.cat([value.flatten() for value in expected.values()]))
+    assert torch.equal(values, torch.cat([value.cpu().flatten() for value in expected.values()]))
 
 
 def test_the_saved_adapter_is_the_one_saved_alone(make_trial: MakeTrial) -> None:
@@ -510,7 +509,7 @@ def test_the_base_is_given_back_as_it_was(make_trial: MakeTrial) -> None:
     engine.join(trial, ListReporter())
     engine.step()
     engine.close()
-    fresh = load_model(trial.model)
+    fresh = load_model(trial.model).to(base.device)
     assert all(torch.equal(base.state_dict()[k], v) for k, v in fresh.state_dict().items())
     assert all(p.requires_grad and p.grad is None for p in base.parameters())
     assert base.training == fresh.training
