@@ -192,6 +192,8 @@ CASES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any]]] = {
         {"micro": 2, "length": 32},
         {"lora": {"rank": 128, "dropout": 0.1}},
     ),
+    "lora with dora": ("lora", "bfloat16", {}, {"lora": {"dora": True}}),
+    "lora with dora in fp32": ("lora", "float32", {}, {"lora": {"dora": True}}),
     "lora on 4 bits": ("lora", "bfloat16", {"micro": 2, "hidden": 256, "in_4_bits": True}, {}),
     "lora on 4 bits, weights first": (
         "lora",

@@ -303,8 +303,8 @@ def _activations(shape: ModelShape, trial: TrialConfig) -> float:
     kept += size * trial.lora.rank * len(adapted)
     if trial.lora.dropout:
         kept += sum((1 + size) * linears[name][1] for name in adapted)
-    if trial.lora.dora:
-        kept += sum(size * linears[name][0] for name in adapted)
+    if trial.lora.dora:  # which scales the outputs of both, the layer and its adapter
+        kept += sum(2 * size * linears[name][0] for name in adapted)
     if size < _FP32:
         return kept + sum(size * linears[name][1] for name in adapted)
     inputs = {"gate_proj": "mlp", "up_proj": "mlp", "down_proj": "down", "o_proj": None}
