@@ -59,6 +59,7 @@ TRIALS: dict[str, dict[str, Any]] = {
 TOLERANCE = 1e-4  # in float32, as on a CPU
 TOLERANCE_IN_16_BIT = 3e-2  # of the loss alone: a single item of a task may flip
 TOLERANCE_OF_MEMORY = 0.15
+KERNELS_OF_A_SLOT = 12  # for its norm, its clipping and its optimizer
 
 
 def train(trial: TrialConfig) -> list[Measurement]:
@@ -206,6 +207,28 @@ def test_slots_take_one_base_and_each_what_an_adapter_does(
     each = peaks[1] - weights
     for slots, peak in peaks.items():
         assert peak == pytest.approx(weights + slots * each, rel=0.1), slots
+
+
+@pytest.mark.skipif(not IS_PRETENDED, reason="a GPU does not count its kernels")
+@pytest.mark.parametrize("dropout", [0.0, 0.2])
+def test_a_slot_more_takes_few_kernels_more(make_trial: MakeTrial, dropout: float) -> None:
+    """They are what a step of a small model waits for: dropout's own is the only one a layer."""
+    from pretended_gpu import launched
+
+    train_fields = {"steps": 99, "batch_size": 2, "micro_batch_size": 2, "report_every": 99}
+    trial = make_trial(lora={"dropout": dropout}, train=train_fields)
+    engine = SlotEngine(trial.model, trial.lora)
+    layers = len(engine.join(trial, ListReporter()).adapter.targets)
+    kernels = {}
+    for slots in (1, 8):  # of equal samples, which are always in one pass
+        while len(engine.slots) < slots:
+            engine.join(trial, ListReporter())
+        engine.step()  # makes moments
+        before = launched()
+        engine.step()
+        kernels[slots] = launched() - before
+    engine.close()
+    assert (kernels[8] - kernels[1]) / 7 <= KERNELS_OF_A_SLOT + (layers if dropout else 0)
 
 
 @of_its_kernels

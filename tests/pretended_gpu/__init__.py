@@ -11,11 +11,18 @@ from contextlib import suppress
 
 from pretended_gpu.build import built, obstacle
 
-_OBSTACLE = obstacle()
+OBSTACLE = obstacle()
 
 
 def pytest_report_header() -> str:
-    return "GPU: pretended" if _OBSTACLE is None else f"GPU: not pretended, as {_OBSTACLE}"
+    return "GPU: pretended" if OBSTACLE is None else f"GPU: not pretended, as {OBSTACLE}"
+
+
+def launched() -> int:
+    """How many kernels the device has been asked for."""
+    import pretended_gpu_device
+
+    return int(pretended_gpu_device.launched())
 
 
 def _pretend() -> None:
@@ -30,5 +37,5 @@ def _pretend() -> None:
     collectives.pretend()
 
 
-if _OBSTACLE is None:
+if OBSTACLE is None:
     _pretend()

@@ -232,6 +232,31 @@ IValue changed(const IValue& value, Change change) {
 const std::set<std::string> takes_both{
     "aten::copy_", "aten::index", "aten::index_put_", "aten::_index_put_impl_"};
 
+std::atomic<int64_t> launched{0};
+thread_local bool is_within_kernel = false;
+
+// What is made of other operations here is one kernel there.
+struct OneKernel {
+  OneKernel() : is_outer(!is_within_kernel) {
+    launched += is_outer;
+    is_within_kernel = true;
+  }
+  ~OneKernel() { is_within_kernel = !is_outer; }
+  const bool is_outer;
+};
+
+// Whether a GPU would be asked to compute, rather than its driver for memory or for a view.
+bool is_launched(const c10::FunctionSchema& schema, const IValue* arguments) {
+  static const std::set<std::string> of_memory{
+      "aten::empty", "aten::empty_strided", "aten::set_", "aten::resize_", "aten::_reshape_alias",
+      "aten::detach", "aten::_unsafe_view", "aten::_local_scalar_dense"};
+  if (is_within_kernel || of_memory.count(schema.name())) return false;
+  for (const auto& result : schema.returns())
+    if (result.alias_info() && !result.alias_info()->isWrite()) return false;
+  const bool is_copy = schema.name() == "aten::copy_";
+  return !is_copy || !arguments[0].toTensor().is_same(arguments[1].toTensor());
+}
+
 void run_on_cpu(const c10::OperatorHandle& op, DispatchKeySet, torch::jit::Stack* stack) {
   at::AutoDispatchBelowADInplaceOrView below_autograd;
   const auto& schema = op.schema();
@@ -239,6 +264,7 @@ void run_on_cpu(const c10::OperatorHandle& op, DispatchKeySet, torch::jit::Stack
   Call call;
   bool is_asked_for = false, is_for_cpu = false;
   const auto first = stack->size() - arguments.size();
+  launched += is_launched(schema, stack->data() + first);
   for (size_t i = 0; i < arguments.size(); ++i) {  // generators come last
     IValue& value = (*stack)[first + i];
     if (value.isDevice()) {
@@ -272,6 +298,7 @@ void run_on_cpu(const c10::OperatorHandle& op, DispatchKeySet, torch::jit::Stack
 Tensor attention(
     const Tensor& query, const Tensor& key, const Tensor& value, const std::optional<Tensor>& mask,
     double dropout, bool is_causal, std::optional<double> scale, bool shares_keys) {
+  const OneKernel counted;
   TORCH_CHECK(dropout == 0.0, "attention with dropout is not pretended");
   auto heads = [&](const Tensor& x) {
     return shares_keys ? x.repeat_interleave(query.size(-3) / x.size(-3), -3) : x;
@@ -285,11 +312,13 @@ Tensor attention(
 
 std::tuple<Tensor, Tensor> fused_dropout(
     const Tensor& x, double kept, std::optional<at::Generator> generator) {
+  const OneKernel counted;
   const auto mask = at::empty(x.sizes(), x.options().dtype(at::kFloat)).bernoulli_(kept, generator);
   return {x * mask.to(x.dtype()) / kept, mask.to(at::kByte)};
 }
 
 std::tuple<Tensor, Tensor> native_dropout(const Tensor& x, double dropped, std::optional<bool> on) {
+  const OneKernel counted;
   const auto [y, mask] = fused_dropout(x, on.value_or(true) ? 1 - dropped : 1.0, std::nullopt);
   return {y, mask.to(at::kBool)};
 }
@@ -297,6 +326,7 @@ std::tuple<Tensor, Tensor> native_dropout(const Tensor& x, double dropped, std::
 Tensor& addmm_of_other_dtype(
     const Tensor& x, const Tensor& a, const Tensor& b, at::ScalarType dtype, const at::Scalar& beta,
     const at::Scalar& alpha, Tensor& out) {
+  const OneKernel counted;
   return out.copy_(at::addmm(x.to(dtype), a.to(dtype), b.to(dtype), beta, alpha));
 }
 
@@ -309,6 +339,7 @@ TORCH_LIBRARY_IMPL(_, CUDA, library) {
 TORCH_LIBRARY_IMPL(aten, CUDA, library) {
   // Torch has one kernel for all devices, which asks which it is.
   library.impl("copy_", torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
+  library.impl("_foreach_copy_", torch::CppFunction::makeFromBoxedFunction<&run_on_cpu>());
   library.impl("_fused_dropout", &fused_dropout);
   library.impl("native_dropout", &native_dropout);
   library.impl("addmm.dtype_out", &addmm_of_other_dtype);
@@ -324,6 +355,7 @@ PYBIND11_MODULE(TORCH_EXTENSION_NAME, module) {
   module.def("on_cpu", [](const Tensor& tensor) {
     return tensor_on(same_memory(tensor.storage()), DispatchKey::CPU, tensor);
   });
+  module.def("launched", [] { return launched.load(); });
   module.def("memory_allocated", [] { return allocated.load(); });
   module.def("max_memory_allocated", [] { return most_allocated.load(); });
   module.def("reset_peak_memory_stats", [] { most_allocated = allocated.load(); });

@@ -26,7 +26,7 @@ from torch.nn import functional
 
 from trainables.config import LoraConfig
 from trainables.inputs.four_bits import plain_weight
-from trainables.slots.dropout import Mask, Masks
+from trainables.slots.dropout import Masks
 
 # Ranges of a group whose views are kept: each takes about a megabyte for a large model.
 _MOST_VIEWED = 32
@@ -122,10 +122,16 @@ class AdapterGroup:
         self.rank = adapters[0].rank
         self._parameters_GP = torch.stack([adapter.flat_P.data for adapter in adapters])
         self._gradients_GP = torch.stack([adapter.flat_P.grad for adapter in adapters])
-        self._scalings = [adapter.scaling for adapter in adapters]
-        self._scaling_G11 = self._parameters_GP.new_tensor(self._scalings).view(-1, 1, 1)
+        # What dropout keeps grows with the scaling, rather than element by element.
+        scalings = [adapter.scaling for adapter in adapters]
+        grown = [adapter.scaling / (1 - adapter.dropout) for adapter in adapters]
+        self._scalings = {False: scalings, True: grown}
+        self._scalings_G11 = {
+            drops: self._parameters_GP.new_tensor(of_all).view(-1, 1, 1)
+            for drops, of_all in self._scalings.items()
+        }
         self._working_GP = self._parameters_GP.to(dtype)  # the same matrix where that is fp32
-        self._views: dict[tuple[int, int], dict[str, Weights]] = {}
+        self._views: dict[tuple[int, int, bool], dict[str, Weights]] = {}
         # Last, so that running out of memory above leaves the adapters where they were.
         for index, adapter in enumerate(adapters):
             adapter.move(self._parameters_GP[index], self._gradients_GP[index])
@@ -134,18 +140,23 @@ class AdapterGroup:
         """Pick up the optimizers' changes to adapters from `first` up to, not including, `last`."""
         if self._working_GP is not self._parameters_GP:
             self._working_GP[first:last].copy_(self._parameters_GP[first:last])
-        if (first, last) not in self._views and len(self._views) == _MOST_VIEWED:
-            self._views.clear()
 
-    def weights(self, target: Target, first: int, last: int) -> Weights:
-        """A layer's weights in the adapters from `first` up to, but not including, `last`."""
-        views = self._views.setdefault((first, last), {})
+    def weights(self, target: Target, first: int, last: int, drops: bool) -> Weights:
+        """A layer's weights in the adapters from `first` up to, but not including, `last`.
+
+        `drops` says whether the layer's input has been through their dropout.
+        """
+        views = self._views.get((first, last, drops))
+        if views is None:
+            if len(self._views) == _MOST_VIEWED:
+                self._views.clear()
+            views = self._views[first, last, drops] = {}
         if target.name not in views:
             A, B_T = target.split(self._working_GP[first:last], self.rank)
             grad_A, grad_B_T = target.split(self._gradients_GP[first:last], self.rank)
-            alike = len(set(self._scalings[first:last])) == 1
-            scaling = None if alike else self._scaling_G11[first:last]
-            alpha = self._scalings[first] if alike else 1.0
+            alike = len(set(self._scalings[drops][first:last])) == 1
+            scaling = None if alike else self._scalings_G11[drops][first:last]
+            alpha = self._scalings[drops][first] if alike else 1.0
             views[target.name] = Weights(A, B_T, grad_A, grad_B_T, alpha, scaling)
         return views[target.name]
 
@@ -209,8 +220,8 @@ class Routing:
         length = x_NSI.shape[-1]
         return [x.view(count, -1, length) for x, count in zip(shares, self._counts, strict=True)]
 
-    def masks_for(self, x_NSI: torch.Tensor) -> Sequence[Mask | None]:
-        """Each part's mask for its share of a layer's input; None if nothing is dropped."""
+    def masks_for(self, x_NSI: torch.Tensor) -> Sequence[torch.Tensor | None]:
+        """What is kept of each part's share of a layer's input; None if nothing is dropped."""
         if self._masks is None:
             return [None] * len(self.parts)
         _, positions, features = x_NSI.shape
@@ -272,20 +283,19 @@ class _AdaptedLinear(torch.autograd.Function):
         x_NSI = x_NSI.to(base_OI.dtype).contiguous()
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
         masks = routing.masks_for(x_NSI)
-        of_parts: list[tuple[Weights, torch.Tensor | None]] = []
+        of_parts: list[tuple[Weights, bool]] = []
         saved = [x_NSI]
         xs, ys = routing.split(x_NSI), routing.split(y_NSO)
-        for part, x_GTI, y_GTO, mask in zip(routing.parts, xs, ys, masks, strict=True):
-            weights = part.group.weights(target, part.first, part.last)
-            x_GTI = _masked(x_GTI, mask)
+        for part, x_GTI, y_GTO, kept_GTI in zip(routing.parts, xs, ys, masks, strict=True):
+            drops = kept_GTI is not None
+            weights = part.group.weights(target, part.first, part.last, drops)
+            x_GTI = _kept(x_GTI, kept_GTI)
             h_GrT = weights.scaled(torch.bmm(weights.A_GrI, x_GTI.transpose(1, 2)))
             y_GTO.baddbmm_(h_GrT.transpose(1, 2), weights.B_GrO, alpha=weights.alpha)
+            of_parts.append((weights, drops))
             saved.append(h_GrT)
-            if mask is None:
-                of_parts.append((weights, None))
-            else:
-                of_parts.append((weights, mask.growth_G11))
-                saved.append(mask.kept_GTI)
+            if kept_GTI is not None:
+                saved.append(kept_GTI)
         ctx.module, ctx.of_parts, ctx.routing = module, of_parts, routing
         ctx.save_for_backward(*saved)
         return y_NSO
@@ -298,25 +308,26 @@ class _AdaptedLinear(torch.autograd.Function):
         dx_NSI = dy_NSO @ plain_weight(ctx.module) if ctx.needs_input_grad[3] else None
         split = ctx.routing.split
         dxs = repeat(None) if dx_NSI is None else split(dx_NSI)
-        for (weights, growth_G11), x_GTI, dy_GTO, dx_GTI in zip(
+        for (weights, drops), x_GTI, dy_GTO, dx_GTI in zip(
             ctx.of_parts, split(x_NSI), split(dy_NSO), dxs, strict=False
         ):
             alpha, h_GrT = weights.alpha, next(saved)
-            mask = None if growth_G11 is None else Mask(next(saved), growth_G11)
+            kept_GTI = next(saved) if drops else None
             dh_GrT = weights.scaled(torch.bmm(weights.B_GrO, dy_GTO.transpose(1, 2)))
             _add_product(weights.grad_B_GrO, h_GrT, dy_GTO, alpha)
-            _add_product(weights.grad_A_GrI, dh_GrT, _masked(x_GTI, mask), alpha)
+            _add_product(weights.grad_A_GrI, dh_GrT, _kept(x_GTI, kept_GTI), alpha)
             if dx_GTI is None:
                 continue
-            if mask is None:
+            if kept_GTI is None:
                 dx_GTI.baddbmm_(dh_GrT.transpose(1, 2), weights.A_GrI, alpha=alpha)
             else:
-                dx_GTI += mask.applied_to(alpha * torch.bmm(dh_GrT.transpose(1, 2), weights.A_GrI))
+                through_A_GTI = torch.bmm(dh_GrT.transpose(1, 2), weights.A_GrI)
+                dx_GTI.add_(through_A_GTI.mul_(kept_GTI), alpha=alpha)
         return None, None, None, dx_NSI
 
 
-def _masked(x_GTI: torch.Tensor, mask: Mask | None) -> torch.Tensor:
-    return x_GTI if mask is None else mask.applied_to(x_GTI)
+def _kept(x_GTI: torch.Tensor, kept_GTI: torch.Tensor | None) -> torch.Tensor:
+    return x_GTI if kept_GTI is None else x_GTI * kept_GTI
 
 
 def _add_product(

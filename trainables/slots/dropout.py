@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -17,23 +16,6 @@ from trainables.slots.batch import Batch
 
 if TYPE_CHECKING:  # which import this file
     from trainables.slots.adapters import Adapter, Part
-
-
-@dataclass(frozen=True)
-class Mask:
-    """What dropout keeps of a part's share of an input, and by how much it grows.
-
-    Attributes:
-        kept_GTI: booleans, a quarter of the factors that they stand for.
-        growth_G11: one over each adapter's share that is kept, in fp32.
-    """
-
-    kept_GTI: torch.Tensor
-    growth_G11: torch.Tensor
-
-    def applied_to(self, x_GTI: torch.Tensor) -> torch.Tensor:
-        """The input without what is dropped, in its dtype."""
-        return ((x_GTI * self.kept_GTI) * self.growth_G11).to(x_GTI.dtype)
 
 
 class Masks:
@@ -56,8 +38,7 @@ class Masks:
         )
         self._rows, self._window = batch.rows, batch.window
         self._device = batch.input_ids_NS.device
-        kept = [1 - adapter.dropout for adapter in adapters]
-        self._growth_K = torch.tensor(kept, device=self._device).reciprocal()
+        self._filled = torch.empty(0, device=self._device)
         of_all = zip(adapters, generators, strict=True)
         self._generators = [generator for adapter, generator in of_all if adapter.dropout]
 
@@ -85,8 +66,8 @@ class Masks:
         for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
 
-    def draw(self, part: Part, shape_SI: tuple[int, int]) -> Mask | None:
-        """The mask for a part's share of a layer's input; None if nothing is dropped."""
+    def draw(self, part: Part, shape_SI: tuple[int, int]) -> torch.Tensor | None:
+        """Booleans (G, T, I): what is kept of a part's share of a layer's input; None if all is."""
         adapters = part.adapters
         if not any(adapter.dropout for adapter in adapters):
             return None
@@ -95,24 +76,34 @@ class Masks:
         width = window.width if window else shape_SI[0]
         shape_GRSI = (len(adapters), part.rows, width, shape_SI[1])
         kept_GRSI = torch.ones(shape_GRSI, dtype=torch.bool, device=self._device)
-        for kept_RSI, adapter in zip(kept_GRSI, adapters, strict=True):
-            if adapter.dropout:
-                generator, length = self._drawn_from[adapter]
-                shape = (part.rows, length, shape_SI[1])
-                kept_RSI[:, :length] = self._draw(shape, 1 - adapter.dropout, generator)
+        self._draw_into(kept_GRSI, adapters)
         if window:
             before = sum(self._rows[:first])
             window = window.of_rows(before, len(adapters) * part.rows)
             kept_GRSI = window.gather(kept_GRSI.flatten(0, 1)).unflatten(0, (len(adapters), -1))
-        growth_G = self._growth_K[first : first + len(adapters)]
-        return Mask(kept_GRSI.flatten(1, 2), growth_G.view(-1, 1, 1))
+        return kept_GRSI.flatten(1, 2)
 
-    def _draw(
-        self, shape: tuple[int, int, int], keep: float, generator: torch.Generator
-    ) -> torch.Tensor:
-        """Draw what torch's dropout would keep of an input of this shape."""
-        # CUDA's kernel consumes random numbers in another order than Bernoulli's.
-        if self._device.type == "cuda":
-            ones = torch.ones(shape, device=self._device)
-            return torch._fused_dropout(ones, keep, generator=generator)[1]
-        return torch.empty(shape, device=self._device).bernoulli_(keep, generator=generator)
+    def _draw_into(self, kept_GRSI: torch.Tensor, adapters: Sequence[Adapter]) -> None:
+        """Draw what torch's dropout would keep of these adapters' inputs."""
+        places, drawn = [], []
+        for kept_RSI, adapter in zip(kept_GRSI, adapters, strict=True):
+            if not adapter.dropout:
+                continue
+            generator, length = self._drawn_from[adapter]
+            kept_RLI = kept_RSI[:, :length]
+            keep = 1 - adapter.dropout
+            # CUDA's kernel consumes random numbers in another order than Bernoulli's.
+            if self._device.type == "cuda":
+                of_ones = torch._fused_dropout(self._ones(kept_RLI.shape), keep, generator)
+                drawn += of_ones[1].view(torch.bool).unbind()
+                places += kept_RLI.unbind()
+            else:
+                kept_RLI.copy_(torch.empty(kept_RLI.shape).bernoulli_(keep, generator=generator))
+        if places:  # by one kernel, as each of them is in one piece
+            torch._foreach_copy_(places, drawn)
+
+    def _ones(self, shape: torch.Size) -> torch.Tensor:
+        """Ones in fp32, which must not be written to."""
+        if self._filled.numel() < shape.numel():
+            self._filled = torch.ones(shape.numel(), device=self._device)
+        return self._filled[: shape.numel()].view(shape)
