@@ -181,6 +181,7 @@ def test_parallel_calls_are_learned(template: str, tmp_path: Path) -> None:
             {"tool_calls": [{"name": "add", "arguments": r'{"a": "\ud83d"}'}]},
             "must have arguments of `tool_calls` in JSON, got one with half of a character",
         ),
+        ({"tools": "9" * 5000}, "must have `tools` in JSON, got a number of too many digits"),
         ({"tools": "[" * 100_000}, "must have `tools` in JSON, got one nested too deep to be read"),
     ],
 )

@@ -192,6 +192,38 @@ def test_a_row_nested_too_deep_is_a_fault_with_its_place(
 
 
 @pytest.mark.parametrize(
+    ("name", "rule", "place"),
+    [
+        ("rows.jsonl", "each line must be a JSON object, got one", ":2"),
+        ("rows.json", "each item must be an object, item 2 is one", ""),
+    ],
+)
+@pytest.mark.parametrize(
+    ("row", "problem", "remedy"),
+    [
+        (
+            '{"a": {"b": 1, "c": 2, "b": 3}}',
+            "that names b more than once",
+            "give each field a name of its own",
+        ),
+        (
+            f'{{"a": {"9" * 5000}}}',
+            "with a number of too many digits",
+            "write it as a text, in quotes",
+        ),
+    ],
+)
+def test_a_row_of_which_json_would_lose_something_is_a_fault_with_its_place(
+    name: str, rule: str, place: str, row: str, problem: str, remedy: str, tmp_path: Path
+) -> None:
+    file, rows = tmp_path / name, ['{"a": {"b": 1, "c": 2}, "b": 3}', row, "{}"]
+    file.write_text(f"[{', '.join(rows)}]" if name == "rows.json" else "\n".join(rows))
+    (found,) = faults(load_rows, config(file))
+    assert (found.rule, found.remedy) == (f"{rule} {problem}", remedy)
+    assert found.location == f"{file}{place}"
+
+
+@pytest.mark.parametrize(
     ("name", "content", "rule", "line"),
     [
         ("rows.csv", b"a,b\n1,2\n1,2,3\n", "a row has more columns than the first line, 2", ":3"),

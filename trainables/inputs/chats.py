@@ -207,6 +207,8 @@ def _parsed(text: str, kind: type | tuple[type, ...], name: str) -> Any:
         raise _malformed(f"must have {name} in JSON, got {text[:40]!r} ({error.msg})") from None
     except RecursionError:
         raise _malformed(f"must have {name} in JSON, got one nested too deep to be read") from None
+    except ValueError:
+        raise _malformed(f"must have {name} in JSON, got a number of too many digits") from None
     if "\\u" in text and has_half(value):
         raise _malformed(f"must have {name} in JSON, got one with half of a character")
     if not isinstance(value, kind):

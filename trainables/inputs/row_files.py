@@ -25,6 +25,7 @@ Row = dict[str, Any]
 _MAX_FAULTS = 5
 _TOO_DEEP, _FLATTEN = "one nested too deep to be read", "leave the row out, or flatten it"
 _NOT_UTF8, _AS_UTF8 = "text that is not UTF-8", "save it as UTF-8"
+_TOO_LONG, _AS_TEXT = "one with a number of too many digits", "write it as a text, in quotes"
 _HALF = "one with half of a character: a surrogate alone, such as \\ud83d"
 _WHOLE = "leave the row out, or write the character whole"
 # What JSON may begin a surrogate with, alone or not; no tokenizer takes one alone.
@@ -69,26 +70,47 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue
+            remedy = _OTHER_FORMAT if number == 1 else ""
             try:
-                row = json.loads(line)
-            except UnicodeDecodeError:
-                problem = _NOT_UTF8
-            except RecursionError:
-                problem = _TOO_DEEP
+                row = json.loads(line, object_pairs_hook=_with_each_once)
             except json.JSONDecodeError as error:
                 problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
+            except (RecursionError, ValueError) as error:
+                problem, remedy = _unread(error)
             else:
                 if isinstance(row, dict) and not (_SURROGATE(line) and has_half(row)):
                     rows.append(row)
                     continue
-                problem = _HALF if isinstance(row, dict) else f"a {type(row).__name__}"
-            remedies = {_TOO_DEEP: _FLATTEN, _NOT_UTF8: _AS_UTF8, _HALF: _WHOLE}
-            remedy = remedies.get(problem, _OTHER_FORMAT if number == 1 else "")
+                problem = f"a {type(row).__name__}"
+                if isinstance(row, dict):
+                    problem, remedy = _HALF, _WHOLE
             rule = f"each line must be a JSON object, got {problem}"
             faults.append(Fault(field, rule, remedy, location=f"{file}:{number}"))
     if faults:
         raise UserError(first_of(faults))
     return rows
+
+
+class _Twice(ValueError):
+    """An object of JSON has two values of one name, of which one would be lost."""
+
+
+def _with_each_once(pairs: list[tuple[str, Any]]) -> Row:
+    row = dict(pairs)
+    if len(row) < len(pairs):
+        (name, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise _Twice(f"one that names {name} more than once")
+    return row
+
+
+def _unread(error: ValueError | RecursionError) -> tuple[str, str]:
+    """What keeps JSON that is well formed from being read, and a remedy."""
+    if isinstance(error, _Twice):
+        return str(error), "give each field a name of its own"
+    if isinstance(error, UnicodeDecodeError):
+        return _NOT_UTF8, _AS_UTF8
+    # Python reads integers of at most 4,300 digits.
+    return (_TOO_DEEP, _FLATTEN) if isinstance(error, RecursionError) else (_TOO_LONG, _AS_TEXT)
 
 
 def first_of(faults: list[Fault]) -> list[Fault]:
@@ -138,13 +160,16 @@ def _read_json(file: Path, field: str) -> list[Row]:
                 raise UserError([Fault(field, rule, location=str(file))])
         return _read_jsonl(file, field)  # as many a .json file is
     try:
-        rows = json.loads(text)
+        rows = json.loads(text, object_pairs_hook=_with_each_once)
+    except UnicodeDecodeError:
+        raise
     except json.JSONDecodeError as error:
         rule, place = f"is no JSON array: {error.msg}", f"{file}:{error.lineno}"
         raise UserError([Fault(field, rule, location=place)]) from error
-    except RecursionError as error:
-        rule = f"each item must be an object, item {_first_too_deep(text)} is {_TOO_DEEP}"
-        raise UserError([Fault(field, rule, _FLATTEN, location=str(file))]) from error
+    except (RecursionError, ValueError) as error:
+        problem, remedy = _unread(error)
+        rule = f"each item must be an object, item {_first_unread(text)} is {problem}"
+        raise UserError([Fault(field, rule, remedy, location=str(file))]) from error
     if faults := list(_faults_of_items(rows, bool(_SURROGATE(text)), field, file)):
         raise UserError(first_of(faults))
     return list(rows)
@@ -161,9 +186,9 @@ def _faults_of_items(
             yield Fault(field, f"{rule} {_HALF}", _WHOLE, location=str(file))
 
 
-def _first_too_deep(text: bytes) -> int:
-    """The number of the first item of an array that is nested too deep."""
-    decoder, array = json.JSONDecoder(), text.decode()
+def _first_unread(text: bytes) -> int:
+    """The number of the first item of an array that cannot be read."""
+    decoder, array = json.JSONDecoder(object_pairs_hook=_with_each_once), text.decode()
     number, at = 1, array.index("[") + 1
     with suppress(RecursionError, ValueError):
         while True:
