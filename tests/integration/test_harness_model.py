@@ -20,6 +20,8 @@ from transformers import (
     GPTNeoForCausalLM,
     MambaConfig,
     MambaForCausalLM,
+    MptConfig,
+    MptForCausalLM,
     ZambaConfig,
     ZambaForCausalLM,
 )
@@ -121,6 +123,27 @@ def test_a_model_that_ignores_masks_or_positions_gets_rows_of_their_own(
     if dtype is torch.float32:  # else they round
         theirs = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=4)
         agree(answers, theirs.loglikelihood(requests))
+
+
+def test_a_model_that_counts_positions_itself_gets_rows_of_their_own_in_halves(
+    tokenizer: Any,
+) -> None:
+    """The biases of MPT go by a key's place in the row, which moves less than halves may round."""
+    torch.manual_seed(0)
+    shape = {"d_model": 64, "n_heads": 4, "n_layers": 4, "max_seq_len": 128}
+    model = MptForCausalLM(MptConfig(vocab_size=len(tokenizer), **shape)).eval()
+    with torch.no_grad():
+        for parameter in model.get_decoder().blocks.parameters():
+            parameter *= 3
+        model.get_input_embeddings().weight.mul_(30)
+    layouts, requests = Layouts(), instances("loglikelihood", PAIRS)
+    ours = HarnessModel(model.to(torch.bfloat16), tokenizer, 4, layouts)
+    theirs = HFLM(
+        pretrained=model, tokenizer=tokenizer, batch_size=4, softmax_dtype="float32"
+    ).loglikelihood(requests)
+    answers = [likelihood for likelihood, _ in ours.loglikelihood(requests)]
+    assert answers == pytest.approx([likelihood for likelihood, _ in theirs], abs=0.4)
+    assert layouts.shares_prefixes is False
 
 
 def test_a_model_that_rounds_otherwise_in_other_shapes_shares_prefixes(

@@ -187,6 +187,10 @@ class HarnessModel(HFLM):
             return False
         theirs_TV = self._logits_by_request(alone)
         unheeding_TV = self._logits_by_request(replace(branched, ends_NS=None))
+        nowhere = torch.zeros_like(branched.position_ids_NS)
+        unplaced_TV = self._logits_by_request(replace(branched, position_ids_NS=nowhere))
+        if torch.equal(ours_TV, unplaced_TV):
+            return False  # it counts the tokens itself, as ALiBi does, by less than halves round
         rounding = _ROUNDING if self.model.dtype is torch.float32 else _ROUNDING_OF_HALVES
         return bool((ours_TV - theirs_TV).norm() <= rounding * (unheeding_TV - theirs_TV).norm())
 
