@@ -1079,6 +1079,39 @@ def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.Mon
     assert filled_in == [{"chat": [{"role": "user", "content": "q"}], "topic": None}]
 
 
+CARD = """---
+dataset_info:
+  features: [{name: a, dtype: int64}]
+  splits: [{name: train, num_bytes: 9, num_examples: 9}]
+---
+"""
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"a.jsonl": '{"a": 1}', "b.jsonl": '{"b": 1}'}, "column names don't match"),
+        ({"a.jsonl": '{"a": 1}', "README.md": CARD}, "NonMatchingSplitsSizesError: "),
+    ],
+)
+def test_a_hub_data_set_that_is_not_as_it_says_is_a_fault(
+    files: dict[str, str], reason: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of unlike fields, or a card of other sizes."""
+    import datasets
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "org/set").mkdir(parents=True)
+    for name, content in files.items():
+        (tmp_path / "org/set" / name).write_text(content)
+    (found,) = faults(load_rows, config("org/set"))
+    assert found.field == "data.path"
+    assert found.rule.startswith("cannot load data set org/set: ")
+    assert reason in found.rule
+    assert found.remedy.startswith("name a data.subset")
+
+
 def test_data_to_replay_make_up_their_share_of_the_samples(tmp_path: Path) -> None:
     own = jsonl(tmp_path, [{"prompt": "q", "completion": letter} for letter in "abcdefghij"])
     general = jsonl(tmp_path, [{"words": str(n)} for n in range(9)], "general.jsonl")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import date, time, timedelta
@@ -13,13 +14,14 @@ from jinja2 import StrictUndefined, Template, TemplateError, Undefined, Undefine
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from trainables.config import DataConfig
-from trainables.errors import Fault, UserError, hub_remedy
+from trainables.errors import Fault, UserError, hub_remedy, named
 from trainables.files.locations import absence, expanded, is_local, resolve
 from trainables.inputs.chats import Example, examples_of_chat, without_nulls
 from trainables.inputs.row_files import Row, first_of, read_rows
 from trainables.inputs.unusable import UnusableRow, faults_of_most
 
 Source = Literal["path", "validation_path"]
+_LONGEST_REASON = 400  # characters: with the types of all fields it may be of pages
 _WHOLE = "row"  # what templates call the row itself, unless a field of it is called so
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
 # What is learned from a row, or why nothing can be.
@@ -80,6 +82,11 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: one with a script
         rule = f"cannot load data set {name}: {error}"
         raise UserError([Fault(field, rule, hub_remedy(error))]) from error
+    except datasets.exceptions.DatasetsError as error:  # as of files with unlike fields
+        why = f"{named(error)}: {error.__cause__}" if error.__cause__ else named(error)
+        why = textwrap.shorten(why, _LONGEST_REASON, placeholder=" ...")
+        remedy = "name a data.subset of like files that is whole, or a file of your own"
+        raise UserError([Fault(field, f"cannot load data set {name}: {why}", remedy)]) from error
     return [dict(row) for row in hub.select(range(len(hub))[: data.limit])]
 
 
