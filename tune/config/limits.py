@@ -19,10 +19,9 @@ from trainables.under_ray.gpu_types import SMALLEST_SHARE
 
 
 def _number_or_auto(value: Any, parse: ValidatorFunctionWrapHandler) -> Any:
-    """One fault, not one for each member of the union; pydantic takes `true` for 1."""
+    """One fault, not one for each member of the union."""
     with suppress(ValidationError):
-        if not isinstance(value, bool):
-            return parse(value)
+        return parse(value)
     raise PydanticCustomError("slots", "must be a whole number >= 0, or auto")
 
 

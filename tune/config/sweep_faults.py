@@ -53,6 +53,25 @@ _JOIN = "write their rows to one file and name that; data.replay mixes in other 
 _LONGEST_VALUE = 60
 
 
+class _Flag:
+    """`true` or `false` where a number belongs."""
+
+    def __init__(self, value: bool) -> None:
+        self._value = value
+
+    def __repr__(self) -> str:
+        return shown(self._value)
+
+
+def flags_apart(value: Any, place: KeyPath = ()) -> Any:
+    """The value of a sweep file at a location, of which pydantic takes no flag for 0 or 1."""
+    if isinstance(value, dict):
+        return {key: flags_apart(inner, (*place, key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [flags_apart(inner, (*place, i)) for i, inner in enumerate(value)]
+    return _Flag(value) if isinstance(value, bool) and _takes_numbers_alone(place) else value
+
+
 def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[Fault]:
     """One fault for each error.
 
@@ -178,18 +197,32 @@ def _known_keys(place: KeyPath) -> list[str]:
 
 def _fields_at(place: KeyPath) -> list[str]:
     """Keys of the section at a location."""
-    models: list[type[BaseModel]] = [SweepConfig]
-    for part in place:
-        if isinstance(part, int):
-            continue
-        annotations = [
-            model.model_fields[part].annotation for model in models if part in model.model_fields
-        ]
-        models = [found for each in annotations for found in _models_in(each)]
+    models = [model for each in _annotations_at(place) for model in _models_in(each)]
     return sorted({name for model in models for name in model.model_fields})
 
 
+def _takes_numbers_alone(place: KeyPath) -> bool:
+    kinds = [kind for each in _annotations_at(place) for kind in _parts(each)]
+    return bool not in kinds and any(kind in (int, float) or type(kind) is int for kind in kinds)
+
+
+def _annotations_at(place: KeyPath) -> list[Any]:
+    """Types of what stands at a location; within a list or a mapping, those of all of it."""
+    found: list[Any] = [SweepConfig]
+    for part in place:
+        models = [model for each in found for model in _models_in(each)]
+        if models and isinstance(part, str):
+            fields = [model.model_fields for model in models]
+            found = [of_model[part].annotation for of_model in fields if part in of_model]
+    return found
+
+
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for inner in get_args(annotation) for model in _models_in(inner)]
+    parts = _parts(annotation)
+    return [part for part in parts if isinstance(part, type) and issubclass(part, BaseModel)]
+
+
+def _parts(annotation: Any) -> list[Any]:
+    """The types and literals that an annotation is made of."""
+    inner = get_args(annotation)
+    return [part for each in inner for part in _parts(each)] if inner else [annotation]

@@ -19,7 +19,7 @@ from trainables.config import ROLES
 from trainables.errors import Fault, UserError
 from trainables.files.locations import absence, direct, expanded, is_local
 from tune.config.sweep_config import SweepConfig
-from tune.config.sweep_faults import KeyPath, dotted, faults_of, split_key
+from tune.config.sweep_faults import KeyPath, dotted, faults_of, flags_apart, split_key
 
 BUNDLED = Path(__file__).parents[1] / "sweeps"
 _VARIABLE = re.compile(r"\$\{(\w+)(?::-([^}]*))?\}")
@@ -114,7 +114,7 @@ def load_sweep(
             faults += error.faults
     faults += _unset_variables(source) or _read_deepspeed_file(source)
     try:
-        config = SweepConfig.model_validate(source.values)
+        config = SweepConfig.model_validate(flags_apart(source.values))
     except ValidationError as error:
         told = tuple(f"{fault.field}." for fault in faults)
         found = faults_of(error, source.where)
