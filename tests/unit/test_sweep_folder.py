@@ -54,13 +54,16 @@ def state(folder: Path) -> State:
 
 
 def refused(folder: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """The one line that the command line says, having changed nothing."""
+    """The one line that the command line says, dry or not, having changed nothing."""
     project = folder.parents[1]
     before = state(project)
-    code = main([str(project / "tiny.yaml"), "--output-dir", str(folder.parent)])
-    assert code == 2
+    command = [str(project / "tiny.yaml"), "--output-dir", str(folder.parent)]
+    assert main([*command, "--dry-run"]) == 2
+    told = only_line(capsys)
+    assert main(command) == 2
     assert state(project) == before
-    return only_line(capsys)
+    assert only_line(capsys) == told
+    return told
 
 
 def only_line(capsys: pytest.CaptureFixture[str]) -> str:
@@ -261,8 +264,11 @@ def test_a_folder_that_only_says_so_when_it_is_written_to(
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr(LocalStorage, "create", refuse)
-    message = refused(sweep.folder.root, capsys)
-    assert f"cannot write to {sweep.folder.root}: Permission denied" in message
+    folder = sweep.folder.root
+    before = state(folder.parents[1])
+    assert main([str(folder.parents[1] / "tiny.yaml"), "--output-dir", str(folder.parent)]) == 2
+    assert state(folder.parents[1]) == before
+    assert f"cannot write to {folder}: Permission denied" in only_line(capsys)
 
 
 def test_a_disk_that_fills_up_is_named(sweep: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
