@@ -84,10 +84,11 @@ class Sweep:
         If something other than the number of trials may end the search, such as hours or the
         points of a grid, only running trials count as missing.
         """
-        search = [record for record in self.trials if record.confirms is None]
+        own = [record for record in self.trials if record.number not in self.record.outside]
+        search = [record for record in own if record.confirms is None]
         ended = sum(record.status is not TrialStatus.RUNNING for record in search)
         running = len(search) - ended
-        repeats = sum(r.status is TrialStatus.RUNNING for r in self.trials) - running
+        repeats = sum(record.status is TrialStatus.RUNNING for record in own) - running
         asked = self._asked or ended
         missing = self._missing_repeats if ended >= asked else 0
         told = [f"{running} {NOT_ENDED}"] if running else []

@@ -273,7 +273,8 @@ class Sweep:
         of_start = {"created": self._created, "warnings": warnings}
         now = provenance().model_copy(update=of_start)
         if self._ledger.exists():
-            record = self._ledger.sweep().started_again(config, now)
+            outside = tuple(record.number for record in self._earlier.outside)
+            record = self._ledger.sweep().started_again(config, now, outside)
         else:
             sweep_id = f"{self._config.name}-{uuid.uuid4().hex[:8]}"
             record = SweepRecord(

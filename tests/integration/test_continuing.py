@@ -16,6 +16,7 @@ import pytest
 import ray.tune
 from ray import cloudpickle
 
+from analysis.sweeps import open_sweeps
 from trainables.config import TrialConfig
 from trainables.errors import UserError
 from trainables.files.locations import resolve
@@ -231,6 +232,18 @@ def test_failed_trials_alone_are_run_again_on_request(start: Callable[..., Any])
         assert (records[number].attempt, records[number].reason) == (2, None)
         assert records[number].params == before[number].params
     assert [records[0], records[4]] == [before[0], before[4]]
+
+
+def test_what_a_mended_search_leaves_outside_is_told_to_who_reads_the_sweep(
+    start: Callable[..., Any], tmp_path: Path
+) -> None:
+    broken = dict.fromkeys((0, 1), TrialStatus.FAILED)
+    start(*THREE, "search.lora.rank=[3]", "budget.trials=2", broken=broken)
+    ran, records = start(*THREE, "search.lora.rank=[4]", "budget.trials=2")
+    assert (sorted(ran), len(records)) == ([2, 3], 4)
+    assert Ledger(tmp_path / "sweep").sweep().outside == (0, 1)
+    (sweep,) = open_sweeps(tmp_path / "sweep")
+    assert sweep.unfinished is None
 
 
 def test_a_finished_sweep_is_extended_and_its_search_widened(start: Callable[..., Any]) -> None:

@@ -242,6 +242,16 @@ def test_an_unfinished_sweep_says_how_far_it_is(tmp_path):
     assert open_sweeps([folder])[0].unfinished == "3 of 8 trials ended"
 
 
+def test_trials_that_a_mended_search_leaves_outside_are_none_of_those_that_it_must_have(tmp_path):
+    """The budget does not count them, so a sweep that was cut among the others lacks as many."""
+    failures = {0: TrialStatus.FAILED, 1: TrialStatus.CANCELLED, 4: TrialStatus.RUNNING}
+    folder = SyntheticSweep(trials=5, budget=4, failures=failures).write(tmp_path)
+    record = json.loads((folder / "sweep.json").read_text())
+    (folder / "sweep.json").write_text(json.dumps(record | {"outside": [0, 1]}))
+    (sweep,) = open_sweeps([folder])
+    assert sweep.unfinished == "2 of 4 trials ended, 1 running or interrupted"
+
+
 def test_repeats_are_missing_as_long_as_the_command_would_make_them(tmp_path):
     folder = SyntheticSweep(trials=3, full_every=0).write(tmp_path)
     record = json.loads((folder / "sweep.json").read_text())

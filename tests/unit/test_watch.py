@@ -218,6 +218,21 @@ def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_pat
     assert picture(watched)[0].startswith("tiny: 0/6 finished, 1 running")
 
 
+def test_what_a_mended_search_leaves_outside_is_seen_no_more(tmp_path: Path) -> None:
+    """Neither its command nor its budget counts it."""
+    ledger = record_sweep(tmp_path, *(trial(n, status=TrialStatus.FAILED) for n in range(4)))
+    watched = WatchedSweep(tmp_path)
+    assert len(watched.refresh()) == 4
+    assert watched.has_ended
+    time.sleep(0.01)
+    sweep = ledger.sweep()
+    ledger.write_sweep(sweep.started_again(sweep.config, sweep.provenance, (0, 1, 2)))
+    ledger.write_trial(running(4))
+    assert {record.number for record in watched.refresh()} == {3, 4}
+    assert not watched.has_ended
+    assert picture(watched)[0].startswith("tiny: 1/4 finished, 1 running")
+
+
 def test_who_watches_counts_the_time_as_the_command_does(tmp_path: Path) -> None:
     ledger = record_sweep(tmp_path, trial(0, scores(0.5, 0.1)), budget={"trials": 9, "hours": 0.1})
     seconds = 20.0  # since the command was started, in which its nodes were asked

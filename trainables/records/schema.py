@@ -340,6 +340,8 @@ class SweepRecord(Frozen):
         earlier: those of the previous starts, oldest first.
         inputs: digests of the files that the base was measured with and the data read from, by
             field of the sweep file.
+        outside: numbers of the trials that are no points of its search, as it is since the newest
+            start: they measured nothing, and no budget counts them.
     """
 
     schema_version: int = SCHEMA_VERSION
@@ -348,6 +350,7 @@ class SweepRecord(Frozen):
     provenance: Provenance
     earlier: tuple[Provenance, ...] = ()
     inputs: dict[str, str] = Field(default_factory=dict)
+    outside: tuple[int, ...] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -363,12 +366,15 @@ class SweepRecord(Frozen):
         """Time of the first start, seconds since the epoch."""
         return (*self.earlier, self.provenance)[0].created
 
-    def started_again(self, config: dict[str, object], provenance: Provenance) -> SweepRecord:
+    def started_again(
+        self, config: dict[str, object], provenance: Provenance, outside: tuple[int, ...] = ()
+    ) -> SweepRecord:
         """The record of the sweep after it was started again."""
         changes = {
             "config": config,
             "provenance": provenance,
             "earlier": (*self.earlier, self.provenance),
+            "outside": outside,
         }
         return self.model_copy(update=changes)
 
