@@ -127,3 +127,13 @@ def test_a_cluster_that_does_not_start_is_told_of_with_a_remedy(tmp_path: Path) 
     assert "Ray: does not start on this machine" in ended.stderr
     assert "set RAY_TMPDIR to a folder with a short name" in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_folder_that_is_not_named_in_utf_8_is_told_of(tmp_path: Path) -> None:
+    folder = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9t\xe9"))
+    folder.mkdir()
+    command = [sys.executable, str(Path("tune/run.py").absolute())]
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "error: Ray: takes no name that is not UTF-8" in ended.stderr
+    assert "Traceback" not in ended.stderr

@@ -106,8 +106,7 @@ def ray_cluster(
             )
     except Exception as error:  # Ray raises it where a new cluster's first node is too slow
         ray.shutdown()
-        refusal = _not_started(error) if address is None else _not_joined(address, error)
-        raise refusal from error
+        raise _not_connected(address, error) from error
     from trainables.under_ray.credentials import sharing_credentials
 
     # The processes of a cluster started here inherit this process's environment.
@@ -264,6 +263,13 @@ def _other_token(address: str, error: Exception) -> UserError | None:
         "RAY_AUTH_TOKEN, what `ray get-auth-token` prints there"
     )
     return UserError([Fault("--address", rule, remedy)])
+
+
+def _not_connected(address: str | None, error: Exception) -> UserError:
+    if isinstance(error, UnicodeEncodeError):
+        rule = "takes no name that is not UTF-8, be it of this folder or an argument of the command"
+        return UserError([Fault("Ray", rule, "rename it")])
+    return _not_started(error) if address is None else _not_joined(address, error)
 
 
 def _not_started(error: Exception) -> UserError:
