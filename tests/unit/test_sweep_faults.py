@@ -96,6 +96,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must hold at least 1 value, got []",
         "",
     ),
+    "tasks that are all commented out": (
+        {"eval__retention": None},
+        "eval.retention",
+        "must be a list, got null",
+        "write [] for none",
+    ),
     "a rank twice": (
         {"search__lora__rank": [4, 8, 4]},
         "search.lora.rank",

@@ -153,6 +153,8 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return did_you_mean(value, choices, 0.5)
     is_scalar = isinstance(value, (str, int, float))
+    if kind == "tuple_type" and value is None:  # such as of a key whose items are commented out
+        return _WANTED.get(place, "write [] for none")
     if kind == "tuple_type" and is_scalar:
         return f"write [{value}]"
     if kind == "string_type" and is_scalar:
