@@ -128,6 +128,16 @@ def test_a_character_may_be_escaped_in_two_halves_as_in_json(write: Write) -> No
         assert fault.location.endswith(":1")
 
 
+def test_a_time_is_a_text(write: Write) -> None:
+    """YAML counts it to the base of 60: hours of 1:30 would be 90."""
+    file = write(f"{SWEEP}budget: {{hours: 1:30}}\n")
+    assert str(only_fault(file)).startswith("budget.hours: must be a number, got '1:30'")
+    file.write_text(SWEEP)
+    assert only_fault(file, "budget.hours=1:30.5").field == "budget.hours"
+    config = load_sweep(str(file), ["wandb.tags=[12:30, 190:20:30.15]"])
+    assert config.wandb.tags == ("12:30", "190:20:30.15")
+
+
 def test_a_date_is_a_text(write: Write) -> None:
     file = write(edited(model__chat_template_args={}))
     dates = "{date_string: 2024-07-26, tagged: !!timestamp 2024-02-30}"

@@ -36,7 +36,7 @@ _LOCAL_PATHS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes a date for a text, as chat templates and names want it."""
+    """Takes a date for a text, as chat templates and names want it, and a time, too."""
 
     def text(self, node: Any) -> str:
         """A text whose characters may be escaped as in JSON, some of them by two halves.
@@ -52,9 +52,17 @@ class _Loader(yaml.SafeLoader):
             mark = node.start_mark
             raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark) from error
 
+    def number(self, node: Any) -> Any:
+        """A number; to YAML 1:30 is one to the base of 60, so 90, whatever its unit."""
+        if ":" in node.value:
+            return self.text(node)
+        construct = yaml.SafeLoader.yaml_constructors[node.tag]
+        return construct(self, node)
+
 
 _Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
-    f"tag:yaml.org,2002:{kind}": _Loader.text for kind in ("str", "timestamp")
+    **{f"tag:yaml.org,2002:{kind}": _Loader.text for kind in ("str", "timestamp")},
+    **{f"tag:yaml.org,2002:{kind}": _Loader.number for kind in ("int", "float")},
 }
 
 
