@@ -102,6 +102,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be a list, got null",
         "write [] for none",
     ),
+    "a tag that YAML takes for a flag": (
+        {"wandb": {"tags": [False]}},  # as it takes no
+        "wandb.tags.0",
+        "must be text, got false",
+        "put it in quotes",
+    ),
     "a rank twice": (
         {"search__lora__rank": [4, 8, 4]},
         "search.lora.rank",

@@ -157,6 +157,8 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         return _WANTED.get(place, "write [] for none")
     if kind == "tuple_type" and is_scalar:
         return f"write [{value}]"
+    if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
+        return "put it in quotes"
     if kind == "string_type" and is_scalar:
         return f'write "{value}"'
     if kind == "string_type" and isinstance(value, list) and value:
