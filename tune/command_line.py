@@ -53,9 +53,9 @@ def main(arguments: list[str]) -> int:
             from tune.folder.sweep_folder import check_sweep_folder
             from tune.terminal.dry_run import print_plan
 
+            print_plan(config, samples, options.output_dir, options.retry_failed)
             if isinstance(options.output_dir, Path):  # a store may be out of reach from here
                 check_sweep_folder(options.output_dir / config.name)
-            print_plan(config, samples, options.output_dir, options.retry_failed)
             return OK
         return _run(config, options)
     except UserError as error:
