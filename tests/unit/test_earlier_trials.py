@@ -93,6 +93,16 @@ def test_a_sweep_of_a_version_with_fewer_settings_goes_on() -> None:
     check_same_sweep(earlier, config, Path("here"))
 
 
+def test_a_sweep_of_a_version_with_more_settings_goes_on_where_none_of_them_is_used() -> None:
+    config = sweep()
+    later = config.model_dump(mode="json")
+    later["eval"]["of_later"] = None
+    check_same_sweep(later, config, Path("here"))
+    later["eval"]["of_later"] = 3
+    with pytest.raises(UserError, match=r"started with eval\.of_later 3, not null"):
+        check_same_sweep(later, config, Path("here"))
+
+
 def test_a_sweep_goes_on_that_was_begun_with_another_way_to_its_files(tmp_path: Path) -> None:
     """Through a link, or with `..` in it, as earlier versions recorded it."""
     folder, rows = tmp_path / "folder", tmp_path / "rows.jsonl"

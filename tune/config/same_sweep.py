@@ -98,13 +98,17 @@ def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
 
 
 def _deciding(section: str, part: Any) -> Any:
-    """A section without keys that affect its trials' results by no more than rounding."""
+    """A section without keys that affect its trials' results by no more than rounding.
+
+    Nor those of null, which a version may know that another does not.
+    """
     if not isinstance(part, dict):
         return part
     free = _FREE.get(section, ())
     kept = {key: _by_files(value) for key, value in part.items() if key not in free}
-    # What Transformers takes by itself where it can, and once the default here.
-    return kept | {"attention": None} if kept.get("attention") == "sdpa" else kept
+    if kept.get("attention") == "sdpa":  # which Transformers takes by itself, once the default here
+        del kept["attention"]
+    return {key: value for key, value in kept.items() if value is not None}
 
 
 def _by_files(value: Any) -> Any:
