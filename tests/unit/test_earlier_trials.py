@@ -378,6 +378,18 @@ def test_a_warm_start_from_another_question_or_from_nothing_is_refused(tmp_path:
     assert "no sweep in" in second
 
 
+def test_a_warm_start_whose_trials_are_known_already_is_refused(tmp_path: Path) -> None:
+    """The sampler would count them twice, and later ones have other seeds."""
+    config = sweep()
+    own, copy = (written(tmp_path / name, config, finished(config)) for name in ("own", "copy"))
+    for folders in ([str(own)], [str(copy)]):
+        with pytest.raises(UserError, match="is this sweep or one that is named before it"):
+            earlier_trials(sweep(warm_start=folders), Ledger(own), {})
+    twice = sweep(warm_start=[str(own), str(copy)], seed=1)
+    with pytest.raises(UserError, match=f"warm_start: {copy} is this sweep or one that is named"):
+        earlier_trials(twice, Ledger(tmp_path / "new"), {})
+
+
 def test_a_warm_start_from_before_an_edit_of_its_files_is_refused(tmp_path: Path) -> None:
     earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
     ledger, config = Ledger(earlier), sweep(warm_start=[str(earlier)])

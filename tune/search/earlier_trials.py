@@ -92,9 +92,10 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
     """
     own: list[TrialRecord] = []
     outside: list[TrialRecord] = []
-    is_new = True
+    is_new, sweep_id = True, ""
     if ledger.exists():
         sweep = ledger.sweep()
+        sweep_id = sweep.sweep_id
         check_same_sweep(sweep.config, config, ledger.folder.location)
         check_same_inputs(sweep.inputs, inputs)
         records = [_as_far_as_it_came(record, ledger) for record in ledger.trials()]
@@ -103,7 +104,7 @@ def earlier_trials(config: SweepConfig, ledger: Ledger, inputs: Mapping[str, str
         outside = [record for record in records if record.number not in numbers]
         is_new = sweep.config.get("warm_start") != list(config.warm_start)
     if is_new:
-        warm, left_out = import_trials(config, inputs)
+        warm, left_out = import_trials(config, inputs, sweep_id)
     else:  # as they were when this sweep first named them
         warm, reasons = usable_trials(config, ledger.warm_start())
         left_out = [f"{n}: {why}" for why, n in reasons.items()]
@@ -219,7 +220,7 @@ def _goals(config: SweepConfig) -> list[tuple[str, str]]:
 
 
 def import_trials(
-    config: SweepConfig, inputs: Mapping[str, str]
+    config: SweepConfig, inputs: Mapping[str, str], sweep_id: str = ""
 ) -> tuple[list[TrialRecord], list[str]]:
     """Trials of the `warm_start` sweeps that are points of this one, and what was left out.
 
@@ -228,11 +229,13 @@ def import_trials(
     Args:
         config: of this sweep.
         inputs: digests of its files by field.
+        sweep_id: its own, if it has begun.
 
     Raises:
-        UserError: a folder holds no sweep, or one with another model, data or evaluation; or no
-            trial fits; or the sampler is a grid.
+        UserError: a folder holds no sweep, or one with another model, data or evaluation, or one
+            whose trials are known already; or no trial fits; or the sampler is a grid.
     """
+    known = {sweep_id}
     faults: list[Fault] = []
     found: list[TrialRecord] = []
     left_out: list[str] = []
@@ -240,12 +243,16 @@ def import_trials(
         ledger = Ledger(folder)
         if not ledger.exists():
             faults.append(Fault("warm_start", f"no sweep in {folder}", "give its own folder"))
-        elif others := other_questions(ledger.sweep(), config, inputs):
+        elif (sweep := ledger.sweep()).sweep_id in known:
+            rule = f"{folder} is this sweep or one that is named before it, or a copy"
+            faults.append(Fault("warm_start", rule, "leave it out: its trials would count twice"))
+        elif others := other_questions(sweep, config, inputs):
             remedy = "leave it out, or give model, data and eval as there"
             meaning = "its results mean other things"
             told = [f"{folder} was started with {other}: {meaning}" for other in others]
             faults += [Fault("warm_start", rule, remedy) for rule in told]
         else:
+            known.add(sweep.sweep_id)
             points, reasons = usable_trials(config, ledger.trials())
             found += points
             left_out += [f"{count} of {folder}: {why}" for why, count in reasons.most_common()]
