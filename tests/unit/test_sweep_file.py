@@ -288,6 +288,10 @@ def test_later_overrides_win_and_make_missing_sections(write: Write) -> None:
         ),
         ("extends=quickstart", "cannot set extends, got 'extends=quickstart'"),
         ("objectives.x=1", "objectives.x: objectives is a list of 2, it has no x"),
+        (
+            "budget={trials: 3, trials: 30}",
+            "budget={trials: 3, trials: 30}: budget.trials is given twice",
+        ),
     ],
 )
 def test_an_override_that_cannot_be_put_in_is_a_fault(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -335,10 +336,14 @@ def _override(source: _Source, override: str, typed: str) -> None:
         raise _cannot_set(f"cannot set {key}, got {override!r}", "set it in the file")
     try:
         value = _parsed(text)
+        node = yaml.compose(text, Loader=_Loader)
     except (yaml.YAMLError, ValueError) as error:
         problem = getattr(error, "problem", None) or "not YAML"
         rule = f"{override}: the value is no valid YAML: {problem}"
         raise _cannot_set(rule, "quote it") from error
+    keys = Counter(place for place, _ in _lines(node, location))
+    if twice := [key for key, count in keys.items() if count > 1]:  # YAML takes the last
+        raise _cannot_set(f"{override}: {dotted(twice[0])} is given twice", "remove one")
     target: Any = source.values
     for depth, part in enumerate(location):
         is_last = depth == len(location) - 1
