@@ -14,13 +14,14 @@ import torch
 from measured import TOLERANCE, assert_measured
 from safetensors.torch import load_file
 
+from trainables.config import LoraConfig
 from trainables.errors import Diverged
 from trainables.inputs.adapter import peft_config, restore
 from trainables.inputs.data import TokenizedData
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.metric_keys import GRAD_NORM, MAX_RESERVED
 from trainables.slots import engine as slot_engine
-from trainables.slots.base import NotBatchable, check_batchable
+from trainables.slots.base import NotBatchable, check_batchable, resolve_targets
 from trainables.slots.engine import SlotEngine
 from trainables.slots.passes import PassTimes, Share, padded_tokens
 from trainables.slots.slot import Slot, initial_values
@@ -567,6 +568,15 @@ def test_a_base_that_cannot_be_shared_says_why(base_model: Any, spoil: Any, word
     spoil(base_model)
     with pytest.raises(NotBatchable, match=word):
         check_batchable(base_model, names)
+
+
+def test_adapters_that_never_decay_alone_get_no_slots(base_model: Any) -> None:
+    """Transformers lets no weight decay whose name is a norm's, such as of DBRX's attention."""
+    lora = LoraConfig(rank=4, alpha=8, target_modules=("up_proj", "inner"))
+    resolve_targets(base_model, lora.model_copy(update={"target_modules": ("up_proj",)}))
+    base_model.model.layers[1].mlp_norm = torch.nn.ModuleDict({"inner": torch.nn.Linear(4, 4)})
+    with pytest.raises(NotBatchable, match=r"mlp_norm.*never decays alone, by its name"):
+        resolve_targets(base_model, lora)
 
 
 def test_layers_may_be_given_what_does_not_lie_in_memory_as_in_the_sequence(

@@ -7,6 +7,7 @@ from typing import Any
 
 import peft
 import torch
+from transformers import Trainer
 
 from trainables.config import LoraConfig
 from trainables.errors import first_line
@@ -21,7 +22,8 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
     """The names of the layers that PEFT adapts, and its configuration with them resolved.
 
     Raises:
-        NotBatchable: PEFT refuses, or adapts parameters outside linear layers, such as experts'.
+        NotBatchable: PEFT refuses, or adapts parameters outside linear layers, such as experts', or
+            layers whose adapters do not decay alone.
     """
     try:
         with torch.random.fork_rng():
@@ -31,9 +33,13 @@ def resolve_targets(base: Any, lora: LoraConfig) -> tuple[list[str], peft.LoraCo
     names = list(adapted.base_model.targeted_module_names)
     parameters = list(adapted.base_model.targeted_parameter_names)
     resolved = adapted.peft_config["default"]
+    decaying = set(Trainer.get_decay_parameter_names(None, adapted))
+    trained = [name for name, weight in adapted.named_parameters() if weight.requires_grad]
     restore(base, adapted)
     if parameters:
         raise NotBatchable(f"{parameters[0]} is adapted, and is no linear layer's")
+    if exempt := [name for name in trained if name not in decaying]:  # of DBRX, as of its norms
+        raise NotBatchable(f"{exempt[0]} never decays alone, by its name")
     return names, resolved
 
 
