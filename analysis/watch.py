@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -118,13 +118,19 @@ class WatchedSweep:
             return True  # else a driver is about to try again those that failed
         # Each start of the command writes one first and the other last.
         begun, ended = self._ledger.folder.sweep_json, self._ledger.folder.results_csv
-        return ended.exists() and ended.stat().st_mtime_ns > begun.stat().st_mtime_ns
+        # Of a copy, both times are those of copying; what no driver holds has been let go of.
+        return ended.exists() and (
+            ended.stat().st_mtime_ns > begun.stat().st_mtime_ns or not any(self._locks())
+        )
 
     @property
     def _is_held(self) -> bool:
         """Whether a driver holds the sweep that has given a sign of life, as it does each 10 s."""
-        signs = self._ledger.folder.root.glob("lock*.json")
-        return any(self._clock() - _modified_at(file) < _SECONDS_HELD for file in signs)
+        return any(self._clock() - _modified_at(file) < _SECONDS_HELD for file in self._locks())
+
+    def _locks(self) -> Iterator[Path]:
+        """What a driver holds the sweep by; one that was killed leaves them behind."""
+        return self._ledger.folder.root.glob("lock*.json")
 
     def refresh(self) -> list[TrialRecord]:
         """Read what has changed; returns the changed trials in the order in which they ended.

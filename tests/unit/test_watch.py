@@ -212,6 +212,7 @@ def test_what_is_seen_follows_the_driver_from_its_first_file_to_its_last(tmp_pat
     ledger.folder.results_csv.touch()
     assert watched.has_ended
     time.sleep(0.01)
+    ledger.folder.lock.touch()
     record_sweep(folder, budget={"trials": 6})
     watched.refresh()
     assert not watched.has_ended
@@ -406,6 +407,22 @@ def test_the_end_of_the_search_is_not_that_of_a_sweep_that_repeats_its_winners(
     confirm = {"confirm": {"top_k": 1, "seeds": 2}}
     record_sweep(tmp_path / "repeats", *(trial(n) for n in range(4)), **confirm)
     assert not watched_at(tmp_path / "repeats", 5 * SECONDS).has_ended
+
+
+def test_a_copy_of_a_sweep_that_has_ended_is_one(tmp_path: Path) -> None:
+    """Its files are as old as the copying, in whatever order."""
+    confirm = {"confirm": {"top_k": 1, "seeds": 2}}
+    ledger = record_sweep(tmp_path, *(trial(n, scores(0.5, 0.1)) for n in range(4)), **confirm)
+    ledger.folder.results_csv.touch()
+    modified = ledger.folder.results_csv.stat().st_mtime + 1
+    os.utime(ledger.folder.sweep_json, (modified, modified))
+    ledger.folder.lock.touch()
+    assert not watched_at(tmp_path, 50 * SECONDS).has_ended  # a driver has begun anew
+    ledger.folder.lock.unlink()
+    watched = watched_at(tmp_path, 50 * SECONDS)
+    assert watched.has_ended
+    assert picture(watched)[0] == "tiny: 4/6 finished, 6 min 40 s elapsed"
+    assert picture(watched)[-1].endswith("the sweep has ended")
 
 
 def test_a_grid_is_over_with_its_last_point(tmp_path: Path) -> None:
