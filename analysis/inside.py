@@ -42,9 +42,9 @@ def look_inside(
         UserError: no sweep in the folder, no such trial, the base model cannot be loaded, or the
             folder cannot be written to.
     """
-    from trainables.inside.inspection import inspect_trial
-
     numbers = _existing(sweep_dir, numbers)
+    with quiet_libraries():
+        from trainables.inside.inspection import inspect_trial
     records = []
     for number in numbers:
         with quiet_libraries():

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+from builders import record_sweep, trial
 from transformers.utils.logging import (
     disable_progress_bar,
     enable_progress_bar,
@@ -29,3 +33,16 @@ def test_libraries_are_as_loud_after_as_before(
         assert is_progress_bar_enabled() is not was_quiet
     finally:
         (enable_progress_bar if had_bars else disable_progress_bar)()
+
+
+def test_nothing_greets_who_looks_inside_models(tmp_path: Path) -> None:
+    """As bitsandbytes did, which PEFT loads: it lacked a package that nothing here needs."""
+    record_sweep(tmp_path, trial(0))
+    done = subprocess.run(
+        [sys.executable, "-m", "analysis", "inside", str(tmp_path), "--trials", "0"],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("trial 0: it kept no weights\n")
