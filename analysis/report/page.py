@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import time
 from datetime import UTC, datetime
 from importlib.resources import files
@@ -63,6 +64,7 @@ def render(results: Results) -> str:
         "how_many": how_many,
         "json": _json,
         "number": number,
+        "quoted": shlex.quote,
     }
     return environment.get_template("page.html.jinja").render(
         results=results,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import shlex
+from html import unescape
 from itertools import pairwise
 
 import pytest
@@ -161,8 +163,10 @@ def test_what_was_seen_inside_is_explained_as_far_as_it_is_shown(tmp_path):
 
 def test_each_sweep_s_own_command_looks_inside(tmp_path):
     other = SyntheticSweep(trials=1, items=4, name="other")
-    told = text_of(render(results_of(tmp_path, ONE, other)))
-    assert re.search(r"inside \S+/synthetic, python -m analysis inside \S+/other do it", told)
+    told = text_of(render(results_of(tmp_path / "two sweeps", ONE, other)))
+    commands = re.findall(r"python -m analysis inside (.+?)(?:,| do it)", unescape(told))
+    places = [str(tmp_path / "two sweeps" / name) for name in ("synthetic", "other")]
+    assert [shlex.split(place) for place in commands] == [[place] for place in places]
 
 
 def test_every_axis_of_forgetting_says_what_its_sign_means(tmp_path):
