@@ -10,22 +10,30 @@ from pathlib import Path
 from trainables.errors import Fault, UserError
 from trainables.files.storage import Location, is_address, parse_location
 
-INTERRUPTED = 130
+NOT_READ, INTERRUPTED = 1, 130
 _FORMATS = ("html", "md", "csv", "json")
 _SWEEP_DIR = "folder of a sweep, such as sweeps/quickstart"
 
 
 def main(arguments: list[str]) -> int:
-    """Run a command; returns its exit code: 2 for faulty input, 130 after Ctrl-C."""
+    """Run a command; returns its exit code: 2 for faulty input, 130 after Ctrl-C.
+
+    It is 1 if nobody reads on, as after `| head`.
+    """
     try:
         options = _parser().parse_args(arguments)
         options.run(options)
+        sys.stdout.flush()
     except UserError as error:
         for fault in error.faults:
             print(f"error: {fault}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         return INTERRUPTED
+    except BrokenPipeError:
+        # What is still to be written would fail as Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return NOT_READ
     return 0
 
 

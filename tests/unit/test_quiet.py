@@ -46,3 +46,20 @@ def test_nothing_greets_who_looks_inside_models(tmp_path: Path) -> None:
     )
     assert done.stderr == ""
     assert done.stdout.startswith("trial 0: it kept no weights\n")
+
+
+def test_who_reads_only_the_first_lines_sees_no_traceback(tmp_path: Path) -> None:
+    record_sweep(tmp_path, trial(0))
+    command = subprocess.Popen(
+        [sys.executable, "-m", "analysis", "inside", str(tmp_path), "--all"],
+        cwd=Path(__file__).parents[2],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout
+    assert command.stderr
+    command.stdout.close()
+    with command.stderr as told:
+        assert told.read() == ""
+    assert command.wait() == 1
