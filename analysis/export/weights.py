@@ -125,6 +125,7 @@ def _write_weights(kind: Kind, model: ModelConfig, weights: Path, to: Path) -> N
     if kind == "merged":
         merge_adapter(model, weights, to)
         return
+    _check_whole(weights)
     for file in weights.iterdir():
         if file.is_file() and file.name != "README.md":
             shutil.copyfile(file, to / file.name)
@@ -150,6 +151,16 @@ def _settings(file: Path) -> dict[str, Any]:
         return read_config(file)
     except (OSError, CannotInspect) as error:
         raise _damaged(file.parent, error) from error
+
+
+def _check_whole(weights: Path) -> None:
+    """Refuse files that were cut off, as by a copy that broke off: nothing else would tell."""
+    from trainables.inside.weights import SavedWeights
+
+    try:
+        SavedWeights(weights).check()
+    except (OSError, CannotInspect) as error:
+        raise _damaged(weights, error) from error
 
 
 def _damaged(place: Path, error: Exception) -> UserError:

@@ -7,10 +7,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
+from safetensors.numpy import load_file, save_file
 
 from analysis.__main__ import main
 from analysis.export.licence import licence_of
@@ -44,12 +46,16 @@ def trained(folder: Path, number: int, gain: float, forgetting: float) -> TrialR
     """A trial with files where its weights should be, as it tells from before a move."""
     weights = Ledger(folder).folder.attempt(number, 1) / "weights"
     weights.mkdir(parents=True)
-    (weights / "model.safetensors").write_bytes(b"weights %d" % number)
+    save_file({"number": np.array(number)}, weights / "model.safetensors")
     (weights / "config.json").write_text("{}")
     (weights / "README.md").write_text("of the trainer")
     there = f"/elsewhere/tiny/trials/{number:04d}/attempt_1/weights"
     metrics = scores(gain, forgetting, **{"retention/b/acc": 0.75, "forgetting/b": forgetting})
     return trial(number, method="full", metrics=metrics, weights_dir=there)
+
+
+def number_in(folder: Path) -> int:
+    return int(load_file(folder / "model.safetensors")["number"])
 
 
 def refused(capsys: pytest.CaptureFixture[str], sweep: Path, to: Path, *arguments: str) -> str:
@@ -65,7 +71,7 @@ def refused(capsys: pytest.CaptureFixture[str], sweep: Path, to: Path, *argument
 def test_the_recommended_trial_is_written_with_its_card(sweep: Path, tmp_path: Path) -> None:
     to = export(sweep, tmp_path / "out" / "winner")
     assert {file.name for file in to.iterdir()} == {"config.json", "model.safetensors", "README.md"}
-    assert (to / "model.safetensors").read_bytes() == b"weights 1"
+    assert number_in(to) == 1
     card = ModelCard.load(to / "README.md")
     assert "recommends this trial: the knee of the front's 3 trials" in card.text
     assert "max in_domain/acc_mean, min forgetting/mean" in card.text
@@ -246,7 +252,7 @@ def test_an_exported_adapter_is_peft_s_and_its_card_has_it_served(tmp_path: Path
     weights.mkdir(parents=True)
     saved = {"peft_type": "LORA", "r": 8, "base_model_name_or_path": "/cache/some/model"}
     (weights / "adapter_config.json").write_text(json.dumps(saved))
-    (weights / "adapter_model.safetensors").write_bytes(b"weights")
+    save_file({"number": np.array(0)}, weights / "adapter_model.safetensors")
     embedded = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
     for file in embedded.glob("tokenizer*"):
         (weights / file.name).write_bytes(file.read_bytes())
@@ -316,6 +322,7 @@ def test_a_base_that_is_gone_is_not_blamed_on_the_target(
     weights = Ledger(folder).folder.attempt(0, 1) / "weights"
     weights.mkdir(parents=True)
     (weights / "adapter_config.json").write_text("{}")
+    save_file({"number": np.array(0)}, weights / "adapter_model.safetensors")
     told = refused(capsys, folder, tmp_path / "out")
     assert told.startswith(f"model.name: cannot find {gone.name}: no such file or folder")
 
@@ -344,7 +351,7 @@ def test_the_front_matter_names_the_hub_s_data_sets_that_were_trained_on(
 
 def test_a_trial_chosen_by_hand_is_said_to_be(sweep: Path, tmp_path: Path) -> None:
     to = export(sweep, tmp_path / "out", number=0)
-    assert (to / "model.safetensors").read_bytes() == b"weights 0"
+    assert number_in(to) == 0
     text = (to / "README.md").read_text()
     assert "chosen by hand; the sweep recommends trial 1." in text
 
@@ -376,7 +383,7 @@ def test_weights_of_a_sweep_that_is_now_where_this_one_was_are_not_taken(
     (other / "model.safetensors").write_bytes(b"of another sweep")
     record_sweep(folder, own.model_copy(update={"weights_dir": str(other)}))
     to = export(folder, tmp_path / "out")
-    assert (to / "model.safetensors").read_bytes() == b"weights 0"
+    assert number_in(to) == 0
     monkeypatch.chdir(tmp_path)
     found = answer(Results(open_sweeps([Path("moved")])))
     assert found is not None
@@ -399,6 +406,18 @@ def test_damaged_weights_are_not_blamed_on_the_target(
     told = refused(capsys, folder, tmp_path / "out")
     assert told.startswith(f"--trial: its weights are damaged: {weights} (")
     assert str(file) in told
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_that_were_cut_off_are_refused(
+    sweep: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As by a copy that broke off: the exported model could not be loaded."""
+    file = sweep / "trials/0001/attempt_1/weights/model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+    told = refused(capsys, sweep, tmp_path / "out")
+    assert told.startswith(f"--trial: its weights are damaged: {file.parent} ({file} is damaged: ")
+    assert told.endswith("; restore them from a copy, or give another trial")
     assert not (tmp_path / "out").exists()
 
 

@@ -61,6 +61,16 @@ class SavedWeights(Weights):
     def __getitem__(self, name: str) -> torch.Tensor:
         return self._open(self._file_of[name]).get_tensor(name).to(self._dtype)
 
+    def check(self) -> None:
+        """Check by their headers that all files are there and whole.
+
+        Raises:
+            FileNotFoundError: one is missing.
+            CannotInspect: one is damaged, or was cut off.
+        """
+        for file in set(self._file_of.values()):
+            self._open(file)
+
     def _open(self, file: Path) -> Any:
         if file not in self._files:
             try:
