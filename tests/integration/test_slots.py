@@ -264,7 +264,11 @@ def test_whichever_slots_share_a_pass_each_goes_through_its_own_adapter(
     for count in range(1, 5):
         for some in combinations(zip(slots, rows, strict=True), count):
             parts = engine._parts_of(some)
-            through = [(adapter, part.rows) for part in parts for adapter in part.adapters]
+            through = [
+                (adapter, part.rows)
+                for part in parts
+                for adapter in part.group.adapters[part.first : part.last]
+            ]
             assert through == [(slot.adapter, own) for slot, own in some]
 
 

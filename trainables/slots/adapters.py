@@ -191,26 +191,20 @@ class Part:
     last: int
     rows: int
 
-    @property
-    def adapters(self) -> list[Adapter]:
-        """The adapters, in the order of their sequences."""
-        return self.group.adapters[self.first : self.last]
-
 
 class Routing:
     """Which adapters which sequences of a batch go through.
 
     Args:
         parts: in the order of their sequences.
-        masks: of the adapters' dropout; None for no dropout.
+        masks: of the adapters' dropout; None, or none that drops anything, for no dropout.
     """
 
     def __init__(self, parts: Sequence[Part], masks: Masks | None) -> None:
         self.parts = parts
         self._counts = [part.last - part.first for part in parts]
         self._sizes = [part.rows * count for part, count in zip(parts, self._counts, strict=True)]
-        dropped = any(adapter.dropout for part in parts for adapter in part.adapters)
-        self._masks = masks if dropped else None
+        self._masks = masks or None
 
     def split(self, x_NSI: torch.Tensor) -> list[torch.Tensor]:
         """Each part's share, by adapter: (N, S, I) to (G, T, I) each."""
@@ -220,12 +214,9 @@ class Routing:
         length = x_NSI.shape[-1]
         return [x.view(count, -1, length) for x, count in zip(shares, self._counts, strict=True)]
 
-    def masks_for(self, x_NSI: torch.Tensor) -> Sequence[torch.Tensor | None]:
-        """What is kept of each part's share of a layer's input; None if nothing is dropped."""
-        if self._masks is None:
-            return [None] * len(self.parts)
-        _, positions, features = x_NSI.shape
-        return [self._masks.draw(part, (positions, features)) for part in self.parts]
+    def kept_of(self, x_NSI: torch.Tensor) -> torch.Tensor | None:
+        """What dropout keeps of a layer's input (N, S, I); None if nothing is dropped."""
+        return None if self._masks is None else self._masks.draw(*x_NSI.shape[1:])
 
 
 class AdaptedLayers:
@@ -282,52 +273,46 @@ class _AdaptedLinear(torch.autograd.Function):
         base_OI = plain_weight(module)
         x_NSI = x_NSI.to(base_OI.dtype).contiguous()
         y_NSO = functional.linear(x_NSI, base_OI, module.bias)
-        masks = routing.masks_for(x_NSI)
-        of_parts: list[tuple[Weights, bool]] = []
-        saved = [x_NSI]
-        xs, ys = routing.split(x_NSI), routing.split(y_NSO)
-        for part, x_GTI, y_GTO, kept_GTI in zip(routing.parts, xs, ys, masks, strict=True):
-            drops = kept_GTI is not None
-            weights = part.group.weights(target, part.first, part.last, drops)
-            x_GTI = _kept(x_GTI, kept_GTI)
+        kept_NSI = routing.kept_of(x_NSI)
+        of_parts: list[Weights] = []
+        hs_GrT = []
+        xs, ys = routing.split(_kept(x_NSI, kept_NSI)), routing.split(y_NSO)
+        for part, x_GTI, y_GTO in zip(routing.parts, xs, ys, strict=True):
+            weights = part.group.weights(target, part.first, part.last, kept_NSI is not None)
             h_GrT = weights.scaled(torch.bmm(weights.A_GrI, x_GTI.transpose(1, 2)))
             y_GTO.baddbmm_(h_GrT.transpose(1, 2), weights.B_GrO, alpha=weights.alpha)
-            of_parts.append((weights, drops))
-            saved.append(h_GrT)
-            if kept_GTI is not None:
-                saved.append(kept_GTI)
+            of_parts.append(weights)
+            hs_GrT.append(h_GrT)
         ctx.module, ctx.of_parts, ctx.routing = module, of_parts, routing
-        ctx.save_for_backward(*saved)
+        ctx.save_for_backward(x_NSI, kept_NSI, *hs_GrT)
         return y_NSO
 
     @staticmethod
     def backward(ctx: Any, dy_NSO: torch.Tensor) -> Any:
-        saved = iter(ctx.saved_tensors)
-        x_NSI = next(saved)
+        x_NSI, kept_NSI, *hs_GrT = ctx.saved_tensors
         dy_NSO = dy_NSO.contiguous()
-        dx_NSI = dy_NSO @ plain_weight(ctx.module) if ctx.needs_input_grad[3] else None
+        dx_NSI: Any = dy_NSO @ plain_weight(ctx.module) if ctx.needs_input_grad[3] else None
+        # What reaches the input through adapters is dropped where the input was.
+        is_dropped = dx_NSI is not None and kept_NSI is not None
+        through_NSI = torch.zeros_like(x_NSI) if is_dropped else dx_NSI
         split = ctx.routing.split
-        dxs = repeat(None) if dx_NSI is None else split(dx_NSI)
-        for (weights, drops), x_GTI, dy_GTO, dx_GTI in zip(
-            ctx.of_parts, split(x_NSI), split(dy_NSO), dxs, strict=False
+        xs, dys = split(_kept(x_NSI, kept_NSI)), split(dy_NSO)
+        throughs = repeat(None) if through_NSI is None else split(through_NSI)
+        for weights, h_GrT, x_GTI, dy_GTO, through_GTI in zip(
+            ctx.of_parts, hs_GrT, xs, dys, throughs, strict=False
         ):
-            alpha, h_GrT = weights.alpha, next(saved)
-            kept_GTI = next(saved) if drops else None
             dh_GrT = weights.scaled(torch.bmm(weights.B_GrO, dy_GTO.transpose(1, 2)))
-            _add_product(weights.grad_B_GrO, h_GrT, dy_GTO, alpha)
-            _add_product(weights.grad_A_GrI, dh_GrT, _kept(x_GTI, kept_GTI), alpha)
-            if dx_GTI is None:
-                continue
-            if kept_GTI is None:
-                dx_GTI.baddbmm_(dh_GrT.transpose(1, 2), weights.A_GrI, alpha=alpha)
-            else:
-                through_A_GTI = torch.bmm(dh_GrT.transpose(1, 2), weights.A_GrI)
-                dx_GTI.add_(through_A_GTI.mul_(kept_GTI), alpha=alpha)
+            _add_product(weights.grad_B_GrO, h_GrT, dy_GTO, weights.alpha)
+            _add_product(weights.grad_A_GrI, dh_GrT, x_GTI, weights.alpha)
+            if through_GTI is not None:
+                through_GTI.baddbmm_(dh_GrT.transpose(1, 2), weights.A_GrI, alpha=weights.alpha)
+        if is_dropped:
+            dx_NSI += through_NSI.mul_(kept_NSI)
         return None, None, None, dx_NSI
 
 
-def _kept(x_GTI: torch.Tensor, kept_GTI: torch.Tensor | None) -> torch.Tensor:
-    return x_GTI if kept_GTI is None else x_GTI * kept_GTI
+def _kept(x_NSI: torch.Tensor, kept_NSI: torch.Tensor | None) -> torch.Tensor:
+    return x_NSI if kept_NSI is None else x_NSI * kept_NSI
 
 
 def _add_product(

@@ -7,7 +7,7 @@ tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 
@@ -37,11 +37,6 @@ class Window:
         starts_N = torch.tensor(rows, device=device)
         indices_NL = starts_N[:, None] + torch.arange(length, device=device)
         return cls(indices_NL.flatten(), length, width)
-
-    def of_rows(self, first: int, count: int) -> Window:
-        """The window in some sequences of the batch alone."""
-        own = slice(first * self.length, (first + count) * self.length)
-        return replace(self, indices_W=self.indices_W[own] - first * self.width)
 
     def gather(self, x_NSI: torch.Tensor) -> torch.Tensor:
         """What stands in the window: (N, S, I) to (N, L, I)."""

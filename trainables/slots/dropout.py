@@ -1,7 +1,6 @@
 """LoRA's dropout in slots: what each trial drops is what it drops alone.
 
-Shapes: G trials in a group, R sequences of each, K trials in a batch, N sequences, S positions, T
-tokens of a trial, I inputs.
+Shapes: N sequences, R of them a trial's, S positions, L that its longest sequence has, I inputs.
 """
 
 from __future__ import annotations
@@ -14,8 +13,8 @@ import torch
 
 from trainables.slots.batch import Batch
 
-if TYPE_CHECKING:  # which import this file
-    from trainables.slots.adapters import Adapter, Part
+if TYPE_CHECKING:  # which imports this file
+    from trainables.slots.adapters import Adapter
 
 
 class Masks:
@@ -32,15 +31,15 @@ class Masks:
         generators: Sequence[torch.Generator],
         batch: Batch,
     ) -> None:
-        self._adapters = list(adapters)
-        self._drawn_from = dict(
-            zip(adapters, zip(generators, batch.lengths, strict=True), strict=True)
-        )
+        self._of_each = list(zip(adapters, generators, batch.lengths, strict=True))
+        self._generators = [generator for adapter, generator, _ in self._of_each if adapter.dropout]
         self._rows, self._window = batch.rows, batch.window
         self._device = batch.input_ids_NS.device
         self._filled = torch.empty(0, device=self._device)
-        of_all = zip(adapters, generators, strict=True)
-        self._generators = [generator for adapter, generator in of_all if adapter.dropout]
+
+    def __bool__(self) -> bool:
+        """Whether any of the adapters drops anything."""
+        return bool(self._generators)
 
     def again(self) -> AbstractContextManager[None]:
         """A context for later, in which what is drawn from now on is drawn again.
@@ -66,32 +65,18 @@ class Masks:
         for generator, state in zip(self._generators, states, strict=True):
             generator.set_state(state)
 
-    def draw(self, part: Part, shape_SI: tuple[int, int]) -> torch.Tensor | None:
-        """Booleans (G, T, I): what is kept of a part's share of a layer's input; None if all is."""
-        adapters = part.adapters
-        if not any(adapter.dropout for adapter in adapters):
-            return None
-        first = self._adapters.index(adapters[0])
-        window = self._window if self._window and shape_SI[0] == self._window.length else None
-        width = window.width if window else shape_SI[0]
-        shape_GRSI = (len(adapters), part.rows, width, shape_SI[1])
-        kept_GRSI = torch.ones(shape_GRSI, dtype=torch.bool, device=self._device)
-        self._draw_into(kept_GRSI, adapters)
-        if window:
-            before = sum(self._rows[:first])
-            window = window.of_rows(before, len(adapters) * part.rows)
-            kept_GRSI = window.gather(kept_GRSI.flatten(0, 1)).unflatten(0, (len(adapters), -1))
-        return kept_GRSI.flatten(1, 2)
-
-    def _draw_into(self, kept_GRSI: torch.Tensor, adapters: Sequence[Adapter]) -> None:
-        """Draw what torch's dropout would keep of these adapters' inputs."""
+    def draw(self, positions: int, features: int) -> torch.Tensor:
+        """What is kept of a layer's input: booleans (N, S, I)."""
+        window = self._window if self._window and positions == self._window.length else None
+        shape_NSI = (sum(self._rows), window.width if window else positions, features)
+        kept_NSI = torch.ones(shape_NSI, dtype=torch.bool, device=self._device)
         places, drawn = [], []
-        for kept_RSI, adapter in zip(kept_GRSI, adapters, strict=True):
+        for (adapter, generator, length), kept_RSI in zip(
+            self._of_each, kept_NSI.split(self._rows), strict=True
+        ):
             if not adapter.dropout:
                 continue
-            generator, length = self._drawn_from[adapter]
-            kept_RLI = kept_RSI[:, :length]
-            keep = 1 - adapter.dropout
+            kept_RLI, keep = kept_RSI[:, :length], 1 - adapter.dropout
             # CUDA's kernel consumes random numbers in another order than Bernoulli's.
             if self._device.type == "cuda":
                 of_ones = torch._fused_dropout(self._ones(kept_RLI.shape), keep, generator)
@@ -101,6 +86,7 @@ class Masks:
                 kept_RLI.copy_(torch.empty(kept_RLI.shape).bernoulli_(keep, generator=generator))
         if places:  # by one kernel, as each of them is in one piece
             torch._foreach_copy_(places, drawn)
+        return window.gather(kept_NSI) if window else kept_NSI
 
     def _ones(self, shape: torch.Size) -> torch.Tensor:
         """Ones in fp32, which must not be written to."""
