@@ -1,6 +1,6 @@
 """Kernels that a step of a trial asks of a GPU: in slots, and alone as TRL and PEFT train it.
 
-    python tests/benchmarks/kernels.py --out kernels.json
+    python tests/benchmarks/kernel_counts.py --out kernel_counts.json
 
 Nothing is timed: a pretended GPU counts what it is asked for. While a model is small, a step takes
 about as long as it takes to ask, so this says how much there is to gain on a GPU by slots, before
@@ -52,7 +52,7 @@ STEPS = 5
 def main() -> None:
     """Count and write the figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--out", type=Path, default=Path("kernels.json"))
+    parser.add_argument("--out", type=Path, default=Path("kernel_counts.json"))
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 4, 16, 32])
     options = parser.parse_args()
     if pretended_gpu.OBSTACLE is not None:
