@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ import torch
 from trainables.errors import EvaluationOutOfMemory, traced
 from trainables.slots import engine as engine_module
 from trainables.slots.engine import SlotEngine
+from trainables.slots.passes import Share
 from trainables.slots.slot import Slot
 from trainables.training.reporter import ListReporter
 
@@ -116,3 +118,25 @@ def test_a_trial_that_finds_no_room_leaves_nothing(
     finally:
         gc.enable()
     assert engine.slots == []
+
+
+def test_a_pass_that_finds_no_room_is_charged_to_its_slots_alone(
+    make_trial: MakeTrial, engine: SlotEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slots = [engine.join(make_trial(seed=seed), ListReporter()) for seed in range(3)]
+    passes = [[Share(slot, slot.micro_batch()) for slot in some] for some in (slots[:2], slots[2:])]
+    monkeypatch.setattr(engine, "_plan", lambda _: passes)
+
+    def full(shares: Any) -> None:
+        time.sleep(0.5)
+        raise torch.OutOfMemoryError("no more")
+
+    monkeypatch.setattr(engine, "_pass", full)
+    excluded: dict[Slot, float] = {}
+    monkeypatch.setattr(
+        Slot, "exclude", lambda slot, by: excluded.update({slot: excluded.get(slot, 0.0) + by})
+    )
+    assert engine.step() == []
+    *sharing, waiting = (excluded[slot] for slot in slots)
+    assert waiting >= 0.5
+    assert sharing == [pytest.approx(waiting / 2, rel=0.1)] * 2

@@ -35,7 +35,6 @@ class Masks:
         self._generators = [generator for adapter, generator, _ in self._of_each if adapter.dropout]
         self._rows, self._window = batch.rows, batch.window
         self._device = batch.input_ids_NS.device
-        self._filled = torch.empty(0, device=self._device)
 
     def __bool__(self) -> bool:
         """Whether any of the adapters drops anything."""
@@ -70,26 +69,34 @@ class Masks:
         window = self._window if self._window and positions == self._window.length else None
         shape_NSI = (sum(self._rows), window.width if window else positions, features)
         kept_NSI = torch.ones(shape_NSI, dtype=torch.bool, device=self._device)
-        places, drawn = [], []
-        for (adapter, generator, length), kept_RSI in zip(
-            self._of_each, kept_NSI.split(self._rows), strict=True
-        ):
-            if not adapter.dropout:
-                continue
-            kept_RLI, keep = kept_RSI[:, :length], 1 - adapter.dropout
-            # CUDA's kernel consumes random numbers in another order than Bernoulli's.
-            if self._device.type == "cuda":
-                of_ones = torch._fused_dropout(self._ones(kept_RLI.shape), keep, generator)
-                drawn += of_ones[1].view(torch.bool).unbind()
-                places += kept_RLI.unbind()
-            else:
+        own = zip(self._of_each, kept_NSI.split(self._rows), strict=True)
+        drop = [
+            (1 - adapter.dropout, generator, kept_RSI[:, :length])
+            for (adapter, generator, length), kept_RSI in own
+            if adapter.dropout
+        ]
+        if self._device.type == "cuda":
+            _draw_by_fused_dropout(drop)
+        else:
+            for keep, generator, kept_RLI in drop:
                 kept_RLI.copy_(torch.empty(kept_RLI.shape).bernoulli_(keep, generator=generator))
-        if places:  # by one kernel, as each of them is in one piece
-            torch._foreach_copy_(places, drawn)
         return window.gather(kept_NSI) if window else kept_NSI
 
-    def _ones(self, shape: torch.Size) -> torch.Tensor:
-        """Ones in fp32, which must not be written to."""
-        if self._filled.numel() < shape.numel():
-            self._filled = torch.ones(shape.numel(), device=self._device)
-        return self._filled[: shape.numel()].view(shape)
+
+def _draw_by_fused_dropout(
+    of_each: Sequence[tuple[float, torch.Generator, torch.Tensor]],
+) -> None:
+    """By CUDA's kernel, which consumes random numbers in another order than Bernoulli's.
+
+    Args:
+        of_each: the share that an adapter keeps, its generator, and where what is kept (R, L, I) is
+            written to.
+    """
+    most = max(kept_RLI.numel() for *_, kept_RLI in of_each)
+    ones = torch.ones(most, device=of_each[0][2].device)
+    drawn: list[torch.Tensor] = []
+    for keep, generator, kept_RLI in of_each:
+        ones_RLI = ones[: kept_RLI.numel()].view(kept_RLI.shape)
+        drawn += torch._fused_dropout(ones_RLI, keep, generator)[1].view(torch.bool).unbind()
+    places = [kept_LI for *_, kept_RLI in of_each for kept_LI in kept_RLI]
+    torch._foreach_copy_(places, drawn)  # by one kernel, as each of them is in one piece

@@ -160,6 +160,7 @@ class SlotEngine:
                     raise
                 not_through = {share.slot for later in passes[number:] for share in later}
                 ended = self._make_room(shares, error)
+                self._share_time([share.slot for share in shares], time.perf_counter() - started)
                 for slot in not_through:
                     del losses[slot]
                     if slot.adapter in self._slots:
