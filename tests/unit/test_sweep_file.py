@@ -106,6 +106,8 @@ def test_a_batch_size_that_every_method_replaces_need_not_fit(write: Write) -> N
         ("name: a\nmodel: {name: b\n", "expected ',' or '}'", 3),
         ("name: a\n\tmodel: b\n", "cannot start any token", 2),
         ("name: [a\nmodel: b]: c\n", "expected ',' or ']'", 2),
+        ("name: a\ntags: &all [b, *all]\n", "found unconstructable recursive node", 2),
+        ("search: &all\n  lora: *all\n", "found unconstructable recursive node", 1),
     ],
 )
 def test_bad_yaml_is_a_fault_with_its_line(
@@ -149,7 +151,14 @@ def test_a_date_is_a_text(write: Write) -> None:
 
 def test_a_number_that_there_is_not_is_a_fault(write: Write) -> None:
     assert only_fault(write("name: 0x_\n")).rule.startswith("is no valid YAML: invalid literal")
-    assert only_fault(write(), "name=0x_").rule == "name=0x_: the value is no valid YAML: not YAML"
+    rule = "name=0x_: the value is no valid YAML: invalid literal"
+    assert only_fault(write(), "name=0x_").rule.startswith(rule)
+
+
+def test_yaml_nested_too_deep_is_a_fault(write: Write) -> None:
+    deep, told = "[" * 5000, "is no valid YAML: nested too deep to be read"
+    assert only_fault(write(f"name: {deep}\n")).rule == told
+    assert only_fault(write(), f"tags={deep}").rule.endswith(told)
 
 
 @pytest.mark.parametrize("text", ["", "- a\n", "just words\n"])

@@ -60,11 +60,25 @@ class _Loader(yaml.SafeLoader):
         construct = yaml.SafeLoader.yaml_constructors[node.tag]
         return construct(self, node)
 
+    def construct_object(self, node: Any, deep: bool = False) -> Any:
+        """A value, whole at once: so alone one that contains itself, as `&a [*a]`, is refused."""
+        return super().construct_object(node, deep=True)
+
 
 _Loader.yaml_constructors = yaml.SafeLoader.yaml_constructors | {
     **{f"tag:yaml.org,2002:{kind}": _Loader.text for kind in ("str", "timestamp")},
     **{f"tag:yaml.org,2002:{kind}": _Loader.number for kind in ("int", "float")},
 }
+
+
+# A ValueError is of a number like 0x_.
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+
+
+def _why_not_yaml(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "nested too deep to be read"
+    return getattr(error, "problem", None) or str(error).splitlines()[0]
 
 
 def _parsed(text: str) -> Any:
@@ -173,11 +187,11 @@ def _content(file: Path) -> tuple[dict[Any, Any], dict[KeyPath, str]]:
         node = yaml.compose(text, Loader=_Loader)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
-    except (yaml.YAMLError, ValueError) as error:  # the latter of a number like 0x_
+    except _NOT_YAML as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{file}:{mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or str(error).splitlines()[0]
-        raise UserError([Fault("SWEEP", f"is no valid YAML: {problem}", location=where)]) from error
+        rule = f"is no valid YAML: {_why_not_yaml(error)}"
+        raise UserError([Fault("SWEEP", rule, location=where)]) from error
     if not isinstance(values, dict):
         raise UserError([Fault("SWEEP", "must be a mapping of sections", location=str(file))])
     return values, _places(file, node)
@@ -337,9 +351,8 @@ def _override(source: _Source, override: str, typed: str) -> None:
     try:
         value = _parsed(text)
         node = yaml.compose(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        problem = getattr(error, "problem", None) or "not YAML"
-        rule = f"{override}: the value is no valid YAML: {problem}"
+    except _NOT_YAML as error:
+        rule = f"{override}: the value is no valid YAML: {_why_not_yaml(error)}"
         raise _cannot_set(rule, "quote it") from error
     keys = Counter(place for place, _ in _lines(node, location))
     if twice := [key for key, count in keys.items() if count > 1]:  # YAML takes the last
