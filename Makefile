@@ -29,8 +29,8 @@ unit: $(INSTALLED)
 
 # The one about memory counts every tensor of its process, so it has one of its own.
 integration: $(INSTALLED)
-	$(BIN)/pytest tests/integration -m "in_process and not slow and not gpu" --numprocesses 2 --dist loadfile
-	$(BIN)/pytest tests/integration -m "not in_process and not slow and not gpu" --ignore tests/integration/test_memory.py
+	$(BIN)/pytest tests/integration -m "not ray and not slow and not gpu" --ignore tests/integration/test_memory.py --numprocesses 2 --dist loadfile
+	$(BIN)/pytest tests/integration -m "ray and not slow and not gpu"
 	$(BIN)/pytest tests/integration/test_memory.py
 
 # What a GPU changes but its kernels, by a device whose memory and arithmetic are the CPU's.

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 EMBEDDED = "package://trainables/embedded/eval_tasks"
 LIMIT = 20

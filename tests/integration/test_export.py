@@ -20,7 +20,7 @@ from trainables.files.locations import resolve
 from trainables.inputs.adapter import peft_config
 from trainables.inputs.model import load_model, load_tokenizer
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 EMBEDDED = ModelConfig(name="package://trainables/embedded/model", dtype="float32")
 GGUF = ModelConfig(

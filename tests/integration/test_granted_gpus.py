@@ -91,6 +91,7 @@ with ray_cluster(address):
 """
 
 
+@pytest.mark.ray
 @pytest.mark.parametrize(("is_up", "expected"), [(True, ["", "0"]), (False, [""])])
 def test_what_is_given_no_gpu_sees_none(
     is_up: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
@@ -106,6 +107,7 @@ def test_what_is_given_no_gpu_sees_none(
     assert done.stdout.splitlines()[-1:] == [str(expected)], done.stderr[-2000:]
 
 
+@pytest.mark.ray
 def test_whatever_was_given_it_says_so(
     make_trial: Callable[..., TrialConfig], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -209,6 +209,7 @@ def files_with_secrets(token: str, *folders: Path) -> list[Path]:
     return found
 
 
+@pytest.mark.ray
 def test_a_sweep_on_one_machine_fetches_the_model_once(
     hub: Hub, token: str, tmp_path: Path, sessions: Path
 ) -> None:
@@ -225,6 +226,7 @@ def test_a_sweep_on_one_machine_fetches_the_model_once(
     assert files_with_secrets(token, cache, output, sessions) == []
 
 
+@pytest.mark.ray
 def test_each_node_of_a_cluster_fetches_it_once_with_the_token_of_the_command(
     hub: Hub, token: str, tmp_path: Path, sessions: Path
 ) -> None:

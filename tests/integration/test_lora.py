@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     MakeTrial = Callable[..., TrialConfig]
     RunTrial = Callable[[TrialConfig], Run]
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 
 def timeless(measurements: list[Measurement]) -> list[dict[str, float]]:

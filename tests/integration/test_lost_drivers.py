@@ -209,7 +209,7 @@ def prove(
         folder, duration = undisturbed[kind]
         killed = tmp_path / f"killed{tally.sweeps}"
         take_base_from(folder, killed)
-        run_killing(drivers, killed, kinds[kind], duration * 0.5, rng, tally)
+        run_killing(drivers, killed, kinds[kind], duration * 0.35, rng, tally)
         ledger = Ledger(killed)
         assert results(ledger) == results(Ledger(folder))
         check_study(ledger, load(*kinds[kind]))

@@ -14,6 +14,7 @@ from trainables.records.schema import TrialStatus
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.usefixtures("base_dir"),

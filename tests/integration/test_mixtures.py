@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 EXPERTS = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2}
 LORA = LoraConfig(rank=2, alpha=4)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 SIZES = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
 TEXT = SIZES | {

@@ -23,7 +23,7 @@ from tune.search.searcher import OptunaSearcher
 from tune.search.space import Params
 from tune.search.trials import make_trial
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 DASHBOARD = str(Path(sys.executable).with_name("optuna-dashboard"))
 TIME_LIMIT = 60

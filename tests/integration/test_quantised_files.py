@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 EMBEDDED = Path(resolve("package://trainables/embedded/model"))
 BLOCK = 32

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
 # What Transformers loads otherwise into shards, or cannot load into them.

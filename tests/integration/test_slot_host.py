@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 
 async def follow(host: SlotHost, trial_id: str) -> list[dict[str, Any]]:

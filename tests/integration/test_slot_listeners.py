@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 
 async def listen_until(host: SlotHost, trial_id: str, step: int) -> None:

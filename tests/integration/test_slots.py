@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
     MakeTrial = Callable[..., TrialConfig]
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 TRIALS: dict[str, dict[str, Any]] = {
     "plain": {},

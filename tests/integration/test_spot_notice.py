@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.ray]
 
 SCRIPT = Path(__file__).parent / "cluster_given_notice.py"
 LATE_S = 60.0  # what a busy machine may take between a notice and the look at what came of it

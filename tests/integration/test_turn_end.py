@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from trainables.config import TrialConfig
     from tune.config.sweep_config import SweepConfig
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 END = "<|im_end|>"
 CHATML = (
     "{% for turn in messages %}<|im_start|>{{ turn.role }}\n{{ turn.content }}<|im_end|>\n"

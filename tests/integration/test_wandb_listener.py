@@ -41,7 +41,7 @@ from tune.tracking.wandb_fields import trial_name
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import mend, parts_of
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 WANDB = str(Path(sys.executable).with_name("wandb"))
 FAKE_KEY = "f00d" * 10

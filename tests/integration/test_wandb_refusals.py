@@ -25,7 +25,7 @@ from tune.tracking.wandb_endings import Endings
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import parts_of, steps_in
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 ONLINE, OFFLINE = WandbConfig(mode="online", project="p"), WandbConfig(mode="offline", project="p")
 LACKS_ONE = "the same command with W&B online: it has not confirmed 1 run in full"

@@ -31,7 +31,7 @@ from trainables.records.schema import (
 from tune.config.sweep_file import load_sweep
 from tune.tracking.wandb_views import have_views_made
 
-pytestmark = [pytest.mark.integration, pytest.mark.in_process]
+pytestmark = pytest.mark.integration
 
 PROJECT = Path(__file__).parents[2]
 KEY = "f00d" * 10
