@@ -93,6 +93,12 @@ def test_keys_belong_in_no_address(address: str) -> None:
 
 
 def test_a_store_that_fails_for_some_seconds_is_asked_again() -> None:
+@pytest.mark.parametrize("store", ["s3", "gs"])
+def test_no_address_has_a_number_sign_behind_which_all_would_be_one_place(store: str) -> None:
+    with pytest.raises(UserError, match=r"must hold neither keys nor a \? or #; take them out"):
+        open_storage(f"{store}://bucket/runs#2/mine/trials/0003/attempt_1")
+
+
     with failing_server(8.0, 503, "SlowDown") as address:
         storage = open_storage(address)
         storage.write("a", b"1")

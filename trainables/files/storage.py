@@ -17,7 +17,7 @@ from trainables.files.disk import beside, flush, whole_file
 from trainables.files.locations import expanded
 
 Location = str | Path
-_KEYS_OR_OPTIONS = re.compile(r"://[^/@]*:[^@]*@|\?")
+_KEYS_OR_OPTIONS = re.compile(r"://[^/@]*:[^@]*@|[?#]")
 
 
 class Storage(Protocol):
@@ -77,13 +77,14 @@ def open_storage(location: Location) -> Storage:
 
     Raises:
         UserError: the address has keys or options in it, which its readers would not all have and
-            records and messages would show.
+            records and messages would show; or a #, behind which nothing is part of a name.
         OSError: nothing answers at the address.
     """
     if isinstance(location, str) and is_address(location):
         if _KEYS_OR_OPTIONS.search(location):
-            rule = "the address of an object store must hold neither keys nor what follows a ?"
-            remedy = "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_ENDPOINT_URL"
+            rule = "the address of an object store must hold neither keys nor a ? or #"
+            variables = "AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and, if needed, AWS_ENDPOINT_URL"
+            remedy = f"take them out; keys and options belong in {variables}"
             raise UserError([Fault("", rule, remedy)])
         from trainables.files.object_storage import ObjectStorage
 
