@@ -17,6 +17,7 @@ import pytest
 from builders import measurement, sweep_config, sweep_record, trial
 from google_store import google_store
 from object_store import failing_server
+from small_disk import fill, small_disk
 
 from analysis.__main__ import main as analysis_main
 from trainables.errors import UserError
@@ -92,13 +93,13 @@ def test_keys_belong_in_no_address(address: str) -> None:
     assert "hid" not in str(caught.value)
 
 
-def test_a_store_that_fails_for_some_seconds_is_asked_again() -> None:
 @pytest.mark.parametrize("store", ["s3", "gs"])
 def test_no_address_has_a_number_sign_behind_which_all_would_be_one_place(store: str) -> None:
     with pytest.raises(UserError, match=r"must hold neither keys nor a \? or #; take them out"):
         open_storage(f"{store}://bucket/runs#2/mine/trials/0003/attempt_1")
 
 
+def test_a_store_that_fails_for_some_seconds_is_asked_again() -> None:
     with failing_server(8.0, 503, "SlowDown") as address:
         storage = open_storage(address)
         storage.write("a", b"1")
@@ -449,6 +450,22 @@ def test_a_folder_that_cannot_be_copied_whole_gets_no_manifest(tmp_path: Path, m
     (made / "b").unlink()
     storage.publish(made, "x", last="files.json")
     assert storage.children("x") == ["a", "files.json", "z"]
+
+
+@pytest.mark.parametrize("room", [0, 4096])
+def test_a_full_disk_gets_no_part_of_a_manifest(tmp_path: Path, made: Path, room: int) -> None:
+    (made / "files.json").write_bytes(bytes(10_000))
+    with small_disk(tmp_path / "disk", "1m") as disk:
+        storage = LocalStorage(disk)
+        storage.publish(made / "a", "x/a")
+        storage.publish(made / "z", "x/z")
+        filler = fill(disk, leave=room)
+        with pytest.raises(OSError, match="No space left"):
+            storage.publish(made, "x", last="files.json")
+        assert "files.json" not in storage.children("x")
+        filler.unlink()
+        storage.publish(made, "x", last="files.json")
+        assert storage.children("x") == ["a", "files.json", "z"]
 
 
 def test_a_lock_in_an_object_store_keeps_a_second_driver_off(

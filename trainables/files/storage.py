@@ -210,7 +210,6 @@ class LocalStorage(Storage):
         """See `Storage`."""
         target = self.root / name
         if path.is_file():
-            target.parent.mkdir(parents=True, exist_ok=True)
             _copy(path, target)
             return
         skip_last = (lambda folder, names: {last} & set(names)) if last else None
@@ -224,9 +223,9 @@ class LocalStorage(Storage):
 
 
 def _copy(source: str | Path, target: str | Path) -> None:
-    """Copy a file durably: no crash of the machine leaves an empty one of its name."""
-    shutil.copy2(source, target)
-    flush(Path(target))
+    """Copy a file atomically and durably: a crash, or a full disk, leaves no part of one."""
+    with whole_file(Path(target)) as unfinished:
+        shutil.copy2(source, unfinished)
 
 
 def _create_exclusively(file: Path, content: bytes) -> bool:
