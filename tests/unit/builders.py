@@ -146,6 +146,7 @@ def record_sweep(folder: Path, *records: TrialRecord, **sections: Any) -> Ledger
     ledger.write_sweep(sweep_record(sweep_config(**sections)))
     ledger.folder.base.mkdir(exist_ok=True)
     ledger.folder.base_json.write_text(base_record().model_dump_json(indent=2))
+    ledger.folder.base_items.touch()
     for record in records:
         ledger.write_trial(record)
         if record.last:

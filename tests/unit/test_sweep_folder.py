@@ -18,8 +18,9 @@ from sweep_files import SWEEP
 from analysis.__main__ import main as analysis_main
 from trainables.errors import UserError
 from trainables.files.storage import LocalStorage
+from trainables.records.items import write_items
 from trainables.records.ledger import Ledger
-from trainables.records.schema import SCHEMA_VERSION
+from trainables.records.schema import SCHEMA_VERSION, ItemScore
 from tune.command_line import main
 from tune.config.input_files import digests
 from tune.config.sweep_file import load_sweep
@@ -319,6 +320,24 @@ def test_a_record_edited_by_hand(
     assert main([str(project / "tiny.yaml"), "--output-dir", str(sweep.folder.root.parent)]) == 2
     assert message in capsys.readouterr().err
     assert state(sweep.folder.root) == before_running
+
+
+def test_items_of_the_base_that_are_cut_off(
+    sweep: Ledger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Each trial would end as failed, by an error that names neither file nor remedy."""
+    item = ItemScore(task="b", doc_hash="0", filter="none", score=1, answer="yes")
+    write_items(sweep.folder.base_items, [item, item])
+    check_sweep_folder(sweep.folder.root)
+    content = sweep.folder.base_items.read_bytes()
+    sweep.folder.base_items.write_bytes(content[:-20])
+    message = refused(sweep.folder.root, capsys)
+    assert f"{sweep.folder.base_items}:2: is not JSON" in message
+    assert f"delete {sweep.folder.base} to evaluate the base anew" in message
+    sweep.folder.base_items.unlink()
+    assert f"No such file or directory: '{sweep.folder.base_items}'" in refused(
+        sweep.folder.root, capsys
+    )
 
 
 def test_an_empty_record(sweep: Ledger, capsys: pytest.CaptureFixture[str]) -> None:

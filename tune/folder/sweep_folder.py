@@ -28,6 +28,8 @@ def check_sweep_folder(location: Location) -> bool:
         ledger = Ledger(location)
         if ledger.exists():
             ledger.check()
+            if ledger.has_base():
+                ledger.base_items()  # without which each trial would fail, one after the other
             return False
         names = ledger.storage.children("")  # of Google's, all that is in the folder
         _check_fresh(ledger.folder, names)
