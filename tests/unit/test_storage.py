@@ -77,6 +77,16 @@ def test_an_address_without_a_bucket_is_no_path(
             assert capsys.readouterr().err.startswith(told.format(address))
 
 
+def test_a_folder_given_as_an_address_is_told_to_be_a_path(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A dry run had nothing against it, and the run was told to see that the store answers."""
+    arguments = ["quickstart", "--dry-run", "--output-dir", "file:///data/sweeps"]
+    assert command_line.main(arguments) == 2
+    told = "a folder on a disk must be given as its path, got file:///data/sweeps; write /data/"
+    assert told in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -101,10 +101,13 @@ def parse_location(text: str) -> Location:
     """A location as the user typed it.
 
     Raises:
-        UserError: it is an address without a bucket.
+        UserError: it is an address without a bucket, or that of a disk.
     """
     if not is_address(text):
         return expanded(text)
+    if text.startswith("file://"):  # of which pyarrow, as of a store, would make no folders
+        rule = f"a folder on a disk must be given as its path, got {text}"
+        raise UserError([Fault("", rule, f"write {text.removeprefix('file://')}")])
     address = text.rstrip("/")
     if address.endswith(":"):
         rule = f"the address of an object store must name a bucket, got {text}"
