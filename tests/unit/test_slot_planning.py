@@ -13,6 +13,7 @@ import pytest
 import yaml
 from builders import scores, sweep_config, trial, trial_config
 from ray import cloudpickle
+from ray.exceptions import ActorDiedError, ActorUnavailableError, OutOfMemoryError, RayError
 from sweep_files import edited
 
 from trainables.config import LoraConfig
@@ -177,6 +178,41 @@ def test_as_many_slots_are_tried_as_a_host_may_get_trials(
     assert pool._measured(trial_config(train=train), samples=100) == 1
     assert asked[1:3] == [most, most * train.total_steps(100) * 2]
     assert f"{hosts} hosts of 1 slot: memory runs out" in told[0]
+
+
+def raised(answer: Any) -> Any:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+@pytest.mark.parametrize(
+    "error", [ActorUnavailableError("restarting", None), OutOfMemoryError("low on memory")]
+)
+def test_where_a_host_dies_of_measuring_the_sweep_goes_on_with_one_slot(
+    error: RayError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As Ray kills it where its machine runs out of memory; each start would end the same way."""
+    told: list[str] = []
+    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, told.append)
+    probe = SimpleNamespace(remote=lambda *arguments: error)
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),) * 2, 1.0
+    monkeypatch.setattr("ray.get", raised)
+    assert pool._measured(trial_config(), samples=100) == 1
+    (line,) = told
+    assert line.startswith("warning: 2 hosts of 1 slot: a host lost its process")
+    assert "resources.lora.slots" in line
+
+
+def test_a_host_that_does_not_come_back_from_measuring_ends_the_sweep(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    pool = HostPool(config(), {"CPU": 4.0}, lambda *point: trial_config(), {}, print)
+    probe = SimpleNamespace(remote=lambda *arguments: ActorDiedError())
+    pool._actors, pool._process_seconds = (SimpleNamespace(probe=probe),), 1.0
+    monkeypatch.setattr("ray.get", raised)
+    with pytest.raises(ActorDiedError):
+        pool._measured(trial_config(), samples=100)
 
 
 @pytest.mark.parametrize(

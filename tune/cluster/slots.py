@@ -11,7 +11,7 @@ from itertools import product
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ActorUnavailableError, OutOfMemoryError, RayError
 
 from trainables.config import TrialConfig
 from trainables.records.schema import TrialRecord
@@ -223,7 +223,16 @@ class HostPool(SweepListener):
         process_seconds = ray.get(self._process_seconds) * hosts / cpus
         costs = steps * trial.accumulation_steps, process_seconds
         most = math.ceil(at_once(config) / hosts)
-        speeds = ray.get(self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs))
+        answer = self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs)
+        try:
+            speeds = ray.get(answer)
+        except (ActorUnavailableError, OutOfMemoryError) as error:  # each time Ray asked it again
+            logger.info("lost as it measured: %s", error)
+            self._warn(
+                f"{hosts} hosts of 1 slot: a host lost its process whenever it measured more, as "
+                "where its machine runs out of memory; resources.lora.slots sets how many"
+            )
+            return 1
         if not speeds:  # trials then halve their micro-batches
             self._warn(f"{hosts} hosts of 1 slot: memory runs out at the largest trial's batch")
             return 1
