@@ -385,6 +385,34 @@ def test_such_fields_are_checked_in_each_row(last: dict[str, str | None], told: 
     assert (fault.field, fault.rule) == ("data.prompt", f"cannot be rendered on row 2: {told}")
 
 
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        ("question", "write {{ question }}"),
+        (" ground-truth ", "write {{ row['ground-truth'] }}"),
+        ("{question}: {n}, {n}", "write {{ question }} and {{ n }}"),
+    ],
+)
+@pytest.mark.parametrize("field", ["prompt", "completion", "system"])
+def test_a_field_s_name_that_no_template_fills_in_is_a_fault(
+    field: str, text: str, remedy: str
+) -> None:
+    fields = {"prompt": "{{ n }}", "completion": "{{ n }}", field: text}
+    data = config("rows.jsonl", chat_template=True, **fields)
+    (fault,) = faults(learned, data, [{"question": "q", "ground-truth": "a", "n": "1"}])
+    assert (fault.field, fault.remedy) == (f"data.{field}", remedy)
+    assert fault.rule == f"is one text for all rows: {text!r}"
+
+
+@pytest.mark.parametrize(
+    "prompt", ["", "A question", "{answer}", "{question}: {{ n }}", "{{ '{question}' }}"]
+)
+def test_a_text_for_all_rows_that_is_meant_so_is_none(prompt: str) -> None:
+    data = config("rows.jsonl", prompt=prompt, completion="{{ n }}")
+    ((example,),) = learned(data, [{"question": "q", "n": "1"}])
+    assert example.answer == "1"
+
+
 def test_a_field_that_is_called_row_is_the_field() -> None:
     data = config("rows.jsonl", prompt="{{ row }}", completion="a")
     assert learned(data, [{"row": "r"}]) == [[Example("r", "a")]]

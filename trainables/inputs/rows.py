@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import textwrap
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ from trainables.inputs.unusable import UnusableRow, faults_of_most
 Source = Literal["path", "validation_path"]
 _LONGEST_REASON = 400  # characters: with the types of all fields it may be of pages
 _WHOLE = "row"  # what templates call the row itself, unless a field of it is called so
+# A name in one pair of braces, as Python and others write it.
+_BRACED = re.compile(r"\{([^{}]+)\}")
 SOURCES: tuple[Source, ...] = ("path", "validation_path")
 # What is learned from a row, or why nothing can be.
 Rendered = list[Example] | UnusableRow
@@ -249,6 +252,9 @@ def _faults_of_template(
         how = _how_to_name(rows[0])
         yield Fault(field, f"is no valid template: {text!r} ({error})", how)
         return
+    if (meant := _meant(text, rows[0])) and "{{" not in text and "{%" not in text:
+        yield Fault(field, f"is one text for all rows: {text!r}", f"write {meant}")
+        return
     for index, row in enumerate(rows):
         named = _names(row)
         if index and all(isinstance(named.get(name), _PLAIN) for name in wanted):
@@ -309,7 +315,20 @@ def _fault_of_lacking(field: str, lacking: Sequence[str], where: str, row: Row) 
 def _how_to_name(row: Row) -> str:
     """How a template has a field whose name Jinja does not take for one; empty if there is none."""
     odd = next((name for name in map(str, row) if not name.isidentifier()), None)
-    return "" if odd is None else f"write {_WHOLE}[{odd!r}] for the field {odd}"
+    return "" if odd is None else f"write {_expression(odd)} for the field {odd}"
+
+
+def _expression(name: str) -> str:
+    """A field, as a template names it."""
+    return name if name.isidentifier() else f"{_WHOLE}[{name!r}]"
+
+
+def _meant(text: str, row: Row) -> str:
+    """What a text that is a field's name, or has some in braces, is meant to print; else empty."""
+    if text.strip() in row:
+        return f"{{{{ {_expression(text.strip())} }}}}"
+    written = [f"{{{{ {_expression(name)} }}}}" for name in _BRACED.findall(text) if name in row]
+    return " and ".join(dict.fromkeys(written))
 
 
 def _failure(field: str, index: int, error: Exception) -> Fault:
