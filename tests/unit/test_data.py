@@ -272,6 +272,9 @@ def test_half_of_a_character_is_a_fault_with_its_place(
     ("name", "content", "remedy"),
     [
         ("rows.csv", "a;b\n1,2;3\n", "commas separate columns, tabs in a .tsv; quote texts that"),
+        ("rows.csv", "a;b\n1;2\n", "commas separate columns, tabs in a .tsv; quote texts that"),
+        ("rows.tsv", "a,b\n1,2\n", "commas separate columns, tabs in a .tsv; quote texts that"),
+        ("rows.xlsx", "PK\x03\x04\u00e9", "save it as UTF-8, or name a file of another"),
         ("rows.csv", "a,b\n\u00e9,1\n", "save it as UTF-8"),
         ("rows.jsonl", '{"a": "\u00e9"}\n', "save it as UTF-8"),
     ],

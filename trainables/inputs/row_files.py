@@ -31,6 +31,7 @@ _WHOLE = "leave the row out, or write the character whole"
 # What JSON may begin a surrogate with, alone or not; no tokenizer takes one alone.
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]").search
 _COMMAS = "commas separate columns, tabs in a .tsv; quote texts that hold one"
+_OTHER_SEPARATORS = re.compile(r"[,;\t|]")  # of columns; the file's own is in no name
 _OTHER_FORMAT = "name a file of another format by it: .json, .csv, .tsv, .txt or .parquet"
 
 
@@ -77,6 +78,8 @@ def _read_jsonl(file: Path, field: str) -> list[Row]:
                 problem = f"{line[:40].decode(errors='replace').rstrip()!r} ({error.msg})"
             except (RecursionError, ValueError) as error:
                 problem, remedy = _unread(error)
+                if number == 1 and problem == _NOT_UTF8:  # as of a workbook, or compressed
+                    remedy = f"{_AS_UTF8}, or {_OTHER_FORMAT}"
             else:
                 if isinstance(row, dict) and not (_SURROGATE(line) and has_half(row)):
                     rows.append(row)
@@ -223,10 +226,16 @@ def _read_csv(file: Path, field: str) -> list[Row]:
 
 
 def _check_are_columns(names: Sequence[str], field: str, place: str) -> None:
-    """Refuse a column whose name another has, too: one of them would be lost."""
+    """Refuse a column whose name another has, too: one of them would be lost.
+
+    And one that is several, as spreadsheets separate them where commas are in numbers.
+    """
     if twice := [name for name, count in Counter(names).items() if name and count > 1]:
         rule = f"the first line names {', '.join(twice)} more than once"
         raise UserError([Fault(field, rule, "give each column a name of its own", place)])
+    if len(names) == 1 and _OTHER_SEPARATORS.search(names[0]):
+        rule = f"the first line names one column, {names[0]!r}"
+        raise UserError([Fault(field, rule, _COMMAS, place)])
 
 
 def _read_text(file: Path, field: str) -> list[Row]:
