@@ -259,6 +259,18 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be a section with keys of its own, got null",
         "fill it in or leave it out",
     ),
+    "empty section that is needed": (
+        {"data": None},
+        "data",
+        "must be a section with keys of its own, got null",
+        "fill it in",
+    ),
+    "no evaluation": (
+        {"eval": ...},
+        "eval",
+        "is required and absent",
+        "such as {retention: [mmlu, hellaswag], limit: 100}, or {} for no tasks",
+    ),
     "misspelt section": ({"trian": {}}, "trian", "unknown key", "did you mean train?"),
     "misspelt key": ({"train__step": 5}, "train.step", "unknown key", "did you mean steps?"),
     "misspelt key in capitals": (
@@ -419,6 +431,13 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         {"objectives": ...},
         "objectives",
         "is required and absent",
+        "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, mode: min}], or "
+        "with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
+    ),
+    "objectives that are one metric": (
+        {"objectives": "validation/loss"},
+        "objectives",
+        "must be a list, got 'validation/loss'",
         "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, mode: min}], or "
         "with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
     ),

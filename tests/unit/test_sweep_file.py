@@ -108,6 +108,9 @@ def test_a_batch_size_that_every_method_replaces_need_not_fit(write: Write) -> N
         ("name: [a\nmodel: b]: c\n", "expected ',' or ']'", 2),
         ("name: a\ntags: &all [b, *all]\n", "found unconstructable recursive node", 2),
         ("search: &all\n  lora: *all\n", "found unconstructable recursive node", 1),
+        ("data:\n  prompt: {{ question }}\n", "found unhashable key", 2),
+        ("data:\n  prompt: Question: what?\n", "mapping values are not allowed here", 2),
+        ("data:\n  prompt: *Question*\n", "expected alphabetic or numeric character", 2),
     ],
 )
 def test_bad_yaml_is_a_fault_with_its_line(
@@ -117,6 +120,7 @@ def test_bad_yaml_is_a_fault_with_its_line(
     fault = only_fault(file)
     assert fault.rule.startswith("is no valid YAML: ")
     assert problem in fault.rule
+    assert fault.remedy.startswith("indent by spaces, and put texts with any of { ")
     assert fault.location == f"{file}:{line}"
 
 

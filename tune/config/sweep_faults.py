@@ -47,6 +47,7 @@ _PATTERNS = {
 _WANTED: dict[KeyPath, str] = {
     ("objectives",): "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, "
     "mode: min}], or with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
+    ("eval",): "such as {retention: [mmlu, hellaswag], limit: 100}, or {} for no tasks",
 }
 _OF_DATA = ("path", "validation_path")
 _JOIN = "write their rows to one file and name that; data.replay mixes in other data by a share"
@@ -153,8 +154,8 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return did_you_mean(value, choices, 0.5)
     is_scalar = isinstance(value, (str, int, float))
-    if kind == "tuple_type" and value is None:  # such as of a key whose items are commented out
-        return _WANTED.get(place, "write [] for none")
+    if kind == "tuple_type" and (value is None or place in _WANTED):
+        return _WANTED.get(place, "write [] for none")  # null where all items are commented out
     if kind == "tuple_type" and is_scalar:
         return f"write [{value}]"
     if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
@@ -165,8 +166,10 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
         is_data = place[0] == "data" and place[-1] in _OF_DATA and len(value) > 1
         return _JOIN if is_data else f"write one alone, such as {shown(value[0])}"
     if kind == "model_type":
-        known = ", ".join(_fields_at(place))
-        return "fill it in or leave it out" if value is None else f"known: {known}"
+        if value is None:
+            is_needed = len(place) == 1 and SweepConfig.model_fields[str(place[0])].is_required()
+            return _WANTED.get(place, "fill it in" if is_needed else "fill it in or leave it out")
+        return f"known: {', '.join(_fields_at(place))}"
     return ""
 
 
