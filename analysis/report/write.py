@@ -26,7 +26,8 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
     Args:
         sweep_dirs: of sweeps with the same model and evaluation.
         file: default `report.KIND` in the first sweep's folder, or in the current one if that is
-            in an object store; if a folder, `report.KIND` in it.
+            in an object store; if a folder, which one that is new and has no suffix shall be,
+            `report.KIND` in it.
         kind: one of `FORMATS`; default the file's suffix, else html.
 
     Raises:
@@ -37,7 +38,7 @@ def write_report(sweep_dirs: Sequence[Location], file: Path | None, kind: str | 
     if file is None:
         first = sweep_dirs[0]
         file = first if isinstance(first, Path) else Path.cwd()
-    if file.is_dir():
+    if file.is_dir() or not (file.suffix or file.exists()):
         file /= f"report.{kind}"
     text = FORMATS[kind](results)
     try:

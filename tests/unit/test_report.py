@@ -580,6 +580,9 @@ def test_the_command_writes_the_file_it_names_and_exits_2_on_bad_input(tmp_path,
     capsys.readouterr()
     assert main(["report", str(folder), "--to", str(tmp_path)]) == 0
     assert (tmp_path / "report.html").exists()
+    assert main(["report", str(folder), "--to", f"{tmp_path}/newer/"]) == 0
+    assert capsys.readouterr().out.endswith(f"{tmp_path}/newer/report.html\n")
+    assert main(["report", str(folder), "--to", "/dev/stdout", "--format", "csv"]) == 0
     assert main(["report", str(folder), "--to", str(folder / "sweep.json" / "r.md")]) == 2
     assert "error: --to: cannot write" in capsys.readouterr().err
     pdf = tmp_path / "r.pdf"
