@@ -35,23 +35,32 @@ def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]
 
 def trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:
     """Whether each score rises or falls with the rank, at similar learning rate."""
-    trials = results.of(sweep, results.lora)
-    ranks = [float(record.rank or 0) for record in trials]
-    if len(trials) < _FEWEST_TRIALS or len(set(ranks)) < FEWEST_RANKS:
-        question = "whether anything rises or falls with rank"
-        return [_too_few_trials(question, trials, f" over {FEWEST_RANKS} ranks")]
-    strata = alike([record.config.learning_rate for record in trials], _ALIKE)
+    lora = results.of(sweep, results.lora)
+    if not _tell_ranks_apart(lora):
+        return [_too_few_of_ranks("anything", lora)]
     over = "rank at equal or similar learning rate"
     conclusions = []
     for metric in results.scores:
-        if all(record.metric(metric) is not None for record in trials):
-            found = jonckheere(ranks, _values(trials, metric), strata)
-            told = (
-                f"Jonckheere-Terpstra within {len(set(strata))} strata of learning rate, "
-                f"Kendall's tau {found.statistic:.2f}"
-            )
-            conclusions.append(_trend(results, sweep, metric, over, found, told))
+        trials = [record for record in lora if record.metric(metric) is not None]
+        if not _tell_ranks_apart(trials):
+            conclusions.append(_too_few_of_ranks(NAMES[metric], trials))
+            continue
+        strata = alike([record.config.learning_rate for record in trials], _ALIKE)
+        found = jonckheere(_ranks(trials), _values(trials, metric), strata)
+        told = (
+            f"Jonckheere-Terpstra within {len(set(strata))} strata of learning rate, "
+            f"Kendall's tau {found.statistic:.2f}"
+        )
+        conclusions.append(_trend(results, sweep, metric, over, found, told))
     return conclusions
+
+
+def _ranks(trials: Sequence[TrialRecord]) -> list[float]:
+    return [float(record.rank or 0) for record in trials]
+
+
+def _tell_ranks_apart(trials: Sequence[TrialRecord]) -> bool:
+    return len(trials) >= _FEWEST_TRIALS and len(set(_ranks(trials))) >= FEWEST_RANKS
 
 
 def _values(trials: Sequence[TrialRecord], metric: str) -> list[float]:
@@ -82,6 +91,11 @@ def _trend(
     if stopped:
         return Conclusion(f"{told} among the trials that ran to their end.", evidence, "open")
     return Conclusion(f"{told}.", evidence)
+
+
+def _too_few_of_ranks(what: str, trials: Sequence[TrialRecord]) -> Conclusion:
+    question = f"whether {what} rises or falls with rank"
+    return _too_few_trials(question, trials, f" over {FEWEST_RANKS} ranks")
 
 
 def _too_few_trials(question: str, trials: Sequence[TrialRecord], over: str = "") -> Conclusion:

@@ -11,7 +11,7 @@ from matplotlib.image import imread
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
-from analysis.conclusions.trends import forgetting_and_step_size
+from analysis.conclusions.trends import forgetting_and_step_size, trend_over_ranks
 from analysis.figures import forgetting_matrix, rank_curves, save
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
@@ -82,21 +82,32 @@ def test_the_forgetting_matrix_is_written_in_its_cells(results):
     ]
 
 
+def without_forgetting(record, sweep):
+    kept = {k: v for k, v in record.last.metrics.items() if not k.startswith("forgetting/")}
+    last = record.last.model_copy(update={"metrics": kept})
+    Ledger(sweep).write_trial(record.model_copy(update={"last": last}))
+
+
 def test_what_was_not_finite_is_neither_drawn_nor_told_as_0(tmp_path):
     """Only in-domain accuracy decides here, so the trial is complete all the same."""
     decides = {"metric": metric_keys.IN_DOMAIN_ACC, "mode": "max"}
     sweep = SyntheticSweep(trials=16, objectives=(decides,)).write(tmp_path)
-    ledger = Ledger(sweep)
-    lacking = Results(open_sweeps([sweep])).lora_groups()[0].best
-    kept = {k: v for k, v in lacking.last.metrics.items() if not k.startswith("forgetting/")}
-    last = lacking.last.model_copy(update={"metrics": kept})
-    ledger.write_trial(lacking.model_copy(update={"last": last}))
+    before = Results(open_sweeps([sweep]))
+    without_forgetting(before.lora_groups()[0].best, sweep)
     results = Results(open_sweeps([sweep]))
     tasks, groups = list(results.tasks("retention")), results.groups
     texts = forgetting_matrix(results).axes[0].texts
     assert len(texts) == len(tasks) * (len(groups) - 1)
     [told] = forgetting_and_step_size(results, results.sweeps[0])
-    assert f"n = {len(results.lora) - 1} LoRA trials" in told.evidence
+    [of_ranks] = [c for c in trend_over_ranks(results, results.sweeps[0]) if "forget" in str(c)]
+    for conclusion in (told, of_ranks):
+        assert f"n = {len(results.lora) - 1} LoRA trials" in conclusion.evidence
+    for record in before.lora[3:]:
+        without_forgetting(record, sweep)
+    results = Results(open_sweeps([sweep]))
+    told = [c.statement for c in trend_over_ranks(results, results.sweeps[0])]
+    assert "Too few LoRA trials to say whether forgetting rises or falls with rank." in told
+    assert len(told) == len(results.scores)
 
 
 @pytest.mark.parametrize(("length", "ranks"), [(14, (1, 4, 16)), (40, (1,)), (40, (1, 4, 16))])
