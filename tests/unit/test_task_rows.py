@@ -232,6 +232,18 @@ def test_files_that_a_task_s_own_yaml_names_are_read_too(tmp_path: Path) -> None
         assert told_of(files) == []
 
 
+def test_a_task_without_files_is_told_to_name_some(tmp_path: Path) -> None:
+    """Else `datasets` takes whatever lies where the task is loaded."""
+    spec = {"task": "own", "dataset_path": "json", "validation_split": "validation"}
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec))
+    suite = {"ood": ["own"], "task_dirs": [str(tmp_path)]}
+    (fault,) = faults_of_task_rows(EvalSuite.model_validate(suite))
+    assert fault.field == "eval.ood.own.data_files"
+    assert fault.remedy == "write {task: own, data_files: {validation: FILE}}"
+    (tmp_path / "own.yaml").write_text(yaml.safe_dump(spec | {"dataset_path": "someone/set"}))
+    assert list(faults_of_task_rows(EvalSuite.model_validate(suite))) == []
+
+
 def test_they_are_told_of_with_the_other_faults_of_files(tmp_path: Path) -> None:
     (tmp_path / "questions.jsonl").write_text(answers("B"))
     files = {"test": str(tmp_path / "questions.jsonl")}

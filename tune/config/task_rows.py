@@ -24,6 +24,7 @@ from tune.config.task_files import task_named
 
 # What the readers of `datasets` take, by their name as a task's `dataset_path`.
 _SUFFIXES = {"json": (".jsonl", ".json"), "csv": (".csv", ".tsv"), "parquet": (".parquet",)}
+_NO_FILES = "is absent, and the task's YAML names no files"
 # Keys by which other data may be read than what the files hold.
 _OWN_READING = ("class", "custom_dataset", "include")
 _PRINTED = re.compile(r"\{\{\s*([A-Za-z_]\w*)\s*\}\}")
@@ -44,7 +45,12 @@ def faults_of_task_rows(suite: EvalSuite) -> Iterator[Fault]:
             of_yaml = "" if task.data_files else "dataset_kwargs."
             field = f"eval.{role}.{task.label}.{of_yaml}data_files"
             limit = task.limit if task.limit is not None else suite.limit
-            files = task.data_files or _plainly_named(options.get("data_files"))
+            of_task = options.get("data_files", {})
+            files = task.data_files or _plainly_named(of_task)
+            if not files and of_task == {}:  # `datasets` takes what it finds where it runs
+                asked = spec.get("test_split") or spec.get("validation_split") or "test"
+                remedy = f"write {{task: {task.task}, data_files: {{{asked}: FILE}}}}"
+                yield Fault(f"eval.{role}.{task.label}.data_files", _NO_FILES, remedy)
             yield from _faults_of_files(field, files, spec, limit)
 
 
