@@ -126,6 +126,12 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be > 0, got 0",
         "",
     ),
+    "a range of what has none": (
+        {"search__lora__rank": {"low": 8, "high": 64}},
+        "search.lora.rank",
+        "must be a list, got {low: 8, high: 64}",
+        "list what to choose from, such as [8, 64]",
+    ),
     "learning rate range of one": (
         {"search__lora__learning_rate": RANGE},
         "search.lora.learning_rate.low",

@@ -156,6 +156,8 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     is_scalar = isinstance(value, (str, int, float))
     if kind == "tuple_type" and (value is None or place in _WANTED):
         return _WANTED.get(place, "write [] for none")  # null where all items are commented out
+    if kind == "tuple_type" and isinstance(value, dict) and {*value} == {"low", "high"}:
+        return f"list what to choose from, such as [{value['low']}, {value['high']}]"
     if kind == "tuple_type" and is_scalar:
         return f"write [{value}]"
     if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
