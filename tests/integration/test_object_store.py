@@ -98,7 +98,7 @@ def test_a_sweep_whose_trial_loses_its_node_ends_as_it_should_and_runs_only_once
     assert Ledger(location).trials() == [first, second]
 
 
-@pytest.mark.parametrize("slots", [2, "auto"])
+@pytest.mark.parametrize("slots", [pytest.param(2, marks=pytest.mark.slow), "auto"])
 def test_trials_in_slots_leave_what_trials_by_themselves_leave(
     load: Callable[..., SweepConfig], bucket: str, tmp_path: Path, slots: object
 ) -> None:
