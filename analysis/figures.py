@@ -11,7 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm
 from matplotlib.figure import Figure
 
-from analysis.results import Group, Results
+from analysis.results import Group, Results, with_metric
 from analysis.sweeps import bases
 from trainables import metric_keys
 from trainables.errors import Fault, UserError
@@ -98,13 +98,13 @@ def rank_curves(results: Results) -> Figure | None:
     """
     lora = results.lora_groups()
     keys = (results.gain, OOD_ACC, FORGETTING_MEAN)
-    shown = [key for key in keys if lora and all(g.best.metric(key) is not None for g in lora)]
+    shown = [(key, groups) for key in keys if (groups := with_metric(lora, key))]
     if not shown:
         return None
     figure = Figure(figsize=(3.4 * len(shown), 3.2), layout="constrained", dpi=150)
     row = figure.subplots(1, len(shown), squeeze=False)[0]
-    for axes, key in zip(row, shown, strict=True):
-        _rank_curve(axes, results, lora, key)
+    for axes, (key, groups) in zip(row, shown, strict=True):
+        _rank_curve(axes, results, groups, key)
     row[0].legend(loc="best", fontsize=8)
     return figure
 

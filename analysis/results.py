@@ -50,6 +50,11 @@ class Group:
     picked_from: int
 
 
+def with_metric(groups: Sequence[Group], metric: str) -> list[Group]:
+    """The groups whose best trial has the metric, as it does not where that was not finite."""
+    return [group for group in groups if group.best.metric(metric) is not None]
+
+
 class Results:
     """One or several sweeps with the same model and evaluation.
 

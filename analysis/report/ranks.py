@@ -24,7 +24,7 @@ from analysis.report.charts import (
     sweep_keys,
     symbols,
 )
-from analysis.results import Group, Results
+from analysis.results import Group, Results, with_metric
 from analysis.stats.intervals import Interval
 from analysis.sweeps import Sweep, bases
 from trainables.metric_keys import FORGETTING_MEAN, OOD_ACC
@@ -40,9 +40,9 @@ def rank_figure(results: Results) -> Figure | None:
     if not lora:
         return None
     charts = [
-        _rank_chart(results, lora, metric)
+        _rank_chart(results, shown, metric)
         for metric in (results.gain, OOD_ACC, FORGETTING_MEAN)
-        if all(group.best.metric(metric) is not None for group in lora)
+        if (shown := with_metric(lora, metric))
     ]
     full = [results.name(group.best) for group in results.groups if group.rank is None]
     at = f"full fine-tuning at its best trade-off ({', '.join(full)})"
@@ -61,7 +61,8 @@ def rank_figure(results: Results) -> Figure | None:
 
 
 def _rank_chart(results: Results, lora: Sequence[Group], metric: str) -> Chart:
-    curves = [(s, own) for s in results.sweeps if (own := results.lora_groups(s))]
+    by_sweep = [(s, [group for group in lora if group.sweep is s]) for s in results.sweeps]
+    curves = [(sweep, own) for sweep, own in by_sweep if own]
     layout = {
         "xaxis": _rank_axis(lora),
         "yaxis": {"title": {"text": axis_title(metric)}},
@@ -183,9 +184,9 @@ def _note(text: str, value: float, colour: str, is_above: bool, is_left: bool) -
 
 
 def _measured(results: Results) -> list[str]:
-    """Which of gain and forgetting each LoRA trial has; none without such trials."""
-    lora, metrics = results.lora, (results.gain, FORGETTING_MEAN)
-    return [m for m in metrics if lora and all(r.metric(m) is not None for r in lora)]
+    """Which of gain and forgetting LoRA trials have."""
+    metrics = (results.gain, FORGETTING_MEAN)
+    return [m for m in metrics if any(r.metric(m) is not None for r in results.lora)]
 
 
 def rate_figure(results: Results) -> Figure | None:
@@ -197,7 +198,7 @@ def rate_figure(results: Results) -> Figure | None:
     charts = tuple(_rate_chart(results, metric, columns) for metric in metrics)
     caption = (
         "Mean over the complete trials in a cell; touch it for how many they are"
-        f"{results.more_stopped()}. Where a cell is empty, no complete trial has "
+        f"{results.more_stopped()}. Where a cell is empty, none that was measured has "
         "such a rate at that rank. Compare along a row before along a column: at each rank the "
         "best learning rate differs with alpha / rank."
     )
@@ -282,8 +283,10 @@ def _cells(
     """The values of a row of the heat map, by column."""
     cells: list[list[float]] = [[] for _ in columns]
     for record in trials:
-        column = sum(record.config.learning_rate >= c.low for c in columns) - 1
-        cells[column].append(record.metric(metric) or 0.0)
+        value = record.metric(metric)
+        if value is not None:
+            column = sum(record.config.learning_rate >= c.low for c in columns) - 1
+            cells[column].append(value)
     return cells
 
 
@@ -304,8 +307,9 @@ def step_size_figure(results: Results) -> Figure | None:
 
 def _step_size_chart(results: Results, metric: str) -> Chart:
     traces = []
+    drawn = [record for record in results.lora if record.metric(metric) is not None]
     for rank, colour in rank_colours(results).items():
-        own = [r for r in results.lora if r.rank == rank]
+        own = [record for record in drawn if record.rank == rank]
         steps = [r.config.learning_rate * r.config.lora.scaling for r in own if r.config.lora]
         values = [r.metric(metric) for r in own]
         if own:
@@ -314,7 +318,7 @@ def _step_size_chart(results: Results, metric: str) -> Chart:
     return Chart(
         f"step-size-{metric.replace('/', '-')}",
         NAMES[metric],
-        f"Scatter plot of {NAMES[metric]} over learning rate times scale, {len(results.lora)} "
+        f"Scatter plot of {NAMES[metric]} over learning rate times scale, {len(drawn)} "
         "LoRA trials coloured by rank.",
         traces,
         {

@@ -13,6 +13,7 @@ from synthetic_sweep import SyntheticSweep
 from analysis.__main__ import main
 from analysis.conclusions.trends import forgetting_and_step_size, trend_over_ranks
 from analysis.figures import forgetting_matrix, rank_curves, save
+from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables import metric_keys
@@ -98,6 +99,12 @@ def test_what_was_not_finite_is_neither_drawn_nor_told_as_0(tmp_path):
     tasks, groups = list(results.tasks("retention")), results.groups
     texts = forgetting_matrix(results).axes[0].texts
     assert len(texts) == len(tasks) * (len(groups) - 1)
+    drawn = [len(axes.get_xticks()) for axes in rank_curves(results).axes]
+    assert drawn == [len(results.lora_groups())] * 2 + [len(results.lora_groups()) - 1]
+    assert len(rank_figure(results).charts) == 3
+    (_, rates), (_, steps) = rate_figure(results).charts, step_size_figure(results).charts
+    assert 0.0 not in {cell for row in rates.data[0]["z"] for cell in row}
+    assert sum(len(trace["x"]) for trace in steps.data) == len(results.lora) - 1
     [told] = forgetting_and_step_size(results, results.sweeps[0])
     [of_ranks] = [c for c in trend_over_ranks(results, results.sweeps[0]) if "forget" in str(c)]
     for conclusion in (told, of_ranks):
