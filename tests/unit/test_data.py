@@ -1110,6 +1110,23 @@ def test_a_hub_data_set_is_read_by_its_subset_and_splits(monkeypatch: pytest.Mon
     assert filled_in == [{"chat": [{"role": "user", "content": "q"}], "topic": None}]
 
 
+def test_pictures_and_sounds_of_a_hub_data_set_are_not_decoded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import datasets
+    import pyarrow
+
+    file = {"bytes": b"neither", "path": None}
+    columns = {"picture": [file], "frames": [[file, file]], "sound": [file], "text": ["a"]}
+    image = datasets.Image()
+    media = {"picture": image, "frames": datasets.List(image), "sound": datasets.Audio()}
+    features = datasets.Features({**media, "text": datasets.Value("string")})
+    table = pyarrow.table(columns).cast(features.arrow_schema)
+    hub = datasets.Dataset(table, info=datasets.DatasetInfo(features=features))
+    monkeypatch.setattr(datasets, "load_dataset", lambda *arguments, **options: hub)
+    assert load_rows(config("org/set")) == [{"text": "a"}]
+
+
 CARD = """---
 dataset_info:
   features: [{name: a, dtype: int64}]

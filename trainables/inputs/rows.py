@@ -90,7 +90,16 @@ def _read_hub(name: str, data: DataConfig, field: str) -> list[Row]:
         why = textwrap.shorten(why, _LONGEST_REASON, placeholder=" ...")
         remedy = "name a data.subset of like files that is whole, or a file of your own"
         raise UserError([Fault(field, f"cannot load data set {name}: {why}", remedy)]) from error
-    return [dict(row) for row in hub.select(range(len(hub))[: data.limit])]
+    # No text is made of pictures and sounds, which each row would hold decoded.
+    texts = hub.remove_columns([n for n, feature in hub.features.items() if _is_media(feature)])
+    return [dict(row) for row in texts.select(range(len(texts))[: data.limit])]
+
+
+def _is_media(feature: Any) -> bool:
+    """Whether a column's type, or that of its lists, is one that `datasets` decodes from a file."""
+    while hasattr(feature, "feature"):
+        feature = feature.feature
+    return hasattr(feature, "decode")
 
 
 def read_general_text(location: str) -> list[str]:
