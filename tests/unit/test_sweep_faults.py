@@ -322,6 +322,19 @@ ONE_FAULT: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "must be a list, got 'a'",
         "write [a]",
     ),
+    "role that is a flag": ({"eval__ood": True}, "eval.ood", "must be a list, got true", ""),
+    "constraint outside a list": (
+        {"constraints": "forgetting/mean"},
+        "constraints",
+        "must be a list, got 'forgetting/mean'",
+        "such as [forgetting/mean <= 0.05], or [] for none",
+    ),
+    "metrics to stop by without weights": (
+        {"early_stopping": {"metrics": ["in_domain/acc_mean"]}},
+        "early_stopping.metrics",
+        "must be a section with keys of its own, got ['in_domain/acc_mean']",
+        "such as {in_domain/acc_mean: 1, forgetting/mean: -1}",
+    ),
     "role that is a number": ({"eval__ood": 5}, "eval.ood", "must be a list, got 5", "write [5]"),
     "task with a negative number of shots": (
         {"eval__in_domain": [{"task": "a", "num_fewshot": -1}]},

@@ -48,6 +48,8 @@ _WANTED: dict[KeyPath, str] = {
     ("objectives",): "such as [{metric: validation/loss, mode: min}, {metric: forgetting/mean, "
     "mode: min}], or with tasks in eval.in_domain {metric: in_domain/acc_mean, mode: max}",
     ("eval",): "such as {retention: [mmlu, hellaswag], limit: 100}, or {} for no tasks",
+    ("constraints",): "such as [forgetting/mean <= 0.05], or [] for none",
+    ("early_stopping", "metrics"): "such as {in_domain/acc_mean: 1, forgetting/mean: -1}",
 }
 _OF_DATA = ("path", "validation_path")
 _JOIN = "write their rows to one file and name that; data.replay mixes in other data by a share"
@@ -153,12 +155,14 @@ def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     if kind == "literal_error" and isinstance(value, str):
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return did_you_mean(value, choices, 0.5)
+    if kind in ("tuple_type", "dict_type") and place in _WANTED:
+        return _WANTED[place]
     is_scalar = isinstance(value, (str, int, float))
-    if kind == "tuple_type" and (value is None or place in _WANTED):
-        return _WANTED.get(place, "write [] for none")  # null where all items are commented out
+    if kind == "tuple_type" and value is None:  # as where all items are commented out
+        return "write [] for none"
     if kind == "tuple_type" and isinstance(value, dict) and {*value} == {"low", "high"}:
         return f"list what to choose from, such as [{value['low']}, {value['high']}]"
-    if kind == "tuple_type" and is_scalar:
+    if kind == "tuple_type" and is_scalar and not isinstance(value, bool):
         return f"write [{value}]"
     if kind == "string_type" and isinstance(value, bool):  # it may read no, or on
         return "put it in quotes"
