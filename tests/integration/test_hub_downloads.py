@@ -210,6 +210,7 @@ def files_with_secrets(token: str, *folders: Path) -> list[Path]:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_sweep_on_one_machine_fetches_the_model_once(
     hub: Hub, token: str, tmp_path: Path, sessions: Path
 ) -> None:

@@ -144,7 +144,10 @@ def test_a_group_publishes_its_best_weights_and_leaves_nothing_on_its_node(
     assert left_on_the_node() == []
 
 
-@pytest.mark.parametrize("trains", ["lora.workers=1", "lora.workers=2", "lora.slots=2"])
+@pytest.mark.parametrize(
+    "trains",
+    [pytest.param("lora.workers=1", marks=pytest.mark.slow), "lora.workers=2", "lora.slots=2"],
+)
 def test_a_trial_that_is_stopped_leaves_nothing_on_its_node_and_no_weights_in_the_store(
     trains: str, load: Callable[..., SweepConfig], bucket: str
 ) -> None:

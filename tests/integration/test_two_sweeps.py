@@ -12,7 +12,7 @@ from trainables.records.schema import TrialStatus
 
 pytestmark = [pytest.mark.integration, pytest.mark.ray, pytest.mark.usefixtures("base_dir")]
 
-TRIALS = 8
+TRIALS = 5
 LIMITS = (2, 4)
 PAUSE_S = 0.2
 SETTINGS = (
