@@ -198,9 +198,9 @@ def rate_figure(results: Results) -> Figure | None:
     charts = tuple(_rate_chart(results, metric, columns) for metric in metrics)
     caption = (
         "Mean over the complete trials in a cell; touch it for how many they are"
-        f"{results.more_stopped()}. Where a cell is empty, none that was measured has "
-        "such a rate at that rank. Compare along a row before along a column: at each rank the "
-        "best learning rate differs with alpha / rank."
+        f"{results.more_stopped()}. Where a cell is empty, no complete trial has "
+        "such a rate at that rank, or none has the score. Compare along a row before along a "
+        "column: at each rank the best learning rate differs with alpha / rank."
     )
     return Figure(caption, charts, columns=2)
 
