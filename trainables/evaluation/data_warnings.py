@@ -7,8 +7,8 @@ from typing import Any
 
 from trainables.config import DataConfig, EvalSuite
 from trainables.inputs.chat_template import opening_of_answers
-from trainables.inputs.data import TokenizedData
-from trainables.inputs.turn_end import unheeded_end
+from trainables.inputs.data import Sample, TokenizedData
+from trainables.inputs.model import ends
 
 # Replayed answers are told of where they are this many times longer, or shorter, than the others.
 _FAR = 2
@@ -49,11 +49,21 @@ def _of_chats(
             "set model.chat_template_args, such as {enable_thinking: false}"
         )
     chat = tokenized.train[0 if data.is_chat else -1]  # the replayed samples are the last
-    if end := unheeded_end(base, tokenizer, chat):
+    if end := _unheeded_end(base, tokenizer, chat):
         yield (
             f"the chats' turns end in {end}, which is neither the tokenizer's eos_token nor an end "
             f'of generation, so generation goes on after it: set model.eos_token: "{end}"'
         )
+
+
+def _unheeded_end(base: Any, tokenizer: Any, chat: Sample) -> str | None:
+    """The special token that a chat ends in, if generation by the base would not stop there."""
+    written = (token for token in reversed(chat["input_ids"]) if tokenizer.decode([token]).strip())
+    end = next(written)  # some templates put a line break after it
+    added = tokenizer.added_tokens_decoder.get(end)
+    if added is None or not added.special or end in (tokenizer.eos_token_id, *ends(base)):
+        return None
+    return str(added.content)
 
 
 def _begins_otherwise(data: DataConfig, suite: EvalSuite) -> bool:
