@@ -11,16 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from filelock import FileLock
 from huggingface_hub import hf_hub_download, snapshot_download
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    FineGrainedFP8Config,
-    Mxfp4Config,
-    PreTrainedModel,
-)
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from trainables.config import ModelConfig
 from trainables.errors import Fault, UserError
@@ -30,11 +24,9 @@ from trainables.inputs.chat_date import freeze_chat_date
 from trainables.inputs.four_bits import compute_in, keep_trainable, quantisation
 from trainables.inputs.load_faults import FETCH_AGAIN, LOAD_ERRORS, fault_of_loading
 from trainables.inputs.model_shape import config_of
-from trainables.inputs.quantised_files import faults_of_files, method_of
+from trainables.inputs.quantised_files import READ_AS_PLAIN, faults_of_files, method_of
 from trainables.process import hang_watch
 
-# Where there are kernels for them, Transformers would else compute in ways that are not trained.
-_AS_PLAIN = {"fp8": FineGrainedFP8Config(dequantize=True), "mxfp4": Mxfp4Config(dequantize=True)}
 _SETTING_AT_FAULT = re.compile(r"^- `(\w+)`:", re.MULTILINE).findall
 
 
@@ -101,8 +93,10 @@ def load_model(model: ModelConfig, *, is_hollow: bool = False) -> Any:
     options = {"dtype": getattr(torch, model.dtype), "attn_implementation": model.attention}
     config = config_of(model, may_fetch=True)
     _check_files(model, config)  # at once, as weights may take minutes
-    if (method := method_of(config)) in _AS_PLAIN:
-        options["quantization_config"] = _AS_PLAIN[method]
+    if (method := method_of(config)) in READ_AS_PLAIN:
+        # Where there are kernels for it, Transformers would else compute in a way not trained.
+        as_plain = getattr(transformers, READ_AS_PLAIN[method])
+        options["quantization_config"] = as_plain(dequantize=True)
     elif model.load_in_4bit and method is None:
         options["quantization_config"] = quantisation(options["dtype"])
     if model.load_in_4bit:
