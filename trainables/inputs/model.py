@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Set
+from collections.abc import Iterable, Set
 from contextlib import suppress
 from functools import lru_cache, partial
 from pathlib import Path
@@ -245,15 +245,17 @@ def _commit(origin: str, revision: str | None) -> str:
 
 
 def fingerprint(model: ModelConfig) -> str:
-    """A hash of the model's content: the commit of a hub model, else a hash of its files.
-
-    Of files over 3 MiB, the size and the first, middle and last MiB are hashed.
-    """
+    """A hash of the model's content: the commit of a hub model, else a hash of its files."""
     origin = source(model)
     if not is_local(origin):
         return f"{model.name}@{_commit(origin, model.revision)}"
+    return _digest(sorted(path for path in Path(origin).iterdir() if path.is_file()))
+
+
+def _digest(files: Iterable[Path]) -> str:
+    """Of names, sizes and what `hash_file` reads of the contents."""
     digest = hashlib.sha256()
-    for file in sorted(path for path in Path(origin).iterdir() if path.is_file()):
+    for file in files:
         digest.update(f"{file.name}:{file.stat().st_size}\n".encode())
         hash_file(digest, file)
     return digest.hexdigest()
@@ -295,9 +297,7 @@ def _converted(gguf: Path) -> Path:
     What Transformers reads from a GGUF cannot be saved as it is, so its weights go into a plain
     model of the same architecture, which can be.
     """
-    digest = hashlib.sha256(f"{gguf.name}:{gguf.stat().st_size}\n".encode())
-    hash_file(digest, gguf)
-    folder = node_cache() / "models" / f"{gguf.stem}-{digest.hexdigest()[:12]}"
+    folder = node_cache() / "models" / f"{gguf.stem}-{_digest([gguf])[:12]}"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{folder}.lock"):
         if not folder.exists():
