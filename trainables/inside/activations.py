@@ -20,6 +20,7 @@ from trainables.config import TrialConfig
 from trainables.errors import CannotInspect, UserError, first_line
 from trainables.evaluation.drift import padded
 from trainables.evaluation.evaluator import evaluating
+from trainables.inputs.adapter import restore
 from trainables.inputs.data import text_ids
 from trainables.inputs.model import device, load_model, load_tokenizer, shared_base
 from trainables.inside.attention import LayerAttention
@@ -205,8 +206,7 @@ def _both_models(config: TrialConfig, weights_dir: Path) -> Iterator[tuple[Forwa
         with evaluating(adapted):
             yield run_base, run_tuned, base.config.get_text_config()
     finally:
-        adapted.unload()
-        vars(base).pop("peft_config", None)
+        restore(base, adapted)
 
 
 def _forward(model: Any) -> Forward:
