@@ -158,6 +158,11 @@ class DataSource(Frozen):
         """Whether the tokenizer's chat template writes the samples."""
         return self.chat_template or self.messages is not None
 
+    @property
+    def chat_field(self) -> str:
+        """The field that asks for the chat template, if one does."""
+        return "data.messages" if self.messages else "data.chat_template"
+
 
 class Replay(DataSource):
     """Data of another kind to train on besides, such as general ones against forgetting.
@@ -173,6 +178,11 @@ class Replay(DataSource):
     def beside(self, samples: int) -> int:
         """How many to train on beside so many others."""
         return max(1, round(samples * self.share / (1 - self.share)))
+
+    def as_data(self, max_length: int) -> DataConfig:
+        """The same as training data of its own."""
+        source = self.model_dump(exclude={"share"})
+        return DataConfig(**source, max_length=max_length, validation_fraction=0)
 
 
 class DataConfig(DataSource):
@@ -201,11 +211,3 @@ class DataConfig(DataSource):
         if self.validation_path:
             return 0
         return min(round(rows * self.validation_fraction), max(rows - 1, 0))
-
-    @property
-    def replayed(self) -> DataConfig | None:
-        """What is mixed in, as training data of its own."""
-        if self.replay is None:
-            return None
-        source = self.replay.model_dump(exclude={"share"})
-        return DataConfig(**source, max_length=self.max_length, validation_fraction=0)

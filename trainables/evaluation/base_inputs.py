@@ -170,9 +170,11 @@ def _fault_of_pass(model: ModelConfig, error: Exception) -> Fault:
 def _check_chat_template(
     tokenizer: Any, model: ModelConfig, data: DataConfig, suite: EvalSuite
 ) -> None:
-    of_data = "data.messages" if data.messages else "data.chat_template"
-    asking = {of_data: data.is_chat, "eval.chat_template": suite.chat_template}
-    asking["data.replay"] = data.replay is not None and data.replay.is_chat
+    asking = {
+        data.chat_field: data.is_chat,
+        "eval.chat_template": suite.chat_template,
+        "data.replay": data.replay is not None and data.replay.is_chat,
+    }
     fields = [field for field, is_asked in asking.items() if is_asked]
     if fields and tokenizer.chat_template is None:
         rule = f"the tokenizer of {model.name} has no chat template"

@@ -39,13 +39,13 @@ def _as_chat(
             return str(tokenizer.apply_chat_template(form, tokenize=False, **tools, **options))
         except TemplateSyntaxError as error:
             rule = f"the model's chat template is no valid template: {error}"
-            raise UserError([Fault(_field(data), rule, "set model.chat_template")]) from error
+            raise UserError([Fault(data.chat_field, rule, "set model.chat_template")]) from error
         except (TemplateError, TypeError) as error:  # TypeError: of arguments in another form
             refusals.append(error)
     refusal = _foremost(refusals)
     rule = f"the model's chat template refuses {_in_words(turns)}: {refusal}"
     remedy = "change such rows, or set model.chat_template"
-    raise UnusableRow([Fault(_field(data), rule, remedy)]) from refusal
+    raise UnusableRow([Fault(data.chat_field, rule, remedy)]) from refusal
 
 
 def _foremost(refusals: Sequence[Exception]) -> Exception:
@@ -59,10 +59,6 @@ def _foremost(refusals: Sequence[Exception]) -> Exception:
 def _in_words(turns: Turns) -> str:
     begins = textwrap.shorten(str(turns[0].get("content")), 60, placeholder=" ...")
     return f"the turns {', '.join(str(turn['role']) for turn in turns)} of {begins!r}"
-
-
-def _field(data: DataConfig) -> str:
-    return "data.messages" if data.messages else "data.chat_template"
 
 
 def chat_parts(
@@ -120,7 +116,7 @@ def _carries(tokenizer: Any, data: DataConfig, example: Example, answer: Turn, w
         if _as_chat(tokenizer, data, example, [*example.asked, less]) == whole:
             rule = f"the model's chat template writes {written}: {_in_words(example.asked)}"
             remedy = "write it into `content`, or leave it out"
-            raise UnusableRow([Fault(_field(data), rule, remedy)])
+            raise UnusableRow([Fault(data.chat_field, rule, remedy)])
     return has_more
 
 

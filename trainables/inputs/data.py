@@ -200,10 +200,9 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Repla
         UserError: faults of its files and templates, most rows drawn are unusable, or all its
             samples are too long.
     """
-    replayed = data.replayed
-    if data.replay is None or replayed is None:
+    if data.replay is None:
         return _Replayed([], [], 0, 0, [])
-    wanted = data.replay.beside(count)
+    replayed, wanted = data.replay.as_data(data.max_length), data.replay.beside(count)
     try:
         rows = _shuffled(_learned(replayed, "path"), seed)
         made, unusable = _usable(tokenizer, replayed, rows, replayed.path, wanted)

@@ -296,7 +296,7 @@ def _faults_of_texts(field: str, rows: Sequence[Row], location: str) -> Iterator
 
 
 def as_replay(faults: Sequence[Fault]) -> list[Fault]:
-    """Faults of `DataConfig.replayed`, under the fields where the sweep file has it."""
+    """Faults of `Replay.as_data`, under the fields where the sweep file has it."""
     return [
         replace(fault, field=fault.field.replace("data.", "data.replay.", 1)) for fault in faults
     ]

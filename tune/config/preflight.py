@@ -57,9 +57,9 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
     if addresses := _addresses(config):
         raise UserError(addresses)
     samples, faults = _check_data(config.data)
-    if config.data.replay and config.data.replayed:
-        faults += as_replay(_check_data(config.data.replayed)[1])
-        samples = samples and samples + config.data.replay.beside(samples)
+    if replay := config.data.replay:
+        faults += as_replay(_check_data(replay.as_data(config.data.max_length))[1])
+        samples = samples and samples + replay.beside(samples)
     missing = _missing_paths(config)
     faults += missing or [
         *_unreadable_text(config),
