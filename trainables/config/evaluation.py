@@ -98,3 +98,7 @@ class EvalSuite(Frozen):
     def tasks(self) -> list[tuple[Role, EvalTask]]:
         """Every task with its role, in the order of the roles."""
         return [(role, task) for role in ROLES for task in getattr(self, role)]
+
+    def limit_of(self, task: EvalTask) -> int | None:
+        """Number of documents to evaluate a task on; None for all."""
+        return self.limit if task.limit is None else task.limit

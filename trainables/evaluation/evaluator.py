@@ -147,7 +147,7 @@ class Evaluator:
             loaded.task.label: [
                 questions_of(task, document)
                 for task in loaded.tasks["tasks"].values()
-                for _, document in task.doc_iterator(limit=loaded.limit(self._suite))
+                for _, document in task.doc_iterator(limit=self._suite.limit_of(loaded.task))
             ]
             for loaded in self._loaded
         }
@@ -162,7 +162,7 @@ class Evaluator:
         return [*map(self._describe, self._loaded), asking]
 
     def _describe(self, loaded: LoadedTask) -> dict[str, Any]:
-        members, limit = loaded.tasks["tasks"], loaded.limit(self._suite)
+        members, limit = loaded.tasks["tasks"], self._suite.limit_of(loaded.task)
         task: dict[str, Any] = {
             "role": loaded.role,
             "label": loaded.task.label,
@@ -187,7 +187,7 @@ class Evaluator:
         result = evaluate(
             lm=lm,
             task_dict=loaded.tasks,
-            limit=loaded.limit(self._suite),
+            limit=self._suite.limit_of(loaded.task),
             bootstrap_iters=_STDERR_RESAMPLES,
             log_samples=True,
             system_instruction=self._suite.system_instruction,

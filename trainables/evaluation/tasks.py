@@ -48,10 +48,6 @@ class LoadedTask:
     task: EvalTask
     tasks: Any
 
-    def limit(self, suite: EvalSuite) -> int | None:
-        """Number of documents to evaluate it on; None for all."""
-        return self.task.limit if self.task.limit is not None else suite.limit
-
 
 def load_tasks(suite: EvalSuite) -> list[LoadedTask]:
     """Load every task of a suite.

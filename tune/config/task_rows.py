@@ -44,14 +44,13 @@ def faults_of_task_rows(suite: EvalSuite) -> Iterator[Fault]:
         if is_read_here and spec.keys().isdisjoint(_OWN_READING) and set(options) <= {"data_files"}:
             of_yaml = "" if task.data_files else "dataset_kwargs."
             field = f"eval.{role}.{task.label}.{of_yaml}data_files"
-            limit = task.limit if task.limit is not None else suite.limit
             of_task = options.get("data_files", {})
             files = task.data_files or _plainly_named(of_task)
             if not files and of_task == {}:  # `datasets` takes what it finds where it runs
                 asked = spec.get("test_split") or spec.get("validation_split") or "test"
                 remedy = f"write {{task: {task.task}, data_files: {{{asked}: FILE}}}}"
                 yield Fault(f"eval.{role}.{task.label}.data_files", _NO_FILES, remedy)
-            yield from _faults_of_files(field, files, spec, limit)
+            yield from _faults_of_files(field, files, spec, suite.limit_of(task))
 
 
 def _plainly_named(files: Any) -> dict[str, str]:
