@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
 
 from trainables.config import LoraConfig, ModelConfig
 from trainables.errors import UserError
-from trainables.inputs.adapter import adapt, restore
-from trainables.inputs.lora_reach import left_by_lora, text_decoder
+from trainables.inputs.adapter import adapt, restore, text_decoder
+from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import load_model, shared_base
 from trainables.slots.engine import SlotEngine
 from trainables.training.lora import train_lora

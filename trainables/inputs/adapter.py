@@ -1,4 +1,7 @@
-"""PEFT's adapter on the base that a process shares, put on and removed again."""
+"""PEFT's adapter on the base that a process shares, put on and removed again.
+
+Shapes: I inputs, O outputs.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import re
 from typing import Any
 
 import peft
+import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch.nn import Linear
 from transformers.pytorch_utils import Conv1D
@@ -13,7 +17,6 @@ from transformers.pytorch_utils import Conv1D
 from trainables.config import LoraConfig
 from trainables.errors import Fault, UserError
 from trainables.inputs.four_bits import thaw
-from trainables.inputs.lora_reach import unadapted
 
 
 def adapt(base: Any, lora: LoraConfig | None) -> Any:
@@ -48,6 +51,48 @@ def _absent_targets(adapted: Any, lora: LoraConfig | None) -> list[str]:
     wanted = adapted.peft_config["default"].target_modules  # experts' have other names there
     names = [f".{name}" for name in adapted.base_model.targeted_module_names]
     return sorted(name for name in wanted if not any(n.endswith(f".{name}") for n in names))
+
+
+def text_decoder(base: Any) -> str | None:
+    """The name of the part that reads text in a model that also takes images or sound.
+
+    None if there is nothing else.
+    """
+    if base.config.get_text_config() is base.config:
+        return None
+    decoder = base.get_decoder()
+    return next(name for name, module in base.named_modules() if module is decoder) or None
+
+
+def unadapted(base: Any) -> str | None:
+    """PEFT's `exclude_modules`, as a regular expression; None if it may adapt all linear layers.
+
+    They are those that text does not pass through, and those that are linear by their class alone,
+    such as some mixtures' routers, whose output is several tensors.
+    """
+    decoder = text_decoder(base)
+    left = [] if decoder is None else [rf"(?!{re.escape(decoder)}\.).*"]
+    classes: dict[type, bool] = {torch.nn.Linear: True}
+    for name, module in base.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            kind = type(module)
+            if kind not in classes:
+                classes[kind] = _works_as_linear(module, base.dtype)
+            left += [] if classes[kind] else [re.escape(name)]
+    return "|".join(left) or None
+
+
+@torch.no_grad()
+def _works_as_linear(module: torch.nn.Linear, dtype: torch.dtype) -> bool:
+    weight = module.weight
+    dtype = weight.dtype if weight.is_floating_point() else dtype  # of 4 bits it is in bytes
+    x_1I = torch.zeros(1, module.in_features, dtype=dtype, device=weight.device)
+    try:
+        with torch.random.fork_rng():
+            y_1O = module(x_1I)
+    except (IndexError, RuntimeError, TypeError, ValueError):
+        return False
+    return isinstance(y_1O, torch.Tensor) and y_1O.shape == (1, module.out_features)
 
 
 def linear_layers(base: Any) -> list[str]:
