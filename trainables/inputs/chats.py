@@ -39,7 +39,7 @@ class Example(NamedTuple):
     def question(self) -> str:
         """What is asked last: the prompt, or the user's last turn; empty if there is none."""
         asked = (str(turn.get("content")) for turn in self.asked[::-1] if turn["role"] == "user")
-        return self.prompt if isinstance(self.prompt, str) else next(asked, "")
+        return next(asked, "")
 
     def begun_by(self, system: str) -> Example:
         """The same after a system's turn, unless it has one."""
