@@ -40,7 +40,7 @@ def trials_frame(sweeps: Sequence[Sweep]) -> pd.DataFrame:
         {
             "sweep": sweep.title,
             **settings_of(sweep.ledger.located(record)),
-            **(record.last.metrics if record.last else {}),
+            **record.metrics,
         }
         for sweep in sweeps
         for record in sweep.trials

@@ -121,8 +121,7 @@ class SweepViews:
         return upload_command(folder) if any(folder.glob("offline-run-*")) else None
 
     def _groups(self) -> list[PanelGroup]:
-        lasts = [record.last for record in self._sweep.trials if record.last]
-        logged = {key for last in lasts for key in last.metrics}
+        logged = {key for record in self._sweep.trials for key in record.metrics}
         inside = inside_records(self._sweep)
         tables = dict.fromkeys(key for _, found in inside for key in tables_of(found))
         complete = (r for r in self._sweep.trials if r.status is TrialStatus.COMPLETE)

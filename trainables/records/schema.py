@@ -176,9 +176,14 @@ class TrialRecord(Frozen):
         """Length of its training in epochs; None if `steps` sets it."""
         return None if self.config.train.steps else self.config.train.epochs
 
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The newest values; empty before the first measurement."""
+        return self.last.metrics if self.last else {}
+
     def metric(self, key: str) -> float | None:
         """The newest value of a metric; None if it was never logged."""
-        return self.last.metrics.get(key) if self.last else None
+        return self.metrics.get(key)
 
     def after(self, measurement: Measurement) -> TrialRecord:
         """The record with this measurement added."""

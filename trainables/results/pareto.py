@@ -196,7 +196,7 @@ def _standard_error(metric: str, record: TrialRecord) -> float:
     The worst task's forgetting counts as that of the least certain one; the mean of the positive
     parts as the mean, than which it varies no more.
     """
-    metrics = record.last.metrics if record.last else {}
+    metrics = record.metrics
     if role := _ROLE_OF.get(metric):
         return _of_mean(_errors(metrics, role).values())
     if metric == OOD_GAP:  # between scores on other questions, so they vary by themselves

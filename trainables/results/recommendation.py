@@ -184,7 +184,7 @@ def _one_of_each_point(
     alike: dict[object, list[TrialRecord]] = {}
     for record in judged:
         if _trial_id(record) in own:
-            means = tuple(record.last.metrics.items()) if record.last else ()
+            means = tuple(record.metrics.items())
             alike.setdefault((point_of(record), means), []).append(record)
     taken = []
     for records in alike.values():

@@ -16,7 +16,7 @@ from trainables.results.settings import SETTINGS, settings_of
 
 def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
     """One row per trial, failed ones included, by number; the file is replaced atomically."""
-    finals = _key_order(key for r in records if r.last for key in r.last.metrics)
+    finals = _key_order(key for r in records for key in r.metrics)
     bests = _key_order(key for r in records for key in r.best)
     rows = [
         settings_of(record)

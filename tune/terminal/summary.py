@@ -82,7 +82,7 @@ def _front(
     title = "Pareto front" if len(config.objectives) > 1 else "Best"
     yield Text(f"\n{title} ({goals_in_words(config)}):", "bold")
     # Metrics that no trial of the front has, such as OOD without OOD tasks, get no column.
-    measured = {key for record in front if record.last for key in record.last.metrics}
+    measured = {key for record in front for key in record.metrics}
     judged_by = dict.fromkeys([*aims_of(config), *scores_of(measured)])
     keys = [key for key in judged_by if key in measured]
     first = config.objectives[0]

@@ -134,10 +134,9 @@ class WandbListener(SweepListener):
 
     def trial_ended(self, record: TrialRecord) -> None:
         """Close the trial's run with its final values and its true exit code."""
-        final = record.last.metrics if record.last else {}
         verdict = {"status": record.status.value, "reason": record.reason}
         code = _EXIT_CODES.get(record.status, _FAILED)
-        summary = {**final, **best_values(record), **verdict}
+        summary = {**record.metrics, **best_values(record), **verdict}
         with self._runs.guarded(f"the group of trial {record.number}"):
             if run := self._runs.open.get(record.config.trial_id):
                 run.config.update(group_of(record), allow_val_change=True)
