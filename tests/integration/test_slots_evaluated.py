@@ -11,7 +11,7 @@ import pytest
 import torch
 from measured import of_the_training
 
-from trainables.evaluation.evaluator import Evaluator, _evaluator
+from trainables.evaluation.evaluator import Evaluator, shared_evaluator
 from trainables.process.out_of_memory import is_out_of_memory
 from trainables.records.items import items_file, read_items
 from trainables.slots import engine as slot_engine
@@ -75,7 +75,8 @@ def finals(reporter: ListReporter) -> dict[str, float]:
 def test_they_score_what_each_scores_alone(
     trials: list[TrialConfig], engine: SlotEngine, shared: list[int], make_trial: MakeTrial
 ) -> None:
-    _evaluator.cache_clear()  # the first evaluation lays the requests out, one slot after another
+    # The first evaluation lays the requests out, one slot after another.
+    shared_evaluator.cache_clear()
     together = [ListReporter() for _ in trials]
     for trial, reporter in zip(trials, together, strict=True):
         engine.join(trial, reporter)

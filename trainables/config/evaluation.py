@@ -39,6 +39,10 @@ class EvalTask(Frozen):
         """Its name in metric keys and results."""
         return self.name or self.task
 
+    def __hash__(self) -> int:
+        """By the label alone, as a dict of files has no hash."""
+        return hash(self.label)
+
 
 def _task_from_name(value: Any) -> Any:
     return {"task": value} if isinstance(value, str) else value

@@ -218,18 +218,14 @@ def _described(value: object) -> object:
     return text
 
 
+@lru_cache(maxsize=2)  # a trial that ran out of memory resumes with smaller batches
 def shared_evaluator(model: ModelConfig, suite: EvalSuite) -> Evaluator:
     """The process's evaluator for a model's tuned copies, built once for all trials.
 
     Raises:
         UserError: as for an `Evaluator`.
     """
-    return _evaluator(model, suite.model_dump_json())
-
-
-@lru_cache(maxsize=2)  # a trial that ran out of memory resumes with smaller batches
-def _evaluator(model: ModelConfig, suite: str) -> Evaluator:
-    return Evaluator(EvalSuite.model_validate_json(suite), load_tokenizer(model))
+    return Evaluator(suite, load_tokenizer(model))
 
 
 @contextmanager
