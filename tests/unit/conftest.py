@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # before the client is imported, which reads it then
@@ -23,6 +24,15 @@ from object_store import reserve, s3_server
 # A busy machine makes a slow example, not a wrong one; and the same code passes each time or never.
 settings.register_profile("shared", deadline=None, derandomize=True)
 settings.load_profile("shared")
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Any:
+    """The embedded model's."""
+    from transformers import AutoTokenizer
+
+    folder = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @pytest.fixture(scope="session")

@@ -40,13 +40,6 @@ CHAT = "{% for m in messages %}<{{ m.role }}> {{ m.content }} {% endfor %}" + AS
 ROWS = [{"prompt": f"relay {i} 5 18 =", "completion": f" {i % 20}"} for i in range(20)]
 
 
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(MODEL)
-
-
 def jsonl(folder: Path, rows: list[Any], name: str = "rows.jsonl") -> Path:
     file = folder / name
     file.write_text("".join(f"{json.dumps(row)}\n" for row in rows), encoding="utf-8")

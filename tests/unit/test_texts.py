@@ -18,15 +18,6 @@ from trainables.inputs.chats import Example
 from trainables.inputs.data import IGNORED_LABEL, _pieces, tokenize
 from trainables.inputs.rows import count_samples, learned
 
-MODEL = Path(__file__).parents[2] / "trainables" / "embedded" / "model"
-
-
-@pytest.fixture(scope="module")
-def tokenizer() -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(MODEL)
-
 
 class Characters:
     """A tokenizer with one token a character."""
