@@ -91,16 +91,6 @@ class _Encoded(NamedTuple):
     unlearned: int
 
 
-class _Replayed(NamedTuple):
-    """Samples of `data.replay`, of which the first ones are distinct, and what was left out."""
-
-    samples: list[Sample]
-    questions: list[str]
-    distinct: int
-    longer: int
-    unusable: list[Fault]
-
-
 def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
     """Load, render, tokenise and split.
 
@@ -124,23 +114,25 @@ def tokenize(data: DataConfig, tokenizer: Any, seed: int) -> TokenizedData:
     if not train.samples:
         rule = f"every one of the {train.longer} samples is longer than {data.max_length} tokens"
         raise UserError([Fault("data.max_length", rule, "raise it")])
-    replayed = _replayed(tokenizer, data, seed, len(train.samples))
-    samples = [*train.samples, *replayed.samples]
+    wanted = data.replay.beside(len(train.samples)) if data.replay else 0
+    drawn, left_out = _drawn(tokenizer, data, seed, wanted)
+    replayed = list(islice(cycle(drawn.samples), wanted))
+    samples = [*train.samples, *replayed]
     return TokenizedData(
         train=samples,
         validation=validation.samples,
         skipped=train.longer,
         prompts=[*_shuffled(validation.prompts, seed), *_shuffled(train.prompts, seed)],
-        replayed=len(replayed.samples),
-        replay_distinct=replayed.distinct,
-        replay_skipped=replayed.longer,
-        replayed_tokens=_learned_tokens(replayed.samples) / _learned_tokens(samples),
+        replayed=len(replayed),
+        replay_distinct=min(len(drawn.samples), wanted),
+        replay_skipped=drawn.longer,
+        replayed_tokens=_learned_tokens(replayed) / _learned_tokens(samples),
         unlearned=train.unlearned,
         unusable=len(unusable),
         first_unusable=_rule_of_first(unusable),
-        replay_unusable=len(replayed.unusable),
-        first_replay_unusable=_rule_of_first(replayed.unusable),
-        questions=[*train.questions, *replayed.questions],
+        replay_unusable=len(left_out),
+        first_replay_unusable=_rule_of_first(left_out),
+        questions=[*train.questions, *drawn.questions[:wanted]],
     )
 
 
@@ -193,16 +185,20 @@ def _rule_of_first(unusable: Sequence[Fault]) -> str:
     return unusable[0].rule if unusable else ""
 
 
-def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Replayed:
-    """Samples of `data.replay`, as many as belong beside `count` others, from rows in random order.
+def _drawn(
+    tokenizer: Any, data: DataConfig, seed: int, wanted: int
+) -> tuple[_Encoded, list[Fault]]:
+    """Samples of `data.replay`, as many as wanted if it has them, and faults of unusable rows.
+
+    They are of rows in random order.
 
     Raises:
         UserError: faults of its files and templates, most rows drawn are unusable, or all its
             samples are too long.
     """
     if data.replay is None:
-        return _Replayed([], [], 0, 0, [])
-    replayed, wanted = data.replay.as_data(data.max_length), data.replay.beside(count)
+        return _joined([]), []
+    replayed = data.replay.as_data(data.max_length)
     try:
         rows = _shuffled(_learned(replayed, "path"), seed)
         made, unusable = _usable(tokenizer, replayed, rows, replayed.path, wanted)
@@ -212,9 +208,7 @@ def _replayed(tokenizer: Any, data: DataConfig, seed: int, count: int) -> _Repla
     if not drawn.samples:
         rule = f"every sample of it is longer than {data.max_length} tokens"
         raise UserError([Fault("data.replay", rule, "raise data.max_length")])
-    samples = list(islice(cycle(drawn.samples), wanted))
-    distinct = min(len(drawn.samples), wanted)
-    return _Replayed(samples, drawn.questions[:distinct], distinct, drawn.longer, unusable)
+    return drawn, unusable
 
 
 def _learned_tokens(samples: Iterable[Sample]) -> int:
