@@ -99,15 +99,15 @@ def evaluate_base(
     if folder.exists():
         return folder
     started = time.time()  # what is loaded, or fetched, before is not evaluated
-    measured = _measure(inputs, suite, seed)
-    evaluation, tokenized = measured.evaluation, inputs.tokenized
+    evaluation, reference, nll = _measure(inputs, suite, seed)
+    tokenized = inputs.tokenized
     record = BaseRecord(
         key=key,
         scores_key=_key(content),
         revision=inputs.model.revision,
         scores=evaluation.scores,
-        metrics=measured.metrics(),
-        general_nll=measured.general_nll,
+        metrics=evaluation.metrics,
+        general_nll=nll,
         parameters=inputs.base.num_parameters(),
         train_samples=len(tokenized.train),
         validation_samples=len(tokenized.validation),
@@ -117,7 +117,7 @@ def evaluate_base(
         sample=shown,
         warnings=(*told, *_warnings(inputs.base, evaluation)),
     )
-    _store(folder, record, evaluation.items, measured.kl_reference)
+    _store(folder, record, evaluation.items, reference)
     return folder
 
 
@@ -158,42 +158,30 @@ def _of_record(
     }
 
 
-@dataclass(frozen=True)
-class _Measured:
-    """What a base's evaluation finds; None is not measured."""
+def _measure(
+    inputs: BaseInputs, suite: EvalSuite, seed: int
+) -> tuple[Evaluation, KlReference | None, float | None]:
+    """The base's evaluation, and what the drift of trials is measured from; None is not measured.
 
-    evaluation: Evaluation
-    kl_reference: KlReference | None
-    general_nll: float | None
-    validation_loss: float | None
-
-    def metrics(self) -> dict[str, float]:
-        """What the base's own W&B run shows: its scores, with drift and forgetting of zero."""
-        scores, items = self.evaluation.scores, self.evaluation.items
-        metrics = self.evaluation.metrics | forgetting_metrics(scores, scores, items, items)
-        if self.kl_reference is not None:
-            metrics[KL_BASE_TO_TUNED] = 0.0
-        if self.general_nll is not None:
-            metrics[FORGETTING_NLL] = 0.0
-        if self.validation_loss is not None:
-            metrics[VALIDATION_LOSS] = self.validation_loss
-        return metrics
-
-
-def _measure(inputs: BaseInputs, suite: EvalSuite, seed: int) -> _Measured:
+    Its metrics are all that the base's own W&B run shows, with drift and forgetting of zero.
+    """
     base, tokenizer, size = inputs.base, inputs.tokenizer, suite.batch_size
     prompts, documents = inputs.tokenized.prompts, inputs.documents
     held_out = _held_out(inputs, suite)
+    reference = nll = None
     with only_embedded(base, tokenizer):
         evaluation = inputs.evaluator.evaluate(base)
-        reference = nll = loss = None
+        scores, items = evaluation.scores, evaluation.items
+        metrics = evaluation.metrics | forgetting_metrics(scores, scores, items, items)
         if prompts:
             reference = sample_reference(base, tokenizer, prompts, suite.kl_tokens, size, seed)
+            metrics[KL_BASE_TO_TUNED] = 0.0
         if documents:
             nll = general_nll(base, tokenizer, documents, size)
+            metrics[FORGETTING_NLL] = 0.0
         if held_out:
-            loss = token_nll(base, held_out, size)
-    return _Measured(evaluation, reference, nll, loss)
+            metrics[VALIDATION_LOSS] = token_nll(base, held_out, size)
+    return replace(evaluation, metrics=metrics), reference, nll
 
 
 def _key(content: dict[str, object]) -> str:
