@@ -59,7 +59,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     trial = ledger.trial(number)
     weights_dir = ledger.weights(trial)
     if weights_dir is None:
-        record = _empty(trial).model_copy(update={"reason": "it kept no weights"})
+        record = _record(trial, reason="it kept no weights")
         folder.write(record)
         return record
     base = ledger.base()
@@ -75,8 +75,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
             trial.config, weights_dir, folder.directions(number)
         )
         # These can take hours: should the rest break off, they are kept.
-        begun = seen | {"reason": "the inspection of its activations broke off"}
-        folder.write(_empty(trial).model_copy(update=begun))
+        folder.write(_record(trial, **seen, reason="the inspection of its activations broke off"))
         prompts = choose_prompts(base, ledger.folder.base_items)
         seen |= vars(activation_drift(trial.config, weights_dir, prompts))
     except (CannotInspect, OSError) as error:
@@ -84,7 +83,7 @@ def inspect_trial(sweep_dir: Path, number: int) -> InsideRecord:
     except (RuntimeError, ValueError, KeyError) as error:
         # PyTorch's and PEFT's, of which memory and files that do not fit each other are causes.
         seen["reason"] = named(error)
-    record = _empty(trial).model_copy(update=seen | {"seconds": time.time() - started})
+    record = _record(trial, **seen, seconds=time.time() - started)
     folder.write(record)
     return record
 
@@ -138,12 +137,13 @@ def describe(update: MatrixUpdate, spectrum: Spectrum) -> MatrixChange:
     )
 
 
-def _empty(trial: TrialRecord) -> InsideRecord:
+def _record(trial: TrialRecord, **found: Any) -> InsideRecord:
     return InsideRecord(
         number=trial.number,
         trial_id=trial.config.trial_id,
         kl_base_to_tuned=trial.metric(KL_BASE_TO_TUNED),
         forgetting_nll=trial.metric(FORGETTING_NLL),
+        **found,
     )
 
 
