@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -111,7 +111,8 @@ class DiskBudget(SweepListener):
             return
         oldest_first = sorted(self._records.values(), key=lambda record: record.started)
         attempts = {r.number: self._ledger.folder.attempts(r) for r in oldest_first}
-        used = sum(map(_size, _kept(attempts.values())))
+        all_attempts = [folder for of_trial in attempts.values() for folder in of_trial]
+        used = sum(map(_size, (*checkpoints(all_attempts), *map(best_dir, all_attempts))))
         for record in oldest_first:
             surplus = _surplus(attempts[record.number])
             while used > self._bytes and (folder := next(surplus, None)):
@@ -139,15 +140,6 @@ class PublishedCheckpoints(SweepListener):
             for address in (*record.config.earlier_attempts, record.config.output_dir):
                 is_named = f"{address}/{BEST}" == record.best_weights_dir
                 remove_published(address, (CHECKPOINTS,) if is_named else (CHECKPOINTS, BEST))
-
-
-def _kept(trials: Iterable[Sequence[Path]]) -> list[Path]:
-    """Every folder that counts against the cap, of trials given by their attempts."""
-    return [
-        folder
-        for attempts in trials
-        for folder in (*checkpoints(attempts), *map(best_dir, attempts))
-    ]
 
 
 def _surplus(attempts: Sequence[Path]) -> Iterator[Path]:
