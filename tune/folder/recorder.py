@@ -17,20 +17,14 @@ class Recorder(SweepListener):
         self._ledger = ledger
 
     def trial_started(self, record: TrialRecord) -> None:
-        """Record that the trial runs."""
+        """Record that the trial runs, waits for its next attempt, or has ended and how."""
         self._ledger.write_trial(record)
+
+    trial_interrupted = trial_ended = trial_started
 
     def measured(self, record: TrialRecord, measurement: Measurement) -> None:
         """Append the measurement."""
         self._ledger.append(record.number, measurement)
-
-    def trial_interrupted(self, record: TrialRecord) -> None:
-        """Record that the trial waits for its next attempt."""
-        self._ledger.write_trial(record)
-
-    def trial_ended(self, record: TrialRecord) -> None:
-        """Record how the trial ended."""
-        self._ledger.write_trial(record)
 
     def sweep_ended(self, records: Sequence[TrialRecord]) -> None:
         """Write the tables of all trials and of confirmed ones."""
