@@ -185,9 +185,6 @@ class OptunaSearcher(Searcher, SweepListener):
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the ledger holds the search's state."""
 
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing: see `save`."""
-
     def sweep_stopping(self) -> None:
         """Stop suggesting trials."""
         self._is_stopping = True
