@@ -94,7 +94,14 @@ def print_plan(
 
 def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _Runs:
     ended = earlier.ended(retry_failed)
-    searcher = _searcher(config, earlier, retry_failed)
+    searcher = OptunaSearcher(
+        config,
+        partial(make_trial, config, config.name, SweepFolder(Path(config.name)), {}),
+        ended,
+        earlier.to_go_on(retry_failed),
+        earlier.warm,
+        earlier.outside,
+    )
     suggestions = _suggestions(searcher)
     points = list(islice(suggestions, _POINTS_SHOWN))
     to_search = planned_trials(config) - sum(record.confirms is None for record in ended)
@@ -102,18 +109,6 @@ def _runs(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> _R
     if points and to_search > 0 and not searcher.cut_short_by:
         return _Runs(points, len(ended), to_search, planned_repeats(config.confirm))
     return _Runs(points, len(ended), 0, len(points) + sum(1 for _ in suggestions))
-
-
-def _searcher(config: SweepConfig, earlier: EarlierTrials, retry_failed: bool) -> OptunaSearcher:
-    folder = SweepFolder(Path(config.name))
-    return OptunaSearcher(
-        config,
-        partial(make_trial, config, config.name, folder, {}),
-        earlier.ended(retry_failed),
-        earlier.to_go_on(retry_failed),
-        earlier.warm,
-        earlier.outside,
-    )
 
 
 def _suggestions(searcher: OptunaSearcher) -> Iterator[TrialRecord]:
