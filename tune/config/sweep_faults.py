@@ -83,12 +83,8 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
         where: returns `file:line` of a location in the file.
     """
     details = [(detail, _written(detail["loc"])) for detail in error.errors()]
-    unknown = {
-        place: _known_keys(place)
-        for detail, place in details
-        if detail["type"] == "extra_forbidden"
-    }
-    misspelt = {(*place[:-1], _nearest(place[-1], known)) for place, known in unknown.items()}
+    unknown = [place for detail, place in details if detail["type"] == "extra_forbidden"]
+    misspelt = {(*place[:-1], _nearest(place[-1], _known_keys(place))) for place in unknown}
     faults: list[Fault] = []
     for detail, place in details:
         kind = detail["type"]
@@ -98,17 +94,8 @@ def faults_of(error: ValidationError, where: Callable[[KeyPath], str]) -> list[F
             continue
         if kind == "value_error":
             faults += _own_faults(detail["ctx"]["error"], place, where)
-            continue
-        if kind == "extra_forbidden":
-            rule = "unknown key"
-            remedy = did_you_mean(place[-1], unknown[place], 0.5)
-            remedy = remedy or f"known: {', '.join(unknown[place])}"
-        elif kind == "missing":
-            rule, remedy = "is required and absent", _WANTED.get(place, "")
         else:
-            rule = f"{_rule(detail)}, got {shown(detail['input'])}"
-            remedy = _remedy(detail, place)
-        faults.append(Fault(dotted(place), rule, remedy, where(place)))
+            faults.append(Fault(dotted(place), _rule(detail), _remedy(detail, place), where(place)))
     return list(dict.fromkeys(faults))
 
 
@@ -141,17 +128,28 @@ def _is_inside(inner: KeyPath, outer: KeyPath) -> bool:
 
 def _rule(detail: ErrorDetails) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
+    if kind == "extra_forbidden":
+        return "unknown key"
+    if kind == "missing":
+        return "is required and absent"
     if kind == "literal_error":
-        return f"must be {context['expected']}".replace("'", "")
-    if kind == "string_pattern_mismatch":
-        return _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
-    if kind in _RULES:
-        return _RULES[kind].format(**context)
-    return detail["msg"].replace("Input should", "must")
+        rule = f"must be {context['expected']}".replace("'", "")
+    elif kind == "string_pattern_mismatch":
+        rule = _PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
+    elif kind in _RULES:
+        rule = _RULES[kind].format(**context)
+    else:
+        rule = detail["msg"].replace("Input should", "must")
+    return f"{rule}, got {shown(detail['input'])}"
 
 
 def _remedy(detail: ErrorDetails, place: KeyPath) -> str:
     kind, value = detail["type"], detail["input"]
+    if kind == "extra_forbidden":
+        known = _known_keys(place)
+        return did_you_mean(place[-1], known, 0.5) or f"known: {', '.join(known)}"
+    if kind == "missing":
+        return _WANTED.get(place, "")
     if kind == "literal_error" and isinstance(value, str):
         choices = re.findall(r"'([^']*)'", detail["ctx"]["expected"])
         return did_you_mean(value, choices, 0.5)
