@@ -91,8 +91,9 @@ def _why_not_yaml(error: Exception) -> str:
     return getattr(error, "problem", None) or str(error).splitlines()[0]
 
 
-def _parsed(text: str) -> Any:
-    return yaml.load(text, _Loader)  # noqa: S506 - derived from the safe one
+def _parsed(text: str) -> tuple[Any, Any]:
+    """The value that a text holds, and its node, which knows the line of each part."""
+    return yaml.load(text, _Loader), yaml.compose(text, _Loader)  # noqa: S506 - a safe one
 
 
 @dataclass(frozen=True)
@@ -193,8 +194,7 @@ def _content(file: Path) -> tuple[dict[Any, Any], dict[KeyPath, str]]:
     """The values of a file as they are written, and where."""
     try:
         text = file.read_text(encoding="utf-8")
-        values = _parsed(text)
-        node = yaml.compose(text, Loader=_Loader)
+        values, node = _parsed(text)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError([Fault("SWEEP", f"cannot be read: {error}", location=str(file))]) from error
     except _NOT_YAML as error:
@@ -360,8 +360,7 @@ def _override(source: _Source, override: str, typed: str) -> None:
     if location[0] == _EXTENDS:  # it has been read already
         raise _cannot_set(f"cannot set {key}, got {override!r}", "set it in the file")
     try:
-        value = _parsed(text)
-        node = yaml.compose(text, Loader=_Loader)
+        value, node = _parsed(text)
     except _NOT_YAML as error:
         rule = f"{override}: the value is no valid YAML: {_why_not_yaml(error)}"
         raise _cannot_set(rule, "quote it") from error
