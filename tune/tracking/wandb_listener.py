@@ -21,6 +21,7 @@ from trainables.records.schema import (
     TrialStatus,
 )
 from trainables.results.wandb_names import base_run_id, upload_command
+from trainables.results.wording import how_many
 from tune.config.sweep_config import WandbConfig
 from tune.listeners import SweepListener
 from tune.tracking.wandb_endings import PER_PAGE
@@ -87,7 +88,7 @@ class WandbListener(SweepListener):
                 folder = folder.relative_to(Path.cwd())
             hints.append(upload_command(folder))
         if lacking := self._runs.endings.lacking:
-            runs = "1 run" if len(lacking) == 1 else f"{len(lacking)} runs"
+            runs = how_many(len(lacking), "run")
             hints.append(f"the same command with W&B online: it has not confirmed {runs} in full")
         return hints
 
