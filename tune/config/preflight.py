@@ -260,12 +260,7 @@ def _of_length(config: SweepConfig) -> Iterator[str]:
 
 def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:
     """Batches of more samples than there are, whose steps train on some more than once."""
-    batches: dict[str, tuple[int, ...]] = {}
-    for method in config.search.methods:
-        searched = config.search.space(method).batch_size
-        field = f"search.{method}.batch_size" if searched else "train.batch_size"
-        batches[field] = searched or (config.train.batch_size,)
-    for field, sizes in batches.items():
+    for field, sizes in dict(map(config.batch_sizes, config.search.methods)).items():
         if larger := [str(size) for size in sizes if size > samples]:
             yield (
                 f"{field} is {' and '.join(larger)}, and there is no more to train on than "
@@ -312,12 +307,12 @@ def held_out_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
 
 def _lengths(config: SweepConfig, method: Method) -> Iterator[TrainConfig]:
     """The trainings of a method that differ in their number of steps."""
-    space, train = config.search.space(method), config.train
-    for size in space.batch_size or (train.batch_size,):
-        sized = train.model_copy(update={"batch_size": size})
-        if space.epochs is None:
+    searched, (_, sizes) = config.search.space(method).epochs, config.batch_sizes(method)
+    for size in sizes:
+        sized = config.train.model_copy(update={"batch_size": size})
+        if searched is None:
             yield sized
-        for epochs in space.epochs or ():  # a searched length replaces the fixed one
+        for epochs in searched or ():  # a searched length replaces the fixed one
             yield sized.model_copy(update={"epochs": epochs, "steps": None})
 
 

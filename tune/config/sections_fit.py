@@ -80,10 +80,9 @@ def _bits(config: SweepConfig) -> Iterator[Fault]:
 
 def _batches(config: SweepConfig) -> Iterator[Fault]:
     for method in config.search.methods:
-        searched = config.search.space(method).batch_size
-        field = f"search.{method}.batch_size" if searched else "train.batch_size"
+        field, sizes = config.batch_sizes(method)
         per_pass = config.train.micro_batch_size * config.resources.of(method).workers
-        for size in searched or (config.train.batch_size,):
+        for size in sizes:
             if size % per_pass:
                 yield Fault(
                     field,

@@ -11,6 +11,7 @@ from trainables.config import (
     DeepSpeedConfig,
     EvalSuite,
     Frozen,
+    Method,
     ModelConfig,
     Objective,
     TrainConfig,
@@ -134,6 +135,12 @@ class SweepConfig(Frozen):
     resources: ResourcesConfig = ResourcesConfig()
     wandb: WandbConfig = WandbConfig()
     inspect: bool = False
+
+    def batch_sizes(self, method: Method) -> tuple[str, tuple[int, ...]]:
+        """The batch sizes that trials of a method have, after the field that gives them."""
+        if searched := self.search.space(method).batch_size:
+            return f"search.{method}.batch_size", searched
+        return "train.batch_size", (self.train.batch_size,)
 
     @model_validator(mode="after")
     def _parts_fit_together(self) -> SweepConfig:
