@@ -39,13 +39,8 @@ from tune.cluster.node_checks import (
 )
 from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
-from tune.config.input_files import digests
-from tune.config.preflight import (
-    check_metrics,
-    held_out_warnings,
-    paths_of_trials,
-    training_warnings,
-)
+from tune.config.input_files import digests, paths_of_trials
+from tune.config.preflight import check_metrics, held_out_warnings, training_warnings
 from tune.config.sweep_config import SweepConfig
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.folder.provenance import provenance

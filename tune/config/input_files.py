@@ -1,4 +1,4 @@
-"""Digests of the files that a sweep's numbers depend on, by which an edit between starts is seen.
+"""The files that a sweep file names, and digests by which an edit between two starts is seen.
 
 The training data count, too: a sweep keeps the token ids of its first start, so an edit would
 silently do nothing.
@@ -13,11 +13,44 @@ from pathlib import Path
 from trainables.errors import Fault, UserError
 from trainables.files.disk import hash_file
 from trainables.files.locations import PACKAGE_SCHEME, expanded, is_local
-from tune.config.preflight import DATA_FIELDS, named_files, named_on_hub_or_disk
 from tune.config.sweep_config import SweepConfig
 from tune.config.task_files import task_files
 
+_DATA_FIELDS = ("data.path", "data.validation_path", "data.replay.path")
 _TASK_DIRS = "eval.task_dirs"
+
+
+def named_inputs(config: SweepConfig) -> list[tuple[str, str]]:
+    """Model, data and files that a sweep file names, on a hub or a disk, each with its field."""
+    data = config.data
+    paths = (data.path, data.validation_path, data.replay.path if data.replay else None)
+    of_data = [(f, path) for f, path in zip(_DATA_FIELDS, paths, strict=True) if path]
+    return [("model.name", config.model.name), *of_data, *_named_files(config)]
+
+
+def named_paths(config: SweepConfig) -> list[tuple[str, str]]:
+    """Files and folders that a sweep file names, other than the data, each with its field."""
+    model = [("model.name", config.model.name)] if is_local(config.model.name) else []
+    return [*_named_files(config), *model]
+
+
+def paths_of_trials(config: SweepConfig) -> list[str]:
+    """Files and folders that a trial reads, wherever it runs, besides those of packages."""
+    named = [location for _, location in named_paths(config) if "://" not in location]
+    return [str(expanded(location)) for location in named]
+
+
+def _named_files(config: SweepConfig) -> list[tuple[str, str]]:
+    """All but data and model; digests are recorded under these fields."""
+    named = [(f"{_TASK_DIRS}.{i}", folder) for i, folder in enumerate(config.eval.task_dirs)]
+    if config.eval.general_text:
+        named.append(("eval.general_text", config.eval.general_text))
+    if config.model.chat_template:
+        named.append(("model.chat_template", config.model.chat_template))
+    for role, task in config.eval.tasks():
+        for split, file in (task.data_files or {}).items():
+            named.append((f"eval.{role}.{task.label}.data_files.{split}", file))
+    return named
 
 
 def digests(config: SweepConfig) -> dict[str, str]:
@@ -28,7 +61,7 @@ def digests(config: SweepConfig) -> dict[str, str]:
     """
     found: dict[str, str] = {}
     faults: list[Fault] = []
-    for field, name in _named(config):
+    for field, name in _on_disk(config):
         try:
             found[field] = _digest(field, expanded(name))
         except OSError as error:
@@ -38,8 +71,8 @@ def digests(config: SweepConfig) -> dict[str, str]:
     return found
 
 
-def _named(config: SweepConfig) -> Iterator[tuple[str, str]]:
-    for field, name in [*named_on_hub_or_disk(config), *named_files(config)]:
+def _on_disk(config: SweepConfig) -> Iterator[tuple[str, str]]:
+    for field, name in named_inputs(config):
         if not name.startswith(PACKAGE_SCHEME) and (is_local(name) or Path(name).exists()):
             yield field, name
 
@@ -50,7 +83,7 @@ def _digest(field: str, path: Path) -> str:
     for file in _files(field, path):
         inside = file.relative_to(path).as_posix()
         digest.update(f"{inside}:{file.stat().st_size}\n".encode())
-        if field in DATA_FIELDS:  # an edit may leave the size of a large file
+        if field in _DATA_FIELDS:  # an edit may leave the size of a large file
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
         else:

@@ -27,12 +27,12 @@ from trainables.inputs.rows import (
 from trainables.metric_keys import METRICS, TRAIN_LOSS, VALIDATION_LOSS
 from trainables.records.schema import BaseRecord
 from trainables.results.wording import how_many
+from tune.config.input_files import named_inputs, named_paths
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_metrics import EVALUATED, logged_metrics, named_metrics
 from tune.config.task_names import faults_of_task_names
 from tune.config.task_rows import faults_of_task_rows
 
-DATA_FIELDS = ("data.path", "data.validation_path", "data.replay.path")
 # What to write where nothing fills in DeepSpeed's `auto`.
 _IN_FULL = {
     "optimizer.type": "AdamW",
@@ -89,10 +89,9 @@ def check_files(config: SweepConfig, output_dir: Location) -> int | None:
 
 def _addresses(config: SweepConfig) -> list[Fault]:
     """A sweep may be kept in an object store, but nothing that its file names is read from one."""
-    named = [*named_on_hub_or_disk(config), *named_files(config)]
     return [
         Fault(field, f"must be no address, got {name}", "copy it to where every node sees it")
-        for field, name in named
+        for field, name in named_inputs(config)
         if is_address(name) and not name.startswith(PACKAGE_SCHEME)
     ]
 
@@ -115,45 +114,9 @@ def _check_data(data: DataConfig) -> tuple[int | None, list[Fault]]:
     return samples, faults
 
 
-def paths_of_trials(config: SweepConfig) -> list[str]:
-    """Files and folders that a trial reads, wherever it runs, besides those of packages."""
-    named = [location for _, location in _named_paths(config) if "://" not in location]
-    return [str(expanded(location)) for location in named]
-
-
-def named_on_hub_or_disk(config: SweepConfig) -> list[tuple[str, str]]:
-    """Model and data, each with its field."""
-    data = config.data
-    paths = (data.path, data.validation_path, data.replay.path if data.replay else None)
-    named = zip(DATA_FIELDS, paths, strict=True)
-    return [("model.name", config.model.name), *((field, path) for field, path in named if path)]
-
-
-def named_files(config: SweepConfig) -> list[tuple[str, str]]:
-    """Files and folders that the sweep file names, but for data and model, each with its field.
-
-    Digests are recorded under these fields.
-    """
-    named = [(f"eval.task_dirs.{i}", folder) for i, folder in enumerate(config.eval.task_dirs)]
-    if config.eval.general_text:
-        named.append(("eval.general_text", config.eval.general_text))
-    if config.model.chat_template:
-        named.append(("model.chat_template", config.model.chat_template))
-    for role, task in config.eval.tasks():
-        for split, file in (task.data_files or {}).items():
-            named.append((f"eval.{role}.{task.label}.data_files.{split}", file))
-    return named
-
-
-def _named_paths(config: SweepConfig) -> list[tuple[str, str]]:
-    """What a sweep file names, other than the data, and where it does."""
-    model = [("model.name", config.model.name)] if is_local(config.model.name) else []
-    return [*named_files(config), *model]
-
-
 def _missing_paths(config: SweepConfig) -> list[Fault]:
     faults = []
-    for field, location in _named_paths(config):
+    for field, location in named_paths(config):
         try:
             path = expanded(resolve(location))
         except ModuleNotFoundError as error:
