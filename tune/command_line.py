@@ -45,7 +45,7 @@ def main(arguments: list[str]) -> int:
             print(ask_to_stop(join(options.output_dir, config.name), options.stop_trial))  # noqa: T201
             return OK
         from tune.config.preflight import check_files
-        from tune.folder.wandb_project import in_its_project
+        from tune.tracking.wandb_project import in_its_project
 
         samples = check_files(config, options.output_dir)
         config = in_its_project(config, options.output_dir)

@@ -19,11 +19,11 @@ from trainables.records.ledger import Ledger
 from trainables.records.schema import Provenance, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import WandbConfig
 from tune.config.sweep_file import load_sweep
-from tune.folder.wandb_project import in_its_project
 from tune.tracking import wandb_endings, wandb_listener, wandb_runs
 from tune.tracking.wandb_endings import Endings
 from tune.tracking.wandb_listener import WandbListener
 from tune.tracking.wandb_parts import parts_of, steps_in
+from tune.tracking.wandb_project import in_its_project
 
 pytestmark = pytest.mark.integration
 

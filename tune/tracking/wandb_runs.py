@@ -20,7 +20,6 @@ from trainables.records.schema import Measurement
 from trainables.results.wandb_names import RUN_SETTINGS
 from trainables.results.wording import one_line
 from tune.config.sweep_config import WandbConfig
-from tune.folder.wandb_project import keep_entity
 from tune.tracking.wandb_endings import ENDING, Endings
 from tune.tracking.wandb_parts import (
     is_empty,
@@ -30,6 +29,7 @@ from tune.tracking.wandb_parts import (
     set_aside,
     steps_in,
 )
+from tune.tracking.wandb_project import keep_entity
 
 logger = logging.getLogger(__name__)
 
