@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from trainables.files.storage import Location
+    from trainables.records.folder import SweepFolder
     from tune.config.sweep_config import SweepConfig
     from tune.folder.lock import SweepLock
 
@@ -207,8 +208,6 @@ def _cleared_on_fault(
     """
     from ray.tune import TuneError
 
-    from trainables.files.object_storage import is_store_out
-
     try:
         yield
     except UserError:
@@ -222,13 +221,21 @@ def _cleared_on_fault(
         raise
     except (OSError, TuneError) as error:  # a listener's error arrives as text
         lock.check()
-        found = list(causes(error))
-        if not is_disk_full(error):
-            if known := next((each for each in found if isinstance(each, UserError)), None):
-                raise known from error
-            if out := next(filter(is_store_out, found), None):
-                raise cannot_write(ledger.folder.location, first_line(out)) from error
-            raise
+        if told := _of_user(error, ledger.folder):
+            raise told from error
+        raise
+
+
+def _of_user(error: Exception, folder: SweepFolder) -> UserError | None:
+    """What the user can do something about, as an error says it; None if that is nothing."""
+    from trainables.files.object_storage import is_store_out
+
+    if is_disk_full(error):
         remedy = "make room and run the same command again: it goes on where it stopped"
-        rule = full_disk_named_in(error) or disk_full(full_place(error) or ledger.folder.root)
-        raise UserError([Fault("--output-dir", rule, remedy)]) from error
+        rule = full_disk_named_in(error) or disk_full(full_place(error) or folder.root)
+        return UserError([Fault("--output-dir", rule, remedy)])
+    for each in causes(error):
+        if isinstance(each, UserError):
+            return each
+    out = next(filter(is_store_out, causes(error)), None)
+    return cannot_write(folder.location, first_line(out)) if out else None
