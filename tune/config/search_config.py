@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -74,18 +74,16 @@ _OwnModules = Annotated[
     Literal["all-linear"] | tuple[str, ...],
     BeforeValidator(partial(_module_choice, example="[q_proj, v_proj]")),
 ]
-_NotEmpty = Field(min_length=1)
-_Distinct = AfterValidator(_distinct)
-_OneOrMore = BeforeValidator(_values)
-Rates = Annotated[tuple[_Rate, ...], _NotEmpty, _Distinct, _OneOrMore]
-Counts = Annotated[tuple[_Count, ...], _NotEmpty, _Distinct, _OneOrMore]
-Shares = Annotated[tuple[_Share, ...], _NotEmpty, _Distinct, _OneOrMore]
-Decays = Annotated[tuple[_Decay, ...], _NotEmpty, _Distinct, _OneOrMore]
-Flags = Annotated[tuple[bool, ...], _NotEmpty, _Distinct, _OneOrMore]
-ModuleChoices = Annotated[tuple[_Modules, ...], _NotEmpty, _Distinct, _OneOrMore]
+_Value = TypeVar("_Value")
+Choices = Annotated[
+    tuple[_Value, ...],
+    Field(min_length=1),
+    AfterValidator(_distinct),
+    BeforeValidator(_values),
+]
 # The tags keep pydantic from trying both members and reporting errors for each.
 LearningRates = Annotated[
-    Annotated[LogUniform, Tag("<range>")] | Annotated[Rates, Tag("<list>")],
+    Annotated[LogUniform, Tag("<range>")] | Annotated[Choices[_Rate], Tag("<list>")],
     Discriminator(_range_or_list),
 ]
 
@@ -99,10 +97,10 @@ class MethodSpace(Frozen):
     """
 
     learning_rate: LearningRates
-    batch_size: Counts | None = None
-    epochs: Rates | None = None
-    warmup: Shares | None = None
-    weight_decay: Decays | None = None
+    batch_size: Choices[_Count] | None = None
+    epochs: Choices[_Rate] | None = None
+    warmup: Choices[_Share] | None = None
+    weight_decay: Choices[_Decay] | None = None
 
 
 class LoraSpace(MethodSpace):
@@ -115,13 +113,13 @@ class LoraSpace(MethodSpace):
         target_modules: choices, each `all-linear` or a list of module names.
     """
 
-    rank: Counts
-    alpha: Rates | None = None
-    alpha_ratio: Rates | None = None
-    target_modules: ModuleChoices = ("all-linear",)
-    dropout: Shares = (0.0,)
-    rslora: Flags = (False,)
-    dora: Flags = (False,)
+    rank: Choices[_Count]
+    alpha: Choices[_Rate] | None = None
+    alpha_ratio: Choices[_Rate] | None = None
+    target_modules: Choices[_Modules] = ("all-linear",)
+    dropout: Choices[_Share] = (0.0,)
+    rslora: Choices[bool] = (False,)
+    dora: Choices[bool] = (False,)
 
     @model_validator(mode="after")
     def _one_rule_for_alpha(self) -> LoraSpace:
