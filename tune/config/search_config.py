@@ -21,8 +21,6 @@ from trainables.config import Frozen, Method
 from trainables.errors import Fault, as_written
 
 OF_TRAINING = ("batch_size", "epochs", "warmup", "weight_decay")
-SHARED_AXES = ("learning_rate", *OF_TRAINING)
-_LORA_AXES = ("rank", "alpha", "alpha_ratio", "target_modules", "dropout", "rslora", "dora")
 
 
 class LogUniform(Frozen):
@@ -189,7 +187,8 @@ class SearchConfig(Frozen):
     def choices(self, method: Method) -> Iterator[tuple[str, Any]]:
         """Every axis of a method that the sweep file gives, with what there is to choose from."""
         space = self.space(method)
-        for axis in (*(_LORA_AXES if method == "lora" else ()), *SHARED_AXES):
+        own = [axis for axis in type(space).model_fields if axis not in MethodSpace.model_fields]
+        for axis in (*own, *MethodSpace.model_fields):
             if (choices := getattr(space, axis)) is not None:
                 yield axis, choices
 

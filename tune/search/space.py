@@ -23,7 +23,6 @@ from trainables.process.memory import adapter_parameters
 from trainables.results.confirmation import planned_repeats
 from tune.config.search_config import (
     OF_TRAINING,
-    SHARED_AXES,
     LogUniform,
     LoraSpace,
     MethodSpace,
@@ -260,7 +259,7 @@ def _params(search: SearchConfig, method: Method, settings: dict[str, Any]) -> P
 def _recorded(trial: TrialConfig, axis: str) -> Any:
     if axis == "learning_rate":
         return trial.learning_rate
-    if axis in SHARED_AXES:
+    if axis in OF_TRAINING:
         return getattr(trial.train, axis)
     lora = trial.lora
     assert lora is not None  # noqa: S101 - TrialConfig sees to it
