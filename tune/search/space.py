@@ -174,20 +174,18 @@ def size_on_modules(model: ModelConfig, lora: LoraConfig) -> Callable[[Any], tup
 
 def _outermost(search: SearchConfig, method: Method, choose: Callable[..., Any]) -> Params:
     """The point with the largest or the smallest choice of each axis."""
-    params: Params = {_METHOD: method} if len(search.methods) > 1 else {}
-    for name, distribution in axes(search, method):
-        if isinstance(distribution, CategoricalDistribution):
-            is_modules = name.endswith("/target_modules")
-            choices: Any = distribution.choices
-            params[name] = choose(choices, key=_modules_count if is_modules else None)
-        else:
-            params[name] = distribution.low
-    return params
+    settings = {}
+    for axis, choices in search.choices(method):
+        if isinstance(choices, LogUniform):
+            settings[axis] = choices.low
+        elif is_searched(choices):
+            size = _modules_count if axis == "target_modules" else None
+            settings[axis] = choose(choices, key=size)
+    return _params(search, method, settings)
 
 
-def _modules_count(choice: str) -> float:
-    modules = _as_modules(choice)
-    return math.inf if isinstance(modules, str) else len(modules)
+def _modules_count(modules: Any) -> float:
+    return math.inf if modules == "all-linear" else len(modules)
 
 
 def learning_rate(search: SearchConfig, params: Params) -> float:
