@@ -40,8 +40,9 @@ from tune.cluster.node_checks import (
 from tune.cluster.node_cleanup import clear_nodes
 from tune.cluster.slots import HostPool, beside_hosts, with_trials_left
 from tune.config.input_files import digests, paths_of_trials
-from tune.config.preflight import check_metrics, held_out_warnings, training_warnings
 from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_metrics import check_metrics
+from tune.config.training_warnings import held_out_warnings, training_warnings
 from tune.folder.disk_budget import DiskBudget, PublishedCheckpoints
 from tune.folder.provenance import provenance
 from tune.folder.recorder import Recorder

@@ -13,14 +13,11 @@ from builders import GAIN, LOSS, base_record, sweep_config
 from trainables.config import ModelShape
 from trainables.errors import UserError
 from trainables.files.locations import is_local, resolve
-from tune.config.preflight import (
-    check_files,
-    check_metrics,
-    held_out_warnings,
-    training_warnings,
-)
+from tune.config.preflight import check_files
 from tune.config.sweep_config import SweepConfig
 from tune.config.sweep_file import load_sweep
+from tune.config.sweep_metrics import check_metrics
+from tune.config.training_warnings import held_out_warnings, training_warnings
 
 BASE = base_record(metrics={"in_domain/a/acc": 0.5, LOSS: 0.5})
 

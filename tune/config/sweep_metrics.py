@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from trainables import metric_keys
+from trainables.errors import Fault, UserError
 
 if TYPE_CHECKING:
+    from trainables.records.schema import BaseRecord
     from tune.config.sweep_config import SweepConfig
 
 _OF_RETENTION = (
@@ -18,7 +20,7 @@ _OF_RETENTION = (
 )
 _OF_OOD = (metric_keys.OOD_ACC, metric_keys.OOD_GAP)
 # Metrics of the evaluation: the base's evaluation has those that a trial's will have.
-EVALUATED = (
+_EVALUATED = (
     metric_keys.IN_DOMAIN_ACC,
     *_OF_RETENTION,
     *_OF_OOD,
@@ -86,3 +88,24 @@ def may_be_logged(config: SweepConfig, metric: str) -> bool:
         metric.startswith(metric_keys.task_score(role, task.label, ""))
         for role, task in config.eval.tasks()
     )
+
+
+def check_metrics(config: SweepConfig, base: BaseRecord) -> None:
+    """Check that all metrics that the sweep file names are logged.
+
+    The base's evaluation shows which scores the tasks yield.
+
+    Raises:
+        UserError: nothing logs a metric.
+    """
+    of_training = set(metric_keys.METRICS) & logged_metrics(config) - set(_EVALUATED)
+    if base.validation_samples == 0:
+        of_training -= {metric_keys.VALIDATION_LOSS}
+    known = of_training | set(base.metrics)
+    faults = [
+        Fault(field, f"nothing logs {metric}", f"known: {', '.join(sorted(known))}")
+        for field, metric in named_metrics(config)
+        if metric not in known
+    ]
+    if faults:
+        raise UserError(faults)

@@ -20,8 +20,8 @@ from trainables.records.schema import ENDED_WELL, TrialRecord, TrialStatus
 from trainables.results.confirmation import planned_repeats
 from trainables.results.wording import duration, further_settings, how_many
 from tune.cluster.memory_fit import disk_space, host_memory, memory_table
-from tune.config.preflight import training_warnings
 from tune.config.sweep_config import SweepConfig
+from tune.config.training_warnings import training_warnings
 from tune.search.earlier_trials import EarlierTrials, trials_as_known
 from tune.search.searcher import OptunaSearcher
 from tune.search.space import grid_size, planned_trials

@@ -1,0 +1,94 @@
+"""Warnings of trainings and data that are allowed, but hardly what the user wants."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from trainables.config import Method, TrainConfig
+from trainables.config.training import step_at
+from trainables.metric_keys import TRAIN_LOSS, VALIDATION_LOSS
+from trainables.records.schema import BaseRecord
+from trainables.results.wording import how_many
+from tune.config.sweep_config import SweepConfig
+from tune.config.sweep_metrics import named_metrics
+
+_FEWEST_HELD_OUT = 30
+_LARGEST_SHARE_HELD_OUT = 0.5  # more is better trained on
+
+
+def training_warnings(config: SweepConfig, samples: int | None) -> Iterator[str]:
+    """What trainings of so many samples, if known, would not do as their sweep file may want it."""
+    yield from _of_length(config)
+    if samples is not None:
+        yield from _of_batches(config, samples)
+        yield from _of_early_stopping(config, samples)
+
+
+def _of_length(config: SweepConfig) -> Iterator[str]:
+    """Epochs beside steps: no fault, as another file or `--set` may give the steps on purpose."""
+    train, spaces = config.train, map(config.search.space, config.search.methods)
+    is_given = train.steps is not None and "epochs" in train.model_fields_set
+    if is_given and any(space.epochs is None for space in spaces):
+        yield (
+            f"train.epochs is {train.epochs:g}, which has no effect beside train.steps, "
+            f"{train.steps}: leave epochs out, or set steps to null"
+        )
+
+
+def _of_batches(config: SweepConfig, samples: int) -> Iterator[str]:
+    """Batches of more samples than there are, whose steps train on some more than once."""
+    for field, sizes in dict(map(config.batch_sizes, config.search.methods)).items():
+        if larger := [str(size) for size in sizes if size > samples]:
+            yield (
+                f"{field} is {' and '.join(larger)}, and there is no more to train on than "
+                f"{how_many(samples, 'sample')}: each optimizer step takes some more than once; "
+                f"set it to {samples} or less"
+            )
+
+
+def _of_early_stopping(config: SweepConfig, samples: int) -> Iterator[str]:
+    """Trials that `report_every`, in steps, has evaluated too late for any to be stopped.
+
+    Shares of the training are checked with the file; the training loss is known at any step.
+    """
+    stopping, every = config.early_stopping, config.train.report_every
+    if stopping is None or every < 1 or set(stopping.metrics or ()) == {TRAIN_LOSS}:
+        return
+    for method in config.search.methods:
+        longest = max(train.total_steps(samples) for train in _lengths(config, method))
+        last = (longest - 1) // every * every  # before the end
+        if last < step_at(stopping.first_rung, longest):
+            yield (
+                f"train.report_every is {every:g} steps, and {method} trials have at most "
+                f"{longest}: early_stopping ends none, as no evaluation comes between its "
+                "first_rung and the end; lower it, such as to 0.25 for a quarter of the training"
+            )
+
+
+def held_out_warnings(config: SweepConfig, base: BaseRecord) -> Iterator[str]:
+    """A validation loss that trials are judged by, of so few samples that chance decides."""
+    held_out = base.validation_samples
+    fields = [field for field, metric in named_metrics(config) if metric == VALIDATION_LOSS]
+    if not fields or held_out >= _FEWEST_HELD_OUT:
+        return
+    remedy = f"name a data.validation_path of {_FEWEST_HELD_OUT} or more"
+    if config.data.validation_path is None:
+        share = _FEWEST_HELD_OUT / (base.train_samples + held_out)
+        raised = min(math.ceil(100 * share) / 100, _LARGEST_SHARE_HELD_OUT)
+        remedy = f"set data.validation_fraction to {raised:g}, or {remedy}"
+    yield (
+        f"{', '.join(fields)}: {VALIDATION_LOSS} is of no more than "
+        f"{how_many(held_out, 'held-out sample')}: what tells trials apart may be chance; {remedy}"
+    )
+
+
+def _lengths(config: SweepConfig, method: Method) -> Iterator[TrainConfig]:
+    """The trainings of a method that differ in their number of steps."""
+    searched, (_, sizes) = config.search.space(method).epochs, config.batch_sizes(method)
+    for size in sizes:
+        sized = config.train.model_copy(update={"batch_size": size})
+        if searched is None:
+            yield sized
+        for epochs in searched or ():  # a searched length replaces the fixed one
+            yield sized.model_copy(update={"epochs": epochs, "steps": None})
