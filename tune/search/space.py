@@ -38,7 +38,6 @@ Params = dict[str, Param]
 Choose = Callable[[str, BaseDistribution], Any]
 
 _METHOD = "method"
-_AXES_OF_MEMORY = ("rank", "dropout", "dora")  # beside target_modules
 _MODULES_SEPARATOR = "+"
 
 
@@ -138,21 +137,27 @@ def largest_point(search: SearchConfig, method: Method) -> Params:
     Learning rates take no memory: from a range, the lowest is used, which trains most safely. Lists
     of modules are compared by their lengths, since no model is known here.
     """
-    return _outermost(search, method, max)
+    settings = {}
+    for axis, choices in search.choices(method):
+        if isinstance(choices, LogUniform):
+            settings[axis] = choices.low
+        elif is_searched(choices):
+            settings[axis] = max(choices, key=_modules_count if axis == "target_modules" else None)
+    return _params(search, method, settings)
 
 
 def takes_least_memory(search: SearchConfig, trial: TrialConfig) -> bool:
     """Whether no point of the trial's method takes less memory, in batches of one sample."""
-    if search.lora is None or trial.lora is None:
+    space, lora = search.lora, trial.lora
+    if space is None or lora is None:
         return True  # what full fine-tuning searches takes none
-    least = lora_config(search.lora, _outermost(search, "lora", min))
-    if any(getattr(trial.lora, axis) != getattr(least, axis) for axis in _AXES_OF_MEMORY):
+    least = min(space.rank), min(space.dropout), min(space.dora)
+    if (lora.rank, lora.dropout, lora.dora) != least:
         return False
-    choices = search.lora.target_modules
-    if len(choices) == 1:
+    if len(space.target_modules) == 1:
         return True
-    size = size_on_modules(trial.model, trial.lora)
-    return size(trial.lora.target_modules) <= min(map(size, choices))
+    size = size_on_modules(trial.model, lora)
+    return size(lora.target_modules) <= min(map(size, space.target_modules))
 
 
 def size_on_modules(model: ModelConfig, lora: LoraConfig) -> Callable[[Any], tuple[float, float]]:
@@ -170,18 +175,6 @@ def size_on_modules(model: ModelConfig, lora: LoraConfig) -> Callable[[Any], tup
         return adapter_parameters(shape, lora.model_copy(update={"target_modules": modules})), count
 
     return size
-
-
-def _outermost(search: SearchConfig, method: Method, choose: Callable[..., Any]) -> Params:
-    """The point with the largest or the smallest choice of each axis."""
-    settings = {}
-    for axis, choices in search.choices(method):
-        if isinstance(choices, LogUniform):
-            settings[axis] = choices.low
-        elif is_searched(choices):
-            size = _modules_count if axis == "target_modules" else None
-            settings[axis] = choose(choices, key=size)
-    return _params(search, method, settings)
 
 
 def _modules_count(modules: Any) -> float:
