@@ -86,7 +86,7 @@ class Run:
     def waiting(self) -> list[int]:
         """Numbers of the trials that were drawn and have no room."""
         queues = self.searcher._waiting.values()
-        return [suggestion["trial"]["number"] for queue in queues for suggestion in queue]
+        return [trial.number for queue in queues for trial in queue]
 
     def end(self, number: int) -> None:
         record = self.running.pop(number)

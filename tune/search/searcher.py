@@ -78,7 +78,7 @@ class OptunaSearcher(Searcher, SweepListener):
         self._failures_alike: dict[str, list[str]] = defaultdict(list)
         self._is_failing = False
         self._room: Room | None = None
-        self._waiting: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._waiting: defaultdict[str, list[TrialRecord]] = defaultdict(list)
         for record in [*warm, *earlier]:
             if record.confirms is None:
                 self._study.add(record)
@@ -129,25 +129,30 @@ class OptunaSearcher(Searcher, SweepListener):
         """The next trial for Tune; None while there is none or no room for it."""
         if self._is_stopping:
             return str(Searcher.FINISHED)
-        suggestion = self._with_room(self._room) if self._room else self._next()
-        if suggestion is None and not self._running:
-            return str(Searcher.FINISHED)
-        return suggestion
+        trial = self._with_room(self._room) if self._room else self._next()
+        if trial is None:
+            return None if self._running else str(Searcher.FINISHED)
+        return {
+            "trial": trial.config.model_dump(mode="json"),
+            "params": trial.params,
+            "attempt": trial.attempt,
+            "confirms": trial.confirms,
+        }
 
-    def _with_room(self, room: Room) -> dict[str, Any] | None:
-        """The first suggestion that has room, among those that wait and then among new ones."""
+    def _with_room(self, room: Room) -> TrialRecord | None:
+        """The first trial that has room, among those that wait and then among new ones."""
         if self._spent():
             self._withdraw_waiting()
         self._queue_interrupted(room)
         for queue in self._waiting.values():
-            if queue and room.take(_config(queue[0])):
+            if queue and room.take(queue[0].config):
                 return queue.pop(0)
         while self._waiting_count() < room.most_waiting:
             drawn = self._next()
             if drawn is None:
                 return None
-            queue = self._waiting[room.queue(_config(drawn))]
-            if not queue and room.take(_config(drawn)):
+            queue = self._waiting[room.queue(drawn.config)]
+            if not queue and room.take(drawn.config):
                 return drawn
             queue.append(drawn)
         return None
@@ -157,24 +162,23 @@ class OptunaSearcher(Searcher, SweepListener):
 
         Else those of one pool would keep new ones from being drawn for the others.
         """
-        begun = [waits["attempt"] > 1 for queue in self._waiting.values() for waits in queue]
+        begun = [waits.attempt > 1 for queue in self._waiting.values() for waits in queue]
         return begun.count(False) + any(begun)
 
     def _queue_interrupted(self, room: Room) -> None:
         """Have interrupted trials wait for room before all new ones."""
         while self._again:
-            suggestion = self._resume()
-            queue = self._waiting[room.queue(_config(suggestion))]
-            queue.insert(sum(waits["attempt"] > 1 for waits in queue), suggestion)
+            trial = self._resume()
+            queue = self._waiting[room.queue(trial.config)]
+            queue.insert(sum(waits.attempt > 1 for waits in queue), trial)
 
     def _withdraw_waiting(self) -> None:
         """Forget the waiting trials that have not begun: the budget is spent."""
         for queue in self._waiting.values():
-            for suggestion in [waits for waits in queue if waits["attempt"] == 1]:
-                queue.remove(suggestion)
-                number = suggestion["trial"]["number"]
-                self._history.withdraw(number)
-                del self._running[number]
+            for trial in [waits for waits in queue if waits.attempt == 1]:
+                queue.remove(trial)
+                self._history.withdraw(trial.number)
+                del self._running[trial.number]
         self._study.withdraw_all_but(self._running.keys())
 
     def on_trial_complete(
@@ -234,7 +238,7 @@ class OptunaSearcher(Searcher, SweepListener):
         """Write the study to an Optuna journal that `optuna-dashboard` can open."""
         self._study.export(file)
 
-    def _next(self) -> dict[str, Any] | None:
+    def _next(self) -> TrialRecord | None:
         """Draw the next trial; None if it depends on running ones or there is none."""
         if self._again:
             return self._resume()
@@ -249,23 +253,26 @@ class OptunaSearcher(Searcher, SweepListener):
         trial, seed = confirmation
         return self._start(self._history.next_number, trial.params, seed, confirms=trial.number)
 
-    def _resume(self) -> dict[str, Any]:
+    def _resume(self) -> TrialRecord:
+        """The next interrupted trial, in its next attempt."""
         record = self._again.pop(0)
-        return self._for_tune(record, record.attempt + 1)
+        attempt = record.attempt + 1
+        config = self._make_trial(record.number, record.params, attempt, record.config.seed)
+        return record.model_copy(update={"config": config, "attempt": attempt})
 
     def _leave(self, record: TrialRecord) -> None:
         if self._room:
             self._room.give_back(record.number)
 
-    def _next_point(self) -> dict[str, Any]:
+    def _next_point(self) -> TrialRecord:
         number = self._history.next_number
         first = next((point for point in self._first if not self._history.has(point)), None)
         params = self._draw(number) if first is None else first
         seed = self._history.unused_seed(params, self._config.seed)
-        suggestion = self._start(number, params, seed)
+        trial = self._start(number, params, seed)
         if first is not None:
-            self._study.add(self._running[number])
-        return suggestion
+            self._study.add(trial)
+        return trial
 
     def _draw(self, number: int) -> Params:
         position = self._history.position(number)
@@ -273,21 +280,12 @@ class OptunaSearcher(Searcher, SweepListener):
 
     def _start(
         self, number: int, params: Params, seed: int, confirms: int | None = None
-    ) -> dict[str, Any]:
+    ) -> TrialRecord:
         config = self._make_trial(number, params, 1, seed)
         record = TrialRecord(config=config, params=params, confirms=confirms, started=0)
         self._history.take(record)
         self._running[number] = record
-        return self._for_tune(record, attempt=1)
-
-    def _for_tune(self, record: TrialRecord, attempt: int) -> dict[str, Any]:
-        config = self._make_trial(record.number, record.params, attempt, record.config.seed)
-        return {
-            "trial": config.model_dump(mode="json"),
-            "params": record.params,
-            "attempt": attempt,
-            "confirms": record.confirms,
-        }
+        return record
 
     def _is_exhausted(self) -> bool:
         return self._is_searched() or self._spent() is not None
@@ -324,7 +322,3 @@ def _reason(record: TrialRecord) -> str:
     if record.status is TrialStatus.OUT_OF_MEMORY:
         return str(record.status)
     return re.sub(r"\w*\d\w*", "#", record.reason or "")
-
-
-def _config(suggestion: dict[str, Any]) -> TrialConfig:
-    return TrialConfig.model_validate(suggestion["trial"])
