@@ -86,31 +86,14 @@ def ray_cluster(
         _send_nothing_with_trials()
         yield
         return
-    starting: AbstractContextManager[None] = nullcontext()
-    options: dict[str, Any]
+    sharing: AbstractContextManager[None] = nullcontext()
     if address is None:
-        keep_others_out()
-        _set_unless_given(_WORKER_ENVIRONMENT)  # which its processes inherit
-        options = {"num_cpus": usable_cpus(), "include_dashboard": False}
-        starting = ignoring_hangup()
+        _start()
     else:
-        _check_answers(address)
-        options = {"runtime_env": _sent_environment()}
-    try:
-        with starting:
-            ray.init(
-                address=address or "local",
-                log_to_driver=False,
-                logging_level=logging.WARNING,
-                **options,
-            )
-    except Exception as error:  # Ray raises it where a new cluster's first node is too slow
-        ray.shutdown()
-        raise _not_connected(address, error) from error
-    from trainables.under_ray.credentials import sharing_credentials
+        _join(address)
+        from trainables.under_ray.credentials import sharing_credentials
 
-    # The processes of a cluster started here inherit this process's environment.
-    sharing = nullcontext() if address is None else sharing_credentials()
+        sharing = sharing_credentials()
     _send_nothing_with_trials()
     try:
         gcs = ray.get_runtime_context().gcs_address
@@ -118,6 +101,32 @@ def ray_cluster(
             yield
     finally:
         ray.shutdown()
+
+
+def _start() -> None:
+    """Start a cluster on this machine, whose processes inherit this process's environment."""
+    keep_others_out()
+    _set_unless_given(_WORKER_ENVIRONMENT)
+    with ignoring_hangup():
+        _init(None, num_cpus=usable_cpus(), include_dashboard=False)
+
+
+def _join(address: str) -> None:
+    """Connect to a running cluster, whose processes are sent the environment and the code."""
+    _check_answers(address)
+    modules = [str(_PROJECT / package) for package in _PACKAGES]
+    _init(address, runtime_env={"env_vars": dict(_WORKER_ENVIRONMENT), "py_modules": modules})
+
+
+def _init(address: str | None, **options: Any) -> None:
+    import ray
+
+    quiet = {"log_to_driver": False, "logging_level": logging.WARNING}
+    try:
+        ray.init(address=address or "local", **quiet, **options)
+    except Exception as error:  # Ray raises it where a new cluster's first node is too slow
+        ray.shutdown()
+        raise _not_connected(address, error) from error
 
 
 def _set_unless_given(variables: dict[str, str]) -> None:
@@ -165,12 +174,6 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):  # not on macOS
         cpus = min(cpus, len(os.sched_getaffinity(0)))
     return cpus
-
-
-def _sent_environment() -> dict[str, Any]:
-    """Environment and code for the processes of a running cluster."""
-    modules = [str(_PROJECT / package) for package in _PACKAGES]
-    return {"env_vars": dict(_WORKER_ENVIRONMENT), "py_modules": modules}
 
 
 @contextmanager
