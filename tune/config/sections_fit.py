@@ -153,11 +153,11 @@ def _data(config: SweepConfig) -> Iterator[Fault]:
             "raise it, or name a data.validation_path",
         )
     elif data.validation_path == data.path and split in (None, data.split):
-        of_hub = (f" (split {data.split})", "set validation_split, or ") if is_of_hub else ("", "")
-        which, other_split = of_hub
+        which = f"{data.path} (split {data.split})" if is_of_hub else data.path
+        other_split = "set validation_split, or " if is_of_hub else ""
         yield Fault(
             "data.validation_path",
-            f"holds the rows that are trained on, got {data.path}{which} for both",
+            f"holds the rows that are trained on, got {which} for both",
             f"{other_split}leave it out for a validation_fraction of the rows",
         )
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -31,10 +32,8 @@ def provenance() -> Provenance:
     """The provenance of this process, now."""
     versions = {}
     for package in _PACKAGES:
-        try:
+        with suppress(PackageNotFoundError):
             versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return Provenance(
         created=time.time(),
         command=shlex.join(["python", _from_project(sys.argv[0]), *sys.argv[1:]]),
