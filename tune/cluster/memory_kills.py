@@ -1,4 +1,4 @@
-"""Processes that Ray kills because their node runs out of memory, as lost ones like any other.
+"""Has Tune take processes that Ray kills for want of memory for lost ones, like any other.
 
 Ray has a type of error of its own for them, which Tune does not know: it would end the whole sweep
 with "Caught unexpected exception".

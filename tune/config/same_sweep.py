@@ -98,9 +98,9 @@ def _completed(saved: dict[str, Any], config: SweepConfig, section: str) -> Any:
 
 
 def _deciding(section: str, part: Any) -> Any:
-    """A section without keys that affect its trials' results by no more than rounding.
+    """A section without the keys that change its trials' results by no more than rounding.
 
-    Nor those of null, which a version may know that another does not.
+    Those that are null are left out, too: one version may know them and another not.
     """
     if not isinstance(part, dict):
         return part
@@ -112,9 +112,9 @@ def _deciding(section: str, part: Any) -> Any:
 
 
 def _by_files(value: Any) -> Any:
-    """A setting with each path to a file as the one without links, by which files are the same.
+    """A setting with the links in each path to a file followed, so that one file has one path.
 
-    A shell's folder is without links where an absolute path to it may have some.
+    The name of the current folder is without links, where an absolute path may have some.
     """
     if isinstance(value, dict):
         return {key: _by_files(inner) for key, inner in value.items()}

@@ -67,7 +67,7 @@ class _Flag:
 
 
 def flags_apart(value: Any, place: KeyPath = ()) -> Any:
-    """The value of a sweep file at a location, of which pydantic takes no flag for 0 or 1."""
+    """A value of a sweep file with its flags such that pydantic takes none for 0 or 1."""
     if isinstance(value, dict):
         return {key: flags_apart(inner, (*place, key)) for key, inner in value.items()}
     if isinstance(value, list):

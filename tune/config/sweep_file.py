@@ -37,7 +37,7 @@ _LOCAL_PATHS = {
 
 
 class _Loader(yaml.SafeLoader):
-    """Takes a date for a text, as chat templates and names want it, and a time, too."""
+    """Takes dates and times for texts, as chat templates and names need them."""
 
     def text(self, node: Any) -> str:
         """A text whose characters may be escaped as in JSON, some of them by two halves.
@@ -61,7 +61,7 @@ class _Loader(yaml.SafeLoader):
         return construct(self, node)
 
     def construct_object(self, node: Any, deep: bool = False) -> Any:
-        """A value, whole at once: so alone one that contains itself, as `&a [*a]`, is refused."""
+        """A value, complete at once, or one that contains itself, as `&a [*a]`, would be taken."""
         return super().construct_object(node, deep=True)
 
 

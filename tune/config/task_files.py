@@ -142,7 +142,7 @@ def _files_at(name: str, file: Path, folder: Path, or_folder: bool = False) -> I
 
 
 def _text(file: Path) -> str:
-    """Nothing of a file that this user may not read: the harness tells, if it asks for it."""
+    """Empty if this user may not read it: the harness says so if it needs it."""
     with suppress(OSError):
         return file.read_text(encoding="utf-8", errors="replace")
     return ""

@@ -113,9 +113,9 @@ def _rows(field: str, file: Path, spec: dict[str, Any]) -> list[Row]:
 
 
 def _is_json(file: Path) -> bool:
-    """Whether it is an array, or objects one after the other: the reader minds no lines.
+    """Whether it is an array, or objects one after the other: the reader ignores line ends.
 
-    Of an array alone it takes control characters that are not escaped, such as tabs.
+    Only in an array may control characters, such as tabs, stand unescaped.
     """
     kinds, at = [], 0
     try:

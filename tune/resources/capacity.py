@@ -146,9 +146,10 @@ def _name(kind: str) -> str:
 
 
 def taken_up(worker: Mapping[str, float]) -> Iterator[tuple[str, float]]:
-    """What a worker takes up of each kind, as a share of a GPU is of one and the same.
+    """What a worker takes up of each kind.
 
-    One GPU has room for one worker that holds 0.6, which so takes it up as a whole.
+    Its share of a GPU is of a single one: where it holds 0.6, no other fits beside it, so it takes
+    up the whole.
     """
     for kind, amount in worker.items():
         is_share = 0 < amount < 1 and (kind == "GPU" or type_of(kind))

@@ -317,7 +317,7 @@ class OptunaSearcher(Searcher, SweepListener):
 def _reason(record: TrialRecord) -> str:
     """Why a trial failed, without what differs between trials that fail alike.
 
-    Ports, processes, actors and folders of trials, and how much memory was left or asked for.
+    These are ports, processes, actors, folders, and how much memory was left or asked for.
     """
     if record.status is TrialStatus.OUT_OF_MEMORY:
         return str(record.status)

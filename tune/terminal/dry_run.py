@@ -202,7 +202,7 @@ def _estimate(config: SweepConfig, runs: _Runs, samples: int | None) -> str:
 
 
 def _hours(runs: _Runs, earlier: list[TrialRecord]) -> str:
-    """How long it takes if trials of the search, of which some are stopped early, are as before."""
+    """How long it takes if trials take as long as before; in a search some are stopped early."""
     complete = _seconds(r for r in earlier if r.status is TrialStatus.COMPLETE)
     if not complete:
         return "estimate: time is known once a first trial of this sweep has run to its end"

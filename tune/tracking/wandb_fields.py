@@ -32,7 +32,7 @@ def trial_config(record: TrialRecord) -> dict[str, Any]:
 
 
 def group_of(record: TrialRecord) -> dict[str, str]:
-    """The trials with which W&B averages it."""
+    """Its group: the trials with which W&B averages it."""
     return {SETTING_GROUP: setting_group(record)}
 
 
