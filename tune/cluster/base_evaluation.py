@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -97,12 +98,11 @@ def have_base_checked(
 
 
 def _demands(search: SearchConfig, train: TrainConfig) -> Demands:
+    space = search.lora
+    choices = product(space.target_modules, space.dropout, space.dora) if space else ()
     adapters = tuple(
         LoraConfig(rank=1, alpha=1, target_modules=modules, dropout=dropout, dora=dora)
-        for space in filter(None, [search.lora])
-        for modules in space.target_modules
-        for dropout in space.dropout
-        for dora in space.dora
+        for modules, dropout, dora in choices
     )
     return Demands(adapters=adapters, recomputes=train.gradient_checkpointing)
 
