@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -124,12 +125,10 @@ def trials_as_known(config: SweepConfig, output_dir: Location) -> EarlierTrials:
     Raises:
         UserError: the sweep cannot go on from it.
     """
-    try:
+    with suppress(OSError, ValueError):  # no network, or no such store: the sweep itself says so
         ledger = Ledger(join(output_dir, config.name))
         if ledger.exists() or config.warm_start:
             return earlier_trials(config, ledger, digests(config))
-    except (OSError, ValueError):  # no network, or no such store: the sweep itself says so
-        pass
     return EarlierTrials([], [], [], is_new=True)
 
 
