@@ -6,7 +6,7 @@ The inspection itself is in `trainables.inside`, because a sweep can run it on i
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,11 +15,12 @@ import pandas as pd
 
 from analysis.quiet import quiet_libraries
 from analysis.sweep_settings import SweepSettings
-from analysis.sweeps import no_sweep
+from analysis.sweeps import Sweep, ledger_of
 from trainables.errors import Fault, UserError
 from trainables.inside.choice import notable_trials
 from trainables.inside.records import ROUNDED, InsideFolder, InsideRecord, is_rounded
 from trainables.records.ledger import Ledger
+from trainables.records.schema import TrialRecord
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -55,11 +56,11 @@ def look_inside(
 
 def every_trial(sweep_dir: Path) -> list[int]:
     """Numbers of all trials of the sweep."""
-    return [record.number for record in _ledger(sweep_dir).trials()]
+    return [record.number for record in ledger_of(sweep_dir).trials()]
 
 
 def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
-    ledger = _ledger(sweep_dir)
+    ledger = ledger_of(sweep_dir)
     trials = ledger.trials()
     if numbers is None:
         chosen = notable_trials(SweepSettings.of(ledger.sweep()), trials)
@@ -76,11 +77,14 @@ def _existing(sweep_dir: Path, numbers: Sequence[int] | None) -> list[int]:
     return sorted(set(numbers))
 
 
-def _ledger(sweep_dir: Path) -> Ledger:
-    ledger = Ledger(sweep_dir)
-    if not ledger.exists():
-        raise UserError([no_sweep(sweep_dir)])
-    return ledger
+def inspected(
+    sweep: Sweep, trials: Iterable[TrialRecord]
+) -> Iterator[tuple[TrialRecord, InsideRecord]]:
+    """Those of a sweep's trials that were inspected, with what was found."""
+    folder = InsideFolder(sweep.ledger.folder.root)
+    for trial in trials:
+        if found := folder.read(trial.number):
+            yield trial, found
 
 
 def matrices(records: Sequence[InsideRecord]) -> pd.DataFrame:

@@ -172,14 +172,20 @@ def no_sweep(sweep_dir: Location, rule: str = "holds no sweep") -> Fault:
     return Fault("SWEEP_DIR", f"{rule}: {sweep_dir}", remedy)
 
 
+def ledger_of(sweep_dir: Location) -> Ledger:
+    """The ledger of a folder that must hold a sweep."""
+    ledger = Ledger(sweep_dir)
+    if not ledger.exists():
+        raise UserError([no_sweep(sweep_dir)])
+    return ledger
+
+
 def _resolved(location: Location) -> Location:
     return location.resolve() if isinstance(location, Path) else location
 
 
 def _open(sweep_dir: Location) -> Sweep:
-    ledger = Ledger(sweep_dir)
-    if not ledger.exists():
-        raise UserError([no_sweep(sweep_dir)])
+    ledger = ledger_of(sweep_dir)
     ledger.check()
     trials = tuple(ledger.with_newest(ledger.trials()))
     if not trials:

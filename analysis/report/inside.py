@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from statistics import fmean
 
+from analysis.inside import inspected
 from analysis.report.charts import (
     Chart,
     Figure,
@@ -22,7 +23,6 @@ from analysis.results import Results
 from trainables.inside.records import (
     MOST_SINGULAR_VALUES,
     ROUNDED,
-    InsideFolder,
     InsideRecord,
     is_rounded,
 )
@@ -36,19 +36,14 @@ _MOST_MAPS = 3
 Inspected = list[tuple[TrialRecord, InsideRecord]]
 
 
-def inspected(results: Results) -> Inspected:
-    """The complete trials that were inspected; their records are in the sweep's folder."""
-    found = []
-    for sweep in results.sweeps:
-        folder = InsideFolder(sweep.ledger.folder.root)
-        own = results.of(sweep, results.complete)
-        found += [(r, seen) for r in own if (seen := folder.read(r.number)) and seen.matrices]
-    return found
-
-
 def inside_figures(results: Results) -> list[Figure]:
     """Heat maps, spectra and drift; empty if no trial was inspected."""
-    seen = inspected(results)
+    seen = [
+        (record, inside)
+        for sweep in results.sweeps
+        for record, inside in inspected(sweep, results.of(sweep, results.complete))
+        if inside.matrices
+    ]
     shown = _to_compare(results, seen)
     made = (
         _update_maps(results, shown),

@@ -103,7 +103,6 @@ def _contents(results: Results) -> dict[str, Any]:
         "summary_texts": summary_texts,
         "marks": (UNLIKE_BASE, UNLIKE_FULL),
         "flips": flips(results, recommended) if recommended else [],
-        "recommended": recommended,
         "costs": costs(results),
         "gpu_hours": gpu_hours(results),
         "trial_hours": trial_hours(results),

@@ -3,35 +3,26 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from typing import Any, Literal
 
 import pandas as pd
 import wandb
 
-from analysis.inside import attention, matrices, representation
+from analysis.inside import attention, inspected, matrices, representation
 from analysis.sweeps import Sweep
 from trainables.files.disk import write_whole
-from trainables.inside.records import InsideFolder, InsideRecord
+from trainables.inside.records import InsideRecord
 from trainables.records.schema import TrialRecord
 from trainables.results.wandb_names import RUN_SETTINGS
 
 SPECTRA, ATTENTION, REPRESENTATION = "inside/spectra", "inside/attention", "inside/representation"
 
 
-def inside_records(sweep: Sweep) -> Iterator[tuple[TrialRecord, InsideRecord]]:
-    """The inspected trials, with what `python -m analysis inside` found."""
-    folder = InsideFolder(sweep.ledger.folder.root)
-    for trial in sweep.trials:
-        if found := folder.read(trial.number):
-            yield trial, found
-
-
 def log_inside(sweep: Sweep, mode: Literal["online", "offline"]) -> None:
     """Add the tables to the trials' runs, each only once."""
     done_file = sweep.ledger.folder.root / "wandb" / "inside.json"
     done: dict[str, Any] = json.loads(done_file.read_bytes()) if done_file.exists() else {}
-    for trial, found in inside_records(sweep):
+    for trial, found in inspected(sweep, sweep.trials):
         tables = tables_of(found)
         if tables and done.get(trial.config.trial_id) != found.key:
             _log(sweep, trial, mode, tables)

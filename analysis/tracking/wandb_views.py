@@ -14,8 +14,9 @@ import wandb_workspaces.workspaces as ws
 from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 from wandb_workspaces import expr
 
+from analysis.inside import inspected
 from analysis.sweeps import Sweep, open_sweeps
-from analysis.tracking.wandb_inside import inside_records, log_inside, tables_of
+from analysis.tracking.wandb_inside import log_inside, tables_of
 from analysis.tracking.wandb_panels import PanelGroup, laid_out, panel_groups
 from trainables import metric_keys
 from trainables.errors import Fault, UserError, first_line
@@ -122,7 +123,7 @@ class SweepViews:
 
     def _groups(self) -> list[PanelGroup]:
         logged = {key for record in self._sweep.trials for key in record.metrics}
-        inside = inside_records(self._sweep)
+        inside = inspected(self._sweep, self._sweep.trials)
         tables = dict.fromkeys(key for _, found in inside for key in tables_of(found))
         complete = (r for r in self._sweep.trials if r.status is TrialStatus.COMPLETE)
         settings = dict.fromkeys(setting_group(r) for r in complete if r.confirms is None)

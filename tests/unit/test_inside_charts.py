@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from synthetic_sweep import SyntheticSweep
 
-from analysis.report.inside import inside_figures, inspected
+from analysis.report.inside import inside_figures
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import (
@@ -88,8 +88,8 @@ def test_of_several_sweeps_each_trial_has_what_was_found_in_its_own(tmp_path):
     ]
     InsideFolder(folders[1]).write(record(0, 0.1, sweep="b"))
     InsideFolder(folders[0]).write(record(1, 0.1, sweep="a").model_copy(update={"matrices": ()}))
-    results = Results(open_sweeps(folders))
-    assert [trial.config.trial_id for trial, _ in inspected(results)] == ["b-id-0000"]
+    [line] = inside_figures(Results(open_sweeps(folders)))[-1].charts[0].data
+    assert line["text"][0].startswith("<b>trial 0 of b</b>")
 
 
 def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_highest_rank(
