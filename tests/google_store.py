@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
 from typing import Any
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from loopback import Reply, Request, json_reply, served
 
 _BUCKET, _FOLDER = "sweeps", "mine/"
 _ENDPOINT = "CLOUD_STORAGE_EMULATOR_ENDPOINT"  # where Google's client looks for a server
@@ -21,63 +20,37 @@ def google_store(objects: dict[str, bytes]) -> Iterator[str]:
     """Address of a folder with these objects by name, on a server at this machine's loopback."""
     unfinished, uploads = dict[str, bytes](), count()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-        disable_nagle_algorithm = True
+    def answer(request: Request) -> Reply:
+        parts = urlsplit(request.path)
+        query = {key: value for key, (value, *_) in parse_qs(parts.query).items()}
+        name = _name(parts.path)
+        match request.method:
+            case "GET" if parts.path.endswith("/o"):
+                return json_reply(_listed(objects, **query))
+            case "GET" if name not in objects:
+                return Reply(404)
+            case "GET" if query.get("alt") == "media":
+                return Reply(200, objects[name])
+            case "POST":  # begins an upload
+                upload = f"/o/{quote(query['name'])}?upload_id={next(uploads)}"
+                unfinished[upload] = b""
+                return Reply(200, b"{}", {"Location": f"http://{request.headers['host']}{upload}"})
+            case "PUT":  # the next part of an upload; only the last knows the whole's size
+                unfinished[request.path] += request.content
+                if request.headers["content-range"].endswith("/*"):
+                    done = f"bytes=0-{len(unfinished[request.path]) - 1}"
+                    return Reply(308, headers={"Range": done})
+                objects[name] = unfinished.pop(request.path)
+            case "DELETE":
+                return Reply(404 if objects.pop(name, None) is None else 204)
+        return json_reply(_described(name, objects[name]))
 
-        def do_GET(self) -> None:
-            parts = urlsplit(self.path)
-            query = {key: value for key, (value, *_) in parse_qs(parts.query).items()}
-            name = _name(parts.path)
-            if parts.path.endswith("/o"):
-                self._answer(200, json.dumps(_listed(objects, **query)).encode())
-            elif name not in objects:
-                self._answer(404)
-            elif query.get("alt") == "media":
-                self._answer(200, objects[name])
-            else:
-                self._answer(200, json.dumps(_described(name, objects[name])).encode())
-
-        def do_POST(self) -> None:
-            """Begin an upload."""
-            (name,) = parse_qs(urlsplit(self.path).query)["name"]
-            upload = f"/o/{quote(name)}?upload_id={next(uploads)}"
-            unfinished[upload] = b""
-            self._answer(200, b"{}", Location=f"http://{self.headers['Host']}{upload}")
-
-        def do_PUT(self) -> None:
-            """Take the next part of an upload; only the last knows the whole's size."""
-            unfinished[self.path] += self.rfile.read(int(self.headers["Content-Length"]))
-            if self.headers["Content-Range"].endswith("/*"):
-                self._answer(308, Range=f"bytes=0-{len(unfinished[self.path]) - 1}")
-                return
-            name = _name(urlsplit(self.path).path)
-            objects[name] = unfinished.pop(self.path)
-            self._answer(200, json.dumps(_described(name, objects[name])).encode())
-
-        def do_DELETE(self) -> None:
-            name = _name(urlsplit(self.path).path)
-            self._answer(404 if objects.pop(name, None) is None else 204)
-
-        def _answer(self, status: int, content: bytes = b"", **headers: str) -> None:
-            self.send_response(status)
-            for header, value in {**headers, "Content-Length": str(len(content))}.items():
-                self.send_header(header, value)
-            self.end_headers()
-            self.wfile.write(content)
-
-        def log_message(self, *_: Any) -> None:
-            """Nothing."""
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    os.environ[_ENDPOINT] = f"http://127.0.0.1:{server.server_port}"
-    try:
-        yield f"gs://anonymous@{_BUCKET}/{_FOLDER.rstrip('/')}"
-    finally:
-        del os.environ[_ENDPOINT]
-        server.shutdown()
-        server.server_close()
+    with served(answer) as address:
+        os.environ[_ENDPOINT] = address
+        try:
+            yield f"gs://anonymous@{_BUCKET}/{_FOLDER.rstrip('/')}"
+        finally:
+            del os.environ[_ENDPOINT]
 
 
 def _name(path: str) -> str:

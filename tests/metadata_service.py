@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from uuid import uuid4
+
+from loopback import Reply, Request, served
 
 
 @dataclass
@@ -40,8 +40,12 @@ class MetadataService:
             assert time.monotonic() < deadline, f"asked {self.asked} times, not {goal}"
             time.sleep(0.01)
 
-    def answer(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str]:
-        """Status and text of a reply, as both clouds document them."""
+    def answer(self, request: Request) -> Reply:
+        """As both clouds document it."""
+        status, text = self._answer(request.method, request.path, request.headers)
+        return Reply(status, text.encode())
+
+    def _answer(self, method: str, path: str, headers: Mapping[str, str]) -> tuple[int, str]:
         if self.status != 200:
             return self.status, "out of order"
         match method, path:
@@ -67,28 +71,6 @@ class MetadataService:
 @contextmanager
 def metadata_service() -> Iterator[MetadataService]:
     """A service on a free loopback port until the block ends."""
-    state = MetadataService()
-
-    class Handler(BaseHTTPRequestHandler):
-        def log_message(self, *_: object) -> None:
-            """Silent."""
-
-        def _reply(self) -> None:
-            headers = {name.lower(): value for name, value in self.headers.items()}
-            status, text = state.answer(self.command, self.path, headers)
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
-            self.end_headers()
-            self.wfile.write(text.encode())
-
-        do_GET = do_PUT = _reply
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield state
-        finally:
-            server.shutdown()
-            thread.join()
+    service = MetadataService()
+    with served(service.answer) as service.url:
+        yield service

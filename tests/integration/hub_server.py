@@ -6,30 +6,21 @@ Files with their ETag and commit, and what the hub's API tells of a model. What 
 from __future__ import annotations
 
 import hashlib
-import json
 import re
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from http import HTTPStatus
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+
+from loopback import Reply, Request, json_reply, served
 
 COMMIT = hashlib.sha1(b"the only commit", usedforsecurity=False).hexdigest()
 _PATIENCE_S = 90.0
 
 
-class Reply(NamedTuple):
-    """What a request is answered with."""
-
-    status: int
-    headers: dict[str, str]
-    content: bytes = b""
-
-
-_NOTHING = Reply(HTTPStatus.NOT_FOUND, {})
+_NOTHING = Reply(HTTPStatus.NOT_FOUND)
 
 
 class Hub:
@@ -60,15 +51,16 @@ class Hub:
         """
         self._held[file] = looks
 
-    def answer(self, method: str, path: str, headers: Mapping[str, str]) -> Reply:
+    def answer(self, request: Request) -> Reply:
         """The reply to a request."""
+        method, path, headers, _ = request
         _, of_the_model, rest = path.partition("?")[0].partition(f"/{self._name}")
         if not of_the_model:
             return _NOTHING
         with self._changed:
             if headers.get("authorization") != f"Bearer {self._token}":
                 self.refused += 1
-                return Reply(HTTPStatus.UNAUTHORIZED, {"X-Error-Code": "GatedRepo"})
+                return Reply(HTTPStatus.UNAUTHORIZED, headers={"X-Error-Code": "GatedRepo"})
             if process := re.search(r"session_id/(\w+)", headers.get("user-agent", "")):
                 self.processes.add(process[1])
         place, revision, file = [*rest.strip("/").split("/", 2), "", ""][:3]
@@ -80,7 +72,7 @@ class Hub:
 
     def _file(self, method: str, name: str) -> Reply:
         if name not in self._files:
-            return Reply(HTTPStatus.NOT_FOUND, {"X-Error-Code": "EntryNotFound"})
+            return Reply(HTTPStatus.NOT_FOUND, headers={"X-Error-Code": "EntryNotFound"})
         with self._changed:
             (self.looks if method == "HEAD" else self.downloads)[name] += 1
             self._changed.notify_all()
@@ -89,7 +81,7 @@ class Hub:
                 self._changed.wait_for(lambda: self.looks[name] >= held[0], _PATIENCE_S)
         content = self._files[name]
         told = {"ETag": f'"{_digest(content)}"', "X-Repo-Commit": COMMIT}
-        return Reply(HTTPStatus.OK, told, content)
+        return Reply(HTTPStatus.OK, content, told)
 
     def _described(self, place: str) -> Reply:
         """What the hub's API tells of the model: its commit, or its files."""
@@ -98,14 +90,9 @@ class Hub:
                 {"type": "file", "path": name, "size": len(content), "oid": _digest(content)}
                 for name, content in sorted(self._files.items())
             ]
-            return _json(files)
+            return json_reply(files)
         siblings = [{"rfilename": name} for name in sorted(self._files)]
-        return _json({"id": self._name, "sha": COMMIT, "tags": [], "siblings": siblings})
-
-
-def _json(value: Any) -> Reply:
-    content = json.dumps(value).encode()
-    return Reply(HTTPStatus.OK, {"Content-Type": "application/json"}, content)
+        return json_reply({"id": self._name, "sha": COMMIT, "tags": [], "siblings": siblings})
 
 
 def _digest(content: bytes) -> str:
@@ -122,38 +109,5 @@ def hub_server(name: str, folder: Path, token: str) -> Iterator[Hub]:
         token: without which nothing is told of it.
     """
     hub = Hub(name, folder, token)
-
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
-
-        def log_message(self, *_: Any) -> None:
-            """Silent."""
-
-        def _reply(self) -> None:
-            asked = {name.lower(): value for name, value in self.headers.items()}
-            status, headers, content = hub.answer(self.command, self.path, asked)
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(content)
-
-        do_GET = do_HEAD = _reply
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: Any) -> None:
-            """Silent: a client that was killed hangs up."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        hub.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-        thread.start()
-        try:
-            yield hub
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(hub.answer) as hub.url:
+        yield hub

@@ -9,16 +9,15 @@ for, so an unknown field, a wrong type or a missing variable is an error here as
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from graphql import GraphQLError, build_schema, graphql_sync
+from loopback import Reply, Request, json_reply, served
 from wandb_server import WandbServer
 
 SCHEMA = build_schema("""
@@ -176,44 +175,18 @@ def graphql_server(key: str) -> Iterator[GraphqlServer]:
     state, lock = GraphqlServer(key), threading.Lock()
     admitted = "Basic " + base64.b64encode(f"api:{key}".encode()).decode()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(request: Request) -> Reply:
+        if request.method != "POST":
+            return json_reply({})
+        if request.headers.get("authorization") != admitted:
+            return json_reply({"errors": [{"message": "user is not logged in"}]}, 401)
+        asked = json.loads(request.content or "{}")
+        with lock:
+            if request.path == "/graphql" and asked.get("operationName") not in _OF_RUNS:
+                return json_reply(state.execute(asked))
+            status, value = state.runs.answer(request.path, asked)
+        return json_reply(value, status)
 
-        def log_message(self, *_: Any) -> None:
-            """Silent."""
-
-        def do_POST(self) -> None:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            if self.headers.get("Content-Encoding") == "gzip":
-                body = gzip.decompress(body)
-            if self.headers.get("Authorization") != admitted:
-                self._reply(401, {"errors": [{"message": "user is not logged in"}]})
-                return
-            request = json.loads(body or "{}")
-            with lock:
-                if self.path == "/graphql" and request.get("operationName") not in _OF_RUNS:
-                    self._reply(200, state.execute(request))
-                else:
-                    self._reply(*state.runs.answer(self.path, request))
-
-        def do_PUT(self) -> None:
-            self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            self._reply(200, {})
-
-        def _reply(self, status: int, answer: dict[str, Any]) -> None:
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        state.url = state.runs.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield state
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(answer) as state.url:
+        state.runs.url = state.url
+        yield state

@@ -8,14 +8,14 @@ wrongly overwrites or leaves gaps here too.
 
 from __future__ import annotations
 
-import gzip
 import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+from loopback import Reply, Request, json_reply, served
 
 
 @dataclass
@@ -203,50 +203,12 @@ def wandb_server() -> Iterator[WandbServer]:
     """A server on a free loopback port until the block ends."""
     state, lock = WandbServer(), threading.Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    def answer(request: Request) -> Reply:
+        if request.method != "POST":
+            return json_reply({})
+        with lock:
+            status, value = state.answer(request.path, json.loads(request.content or "{}"))
+        return json_reply(value, status)
 
-        def log_message(self, *_: Any) -> None:
-            """Silent."""
-
-        def do_POST(self) -> None:
-            body = json.loads(self._body() or "{}")
-            with lock:
-                status, answer = state.answer(self.path, body)
-            self._reply(answer, status)
-
-        def do_PUT(self) -> None:
-            self._body()
-            self._reply({})
-
-        def do_GET(self) -> None:
-            self._reply({})
-
-        def _body(self) -> bytes:
-            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            is_zipped = self.headers.get("Content-Encoding") == "gzip"
-            return gzip.decompress(body) if is_zipped else body
-
-        def _reply(self, answer: dict[str, Any], status: int = 200) -> None:
-            content = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
-
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, *_: Any) -> None:
-            """Silent: a client that was killed hangs up."""
-
-    with Server(("127.0.0.1", 0), Handler) as server:
-        state.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield state
-        finally:
-            server.shutdown()
-            thread.join()
+    with served(answer) as state.url:
+        yield state

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import gzip
 import json
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loopback import Reply, Request, json_reply, served
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -26,29 +24,39 @@ from trainables.records.schema import TrialStatus
 from tune.tracking.wandb_fields import base_config, best_values, trial_config
 
 KEY = "k" * 40
+ADMITTED = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
 
 
-class RunsServer(ThreadingHTTPServer):
+class Runs:
     """Answers what `wandb.Api().runs` asks: who am I, and a page of a group's runs.
 
-    Attributes:
+    Args:
         runs: group to runs, each with `name`, `config` and `summary`.
+
+    Attributes:
         asked: variables of each query for runs.
     """
 
     def __init__(self, runs: dict[str, list[dict[str, Any]]]) -> None:
-        super().__init__(("127.0.0.1", 0), Answers)
-        self.runs, self.asked = runs, []
-        threading.Thread(target=self.serve_forever, daemon=True).start()
+        self._runs, self.asked, self.url = runs, [], ""
 
-    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+    def answer(self, request: Request) -> Reply:
+        body = json.loads(request.content) if request.path == "/graphql" else {"query": ""}
+        variables = body.get("variables") or {}
+        if request.headers.get("authorization") != ADMITTED:
+            return json_reply({"errors": [{"message": "user is not logged in"}]}, 403)
+        if variables.get("project") == "private":
+            return json_reply({"errors": [{"message": "permission denied"}]}, 403)
+        return json_reply({"data": self._data(body["query"], variables)})
+
+    def _data(self, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         if "runs(" not in query:
             viewer = {"id": "1", "entity": "me", "username": "me", "email": "", "flags": "{}"}
             return {"viewer": {**viewer, "teams": {"edges": []}}}
         self.asked.append(variables)
         if variables["project"] != "sweeps":
             return {"project": None}
-        found = self.runs.get(json.loads(variables["filters"])["group"], [])
+        found = self._runs.get(json.loads(variables["filters"])["group"], [])
         start = int(variables["cursor"] or 0)
         page = found[start : start + 3]  # a server may send fewer than it is asked for
         edges = [
@@ -89,36 +97,6 @@ def _sent(summary: dict[str, Any]) -> dict[str, Any]:
     return summary | whole
 
 
-class Answers(BaseHTTPRequestHandler):
-    server: RunsServer
-
-    def do_POST(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        admitted = "Basic " + base64.b64encode(f"api:{KEY}".encode()).decode()
-        if self.headers.get("Content-Encoding") == "gzip":
-            raw = gzip.decompress(raw)
-        body: dict[str, Any] = json.loads(raw) if self.path == "/graphql" else {"query": ""}
-        variables = body.get("variables") or {}
-        refusal = None
-        if self.headers["Authorization"] != admitted:
-            refusal = "user is not logged in"
-        elif variables.get("project") == "private":
-            refusal = "permission denied"
-        if refusal:
-            answer: dict[str, Any] = {"errors": [{"message": refusal}]}
-        else:
-            answer = {"data": self.server.answer(body["query"], variables)}
-        out = json.dumps(answer).encode()
-        self.send_response(403 if refusal else 200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(out)))
-        self.end_headers()
-        self.wfile.write(out)
-
-    def log_message(self, *arguments: object) -> None:
-        pass
-
-
 @pytest.fixture(scope="module")
 def sweep(tmp_path_factory):
     synthetic = SyntheticSweep(trials=8, failures={3: TrialStatus.FAILED})
@@ -145,14 +123,14 @@ def server(sweep):
         name, config = record.config.trial_id, trial_config(record)
         logged.append({"name": name, "config": config, "summary": summary})
     other = {**logged[1], "name": "x", "config": {**logged[1]["config"], "model/name": "other"}}
-    server = RunsServer({"a-sweep": logged, "mixed": [logged[1], other], "base": logged[:1]})
-    yield server
-    server.shutdown()
+    runs = Runs({"a-sweep": logged, "mixed": [logged[1], other], "base": logged[:1]})
+    with served(runs.answer) as runs.url:
+        yield runs
 
 
 @pytest.fixture
 def api(server, monkeypatch, tmp_path):
-    monkeypatch.setenv("WANDB_BASE_URL", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("WANDB_BASE_URL", server.url)
     monkeypatch.setenv("WANDB_API_KEY", KEY)
     monkeypatch.setenv("WANDB_DIR", str(tmp_path))
     return server
