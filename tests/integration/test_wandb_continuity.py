@@ -16,7 +16,8 @@ from tempfile import TemporaryDirectory
 
 import psutil
 import pytest
-from wandb_driver import REASONS, STEPS, SWEEP_ID, TRIALS, base
+from builders import SWEEP_ID, base_record
+from wandb_driver import REASONS, STEPS, TRIALS
 from wandb_server import WandbServer, wandb_server
 
 from trainables.records.ledger import Ledger
@@ -36,7 +37,7 @@ def environment(tmp_path: Path) -> dict[str, str]:
     """No settings of the machine's, and no server but one of the test's own."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("WANDB_")}
     return kept | {
-        "PYTHONPATH": str(ROOT),
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         "NETRC": str(tmp_path / "no-netrc"),
         "WANDB_CONFIG_DIR": str(tmp_path / "no-config"),
         "WANDB_BASE_URL": "http://127.0.0.1:9",
@@ -125,7 +126,7 @@ def check(server: WandbServer, folder: Path) -> None:
         assert run.fields["groupName"] == SWEEP_ID
     run = server.runs[f"{SWEEP_ID}-base"]
     assert (run.steps, run.exit_code, run.summary["status"]) == ([0], 0, "COMPLETE")
-    assert base().metrics.items() <= run.history[0].items()
+    assert base_record().metrics.items() <= run.history[0].items()
 
 
 def test_offline_parts_of_killed_drivers_join_to_whole_runs(

@@ -13,28 +13,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import builders
 import pytest
 import wandb
+from builders import SWEEP_ID, running, sweep_config
 from wandb.util import get_core_path
 
-from trainables.config import (
-    DataConfig,
-    DeepSpeedConfig,
-    EvalSuite,
-    LoraConfig,
-    ModelConfig,
-    TrainConfig,
-    TrialConfig,
-)
+from trainables.config import DeepSpeedConfig, LoraConfig, ModelConfig, TrainConfig
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    BaseRecord,
-    Measurement,
-    Provenance,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TrialRecord, TrialStatus
 from tune.config.sweep_config import WandbConfig
 from tune.tracking import wandb_runs
 from tune.tracking.wandb_fields import trial_name
@@ -46,7 +33,6 @@ pytestmark = pytest.mark.integration
 WANDB = str(Path(sys.executable).with_name("wandb"))
 FAKE_KEY = "f00d" * 10
 OFFLINE = WandbConfig(mode="offline", project="tests", tags=("a", "b"))
-SWEEP_ID = "quickstart-0a1b2c3d"
 MODEL = ModelConfig(name="tiny-model", dtype="float32", attention="eager")
 
 
@@ -69,61 +55,32 @@ def folder(tmp_path: Path) -> Path:
 
 
 def sweep_record() -> SweepRecord:
-    provenance = Provenance(
-        created=0,
-        command="tune",
-        git_commit=None,
-        python="3",
-        versions={},
-        warnings=("a large batch",),
-    )
-    config = {"name": "quickstart", "model": MODEL.model_dump(mode="json")}
-    return SweepRecord(sweep_id=SWEEP_ID, config=config, provenance=provenance)
+    record = builders.sweep_record(sweep_config(model=MODEL))
+    warned = record.provenance.model_copy(update={"warnings": ("a large batch",)})
+    return record.model_copy(update={"provenance": warned})
 
 
 def base_record() -> BaseRecord:
-    return BaseRecord(
-        key="k",
-        scores_key="k",
-        scores={},
+    return builders.base_record(
         metrics={"in_domain/acc_mean": 0.25, "ood/piqa/acc": 0.5123456789},
         general_nll=3.25,
         parameters=134_515_008,
-        train_samples=90,
-        validation_samples=0,
-        skipped_samples=3,
-        seconds=1.5,
         warnings=("at chance",),
     )
 
 
-def trial(
-    number: int = 7,
-    *,
-    full: bool = False,
-    status: TrialStatus = TrialStatus.RUNNING,
-    attempt: int = 1,
-    **fields: Any,
-) -> TrialRecord:
-    config = TrialConfig(
-        trial_id=f"{SWEEP_ID}-{number:04d}",
-        number=number,
+def trial(number: int = 7, *, full: bool = False, **fields: Any) -> TrialRecord:
+    return running(
+        number,
         seed=11,
-        data_seed=12,
         method="full" if full else "lora",
         learning_rate=3e-4,
         lora=None if full else LoraConfig(rank=4, alpha=16, rslora=True),
         deepspeed=DeepSpeedConfig(zero_stage=3) if full else None,
         model=MODEL,
-        data=DataConfig(path="rows.jsonl"),
-        eval=EvalSuite.model_validate({"in_domain": ["arc_easy"]}),
         train=TrainConfig(batch_size=8),
-        output_dir="out",
-        base_dir="base",
-    )
-    params = {"lora/rank": 4, "lora/learning_rate": 3e-4}
-    return TrialRecord(
-        config=config, params=params, started=0, status=status, attempt=attempt, **fields
+        params={"lora/rank": 4, "lora/learning_rate": 3e-4},
+        **fields,
     )
 
 

@@ -12,11 +12,12 @@ from typing import Literal
 
 import pytest
 import wandb
-from wandb_driver import SWEEP_ID, base, measurement, trial
+from builders import SWEEP_ID, base_record, sweep_config, sweep_record
+from wandb_driver import measurement, trial
 from wandb_server import WandbServer, wandb_server
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import Provenance, SweepRecord, TrialRecord, TrialStatus
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.config.sweep_config import WandbConfig
 from tune.config.sweep_file import load_sweep
 from tune.tracking import wandb_endings, wandb_listener, wandb_runs
@@ -59,14 +60,8 @@ def start_sweep(folder: Path, config: WandbConfig) -> WandbListener:
     wandb.teardown()
     finished = [r for r in Ledger(folder).trials() if r.status is not TrialStatus.RUNNING]
     listener = WandbListener(config, folder)
-    listener.sweep_started(sweep_record(), base(), finished)
+    listener.sweep_started(sweep_record(sweep_config()), base_record(), finished)
     return listener
-
-
-def sweep_record() -> SweepRecord:
-    provenance = Provenance(created=0, command="", git_commit=None, python="3", versions={})
-    config = {"name": "s", "model": {"name": "m"}, "wandb": {"project": "p", "entity": None}}
-    return SweepRecord(sweep_id=SWEEP_ID, config=config, provenance=provenance)
 
 
 def start(folder: Path, listener: WandbListener, number: int) -> TrialRecord:
@@ -105,12 +100,14 @@ def test_whose_project_a_sweep_is_online_in_is_recorded_with_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else the environment of a later start would have its runs in another entity's project."""
-    Ledger(tmp_path / "s").write_sweep(sweep_record())
+    in_project = sweep_config(name="s", wandb={"project": "p"})
+    Ledger(tmp_path / "s").write_sweep(sweep_record(in_project))
     end_sweep(tmp_path / "s", start_sweep(tmp_path / "s", WandbConfig(mode=mode, project="p")))
     monkeypatch.setenv("WANDB_ENTITY", "others")
     again = in_its_project(load_sweep("quickstart", ["name=s"]), tmp_path).wandb
     assert (again.project, again.entity) == ("p", kept or "others")
-    assert Ledger(tmp_path / "s").sweep().config["wandb"] == {"project": "p", "entity": kept}
+    recorded = Ledger(tmp_path / "s").sweep().config["wandb"]
+    assert (recorded["project"], recorded["entity"]) == ("p", kept)
 
 
 def test_what_a_revoked_key_kept_from_wandb_is_told_and_logged_later(

@@ -11,75 +11,45 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import builders
 import pytest
+from builders import GAIN, LOSS, OOD, SWEEP_ID, record_sweep
 from wandb_graphql_server import ENTITY, GraphqlServer, graphql_server
 
 from analysis.sweeps import open_sweeps
 from analysis.tracking.wandb_inside import log_inside
 from trainables import metric_keys
-from trainables.config import LoraConfig, ModelConfig, TrialConfig
+from trainables.config import LoraConfig
 from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    BaseRecord,
-    Measurement,
-    Provenance,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
-from tune.config.sweep_file import load_sweep
+from trainables.records.schema import TrialRecord, TrialStatus
 from tune.tracking.wandb_views import have_views_made
 
 pytestmark = pytest.mark.integration
 
 PROJECT = Path(__file__).parents[2]
 KEY = "f00d" * 10
-SWEEP_ID = "quickstart-0a1b2c3d"
 TRIALS = 12
-GAIN, LOSS, OOD = metric_keys.IN_DOMAIN_ACC, metric_keys.FORGETTING_MEAN, metric_keys.OOD_ACC
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
     """The records of a sweep of LoRA and full trials."""
     folder = tmp_path / "my sweep"
-    config = load_sweep("quickstart", [])
-    ledger = Ledger(folder)
-    provenance = Provenance(created=0, command="tune", git_commit=None, python="3", versions={})
-    ledger.write_sweep(
-        SweepRecord(sweep_id=SWEEP_ID, config=config.model_dump(mode="json"), provenance=provenance)
-    )
-    for number in range(TRIALS):
-        ledger.write_trial(trial(number, config.model))
-    ledger.folder.base.mkdir()
-    base = BaseRecord(
-        key="k", scores_key="k", scores={}, metrics={GAIN: 0.1, LOSS: 0.0, OOD: 0.1},
-        general_nll=None, parameters=1, train_samples=1, validation_samples=0,
-        skipped_samples=0, seconds=1,
-    )  # fmt: skip
-    ledger.folder.base_json.write_text(base.model_dump_json())
+    record_sweep(folder, *map(trial, range(TRIALS)), trials=16)
     return folder
 
 
-def trial(number: int, model: ModelConfig) -> TrialRecord:
-    config = load_sweep("quickstart", [])
+def trial(number: int, **fields: Any) -> TrialRecord:
     full = number % 4 == 3
     metrics = {GAIN: 0.5 + number / 100, LOSS: number / 100, OOD: 0.4,
                metric_keys.TRAIN_LOSS: 0.3, metric_keys.VALIDATION_LOSS: 0.4}  # fmt: skip
-    trial_config = TrialConfig(
-        trial_id=f"{SWEEP_ID}-{number:04d}", number=number, seed=0, data_seed=0,
-        method="full" if full else "lora", learning_rate=1e-4,
+    return builders.trial(
+        number,
+        metrics,
+        method="full" if full else "lora",
         lora=None if full else LoraConfig(rank=2 ** (number % 4), alpha=8),
-        model=model, data=config.data, eval=config.eval, train=config.train,
-        output_dir="o", base_dir="b",
-    )  # fmt: skip
-    return TrialRecord(
-        config=trial_config,
-        params={},
-        status=TrialStatus.COMPLETE,
-        started=0,
-        last=Measurement(step=10, metrics=metrics, time=0),
+        **fields,
     )
 
 
@@ -222,8 +192,7 @@ def test_the_view_and_the_report_are_made_once_and_then_updated(
     server.views[report["id"]]["displayName"] = "My favourite sweep"
     for number in range(12, 21):
         more: dict[int, dict[str, Any]] = {19: {"confirms": 5}, 20: {"status": TrialStatus.FAILED}}
-        record = trial(number, ModelConfig(name="m")).model_copy(update=more.get(number, {}))
-        Ledger(sweep).write_trial(record)
+        Ledger(sweep).write_trial(trial(number, **more.get(number, {})))
     second = wandb_views(sweep, tmp_path, server.url)
     assert second.returncode == 0, second.stderr
     assert server.upserts == [True, True, False, False]

@@ -15,29 +15,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-from trainables.config import (
-    DataConfig,
-    EvalSuite,
-    LoraConfig,
-    ModelConfig,
-    TrainConfig,
-    TrialConfig,
-)
+from builders import base_record, running, sweep_config, sweep_record
+
 from trainables.records.ledger import Ledger
-from trainables.records.schema import (
-    BaseRecord,
-    Measurement,
-    Provenance,
-    SweepRecord,
-    TrialRecord,
-    TrialStatus,
-)
+from trainables.records.schema import Measurement, TrialRecord, TrialStatus
 from tune.config.sweep_config import WandbConfig
 from tune.folder.recorder import Recorder
 from tune.listeners import SweepListener
 from tune.tracking.wandb_listener import WandbListener
 
-SWEEP_ID = "killed-0a1b2c3d"
 STEPS = range(2, 26, 2)
 REASONS = {1: "injected"}  # the second trial fails
 TRIALS, SIDE_BY_SIDE = 4, 2
@@ -63,22 +49,7 @@ def measurement(number: int, step: int) -> Measurement:
 
 
 def trial(folder: Path, number: int) -> TrialRecord:
-    config = TrialConfig(
-        trial_id=f"{SWEEP_ID}-{number:04d}",
-        number=number,
-        seed=0,
-        data_seed=0,
-        method="lora",
-        learning_rate=1e-3,
-        lora=LoraConfig(rank=4, alpha=8),
-        model=ModelConfig(name="m"),
-        data=DataConfig(path="rows.jsonl"),
-        eval=EvalSuite.model_validate({"in_domain": ["arc_easy"]}),
-        train=TrainConfig(),
-        output_dir=str(folder),
-        base_dir=str(folder),
-    )
-    return TrialRecord(config=config, params={}, started=0.0)
+    return running(number, output_dir=str(folder), base_dir=str(folder))
 
 
 def run(folder: Path, mode: Any, pace: random.Random) -> list[str]:
@@ -88,20 +59,18 @@ def run(folder: Path, mode: Any, pace: random.Random) -> list[str]:
     listeners = [Mortal(), Recorder(ledger), Mortal(), mirror, Mortal()]
     records = {record.number: record for record in ledger.trials()}
     finished = [r for r in records.values() if r.status is not TrialStatus.RUNNING]
-    provenance = Provenance(created=0, command="", git_commit=None, python="3", versions={})
-    sweep = SweepRecord(sweep_id=SWEEP_ID, config={"model": {"name": "m"}}, provenance=provenance)
     for listener in listeners:
-        listener.sweep_started(sweep, base(), finished)
+        listener.sweep_started(sweep_record(sweep_config()), base_record(), finished)
     waiting = [n for n in range(TRIALS) if n not in {record.number for record in finished}]
-    running: dict[int, list[int]] = {}
-    while waiting or running:
-        while waiting and len(running) < SIDE_BY_SIDE:
+    steps: dict[int, list[int]] = {}
+    while waiting or steps:
+        while waiting and len(steps) < SIDE_BY_SIDE:
             number = waiting.pop(0)
-            running[number] = start(ledger, listeners, records, number)
-        number = pace.choice(sorted(running))
-        advance(listeners, records, number, running[number].pop(0))
-        if not running[number]:
-            del running[number]
+            steps[number] = start(ledger, listeners, records, number)
+        number = pace.choice(sorted(steps))
+        advance(listeners, records, number, steps[number].pop(0))
+        if not steps[number]:
+            del steps[number]
         time.sleep(pace.choice([0, 0, 0.3]))  # now and then W&B flushes
     for listener in listeners:
         listener.sweep_ended(ledger.trials())
@@ -139,21 +108,6 @@ def advance(listeners: list[Any], records: dict[int, TrialRecord], number: int, 
         for listener in listeners:
             listener.trial_ended(record)
     records[number] = record
-
-
-def base() -> BaseRecord:
-    return BaseRecord(
-        key="k",
-        scores_key="k",
-        scores={},
-        metrics={"in_domain/acc_mean": 0.25},
-        general_nll=None,
-        parameters=1,
-        train_samples=1,
-        validation_samples=0,
-        skipped_samples=0,
-        seconds=1.0,
-    )
 
 
 if __name__ == "__main__":
