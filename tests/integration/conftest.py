@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from tempfile import mkdtemp
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from trainables.records.schema import Measurement, TrialResult
+    from trainables.slots.engine import SlotEngine
     from tune.config.sweep_config import SweepConfig
 
 # Workers have the environment that their cluster was started in.
@@ -50,6 +53,20 @@ SMALL = (
     "train.report_every=10",
     "train.log_every=1",
 )
+
+
+def told_by(*program: object, given: str | None = None) -> Any:
+    """What a Python program prints last, as JSON."""
+    done = subprocess.run(
+        [sys.executable, *map(str, program)],
+        input=given,
+        capture_output=True,
+        text=True,
+        timeout=280,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 class Run:
@@ -162,6 +179,17 @@ def run() -> Callable[[TrialConfig], Run]:
         return Run(train(config, reporter), reporter.measurements)
 
     return run
+
+
+@pytest.fixture
+def engine(make_trial: Callable[..., TrialConfig]) -> Iterator[SlotEngine]:
+    """Slots for trials as `make_trial` makes them."""
+    from trainables.slots.engine import SlotEngine
+
+    trial = make_trial()
+    engine = SlotEngine(trial.model, trial.lora)
+    yield engine
+    engine.close()
 
 
 @pytest.fixture

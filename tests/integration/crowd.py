@@ -12,11 +12,12 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from threading import Event, Thread
+from typing import TypeVar
 
 import fake_sweep
 import ray
@@ -29,6 +30,7 @@ from trainables.records.schema import TrialRecord
 from tune.cluster.ray_cluster import ray_cluster
 from tune.command_line import main
 
+T = TypeVar("T")
 _LOOK_EVERY_S = 0.2
 
 
@@ -99,24 +101,29 @@ class Driver:
 
 
 @contextmanager
-def watching_gpus(cluster: Cluster) -> Iterator[list[float]]:
-    """GPUs that all placement groups hold together, looked at over and over."""
-    seen: list[float] = []
+def looked_at(look: Callable[[], T]) -> Iterator[list[T]]:
+    """What is seen over and over until the block ends."""
+    seen: list[T] = []
     ended = Event()
 
-    def look() -> None:
+    def keep_looking() -> None:
         while not ended.wait(_LOOK_EVERY_S):
-            groups = cluster.global_state.placement_group_table().values()
-            created = [group["bundles"].values() for group in groups if group["state"] == "CREATED"]
-            seen.append(sum(b.get("GPU", 0) for bundles in created for b in bundles))
+            seen.append(look())
 
-    looking = Thread(target=look)
+    looking = Thread(target=keep_looking)
     looking.start()
     try:
         yield seen
     finally:
         ended.set()
         looking.join()
+
+
+def gpus_held(cluster: Cluster) -> float:
+    """By all placement groups together."""
+    groups = cluster.global_state.placement_group_table().values()
+    created = [group["bundles"].values() for group in groups if group["state"] == "CREATED"]
+    return sum(bundle.get("GPU", 0) for bundles in created for bundle in bundles)
 
 
 def gpus_of(record: TrialRecord) -> float:

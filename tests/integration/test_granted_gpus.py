@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import told_by
 
 from trainables.config import TrialConfig
 from trainables.under_ray import granted_gpus
@@ -115,16 +115,8 @@ def test_whatever_was_given_it_says_so(
     program.write_text("#!/bin/sh\necho 550.54.14\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT],
-        input=make_trial(output_dir=str(tmp_path)).model_dump_json(),
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    said = json.loads(done.stdout.splitlines()[-1])
+    trial = make_trial(output_dir=str(tmp_path))
+    said = told_by("-c", SCRIPT, given=trial.model_dump_json())
     assert said.keys() == {"base", "alone", "in_group", "in_slot"}
     for text in said.values():
         assert text.startswith("node ")

@@ -7,15 +7,14 @@ import re
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from subprocess import Popen
-from threading import Event, Thread
 
 import psutil
 import pytest
 from conftest import SMALL
-from crowd import Driver, gpus_of
+from crowd import Driver, gpus_of, looked_at
 from lone_head import free_port, head, share_token
 
 from trainables.records.schema import TrialStatus
@@ -79,24 +78,6 @@ class GrowingCluster:
         """How many there are, by their GPUs."""
         return Counter(gpus for gpus in map(_gpus, self._head.children(recursive=True)) if gpus)
 
-    @contextmanager
-    def watched(self) -> Iterator[list[Counter[int]]]:
-        """Its workers, looked at over and over."""
-        seen: list[Counter[int]] = []
-        ended = Event()
-
-        def look() -> None:
-            while not ended.wait(0.2):
-                seen.append(self.workers())
-
-        looking = Thread(target=look)
-        looking.start()
-        try:
-            yield seen
-        finally:
-            ended.set()
-            looking.join()
-
 
 def _processes(port: int) -> dict[str, object]:
     """Ray's provider for tests of its autoscaler; `port` is the head's."""
@@ -139,7 +120,7 @@ def test_a_cluster_grows_by_what_trials_ask_for_and_shrinks(
     growing: GrowingCluster, tmp_path: Path, base_cache: Path
 ) -> None:
     assert growing.workers() == {}
-    with growing.watched() as seen:
+    with looked_at(growing.workers) as seen:
         driver = Driver(
             growing.address,
             tmp_path / "s",

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import SMALL
+from conftest import SMALL, told_by
 from killed_trials import history
 
 from trainables.records.ledger import Ledger
@@ -40,15 +37,7 @@ TRIAL = (
 def test_a_group_that_loses_hosts_goes_on_elsewhere_and_loses_no_step(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), "groups", str(tmp_path), str(base_cache), *TRIAL],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = told_by(SCRIPT, "groups", tmp_path, base_cache, *TRIAL)
     assert told["token_found_in"] == []
     ledgers = {name: Ledger(tmp_path / name) for name in ("undisturbed", "drained")}
     for name, attempts in (("undisturbed", 1), ("drained", 3)):

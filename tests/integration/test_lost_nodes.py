@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from conftest import SMALL
+from conftest import SMALL, told_by
 from killed_trials import history
 
 from trainables.records.ledger import Ledger
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.integration, pytest.mark.ray]
 
-HERE = Path(__file__).parent
+SCRIPT = Path(__file__).with_name("sweep_losing_nodes.py")
 TRIAL = (
     *SMALL,
     "search={lora: {rank: 4, alpha: 8, dropout: 0.2, learning_rate: 1.0e-3}}",
@@ -36,25 +33,13 @@ TRIAL = (
 def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down(
     base: Base, base_cache: Path, tmp_path: Path
 ) -> None:
-    script = [sys.executable, str(HERE / "sweep_losing_nodes.py")]
-    done = subprocess.run(
-        [*script, "trials", str(tmp_path), str(base_cache), *TRIAL],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = told_by(SCRIPT, "trials", tmp_path, base_cache, *TRIAL)
     seen = {name: sweep["steps"] for name, sweep in told["sweeps"].items()}
     ledgers = {name: Ledger(tmp_path / name) for name in seen}
     for name, attempts in (("undisturbed", 1), ("drained", 2), ("killed", 2)):
         (record,) = ledgers[name].trials()
-        assert (record.status, record.attempt, record.failures) == (
-            TrialStatus.COMPLETE,
-            attempts,
-            0,
-        )
+        ending = record.status, record.attempt, record.failures
+        assert ending == (TrialStatus.COMPLETE, attempts, 0)
         assert history(ledgers[name]) == history(ledgers["undisturbed"])
     (record,) = ledgers["drained in a slot"].trials()
     assert (record.status, record.attempt, record.failures) == (TrialStatus.COMPLETE, 2, 0)
@@ -70,7 +55,4 @@ def test_a_lost_node_costs_no_failure_and_few_steps_and_no_token_is_written_down
 
 
 def test_a_drain_is_noticed_after_the_node_of_the_request_is_lost() -> None:
-    script = [sys.executable, str(HERE / "sweep_losing_nodes.py"), "request"]
-    done = subprocess.run(script, capture_output=True, text=True, timeout=200, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) is True
+    assert told_by(SCRIPT, "request") is True

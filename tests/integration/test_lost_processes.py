@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from conftest import told_by
 from killed_trials import ONE_TRIAL, Killer, history
 
 from trainables.records.ledger import Ledger
@@ -70,15 +68,8 @@ def test_a_trial_that_ray_kills_for_its_node_s_memory_goes_on(
 ) -> None:
     """It was the end of the whole sweep: Tune does not know the error's type."""
     script = Path(__file__).with_name("sweep_short_of_host_memory.py")
-    done = subprocess.run(
-        [sys.executable, str(script), str(tmp_path / "sweep"), str(base_cache), *ONE_TRIAL],
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout.splitlines()[-1]) == [TrialStatus.COMPLETE, 2, 0]
+    told = told_by(script, tmp_path / "sweep", base_cache, *ONE_TRIAL)
+    assert told == [TrialStatus.COMPLETE, 2, 0]
 
 
 EARLY_STOPPING = (

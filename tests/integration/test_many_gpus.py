@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from conftest import SMALL
-from crowd import Driver, cluster_of, gpus_of, most_gpus, span, watching_gpus
+from crowd import Driver, cluster_of, gpus_held, gpus_of, looked_at, most_gpus, span
 from ray.cluster_utils import Cluster
 
 from trainables.records.schema import TrialStatus
@@ -48,7 +49,7 @@ def test_trials_of_all_sizes_run_in_turn(
     # A trial's process takes two seconds of a core to start. What pauses for a second at each step
     # holds its GPUs for longer, so that many train at once, and leaves the cores to those starts.
     pause_s = 1.0
-    with watching_gpus(many_gpus) as held:
+    with looked_at(partial(gpus_held, many_gpus)) as held:
         driver = Driver(
             many_gpus.address,
             tmp_path / "s",

@@ -29,7 +29,7 @@ from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from trainables.config import TrialConfig
     from trainables.inputs.data import Sample
@@ -72,14 +72,6 @@ class DyingReporter(ListReporter):
         super().report(measurement)
         if measurement.step == self._step:
             raise Killed
-
-
-@pytest.fixture
-def engine(make_trial: MakeTrial) -> Iterator[SlotEngine]:
-    trial = make_trial()
-    engine = SlotEngine(trial.model, trial.lora)
-    yield engine
-    engine.close()
 
 
 def drain(engine: SlotEngine) -> list[Ended]:

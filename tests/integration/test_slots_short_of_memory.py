@@ -18,21 +18,13 @@ from trainables.slots.slot import Slot
 from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from trainables.config import TrialConfig
 
     MakeTrial = Callable[..., TrialConfig]
 
 pytestmark = pytest.mark.integration
-
-
-@pytest.fixture
-def engine(make_trial: MakeTrial) -> Iterator[SlotEngine]:
-    trial = make_trial()
-    engine = SlotEngine(trial.model, trial.lora)
-    yield engine
-    engine.close()
 
 
 @pytest.fixture

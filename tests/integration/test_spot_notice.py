@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from conftest import told_by
 
 pytestmark = [pytest.mark.integration, pytest.mark.ray]
 
@@ -16,11 +14,7 @@ LATE_S = 60.0  # what a busy machine may take between a notice and the look at w
 
 
 def test_a_notice_drains_the_node_of_its_machine_and_no_other() -> None:
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT)], capture_output=True, text=True, timeout=280, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    told = json.loads(done.stdout.splitlines()[-1])
+    told = told_by(SCRIPT)
     assert told["before"] == []
     assert told["aws"].keys() == {"worker"}
     assert 120 - LATE_S < told["aws"]["worker"] < 120
