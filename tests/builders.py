@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,31 @@ def scores(gain: float, forgetting: float, **more: float) -> dict[str, float]:
         metric_keys.TRAIN_LOSS: 1 - gain,
         **more,
     }
+
+
+def with_metrics(record: TrialRecord, metrics: Mapping[str, float], **fields: Any) -> TrialRecord:
+    """What it measured last is these metrics; `fields` replace other parts of the record."""
+    assert record.last is not None
+    last = record.last.model_copy(update={"metrics": dict(metrics)})
+    return record.model_copy(update={"last": last, **fields})
+
+
+def repeat_of(
+    trial: TrialRecord,
+    number: int,
+    metrics: Mapping[str, float],
+    status: TrialStatus = TrialStatus.COMPLETE,
+) -> TrialRecord:
+    """A run of a trial's point with another seed; metrics that are not given are as the trial's."""
+    assert trial.last is not None
+    own = {"number": number, "trial_id": f"{trial.config.trial_id}-{number}", "seed": number}
+    return with_metrics(
+        trial,
+        {**trial.last.metrics, **metrics},
+        config=trial.config.model_copy(update=own),
+        confirms=trial.number,
+        status=status,
+    )
 
 
 def base_record(**fields: Any) -> BaseRecord:

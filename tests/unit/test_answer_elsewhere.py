@@ -8,6 +8,7 @@ from dataclasses import asdict
 from statistics import fmean
 
 import pytest
+from builders import repeat_of
 from synthetic_sweep import SyntheticSweep
 
 from analysis.report.answer import answer
@@ -30,15 +31,8 @@ def results(tmp_path_factory) -> Results:
     ledger = Ledger(sweep.write(tmp_path_factory.mktemp("sweep")))
     [chosen] = ledger.trials()
     for number, accuracy in REPEATED.items():
-        own = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
-        metrics = chosen.last.metrics | {IN_DOMAIN_ACC: accuracy or 0.1}
-        repeat = {
-            "config": chosen.config.model_copy(update=own),
-            "confirms": 0,
-            "status": TrialStatus.COMPLETE if accuracy else TrialStatus.DIVERGED,
-            "last": chosen.last.model_copy(update={"metrics": metrics}),
-        }
-        ledger.write_trial(chosen.model_copy(update=repeat))
+        status = TrialStatus.COMPLETE if accuracy else TrialStatus.DIVERGED
+        ledger.write_trial(repeat_of(chosen, number, {IN_DOMAIN_ACC: accuracy or 0.1}, status))
     return Results(open_sweeps([ledger.folder.root]))
 
 

@@ -7,6 +7,7 @@ import re
 from types import SimpleNamespace
 from typing import Any
 
+from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.figures import forgetting_matrix
@@ -69,8 +70,7 @@ def test_what_rounds_to_no_change_has_no_minus(tmp_path) -> None:
     for record in ledger.trials():
         little = -0.0004 if record.number % 4 else -0.0003  # one item of mmlu's
         metrics = record.last.metrics | {FORGETTING_MEAN: little, task_forgetting("crafts"): little}
-        last = record.last.model_copy(update={"metrics": metrics})
-        ledger.write_trial(record.model_copy(update={"last": last}))
+        ledger.write_trial(with_metrics(record, metrics))
     results = Results(open_sweeps([tmp_path]))
     figures = task_figure(results), rate_figure(results), parallel_figure(results)
     charts = [chart for figure in figures if figure for chart in figure.charts]

@@ -7,6 +7,7 @@ import re
 
 import plotly.graph_objects
 import pytest
+from builders import with_metrics
 from scipy.stats import binomtest
 from synthetic_sweep import SyntheticSweep
 
@@ -217,8 +218,7 @@ def test_the_hypervolume_s_box_holds_the_base_of_each_sweep(tmp_path):
         )
         for record in ledger.trials():
             metrics = record.last.metrics | {VALIDATION_LOSS: 1.0 + record.number}
-            last = record.last.model_copy(update={"metrics": metrics})
-            ledger.write_trial(record.model_copy(update={"last": last}))
+            ledger.write_trial(with_metrics(record, metrics))
     results = Results(open_sweeps([tmp_path / sweep.name for sweep in sweeps]))
     assert _box(results) == [(1.0, 3.0)]
 

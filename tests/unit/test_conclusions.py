@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
+from builders import repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.comparison import Comparison
@@ -210,8 +211,7 @@ def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_pa
     ledger = Ledger(SyntheticSweep(trials=16, items=4, full_every=0).write(tmp_path))
     for record in ledger.trials():
         metrics = {**record.last.metrics, FORGETTING_MEAN: 0.0}
-        last = record.last.model_copy(update={"metrics": metrics})
-        ledger.write_trial(record.model_copy(update={"last": last}))
+        ledger.write_trial(with_metrics(record, metrics))
     told = Results(open_sweeps([tmp_path]))
     for over in ("learning rate x scale", "rank at equal or similar learning rate"):
         trend = found(told, f"No trend of forgetting with {over} is shown.")
@@ -229,9 +229,8 @@ def test_a_trend_over_ranks_is_seen_beside_what_learning_rates_do(tmp_path):
         changes = {"lora": lora, "learning_rate": 1e-5 * 2**place}
         forgetting = 0.1 * place + 0.004 * rank
         metrics = {**record.last.metrics, FORGETTING_MEAN: forgetting}
-        last = record.last.model_copy(update={"metrics": metrics})
         config = record.config.model_copy(update=changes)
-        ledger.write_trial(record.model_copy(update={"config": config, "last": last}))
+        ledger.write_trial(with_metrics(record, metrics, config=config))
     told = Results(open_sweeps([tmp_path]))
     trend = found(told, "Forgetting rises with rank at equal or similar learning rate.")
     assert trend.verdict == "shown"
@@ -281,15 +280,8 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
     for trial, values in ((full, (0.2, 0.23, 0.21)), (lora, of_lora)):
         for index, value in enumerate(values):
             number = 100 + 10 * trial.number + index
-            metrics = {**trial.last.metrics, IN_DOMAIN_ACC: value or 0.0}
-            config = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
-            repeat = {
-                "config": trial.config.model_copy(update=config),
-                "confirms": trial.number,
-                "status": TrialStatus.DIVERGED if value is None else TrialStatus.COMPLETE,
-                "last": trial.last.model_copy(update={"metrics": metrics}),
-            }
-            ledger.write_trial(trial.model_copy(update=repeat))
+            status = TrialStatus.DIVERGED if value is None else TrialStatus.COMPLETE
+            write_repeat(ledger, trial, number, value or 0.0, status)
     results = Results(open_sweeps([tmp_path]))
     [conclusion] = [
         c
@@ -391,10 +383,7 @@ def test_marks_are_mcnemars_test_adjusted_for_the_picks_and_over_the_table(resul
 
 def write_repeat(ledger, of, number, value=0.5, status=TrialStatus.COMPLETE):
     """A run of a trial's point with another seed, of this in-domain accuracy."""
-    last = of.last.model_copy(update={"metrics": {**of.last.metrics, IN_DOMAIN_ACC: value}})
-    own = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
-    update = {"config": of.config.model_copy(update=own), "confirms": of.number}
-    ledger.write_trial(of.model_copy(update={**update, "last": last, "status": status}))
+    ledger.write_trial(repeat_of(of, number, {IN_DOMAIN_ACC: value}, status))
 
 
 def test_repeats_give_an_interval_over_seeds_and_are_no_trials_of_their_own(tmp_path):

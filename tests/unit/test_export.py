@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial
+from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial, with_metrics
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from safetensors.numpy import load_file, save_file
@@ -98,8 +98,8 @@ def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
     folder, drift = tmp_path / "tiny", "kl/base_to_tuned"
     record = trained(folder, 0, gain=0.5, forgetting=0.0)
     assert record.last is not None
-    last = record.last.model_copy(update={"metrics": {**record.last.metrics, drift: 0.00041234}})
-    ledger = record_sweep(folder, record.model_copy(update={"last": last}))
+    metrics = {**record.last.metrics, drift: 0.00041234}
+    ledger = record_sweep(folder, with_metrics(record, metrics))
     base = base_record(metrics={**scores(0.25, 0.0), drift: 0.0})
     ledger.folder.base_json.write_text(base.model_dump_json())
     card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")

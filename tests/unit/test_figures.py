@@ -6,6 +6,7 @@ import warnings
 
 import pytest
 import synthetic_sweep
+from builders import with_metrics
 from matplotlib.container import ErrorbarContainer
 from matplotlib.image import imread
 from synthetic_sweep import SyntheticSweep
@@ -85,8 +86,7 @@ def test_the_forgetting_matrix_is_written_in_its_cells(results):
 
 def without_forgetting(record, sweep):
     kept = {k: v for k, v in record.last.metrics.items() if not k.startswith("forgetting/")}
-    last = record.last.model_copy(update={"metrics": kept})
-    Ledger(sweep).write_trial(record.model_copy(update={"last": last}))
+    Ledger(sweep).write_trial(with_metrics(record, kept))
 
 
 def test_what_was_not_finite_is_neither_drawn_nor_told_as_0(tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
+from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -45,8 +46,7 @@ def with_the_domain_alone(folder, **fields) -> Results:
     for record in ledger.trials():
         others = ("retention/", "ood/", "forgetting", "flips/")
         kept = {k: v for k, v in record.last.metrics.items() if not k.startswith(others)}
-        last = record.last.model_copy(update={"metrics": kept})
-        ledger.write_trial(record.model_copy(update={"last": last}))
+        ledger.write_trial(with_metrics(record, kept))
     return Results(open_sweeps([folder]))
 
 
@@ -114,8 +114,7 @@ def test_every_objective_is_among_the_results_of_every_complete_trial(tmp_path):
     ledger = Ledger(SyntheticSweep(trials=12, objectives=goals).write(tmp_path))
     for record in ledger.trials():
         metrics = record.last.metrics | {KL_BASE_TO_TUNED: record.number / 10}
-        last = record.last.model_copy(update={"metrics": metrics})
-        ledger.write_trial(record.model_copy(update={"last": last}))
+        ledger.write_trial(with_metrics(record, metrics))
     [chart] = parallel_figure(Results(open_sweeps([tmp_path]))).charts
     assert f"OOD, forgetting, {NATS}, " in chart.says
     last = chart.layout["annotations"][-1]

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from builders import with_metrics
 from scipy.stats import binomtest
 from synthetic_sweep import TASKS, SyntheticSweep
 
@@ -52,8 +53,7 @@ class Drawn(Results):
             own = {t: np.where(draw.random(ITEMS) < 0.2, 1 - s, s) for t, s in base.items()}
             self.drawn[record.config.trial_id] = own
             metrics = record.last.metrics | {IN_DOMAIN_ACC: float(own["sums"].mean())}
-            last = record.last.model_copy(update={"metrics": metrics})
-            trials.append(record.model_copy(update={"last": last}))
+            trials.append(with_metrics(record, metrics))
         super().__init__([Sweep(sweep.ledger, sweep.record, sweep.base, tuple(trials))])
         self.items._scores_of = self.drawn.__getitem__
         self.items._base_scores = base
@@ -200,12 +200,9 @@ class RanksApart(Results):
             own = (draw.random(items) < accuracy).astype(float)
             scores[record.config.trial_id] = {"sums": own}
             metrics = record.last.metrics | {IN_DOMAIN_ACC: float(own.mean())}
-            config = {"method": "lora", "lora": LoraConfig(rank=rank, alpha=8)}
-            changes = {
-                "config": record.config.model_copy(update=config),
-                "last": record.last.model_copy(update={"metrics": metrics}),
-            }
-            trials.append(record.model_copy(update=changes))
+            changes = {"method": "lora", "lora": LoraConfig(rank=rank, alpha=8)}
+            config = record.config.model_copy(update=changes)
+            trials.append(with_metrics(record, metrics, config=config))
         of_rank_4 = sorted(trials[1:-4], key=lambda r: -r.last.metrics[IN_DOMAIN_ACC])
         for record in of_rank_4[kept:]:
             stopped = record.model_copy(update={"status": TrialStatus.STOPPED_EARLY})

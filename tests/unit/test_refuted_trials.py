@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
+from builders import repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions.comparisons import (
@@ -56,12 +57,9 @@ def repeat(
     What is NaN is not recorded.
     """
     ledger = Ledger(folder)
-    number = 100 + len(ledger.trials())
-    own = {"number": number, "trial_id": f"{of.config.trial_id}-{number}", "seed": number}
-    update = {"config": of.config.model_copy(update=own), "confirms": of.number, "status": status}
-    measured = {k: v for k, v in {**of.last.metrics, **metrics}.items() if not math.isnan(v)}
-    last = of.last.model_copy(update={"metrics": measured})
-    ledger.write_trial(of.model_copy(update={**update, "last": last}))
+    record = repeat_of(of, 100 + len(ledger.trials()), metrics, status)
+    measured = {k: v for k, v in record.last.metrics.items() if not math.isnan(v)}
+    ledger.write_trial(with_metrics(record, measured))
 
 
 def opened(*folders: Path) -> Results:

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import plotly.graph_objects
 import pytest
 import scipy.stats
-from builders import sweep_config, trial
+from builders import repeat_of, sweep_config, trial, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -404,8 +404,7 @@ def without_other_roles(folder) -> None:
     changes = {"scores": scores, "metrics": kept(base.metrics)}
     ledger.folder.base_json.write_text(base.model_copy(update=changes).model_dump_json())
     for record in ledger.trials():
-        last = record.last.model_copy(update={"metrics": kept(record.last.metrics)})
-        ledger.write_trial(record.model_copy(update={"last": last}))
+        ledger.write_trial(with_metrics(record, kept(record.last.metrics)))
     for file in [ledger.folder.base_items, *folder.glob("trials/*/attempt_1/items/*.jsonl")]:
         write_items(file, [item for item in read_items(file) if item.task in scores])
 
@@ -426,8 +425,7 @@ def test_many_hours_are_written_without_an_exponent_and_nothing_without_its_brac
     ledger = Ledger(SyntheticSweep(trials=2, full_every=0).write(tmp_path))
     for record in ledger.trials():
         metrics = {**record.last.metrics, GPU_HOURS: 617.25}
-        last = record.last.model_copy(update={"metrics": metrics})
-        ledger.write_trial(record.model_copy(update={"last": last, "started": 1.6e9}))
+        ledger.write_trial(with_metrics(record, metrics, started=1.6e9))
     ledger.folder.base_items.unlink()  # so that nothing is known beside the forgetting itself
     results = Results(open_sweeps([tmp_path]))
     text, page = as_markdown(results), Page(render(results)).text
@@ -515,15 +513,7 @@ def test_the_answer_tells_what_repeats_of_it_came_to(tmp_path):
     chosen = Results(open_sweeps([folder])).recommendation.trial
     endings = {100: (TrialStatus.COMPLETE, 0.6), 101: (TrialStatus.COMPLETE, 0.7)}
     for number, (status, accuracy) in {**endings, 102: (TrialStatus.DIVERGED, 0.1)}.items():
-        metrics = {**chosen.last.metrics, IN_DOMAIN_ACC: accuracy}
-        config = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
-        repeat = {
-            "config": chosen.config.model_copy(update=config),
-            "confirms": chosen.number,
-            "status": status,
-            "last": chosen.last.model_copy(update={"metrics": metrics}),
-        }
-        ledger.write_trial(chosen.model_copy(update=repeat))
+        ledger.write_trial(repeat_of(chosen, number, {IN_DOMAIN_ACC: accuracy}, status))
     low, high = scipy.stats.t.interval(0.95, 1, loc=0.65, scale=0.05)
     assert high > 1  # which no accuracy can be
     page = Page(render(Results(open_sweeps([folder]))))
@@ -629,14 +619,8 @@ def test_an_interval_over_seeds_has_no_values_that_an_accuracy_cannot_have(tmp_p
     ledger = Ledger(SyntheticSweep(trials=1).write(tmp_path))
     [chosen] = ledger.trials()
     for number, accuracy in ((100, 0.5), (101, 0.7)):
-        metrics = {**chosen.last.metrics, IN_DOMAIN_ACC: accuracy, KL_BASE_TO_TUNED: accuracy}
-        own = {"number": number, "trial_id": f"repeat-{number}", "seed": number}
-        repeat = {
-            "config": chosen.config.model_copy(update=own),
-            "confirms": 0,
-            "last": chosen.last.model_copy(update={"metrics": metrics}),
-        }
-        ledger.write_trial(chosen.model_copy(update=repeat))
+        metrics = {IN_DOMAIN_ACC: accuracy, KL_BASE_TO_TUNED: accuracy}
+        ledger.write_trial(repeat_of(chosen, number, metrics))
     results = Results(open_sweeps([tmp_path]))
     for metric, highest in ((IN_DOMAIN_ACC, 1), (KL_BASE_TO_TUNED, 0.6 + 0.1 * 12.7062)):
         interval = results.over_seeds(chosen, metric)

@@ -6,6 +6,7 @@ from statistics import fmean
 
 import numpy as np
 import pytest
+from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.report.cost import cost_figure, costs
@@ -84,8 +85,7 @@ def test_trials_in_slots_which_have_no_memory_of_their_own_have_no_empty_chart_o
     assert keys == ["throughput", "memory"]
     for record in ledger.trials():
         metrics = {key: v for key, v in record.last.metrics.items() if key != MAX_RESERVED}
-        last = record.last.model_copy(update={"metrics": metrics})
-        ledger.write_trial(record.model_copy(update={"last": last}))
+        ledger.write_trial(with_metrics(record, metrics))
     results = Results(open_sweeps([tmp_path]))
     assert [chart.key for chart in cost_figure(results).charts] == ["throughput"]
     assert {row.memory for row in costs(results)} == {None}

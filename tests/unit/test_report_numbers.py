@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.report import cost
@@ -72,11 +73,6 @@ def lines(trace: dict[str, Any]) -> list[Points]:
     return [list(part) for is_gap, part in parts if not is_gap]
 
 
-def with_metrics(record: TrialRecord, **metrics: float) -> TrialRecord:
-    last = record.last.model_copy(update={"metrics": record.last.metrics | metrics})
-    return record.model_copy(update={"last": last})
-
-
 def test_each_trial_stands_at_its_gain_over_what_is_traded_for_it(results):
     base = results.base.metrics
     for metric, chart in zip(
@@ -114,7 +110,7 @@ def test_beyond_tukeys_fence_a_trial_does_not_stretch_the_box(tmp_path, ranges, 
     losses = (0.0, 0.1, 0.3, 0.3 + ranges * 0.2, 0.2)  # quartiles 0.1 and 0.3
     for record, loss in zip(ledger.trials(), losses, strict=True):
         measured = {IN_DOMAIN_ACC: 1 - loss, OOD_ACC: 1 - loss, FORGETTING_MEAN: loss}
-        ledger.write_trial(with_metrics(record, **measured))
+        ledger.write_trial(with_metrics(record, record.last.metrics | measured))
     results = Results(open_sweeps([tmp_path]))
     assert _box(results)[1] == pytest.approx((0.0, worst))
 
@@ -307,7 +303,7 @@ def test_costs_are_means_of_each_method_and_rank_and_the_highest_memory(tmp_path
     ledger = Ledger(SyntheticSweep(trials=8, items=4, ranks=(2, 4)).write(tmp_path))
     for record in ledger.trials():
         measured = {key: value * (1 + record.number) for key, value in COSTS.items()}
-        ledger.write_trial(with_metrics(record, **measured))
+        ledger.write_trial(with_metrics(record, record.last.metrics | measured))
     results = Results(open_sweeps([tmp_path]))
     shown = section(render(results), "cost")
     assert '<dd class="value">8 min</dd>' in shown
@@ -328,8 +324,7 @@ def test_costs_are_means_of_each_method_and_rank_and_the_highest_memory(tmp_path
     [first, *others] = results.groups
     for record in first.trials:
         kept = {key: v for key, v in record.last.metrics.items() if key != TOKENS_PER_SECOND}
-        last = record.last.model_copy(update={"metrics": kept})
-        ledger.write_trial(record.model_copy(update={"last": last}))
+        ledger.write_trial(with_metrics(record, kept))
     results = Results(open_sweeps([tmp_path]))
     colours = rank_colours(results)
     for chart in cost.cost_figure(results).charts:
@@ -342,7 +337,7 @@ def test_what_failed_was_repeated_or_ran_in_another_sweep_cost_time_too(tmp_path
     for sweep in sweeps:
         ledger = Ledger(sweep.write(tmp_path / sweep.name))
         for record in ledger.trials():
-            ledger.write_trial(with_metrics(record, **{GPU_HOURS: 10.0}))
+            ledger.write_trial(with_metrics(record, record.last.metrics | {GPU_HOURS: 10.0}))
             late = Measurement(step=101, metrics={GPU_HOURS: 10.0}, time=1.7e9 + 45)
             ledger.append(record.number, late)
     done = ledger.trials()[0]

@@ -12,6 +12,7 @@ import optuna
 import pytest
 import scipy.optimize
 import scipy.stats
+from builders import with_metrics
 from hypothesis import given
 from hypothesis import strategies as st
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
@@ -453,10 +454,9 @@ def test_a_setting_that_was_not_searched_from_the_start_has_its_importance(tmp_p
     invented = []
     for record in ledger.trials():
         rank = record.config.lora.rank
-        last = record.last.model_copy(update={"metrics": {IN_DOMAIN_ACC: float(np.log(rank))}})
         lacks = {} if record.number % 2 else {"lora/rank": rank}
         params = {"lora/learning_rate": record.config.learning_rate, **lacks}
-        invented.append(record.model_copy(update={"last": last, "params": params}))
+        invented.append(with_metrics(record, {IN_DOMAIN_ACC: float(np.log(rank))}, params=params))
     found = importances(invented, IN_DOMAIN_ACC)
     assert next(iter(found)) == "lora/rank"
     assert found["lora/rank"] > 0.9
@@ -467,9 +467,8 @@ def test_a_ratio_that_the_rank_decides_takes_nothing_of_its_importance(tmp_path)
     fixed = []
     for record in ledger.trials():
         lora = record.config.lora.model_copy(update={"alpha": 16.0})
-        last = record.last.model_copy(update={"metrics": {IN_DOMAIN_ACC: float(lora.rank)}})
         config = record.config.model_copy(update={"lora": lora})
-        fixed.append(record.model_copy(update={"last": last, "config": config}))
+        fixed.append(with_metrics(record, {IN_DOMAIN_ACC: float(lora.rank)}, config=config))
     found = importances(fixed, IN_DOMAIN_ACC)
     assert found.keys() == {"lora/rank", "lora/learning_rate"}
     assert found["lora/rank"] > 0.9

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from builders import repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -68,13 +69,9 @@ def write(folder: Path, **fields) -> Ledger:
 
 
 def repeat(ledger: Ledger, of: TrialRecord, number: int, loss: float) -> None:
-    config = of.config.model_copy(
-        update={"number": number, "seed": number, "trial_id": f"{of.config.trial_id}-{number}"}
-    )
-    last = of.last.model_copy(update={"metrics": of.last.metrics | {VALIDATION_LOSS: loss}})
-    changes = {"config": config, "confirms": of.number, "last": last}
-    ledger.append(number, last)
-    ledger.write_trial(of.model_copy(update=changes))
+    record = repeat_of(of, number, {VALIDATION_LOSS: loss})
+    ledger.append(number, record.last)
+    ledger.write_trial(record)
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +224,7 @@ def test_figures_need_something_beside_the_loss(tmp_path, capsys):
     for record in ledger.trials():
         kept = {VALIDATION_LOSS: record.metric(VALIDATION_LOSS)}
         ledger.folder.metrics(record.number).unlink()
-        last = record.last.model_copy(update={"metrics": kept})
-        ledger.write_trial(record.model_copy(update={"last": last}))
+        ledger.write_trial(with_metrics(record, kept))
     sweep = ledger.sweep()
     config = sweep.config | {"objectives": [OBJECTIVES[0]]}
     ledger.write_sweep(sweep.model_copy(update={"config": config}))
