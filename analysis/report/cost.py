@@ -43,19 +43,20 @@ class Cost:
 
 def costs(results: Results) -> list[Cost]:
     """Costs by method and rank."""
-    return [
-        Cost(
-            group.label,
-            len(group.trials),
-            _mean(group, TRAINABLE_PARAMETERS),
-            _mean(group, TRAIN_SECONDS),
-            _mean(group, EVAL_SECONDS),
-            _mean(group, GPU_HOURS),
-            _mean(group, TOKENS_PER_SECOND),
-            max(_values(group.trials, MAX_RESERVED), default=None),
-        )
-        for group in results.groups
-    ]
+    return [_cost(group) for group in results.groups]
+
+
+def _cost(group: Group) -> Cost:
+    return Cost(
+        group.label,
+        len(group.trials),
+        _mean(group, TRAINABLE_PARAMETERS),
+        _mean(group, TRAIN_SECONDS),
+        _mean(group, EVAL_SECONDS),
+        _mean(group, GPU_HOURS),
+        _mean(group, TOKENS_PER_SECOND),
+        max(_values(group.trials, MAX_RESERVED), default=None),
+    )
 
 
 def _values(records: Sequence[TrialRecord], metric: str) -> list[float]:
@@ -91,11 +92,11 @@ def number(value: float) -> str:
 
 def cost_figure(results: Results) -> Figure | None:
     """Throughput and memory by method and rank."""
-    rows = [row for row in costs(results) if row.tokens_per_second is not None]
-    if not rows:
+    groups = [group for group in results.groups if _values(group.trials, TOKENS_PER_SECOND)]
+    if not groups:
         return None
-    colours = rank_colours(results)
-    shades = [colour_of(g, colours) for g in results.groups if _values(g.trials, TOKENS_PER_SECOND)]
+    rows, colours = [_cost(group) for group in groups], rank_colours(results)
+    shades = [colour_of(group, colours) for group in groups]
     names = [row.label.replace("LoRA, ", "") for row in rows]
     title = "tokens/s per GPU, on CPUs per worker, mean"
     speeds, memory = [row.tokens_per_second for row in rows], [row.memory for row in rows]
