@@ -180,6 +180,18 @@ def record_sweep(folder: Path, *records: TrialRecord, **sections: Any) -> Ledger
     return ledger
 
 
+def change_base(ledger: Ledger, **changes: Any) -> None:
+    """Record parts of the base's evaluation otherwise."""
+    base = ledger.base().model_copy(update=changes)
+    ledger.folder.base_json.write_text(base.model_dump_json())
+
+
+def change_config(ledger: Ledger, **sections: Any) -> None:
+    """Record whole sections of the sweep file otherwise."""
+    sweep = ledger.sweep()
+    ledger.write_sweep(sweep.model_copy(update={"config": sweep.config | sections}))
+
+
 def save_checkpoint(attempt_dir: Path, step: int) -> Path:
     """A checkpoint as far as its validity goes."""
     folder = checkpoint_dir(attempt_dir, step)

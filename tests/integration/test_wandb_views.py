@@ -13,7 +13,7 @@ from typing import Any
 
 import builders
 import pytest
-from builders import GAIN, LOSS, OOD, SWEEP_ID, record_sweep
+from builders import GAIN, LOSS, OOD, SWEEP_ID, change_config, record_sweep
 from wandb_graphql_server import ENTITY, GraphqlServer, graphql_server
 
 from analysis.sweeps import open_sweeps
@@ -256,9 +256,7 @@ def test_runs_that_are_not_at_wandb_come_first(
     server.projects.clear()
     told = refusal(wandb_views(sweep, tmp_path, server.url, WANDB_ENTITY="team"))
     assert "team/forgetting-sweeps at W&B has no run of the sweep" in told
-    record = Ledger(sweep).sweep()
-    config = {**record.config, "wandb": {"project": "p", "entity": "ours"}}
-    Ledger(sweep).write_sweep(record.model_copy(update={"config": config}))
+    change_config(Ledger(sweep), wandb={"project": "p", "entity": "ours"})
     told = refusal(wandb_views(sweep, tmp_path, server.url, WANDB_ENTITY="team"))
     assert "ours/p at W&B has no run of the sweep" in told
     assert server.views == {}
@@ -319,9 +317,7 @@ def test_spectra_and_attention_go_to_the_trials_own_run_once(sweep: Path, tmp_pa
     InsideFolder(sweep).write(FOUND)
     InsideFolder(sweep).write(InsideRecord(number=3, trial_id="3", key="abc", reason="damaged"))
     (sweep / "wandb").mkdir()
-    record = Ledger(sweep).sweep()
-    config = {**record.config, "wandb": {"mode": "offline", "project": "mine", "entity": "me"}}
-    Ledger(sweep).write_sweep(record.model_copy(update={"config": config}))
+    change_config(Ledger(sweep), wandb={"mode": "offline", "project": "mine", "entity": "me"})
     [opened] = open_sweeps([sweep])
     for _ in range(2):
         log_inside(opened, "offline")
@@ -368,7 +364,5 @@ def test_they_go_to_wandb_before_the_views_that_show_them(
 
 def test_what_has_no_runs_is_refused(sweep: Path, tmp_path: Path, server: GraphqlServer) -> None:
     assert "holds no sweep" in refusal(wandb_views(tmp_path, tmp_path, server.url))
-    record = Ledger(sweep).sweep()
-    config = {**record.config, "wandb": {"mode": "disabled", "project": "p"}}
-    Ledger(sweep).write_sweep(record.model_copy(update={"config": config}))
+    change_config(Ledger(sweep), wandb={"mode": "disabled", "project": "p"})
     assert "wandb.mode: disabled" in refusal(wandb_views(sweep, tmp_path, server.url))

@@ -7,7 +7,7 @@ import re
 
 import plotly.graph_objects
 import pytest
-from builders import with_metrics
+from builders import change_base, with_metrics
 from scipy.stats import binomtest
 from synthetic_sweep import SyntheticSweep
 
@@ -211,11 +211,7 @@ def test_the_hypervolume_s_box_holds_the_base_of_each_sweep(tmp_path):
     sweeps = [SyntheticSweep(trials=2, name=name, objectives=aims) for name in ("one", "two")]
     for sweep, of_base in zip(sweeps, (2.0, 3.0), strict=True):
         ledger = Ledger(sweep.write(tmp_path / sweep.name))
-        base = ledger.base()
-        metrics = base.metrics | {VALIDATION_LOSS: of_base}
-        ledger.folder.base_json.write_text(
-            base.model_copy(update={"metrics": metrics}).model_dump_json()
-        )
+        change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: of_base})
         for record in ledger.trials():
             metrics = record.last.metrics | {VALIDATION_LOSS: 1.0 + record.number}
             ledger.write_trial(with_metrics(record, metrics))

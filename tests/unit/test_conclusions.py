@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.stats
-from builders import repeat_of, with_metrics
+from builders import change_config, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.comparison import Comparison
@@ -324,9 +324,7 @@ def test_few_trials_are_said_to_be_too_few_and_no_trend_is_claimed(tmp_path):
 def test_of_lora_nothing_is_missed_unless_it_was_searched(tmp_path):
     ledger = Ledger(SyntheticSweep(trials=2, full_every=1).write(tmp_path))
     for search, missed in (({"lora": None}, 0), ({"lora": {"rank": [4, 8]}}, 3)):
-        record = ledger.sweep()
-        config = record.config | {"search": {"full": {"learning_rate": [1e-5]}} | search}
-        ledger.write_sweep(record.model_copy(update={"config": config}))
+        change_config(ledger, search={"full": {"learning_rate": [1e-5]}} | search)
         told = statements(Results(open_sweeps([tmp_path])))
         assert list(told.values()).count("too few data") == missed
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from builders import EVAL, GAIN, LOSS, measurement, sweep_record, trial
+from builders import EVAL, GAIN, LOSS, change_config, measurement, sweep_record, trial
 from simulated_search import Judge, judge, run, searcher_of, sweep
 
 from trainables.errors import UserError
@@ -403,12 +403,10 @@ def test_a_warm_start_from_before_an_edit_of_its_files_is_refused(tmp_path: Path
 def test_a_warm_start_from_another_version_is_one_with_another_section(tmp_path: Path) -> None:
     earlier = written(tmp_path / "earlier", sweep(), finished(sweep()))
     ledger, config = Ledger(earlier), sweep(warm_start=[str(earlier)])
-    record = ledger.sweep()
     of_before = {"path": "rows.jsonl"}  # before there were the others
-    ledger.write_sweep(record.model_copy(update={"config": record.config | {"data": of_before}}))
+    change_config(ledger, data=of_before)
     assert import_trials(config, {})[0]
-    of_later = {"data": {**of_before, "shuffled": True}}
-    ledger.write_sweep(record.model_copy(update={"config": record.config | of_later}))
+    change_config(ledger, data={**of_before, "shuffled": True})
     with pytest.raises(UserError, match=r"was started with data\."):
         import_trials(config, {})
 

@@ -9,7 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from builders import SWEEP_ID, base_record, record_sweep, running, scores, trial, with_metrics
+from builders import (
+    SWEEP_ID,
+    change_base,
+    record_sweep,
+    running,
+    scores,
+    trial,
+    with_metrics,
+)
 from huggingface_hub import ModelCard
 from markdown_it import MarkdownIt
 from safetensors.numpy import load_file, save_file
@@ -100,8 +108,7 @@ def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
     assert record.last is not None
     metrics = {**record.last.metrics, drift: 0.00041234}
     ledger = record_sweep(folder, with_metrics(record, metrics))
-    base = base_record(metrics={**scores(0.25, 0.0), drift: 0.0})
-    ledger.folder.base_json.write_text(base.model_dump_json())
+    change_base(ledger, metrics={**scores(0.25, 0.0), drift: 0.0})
     card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
     assert f"| `{drift}` | 0 | 0.000412 | +0.000412 |" in card.text
     assert "optimistic" not in card.text  # it is the only one
@@ -111,7 +118,7 @@ def test_a_small_drift_is_not_written_as_none(tmp_path: Path) -> None:
 def test_a_card_writes_no_minus_before_a_change_that_rounds_to_none(tmp_path: Path) -> None:
     folder = tmp_path / "tiny"
     ledger = record_sweep(folder, trained(folder, 0, gain=0.2496, forgetting=-0.0004))
-    ledger.folder.base_json.write_text(base_record(metrics=scores(0.25, 0.0)).model_dump_json())
+    change_base(ledger, metrics=scores(0.25, 0.0))
     card = ModelCard.load(export(folder, tmp_path / "out") / "README.md")
     assert "| `in_domain/acc_mean` | 0.250 | 0.250 | +0.000 |" in card.text
     assert "| `forgetting/mean` | +0.000 | +0.000 | +0.000 |" in card.text
@@ -123,8 +130,7 @@ def test_a_card_has_what_was_told_of_the_data_and_the_training(tmp_path: Path) -
     card = ModelCard.load(export(folder, tmp_path / "before") / "README.md")
     assert "Warnings" not in card.text
     told = ("3 of 9 training samples are longer", "2 of 4 items of t ask\nword for word")
-    base = base_record(warnings=[*told, told[0]])
-    ledger.folder.base_json.write_text(base.model_dump_json())
+    change_base(ledger, warnings=(*told, told[0]))
     few = {"warnings": ("train.batch_size is 24", told[1])}
     record, start = ledger.sweep(), ledger.sweep().provenance
     later = start.model_copy(update={"created": start.created + 1e6, "warnings": ("no longer",)})
@@ -173,9 +179,7 @@ TASK = TaskScore(
 
 
 def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
-    ledger = Ledger(sweep)
-    base = base_record().model_copy(update={"scores": {"b": TASK}})
-    ledger.folder.base_json.write_text(base.model_dump_json())
+    change_base(Ledger(sweep), scores={"b": TASK})
     card = ModelCard.load(export(sweep, tmp_path / "out", number=1) / "README.md")
     data = card.data.to_dict()
     assert data["base_model"] == "some/model"
@@ -193,7 +197,7 @@ def test_the_front_matter_is_the_hubs(sweep: Path, tmp_path: Path) -> None:
 def test_a_task_with_a_bar_in_its_name_keeps_to_its_cell(tmp_path: Path) -> None:
     record = trial(0, scores(0.5, 0.0, **{"retention/a|b/acc": 0.75}))
     ledger = record_sweep(tmp_path / "tiny", record)
-    ledger.folder.base_json.write_text(base_record(scores={"a|b": TASK}).model_dump_json())
+    change_base(ledger, scores={"a|b": TASK})
     [sweep] = open_sweeps([tmp_path / "tiny"])
     html = MarkdownIt().enable("table").render(model_card("full", record, sweep, {}))
     assert "<td>a|b</td>\n<td>retention</td>\n<td>acc</td>" in html

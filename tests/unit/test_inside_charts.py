@@ -6,6 +6,7 @@ import pytest
 from synthetic_sweep import SyntheticSweep
 
 from analysis.report.inside import inside_figures
+from analysis.report.page import render
 from analysis.results import Results
 from analysis.sweeps import open_sweeps
 from trainables.inside.records import (
@@ -17,7 +18,9 @@ from trainables.inside.records import (
 )
 
 
-def matrix(layer: int, module: str, norm: float, *values: float) -> MatrixChange:
+def matrix(
+    layer: int, module: str, norm: float, *values: float, intruders: int | None = None
+) -> MatrixChange:
     return MatrixChange(
         layer=layer,
         module=module,
@@ -25,6 +28,7 @@ def matrix(layer: int, module: str, norm: float, *values: float) -> MatrixChange
         rank_limit=4,
         relative_norm=norm,
         singular_values=values,
+        intruders=intruders,
     )
 
 
@@ -39,15 +43,17 @@ def record(number: int, size: float, *, sweep: str = "synthetic") -> InsideRecor
         number=number,
         trial_id=f"{sweep}-id-{number:04d}",
         matrices=(
-            matrix(1, "mlp.up", 2 * size, 8.0, 4.0, 2.0),
-            matrix(0, "attn.q", size, 3.0),
-            matrix(0, "mlp.up", 3 * size, 5.0, 5.0),
+            matrix(1, "mlp.up", 2 * size, 8.0, 4.0, 2.0, intruders=number),
+            matrix(0, "attn.q", size, 3.0, intruders=number),
+            matrix(0, "mlp.up", 3 * size, 5.0, 5.0, intruders=number),
         ),
         attention=(attention(0, size, 2 * size), attention(1, size / 2, 0.0)),
         representation=tuple(
             RepresentationDrift(layer=n, cka_drift=0.9, cka_drift_without_first=n / 10)
             for n in range(3)
         ),
+        prompts=4,
+        tokens=1200,
     )
 
 
@@ -102,8 +108,14 @@ def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_
     best = {group.rank: group.best for group in results.groups}
     wanted = [results.recommendation.trial, best[None], *(best[r] for r in (64, 16) if r in best)]
     ids = dict.fromkeys(trial.config.trial_id for trial in wanted)
-    updates = inside_figures(results)[0]
+    updates, heads, *_, against = inside_figures(results)
     assert [chart.key for chart in updates.charts] == [f"norm-{trial}" for trial in [*ids][:3]]
+    assert heads.caption.endswith("by layer and head, over 1,200 tokens of 4 prompts.")
+    intruders, _ = against.charts
+    assert sorted(intruders.data[0]["x"]) == list(range(16))
+    page = render(results)
+    for figure in (updates, heads, against):
+        assert all(f'id="{chart.key}"' in page for chart in figure.charts)
 
 
 def test_of_methods_swept_one_by_one_the_maps_show_full_fine_tuning_too(tmp_path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from builders import with_metrics
+from builders import change_base, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -68,9 +68,7 @@ def test_a_lone_accuracy_is_shown_among_all_that_there_may_be(tmp_path):
     for chart in trade_off_figure(results).charts:
         assert "range" not in chart.layout["xaxis"] | chart.layout["yaxis"]
     folder = SyntheticSweep(trials=1, objectives=(GAIN,)).write(tmp_path / "one")
-    ledger = Ledger(folder)
-    base = ledger.base().model_copy(update={"metrics": {}})
-    ledger.folder.base_json.write_text(base.model_dump_json())
+    change_base(Ledger(folder), metrics={})
     against_forgetting, against_ood = trade_off_figure(Results(open_sweeps([folder]))).charts
     for axis in (against_forgetting.layout["yaxis"], against_ood.layout["xaxis"]):
         low, high = axis["range"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import scipy.stats
-from builders import repeat_of, with_metrics
+from builders import change_config, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.conclusions.comparisons import (
@@ -122,9 +122,7 @@ def test_a_sweeps_best_is_what_it_recommends_with_the_repeats_that_it_asks_for_i
         for name in ("one", "other")
     ]
     other, ledger = folders[1], Ledger(folders[1])
-    record = ledger.sweep()
-    config = record.config | {"confirm": {"top_k": 2, "seeds": 1}}
-    ledger.write_sweep(record.model_copy(update={"config": config}))
+    change_config(ledger, confirm={"top_k": 2, "seeds": 1})
     alone = opened(other)
     first = alone.recommendation.trial
     second = next(r for r in alone.front if r is not first)

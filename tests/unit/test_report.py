@@ -15,7 +15,7 @@ from types import SimpleNamespace
 import plotly.graph_objects
 import pytest
 import scipy.stats
-from builders import repeat_of, sweep_config, trial, with_metrics
+from builders import change_base, repeat_of, sweep_config, trial, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -30,7 +30,6 @@ from analysis.report.trade_off import _box, hypervolume_shares
 from analysis.results import Results
 from analysis.stats.intervals import Interval
 from analysis.sweeps import open_sweeps
-from trainables.inside.records import AttentionDrift, InsideFolder, InsideRecord, MatrixChange
 from trainables.metric_keys import (
     FORGETTING_MAX,
     FORGETTING_MEAN,
@@ -40,7 +39,7 @@ from trainables.metric_keys import (
 )
 from trainables.records.items import items_file, read_items, write_items
 from trainables.records.ledger import Ledger
-from trainables.records.schema import BaseRecord, Measurement, TrialStatus
+from trainables.records.schema import Measurement, TrialStatus
 from trainables.results.pareto import pareto_front
 from trainables.results.wording import NAMES
 
@@ -200,55 +199,6 @@ def test_the_pareto_chart_rings_the_front(results, page):
     assert ring["x"] == [record.metric(FORGETTING_MEAN) for record in front]
 
 
-def test_what_was_seen_inside_is_shown_by_layer(tmp_path):
-    folder = SyntheticSweep(trials=8).write(tmp_path)
-    before = Page(render(Results(open_sweeps([folder]))))
-    assert "python -m analysis inside" in before.text
-    for number in range(8):
-        change = {"module": "self_attn.q_proj", "shape": (8, 8), "rank_limit": 4}
-        record = InsideRecord(
-            number=number,
-            trial_id=f"synthetic-id-{number:04d}",
-            matrices=[
-                MatrixChange(
-                    **change,
-                    layer=layer,
-                    relative_norm=0.1 * layer,
-                    singular_values=(2.0, 1.0),
-                    intruders=number,
-                )
-                for layer in range(3)
-            ],
-            attention=[
-                AttentionDrift(
-                    layer=layer,
-                    js=(0.1, 0.2),
-                    js_without_first=(0.1, 0.1),
-                    entropy_shift=(0.0, 0.0),
-                    entropy_shift_without_first=(0.0, 0.0),
-                )
-                for layer in range(3)
-            ],
-            prompts=4,
-            tokens=1200,
-        )
-        InsideFolder(folder).write(record)
-    results = Results(open_sweeps([folder]))
-    page = Page(render(results))
-    trial = results.recommendation.trial.config.trial_id
-    norms = page.charts[f"norm-{trial}"]["data"][0]
-    assert norms["x"] == ["q_proj"]
-    assert norms["z"] == [[0.1 * layer] for layer in range(3)]
-    assert page.charts[f"attention-{trial}"]["data"][0]["z"] == [[0.1, 0.2]] * 3
-    assert page.charts["spectra"]["data"][0]["y"] == [1.0, 0.5]
-    assert "1,200 tokens of 4 prompts" in page.text
-    full = results.full(results.sweeps[0]).best.config.trial_id
-    highest = max((g for g in results.groups if g.rank is not None), key=lambda g: g.rank)
-    of_three = {f"norm-{one}" for one in (trial, full, highest.best.config.trial_id)}
-    assert {name for name in page.charts if name.startswith("norm-")} == of_three
-    assert sorted(page.charts["intruders"]["data"][0]["x"]) == list(range(8))
-
-
 def test_failures_are_told_with_their_reasons(page):
     for status in ("failed", "diverged", "out of memory", "stopped early"):
         assert status in page.text
@@ -401,8 +351,7 @@ def without_other_roles(folder) -> None:
     ledger = Ledger(folder)
     base = ledger.base()
     scores = {task: score for task, score in base.scores.items() if score.role == "in_domain"}
-    changes = {"scores": scores, "metrics": kept(base.metrics)}
-    ledger.folder.base_json.write_text(base.model_copy(update=changes).model_dump_json())
+    change_base(ledger, scores=scores, metrics=kept(base.metrics))
     for record in ledger.trials():
         ledger.write_trial(with_metrics(record, kept(record.last.metrics)))
     for file in [ledger.folder.base_items, *folder.glob("trials/*/attempt_1/items/*.jsonl")]:
@@ -485,9 +434,7 @@ def test_a_trial_is_told_with_the_start_that_it_ran_in(tmp_path):
 
 def test_the_page_names_the_commit_that_trials_began_from(tmp_path):
     folder = SyntheticSweep(trials=1).write(tmp_path)
-    file = folder / "base" / "base.json"
-    base = BaseRecord.model_validate_json(file.read_bytes())
-    file.write_text(base.model_copy(update={"revision": "0a1b2c"}).model_dump_json())
+    change_base(Ledger(folder), revision="0a1b2c")
     assert ", 0a1b2c, 1,000,000 parameters" in Page(render(Results(open_sweeps([folder])))).text
 
 
@@ -495,8 +442,7 @@ def test_the_page_has_what_was_told_of_the_data_and_of_the_training(tmp_path):
     folder = SyntheticSweep(trials=1).write(tmp_path)
     assert "warning" not in Page(render(Results(open_sweeps([folder])))).text
     ledger = Ledger(folder)
-    base = ledger.base().model_copy(update={"warnings": ("at chance", "at chance")})
-    ledger.folder.base_json.write_text(base.model_dump_json())
+    change_base(ledger, warnings=("at chance", "at chance"))
     record = ledger.sweep()
     start = record.provenance.model_copy(update={"warnings": ("at chance", "few <samples>")})
     ledger.write_sweep(record.model_copy(update={"provenance": start}))

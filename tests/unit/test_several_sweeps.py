@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from builders import change_base, change_config
 from synthetic_sweep import SyntheticSweep
 
 from analysis.paper_table import paper_table, summary_texts
@@ -18,7 +19,7 @@ from analysis.sweeps import notices, open_sweeps
 from trainables.errors import UserError
 from trainables.metric_keys import VALIDATION_LOSS
 from trainables.records.ledger import Ledger
-from trainables.records.schema import BaseRecord, ItemScore, TrialStatus
+from trainables.records.schema import ItemScore, TrialStatus
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +64,7 @@ def named_alike(folder, names: tuple[str, ...], name: str) -> list:
     """Folders of sweeps that were started under one name; their ids differ."""
     folders = [SyntheticSweep(trials=4, name=n, budget=9).write(folder / n) for n in names]
     for ledger in map(Ledger, folders):
-        record = ledger.sweep()
-        ledger.write_sweep(record.model_copy(update={"config": record.config | {"name": name}}))
+        change_config(ledger, name=name)
     return folders
 
 
@@ -106,10 +106,7 @@ def with_base_keys(tmp_path, *sweeps: tuple[SyntheticSweep, str, str]) -> Result
     folders = []
     for sweep, key, scores_key in sweeps:
         folder = sweep.write(tmp_path / sweep.name)
-        file = folder / "base" / "base.json"
-        base = BaseRecord.model_validate_json(file.read_bytes())
-        changed = base.model_copy(update={"key": key, "scores_key": scores_key})
-        file.write_text(changed.model_dump_json())
+        change_base(Ledger(folder), key=key, scores_key=scores_key)
         folders.append(folder)
     return Results(open_sweeps(folders))
 
@@ -131,8 +128,7 @@ def test_sweeps_of_other_seeds_with_a_validation_file_held_no_other_rows_out(tmp
     results = with_base_keys(tmp_path, (one, "a", "same"), (two, "b", "same"))
     for sweep in results.sweeps:
         data = {**sweep.record.config["data"], "validation_path": "held_out.jsonl"}
-        config = {**sweep.record.config, "data": data}
-        sweep.ledger.write_sweep(sweep.record.model_copy(update={"config": config}))
+        change_config(sweep.ledger, data=data)
     (told,) = notices(open_sweeps([sweep.ledger.folder.root for sweep in results.sweeps]))
     assert "do not compare kl/base_to_tuned" in told
     assert told.endswith("Accuracies, forgetting and validation losses compare.")
@@ -142,9 +138,8 @@ def test_the_json_has_what_was_measured_of_each_base(tmp_path):
     """Its validation loss and KL are of rows that each sweep held out itself."""
     folders = [SyntheticSweep(trials=1, name=name).write(tmp_path / name) for name in ("a", "b")]
     for folder, loss in zip(folders, (2.0, 3.0), strict=True):
-        base = Ledger(folder).base()
-        changed = base.model_copy(update={"metrics": base.metrics | {VALIDATION_LOSS: loss}})
-        (folder / "base" / "base.json").write_text(changed.model_dump_json())
+        ledger = Ledger(folder)
+        change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: loss})
     told = json.loads(as_json(Results(open_sweeps(folders))))["bases"]
     assert {title: metrics[VALIDATION_LOSS] for title, metrics in told.items()} == {"a": 2, "b": 3}
 
@@ -211,12 +206,9 @@ def evaluated_otherwise(
     first, second = (sweep.ledger for sweep in results.sweeps)
     digests = dict.fromkeys(inputs, "first")
     first.write_sweep(first.sweep().model_copy(update={"inputs": digests}))
-    record = second.sweep()
-    config = record.config | {"eval": record.config["eval"] | suite}
-    changed = {"inputs": dict(inputs), "config": config}
-    second.write_sweep(record.model_copy(update=changed))
-    base = second.base().model_copy(update={"general_nll": general_nll})
-    second.folder.base_json.write_text(base.model_dump_json())
+    second.write_sweep(second.sweep().model_copy(update={"inputs": dict(inputs)}))
+    change_config(second, eval=second.sweep().config["eval"] | suite)
+    change_base(second, general_nll=general_nll)
     return notices(open_sweeps([first.folder.root, second.folder.root]))
 
 
@@ -259,10 +251,8 @@ def test_sweeps_whose_files_of_tasks_differ_are_said_to(tmp_path):
 def test_sweeps_that_were_trained_on_other_data_are_said_to_be(tmp_path, keys):
     one, two = SyntheticSweep(trials=4, name="one"), SyntheticSweep(trials=4, name="two")
     results = with_base_keys(tmp_path, (one, keys[0], "same"), (two, keys[1], "same"))
-    ledger = results.sweeps[1].ledger
-    record = ledger.sweep()
-    config = record.config | {"data": {"path": "rows.jsonl", "completion": "{{ rationale }}"}}
-    ledger.write_sweep(record.model_copy(update={"config": config}))
+    other = {"path": "rows.jsonl", "completion": "{{ rationale }}"}
+    change_config(results.sweeps[1].ledger, data=other)
     [told] = notices(open_sweeps([sweep.ledger.folder.root for sweep in results.sweeps]))
     assert told.startswith("These sweeps were trained on other data (data.completion)")
 
@@ -280,11 +270,10 @@ def test_of_sweeps_that_replay_other_data_kl_and_validation_losses_compare(tmp_p
     """No rows are held out of these."""
     folders = [SyntheticSweep(trials=4, name=n).write(tmp_path / n) for n in ("one", "two")]
     ledger = Ledger(folders[1])
-    record = ledger.sweep()
+    before = ledger.sweep().config["data"]
 
     def notice_with(**data: object) -> str:
-        config = record.config | {"data": record.config["data"] | data}
-        ledger.write_sweep(record.model_copy(update={"config": config}))
+        change_config(ledger, data=before | data)
         [told] = notices(open_sweeps(folders))
         return told
 
@@ -299,11 +288,10 @@ def test_sweeps_that_were_trained_otherwise_are_said_to_be(tmp_path):
         SyntheticSweep(trials=4, name=name).write(tmp_path / name) for name in ("one", "two")
     )
     ledger = Ledger(second)
-    record = ledger.sweep()
+    before = ledger.sweep().config["train"]
 
     def notices_with(**train: object) -> list[str]:
-        config = record.config | {"train": record.config["train"] | train}
-        ledger.write_sweep(record.model_copy(update={"config": config}))
+        change_config(ledger, train=before | train)
         return notices(open_sweeps([first, second]))
 
     assert notices_with() == notices_with(micro_batch_size=4, report_every=0.5) == []

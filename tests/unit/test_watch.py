@@ -15,6 +15,7 @@ import pytest
 from builders import (
     BEGAN,
     SECONDS,
+    change_base,
     measurement,
     record_sweep,
     running,
@@ -101,10 +102,7 @@ def test_without_in_domain_tasks_the_table_has_the_newest_validation_loss(tmp_pa
     metrics = {metric_keys.VALIDATION_LOSS: 1.25, metric_keys.FORGETTING_MEAN: 0.1}
     aims = [{"metric": metric_keys.VALIDATION_LOSS, "mode": "min"}]
     ledger = record_sweep(tmp_path, running(0, metrics=metrics, step=5), objectives=aims)
-    base = ledger.base().model_copy(
-        update={"metrics": {**metrics, metric_keys.VALIDATION_LOSS: 2.5}}
-    )
-    ledger.folder.base_json.write_text(base.model_dump_json())
+    change_base(ledger, metrics={**metrics, metric_keys.VALIDATION_LOSS: 2.5})
     ledger.append(0, measurement(5, metrics))
     ledger.append(0, measurement(7, {metric_keys.TRAIN_LOSS: 0.125}))
     _, titles, *_ = picture(watched_at(tmp_path, 10))

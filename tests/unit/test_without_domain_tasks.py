@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import repeat_of, with_metrics
+from builders import change_base, change_config, repeat_of, with_metrics
 from synthetic_sweep import SyntheticSweep
 
 from analysis.__main__ import main
@@ -55,8 +55,7 @@ def write(folder: Path, **fields) -> Ledger:
     ledger = Ledger(SyntheticSweep(objectives=OBJECTIVES, **fields).write(folder))
     base = ledger.base()
     scores = {task: s for task, s in base.scores.items() if s.role != "in_domain"}
-    changes = {"scores": scores, "metrics": with_loss(base.metrics)}
-    ledger.folder.base_json.write_text(base.model_copy(update=changes).model_dump_json())
+    change_base(ledger, scores=scores, metrics=with_loss(base.metrics))
     items = ledger.base_items()
     write_items(ledger.folder.base_items, [item for item in items if item.task in scores])
     for record in ledger.trials():
@@ -98,9 +97,7 @@ def test_charts_and_tables_of_several_sweeps_have_each_base_once(tmp_path):
     losses = {"first": 2.5, "second": 2.5, "third": 2.75}
     for name, loss in losses.items():
         ledger = write(tmp_path / name, name=name, trials=4, items=8, full_every=2)
-        metrics = ledger.base().metrics | {VALIDATION_LOSS: loss}
-        base = ledger.base().model_copy(update={"metrics": metrics})
-        ledger.folder.base_json.write_text(base.model_dump_json())
+        change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: loss})
     results = Results(open_sweeps([tmp_path / name for name in losses]))
     names = ["base of first, second", "base of third"]
     for chart in trade_off_figure(results).charts:
@@ -225,9 +222,7 @@ def test_figures_need_something_beside_the_loss(tmp_path, capsys):
         kept = {VALIDATION_LOSS: record.metric(VALIDATION_LOSS)}
         ledger.folder.metrics(record.number).unlink()
         ledger.write_trial(with_metrics(record, kept))
-    sweep = ledger.sweep()
-    config = sweep.config | {"objectives": [OBJECTIVES[0]]}
-    ledger.write_sweep(sweep.model_copy(update={"config": config}))
+    change_config(ledger, objectives=[OBJECTIVES[0]])
     assert main(["figure", str(folder), "--to", str(tmp_path / "trade_off.png")]) == 2
     assert "an objective besides validation loss" in capsys.readouterr().err
 
@@ -235,8 +230,7 @@ def test_figures_need_something_beside_the_loss(tmp_path, capsys):
 def test_a_sweep_without_any_task_has_its_page_too(tmp_path):
     ledger = write(tmp_path, trials=8)
     losses = {VALIDATION_LOSS: ledger.base().metrics[VALIDATION_LOSS]}
-    bare = ledger.base().model_copy(update={"scores": {}, "metrics": losses})
-    ledger.folder.base_json.write_text(bare.model_dump_json())
+    change_base(ledger, scores={}, metrics=losses)
     write_items(ledger.folder.base_items, [])
     page = render(Results(open_sweeps([tmp_path])))
     assert 'aria-label="Methods and ranks"' in page
@@ -248,10 +242,7 @@ def test_a_trial_s_loss_is_compared_with_the_base_s_on_the_rows_of_its_own_sweep
     folders = [tmp_path / name for name in ("one", "another")]
     poor, good = (write(folder, trials=4, name=folder.name) for folder in folders)
     for ledger, added in ((poor, 5.0), (good, 0.0)):
-        base = ledger.base()
-        metrics = base.metrics | {VALIDATION_LOSS: 4.0 + added}
-        changed = base.model_copy(update={"metrics": metrics}).model_dump_json()
-        ledger.folder.base_json.write_text(changed)
+        change_base(ledger, metrics=ledger.base().metrics | {VALIDATION_LOSS: 4.0 + added})
         for record in ledger.trials():
             last = record.last.model_copy(
                 update={"metrics": record.last.metrics | {VALIDATION_LOSS: 1.0 + added}}
