@@ -76,7 +76,7 @@ def _scatter(axes: Axes, results: Results, key: str) -> None:
     if full:
         x, y = _values(full, key), _values(full, results.gain)
         axes.scatter(x, y, marker="D", s=45, c=_FULL_COLOUR, label="full")
-    # Of a cost, say, it has none.
+    # The base has no cost, such as training time, and so no star against it.
     for (of_key, gain), name in bases(results.sweeps, key, results.gain).items():
         axes.scatter(of_key, gain, marker="*", s=160, c="black", label=name)
     axes.set_xlabel(axis_title(key))

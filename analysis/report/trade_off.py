@@ -244,7 +244,7 @@ def _place(loss: float, best: float, worst: float) -> float:
 
 
 def _no_front(results: Results) -> str:
-    """Said of runs: the mean over a trial's repeats may keep all constraints and have it taken."""
+    """Said of single runs: a trial may be taken whose repeats keep the constraints in the mean."""
     lacks = "keeps every constraint" if results.goals.constraints else "measured every objective"
     return f"No run of the search {lacks}, so there is no front yet"
 

@@ -6,8 +6,7 @@ W&B has no items, so there are no intervals or flips; the folder is the source o
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
@@ -17,25 +16,15 @@ from trainables.errors import Fault, UserError, first_line
 _KEY = "WANDB_API_KEY"
 _SECONDS = 60
 _PER_PAGE = 200
-# A section of both the configuration and the metrics.
-_TRAIN = "train"
+_OF_LORA = ("rank", "alpha", "scaling", "dropout", "rslora", "dora")
+_OF_TRAINING = ("learning_rate", "batch_size", "epochs", "steps", "warmup", "weight_decay")
 # Columns of `analysis.frame.trials_frame` and their keys in the runs' configuration.
 _SETTINGS = {
     "number": "trial/number",
     "confirms": "trial/confirms",
     "method": "method",
-    "lora/rank": "lora/rank",
-    "lora/alpha": "lora/alpha",
-    "lora/scaling": "lora/scaling",
-    "lora/dropout": "lora/dropout",
-    "lora/rslora": "lora/rslora",
-    "lora/dora": "lora/dora",
-    "learning_rate": f"{_TRAIN}/learning_rate",
-    "batch_size": f"{_TRAIN}/batch_size",
-    "epochs": f"{_TRAIN}/epochs",
-    "steps": f"{_TRAIN}/steps",
-    "warmup": f"{_TRAIN}/warmup",
-    "weight_decay": f"{_TRAIN}/weight_decay",
+    **{f"lora/{name}": f"lora/{name}" for name in _OF_LORA},
+    **{name: f"train/{name}" for name in _OF_TRAINING},
     "seed": "seed",
     "attempt": "trial/attempt",
 }
@@ -55,8 +44,7 @@ def load_wandb_runs(project: str, sweep_id: str) -> pd.DataFrame:
     if not os.environ.get(_KEY):
         remedy = "set it; the key is taken from nowhere else, and kept nowhere"
         raise UserError([Fault(_KEY, "is not set", remedy)])
-    with _explained(project):
-        found = _runs(project, sweep_id)
+    found = _runs(project, sweep_id)
     if not found:
         raise UserError([Fault("SWEEP_ID", f"{project} has no runs in the group {sweep_id}")])
     _check_models([run.config for run in found])
@@ -68,23 +56,16 @@ def load_wandb_runs(project: str, sweep_id: str) -> pd.DataFrame:
 
 
 def _runs(project: str, sweep_id: str) -> list[Any]:
+    """The group's runs; what W&B refuses is told in one line, without the key."""
     import wandb
-
-    # With `lazy=False`, every page of runs includes configuration and summary.
-    api = wandb.Api(timeout=_SECONDS, api_key=os.environ[_KEY])
-    runs = api.runs(project, filters={"group": sweep_id}, per_page=_PER_PAGE, lazy=False)
-    return list(runs)
-
-
-@contextmanager
-def _explained(project: str) -> Iterator[None]:
-    """Turn W&B's errors into one line; its messages do not contain the key."""
-    from wandb.errors import Error
     from wandb.sdk.lib.service.service_connection import WandbApiFailedError
 
     try:
-        yield
-    except (Error, WandbApiFailedError, ValueError) as error:
+        # With `lazy=False`, every page of runs includes configuration and summary.
+        api = wandb.Api(timeout=_SECONDS, api_key=os.environ[_KEY])
+        runs = api.runs(project, filters={"group": sweep_id}, per_page=_PER_PAGE, lazy=False)
+        return list(runs)
+    except (wandb.Error, WandbApiFailedError, ValueError) as error:
         rule = f"cannot read {project} from W&B: {first_line(error)}"
         raise UserError([Fault("PROJECT", rule)]) from error
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import shlex
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import wandb
@@ -57,8 +56,12 @@ def make_views(sweep_dir: Location) -> list[str]:
     views = SweepViews(sweep)
     if not _has_key():
         return views.describe()
-    with _explained():
+    try:
         return views.save(wandb.Api(timeout=_SECONDS_TO_ANSWER))
+    except (wandb.Error, WandbApiFailedError, ValueError) as error:
+        rule = f"W&B did not make the views: {first_line(error)}"
+        remedy = "check the connection, `wandb login` and wandb.entity, and type the command again"
+        raise UserError([Fault("", rule, remedy)]) from error
 
 
 class SweepViews:
@@ -214,14 +217,3 @@ def _has_key() -> bool:
     """Whether W&B can be used: it is online and finds a key, which is not sent anywhere."""
     wandb.setup(wandb.Settings(silent=True))
     return bool(wandb.login(prompt=False, verify=False))
-
-
-@contextmanager
-def _explained() -> Iterator[None]:
-    """Turn W&B's errors into one line for the user."""
-    try:
-        yield
-    except (wandb.Error, WandbApiFailedError, ValueError) as error:
-        rule = f"W&B did not make the views: {first_line(error)}"
-        remedy = "check the connection, `wandb login` and wandb.entity, and type the command again"
-        raise UserError([Fault("", rule, remedy)]) from error
