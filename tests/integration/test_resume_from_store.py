@@ -12,7 +12,7 @@ from chosen_scores import OBJECTIVE, scores
 from trainables.files.locations import node_cache
 from trainables.files.storage import open_storage
 from trainables.metric_keys import IN_DOMAIN_ACC
-from trainables.training.attempt_folder import on_this_node, publish_rest, published_address
+from trainables.training.attempt_folder import on_this_node, publish_rest
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter, StopTrial
 
@@ -82,8 +82,7 @@ def test_nothing_is_evaluated_that_was_or_that_belongs_to_no_report_step(
 
 def best_weights_address(trial: TrialConfig) -> str | None:
     """Trains to the end; where others find the best weights, if these are not the last."""
-    best = train_lora(trial, ListReporter()).best_weights_dir
-    address = published_address(trial, Path(best)) if best else None
+    address = train_lora(trial, ListReporter()).best_weights_dir
     publish_rest(trial)
     assert address is None or "adapter_model.safetensors" in open_storage(address).children("")
     return address

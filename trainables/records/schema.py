@@ -70,7 +70,11 @@ class Measurement(Frozen):
 
 
 class TrialResult(Frozen):
-    """What a trial function returns: its last measurement and where its weights are."""
+    """What a trial function returns: its last measurement and where its weights will be.
+
+    Attributes:
+        best_weights_dir: those of its best evaluation; None if the last one was the best.
+    """
 
     last: Measurement
     weights_dir: str | None = None

@@ -26,7 +26,6 @@ from contextlib import nullcontext
 from functools import cache, partial
 from importlib import import_module
 from itertools import pairwise
-from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -41,7 +40,6 @@ from trainables.training.attempt_folder import (
     on_this_node,
     publish_items,
     publish_results,
-    published_address,
 )
 from trainables.training.reporter import StopTrial
 
@@ -294,11 +292,7 @@ class SlotHost:
         if ended.error is not None:
             await self._end(guest, ended.error)
             return
-        result = ended.result
-        if result.best_weights_dir is not None:
-            best = published_address(guest.trial, Path(result.best_weights_dir))
-            result = result.model_copy(update={"best_weights_dir": best})
-        await self._tell(guest, {RESULT: result.model_dump()})
+        await self._tell(guest, {RESULT: ended.result.model_dump()})
 
     async def _end(self, guest: Guest, error: Exception, busy: int = 0) -> None:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.

@@ -67,7 +67,7 @@ class BestWeights:
             self._best = best
             remove_best(self._attempts[:-1])
 
-    def settle(self, last: Measurement) -> str | None:
+    def settle(self, last: Measurement) -> Path | None:
         """Where weights better than the last are; if the last are the best, none are kept.
 
         For the first worker only.
@@ -78,8 +78,7 @@ class BestWeights:
         if best is None or (value is not None and not self._objective.is_better(best.value, value)):
             remove_best(self._attempts)
             return None
-        found = (str(folder) for folder, of in best_weights(self._attempts) if of == best)
-        return next(found, None)
+        return next((folder for folder, of in best_weights(self._attempts) if of == best), None)
 
     def _to_beat(self, objective: Objective) -> BestEvaluation | None:
         """The best evaluation so far, unless the sweep's objective has changed since."""

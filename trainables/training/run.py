@@ -23,7 +23,12 @@ from trainables.process.background import in_background
 from trainables.process.workers import agreed, barrier, from_each
 from trainables.records.schema import Measurement, TrialResult
 from trainables.training import checkpoint, checkpoint_files
-from trainables.training.attempt_folder import is_scratch, publish_checkpoints, publish_file
+from trainables.training.attempt_folder import (
+    is_scratch,
+    publish_checkpoints,
+    publish_file,
+    published_address,
+)
 from trainables.training.best_weights import BestWeights
 from trainables.training.fused_head import FusedHeadCheck, Trainer
 from trainables.training.measuring import Measuring, is_of_step
@@ -131,10 +136,12 @@ def conclude(config: TrialConfig, last: Measurement | None, best: BestWeights) -
     if config.train.save_weights:
         with whole_folder(Path(config.weights_dir), best.is_first, is_scratch(config)) as folder:
             best.save(folder)
+    weights = Path(config.weights_dir) if config.train.save_weights else None
+    better = best.settle(last) if best.is_first else None
     return TrialResult(
         last=last,
-        weights_dir=config.weights_dir if config.train.save_weights else None,
-        best_weights_dir=best.settle(last) if best.is_first else None,
+        weights_dir=weights and published_address(config, weights),
+        best_weights_dir=better and published_address(config, better),
     )
 
 

@@ -18,6 +18,7 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from trainables.config import TrialConfig
 from trainables.errors import named
 from trainables.process.lost_worker import is_lost_worker
+from trainables.records.schema import TrialResult
 from trainables.under_ray.endings import most_telling
 from trainables.under_ray.reporters import Report
 from trainables.under_ray.stop_request import stops_with_this_node
@@ -31,13 +32,10 @@ _LONGEST_WRITING_S = 600.0
 _LONGEST_ENDING_S = 60.0
 
 
-def train_on_workers(trial: TrialConfig, report: Report) -> str | None:
+def train_on_workers(trial: TrialConfig, report: Report) -> TrialResult:
     """Train in every worker of this process's group, and pass on the reports of rank 0.
 
     If a worker failed by itself, the group is killed and replaced by a new one.
-
-    Returns:
-        Where the weights of its best evaluation will be; None if its last weights are the best.
 
     Raises:
         RayActorError: a worker's process has died, or the workers have lost each other.
@@ -107,15 +105,14 @@ class _Group:
         ]
         ray.get(joining)
 
-    def train(self, trial: TrialConfig, report: Report) -> str | None:
-        """Train to the end; returns where the weights of the best evaluation will be.
+    def train(self, trial: TrialConfig, report: Report) -> TrialResult:
+        """Train to the end; returns what rank 0 does.
 
         Raises:
             RayError: a worker has failed.
         """
         self._training = [worker.train.remote(trial) for worker in self._workers]
         training = list(self._training)
-        best: str | None = None
         while training:
             (done,), _ = ray.wait([self._report, *training])
             event = ray.get(done)
@@ -123,8 +120,8 @@ class _Group:
                 self._hand_on(event, report)
             else:
                 training.remove(done)
-                best = best or event
-        return best
+        result: TrialResult = ray.get(self._training[0])
+        return result
 
     def _hand_on(self, measurement: Any, report: Report) -> None:
         """Pass on a report; if Tune stops the trial, ending this thread, the workers end theirs."""

@@ -21,7 +21,6 @@ from trainables.training.attempt_folder import (
     clear_node,
     on_this_node,
     publish_rest,
-    published_address,
 )
 from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
@@ -74,7 +73,7 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
     if is_ended_by_hand(trial.number):  # while it waited; from now on this process hears of it
         return Outcome(status=TrialStatus.RUNNING)
     try:
-        best = _train(trial, here, slot_hosts)
+        result = _train(trial, here, slot_hosts)
     except LOST:
         raise
     except Exception as error:  # one trial's error must never end the sweep
@@ -87,22 +86,19 @@ def _outcome(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None
         hang_watch.stop()
     return Outcome(
         status=TrialStatus.COMPLETE,
-        weights_dir=trial.weights_dir if trial.train.save_weights else None,
-        best_weights_dir=best,
+        weights_dir=result.weights_dir,
+        best_weights_dir=result.best_weights_dir,
     )
 
 
-def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> str | None:
+def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) -> TrialResult:
     """Run the trial; a group of workers that runs out of memory is restarted as a whole.
-
-    Returns:
-        Where the weights of its best evaluation will be; None if its last weights are the best.
 
     Raises:
         UserError: the node's GPU is unusable.
     """
     if slot_hosts is not None:
-        return train_in_slot(slot_hosts, trial, report_to_tune).best_weights_dir
+        return train_in_slot(slot_hosts, trial, report_to_tune)
     from trainables.process.out_of_memory import train_within_memory
 
     if trial.workers > 1:
@@ -113,5 +109,4 @@ def _train(trial: TrialConfig, here: TrialConfig, slot_hosts: SlotHosts | None) 
     def watched(smaller: TrialConfig) -> TrialResult:
         return train(smaller, Watched(smaller, report_to_tune))
 
-    best = train_within_memory(watched, here).best_weights_dir
-    return published_address(here, Path(best)) if best else None
+    return train_within_memory(watched, here)

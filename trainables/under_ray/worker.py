@@ -17,13 +17,8 @@ from trainables.errors import Diverged
 from trainables.process import hang_watch
 from trainables.process.background import in_background
 from trainables.process.lost_device import end_with_lost_device
-from trainables.records.schema import BASE_RECORD, Measurement
-from trainables.training.attempt_folder import (
-    clear_node,
-    on_this_node,
-    publish_worker,
-    published_address,
-)
+from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
+from trainables.training.attempt_folder import clear_node, on_this_node, publish_worker
 from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.granted_gpus import check_granted_gpus
@@ -95,11 +90,12 @@ class Worker:
             timeout=_LONGEST_WAIT,
         )
 
-    def train(self, trial: TrialConfig) -> str | None:
+    def train(self, trial: TrialConfig) -> TrialResult | None:
         """Run this worker's part of a trial; if an error has broken its GPU, the process ends.
 
         Returns:
-            From rank 0, where the weights of the best evaluation will be.
+            The trial's result, of which rank 0 alone knows the best weights; None if Tune has
+            stopped the trial.
 
         Raises:
             TrialError: see the trial's method.
@@ -112,16 +108,14 @@ class Worker:
         use_credentials()
         check_sees(trial.base_dir, BASE_RECORD)
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
-        best: str | None = None
-        is_stopped = False
+        result: TrialResult | None = None
         try:
             with log_to(Path(trial.output_dir) / f"worker_{rank}.log"):
                 try:
                     check_granted_gpus()
                     result = trial_function(trial)(trial, Watched(trial, self._report))
-                    best = result.best_weights_dir
                 except StoppedByTune:
-                    is_stopped = True
+                    pass
                 except IN_STEP:
                     raise
                 except Exception:  # what it has is for an attempt that goes on from there
@@ -134,8 +128,8 @@ class Worker:
         except IN_STEP:
             _leave(trial, rank)
             raise
-        _leave(trial, rank, is_stopped)
-        return published_address(trial, Path(best)) if best else None
+        _leave(trial, rank, is_stopped=result is None)
+        return result
 
     @ray.method(concurrency_group=_REPORTS)
     def next_report(self) -> Measurement:
