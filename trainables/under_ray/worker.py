@@ -111,25 +111,28 @@ class Worker:
         result: TrialResult | None = None
         try:
             with log_to(Path(trial.output_dir) / f"worker_{rank}.log"):
-                try:
-                    check_granted_gpus()
-                    result = trial_function(trial)(trial, Watched(trial, self._report))
-                except StoppedByTune:
-                    pass
-                except IN_STEP:
-                    raise
-                except Exception:  # what it has is for an attempt that goes on from there
-                    publish = partial(publish_worker, trial, rank)
-                    end_with_lost_device(publish)
-                    with in_background(publish):  # else the group would not wait for it
-                        raise
-                finally:
-                    hang_watch.stop()
+                result = self._train(trial, rank)
+        except StoppedByTune:
+            pass
         except IN_STEP:
             _leave(trial, rank)
             raise
         _leave(trial, rank, is_stopped=result is None)
         return result
+
+    def _train(self, trial: TrialConfig, rank: int) -> TrialResult:
+        try:
+            check_granted_gpus()
+            return trial_function(trial)(trial, Watched(trial, self._report))
+        except IN_STEP:
+            raise
+        except Exception:  # what it has is for an attempt that goes on from there
+            publish = partial(publish_worker, trial, rank)
+            end_with_lost_device(publish)
+            with in_background(publish):  # else the group would not wait for it
+                raise
+        finally:
+            hang_watch.stop()
 
     @ray.method(concurrency_group=_REPORTS)
     def next_report(self) -> Measurement:
