@@ -16,6 +16,7 @@ tests repeat this and require the estimate to be within 15 % of it.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trainables.config import LoraConfig, ModelShape, TrialConfig
@@ -114,17 +115,13 @@ def estimate(shape: ModelShape, trial: TrialConfig) -> MemoryEstimate:
 def fitted(shape: ModelShape, trial: TrialConfig, card: float) -> TrialConfig | None:
     """The trial with the largest batches, up to its own, that fit a card of `card` bytes.
 
-    The micro-batch divides a worker's samples per optimizer step, so that the trial's batch stays
-    the same; the evaluation batch is halved as needed. None if not even one sample at a time fits.
+    The evaluation batch is halved as needed. None if not even one sample at a time fits.
     """
     while estimate(shape, trial).evaluation_peak > card and trial.eval.batch_size > 1:
         trial = with_eval_batch(trial, trial.eval.batch_size // 2)
-    per_step = trial.train.batch_size // trial.workers
-    for size in range(trial.train.micro_batch_size, 0, -1):
-        smaller = with_micro_batch(trial, size)
-        if per_step % size == 0 and estimate(shape, smaller).peak <= card:
-            return smaller
-    return None
+    sizes = micro_batches(trial, trial.train.micro_batch_size)
+    smaller = (with_micro_batch(trial, size) for size in sizes)
+    return next((fits for fits in smaller if estimate(shape, fits).peak <= card), None)
 
 
 def base_peak(shape: ModelShape, trial: TrialConfig) -> float:
@@ -192,6 +189,12 @@ def disk_estimate(shape: ModelShape, trial: TrialConfig) -> DiskEstimate:
         return DiskEstimate(weights=_FP32 * count, checkpoint=3 * _FP32 * count)
     count = parameters(shape)
     return DiskEstimate(weights=_bytes(trial) * count, checkpoint=3 * _FP32 * count)
+
+
+def micro_batches(trial: TrialConfig, most: int) -> Iterator[int]:
+    """Sizes of a micro-batch, from `most` down, at which the trial's batch stays the same."""
+    per_worker = trial.train.batch_size // trial.workers
+    return (size for size in range(most, 0, -1) if per_worker % size == 0)
 
 
 def with_micro_batch(trial: TrialConfig, size: int) -> TrialConfig:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import gc
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
 
-from trainables.config import EvalSuite, TrainConfig, TrialConfig
+from trainables.config import EvalSuite, TrialConfig
 from trainables.errors import EvaluationOutOfMemory, Fault, OutOfMemory, UserError, first_line
-from trainables.process.memory import with_eval_batch, with_micro_batch
+from trainables.process.memory import micro_batches, with_eval_batch, with_micro_batch
 
 logger = logging.getLogger(__name__)
 
@@ -33,13 +33,6 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and bool(_MESSAGE.search(str(error)))
 
 
-def smaller_micro_batch(train: TrainConfig, workers: int) -> int | None:
-    """The largest micro-batch of at most half the size that divides the batch; None below 1."""
-    per_worker = train.batch_size // workers
-    sizes = range(train.micro_batch_size // 2, 0, -1)
-    return next((size for size in sizes if per_worker % size == 0), None)
-
-
 def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) -> T:
     """Run a trial; if memory runs out, resume from its newest checkpoint with smaller batches.
 
@@ -58,12 +51,8 @@ def train_within_memory(train: Callable[[TrialConfig], T], config: TrialConfig) 
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            tried.append(size_of(config, error))
-            smaller = smaller_batches(config, error)
-            if smaller is None:
-                raise out_of_memory(config, tried, error) from None
+            config = with_smaller_batches(config, tried, error)
             logger.warning("out of memory at %s: %s", tried[-1], first_line(error))
-        config = smaller
 
 
 def evaluated_within_memory(evaluate: Callable[[EvalSuite], T], suite: EvalSuite) -> T:
@@ -87,35 +76,39 @@ def evaluated_within_memory(evaluate: Callable[[EvalSuite], T], suite: EvalSuite
         suite = suite.model_copy(update={"batch_size": suite.batch_size // 2})
 
 
-def smaller_batches(config: TrialConfig, error: BaseException) -> TrialConfig | None:
-    """The trial with the batch that was too large halved; None if it is 1 already."""
+def with_smaller_batches(
+    config: TrialConfig, tried: list[str], error: BaseException
+) -> TrialConfig:
+    """The trial with the batch that was too large for memory halved.
+
+    Args:
+        config: the trial.
+        tried: the batches that were too large before, in words; this one is added.
+        error: where memory ran out, in training or in an evaluation.
+
+    Raises:
+        OutOfMemory: it was one sample already.
+    """
     if isinstance(error, EvaluationOutOfMemory):
-        if config.eval.batch_size == 1:
-            return None
-        return with_eval_batch(config, config.eval.batch_size // 2)
-    size = smaller_micro_batch(config.train, config.workers)
-    return None if size is None else with_micro_batch(config, size)
-
-
-def size_of(config: TrialConfig, error: BaseException) -> str:
-    """The batch that was too large, in words."""
-    if isinstance(error, EvaluationOutOfMemory):
-        return f"evaluation batch size {config.eval.batch_size}"
-    return f"micro-batch size {config.train.micro_batch_size}"
-
-
-def out_of_memory(config: TrialConfig, tried: Sequence[str], error: BaseException) -> OutOfMemory:
-    """The error of a trial that does not fit even at batches of one sample."""
+        size = config.eval.batch_size
+        tried.append(f"evaluation batch size {size}")
+        if size > 1:
+            return with_eval_batch(config, size // 2)
+    else:
+        size = config.train.micro_batch_size
+        tried.append(f"micro-batch size {size}")
+        if size > 1:
+            return with_micro_batch(config, next(micro_batches(config, size // 2)))
     remedies = ["a shorter data.max_length"]
     if not config.train.gradient_checkpointing:
         remedies.append("train.gradient_checkpointing: true")
     if config.method == "full":
         of_states = ("more resources.full.workers", "a higher deepspeed.zero_stage", "offloading")
         remedies.extend(of_states)
-    return OutOfMemory(
+    raise OutOfMemory(
         f"out of memory at {', then '.join(tried)}: {first_line(error)}; "
         f"try {', '.join(remedies)}, or larger GPUs"
-    )
+    ) from None
 
 
 def free_memory() -> None:

@@ -30,7 +30,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from trainables.config import TrainConfig, TrialConfig
-from trainables.errors import EvaluationOutOfMemory, first_line, traced
+from trainables.errors import EvaluationOutOfMemory, OutOfMemory, first_line, traced
 from trainables.process import hang_watch
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import Measurement
@@ -329,23 +329,17 @@ class SlotHost:
 
     def _try_smaller(self, guest: Guest, error: Exception, busy: int) -> Exception | None:
         """Have a trial that ran out of memory wait for a slot anew, or return what it ends with."""
-        from trainables.process.out_of_memory import (
-            is_out_of_memory,
-            out_of_memory,
-            size_of,
-            smaller_batches,
-        )
+        from trainables.process.out_of_memory import is_out_of_memory, with_smaller_batches
 
         if not is_out_of_memory(error):
             return error
         if busy and not isinstance(error, EvaluationOutOfMemory):
             self._fits = busy  # it waits until one of those is free
         else:
-            guest.tried.append(size_of(guest.trial, error))
-            smaller = smaller_batches(guest.trial, error)
-            if smaller is None:  # the trial's process lacks torch to unpickle torch's error with
-                return out_of_memory(guest.trial, guest.tried, error)
-            guest.trial = smaller
+            try:
+                guest.trial = with_smaller_batches(guest.trial, guest.tried, error)
+            except OutOfMemory as final:  # no error of torch's, which the trial's process lacks
+                return final
         _LOG.warning("%s waits for a slot anew: %s", guest.trial.trial_id, first_line(error))
         self._waiting.appendleft(guest)
         return None
