@@ -89,7 +89,7 @@ class SlotEngine:
 
         A trial begun by an earlier attempt resumes from its newest checkpoint.
         """
-        with self.on_time_of(None):
+        with self.on_time_of():
             slot = self._new_slot(trial, reporter)
         self._slots[slot.adapter] = slot
         try:
@@ -152,15 +152,16 @@ class SlotEngine:
         """
         losses = {share.slot: 0.0 for shares in passes for share in shares}
         for number, shares in enumerate(passes):
-            started = time.perf_counter()
+            slots = [share.slot for share in shares]
             try:
-                of_shares = self._pass(shares)
+                with self.on_time_of(*slots):
+                    of_shares = self._pass(shares)
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
                 not_through = {share.slot for later in passes[number:] for share in later}
-                ended = self._make_room(shares, error)
-                self._share_time([share.slot for share in shares], time.perf_counter() - started)
+                with self.on_time_of(*slots):
+                    ended = self._make_room(shares, error)
                 for slot in not_through:
                     del losses[slot]
                     if slot.adapter in self._slots:
@@ -168,7 +169,6 @@ class SlotEngine:
                 return losses, ended
             for share, loss in zip(shares, of_shares, strict=True):
                 losses[share.slot] += loss
-            self._share_time([share.slot for share in shares], time.perf_counter() - started)
         return losses, []
 
     def _make_room(self, shares: Sequence[Share], error: Exception) -> list[Ended]:
@@ -273,22 +273,11 @@ class SlotEngine:
             with self.on_time_of(slot):
                 norms.append(slot.take_step())
         if norms:
-            self._read_norms(due, norms)
+            with self.on_time_of(*due):  # all are read at once, since each read waits for the GPU
+                for slot, norm in zip(due, torch.stack(norms).tolist(), strict=True):
+                    slot.log_norm(norm)
         self._answer_ahead(due)
         return [end for slot in due if (end := self._report(slot))]
-
-    def _read_norms(self, due: Sequence[Slot], norms: list[torch.Tensor]) -> None:
-        """Read all norms at once, since each read waits for the GPU."""
-        started = time.perf_counter()
-        for slot, norm in zip(due, torch.stack(norms).tolist(), strict=True):
-            slot.log_norm(norm)
-        self._share_time(due, time.perf_counter() - started)
-
-    def _share_time(self, slots: Sequence[Slot], seconds: float) -> None:
-        """Split the time of shared work evenly among these slots; charge the others nothing."""
-        for slot in self.slots:
-            share = seconds / len(slots) if slot in slots else 0.0
-            slot.exclude(seconds - share)
 
     def _report(self, slot: Slot) -> Ended | None:
         """Do what is due after a slot's step; None lets the trial go on."""
@@ -311,8 +300,8 @@ class SlotEngine:
                 by_evaluator.setdefault(slot.evaluator, []).append(slot)
         for evaluator, members in by_evaluator.items():
             at_once = evaluator.models_at_once(self._largest_pass, self._base.device)
-            for some in _chunks(members, at_once):
-                if len(some) > 1:
+            for start in range(0, len(members), at_once):
+                if len(some := members[start : start + at_once]) > 1:
                     self._answer_some_ahead(evaluator, some)
 
     def _answer_some_ahead(self, evaluator: Evaluator, slots: Sequence[Slot]) -> None:
@@ -321,14 +310,14 @@ class SlotEngine:
         def routed(rows: int) -> Any:
             return self._layers.routed(self._parts_of((slot, rows) for slot in slots))
 
-        try:
-            evaluator.answer_ahead([slot.model for slot in slots], routed)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            free_memory()  # each slot then computes its own answers
+        with self.on_time_of(*slots):
+            try:
+                evaluator.answer_ahead([slot.model for slot in slots], routed)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                free_memory()  # each slot then computes its own answers
         seconds = time.perf_counter() - started
-        self._share_time(slots, seconds)
         for slot in slots:
             slot.charge_evaluation(seconds / len(slots))
 
@@ -361,21 +350,17 @@ class SlotEngine:
             yield
 
     @contextmanager
-    def on_time_of(self, slot: Slot | None) -> Iterator[None]:
-        """Charge the time spent in the context to no other slot; None: to none of them."""
+    def on_time_of(self, *slots: Slot) -> Iterator[None]:
+        """Split the time spent in the context evenly among these slots; charge no other."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            for other in self.slots:
-                if other is not slot:
-                    other.exclude(time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            for slot in self.slots:
+                slot.exclude(seconds - (seconds / len(slots) if slot in slots else 0.0))
 
     def _autocast(self) -> Any:
         if self._dtype is torch.float32:
             return nullcontext()
         return torch.autocast(self._base.device.type, self._dtype)
-
-
-def _chunks(slots: Sequence[Slot], size: int) -> list[Sequence[Slot]]:
-    return [slots[start : start + size] for start in range(0, len(slots), size)]

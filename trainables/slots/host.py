@@ -356,7 +356,7 @@ class SlotHost:
         """Work between passes, for which the trials in slots wait: on the time of none of them."""
 
         def apart() -> Any:
-            with self._engine.on_time_of(None) if self._engine else nullcontext():
+            with self._engine.on_time_of() if self._engine else nullcontext():
                 return work()
 
         return await self._in_thread(apart)
