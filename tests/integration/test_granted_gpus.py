@@ -59,7 +59,7 @@ def in_group(gpus):
 def in_slot(gpus):
     host = start_slot_host({"CPU": 1, "GPU": gpus})
     try:
-        ray.get(host.reason_against.remote(json.loads(trial.model_dump_json())))
+        ray.get(host.reason_against.remote(trial))
     finally:
         ray.kill(host)
 

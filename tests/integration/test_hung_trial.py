@@ -69,7 +69,7 @@ HOST = textwrap.dedent(
     async def main(trial):
         SlotEngine.step = hang
         host = SlotHost()
-        await host.join(trial.model_dump(mode="json"), slots=2)
+        await host.join(trial, slots=2)
         while True:
             print(await host.next_event(trial.trial_id), flush=True)
 

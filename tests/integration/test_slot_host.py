@@ -57,14 +57,14 @@ def host_trials(
     async def run() -> list[list[dict[str, Any]]]:
         serving = host or SlotHost()
         for trial in trials:
-            await serving.join(trial.model_dump(mode="json"), slots)
+            await serving.join(trial, slots)
         return await asyncio.gather(*(follow(serving, trial.trial_id) for trial in trials))
 
     return asyncio.run(run())
 
 
 def test_a_host_whose_slots_are_taken_says_so(make_trial: MakeTrial) -> None:
-    trials = [make_trial(trial_id=str(number)).model_dump(mode="json") for number in range(3)]
+    trials = [make_trial(trial_id=str(number)) for number in range(3)]
 
     async def run() -> tuple[list[bool], bool, dict[str, Any]]:
         host = SlotHost()
@@ -98,11 +98,11 @@ def test_the_files_of_others_take_none_of_a_trials_time(
     ]
     *_, last = [e[MEASUREMENT] for e in host_trials(trials, slots=2)[0] if MEASUREMENT in e]
     assert len(waits) == 2
-    assert last["metrics"][TRAIN_SECONDS] < 2
+    assert last.metrics[TRAIN_SECONDS] < 2
 
 
 def losses(events: list[dict[str, Any]]) -> list[float]:
-    return [e[MEASUREMENT]["metrics"]["train/loss"] for e in events if MEASUREMENT in e]
+    return [e[MEASUREMENT].metrics["train/loss"] for e in events if MEASUREMENT in e]
 
 
 def losses_alone(trial: TrialConfig) -> list[float]:
@@ -126,9 +126,9 @@ def test_a_trial_that_leaves_frees_its_slot(make_trial: MakeTrial) -> None:
 
     async def run() -> list[dict[str, Any]]:
         host = SlotHost()
-        await host.join(endless.model_dump(mode="json"), 1)
+        await host.join(endless, 1)
         await host.next_event("endless")  # it has measured something
-        await host.join(short.model_dump(mode="json"), 1)
+        await host.join(short, 1)
         await host.leave("endless")
         return await follow(host, "short")
 
@@ -227,7 +227,7 @@ def test_once_a_neighbour_is_gone_there_is_memory_for_as_many_as_before(
     async def run() -> None:
         host = SlotHost()
         for trial in trials:
-            await host.join(trial.model_dump(mode="json"), 2)
+            await host.join(trial, 2)
         assert MEASUREMENT in await host.next_event("0")
         if leaves:
             await host.leave("0")
@@ -256,7 +256,7 @@ def test_who_comes_first_has_the_first_slot_and_who_leaves_has_none(
         host = SlotHost()
         for name in ("0", "1", "2", "3"):
             trial = make_trial(trial_id=name, train={"steps": 2, "report_every": 2})
-            await host.join(trial.model_dump(mode="json"), 1)
+            await host.join(trial, 1)
         await host.leave("2")
         await asyncio.gather(*(follow(host, name) for name in ("0", "1", "3")))
 
@@ -271,7 +271,7 @@ def test_a_probe_neither_sees_nor_touches_a_trial_of_its_number(make_trial: Make
     before = {file: file.stat().st_mtime_ns for file in Path(first.output_dir).rglob("*")}
     assert any("checkpoints" in file.parts for file in before)
     largest = make_trial(train=train, lora={"rank": 16}, output_dir=first.output_dir)
-    speeds = asyncio.run(SlotHost().probe(largest.model_dump(mode="json"), 2, 100, 0.0))
+    speeds = asyncio.run(SlotHost().probe(largest, 2, 100, 0.0))
     assert [speed.slots for speed in speeds] == [1, 2]
     after = {file: file.stat().st_mtime_ns for file in Path(first.output_dir).rglob("*")}
     assert after == before
@@ -296,7 +296,7 @@ def test_a_probe_s_passes_are_padded_as_on_average(
         return planned(engine, slots)
 
     monkeypatch.setattr(SlotEngine, "_plan", spied)
-    asyncio.run(SlotHost().probe(trial.model_dump(mode="json"), 4, 100, 0.0))
+    asyncio.run(SlotHost().probe(trial, 4, 100, 0.0))
     _, tokenized = inputs_of(trial)
     lengths = [len(sample["input_ids"]) for sample in tokenized.train]
     orders = [training_order(len(lengths), 80, trial.seed + slot) for slot in range(4)]
@@ -316,7 +316,7 @@ def test_a_probe_where_not_even_one_slot_fits_finds_nothing(
 
     monkeypatch.setattr(SlotEngine, "time_pass", nothing)
     host = SlotHost()
-    assert asyncio.run(host.probe(make_trial().model_dump(mode="json"), 4, 100, 0.0)) == []
+    assert asyncio.run(host.probe(make_trial(), 4, 100, 0.0)) == []
     assert host._engine.slots == []
 
 
@@ -360,7 +360,7 @@ def test_a_trial_that_does_not_come_back_leaves_nothing_on_the_node(
     (events,) = host_trials([trial], 1, SlotHost(stop_requested=asked))
     assert bool(left()) is is_left
     if ending == RESULT:
-        best = events[-1][RESULT]["best_weights_dir"]
+        best = events[-1][RESULT].best_weights_dir
         assert best == f"{trial.output_dir}/best"
         assert "adapter_model.safetensors" in open_storage(best).children("")
     else:
@@ -378,7 +378,7 @@ def test_nor_does_one_that_nobody_listens_to(
 
     async def run() -> None:
         host = SlotHost()
-        await host.join(trial.model_dump(mode="json"), 1)
+        await host.join(trial, 1)
         await host.next_event(trial.trial_id)
         assert left()
         if leaves:

@@ -28,10 +28,11 @@ pytestmark = pytest.mark.integration
 
 async def listen_until(host: SlotHost, trial_id: str, step: int) -> None:
     """Take a trial's events up to that step's measurement."""
-    event: dict[str, Any] = {}
-    while event.get(MEASUREMENT, {}).get("step") != step:
+    while True:
         event = await host.next_event(trial_id)
         assert UNKNOWN not in event
+        if MEASUREMENT in event and event[MEASUREMENT].step == step:
+            return
 
 
 def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
@@ -50,7 +51,7 @@ def test_a_trial_trains_on_from_an_evaluation_only_once_it_is_recorded(
 
     async def run() -> None:
         host = SlotHost()
-        await host.join(trial.model_dump(mode="json"), 1)
+        await host.join(trial, 1)
         await until(host, 3)
         assert not folder.exists()
         await until(host, 4)
@@ -72,7 +73,7 @@ def test_a_trial_that_nobody_listens_to_any_more_keeps_its_neighbour_waiting_for
     async def run() -> list[dict[str, Any]]:
         host = SlotHost()
         for trial in (left, other):
-            await host.join(trial.model_dump(mode="json"), 2)
+            await host.join(trial, 2)
         of_other = asyncio.create_task(follow(host, "other"))
         await listen_until(host, "left", 4)
         if leaves:
@@ -94,26 +95,26 @@ def test_an_evaluation_that_nobody_recorded_is_made_up_for(
 
     async def run() -> list[dict[str, Any]]:
         host = SlotHost()
-        await host.join(first.model_dump(mode="json"), 1)
+        await host.join(first, 1)
         await listen_until(host, first.trial_id, 3)
         lost = await host.next_event(first.trial_id)
-        assert lost[MEASUREMENT]["step"] == 4
+        assert lost[MEASUREMENT].step == 4
         if not is_replaced:
             await host.at_rest()
             assert await host.next_event(first.trial_id) == {UNKNOWN: True}
-        await host.join(second.model_dump(mode="json"), 1)
+        await host.join(second, 1)
         return await follow(host, second.trial_id)
 
     made_up = [event[MEASUREMENT] for event in asyncio.run(run()) if MEASUREMENT in event]
     undisturbed = ListReporter()
     train_lora(make_trial(train=train), undisturbed)
     expected = undisturbed.measurements[3:]
-    assert [measurement["step"] for measurement in made_up] == [m.step for m in expected]
+    assert [m.step for m in made_up] == [m.step for m in expected]
     for measurement, other in zip(made_up, expected, strict=True):
         for key in other.metrics:
             if not key.startswith(("time/", "perf/", "memory/")):
                 expected_value = pytest.approx(other.metrics[key], abs=1e-4)
-                assert measurement["metrics"][key] == expected_value, key
+                assert measurement.metrics[key] == expected_value, key
 
 
 def test_a_process_that_was_cut_off_neither_answers_for_the_next_attempt_nor_ends_it(
@@ -124,11 +125,10 @@ def test_a_process_that_was_cut_off_neither_answers_for_the_next_attempt_nor_end
 
     async def run() -> dict[str, Any]:
         host = SlotHost()
-        plain = trial.model_dump(mode="json")
-        await host.join(plain, 1, listener="cut off")
+        await host.join(trial, 1, listener="cut off")
         before = asyncio.create_task(host.next_event(trial.trial_id, "cut off"))
         await asyncio.sleep(0)  # until it waits
-        await host.join(plain, 1, listener="new")
+        await host.join(trial, 1, listener="new")
         assert await asyncio.wait_for(before, 10.0) == {UNKNOWN: True}
         assert await host.next_event(trial.trial_id, "cut off") == {UNKNOWN: True}
         await host.leave(trial.trial_id, "cut off")

@@ -176,10 +176,10 @@ def test_an_earlier_attempt_that_nobody_listens_to_leaves_its_host(
     """A trial's own process may die while its host lives; its next attempt may go to another."""
     hosts = SlotHosts(tuple(start_slot_host({"CPU": 0.5}) for _ in range(2)), slots=2)
     endless = {"steps": 10_000, "report_every": 10_000}
-    first = make_trial(train=endless).model_dump(mode="json")
+    first = make_trial(train=endless)
     try:
         ray.get(hosts.actors[0].join.remote(first, 2))
-        assert MEASUREMENT in ray.get(hosts.actors[0].next_event.remote(first["trial_id"]))
+        assert MEASUREMENT in ray.get(hosts.actors[0].next_event.remote(first.trial_id))
         second = _join(hosts, make_trial(train=endless), "new")
         assert second == hosts.actors[1]
         assert ray.get([actor.load.remote() for actor in hosts.actors]) == [0, 1]
@@ -303,7 +303,7 @@ def test_a_host_that_is_lost_while_it_loads_the_model_is_asked_again(
     actor = start_slot_host({"CPU": 0.5})
     try:
         ray.get(actor.load.remote())
-        answer = actor.reason_against.remote(make_trial().model_dump(mode="json"))
+        answer = actor.reason_against.remote(make_trial())
         (process,) = set(host_processes()) - others
         process.kill()
         assert ray.get(answer, timeout=120) is None

@@ -1,8 +1,8 @@
 """A process that holds one base and its slots, and serves trials that live elsewhere.
 
-Trials are identified by their ids and everything else is plain data, so any remote-call layer can
-be put in front of it. A trial joins, listens until it receives an outcome, and may leave at any
-time.
+Trials are identified by their ids, and whatever is asked or answered can be pickled, so any
+remote-call layer can be put in front of it. A trial joins, listens until it receives an outcome,
+and may leave at any time.
 
 An event is `{"measurement": ...}` at each report, and at the end `{"result": ...}` or
 `{"error": the exception}`; `{"unknown": True}` if the trial is not here, for example after the
@@ -71,7 +71,7 @@ class _Mailbox:
         guest, total = self._guest, measurement.total_steps
         hang_watch.wind(guest.trial.minutes_per_report)
         publish_items(guest.trial)
-        event = {MEASUREMENT: measurement.model_dump()}
+        event = {MEASUREMENT: measurement}
         assert total is not None  # noqa: S101 - `Measuring` tells it
         if measurement.step not in _steps_to_record(guest.trial.train, total):
             self._loop.call_soon_threadsafe(guest.events.put_nowait, event)
@@ -127,7 +127,7 @@ class SlotHost:
         """Import what training needs, before there is anything to train."""
         await self._in_thread(partial(import_module, "trainables.slots.engine"))
 
-    async def reason_against(self, trial: dict[str, Any]) -> str | None:
+    async def reason_against(self, trial: TrialConfig) -> str | None:
         """Why trials like this one cannot share the base; None if they can.
 
         Raises:
@@ -137,13 +137,13 @@ class SlotHost:
         from trainables.slots.base import NotBatchable
 
         try:
-            await self._in_thread(lambda: self._engine_for(TrialConfig.model_validate(trial)))
+            await self._in_thread(partial(self._engine_for, trial))
         except NotBatchable as error:
             return str(error)
         return None
 
     async def probe(
-        self, trial: dict[str, Any], most: int, passes: int, slot_seconds: float
+        self, trial: TrialConfig, most: int, passes: int, slot_seconds: float
     ) -> list[Any]:
         """Measure how fast numbers of slots train; see `trainables.slots.probe`.
 
@@ -157,15 +157,14 @@ class SlotHost:
         def measure() -> list[Any]:
             with TemporaryDirectory() as scratch:
                 elsewhere = {"output_dir": scratch, "published_dir": None, "earlier_attempts": ()}
-                config = on_this_node(TrialConfig.model_validate(trial))
-                config = config.model_copy(update=elsewhere)
+                config = on_this_node(trial).model_copy(update=elsewhere)
                 return list(probe(self._engine_for(config), config, most, passes, slot_seconds))
 
         speeds: list[Any] = await self._in_thread(measure)
         return speeds
 
     async def join(
-        self, trial: dict[str, Any], slots: int, may_wait: bool = True, listener: str = ""
+        self, trial: TrialConfig, slots: int, may_wait: bool = True, listener: str = ""
     ) -> bool:
         """Accept a trial; an earlier attempt at it, which nobody listens to any more, leaves.
 
@@ -179,13 +178,12 @@ class SlotHost:
             Whether it was accepted.
         """
         self._slots = slots
-        config = TrialConfig.model_validate(trial)
-        await self.leave(config.trial_id)
+        await self.leave(trial.trial_id)
         if self._is_retired or (len(self._guests) >= slots and not may_wait):
             return False
-        self._minutes = config.minutes_per_report
-        guest = Guest(config, listener)
-        self._guests[config.trial_id] = guest
+        self._minutes = trial.minutes_per_report
+        guest = Guest(trial, listener)
+        self._guests[trial.trial_id] = guest
         self._waiting.append(guest)
         if self._running is None:
             self._running = asyncio.create_task(self._run_or_die())
@@ -292,7 +290,7 @@ class SlotHost:
         if ended.error is not None:
             await self._end(guest, ended.error)
             return
-        await self._tell(guest, {RESULT: ended.result.model_dump()})
+        await self._tell(guest, {RESULT: ended.result})
 
     async def _end(self, guest: Guest, error: Exception, busy: int = 0) -> None:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.

@@ -17,7 +17,7 @@ from ray.exceptions import RayActorError
 
 from trainables.config import TrialConfig
 from trainables.errors import UserError
-from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
+from trainables.records.schema import BASE_RECORD, TrialResult
 from trainables.slots import host
 from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
@@ -107,9 +107,10 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> 
         while True:
             event = ray.get(actor.next_event.remote(trial.trial_id, listener))
             if host.MEASUREMENT in event:
-                report(Measurement.model_validate(event[host.MEASUREMENT]))
+                report(event[host.MEASUREMENT])
             elif host.RESULT in event:
-                return TrialResult.model_validate(event[host.RESULT])
+                result: TrialResult = event[host.RESULT]
+                return result
             elif host.ERROR in event:
                 raise event[host.ERROR]
             elif host.UNKNOWN in event:
@@ -132,8 +133,7 @@ def _join(slot_hosts: SlotHosts, trial: TrialConfig, listener: str) -> Any:
     Raises:
         StopTrial: the trial should stop before there is a slot for it.
     """
-    plain = trial.model_dump(mode="json")
-    question = {"trial": plain, "slots": slot_hosts.slots, "listener": listener}
+    question = {"trial": trial, "slots": slot_hosts.slots, "listener": listener}
     asked: dict[Any, Any] = {}
     while True:
         actors = _by_load(slot_hosts, asked)
@@ -156,7 +156,7 @@ def _accepts(actor: Any, question: dict[str, Any], *, may_wait: bool) -> bool:
     try:
         return bool(ray.get(actor.join.remote(**question, may_wait=may_wait)))
     except LOST:  # perhaps only its answer, and two hosts would train the trial
-        actor.leave.remote(question["trial"]["trial_id"], question["listener"])
+        actor.leave.remote(question["trial"].trial_id, question["listener"])
         return False
 
 

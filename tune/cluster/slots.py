@@ -108,15 +108,14 @@ class HostPool(SweepListener):
             return None
         largest = largest_point(self._config.search, "lora")
         trial = self._make_trial(0, largest, 1, self._config.seed)
-        plain = trial.model_dump(mode="json")
         with answering("a host of slots"):
-            answer = self._actors[0].reason_against.remote(plain)
+            answer = self._actors[0].reason_against.remote(trial)
             if reason := awaited(answer, self._held, self._tell):
                 self._give_up(reason)
                 return None
             # The first host's node, if newly started, has more room.
             self._start_for(at_once(self._config))
-            answers = [actor.reason_against.remote(plain) for actor in self._actors]
+            answers = [actor.reason_against.remote(trial) for actor in self._actors]
             # All load the model now, except those whose nodes are not up yet.
             ray.wait(answers, num_returns=len(answers), timeout=_LOAD_S)
             wanted = self._config.resources.lora.slots
@@ -223,7 +222,7 @@ class HostPool(SweepListener):
         process_seconds = ray.get(self._process_seconds) * hosts / cpus
         costs = steps * trial.accumulation_steps, process_seconds
         most = math.ceil(at_once(config) / hosts)
-        answer = self._actors[0].probe.remote(trial.model_dump(mode="json"), most, *costs)
+        answer = self._actors[0].probe.remote(trial, most, *costs)
         try:
             speeds = ray.get(answer)
         except (ActorUnavailableError, OutOfMemoryError) as error:  # each time Ray asked it again
