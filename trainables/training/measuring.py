@@ -63,7 +63,6 @@ class Measuring(TrainerCallback):
         self._evaluation_seconds = 0.0
         self._earlier_seconds = 0.0
         self._earlier_peak = 0
-        self._started = time.perf_counter()
         self._gathered: dict[str, float] = {}
         self.last: Measurement | None = None
 

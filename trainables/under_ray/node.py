@@ -13,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from trainables.config import Frozen
 from trainables.errors import Fault, UserError, named
 from trainables.files.object_storage import is_store_out
-from trainables.files.storage import open_storage, parse_location
+from trainables.files.storage import open_storage
 from trainables.under_ray.autoscaler import configuration, most_workers, worker_types
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.gpu_types import gpu_types
@@ -79,7 +79,7 @@ def _storage_fault(location: str, marker: str) -> str | None:
     try:
         if not _is_seen(location, marker):
             return _NOT_SEEN
-        storage = open_storage(parse_location(location))
+        storage = open_storage(location)
         answer = f"{marker}.{ray.get_runtime_context().get_node_id()}"
         storage.write(answer, b"")
         storage.remove(answer)
@@ -114,7 +114,7 @@ def check_sees(location: str, name: str) -> None:
 
 
 def _is_seen(location: str, name: str) -> bool:
-    return open_storage(parse_location(location)).exists(name)
+    return open_storage(location).exists(name)
 
 
 def this_node() -> NodeReport:

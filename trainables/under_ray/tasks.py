@@ -15,7 +15,7 @@ import ray
 from trainables.config import DataConfig, Demands, EvalSuite, ModelConfig
 from trainables.errors import Fault, UserError, named, noted
 from trainables.files.locations import node_cache
-from trainables.files.storage import open_storage, parse_location
+from trainables.files.storage import open_storage
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD
 from trainables.under_ray.credentials import use_credentials
@@ -59,7 +59,7 @@ def evaluate_base_on_worker(
         if marker:
             check_sees(target, marker)
         folder = evaluated_within_memory(evaluate, suite)
-        storage = open_storage(parse_location(target))
+        storage = open_storage(target)
         for name in set(storage.children("")) - {marker}:  # of a start that came no further
             storage.remove(name)
         storage.publish(data_folder, DATA_FOLDER, last=DATA_RECORD)
@@ -95,11 +95,8 @@ def _fault_of(work: Callable[[], None], log: Path) -> UserError | None:
         except Exception as error:  # models, tasks and data sets run their own code: anything
             traceback.print_exc()
             end_with_lost_device()
-            return UserError([_fault_of_base(error, log)])
-
-
-def _fault_of_base(error: Exception, log: Path) -> Fault:
-    return Fault("the base's evaluation", f"failed{noted(error)}", f"the traceback is in {log}")
+            rule, remedy = f"failed{noted(error)}", f"the traceback is in {log}"
+            return UserError([Fault("the base's evaluation", rule, remedy)])
 
 
 @ray.remote(num_cpus=0, max_retries=0)
