@@ -184,12 +184,10 @@ def run() -> Callable[[TrialConfig], Run]:
 @pytest.fixture
 def engine(make_trial: Callable[..., TrialConfig]) -> Iterator[SlotEngine]:
     """Slots for trials as `make_trial` makes them."""
-    from trainables.slots.engine import SlotEngine
+    from in_slots import slots_for
 
-    trial = make_trial()
-    engine = SlotEngine(trial.model, trial.lora)
-    yield engine
-    engine.close()
+    with slots_for(make_trial()) as engine:
+        yield engine
 
 
 @pytest.fixture

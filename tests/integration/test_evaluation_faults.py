@@ -10,13 +10,13 @@ import peft
 import pytest
 import torch
 from chosen_scores import OBJECTIVE, scores
+from in_slots import drain, slots_for
 from measured import by_step
 from safetensors.torch import load_file
 
 from trainables.errors import EvaluationFailed
 from trainables.evaluation.base import evaluate_base
 from trainables.evaluation.evaluator import Evaluator
-from trainables.slots.engine import SlotEngine
 from trainables.training.checkpoint_files import best_dir, best_weights, evaluated, newest_valid
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from trainables.config import TrialConfig
     from trainables.records.schema import Measurement, TrialResult
-    from trainables.slots.engine import Ended
     from tune.config.sweep_config import SweepConfig
 
 pytestmark = pytest.mark.integration
@@ -123,13 +122,11 @@ def test_so_it_is_in_a_slot_whose_adapter_is_rounded_for_products(
 
 def in_slot(trial: TrialConfig) -> tuple[list[Measurement], Exception | None]:
     """What a trial measures in a slot, and what ended it."""
-    reporter, engine = ListReporter(), SlotEngine(trial.model, trial.lora)
-    engine.join(trial, reporter)
-    ended: list[Ended] = []
-    while engine.slots:
-        ended += engine.step()
-    engine.close()
-    return reporter.measurements, ended[0].error
+    reporter = ListReporter()
+    with slots_for(trial) as engine:
+        engine.join(trial, reporter)
+        (ended,) = drain(engine)
+    return reporter.measurements, ended.error
 
 
 def test_best_weights_are_kept_beside_the_last(

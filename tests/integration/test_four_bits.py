@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from in_slots import measured_in_slots
 from measured import assert_measured
 from transformers import AutoModelForCausalLM, BitsAndBytesConfig, GPT2Config, set_seed
 
@@ -23,8 +24,6 @@ from trainables.inputs.adapter import adapt
 from trainables.inputs.four_bits import keep_trainable
 from trainables.inputs.model import load_model, load_tokenizer, shared_base
 from trainables.inside.weights import SavedWeights, base_weights
-from trainables.slots.engine import SlotEngine
-from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -107,18 +106,9 @@ def test_a_trial_measures_what_the_values_of_the_bits_give(
 def test_slots_share_a_base_of_4_bits(
     alone: dict[str, Run], in_4_bits: ModelConfig, make: MakeTrial
 ) -> None:
-    trials = {name: make(in_4_bits, **changes) for name, changes in TRIALS.items()}
-    reporters = {name: ListReporter() for name in TRIALS}
-    engine = SlotEngine(in_4_bits, trials["plain"].lora)
-    for name, trial in trials.items():
-        engine.join(trial, reporters[name])
-    ended = []
-    while engine.slots:
-        ended += engine.step()
-    engine.close()
-    assert [e.error for e in ended] == [None] * len(TRIALS)
-    for name, reporter in reporters.items():
-        assert_measured(reporter.measurements, alone[name].measurements)
+    trials = [make(in_4_bits, **changes) for changes in TRIALS.values()]
+    for name, measured in zip(TRIALS, measured_in_slots(*trials), strict=True):
+        assert_measured(measured, alone[name].measurements)
 
 
 def test_the_base_is_given_back_as_it_was(alone: dict[str, Run], in_4_bits: ModelConfig) -> None:
@@ -226,13 +216,9 @@ def test_on_files_of_4_bits_trials_train_alone_and_in_slots_in_the_dtype_that_is
     values = files.model_copy(update={"name": name, "load_in_4bit": False})
     expected = run(make(values)).measurements
     assert_measured(run(make(files)).measurements, expected)
-    slot, reporter = make(files), ListReporter()
-    engine = SlotEngine(files, slot.lora)
-    engine.join(slot, reporter)
-    while engine.slots:
-        engine.step()
-    engine.close()
-    assert_measured(reporter.measurements, expected)
+    slot = make(files)
+    (in_slot,) = measured_in_slots(slot)
+    assert_measured(in_slot, expected)
     of_4_bits = [p for p in shared_base(files).parameters() if hasattr(p, "quant_state")]
     assert not any(parameter.requires_grad for parameter in of_4_bits)
     # The base's own files say how they are loaded.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
+from in_slots import measured_in_slots
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from peft.tuners.lora import LoraModel
@@ -199,14 +200,10 @@ def test_the_routers_add_nothing_to_the_loss_alone_and_in_a_slot(
             )
             for _ in range(2)
         ]
-        reporters = [ListReporter(), ListReporter()]
-        train_lora(trials[0], reporters[0])
-        engine = SlotEngine(model, trials[1].lora)
-        engine.join(trials[1], reporters[1])
-        while engine.slots:
-            engine.step()
-        engine.close()
-        losses += [[m.metrics["train/loss"] for m in r.measurements] for r in reporters]
+        reporter = ListReporter()
+        train_lora(trials[0], reporter)
+        runs = [reporter.measurements, *measured_in_slots(trials[1])]
+        losses += [[m.metrics["train/loss"] for m in run] for run in runs]
     for found in losses[1:]:
         assert found == pytest.approx(losses[0], abs=1e-4)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from in_slots import measured_in_slots
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, Gemma3Config, set_seed
 
@@ -13,7 +14,6 @@ from trainables.errors import UserError
 from trainables.inputs.adapter import adapt, restore, text_decoder
 from trainables.inputs.lora_reach import left_by_lora
 from trainables.inputs.model import load_model, shared_base
-from trainables.slots.engine import SlotEngine
 from trainables.training.lora import train_lora
 from trainables.training.reporter import ListReporter
 
@@ -89,14 +89,10 @@ def test_a_model_of_text_alone_is_adapted_as_peft_does(base_model: Any) -> None:
 def test_a_slot_measures_what_a_trial_does_alone(make_trial: MakeTrial, model: ModelConfig) -> None:
     alone = make_trial().model_copy(update={"model": model})
     in_slot = alone.model_copy(update={"output_dir": make_trial().output_dir})
-    reporters = ListReporter(), ListReporter()
-    train_lora(alone, reporters[0])
-    engine = SlotEngine(model, LoraConfig(rank=4, alpha=8))
-    engine.join(in_slot, reporters[1])
-    while engine.slots:
-        engine.step()
-    engine.close()
-    ours, theirs = ([m.metrics for m in reporter.measurements] for reporter in reporters)
+    reporter = ListReporter()
+    train_lora(alone, reporter)
+    runs = (reporter.measurements, *measured_in_slots(in_slot))
+    ours, theirs = ([m.metrics for m in run] for run in runs)
     losses = [[metrics["train/loss"] for metrics in curve] for curve in (ours, theirs)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert losses[0][-1] < losses[0][0]

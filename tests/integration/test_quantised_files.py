@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from in_slots import measured_in_slots
 from measured import assert_measured
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, set_seed
@@ -22,8 +23,6 @@ from trainables.files.locations import resolve
 from trainables.inputs.adapter import adapt
 from trainables.inputs.model import load_model
 from trainables.inside.weights import base_weights
-from trainables.slots.engine import SlotEngine
-from trainables.training.reporter import ListReporter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -194,10 +193,5 @@ def test_trials_measure_on_them_what_those_values_give(
         ours, theirs = (model.state_dict() for model in saved)
         assert all(torch.allclose(ours[name], theirs[name], atol=1e-5) for name in theirs)
         return
-    slot, reporter = make_trial(model=files[0].model_dump()), ListReporter()
-    engine = SlotEngine(slot.model, slot.lora)
-    engine.join(slot, reporter)
-    while engine.slots:
-        engine.step()
-    engine.close()
-    assert_measured(reporter.measurements, expected)
+    (in_slot,) = measured_in_slots(make_trial(model=files[0].model_dump()))
+    assert_measured(in_slot, expected)

@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from in_slots import measured_in_slots, slots_for
 from measured import assert_measured
 from test_memory import Tracker
 from test_slot_loss import SHAPE, model
-from test_slots import alone, drain
+from test_slots import alone
 from transformers import AutoConfig, LlamaForCausalLM
 
 from trainables.config import Demands, LoraConfig
@@ -19,7 +20,6 @@ from trainables.inputs.adaptable import check_adaptable
 from trainables.inputs.model import shared_base
 from trainables.slots.adapters import AdaptedLayers, lay_out
 from trainables.slots.base import NotBatchable
-from trainables.slots.engine import SlotEngine
 from trainables.slots.loss import PassLoss
 from trainables.training.reporter import ListReporter
 
@@ -83,31 +83,22 @@ def after_two_passes(
 ) -> list[tuple[torch.Tensor, torch.Tensor]]:
     """Each trial's gradient, not yet of a whole step, and the state of its generator."""
     trials = [make_trial(**changes) for changes in TRIALS]
-    engine = SlotEngine(trials[0].model, trials[0].lora, recomputes)
-    slots = [engine.join(trial, ListReporter()) for trial in trials]
-    generator = torch.Generator().manual_seed(0)
-    for slot in slots:  # B is zero at first, and with it the gradient of A
-        flat_P = slot.adapter.flat_P.data
-        flat_P += 0.05 * torch.randn(flat_P.shape, generator=generator).to(flat_P.device)
-    engine.step()
-    engine.step()
-    found = [(slot.adapter.flat_P.grad.clone(), slot.generator.get_state()) for slot in slots]
-    engine.close()
-    return found
+    with slots_for(trials[0], recomputes) as engine:
+        slots = [engine.join(trial, ListReporter()) for trial in trials]
+        generator = torch.Generator().manual_seed(0)
+        for slot in slots:  # B is zero at first, and with it the gradient of A
+            flat_P = slot.adapter.flat_P.data
+            flat_P += 0.05 * torch.randn(flat_P.shape, generator=generator).to(flat_P.device)
+        engine.step()
+        engine.step()
+        return [(slot.adapter.flat_P.grad.clone(), slot.generator.get_state()) for slot in slots]
 
 
 def test_trials_measure_what_they_do_alone(base: Any, make_trial: MakeTrial) -> None:
     call_twice_in_each_of_two_blocks(base)
     trials = [make_trial(**changes) for changes in TRIALS]
-    reporters = [ListReporter() for _ in trials]
-    engine = SlotEngine(trials[0].model, trials[0].lora, recomputes=True)
-    for trial, reporter in zip(trials, reporters, strict=True):
-        engine.join(trial, reporter)
-    errors = [ended.error for ended in drain(engine)]
-    engine.close()
-    assert errors == [None] * len(trials)
-    for changes, reporter in zip(TRIALS, reporters, strict=True):
-        assert_measured(reporter.measurements, alone(make_trial(**changes)))
+    for changes, measured in zip(TRIALS, measured_in_slots(*trials, recomputes=True), strict=True):
+        assert_measured(measured, alone(make_trial(**changes)))
 
 
 class Booleans(Tracker):
@@ -122,22 +113,21 @@ def seen_in_a_pass(
     trial: TrialConfig, tracker: Tracker, monkeypatch: pytest.MonkeyPatch
 ) -> tuple[int, Batch]:
     """Bytes that a forward pass leaves for the backward pass, and its batch."""
-    engine = SlotEngine(trial.model, trial.lora, recomputes=True)
-    for seed in range(SLOTS):
-        engine.join(trial.model_copy(update={"seed": seed}), ListReporter())
-    engine.step()  # makes gradients and moments
-    features, seen = engine._loss.features, []
+    with slots_for(trial, recomputes=True) as engine:
+        for seed in range(SLOTS):
+            engine.join(trial.model_copy(update={"seed": seed}), ListReporter())
+        engine.step()  # makes gradients and moments
+        features, seen = engine._loss.features, []
 
-    def noted(batch: Batch) -> torch.Tensor:
-        before = tracker.live
-        features_TF = features(batch)
-        seen.append((tracker.live - before, batch))
-        return features_TF
+        def noted(batch: Batch) -> torch.Tensor:
+            before = tracker.live
+            features_TF = features(batch)
+            seen.append((tracker.live - before, batch))
+            return features_TF
 
-    monkeypatch.setattr(engine._loss, "features", noted)
-    with tracker:
-        engine.step()
-    engine.close()
+        monkeypatch.setattr(engine._loss, "features", noted)
+        with tracker:
+            engine.step()
     return seen[0]
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import peft
 import pytest
 import torch
+from in_slots import drain, measured_in_slots, slots_for
 from measured import TOLERANCE, assert_measured
 from safetensors.torch import load_file
 
@@ -74,14 +75,6 @@ class DyingReporter(ListReporter):
             raise Killed
 
 
-def drain(engine: SlotEngine) -> list[Ended]:
-    """Step until no slot is busy."""
-    ended: list[Ended] = []
-    while engine.slots:
-        ended += engine.step()
-    return ended
-
-
 def alone(trial: TrialConfig) -> list[Measurement]:
     reporter = ListReporter()
     train_lora(trial, reporter)
@@ -105,16 +98,15 @@ def packed(make_trial: MakeTrial, request: pytest.FixtureRequest) -> dict[str, l
     """All the trials in one engine; each joins two passes after the one before it."""
     reporters = {name: ListReporter() for name in TRIALS}
     trials = {name: make_trial(**changes) for name, changes in TRIALS.items()}
-    engine = SlotEngine(trials["plain"].model, trials["plain"].lora)
-    engine._times = request.param()
     ended: list[Ended] = []
-    for name, trial in trials.items():
-        engine.join(trial, reporters[name])
-        if request.param is ByTokens and len(engine.slots) > 1:
-            assert len(engine._plan(engine.slots)) > 2
-        ended += engine.step() + engine.step()
-    ended += drain(engine)
-    engine.close()
+    with slots_for(trials["plain"]) as engine:
+        engine._times = request.param()
+        for name, trial in trials.items():
+            engine.join(trial, reporters[name])
+            if request.param is ByTokens and len(engine.slots) > 1:
+                assert len(engine._plan(engine.slots)) > 2
+            ended += engine.step() + engine.step()
+        ended += drain(engine)
     assert [e.error for e in ended] == [None] * len(TRIALS)
     return {name: reporter.measurements for name, reporter in reporters.items()}
 
@@ -297,10 +289,9 @@ def test_gradients_equal_autograd_through_peft(make_trial: MakeTrial, engine: Sl
 @pytest.mark.parametrize("modules", ["all-linear", ("q_proj", "v_proj")])
 def test_a_fresh_adapter_is_peft_s(make_trial: MakeTrial, modules: Any) -> None:
     trial = make_trial(seed=3, lora={"rank": 5, "target_modules": modules})
-    engine = SlotEngine(trial.model, trial.lora)
-    values = initial_values(trial, engine._targets)
-    slot = engine.join(trial, ListReporter())
-    engine.close()
+    with slots_for(trial) as engine:
+        values = initial_values(trial, engine._targets)
+        slot = engine.join(trial, ListReporter())
     base = shared_base(trial.model)
     torch.manual_seed(3)
     adapted = peft.get_peft_model(base, peft_config(trial.lora))
@@ -314,10 +305,9 @@ def test_a_fresh_adapter_is_peft_s(make_trial: MakeTrial, modules: Any) -> None:
 def test_the_saved_adapter_is_the_one_saved_alone(make_trial: MakeTrial) -> None:
     changes = {"lora": {"rank": 6, "rslora": True, "target_modules": ("q_proj", "up_proj")}}
     slot, reference = make_trial(**changes), make_trial(**changes)
-    engine = SlotEngine(slot.model, slot.lora)
-    engine.join(slot, ListReporter())
-    (ended,) = drain(engine)
-    engine.close()
+    with slots_for(slot) as engine:
+        engine.join(slot, ListReporter())
+        (ended,) = drain(engine)
     assert ended.result is not None
     assert ended.result.weights_dir == slot.weights_dir
     alone(reference)
@@ -346,12 +336,11 @@ RESUMED = {
 
 
 def in_slot(trial: TrialConfig, reporter: ListReporter) -> None:
-    engine = SlotEngine(trial.model, trial.lora)
-    engine.join(trial, reporter).restart_step()  # as where memory runs out in its first pass
-    changes = {"seed": 5, "earlier_attempts": (), "output_dir": f"{trial.output_dir}_neighbour"}
-    engine.join(trial.model_copy(update=changes), ListReporter())
-    (error,) = (e.error for e in drain(engine) if e.slot.trial.seed == trial.seed)
-    engine.close()
+    with slots_for(trial) as engine:
+        engine.join(trial, reporter).restart_step()  # as where memory runs out in its first pass
+        changes = {"seed": 5, "earlier_attempts": (), "output_dir": f"{trial.output_dir}_neighbour"}
+        engine.join(trial.model_copy(update=changes), ListReporter())
+        (error,) = (e.error for e in drain(engine) if e.slot.trial.seed == trial.seed)
     if error:
         raise error
 
@@ -525,14 +514,8 @@ def test_bfloat16_in_a_slot_is_close_to_bfloat16_alone(
     model = sweep_config.model.model_copy(update={"dtype": "bfloat16"})
     base_dir = evaluate_base(model, sweep_config.data, sweep_config.eval, 0, base_cache)
     changes = {"model": {"dtype": "bfloat16"}, "base_dir": str(base_dir), "lora": {"dropout": 0.1}}
-    trial = make_trial(**changes)
-    engine = SlotEngine(trial.model, trial.lora)
-    reporter = ListReporter()
-    engine.join(trial, reporter)
-    drain(engine)
-    engine.close()
-    reference = alone(make_trial(**changes))
-    curves = [[m.metrics["train/loss"] for m in run] for run in (reporter.measurements, reference)]
+    runs = (*measured_in_slots(make_trial(**changes)), alone(make_trial(**changes)))
+    curves = [[m.metrics["train/loss"] for m in run] for run in runs]
     assert curves[0] == pytest.approx(curves[1], rel=0.02)
 
 
@@ -587,14 +570,10 @@ def test_layers_may_be_given_what_does_not_lie_in_memory_as_in_the_sequence(
         )
         for layer in base.model.layers
     ]
-    engine = SlotEngine(trial.model, trial.lora)
-    reporter = ListReporter()
-    engine.join(trial, reporter)
-    drain(engine)
-    engine.close()
+    (measured,) = measured_in_slots(trial)
     for hook in hooks:
         hook.remove()
-    assert_measured(reporter.measurements, references["plain"])
+    assert_measured(measured, references["plain"])
 
 
 def test_an_adapted_head_is_left_to_trl_which_refuses_it(base_model: Any) -> None:

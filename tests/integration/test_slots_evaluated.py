@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from in_slots import slots_for
 from measured import of_the_training
 
 from trainables.evaluation.evaluator import Evaluator, shared_evaluator
@@ -48,9 +49,8 @@ def trials(make_trial: MakeTrial) -> list[TrialConfig]:
 
 @pytest.fixture
 def engine(trials: list[TrialConfig]) -> Iterator[SlotEngine]:
-    engine = SlotEngine(trials[0].model, trials[0].lora)
-    yield engine
-    engine.close()
+    with slots_for(trials[0]) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -1,0 +1,43 @@
+"""Trials that train in slots of this process."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from trainables.slots.engine import Ended, SlotEngine
+from trainables.training.reporter import ListReporter
+
+if TYPE_CHECKING:
+    from trainables.config import TrialConfig
+    from trainables.records.schema import Measurement
+
+
+@contextmanager
+def slots_for(trial: TrialConfig, recomputes: bool = False) -> Iterator[SlotEngine]:
+    """An engine for trials of this one's base and layers; the base is given back in the end."""
+    engine = SlotEngine(trial.model, trial.lora, recomputes)
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def drain(engine: SlotEngine) -> list[Ended]:
+    """Step until no slot is busy."""
+    ended: list[Ended] = []
+    while engine.slots:
+        ended += engine.step()
+    return ended
+
+
+def measured_in_slots(*trials: TrialConfig, recomputes: bool = False) -> list[list[Measurement]]:
+    """What trials measure that train side by side, to their ends."""
+    reporters = [ListReporter() for _ in trials]
+    with slots_for(trials[0], recomputes) as engine:
+        for trial, reporter in zip(trials, reporters, strict=True):
+            engine.join(trial, reporter)
+        ended = drain(engine)
+    assert [each.error for each in ended] == [None] * len(trials)
+    return [reporter.measurements for reporter in reporters]
