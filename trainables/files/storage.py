@@ -215,8 +215,8 @@ class LocalStorage(Storage):
         if path.is_file():
             _copy(path, target)
             return
-        skip_last = (lambda folder, names: {last} & set(names)) if last else None
-        shutil.copytree(path, target, dirs_exist_ok=True, ignore=skip_last, copy_function=_copy)
+        without_last = shutil.ignore_patterns(last)
+        shutil.copytree(path, target, dirs_exist_ok=True, ignore=without_last, copy_function=_copy)
         if (path / last).is_file():
             _copy(path / last, target / last)
 
