@@ -30,14 +30,6 @@ class Window:
     length: int
     width: int
 
-    @classmethod
-    def at(cls, starts: Sequence[int], length: int, width: int, device: torch.device) -> Window:
-        """The window that begins there in each sequence."""
-        rows = [row * width + start for row, start in enumerate(starts)]
-        starts_N = torch.tensor(rows, device=device)
-        indices_NL = starts_N[:, None] + torch.arange(length, device=device)
-        return cls(indices_NL.flatten(), length, width)
-
     def gather(self, x_NSI: torch.Tensor) -> torch.Tensor:
         """What stands in the window: (N, S, I) to (N, L, I)."""
         x_WI = x_NSI.flatten(0, 1).index_select(0, self.indices_W)
@@ -127,4 +119,7 @@ def _window(positions_N: Sequence[list[int]], width: int, device: torch.device) 
     length = max(last - first + 1 for first, last in zip(firsts, lasts, strict=True))
     if length > width * _LARGEST_WINDOW:
         return None
-    return Window.at([min(first, width - length) for first in firsts], length, width, device)
+    starts = [row * width + min(first, width - length) for row, first in enumerate(firsts)]
+    starts_N = torch.tensor(starts, device=device)
+    indices_NL = starts_N[:, None] + torch.arange(length, device=device)
+    return Window(indices_NL.flatten(), length, width)
