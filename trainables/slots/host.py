@@ -269,7 +269,10 @@ class SlotHost:
             guest = busy.pop(ended.slot)
             guest.slot = None
             self._fits = sys.maxsize
-            await self._see_off(guest, ended)
+            if ended.error is not None:
+                await self._end(guest, ended.error)
+            else:
+                await self._tell(guest, {RESULT: ended.result})
 
     async def _admit(self, guest: Guest, busy: int) -> bool:
         """Give a trial a slot, or handle the error that prevents it."""
@@ -284,13 +287,6 @@ class SlotHost:
             await self._end(guest, traced(error), busy)
             return False
         return True
-
-    async def _see_off(self, guest: Guest, ended: Any) -> None:
-        """Tell a trial how it ended, or let it continue with smaller batches."""
-        if ended.error is not None:
-            await self._end(guest, ended.error)
-            return
-        await self._tell(guest, {RESULT: ended.result})
 
     async def _end(self, guest: Guest, error: Exception, busy: int = 0) -> None:
         """Let a trial continue with smaller batches if it ran out of memory, else end it.
