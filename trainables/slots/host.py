@@ -125,7 +125,7 @@ class SlotHost:
 
     async def load_libraries(self) -> None:
         """Import what training needs, before there is anything to train."""
-        await self._in_thread(partial(import_module, "trainables.slots.engine"))
+        await self._in_thread(import_module, "trainables.slots.engine")
 
     async def reason_against(self, trial: TrialConfig) -> str | None:
         """Why trials like this one cannot share the base; None if they can.
@@ -137,7 +137,7 @@ class SlotHost:
         from trainables.slots.base import NotBatchable
 
         try:
-            await self._in_thread(partial(self._engine_for, trial))
+            await self._in_thread(self._engine_for, trial)
         except NotBatchable as error:
             return str(error)
         return None
@@ -241,10 +241,10 @@ class SlotHost:
         while busy or self._waiting:
             for guest in self._leaving:
                 if busy.pop(guest.slot, None):
-                    await self._uncharged(partial(self._engine.leave, guest.slot))
+                    await self._uncharged(self._engine.leave, guest.slot)
                     guest.slot = None
                     self._fits = sys.maxsize
-                    await self._uncharged(partial(clear_node, guest.trial))
+                    await self._uncharged(clear_node, guest.trial)
             self._leaving.clear()
             while self._waiting and len(busy) < min(self._slots, self._fits):
                 guest = self._waiting.popleft()
@@ -276,10 +276,9 @@ class SlotHost:
 
     async def _admit(self, guest: Guest, busy: int) -> bool:
         """Give a trial a slot, or handle the error that prevents it."""
-        loop = asyncio.get_running_loop()
-        mailbox = _Mailbox(guest, loop, self._stop_requested)
+        mailbox = _Mailbox(guest, asyncio.get_running_loop(), self._stop_requested)
         try:
-            guest.trial = await self._uncharged(partial(on_this_node, guest.trial))
+            guest.trial = await self._uncharged(on_this_node, guest.trial)
             guest.slot = await self._in_thread(
                 lambda: self._engine_for(guest.trial).join(guest.trial, mailbox)
             )
@@ -303,7 +302,7 @@ class SlotHost:
         if guest.is_gone:
             self._remove(guest)
             guest.events.put_nowait({UNKNOWN: True})  # to who was slow, and is there after all
-            await self._uncharged(partial(clear_node, guest.trial))
+            await self._uncharged(clear_node, guest.trial)
             return
         final = self._try_smaller(guest, error, busy)
         if final is not None:
@@ -312,13 +311,13 @@ class SlotHost:
     async def _tell(self, guest: Guest, ending: Event) -> None:
         """Tell a trial how it ended once its results are published, or that they cannot be."""
         try:
-            await self._uncharged(partial(publish_results, guest.trial))
+            await self._uncharged(publish_results, guest.trial)
         except OSError as of_storage:
             ending = {ERROR: traced(of_storage)}
         # A trial that was ended by hand, while the others go on, does not come back.
         is_last = isinstance(ending.get(ERROR), StopTrial) and not self._stop_requested(None)
         if RESULT in ending or is_last:
-            await self._uncharged(partial(clear_node, guest.trial))
+            await self._uncharged(clear_node, guest.trial)
         guest.events.put_nowait(ending)
 
     def _try_smaller(self, guest: Guest, error: Exception, busy: int) -> Exception | None:
@@ -346,20 +345,20 @@ class SlotHost:
             self._engine = SlotEngine(trial.model, trial.lora, trial.train.gradient_checkpointing)
         return self._engine
 
-    async def _uncharged(self, work: Callable[[], Any]) -> Any:
+    async def _uncharged(self, work: Callable[..., Any], *arguments: Any) -> Any:
         """Work between passes, for which the trials in slots wait: on the time of none of them."""
 
         def apart() -> Any:
             with self._engine.on_time_of() if self._engine else nullcontext():
-                return work()
+                return work(*arguments)
 
         return await self._in_thread(apart)
 
-    async def _in_thread(self, work: Callable[[], Any]) -> Any:
+    async def _in_thread(self, work: Callable[..., Any], *arguments: Any) -> Any:
         def watched() -> Any:
             hang_watch.wind(self._minutes)
             try:
-                return work()
+                return work(*arguments)
             finally:
                 hang_watch.stop()
 

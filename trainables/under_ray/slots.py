@@ -62,7 +62,7 @@ class SlotHostActor(host.SlotHost):
     @ray.method(max_task_retries=3)
     async def evaluate_base(self, *arguments: Any) -> UserError | None:
         """Run `evaluate_base_on_worker`, which leaves base and tasks in memory for trials here."""
-        fault: UserError | None = await self._in_thread(lambda: evaluate_base_on_worker(*arguments))
+        fault: UserError | None = await self._in_thread(evaluate_base_on_worker, *arguments)
         return fault
 
     async def end(self) -> None:
