@@ -259,7 +259,7 @@ def test_workers_that_see_other_checkpoints_resume_from_the_same_one(
         monkeypatch.setattr(torch.distributed, "get_rank", lambda rank=rank: rank)
         where = {"output_dir": str(tmp_path / "next"), "earlier_attempts": (str(node),)}
         trial = killed_trial.model_copy(update={"workers": 2, **where})
-        first_steps.append(Checkpoints(trial, ListReporter(), None, 12).first_step)
+        first_steps.append(Checkpoints(trial, ListReporter(), None).first_step)
     assert first_steps == [5, 5]
 
 

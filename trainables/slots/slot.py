@@ -81,7 +81,7 @@ class Slot:
         self._measuring = Measuring(
             trial, reporter, tokenizer, tokenized, self.args.max_steps, has_own_process=False
         )
-        self._checkpoints = Checkpoints(trial, reporter, self._measuring, self.args.max_steps)
+        self._checkpoints = Checkpoints(trial, reporter, self._measuring)
         self._best = BestWeights(trial, self._save, is_first=True)
 
     def restore(self) -> None:

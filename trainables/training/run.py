@@ -105,7 +105,7 @@ def run_training(
         EvaluationOutOfMemory: the same, because memory ran out.
     """
     measuring = Measuring(config, reporter, tokenizer, tokenized, arguments.max_steps)
-    checkpoints = Checkpoints(config, reporter, measuring, arguments.max_steps)
+    checkpoints = Checkpoints(config, reporter, measuring)
     head = FusedHeadCheck(config.model.dtype)
     with _routers_coefficient_kept(model), _adapter_kept(model):
         trainer = Trainer(
@@ -220,14 +220,11 @@ class Checkpoints(TrainerCallback):
     The newest two are kept, in case one turns out to be damaged.
     """
 
-    def __init__(
-        self, config: TrialConfig, reporter: Reporter, measuring: Measuring, total_steps: int
-    ) -> None:
+    def __init__(self, config: TrialConfig, reporter: Reporter, measuring: Measuring) -> None:
         self._config = config
         self._reporter = reporter
         self._attempts = config.attempt_dirs
         self._measuring = measuring
-        self._total_steps = total_steps
         self._resumed = resume_point(self._attempts, config.workers)
         self._progress = checkpoint.load_progress(self._resumed) if self._resumed else None
 
@@ -282,7 +279,7 @@ class Checkpoints(TrainerCallback):
         is_due = evaluated is None and self._measuring.is_report_step(state.global_step)
         if agreed(is_due, args.world_size):
             self._best.offer(self._measuring.evaluate(state))
-        if state.global_step >= self._total_steps:
+        if state.global_step >= args.max_steps:
             raise AlreadyTrained
 
     def on_step_begin(
@@ -308,7 +305,7 @@ class Checkpoints(TrainerCallback):
         is_report_step = self._measuring.is_report_step(step)
         if is_report_step:
             measurement = self._save_and_evaluate(args, state)
-            if step >= self._total_steps:  # the weights follow at once
+            if step >= args.max_steps:  # the weights follow at once
                 return
             self._best.offer(measurement)
             self._mark_evaluated(step)
