@@ -76,8 +76,8 @@ def open_storage(location: Location) -> Storage:
     """Storage at a path or at an address such as `s3://bucket/sweeps`.
 
     Raises:
-        UserError: the address has keys or options in it, which its readers would not all have and
-            records and messages would show; or a #, behind which nothing is part of a name.
+        UserError: the address has keys or options, which not all its readers would have and which
+            records and messages would show, or a #, after which nothing is part of a name.
         OSError: nothing answers at the address.
     """
     if isinstance(location, str) and is_address(location):
@@ -105,7 +105,7 @@ def parse_location(text: str) -> Location:
     """
     if not is_address(text):
         return expanded(text)
-    if text.startswith("file://"):  # of which pyarrow, as of a store, would make no folders
+    if text.startswith("file://"):  # pyarrow would make no folders there, as in a store
         rule = f"a folder on a disk must be given as its path, got {text}"
         raise UserError([Fault("", rule, f"write {text.removeprefix('file://')}")])
     address = text.rstrip("/")

@@ -187,7 +187,7 @@ class SlotEngine:
         """The step, of the first few, whose longest sample and tokens are nearest to the average.
 
         Args:
-            count: of slots, all with as many rows and at the same step.
+            count: of slots, all with equally many rows and at the same step.
         """
         slots = self.slots[:count]
         sizes: list[tuple[int, int]] = []
@@ -207,7 +207,7 @@ class SlotEngine:
         """Train `count` slots on a micro-batch each; returns the seconds that it took.
 
         Args:
-            count: of slots, all with as many rows.
+            count: of slots, all with equally many rows.
             step: whose samples each takes; None for the first slot's longest samples, which take
                 the most memory.
         """

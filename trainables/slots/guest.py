@@ -8,8 +8,8 @@ from typing import Any
 
 from trainables.config import TrialConfig
 
-# All slots wait for one whose measurement is being recorded: the driver may be held up by W&B or an
-# object store for minutes, and tells the host of a trial's process that it knows to be lost.
+# All slots wait for one whose measurement is being recorded. W&B or an object store may hold the
+# driver up for minutes; where it knows that a trial's process is lost, it has the trial leave.
 _LONGEST_S = 600.0
 
 

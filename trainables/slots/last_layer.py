@@ -92,8 +92,8 @@ def _works_in_place(base: Any, module: nn.Module) -> bool:
 
     Then the last positions' logits stay when the others are spoilt before and after the module:
     with NaN, which no weight hides, as NaN x 0 is NaN; and with other values, as torch's attention
-    ignores queries that are NaN. A module that has no say in them either when they themselves are
-    spoilt, such as one that only chooses among many keys, tells nothing.
+    ignores queries that are NaN. Where they also stay when they themselves are spoilt, as by a
+    module that only chooses among many keys, this tells nothing.
     """
     early, late = slice(0, _FIRST), slice(_FIRST, None)
     undisturbed = _logits(base)

@@ -77,9 +77,8 @@ class PassTimes:
     def expected(self, tokens: NDArray[np.int64]) -> NDArray[np.float64]:
         """Expected seconds of passes of so many tokens each; as good as equal if none is known.
 
-        Passes of fewer tokens than any known one, down to a quarter, are expected to take that
-        much less, which is soon found out; smaller ones as long as these, so that few are tried in
-        vain.
+        Below the smallest known pass, time is expected to fall with the tokens down to a quarter
+        of them, and then no further, so that few passes are tried in vain.
         """
         if not self._typical:
             return np.ones(len(tokens))

@@ -122,10 +122,10 @@ def train_in_slot(slot_hosts: SlotHosts, trial: TrialConfig, report: Report) -> 
 def _join(slot_hosts: SlotHosts, trial: TrialConfig, listener: str) -> Any:
     """Have a host accept the trial, preferably one with a free slot.
 
-    Each trial that is started has a slot somewhere, but perhaps on a host that still waits for its
-    node, which a trial in the queue of another host would not see come. So it asks those that are
-    up, again and again. Once all are up, a slot is just becoming free: it queues, and has it at the
-    next step.
+    There is a slot for each trial that is started, but perhaps on a host that still waits for its
+    node, and a trial in another's queue would not notice when that comes up. So it asks those that
+    are up, again and again. Once all are, some slot is about to be free: it queues, and has it at
+    the next step.
 
     Returns:
         The host.
