@@ -74,12 +74,11 @@ def publish_checkpoints(trial: TrialConfig) -> None:
     if trial.published_dir is None:
         return
     storage = open_storage(trial.published_dir)
-    folder = Path(trial.output_dir) / CHECKPOINTS
-    here = {path.name for path in folder.glob("step_*")}
+    here = {path.name: path for path in checkpoints([Path(trial.output_dir)])}
     there = set(storage.children(CHECKPOINTS))
-    for name in sorted(here - _whole(storage, there)):
-        storage.publish(folder / name, f"{CHECKPOINTS}/{name}", last=FILES)
-    for name in there - here:
+    for name in sorted(here.keys() - _whole(storage, there)):
+        storage.publish(here[name], f"{CHECKPOINTS}/{name}", last=FILES)
+    for name in there - here.keys():
         storage.remove(f"{CHECKPOINTS}/{name}")
 
 
@@ -126,13 +125,15 @@ def publish_results(trial: TrialConfig) -> None:
 
 def publish_rest(trial: TrialConfig) -> None:
     """Publish an attempt's results and logs, without its checkpoints, and clear its node."""
-    if trial.published_dir is None:
-        return
     publish_results(trial)
-    storage = open_storage(trial.published_dir)
     for log in sorted(Path(trial.output_dir).glob("*.log")):
-        storage.publish(log, log.name)
+        publish_file(trial, log)
     clear_node(trial)
+
+
+def worker_log(trial: TrialConfig, rank: int) -> Path:
+    """The log of one worker of a group."""
+    return Path(trial.output_dir) / f"worker_{rank}.log"
 
 
 def publish_worker(trial: TrialConfig, rank: int, is_stopped: bool = False) -> None:
@@ -141,10 +142,7 @@ def publish_worker(trial: TrialConfig, rank: int, is_stopped: bool = False) -> N
     If Tune has stopped the trial, only the log: its end is recorded, and nobody would delete best
     weights that are published now.
     """
-    if trial.published_dir is None:
-        return
-    log = f"worker_{rank}.log"
-    open_storage(trial.published_dir).publish(Path(trial.output_dir) / log, log)
+    publish_file(trial, worker_log(trial, rank))
     if rank == 0 and not is_stopped:
         publish_results(trial)
 

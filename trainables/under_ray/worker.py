@@ -6,7 +6,6 @@ import os
 from collections.abc import Sequence
 from datetime import timedelta
 from functools import partial
-from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, NamedTuple
 
@@ -18,7 +17,12 @@ from trainables.process import hang_watch
 from trainables.process.background import in_background
 from trainables.process.lost_device import end_with_lost_device
 from trainables.records.schema import BASE_RECORD, Measurement, TrialResult
-from trainables.training.attempt_folder import clear_node, on_this_node, publish_worker
+from trainables.training.attempt_folder import (
+    clear_node,
+    on_this_node,
+    publish_worker,
+    worker_log,
+)
 from trainables.training.reporter import StopTrial
 from trainables.under_ray.credentials import use_credentials
 from trainables.under_ray.granted_gpus import check_granted_gpus
@@ -110,7 +114,7 @@ class Worker:
         rank, trial = int(os.environ["RANK"]), on_this_node(trial)
         result: TrialResult | None = None
         try:
-            with log_to(Path(trial.output_dir) / f"worker_{rank}.log"):
+            with log_to(worker_log(trial, rank)):
                 result = self._train(trial, rank)
         except StoppedByTune:
             pass
