@@ -105,11 +105,10 @@ def publish_items(trial: TrialConfig) -> None:
     """Publish the items of evaluations not yet published."""
     if trial.published_dir is None:
         return
-    storage = open_storage(trial.published_dir)
-    there = set(storage.children("items"))
+    there = set(open_storage(trial.published_dir).children("items"))
     for file in sorted(Path(trial.output_dir).glob("items/step_*")):  # skips unfinished files
         if file.name not in there:
-            storage.publish(file, f"items/{file.name}")
+            publish_file(trial, file)
 
 
 def publish_results(trial: TrialConfig) -> None:
