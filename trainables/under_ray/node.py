@@ -77,9 +77,9 @@ def report_node(location: str, marker: str, paths: list[str]) -> NodeReport:
 def _storage_fault(location: str, marker: str) -> str | None:
     """Why the sweep's folder on this node is not the driver's, or is not writable."""
     try:
-        if not _is_seen(location, marker):
-            return _NOT_SEEN
         storage = open_storage(location)
+        if not storage.exists(marker):
+            return _NOT_SEEN
         answer = f"{marker}.{ray.get_runtime_context().get_node_id()}"
         storage.write(answer, b"")
         storage.remove(answer)
@@ -102,7 +102,7 @@ def check_sees(location: str, name: str) -> None:
         OSError: the object store is out, which says nothing about the node.
     """
     try:
-        reason = None if _is_seen(location, name) else _NOT_SEEN
+        reason = None if open_storage(location).exists(name) else _NOT_SEEN
     except OSError as error:
         if is_store_out(error):
             raise
@@ -111,10 +111,6 @@ def check_sees(location: str, name: str) -> None:
         node = ray.util.get_node_ip_address()
         rule = f"node {node} cannot use {location}: {reason}"
         raise UserError([Fault("--output-dir", rule, SHARE_STORAGE)])
-
-
-def _is_seen(location: str, name: str) -> bool:
-    return open_storage(location).exists(name)
 
 
 def this_node() -> NodeReport:
