@@ -1,7 +1,7 @@
 """Names of everything that is logged, with unit and direction.
 
 Keys are namespaced with slashes and have a unit as suffix. Keys per task are made by the functions
-at the end; no key is ever parsed.
+at the end; a task is found in its score's key by `results/pareto.py` alone.
 """
 
 from __future__ import annotations
