@@ -105,10 +105,11 @@ def publish_items(trial: TrialConfig) -> None:
     """Publish the items of evaluations not yet published."""
     if trial.published_dir is None:
         return
-    there = set(open_storage(trial.published_dir).children("items"))
+    storage = open_storage(trial.published_dir)
+    there = set(storage.children("items"))
     for file in sorted(Path(trial.output_dir).glob("items/step_*")):  # skips unfinished files
         if file.name not in there:
-            publish_file(trial, file)
+            storage.publish(file, f"items/{file.name}")
 
 
 def publish_results(trial: TrialConfig) -> None:
