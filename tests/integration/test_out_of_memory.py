@@ -10,12 +10,18 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import torch
+from builders import trial_config
 from measured import by_step
 from transformers import LlamaModel
 
+from trainables.config import TrainConfig
 from trainables.errors import EvaluationOutOfMemory, OutOfMemory
 from trainables.files.locations import resolve
-from trainables.process.out_of_memory import is_out_of_memory, train_within_memory
+from trainables.process.out_of_memory import (
+    is_out_of_memory,
+    train_within_memory,
+    with_smaller_batches,
+)
 from trainables.records.schema import TrialStatus
 from trainables.training.full_sft import train_full_sft
 from trainables.training.lora import train_lora
@@ -182,6 +188,26 @@ def test_ends_out_of_memory_at_evaluations_of_one_sample(
     with pytest.raises(OutOfMemory, match=r"batch size 16, then .* 8, .* 1: step 3, task \w+: "):
         train(make_trial(train=TRAIN))
     assert device.passes == 3
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "workers", "expected"),
+    [
+        (16, 8, 1, 4),
+        (6, 3, 1, 1),
+        (12, 6, 1, 3),
+        (10, 5, 2, 1),
+        (30, 15, 1, 6),
+        (30, 15, 2, 5),
+    ],
+)
+def test_every_micro_batch_fills_the_batch(
+    batch: int, micro: int, workers: int, expected: int
+) -> None:
+    train = TrainConfig(batch_size=batch, micro_batch_size=micro)
+    trial = trial_config(train=train, workers=workers)
+    smaller = with_smaller_batches(trial, [], MemoryError())
+    assert smaller.train.micro_batch_size == expected
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ import termios
 import textwrap
 import threading
 import time
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 from builders import (
@@ -38,9 +39,6 @@ from trainables.records.schema import TrialRecord, TrialStatus
 from trainables.results.wording import STATUS, duration, metric_text, one_line, points, rate
 from tune.terminal.chatter import _RealConsole, chatter_to
 from tune.terminal.console import ConsoleListener
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 CONFIG = sweep_config(trials=20)
 SWEEP = sweep_record(CONFIG)
@@ -747,7 +745,7 @@ def test_without_a_terminal_nothing_redraws_even_in_colour(tmp_path, monkeypatch
 
 ON_A_TERMINAL = """
 import os, sys, warnings
-sys.path.insert(0, {here!r})
+sys.path.insert(0, {tests!r})
 from pathlib import Path
 from builders import GAIN, base_record, running, sweep_config, sweep_record, trial
 from tune.terminal.chatter import chatter_to
@@ -777,7 +775,7 @@ def run_on_a_terminal(tmp_path: Path, *, fails: bool) -> tuple[int, str, str]:
     """Exit code, what the terminal received, and the log."""
     log = tmp_path / "log"
     code = textwrap.dedent(ON_A_TERMINAL).format(
-        here=os.path.dirname(__file__),  # noqa: PTH120
+        tests=str(Path(__file__).parents[1]),
         log=str(log),
         fails=fails,
     )

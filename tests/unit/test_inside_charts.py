@@ -108,13 +108,15 @@ def test_the_maps_are_of_the_trial_to_take_then_of_full_fine_tuning_then_of_the_
     best = {group.rank: group.best for group in results.groups}
     wanted = [results.recommendation.trial, best[None], *(best[r] for r in (64, 16) if r in best)]
     ids = dict.fromkeys(trial.config.trial_id for trial in wanted)
-    updates, heads, *_, against = inside_figures(results)
+    figures = inside_figures(results)
+    updates, heads, *_, against = figures
     assert [chart.key for chart in updates.charts] == [f"norm-{trial}" for trial in [*ids][:3]]
     assert heads.caption.endswith("by layer and head, over 1,200 tokens of 4 prompts.")
     intruders, _ = against.charts
     assert sorted(intruders.data[0]["x"]) == list(range(16))
     page = render(results)
-    for figure in (updates, heads, against):
+    assert "1,200 tokens of 4 prompts" in page
+    for figure in figures:
         assert all(f'id="{chart.key}"' in page for chart in figure.charts)
 
 

@@ -7,9 +7,8 @@ import re
 from pathlib import Path
 
 import pytest
-from builders import trial_config
 
-from trainables.config import ModelShape, TrainConfig, TrialConfig
+from trainables.config import ModelShape, TrialConfig
 from trainables.errors import UserError
 from trainables.process import memory
 from trainables.under_ray.node import gpu_bytes
@@ -161,26 +160,6 @@ def test_a_micro_batch_that_does_not_fit_is_made_smaller_and_the_batch_stays() -
     assert memory.estimate(shape(config), smaller).peak <= 80 * GIB
     larger = memory.with_micro_batch(trial, size * 2)
     assert memory.estimate(shape(config), larger).peak > 80 * GIB
-
-
-@pytest.mark.parametrize(
-    ("batch", "micro", "workers", "expected"),
-    [
-        (16, 8, 1, 4),
-        (16, 1, 1, None),
-        (6, 3, 1, 1),
-        (12, 6, 1, 3),
-        (10, 5, 2, 1),
-        (30, 15, 1, 6),
-        (30, 15, 2, 5),
-    ],
-)
-def test_every_micro_batch_fills_the_batch(
-    batch: int, micro: int, workers: int, expected: int | None
-) -> None:
-    train = TrainConfig(batch_size=batch, micro_batch_size=micro)
-    trial = trial_config(train=train, workers=workers)
-    assert next(memory.micro_batches(trial, micro // 2), None) == expected
 
 
 def test_an_evaluation_that_does_not_fit_takes_smaller_batches() -> None:

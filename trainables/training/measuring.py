@@ -68,9 +68,9 @@ class Measuring(TrainerCallback):
 
     def start(self, trainer: SFTTrainer) -> None:
         """Set the trainer that calls it, and start the clock."""
+        self._started = time.perf_counter()
         self._trainer = trainer
         self._trainable = _count_trainable(trainer.model)
-        self._started = time.perf_counter()
         if torch.cuda.is_available() and self._has_own_process:
             torch.cuda.reset_peak_memory_stats()
 
