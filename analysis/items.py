@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from analysis.comparison import Comparison
-from analysis.item_metrics import measured_on
 from analysis.stats.intervals import Interval, of_greatest, over_items
 from analysis.stats.significance import mcnemar_over_tasks, sign_flips
 from analysis.stats.strata import Scores, strata
@@ -18,6 +17,7 @@ from analysis.sweeps import Sweep
 from trainables.metric_keys import FORGETTING_MAX, task_forgetting
 from trainables.records.items import PairedItem, pair_items
 from trainables.records.schema import ItemScore, TaskScore, TrialRecord
+from trainables.results.item_metrics import measured_on
 from trainables.results.repeats import LEVEL
 
 Weighted = tuple[list[NDArray[np.float64]], list[float]]

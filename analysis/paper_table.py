@@ -172,8 +172,7 @@ def cell_text(cell: Cell | None) -> str:
 
     That is the mean of those that completed, and its half width or, where the interval ends at what
     the metric can be, its ends, as in `0.839* (0.912, 0.771 to 1.000)`. One has no interval, as in
-    `0.839* (0.812, n = 1)`, and that of equal ones, 0 wide, would read as certain, so they are
-    `0.839* (0.812, n = 2, alike)`.
+    `0.839* (0.812, n = 1)`.
     """
     if cell is None:
         return ""
@@ -182,8 +181,7 @@ def cell_text(cell: Cell | None) -> str:
         mean, low, high = cell.seeds.estimate, cell.seeds.low, cell.seeds.high
         is_even = math.isclose(high - mean, mean - low, abs_tol=1e-9)
         spread = f" ± {high - mean:.3f}" if is_even else f", {low:.3f} to {high:.3f}"
-        are_alike = math.isclose(low, high, abs_tol=1e-9)
-        told.append(f"{mean:.3f}{f', n = {cell.seeds.n}, alike' if are_alike else spread}")
+        told.append(f"{mean:.3f}{spread}")
     elif cell.only_repeat is not None:
         told.append(f"{cell.only_repeat:.3f}, n = 1")
     if cell.diverged:

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-from analysis.item_metrics import limits
 from analysis.items import Items
 from analysis.stats.intervals import Interval, over_seeds
 from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import domain_metric
 from trainables.records.schema import BaseRecord, TaskScore, TrialRecord, TrialStatus
+from trainables.results.item_metrics import limits, rounding
 from trainables.results.pareto import (
     can_be_taken,
     is_feasible,
@@ -261,8 +261,9 @@ class Results:
         It ends where the metric's values do. The trial itself is left out: it was picked for being
         the best, so it was lucky.
         """
-        found = over_seeds(metrics_over(self.repeats(record)).get(metric, []))
-        return found and found.within(*limits(metric, self.base.scores))
+        values, scores = metrics_over(self.repeats(record)).get(metric, []), self.base.scores
+        found = over_seeds(values, rounding(metric, scores))
+        return found and found.within(*limits(metric, scores))
 
     def repeats(self, record: TrialRecord) -> list[TrialRecord]:
         """A trial's complete or diverged repeats with other seeds."""

@@ -13,6 +13,7 @@ from analysis.sweeps import Sweep
 from trainables.config import Role
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, OOD_ACC, VALIDATION_LOSS
 from trainables.records.schema import TrialRecord
+from trainables.results.item_metrics import rounding
 from trainables.results.repeats import LEVEL, diverged, metrics_over
 from trainables.results.wording import how_many, method_name, points
 
@@ -92,7 +93,7 @@ def _with_own_repeats(
     repeats = results.repeats(trial)
     values = metrics_over(repeats).get(metric, [])
     base = 0.0 if metric == FORGETTING_MEAN else results.base.metrics[metric]
-    seeds = over_seeds([value - base for value in values])
+    seeds = over_seeds([value - base for value in values], rounding(metric, results.base.scores))
     return replace(
         found,
         over_repeats=fmean(values) - base if values else None,
@@ -274,6 +275,6 @@ def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str)
     return replace(
         found,
         over_repeats=fmean(one) - fmean(other) if one and other else None,
-        seeds=difference_over_seeds(one, other),
+        seeds=difference_over_seeds(one, other, rounding(metric, results.base.scores)),
         diverged=sum(map(diverged, repeats)),
     )

@@ -316,21 +316,23 @@ def of_greatest(intervals: Sequence[Interval | None]) -> Interval | None:
     )
 
 
-def over_seeds(values: Sequence[float]) -> Interval | None:
-    """Student's t interval of the mean over seeds; None for fewer than two."""
-    half = half_width(values)
+def over_seeds(values: Sequence[float], rounding: float = 0.0) -> Interval | None:
+    """Student's t interval of the mean over seeds, as of `half_width`; None for fewer than two."""
+    half = half_width(values, rounding)
     if half is None:
         return None
     mean = float(np.mean(values))
     return Interval(mean, mean - half, mean + half, len(values))
 
 
-def difference_over_seeds(one: Sequence[float], other: Sequence[float]) -> Interval | None:
+def difference_over_seeds(
+    one: Sequence[float], other: Sequence[float], rounding: float = 0.0
+) -> Interval | None:
     """Interval of the difference of two means over seeds; None if either has fewer than two.
 
     Half-widths of the two means' intervals add up as standard errors do (Zou & Donner 2008).
     """
-    first, second = over_seeds(one), over_seeds(other)
+    first, second = over_seeds(one, rounding), over_seeds(other, rounding)
     if first is None or second is None:
         return None
     difference = first.estimate - second.estimate

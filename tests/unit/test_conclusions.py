@@ -426,8 +426,9 @@ def test_a_gain_over_the_base_is_not_shown_where_all_repeats_lose(tmp_path):
         write_repeat(Ledger(folder), alone.complete[0], number, base * 0.7)
     told = found(Results(open_sweeps([folder])), "That the recommended trial gains")
     assert told.statement.endswith("is not confirmed by repeats with other seeds.")
-    lost = f"{-30 * base:.1f}"
-    assert told.evidence.endswith(f"; over seeds {lost} to {lost} points, n = 2 repeats")
+    lost, rounded = -30 * base, 100 * 12.7062 / 2**0.5 / 120 / 12**0.5
+    ends = f"{lost - rounded:.1f} to {lost + rounded:.1f}"
+    assert told.evidence.endswith(f"; over seeds {ends} points, n = 2 repeats")
 
 
 def test_the_table_has_the_trial_that_repeats_recommend(tmp_path):
@@ -466,7 +467,8 @@ def test_a_cell_does_not_pass_repeats_that_came_out_alike_for_certain(tmp_path):
     for number in (100, 101):
         write_repeat(Ledger(folder), trial, number, 1.0)
     cell = paper_table(Results(open_sweeps([folder]))).rows[1].cells["in-domain"]
-    assert cell_text(cell).endswith("(1.000, n = 2, alike)")
+    low = 1 - 12.7062 / 2**0.5 / 40 / 12**0.5  # of 40 items, rounded to one
+    assert cell_text(cell).endswith(f"(1.000, {low:.3f} to 1.000)")
 
 
 def test_a_cell_tells_of_repeats_that_diverged_where_no_mean_can_be_given():

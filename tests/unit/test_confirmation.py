@@ -55,7 +55,7 @@ def test_runs_that_confirm_are_no_trials_of_the_search(tmp_path: Path) -> None:
     assert best.trial.number == WINNERS[0]
     assert [record.confirms for record in records[8:]] == [n for n in WINNERS for _ in range(3)]
 
-    write_confirmed_csv(tmp_path / "confirmed.csv", records)
+    write_confirmed_csv(tmp_path / "confirmed.csv", records, {})
     with (tmp_path / "confirmed.csv").open(newline="") as stream:
         rows = {(int(row["number"]), row["metric"]): row for row in csv.DictReader(stream)}
     assert {number for number, _ in rows} == set(WINNERS)
@@ -413,19 +413,19 @@ def test_repeats_after_the_search_was_widened_are_those_of_its_earlier_trials(
     assert [len(repeats_of(winner, on_disk)) for winner in chosen] == [3, 3]
     assert list(unconfirmed(3, chosen, on_disk)) == []
     assert len(judged_by_repeats(on_disk, config.confirm)) == 2
-    write_confirmed_csv(tmp_path / "confirmed.csv", on_disk)
+    write_confirmed_csv(tmp_path / "confirmed.csv", on_disk, {})
     assert (tmp_path / "confirmed.csv").exists()
 
 
 def test_nothing_confirmed_leaves_no_table(tmp_path: Path) -> None:
-    write_confirmed_csv(tmp_path / "confirmed.csv", run(searcher_of(sweep(trials=3))))
+    write_confirmed_csv(tmp_path / "confirmed.csv", run(searcher_of(sweep(trials=3))), {})
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_trial_of_which_all_repeats_diverged_has_a_row_without_a_mean(tmp_path: Path) -> None:
     file = tmp_path / "confirmed.csv"
     lost = [repeat(n, 0, DIVERGED, {GAIN: 0.1, LOSS: 0.6}) for n in (2, 3)]
-    write_confirmed_csv(file, [*SEARCHED, *lost])
+    write_confirmed_csv(file, [*SEARCHED, *lost], {})
     with file.open(newline="") as stream:
         (row,) = csv.DictReader(stream)
     assert row == {
@@ -438,7 +438,7 @@ def test_a_trial_of_which_all_repeats_diverged_has_a_row_without_a_mean(tmp_path
         "diverged": "2",
     }
     kept = repeat(4, 1, COMPLETE, {GAIN: 0.8, LOSS: 0.03})
-    write_confirmed_csv(file, [*SEARCHED, *lost, kept])
+    write_confirmed_csv(file, [*SEARCHED, *lost, kept], {})
     with file.open(newline="") as stream:
         rows = [(row["number"], row["metric"], row["diverged"]) for row in csv.DictReader(stream)]
     assert rows == [("0", "", "2"), ("1", GAIN, "0"), ("1", LOSS, "0")]

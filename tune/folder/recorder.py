@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from trainables.records.ledger import Ledger
-from trainables.records.schema import Measurement, TrialRecord
+from trainables.records.schema import BaseRecord, Measurement, SweepRecord, TaskScore, TrialRecord
 from tune.folder.tables import write_confirmed_csv, write_results_csv
 from tune.listeners import SweepListener
 
@@ -15,6 +15,13 @@ class Recorder(SweepListener):
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._scores: Mapping[str, TaskScore] = {}
+
+    def sweep_started(
+        self, sweep: SweepRecord, base: BaseRecord, history: Sequence[TrialRecord]
+    ) -> None:
+        """Take the base's scores, which the table of confirmed trials needs."""
+        self._scores = base.scores
 
     def trial_started(self, record: TrialRecord) -> None:
         """Record that the trial runs, waits for its next attempt, or has ended and how."""
@@ -30,4 +37,4 @@ class Recorder(SweepListener):
         """Write the tables of all trials and of confirmed ones."""
         newest = [*map(self._ledger.located, self._ledger.with_newest(records))]
         write_results_csv(self._ledger.folder.results_csv, newest)
-        write_confirmed_csv(self._ledger.folder.confirmed_csv, newest)
+        write_confirmed_csv(self._ledger.folder.confirmed_csv, newest, self._scores)

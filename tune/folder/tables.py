@@ -9,7 +9,8 @@ from pathlib import Path
 
 from trainables.files.disk import whole_file
 from trainables.metric_keys import METRICS
-from trainables.records.schema import TrialRecord
+from trainables.records.schema import TaskScore, TrialRecord
+from trainables.results.item_metrics import rounding
 from trainables.results.repeats import diverged, half_width, metrics_over, repeats_of
 from trainables.results.settings import SETTINGS, settings_of
 
@@ -27,10 +28,15 @@ def write_results_csv(file: Path, records: Sequence[TrialRecord]) -> None:
     _write(file, rows, [*SETTINGS, *finals, *(f"best/{key}" for key in bests)])
 
 
-def write_confirmed_csv(file: Path, records: Sequence[TrialRecord]) -> None:
-    """One row per repeated trial and metric, of none if all diverged; no file without a row."""
+def write_confirmed_csv(
+    file: Path, records: Sequence[TrialRecord], scores: Mapping[str, TaskScore]
+) -> None:
+    """One row per repeated trial and metric, of none if all diverged; no file without a row.
+
+    `scores`: the base's, by task.
+    """
     if found := repeated(records):
-        rows = [row for trial, repeats in found for row in _means(trial, repeats)]
+        rows = [row for trial, repeats in found for row in _means(trial, repeats, scores)]
         _write(file, rows, list(rows[0]))
 
 
@@ -42,14 +48,16 @@ def repeated(records: Sequence[TrialRecord]) -> list[tuple[TrialRecord, list[Tri
     return [(trial, found) for trial in trials if (found := repeats_of(trial, repeats))]
 
 
-def _means(trial: TrialRecord, repeats: Sequence[TrialRecord]) -> Iterator[dict[str, object]]:
+def _means(
+    trial: TrialRecord, repeats: Sequence[TrialRecord], scores: Mapping[str, TaskScore]
+) -> Iterator[dict[str, object]]:
     for key, values in (metrics_over(repeats) or {"": []}).items():
         yield {
             "number": trial.number,
             "metric": key,
             "unit": METRICS[key].unit if key in METRICS else "",
             "mean": statistics.fmean(values) if values else None,
-            "half_width_95": half_width(values),
+            "half_width_95": half_width(values, rounding(key, scores)),
             "runs": len(values),
             "diverged": diverged(repeats),
         }

@@ -1,4 +1,4 @@
-"""Which metrics are means over items, of which tasks, and what values metrics can have."""
+"""Metrics that are means over items: of which tasks, what values they can have, how rounded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from trainables.metric_keys import (
     FORGETTING_MEAN,
     FORGETTING_NLL,
     FORGETTING_POSITIVE,
+    IN_DOMAIN_ACC,
     METRICS,
+    OOD_ACC,
     OOD_GAP,
     role_mean,
     task_forgetting,
@@ -54,3 +56,18 @@ def limits(metric: str, scores: Mapping[str, TaskScore]) -> tuple[float, float]:
     # Losses, times, sizes and counts; a rise of a loss may be negative, and so may shares be.
     is_amount = known is not None and known.unit not in ("share", "1")
     return 0 if is_amount and metric != FORGETTING_NLL else -math.inf, math.inf
+
+
+def rounding(metric: str, scores: Mapping[str, TaskScore]) -> float:
+    """Standard deviation of what a metric is off by as its tasks count whole items; else 0.
+
+    An accuracy on N items is what it would be on endless many such items, rounded to 1/N.
+    """
+    if metric == OOD_GAP:
+        return math.hypot(rounding(IN_DOMAIN_ACC, scores), rounding(OOD_ACC, scores))
+    of_retention = metric in (FORGETTING_MAX, FORGETTING_POSITIVE)
+    tasks, _ = measured_on(FORGETTING_MEAN if of_retention else metric, scores)
+    of_tasks = [1 / scores[task].items / math.sqrt(12) for task in tasks]
+    if metric == FORGETTING_MAX:
+        return max(of_tasks, default=0.0)
+    return math.hypot(*of_tasks) / len(of_tasks) if of_tasks else 0.0
