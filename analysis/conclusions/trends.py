@@ -20,7 +20,11 @@ _ALIKE = 4  # trials of similar learning rate, where each has its own
 
 
 def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]:
-    """Whether forgetting follows the size of the update, learning rate x scale."""
+    """Whether forgetting follows the size of the update, learning rate x scale, at equal rank.
+
+    At a fixed alpha a higher rank has a smaller scale but forgets more: over all ranks together
+    forgetting may fall with the size of the update, though at each it rises.
+    """
     if not results.tasks("retention"):
         return []
     lora = results.of(sweep, results.lora)
@@ -28,9 +32,10 @@ def forgetting_and_step_size(results: Results, sweep: Sweep) -> list[Conclusion]
     if len(trials) < _FEWEST_TRIALS:
         return [_too_few_trials("whether forgetting follows learning rate x scale", trials)]
     steps = [r.config.learning_rate * r.config.lora.scaling for r in trials if r.config.lora]
-    found = spearman(steps, _values(trials, FORGETTING_MEAN))
-    told = f"Spearman's rho {found.statistic:.2f}"
-    return [_trend(results, sweep, FORGETTING_MEAN, "learning rate x scale", found, told)]
+    found = spearman(steps, _values(trials, FORGETTING_MEAN), given=_ranks(trials))
+    told = f"partial Spearman's rho {found.statistic:.2f} given the rank"
+    over = "learning rate x scale at equal rank"
+    return [_trend(results, sweep, FORGETTING_MEAN, over, found, told)]
 
 
 def trend_over_ranks(results: Results, sweep: Sweep) -> list[Conclusion]:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _PERMUTATIONS = 9_999
+_ROUNDING = 1e-9  # what may be left of a residual that is none
 _MOST_CELLS = 4_000_000  # numbers held at once, such as permutations x values x groups
 
 
@@ -17,7 +18,7 @@ class Trend:
     """A measure of association in [-1, 1], and how often chance alone reaches it.
 
     Attributes:
-        statistic: Kendall's tau-b or Spearman's rho.
+        statistic: Kendall's tau-b or partial Spearman's rho.
         p_value: two-sided, from permutations.
         n: number of pairs of values.
     """
@@ -27,20 +28,30 @@ class Trend:
     n: int
 
 
-def spearman(first: Sequence[float], second: Sequence[float]) -> Trend:
-    """Spearman's rho with ties at mean ranks, and its permutation test.
+def spearman(first: Sequence[float], second: Sequence[float], given: Sequence[float]) -> Trend:
+    """Partial Spearman's rho with ties at mean ranks, and its permutation test.
 
-    rho is NaN and p is 1 if either is constant.
+    Args:
+        first: of each thing; rho is NaN and p is 1 if it is constant, or goes as `given` exactly.
+        second: to compare with it, likewise.
+        given: what both may go with, such as LoRA's rank; if it is constant, rho is the plain one.
+            The residuals on it are permuted (Freedman & Lane 1983).
     """
     from scipy.stats import rankdata
 
-    one, other = (_standardised(rankdata(values)) for values in (first, second))
+    beside, *both = (_standardised(rankdata(values)) for values in (given, first, second))
+    one, other = (_standardised(ranks - (ranks @ beside) * beside) for ranks in both)
     n = len(first)
     if not (one.any() and other.any()):
         return Trend(float("nan"), 1.0, n)
     rho = float(one @ other)
     generator = np.random.default_rng(0)
-    drawn = [generator.permuted(np.tile(one, (count, 1)), axis=1) @ other for count in _in_parts(n)]
+    drawn = []
+    for count in _in_parts(n):
+        permuted = generator.permuted(np.tile(one, (count, 1)), axis=1)
+        # What a permutation has of `given` by chance is left out of it, too.
+        left = np.maximum(1 - (permuted @ beside) ** 2, _ROUNDING)
+        drawn.append(permuted @ other / np.sqrt(left))
     return Trend(rho, _p_value(np.concatenate(drawn), rho), n)
 
 
@@ -54,7 +65,7 @@ def _in_parts(cells: int) -> Iterator[int]:
 def _standardised(ranks: NDArray[np.float64]) -> NDArray[np.float64]:
     centred = ranks - ranks.mean()
     norm = np.linalg.norm(centred)
-    standardised: NDArray[np.float64] = centred / norm if norm > 0 else centred * 0
+    standardised: NDArray[np.float64] = centred / norm if norm > _ROUNDING else centred * 0
     return standardised
 
 
@@ -145,5 +156,5 @@ def _agreements(
 
 def _p_value(drawn: NDArray[np.float64], observed: float) -> float:
     """Two-sided p-value, never 0 (Phipson & Smyth 2010)."""
-    as_extreme = int((np.abs(drawn) >= abs(observed) - 1e-9).sum())
+    as_extreme = int((np.abs(drawn) >= abs(observed) - _ROUNDING).sum())
     return (as_extreme + 1) / (len(drawn) + 1)

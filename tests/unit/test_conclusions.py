@@ -21,7 +21,9 @@ from analysis.report.settings import importance_figure
 from analysis.results import Results
 from analysis.stats.intervals import Interval
 from analysis.stats.significance import holm
+from analysis.stats.trends import spearman
 from analysis.sweeps import open_sweeps
+from trainables.config import LoraConfig
 from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED, OOD_ACC
 from trainables.records.items import items_file, read_items, write_items
 from trainables.records.ledger import Ledger
@@ -178,12 +180,28 @@ def test_a_rank_does_not_suffice_where_a_higher_one_gains_or_ranks_or_items_are_
 
 
 def test_forgetting_follows_learning_rate_times_scale_as_the_sweep_was_made(results):
-    conclusion = found(results, "Forgetting rises with learning rate x scale")
+    conclusion = found(results, "Forgetting rises with learning rate x scale at equal rank.")
     trials = [r for r in results.complete if r.config.lora]
     steps = [r.config.learning_rate * r.config.lora.scaling for r in trials]
-    rho = scipy.stats.spearmanr(steps, [r.metric(FORGETTING_MEAN) for r in trials]).statistic
-    assert f"rho {rho:.2f}" in conclusion.evidence
+    rho = spearman(steps, [r.metric(FORGETTING_MEAN) for r in trials], [r.rank for r in trials])
+    assert f"partial Spearman's rho {rho.statistic:.2f} given the rank" in conclusion.evidence
     assert f"n = {len(trials)}" in conclusion.evidence
+
+
+def test_forgetting_that_rises_with_each_ranks_rate_and_with_the_rank_is_not_said_to_fall(tmp_path):
+    """At a fixed alpha the scale falls with the rank: over all ranks together forgetting does."""
+    ledger = Ledger(SyntheticSweep(trials=30, items=4, full_every=0).write(tmp_path))
+    for record in ledger.trials():
+        place, rank = divmod(record.number, 5)
+        changes = {
+            "lora": LoraConfig(rank=8 * 2**rank, alpha=16),
+            "learning_rate": 1e-4 + 1e-5 * place,
+        }
+        metrics = {**record.last.metrics, FORGETTING_MEAN: 0.01 * place + 0.04 * rank}
+        config = record.config.model_copy(update=changes)
+        ledger.write_trial(with_metrics(record, metrics, config=config))
+    trend = found(Results(open_sweeps([tmp_path])), "Forgetting rises with learning rate x scale")
+    assert trend.verdict == "shown"
 
 
 def test_a_trend_of_trials_that_early_stopping_left_is_open(tmp_path):
@@ -213,7 +231,7 @@ def test_where_no_trial_forgets_anything_no_number_is_made_up_for_a_trend(tmp_pa
         metrics = {**record.last.metrics, FORGETTING_MEAN: 0.0}
         ledger.write_trial(with_metrics(record, metrics))
     told = Results(open_sweeps([tmp_path]))
-    for over in ("learning rate x scale", "rank at equal or similar learning rate"):
+    for over in ("learning rate x scale at equal rank", "rank at equal or similar learning rate"):
         trend = found(told, f"No trend of forgetting with {over} is shown.")
         assert (trend.evidence, trend.verdict) == (
             "no two trials that compare differ in both, n = 16 LoRA trials",

@@ -325,11 +325,37 @@ def test_spearman_is_scipys():
     generator = np.random.default_rng(2)
     first = generator.integers(0, 6, 25)
     second = first + generator.normal(0, 4, 25)
-    found = spearman(first.tolist(), second.tolist())
+    found = spearman(first.tolist(), second.tolist(), given=[8] * 25)
     expected = scipy.stats.spearmanr(first, second)
     assert found.statistic == pytest.approx(expected.statistic)
     assert found.p_value == pytest.approx(expected.pvalue, abs=0.02)
-    assert spearman([1, 1, 1], [1, 2, 3]).p_value == 1.0
+    assert spearman([1, 1, 1], [1, 2, 3], given=[8] * 3).p_value == 1.0
+
+
+def test_spearman_given_a_third_is_the_partial_correlation_of_ranks():
+    generator = np.random.default_rng(2)
+    third = generator.integers(0, 5, 40)
+    first, second = (third + generator.normal(0, 2, 40) for _ in range(2))
+    (_, both, one), _, (_, _, other) = scipy.stats.spearmanr([first, second, third], axis=1)[0][
+        [0, 2, 1]
+    ]
+    rho = (both - one * other) / np.sqrt((1 - one**2) * (1 - other**2))
+    found = spearman(first.tolist(), second.tolist(), third.tolist())
+    assert found.statistic == pytest.approx(rho)
+    exact = 2 * scipy.stats.t.sf(abs(rho) * np.sqrt(37 / (1 - rho**2)), 37)
+    assert found.p_value == pytest.approx(exact, abs=0.02)
+    told = spearman([1 / (1 + rank) for rank in third], second.tolist(), third.tolist())
+    assert np.isnan(told.statistic)
+    assert told.p_value == 1.0
+
+
+def test_spearman_given_what_explains_both_is_shown_as_rarely_as_it_says():
+    draw, shown = np.random.default_rng(0), 0
+    for _ in range(300):
+        third = draw.choice([8, 16, 32, 64, 128], 40)
+        first, second = (np.log2(third) + draw.normal(0, 1, 40) for _ in range(2))
+        shown += spearman(first.tolist(), second.tolist(), third.tolist()).p_value < 0.05
+    assert shown / 300 <= 0.08
 
 
 def test_permutations_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
@@ -337,16 +363,16 @@ def test_permutations_drawn_in_parts_are_those_drawn_at_once(monkeypatch):
     first, second = generator.normal(size=(2, 30)).tolist()
     groups = [index % 4 for index in range(30)]
     strata = [index % 3 for index in range(30)]
-    whole = spearman(first, second), jonckheere(groups, second, strata)
+    whole = spearman(first, second, groups), jonckheere(groups, second, strata)
     monkeypatch.setattr(trends, "_MOST_CELLS", 1_000)
-    assert (spearman(first, second), jonckheere(groups, second, strata)) == whole
+    assert (spearman(first, second, groups), jonckheere(groups, second, strata)) == whole
 
 
 def test_spearman_of_thousands_of_trials_holds_no_more_than_it_must():
     first, second = np.random.default_rng(0).normal(size=(2, 5000)).tolist()
     tracemalloc.start()
     try:
-        spearman(first, second)
+        spearman(first, second, given=[8] * 5000)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
