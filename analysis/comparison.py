@@ -23,7 +23,9 @@ class Comparison:
         picked_from: number of comparisons that this is the best of; the interval and the p-value
             hold for all of them at once (Bonferroni).
         over_repeats: the same difference of the means over both models' repeats with other seeds;
-            None if one of them has none. The base needs none.
+            None if neither has any. The base needs none.
+        is_once: whether one of them has none there, so that its own run stands for them. It was
+            picked, as if by luck: it can but refute.
         seeds: its interval; None for fewer than two repeats of either.
         diverged: how many repeats of the two are not in that, as they diverged.
     """
@@ -34,12 +36,13 @@ class Comparison:
     differing: int
     picked_from: int
     over_repeats: float | None = None
+    is_once: bool = False
     seeds: Interval | None = None
     diverged: int = 0
 
     @property
     def is_shown(self) -> bool:
-        """Whether test and interval tell the two apart, and repeats, if both have any, agree."""
+        """Whether test and interval tell the two apart, and repeats, if there are any, agree."""
         return self.p_value < 1 - LEVEL and self.difference.excludes_0 and self._is_repeated
 
     def negated(self) -> Comparison:

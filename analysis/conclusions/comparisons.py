@@ -141,9 +141,8 @@ def _evidence(comparison: Comparison, picked: str, quantity: str) -> str:
             f"over seeds {points(seeds.low)} to {points(seeds.high)} points, n = {seeds.n} repeats"
         )
     elif comparison.over_repeats is not None:
-        told.append(
-            f"over repeats {points(comparison.over_repeats)} points, too few for an interval"
-        )
+        of = "repeats of one, without any of the other," if comparison.is_once else "repeats"
+        told.append(f"over {of} {points(comparison.over_repeats)} points, too few for an interval")
     if comparison.diverged:
         told.append(f"repeats that diverged: {comparison.diverged}")
     return "; ".join([*told, f"{picked}, picked on these items"] if is_picked else told)
@@ -269,12 +268,19 @@ def _compared(results: Results, pair: _Pair) -> list[Conclusion]:
 
 
 def _with_repeats(results: Results, found: Comparison, pair: _Pair, metric: str) -> Comparison:
-    """The comparison in this metric with what both models' repeats say of it."""
-    repeats = [results.repeats(record) for record in (pair.first, pair.second)]
-    one, other = [metrics_over(of_one).get(metric, []) for of_one in repeats]
+    """The comparison in this metric with what both models' repeats say of it.
+
+    Where one was never repeated, as where all of the best three are LoRA, its own run is compared.
+    """
+    models = pair.first, pair.second
+    repeats = [results.repeats(record) for record in models]
+    values = [metrics_over(of_one).get(metric, []) for of_one in repeats]
+    own = [record.metric(metric) or 0.0 for record in models]  # both have it, as they have items
+    one, other = (of_repeats or [run] for of_repeats, run in zip(values, own, strict=True))
     return replace(
         found,
-        over_repeats=fmean(one) - fmean(other) if one and other else None,
+        over_repeats=fmean(one) - fmean(other) if any(values) else None,
+        is_once=not all(values),
         seeds=difference_over_seeds(one, other, rounding(metric, results.base.scores)),
         diverged=sum(map(diverged, repeats)),
     )

@@ -14,6 +14,7 @@ from synthetic_sweep import SyntheticSweep
 
 from analysis.comparison import Comparison
 from analysis.conclusions import conclude
+from analysis.conclusions.comparisons import full_against_lora
 from analysis.conclusions.sufficient_rank import NEGLIGIBLE
 from analysis.paper_table import Cell, cell_text, paper_table
 from analysis.report.ranks import rank_figure, rate_figure, step_size_figure
@@ -28,6 +29,7 @@ from trainables.metric_keys import FORGETTING_MEAN, IN_DOMAIN_ACC, MAX_RESERVED,
 from trainables.records.items import items_file, read_items, write_items
 from trainables.records.ledger import Ledger
 from trainables.records.schema import TrialStatus
+from trainables.results.wording import points
 
 
 def results_of(folder, **sweep) -> Results:
@@ -312,7 +314,24 @@ def test_two_runs_that_differ_show_nothing_of_methods_whose_repeats_do_not(tmp_p
     assert "full fine-tuning minus LoRA, one run of each, -" in conclusion.evidence
     assert (", n = 6 repeats" in conclusion.evidence) == (len(of_lora) == 3 and None not in of_lora)
     assert ("; repeats that diverged: 1" in conclusion.evidence) == (None in of_lora)
-    assert ("points, too few for an interval" in conclusion.evidence) == (len(of_lora) == 1)
+    assert ("points, too few for an interval" in conclusion.evidence) == (len(of_lora) < 2)
+
+
+@pytest.mark.parametrize(("of_lora", "told"), [((0.6, 0.7), "gains less"), ((0, 0), NOT_CONFIRMED)])
+def test_repeats_of_one_method_alone_may_refute_what_one_run_of_each_shows(tmp_path, of_lora, told):
+    """The best three that are repeated are often all LoRA."""
+    ledger = Ledger(SyntheticSweep(trials=2, full_every=2, items=120).write(tmp_path))
+    full, lora = ledger.trials()
+    for index, value in enumerate(of_lora):
+        write_repeat(ledger, lora, 100 + index, value)
+    results = Results(open_sweeps([tmp_path]))
+    [conclusion] = [
+        c for c in full_against_lora(results, results.sweeps[0]) if "in the domain" in c.statement
+    ]
+    assert told in conclusion.statement
+    over = points(full.metric(IN_DOMAIN_ACC) - sum(of_lora) / 2)
+    once = f"over repeats of one, without any of the other, {over} points, too few for an interval"
+    assert once in conclusion.evidence
 
 
 @pytest.mark.parametrize(("trials", "is_told"), [(12, False), (16, True)])
